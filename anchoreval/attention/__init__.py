@@ -1,0 +1,1 @@
+"""The variables under study: RoPE precision, and the attention kernel that it needs."""

@@ -1,0 +1,63 @@
+"""Token ids to text one token at a time, exact for characters that span tokens, with stop strings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+_CONTEXT_TOKENS = 6  # enough for the longest UTF-8 character in byte tokens, and for a leading-space rule
+_INCOMPLETE = "\ufffd"  # what a decoder prints for bytes that do not make a character yet
+
+
+class Decodes(Protocol):
+    """Turns token ids into text, special tokens left out."""
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of `ids`."""
+        ...
+
+
+class TextStream:
+    """The text that follows a prompt, grown by `push`, cut at the first stop string.
+
+    The last tokens of the prompt are decoded along, so that a decoder that drops the space before the first
+    word of a text does not drop it here. Text is released once the decoder prints no incomplete character;
+    the two offsets are the scheme of vLLM's `detokenizer_utils.detokenize_incrementally`.
+    """
+
+    def __init__(self, decoder: Decodes, prompt_ids: Sequence[int], stop: Sequence[str] = ()) -> None:
+        self._decoder = decoder
+        self._ids = list(prompt_ids[-_CONTEXT_TOKENS:])
+        self._settled = 0  # tokens before this one are no longer needed to decode
+        self._read = len(self._ids)  # tokens before this one are in `text`
+        self._stop = tuple(text for text in stop if text)
+        self._longest = max(map(len, self._stop), default=0)
+        self.text = ""
+        self.stopped = False
+
+    def push(self, token: int) -> bool:
+        """Adds a token; True as soon as a stop string is complete, after which `text` is final."""
+        self._ids.append(token)
+        self._release(final=False)
+        return self.stopped
+
+    def finish(self) -> str:
+        """The whole text; an incomplete last character is printed as the decoder prints it."""
+        if not self.stopped:
+            self._release(final=True)
+        return self.text
+
+    def _release(self, final: bool) -> None:
+        before = self._decoder.decode(self._ids[self._settled : self._read])
+        now = self._decoder.decode(self._ids[self._settled :])
+        if len(now) <= len(before) or (now.endswith(_INCOMPLETE) and not final):
+            return
+        seen = len(self.text)
+        self.text += now[len(before) :]
+        self._settled, self._read = self._read, len(self._ids)
+        self._cut(max(0, seen - self._longest + 1))
+
+    def _cut(self, start: int) -> None:
+        found = [at for at in (self.text.find(stop, start) for stop in self._stop) if at >= 0]
+        if found:
+            self.text, self.stopped = self.text[: min(found)], True

@@ -1,0 +1,113 @@
+"""Answers without a model, the same on every machine: for tests and `--dry-run`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from anchoreval.backends import ArmLike
+from anchoreval.backends.detokenize import Decodes, TextStream
+from anchoreval.errors import ModelError, UnknownName
+from anchoreval.schema import Finish, Json, Output, Request
+from anchoreval.tokenizer import load_tokenizer
+
+_MODES = ("echo-reference", "empty", "half", "wrong")
+_WRONG_TOKENS = 3
+
+
+class Numbers:
+    """Ids as text, for a fake that was given no tokenizer."""
+
+    def decode(self, ids: list[int]) -> str:
+        """The ids, each followed by a space."""
+        return "".join(f"{i} " for i in ids)
+
+
+class FakeBackend:
+    """A `Backend` whose answers follow from each request alone.
+
+    Modes: `echo-reference` says the reference, `half` says it for about half of the prompts, `wrong` repeats
+    the prompt's first tokens, `empty` says nothing.
+    """
+
+    def __init__(self, mode: str, decoder: Decodes, delay_s: float = 0.0) -> None:
+        if mode not in _MODES:
+            raise UnknownName("mode of the fake backend", mode, _MODES)
+        self._mode, self._decoder, self._delay_s = mode, decoder, delay_s
+        self._closed = False
+
+    @classmethod
+    def open(
+        cls, model: str, *, mode: str = "echo-reference", delay_s: float = 0.0, **_: Json
+    ) -> FakeBackend:
+        """The backend; `model` may be a folder with a tokenizer.json. Other options are ignored."""
+        path = Path(model).expanduser() / "tokenizer.json"
+        return cls(mode, load_tokenizer(path) if path.is_file() else Numbers(), delay_s)
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the mode; the delay changes no answer."""
+        return hashlib.sha256(f"fake {self._mode}".encode()).hexdigest()
+
+    def describe(self) -> dict[str, Json]:
+        """What the run's header says of the engine."""
+        return {
+            "engine": "fake",
+            "versions": {},
+            "mode": self._mode,
+            "device": "none",
+            "dtype": "none",
+            "parameters": 0,
+            "max_length": None,
+            "weights_sha256": None,
+            "rope": None,
+        }
+
+    @contextmanager
+    def under(self, arm: ArmLike) -> Iterator[dict[str, Json]]:
+        """Takes every arm and changes nothing."""
+        yield {
+            "rope": str(arm.rope),
+            "positions": arm.positions,
+            "attention": arm.attention,
+            "dtype": arm.dtype,
+            "kernel": arm.kernel,
+        }
+
+    def answer(self, requests: Sequence[Request]) -> Iterator[Output]:
+        """One output per request, in order."""
+        if self._closed:
+            raise ModelError("the backend is closed")
+        for request in requests:
+            time.sleep(self._delay_s)
+            yield self._answer(request)
+
+    def close(self) -> None:
+        """Further calls are errors."""
+        self._closed = True
+
+    def _answer(self, request: Request) -> Output:
+        meant = self._meant(request)
+        ids = meant[: request.max_new_tokens]
+        stream = TextStream(self._decoder, request.token_ids, request.stop)
+        said = next((i + 1 for i, token in enumerate(ids) if stream.push(token)), len(ids))
+        finish: Finish = "length" if len(meant) > len(ids) and not stream.stopped else "stop"
+        logprob = _unit(request) * -4.0 * len(request.reference_ids) if request.reference_ids else None
+        return Output(request.sample_id, stream.finish(), ids[:said], finish, logprob, self._delay_s)
+
+    def _meant(self, request: Request) -> tuple[int, ...]:
+        """The ids that the mode would say with no limit."""
+        if self._mode == "wrong":
+            return request.token_ids[:_WRONG_TOKENS]
+        says = self._mode == "echo-reference" or (self._mode == "half" and _unit(request) < 0.5)
+        return request.reference_ids if says else ()
+
+
+def _unit(request: Request) -> float:
+    """A number in [0, 1) that only the request's tokens decide."""
+    digest = hashlib.sha256(json.dumps([request.token_ids, request.reference_ids]).encode()).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48

@@ -1,0 +1,106 @@
+"""Keys and values in buffers that are allocated once, seen by stock models as a growing cache.
+
+Shapes: B rows, H key/value heads, C columns, D head size; buffers are `BHCD`. A `transformers` DynamicLayer
+joins the whole cache with each new token (`cache_utils.py:119`); here a token is written in place and a view
+handed back. A fork is two views of one row with different lengths: nothing is copied, the longer one simply
+writes further on.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer
+
+
+class KvStore:
+    """Keys and values of `rows` rows with `columns` columns in every layer, allocated by the first write."""
+
+    def __init__(self, layers: int, rows: int, columns: int) -> None:
+        self.rows, self.columns = rows, columns
+        self.keys_BHCD: list[Tensor | None] = [None] * layers
+        self.values_BHCD: list[Tensor | None] = [None] * layers
+
+    def row(self, row: int, start: int, length: int) -> Cache:
+        """A cache of one row whose first `length` columns from `start` on are filled."""
+        return self._view(slice(row, row + 1), start, length)
+
+    def top(self, rows: int, length: int) -> Cache:
+        """A cache of the first `rows` rows, filled up to column `length`."""
+        return self._view(slice(0, rows), 0, length)
+
+    def clear_left(self, row: int, start: int) -> None:
+        """Zeros before `start`: a masked column is still multiplied, and 0 times a stale NaN is NaN."""
+        for buffer in self._buffers():
+            buffer[row, :, :start] = 0
+
+    def compact(self, rows: list[int]) -> None:
+        """Row `rows[i]` (ascending) becomes row i."""
+        for to, row in enumerate(rows):
+            if to != row:
+                for buffer in self._buffers():
+                    buffer[to].copy_(buffer[row])
+
+    def take(self, to: tuple[int, int], source: KvStore, at: tuple[int, int], length: int) -> None:
+        """Copies `length` columns of `source` from (row, start) `at`; free where they coincide."""
+        if source is self and to == at:
+            return
+        for mine, theirs in ((self.keys_BHCD, source.keys_BHCD), (self.values_BHCD, source.values_BHCD)):
+            for layer, buffer in enumerate(theirs):
+                if buffer is None:
+                    continue
+                part_HCD = buffer[at[0], :, at[1] : at[1] + length]
+                target = self._own(mine, layer, buffer)
+                overlap = source is self and to[0] == at[0]
+                target[to[0], :, to[1] : to[1] + length] = part_HCD.clone() if overlap else part_HCD
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all buffers."""
+        return sum(buffer.nbytes for buffer in self._buffers())
+
+    def write(self, layer: int, place: tuple[slice, slice], keys: Tensor, values: Tensor) -> None:
+        """Stores new columns; `place` is (rows, columns)."""
+        rows, columns = place
+        self._own(self.keys_BHCD, layer, keys)[rows, :, columns] = keys
+        self._own(self.values_BHCD, layer, values)[rows, :, columns] = values
+
+    def _own(self, buffers: list[Tensor | None], layer: int, like: Tensor) -> Tensor:
+        buffer = buffers[layer]
+        if buffer is None:
+            shape = (self.rows, like.shape[1], self.columns, like.shape[3])
+            buffer = buffers[layer] = like.new_zeros(shape)
+        return buffer
+
+    def _buffers(self) -> list[Tensor]:
+        return [buffer for buffer in (*self.keys_BHCD, *self.values_BHCD) if buffer is not None]
+
+    def _view(self, rows: slice, start: int, length: int) -> Cache:
+        return Cache(layers=[_Window(self, i, rows, start, length) for i in range(len(self.keys_BHCD))])
+
+
+class _Window(DynamicLayer):  # type: ignore[misc]  # transformers is not analysed
+    """One layer of some rows from one column on. Windows are left to the model's mask: nothing is trimmed."""
+
+    def __init__(self, store: KvStore, layer: int, rows: slice, start: int, length: int) -> None:
+        super().__init__()
+        self._store, self._layer, self._rows = store, layer, rows
+        self._start, self._length = start, length
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """All keys and values up to and with the new ones."""
+        end = self._length + key_states.shape[-2]
+        if self._start + end > self._store.columns:
+            raise RuntimeError(f"{self._start + end} columns written into a store of {self._store.columns}")
+        columns = slice(self._start + self._length, self._start + end)
+        self._store.write(self._layer, (self._rows, columns), key_states, value_states)
+        self._length = end
+        filled = slice(self._start, self._start + end)
+        keys, values = self._store.keys_BHCD[self._layer], self._store.values_BHCD[self._layer]
+        assert keys is not None and values is not None
+        return keys[self._rows, :, filled], values[self._rows, :, filled]
+
+    def get_seq_length(self) -> int:
+        """Columns filled so far."""
+        return self._length

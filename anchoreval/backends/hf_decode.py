@@ -1,0 +1,285 @@
+"""Batches of requests to outputs: prefill row by row, reference scored on a fork, greedy decode of all rows.
+
+Shapes: B rows of a batch, Q new tokens, C cache columns filled, V vocabulary. Prefill runs one row at a time
+in chunks on an absolute grid, so a prompt gets the same bits whoever shares its batch and whether or not a
+prefix was reused. The model is always given a 2-D mask and position ids, so transformers never guesses at
+packed sequences (`masking_utils.py:876`), and builds at most a [chunk x C] mask.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from anchoreval.backends.detokenize import Decodes, TextStream
+from anchoreval.backends.hf_cache import KvStore
+from anchoreval.backends.hf_plan import LEAST_ROWS, Batch, Limits, plan, shared, width
+from anchoreval.schema import Finish, Output, Request
+
+#: Rows of reference scored at once: bounds logits to 64 x V, and is part of the identity.
+REFERENCE_TOKENS = 64
+
+
+class Network(Protocol):
+    """What is asked of a loaded model."""
+
+    layers: int
+    device: torch.device
+    whole_prompts: bool
+
+    def logits(self, ids_BQ: Tensor, cache: Cache, at: tuple[Tensor, Tensor], keep: int) -> Tensor:
+        """Logits `BkV` of the last `keep` tokens; `at` is (position ids `BQ`, mask `BC`)."""
+        ...
+
+    def restart(self) -> None:
+        """Forgets what rotary modules remember of longer prompts."""
+        ...
+
+
+@dataclass(slots=True)
+class _Row:
+    """A request on its way: what was generated so far, and why it ended (None: still going)."""
+
+    request: Request
+    start: int
+    stream: TextStream
+    tokens: list[int] = field(default_factory=list)
+    finish: Finish | None = None
+    why: str | None = None
+    logprob: float | None = None
+
+    def add(self, token: int, finite: bool, eos: frozenset[int]) -> None:
+        if not finite:
+            self.finish, self.why = "error", "the logits are not finite"
+            return
+        self.tokens.append(token)
+        if token in eos or self.stream.push(token):
+            self.finish = "stop"
+        elif len(self.tokens) >= self.request.max_new_tokens:
+            self.finish = "length"
+
+    def output(self, seconds: float) -> Output:
+        text, finish = self.stream.finish(), self.finish or "length"
+        return Output(
+            sample_id=self.request.sample_id,
+            text=text,
+            token_ids=tuple(self.tokens),
+            finish="stop" if self.stream.stopped and finish == "length" else finish,
+            reference_logprob=self.logprob,
+            seconds=seconds,
+            why=self.why,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Prefilled:
+    """Where the keys and values of the prompt that was prefilled last are."""
+
+    ids: tuple[int, ...]
+    store: KvStore
+    row: int
+    start: int
+
+
+class Answering:
+    """One pass over a list of requests; holds the buffers that its batches share.
+
+    `interrupted` is called when a pass through the model broke off for lack of memory. `prefilled_tokens` and
+    `reused_tokens` count prompt tokens computed and taken from an earlier prompt.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        decoder: Decodes,
+        eos: frozenset[int],
+        limits: Limits,
+        interrupted: Callable[[], None],
+    ) -> None:
+        self._network, self._decoder, self._eos, self._limits = network, decoder, eos, limits
+        self._interrupted = interrupted
+        self._store: KvStore | None = None
+        self._previous: _Prefilled | None = None
+        self._cells_refused: int | None = None  # rows x columns that did not fit into memory
+        self.prefilled_tokens = 0
+        self.reused_tokens = 0
+
+    def outputs(self, requests: Sequence[Request]) -> Iterator[Output]:
+        """One output per request, batch by batch."""
+        for batch in plan(requests, self._limits, alone=self._network.whole_prompts):
+            yield from self._fitting(batch)
+
+    def _fitting(self, batch: Batch) -> Iterator[Output]:
+        """The outputs of a batch, halved as often as memory asks for."""
+        cells = width(len(batch.requests), batch.solo) * batch.columns
+        splits = len(batch.requests) > 1
+        if splits and self._cells_refused is not None and cells >= self._cells_refused:
+            outputs = None
+        else:
+            outputs = self._try(batch)
+        if outputs is not None:
+            yield from outputs
+        elif splits:
+            self._cells_refused = min(cells, self._cells_refused or cells)
+            for half in batch.halves():
+                yield from self._fitting(half)
+        else:
+            yield _refused(batch.requests[0], "out of memory with one row")
+
+    def _try(self, batch: Batch) -> list[Output] | None:
+        """The outputs, or None where memory ran out; buffers are released then."""
+        try:
+            return self._run(batch)
+        except (torch.OutOfMemoryError, MemoryError):
+            pass
+        except RuntimeError as error:  # what the CPU allocator raises
+            if "allocate memory" not in str(error):
+                raise
+        self._store = self._previous = None
+        self._interrupted()
+        if self._network.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return None
+
+    @torch.inference_mode()
+    def _run(self, batch: Batch) -> list[Output]:
+        began = time.perf_counter()
+        store = self._store_for(batch)
+        rows = [self._prefill(store, i, batch, request) for i, request in enumerate(batch.requests)]
+        self._decode(store, batch, rows)
+        seconds = (time.perf_counter() - began) / len(rows)
+        return [row.output(seconds) for row in rows]
+
+    def _store_for(self, batch: Batch) -> KvStore:
+        """The buffers in use where they fit, else new ones; the old stay only for a shared prefix."""
+        rows = width(len(batch.requests), batch.solo)
+        store = self._store
+        if store is not None and store.columns == batch.columns and store.rows >= rows:
+            return store
+        if self._previous is not None and not self._prefix(batch.requests[0]):
+            self._previous = None
+        self._store = store = None
+        self._store = KvStore(self._network.layers, rows, batch.columns)
+        return self._store
+
+    def _prefix(self, request: Request) -> int:
+        """Tokens of the request that the previous prompt has already prefilled."""
+        return shared(self._previous.ids, request.token_ids, self._chunk(request)) if self._previous else 0
+
+    def _chunk(self, request: Request) -> int:
+        return len(request.token_ids) if self._network.whole_prompts else self._limits.chunk_tokens
+
+    def _prefill(self, store: KvStore, row: int, batch: Batch, request: Request) -> _Row:
+        """The row with its prompt in the store, its reference scored and its first token chosen."""
+        ids, start = request.token_ids, batch.start(request)
+        done, source = self._prefix(request), self._previous
+        if source is not None and done:
+            store.take((row, start), source.store, (source.row, source.start), done)
+        store.clear_left(row, start)
+        if self._network.whole_prompts:
+            self._network.restart()
+        cache, chunk = store.row(row, start, done), self._chunk(request)
+        for at in range(done, len(ids), chunk):
+            logits_QV = self._extend(cache, ids[at : at + chunk], at, keep=1)
+        self._previous = _Prefilled(ids, store, row, start)
+        self.prefilled_tokens += len(ids) - done
+        self.reused_tokens += done
+        made = _Row(request, start, TextStream(self._decoder, ids, request.stop))
+        if request.reference_ids:
+            made.logprob = self._score(store.row(row, start, len(ids)), request, logits_QV)
+        if request.max_new_tokens > 0:
+            _advance([made], logits_QV, self._eos)
+        else:
+            made.finish = "length"
+        return made
+
+    def _extend(self, cache: Cache, ids: Sequence[int], at: int, keep: int) -> Tensor:
+        """Logits `kV` of the last `keep` of `ids`, which follow the `at` tokens in the cache of one row."""
+        device = self._network.device
+        ids_1Q = torch.tensor([ids], device=device)
+        position_1Q = torch.arange(at, at + len(ids), device=device)[None]
+        mask_1C = torch.ones(1, at + len(ids), dtype=torch.bool, device=device)
+        return self._network.logits(ids_1Q, cache, (position_1Q, mask_1C), keep)[0]
+
+    def _score(self, fork: Cache, request: Request, last_1V: Tensor) -> float:
+        """Summed natural log-probability of the reference; `last_1V` are the logits of its first token."""
+        reference, prompt = request.reference_ids, len(request.token_ids)
+        total = _logprob(last_1V, reference[:1])
+        for at in range(0, len(reference) - 1, REFERENCE_TOKENS):
+            given = reference[at : min(at + REFERENCE_TOKENS, len(reference) - 1)]
+            logits_QV = self._extend(fork, given, prompt + at, keep=len(given))
+            total += _logprob(logits_QV, reference[at + 1 : at + 1 + len(given)])
+        return total
+
+    def _decode(self, store: KvStore, batch: Batch, rows: list[_Row]) -> None:
+        """Adds greedy tokens until all rows ended; ended rows leave when half of the width is idle."""
+        device = self._network.device
+        fillers = width(len(rows), batch.solo) - len(rows)
+        slots: list[_Row | None] = [*rows, *[None] * fillers]
+        state = _State.of([*rows, *[rows[0]] * fillers], batch.columns, device)
+        filled = len(rows[0].request.token_ids) if batch.solo else batch.base
+        cache = store.top(len(slots), filled)
+        while active := [i for i, slot in enumerate(slots) if slot is not None and slot.finish is None]:
+            room = max(LEAST_ROWS, len(active))
+            if room <= len(slots) // 2:
+                store.compact(active)
+                state = state.pick(active + [active[0]] * (room - len(active)))
+                slots = [*(slots[i] for i in active), *[None] * (room - len(active))]
+                cache = store.top(room, filled)
+            filled += 1
+            at = (state.position, state.mask[:, :filled])
+            logits_BV = self._network.logits(state.token, cache, at, keep=1)[:, -1]
+            state = state.next(_advance(slots, logits_BV, self._eos))
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What the next step is given: last tokens `B1`, their positions `B1`, the columns a row may see `BC`."""
+
+    token: Tensor
+    position: Tensor
+    mask: Tensor
+
+    @classmethod
+    def of(cls, rows: Sequence[_Row], columns: int, device: torch.device) -> _State:
+        start_B1 = torch.tensor([[row.start] for row in rows], device=device)
+        return cls(
+            token=torch.tensor([row.tokens[-1:] or [0] for row in rows], device=device),
+            position=torch.tensor([[len(row.request.token_ids)] for row in rows], device=device),
+            mask=torch.arange(columns, device=device)[None] >= start_B1,
+        )
+
+    def pick(self, rows: list[int]) -> _State:
+        index = torch.tensor(rows, device=self.token.device)
+        return _State(self.token[index], self.position[index], self.mask[index])
+
+    def next(self, token_B: Tensor) -> _State:
+        return _State(token_B[:, None], self.position + 1, self.mask)
+
+
+def _advance(slots: Sequence[_Row | None], logits_BV: Tensor, eos: frozenset[int]) -> Tensor:
+    """The most likely token of every row `B`, added to the rows that are still going."""
+    token_B = logits_BV.argmax(-1)
+    finite_B = logits_BV.gather(1, token_B[:, None])[:, 0].isfinite()
+    for slot, token, finite in zip(slots, token_B.tolist(), finite_B.tolist(), strict=True):
+        if slot is not None and slot.finish is None:
+            slot.add(token, finite, eos)
+    return token_B
+
+
+def _logprob(logits_QV: Tensor, ids: Sequence[int]) -> float:
+    """Summed log-probability of one id per row: fp32 log-softmax, summed in fp64."""
+    wide_QV = logits_QV.float()
+    index_Q1 = torch.tensor(ids, device=wide_QV.device)[:, None]
+    each_Q = wide_QV.gather(1, index_Q1)[:, 0] - wide_QV.logsumexp(-1)
+    return float(each_Q.double().sum())
+
+
+def _refused(request: Request, why: str) -> Output:
+    return Output(request.sample_id, "", (), "error", None, 0.0, why)

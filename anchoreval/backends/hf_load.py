@@ -1,0 +1,186 @@
+"""A checkpoint to a loaded model: from safetensors, complete, run once, and no code of its own unasked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.utils import logging as transformers_logging
+
+from anchoreval.backends.checkpoint import Checkpoint
+from anchoreval.errors import ModelError
+from anchoreval.tokenizer import TextTokenizer
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+_GROWING_ROPE = {"dynamic", "longrope"}  # frequencies depend on the longest position of the call
+_ALIGNED_BYTES = 64
+
+
+class StockNetwork:
+    """A transformers model behind the few calls that are made of it."""
+
+    def __init__(self, model: Any, device: torch.device) -> None:
+        self.model = model
+        self.device = device
+        self.layers = count_layers(model.config)
+        self.whole_prompts = bool(_rope_types(model.config) & _GROWING_ROPE)
+
+    @property
+    def dtype(self) -> str:
+        """The number format of the weights, as the user writes it."""
+        return str(self.model.dtype).removeprefix("torch.")
+
+    @property
+    def kernel(self) -> str:
+        """The attention implementation in use."""
+        return str(self.model.config._attn_implementation)
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the embedding."""
+        return int(self.model.get_input_embeddings().num_embeddings)
+
+    def logits(self, ids_BQ: Tensor, cache: Cache, at: tuple[Tensor, Tensor], keep: int) -> Tensor:
+        """Logits `BkV` of the last `keep` tokens; `at` is (position ids `BQ`, mask `BC`)."""
+        position_BQ, mask_BC = at
+        made = self.model(
+            input_ids=ids_BQ,
+            past_key_values=cache,
+            position_ids=position_BQ,
+            attention_mask=mask_BC,
+            logits_to_keep=keep,
+            use_cache=True,
+        )
+        logits_BkV: Tensor = made.logits
+        return logits_BkV
+
+    def restart(self) -> None:
+        """Resets frequencies that grew with an earlier prompt: `dynamic_rope_update` does at position 0."""
+        zero_11 = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+        mask_11 = torch.ones(1, 1, dtype=torch.bool, device=self.device)
+        self.logits(zero_11, DynamicCache(config=self.model.config), (zero_11, mask_11), 1)
+
+
+def load(
+    checkpoint: Checkpoint, dtype: str, device: str, kernel: str, trust_remote_code: bool
+) -> StockNetwork:
+    """The model on its device, run once on one token so that what cannot work fails here."""
+    if dtype != "auto" and dtype not in DTYPES:
+        raise ModelError(f"unknown dtype {dtype!r}: one of auto, {', '.join(DTYPES)}")
+    place = _device(device)
+    if not trust_remote_code:
+        _refuse_own_code(checkpoint.folder)
+    try:
+        config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=trust_remote_code)
+        count_layers(config)
+        with _quiet():
+            model, loaded = AutoModelForCausalLM.from_pretrained(
+                checkpoint.folder,
+                config=config,
+                dtype=DTYPES.get(dtype, "auto"),
+                attn_implementation=kernel,
+                use_safetensors=True,
+                trust_remote_code=trust_remote_code,
+                output_loading_info=True,
+            )
+        network = StockNetwork(_own_memory(model.to(place).eval()), place)
+        with torch.inference_mode():
+            network.restart()
+    except (ValueError, OSError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelError(_why(checkpoint.folder, kernel, str(error))) from error
+    if missing := sorted(loaded["missing_keys"]):
+        raise ModelError(
+            f"{checkpoint.folder} lacks {len(missing)} weights that the model has: {missing[0]}, ..."
+        )
+    return network
+
+
+def _why(folder: Path, kernel: str, error: str) -> str:
+    """One line for an error of the library."""
+    if "does not support an attention implementation" in error:
+        return f"{folder}: this architecture has no attention kernel {kernel!r}; eager works for every one"
+    return f"{folder} cannot be loaded with kernel {kernel!r}: {' '.join(error.split())[:300]}"
+
+
+def _own_memory(model: Any) -> Any:
+    """The model, its weights on aligned memory: mapped files put them anywhere, and MKL's bits follow."""
+    for weight in model.parameters():
+        if weight.device.type == "cpu" and weight.data_ptr() % _ALIGNED_BYTES:
+            weight.data = weight.data.clone()
+    return model
+
+
+def _refuse_own_code(folder: Path) -> None:
+    """`ModelError` where the checkpoint brings a model type that transformers does not have."""
+    stated = json.loads((folder / "config.json").read_text("utf-8"))
+    if "auto_map" in stated and stated.get("model_type") not in CONFIG_MAPPING:
+        text = "runs code of its own: read it, then allow it with trust_remote_code"
+        raise ModelError(f"{folder}: model type {stated.get('model_type')!r} {text}")
+
+
+def eos_ids(model: Any, tokenizer: TextTokenizer) -> frozenset[int]:
+    """Every id that ends an answer: generation config, model config and the tokenizer's end token."""
+    found = {tokenizer.eos[1]} if tokenizer.eos else set()
+    for config in (getattr(model, "generation_config", None), model.config):
+        ids = getattr(config, "eos_token_id", None)
+        found.update([ids] if isinstance(ids, int) else ids or [])
+    return frozenset(found)
+
+
+def max_length(config: Any) -> int | None:
+    """Positions that the model was made for, None where it does not say."""
+    stated = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return int(stated) if isinstance(stated, int) else None
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ModelError(f"unknown device {name!r}: one of auto, cpu, cuda, cuda:0, ...") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError(f"device {name!r}: this machine has no CUDA device; use cpu or auto")
+    return device
+
+
+def count_layers(config: Any) -> int:
+    """Layers of the cache; `ModelError` for models that keep more than keys and values."""
+    layers = DynamicCache(config=config).layers
+    other = {
+        type(layer).__name__
+        for layer in layers
+        if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer)
+    }
+    if other or not layers:
+        kinds = ", ".join(sorted(other)) or "no layers"
+        raise ModelError(f"model type {config.model_type!r} keeps state this backend cannot batch: {kinds}")
+    return len(layers)
+
+
+def _rope_types(config: Any) -> set[str]:
+    """The `rope_type` of every rotary embedding that the config describes."""
+    stated = getattr(config.get_text_config(decoder=True), "rope_parameters", None) or {}
+    groups = [stated, *(value for value in stated.values() if isinstance(value, dict))]
+    return {str(group["rope_type"]) for group in groups if "rope_type" in group}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars of the library inside the block."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,63 @@
+"""Runs -> tables people read: text for the terminal, board.csv, and board.html, one self-contained page.
+
+view   what a board shows of one run: cells, differences, averages, provenance
+words  numbers and differences as short English
+text   the result table on stdout
+sheet  board.csv
+page   board.html (imports jinja2)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from anchoreval.board.sheet import csv_text
+from anchoreval.board.text import run_table, table
+from anchoreval.board.view import Run, RunView, view
+from anchoreval.errors import RunError
+
+__all__ = ["Run", "RunView", "board_csv", "board_html", "run_table", "table", "view", "write_board"]
+
+
+def write_board(runs: Sequence[Run], folder: Path) -> tuple[Path, Path]:
+    """Paths of board.csv and board.html, written whole or not at all. The same runs give the same bytes.
+
+    Run folders are named relative to `folder`. Raises RunError when a file cannot be written.
+    """
+    views = [view(run, folder) for run in runs]
+    return (
+        _written(folder / "board.csv", csv_text(views)),
+        _written(folder / "board.html", _html(views)),
+    )
+
+
+def board_csv(runs: Sequence[Run], folder: Path = Path()) -> str:
+    """The text of board.csv."""
+    return csv_text([view(run, folder) for run in runs])
+
+
+def board_html(runs: Sequence[Run], folder: Path = Path()) -> str:
+    """The text of board.html; links to run folders are relative to `folder`."""
+    return _html([view(run, folder) for run in runs])
+
+
+def _html(views: Sequence[RunView]) -> str:
+    from anchoreval.board.page import page
+
+    return page(views)
+
+
+def _written(path: Path, text: str) -> Path:
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(text.encode("utf-8"))
+        part.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
+    return path

@@ -1,0 +1,88 @@
+"""The two colour scales of the HTML board, as CSS classes with readable text on each.
+
+Scores run from paper to blue, differences from orange (worse) over paper to blue (better): both pairs stay
+apart under the common kinds of colour blindness, and every cell prints its number. Text is black or white,
+whichever has the higher WCAG contrast (at least 4.5 on every step; a test computes it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+Rgb = tuple[int, int, int]
+
+STEPS = 10  # score classes s0 .. s10
+SIDE = 5  # difference classes n5 .. n1, z0, p1 .. p5
+SCALES = (5, 10, 20, 40, 60, 80, 100)  # a difference map ends at one of these, in points
+
+_PAPER: tuple[Rgb, Rgb] = ((0xF5, 0xF3, 0xEE), (0x22, 0x27, 0x2E))  # light, dark
+_BLUE: tuple[Rgb, Rgb] = ((0x4C, 0x93, 0xD0), (0x2A, 0x6C, 0xAE))
+_ORANGE: tuple[Rgb, Rgb] = ((0xE8, 0x8A, 0x3C), (0xA8, 0x52, 0x16))
+_INK: Rgb = (0x16, 0x1A, 0x1F)
+_WHITE: Rgb = (0xFF, 0xFF, 0xFF)
+
+
+def score_class(value: float) -> str:
+    """Class of a score 0..1."""
+    return f"s{round(STEPS * min(1.0, max(0.0, value)))}"
+
+
+def difference_class(value: float, scale: float) -> str:
+    """Class of a difference in points on a map that ends at +-`scale` points; only exact zero is neutral."""
+    if value == 0:
+        return "z0"
+    step = max(1, min(SIDE, round(SIDE * abs(value) / scale)))
+    return f"{'n' if value < 0 else 'p'}{step}"
+
+
+def difference_scale(values: Sequence[float]) -> int:
+    """The smallest of SCALES that holds every difference, in points."""
+    largest = max((abs(value) for value in values), default=0.0)
+    return next((scale for scale in SCALES if largest <= scale), SCALES[-1])
+
+
+def steps() -> dict[str, tuple[Rgb, Rgb]]:
+    """Class -> its background on the light and on the dark page."""
+    found = {f"s{i}": _mixed(_BLUE, i / STEPS) for i in range(STEPS + 1)} | {"z0": _PAPER}
+    for i in range(1, SIDE + 1):
+        found |= {f"n{i}": _mixed(_ORANGE, i / SIDE), f"p{i}": _mixed(_BLUE, i / SIDE)}
+    return found
+
+
+def ink(background: Rgb) -> Rgb:
+    """Dark or white text, whichever stands out more."""
+    return max((_INK, _WHITE), key=lambda text: contrast(text, background))
+
+
+def contrast(one: Rgb, other: Rgb) -> float:
+    """WCAG 2.2 contrast ratio, 1..21."""
+    bright, dark = sorted((_luminance(one), _luminance(other)), reverse=True)
+    return (bright + 0.05) / (dark + 0.05)
+
+
+def css() -> str:
+    """One rule per class."""
+    rules = []
+    for name, (light, dark) in steps().items():
+        back = f"light-dark({_hex(light)}, {_hex(dark)})"
+        text = f"light-dark({_hex(ink(light))}, {_hex(ink(dark))})"
+        rules.append(f".{name} {{ background: {back}; color: {text} }}")
+    return "\n".join(rules)
+
+
+def _mixed(end: tuple[Rgb, Rgb], share: float) -> tuple[Rgb, Rgb]:
+    return _between(_PAPER[0], end[0], share), _between(_PAPER[1], end[1], share)
+
+
+def _between(start: Rgb, end: Rgb, share: float) -> Rgb:
+    red, green, blue = (round(a + (b - a) * share) for a, b in zip(start, end, strict=True))
+    return red, green, blue
+
+
+def _hex(colour: Rgb) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*colour)
+
+
+def _luminance(colour: Rgb) -> float:
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (v / 255 for v in colour)]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

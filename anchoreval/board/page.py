@@ -1,0 +1,362 @@
+"""board.html: one self-contained page, offline, readable without scripts, inert whatever the records hold.
+
+All text goes through `words.plain` and Jinja's autoescape; a content policy allows the page's own style and
+script by hash and nothing else. The script only chooses a baseline, sorts tables, shows tips, opens evidence.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from anchoreval.board import colours
+from anchoreval.board.evidence import Evidence, evidence, place_id
+from anchoreval.board.text import sources
+from anchoreval.board.view import RULER_TASKS, Average, RunView
+from anchoreval.board.words import (
+    NONE,
+    cell_words,
+    counts,
+    interval,
+    logprob_difference,
+    p_value,
+    percent,
+    plain,
+    sentence,
+    tokens,
+    verdict,
+)
+from anchoreval.schema import Json
+from anchoreval.stats import Cell, Difference
+
+TEMPLATES = Path(__file__).parent / "templates"
+HEADER_CHARACTERS = 20_000
+FOREST = 100.0  # half the width of the little interval plot, in its own units
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One cell of a heat map: what it prints, its colour class, its sentence, the evidence it links to."""
+
+    text: str
+    style: str
+    label: str
+    href: str
+    strong: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HeatMap:
+    """A table task x length; `rows` ends with a row over all tasks."""
+
+    title: str
+    rows: tuple[tuple[str, tuple[Field, ...]], ...]
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forest:
+    """A difference and its interval as x positions on an axis from -FOREST to FOREST; `scale` in points."""
+
+    low: float
+    middle: float
+    high: float
+    scale: int
+
+
+@dataclass(frozen=True, slots=True)
+class Versus:
+    """One arm against the baseline: in words, as a plot, as a heat map and as table rows."""
+
+    arm: str
+    verdict: str
+    size: str
+    words: str
+    logprob: str
+    forest: Forest | None
+    heat: HeatMap
+    rows: tuple[tuple[tuple[str, str], ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One run on the page; `versus[baseline]` lists the other arms."""
+
+    number: int
+    title: str
+    lead: str
+    facts: tuple[tuple[str, str], ...]
+    header: str
+    links: Mapping[str, str]
+    fingerprint: str
+    warnings: tuple[str, ...]
+    lengths: tuple[int, ...]
+    heats: tuple[HeatMap, ...]
+    versus: Mapping[str, tuple[Versus, ...]]
+    scale: int
+    rows: tuple[tuple[tuple[str, str], ...], ...]
+    evidence: tuple[Evidence, ...]
+    footnotes: tuple[str, ...]
+
+
+def page(views: Sequence[RunView]) -> str:
+    """The whole page as text."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    environment.filters["tokens"] = tokens
+    style = (TEMPLATES / "board.css").read_text("utf-8") + colours.css()
+    script = (TEMPLATES / "board.js").read_text("utf-8")
+    title = _title(views)
+    return environment.get_template("board.html").render(
+        title=title, sections=[_section(view, number) for number, view in enumerate(views)],
+        style=style, script=script, style_hash=_hash(style), script_hash=_hash(script), forest=FOREST,
+    )  # fmt: skip
+
+
+def _hash(text: str) -> str:
+    """A content policy's name for an inline style or script."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
+
+
+def _title(views: Sequence[RunView]) -> str:
+    return _model(views[0]) if len(views) == 1 else f"{len(views)} runs"
+
+
+def _model(view: RunView) -> str:
+    model = view.header.get("model")
+    named = model.get("name") if isinstance(model, Mapping) else model
+    return plain(named or view.name, 100)
+
+
+def _section(view: RunView, number: int) -> Section:
+    scale = colours.difference_scale(list(_points(view)))
+    compared = view.arms if len(view.arms) > 1 else ()
+    href = "." if view.path == "." else f"./{quote(plain(view.path, 1000), safe='/')}"
+    return Section(
+        number,
+        _model(view),
+        _lead(view),
+        tuple(_facts(view)),
+        plain(json.dumps(view.header, indent=2, default=str), HEADER_CHARACTERS),
+        {"header.json": f"{href}/header.json", "records.jsonl": f"{href}/records.jsonl"},
+        view.fingerprint,
+        tuple(_warnings(view)),
+        view.lengths,
+        tuple(_scores(view, number, arm) for arm in view.arms),
+        {plain(base, 60): _against(view, number, base, scale) for base in compared},
+        scale,
+        tuple(_score_rows(view, number)),
+        tuple(evidence(view, number)),
+        tuple(_footnotes(view)),
+    )  # fmt: skip
+
+
+def _points(view: RunView) -> Iterator[float]:
+    for comparison in view.comparisons.values():
+        yield from (100 * cell.difference for cell in comparison.cells if cell.difference is not None)
+
+
+def _lead(view: RunView) -> str:
+    spans = [tokens(length) for length in view.lengths]
+    parts = [
+        f"{len(view.tasks)} task{'s' * (len(view.tasks) != 1)}",
+        f"{' / '.join(spans)} tokens",
+        f"{len(view.arms)} arm{'s' * (len(view.arms) != 1)}",
+    ]
+    limit = view.header.get("limit")
+    return ", ".join(parts + ([f"{plain(limit, 20)} samples per cell"] if limit else []))
+
+
+def _facts(view: RunView) -> Iterator[tuple[str, str]]:
+    """(label, value) of what a reader asks first; the whole header follows on the page."""
+    header = view.header
+    model, tokenizer = _object(header, "model"), _object(header, "tokenizer")
+    size = model.get("parameters")
+    yield "Run", plain(view.name, 100)
+    yield "Folder", plain(view.path, 200)
+    yield "Started", plain(header.get("created", NONE), 40)
+    yield "Model", plain(model.get("path", NONE), 200)
+    yield "Weights", f"sha256 {plain(model.get('sha256', NONE), 64)[:16]}"
+    yield "Parameters", f"{size:,}" if isinstance(size, int) else plain(size or NONE, 40)
+    yield "Dtype", plain(model.get("dtype", NONE), 40)
+    yield "Anchor token", plain(tokenizer.get("anchor_token", NONE), 60)
+    yield "Template", plain(header.get("template", NONE), 60)
+    yield "Seed", plain(header.get("seed", NONE), 40)
+    yield (
+        "Sources",
+        ", ".join(f"{plain(k, 40)} {plain(v, 60)}" for k, v in _object(header, "sources").items()) or NONE,
+    )
+    yield (
+        "Records",
+        f"{len(view.records):,}" + (f" of {view.expected:,}" if view.expected is not None else ""),
+    )
+
+
+def _object(header: Mapping[str, Json], key: str) -> Mapping[str, Json]:
+    value = header.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
+def _warnings(view: RunView) -> Iterator[str]:
+    if not view.comparable:
+        yield f"Not comparable with published RULER: {sources(view)}."
+    if view.expected is not None and len(view.records) < view.expected:
+        yield f"Unfinished: {len(view.records):,} of {view.expected:,} records so far."
+
+
+def _scores(view: RunView, number: int, arm: str) -> HeatMap:
+    rows = [
+        (plain(task, 80), tuple(_score(view, number, task, length, arm) for length in view.lengths))
+        for task in view.tasks
+    ]
+    average = view.averages.get(arm)
+    if average is not None:
+        rows.append(("mean over tasks", tuple(_mean(average, length, number) for length in view.lengths)))
+    return HeatMap(plain(arm, 60), tuple(rows), average.summary if average else "")
+
+
+def _score(view: RunView, number: int, task: str, length: int, arm: str) -> Field:
+    where = f"{plain(task, 80)} at {tokens(length)}, {plain(arm, 60)}"
+    href = f"#{place_id(view, number, task, length)}"
+    cell = view.cells.get((task, length, arm))
+    if cell is None or cell.mean is None:
+        why = view.unmakeable.get((task, length))
+        reason = f"cannot be made: {plain(why, 300)}" if why else "no score" if cell else "no records"
+        return Field(NONE, "none", f"{where}: {reason}", href)
+    mark = "*" if cell.scored < cell.asked else ""
+    label = f"{where}: {cell_words(cell)}"
+    return Field(percent(cell.mean) + mark, colours.score_class(cell.mean), label, href)
+
+
+def _mean(average: Average, length: int, number: int) -> Field:
+    value, count = average.by_length.get(length), average.tasks.get(length, 0)
+    label = f"{plain(average.arm, 60)} at {tokens(length)}: mean of {count} of {RULER_TASKS} tasks"
+    text = NONE if value is None else f"{value:.1f}" + ("*" if count < RULER_TASKS else "")
+    return Field(text, "mean", label, f"#run{number}")
+
+
+def _versus(view: RunView, number: int, arm: str, baseline: str, scale: int, forest: int) -> Versus:
+    comparison = view.comparisons[arm, baseline]
+    cells = view.differences(arm, baseline)
+    rows = [
+        (
+            plain(task, 80),
+            tuple(_changed(view, number, task, n, cells.get((task, n)), scale) for n in view.lengths),
+        )
+        for task in view.tasks
+    ]
+    by_length = {cell.length: cell for cell in comparison.lengths}
+    rows.append(("all pairs", tuple(_pooled(number, n, by_length.get(n)) for n in view.lengths)))
+    pooled = comparison.pooled
+    return Versus(
+        plain(arm, 60),
+        verdict(pooled),
+        f"{percent(pooled.difference, True)} {interval(pooled.low, pooled.high, True)}",
+        counts(pooled),
+        logprob_difference(pooled),
+        _forest(pooled, forest),
+        HeatMap(f"{plain(arm, 60)} minus {plain(baseline, 60)}", tuple(rows), ""),
+        tuple(_difference_row(view, number, cell) for cell in comparison.cells),
+    )
+
+
+def _changed(
+    view: RunView, number: int, task: str, length: int, difference: Difference | None, scale: int
+) -> Field:
+    where, href = f"{plain(task, 80)} at {tokens(length)}", f"#{place_id(view, number, task, length)}"
+    if difference is None or difference.difference is None:
+        why = view.unmakeable.get((task, length))
+        return Field(
+            NONE, "none", f"{where}: {f'cannot be made: {plain(why, 300)}' if why else 'no pairs'}", href
+        )
+    words = "; ".join(filter(None, [sentence(difference), logprob_difference(difference)]))
+    style = colours.difference_class(100 * difference.difference, scale)
+    text, strong = percent(difference.difference, True), verdict(difference) in ("worse", "better")
+    return Field(text, style, f"{where}: {words}", href, strong)
+
+
+def _pooled(number: int, length: int, difference: Difference | None) -> Field:
+    if difference is None:
+        return Field(NONE, "none", f"{tokens(length)}: no pairs", f"#run{number}")
+    strong = verdict(difference) in ("worse", "better")
+    label = f"all tasks at {tokens(length)}: {sentence(difference)}"
+    return Field(percent(difference.difference, True), "mean", label, f"#run{number}", strong)
+
+
+def _against(view: RunView, number: int, baseline: str, scale: int) -> tuple[Versus, ...]:
+    """Every other arm against the baseline, the interval plots on one axis."""
+    arms = [arm for arm in view.arms if arm != baseline]
+    pooled = [view.comparisons[arm, baseline].pooled for arm in arms]
+    ends = [100 * end for one in pooled for end in (one.low, one.high) if end is not None]
+    forest = colours.difference_scale(ends)
+    return tuple(_versus(view, number, arm, baseline, scale, forest) for arm in arms)
+
+
+def _forest(difference: Difference, scale: int) -> Forest | None:
+    low, middle, high = difference.low, difference.difference, difference.high
+    if low is None or middle is None or high is None:
+        return None
+    low, middle, high = (round(100 * value / scale * FOREST, 2) for value in (low, middle, high))
+    return Forest(low, middle, high, scale)
+
+
+def _score_rows(view: RunView, number: int) -> Iterator[tuple[tuple[str, str], ...]]:
+    """(shown text, sort key) of every column of the score table, with the link to the evidence first."""
+    for task in view.tasks:
+        for length in view.lengths:
+            for arm in view.arms:
+                cell = view.cells.get((task, length, arm))
+                if cell is not None:
+                    yield _score_row(cell, f"#{place_id(view, number, task, length)}")
+
+
+def _score_row(cell: Cell, href: str) -> tuple[tuple[str, str], ...]:
+    logprob = NONE if cell.logprob is None else f"{cell.logprob:.3f}"
+    return (
+        (href, ""),
+        (plain(cell.task, 80), ""),
+        (tokens(cell.length), str(cell.length)),
+        (plain(cell.arm, 60), ""),
+        (percent(cell.mean), _key(cell.mean)),
+        (interval(cell.low, cell.high), _key(cell.low)),
+        (f"{cell.scored}/{cell.asked}", str(cell.scored)),
+        (logprob, _key(cell.logprob)),
+    )
+
+
+def _difference_row(view: RunView, number: int, cell: Difference) -> tuple[tuple[str, str], ...]:
+    task, length = str(cell.task), int(cell.length or 0)
+    return (
+        (f"#{place_id(view, number, task, length)}", ""),
+        (plain(task, 80), ""),
+        (tokens(length), str(length)),
+        (plain(cell.arm, 60), ""),
+        (percent(cell.difference, True), _key(cell.difference)),
+        (interval(cell.low, cell.high, True), _key(cell.low)),
+        (str(cell.pairs), str(cell.pairs)),
+        (str(cell.discordant), str(cell.discordant)),
+        (p_value(cell.p).removeprefix("p").removeprefix("="), _key(cell.p)),
+        (percent(cell.detectable), _key(cell.detectable)),
+    )
+
+
+def _key(value: float | None) -> str:
+    return "" if value is None else repr(value)
+
+
+def _footnotes(view: RunView) -> Iterator[str]:
+    for (task, length), why in view.unmakeable.items():
+        yield f"{NONE} {plain(task, 80)} at {tokens(length)} cannot be made: {plain(why, 300)}"
+    if any(cell.scored < cell.asked for cell in view.cells.values()):
+        yield "* not every sample of this cell was scored; the counts are in the table and the details"
+    if any(count < RULER_TASKS for one in view.averages.values() for count in one.tasks.values()):
+        yield f"* in the last row: a mean over fewer than RULER's {RULER_TASKS} tasks"

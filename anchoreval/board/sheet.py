@@ -1,0 +1,120 @@
+"""board.csv: one tidy row per (run, task, length, arm), then one per average. Same runs, same bytes."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+
+from anchoreval.board.view import RunView
+from anchoreval.board.words import plain
+from anchoreval.stats import Cell, Difference
+
+Row = dict[str, str]
+
+COLUMNS = (
+    "run", "kind", "task", "length", "arm", "asked", "scored", "mean_x100", "low", "high", "interval",
+    "logprob_per_token", "baseline", "pairs", "left_out", "difference", "difference_low", "difference_high",
+    "discordant", "p", "detectable", "logprob_difference", "tasks", "comparable", "unmakeable", "path",
+    "header",
+)  # fmt: skip
+
+
+def csv_text(views: Sequence[RunView]) -> str:
+    """All runs as CSV. Scores and differences are x 100; differences are to the run's first arm.
+
+    kind: `cell`; `mean` (over tasks, per length), `wavg_inc`, `wavg_dec`; `effective_length`, its value in
+    the column `length`. `tasks` says over how many of RULER's 13 tasks an average runs.
+    """
+    out = io.StringIO()
+    writer = csv.DictWriter(out, COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
+    for view in views:
+        writer.writerows(_safe(row) for row in (*_cells(view), *_averages(view)))
+    return out.getvalue()
+
+
+def _cells(view: RunView) -> Iterator[Row]:
+    differences = {arm: view.differences(arm, view.arms[0]) for arm in view.arms[1:]}
+    for task in view.tasks:
+        for length in view.lengths:
+            why = view.unmakeable.get((task, length), "")
+            for arm in view.arms:
+                row = {
+                    **_of(view, "cell"),
+                    "task": task,
+                    "length": str(length),
+                    "arm": arm,
+                    "unmakeable": why,
+                }
+                cell = view.cells.get((task, length, arm))
+                if cell is not None:
+                    row |= _scored(cell)
+                difference = differences.get(arm, {}).get((task, length))
+                if difference is not None:
+                    row |= _compared(difference)
+                if cell is not None or why:
+                    yield row
+
+
+def _scored(cell: Cell) -> Row:
+    return {
+        "asked": str(cell.asked),
+        "scored": str(cell.scored),
+        "mean_x100": _number(cell.mean, 100),
+        "low": _number(cell.low, 100),
+        "high": _number(cell.high, 100),
+        "interval": cell.method or "",
+        "logprob_per_token": _number(cell.logprob, digits=6),
+    }
+
+
+def _compared(difference: Difference) -> Row:
+    return {
+        "baseline": difference.baseline,
+        "pairs": str(difference.pairs),
+        "left_out": str(difference.left_out),
+        "difference": _number(difference.difference, 100),
+        "difference_low": _number(difference.low, 100),
+        "difference_high": _number(difference.high, 100),
+        "discordant": str(difference.discordant),
+        "p": "" if difference.p is None else f"{difference.p:.6g}",
+        "detectable": _number(difference.detectable, 100),
+        "logprob_difference": _number(difference.logprob, digits=6),
+    }
+
+
+def _averages(view: RunView) -> Iterator[Row]:
+    for arm, average in view.averages.items():
+        for length, mean in average.by_length.items():
+            row = {**_of(view, "mean"), "arm": arm, "length": str(length), "mean_x100": f"{mean:.4f}"}
+            yield row | {"tasks": str(average.tasks[length])}
+        row = {"arm": arm, "tasks": average.coverage}
+        yield _of(view, "wavg_inc") | row | {"mean_x100": _number(average.increasing)}
+        yield _of(view, "wavg_dec") | row | {"mean_x100": _number(average.decreasing)}
+        yield _of(view, "effective_length") | row | {"length": average.effective or ""}
+
+
+def _of(view: RunView, kind: str) -> Row:
+    comparable = "yes" if view.comparable else "no"
+    return {
+        "run": view.name,
+        "kind": kind,
+        "comparable": comparable,
+        "path": view.path,
+        "header": view.fingerprint,
+    }
+
+
+def _number(value: float | None, factor: float = 1.0, digits: int = 4) -> str:
+    return "" if value is None else f"{factor * value + 0.0:.{digits}f}"
+
+
+def _safe(row: Row) -> Row:
+    """The row with hostile characters spelled out; text that a spreadsheet would run gets a leading `'`."""
+    texts = {"run", "task", "arm", "baseline", "unmakeable", "path"}
+    return {key: _inert(plain(value)) if key in texts else value for key, value in row.items()}
+
+
+def _inert(text: str) -> str:
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

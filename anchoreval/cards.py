@@ -1,0 +1,197 @@
+"""Cards: strict YAML of `tasks/` and `models/` as frozen objects.
+
+Unknown keys, repeated keys and wrong types are refused with file, entry and key. Numbers in YAML are plain integers or
+decimals; nothing is inherited across files.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from anchoreval.errors import CardError, UnknownName
+
+
+class Strict(BaseModel):
+    """Frozen, and a key it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class TaskEntry(Strict):
+    """One task of a suite card; `reference` is how the reference answer is written out, for its log-probability."""
+
+    generator: str
+    args: dict[str, Any] = Field(default_factory=dict)
+    max_new_tokens: Annotated[int, Field(gt=0)]
+    scorer: str | None = None
+    reference: Literal["comma", "space", "numbered", "first"] = "comma"
+
+
+class Defaults(Strict):
+    """What every task of a suite shares."""
+
+    samples: Annotated[int, Field(gt=0)]
+    lengths: list[Annotated[int, Field(gt=0)]]
+    scorer: str
+
+
+class SuiteCard(Strict):
+    """A file of `tasks/`."""
+
+    about: str
+    source: str
+    license: str
+    version: int
+    defaults: Defaults
+    sets: dict[str, list[str]] = Field(default_factory=dict)
+    tasks: dict[str, TaskEntry]
+
+
+class ModelCard(Strict):
+    """A file of `models/`: a checkpoint (hub id, or a folder beside the card) and what it was made for."""
+
+    about: str
+    checkpoint: str
+    max_length: Annotated[int, Field(gt=0)] | None = None
+    template: Literal["base", "chat"] = "base"
+    license: str | None = None
+
+
+class Task(Strict):
+    """A task with everything that can change a score, its suite's defaults filled in."""
+
+    suite: str
+    name: str
+    version: int
+    generator: str
+    args: dict[str, Any]
+    scorer: str
+    reference: Literal["comma", "space", "numbered", "first"]
+    max_new_tokens: int
+    samples: int
+    lengths: tuple[int, ...]
+
+    @property
+    def address(self) -> str:
+        """`suite/task`."""
+        return f"{self.suite}/{self.name}"
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML in which a repeated key is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            key = str(self.construct_object(key_node, deep=True))  # type: ignore[no-untyped-call]
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is repeated", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+Card = TypeVar("Card", bound=BaseModel)
+
+
+def load_card(path: Path, kind: type[Card]) -> Card:
+    """One card as `kind`; CardError names the file, the entry and the key."""
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 0
+        raise CardError(f"{path}:{line}: {error.problem}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise CardError(f"{path}: cannot be read: {error}") from error
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = " > ".join(str(part) for part in first["loc"]) or "top level"
+        raise CardError(f"{path}: {where}: {first['msg'].lower()}") from error
+
+
+def folder(kind: str) -> Path:
+    """Where the cards of a kind (`tasks`, `models`) lie: inside an installed wheel, or beside the package."""
+    installed = Path(__file__).parent / "_cards" / kind
+    return installed if installed.is_dir() else Path(__file__).parents[1] / kind
+
+
+def _tasks_of(path: Path) -> tuple[list[Task], Mapping[str, list[str]]]:
+    card, suite = load_card(path, SuiteCard), path.stem
+    tasks = [
+        Task(
+            suite=suite,
+            name=name,
+            version=card.version,
+            generator=entry.generator,
+            args=entry.args,
+            scorer=entry.scorer or card.defaults.scorer,
+            reference=entry.reference,
+            max_new_tokens=entry.max_new_tokens,
+            samples=card.defaults.samples,
+            lengths=tuple(card.defaults.lengths),
+        )
+        for name, entry in card.tasks.items()
+    ]
+    for set_name, members in card.sets.items():
+        for member in members:
+            if member not in card.tasks:
+                raise CardError(f"{path}: sets > {set_name}: {member!r} is no task of this card")
+    return tasks, card.sets
+
+
+def load_tasks(where: Path | None = None) -> tuple[dict[str, Task], dict[str, tuple[str, ...]]]:
+    """All tasks by address, and the named sets (suites among them) as tuples of addresses."""
+    tasks: dict[str, Task] = {}
+    sets: dict[str, tuple[str, ...]] = {}
+    for path in sorted((where or folder("tasks")).glob("*.yaml")):
+        found, named = _tasks_of(path)
+        tasks |= {task.address: task for task in found}
+        sets[path.stem] = tuple(task.address for task in found)
+        sets |= {name: tuple(f"{path.stem}/{member}" for member in members) for name, members in named.items()}
+    return tasks, sets
+
+
+def select_tasks(names: str, where: Path | None = None) -> tuple[list[Task], frozenset[str]]:
+    """The tasks that `names` (suites, sets, tasks, globs; commas or spaces between) stand for, and which were named singly.
+
+    Order is the order of asking, each task once. UnknownName gives the nearest suite or task.
+    """
+    tasks, sets = load_tasks(where)
+    chosen: dict[str, Task] = {}
+    single: set[str] = set()
+    for name in re.split(r"[,\s]+", names.strip()):
+        matches = list(sets.get(name, ())) or fnmatch.filter(tasks, name)
+        if not matches:
+            raise UnknownName("task", name, [*sets, *tasks])
+        if name in tasks:
+            single.add(name)
+        chosen |= {address: tasks[address] for address in matches}
+    return list(chosen.values()), frozenset(single)
+
+
+def load_models(where: Path | None = None) -> dict[str, ModelCard]:
+    """All model cards by name."""
+    return {path.stem: load_card(path, ModelCard) for path in sorted((where or folder("models")).glob("*.yaml"))}
+
+
+def find_model(name: str, where: Path | None = None) -> tuple[str, ModelCard]:
+    """Display name and card of `name`: a card of `models/`, a local folder, or a hub id (`owner/name`)."""
+    cards = load_models(where)
+    if name in cards:
+        card = cards[name]
+        beside = (where or folder("models")) / card.checkpoint
+        return name, card.model_copy(update={"checkpoint": str(beside)}) if beside.is_dir() else card
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path.resolve().name, ModelCard(about=f"local checkpoint {path}", checkpoint=str(path))
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name.split("/")[0]).is_dir():
+        return name.split("/")[1], ModelCard(about=f"hub checkpoint {name}", checkpoint=name)
+    raise UnknownName("model (no card, folder or hub id of that name)", name, cards)

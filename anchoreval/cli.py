@@ -1,0 +1,172 @@
+"""The command line: parse, call one function, print one-line errors. Importing it imports no torch.
+
+Exit codes: 0 done, 1 something differs or failed while running, 2 bad input. stdout carries results only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from anchoreval import commands
+from anchoreval.errors import AnchorEvalError, RunError
+
+EXAMPLES = """examples:
+  anchoreval run --model anchor-tiny --tasks ruler --lengths 512,1024 --rope bf16,fp32 --limit 20 --haystack generated
+  anchoreval run --model /path/or/hub-id --tasks ruler/niah_single_1,ruler/vt --lengths 4k,32k --rope native,fp32
+  anchoreval show ruler/qa_1@4096#3 --tokenizer PATH --haystack generated
+"""
+
+
+def length(text: str) -> int:
+    """Tokens, from `4096` or `4k`."""
+    match = re.fullmatch(r"(\d+)(k?)", text.strip().lower())
+    if not match or not int(match[1]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no length: tokens such as 4096 or 4k")
+    return int(match[1]) * (1024 if match[2] else 1)
+
+
+def lengths(text: str) -> list[int]:
+    """Lengths separated by commas or spaces."""
+    return [length(part) for part in re.split(r"[,\s]+", text.strip())]
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 upwards."""
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 upwards")
+    return int(text)
+
+
+def _sources(parser: argparse.ArgumentParser) -> None:
+    """Flags that say which prompts are made."""
+    group = parser.add_argument_group("prompts")
+    group.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with the published source texts")
+    group.add_argument(
+        "--haystack",
+        choices=("published", "generated"),
+        default="published",
+        help="generated: prose and documents that the package makes; not comparable with published RULER",
+    )
+    group.add_argument("--wordlists", choices=("3.0.1", "2.2.0"), default="3.0.1", help="wonderwords lists (default: %(default)s)")
+    group.add_argument("--seed", type=int, default=42, help="seed of the prompts (default: %(default)s, RULER's)")
+
+
+def _run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", required=True, help="a card of models/, a local folder or a hub id")
+    parser.add_argument("--tasks", required=True, help="suites, sets, tasks or globs, comma or space separated")
+    parser.add_argument("--lengths", type=lengths, metavar="N,N", help="tokens, prompt plus answer: 4096 or 4k (default: the card's)")
+    parser.add_argument(
+        "--rope",
+        default="native",
+        metavar="LEVEL,LEVEL",
+        help="RoPE precision arms: native, fp64, fp32-qk, fp32, bf16-table, bf16, bf16-angle, rope:table=bf16,rotate=fp32 ...",
+    )
+    parser.add_argument("--limit", type=positive, metavar="N", help="samples of each task and length (default: all)")
+    parser.add_argument("--output", type=Path, default=Path("runs"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--template", choices=("base", "chat"), help="base: raw text; chat: the model's chat template")
+    _sources(parser)
+    engine = parser.add_argument_group("engine")
+    engine.add_argument("--backend", choices=("hf", "fake"), default="hf", help="fake: answers without a model, to try a set-up")
+    engine.add_argument("--dtype", choices=("auto", "bfloat16", "float16", "float32"), default="auto", help="default: the checkpoint's")
+    engine.add_argument("--kernel", default="sdpa", help="attention kernel, one for all arms (default: %(default)s)")
+    engine.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
+    engine.add_argument("--chunk-tokens", type=positive, default=512, help="prefill chunk; changes rounding (default: %(default)s)")
+    engine.add_argument("--batch-tokens", type=positive, default=32768, help="cache budget of a batch (default: %(default)s)")
+    engine.add_argument("--max-length", type=length, metavar="N", help="positions the model has, where its config is wrong")
+    engine.add_argument("--trust-remote-code", action="store_true", help="run code that the checkpoint brings")
+
+
+def _samples(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--tasks", required=True)
+    parser.add_argument("--lengths", type=lengths, required=True, metavar="N,N")
+    parser.add_argument("--tokenizer", required=True, metavar="PATH", help="folder or hub id, or a card of models/")
+    parser.add_argument("--limit", type=positive, metavar="N")
+    parser.add_argument("--template", choices=("base", "chat"), default="base")
+    parser.add_argument("--output", type=Path, metavar="FILE.jsonl", required=True)
+    _sources(parser)
+
+
+def _show(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("sample", metavar="SUITE/TASK@LENGTH#INDEX")
+    parser.add_argument("--tokenizer", required=True, metavar="PATH")
+    parser.add_argument("--template", choices=("base", "chat"), default="base")
+    _sources(parser)
+
+
+def _bench(parser: argparse.ArgumentParser) -> None:
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
+    samples = kinds.add_parser("samples", help="CPU seconds and peak memory of making prompts")
+    samples.add_argument("--tasks", default="ruler")
+    samples.add_argument("--lengths", type=lengths, default=[4096], metavar="N,N")
+    samples.add_argument("--tokenizer", required=True, metavar="PATH")
+    samples.add_argument("--limit", type=positive, default=500, metavar="N")
+    _sources(samples)
+    memory = kinds.add_parser("memory", help="peak memory of one long prompt beyond weights and cache")
+    memory.add_argument("--length", type=length, default=32768)
+
+
+def _paths(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, or folders of them")
+
+
+def _board(parser: argparse.ArgumentParser) -> None:
+    _paths(parser)
+    parser.add_argument("--output", type=Path, metavar="DIR", help="default: the folder of the first RUN")
+
+
+def _none(_: argparse.ArgumentParser) -> None:
+    """No flags."""
+
+
+COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]] = {
+    "run": ("evaluate a model under RoPE arms, write records and a board", _run, commands.run),
+    "samples": ("write the prompts as JSON lines; needs no model", _samples, commands.samples),
+    "tasks": ("list suites, sets and tasks", _none, commands.tasks),
+    "models": ("list model cards", _none, commands.models),
+    "show": ("print one prompt with its references and facts", _show, commands.show),
+    "score": ("score the records of a run again and report what differs", _paths, commands.score),
+    "board": ("write board.csv and board.html of runs", _board, commands.board),
+    "bench": ("measure speed and memory", _bench, commands.bench),
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = argparse.ArgumentParser(
+        prog="anchoreval",
+        description="Long-context evaluation under controlled RoPE precision.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"anchoreval {commands.version()}")
+    subs = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (about, flags, _) in COMMANDS.items():
+        flags(subs.add_parser(name, help=about, description=about[0].upper() + about[1:] + "."))
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit code."""
+    options = parser().parse_args(arguments)
+    try:
+        return COMMANDS[options.command][2](options)
+    except RunError as error:
+        sys.stderr.write(f"anchoreval: {error}\n")
+        return 1 if error.__cause__ else 2
+    except AnchorEvalError as error:
+        sys.stderr.write(f"anchoreval: {error}\n")
+        return 2
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except KeyboardInterrupt:
+        sys.stderr.write("anchoreval: stopped; the same command goes on where it was\n")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

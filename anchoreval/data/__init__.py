@@ -1,0 +1,54 @@
+"""How samples are made: one generator per kind of task, looked up by the name a task card gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from anchoreval.data import ruler_niah, ruler_qa, ruler_vt, ruler_words
+from anchoreval.data.recipe import Generator, Recipe
+from anchoreval.errors import LengthError
+from anchoreval.schema import Sample
+
+ATTEMPTS = 32  # lengths tried to find the smallest possible one
+
+
+def _explained(generator: Generator) -> Generator:
+    """The generator, whose LengthError names the task and the smallest length seen to work."""
+
+    def generate(recipe: Recipe) -> Iterator[Sample]:
+        try:
+            yield from generator(recipe)
+        except LengthError as error:
+            smallest = _smallest(generator, recipe, error.smallest)
+            hint = f"the smallest is {smallest}" if smallest else "try a longer one"
+            raise LengthError(
+                f"{recipe.task} cannot be made at {recipe.length} tokens: {hint}", smallest
+            ) from None
+
+    return generate
+
+
+def _smallest(generator: Generator, recipe: Recipe, guess: int | None) -> int | None:
+    """A length that works, from the first guess upwards; None when none was found."""
+    for _ in range(ATTEMPTS):
+        if guess is None:
+            return None
+        try:
+            for _sample in generator(replace(recipe, length=guess)):
+                pass
+            return guess
+        except LengthError as error:
+            guess = max(guess + 1, error.smallest or 0)
+    return None
+
+
+GENERATORS: dict[str, Generator] = {
+    "ruler_niah": _explained(ruler_niah.generate),
+    "ruler_vt": _explained(ruler_vt.generate),
+    "ruler_cwe": _explained(ruler_words.generate_common),
+    "ruler_fwe": _explained(ruler_words.generate_coded),
+    "ruler_qa": _explained(ruler_qa.generate),
+}
+
+__all__ = ["GENERATORS", "Generator", "Recipe"]

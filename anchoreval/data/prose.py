@@ -1,0 +1,166 @@
+"""Generated English: a haystack of any length, and documents with questions, for runs without published sources.
+
+Everything follows from a seed: the text for a longer context continues the text for a shorter one. Nothing in it
+is a number or a hyphenated word, so no sentence can be mistaken for a RULER needle. Scores on it are not comparable
+with published RULER figures; the run header and the board say so.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from anchoreval.data import prose_words as words
+
+SENTENCES_PER_PARAGRAPH = (4, 9)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question with its acceptable answers and the indices of the documents that hold them."""
+
+    text: str
+    answers: tuple[str, ...]
+    gold: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Quiz:
+    """Generated documents (`title` line excluded) and questions about them."""
+
+    titles: tuple[str, ...]
+    documents: tuple[str, ...]
+    questions: tuple[Question, ...]
+
+
+def paragraphs(seed: int) -> Iterator[tuple[str, ...]]:
+    """Paragraphs without end, each a tuple of sentences about one place; the same for the same seed."""
+    rng = random.Random(f"prose-{seed}")
+    while True:
+        place = rng.choice(tuple(words.TOPICS))
+        count = rng.randint(*SENTENCES_PER_PARAGRAPH)
+        yield (_opening(rng, place), *(_sentence(rng, place) for _ in range(count - 1)))
+
+
+def sentences(seed: int) -> Iterator[str]:
+    """Sentences without end, the paragraphs of `paragraphs(seed)` one after the other."""
+    for paragraph in paragraphs(seed):
+        yield from paragraph
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def _a(noun: str) -> str:
+    return ("an " if noun[0] in "aeiou" else "a ") + noun
+
+
+def _things(rng: random.Random, place: str) -> tuple[str, str]:
+    """Two different things of a place, most of them with an adjective."""
+    first, second = rng.sample(words.TOPICS[place], 2)
+    return _described(rng, first), _described(rng, second)
+
+
+def _described(rng: random.Random, noun: str) -> str:
+    return f"{rng.choice(words.ADJECTIVES)} {noun}" if rng.random() < 0.6 else noun
+
+
+def _was(person: str) -> str:
+    return "were" if person in words.PLURAL_PEOPLE else "was"
+
+
+def _opening(rng: random.Random, place: str) -> str:
+    """A first sentence that names the place."""
+    person = rng.choice(words.PEOPLE)
+    thing, other = _things(rng, place)
+    forms = (
+        f"the {place} was known for its {thing} and its {other}",
+        f"{person} {_was(person)} often seen at the {place} {rng.choice(words.TIMES)}",
+        f"nobody who visited the {place} forgot the {thing}",
+        f"behind the {place} there stood {_a(thing)} beside {_a(other)}",
+        f"the story of the {place} begins with {_a(thing)}",
+        f"{rng.choice(words.TIMES)} the {place} belonged to {person}",
+    )
+    return _capital(rng.choice(forms)) + "."
+
+
+def _sentence(rng: random.Random, place: str) -> str:
+    """One grammatical sentence about the things and people of a place."""
+    person, friend = rng.sample(words.PEOPLE, 2)
+    thing, other = _things(rng, place)
+    past, plain = rng.choice(words.TRANSITIVE)
+    does, time, reason = rng.choice(words.INTRANSITIVE), rng.choice(words.TIMES), rng.choice(words.REASONS)
+    forms = (
+        f"{time} {person} {past} the {thing} {reason}",
+        f"{person} {past} the {thing} and {does}",
+        f"{person} {does} {time}",
+        f"the {thing} stood next to the {other}, and {rng.choice(words.OPINIONS)}",
+        f"{person} wanted to {plain} the {thing}, but {friend} {does}",
+        f"{rng.choice(words.LINKS)} {person} {past} the {thing} {time}",
+        f"without the {thing}, {person} would never {plain} the {other}",
+        f"if you ask about the {thing}, {rng.choice(words.OPINIONS)}",
+        f"{rng.choice(words.OPINIONS)}, and the {thing} proved it",
+        f"who {past} the {other} {time} is still a matter of debate",
+        f"there was {_a(thing)} near the {other}, where {person} {does}",
+        f"{person} {past} {_a(thing)} {reason}, while {friend} {does}",
+    )
+    mark = "." if rng.random() < 0.97 else "!"
+    return _capital(rng.choice(forms)) + mark
+
+
+def _town(rng: random.Random) -> str:
+    return "".join(rng.choice(part) for part in words.SYLLABLES)
+
+
+def _unique(rng: random.Random, seen: set[str], make: str) -> str:
+    """A name that was not used before: `make` is "town" or "person"."""
+    while True:
+        name = _town(rng) if make == "town" else f"{rng.choice(words.FIRST_NAMES)} {_town(rng)}"
+        if name not in seen:
+            seen.add(name)
+            return name
+
+
+def quiz(seed: int, hops: int, size: int = 400) -> Quiz:
+    """`size` documents about invented people and towns, and one question per person.
+
+    With one hop the answer stands in the person's document; with two, the person's document names a town and the
+    town's document holds the answer. Documents alternate person, town; a person's town is the one that follows.
+    """
+    rng, seen = random.Random(f"quiz-{hops}-{seed}"), set[str]()
+    titles: list[str] = []
+    documents: list[str] = []
+    questions: list[Question] = []
+    for index in range(0, size, 2):
+        person, town, river = _unique(rng, seen, "person"), _unique(rng, seen, "town"), _unique(rng, seen, "town")
+        job, instrument = rng.choice(words.OCCUPATIONS), rng.choice(words.INSTRUMENTS)
+        mentor = _unique(rng, seen, "person")
+        life = [f"{person} was {_a(job)} who was born in {town}.", f"As a child {person} learned to play the {instrument}.",
+                f"The {job} was taught by {mentor}."]
+        place = [f"{town} is a town on the river {river}.", f"The mayor of {town} was once {mentor}."]
+        titles += [person, town]
+        documents += [_document(rng, life), _document(rng, place)]
+        one = ((f"In which town was {person} born?", town), (f"Which instrument did {person} learn to play?", instrument),
+               (f"Who taught {person}?", mentor), (f"What was the occupation of {person}?", job))
+        if hops == 1:
+            text, answer = rng.choice(one)
+            questions.append(Question(text, (answer,), (index,)))
+        else:
+            text = f"On which river is the town where {person} was born?"
+            questions.append(Question(text, (river,), (index, index + 1)))
+    return Quiz(tuple(titles), tuple(documents), tuple(questions))
+
+
+def _document(rng: random.Random, facts: list[str]) -> str:
+    """The facts in order, with two to five sentences of ordinary prose between and after them."""
+    place = rng.choice(tuple(words.TOPICS))
+    filler = [_sentence(rng, place) for _ in range(rng.randint(2, 5))]
+    slots = sorted(rng.randint(0, len(facts)) for _ in filler)
+    out: list[str] = []
+    for at, fact in enumerate(facts):
+        out.append(fact)
+        out += [text for text, slot in zip(filler, slots, strict=True) if slot == at]
+    out += [text for text, slot in zip(filler, slots, strict=True) if slot == len(facts)]
+    return " ".join(out)

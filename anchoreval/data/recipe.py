@@ -1,0 +1,68 @@
+"""What a generator is asked for: task, length, how many, from which sources, counted with which tokenizer."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from anchoreval.errors import CardError
+from anchoreval.schema import Json, Sample, Tokenizer, Wrap
+
+if TYPE_CHECKING:
+    from anchoreval.data.sources import Sources
+
+Options = TypeVar("Options")
+BASE = Wrap()  # no chat template
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """One task at one length. `length` is in tokens: prompt plus `max_new_tokens`; `args` are the card's."""
+
+    task: str
+    length: int
+    max_new_tokens: int
+    count: int
+    args: Mapping[str, Json]
+    tokenizer: Tokenizer
+    sources: Sources
+    wrap: Wrap = BASE
+    seed: int = 42
+
+
+Generator = Callable[[Recipe], Iterator[Sample]]
+
+
+def options(recipe: Recipe, kind: type[Options]) -> Options:
+    """The card's `args` as an instance of the dataclass `kind`.
+
+    Raises CardError that names the task, the argument and what it may be.
+    """
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(kind)
+    for name, value in recipe.args.items():
+        if name not in fields:
+            raise CardError(f"{recipe.task}: args: unknown argument {name!r} (known: {', '.join(fields)})")
+        _check(f"{recipe.task}: args.{name}", value, hints[name])
+    missing = [name for name, field in fields.items() if _required(field) and name not in recipe.args]
+    if missing:
+        raise CardError(f"{recipe.task}: args: missing {', '.join(missing)}")
+    return kind(**recipe.args)
+
+
+def _required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _check(where: str, value: Json, hint: Any) -> None:
+    """Raises CardError when `value` is not of the type `hint` (int, float or a Literal)."""
+    if typing.get_origin(hint) is typing.Literal:
+        if value not in typing.get_args(hint):
+            raise CardError(f"{where}: {value!r} is not one of {', '.join(map(str, typing.get_args(hint)))}")
+    elif isinstance(value, bool) or not isinstance(value, (int, float) if hint is float else hint):
+        raise CardError(f"{where}: {value!r} is not {'a number' if hint is float else 'a whole number'}")
+    elif value <= 0:
+        raise CardError(f"{where}: {value!r} is not positive")

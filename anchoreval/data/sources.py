@@ -1,0 +1,294 @@
+"""The published texts behind RULER: found in --data-dir or the cache, else downloaded once; never bundled.
+
+Every text that is used is recorded (`describe`): its file, its SHA-256 and whether it is the published file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from anchoreval.data.passage import Split
+from anchoreval.data.words import WordLists
+from anchoreval.errors import SourceError
+from anchoreval.schema import Json
+
+HaystackKind = Literal["published", "generated"]
+RULER_COMMIT = "c3f5e3b4f87f97e048793bb510a3a6b19a46bf3a"
+DOWNLOAD_SECONDS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A file as it was published: its hash, and the addresses that serve it (none: `recipe` says how to
+    make it).
+    """
+
+    file: str
+    sha256: str
+    addresses: tuple[str, ...] = ()
+    recipe: str = ""
+
+
+ESSAYS = Published(
+    "PaulGrahamEssays.json",
+    "8d31e1b660e0f2180bcca6d238e18f77921df9d158611582b860da1762b6d3dd",
+    recipe="no address serves this file: it is scraped by "
+    "scripts/data/synthetic/json/download_paulgraham_essay.py of "
+    f"https://github.com/NVIDIA/RULER at {RULER_COMMIT[:7]} (html2text 2025.4.15 and beautifulsoup4 4.15.0 "
+    "are known to have given the published bytes)",
+)
+SQUAD = Published(
+    "squad.json",
+    "80a5225e94905956a6446d296ca1093975c4d3b3260f1d6c8f68bc2ab77182d8",
+    ("https://rajpurkar.github.io/SQuAD-explorer/dataset/dev-v2.0.json",),
+)
+HOTPOT = Published(
+    "hotpotqa.json",
+    "e3da074df24e8369009918aa5cdbdd254dadcde4c63f7569d36afd6f2268caa8",
+    (
+        "http://curtis.ml.cmu.edu/datasets/hotpot/hotpot_dev_distractor_v1.json",
+        "https://huggingface.co/datasets/namlh2004/hotpotqa/resolve/7e54db4656209750ff487f6fdf8e39a66dba136b/"
+        "hotpot_dev_distractor_v1.json",
+    ),
+)
+ENGLISH_WORDS = Published(
+    "english_words.json",
+    "affcd6d45fdf3cc843d585c99c97ad615094e760e6c4756b654bab6c73bc2eca",
+    (
+        f"https://media.githubusercontent.com/media/NVIDIA/RULER/{RULER_COMMIT}/scripts/data/synthetic/json/english_words.json",
+    ),
+)
+PUNKT = "tokenizers/punkt_tab/english"
+
+
+def default_cache() -> Path:
+    """$XDG_CACHE_HOME/anchoreval, else ~/.cache/anchoreval."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "anchoreval"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question, its acceptable answers, the documents that hold them and those of the same article."""
+
+    text: str
+    answers: tuple[str, ...]
+    gold: tuple[int, ...]
+    related: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """Questions in file order and every document once, sorted."""
+
+    documents: Sequence[str]
+    questions: Sequence[Question]
+
+
+class Sources:
+    """Where texts come from. `haystack="generated"` replaces essays and question sets by the package's own
+    prose.
+
+    Texts are read when first asked for. Raises SourceError for one that cannot be had.
+    """
+
+    def __init__(
+        self,
+        data_dir: str | Path | None = None,
+        haystack: HaystackKind = "published",
+        wordlists: WordLists = "3.0.1",
+        cache: str | Path | None = None,
+        offline: bool = False,
+    ) -> None:
+        self.data_dir = Path(data_dir).expanduser() if data_dir else None
+        self.haystack: HaystackKind = haystack
+        self.wordlists: WordLists = wordlists
+        self.cache = Path(cache).expanduser() if cache else default_cache()
+        self.offline = offline
+        self._used: dict[str, dict[str, Json]] = {}
+
+    @property
+    def comparable(self) -> bool:
+        """Whether every text used so far is the published one, so that scores compare with published
+        RULER's.
+        """
+        return self.haystack == "published" and all(each["published"] for each in self._used.values())
+
+    def describe(self) -> dict[str, Json]:
+        """JSON for a run's header: the choices made, and for every file read so far what it is."""
+        files = {name: self._said(name) for name in sorted(self._used)}
+        return {"haystack": self.haystack, "wordlists": f"wonderwords {self.wordlists}", **files}
+
+    def _said(self, name: str) -> str:
+        used = self._used[name]
+        return "published" if used["published"] else f"not the published file: sha256 {used['sha256']}"
+
+    def files(self) -> dict[str, Json]:
+        """Every file read so far: its SHA-256, size, and whether it is the published one."""
+        return dict(sorted(self._used.items()))
+
+    def essay(self) -> str:
+        """The essays as one text."""
+        text = self._read(ESSAYS)["text"]
+        if not isinstance(text, str):
+            raise SourceError(f'{ESSAYS.file}: expected {{"text": "..."}}')
+        return text
+
+    @cached_property
+    def squad(self) -> Questions:
+        """SQuAD: answerable questions, the paragraphs of all articles as documents."""
+        articles = self._read(SQUAD)["data"]
+        documents = sorted(
+            {paragraph["context"] for article in articles for paragraph in article["paragraphs"]}
+        )
+        place = {text: index for index, text in enumerate(documents)}
+        questions = []
+        for article in articles:
+            own = [place[paragraph["context"]] for paragraph in article["paragraphs"]]
+            for paragraph, gold in zip(article["paragraphs"], own, strict=True):
+                related = tuple(index for index in own if index != gold)
+                questions += [
+                    Question(
+                        entry["question"],
+                        tuple(answer["text"] for answer in entry["answers"]),
+                        (gold,),
+                        related,
+                    )
+                    for entry in paragraph["qas"]
+                    if not entry["is_impossible"]
+                ]
+        return Questions(documents, questions)
+
+    @cached_property
+    def hotpot(self) -> Questions:
+        """HotpotQA (distractor setting): each question with its ten paragraphs."""
+        entries = self._read(HOTPOT)
+        texts = [[f"{title}\n{''.join(lines)}" for title, lines in entry["context"]] for entry in entries]
+        documents = sorted({text for own in texts for text in own})
+        place = {text: index for index, text in enumerate(documents)}
+        return Questions(
+            documents,
+            [
+                Question(entry["question"], (entry["answer"],), tuple(place[text] for text in own))
+                for entry, own in zip(entries, texts, strict=True)
+            ],
+        )
+
+    @cached_property
+    def english_words(self) -> list[str]:
+        """The long word list: only asked for by common-words texts of more than about 8,000 words."""
+        return list(self._read(ENGLISH_WORDS).values())
+
+    def sentence_splitter(self) -> Split:
+        """Nltk's English sentence splitter (importing nltk costs about one CPU second)."""
+        from nltk.tokenize.punkt import PunktSentenceTokenizer
+
+        splitter = PunktSentenceTokenizer()
+        splitter._params = _punkt_parameters(self._punkt())
+
+        def split(text: str) -> list[tuple[int, int]]:
+            return list(splitter.span_tokenize(text))
+
+        return split
+
+    def _punkt(self) -> Path:
+        """The punkt_tab folder: under --data-dir or the cache, else on nltk's own search path."""
+        import nltk.data
+
+        roots = [root / inner for root in self._places() for inner in ("nltk", "nltk_data", ".")]
+        for root in [*roots, *map(Path, nltk.data.path)]:
+            if (root / PUNKT / "abbrev_types.txt").is_file():
+                return root / PUNKT
+        raise SourceError(
+            f"nltk's sentence model is missing: expected nltk/{PUNKT} under --data-dir or an nltk_data "
+            "folder (python -m nltk.downloader punkt_tab), or use --haystack generated"
+        )
+
+    def _places(self) -> list[Path]:
+        return [*([self.data_dir] if self.data_dir else []), self.cache]
+
+    def _read(self, source: Published) -> Any:
+        """The parsed file; remembers its hash."""
+        path = self._find(source)
+        content = path.read_bytes()
+        sha256 = hashlib.sha256(content).hexdigest()
+        self._used[source.file] = {
+            "sha256": sha256,
+            "published": sha256 == source.sha256,
+            "bytes": len(content),
+        }
+        try:
+            return json.loads(content)
+        except ValueError as error:
+            raise SourceError(
+                f"{path} is not JSON ({error}); a git-lfs pointer must be replaced by its file"
+            ) from None
+
+    def _find(self, source: Published) -> Path:
+        for place in self._places():
+            if (place / source.file).is_file():
+                return place / source.file
+        reasons = []
+        for address in () if self.offline else source.addresses:
+            try:
+                return download(address, self.cache / source.file, source.sha256)
+            except (OSError, SourceError) as error:
+                reasons.append(f"{address}: {error}")
+        raise SourceError(_missing(source, self._places(), reasons))
+
+
+def _punkt_parameters(folder: Path) -> Any:
+    """Nltk's PunktParameters from the four text files of a punkt_tab folder (nltk itself reads only its own
+    paths).
+    """
+    from nltk.tokenize.punkt import PunktParameters
+
+    def rows(name: str) -> list[list[str]]:
+        lines = (folder / name).read_text(encoding="utf-8").split("\n")
+        return [line.split("\t") for line in lines if line]
+
+    parameters = PunktParameters()
+    parameters.abbrev_types = {row[0] for row in rows("abbrev_types.txt")}
+    parameters.sent_starters = {row[0] for row in rows("sent_starters.txt")}
+    parameters.collocations = {(row[0], row[1]) for row in rows("collocations.tab")}
+    for word, flags in rows("ortho_context.tab"):
+        parameters.ortho_context[word] = int(flags)
+    return parameters
+
+
+def _missing(source: Published, places: Sequence[Path], reasons: Sequence[str]) -> str:
+    tried = "; ".join(reasons) or source.recipe or f"published at {' or '.join(source.addresses)}"
+    looked = " and ".join(map(str, places))
+    return (
+        f"{source.file} is missing (looked in {looked}; {tried}): put the file there and name the folder "
+        "with --data-dir, or use --haystack generated"
+    )
+
+
+def download(address: str, target: Path, sha256: str) -> Path:
+    """Fetches a file to `target`, which appears only when its SHA-256 is right.
+
+    Raises OSError when it cannot be fetched or written, SourceError when its hash is another.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    digest = hashlib.sha256()
+    try:
+        with urllib.request.urlopen(address, timeout=DOWNLOAD_SECONDS) as answer, part.open("wb") as file:
+            while block := answer.read(1 << 20):
+                digest.update(block)
+                file.write(block)
+        if digest.hexdigest() != sha256:
+            raise SourceError(f"its SHA-256 is {digest.hexdigest()}, expected {sha256}")
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+    return target

@@ -1,0 +1,107 @@
+"""Exact token counts of texts that are put together from pieces, re-tokenising only the seams.
+
+A piece is cut at its first and its last safe cut (see token_cuts) into head, body and tail. The body's
+count is the same wherever the piece stands, so it is counted once; tail + next head are counted together,
+once per pair. With a tokenizer that has no safe cuts every count tokenises the whole text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+from anchoreval.schema import Tokenizer
+
+LEAD = "a"  # what stands before a text that is counted as a continuation
+SEAMS_KEPT = 50_000
+
+
+@dataclass(slots=True, eq=False)
+class Piece:
+    """A stretch of prompt. `parts` is (head, tokens of the body, tail) once counted; tail None: no cut, all
+    head.
+
+    A piece belongs to one tally: do not count it with two tokenizers.
+    """
+
+    text: str
+    parts: tuple[str, int, str | None] | None = None
+
+
+class Tally:
+    """Counts texts, whole or by their pieces, with one tokenizer."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        after: frozenset[str] = getattr(tokenizer, "cut_after", frozenset())
+        self.adds_up = LEAD in after
+        self._after = after
+        self._cut = (
+            re.compile(f"(?<=[{re.escape(''.join(sorted(after)))}]) (?=[!-~])") if self.adds_up else None
+        )
+        self._lead = tokenizer.count(LEAD) if self.adds_up else 0
+        self._seam = lru_cache(SEAMS_KEPT)(self.following)
+        self._opening = lru_cache(1024)(tokenizer.count)
+
+    def whole(self, text: str) -> int:
+        """Tokens of `text`, tokenised at once."""
+        return self._tokenizer.count(text)
+
+    def following(self, text: str) -> int:
+        """Tokens of `text` where it follows a safe cut (it must be empty or begin at one)."""
+        return self._tokenizer.count(LEAD + text) - self._lead if text else 0
+
+    def cuts_after(self, characters: str) -> bool:
+        """Whether a space is a safe cut after every one of these characters."""
+        return self.adds_up and self._after.issuperset(characters)
+
+    def first_cut(self, text: str, start: int, end: int) -> int | None:
+        """The first safe cut of `text` at start..end, None when there is none."""
+        found = self._cut.search(text, start, end) if self._cut else None
+        return found.start() if found else None
+
+    def last_cut(self, text: str, start: int, end: int) -> int:
+        """The last safe cut of text[:end]; `start` is one before it."""
+        assert self._cut is not None
+        at = text.rfind(" ", start, end)
+        while at > start:
+            if self._cut.match(text, at, end):
+                return at
+            at = text.rfind(" ", start, at)
+        return start
+
+    def parts(self, piece: Piece) -> tuple[str, int, str | None]:
+        """Head, tokens of the body and tail of a piece; kept on the piece."""
+        if piece.parts is None:
+            piece.parts = self._measure(piece.text)
+        return piece.parts
+
+    def _measure(self, text: str) -> tuple[str, int, str | None]:
+        start = self.first_cut(text, 0, len(text))
+        if start is None:
+            return text, 0, None
+        last = self.last_cut(text, start, len(text))
+        return text[:start], self.following(text[start:last]), text[last:]
+
+    def count(self, pieces: Iterable[Piece]) -> int:
+        """Tokens of the pieces put together: exactly those of the joined text."""
+        if not self.adds_up:
+            return self._tokenizer.count("".join(piece.text for piece in pieces))
+        total, pending, seam = 0, "", self._opening
+        for piece in pieces:
+            head, body, tail = piece.parts or self.parts(piece)
+            pending += head
+            if tail is not None:
+                total += (seam(pending) if pending else 0) + body
+                pending, seam = tail, self._seam
+        return total + (seam(pending) if pending else 0)
+
+    def repeat(self, piece: Piece, times: int) -> Piece:
+        """The piece `times` times in a row as one piece, counted without tokenising it again."""
+        whole = Piece(piece.text * times)
+        head, body, tail = self.parts(piece)
+        if tail is not None and times > 0:
+            whole.parts = (head, times * body + (times - 1) * self._seam(tail + head), tail)
+        return whole

@@ -1,0 +1,68 @@
+"""Every error that a user can cause, as one tree; the command line prints one line and exits with code 2.
+
+AnchorEvalError
+|-- CardError            a card: names file, entry and key
+|-- UnknownName          a task, model, arm or board that does not exist: names the nearest
+|-- UnsupportedArm       a backend cannot compute an arm: names the field
+|-- LengthError          a length over the model's limit, or shorter than the task can be made
+|   `-- OverlongPrompt   one prompt that does not fit its length
+|-- SourceError          source texts that are absent or differ from their checksum
+|-- RunError             a run folder that is locked, torn, foreign or cannot be written
+|-- ModelError           a checkpoint that cannot be loaded, or has no RoPE
+`-- MissingExtra         an optional package that is not installed
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class AnchorEvalError(Exception):
+    """One line that names what is wrong and how to mend it."""
+
+
+class CardError(AnchorEvalError):
+    """A card that does not parse: file, entry and key."""
+
+
+class UnsupportedArm(AnchorEvalError):
+    """An arm that this backend or model cannot compute: names the field."""
+
+
+class LengthError(AnchorEvalError):
+    """A length that a task or a model cannot serve; `smallest` is the shortest that can, in tokens, where known."""
+
+    def __init__(self, message: str, smallest: int | None = None) -> None:
+        super().__init__(message)
+        self.smallest = smallest
+
+
+class OverlongPrompt(LengthError):
+    """One prompt, tokenised, that does not fit its length."""
+
+
+class SourceError(AnchorEvalError):
+    """Source texts that are absent or wrong: the address, the expected file and the flag."""
+
+
+class RunError(AnchorEvalError):
+    """A run folder that is locked, belongs to other settings, or cannot be written."""
+
+
+class ModelError(AnchorEvalError):
+    """A checkpoint or tokenizer that cannot be used as asked."""
+
+
+class MissingExtra(AnchorEvalError):
+    """An optional package that is not installed: the install command."""
+
+
+class UnknownName(AnchorEvalError):
+    """A name that does not exist, with the nearest ones that do."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        names = sorted(known)
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names[:12])}"
+        super().__init__(f"unknown {kind} {name!r}: {hint}")

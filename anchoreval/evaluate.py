@@ -1,0 +1,110 @@
+"""One command as a function: model + tasks + lengths + arms -> a run on disk.
+
+`anchoreval run` parses its flags into this call; nothing else stands between the two.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+from collections.abc import Callable, Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from anchoreval.arms import parse_arms
+from anchoreval.backends import open_backend
+from anchoreval.backends.checkpoint import folder_of
+from anchoreval.cards import find_model, select_tasks
+from anchoreval.data.sources import HaystackKind, Sources
+from anchoreval.errors import AnchorEvalError
+from anchoreval.prompt import Template
+from anchoreval.results import Run, RunFolder, load_run
+from anchoreval.run import Makeable, Plan, Progress, header_of, make_cells, run_cells, run_directory
+from anchoreval.tokenizer import load_tokenizer
+
+Watch = Callable[[int], contextlib.AbstractContextManager[Progress]]
+
+
+@contextlib.contextmanager
+def unwatched(total: int) -> Iterator[Progress]:
+    """Progress that is not shown; `total` is the number of records to come."""
+    yield lambda _: None
+
+
+def evaluate(
+    model: str,
+    tasks: str,
+    *,
+    lengths: Sequence[int] | None = None,
+    rope: str = "native",
+    limit: int | None = None,
+    output: str | Path = "runs",
+    dtype: str = "auto",
+    kernel: str = "sdpa",
+    backend: Literal["hf", "fake"] = "hf",
+    template: Template | None = None,
+    haystack: HaystackKind = "published",
+    data_dir: str | Path | None = None,
+    wordlists: Literal["3.0.1", "2.2.0"] = "3.0.1",
+    seed: int = 42,
+    max_length: int | None = None,
+    options: dict[str, Any] | None = None,
+    watch: Watch = unwatched,
+) -> Run:
+    """The finished run: every sample of every task and length, answered under every arm and scored.
+
+    `model` is a card of models/, a folder or a hub id; `tasks` are suites, sets, tasks or globs; `lengths` are tokens
+    of the model under test, prompt plus answer (default: the card's); `rope` are arms, comma separated; `max_length`
+    overrides the number of positions that the checkpoint states; `options` go to the backend (device, chunk_tokens,
+    batch_tokens, rows, trust_remote_code). The same call again resumes a run that was cut off.
+    Errors: AnchorEvalError, one line each, before anything is computed where that is possible.
+    """
+    if limit is not None and limit < 1:
+        raise AnchorEvalError("--limit takes a number of samples from 1 upwards")
+    chosen, single = select_tasks(tasks)
+    name, card = find_model(model)
+    plan = Plan(
+        tasks=tuple(chosen),
+        lengths=tuple(sorted(set(lengths))) if lengths else None,
+        arms=parse_arms(rope, dtype, kernel),
+        limit=limit,
+        seed=seed,
+        template=template or card.template,
+        sources=Sources(data_dir, haystack, wordlists),
+        single=single,
+    )
+    folder = folder_of(card.checkpoint, weights=False)
+    tokenizer = load_tokenizer(folder)
+    window = max_length or card.max_length or stated_length(folder)
+    made = make_cells(plan, tokenizer, window)
+    engine = open_backend(backend, card.checkpoint, dtype=dtype, kernel=kernel, **(options or {}))
+    try:
+        facts = {"name": name, "path": card.checkpoint, "window": window, "about": card.about}
+        header = header_of(plan, made, engine, tokenizer, facts, _now()) | {"version": metadata.version("anchoreval")}
+        directory = run_directory(Path(output), name, header)
+        with RunFolder(directory, header) as disk, watch(_records(made, plan)) as progress:
+            run_cells(made.cells, plan, engine, tokenizer, window, disk, progress)
+            disk.update_header(finished=_now(), sources=plan.sources.describe(), source_files=plan.sources.files())
+    finally:
+        engine.close()
+    return load_run(directory)
+
+
+def stated_length(folder: Path) -> int | None:
+    """Positions that config.json states, None where it states none or where there is no such file."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    stated = config.get("text_config", config).get("max_position_embeddings")
+    return stated if isinstance(stated, int) else None
+
+
+def _records(made: Makeable, plan: Plan) -> int:
+    return len(plan.arms) * sum(cell.asked for cell in made.cells)
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,146 @@
+"""Sample + tokenizer -> Request: the anchor token, the prompt's tokens with their segments, the reference answer.
+
+The text is tokenised once and whole, so its tokens are those that any other harness sends. Nothing is truncated.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
+
+from anchoreval.errors import ModelError, OverlongPrompt
+from anchoreval.schema import Request, Sample, Wrap
+
+ReferenceForm = Literal["comma", "space", "numbered", "first"]
+Template = Literal["base", "chat"]
+_SENTINEL = "anchoreval-user-turn"
+
+
+class PromptTokenizer(Protocol):
+    """What this module needs of a tokenizer."""
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`, no special tokens added."""
+        ...
+
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Character span of every token of `text`, no special tokens added."""
+        ...
+
+    @property
+    def bos(self) -> tuple[str, int] | None:
+        """Text and id of the BOS token."""
+        ...
+
+    @property
+    def eos(self) -> tuple[str, int] | None:
+        """Text and id of the EOS token."""
+        ...
+
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja text of the chat template."""
+        ...
+
+
+def anchor_token(tokenizer: PromptTokenizer) -> tuple[str, int]:
+    """Text and id of the token at index 0 of every prompt: BOS, or EOS for tokenizers without one (Qwen)."""
+    anchor = tokenizer.bos or tokenizer.eos
+    if anchor is None:
+        raise ModelError("the tokenizer has neither a BOS nor an EOS token, so there is no anchor token to put first")
+    return anchor
+
+
+def wrap_of(tokenizer: PromptTokenizer, template: Template) -> Wrap:
+    """The text before and after the user's turn: empty for `base`, the model's own chat template for `chat`.
+
+    A BOS token that the chat template writes is left out: `to_request` puts the anchor in front, exactly once.
+    """
+    if template == "base":
+        return Wrap()
+    if not tokenizer.chat_template:
+        raise ModelError("this tokenizer has no chat template: use --template base")
+    rendered = _render(tokenizer.chat_template, tokenizer)
+    opening, found, closing = rendered.partition(_SENTINEL)
+    if not found:
+        raise ModelError("the chat template drops the user's turn: use --template base")
+    if tokenizer.bos:
+        opening = opening.removeprefix(tokenizer.bos[0])
+    return Wrap(opening, closing)
+
+
+def _render(template: str, tokenizer: PromptTokenizer) -> str:
+    """One user turn and the start of the answer, rendered the way transformers renders chat templates."""
+    from jinja2.exceptions import TemplateError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def refuse(message: str) -> None:
+        raise ModelError(f"the chat template refuses a plain user turn: {message}")
+
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+    environment.globals.update(raise_exception=refuse, strftime_now=lambda _: "01 Jan 2025")
+    values: dict[str, Any] = {
+        "messages": [{"role": "user", "content": _SENTINEL}],
+        "add_generation_prompt": True,
+        "bos_token": tokenizer.bos[0] if tokenizer.bos else "",
+        "eos_token": tokenizer.eos[0] if tokenizer.eos else "",
+    }
+    try:
+        return environment.from_string(template).render(**values)
+    except TemplateError as error:
+        raise ModelError(f"the chat template cannot be rendered ({error}): use --template base") from error
+
+
+def reference_text(references: Sequence[str], form: ReferenceForm) -> str:
+    """The reference answer as a model would write it, the text whose log-probability is taken."""
+    if form == "first":
+        return references[0] if references else ""
+    if form == "numbered":
+        return " ".join(f"{number}. {text}" for number, text in enumerate(references, 1))
+    return (", " if form == "comma" else " ").join(references)
+
+
+def to_request(
+    sample: Sample, tokenizer: PromptTokenizer, form: ReferenceForm, window: int | None, stop: tuple[str, ...] = ()
+) -> Request:
+    """The sample as token ids, the anchor token first.
+
+    `window` is the number of positions the model has: anchor, prompt and all generated tokens but the last (which
+    is never fed back) must fit, else OverlongPrompt.
+    """
+    text = sample.prompt
+    anchor_text, anchor_id = anchor_token(tokenizer)
+    ids = tokenizer.encode(text)
+    if ids and ids[0] == anchor_id:
+        raise ModelError(f"{sample.id}: the prompt starts with the anchor token {anchor_text!r}, which is added in front")
+    positions = len(ids) + sample.max_new_tokens
+    if window is not None and positions > window:
+        raise OverlongPrompt(f"{sample.id}: needs {positions} positions, the model has {window}")
+    ends = list(itertools.accumulate(len(segment.text) for segment in sample.segments))
+    segment_ids = [min(bisect.bisect_right(ends, start), len(ends) - 1) for start, _ in tokenizer.spans(text)]
+    return Request(
+        sample_id=sample.id,
+        token_ids=(anchor_id, *ids),
+        segment_ids=(-1, *segment_ids),
+        roles=tuple(segment.role for segment in sample.segments),
+        max_new_tokens=sample.max_new_tokens,
+        stop=stop,
+        reference_ids=tuple(_continuation(text, reference_text(sample.references, form), ids, tokenizer)),
+    )
+
+
+def _continuation(prompt: str, answer: str, ids: list[int], tokenizer: PromptTokenizer) -> list[int]:
+    """Token ids of the answer after the prompt; tokenised together where that leaves the prompt's tokens alone.
+
+    Only the prompt's last line is tokenised again: no pre-tokenizer joins text across it and the answer differently.
+    """
+    if not answer:
+        return []
+    glue = "" if prompt[-1:].isspace() else " "
+    tail = prompt[prompt.rfind("\n") + 1 :]
+    alone, together = tokenizer.encode(tail), tokenizer.encode(tail + glue + answer)
+    if together[: len(alone)] == alone:
+        return together[len(alone) :]
+    return tokenizer.encode(glue + answer)

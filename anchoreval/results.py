@@ -1,0 +1,199 @@
+"""A run folder: header.json first, then records.jsonl, one flushed line per record.
+
+Locked while written; a torn last line is dropped and redone; a failed write is a failed run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from anchoreval.errors import RunError
+from anchoreval.schema import Json, Record
+
+SCHEMA = 1
+HEADER, RECORDS, LOCK = "header.json", "records.jsonl", "lock"
+_FIELDS = {item.name for item in dataclasses.fields(Record)}
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run read from disk."""
+
+    path: Path
+    header: Mapping[str, Json]
+    records: tuple[Record, ...]
+
+
+def fingerprint(identity: Mapping[str, Json]) -> str:
+    """Sixteen hexadecimal digits over a canonical JSON of everything that changes a record."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def to_line(record: Record) -> bytes:
+    """The record as one JSON line in UTF-8; unpaired surrogates are escaped, so any text survives."""
+    return (json.dumps(dataclasses.asdict(record), ensure_ascii=True, allow_nan=False) + "\n").encode("ascii")
+
+
+def from_line(line: bytes) -> Record:
+    """The record of one line; ValueError when it is torn or has other fields."""
+    values: dict[str, Any] = json.loads(line)
+    if not isinstance(values, dict) or values.keys() != _FIELDS:
+        raise ValueError("not a record")
+    return Record(**{**values, "references": tuple(values["references"])})
+
+
+def _complete_lines(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                yield line
+
+
+def read_records(path: Path) -> list[Record]:
+    """All whole records of a records file, a torn last line left out; RunError names a line that is broken inside."""
+    records = []
+    for number, line in enumerate(_complete_lines(path), 1):
+        try:
+            records.append(from_line(line))
+        except ValueError as error:
+            raise RunError(f"{path}:{number}: {error}: delete this line and run the command again") from error
+    return records
+
+
+def load_run(path: Path) -> Run:
+    """Header and records of one run folder."""
+    try:
+        header = json.loads((path / HEADER).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: no run here: {HEADER} cannot be read ({error})") from error
+    records = read_records(path / RECORDS) if (path / RECORDS).exists() else []
+    return Run(path, header, tuple(records))
+
+
+def find_runs(paths: Iterable[Path]) -> list[Path]:
+    """The run folders at or under each path, sorted; RunError for a path that holds none."""
+    found: list[Path] = []
+    for path in paths:
+        here = [path] if (path / HEADER).is_file() else sorted(item.parent for item in path.glob(f"**/{HEADER}"))
+        if not here:
+            raise RunError(f"{path}: no run here: no {HEADER} in it or under it")
+        found += here
+    return list(dict.fromkeys(found))
+
+
+class RunFolder:
+    """A run folder open for writing, as a context manager; only one process can hold it."""
+
+    def __init__(self, path: Path, header: Mapping[str, Json]) -> None:
+        self.path, self._header = path, dict(header)
+        self.done: dict[str, Record] = {}
+
+    def __enter__(self) -> RunFolder:
+        with _named(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.path / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._lock)
+            raise RunError(f"{self.path}: another process is writing this run; wait for it or use another --output") from error
+        try:
+            self._resume()
+            with _named(self.path):
+                self._file = os.open(self.path / RECORDS, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
+        except BaseException:
+            os.close(self._lock)
+            raise
+        return self
+
+    def _resume(self) -> None:
+        """Check the header that lies there, drop a torn last line, write the header of this run."""
+        header = self.path / HEADER
+        if header.exists():
+            old = load_run_header(header)
+            if old.get("identity") != self._header.get("identity"):
+                raise RunError(f"{header}: made with other settings; use another --output")
+            self._header = {**self._header, "created": old["created"], "resumed": int(old.get("resumed", 0)) + 1}
+        records = self.path / RECORDS
+        if records.exists():
+            with _named(self.path):
+                _drop_torn_line(records)
+            self.done = {record.key: record for record in read_records(records)}
+        with _named(self.path):
+            write_whole(header, json.dumps(self._header, indent=1, sort_keys=True) + "\n")
+
+    def append(self, record: Record) -> None:
+        """One more line, on disk when this returns."""
+        line = to_line(record)
+        with _named(self.path):
+            if os.write(self._file, line) != len(line):
+                raise OSError("only a part of the line could be written")
+            os.fsync(self._file)
+        self.done[record.key] = record
+
+    def update_header(self, **changes: Json) -> None:
+        """Replace keys of the header, whole or not at all."""
+        self._header |= changes
+        with _named(self.path):
+            write_whole(self.path / HEADER, json.dumps(self._header, indent=1, sort_keys=True) + "\n")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._file)
+        os.close(self._lock)
+
+
+def load_run_header(path: Path) -> dict[str, Json]:
+    """A header file as JSON; RunError when it is not."""
+    try:
+        header: dict[str, Json] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: cannot be read ({error}); delete the folder or use another --output") from error
+    return header
+
+
+def _drop_torn_line(path: Path) -> None:
+    """Cut the file after its last newline."""
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        end, step = size, 65536
+        while end > 0:
+            start = max(0, end - step)
+            file.seek(start)
+            newline = file.read(end - start).rfind(b"\n")
+            if newline >= 0:
+                end = start + newline + 1
+                break
+            end = start
+        if end < size:
+            file.truncate(end)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """The file holds the whole text or what it held before: written beside, synced, renamed."""
+    part = path.with_name(f"{path.name}.part")
+    with part.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """A failed write as RunError that names the folder."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{path}: cannot write the run: {error.strerror or error}") from error

@@ -1,0 +1,236 @@
+"""The loop: samples -> requests -> outputs -> scores -> lines on disk. Resumes where an earlier run stopped.
+
+Samples go through in groups of fixed size, each group under every arm before the next one: what is on disk is always
+paired. A group is the unit of computation, so a resumed group is computed exactly as an unbroken run would have.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from anchoreval.arms import Arm
+from anchoreval.backends import Backend
+from anchoreval.cards import Task
+from anchoreval.data import GENERATORS
+from anchoreval.data.recipe import Recipe
+from anchoreval.data.sources import Sources
+from anchoreval.errors import LengthError
+from anchoreval.prompt import Template, anchor_token, to_request, wrap_of
+from anchoreval.results import SCHEMA, RunFolder, fingerprint
+from anchoreval.schema import Output, Record, Request, Sample, Score
+from anchoreval.scoring import SCORERS
+from anchoreval.tokenizer import TextTokenizer
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is asked of a run, apart from the model; `single` names the tasks that were asked for one by one."""
+
+    tasks: tuple[Task, ...]
+    lengths: tuple[int, ...] | None
+    arms: tuple[Arm, ...]
+    limit: int | None
+    seed: int
+    template: Template
+    sources: Sources
+    single: frozenset[str] = frozenset()
+    group: int = 64
+
+    def identity(self, backend: Backend, tokenizer: TextTokenizer) -> dict[str, Any]:
+        """Everything that changes a record, as JSON; throughput settings are left out."""
+        return {
+            "schema": SCHEMA,
+            "engine": backend.fingerprint,
+            "tokenizer": tokenizer.sha256,
+            "tasks": [task.model_dump(mode="json") for task in self.tasks],
+            "lengths": self.lengths,
+            "arms": [arm.fingerprint() for arm in self.arms],
+            "limit": self.limit,
+            "seed": self.seed,
+            "template": self.template,
+            "sources": self.sources.describe(),
+        }
+
+
+@dataclass(slots=True)
+class Cell:
+    """The samples of one task at one length, made one after the other."""
+
+    task: Task
+    length: int
+    samples: Iterator[Sample]
+    asked: int
+
+
+@dataclass(slots=True)
+class Makeable:
+    """The cells that can be made, and those that cannot with the reason."""
+
+    cells: list[Cell] = field(default_factory=list)
+    unmakeable: list[dict[str, Any]] = field(default_factory=list)
+
+
+def samples_of(task: Task, length: int, count: int, plan: Plan, tokenizer: TextTokenizer) -> Iterator[Sample]:
+    """`count` samples of a task at a length, lazily; LengthError when the task cannot be made that short."""
+    recipe = Recipe(
+        task=task.address,
+        length=length,
+        max_new_tokens=task.max_new_tokens,
+        count=count,
+        args=task.args,
+        tokenizer=tokenizer,
+        sources=plan.sources,
+        wrap=wrap_of(tokenizer, plan.template),
+        seed=plan.seed,
+    )
+    return GENERATORS[task.generator](recipe)
+
+
+def make_cells(plan: Plan, tokenizer: TextTokenizer, window: int | None) -> Makeable:
+    """Every cell of the plan, its first sample already made.
+
+    A length that the model does not have, or that a singly named task cannot serve, is a LengthError; a task that
+    came with its suite is set aside with the reason instead, unless no cell is left.
+    """
+    made = Makeable()
+    for task in plan.tasks:
+        for length in plan.lengths or task.lengths:
+            if window is not None and length > window:
+                raise LengthError(f"length {length} is over the model's limit of {window} positions: --lengths up to {window}")
+            count = min(plan.limit or task.samples, task.samples)
+            samples = samples_of(task, length, count, plan, tokenizer)
+            try:
+                first = next(samples)
+            except LengthError as error:
+                if task.address in plan.single:
+                    raise
+                made.unmakeable.append({"task": task.address, "length": length, "why": str(error)})
+                continue
+            made.cells.append(Cell(task, length, itertools.chain([first], samples), count))
+    if not made.cells:
+        raise LengthError(made.unmakeable[0]["why"])
+    return made
+
+
+def key_of(request: Request, arm: Arm, engine: str) -> str:
+    """SHA-256 over prompt tokens, reference, decoding, arm and engine (which holds the weights)."""
+    digest = hashlib.sha256()
+    for ids in (request.token_ids, request.reference_ids):
+        digest.update(struct.pack(f"<{len(ids) + 1}i", len(ids), *ids))
+    decoding = {"max_new_tokens": request.max_new_tokens, "stop": request.stop, "greedy": True}
+    digest.update(json.dumps([request.sample_id, arm.fingerprint(), engine, decoding]).encode())
+    return digest.hexdigest()
+
+
+def to_record(key: str, sample: Sample, request: Request, arm: Arm, output: Output, score: Score) -> Record:
+    """The line on disk for one answered request."""
+    return Record(
+        key=key,
+        sample_id=sample.id,
+        task=sample.task,
+        length=sample.length,
+        index=sample.index,
+        arm=arm.name,
+        prompt_sha256=hashlib.sha256(sample.prompt.encode("utf-8", "surrogatepass")).hexdigest(),
+        prompt_tokens=len(request.token_ids),
+        references=sample.references,
+        facts=sample.facts,
+        output=output.text,
+        output_tokens=len(output.token_ids),
+        finish=output.finish,
+        score=score.value,
+        why=score.why,
+        reference_logprob=output.reference_logprob,
+        reference_tokens=len(request.reference_ids),
+        seconds=round(output.seconds, 4),
+    )
+
+
+def judge(task: Task, output: Output, references: Sequence[str]) -> Score:
+    """The task's score of an output; None with the reason where the model gave no answer at all."""
+    if output.finish == "error":
+        return Score(None, output.why or "the backend failed on this request")
+    return SCORERS[task.scorer](output.text, references)
+
+
+def run_cells(
+    cells: Sequence[Cell], plan: Plan, backend: Backend, tokenizer: TextTokenizer, window: int | None,
+    folder: RunFolder, progress: Progress,
+) -> None:
+    """Answer every sample of every cell under every arm; each record is on disk before the next is made."""
+    for cell in cells:
+        while samples := list(itertools.islice(cell.samples, plan.group)):
+            requests = [to_request(sample, tokenizer, cell.task.reference, window) for sample in samples]
+            for arm in plan.arms:
+                _run_group(cell.task, samples, requests, arm, backend, folder)
+                progress(len(samples))
+
+
+def _run_group(
+    task: Task, samples: Sequence[Sample], requests: Sequence[Request], arm: Arm, backend: Backend, folder: RunFolder
+) -> None:
+    """Answer one group under one arm; a group of which a part is on disk is computed whole, and only the rest written."""
+    keys = {request.sample_id: key_of(request, arm, backend.fingerprint) for request in requests}
+    if all(key in folder.done for key in keys.values()):
+        return
+    by_id = {sample.id: (sample, request) for sample, request in zip(samples, requests, strict=True)}
+    with backend.under(arm):
+        for output in backend.answer(requests):
+            key = keys[output.sample_id]
+            if key not in folder.done:
+                sample, request = by_id[output.sample_id]
+                score = judge(task, output, sample.references)
+                folder.append(to_record(key, sample, request, arm, output, score))
+
+
+def applied_arms(plan: Plan, backend: Backend) -> list[dict[str, Any]]:
+    """Every arm as asked and as applied, each installed once for proof; UnsupportedArm before anything is computed."""
+    arms = []
+    for arm in plan.arms:
+        with backend.under(arm) as applied:
+            arms.append({"name": arm.name, "asked": arm.asked(), "applied": dict(applied)})
+    return arms
+
+
+def header_of(
+    plan: Plan, made: Makeable, backend: Backend, tokenizer: TextTokenizer, model: dict[str, Any], created: str
+) -> dict[str, Any]:
+    """The header of the run: asked, applied, versions, sources; written before the first sample is answered."""
+    identity = plan.identity(backend, tokenizer)
+    anchor_text, anchor_id = anchor_token(tokenizer)
+    sources = plan.sources.describe()
+    return {
+        "schema": SCHEMA,
+        "run": fingerprint(identity),
+        "created": created,
+        "identity": identity,
+        "model": model,
+        "backend": backend.describe(),
+        "tokenizer": {"sha256": tokenizer.sha256, "anchor_token": anchor_text, "anchor_id": anchor_id},
+        "arms": applied_arms(plan, backend),
+        "tasks": [task.address for task in plan.tasks],
+        "scorers": {task.address: task.scorer for task in plan.tasks},
+        "lengths": sorted({cell.length for cell in made.cells} | {row["length"] for row in made.unmakeable}),
+        "asked": [{"task": cell.task.address, "length": cell.length, "samples": cell.asked} for cell in made.cells],
+        "unmakeable": made.unmakeable,
+        "limit": plan.limit,
+        "seed": plan.seed,
+        "template": plan.template,
+        "group": plan.group,
+        "sources": sources,
+        "comparable": plan.sources.comparable and plan.seed == 42,
+    }
+
+
+def run_directory(output: Path, model_name: str, header: dict[str, Any]) -> Path:
+    """`<output>/<model>/<run>`, the place of a run's files."""
+    return output / model_name / str(header["run"])

@@ -1,0 +1,135 @@
+"""The vocabulary: what one prompt is at each stage of its path. Frozen, standard library only.
+
+Sample (text) -> Request (token ids) -> Output (what the model said) -> Score -> Record (the line on disk).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+Role = Literal["preamble", "document", "query", "answer_prefix"]
+Finish = Literal["stop", "length", "error"]
+Json = Any  # what json.dumps takes
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A piece of a prompt. Masks and per-document positions act on the pieces whose role is `document`."""
+
+    role: Role
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One test item as text.
+
+    `segments` joined without separator are the prompt as sent under the base template, answer prefix included.
+    `length` is in tokens of the model under test: prompt plus answer budget. `facts` holds JSON values only.
+    """
+
+    task: str
+    length: int
+    index: int
+    segments: tuple[Segment, ...]
+    references: tuple[str, ...]
+    max_new_tokens: int
+    facts: Mapping[str, Json] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """`suite/task@length#index`, enough to make the sample again from the run's header."""
+        return f"{self.task}@{self.length}#{self.index}"
+
+    @property
+    def prompt(self) -> str:
+        """The whole text that is sent."""
+        return "".join(segment.text for segment in self.segments)
+
+
+@dataclass(frozen=True, slots=True)
+class Wrap:
+    """The text that a chat template puts before and after the user's turn; both empty for the base template."""
+
+    opening: str = ""
+    closing: str = ""
+
+
+class Tokenizer(Protocol):
+    """What sample generators may know of a tokenizer."""
+
+    def count(self, text: str) -> int:
+        """Tokens of `text`, no special tokens added."""
+        ...
+
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Character span (start, end) of every token of `text`, no special tokens added."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One prompt as token ids, the anchor token first.
+
+    `segment_ids[i]` is the index into `roles` of the segment that token i belongs to (the anchor: -1).
+    `reference_ids` is the reference answer that is teacher-forced after the prompt; empty when there is none.
+    """
+
+    sample_id: str
+    token_ids: tuple[int, ...]
+    segment_ids: tuple[int, ...]
+    roles: tuple[Role, ...]
+    max_new_tokens: int
+    stop: tuple[str, ...] = ()
+    reference_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a backend made of one request.
+
+    `reference_logprob` is the summed natural log-probability of `reference_ids` (None when there are none);
+    `seconds` is the wall time of the batch divided by its size.
+    """
+
+    sample_id: str
+    text: str
+    token_ids: tuple[int, ...]
+    finish: Finish
+    reference_logprob: float | None
+    seconds: float
+    why: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A judgement: `value` in 0..1, or None with the reason in `why`."""
+
+    value: float | None
+    why: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One line of records.jsonl; `key` identifies prompt tokens + weights + arm + decoding + engine."""
+
+    key: str
+    sample_id: str
+    task: str
+    length: int
+    index: int
+    arm: str
+    prompt_sha256: str
+    prompt_tokens: int
+    references: tuple[str, ...]
+    facts: Mapping[str, Json]
+    output: str
+    output_tokens: int
+    finish: Finish
+    score: float | None
+    why: str | None
+    reference_logprob: float | None
+    reference_tokens: int
+    seconds: float

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import itertools
+import random
+
+from tiny_models import prompts, request
+
+from anchoreval.backends.hf_plan import LEAST_ROWS, Limits, plan, shared, width
+
+LIMITS = Limits(chunk_tokens=64, batch_tokens=4_096, rows=16)
+
+
+def some(count: int) -> list:
+    return [request(str(i), p, max_new_tokens=8 + 8 * (i % 2)) for i, p in enumerate(prompts(count, 2, 900))]
+
+
+def test_every_request_is_planned_once_and_within_the_limits() -> None:
+    requests = some(200)
+    batches = list(plan(requests, LIMITS))
+    assert sorted(r.sample_id for b in batches for r in b.requests) == sorted(r.sample_id for r in requests)
+    for batch in batches:
+        assert len(batch.requests) <= LIMITS.rows
+        assert batch.solo or len(batch.requests) * batch.columns <= LIMITS.batch_tokens + batch.columns
+
+
+def test_where_a_row_lies_does_not_depend_on_the_other_requests() -> None:
+    requests = some(60)
+
+    def places(chosen: list) -> dict[str, tuple[int, int, bool]]:
+        return {r.sample_id: (b.start(r), b.base, b.solo) for b in plan(chosen, LIMITS) for r in b.requests}
+
+    everyone = places(requests)
+    for seed in range(5):
+        few = random.Random(seed).sample(requests, 7)
+        assert places(few) == {r.sample_id: everyone[r.sample_id] for r in few}
+
+
+def test_rows_that_share_a_batch_never_use_column_zero() -> None:
+    batches = [b for b in plan(some(100), LIMITS) if not b.solo]
+    assert batches
+    assert all(b.start(r) > 0 for b in batches for r in b.requests)
+
+
+def test_every_row_has_room_for_its_answer_and_its_reference() -> None:
+    requests = [request(str(i), p, 5, reference=(7,) * (3 * i)) for i, p in enumerate(prompts(50, 2, 300))]
+    for batch in plan(requests, LIMITS):
+        for r in batch.requests:
+            room = batch.columns - batch.start(r) - len(r.token_ids)
+            assert room >= max(r.max_new_tokens, len(r.reference_ids))
+
+
+def test_a_prompt_over_the_budget_runs_alone() -> None:
+    long = [request(str(i), p) for i, p in enumerate(prompts(3, 2_000, 2_000))]
+    assert [len(b.requests) for b in plan(long, LIMITS)] == [1, 1, 1]
+    assert all(b.solo for b in plan(long, LIMITS))
+
+
+def test_batches_of_one_size_are_filled_evenly() -> None:
+    same = [request(str(i), p) for i, p in enumerate(prompts(18, 100, 100))]
+    assert [len(b.requests) for b in plan(same, LIMITS)] == [9, 9]
+
+
+def test_prompts_with_a_common_beginning_are_neighbours() -> None:
+    heads = prompts(3, 200, 200)
+    asked = [request(f"{h}-{i}", heads[h] + (9 + i,) * 5) for i in range(4) for h in range(3)]
+    order = [r.sample_id.split("-")[0] for b in plan(asked, LIMITS) for r in b.requests]
+    assert sum(a != b for a, b in itertools.pairwise(order)) == 2
+
+
+def test_only_whole_chunks_are_shared_and_one_token_is_left() -> None:
+    first = tuple(range(10))
+    assert shared(first, first, 4) == 8
+    assert shared(first[:8], first[:8], 4) == 4
+    assert shared(first, (*first[:6], 99, 99), 4) == 4
+    assert shared(first, (99, *first), 4) == 0
+    assert shared(first, first, 10) == 0
+
+
+def test_batches_are_never_narrower_than_the_least_width() -> None:
+    assert [width(n, solo=False) for n in (1, 3, 4, 9)] == [LEAST_ROWS, LEAST_ROWS, 4, 9]
+    assert width(1, solo=True) == 1
