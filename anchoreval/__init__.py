@@ -1,1 +1,36 @@
-"""anchoreval."""
+"""Long-context evaluation under controlled RoPE precision.
+
+`evaluate` runs a model over tasks in arms; `load_run` reads a run; `cells` and `paired` are its statistics;
+`write_board` renders it. Importing the package imports neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from anchoreval.board import write_board as write_board
+    from anchoreval.errors import AnchorEvalError as AnchorEvalError
+    from anchoreval.evaluate import evaluate as evaluate
+    from anchoreval.results import Run as Run
+    from anchoreval.results import load_run as load_run
+    from anchoreval.stats import cells as cells
+    from anchoreval.stats import paired as paired
+
+_PUBLIC = {
+    "AnchorEvalError": "anchoreval.errors",
+    "Run": "anchoreval.results",
+    "cells": "anchoreval.stats",
+    "evaluate": "anchoreval.evaluate",
+    "load_run": "anchoreval.results",
+    "paired": "anchoreval.stats",
+    "write_board": "anchoreval.board",
+}
+__all__ = list(_PUBLIC)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

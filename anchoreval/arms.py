@@ -42,7 +42,7 @@ class Arm:
         """The arm as JSON, the way it was asked for."""
         return {
             "name": self.name,
-            "rope": {"level": str(self.rope), "sites": self.rope.sites()},
+            "rope": {"level": str(self.rope), "sites": self.rope.sites},
             "positions": self.positions,
             "attention": self.attention,
             "dtype": self.dtype,

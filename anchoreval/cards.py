@@ -55,12 +55,13 @@ class SuiteCard(Strict):
 
 
 class ModelCard(Strict):
-    """A file of `models/`: a checkpoint (hub id, or a folder beside the card) and what it was made for."""
+    """A file of `models/`: a checkpoint (hub id, or a folder beside the card) and the flags it is meant to run with."""
 
     about: str
     checkpoint: str
     max_length: Annotated[int, Field(gt=0)] | None = None
     template: Literal["base", "chat"] = "base"
+    haystack: Literal["published", "generated"] = "published"
     license: str | None = None
 
 

@@ -48,8 +48,8 @@ def _sources(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--haystack",
         choices=("published", "generated"),
-        default="published",
-        help="generated: prose and documents that the package makes; not comparable with published RULER",
+        help="generated: prose and documents that the package makes, not comparable with published RULER "
+        "(default: the model card's, else published)",
     )
     group.add_argument("--wordlists", choices=("3.0.1", "2.2.0"), default="3.0.1", help="wonderwords lists (default: %(default)s)")
     group.add_argument("--seed", type=int, default=42, help="seed of the prompts (default: %(default)s, RULER's)")

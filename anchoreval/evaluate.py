@@ -19,7 +19,7 @@ from anchoreval.backends.checkpoint import folder_of
 from anchoreval.cards import find_model, select_tasks
 from anchoreval.data.sources import HaystackKind, Sources
 from anchoreval.errors import AnchorEvalError
-from anchoreval.prompt import Template
+from anchoreval.prompt import Template, anchor_token
 from anchoreval.results import Run, RunFolder, load_run
 from anchoreval.run import Makeable, Plan, Progress, header_of, make_cells, run_cells, run_directory
 from anchoreval.tokenizer import load_tokenizer
@@ -45,20 +45,23 @@ def evaluate(
     kernel: str = "sdpa",
     backend: Literal["hf", "fake"] = "hf",
     template: Template | None = None,
-    haystack: HaystackKind = "published",
+    haystack: HaystackKind | None = None,
     data_dir: str | Path | None = None,
     wordlists: Literal["3.0.1", "2.2.0"] = "3.0.1",
     seed: int = 42,
     max_length: int | None = None,
     options: dict[str, Any] | None = None,
     watch: Watch = unwatched,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Run:
     """The finished run: every sample of every task and length, answered under every arm and scored.
 
     `model` is a card of models/, a folder or a hub id; `tasks` are suites, sets, tasks or globs; `lengths` are tokens
-    of the model under test, prompt plus answer (default: the card's); `rope` are arms, comma separated; `max_length`
+    of the model under test, prompt plus answer (default: the card's); `template` and `haystack` default to the model
+    card's, else base and published; `rope` are arms, comma separated; `max_length`
     overrides the number of positions that the checkpoint states; `options` go to the backend (device, chunk_tokens,
     batch_tokens, rows, trust_remote_code). The same call again resumes a run that was cut off.
+    `watch` shows progress, `tell` takes notices (a task that cannot be made so short, an unusual anchor token).
     Errors: AnchorEvalError, one line each, before anything is computed where that is possible.
     """
     if limit is not None and limit < 1:
@@ -72,13 +75,19 @@ def evaluate(
         limit=limit,
         seed=seed,
         template=template or card.template,
-        sources=Sources(data_dir, haystack, wordlists),
+        sources=Sources(data_dir, haystack or card.haystack, wordlists),
         single=single,
     )
+    if haystack is None and card.haystack != "published":
+        tell(f"haystack {card.haystack}, as the card of {name} says: not comparable with published RULER")
     folder = folder_of(card.checkpoint, weights=False)
     tokenizer = load_tokenizer(folder)
     window = max_length or card.max_length or stated_length(folder)
     made = make_cells(plan, tokenizer, window)
+    for row in made.unmakeable:
+        tell(f"left out: {row['why']}")
+    if tokenizer.bos is None:
+        tell(f"the tokenizer has no BOS token: the anchor token is {anchor_token(tokenizer)[0]!r}")
     engine = open_backend(backend, card.checkpoint, dtype=dtype, kernel=kernel, **(options or {}))
     try:
         facts = {"name": name, "path": card.checkpoint, "window": window, "about": card.about}

@@ -64,7 +64,8 @@ def _record(
     task: str, length: int, i: int, arm: str, score: float | None, text: str, reference: str
 ) -> Record:
     return Record(
-        key=f"{arm}{task}{length}{i}", sample_id=f"ruler/{task}@{length}#{i}", task=f"ruler/{task}", length=length,
+        key=f"{arm}{task}{length}{i}", sample_id=f"ruler/{task}@{length}#{i}",
+        task=f"ruler/{task}", length=length,
         index=i, arm=arm, prompt_sha256=f"{i:064x}", prompt_tokens=length - 100, references=(reference,),
         facts={"depth": i / 12}, output=text, output_tokens=8, finish="length", score=score,
         why="out of memory" if score is None else None, reference_logprob=-0.4 - (arm == "bf16-angle") * i,

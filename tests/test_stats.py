@@ -31,7 +31,8 @@ def record(
 ) -> Record:
     return Record(
         key=f"{arm}-{task}-{length}-{index}", sample_id=f"{task}@{length}#{index}", task=task, length=length,
-        index=index, arm=arm, prompt_sha256=prompt, prompt_tokens=400, references=("1",), facts={}, output="1",
+        index=index, arm=arm, prompt_sha256=prompt, prompt_tokens=400, references=("1",),
+        facts={}, output="1",
         output_tokens=1, finish="stop", score=score, why=None if score is not None else "error",
         reference_logprob=logprob, reference_tokens=2, seconds=0.1,
     )  # fmt: skip
@@ -85,7 +86,7 @@ def test_p_is_the_exact_mcnemar_test(up: int, down: int) -> None:
 
 
 def test_pairs_are_matched_by_sample_and_counted() -> None:
-    records = two_arms([1.0, 0.0, 1.0, None], [0.0, 0.0, 1.0, 1.0]) + [record(9, "a", 1.0)]
+    records = [*two_arms([1.0, 0.0, 1.0, None], [0.0, 0.0, 1.0, 1.0]), record(9, "a", 1.0)]
     pooled = stats.paired(records[::-1], "a", "b").pooled
     assert (pooled.pairs, pooled.left_out, pooled.discordant) == (3, 2, 1)
     assert pooled.difference == pytest.approx(1 / 3)
@@ -106,7 +107,8 @@ def test_arms_exchanged_give_the_negated_difference() -> None:
 def test_differences_are_pooled_by_length_and_over_everything() -> None:
     records = [
         record(i, arm, float(arm == "a" and length == 512), task, length)
-        for arm in ("a", "b") for task in ("ruler/vt", "ruler/cwe") for length in (512, 1024) for i in range(10)
+        for arm in ("a", "b") for task in ("ruler/vt", "ruler/cwe")
+        for length in (512, 1024) for i in range(10)
     ]  # fmt: skip
     found = stats.paired(records, "a", "b")
     assert [(one.task, one.length, one.pairs, one.difference) for one in found.lengths] == [

@@ -38,7 +38,10 @@ EMBEDDING_STD, CONSTANT, LOOK_BACK_AMPLITUDE, FAST_ROTATIONS = 0.08, 1.0, 6.3, 6
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Steps of one length and mixture; the learning rate is multiplied by `rate`, going to `rate_end` linearly."""
+    """Steps of one length and mixture; the learning rate is multiplied by `rate`, going to `rate_end` linearly.
+
+    `tokens` are those of a step, `first` the weight of the tokens that decide an answer.
+    """
 
     name: str
     steps: int
@@ -47,6 +50,7 @@ class Stage:
     rate: float = 1.0
     rate_end: float = 1.0
     tokens: int = 4608
+    first: float = 1.0
 
 
 STAGES = (
@@ -54,8 +58,11 @@ STAGES = (
     Stage("recall-192", 200, 192, {"copy": 0.2, "recall": 0.8}),
     Stage("recall-384", 120, 384, {"copy": 0.1, "recall": 0.9}),
     Stage("ruler-512", 400, 512, {"recall": 0.15, "needles": 0.45, "ruler": 0.4}, tokens=6144),
-    Stage("ruler-1024", 500, 1024, {"recall": 0.05, "needles": 0.4, "ruler": 0.55}, 1.0, 0.6, tokens=8192),
-    Stage("ruler-2048", 600, 2048, {"needles": 0.4, "ruler": 0.6}, 0.6, 0.05, tokens=8192),
+    Stage("ruler-1024", 60, 1024, {"recall": 0.05, "needles": 0.4, "ruler": 0.55}, tokens=8192),
+    Stage("match-256", 380, 256, {"recall": 0.6, "needles": 0.4}, first=6.0),
+    Stage("match-512", 300, 512, {"recall": 0.2, "needles": 0.5, "ruler": 0.3}, first=6.0),
+    Stage("long-1024", 400, 1024, {"needles": 0.4, "ruler": 0.6}, 1.0, 0.6, tokens=8192, first=4.0),
+    Stage("long-2048", 400, 2048, {"needles": 0.4, "ruler": 0.6}, 0.6, 0.02, tokens=8192, first=4.0),
 )
 
 
@@ -145,8 +152,8 @@ def rate_at(step: int) -> tuple[Stage, float]:
 
 def loss_of(
     model: LlamaForCausalLM, ids: list[list[int]], weights: list[list[float]], offset: int
-) -> tuple[torch.Tensor, float, int]:
-    """Weighted cross-entropy in nats, the share of answer tokens predicted right, and their number."""
+) -> tuple[torch.Tensor, tuple[float, float]]:
+    """Weighted cross-entropy in nats; the shares predicted right of answer tokens and of those that decide."""
     ids_BL = torch.tensor(ids)
     weights_N = torch.tensor(weights)[:, 1:].flatten()
     positions_BL = torch.arange(ids_BL.shape[1])[None] + offset
@@ -156,9 +163,9 @@ def loss_of(
         logits_NV = model.lm_head(hidden_BLD[:, :-1].flatten(0, 1)[rows_N]).float()
     targets_N, weights_N = ids_BL[:, 1:].flatten()[rows_N], weights_N[rows_N]
     losses_N = torch.nn.functional.cross_entropy(logits_NV, targets_N, reduction="none")
-    answers_N = weights_N >= 1.0
-    right = (logits_NV.argmax(-1) == targets_N)[answers_N].float().mean()
-    return (losses_N * weights_N).sum() / weights_N.sum(), float(right), int(answers_N.sum())
+    right_N = (logits_NV.argmax(-1) == targets_N).float()
+    right = float(right_N[weights_N >= 1.0].mean()), float(right_N[weights_N >= weights_N.max()].mean())
+    return (losses_N * weights_N).sum() / weights_N.sum(), right
 
 
 def train_step(
@@ -168,16 +175,16 @@ def train_step(
     stage, rate = rate_at(step)
     for group in optimizer.param_groups:
         group["lr"] = rate
-    ids, weights = tiny_data.batch(f"{SEED}-{step}", tokenizer, stage.length, stage.tokens, MAKERS, stage.mixture)
+    ids, weights = tiny_data.batch(f"{SEED}-{step}", tokenizer, stage.length, stage.tokens, MAKERS, stage.mixture, stage.first)
     offset = random.Random(step).randrange(MAX_POSITION - stage.length) if step % 2 else 0
-    loss, right, answers = loss_of(model, ids, weights, offset)
+    loss, right = loss_of(model, ids, weights, offset)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     if not math.isfinite(loss.item()):
         raise FloatingPointError(f"loss {loss.item()} at step {step}")
-    return {"step": step, "stage": stage.name, "loss": round(loss.item(), 4), "right": round(right, 4), "answers": answers}
+    return {"step": step, "stage": stage.name, "loss": round(loss.item(), 4), "right": [round(share, 4) for share in right]}
 
 
 def save_state(path: Path, model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, step: int) -> None:

@@ -115,12 +115,28 @@ def recall_example(rng: random.Random, tokenizer: Tokenizer, length: int) -> Exa
 Maker = Callable[[random.Random, Tokenizer, int], Example]
 
 
+def emphasised(example: Example, space: int, factor: float) -> list[float]:
+    """The weights, those of the first token of every answer and of every number in it times `factor`.
+
+    These decide which value is meant; the digits that follow only continue it.
+    """
+    ids, weights = example.ids, example.weights
+    return [
+        weight * factor if weight >= 1.0 and (weights[at - 1] < 1.0 or ids[at - 1] == space) else weight
+        for at, weight in enumerate(weights)
+    ]
+
+
 def batch(
-    seed: str, tokenizer: Tokenizer, length: int, tokens: int, makers: Mapping[str, Maker], mixture: dict[str, float]
+    seed: str, tokenizer: Tokenizer, length: int, tokens: int, makers: Mapping[str, Maker],
+    mixture: dict[str, float], first: float,
 ) -> tuple[list[list[int]], list[list[float]]]:
-    """About `tokens` tokens as rows of `length`: ids and weights, padded on the right with weight 0."""
+    """About `tokens` tokens as rows of `length`: ids and weights, padded on the right with weight 0.
+
+    `first` multiplies the weight of the tokens that decide an answer.
+    """
     rng = random.Random(seed)
-    pad = tokenizer.token_to_id(PAD)
+    pad, space = tokenizer.token_to_id(PAD), tokenizer.token_to_id("\u0120")
     ids, weights = [], []
     for _ in range(max(1, tokens // length)):
         kind = rng.choices(list(mixture), list(mixture.values()))[0]
@@ -129,5 +145,5 @@ def batch(
         if missing < 0:
             raise ValueError(f"a {kind} example of {len(example.ids)} tokens does not fit {length}")
         ids.append(example.ids + [pad] * missing)
-        weights.append(example.weights + [0.0] * missing)
+        weights.append(emphasised(example, space, first) + [0.0] * missing)
     return ids, weights

@@ -28,7 +28,7 @@ def corpus() -> list[str]:
 
 
 def trained(kind: str) -> Tokenizer:
-    """A tokenizer of 700 tokens. "crossing" joins words in its vocabulary, "unknown" splits by a rule of its own."""
+    """A tokenizer of 700 tokens: "crossing" has tokens of several words, "unknown" a rule of its own."""
     if kind == "wordpiece":
         tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
         tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from anchoreval.data import GENERATORS, Recipe
+from anchoreval.data.recipe import BASE
 from anchoreval.data.sources import Sources
 from anchoreval.schema import Sample, Tokenizer, Wrap
 
@@ -35,7 +36,7 @@ def recipe(
     count: int,
     tokenizer: Tokenizer,
     sources: Sources,
-    wrap: Wrap = Wrap(),
+    wrap: Wrap = BASE,
     seed: int = 42,
 ) -> Recipe:
     _, args, budget = TASKS[task]
@@ -43,6 +44,6 @@ def recipe(
 
 
 def samples(
-    task: str, length: int, count: int, tokenizer: Tokenizer, sources: Sources, wrap: Wrap = Wrap()
+    task: str, length: int, count: int, tokenizer: Tokenizer, sources: Sources, wrap: Wrap = BASE
 ) -> list[Sample]:
     return list(GENERATORS[TASKS[task][0]](recipe(task, length, count, tokenizer, sources, wrap)))

@@ -53,7 +53,7 @@ def test_chunks_count_as_their_text(kind: str, kinds: dict[str, TextTokenizer]) 
 def test_a_text_that_is_too_short_is_repeated(tokenizer: TextTokenizer) -> None:
     essay = Essay(" One two.  Three\nfour. ", split, Tally(tokenizer))
     found = essay.upto(15)
-    assert joined(found, 0, len(found)) == "One two. Three four. One two. Three four. One two. Three"
+    assert joined(found, 0, len(found)) == "One two. Three four. One two. Three four. One two."
 
 
 def test_a_longer_generated_text_continues_the_shorter(tokenizer: TextTokenizer) -> None:

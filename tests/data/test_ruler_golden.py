@@ -1,4 +1,4 @@
-"""Byte-exactness with NVIDIA's own scripts: every reference file that exists, by hash where only hashes are kept."""
+"""Byte-exactness with NVIDIA's own scripts, against every reference file that exists."""
 
 from __future__ import annotations
 

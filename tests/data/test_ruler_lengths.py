@@ -1,4 +1,4 @@
-"""Every task at every length: never over the length, never without end, and what it says about itself is true."""
+"""Every task: never over its length, never without end, and what it says about itself is true."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def test_needles_stand_where_the_facts_say(task: str, tokenizer: TextTokenizer, 
             "answer_prefix",
         ]
         assert all(text.count(f" is: {reference}.") == 1 for reference in sample.references)
-        starts = {match.start() for match in re.finditer(r"\s?One of the special magic", text)}
+        starts = {match.start() for match in re.finditer(r" ?One of the special magic", text)}
         for depth, position in zip(sample.facts["depths"], sample.facts["token_positions"], strict=True):
             start = min(starts, key=lambda place: abs(place / len(text) - depth))
             assert abs(start / len(text) - depth) < 1e-3
@@ -87,7 +87,7 @@ def test_without_room_for_the_example_it_goes_and_that_is_said(
     assert sample.facts["form"] != "short" and sample.facts["fit"] == "refined"
 
 
-@pytest.mark.parametrize("length, form, repeats", [(2048, "short", (6, 1)), (4096, "long", (30, 3))])
+@pytest.mark.parametrize("length, form, repeats", [(2048, "short", (6, 1)), (8192, "long", (30, 3))])
 def test_the_ten_common_words_are_the_most_frequent(
     length: int, form: str, repeats: tuple[int, int], tokenizer: TextTokenizer, generated: Sources
 ) -> None:
@@ -143,7 +143,9 @@ def test_each_document_is_a_segment_and_the_facts_name_those_that_answer(
             range(1, len(documents) + 1)
         )
         offsets = [sample.prompt.index(text) for text in documents]
-        gold = [place for place, text in enumerate(documents) if sample.references[0] in text]
+        gold = [
+            place for place, text in enumerate(documents) if re.search(rf"{sample.references[0]}\b", text)
+        ]
         marked = {tokenizer.count(sample.prompt[: offsets[place]]) for place in gold}
         assert marked <= set(sample.facts["token_positions"])
 

@@ -1,0 +1,237 @@
+"""What each command does once its flags are parsed; heavy imports happen inside the functions."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anchoreval.errors import AnchorEvalError, LengthError
+
+if TYPE_CHECKING:
+    from anchoreval.data.sources import Sources
+    from anchoreval.run import Plan, Progress
+    from anchoreval.tokenizer import TextTokenizer
+
+
+def version() -> str:
+    """The installed version."""
+    return metadata.version("anchoreval")
+
+
+def say(text: str) -> None:
+    """A line on stdout."""
+    sys.stdout.write(text + "\n")
+
+
+def note(text: str) -> None:
+    """A line on stderr."""
+    sys.stderr.write(text + "\n")
+
+
+@contextlib.contextmanager
+def progress_bar(total: int) -> Iterator[Progress]:
+    """A bar with rate and time left on stderr; nothing when stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    rate = TextColumn("{task.fields[rate]}")
+    columns = (BarColumn(), MofNCompleteColumn(), rate, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("run", total=total, rate="records")
+
+        def advance(done: int) -> None:
+            bar.advance(task, done)
+            speed = bar.tasks[0].speed
+            bar.update(task, rate=f"{speed:.1f} records/s" if speed else "records")
+
+        yield advance
+
+
+def run(options: argparse.Namespace) -> int:
+    """`anchoreval run`: the table on stdout, the board's place on stderr."""
+    from anchoreval.board import run_table, write_board
+    from anchoreval.evaluate import evaluate
+    from anchoreval.results import find_runs, load_run
+
+    engine: dict[str, Any] = {}
+    if options.backend == "hf":
+        names = ("device", "chunk_tokens", "batch_tokens", "trust_remote_code")
+        engine = {name: getattr(options, name) for name in names}
+    result = evaluate(
+        options.model,
+        options.tasks,
+        lengths=options.lengths,
+        rope=options.rope,
+        limit=options.limit,
+        output=options.output,
+        dtype=options.dtype,
+        kernel=options.kernel,
+        backend=options.backend,
+        template=options.template,
+        haystack=options.haystack,
+        data_dir=options.data_dir,
+        wordlists=options.wordlists,
+        seed=options.seed,
+        max_length=options.max_length,
+        options=engine,
+        watch=progress_bar,
+        tell=note,
+    )
+    say(run_table(result))
+    csv, html = write_board([load_run(path) for path in find_runs([options.output])], options.output)
+    note(f"records: {result.path}\nboard: {html}\ncsv: {csv}")
+    return 0
+
+
+def _sources(options: argparse.Namespace) -> Sources:
+    """The sources that the flags ask for; without --haystack those of the model card whose tokenizer is used."""
+    from anchoreval.cards import load_models
+    from anchoreval.data.sources import Sources
+
+    card = load_models().get(options.tokenizer)
+    haystack = options.haystack or (card.haystack if card else "published")
+    return Sources(options.data_dir, haystack, options.wordlists)
+
+
+def _plan(options: argparse.Namespace, tasks: str, limit: int | None) -> Plan:
+    """The plan of prompts alone, for the commands that need no model."""
+    from anchoreval.cards import select_tasks
+    from anchoreval.run import Plan
+
+    chosen, single = select_tasks(tasks)
+    lengths = tuple(options.lengths) if getattr(options, "lengths", None) else None
+    template = getattr(options, "template", "base")
+    return Plan(tuple(chosen), lengths, (), limit, options.seed, template, _sources(options), single)
+
+
+def _tokenizer(name: str) -> TextTokenizer:
+    """The tokenizer of a model card, a folder, a tokenizer.json or a hub id."""
+    from anchoreval.backends.checkpoint import folder_of
+    from anchoreval.cards import find_model
+    from anchoreval.tokenizer import load_tokenizer
+
+    if Path(name).expanduser().exists():
+        return load_tokenizer(name)
+    return load_tokenizer(folder_of(find_model(name)[1].checkpoint, weights=False))
+
+
+def samples(options: argparse.Namespace) -> int:
+    """`anchoreval samples`: one JSON line per sample; the file appears when it is whole."""
+    from anchoreval.run import make_cells
+
+    tokenizer = _tokenizer(options.tokenizer)
+    made = make_cells(_plan(options, options.tasks, options.limit), tokenizer, None)
+    for row in made.unmakeable:
+        note(f"left out: {row['why']}")
+    part = options.output.with_name(f"{options.output.name}.part")
+    try:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("w", encoding="utf-8") as file:
+            for cell in made.cells:
+                for sample in cell.samples:
+                    row = {"id": sample.id, "task": sample.task, "length": sample.length, "prompt": sample.prompt}
+                    row |= {"references": list(sample.references), "facts": dict(sample.facts)}
+                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        os.replace(part, options.output)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise AnchorEvalError(f"cannot write {options.output}: {error.strerror or error}") from error
+    return 0
+
+
+def tasks(_: argparse.Namespace) -> int:
+    """`anchoreval tasks`: sets with their size, then tasks."""
+    from anchoreval.cards import load_tasks
+
+    known, sets = load_tasks()
+    for name, members in sets.items():
+        say(f"{name:24} {len(members)} tasks")
+    for task in known.values():
+        args = " ".join(f"{key}={value}" for key, value in task.args.items())
+        say(f"{task.address:24} {task.scorer:10} {task.max_new_tokens:4} new tokens  {args}")
+    return 0
+
+
+def models(_: argparse.Namespace) -> int:
+    """`anchoreval models`: the cards."""
+    from anchoreval.cards import load_models
+
+    for name, card in load_models().items():
+        say(f"{name:24} {card.about}")
+    return 0
+
+
+def show(options: argparse.Namespace) -> int:
+    """`anchoreval show`: one prompt, made again from its id."""
+    from anchoreval.cards import select_tasks
+    from anchoreval.run import samples_of
+
+    address, at, rest = options.sample.partition("@")
+    length, mark, index = rest.partition("#")
+    if not (at and mark and length.isdigit() and index.isdigit()):
+        raise AnchorEvalError(f"{options.sample!r} is no sample id: SUITE/TASK@LENGTH#INDEX, e.g. ruler/qa_1@4096#3")
+    plan = _plan(options, address, int(index) + 1)
+    chosen, single = select_tasks(address)
+    if address not in single:
+        raise AnchorEvalError(f"{address!r} is a set of tasks: name one of them")
+    if int(index) >= chosen[0].samples:
+        raise LengthError(f"{address} has samples 0 to {chosen[0].samples - 1}")
+    made = samples_of(chosen[0], int(length), int(index) + 1, plan, _tokenizer(options.tokenizer))
+    sample = list(made)[-1]
+    say(sample.prompt)
+    note(f"\nid: {sample.id}\nreferences: {json.dumps(sample.references)}\nfacts: {json.dumps(dict(sample.facts))}")
+    return 0
+
+
+def score(options: argparse.Namespace) -> int:
+    """`anchoreval score`: exit code 1 when a score on disk is not the one that its output earns."""
+    from anchoreval.board import run_table
+    from anchoreval.rescore import rescored
+    from anchoreval.results import find_runs, load_run
+
+    differing = 0
+    for path in find_runs(options.runs):
+        result = load_run(path)
+        for record, value in rescored(result):
+            differing += 1
+            note(f"{path}: {record.sample_id} {record.arm}: on disk {record.score}, scored again {value}")
+        say(run_table(result))
+    note(f"{differing} scores differ")
+    return 1 if differing else 0
+
+
+def board(options: argparse.Namespace) -> int:
+    """`anchoreval board`: where board.html and board.csv were written."""
+    from anchoreval.board import write_board
+    from anchoreval.results import find_runs, load_run
+
+    runs = [load_run(path) for path in find_runs(options.runs)]
+    csv, html = write_board(runs, options.output or options.runs[0])
+    say(f"{html}\n{csv}")
+    return 0
+
+
+def bench(options: argparse.Namespace) -> int:
+    """`anchoreval bench samples|memory`."""
+    if options.kind == "memory":
+        from anchoreval.memory_bench import report_memory
+
+        say(report_memory(options.length))
+        return 0
+    from anchoreval.bench import bench_samples
+    from anchoreval.cards import select_tasks
+
+    chosen, _ = select_tasks(options.tasks)
+    bench_samples(chosen, options.lengths, options.limit, _tokenizer(options.tokenizer), _sources(options), sys.stdout)
+    return 0
+
