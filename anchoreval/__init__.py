@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from anchoreval.board import write_board as write_board
     from anchoreval.errors import AnchorEvalError as AnchorEvalError
-    from anchoreval.evaluate import evaluate as evaluate
+    from anchoreval.evaluation import evaluate as evaluate
     from anchoreval.results import Run as Run
     from anchoreval.results import load_run as load_run
     from anchoreval.stats import cells as cells
@@ -22,7 +22,7 @@ _PUBLIC = {
     "AnchorEvalError": "anchoreval.errors",
     "Run": "anchoreval.results",
     "cells": "anchoreval.stats",
-    "evaluate": "anchoreval.evaluate",
+    "evaluate": "anchoreval.evaluation",
     "load_run": "anchoreval.results",
     "paired": "anchoreval.stats",
     "write_board": "anchoreval.board",

@@ -60,6 +60,7 @@ class ModelCard(Strict):
     about: str
     checkpoint: str
     max_length: Annotated[int, Field(gt=0)] | None = None
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     template: Literal["base", "chat"] = "base"
     haystack: Literal["published", "generated"] = "published"
     license: str | None = None

@@ -71,7 +71,7 @@ def _run(parser: argparse.ArgumentParser) -> None:
     _sources(parser)
     engine = parser.add_argument_group("engine")
     engine.add_argument("--backend", choices=("hf", "fake"), default="hf", help="fake: answers without a model, to try a set-up")
-    engine.add_argument("--dtype", choices=("auto", "bfloat16", "float16", "float32"), default="auto", help="default: the checkpoint's")
+    engine.add_argument("--dtype", choices=("auto", "bfloat16", "float16", "float32"), help="of weights and activations (default: the model card's, else auto: the checkpoint's)")
     engine.add_argument("--kernel", default="sdpa", help="attention kernel, one for all arms (default: %(default)s)")
     engine.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
     engine.add_argument("--chunk-tokens", type=positive, default=512, help="prefill chunk; changes rounding (default: %(default)s)")

@@ -60,7 +60,7 @@ def progress_bar(total: int) -> Iterator[Progress]:
 def run(options: argparse.Namespace) -> int:
     """`anchoreval run`: the table on stdout, the board's place on stderr."""
     from anchoreval.board import run_table, write_board
-    from anchoreval.evaluate import evaluate
+    from anchoreval.evaluation import evaluate
     from anchoreval.results import find_runs, load_run
 
     engine: dict[str, Any] = {}

@@ -121,7 +121,7 @@ class RunFolder:
         header = self.path / HEADER
         if header.exists():
             old = load_run_header(header)
-            if old.get("identity") != self._header.get("identity"):
+            if fingerprint(old.get("identity", {})) != fingerprint(self._header.get("identity", {})):
                 raise RunError(f"{header}: made with other settings; use another --output")
             self._header = {**self._header, "created": old["created"], "resumed": int(old.get("resumed", 0)) + 1}
         records = self.path / RECORDS

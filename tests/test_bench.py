@@ -13,7 +13,8 @@ from anchoreval.tokenizer import TextTokenizer
 
 def task(name: str, generator: str, args: dict[str, object], budget: int) -> Task:
     return Task(
-        suite="ruler", name=name, version=1, generator=generator, args=args, max_new_tokens=budget, samples=500,
+        suite="ruler", name=name, version=1, generator=generator, args=args, max_new_tokens=budget,
+        samples=500,
         scorer="match_all", reference="comma", lengths=(4096,),
     )  # fmt: skip
 

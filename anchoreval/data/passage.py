@@ -14,9 +14,8 @@ from anchoreval.data.tally import Piece, Tally
 
 Split = Callable[[str], Sequence[tuple[int, int]]]  # a text -> the character spans of its sentences
 CHECKPOINT = 256  # characters between remembered token counts
-RESPLIT = (
-    4  # sentences before a truncation that are split again: only they can differ from the untruncated split
-)
+# Sentences before a truncation that are split again: only they can differ from the untruncated split.
+RESPLIT = 4
 
 
 class Strip:

@@ -14,12 +14,13 @@ class Lines:
     """A task of lines of ten tokens, plus up to `noise` random ones; keeps the sizes it was asked for."""
 
     def __init__(self, room: int, step: int, least: int = 1, noise: int = 0) -> None:
-        self.rng, self.noise, self.asked = Random(0), noise, list[int]()
+        self.rng, self.noise, self.asked, self.drawn = Random(0), noise, list[int](), list[int]()
         self.fit = Fit(self.make, self.count, room, 0, step, least, Draws(self.rng))
 
     def make(self, units: int) -> Draft:
         self.asked.append(units)
         extra = self.rng.randint(0, self.noise)
+        self.drawn.append(extra)
         return Draft([], [[Piece("x" * (10 * units + extra))]], [], Piece(""), ())
 
     @staticmethod
@@ -57,6 +58,7 @@ def test_every_size_is_tried_with_the_same_random_numbers() -> None:
     task = Lines(room=200, step=25, noise=9)
     fitted = task.fit.refine(40)
     assert fitted.tokens <= 200 < fitted.tokens + 10
+    assert len(task.drawn) > 3 and len(set(task.drawn)) == 1
 
 
 def test_nothing_fitting_is_an_error_with_the_length_that_is_needed() -> None:

@@ -10,9 +10,11 @@ from anchoreval.tokenizer import TextTokenizer
 
 KINDS = ("byte-level", "llama-2", "metaspace", "wordpiece", "crossing", "unknown")
 FRAGMENTS = (
-    "The engineer painted the gate.", " ", "  ", "\n", "\n\n", "\t", "A", " VAR XYZ = 12345", "don't", " 'quoted'",
+    "The engineer painted the gate.", " ", "  ", "\n", "\n\n", "\t", "A", " VAR XYZ = 12345", "don't",
+    " 'quoted'",
     "...", " ...", " 17. apple", "é", " naïve café", "日本 語", "(", ") ", "- a", " Mill\r\n wheel", "\u00a0",
-    "One of the special magic numbers for lazy-fox is: 5667265.", " \u0301x", "a b", ".", " 1", "12 34", "</s> x",
+    "One of the special magic numbers for lazy-fox is: 5667265.", " \u0301x", "a b", ".", " 1", "12 34",
+    "</s> x",
     "x <s>",
 )  # fmt: skip
 

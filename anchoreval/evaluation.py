@@ -9,14 +9,15 @@ import contextlib
 import datetime
 import json
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 from anchoreval.arms import parse_arms
-from anchoreval.backends import open_backend
+from anchoreval.backends import Backend, open_backend
 from anchoreval.backends.checkpoint import folder_of
-from anchoreval.cards import find_model, select_tasks
+from anchoreval.cards import ModelCard, find_model, select_tasks
 from anchoreval.data.sources import HaystackKind, Sources
 from anchoreval.errors import AnchorEvalError
 from anchoreval.prompt import Template, anchor_token
@@ -41,7 +42,7 @@ def evaluate(
     rope: str = "native",
     limit: int | None = None,
     output: str | Path = "runs",
-    dtype: str = "auto",
+    dtype: str | None = None,
     kernel: str = "sdpa",
     backend: Literal["hf", "fake"] = "hf",
     template: Template | None = None,
@@ -57,8 +58,8 @@ def evaluate(
     """The finished run: every sample of every task and length, answered under every arm and scored.
 
     `model` is a card of models/, a folder or a hub id; `tasks` are suites, sets, tasks or globs; `lengths` are tokens
-    of the model under test, prompt plus answer (default: the card's); `template` and `haystack` default to the model
-    card's, else base and published; `rope` are arms, comma separated; `max_length`
+    of the model under test, prompt plus answer (default: the card's); `template`,
+    `haystack` and `dtype` default to the model card's, else base, published and the checkpoint's own; `rope` are arms, comma separated; `max_length`
     overrides the number of positions that the checkpoint states; `options` go to the backend (device, chunk_tokens,
     batch_tokens, rows, trust_remote_code). The same call again resumes a run that was cut off.
     `watch` shows progress, `tell` takes notices (a task that cannot be made so short, an unusual anchor token).
@@ -68,6 +69,9 @@ def evaluate(
         raise AnchorEvalError("--limit takes a number of samples from 1 upwards")
     chosen, single = select_tasks(tasks)
     name, card = find_model(model)
+    if haystack is None and card.haystack != "published":
+        tell(f"haystack {card.haystack}, as the card of {name} says: not comparable with published RULER")
+    dtype = dtype or card.dtype
     plan = Plan(
         tasks=tuple(chosen),
         lengths=tuple(sorted(set(lengths))) if lengths else None,
@@ -78,8 +82,21 @@ def evaluate(
         sources=Sources(data_dir, haystack or card.haystack, wordlists),
         single=single,
     )
-    if haystack is None and card.haystack != "published":
-        tell(f"haystack {card.haystack}, as the card of {name} says: not comparable with published RULER")
+    open_engine = partial(open_backend, backend, card.checkpoint, dtype=dtype, kernel=kernel, **(options or {}))
+    return _execute(plan, name, card, max_length, Path(output), open_engine, watch, tell)
+
+
+def _execute(
+    plan: Plan,
+    name: str,
+    card: ModelCard,
+    max_length: int | None,
+    output: Path,
+    open_engine: Callable[[], Backend],
+    watch: Watch,
+    tell: Callable[[str], None],
+) -> Run:
+    """Prompts first, the model second, then every record; the run as it lies on disk."""
     folder = folder_of(card.checkpoint, weights=False)
     tokenizer = load_tokenizer(folder)
     window = max_length or card.max_length or stated_length(folder)
@@ -88,11 +105,11 @@ def evaluate(
         tell(f"left out: {row['why']}")
     if tokenizer.bos is None:
         tell(f"the tokenizer has no BOS token: the anchor token is {anchor_token(tokenizer)[0]!r}")
-    engine = open_backend(backend, card.checkpoint, dtype=dtype, kernel=kernel, **(options or {}))
+    engine = open_engine()
     try:
         facts = {"name": name, "path": card.checkpoint, "window": window, "about": card.about}
         header = header_of(plan, made, engine, tokenizer, facts, _now()) | {"version": metadata.version("anchoreval")}
-        directory = run_directory(Path(output), name, header)
+        directory = run_directory(output, name, header)
         with RunFolder(directory, header) as disk, watch(_records(made, plan)) as progress:
             run_cells(made.cells, plan, engine, tokenizer, window, disk, progress)
             disk.update_header(finished=_now(), sources=plan.sources.describe(), source_files=plan.sources.files())

@@ -1,0 +1,103 @@
+"""The shape of the code base: directions of import, sizes, what the card folders hold."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+PACKAGE = REPOSITORY / "anchoreval"
+# unit -> the units of the package that it may import; units are top-level modules and folders
+ALLOWED = {
+    "schema": set(),
+    "errors": set(),
+    "token_cuts": set(),
+    "tokenizer": {"token_cuts", "errors"},
+    "cards": {"errors"},
+    "arms": {"attention", "errors"},
+    "prompt": {"schema", "errors"},
+    "data": {"schema", "errors"},
+    "scoring": {"schema", "errors"},
+    "attention": {"errors"},
+    "backends": {"attention", "schema", "errors", "tokenizer"},
+    "results": {"schema", "errors"},
+    "stats": {"schema", "errors"},
+    "board": {"stats", "results", "scoring", "schema", "errors"},
+    "rescore": {"results", "scoring", "schema", "errors"},
+    "run": {"arms", "backends", "cards", "data", "prompt", "results", "scoring", "schema", "errors", "tokenizer"},
+    "evaluation": {"arms", "backends", "cards", "data", "prompt", "results", "run", "errors", "tokenizer"},
+    "bench": {"cards", "data", "schema", "errors"},
+    "memory_bench": {"arms", "attention", "backends", "schema", "errors"},
+    "training": {"attention", "cards", "data", "prompt", "tokenizer", "schema", "errors"},
+    "commands": {
+        "backends", "bench", "board", "cards", "data", "errors", "evaluation", "memory_bench", "rescore", "results", "run",
+        "tokenizer",
+    },
+    "cli": {"commands", "errors"},
+    "__main__": {"cli"},
+    "__init__": {"board", "errors", "evaluation", "results", "stats"},
+}  # fmt: skip
+TORCH_FREE = {"schema", "errors", "cards", "arms", "prompt", "data", "scoring", "results", "stats", "board", "tokenizer"}
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def unit(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_module_imports_only_what_its_unit_may(path: Path) -> None:
+    own = unit(path)
+    used = {name.split(".")[1] for name in imported(path) if name.startswith("anchoreval.")} - {own}
+    assert used <= ALLOWED[own], f"{own} must not import {sorted(used - ALLOWED[own])}"
+
+
+@pytest.mark.parametrize("path", [path for path in modules() if unit(path) in TORCH_FREE - {"arms"}], ids=str)
+def test_units_below_the_backends_know_no_torch(path: Path) -> None:
+    assert not {name for name in imported(path) if name.split(".")[0] in {"torch", "transformers"}}
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_files_and_functions_keep_their_budget(path: Path) -> None:
+    text = path.read_text("utf-8")
+    assert len(text.splitlines()) <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < 60, f"{node.name} is longer than 60 lines"
+
+
+def test_card_folders_hold_no_python() -> None:
+    assert not [path for kind in ("tasks", "models", "leaderboards") for path in (REPOSITORY / kind).rglob("*.py")]
+
+
+def test_help_and_the_package_import_no_torch() -> None:
+    code = (
+        "import sys, anchoreval, anchoreval.cli as cli\n"
+        "try: cli.main(['run', '--help'])\nexcept SystemExit: pass\n"
+        "assert not {'torch', 'transformers', 'numpy', 'scipy'} & set(sys.modules), 'heavy import'"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_board_is_written_without_torch() -> None:
+    code = "import sys, anchoreval.board.page, anchoreval.stats; assert not {'torch', 'transformers'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
