@@ -1,0 +1,123 @@
+"""The command line as a user meets it: a process, its exit code, what it prints where."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from anchoreval.cli import COMMANDS, parser
+
+SOURCES = {"--data-dir", "--haystack", "--wordlists", "--seed"}
+FLAGS = {
+    "run": SOURCES
+    | {"--model", "--tasks", "--lengths", "--rope", "--limit", "--output", "--template", "--backend", "--dtype", "--kernel"}
+    | {"--device", "--chunk-tokens", "--batch-tokens", "--max-length", "--trust-remote-code"},
+    "samples": SOURCES | {"--tasks", "--lengths", "--tokenizer", "--limit", "--template", "--output"},
+    "tasks": set(),
+    "models": set(),
+    "show": SOURCES | {"sample", "--tokenizer", "--template"},
+    "score": {"runs"},
+    "board": {"runs", "--output"},
+    "bench": {"kind"},
+}
+FAKE = ["--model", "anchor-tiny", "--backend", "fake", "--lengths", "512", "--limit", "3"]
+
+
+def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "anchoreval", *arguments], capture_output=True, text=True, check=False)
+
+
+def test_the_set_of_flags_is_frozen() -> None:
+    import argparse
+
+    actions = next(action for action in parser()._actions if isinstance(action, argparse._SubParsersAction))
+    found = {
+        name: {action.option_strings[0] if action.option_strings else action.dest for action in sub._actions} - {"-h"}
+        for name, sub in actions.choices.items()
+    }
+    assert found == FLAGS and set(found) == set(COMMANDS)
+
+
+def test_run_prints_the_table_alone_on_stdout_and_writes_both_boards(tmp_path: Path) -> None:
+    done = cli("run", *FAKE, "--tasks", "ruler/niah_single_1 ruler/vt", "--rope", "bf16,fp32", "--output", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "niah_single_1" in done.stdout and "100.0" in done.stdout and "fp32 minus bf16" in done.stdout
+    assert str(tmp_path) not in done.stdout and str(tmp_path / "board.html") in done.stderr
+    assert "<html" in (tmp_path / "board.html").read_text() and "ruler/vt" in (tmp_path / "board.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", *FAKE, "--tasks", "ruler/niah_sinle_1"], "ruler/niah_single_1"),
+        (["run", *FAKE, "--tasks", "ruler", "--rope", "fp31"], "fp32"),
+        (["run", "--model", "anchor-tinny", "--tasks", "ruler"], "anchor-tiny"),
+        (["run", "--model", "anchor-tiny", "--tasks", "ruler/vt", "--lengths", "64k"], "8192"),
+        (["run", "--model", "anchor-tiny", "--tasks", "ruler/vt", "--lengths", "64"], "smallest"),
+        (["run", "--model", "anchor-tiny", "--tasks", "ruler/vt", "--lengths", "4kb"], "4096 or 4k"),
+        (["run", "--model", "anchor-tiny", "--tasks", "ruler/vt", "--limit", "0"], "from 1 upwards"),
+        (["show", "ruler/vt@512", "--tokenizer", "anchor-tiny"], "ruler/qa_1@4096#3"),
+        (["score", "/nowhere"], "no run here"),
+        (["run", *FAKE, "--tasks", "ruler/niah_single_2", "--haystack", "published", "--data-dir", "/nowhere"], "PaulGrahamEssays.json"),
+    ],
+)
+def test_bad_input_is_one_line_with_the_fix_and_exit_code_2(tmp_path: Path, arguments: list[str], says: str) -> None:
+    done = cli(*arguments, *(["--output", str(tmp_path / "out")] if arguments[0] == "run" else []))
+    assert done.returncode == 2
+    assert says in done.stderr and "Traceback" not in done.stderr
+    assert says in done.stderr.strip().splitlines()[-1]
+    assert not done.stdout and not (tmp_path / "out").exists()
+
+
+def test_a_run_that_cannot_be_written_ends_with_exit_code_1(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = cli("run", *FAKE, "--tasks", "ruler/vt", "--output", str(tmp_path / "file"))
+    assert done.returncode == 1 and "cannot write" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_samples_writes_one_json_line_each(tmp_path: Path) -> None:
+    path = tmp_path / "made" / "samples.jsonl"
+    done = cli("samples", "--tasks", "ruler/niah_single_1,ruler/qa_1", "--lengths", "512,1k", "--tokenizer", "anchor-tiny", "--limit", "2", "--output", str(path))
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    assert [row["id"] for row in rows][:2] == ["ruler/niah_single_1@512#0", "ruler/niah_single_1@512#1"]
+    assert len(rows) == 8 and all(row.keys() == {"id", "task", "length", "prompt", "references", "facts"} for row in rows)
+    assert not list(path.parent.glob("*.part"))
+
+
+def test_show_prints_the_prompt_that_samples_writes(tmp_path: Path) -> None:
+    path = tmp_path / "samples.jsonl"
+    assert cli("samples", "--tasks", "ruler/vt", "--lengths", "512", "--tokenizer", "anchor-tiny", "--limit", "3", "--output", str(path)).returncode == 0
+    row = json.loads(path.read_text("utf-8").splitlines()[2])
+    shown = cli("show", "ruler/vt@512#2", "--tokenizer", "anchor-tiny")
+    assert shown.stdout == row["prompt"] + "\n"
+    assert json.dumps(row["references"]) in shown.stderr
+
+
+def test_score_reports_a_changed_record_with_exit_code_1(tmp_path: Path) -> None:
+    assert cli("run", *FAKE, "--tasks", "ruler/vt", "--output", str(tmp_path)).returncode == 0
+    assert cli("score", str(tmp_path)).returncode == 0
+    (records,) = tmp_path.glob("*/*/records.jsonl")
+    records.write_text(records.read_text().replace('"score": 1.0', '"score": 0.5', 1))
+    done = cli("score", str(tmp_path))
+    assert done.returncode == 1 and "on disk 0.5, scored again 1.0" in done.stderr
+
+
+def test_board_of_two_runs_names_both(tmp_path: Path) -> None:
+    for seed in ("42", "43"):
+        assert cli("run", *FAKE, "--tasks", "ruler/vt", "--seed", seed, "--output", str(tmp_path / seed)).returncode == 0
+    done = cli("board", str(tmp_path / "42"), str(tmp_path / "43"), "--output", str(tmp_path / "both"))
+    assert done.returncode == 0, done.stderr
+    names = {path.name for path in tmp_path.glob("4*/anchor-tiny/*")}
+    text = (tmp_path / "both" / "board.csv").read_text()
+    assert len(names) == 2 and all(name in text for name in names)
+
+
+def test_lists_and_version_are_printed() -> None:
+    assert "ruler/niah_multikey_3" in cli("tasks").stdout and "ruler-11-wang" in cli("tasks").stdout
+    assert "anchor-tiny" in cli("models").stdout
+    assert cli("--version").stdout.startswith("anchoreval 0.")
