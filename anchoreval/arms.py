@@ -1,7 +1,8 @@
 """An arm: what is computed, apart from the weights and the prompt. Parsed from one spelling, printed back in it.
 
 Grammar: `[attention/]rope[+positions]`, for instance `fp32`, `bf16`, `rope:table=bf16,rotate=fp32`,
-`anchor/fp32`, `bf16+shift:4096`.
+`anchor/fp32`, `bf16+shift:4096`. Position schemes are those of attention/positions.py, attention patterns those of
+attention/patterns.py.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from anchoreval.attention.patterns import parse_pattern
+from anchoreval.attention.positions import parse_positions
 from anchoreval.attention.rope import RopeLevel, parse_level
 from anchoreval.errors import AnchorEvalError
 
@@ -62,8 +65,8 @@ def parse_arm(text: str, dtype: str = "auto", kernel: str = "sdpa") -> Arm:
     rope, _, positions = (rest if slash else text).partition("+")
     return Arm(
         rope=parse_level(rope),
-        positions=positions or "contiguous",
-        attention=attention if slash else "full",
+        positions=str(parse_positions(positions or "contiguous")),
+        attention=parse_pattern(attention) if slash else "full",
         dtype=dtype,
         kernel=kernel,
     )

@@ -34,6 +34,27 @@ def lengths(text: str) -> list[int]:
     return [length(part) for part in re.split(r"[,\s]+", text.strip())]
 
 
+def doubling_lengths(text: str) -> list[int]:
+    """Lengths from `64..8192`, which doubles, or as for `lengths`."""
+    low, dots, high = text.partition("..")
+    if not dots:
+        return lengths(text)
+    found, last = [length(low)], length(high)
+    while 2 * found[-1] <= last:
+        found.append(2 * found[-1])
+    if last < found[0]:
+        raise argparse.ArgumentTypeError(f"{text!r}: the second length is the smaller one")
+    return found
+
+
+def shift_pair(text: str) -> tuple[int, int]:
+    """Two different offsets of all positions, from `0,16`."""
+    parts = text.replace(" ", "").split(",")
+    if len(parts) != 2 or not all(part.isdigit() for part in parts) or int(parts[0]) == int(parts[1]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no pair of different offsets such as 0,16")
+    return int(parts[0]), int(parts[1])
+
+
 def positive(text: str) -> int:
     """A whole number from 1 upwards."""
     if not text.isdigit() or not int(text):
@@ -51,14 +72,18 @@ def _sources(parser: argparse.ArgumentParser) -> None:
         help="generated: prose and documents that the package makes, not comparable with published RULER "
         "(default: the model card's, else published)",
     )
-    group.add_argument("--wordlists", choices=("3.0.1", "2.2.0"), default="3.0.1", help="wonderwords lists (default: %(default)s)")
+    group.add_argument(
+        "--wordlists", choices=("3.0.1", "2.2.0"), default="3.0.1", help="wonderwords lists (default: %(default)s)"
+    )
     group.add_argument("--seed", type=int, default=42, help="seed of the prompts (default: %(default)s, RULER's)")
 
 
 def _run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="a card of models/, a local folder or a hub id")
     parser.add_argument("--tasks", required=True, help="suites, sets, tasks or globs, comma or space separated")
-    parser.add_argument("--lengths", type=lengths, metavar="N,N", help="tokens, prompt plus answer: 4096 or 4k (default: the card's)")
+    parser.add_argument(
+        "--lengths", type=lengths, metavar="N,N", help="tokens, prompt plus answer: 4096 or 4k (default: the card's)"
+    )
     parser.add_argument(
         "--rope",
         default="native",
@@ -70,13 +95,25 @@ def _run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--template", choices=("base", "chat"), help="base: raw text; chat: the model's chat template")
     _sources(parser)
     engine = parser.add_argument_group("engine")
-    engine.add_argument("--backend", choices=("hf", "fake"), default="hf", help="fake: answers without a model, to try a set-up")
-    engine.add_argument("--dtype", choices=("auto", "bfloat16", "float16", "float32"), help="of weights and activations (default: the model card's, else auto: the checkpoint's)")
+    engine.add_argument(
+        "--backend", choices=("hf", "fake"), default="hf", help="fake: answers without a model, to try a set-up"
+    )
+    engine.add_argument(
+        "--dtype",
+        choices=("auto", "bfloat16", "float16", "float32"),
+        help="of weights and activations (default: the model card's, else auto: the checkpoint's)",
+    )
     engine.add_argument("--kernel", default="sdpa", help="attention kernel, one for all arms (default: %(default)s)")
     engine.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
-    engine.add_argument("--chunk-tokens", type=positive, default=512, help="prefill chunk; changes rounding (default: %(default)s)")
-    engine.add_argument("--batch-tokens", type=positive, default=32768, help="cache budget of a batch (default: %(default)s)")
-    engine.add_argument("--max-length", type=length, metavar="N", help="positions the model has, where its config is wrong")
+    engine.add_argument(
+        "--chunk-tokens", type=positive, default=512, help="prefill chunk; changes rounding (default: %(default)s)"
+    )
+    engine.add_argument(
+        "--batch-tokens", type=positive, default=32768, help="cache budget of a batch (default: %(default)s)"
+    )
+    engine.add_argument(
+        "--max-length", type=length, metavar="N", help="positions the model has, where its config is wrong"
+    )
     engine.add_argument("--trust-remote-code", action="store_true", help="run code that the checkpoint brings")
 
 
@@ -118,6 +155,57 @@ def _board(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: the folder of the first RUN")
 
 
+def _probe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", required=True, help="a card of models/, a local folder or a hub id")
+    default = doubling_lengths("64..8192")
+    parser.add_argument(
+        "--lengths",
+        type=doubling_lengths,
+        default=default,
+        metavar="N..N",
+        help="tokens: 64..8192 (doubling, the default) or 512,4k",
+    )
+    parser.add_argument(
+        "--shift", type=shift_pair, default=(0, 16), metavar="A,B", help="offsets of all positions (default: 0,16)"
+    )
+    parser.add_argument(
+        "--levels",
+        default="all",
+        metavar="LEVEL,LEVEL",
+        help="RoPE levels (default: all; blanks between levels of explicit sites)",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("probe"),
+        metavar="DIR",
+        help="for probe.csv and probe.html (default: %(default)s)",
+    )
+    parser.add_argument("--text", type=Path, metavar="FILE", help="UTF-8 text to read (default: generated prose)")
+    parser.add_argument(
+        "--texts",
+        type=positive,
+        metavar="N",
+        help="texts of each length (default: 4 up to 512 tokens, 2 at 1024, 1 above)",
+    )
+    parser.add_argument(
+        "--queries",
+        type=positive,
+        default=128,
+        metavar="N",
+        help="query rows measured of a longer text (default: %(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=42, help="seed of the generated prose (default: %(default)s)")
+    parser.add_argument(
+        "--dtype",
+        choices=("auto", "bfloat16", "float16", "float32"),
+        default="auto",
+        help="of the model as stored; a float32 copy follows (default: the checkpoint's)",
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run code that the checkpoint brings")
+
+
 def _none(_: argparse.ArgumentParser) -> None:
     """No flags."""
 
@@ -130,6 +218,7 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callab
     "show": ("print one prompt with its references and facts", _show, commands.show),
     "score": ("score the records of a run again and report what differs", _paths, commands.score),
     "board": ("write board.csv and board.html of runs", _board, commands.board),
+    "probe": ("measure what RoPE precision and a shift of positions do to attention", _probe, commands.probe),
     "bench": ("measure speed and memory", _bench, commands.bench),
 }
 

@@ -42,7 +42,14 @@ def progress_bar(total: int) -> Iterator[Progress]:
         yield lambda _: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     rate = TextColumn("{task.fields[rate]}")
     columns = (BarColumn(), MofNCompleteColumn(), rate, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
@@ -221,6 +228,21 @@ def board(options: argparse.Namespace) -> int:
     return 0
 
 
+def probe(options: argparse.Namespace) -> int:
+    """`anchoreval probe`: the reading on stdout, the places of probe.csv and probe.html on stderr."""
+    from anchoreval.probe import probe as measure
+    from anchoreval.probe import write_probe
+    from anchoreval.probe.reading import reading
+
+    names = ("shift", "levels", "text", "texts", "queries", "dtype", "device", "seed", "trust_remote_code")
+    asked = {name: getattr(options, name) for name in names}
+    study = measure(options.model, options.lengths, tell=note, **asked)
+    csv, html = write_probe(study, options.output)
+    say(reading(study))
+    note(f"probe: {html}\ncsv: {csv}")
+    return 0
+
+
 def bench(options: argparse.Namespace) -> int:
     """`anchoreval bench samples|memory`."""
     if options.kind == "memory":
@@ -234,4 +256,3 @@ def bench(options: argparse.Namespace) -> int:
     chosen, _ = select_tasks(options.tasks)
     bench_samples(chosen, options.lengths, options.limit, _tokenizer(options.tokenizer), _sources(options), sys.stdout)
     return 0
-

@@ -21,6 +21,7 @@ from anchoreval.cards import Task
 from anchoreval.data import GENERATORS
 from anchoreval.data.recipe import Recipe
 from anchoreval.data.sources import Sources
+from anchoreval.documents import cut_documents, document_tokens
 from anchoreval.errors import LengthError
 from anchoreval.prompt import Template, anchor_token, to_request, wrap_of
 from anchoreval.results import SCHEMA, RunFolder, fingerprint
@@ -33,7 +34,10 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is asked of a run, apart from the model; `single` names the tasks that were asked for one by one."""
+    """What is asked of a run, apart from the model; `single` names the tasks that were asked for one by one.
+
+    `document_tokens` cuts long documents into blocks of that size; None leaves them as the task has them.
+    """
 
     tasks: tuple[Task, ...]
     lengths: tuple[int, ...] | None
@@ -44,6 +48,7 @@ class Plan:
     sources: Sources
     single: frozenset[str] = frozenset()
     group: int = 64
+    document_tokens: int | None = None
 
     def identity(self, backend: Backend, tokenizer: TextTokenizer) -> dict[str, Any]:
         """Everything that changes a record, as JSON; throughput settings are left out."""
@@ -57,6 +62,7 @@ class Plan:
             "limit": self.limit,
             "seed": self.seed,
             "template": self.template,
+            "document_tokens": self.document_tokens,
             "sources": self.sources.describe(),
         }
 
@@ -105,7 +111,9 @@ def make_cells(plan: Plan, tokenizer: TextTokenizer, window: int | None) -> Make
     for task in plan.tasks:
         for length in plan.lengths or task.lengths:
             if window is not None and length > window:
-                raise LengthError(f"length {length} is over the model's limit of {window} positions: --lengths up to {window}")
+                raise LengthError(
+                    f"length {length} is over the model's limit of {window} positions: --lengths up to {window}"
+                )
             count = min(plan.limit or task.samples, task.samples)
             samples = samples_of(task, length, count, plan, tokenizer)
             try:
@@ -122,11 +130,16 @@ def make_cells(plan: Plan, tokenizer: TextTokenizer, window: int | None) -> Make
 
 
 def key_of(request: Request, arm: Arm, engine: str) -> str:
-    """SHA-256 over prompt tokens, reference, decoding, arm and engine (which holds the weights)."""
+    """SHA-256 over prompt tokens, reference, decoding, arm and engine (which holds the weights).
+
+    Where documents begin and end is part of it under the arms that act on them.
+    """
     digest = hashlib.sha256()
     for ids in (request.token_ids, request.reference_ids):
         digest.update(struct.pack(f"<{len(ids) + 1}i", len(ids), *ids))
     decoding = {"max_new_tokens": request.max_new_tokens, "stop": request.stop, "greedy": True}
+    if (arm.positions, arm.attention) != ("contiguous", "full"):
+        digest.update(json.dumps([request.segment_ids, request.roles]).encode())
     digest.update(json.dumps([request.sample_id, arm.fingerprint(), engine, decoding]).encode())
     return digest.hexdigest()
 
@@ -143,7 +156,7 @@ def to_record(key: str, sample: Sample, request: Request, arm: Arm, output: Outp
         prompt_sha256=hashlib.sha256(sample.prompt.encode("utf-8", "surrogatepass")).hexdigest(),
         prompt_tokens=len(request.token_ids),
         references=sample.references,
-        facts=sample.facts,
+        facts={**sample.facts, "document_tokens": document_tokens(request)},
         output=output.text,
         output_tokens=len(output.token_ids),
         finish=output.finish,
@@ -163,13 +176,19 @@ def judge(task: Task, output: Output, references: Sequence[str]) -> Score:
 
 
 def run_cells(
-    cells: Sequence[Cell], plan: Plan, backend: Backend, tokenizer: TextTokenizer, window: int | None,
-    folder: RunFolder, progress: Progress,
+    cells: Sequence[Cell],
+    plan: Plan,
+    backend: Backend,
+    tokenizer: TextTokenizer,
+    window: int | None,
+    folder: RunFolder,
+    progress: Progress,
 ) -> None:
     """Answer every sample of every cell under every arm; each record is on disk before the next is made."""
     for cell in cells:
         while samples := list(itertools.islice(cell.samples, plan.group)):
-            requests = [to_request(sample, tokenizer, cell.task.reference, window) for sample in samples]
+            whole = (to_request(sample, tokenizer, cell.task.reference, window) for sample in samples)
+            requests = [cut_documents(request, plan.document_tokens) for request in whole]
             for arm in plan.arms:
                 _run_group(cell.task, samples, requests, arm, backend, folder)
                 progress(len(samples))
@@ -225,6 +244,7 @@ def header_of(
         "limit": plan.limit,
         "seed": plan.seed,
         "template": plan.template,
+        "document_tokens": plan.document_tokens,
         "group": plan.group,
         "sources": sources,
         "comparable": plan.sources.comparable and plan.seed == 42,

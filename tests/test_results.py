@@ -26,7 +26,9 @@ def record(index: int, **changes: object) -> Record:
     return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("text", ["plain", "line\nbreak\u2028", "\ud800 lone", "</script>\x00", "\u202eright to left", "é漢😀"])
+@pytest.mark.parametrize(
+    "text", ["plain", "line\nbreak\u2028", "\ud800 lone", "</script>\x00", "\u202eright to left", "é漢😀"]
+)
 def test_any_text_survives_the_line(text: str) -> None:
     line = to_line(record(1, output=text))
     assert line.count(b"\n") == 1 and line.endswith(b"\n")

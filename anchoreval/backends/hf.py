@@ -14,15 +14,25 @@ import transformers
 
 from anchoreval.attention.inspect_hf import inspect_rope, selftest
 from anchoreval.attention.kernels import FUSED
-from anchoreval.attention.patch_hf import Applied, Kernel, applied
+from anchoreval.attention.patch_hf import Applied, Kernel, applied, rotary_modules
+from anchoreval.attention.patterns import PATTERNS, WINDOW_RULE
+from anchoreval.attention.positions import GENERATED, SCHEMES, PositionScheme, parse_positions
 from anchoreval.backends import ArmLike
 from anchoreval.backends.checkpoint import Checkpoint, find_checkpoint
 from anchoreval.backends.hf_decode import REFERENCE_TOKENS, Answering
-from anchoreval.backends.hf_load import StockNetwork, eos_ids, load, max_length
+from anchoreval.backends.hf_layout import Arrangement, Place
+from anchoreval.backends.hf_load import StockNetwork, attention_kinds, eos_ids, load, max_length
 from anchoreval.backends.hf_plan import Limits
-from anchoreval.errors import ModelError, UnsupportedArm
+from anchoreval.backends.hf_rows import KeptDocuments
+from anchoreval.errors import ModelError, UnknownName, UnsupportedArm
 from anchoreval.schema import Json, Output, Request
 from anchoreval.tokenizer import load_tokenizer
+
+_MASKED_BY_INDEX = {"sdpa", "eager", FUSED}  # kernels that never read packed sequences out of position ids
+_ROWS = {
+    "anchor": "each document a causal row [anchor; document], their keys and values joined, the query on top",
+    "intra-doc": "each document a causal row of its own, their keys and values joined, the query on top",
+}
 
 
 class HfBackend:
@@ -34,6 +44,8 @@ class HfBackend:
         self._eos = eos_ids(network.model, self._tokenizer)
         self._selftest: dict[str, Json] | None = None
         self._applied: Applied | None = None
+        self._arrangement = Arrangement()
+        self.documents = KeptDocuments(limits.batch_tokens)
         self._closed = False
 
     @classmethod
@@ -111,31 +123,32 @@ class HfBackend:
         }
 
     @contextmanager
-    def under(self, arm: ArmLike) -> Iterator[dict[str, Json]]:
+    def under(self, arm: ArmLike, place: Place | None = None) -> Iterator[dict[str, Json]]:
         """The arm as applied; `UnsupportedArm` names the field that cannot be computed.
 
         Kernels: the one the model was loaded with, `fused`, or `auto` (fused for the levels that need it
-        only).
+        only). `place` gives explicit position ids per request, instead of the arm's scheme. Inside the block
+        `documents` holds the keys and values of isolated documents for the prompts to come.
         """
         stock = self._network.kernel
         kernels: dict[str, Kernel | None] = {"auto": None, "fused": "fused", stock: "stock"}
-        _only(arm, "positions", arm.positions, ["contiguous"])
-        _only(arm, "attention", arm.attention, ["full"])
+        arrangement = Arrangement(_scheme(arm), arm.attention, place)
+        _only(arm, "attention", arm.attention, PATTERNS)
         _only(arm, "dtype", arm.dtype, ["auto", self._network.dtype])
         _only(arm, "kernel", arm.kernel, kernels)
+        self._require_placeable(arm, arrangement)
         self._require_inert(arm)
         with applied(self._network.model, arm.rope, kernels[arm.kernel]) as state:
-            self._applied = state
+            if state.attention not in _MASKED_BY_INDEX and not arrangement.stock:
+                text = f"kernel {state.attention!r} may take these positions for packed sequences: use sdpa"
+                raise UnsupportedArm(f"arm {arm.name!r}: {text}")
+            self._applied, self._arrangement = state, arrangement
+            self.documents = KeptDocuments(self._limits.batch_tokens)
             try:
-                yield {
-                    "rope": state.as_json(),
-                    "positions": "contiguous",
-                    "attention": "full",
-                    "dtype": self._network.dtype,
-                    "kernel": "fused" if state.attention == FUSED else state.attention,
-                }
+                yield self._as_applied(state, arrangement)
             finally:
-                self._applied = None
+                self._applied, self._arrangement = None, Arrangement()
+                self.documents = KeptDocuments(self._limits.batch_tokens)
 
     def answer(self, requests: Sequence[Request]) -> Iterator[Output]:
         """One output per request, batch by batch, shortest prompts first."""
@@ -143,7 +156,15 @@ class HfBackend:
             raise ModelError("the backend is closed")
         for request in requests:
             self._check(request)
-        answering = Answering(self._network, self._tokenizer, self._eos, self._limits, self._recount)
+        answering = Answering(
+            self._network,
+            self._tokenizer,
+            self._eos,
+            self._limits,
+            self._recount,
+            self._arrangement,
+            self.documents,
+        )
         yield from answering.outputs(requests)
 
     def close(self) -> None:
@@ -152,6 +173,42 @@ class HfBackend:
         del self._network.model
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+    def _as_applied(self, state: Applied, arrangement: Arrangement) -> dict[str, Json]:
+        """What the run's header says of an arm."""
+        explicit, pattern = arrangement.place is not None, arrangement.pattern
+        said: dict[str, Json] = {
+            "rope": state.as_json(),
+            "positions": "explicit" if explicit else str(arrangement.scheme),
+            "positions_rule": f"given per prompt; {GENERATED}" if explicit else arrangement.scheme.rule,
+            "attention": pattern,
+            "attention_rule": PATTERNS[pattern],
+            "realisation": _ROWS.get(pattern, "one causal row"),
+            "dtype": self._network.dtype,
+            "kernel": "fused" if state.attention == FUSED else state.attention,
+        }
+        if pattern != "full" and "sliding_attention" in attention_kinds(self._network.model.config):
+            said["window_rule"] = WINDOW_RULE
+        return said
+
+    def _require_placeable(self, arm: ArmLike, arrangement: Arrangement) -> None:
+        """Refuses positions and patterns where the model's own code would make something else of them."""
+        asked = []
+        if str(arrangement.scheme) != "contiguous" or arrangement.place is not None:
+            asked.append(f"positions {arm.positions!r}" if arrangement.place is None else "positions 'explicit'")
+        if arrangement.pattern != "full":
+            asked.append(f"attention {arm.attention!r}")
+        if not asked:
+            return
+        why = None
+        if not rotary_modules(self._network.model):
+            why = "no rotary embedding was found in the model"
+        elif self._network.whole_prompts:
+            why = "the model picks its rotary frequencies by the highest position of a pass"
+        elif other := attention_kinds(self._network.model.config) - {"full_attention", "sliding_attention"}:
+            why = f"the model has layers of {', '.join(sorted(other))}"
+        if why is not None:
+            raise UnsupportedArm(f"arm {arm.name!r}: hf cannot compute {' and '.join(asked)}: {why}")
 
     def _tested(self) -> dict[str, Json]:
         """The self-test of the rotary patch, run once."""
@@ -179,6 +236,7 @@ class HfBackend:
     def _check(self, request: Request) -> None:
         if not request.token_ids:
             raise ModelError(f"{request.sample_id}: an empty prompt cannot be continued")
+        self._arrangement.check(request)
         highest = max(max(request.token_ids), max(request.reference_ids, default=0))
         if highest >= self._network.vocabulary:
             text = f"token {highest} is not among the model's {self._network.vocabulary}: another tokenizer?"
@@ -187,9 +245,17 @@ class HfBackend:
 
 def _only(arm: ArmLike, field: str, asked: str, known: Collection[str]) -> None:
     if asked not in known:
+        raise UnsupportedArm(f"arm {arm.name!r}: hf cannot compute {field} {asked!r}, only {' or '.join(known)}")
+
+
+def _scheme(arm: ArmLike) -> PositionScheme:
+    try:
+        return parse_positions(arm.positions)
+    except UnknownName as error:
+        known = " or ".join(SCHEMES)
         raise UnsupportedArm(
-            f"arm {arm.name!r}: hf cannot compute {field} {asked!r}, only {' or '.join(known)}"
-        )
+            f"arm {arm.name!r}: hf cannot compute positions {arm.positions!r}, only {known}"
+        ) from error
 
 
 def _versions() -> dict[str, str]:

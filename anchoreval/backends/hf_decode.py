@@ -3,7 +3,8 @@
 Shapes: B rows of a batch, Q new tokens, C cache columns filled, V vocabulary. Prefill runs one row at a time
 in chunks on an absolute grid, so a prompt gets the same bits whoever shares its batch and whether or not a
 prefix was reused. The model is always given a 2-D mask and position ids, so transformers never guesses at
-packed sequences (`masking_utils.py:876`), and builds at most a [chunk x C] mask.
+packed sequences (`masking_utils.py:876`), and builds at most a [chunk x C] mask. Where an attention pattern isolates
+documents, these come from hf_rows.py and only the rest of the prompt is prefilled here, on top of them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from transformers.cache_utils import Cache
 
 from anchoreval.backends.detokenize import Decodes, TextStream
 from anchoreval.backends.hf_cache import KvStore
+from anchoreval.backends.hf_layout import Arrangement, Layout
 from anchoreval.backends.hf_plan import LEAST_ROWS, Batch, Limits, plan, shared, width
+from anchoreval.backends.hf_rows import KeptDocuments, RowPrefill
 from anchoreval.schema import Finish, Output, Request
 
 #: Rows of reference scored at once: bounds logits to 64 x V, and is part of the identity.
@@ -44,10 +47,14 @@ class Network(Protocol):
 
 @dataclass(slots=True)
 class _Row:
-    """A request on its way: what was generated so far, and why it ended (None: still going)."""
+    """A request on its way: what was generated so far, and why it ended (None: still going).
+
+    `start` is the column of its first token, `after` the position of the first token behind the prompt.
+    """
 
     request: Request
     start: int
+    after: int
     stream: TextStream
     tokens: list[int] = field(default_factory=list)
     finish: Finish | None = None
@@ -82,6 +89,7 @@ class _Prefilled:
     """Where the keys and values of the prompt that was prefilled last are."""
 
     ids: tuple[int, ...]
+    positions: tuple[int, ...]
     store: KvStore
     row: int
     start: int
@@ -90,8 +98,9 @@ class _Prefilled:
 class Answering:
     """One pass over a list of requests; holds the buffers that its batches share.
 
-    `interrupted` is called when a pass through the model broke off for lack of memory. `prefilled_tokens` and
-    `reused_tokens` count prompt tokens computed and taken from an earlier prompt.
+    `interrupted` is called when a pass through the model broke off for lack of memory. `arrangement` gives every
+    prompt its positions and rows, `kept` holds the documents of earlier prompts. `prefilled_tokens` and
+    `reused_tokens` count prompt tokens computed and taken from an earlier prompt, documents not among them.
     """
 
     def __init__(
@@ -101,9 +110,14 @@ class Answering:
         eos: frozenset[int],
         limits: Limits,
         interrupted: Callable[[], None],
+        arrangement: Arrangement | None = None,
+        kept: KeptDocuments | None = None,
     ) -> None:
         self._network, self._decoder, self._eos, self._limits = network, decoder, eos, limits
         self._interrupted = interrupted
+        self._arrangement = arrangement or Arrangement()
+        self._kept = kept or KeptDocuments(limits.batch_tokens)
+        self._documents = RowPrefill(network, self._kept, limits.chunk_tokens)
         self._store: KvStore | None = None
         self._previous: _Prefilled | None = None
         self._cells_refused: int | None = None  # rows x columns that did not fit into memory
@@ -142,6 +156,7 @@ class Answering:
             if "allocate memory" not in str(error):
                 raise
         self._store = self._previous = None
+        self._kept.clear()
         self._interrupted()
         if self._network.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -168,52 +183,85 @@ class Answering:
         self._store = KvStore(self._network.layers, rows, batch.columns)
         return self._store
 
-    def _prefix(self, request: Request) -> int:
-        """Tokens of the request that the previous prompt has already prefilled."""
-        return shared(self._previous.ids, request.token_ids, self._chunk(request)) if self._previous else 0
+    def _prefix(self, request: Request, layout: Layout | None = None) -> int:
+        """Tokens of the request that the previous prompt has already prefilled at the same positions."""
+        if self._previous is None:
+            return 0
+        layout, chunk = layout or self._arrangement.of(request), self._chunk(request)
+        if layout.rows:
+            return 0
+        tokens = shared(self._previous.ids, request.token_ids, chunk)
+        return min(tokens, shared(self._previous.positions, layout.positions, chunk))
 
     def _chunk(self, request: Request) -> int:
         return len(request.token_ids) if self._network.whole_prompts else self._limits.chunk_tokens
 
     def _prefill(self, store: KvStore, row: int, batch: Batch, request: Request) -> _Row:
         """The row with its prompt in the store, its reference scored and its first token chosen."""
-        ids, start = request.token_ids, batch.start(request)
-        done, source = self._prefix(request), self._previous
-        if source is not None and done:
-            store.take((row, start), source.store, (source.row, source.start), done)
-        store.clear_left(row, start)
-        if self._network.whole_prompts:
-            self._network.restart()
-        cache, chunk = store.row(row, start, done), self._chunk(request)
-        for at in range(done, len(ids), chunk):
-            logits_QV = self._extend(cache, ids[at : at + chunk], at, keep=1)
-        self._previous = _Prefilled(ids, store, row, start)
-        self.prefilled_tokens += len(ids) - done
-        self.reused_tokens += done
-        made = _Row(request, start, TextStream(self._decoder, ids, request.stop))
+        layout, start = self._arrangement.of(request), batch.start(request)
+        if layout.rows:
+            last_1V = self._prefill_rows(store, (row, start), request, layout)
+        else:
+            last_1V = self._prefill_plain(store, (row, start), request, layout)
+        made = _Row(request, start, layout.after, TextStream(self._decoder, request.token_ids, request.stop))
         if request.reference_ids:
-            made.logprob = self._score(store.row(row, start, len(ids)), request, logits_QV)
+            made.logprob = self._score(store.row(row, start, len(request.token_ids)), made, last_1V)
         if request.max_new_tokens > 0:
-            _advance([made], logits_QV, self._eos)
+            _advance([made], last_1V, self._eos)
         else:
             made.finish = "length"
         return made
 
-    def _extend(self, cache: Cache, ids: Sequence[int], at: int, keep: int) -> Tensor:
+    def _prefill_plain(self, store: KvStore, place: tuple[int, int], request: Request, layout: Layout) -> Tensor:
+        """Logits `1V` behind a prompt of plain causal attention; what the previous one shares is copied."""
+        ids = request.token_ids
+        done, source = self._prefix(request, layout), self._previous
+        if source is not None and done:
+            store.take(place, source.store, (source.row, source.start), done)
+        store.clear_left(*place)
+        if self._network.whole_prompts:
+            self._network.restart()
+        cache, chunk = store.row(*place, done), self._chunk(request)
+        for at in range(done, len(ids), chunk):
+            part = slice(at, at + chunk)
+            last_1V = self._extend(cache, ids[part], layout.positions[part], at, keep=1)
+        self._previous = _Prefilled(ids, layout.positions, store, *place)
+        self.prefilled_tokens += len(ids) - done
+        self.reused_tokens += done
+        return last_1V
+
+    def _prefill_rows(self, store: KvStore, place: tuple[int, int], request: Request, layout: Layout) -> Tensor:
+        """Logits `1V` behind a prompt of isolated documents: rows first, then each query on what is before it."""
+        self._previous = None  # its columns may be written over
+        last_1V = self._documents.fill(request, layout, store, place)
+        store.clear_left(*place)
+        for block in (block for block in layout.blocks if block.kind == "query"):
+            cache = store.row(*place, block.start)
+            for at in range(block.start, block.stop, self._limits.chunk_tokens):
+                part = slice(at, min(at + self._limits.chunk_tokens, block.stop))
+                given_1V = self._extend(cache, request.token_ids[part], layout.positions[part], at, keep=1)
+            self.prefilled_tokens += len(block)
+            if block is layout.blocks[-1]:
+                last_1V = given_1V
+        assert last_1V is not None
+        return last_1V
+
+    def _extend(self, cache: Cache, ids: Sequence[int], positions: Sequence[int], at: int, keep: int) -> Tensor:
         """Logits `kV` of the last `keep` of `ids`, which follow the `at` tokens in the cache of one row."""
         device = self._network.device
         ids_1Q = torch.tensor([ids], device=device)
-        position_1Q = torch.arange(at, at + len(ids), device=device)[None]
+        position_1Q = torch.tensor([positions], device=device)
         mask_1C = torch.ones(1, at + len(ids), dtype=torch.bool, device=device)
         return self._network.logits(ids_1Q, cache, (position_1Q, mask_1C), keep)[0]
 
-    def _score(self, fork: Cache, request: Request, last_1V: Tensor) -> float:
+    def _score(self, fork: Cache, row: _Row, last_1V: Tensor) -> float:
         """Summed natural log-probability of the reference; `last_1V` are the logits of its first token."""
-        reference, prompt = request.reference_ids, len(request.token_ids)
+        reference, prompt = row.request.reference_ids, len(row.request.token_ids)
         total = _logprob(last_1V, reference[:1])
         for at in range(0, len(reference) - 1, REFERENCE_TOKENS):
             given = reference[at : min(at + REFERENCE_TOKENS, len(reference) - 1)]
-            logits_QV = self._extend(fork, given, prompt + at, keep=len(given))
+            positions = range(row.after + at, row.after + at + len(given))
+            logits_QV = self._extend(fork, given, positions, prompt + at, keep=len(given))
             total += _logprob(logits_QV, reference[at + 1 : at + 1 + len(given)])
         return total
 
@@ -251,7 +299,7 @@ class _State:
         start_B1 = torch.tensor([[row.start] for row in rows], device=device)
         return cls(
             token=torch.tensor([row.tokens[-1:] or [0] for row in rows], device=device),
-            position=torch.tensor([[len(row.request.token_ids)] for row in rows], device=device),
+            position=torch.tensor([[row.after] for row in rows], device=device),
             mask=torch.arange(columns, device=device)[None] >= start_B1,
         )
 

@@ -15,7 +15,9 @@ from tokenizers import Tokenizer
 
 from anchoreval.training.tiny_tokenizer import EOS, PAD, word_lists
 
-BACKGROUND = 0.02  # weight of a token that is not an answer: enough to learn the language, too little to crowd out recall
+BACKGROUND = (
+    0.02  # weight of a token that is not an answer: enough to learn the language, too little to crowd out recall
+)
 
 
 @dataclass(slots=True)
@@ -128,8 +130,13 @@ def emphasised(example: Example, space: int, factor: float) -> list[float]:
 
 
 def batch(
-    seed: str, tokenizer: Tokenizer, length: int, tokens: int, makers: Mapping[str, Maker],
-    mixture: dict[str, float], first: float,
+    seed: str,
+    tokenizer: Tokenizer,
+    length: int,
+    tokens: int,
+    makers: Mapping[str, Maker],
+    mixture: dict[str, float],
+    first: float,
 ) -> tuple[list[list[int]], list[list[float]]]:
     """About `tokens` tokens as rows of `length`: ids and weights, padded on the right with weight 0.
 

@@ -1,0 +1,68 @@
+"""The numerics probe of a model: what a shift of all positions, and each RoPE precision, does to its attention.
+
+study    which runs are made and compared, over which texts -> rows
+sheet    rows -> probe.csv
+reading  rows -> the paragraph and the tables of the page
+plots    curves -> inline SVG
+page     probe.html (imports jinja2)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from anchoreval.errors import RunError
+from anchoreval.probe.sheet import Study, csv_text
+
+__all__ = ["Study", "csv_text", "probe", "write_probe"]
+
+
+def probe(
+    model: str,
+    lengths: list[int],
+    *,
+    shift: tuple[int, int] = (0, 16),
+    levels: str = "all",
+    text: Path | None = None,
+    texts: int | None = None,
+    queries: int = 128,
+    dtype: str = "auto",
+    device: str = "auto",
+    seed: int = 42,
+    trust_remote_code: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Study:
+    """The measured study of `model` (a card of models/, a folder or a hub id).
+
+    `lengths` are tokens, the anchor token included; `shift` is the pair of offsets of all positions; `levels`
+    are RoPE levels, comma separated, or `all`; `text` is a UTF-8 file (default: generated prose); `texts` is
+    how many texts at each length (default: four, fewer above 512 tokens); `queries` is how many query rows
+    of a longer text are measured. Raises AnchorEvalError, one line, for what cannot be done.
+    """
+    from anchoreval.probe.study import Settings, investigate
+
+    settings = Settings(tuple(sorted(set(lengths))), shift, levels, texts, queries, seed)
+    return investigate(model, settings, text, dtype, device, trust_remote_code, tell)
+
+
+def write_probe(study: Study, folder: Path) -> tuple[Path, Path]:
+    """Paths of probe.csv and probe.html, written whole or not at all; the same study gives the same bytes."""
+    from anchoreval.probe.page import page
+
+    return _written(folder / "probe.csv", csv_text(study)), _written(folder / "probe.html", page(study))
+
+
+def _written(path: Path, text: str) -> Path:
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(text.encode("utf-8"))
+        part.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
+    return path

@@ -1,0 +1,209 @@
+"""probe.html: one self-contained page without scripts, the paper's three panels and what was found."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from anchoreval.probe.plots import Axis, Curve, chart, decades, swatch
+from anchoreval.probe.reading import (
+    MODE_WORDS,
+    dtype_words,
+    lengths,
+    levels,
+    main_level,
+    number,
+    pair,
+    reading,
+    settings,
+    total,
+)
+from anchoreval.probe.sheet import Mode, Row, Study
+
+TEMPLATES = Path(__file__).parent / "templates"
+TOP_HEADS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """A row of charts, one per setting, on one y axis."""
+
+    title: str
+    note: str
+    charts: tuple[tuple[str, str], ...]
+
+
+def page(study: Study) -> str:
+    """The text of probe.html."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    style = (TEMPLATES / "probe.css").read_text("utf-8")
+    text = environment.get_template("probe.html").render(
+        model=study.model,
+        style=style,
+        style_hash="sha256-" + base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+        facts=_facts(study),
+        reading=reading(study),
+        legend=[(name, swatch(at)) for at, name in enumerate(levels(study))],
+        panels=[panel(study) for panel in (_shift_panel, _score_panel, _weight_panel, _length_panel, _oracle_panel)],
+        table=_table(study),
+        heads=_heads(study),
+        level=main_level(study),
+        length=f"{lengths(study)[-1]:,}",
+    )
+    return text + "\n"
+
+
+def _words(study: Study, dtype: str, mode: Mode) -> str:
+    return f"{dtype_words(study, dtype)}, {MODE_WORDS[mode]}"
+
+
+def _panel(
+    study: Study, title: str, note: str, axis: Axis, points: Callable[[str, Mode, str], Iterable[tuple[float, float]]]
+) -> Panel:
+    """A chart per setting with a curve per level; `points` of (dtype, mode, level)."""
+    names = levels(study)
+    drawn = [
+        (_words(study, dtype, mode), [Curve(n, at, tuple(points(dtype, mode, n))) for at, n in enumerate(names)])
+        for dtype, mode in settings(study)
+    ]
+    y_range = decades([curve for _, curves in drawn for curve in curves])
+    return Panel(title, note, tuple((name, chart(c, axis, y_range, f"{title}: {name}")) for name, c in drawn))
+
+
+def _shift_panel(study: Study) -> Panel:
+    shift, other = pair(study)
+    swept = [row.setting for row in study.rows if row.setting.against == "shift" and row.setting.shift != shift]
+    length = swept[0].length if swept else lengths(study)[-1]
+
+    def points(dtype: str, mode: Mode, level: str) -> list[tuple[float, float]]:
+        rows = study.totals(dtype=dtype, mode=mode, level=level, against="shift", length=length, other=other)
+        return sorted((row.setting.shift, row.values["D"]) for row in rows)
+
+    starts = sorted({s.shift for s in swept} | {shift})
+    ticks = [at for at in (0, 8, other, 100, 1000) if starts[0] <= at <= starts[-1]]
+    axis = Axis(f"first shift (second: {other})", tuple((at, str(at)) for at in ticks), from_zero=True)
+    note = f"{length:,} tokens. Equation 4 of the paper, summed over layers and heads."
+    return _panel(study, "D against the shift", note, axis, points)
+
+
+def _key_panel(study: Study, measure: str, title: str, note: str) -> Panel:
+    (shift, other), longest = pair(study), lengths(study)[-1]
+
+    def points(dtype: str, mode: Mode, level: str) -> list[tuple[float, float]]:
+        rows = study.keys(
+            dtype=dtype, mode=mode, level=level, against="shift", length=longest, shift=shift, other=other
+        )
+        return [(_middle(row.key), row.values[measure]) for row in rows]
+
+    at = [0, *(4**power for power in range(1, 12) if 4**power < longest)]
+    axis = Axis("key", tuple((key, _short(key)) for key in at[:1] + at[1:][-7:]), from_zero=True)
+    note = f"{longest:,} tokens, shift {shift} against {other}. {note} Keys from 4 on are means of bins that double."
+    return _panel(study, title, note, axis, points)
+
+
+def _score_panel(study: Study) -> Panel:
+    note = "Mean over queries, summed over layers and heads."
+    return _key_panel(study, "key_logit", "Difference per key, before softmax", note)
+
+
+def _weight_panel(study: Study) -> Panel:
+    return _key_panel(study, "key_weight", "Difference per key, after softmax", "Equation 4 without its sum over keys.")
+
+
+def _length_panel(study: Study) -> Panel:
+    note = "Equation 5: the first key's score, mean over queries, summed over layers and heads; with the model's 1/√d."
+    return _by_length(study, "D_logit against the length", note, "shift", "D_logit")
+
+
+def _oracle_panel(study: Study) -> Panel:
+    note = "Equation 4 between the level and the fp64-angle oracle of the same model, at the first shift."
+    return _by_length(study, "Distance to the oracle against the length", note, "oracle", "D")
+
+
+def _by_length(study: Study, title: str, note: str, against: str, measure: str) -> Panel:
+    shift, other = pair(study)
+    other = other if against == "shift" else shift
+
+    def points(dtype: str, mode: Mode, level: str) -> list[tuple[float, float]]:
+        rows = study.totals(dtype=dtype, mode=mode, level=level, against=against, shift=shift, other=other)
+        return sorted((row.setting.length, row.values[measure]) for row in rows)
+
+    every = lengths(study)
+    axis = Axis("tokens", tuple((length, _short(length)) for length in every[:: max(1, (len(every) + 4) // 6)]))
+    return _panel(study, title, note, axis, points)
+
+
+def _middle(key: str) -> float:
+    """The geometric middle of a bin, or the key itself."""
+    low, _, high = key.partition("-")
+    return float(low) if not high else (float(low) * float(high)) ** 0.5
+
+
+def _short(length: int) -> str:
+    return f"{length // 1024}k" if length >= 1024 and length % 1024 == 0 else str(length)
+
+
+def _table(study: Study) -> list[tuple[str, list[list[str]]]]:
+    """Per setting, a line per level: numbers at the longest length."""
+    (shift, other), longest = pair(study), lengths(study)[-1]
+    found = []
+    for dtype, mode in settings(study):
+        lines = []
+        for level in levels(study):
+            wanted = {"dtype": dtype, "mode": mode, "level": level, "length": longest, "shift": shift}
+            row, oracle = total(study, against="shift", other=other, **wanted), total(study, against="oracle", **wanted)
+            if row and oracle:
+                lines.append(_line(row, oracle))
+        found.append((_words(study, dtype, mode), lines))
+    return found
+
+
+def _line(row: Row, oracle: Row) -> list[str]:
+    v = row.values
+    numbers = (v["D"], v["D_logit"], oracle.values["D"], oracle.values["D_logit"])
+    ratios = (_ratio(v["logit_first"], v["logit_other"]), _ratio(v["weight_first"], v["weight_other"]))
+    return [row.setting.level, row.setting.applied, *map(number, numbers), *ratios, f"{v['share_first']:.1%}"]
+
+
+def _ratio(first: float, rest: float) -> str:
+    return "–" if rest == 0 else f"{number(first / rest)}×"
+
+
+def _heads(study: Study) -> list[list[str]]:
+    """The heads with most weight on the first key, under the level that is told of, in the model as stored."""
+    (shift, other), (dtype, mode) = pair(study), settings(study)[0]
+    wanted = {"dtype": dtype, "mode": mode, "level": main_level(study), "length": lengths(study)[-1]}
+    rows = study.heads(against="shift", shift=shift, other=other, **wanted)
+    rows = sorted(rows, key=lambda row: -row.values["mass_first"])[:TOP_HEADS]
+    return [_head(row) for row in rows]
+
+
+def _head(row: Row) -> list[str]:
+    v = row.values
+    ratios = (_ratio(v["logit_first"], v["logit_other"]), _ratio(v["weight_first"], v["weight_other"]))
+    return [row.layer, row.head, f"{v['mass_first']:.1%}", *ratios, f"{v['share_first']:.1%}"]
+
+
+def _facts(study: Study) -> list[tuple[str, str]]:
+    """What the page says about how it was made."""
+    f, every = study.facts, lengths(study)
+    counts = {row.setting.length: (row.setting.texts, row.setting.queries) for row in study.rows}
+    detail = ", ".join(f"{length:,}: {counts[length][0]} × {counts[length][1]}" for length in every)
+    return [
+        ("stored in", str(f.get("stored", "?"))),
+        ("its own RoPE equals", str(f.get("detected") or "no named level")),
+        ("layers × heads", f"{f.get('layers', '?')} × {f.get('heads', '?')}"),
+        ("texts", str(f.get("text", "?"))),
+        ("first token", str(f.get("anchor", "?"))),
+        ("length: texts × query rows", detail),
+        ("damaged frequencies", ", ".join(f.get("damaged", [])) or "none"),
+        ("weights sha256", str(f.get("weights_sha256", "?"))[:16]),
+    ]

@@ -1,0 +1,235 @@
+"""The probe end to end on a checkpoint of two layers: rows, CSV, page, command line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from anchoreval.attention.rope import LEVELS, parse_level
+from anchoreval.cli import doubling_lengths, main, shift_pair
+from anchoreval.errors import LengthError, SourceError, UnknownName
+from anchoreval.probe import Study, csv_text, probe, write_probe
+from anchoreval.probe.plots import Axis, Curve, chart, decades, power_text
+from anchoreval.probe.reading import number, reading, slope
+from anchoreval.probe.sheet import MEASURES, Row, Setting
+from anchoreval.probe.study import bins, isolated, parse_rungs, read_texts
+from anchoreval.tokenizer import load_tokenizer
+from tests.conftest import REPOSITORY
+
+TOKENIZER = REPOSITORY / "models" / "anchor-tiny"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama stored in bf16, with the tokenizer of the embedded model."""
+    folder = tmp_path_factory.mktemp("model") / "random-llama"
+    config = transformers.LlamaConfig(
+        vocab_size=4096, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=4096, pad_token_id=2, bos_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "q_proj" in name or "k_proj" in name:
+                weight.mul_(20)
+    model.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_bytes((TOKENIZER / name).read_bytes())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def study(checkpoint: Path) -> Study:
+    """Two lengths, four rungs, one text."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    found = probe(str(checkpoint), [64, 32], levels="native,fp32-qk,fp32,bf16-angle", texts=1, queries=48)
+    torch.set_num_threads(threads)
+    return found
+
+
+def value(study: Study, measure: str, **wanted: Any) -> float:
+    asked: dict[str, Any] = {"mode": "one-layer", "against": "shift", "length": 64, "shift": 0} | wanted
+    (row,) = study.totals(**asked)
+    return row.values[measure]
+
+
+def test_every_setting_is_there_once_with_every_head_and_key(study: Study) -> None:
+    settings = {row.setting for row in study.rows if row.head != "all"}
+    pairs = {(s.dtype, s.mode, s.against, s.level, s.length) for s in settings}
+    assert len(settings) == len(pairs) == 2 * 2 * 2 * 4 * 2
+    assert {(row.layer, row.head) for row in study.rows} == {
+        ("all", "all"), *((layer, head) for layer in "01" for head in "01")
+    }  # fmt: skip
+    keys = [row.key for row in study.keys(length=64, level="fp32", dtype="fp32", mode="one-layer", against="shift")]
+    assert keys == ["0", "1", "2", "3", "4-7", "8-15", "16-31", "32-63"]
+    assert len({(row.setting, row.layer, row.head, row.key) for row in study.rows}) == len(study.rows)
+    assert {(s.length, s.texts, s.queries) for s in settings} == {(32, 1, 32), (64, 1, 48)}
+
+
+def test_totals_are_sums_of_the_heads_and_the_profile_adds_up_to_d(study: Study) -> None:
+    wanted: dict[str, Any] = {"dtype": "bf16", "mode": "end-to-end", "against": "shift", "length": 64}
+    wanted["level"] = "native"
+    (whole,), heads = study.totals(**wanted, shift=0), study.heads(**wanted)
+    for measure in ("D", "D_logit"):
+        assert whole.values[measure] == pytest.approx(sum(row.values[measure] for row in heads))
+    sizes = dict(zip(("0", "1", "2", "3", "4-7", "8-15", "16-31", "32-63"), (1, 1, 1, 1, 4, 8, 16, 32), strict=True))
+    profile = sum(sizes[row.key] * row.values["key_weight"] for row in study.keys(**wanted))
+    assert profile == pytest.approx(whole.values["D"])
+    first = next(row for row in study.keys(**wanted) if row.key == "0")
+    assert first.values["key_logit"] == pytest.approx(whole.values["D_logit"])
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+def test_the_ladder_holds_in_the_model_as_stored_and_in_its_copy(study: Study, dtype: str) -> None:
+    """In the copy `fp32` still rounds q and k to bf16: it is the rung that is isolated, not undone."""
+    drift = [value(study, "D_logit", dtype=dtype, level=level) for level in ("fp32-qk", "fp32", "native", "bf16-angle")]
+    assert 20 * drift[0] < drift[1] <= 1.05 * drift[2] < 0.5 * drift[3]
+    far = [value(study, "D", dtype=dtype, level=level, against="oracle") for level in ("fp32-qk", "fp32", "bf16-angle")]
+    assert 20 * far[0] < far[1] < far[2]
+
+
+def test_the_sweep_shares_its_second_shift_and_holds_the_pair_asked_for(study: Study) -> None:
+    wanted: dict[str, Any] = {"dtype": "bf16", "mode": "one-layer", "level": "fp32", "against": "shift"}
+    shifts = sorted(row.setting.shift for row in study.totals(length=64, **wanted))
+    assert shifts == [0, 8, 15, 17, 20, 100, 1000]
+    assert {row.setting.other for row in study.select(against="shift")} == {16}
+    only_pair = study.totals(length=32, **wanted)
+    assert [row.setting.shift for row in only_pair] == [0]
+
+
+def test_levels_in_the_copy_keep_the_stored_model_s_roundings() -> None:
+    assert str(isolated(LEVELS["fp32"], "bf16", "bf16", "fp32")) == "rope:product=bf16"
+    assert str(isolated(LEVELS["native"], "bf16", "bf16", "fp32")) == "bf16"
+    assert str(isolated(LEVELS["native"], "bf16", "fp32", "fp32")) == "rope:product=bf16"
+    assert isolated(LEVELS["native"], "bf16", None, "fp32").native
+    assert isolated(LEVELS["native"], "bf16", "bf16", "bf16").native
+    assert str(isolated(LEVELS["native"], "bf16", "bf16", "bf16", "bf16")) == "bf16"
+    assert isolated(LEVELS["fp32-qk"], "bf16", "bf16", "fp32") == LEVELS["fp32-qk"]
+    assert isolated(LEVELS["fp32"], "fp32", "fp32", "fp32") == LEVELS["fp32"]
+
+
+def test_level_names_are_read_as_lists_and_all_leaves_out_the_oracle() -> None:
+    assert {rung.name for rung in parse_rungs("all")} == set(LEVELS) - {"fp64", "fp16-table"}
+    assert [rung.name for rung in parse_rungs("bf16, fp32,bf16")] == ["bf16", "fp32"]
+    rungs = parse_rungs("native rope:table=bf16,rotate=fp32")
+    assert rungs[1].level == parse_level("rope:table=bf16,rotate=fp32")
+    with pytest.raises(UnknownName, match="fp32"):
+        parse_rungs("fp31")
+
+
+def test_texts_have_the_length_asked_for_with_the_anchor_first(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(TOKENIZER)
+    made = read_texts(None, tokenizer, 100, 3, 1)
+    assert [len(ids) for ids in made] == [100] * 3 and {ids[0] for ids in made} == {tokenizer.bos[1]}  # type: ignore[index]
+    assert made == read_texts(None, tokenizer, 100, 3, 1) != read_texts(None, tokenizer, 100, 3, 2)
+    assert made[0] == read_texts(None, tokenizer, 200, 1, 1)[0][:100]
+    file = tmp_path / "text.txt"
+    file.write_text("The harbour was quiet in the morning. " * 12)
+    ids = tokenizer.encode(file.read_text())
+    parts = read_texts(file, tokenizer, 21, 3, 1)
+    assert [part[1:] for part in parts] == [ids[:20], ids[20:40], ids[40:60]]
+    with pytest.raises(LengthError, match=f"{len(ids)} tokens"):
+        read_texts(file, tokenizer, len(ids) + 2, 1, 1)
+    with pytest.raises(SourceError, match="absent"):
+        read_texts(tmp_path / "absent.txt", tokenizer, 8, 1, 1)
+
+
+def test_key_bins_cover_every_key_once() -> None:
+    for length in (1, 3, 4, 5, 64, 100):
+        assert [key for low, high in bins(length) for key in range(low, high)] == list(range(length))
+
+
+def test_the_csv_is_tidy_and_the_same_bytes_again(study: Study, checkpoint: Path, tmp_path: Path) -> None:
+    rows = list(csv.DictReader(io.StringIO(csv_text(study))))
+    assert len(rows) == len(study.rows) and set(MEASURES) < set(rows[0])
+    one = write_probe(study, tmp_path / "one")
+    two = write_probe(study, tmp_path / "two")
+    assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
+    again = probe(str(checkpoint), [32, 64], levels="native", texts=1, queries=48)
+    kept = [row for row in study.rows if row.setting.level == "native"]
+    assert csv_text(Study(study.model, again.rows)) == csv_text(Study(study.model, tuple(kept)))
+
+
+def test_the_page_is_one_file_that_asks_for_nothing_and_runs_nothing(study: Study, tmp_path: Path) -> None:
+    hostile = Study("<script>alert(1)</script>", study.rows, {**study.facts, "text": "<img/>"})
+    page = write_probe(hostile, tmp_path)[1].read_text("utf-8")
+    assert "<script" not in page and "<img" not in page and "&lt;script&gt;" in page
+    assert not re.findall(r"""(?:src|href)=|url\(|@import""", page)
+    assert page.count("<figure>") == 5 * 3 and "default-src &#39;none&#39;" not in page
+    assert "D against the shift" in page and "Difference per key" in page and "D_logit against the length" in page
+    assert reading(study)[:40] in page
+
+
+def made(first: float, other: float, weights: tuple[float, float], growth: float) -> Study:
+    """Two lengths of one level and one head, with these measures at the longer."""
+    rows = []
+    for length, factor in ((64, 1.0), (128, growth)):
+        for against, end in (("shift", 16), ("oracle", 0)):
+            for mode in ("end-to-end", "one-layer"):
+                at = Setting("fp32", mode, against, "native", "fp32", length, 0, end, 1, 64)  # type: ignore[arg-type]
+                values = {"D": 1.0, "D_logit": factor, "share_first": 0.5, "mass_first": 0.4}
+                values |= {"logit_first": first, "logit_other": other}
+                values |= {"weight_first": weights[0], "weight_other": weights[1]}
+                rows += [Row(at, "all", "all", "all", values), Row(at, "0", "0", "all", values)]
+    return Study("m", tuple(rows), {"stored": "fp32"})
+
+
+def test_the_reading_says_what_the_numbers_say() -> None:
+    text = reading(made(1.0, 2.0, (3.0, 1.0), 2.0))
+    assert "before softmax the first key's is smaller (0.5 times), and the larger one in 0 of 1 heads" in text
+    assert "the first key's is larger (3 times)" in text and "D_logit grows from 64 to 128 tokens" in text
+    assert "to the power +1.00" in text and "1 of 1 heads put 30% or more" in text
+    text = reading(made(2.0, 1.0, (1.0, 3.0), 0.5))
+    assert "first key's is larger (2 times), and the larger one in 1 of 1" in text
+    assert "first key's is smaller (0.33 times)" in text and "D_logit falls" in text
+    assert "about the same (1.1 times)" in reading(made(1.1, 1.0, (1.0, 1.0), 1.1))
+    assert "D_logit stays about the same" in reading(made(1.1, 1.0, (1.0, 1.0), 1.1))
+
+
+def test_numbers_and_slopes_are_plain() -> None:
+    assert [number(x) for x in (0, 0.25, 1.234e-5, 4321.0)] == ["0", "0.25", "1.2e-05", "4.3e+03"]
+    assert slope([(64, 3.0), (128, 12.0), (256, 48.0)]) == pytest.approx(2.0)
+    assert power_text(-5) == "10⁻⁵" and power_text(0) == "1"
+
+
+def test_a_chart_puts_powers_of_ten_and_doublings_at_even_steps() -> None:
+    curve = Curve("a<b", 0, ((64, 1.0), (128, 10.0), (256, 100.0), (512, 0.0)))
+    assert decades([curve]) == (0, 2)
+    drawn = chart([curve], Axis("tokens", ((64, "64"),)), (0, 2), "label")
+    (points,) = re.findall(r'polyline points="([^"]+)"', drawn)
+    (x0, y0), (x1, y1), (x2, y2) = (map(float, point.split(",")) for point in points.split())
+    assert x1 - x0 == pytest.approx(x2 - x1, abs=0.2) and y0 - y1 == pytest.approx(y1 - y2, abs=0.2) and y1 < y0
+    assert "a&lt;b" in drawn
+
+
+def test_lengths_and_shifts_are_read_from_the_command_line() -> None:
+    assert doubling_lengths("64..8k") == [64 << at for at in range(8)]
+    assert doubling_lengths("100..399") == [100, 200] and doubling_lengths("512,4k") == [512, 4096]
+    assert shift_pair("0, 16") == (0, 16)
+    for wrong in ("8k..64", "a..b"):
+        with pytest.raises(Exception, match="length"):
+            doubling_lengths(wrong)
+    for wrong in ("16", "3,3", "0,-1"):
+        with pytest.raises(Exception, match="pair"):
+            shift_pair(wrong)
+
+
+def test_the_command_prints_the_reading_and_writes_both_files(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--lengths", "16..32", "--levels", "fp32", "--texts", "1", "--dtype", "float32"]
+    arguments += ["--output", str(tmp_path)]
+    assert main(["probe", "--model", str(checkpoint), *arguments]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("In the fp32 model, end to end, at 32 tokens under fp32")
+    assert (tmp_path / "probe.csv").is_file() and str(tmp_path / "probe.html") in printed.err
+    assert main(["probe", "--model", str(checkpoint), *arguments[:2], "--levels", "fp31"]) == 2
