@@ -51,32 +51,49 @@ def _sources(parser: argparse.ArgumentParser) -> None:
         help="generated: prose and documents that the package makes, not comparable with published RULER "
         "(default: the model card's, else published)",
     )
-    group.add_argument("--wordlists", choices=("3.0.1", "2.2.0"), default="3.0.1", help="wonderwords lists (default: %(default)s)")
+    group.add_argument(
+        "--wordlists", choices=("3.0.1", "2.2.0"), default="3.0.1", help="wonderwords lists (default: %(default)s)"
+    )
     group.add_argument("--seed", type=int, default=42, help="seed of the prompts (default: %(default)s, RULER's)")
 
 
 def _run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="a card of models/, a local folder or a hub id")
     parser.add_argument("--tasks", required=True, help="suites, sets, tasks or globs, comma or space separated")
-    parser.add_argument("--lengths", type=lengths, metavar="N,N", help="tokens, prompt plus answer: 4096 or 4k (default: the card's)")
+    parser.add_argument(
+        "--lengths", type=lengths, metavar="N,N", help="tokens, prompt plus answer: 4096 or 4k (default: the card's)"
+    )
     parser.add_argument(
         "--rope",
         default="native",
         metavar="LEVEL,LEVEL",
-        help="RoPE precision arms: native, fp64, fp32-qk, fp32, bf16-table, bf16, bf16-angle, rope:table=bf16,rotate=fp32 ...",
+        help="RoPE precision arms: native, fp64, fp32-qk, fp32, bf16-table, bf16, bf16-angle, rope:table=bf16 "
+        "(default: %(default)s)",
     )
     parser.add_argument("--limit", type=positive, metavar="N", help="samples of each task and length (default: all)")
     parser.add_argument("--output", type=Path, default=Path("runs"), metavar="DIR", help="default: %(default)s")
     parser.add_argument("--template", choices=("base", "chat"), help="base: raw text; chat: the model's chat template")
     _sources(parser)
     engine = parser.add_argument_group("engine")
-    engine.add_argument("--backend", choices=("hf", "fake"), default="hf", help="fake: answers without a model, to try a set-up")
-    engine.add_argument("--dtype", choices=("auto", "bfloat16", "float16", "float32"), help="of weights and activations (default: the model card's, else auto: the checkpoint's)")
+    engine.add_argument(
+        "--backend", choices=("hf", "fake"), default="hf", help="fake: answers without a model, to try a set-up"
+    )
+    engine.add_argument(
+        "--dtype",
+        choices=("auto", "bfloat16", "float16", "float32"),
+        help="of weights and activations (default: the model card's, else auto: the checkpoint's)",
+    )
     engine.add_argument("--kernel", default="sdpa", help="attention kernel, one for all arms (default: %(default)s)")
     engine.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
-    engine.add_argument("--chunk-tokens", type=positive, default=512, help="prefill chunk; changes rounding (default: %(default)s)")
-    engine.add_argument("--batch-tokens", type=positive, default=32768, help="cache budget of a batch (default: %(default)s)")
-    engine.add_argument("--max-length", type=length, metavar="N", help="positions the model has, where its config is wrong")
+    engine.add_argument(
+        "--chunk-tokens", type=positive, default=512, help="prefill chunk; changes rounding (default: %(default)s)"
+    )
+    engine.add_argument(
+        "--batch-tokens", type=positive, default=32768, help="cache budget of a batch (default: %(default)s)"
+    )
+    engine.add_argument(
+        "--max-length", type=length, metavar="N", help="positions the model has, where its config is wrong"
+    )
     engine.add_argument("--trust-remote-code", action="store_true", help="run code that the checkpoint brings")
 
 

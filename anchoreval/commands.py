@@ -16,6 +16,7 @@ from anchoreval.errors import AnchorEvalError, LengthError
 
 if TYPE_CHECKING:
     from anchoreval.data.sources import Sources
+    from anchoreval.prompt import Template
     from anchoreval.run import Plan, Progress
     from anchoreval.tokenizer import TextTokenizer
 
@@ -42,7 +43,14 @@ def progress_bar(total: int) -> Iterator[Progress]:
         yield lambda _: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     rate = TextColumn("{task.fields[rate]}")
     columns = (BarColumn(), MofNCompleteColumn(), rate, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
@@ -110,7 +118,7 @@ def _plan(options: argparse.Namespace, tasks: str, limit: int | None) -> Plan:
 
     chosen, single = select_tasks(tasks)
     lengths = tuple(options.lengths) if getattr(options, "lengths", None) else None
-    template = getattr(options, "template", "base")
+    template: Template = getattr(options, "template", "base")
     return Plan(tuple(chosen), lengths, (), limit, options.seed, template, _sources(options), single)
 
 
@@ -234,4 +242,3 @@ def bench(options: argparse.Namespace) -> int:
     chosen, _ = select_tasks(options.tasks)
     bench_samples(chosen, options.lengths, options.limit, _tokenizer(options.tokenizer), _sources(options), sys.stdout)
     return 0
-

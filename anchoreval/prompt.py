@@ -79,7 +79,9 @@ def _render(template: str, tokenizer: PromptTokenizer) -> str:
     def refuse(message: str) -> None:
         raise ModelError(f"the chat template refuses a plain user turn: {message}")
 
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
     environment.globals.update(raise_exception=refuse, strftime_now=lambda _: "01 Jan 2025")
     values: dict[str, Any] = {
         "messages": [{"role": "user", "content": _SENTINEL}],
@@ -114,7 +116,9 @@ def to_request(
     anchor_text, anchor_id = anchor_token(tokenizer)
     ids = tokenizer.encode(text)
     if ids and ids[0] == anchor_id:
-        raise ModelError(f"{sample.id}: the prompt starts with the anchor token {anchor_text!r}, which is added in front")
+        raise ModelError(
+            f"{sample.id}: the prompt starts with the anchor token {anchor_text!r}, which is added in front"
+        )
     positions = len(ids) + sample.max_new_tokens
     if window is not None and positions > window:
         raise OverlongPrompt(f"{sample.id}: needs {positions} positions, the model has {window}")

@@ -106,7 +106,9 @@ class RunFolder:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(self._lock)
-            raise RunError(f"{self.path}: another process is writing this run; wait for it or use another --output") from error
+            raise RunError(
+                f"{self.path}: another process is writing this run; wait for it or use another --output"
+            ) from error
         try:
             self._resume()
             with _named(self.path):

@@ -105,7 +105,9 @@ def make_cells(plan: Plan, tokenizer: TextTokenizer, window: int | None) -> Make
     for task in plan.tasks:
         for length in plan.lengths or task.lengths:
             if window is not None and length > window:
-                raise LengthError(f"length {length} is over the model's limit of {window} positions: --lengths up to {window}")
+                raise LengthError(
+                    f"length {length} is over the model's limit of {window} positions: --lengths up to {window}"
+                )
             count = min(plan.limit or task.samples, task.samples)
             samples = samples_of(task, length, count, plan, tokenizer)
             try:
@@ -163,8 +165,13 @@ def judge(task: Task, output: Output, references: Sequence[str]) -> Score:
 
 
 def run_cells(
-    cells: Sequence[Cell], plan: Plan, backend: Backend, tokenizer: TextTokenizer, window: int | None,
-    folder: RunFolder, progress: Progress,
+    cells: Sequence[Cell],
+    plan: Plan,
+    backend: Backend,
+    tokenizer: TextTokenizer,
+    window: int | None,
+    folder: RunFolder,
+    progress: Progress,
 ) -> None:
     """Answer every sample of every cell under every arm; each record is on disk before the next is made."""
     for cell in cells:
@@ -178,7 +185,7 @@ def run_cells(
 def _run_group(
     task: Task, samples: Sequence[Sample], requests: Sequence[Request], arm: Arm, backend: Backend, folder: RunFolder
 ) -> None:
-    """Answer one group under one arm; a group of which a part is on disk is computed whole, and only the rest written."""
+    """Answer one group under one arm; a group partly on disk is computed whole, and only the rest is written."""
     keys = {request.sample_id: key_of(request, arm, backend.fingerprint) for request in requests}
     if all(key in folder.done for key in keys.values()):
         return
@@ -207,14 +214,15 @@ def header_of(
     """The header of the run: asked, applied, versions, sources; written before the first sample is answered."""
     identity = plan.identity(backend, tokenizer)
     anchor_text, anchor_id = anchor_token(tokenizer)
-    sources = plan.sources.describe()
+    described = backend.describe()
+    said = {"sha256": "weights_sha256", "parameters": "parameters", "dtype": "dtype"}
     return {
         "schema": SCHEMA,
         "run": fingerprint(identity),
         "created": created,
         "identity": identity,
-        "model": model,
-        "backend": backend.describe(),
+        "model": model | {key: described[name] for key, name in said.items()},
+        "backend": described,
         "tokenizer": {"sha256": tokenizer.sha256, "anchor_token": anchor_text, "anchor_id": anchor_id},
         "arms": applied_arms(plan, backend),
         "tasks": [task.address for task in plan.tasks],
@@ -226,7 +234,7 @@ def header_of(
         "seed": plan.seed,
         "template": plan.template,
         "group": plan.group,
-        "sources": sources,
+        "sources": plan.sources.describe(),
         "comparable": plan.sources.comparable and plan.seed == 42,
     }
 

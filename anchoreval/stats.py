@@ -237,9 +237,7 @@ def _difference(
     lone: Sequence[Record],
 ) -> Difference:
     scores = [(a.score, b.score) for a, b in pairs if a.score is not None and b.score is not None]
-    logprobs = [
-        x - y for a, b in pairs if (x := per_token(a)) is not None and (y := per_token(b)) is not None
-    ]
+    logprobs = [x - y for a, b in pairs if (x := per_token(a)) is not None and (y := per_token(b)) is not None]
     low, high = _t_interval(logprobs)
     unscored = Difference(
         *place,

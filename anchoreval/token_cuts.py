@@ -60,11 +60,7 @@ def cut_after(definition: Mapping[str, Any]) -> frozenset[str]:
     """
     model = definition["model"]
     marker = _space_marker(definition)
-    if (
-        marker is None
-        or model.get("dropout")
-        or not _added_tokens_are_whole(definition.get("added_tokens") or ())
-    ):
+    if marker is None or model.get("dropout") or not _added_tokens_are_whole(definition.get("added_tokens") or ()):
         return frozenset()
     splits = [_splits_at_space(part) for part in _parts(definition.get("pre_tokenizer"), "pretokenizers")]
     if any(verdict is None for verdict in splits):
@@ -72,11 +68,7 @@ def cut_after(definition: Mapping[str, Any]) -> frozenset[str]:
     after = PRINTABLE - _last_characters(definition.get("added_tokens") or ())
     if any(splits):
         return after
-    if (
-        model.get("type", "BPE") != "BPE"
-        or model.get("continuing_subword_prefix")
-        or model.get("end_of_word_suffix")
-    ):
+    if model.get("type", "BPE") != "BPE" or model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
         return frozenset()
     if marker not in model["vocab"]:
         return frozenset()

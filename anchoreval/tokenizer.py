@@ -24,9 +24,7 @@ class TextTokenizer:
     be proved.
     """
 
-    def __init__(
-        self, inner: tokenizers.Tokenizer, config: dict[str, Any] | None = None, name: str = ""
-    ) -> None:
+    def __init__(self, inner: tokenizers.Tokenizer, config: dict[str, Any] | None = None, name: str = "") -> None:
         inner.no_truncation()
         inner.no_padding()
         self._inner = inner

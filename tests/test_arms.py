@@ -9,7 +9,16 @@ from anchoreval.errors import AnchorEvalError, UnknownName
 
 
 @pytest.mark.parametrize(
-    "text", ["native", "fp32", "bf16-angle", "rope:table=bf16,rotate=bf16", "bf16+shift:4096", "anchor/fp32", "intra-doc/bf16+reset"]
+    "text",
+    [
+        "native",
+        "fp32",
+        "bf16-angle",
+        "rope:table=bf16,rotate=bf16",
+        "bf16+shift:4096",
+        "anchor/fp32",
+        "intra-doc/bf16+reset",
+    ],
 )
 def test_an_arm_prints_the_spelling_that_made_it(text: str) -> None:
     arm = parse_arm(text)
@@ -41,7 +50,9 @@ def test_every_axis_changes_the_fingerprint() -> None:
     assert len({arm.fingerprint() for arm in arms}) == len(arms)
 
 
-@pytest.mark.parametrize(("text", "error"), [("bf-16", UnknownName), ("", AnchorEvalError), ("rope:tabel=bf16", AnchorEvalError)])
+@pytest.mark.parametrize(
+    ("text", "error"), [("bf-16", UnknownName), ("", AnchorEvalError), ("rope:tabel=bf16", AnchorEvalError)]
+)
 def test_what_is_not_in_the_grammar_is_one_line_that_says_so(text: str, error: type[Exception]) -> None:
     with pytest.raises(error) as caught:
         parse_arms(text)

@@ -53,16 +53,12 @@ def make_run(path: Path, hostile: bool = False, samples: int = 12) -> Folder:
             for arm in ARMS:
                 kept = right and not (arm == "bf16-angle" and rng.random() < length / 2500)
                 score = None if (task, i) == ("vt", 3) else float(kept)
-                text = (
-                    HOSTILE[i % len(HOSTILE)] if hostile else f" {1000 + i if kept else rng.randrange(999)}"
-                )
+                text = HOSTILE[i % len(HOSTILE)] if hostile else f" {1000 + i if kept else rng.randrange(999)}"
                 records.append(_record(task, length, i, arm, score, text, text if hostile else str(1000 + i)))
     return Folder(path, _header(path.name, samples, hostile), tuple(records))
 
 
-def _record(
-    task: str, length: int, i: int, arm: str, score: float | None, text: str, reference: str
-) -> Record:
+def _record(task: str, length: int, i: int, arm: str, score: float | None, text: str, reference: str) -> Record:
     return Record(
         key=f"{arm}{task}{length}{i}", sample_id=f"ruler/{task}@{length}#{i}",
         task=f"ruler/{task}", length=length,
@@ -104,9 +100,7 @@ def rows(run: Folder) -> list[dict[str, str]]:
 
 def test_the_text_table_says_which_arm_is_damaged(run: Folder) -> None:
     text = run_table(run)
-    pooled = re.search(
-        r"bf16-angle vs native, pooled: worse, (-\d+\.\d) \[-.*\], n=106 pairs \(2 left out\), p=", text
-    )
+    pooled = re.search(r"bf16-angle vs native, pooled: worse, (-\d+\.\d) \[-.*\], n=106 pairs \(2 left out\), p=", text)
     assert pooled and float(pooled[1]) < -20
     assert "fp32 vs native, pooled: identical scores, 0.0 [-2.8, +2.8], n=106 pairs" in text
     assert "smallest detectable" in text
@@ -126,9 +120,7 @@ def test_csv_has_one_row_per_cell_and_per_average(run: Folder) -> None:
     found = rows(run)
     cells = [row for row in found if row["kind"] == "cell"]
     assert len(cells) == len(TASKS) * len(LENGTHS) * len(ARMS)
-    vt = next(
-        row for row in cells if (row["task"], row["length"], row["arm"]) == ("ruler/vt", "512", "native")
-    )
+    vt = next(row for row in cells if (row["task"], row["length"], row["arm"]) == ("ruler/vt", "512", "native"))
     assert (vt["asked"], vt["scored"], vt["interval"], vt["path"]) == ("12", "11", "wilson", "demo")
     dash = next(row for row in cells if row["unmakeable"])
     assert (dash["task"], dash["mean_x100"], dash["unmakeable"]) == (
@@ -146,9 +138,7 @@ def test_csv_means_and_differences_are_those_of_the_records(run: Folder) -> None
         chosen = [r for r in run.records if (r.task, r.length, r.arm) == ("ruler/qa_1", 2048, arm)]
         return 100 * sum(r.score or 0.0 for r in chosen) / len(chosen)
 
-    row = next(
-        r for r in rows(run) if (r["task"], r["length"], r["arm"]) == ("ruler/qa_1", "2048", "bf16-angle")
-    )
+    row = next(r for r in rows(run) if (r["task"], r["length"], r["arm"]) == ("ruler/qa_1", "2048", "bf16-angle"))
     assert float(row["mean_x100"]) == pytest.approx(mean("bf16-angle"), abs=1e-3)
     assert float(row["difference"]) == pytest.approx(mean("bf16-angle") - mean("native"), abs=1e-3)
     assert (row["baseline"], row["pairs"]) == ("native", "12")
@@ -213,8 +203,6 @@ def test_numbers_are_readable_on_every_colour() -> None:
 
 
 def test_the_text_table_needs_neither_torch_nor_jinja() -> None:
-    code = (
-        "import sys, anchoreval.board; print([m for m in ('torch', 'jinja2', 'scipy') if m in sys.modules])"
-    )
+    code = "import sys, anchoreval.board; print([m for m in ('torch', 'jinja2', 'scipy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

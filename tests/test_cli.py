@@ -14,7 +14,18 @@ from anchoreval.cli import COMMANDS, parser
 SOURCES = {"--data-dir", "--haystack", "--wordlists", "--seed"}
 FLAGS = {
     "run": SOURCES
-    | {"--model", "--tasks", "--lengths", "--rope", "--limit", "--output", "--template", "--backend", "--dtype", "--kernel"}
+    | {
+        "--model",
+        "--tasks",
+        "--lengths",
+        "--rope",
+        "--limit",
+        "--output",
+        "--template",
+        "--backend",
+        "--dtype",
+        "--kernel",
+    }
     | {"--device", "--chunk-tokens", "--batch-tokens", "--max-length", "--trust-remote-code"},
     "samples": SOURCES | {"--tasks", "--lengths", "--tokenizer", "--limit", "--template", "--output"},
     "tasks": set(),
@@ -43,7 +54,9 @@ def test_the_set_of_flags_is_frozen() -> None:
 
 
 def test_run_prints_the_table_alone_on_stdout_and_writes_both_boards(tmp_path: Path) -> None:
-    done = cli("run", *FAKE, "--tasks", "ruler/niah_single_1 ruler/vt", "--rope", "bf16,fp32", "--output", str(tmp_path))
+    done = cli(
+        "run", *FAKE, "--tasks", "ruler/niah_single_1 ruler/vt", "--rope", "bf16,fp32", "--output", str(tmp_path)
+    )
     assert done.returncode == 0, done.stderr
     assert "niah_single_1" in done.stdout and "100.0" in done.stdout and "fp32 minus bf16" in done.stdout
     assert str(tmp_path) not in done.stdout and str(tmp_path / "board.html") in done.stderr
@@ -62,7 +75,10 @@ def test_run_prints_the_table_alone_on_stdout_and_writes_both_boards(tmp_path: P
         (["run", "--model", "anchor-tiny", "--tasks", "ruler/vt", "--limit", "0"], "from 1 upwards"),
         (["show", "ruler/vt@512", "--tokenizer", "anchor-tiny"], "ruler/qa_1@4096#3"),
         (["score", "/nowhere"], "no run here"),
-        (["run", *FAKE, "--tasks", "ruler/niah_single_2", "--haystack", "published", "--data-dir", "/nowhere"], "PaulGrahamEssays.json"),
+        (
+            ["run", *FAKE, "--tasks", "ruler/niah_single_2", "--haystack", "published", "--data-dir", "/nowhere"],
+            "PaulGrahamEssays.json",
+        ),
     ],
 )
 def test_bad_input_is_one_line_with_the_fix_and_exit_code_2(tmp_path: Path, arguments: list[str], says: str) -> None:
@@ -81,17 +97,46 @@ def test_a_run_that_cannot_be_written_ends_with_exit_code_1(tmp_path: Path) -> N
 
 def test_samples_writes_one_json_line_each(tmp_path: Path) -> None:
     path = tmp_path / "made" / "samples.jsonl"
-    done = cli("samples", "--tasks", "ruler/niah_single_1,ruler/qa_1", "--lengths", "512,1k", "--tokenizer", "anchor-tiny", "--limit", "2", "--output", str(path))
+    done = cli(
+        "samples",
+        "--tasks",
+        "ruler/niah_single_1,ruler/qa_1",
+        "--lengths",
+        "512,1k",
+        "--tokenizer",
+        "anchor-tiny",
+        "--limit",
+        "2",
+        "--output",
+        str(path),
+    )
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
     assert [row["id"] for row in rows][:2] == ["ruler/niah_single_1@512#0", "ruler/niah_single_1@512#1"]
-    assert len(rows) == 8 and all(row.keys() == {"id", "task", "length", "prompt", "references", "facts"} for row in rows)
+    assert len(rows) == 8 and all(
+        row.keys() == {"id", "task", "length", "prompt", "references", "facts"} for row in rows
+    )
     assert not list(path.parent.glob("*.part"))
 
 
 def test_show_prints_the_prompt_that_samples_writes(tmp_path: Path) -> None:
     path = tmp_path / "samples.jsonl"
-    assert cli("samples", "--tasks", "ruler/vt", "--lengths", "512", "--tokenizer", "anchor-tiny", "--limit", "3", "--output", str(path)).returncode == 0
+    assert (
+        cli(
+            "samples",
+            "--tasks",
+            "ruler/vt",
+            "--lengths",
+            "512",
+            "--tokenizer",
+            "anchor-tiny",
+            "--limit",
+            "3",
+            "--output",
+            str(path),
+        ).returncode
+        == 0
+    )
     row = json.loads(path.read_text("utf-8").splitlines()[2])
     shown = cli("show", "ruler/vt@512#2", "--tokenizer", "anchor-tiny")
     assert shown.stdout == row["prompt"] + "\n"
@@ -109,7 +154,9 @@ def test_score_reports_a_changed_record_with_exit_code_1(tmp_path: Path) -> None
 
 def test_board_of_two_runs_names_both(tmp_path: Path) -> None:
     for seed in ("42", "43"):
-        assert cli("run", *FAKE, "--tasks", "ruler/vt", "--seed", seed, "--output", str(tmp_path / seed)).returncode == 0
+        assert (
+            cli("run", *FAKE, "--tasks", "ruler/vt", "--seed", seed, "--output", str(tmp_path / seed)).returncode == 0
+        )
     done = cli("board", str(tmp_path / "42"), str(tmp_path / "43"), "--output", str(tmp_path / "both"))
     assert done.returncode == 0, done.stderr
     names = {path.name for path in tmp_path.glob("4*/anchor-tiny/*")}

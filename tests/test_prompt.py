@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import tokenizers
 import pytest
+import tokenizers
 from tokenizers import models, pre_tokenizers
 
 from anchoreval.cards import find_model
@@ -49,7 +49,10 @@ def test_every_token_belongs_to_the_segment_that_it_starts_in(tiny: TextTokenize
     item = sample("Read this.\n", "A long lamp. A small boat.", "\nWhat is it?", " Answer:")
     request = to_request(item, tiny, "comma", None)
     assert request.segment_ids[0] == -1
-    texts = ["".join(tiny.decode([t]) for t, s in zip(request.token_ids, request.segment_ids, strict=True) if s == i) for i in range(4)]
+    texts = [
+        "".join(tiny.decode([t]) for t, s in zip(request.token_ids, request.segment_ids, strict=True) if s == i)
+        for i in range(4)
+    ]
     assert texts == [segment.text for segment in item.segments]
 
 

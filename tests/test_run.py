@@ -124,7 +124,9 @@ def test_a_length_over_the_models_limit_says_the_limit(tmp_path: Path) -> None:
 
 
 def test_a_task_asked_for_by_name_that_cannot_be_made_so_short_says_the_smallest_length(tmp_path: Path) -> None:
-    with pytest.raises(LengthError, match=r"ruler/niah_single_1 cannot be made at 100 tokens: the smallest is (\d+)") as caught:
+    with pytest.raises(
+        LengthError, match=r"ruler/niah_single_1 cannot be made at 100 tokens: the smallest is (\d+)"
+    ) as caught:
         run(tmp_path, lengths=[100])
     smallest = caught.value.smallest
     assert smallest is not None
@@ -158,7 +160,7 @@ def test_unknown_names_are_errors(tmp_path: Path, changes: dict[str, Any], error
 
 @pytest.mark.parametrize("arm", ["bf16+shift:16", "anchor/fp32"])
 def test_an_arm_that_the_backend_cannot_compute_is_refused_by_field(tmp_path: Path, arm: str) -> None:
-    with pytest.raises(UnsupportedArm, match="positions|attention"):
+    with pytest.raises(UnsupportedArm, match=r"positions|attention"):
         run(tmp_path, backend="hf", rope=arm)
     assert not list(tmp_path.iterdir())
 

@@ -35,14 +35,26 @@ ALLOWED = {
     "memory_bench": {"arms", "attention", "backends", "schema", "errors"},
     "training": {"attention", "cards", "data", "prompt", "tokenizer", "schema", "errors"},
     "commands": {
-        "backends", "bench", "board", "cards", "data", "errors", "evaluation", "memory_bench", "rescore", "results", "run",
-        "tokenizer",
+        "backends", "bench", "board", "cards", "data", "errors", "evaluation", "memory_bench", "prompt", "rescore",
+        "results", "run", "tokenizer",
     },
     "cli": {"commands", "errors"},
     "__main__": {"cli"},
     "__init__": {"board", "errors", "evaluation", "results", "stats"},
 }  # fmt: skip
-TORCH_FREE = {"schema", "errors", "cards", "arms", "prompt", "data", "scoring", "results", "stats", "board", "tokenizer"}
+TORCH_FREE = {
+    "schema",
+    "errors",
+    "cards",
+    "arms",
+    "prompt",
+    "data",
+    "scoring",
+    "results",
+    "stats",
+    "board",
+    "tokenizer",
+}
 
 
 def modules() -> list[Path]:
@@ -99,5 +111,7 @@ def test_help_and_the_package_import_no_torch() -> None:
 
 
 def test_a_board_is_written_without_torch() -> None:
-    code = "import sys, anchoreval.board.page, anchoreval.stats; assert not {'torch', 'transformers'} & set(sys.modules)"
+    code = (
+        "import sys, anchoreval.board.page, anchoreval.stats; assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

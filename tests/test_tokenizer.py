@@ -36,9 +36,7 @@ def test_counts_spans_and_ids_agree_and_nothing_is_truncated_or_padded(folder: P
     spans = tokenizer.spans(text)
     assert tokenizer.count(text) == len(spans) == len(tokenizer.encode(text)) > 4
     assert spans[-1][1] == len(text)
-    assert tokenizer._inner.decode(tokenizer.encode(text)).replace("Ġ", "").replace(" ", "") == text.replace(
-        " ", ""
-    )
+    assert tokenizer._inner.decode(tokenizer.encode(text)).replace("Ġ", "").replace(" ", "") == text.replace(" ", "")
 
 
 def test_special_tokens_and_the_chat_template_come_from_the_configuration(folder: Path) -> None:
@@ -63,9 +61,7 @@ def test_a_folder_without_a_tokenizer_is_an_error_that_names_the_file(tmp_path: 
         load_tokenizer(tmp_path)
 
 
-def definition(
-    pre_tokenizer: object, added: tuple[dict[str, object], ...] = (), **model: object
-) -> dict[str, object]:
+def definition(pre_tokenizer: object, added: tuple[dict[str, object], ...] = (), **model: object) -> dict[str, object]:
     return {
         "model": {"type": "BPE", "vocab": {"Ġ": 0}, **model},
         "pre_tokenizer": pre_tokenizer,

@@ -93,9 +93,7 @@ def row_mask(
     Raises UnsupportedArm for bidirectional attention and for hand-written mask functions.
     """
     if use_vmap or "allow_is_bidirectional_skip" in rest:
-        raise UnsupportedArm(
-            "kernel: fused computes causal attention only, not bidirectional or hand-written masks"
-        )
+        raise UnsupportedArm("kernel: fused computes causal attention only, not bidirectional or hand-written masks")
     offset, window = int(q_offset), None if local_size is None else int(local_size)
     padded = attention_mask is not None and not bool(attention_mask.all())
     return RowMask(
@@ -162,16 +160,12 @@ def _as_rows(mask: Tensor | RowMask | None, query: Tensor, key: Tensor) -> RowMa
     rows, keys = query.shape[2], key.shape[2]
     if isinstance(mask, RowMask):
         if (mask.queries, mask.keys) != (rows, keys):
-            raise UnsupportedArm(
-                f"kernel: the mask is for {mask.queries} x {mask.keys}, attention for {rows} x {keys}"
-            )
+            raise UnsupportedArm(f"kernel: the mask is for {mask.queries} x {mask.keys}, attention for {rows} x {keys}")
         return mask
     if isinstance(mask, Tensor):
         return _GivenMask(mask, keys)
     if mask is not None or rows not in (1, keys):
-        raise UnsupportedArm(
-            f"kernel: fused cannot read a mask of type {type(mask).__name__} for {rows} x {keys}"
-        )
+        raise UnsupportedArm(f"kernel: fused cannot read a mask of type {type(mask).__name__} for {rows} x {keys}")
     return RowMask(lambda b, h, q, k: k <= q, query.shape[0], rows, keys, keys - rows, 0, None, plain=True)
 
 
@@ -266,6 +260,4 @@ def _model_dtype(module: nn.Module, value: Tensor) -> torch.dtype:
 
     Not that of `value`: the cache stores values in the dtype of the keys, which may be wider.
     """
-    return next(
-        (p.dtype for p in module.parameters() if p.is_floating_point() and p.itemsize > 1), value.dtype
-    )
+    return next((p.dtype for p in module.parameters() if p.is_floating_point() and p.itemsize > 1), value.dtype)

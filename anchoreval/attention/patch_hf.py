@@ -179,9 +179,7 @@ def _plan(model: nn.Module, level: RopeLevel, kernel: Kernel | None) -> Applied:
     dtype = model_dtype(model)
     needs_fused = not level.native and wider(level.product, dtype)
     if kernel == "stock" and needs_fused:
-        raise UnsupportedArm(
-            f"kernel: {level} on a {NAMES[dtype]} model needs `fused`, for q and k stay wide"
-        )
+        raise UnsupportedArm(f"kernel: {level} on a {NAMES[dtype]} model needs `fused`, for q and k stay wide")
     if not level.native:
         _refuse_unpatchable(model, level)
     chosen: Kernel = kernel or ("fused" if needs_fused else "stock")

@@ -64,9 +64,7 @@ class Tables:
         kinds = rope_types(rotary).values()
         self.tracks_length = any("dynamic" in kind or kind == "longrope" for kind in kinds)
 
-    def __call__(
-        self, x: Tensor, position_ids: Tensor, layer_type: str | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def __call__(self, x: Tensor, position_ids: Tensor, layer_type: str | None = None) -> tuple[Tensor, Tensor]:
         """(cos, sin) in the table's dtype, shaped as the model's own forward does; `x` tells the device."""
         named = () if layer_type is None else (layer_type,)
         if self.tracks_length:  # the stock wrapper picks the frequencies for this length

@@ -41,9 +41,7 @@ class FakeBackend:
         self._closed = False
 
     @classmethod
-    def open(
-        cls, model: str, *, mode: str = "echo-reference", delay_s: float = 0.0, **_: Json
-    ) -> FakeBackend:
+    def open(cls, model: str, *, mode: str = "echo-reference", delay_s: float = 0.0, **_: Json) -> FakeBackend:
         """The backend; `model` may be a folder with a tokenizer.json. Other options are ignored."""
         path = Path(model).expanduser() / "tokenizer.json"
         return cls(mode, load_tokenizer(path) if path.is_file() else Numbers(), delay_s)

@@ -187,9 +187,7 @@ class HfBackend:
 
 def _only(arm: ArmLike, field: str, asked: str, known: Collection[str]) -> None:
     if asked not in known:
-        raise UnsupportedArm(
-            f"arm {arm.name!r}: hf cannot compute {field} {asked!r}, only {' or '.join(known)}"
-        )
+        raise UnsupportedArm(f"arm {arm.name!r}: hf cannot compute {field} {asked!r}, only {' or '.join(known)}")
 
 
 def _versions() -> dict[str, str]:

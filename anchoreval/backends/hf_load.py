@@ -69,9 +69,7 @@ class StockNetwork:
         self.logits(zero_11, DynamicCache(config=self.model.config), (zero_11, mask_11), 1)
 
 
-def load(
-    checkpoint: Checkpoint, dtype: str, device: str, kernel: str, trust_remote_code: bool
-) -> StockNetwork:
+def load(checkpoint: Checkpoint, dtype: str, device: str, kernel: str, trust_remote_code: bool) -> StockNetwork:
     """The model on its device, run once on one token so that what cannot work fails here."""
     if dtype != "auto" and dtype not in DTYPES:
         raise ModelError(f"unknown dtype {dtype!r}: one of auto, {', '.join(DTYPES)}")
@@ -97,9 +95,7 @@ def load(
     except (ValueError, OSError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(_why(checkpoint.folder, kernel, str(error))) from error
     if missing := sorted(loaded["missing_keys"]):
-        raise ModelError(
-            f"{checkpoint.folder} lacks {len(missing)} weights that the model has: {missing[0]}, ..."
-        )
+        raise ModelError(f"{checkpoint.folder} lacks {len(missing)} weights that the model has: {missing[0]}, ...")
     return network
 
 
@@ -156,11 +152,7 @@ def _device(name: str) -> torch.device:
 def count_layers(config: Any) -> int:
     """Layers of the cache; `ModelError` for models that keep more than keys and values."""
     layers = DynamicCache(config=config).layers
-    other = {
-        type(layer).__name__
-        for layer in layers
-        if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer)
-    }
+    other = {type(layer).__name__ for layer in layers if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer)}
     if other or not layers:
         kinds = ", ".join(sorted(other)) or "no layers"
         raise ModelError(f"model type {config.model_type!r} keeps state this backend cannot batch: {kinds}")

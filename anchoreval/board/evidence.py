@@ -110,6 +110,4 @@ def _answer(record: Record) -> Answer:
         notes.append(plain(record.why, 200))
     score = "no score" if record.score is None else f"{100 * record.score:.0f}"
     right = None if record.score is None else record.score >= 1
-    return Answer(
-        plain(record.arm, 60), plain(record.output, OUTPUT_CHARACTERS), score, right, ", ".join(notes)
-    )
+    return Answer(plain(record.arm, 60), plain(record.output, OUTPUT_CHARACTERS), score, right, ", ".join(notes))

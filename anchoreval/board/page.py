@@ -269,15 +269,11 @@ def _versus(view: RunView, number: int, arm: str, baseline: str, scale: int, for
     )
 
 
-def _changed(
-    view: RunView, number: int, task: str, length: int, difference: Difference | None, scale: int
-) -> Field:
+def _changed(view: RunView, number: int, task: str, length: int, difference: Difference | None, scale: int) -> Field:
     where, href = f"{plain(task, 80)} at {tokens(length)}", f"#{place_id(view, number, task, length)}"
     if difference is None or difference.difference is None:
         why = view.unmakeable.get((task, length))
-        return Field(
-            NONE, "none", f"{where}: {f'cannot be made: {plain(why, 300)}' if why else 'no pairs'}", href
-        )
+        return Field(NONE, "none", f"{where}: {f'cannot be made: {plain(why, 300)}' if why else 'no pairs'}", href)
     words = "; ".join(filter(None, [sentence(difference), logprob_difference(difference)]))
     style = colours.difference_class(100 * difference.difference, scale)
     text, strong = percent(difference.difference, True), verdict(difference) in ("worse", "better")

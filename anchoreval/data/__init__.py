@@ -22,9 +22,7 @@ def _explained(generator: Generator) -> Generator:
         except LengthError as error:
             smallest = _smallest(generator, recipe, error.smallest)
             hint = f"the smallest is {smallest}" if smallest else "try a longer one"
-            raise LengthError(
-                f"{recipe.task} cannot be made at {recipe.length} tokens: {hint}", smallest
-            ) from None
+            raise LengthError(f"{recipe.task} cannot be made at {recipe.length} tokens: {hint}", smallest) from None
 
     return generate
 

@@ -69,9 +69,7 @@ class Sentences:
     shares.
     """
 
-    def __init__(
-        self, strip: Strip, spans: Sequence[tuple[int, int]], settled: int, tail: Sequence[str]
-    ) -> None:
+    def __init__(self, strip: Strip, spans: Sequence[tuple[int, int]], settled: int, tail: Sequence[str]) -> None:
         self._strip, self._spans, self._settled, self._tail = strip, spans, settled, tail
 
     def __len__(self) -> int:

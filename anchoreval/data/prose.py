@@ -137,13 +137,20 @@ def quiz(seed: int, hops: int, size: int = 400) -> Quiz:
         person, town, river = _unique(rng, seen, "person"), _unique(rng, seen, "town"), _unique(rng, seen, "town")
         job, instrument = rng.choice(words.OCCUPATIONS), rng.choice(words.INSTRUMENTS)
         mentor = _unique(rng, seen, "person")
-        life = [f"{person} was {_a(job)} who was born in {town}.", f"As a child {person} learned to play the {instrument}.",
-                f"The {job} was taught by {mentor}."]
+        life = [
+            f"{person} was {_a(job)} who was born in {town}.",
+            f"As a child {person} learned to play the {instrument}.",
+            f"The {job} was taught by {mentor}.",
+        ]
         place = [f"{town} is a town on the river {river}.", f"The mayor of {town} was once {mentor}."]
         titles += [person, town]
         documents += [_document(rng, life), _document(rng, place)]
-        one = ((f"In which town was {person} born?", town), (f"Which instrument did {person} learn to play?", instrument),
-               (f"Who taught {person}?", mentor), (f"What was the occupation of {person}?", job))
+        one = (
+            (f"In which town was {person} born?", town),
+            (f"Which instrument did {person} learn to play?", instrument),
+            (f"Who taught {person}?", mentor),
+            (f"What was the occupation of {person}?", job),
+        )
         if hops == 1:
             text, answer = rng.choice(one)
             questions.append(Question(text, (answer,), (index,)))

@@ -94,11 +94,7 @@ class NeedleMaker:
         """
         task, rng = self.task, self.rng
         keys, values = self._needles()
-        needles = [
-            needle(task.value_type, key, value)
-            for key, own in zip(keys, values, strict=True)
-            for value in own
-        ]
+        needles = [needle(task.value_type, key, value) for key, own in zip(keys, values, strict=True) for value in own]
         Random(self.seed).shuffle(needles)
         document, marks = (self._in_sentences if task.haystack == "essay" else self._in_lines)(needles, units)
         asked = rng.sample(range(len(keys)), task.queries)
@@ -184,9 +180,7 @@ class NeedleMaker:
 def generate(recipe: Recipe) -> Iterator[Sample]:
     """Samples of a needle task. Raises LengthError when the length is too short for it."""
     task = options(recipe, NeedleTask)
-    if task.queries > max(task.keys, task.queries) or (
-        task.haystack == "essay" and task.hidden > len(DEPTHS)
-    ):
+    if task.queries > max(task.keys, task.queries) or (task.haystack == "essay" and task.hidden > len(DEPTHS)):
         raise CardError(f"{recipe.task}: args: {task.hidden} needles do not fit {len(DEPTHS)} depths")
     tally, rng = Tally(recipe.tokenizer), Random(recipe.seed)
     prose = task.haystack == "essay" and recipe.sources.haystack == "generated"

@@ -196,9 +196,7 @@ def _generated(recipe: Recipe, task: QuestionTask, rng: Random, room: int) -> Ge
     return GeneratedMaker(source, rng, recipe.wrap, recipe.seed, most=most)
 
 
-def _facts(
-    recipe: Recipe, maker: QuestionMaker, tally: Tally, fitted: Fitted, passed: int
-) -> dict[str, Json]:
+def _facts(recipe: Recipe, maker: QuestionMaker, tally: Tally, fitted: Fitted, passed: int) -> dict[str, Json]:
     return {
         "tokens": fitted.tokens + recipe.max_new_tokens,
         "units": fitted.units,

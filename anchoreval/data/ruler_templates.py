@@ -42,13 +42,9 @@ FWE = (
 )
 FWE_PREFIX = " Answer: According to the coded text above, the three most frequently appeared words are:"
 _QA_INSTRUCTION = (
-    "Answer the question based on the given documents. "
-    "Only give me the answer and do not output any other words.\n\n"
+    "Answer the question based on the given documents. Only give me the answer and do not output any other words.\n\n"
 )
-QA = (
-    f"{_QA_INSTRUCTION}The following are given documents.\n\n{{context}}\n\n"
-    f"{_QA_INSTRUCTION}Question: {{query}}"
-)
+QA = f"{_QA_INSTRUCTION}The following are given documents.\n\n{{context}}\n\n{_QA_INSTRUCTION}Question: {{query}}"
 QA_PREFIX = " Answer:"
 
 _FIELD = re.compile(r"\x00(\w+)\x00")

@@ -87,9 +87,7 @@ class ChainMaker:
 
     def make_example(self, units: int) -> Draft:
         """A text of the kind that becomes the example: three-letter names and a value to be replaced."""
-        return self._compose(
-            names(self.draws.python, self.task.hops + 1, 3), EXAMPLE_VALUE, self.draws.python, units
-        )
+        return self._compose(names(self.draws.python, self.task.hops + 1, 3), EXAMPLE_VALUE, self.draws.python, units)
 
     def _compose(self, variables: list[str], assigned: str, rng: Random, units: int) -> Draft:
         chain = [f"VAR {variables[0]} = {assigned}"]

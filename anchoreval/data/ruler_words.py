@@ -87,9 +87,7 @@ class WordList:
             known = self._tokens[word] = self._tally.following(f" {word}")
         return known
 
-    def plain(
-        self, words: Sequence[str], counts: Sequence[int], order: Callable[[Sequence[str]], list[str]]
-    ) -> Piece:
+    def plain(self, words: Sequence[str], counts: Sequence[int], order: Callable[[Sequence[str]], list[str]]) -> Piece:
         """Each word as often as `counts` says, in the given order, joined by spaces."""
         listed = order([word for word, count in zip(words, counts, strict=True) for _ in range(count)])
         piece = Piece(" ".join(listed))
@@ -188,9 +186,7 @@ class CommonWordsMaker:
             raise Impossible
         drawn = self.rng.sample(pool, units)
         common, other = drawn[:COMMON], drawn[COMMON:]
-        return self._lists.numbered(
-            self._shuffles.apply(common * common_repeats + other * other_repeats)
-        ), common
+        return self._lists.numbered(self._shuffles.apply(common * common_repeats + other * other_repeats)), common
 
 
 def generate_common(recipe: Recipe) -> Iterator[Sample]:
@@ -275,9 +271,7 @@ class CodedWordsMaker:
 
     def text(self, vocabulary: Sequence[str], units: int) -> Draft:
         """The text of about `units` words in all. Ranks too rare to appear are left out, as upstream does."""
-        listed = self._lists.plain(
-            vocabulary, appearances(units, len(vocabulary), self.alpha), self._shuffles.apply
-        )
+        listed = self._lists.plain(vocabulary, appearances(units, len(vocabulary), self.alpha), self._shuffles.apply)
         answers = tuple(vocabulary[ANSWER_RANKS])
         return Draft([self._before], [[listed]], [self._after], self._prefix, answers)
 

@@ -146,9 +146,7 @@ class Sources:
     def squad(self) -> Questions:
         """SQuAD: answerable questions, the paragraphs of all articles as documents."""
         articles = self._read(SQUAD)["data"]
-        documents = sorted(
-            {paragraph["context"] for article in articles for paragraph in article["paragraphs"]}
-        )
+        documents = sorted({paragraph["context"] for article in articles for paragraph in article["paragraphs"]})
         place = {text: index for index, text in enumerate(documents)}
         questions = []
         for article in articles:
@@ -228,9 +226,7 @@ class Sources:
         try:
             return json.loads(content)
         except ValueError as error:
-            raise SourceError(
-                f"{path} is not JSON ({error}); a git-lfs pointer must be replaced by its file"
-            ) from None
+            raise SourceError(f"{path} is not JSON ({error}); a git-lfs pointer must be replaced by its file") from None
 
     def _find(self, source: Published) -> Path:
         for place in self._places():

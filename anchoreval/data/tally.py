@@ -38,9 +38,7 @@ class Tally:
         after: frozenset[str] = getattr(tokenizer, "cut_after", frozenset())
         self.adds_up = LEAD in after
         self._after = after
-        self._cut = (
-            re.compile(f"(?<=[{re.escape(''.join(sorted(after)))}]) (?=[!-~])") if self.adds_up else None
-        )
+        self._cut = re.compile(f"(?<=[{re.escape(''.join(sorted(after)))}]) (?=[!-~])") if self.adds_up else None
         self._lead = tokenizer.count(LEAD) if self.adds_up else 0
         self._seam = lru_cache(SEAMS_KEPT)(self.following)
         self._opening = lru_cache(1024)(tokenizer.count)

@@ -70,11 +70,7 @@ class AdjectiveNouns(Sequence[str]):
             while end < len(prefixes) and prefixes[end].startswith(prefixes[at]):
                 end += 1
             group = prefixes[at:end]
-            spelt = (
-                sorted({f"{prefix}{noun}" for prefix in group for noun in self._nouns})
-                if len(group) > 1
-                else None
-            )
+            spelt = sorted({f"{prefix}{noun}" for prefix in group for noun in self._nouns}) if len(group) > 1 else None
             self._blocks.append(spelt or group[0])
             at = end
         sizes = (len(block) if isinstance(block, list) else len(self._nouns) for block in self._blocks)

@@ -175,21 +175,30 @@ def train_step(
     stage, rate = rate_at(step)
     for group in optimizer.param_groups:
         group["lr"] = rate
-    ids, weights = tiny_data.batch(f"{SEED}-{step}", tokenizer, stage.length, stage.tokens, MAKERS, stage.mixture, stage.first)
+    ids, weights = tiny_data.batch(
+        f"{SEED}-{step}", tokenizer, stage.length, stage.tokens, MAKERS, stage.mixture, stage.first
+    )
     offset = random.Random(step).randrange(MAX_POSITION - stage.length) if step % 2 else 0
     loss, right = loss_of(model, ids, weights, offset)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     if not math.isfinite(loss.item()):
         raise FloatingPointError(f"loss {loss.item()} at step {step}")
-    return {"step": step, "stage": stage.name, "loss": round(loss.item(), 4), "right": [round(share, 4) for share in right]}
+    return {
+        "step": step,
+        "stage": stage.name,
+        "loss": round(loss.item(), 4),
+        "right": [round(share, 4) for share in right],
+    }
 
 
 def save_state(path: Path, model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, step: int) -> None:
     """Everything a resumed run needs, renamed into place when whole."""
-    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, path.with_suffix(".part"))
+    torch.save(
+        {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, path.with_suffix(".part")
+    )
     path.with_suffix(".part").rename(path)
 
 
@@ -206,7 +215,9 @@ def train(folder: Path, until: int, every: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = tiny_tokenizer.build()
     model = new_model(tokenizer.get_vocab_size()).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.01, fused=True)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.01, fused=True
+    )
     state, first = folder / "state.pt", 0
     if state.exists():
         saved = torch.load(state, weights_only=True)

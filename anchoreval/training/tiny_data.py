@@ -15,7 +15,9 @@ from tokenizers import Tokenizer
 
 from anchoreval.training.tiny_tokenizer import EOS, PAD, word_lists
 
-BACKGROUND = 0.02  # weight of a token that is not an answer: enough to learn the language, too little to crowd out recall
+BACKGROUND = (
+    0.02  # weight of a token that is not an answer: enough to learn the language, too little to crowd out recall
+)
 
 
 @dataclass(slots=True)
@@ -60,7 +62,7 @@ def words(rng: random.Random, lists: Sequence[Sequence[str]]) -> str:
 
 
 def copy_example(rng: random.Random, tokenizer: Tokenizer, length: int) -> Example:
-    """Segments of 4 to 24 random tokens, each seen again later; only the repeats carry loss, after their first token."""
+    """Segments of 4 to 24 random tokens, each seen again later; only repeats carry loss, after their first token."""
     vocabulary = tokenizer.get_vocab_size()
     bos = tokenizer.encode("").ids
     seen: list[list[int]] = []
@@ -128,15 +130,21 @@ def emphasised(example: Example, space: int, factor: float) -> list[float]:
 
 
 def batch(
-    seed: str, tokenizer: Tokenizer, length: int, tokens: int, makers: Mapping[str, Maker],
-    mixture: dict[str, float], first: float,
+    seed: str,
+    tokenizer: Tokenizer,
+    length: int,
+    tokens: int,
+    makers: Mapping[str, Maker],
+    mixture: dict[str, float],
+    first: float,
 ) -> tuple[list[list[int]], list[list[float]]]:
     """About `tokens` tokens as rows of `length`: ids and weights, padded on the right with weight 0.
 
     `first` multiplies the weight of the tokens that decide an answer.
     """
     rng = random.Random(seed)
-    pad, space = tokenizer.token_to_id(PAD), tokenizer.token_to_id("\u0120")
+    vocabulary = tokenizer.get_vocab()
+    pad, space = vocabulary[PAD], vocabulary["\u0120"]  # \u0120 is how byte-level BPE writes a space
     ids, weights = [], []
     for _ in range(max(1, tokens // length)):
         kind = rng.choices(list(mixture), list(mixture.values()))[0]

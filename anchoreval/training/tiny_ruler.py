@@ -75,12 +75,19 @@ def needles_example(rng: random.Random, tokenizer: Tokenizer, length: int) -> Ex
     names = pairs("3.0.1")
     value_kind: Kind = "uuids" if rng.random() < 0.2 else "numbers"
     key_kind: Kind = "uuids" if rng.random() < 0.1 else "words"
-    facts = {draw_one(key_kind, rng, names): draw_one(value_kind, rng, names) for _ in range(rng.choice((1, 1, 2, 4, 8)))}
+    facts = {
+        draw_one(key_kind, rng, names): draw_one(value_kind, rng, names) for _ in range(rng.choice((1, 1, 2, 4, 8)))
+    }
     counter = _counter(tokenizer)
     question = NIAH.split("{context}\n")[1].replace("are all", "is") + NIAH_PREFIX.replace(" are", " is")
     asked = rng.sample(list(facts), min(len(facts), 6))
     turns = [(question.format(values=value_kind[:-1], query=key), f" {facts[key]}.{EOS}") for key in asked]
-    opening = NIAH.split("{context}")[0].replace("Some", "A").replace("are hidden", "is hidden").format(values=value_kind[:-1])
+    opening = (
+        NIAH.split("{context}")[0]
+        .replace("Some", "A")
+        .replace("are hidden", "is hidden")
+        .format(values=value_kind[:-1])
+    )
     needles = [needle(value_kind, key, value) for key, value in facts.items()]
     fixed = counter.count(opening + " ".join(needles) + "\n".join(ask + answer for ask, answer in turns)) + 8
     lines = _haystack(rng, counter, length - fixed)

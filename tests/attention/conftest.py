@@ -31,9 +31,7 @@ def kernel_calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
     calls: list[Call] = []
     stock = patch_hf.fused
 
-    def recorder(
-        module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Any, **named: Any
-    ) -> tuple[Tensor, None]:
+    def recorder(module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Any, **named: Any) -> tuple[Tensor, None]:
         out, _ = stock(module, q, k, v, mask, **named)
         calls.append({"module": module, "q": q, "k": k, "v": v, "mask": mask, "out": out, **named})
         return out, None

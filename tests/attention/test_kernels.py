@@ -17,17 +17,13 @@ MODULE = nn.Linear(1, 1)
 UNIT = 2.0**-24
 
 
-def random_qkv(
-    batch: int, heads: int, kv_heads: int, queries: int, keys: int, d: int = 16
-) -> tuple[Tensor, ...]:
+def random_qkv(batch: int, heads: int, kv_heads: int, queries: int, keys: int, d: int = 16) -> tuple[Tensor, ...]:
     generator = torch.Generator().manual_seed(0)
     shapes = [(batch, heads, queries, d), (batch, kv_heads, keys, d), (batch, kv_heads, keys, d)]
     return tuple(torch.randn(shape, generator=generator) for shape in shapes)
 
 
-def explicit(
-    q: Tensor, k: Tensor, v: Tensor, seen: Tensor, softcap: float | None, sinks: Tensor | None
-) -> Tensor:
+def explicit(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, softcap: float | None, sinks: Tensor | None) -> Tensor:
     """Output [B, Q, H, D], one query row at a time in float64; `seen` [B, H, Q, L] are booleans."""
     batch, heads, queries, d = q.shape
     out = torch.zeros(batch, queries, heads, d, dtype=torch.float64)
@@ -116,9 +112,7 @@ def test_a_window_that_has_dropped_old_keys_keeps_its_indices() -> None:
     q, k, v = random_qkv(1, 4, 2, 3, 8)
     rule = and_masks(sliding_window_overlay(6), causal_mask_function)
     # keys 20..27 are held, of which queries 25..27 see the last six each
-    mask = row_mask(
-        batch_size=1, q_length=3, kv_length=8, q_offset=25, kv_offset=20, mask_function=rule, local_size=6
-    )
+    mask = row_mask(batch_size=1, q_length=3, kv_length=8, q_offset=25, kv_offset=20, mask_function=rule, local_size=6)
     got = fused(MODULE, q, k, v, mask)[0]
     want = explicit(q, k, v, causal(3, 8, 6).expand(1, 4, -1, -1), None, None)
     assert (got.double() - want).abs().max() <= tolerance(q, k, v, None)
@@ -157,9 +151,7 @@ def test_no_mask_is_longer_than_a_block_of_rows_nor_wider_than_its_window(
     monkeypatch.setattr(RowMask, "rows", spy)
     rule = and_masks(sliding_window_overlay(window or 10**6), causal_mask_function)
     q, k, v = random_qkv(1, 2, 1, 1500, 3000, d=8)
-    mask = row_mask(
-        batch_size=1, q_length=1500, kv_length=3000, q_offset=1500, mask_function=rule, local_size=window
-    )
+    mask = row_mask(batch_size=1, q_length=1500, kv_length=3000, q_offset=1500, mask_function=rule, local_size=window)
     fused(MODULE, q, k, v, mask, softcap=softcap)
     assert sum(rows for rows, _ in shapes) == 1500
     assert max(rows for rows, _ in shapes) <= kernels.BLOCK_ROWS
@@ -170,15 +162,11 @@ def test_a_plain_prefill_makes_no_mask_at_all(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.delattr(RowMask, "rows")
     q, k, v = random_qkv(1, 2, 1, 700, 700, d=8)
     text = torch.ones(1, 700, dtype=torch.bool)
-    mask = row_mask(
-        batch_size=1, q_length=700, kv_length=700, mask_function=causal_mask_function, attention_mask=text
-    )
+    mask = row_mask(batch_size=1, q_length=700, kv_length=700, mask_function=causal_mask_function, attention_mask=text)
     assert fused(MODULE, q, k, v, mask)[0].isfinite().all()
 
 
-@pytest.mark.parametrize(
-    "named", [{"dropout": 0.1}, {"position_bias": torch.zeros(1)}, {"cache": object()}], ids=str
-)
+@pytest.mark.parametrize("named", [{"dropout": 0.1}, {"position_bias": torch.zeros(1)}, {"cache": object()}], ids=str)
 def test_what_the_kernel_cannot_compute_is_refused(named: dict[str, Any]) -> None:
     q, k, v = random_qkv(1, 2, 1, 4, 4)
     with pytest.raises(UnsupportedArm, match="kernel: fused"):

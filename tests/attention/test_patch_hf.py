@@ -175,9 +175,7 @@ def damaged_by_bf16(name: str = "llama") -> Any:
     return tiny.build(name, BF16).to(BF16)
 
 
-@pytest.mark.parametrize(
-    "name", ["llama", "llama-yarn", "llama-dynamic", "phi3-longrope", "gemma3-local", "olmo2"]
-)
+@pytest.mark.parametrize("name", ["llama", "llama-yarn", "llama-dynamic", "phi3-longrope", "gemma3-local", "olmo2"])
 def test_a_cast_buffer_is_reported_kept_by_native_and_repaired_by_levels(name: str) -> None:
     sound, model = tiny.build(name, BF16), damaged_by_bf16(name)
     report = inspect_rope(model)
@@ -192,9 +190,7 @@ def test_a_cast_buffer_is_reported_kept_by_native_and_repaired_by_levels(name: s
     for level in ("fp32", "bf16", "bf16-angle"):
         with applied(model, LEVELS[level]) as at, applied(sound, LEVELS[level]):
             assert torch.equal(logits(model, offset=40), logits(sound, offset=40)), level
-        assert {buffer.name for buffer in at.repaired} == {
-            buffer.name for buffer in inspect_rope(model).damaged
-        }
+        assert {buffer.name for buffer in at.repaired} == {buffer.name for buffer in inspect_rope(model).damaged}
         assert state(model) == state_after_stock
 
 
@@ -318,9 +314,7 @@ def test_wide_q_and_k_are_refused_on_the_stock_kernel(llama: Any) -> None:
 
 
 def test_the_fused_kernel_is_refused_where_attention_is_built_in() -> None:
-    config = transformers.GPTJConfig(
-        vocab_size=128, n_embd=32, n_layer=1, n_head=2, rotary_dim=8, n_positions=64
-    )
+    config = transformers.GPTJConfig(vocab_size=128, n_embd=32, n_layer=1, n_head=2, rotary_dim=8, n_positions=64)
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
     with pytest.raises(UnsupportedArm, match="kernel: GPTJ"), applied(model, LEVELS["native"], "fused"):
         pass

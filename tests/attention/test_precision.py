@@ -120,13 +120,9 @@ def test_each_level_errs_within_its_budget_and_visibly(
     assert all(rms[level] > unit("fp16") / 4 for level in ("fp16-table", "fp16"))
     assert rms["bf16"] > rms["bf16-table"] > rms["fp16"] > rms["fp32-qk"] >= rms["fp64"] > rms["all-fp64"]
     assert rms["fp32"] > unit(dtype) / 4
-    if (
-        offset
-    ):  # bf16 positions near 100,000 are 512 apart, and the fastest pair turns one radian per position
+    if offset:  # bf16 positions near 100,000 are 512 apart, and the fastest pair turns one radian per position
         assert rms["bf16-angle"] > 0.1
-        assert (
-            rms["fp32-qk"] > 10 * rms["fp64"]
-        )  # theta u_a: the angle's own rounding has grown past the rest
+        assert rms["fp32-qk"] > 10 * rms["fp64"]  # theta u_a: the angle's own rounding has grown past the rest
 
 
 def test_a_site_alone_in_bf16_is_visible_and_bounded(kernel_calls: list[Any], unrotated: Any) -> None:

@@ -108,9 +108,7 @@ def build(name: str, dtype: torch.dtype = torch.float32) -> Any:
     with torch.no_grad():
         for path, parameter in model.named_parameters():
             # random models attend almost evenly; make scores large enough for positions to matter
-            if parameter.ndim == 2 and any(
-                part in path for part in ("q_proj", "k_proj", "qkv_proj", "query_key")
-            ):
+            if parameter.ndim == 2 and any(part in path for part in ("q_proj", "k_proj", "qkv_proj", "query_key")):
                 parameter.mul_(8)
             if path.endswith("sinks"):
                 parameter.normal_()

@@ -26,9 +26,7 @@ def by_words() -> Tokenizer:
     return tokenizer
 
 
-def stream_of(
-    tokenizer: Tokenizer, ids: list[int], prompt: list[int], stop: tuple[str, ...] = ()
-) -> TextStream:
+def stream_of(tokenizer: Tokenizer, ids: list[int], prompt: list[int], stop: tuple[str, ...] = ()) -> TextStream:
     stream = TextStream(tokenizer, prompt, stop)
     for token in ids:
         if stream.push(token):

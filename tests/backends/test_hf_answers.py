@@ -143,9 +143,7 @@ def test_finished_rows_leave_and_the_others_go_on_unchanged(llama: Path) -> None
     whole = outputs(backend, requests)
     seen: list[int] = []
     spy(backend, lambda call: seen.append(call["input_ids"].shape[0]))
-    stops = {
-        name: (output.text[1 + int(name) % 6],) for name, output in whole.items() if len(output.text) > 7
-    }
+    stops = {name: (output.text[1 + int(name) % 6],) for name, output in whole.items() if len(output.text) > 7}
     cut = outputs(backend, [with_stop(r, stops.get(r.sample_id, ())) for r in requests])
     assert len(stops) > 8
     assert min(n for n in seen if n > 1) == 4 < max(seen) == 8

@@ -89,12 +89,8 @@ def test_an_arm_is_removed_after_an_error(llama: Path) -> None:
     assert scores(backend, None) == stock
 
 
-def test_a_failed_self_test_refuses_every_level_but_native(
-    llama: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        hf, "selftest", lambda _: {"ok": False, "native_equals_stock": False, "restored": True}
-    )
+def test_a_failed_self_test_refuses_every_level_but_native(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hf, "selftest", lambda _: {"ok": False, "native_equals_stock": False, "restored": True})
     backend = open_hf(llama)
     with backend.under(parse_arm("native")):
         pass

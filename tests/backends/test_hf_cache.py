@@ -67,8 +67,6 @@ def test_what_lies_left_of_a_row_is_cleared() -> None:
 
 def test_keys_and_values_may_differ_in_dtype_and_width() -> None:
     store = KvStore(layers=1, rows=1, columns=4)
-    keys, values = store.row(0, 0, 0).update(
-        torch.zeros(1, 2, 3, 8), torch.zeros(1, 2, 3, 4, dtype=torch.bfloat16), 0
-    )
+    keys, values = store.row(0, 0, 0).update(torch.zeros(1, 2, 3, 8), torch.zeros(1, 2, 3, 4, dtype=torch.bfloat16), 0)
     assert (keys.dtype, keys.shape[-1]) == (torch.float32, 8)
     assert (values.dtype, values.shape[-1]) == (torch.bfloat16, 4)

@@ -65,9 +65,7 @@ def test_the_description_and_the_arm_as_applied_are_json(opened: Open) -> None:
     with backend.under(parse_arm("native")) as applied:
         assert json.loads(json.dumps(applied))["positions"] == "contiguous"
     described = json.loads(json.dumps(backend.describe()))
-    assert {"engine", "versions", "dtype", "parameters", "max_length", "weights_sha256", "rope"} <= set(
-        described
-    )
+    assert {"engine", "versions", "dtype", "parameters", "max_length", "weights_sha256", "rope"} <= set(described)
 
 
 def test_the_fingerprint_ignores_throughput_settings(opened: Open) -> None:

@@ -31,9 +31,7 @@ def sharpen(model: Any) -> None:
     """Random models attend almost evenly; larger projections make tokens and order matter."""
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            if weight.ndim == 2 and any(
-                part in name for part in ("q_proj", "k_proj", "qkv_proj", "query_key_value")
-            ):
+            if weight.ndim == 2 and any(part in name for part in ("q_proj", "k_proj", "qkv_proj", "query_key_value")):
                 weight.mul_(6)
 
 

@@ -17,14 +17,8 @@ KINDS = ("byte-level", "llama-2", "metaspace", "wordpiece", "crossing", "unknown
 
 def corpus() -> list[str]:
     lines = list(islice(sentences(7), 1500))
-    lines += [
-        f"One of the special magic numbers for lazy-{index % 7}fox is: {index * 7919}."
-        for index in range(300)
-    ]
-    return (
-        lines
-        + ["VAR ABC = VAR QXZ ", "1. apple 2. pear ... ...", "Don't (stop): 'quoted' \"words\"\n\n\tnow"] * 20
-    )
+    lines += [f"One of the special magic numbers for lazy-{index % 7}fox is: {index * 7919}." for index in range(300)]
+    return lines + ["VAR ABC = VAR QXZ ", "1. apple 2. pear ... ...", "Don't (stop): 'quoted' \"words\"\n\n\tnow"] * 20
 
 
 def trained(kind: str) -> Tokenizer:
@@ -45,9 +39,7 @@ def trained(kind: str) -> Tokenizer:
         tokenizer.decoder = decoders.ByteLevel()
     elif kind == "unknown":
         odd = pre_tokenizers.Split(Regex(r"\w+ \w+|\W+"), "isolated")
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [odd, pre_tokenizers.ByteLevel(False, use_regex=False)]
-        )
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([odd, pre_tokenizers.ByteLevel(False, use_regex=False)])
     elif kind != "crossing":
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
     lines = corpus()

@@ -30,9 +30,7 @@ def test_an_argument_that_a_generator_does_not_take_names_task_and_argument(
     task: str, change: dict[str, Any], complaint: str, tokenizer: TextTokenizer, generated: Sources
 ) -> None:
     asked = recipe(task, 1024, 1, tokenizer, generated)
-    asked = type(asked)(
-        **{name: getattr(asked, name) for name in asked.__slots__} | {"args": {**asked.args, **change}}
-    )
+    asked = type(asked)(**{name: getattr(asked, name) for name in asked.__slots__} | {"args": {**asked.args, **change}})
     with pytest.raises(CardError, match=rf"ruler/{task}.*{complaint}"):
         next(GENERATORS[TASKS[task][0]](asked))
 

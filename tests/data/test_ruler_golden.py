@@ -16,9 +16,7 @@ from anchoreval.tokenizer import TextTokenizer
 
 HASHES = {
     entry["file"]: entry["rows"]
-    for entry in map(
-        json.loads, (Path(__file__).parents[1] / "golden" / "ruler_hashes.jsonl").read_text().splitlines()
-    )
+    for entry in map(json.loads, (Path(__file__).parents[1] / "golden" / "ruler_hashes.jsonl").read_text().splitlines())
 }
 META_CHAT = ("cwe_4096", "fwe_4096", "niah_single_1_4096", "qa_1_4096", "vt_4096")
 
@@ -66,9 +64,7 @@ def test_the_token_position_of_a_needle_is_upstreams_up_to_its_sentence(
 ) -> None:
     lines = (shared / "golden" / "ruler" / "niah_single_2_4096.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
-    for sample, row in zip(
-        samples("niah_single_2", 4096, 20, golden_tokenizer, golden_sources), rows, strict=True
-    ):
+    for sample, row in zip(samples("niah_single_2", 4096, 20, golden_tokenizer, golden_sources), rows, strict=True):
         (position,) = sample.facts["token_positions"]
         start = row["input"].find(" One of the special magic")
         assert position == golden_tokenizer.count(row["input"][:start])

@@ -52,9 +52,7 @@ def test_a_length_that_is_too_short_names_one_that_works(
     task: str, tokenizer: TextTokenizer, generated: Sources
 ) -> None:
     generator, _, budget = TASKS[task]
-    with pytest.raises(
-        LengthError, match=rf"ruler/{task} cannot be made at 60 tokens: the smallest is \d+"
-    ) as caught:
+    with pytest.raises(LengthError, match=rf"ruler/{task} cannot be made at 60 tokens: the smallest is \d+") as caught:
         list(GENERATORS[generator](recipe(task, 60, 3, tokenizer, generated)))
     smallest = caught.value.smallest
     assert smallest is not None and smallest > budget + 10

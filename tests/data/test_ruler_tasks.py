@@ -78,9 +78,7 @@ def test_examples_differ_from_sample_to_sample(tokenizer: TextTokenizer, generat
     assert len(set(shown)) == 4
 
 
-def test_without_room_for_the_example_it_goes_and_that_is_said(
-    tokenizer: TextTokenizer, generated: Sources
-) -> None:
+def test_without_room_for_the_example_it_goes_and_that_is_said(tokenizer: TextTokenizer, generated: Sources) -> None:
     (sample,) = samples("vt", 640, 1, tokenizer, generated)
     assert sample.facts["example"] in {"short", "none"} and sample.facts["fit"] == "refined"
     (sample,) = samples("cwe", 640, 1, tokenizer, generated)
@@ -143,16 +141,12 @@ def test_each_document_is_a_segment_and_the_facts_name_those_that_answer(
             range(1, len(documents) + 1)
         )
         offsets = [sample.prompt.index(text) for text in documents]
-        gold = [
-            place for place, text in enumerate(documents) if re.search(rf"{sample.references[0]}\b", text)
-        ]
+        gold = [place for place, text in enumerate(documents) if re.search(rf"{sample.references[0]}\b", text)]
         marked = {tokenizer.count(sample.prompt[: offsets[place]]) for place in gold}
         assert marked <= set(sample.facts["token_positions"])
 
 
-def test_a_question_that_cannot_fit_is_passed_over_and_counted(
-    tokenizer: TextTokenizer, tmp_path: Path
-) -> None:
+def test_a_question_that_cannot_fit_is_passed_over_and_counted(tokenizer: TextTokenizer, tmp_path: Path) -> None:
     made = samples("qa_2", 1024, 3, tokenizer, questions(tmp_path, [20, 900, 20, 20]))
     assert [sample.facts["question"] for sample in made] == [0, 2, 3]
     assert [sample.facts["questions_passed_over"] for sample in made] == [0, 1, 1]

@@ -71,9 +71,7 @@ def test_a_missing_file_is_downloaded_once_and_kept_in_the_cache(
     assert [path.name for path in cache.iterdir()] == ["squad.json"]
 
 
-def test_a_download_with_another_hash_is_refused_and_leaves_nothing(
-    served: tuple[Path, str], tmp_path: Path
-) -> None:
+def test_a_download_with_another_hash_is_refused_and_leaves_nothing(served: tuple[Path, str], tmp_path: Path) -> None:
     folder, address = served
     (folder / "dev.json").write_text("other")
     with pytest.raises(SourceError, match="its SHA-256 is"):

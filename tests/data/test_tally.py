@@ -25,9 +25,7 @@ def compositions(seed: int, count: int) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_counts_of_pieces_are_the_counts_of_the_joined_text(
-    kind: str, kinds: dict[str, TextTokenizer]
-) -> None:
+def test_counts_of_pieces_are_the_counts_of_the_joined_text(kind: str, kinds: dict[str, TextTokenizer]) -> None:
     tokenizer = kinds[kind]
     tally = Tally(tokenizer)
     shared = {text: Piece(text) for text in FRAGMENTS}  # counted once, used in many places
@@ -45,19 +43,14 @@ def test_a_repeated_piece_counts_as_its_text(kind: str, kinds: dict[str, TextTok
         text = "".join(texts)
         repeated = tally.repeat(Piece(text), 3)
         assert repeated.text == text * 3
-        assert tally.count([Piece("Start: x"), repeated, Piece(" end")]) == tokenizer.count(
-            f"Start: x{text * 3} end"
-        )
+        assert tally.count([Piece("Start: x"), repeated, Piece(" end")]) == tokenizer.count(f"Start: x{text * 3} end")
 
 
 def test_the_kinds_differ_in_where_they_may_be_cut(kinds: dict[str, TextTokenizer]) -> None:
     assert all(
-        kinds[kind].cut_after >= PRINTABLE - set(">]")
-        for kind in ("byte-level", "metaspace", "wordpiece", "llama-2")
+        kinds[kind].cut_after >= PRINTABLE - set(">]") for kind in ("byte-level", "metaspace", "wordpiece", "llama-2")
     )
-    assert kinds["crossing"].cut_after < PRINTABLE - set(">"), (
-        "its vocabulary joins words, so some cuts are unsafe"
-    )
+    assert kinds["crossing"].cut_after < PRINTABLE - set(">"), "its vocabulary joins words, so some cuts are unsafe"
     assert not kinds["unknown"].cut_after
 
 
