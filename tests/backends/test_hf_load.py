@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import EOS, SHAPE, prompts, request, save_model
+from checkpoints import EOS, SHAPE, prompts, request, save_model
 from transformers import AutoModelForCausalLM, LlamaConfig, MambaConfig
 
 from anchoreval.backends.hf import HfBackend
