@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPOSITORY
-
+REPOSITORY = Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "anchoreval"
 # unit -> the units of the package that it may import; units are top-level modules and folders
 ALLOWED = {
