@@ -27,7 +27,7 @@ _PUBLIC = {
     "paired": "anchoreval.stats",
     "write_board": "anchoreval.board",
 }
-__all__ = list(_PUBLIC)  # noqa: PLE0605
+__all__ = list(_PUBLIC)
 
 
 def __getattr__(name: str) -> Any:

@@ -82,7 +82,8 @@ def _request(documents: int, tokens_each: int, seed: int) -> Request:
 
     ids = (1, *draw(documents * tokens_each, 0), *draw(_QUERY_TOKENS, seed))
     segments = (-1, *(i for i in range(documents) for _ in range(tokens_each)), *[documents] * _QUERY_TOKENS)
-    roles: tuple[Role, ...] = (*("document" for _ in range(documents)), "query")
+    document: Role = "document"
+    roles: tuple[Role, ...] = (*[document] * documents, "query")
     return Request(f"bench {seed}", ids, segments, roles, max_new_tokens=1)
 
 

@@ -92,7 +92,7 @@ class _UniqueKeys(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
         for key_node, _ in node.value:
-            key = str(self.construct_object(key_node, deep=True))  # type: ignore[no-untyped-call]
+            key = str(self.construct_object(key_node, deep=True))
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is repeated", key_node.start_mark)
             seen.add(key)
@@ -162,9 +162,10 @@ def load_tasks(where: Path | None = None) -> tuple[dict[str, Task], dict[str, tu
 
 
 def select_tasks(names: str, where: Path | None = None) -> tuple[list[Task], frozenset[str]]:
-    """The tasks that `names` (suites, sets, tasks, globs; commas or spaces between) stand for, and which were named singly.
+    """The tasks that `names` (suites, sets, tasks, globs) stand for, and which of them were named singly.
 
-    Order is the order of asking, each task once. UnknownName gives the nearest suite or task.
+    Names stand between commas or spaces. Order is the order of asking, each task once.
+    UnknownName gives the nearest suite or task.
     """
     tasks, sets = load_tasks(where)
     chosen: dict[str, Task] = {}

@@ -86,9 +86,15 @@ def _run(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--rope",
+        "--arms",
+        dest="rope",
         default="native",
-        metavar="LEVEL,LEVEL",
-        help="RoPE precision arms: native, fp64, fp32-qk, fp32, bf16-table, bf16, bf16-angle, rope:table=bf16,rotate=fp32 ...",
+        metavar="ARM,ARM",
+        help="arms, [attention/]rope[+positions]: native, fp64, fp32-qk, fp32, bf16-table, bf16, bf16-angle, "
+        "rope:table=bf16, bf16+shift:4096, anchor/fp32, intra-doc/fp32+reset (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--document-tokens", type=positive, metavar="N", help="cut longer documents into blocks of N tokens"
     )
     parser.add_argument("--limit", type=positive, metavar="N", help="samples of each task and length (default: all)")
     parser.add_argument("--output", type=Path, default=Path("runs"), metavar="DIR", help="default: %(default)s")
@@ -144,6 +150,7 @@ def _bench(parser: argparse.ArgumentParser) -> None:
     _sources(samples)
     memory = kinds.add_parser("memory", help="peak memory of one long prompt beyond weights and cache")
     memory.add_argument("--length", type=length, default=32768)
+    kinds.add_parser("anchor", help="prefill under the anchor pattern against full attention, one ratio")
 
 
 def _paths(parser: argparse.ArgumentParser) -> None:

@@ -16,6 +16,7 @@ from anchoreval.errors import AnchorEvalError, LengthError
 
 if TYPE_CHECKING:
     from anchoreval.data.sources import Sources
+    from anchoreval.prompt import Template
     from anchoreval.run import Plan, Progress
     from anchoreval.tokenizer import TextTokenizer
 
@@ -90,6 +91,7 @@ def run(options: argparse.Namespace) -> int:
         wordlists=options.wordlists,
         seed=options.seed,
         max_length=options.max_length,
+        document_tokens=options.document_tokens,
         options=engine,
         watch=progress_bar,
         tell=note,
@@ -117,7 +119,7 @@ def _plan(options: argparse.Namespace, tasks: str, limit: int | None) -> Plan:
 
     chosen, single = select_tasks(tasks)
     lengths = tuple(options.lengths) if getattr(options, "lengths", None) else None
-    template = getattr(options, "template", "base")
+    template: Template = getattr(options, "template", "base")
     return Plan(tuple(chosen), lengths, (), limit, options.seed, template, _sources(options), single)
 
 
@@ -244,7 +246,12 @@ def probe(options: argparse.Namespace) -> int:
 
 
 def bench(options: argparse.Namespace) -> int:
-    """`anchoreval bench samples|memory`."""
+    """`anchoreval bench samples|memory|anchor`."""
+    if options.kind == "anchor":
+        from anchoreval.anchor_bench import report_anchor
+
+        say(report_anchor())
+        return 0
     if options.kind == "memory":
         from anchoreval.memory_bench import report_memory
 

@@ -51,6 +51,7 @@ def evaluate(
     wordlists: Literal["3.0.1", "2.2.0"] = "3.0.1",
     seed: int = 42,
     max_length: int | None = None,
+    document_tokens: int | None = None,
     options: dict[str, Any] | None = None,
     watch: Watch = unwatched,
     tell: Callable[[str], None] = lambda _: None,
@@ -58,10 +59,11 @@ def evaluate(
     """The finished run: every sample of every task and length, answered under every arm and scored.
 
     `model` is a card of models/, a folder or a hub id; `tasks` are suites, sets, tasks or globs; `lengths` are tokens
-    of the model under test, prompt plus answer (default: the card's); `template`,
-    `haystack` and `dtype` default to the model card's, else base, published and the checkpoint's own; `rope` are arms, comma separated; `max_length`
-    overrides the number of positions that the checkpoint states; `options` go to the backend (device, chunk_tokens,
-    batch_tokens, rows, trust_remote_code). The same call again resumes a run that was cut off.
+    of the model under test, prompt plus answer (default: the task card's); `rope` are arms, comma separated.
+    `template`, `haystack` and `dtype` default to the model card's, else base, published and the checkpoint's own;
+    `document_tokens` cuts longer documents into blocks of so many tokens, for the arms that act on documents;
+    `max_length` overrides the number of positions that the checkpoint states; `options` go to the backend (device,
+    chunk_tokens, batch_tokens, rows, trust_remote_code). The same call again resumes a run that was cut off.
     `watch` shows progress, `tell` takes notices (a task that cannot be made so short, an unusual anchor token).
     Errors: AnchorEvalError, one line each, before anything is computed where that is possible.
     """
@@ -81,14 +83,16 @@ def evaluate(
         template=template or card.template,
         sources=Sources(data_dir, haystack or card.haystack, wordlists),
         single=single,
+        document_tokens=document_tokens,
     )
     open_engine = partial(open_backend, backend, card.checkpoint, dtype=dtype, kernel=kernel, **(options or {}))
-    return _execute(plan, name, card, max_length, Path(output), open_engine, watch, tell)
+    facts = {"name": name, "path": model, "about": card.about}
+    return _execute(plan, facts, card, max_length, Path(output), open_engine, watch, tell)
 
 
 def _execute(
     plan: Plan,
-    name: str,
+    facts: dict[str, Any],
     card: ModelCard,
     max_length: int | None,
     output: Path,
@@ -107,9 +111,9 @@ def _execute(
         tell(f"the tokenizer has no BOS token: the anchor token is {anchor_token(tokenizer)[0]!r}")
     engine = open_engine()
     try:
-        facts = {"name": name, "path": card.checkpoint, "window": window, "about": card.about}
+        facts |= {"window": window}
         header = header_of(plan, made, engine, tokenizer, facts, _now()) | {"version": metadata.version("anchoreval")}
-        directory = run_directory(output, name, header)
+        directory = run_directory(output, facts["name"], header)
         with RunFolder(directory, header) as disk, watch(_records(made, plan)) as progress:
             run_cells(made.cells, plan, engine, tokenizer, window, disk, progress)
             disk.update_header(finished=_now(), sources=plan.sources.describe(), source_files=plan.sources.files())

@@ -197,7 +197,7 @@ def run_cells(
 def _run_group(
     task: Task, samples: Sequence[Sample], requests: Sequence[Request], arm: Arm, backend: Backend, folder: RunFolder
 ) -> None:
-    """Answer one group under one arm; a group of which a part is on disk is computed whole, and only the rest written."""
+    """Answer one group under one arm; a group partly on disk is computed whole, and only the rest is written."""
     keys = {request.sample_id: key_of(request, arm, backend.fingerprint) for request in requests}
     if all(key in folder.done for key in keys.values()):
         return
@@ -226,14 +226,15 @@ def header_of(
     """The header of the run: asked, applied, versions, sources; written before the first sample is answered."""
     identity = plan.identity(backend, tokenizer)
     anchor_text, anchor_id = anchor_token(tokenizer)
-    sources = plan.sources.describe()
+    described = backend.describe()
+    said = {"sha256": "weights_sha256", "parameters": "parameters", "dtype": "dtype"}
     return {
         "schema": SCHEMA,
         "run": fingerprint(identity),
         "created": created,
         "identity": identity,
-        "model": model,
-        "backend": backend.describe(),
+        "model": model | {key: described[name] for key, name in said.items()},
+        "backend": described,
         "tokenizer": {"sha256": tokenizer.sha256, "anchor_token": anchor_text, "anchor_id": anchor_id},
         "arms": applied_arms(plan, backend),
         "tasks": [task.address for task in plan.tasks],
@@ -246,7 +247,7 @@ def header_of(
         "template": plan.template,
         "document_tokens": plan.document_tokens,
         "group": plan.group,
-        "sources": sources,
+        "sources": plan.sources.describe(),
         "comparable": plan.sources.comparable and plan.seed == 42,
     }
 

@@ -26,7 +26,7 @@ FLAGS = {
         "--dtype",
         "--kernel",
     }
-    | {"--device", "--chunk-tokens", "--batch-tokens", "--max-length", "--trust-remote-code"},
+    | {"--device", "--chunk-tokens", "--batch-tokens", "--max-length", "--trust-remote-code", "--document-tokens"},
     "samples": SOURCES | {"--tasks", "--lengths", "--tokenizer", "--limit", "--template", "--output"},
     "tasks": set(),
     "models": set(),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import tokenizers
 import pytest
+import tokenizers
 from tokenizers import models, pre_tokenizers
 
 from anchoreval.cards import find_model

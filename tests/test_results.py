@@ -19,9 +19,9 @@ HEADER = {"identity": {"model": "m"}, "created": "2026-01-01T00:00:00+00:00", "r
 
 def record(index: int, **changes: object) -> Record:
     base = Record(
-        key=f"k{index}", sample_id=f"s/t@512#{index}", task="s/t", length=512, index=index, arm="fp32", prompt_sha256="0" * 64,
-        prompt_tokens=500, references=("a", "b"), facts={"depths": [0.5]}, output="text", output_tokens=3, finish="stop", score=0.5,
-        why=None, reference_logprob=-1.25, reference_tokens=2, seconds=0.1,
+        key=f"k{index}", sample_id=f"s/t@512#{index}", task="s/t", length=512, index=index, arm="fp32",
+        prompt_sha256="0" * 64, prompt_tokens=500, references=("a", "b"), facts={"depths": [0.5]}, output="text",
+        output_tokens=3, finish="stop", score=0.5, why=None, reference_logprob=-1.25, reference_tokens=2, seconds=0.1,
     )  # fmt: skip
     return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPOSITORY
-
+REPOSITORY = Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "anchoreval"
 # unit -> the units of the package that it may import; units are top-level modules and folders
 ALLOWED = {
@@ -29,15 +28,19 @@ ALLOWED = {
     "stats": {"schema", "errors"},
     "board": {"stats", "results", "scoring", "schema", "errors"},
     "rescore": {"results", "scoring", "schema", "errors"},
-    "run": {"arms", "backends", "cards", "data", "prompt", "results", "scoring", "schema", "errors", "tokenizer"},
+    "run": {
+        "arms", "backends", "cards", "data", "documents", "errors", "prompt", "results", "schema", "scoring", "tokenizer",
+    },
     "evaluation": {"arms", "backends", "cards", "data", "prompt", "results", "run", "errors", "tokenizer"},
     "bench": {"cards", "data", "schema", "errors"},
     "memory_bench": {"arms", "attention", "backends", "schema", "errors"},
+    "documents": {"schema"},
+    "anchor_bench": {"arms", "backends", "schema"},
     "probe": {"attention", "backends", "cards", "data", "errors", "prompt", "tokenizer"},
     "training": {"attention", "cards", "data", "prompt", "tokenizer", "schema", "errors"},
     "commands": {
-        "backends", "bench", "board", "cards", "data", "errors", "evaluation", "memory_bench", "probe", "rescore", "results", "run",
-        "tokenizer",
+        "anchor_bench", "backends", "bench", "board", "cards", "data", "errors", "evaluation", "memory_bench", "probe",
+        "prompt", "rescore", "results", "run", "tokenizer",
     },
     "cli": {"commands", "errors"},
     "__main__": {"cli"},

@@ -15,7 +15,7 @@ BACKENDS: Mapping[str, str] = {
     "fake": "anchoreval.backends.fake:FakeBackend",
     "hf": "anchoreval.backends.hf:HfBackend",
 }
-_EXTRAS = {"torch": "hf", "transformers": "hf", "safetensors": "hf", "vllm": "vllm"}
+_REQUIRED = frozenset({"torch", "transformers", "safetensors", "huggingface_hub"})
 
 
 class ArmLike(Protocol):
@@ -89,10 +89,8 @@ def open_backend(name: str, model: str, **options: Json) -> Backend:
     try:
         opener = getattr(importlib.import_module(module), attribute).open
     except ModuleNotFoundError as error:
-        extra = _EXTRAS.get(error.name or "")
-        if extra is None:
+        if error.name not in _REQUIRED:
             raise
-        text = f"backend {name!r} needs {error.name}: pip install 'anchoreval[{extra}]'"
-        raise MissingExtra(text) from error
+        raise MissingExtra(f"backend {name!r} needs {error.name}: pip install anchoreval") from error
     backend: Backend = opener(model, **options)
     return backend

@@ -53,7 +53,9 @@ def sources(shown: RunView) -> str:
     """Which source texts the package made itself: `haystack generated, qa generated`."""
     given = shown.header.get("sources")
     named = given.items() if isinstance(given, Mapping) else ()
-    made = [f"{plain(name, 40)} {plain(value, 60)}" for name, value in named if value != "published"]
+    made = [
+        f"{plain(name, 40)} {plain(value, 60)}" for name, value in named if value != "published" and name != "wordlists"
+    ]
     return ", ".join(made) or "see header.json"
 
 

@@ -180,7 +180,7 @@ def train_step(
     )
     offset = random.Random(step).randrange(MAX_POSITION - stage.length) if step % 2 else 0
     loss, right = loss_of(model, ids, weights, offset)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

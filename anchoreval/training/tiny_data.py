@@ -62,7 +62,7 @@ def words(rng: random.Random, lists: Sequence[Sequence[str]]) -> str:
 
 
 def copy_example(rng: random.Random, tokenizer: Tokenizer, length: int) -> Example:
-    """Segments of 4 to 24 random tokens, each seen again later; only the repeats carry loss, after their first token."""
+    """Segments of 4 to 24 random tokens, each seen again later; only repeats carry loss, after their first token."""
     vocabulary = tokenizer.get_vocab_size()
     bos = tokenizer.encode("").ids
     seen: list[list[int]] = []
@@ -143,7 +143,8 @@ def batch(
     `first` multiplies the weight of the tokens that decide an answer.
     """
     rng = random.Random(seed)
-    pad, space = tokenizer.token_to_id(PAD), tokenizer.token_to_id("\u0120")
+    vocabulary = tokenizer.get_vocab()
+    pad, space = vocabulary[PAD], vocabulary["\u0120"]  # \u0120 is how byte-level BPE writes a space
     ids, weights = [], []
     for _ in range(max(1, tokens // length)):
         kind = rng.choices(list(mixture), list(mixture.values()))[0]

@@ -21,14 +21,14 @@ BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
 SINGLE = r"\d|[A-Z](?=[A-Z])|(?<=[A-Z])[A-Z]"  # digits and the letters of capital runs: copied one by one
 WORDING = (
     "Some special magic numbers are hidden within the following text. Make sure to memorize it.",
-    "I will quiz you about the uuids afterwards. A special magic uuid is hidden. What are all the special magic numbers",
+    "I will quiz you about the uuids afterwards. A special magic uuid is hidden. What are all the special magic numbers",  # noqa: E501
     "mentioned in the provided text? The special magic uuids mentioned in the provided text are",
     "Memorize and track the chain(s) of variable assignment hidden in the following text. VAR X = VAR Y",
     "Question: Find all variables that are assigned the value in the text above. Answer: According to the chain(s) of",
     "variable assignment in the text above, variables are assigned the value, they are:",
     "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again.",
     "Below is a numbered list of words. In these words, some appear more often than others. Memorize the ones that",
-    "appear most often. Answer: The top words that appear most often in the list are: the most common words in the above",
+    "appear most often. Answer: The top words that appear most often in the list are: the most common words in the above",  # noqa: E501
     "Read the following coded text and track the frequency of each coded word. Find the three most frequently appeared",
     "coded words. Do not provide any explanation. Please ignore the dots. Answer: According to the coded text above,",
     "Answer the question based on the given documents. Only give me the answer and do not output any other words.",
@@ -55,7 +55,8 @@ def corpus(seed: int) -> Iterator[str]:
     rng = random.Random(seed)
     adjectives, nouns, verbs = word_lists()
     for _ in range(30_000):
-        yield f"One of the special magic numbers for {rng.choice(adjectives)}-{rng.choice(nouns)} is: {rng.randint(1, 99)}."
+        key = f"{rng.choice(adjectives)}-{rng.choice(nouns)}"
+        yield f"One of the special magic numbers for {key} is: {rng.randint(1, 99)}."
     for _ in range(500):
         yield from WORDING
     for index, word in enumerate(adjectives + nouns + verbs):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import SHAPE, save_model
+from checkpoints import SHAPE, save_model
 from transformers import LlamaConfig
 
 

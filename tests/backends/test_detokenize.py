@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tiny_models import save_tokenizer
+from checkpoints import save_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from anchoreval.backends.detokenize import TextStream

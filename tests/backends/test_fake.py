@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tiny_models import FIRST_BYTE, request
+from checkpoints import FIRST_BYTE, request
 from tokenizers import Tokenizer
 
 from anchoreval.arms import parse_arm

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import EOS, SHAPE, prompts, request, save_model
+from checkpoints import EOS, SHAPE, prompts, request, save_model
 from transformers import (
     Gemma2Config,
     Gemma3TextConfig,

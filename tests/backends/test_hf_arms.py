@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import SHAPE, prompts, request, save_model
+from checkpoints import SHAPE, prompts, request, save_model
 from transformers import GPT2Config
 
 from anchoreval.arms import parse_arm

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from checkpoints import EOS, SHAPE, prompts, request, save_model
 from safetensors.torch import load_file, save_file
-from tiny_models import EOS, SHAPE, prompts, request, save_model
 from transformers import AutoModelForCausalLM, LlamaConfig, MambaConfig
 
 from anchoreval.backends.hf import HfBackend

@@ -3,7 +3,7 @@ from __future__ import annotations
 import itertools
 import random
 
-from tiny_models import prompts, request
+from checkpoints import prompts, request
 
 from anchoreval.backends.hf_plan import LEAST_ROWS, Limits, plan, shared, width
 

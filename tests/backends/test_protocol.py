@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny_models import prompts, request
+from checkpoints import prompts, request
 
 from anchoreval.arms import parse_arm
 from anchoreval.backends import BACKENDS, Backend, open_backend

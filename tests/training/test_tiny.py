@@ -1,0 +1,108 @@
+"""The recipe of anchor-tiny: what it reads, what carries loss, and that a resumed run is the same run."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+
+from anchoreval.training import tiny, tiny_data, tiny_ruler, tiny_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return tiny_tokenizer.build()
+
+
+def test_the_tokenizer_is_the_one_of_the_embedded_model(tokenizer: Tokenizer) -> None:
+    shipped = Tokenizer.from_file(str(Path(tiny.__file__).parents[2] / "models" / "anchor-tiny" / "tokenizer.json"))
+    assert tokenizer.get_vocab() == shipped.get_vocab()
+
+
+def test_digits_and_the_letters_of_names_are_single_tokens(tokenizer: Tokenizer) -> None:
+    tokens = tokenizer.encode("is: 8090293. VAR XQZ").tokens
+    assert [token for token in tokens if token.isdigit()] == list("8090293")
+    assert tokens[-3:] == ["X", "Q", "Z"]
+
+
+def answers(example: tiny_data.Example, tokenizer: Tokenizer) -> str:
+    return tokenizer.decode(
+        [i for i, w in zip(example.ids, example.weights, strict=True) if w >= 1], skip_special_tokens=False
+    )
+
+
+def test_only_repeats_carry_loss_in_copy_examples(tokenizer: Tokenizer) -> None:
+    example = tiny_data.copy_example(random.Random(1), tokenizer, 192)
+    bigrams = [tuple(example.ids[at - 1 : at + 1]) for at in range(1, 192)]
+    judged = [bigram for bigram, weight in zip(bigrams, example.weights[1:], strict=True) if weight]
+    assert judged and all(bigrams.index(bigram) < 191 - bigrams[::-1].index(bigram) for bigram in judged)
+
+
+def test_only_answers_carry_full_loss_in_recall_and_needle_examples(tokenizer: Tokenizer) -> None:
+    for maker in (tiny_data.recall_example, tiny_ruler.needles_example):
+        example = maker(random.Random(3), tokenizer, 384)
+        text = tokenizer.decode(example.ids)
+        values = [
+            value.strip(" .\n") for value in answers(example, tokenizer).split(tiny_tokenizer.EOS) if value.strip()
+        ]
+        assert len(example.ids) <= 384 and values
+        assert all(text.count(value) >= 2 for value in values if len(value) > 6)
+
+
+def test_ruler_examples_are_the_products_own_prompts_with_their_answers(tokenizer: Tokenizer) -> None:
+    for seed in range(12):
+        example = tiny_ruler.ruler_example(random.Random(seed), tokenizer, 640)
+        assert len(example.ids) <= 640
+        assert answers(example, tokenizer).endswith(tiny_tokenizer.EOS)
+
+
+def test_no_training_prompt_comes_from_the_seed_of_the_evaluation(
+    monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer
+) -> None:
+    seeds: list[int] = []
+    recipe = tiny_ruler.Recipe
+    monkeypatch.setattr(tiny_ruler, "Recipe", lambda **fields: seeds.append(fields["seed"]) or recipe(**fields))
+    for seed in range(8):
+        tiny_ruler.ruler_example(random.Random(seed), tokenizer, 512)
+    assert len(set(seeds)) == 8 and min(seeds) >= tiny_ruler.TRAINING_SEED
+
+
+def test_the_tokens_that_decide_an_answer_weigh_more(tokenizer: Tokenizer) -> None:
+    space = tokenizer.get_vocab()["\u0120"]
+    example = tiny_data.Example([5, space, 9, 8, space, 7, 6], [0.02, 1.0, 1.0, 1.0, 1.0, 1.0, 0.02])
+    assert tiny_data.emphasised(example, space, 6.0) == [0.02, 6.0, 6.0, 1.0, 1.0, 6.0, 0.02]
+
+
+def test_each_head_of_the_first_layer_starts_by_looking_back_its_own_distance() -> None:
+    model = tiny.new_model(512).eval()
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        attention_HLL = model(torch.randint(3, 512, (1, 300)), output_attentions=True).attentions[0][0]
+    for head in range(4):
+        assert attention_HLL[head].diagonal(-(head + 1))[50:].mean() > 0.9
+
+
+def test_a_resumed_training_is_the_same_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        tiny,
+        "STAGES",
+        (tiny.Stage("copy", 2, 32, {"copy": 1.0}, tokens=64), tiny.Stage("r", 2, 96, {"recall": 1.0}, tokens=192)),
+    )
+    torch.set_num_threads(1)
+    tiny.train(tmp_path / "whole", until=4, every=100)
+    tiny.train(tmp_path / "halves", until=2, every=100)
+    tiny.train(tmp_path / "halves", until=4, every=100)
+    one, other = (torch.load(tmp_path / name / "state.pt", weights_only=True)["model"] for name in ("whole", "halves"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert (tmp_path / "whole" / "model" / "model.safetensors").exists()
+
+
+def test_the_learning_rate_warms_up_and_follows_its_stage() -> None:
+    assert tiny.rate_at(0)[1] < tiny.rate_at(20)[1] <= tiny.LEARNING_RATE
+    last = sum(stage.steps for stage in tiny.STAGES) - 1
+    assert tiny.rate_at(last)[1] < 0.05 * tiny.LEARNING_RATE
+    with pytest.raises(IndexError):
+        tiny.rate_at(last + 1)
