@@ -17,6 +17,8 @@ from anchoreval.errors import AnchorEvalError, RunError
 EXAMPLES = """examples:
   anchoreval run --model anchor-tiny --tasks ruler --lengths 512,1024 --rope bf16,fp32 --limit 20 --haystack generated
   anchoreval run --model /path/or/hub-id --tasks ruler/niah_single_1,ruler/vt --lengths 4k,32k --rope native,fp32
+  anchoreval run --model M --tasks ruler/qa_1 --lengths 8k --arms fp32,bf16+shift:4096,anchor/fp32
+  anchoreval probe --model anchor-tiny --lengths 64..8192 --output probe/
   anchoreval show ruler/qa_1@4096#3 --tokenizer PATH --haystack generated
 """
 

@@ -170,3 +170,12 @@ def test_lists_and_version_are_printed() -> None:
     assert "ruler/niah_multikey_3" in cli("tasks").stdout and "ruler-11-wang" in cli("tasks").stdout
     assert "anchor-tiny" in cli("models").stdout
     assert cli("--version").stdout.startswith("anchoreval 0.")
+
+
+def test_anchor_masked_inference_is_called_an_extension_wherever_it_is_shown(tmp_path: Path) -> None:
+    for arms, said in (("fp32,anchor/fp32", True), ("fp32,bf16+shift:16", False)):
+        folder = tmp_path / str(said)
+        done = cli("run", *FAKE, "--tasks", "ruler/qa_1", "--arms", arms, "--output", str(folder))
+        assert done.returncode == 0, done.stderr
+        assert ("extension" in done.stdout) is said
+        assert ("project&#39;s extension" in (folder / "board.html").read_text()) is said

@@ -158,7 +158,7 @@ def test_unknown_names_are_errors(tmp_path: Path, changes: dict[str, Any], error
         run(tmp_path, **changes)
 
 
-@pytest.mark.parametrize("arm", ["bf16+shift:16", "anchor/fp32"])
+@pytest.mark.parametrize("arm", ["bf16+backwards", "both/fp32"])
 def test_an_arm_that_the_backend_cannot_compute_is_refused_by_field(tmp_path: Path, arm: str) -> None:
     with pytest.raises(UnsupportedArm, match=r"positions|attention"):
         run(tmp_path, backend="hf", rope=arm)

@@ -29,7 +29,8 @@ ALLOWED = {
     "board": {"stats", "results", "scoring", "schema", "errors"},
     "rescore": {"results", "scoring", "schema", "errors"},
     "run": {
-        "arms", "backends", "cards", "data", "documents", "errors", "prompt", "results", "schema", "scoring", "tokenizer",
+        "arms", "backends", "cards", "data", "documents", "errors", "prompt", "results", "schema", "scoring",
+        "tokenizer",
     },
     "evaluation": {"arms", "backends", "cards", "data", "prompt", "results", "run", "errors", "tokenizer"},
     "bench": {"cards", "data", "schema", "errors"},

@@ -209,6 +209,8 @@ def _object(header: Mapping[str, Json], key: str) -> Mapping[str, Json]:
 def _warnings(view: RunView) -> Iterator[str]:
     if not view.comparable:
         yield f"Not comparable with published RULER: {sources(view)}."
+    if view.extension:
+        yield view.extension
     if view.expected is not None and len(view.records) < view.expected:
         yield f"Unfinished: {len(view.records):,} of {view.expected:,} records so far."
 

@@ -46,6 +46,8 @@ def run_table(run: Run, baseline: str | None = None, width: int = 100) -> str:
         lines += [f"{plain(arm, 40)}: RULER {average.summary}" for arm, average in shown.averages.items()]
     if not shown.comparable:
         lines.append(INCOMPARABLE + sources(shown) + ".")
+    if shown.extension:
+        lines.append(shown.extension)
     return "\n".join(lines)
 
 

@@ -38,6 +38,9 @@ class Run(Protocol):
         ...
 
 
+EXTENSION = "Attention masked by documents at inference is this project's extension, not part of arXiv 2411.13476."
+
+
 @dataclass(frozen=True, slots=True)
 class Average:
     """RULER's averages for one arm; scores 0..100. `tasks[length]` counts the tasks in `by_length[length]`.
@@ -90,6 +93,12 @@ class RunView:
     def name(self) -> str:
         """The run's name in its header."""
         return str(self.header.get("run") or self.path)
+
+    @property
+    def extension(self) -> str:
+        """A sentence where arms mask attention by documents at inference, else empty."""
+        masked = [arm for arm in self.arms if arm.startswith(("anchor/", "intra-doc/"))]
+        return EXTENSION if masked else ""
 
     @property
     def comparable(self) -> bool:
