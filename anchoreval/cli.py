@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from anchoreval import commands
+from anchoreval import commands, doctor, nll
 from anchoreval.errors import AnchorEvalError, RunError
 
 EXAMPLES = """examples:
@@ -215,6 +215,14 @@ def _probe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trust-remote-code", action="store_true", help="run code that the checkpoint brings")
 
 
+def _nll(parser: argparse.ArgumentParser) -> None:
+    nll.flags(parser, lengths, length, positive)
+
+
+def _doctor(parser: argparse.ArgumentParser) -> None:
+    doctor.flags(parser, length)
+
+
 def _none(_: argparse.ArgumentParser) -> None:
     """No flags."""
 
@@ -228,6 +236,8 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callab
     "score": ("score the records of a run again and report what differs", _paths, commands.score),
     "board": ("write board.csv and board.html of runs", _board, commands.board),
     "probe": ("measure what RoPE precision and a shift of positions do to attention", _probe, commands.probe),
+    "nll": ("loss by position on long texts, paired between arms", _nll, commands.nll),
+    "doctor": ("say what a checkpoint's RoPE honestly is", _doctor, commands.doctor),
     "bench": ("measure speed and memory", _bench, commands.bench),
 }
 

@@ -245,6 +245,20 @@ def probe(options: argparse.Namespace) -> int:
     return 0
 
 
+def nll(options: argparse.Namespace) -> int:
+    """`anchoreval nll`: the table on stdout, the places of nll.csv and nll.json on stderr."""
+    from anchoreval.nll import main
+
+    return main(options, say, note, progress_bar)
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """`anchoreval doctor`: one page, or JSON."""
+    from anchoreval.doctor import main
+
+    return main(options, say)
+
+
 def bench(options: argparse.Namespace) -> int:
     """`anchoreval bench samples|memory|anchor`."""
     if options.kind == "anchor":

@@ -35,6 +35,9 @@ FLAGS = {
     "board": {"runs", "--output"},
     "probe": {"--model", "--lengths", "--shift", "--levels", "--output", "--text", "--texts", "--queries", "--seed"}
     | {"--dtype", "--device", "--trust-remote-code"},
+    "nll": {"--model", "--text", "--lengths", "--arms", "--output", "--buckets", "--limit", "--dtype", "--kernel"}
+    | {"--device", "--chunk-tokens", "--max-length", "--trust-remote-code"},
+    "doctor": {"--model", "--json", "--max-length", "--dtype", "--device", "--trust-remote-code"},
     "bench": {"kind"},
 }
 FAKE = ["--model", "anchor-tiny", "--backend", "fake", "--lengths", "512", "--limit", "3"]

@@ -40,10 +40,19 @@ ALLOWED = {
     "probe": {"attention", "backends", "cards", "data", "errors", "prompt", "tokenizer"},
     "training": {"attention", "cards", "data", "prompt", "tokenizer", "schema", "errors"},
     "commands": {
-        "anchor_bench", "backends", "bench", "board", "cards", "data", "errors", "evaluation", "memory_bench", "probe",
+        "anchor_bench", "backends", "bench", "board", "cards", "data", "doctor", "errors", "evaluation", "memory_bench",
+        "nll", "probe",
         "prompt", "rescore", "results", "run", "tokenizer",
     },
-    "cli": {"commands", "errors"},
+    "nll": {
+        "arms", "attention", "backends", "cards", "errors", "evaluation", "nll_report", "prompt", "results", "schema",
+        "token_losses", "tokenizer",
+    },
+    "nll_report": {"errors"},
+    "token_losses": {"backends", "errors"},
+    "doctor": {"backends", "cards", "data", "doctor_checks", "errors", "prompt", "schema", "tokenizer"},
+    "doctor_checks": {"arms", "attention", "backends", "errors", "schema"},
+    "cli": {"commands", "doctor", "errors", "nll"},
     "__main__": {"cli"},
     "__init__": {"board", "errors", "evaluation", "results", "stats"},
 }  # fmt: skip

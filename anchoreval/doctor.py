@@ -1,0 +1,265 @@
+"""`anchoreval doctor`: what a checkpoint's RoPE honestly is, on one page: measured on the loaded model, not assumed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import textwrap
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from anchoreval.errors import ModelError
+
+if TYPE_CHECKING:
+    from anchoreval.backends.hf import HfBackend
+    from anchoreval.cards import ModelCard
+    from anchoreval.schema import Json
+    from anchoreval.tokenizer import TextTokenizer
+
+SINK_TOKENS = 512
+Facts = dict[str, Any]
+
+
+def flags(parser: argparse.ArgumentParser, length: Callable[[str], int]) -> None:
+    """The flags of the command; `length` parses 4096 and 4k."""
+    parser.add_argument("--model", required=True, help="a card of models/, a local folder or a hub id")
+    parser.add_argument("--json", action="store_true", help="the same facts as JSON")
+    parser.add_argument("--max-length", type=length, metavar="N", help="the length that it was trained at, where known")
+    dtypes = ("auto", "bfloat16", "float16", "float32")
+    parser.add_argument("--dtype", choices=dtypes, help="to load it in (default: the model card's, else auto)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run code that the checkpoint brings")
+
+
+def main(options: argparse.Namespace, say: Callable[[str], None]) -> int:
+    """`anchoreval doctor`: the page, or its facts as JSON, on stdout."""
+    facts = examine(
+        options.model, options.max_length, options.dtype, options.device, trust_remote_code=options.trust_remote_code
+    )
+    say(json.dumps(facts, indent=1, sort_keys=True) if options.json else page(facts))
+    return 0
+
+
+def examine(
+    model: str,
+    max_length: int | None = None,
+    dtype: str | None = None,
+    device: str = "auto",
+    *,
+    trust_remote_code: bool = False,
+) -> Facts:
+    """All facts of a checkpoint as JSON values. Errors: AnchorEvalError where it cannot be loaded."""
+    from anchoreval.backends import open_backend
+    from anchoreval.backends.checkpoint import folder_of
+    from anchoreval.cards import find_model
+    from anchoreval.tokenizer import load_tokenizer
+
+    name, card = find_model(model)
+    folder = folder_of(card.checkpoint)
+    tokenizer = load_tokenizer(folder)
+    stated = json.loads((folder / "config.json").read_text("utf-8")) if (folder / "config.json").is_file() else {}
+    engine: Any = open_backend(
+        "hf",
+        card.checkpoint,
+        dtype=dtype or card.dtype,
+        device=device,
+        kernel="eager",
+        trust_remote_code=trust_remote_code,
+    )
+    try:
+        measured = _measured(engine, tokenizer)
+    finally:
+        engine.close()
+    where: Facts = {
+        "name": name,
+        "path": str(Path(card.checkpoint)),
+        "length": trained_length(stated, card, max_length),
+    }
+    return {**where, "anchor": anchor_facts(tokenizer), **measured}
+
+
+def _measured(backend: HfBackend, tokenizer: TextTokenizer) -> Facts:
+    from anchoreval import doctor_checks as checks
+    from anchoreval.backends.hf_load import StockNetwork
+
+    model, facts = backend.model, backend.describe()
+    rope, config = facts["rope"], backend.model.config.get_text_config(decoder=True)
+    network = StockNetwork(model, next(model.parameters()).device)
+    ids = prose_ids(tokenizer, min(SINK_TOKENS, facts["max_length"] or SINK_TOKENS))
+    return {
+        "engine": {
+            key: facts[key] for key in ("versions", "device", "dtype", "model_type", "parameters", "weights_sha256")
+        },
+        "rope": {**rope, "parameters": getattr(config, "rope_parameters", None) if rope["has_rope"] else None},
+        "selftest": facts["rope_selftest"],
+        "inv_freq_error_after_cast": checks.after_cast(model),
+        "detected_by_dtype": checks.detected_levels(model) if rope["has_rope"] else {},
+        "resolved": checks.resolved(model, checks.CEILING),
+        "resolved_ceiling": checks.CEILING,
+        "resolved_radians": {"fine": checks.FINE, "coarse": checks.COARSE},
+        "sink": {"tokens": len(ids), "by_layer": checks.sink_shares(network, ids), "even": _even(len(ids))},
+        "layers": checks.layer_kinds(model.config),
+        "arms": checks.allowed_arms(backend),
+    }
+
+
+def _even(length: int) -> float:
+    """The first token's share, had every query in the second half looked at all keys alike."""
+    rows = range(length // 2, length)
+    return sum(1 / (row + 1) for row in rows) / len(rows)
+
+
+def prose_ids(tokenizer: TextTokenizer, length: int) -> list[int]:
+    """The anchor token and generated prose, `length` tokens in all."""
+    from anchoreval.data.prose import sentences
+    from anchoreval.prompt import anchor_token
+
+    ids, text, source = list[int](), "", sentences(0)
+    while len(ids) < length - 1:
+        text = " ".join([text, *(next(source) for _ in range(32))]).strip()
+        ids = tokenizer.encode(text)
+    return [anchor_token(tokenizer)[1], *ids[: length - 1]]
+
+
+def trained_length(stated: Mapping[str, Json], card: ModelCard, asked: int | None) -> Facts:
+    """`trained` tokens and where that is from; never max_position_embeddings times a factor.
+
+    In order: what the user says, the model card, original_max_position_embeddings, max_position_embeddings.
+    """
+    text = {**stated, **(stated.get("text_config") or {})}
+    rope: dict[str, Json] = {**(text.get("rope_scaling") or {}), **(text.get("rope_parameters") or {})}
+    groups = [rope, *(value for value in rope.values() if isinstance(value, dict))]
+    positions = text.get("max_position_embeddings") or text.get("n_positions")
+    originals = [group.get("original_max_position_embeddings") for group in (text, *groups)]
+    original = next((value for value in originals if value), None)
+    sources = {
+        "--max-length": asked,
+        "the model card": card.max_length,
+        "original_max_position_embeddings": original,
+        "max_position_embeddings": positions,
+    }
+    trained, source = next(((value, name) for name, value in sources.items() if value), (None, None))
+    factor = next((group["factor"] for group in groups if group.get("factor")), None)
+    return {"trained": trained, "source": source, "stated": positions, "original": original, "factor": factor}
+
+
+def anchor_facts(tokenizer: TextTokenizer) -> Facts:
+    """The anchor token, and how often tokenizer and chat template put it in front by themselves."""
+    from anchoreval.prompt import anchor_token
+
+    text, number = anchor_token(tokenizer)
+    kind = "BOS" if tokenizer.bos else "EOS"
+    alone = _leading(tokenizer.encode("x", special_tokens=True), number)
+    opening = _opening(tokenizer)
+    both = None if opening is None else _leading(tokenizer.encode(f"{opening}x", special_tokens=True), number)
+    return {"text": text, "id": number, "kind": kind, "from_tokenizer": alone, "from_tokenizer_and_template": both}
+
+
+def _opening(tokenizer: TextTokenizer) -> str | None:
+    """What the chat template writes before the user's turn, its own BOS included; None without a usable template.
+
+    `wrap_of` takes a BOS at the very start away; a mark before it keeps it in place.
+    """
+    from anchoreval.prompt import wrap_of
+
+    mark = "\ue000\n"
+    marked: Any = SimpleNamespace(
+        bos=tokenizer.bos, eos=tokenizer.eos, chat_template=mark + (tokenizer.chat_template or "")
+    )
+    try:
+        return wrap_of(marked, "chat").opening.removeprefix(mark) if tokenizer.chat_template else None
+    except ModelError:
+        return None
+
+
+def _leading(ids: list[int], anchor: int) -> int:
+    return next((at for at, token in enumerate(ids) if token != anchor), len(ids))
+
+
+def page(facts: Facts) -> str:
+    """The facts on one page of text."""
+    engine, length, rope = facts["engine"], facts["length"], facts["rope"]
+    versions = f"transformers {engine['versions']['transformers']}, torch {engine['versions']['torch']}"
+    lines = [
+        f"{facts['name']}: {engine['model_type']}, {engine['parameters']:,} parameters, {engine['dtype']}",
+        f"computed by  {versions}",
+        f"trained at   {length['trained']} tokens, from {length['source']}; stated: {length['stated']} positions",
+    ]
+    if length["factor"]:
+        lines.append(f"             factor {length['factor']} is not multiplied in; some engines do")
+    lines += [_anchor_line(facts["anchor"]), _layer_line(facts["layers"]), ""]
+    lines += (
+        _rope_lines(facts)
+        if rope["has_rope"]
+        else ["RoPE         none found: positions are not rotated; only `native` runs"]
+    )
+    shares = " ".join(f"{share:.0%}" for share in facts["sink"]["by_layer"])
+    tokens, even = facts["sink"]["tokens"], facts["sink"]["even"]
+    lines += [
+        "",
+        f"first token  share of attention by layer: {shares}",
+        f"             {tokens} tokens of prose, later half; even: {even:.1%}",
+    ]
+    return "\n".join([*lines, "", *_arm_lines(facts["arms"])])
+
+
+def _anchor_line(anchor: Facts) -> str:
+    line = f"anchor       {anchor['text']!r} ({anchor['kind']}, id {anchor['id']})"
+    line += f"; the tokenizer puts {anchor['from_tokenizer']} in front"
+    both = anchor["from_tokenizer_and_template"]
+    if both is None:
+        return f"{line}, no chat template"
+    return f"{line}, with its chat template {both}{': TWICE' if both > 1 else ''}"
+
+
+def _layer_line(layers: Facts) -> str:
+    kinds = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in layers["kinds"].items())
+    window = f", window {layers['sliding_window']} tokens" if layers["sliding_window"] else ""
+    without = f", no RoPE in layers {layers['without_rope']}" if layers["without_rope"] else ""
+    return f"layers       {kinds}{window}{without}"
+
+
+def _rope_lines(facts: Facts) -> list[str]:
+    rope, selftest = facts["rope"], facts["selftest"]
+    kinds = ", ".join(f"{m['kind']} {'+'.join(sorted(set(m['rope_types'].values())))}" for m in rope["rotary"])
+    given = json.dumps(rope["parameters"], sort_keys=True)
+    damaged = "; ".join(f"{b['name']} {b['dtype']}, off by {b['max_relative_error']:.1e}" for b in rope["damaged"])
+    levels = ", ".join(f"{dtype}: {level or 'no named level'}" for dtype, level in facts["detected_by_dtype"].items())
+    survived = "DAMAGED: " + damaged if damaged else "sound as loaded"
+    cast = f"model.to(torch.bfloat16) would leave it off by {facts['inv_freq_error_after_cast']:.1e}"
+    lines = [
+        *_listed("RoPE", kinds),
+        *_listed("", given if len(given) <= 320 else f"{given[:317]}..."),
+        f"inv_freq     {survived}; {cast}",
+        f"computes     {rope['detected'] or 'no named level'} as loaded; by dtype: {levels}",
+        f"self-test    {'passed' if selftest['ok'] else 'FAILED'}",
+        "angles       off by at most 2^-9 rad (what a BF16 table rounds) up to | by 0.5 rad up to position",
+    ]
+    groups: dict[tuple[int, int], list[str]] = {}
+    for level, last in facts["resolved"].items():
+        groups.setdefault((last["fine"], last["coarse"]), []).append(level)
+    top = facts["resolved_ceiling"] - 1
+    for ends, levels_of in groups.items():
+        fine, coarse = (f"{'over ' if end == top else ''}{end:,}" for end in ends)
+        lines.append(f"             {fine:>15} | {coarse:>15}   {', '.join(levels_of)}")
+    return lines
+
+
+def _arm_lines(arms: Mapping[str, Facts]) -> list[str]:
+    stock = [name for name, arm in arms.items() if arm["allowed"] and arm["kernel"] != "fused"]
+    fused = [name for name, arm in arms.items() if arm["allowed"] and arm["kernel"] == "fused"]
+    lines = _listed("arms", ", ".join(stock)) + (_listed("with fused", ", ".join(fused)) if fused else [])
+    why: dict[str, list[str]] = {}
+    for name, arm in arms.items():
+        if not arm["allowed"]:
+            why.setdefault(arm["why"], []).append(name)
+    for reason, names in why.items():
+        lines += _listed("not", f"{', '.join(names)}: {reason}")
+    return lines
+
+
+def _listed(head: str, text: str) -> list[str]:
+    """Lines of at most 110 characters with `head` in the margin."""
+    return textwrap.wrap(text, 110, initial_indent=f"{head:<13}", subsequent_indent=" " * 13, break_long_words=False)

@@ -1,0 +1,363 @@
+"""`anchoreval nll`: loss by position on long texts under several arms, and what the arms differ by, token by token.
+
+Texts are cut into windows of the length, what is left over at the end is dropped; every window begins with
+the anchor token. One prefill per window and arm. A text is one document, so attention patterns and positions that only
+act on documents are refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anchoreval.errors import LengthError, ModelError, RunError, SourceError, UnsupportedArm
+from anchoreval.nll_report import LEVEL, Losses, Row, csv_of, rows_of, spans, table_of
+
+if TYPE_CHECKING:
+    from anchoreval.arms import Arm
+    from anchoreval.attention.positions import PositionScheme
+    from anchoreval.backends.hf import HfBackend
+    from anchoreval.schema import Json
+    from anchoreval.tokenizer import TextTokenizer
+
+HEADER, TABLE = "nll.json", "nll.csv"
+SCHEMA = 1
+Tell = Callable[[str], None]
+Watch = Callable[[int], AbstractContextManager[Callable[[int], None]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A text as token ids, without the anchor token."""
+
+    name: str
+    sha256: str
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """What is computed at one length: token ids with the anchor first, and the text that each is of."""
+
+    length: int
+    ids: tuple[tuple[int, ...], ...]
+    text_of: tuple[int, ...]
+
+
+def flags(
+    parser: argparse.ArgumentParser,
+    lengths: Callable[[str], list[int]],
+    length: Callable[[str], int],
+    positive: Callable[[str], int],
+) -> None:
+    """The flags of the command; `lengths`, `length` and `positive` parse 8k,16k and 8k and 3."""
+    parser.add_argument("--model", required=True, help="a card of models/, a local folder or a hub id")
+    parser.add_argument(
+        "--text",
+        required=True,
+        type=Path,
+        metavar="FILE-or-DIR",
+        help="UTF-8 text, or a folder of *.txt; several texts are the units of the intervals",
+    )
+    parser.add_argument(
+        "--lengths",
+        required=True,
+        type=lengths,
+        metavar="N,N",
+        help="tokens of a window, the anchor token included: 4096 or 4k",
+    )
+    parser.add_argument(
+        "--arms",
+        default="native",
+        metavar="ARM,ARM",
+        help="the first is the baseline: bf16,fp32,bf16+shift:4096 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("nll"),
+        metavar="DIR",
+        help="for nll.csv and nll.json (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--buckets",
+        type=positive,
+        metavar="N",
+        help="so many of equal width (default: 1-63, 64-127, 128-255, doubling)",
+    )
+    parser.add_argument("--limit", type=positive, metavar="N", help="windows of each text (default: all)")
+    _engine_flags(parser.add_argument_group("engine"), length, positive)
+
+
+def _engine_flags(engine: Any, length: Callable[[str], int], positive: Callable[[str], int]) -> None:
+    engine.add_argument(
+        "--dtype",
+        choices=("auto", "bfloat16", "float16", "float32"),
+        help="of weights and activations (default: the model card's, else auto: the checkpoint's)",
+    )
+    engine.add_argument("--kernel", default="sdpa", help="attention kernel, one for all arms (default: %(default)s)")
+    engine.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
+    engine.add_argument(
+        "--chunk-tokens", type=positive, default=512, help="prefill chunk; changes rounding (default: %(default)s)"
+    )
+    engine.add_argument(
+        "--max-length", type=length, metavar="N", help="positions the model has, where its config is wrong"
+    )
+    engine.add_argument("--trust-remote-code", action="store_true", help="run code that the checkpoint brings")
+
+
+def main(options: argparse.Namespace, say: Tell, note: Tell, watch: Watch) -> int:
+    """`anchoreval nll`: the table on stdout, nll.csv and nll.json in the folder."""
+    asked = {name: value for name, value in vars(options).items() if name not in {"command", "output"}}
+    rows = measure(**asked, output=options.output, watch=watch, tell=note)
+    say(table_of(rows))
+    note(f"csv: {options.output / TABLE}\nheader: {options.output / HEADER}")
+    return 0
+
+
+def measure(
+    model: str,
+    text: str | Path,
+    *,
+    lengths: Sequence[int],
+    arms: str = "native",
+    output: str | Path = "nll",
+    buckets: int | None = None,
+    limit: int | None = None,
+    dtype: str | None = None,
+    kernel: str = "sdpa",
+    device: str = "auto",
+    chunk_tokens: int = 512,
+    max_length: int | None = None,
+    trust_remote_code: bool = False,
+    watch: Watch,
+    tell: Tell,
+) -> list[Row]:
+    """The rows by length, bucket and arm, which are also in `output` when this returns.
+
+    Errors: AnchorEvalError, one line each, before the model is loaded where that is possible.
+    """
+    from anchoreval.backends.checkpoint import folder_of
+    from anchoreval.cards import find_model
+    from anchoreval.evaluation import stated_length
+    from anchoreval.prompt import anchor_token
+    from anchoreval.tokenizer import load_tokenizer
+
+    name, card = find_model(model)
+    chosen = _arms(arms, dtype or card.dtype, kernel)
+    lengths = sorted(set(lengths))
+    for length in lengths:
+        spans(length, buckets)
+    folder = folder_of(card.checkpoint, weights=False)
+    tokenizer, window = load_tokenizer(folder), max_length or card.max_length or stated_length(folder)
+    texts = read_texts(Path(text), tokenizer)
+    cut, left_out = cut_all(texts, lengths, anchor_token(tokenizer), limit, window)
+    for line in left_out:
+        tell(f"left out: {line}")
+    numbers = {"buckets": buckets or "doubling", "limit": limit, "chunk_tokens": chunk_tokens, "window": window}
+    asked = {**_asked(name, texts, chosen), "lengths": lengths, **numbers}
+    place = _folder(Path(output), asked)
+    backend = _open(card.checkpoint, dtype or card.dtype, kernel, device, chunk_tokens, trust_remote_code)
+    try:
+        losses, applied = _losses(backend, cut, chosen, chunk_tokens, watch)
+        facts = {"asked": asked, "applied": applied, "engine": backend.describe()}
+    finally:
+        backend.close()
+    rows = [row for own in losses for row in rows_of(own, buckets)]
+    tally = [{"length": own.length, "by_text": _tally(own, texts)} for own in cut]
+    _write(place, {**_header(tokenizer), **facts, "windows": tally, "left_out": left_out}, rows)
+    return rows
+
+
+def _asked(model: str, texts: Sequence[Text], arms: Sequence[Arm]) -> dict[str, Json]:
+    listed = [{"name": text.name, "sha256": text.sha256, "tokens": len(text.ids)} for text in texts]
+    return {"model": model, "texts": listed, "arms": [arm.asked() for arm in arms]}
+
+
+def _header(tokenizer: TextTokenizer) -> dict[str, Json]:
+    """What nll.json says besides what was asked, applied and found; nothing in it depends on the time."""
+    from importlib import metadata
+
+    from anchoreval.prompt import anchor_token
+
+    return {
+        "schema": SCHEMA,
+        "version": metadata.version("anchoreval"),
+        "anchor": dict(zip(("text", "id"), anchor_token(tokenizer), strict=True)),
+        "tokenizer_sha256": tokenizer.sha256,
+        "unit": "nats per token; a difference is the arm minus the first arm, token by token",
+        "intervals": f"{LEVEL:.0%}, t over the units of each row, variance by leaving out one unit (jackknife)",
+    }
+
+
+def read_texts(path: Path, tokenizer: TextTokenizer) -> list[Text]:
+    """The texts of a file, or of all *.txt in and under a folder, sorted by name; SourceError names the file."""
+    files = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
+    if not files:
+        raise SourceError(f"--text {path}: no *.txt in this folder")
+    return [_read(file, str(file.relative_to(path)) if path.is_dir() else file.name, tokenizer) for file in files]
+
+
+def _read(file: Path, name: str, tokenizer: TextTokenizer) -> Text:
+    from anchoreval.prompt import anchor_token
+
+    try:
+        raw = file.read_bytes()
+        text = raw.decode("utf-8")
+    except OSError as error:
+        raise SourceError(f"--text {file}: cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise SourceError(f"--text {file}: byte {error.start} is not UTF-8: convert it first (iconv)") from error
+    if not text.strip():
+        raise SourceError(f"--text {file}: the file is empty")
+    ids = tuple(tokenizer.encode(text))
+    anchor_text, anchor = anchor_token(tokenizer)
+    if anchor in ids:
+        raise SourceError(f"--text {file}: spells the anchor token {anchor_text!r}, which stands at position 0 alone")
+    return Text(name, hashlib.sha256(raw).hexdigest(), ids)
+
+
+def cut_all(
+    texts: Sequence[Text], lengths: Sequence[int], anchor: tuple[str, int], limit: int | None, window: int | None
+) -> tuple[list[Windows], list[str]]:
+    """The windows of each length, and a line for each text that is too short for one.
+
+    LengthError for a length that the model does not have, or that no text fills.
+    """
+    made, short = [], []
+    for length in lengths:
+        if length < 2:
+            raise LengthError(f"--lengths {length}: a window has the anchor token and at least one more")
+        if window is not None and length > window:
+            raise LengthError(f"--lengths {length}: the model has {window} positions (--max-length overrides)")
+        ids, text_of = [], []
+        for number, text in enumerate(texts):
+            count = min(len(text.ids) // (length - 1), limit or len(text.ids))
+            for at in range(0, count * (length - 1), length - 1):
+                ids.append((anchor[1], *text.ids[at : at + length - 1]))
+                text_of.append(number)
+            if not count:
+                short.append(f"{text.name} has {len(text.ids) + 1} tokens with the anchor, a window {length}")
+        if not ids:
+            longest = max(len(text.ids) for text in texts) + 1
+            raise LengthError(f"--lengths {length}: the longest text has {longest} tokens with the anchor", longest)
+        made.append(Windows(length, tuple(ids), tuple(text_of)))
+    return made, short
+
+
+def _tally(windows: Windows, texts: Sequence[Text]) -> dict[str, int]:
+    return {text.name: windows.text_of.count(number) for number, text in enumerate(texts)}
+
+
+def _arms(text: str, dtype: str, kernel: str) -> tuple[Arm, ...]:
+    """The arms that `text` spells; UnsupportedArm for attention and positions that need several documents."""
+    from anchoreval.arms import parse_arms
+
+    chosen = parse_arms(text, dtype, kernel)
+    for arm in chosen:
+        if arm.attention != "full":
+            reason = f"attention {arm.attention!r} needs several"
+        elif _scheme(arm).name.endswith("reset"):
+            reason = f"positions {arm.positions!r} restart at each of several"
+        else:
+            continue
+        raise UnsupportedArm(f"arm {arm.name!r}: a text is one document to nll; {reason}")
+    return chosen
+
+
+def _scheme(arm: Arm) -> PositionScheme:
+    from anchoreval.attention.positions import parse_positions
+
+    return parse_positions(arm.positions)
+
+
+def _positions(arm: Arm, length: int) -> tuple[int, ...]:
+    """Position ids of a window, one per token."""
+    from anchoreval.attention.blocks import Block
+
+    return _scheme(arm).of((Block("anchor", 0, 1), Block("document", 1, length)))
+
+
+def _open(checkpoint: str, dtype: str, kernel: str, device: str, chunk_tokens: int, trust: bool) -> HfBackend:
+    from anchoreval.backends import open_backend
+
+    stock = "sdpa" if kernel in {"auto", "fused"} else kernel
+    engine: Any = open_backend(
+        "hf",
+        checkpoint,
+        dtype=dtype,
+        kernel=stock,
+        device=device,
+        chunk_tokens=chunk_tokens,
+        trust_remote_code=trust,
+    )
+    opened: HfBackend = engine
+    return opened
+
+
+def _losses(
+    backend: HfBackend, cut: Sequence[Windows], arms: Sequence[Arm], chunk_tokens: int, watch: Watch
+) -> tuple[list[Losses], dict[str, Json]]:
+    """Losses by length, and each arm as applied. An arm is installed once, for all its windows."""
+    import numpy as np
+
+    applied: dict[str, Json] = {}
+    found: list[dict[str, Any]] = [{} for _ in cut]
+    with watch(len(arms) * sum(len(windows.ids) for windows in cut)) as progress:
+        for arm in arms:
+            with backend.under(arm) as state:
+                for windows, by_arm in zip(cut, found, strict=True):
+                    by_arm[arm.name] = np.stack(list(_of_windows(backend, windows, arm, chunk_tokens, progress)))
+                applied[arm.name] = dict(state)
+    return [Losses(own.length, by_arm, own.text_of) for own, by_arm in zip(cut, found, strict=True)], applied
+
+
+def _of_windows(
+    backend: HfBackend, windows: Windows, arm: Arm, chunk_tokens: int, progress: Callable[[int], None]
+) -> Iterator[Any]:
+    import torch
+
+    from anchoreval.backends.hf_load import StockNetwork
+    from anchoreval.token_losses import token_losses
+
+    model = backend.model
+    network = StockNetwork(model, next(model.parameters()).device)
+    if (highest := max(max(ids) for ids in windows.ids)) >= network.vocabulary:
+        raise ModelError(f"token {highest} is not among the model's {network.vocabulary}: another tokenizer?")
+    positions_L = torch.tensor(_positions(arm, windows.length))
+    for ids in windows.ids:
+        try:
+            yield token_losses(network, ids, positions_L, chunk_tokens).numpy()
+        except ModelError as error:
+            raise ModelError(f"arm {arm.name!r}, {windows.length} tokens: {error}") from error
+        progress(1)
+
+
+def _folder(place: Path, asked: dict[str, Json]) -> Path:
+    """The folder, made; RunError where results of other settings lie in it."""
+    header = place / HEADER
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        old = json.loads(header.read_text("utf-8")) if header.exists() else {"asked": asked}
+    except (OSError, ValueError) as error:
+        raise RunError(f"{place}: cannot write here: {getattr(error, 'strerror', None) or error}") from error
+    if old.get("asked") != json.loads(json.dumps(asked)):
+        raise RunError(f"{header}: made with other settings; use another --output")
+    return place
+
+
+def _write(place: Path, header: dict[str, Json], rows: Sequence[Row]) -> None:
+    from anchoreval.results import write_whole
+
+    try:
+        write_whole(place / TABLE, csv_of(rows))
+        body = {**header, "rows": [asdict(row) for row in rows]}
+        write_whole(place / HEADER, json.dumps(body, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    except OSError as error:
+        raise RunError(f"{place}: cannot write the results: {error.strerror or error}") from error

@@ -1,0 +1,191 @@
+"""Losses of tokens -> mean loss by position and paired differences between arms, with intervals. Pure: numpy, no torch.
+
+Losses are nats per token; an array of one arm is [windows, length - 1], column c being the token at position c + 1
+(position 0 is the anchor, which is given). Every interval is two-sided, 95%: t with G - 1 degrees of freedom over G
+units, the variance by leaving out one unit at a time (Efron & Stein 1981; "CR3" of MacKinnon & White 1985). With units
+of equal size that is the ordinary t interval; with unequal ones it errs on the wide side.
+
+Units are texts, as soon as there are two. Tokens, blocks and windows of one text are alike: with a single text its
+windows (else blocks of 128 tokens of its only window) are the units, and the interval speaks of that text alone.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Literal
+
+from anchoreval.errors import AnchorEvalError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Unit = Literal["text", "window", "block"]
+Span = tuple[int, int]  # positions from .. up to, the end left out
+
+LEVEL = 0.95
+FIRST_EDGE = 64  # shorter buckets of the doubling kind hold too few tokens to be read
+BLOCK_TOKENS = 128
+LEAST_BLOCKS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """All losses at one length: arm -> [windows, length - 1] nats, and the text that each window is of."""
+
+    length: int
+    by_arm: Mapping[str, NDArray[np.float64]]
+    text_of: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Mean loss of `arm` in nats per token, or with a `baseline` the mean of `arm` minus `baseline`.
+
+    Over `tokens` tokens at the positions `first` to `last`. `low` and `high` are None where there are too few units,
+    or units that do not vary; `differing` is the share of tokens whose loss is not the baseline's bit for bit.
+    """
+
+    length: int
+    first: int
+    last: int
+    arm: str
+    baseline: str | None
+    value: float
+    low: float | None
+    high: float | None
+    differing: float | None
+    tokens: int
+    units: int
+    unit: Unit
+
+
+def spans(length: int, equal: int | None = None) -> list[Span]:
+    """Buckets of the positions 1 to length - 1: doubling ([1, 64), [64, 128), ...), or `equal` many of equal width.
+
+    AnchorEvalError when there are fewer positions than buckets.
+    """
+    if equal is None:
+        edges = [1]
+        while edges[-1] < length:
+            edges.append(min(length, max(FIRST_EDGE, 2 * edges[-1])))
+    else:
+        if equal > length - 1:
+            raise AnchorEvalError(
+                f"--buckets {equal}: a window of {length} tokens has losses at {length - 1} positions"
+            )
+        edges = [1 + (length - 1) * i // equal for i in range(equal + 1)]
+    return list(itertools.pairwise(edges))
+
+
+def rows_of(losses: Losses, equal: int | None = None) -> list[Row]:
+    """Rows by bucket, then over all positions: each arm's mean, and each later arm minus the first."""
+    every = (1, losses.length)
+    buckets = spans(losses.length, equal)
+    chosen = buckets if len(buckets) == 1 else [*buckets, every]
+    baseline, *others = losses.by_arm
+    made: list[Row] = []
+    for span in chosen:
+        made += [_row(losses, span, arm, None) for arm in losses.by_arm]
+        made += [_row(losses, span, arm, baseline) for arm in others]
+    return made
+
+
+def unit_of(text_of: Sequence[int]) -> Unit:
+    """What is counted as independent: texts where there are two, else windows, else blocks of one window."""
+    if len(set(text_of)) > 1:
+        return "text"
+    return "window" if len(text_of) > 1 else "block"
+
+
+def interval(sums: Sequence[float], counts: Sequence[int]) -> tuple[float | None, float | None]:
+    """95% interval of sum(sums) / sum(counts), one pair per independent unit; (None, None) where nothing varies."""
+    import numpy as np
+    from scipy.special import stdtrit
+
+    units = len(sums)
+    if units < 2:
+        return None, None
+    total, tokens = np.asarray(sums, np.float64), np.asarray(counts, np.float64)
+    mean = total.sum() / tokens.sum()
+    without = (total.sum() - total) / (tokens.sum() - tokens)
+    error = math.sqrt((units - 1) / units * float(((without - without.mean()) ** 2).sum()))
+    if error <= abs(mean) * 1e-14:
+        return None, None
+    half = float(stdtrit(units - 1, 1 - (1 - LEVEL) / 2)) * error
+    return float(mean - half), float(mean + half)
+
+
+def _row(losses: Losses, span: Span, arm: str, baseline: str | None) -> Row:
+    first, end = span
+    values = losses.by_arm[arm][:, first - 1 : end - 1]
+    differing = None
+    if baseline is not None:
+        other = losses.by_arm[baseline][:, first - 1 : end - 1]
+        values, differing = values - other, float((values != other).mean())
+    unit = unit_of(losses.text_of)
+    sums, counts = _units(values, losses.text_of, unit)
+    low, high = interval(sums, counts) if unit != "block" or len(sums) >= LEAST_BLOCKS else (None, None)
+    value, tokens = float(sum(sums)) / sum(counts), sum(counts)
+    return Row(losses.length, first, end - 1, arm, baseline, value, low, high, differing, tokens, len(sums), unit)
+
+
+def _units(values: NDArray[np.float64], text_of: Sequence[int], unit: Unit) -> tuple[list[float], list[int]]:
+    """Sum and count of the values of every unit."""
+    if unit == "block":
+        parts = [values[:, at : at + BLOCK_TOKENS] for at in range(0, values.shape[1], BLOCK_TOKENS)]
+    elif unit == "window":
+        parts = [values[i : i + 1] for i in range(len(values))]
+    else:
+        parts = [values[[i for i, text in enumerate(text_of) if text == own]] for own in dict.fromkeys(text_of)]
+    return [float(part.sum()) for part in parts], [int(part.size) for part in parts]
+
+
+def csv_of(rows: Sequence[Row]) -> str:
+    """The rows as CSV; numbers to nine significant digits, None as an empty field."""
+    names = [field.name for field in fields(Row)]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(names)
+    for row in rows:
+        writer.writerow([_field(getattr(row, name)) for name in names])
+    return out.getvalue()
+
+
+def _field(value: float | str | None) -> str | int:
+    return f"{value:.9g}" if isinstance(value, float) else "" if value is None else value
+
+
+def table_of(rows: Sequence[Row]) -> str:
+    """The rows as text: a line per bucket and arm, the difference to the first arm beside the mean."""
+    lines: list[str] = []
+    for length in dict.fromkeys(row.length for row in rows):
+        own = [row for row in rows if row.length == length]
+        baseline, units = own[0].arm, f"{own[-1].units} {own[-1].unit}{'s' if own[-1].units > 1 else ''}"
+        lines.append(f"{length} tokens: loss in nats per token, difference to {baseline}, 95% intervals over {units}")
+        lines.append(
+            f"{'positions':>15}{'arm':>14}{'loss':>9}{'low':>9}{'high':>9}{'difference':>13}{'low':>12}{'high':>12}"
+        )
+        paired = {(row.first, row.last, row.arm): row for row in own if row.baseline}
+        lines += [_line(row, paired.get((row.first, row.last, row.arm))) for row in own if row.baseline is None]
+    return "\n".join(lines)
+
+
+def _line(row: Row, paired: Row | None) -> str:
+    text = f"{f'{row.first}-{row.last}':>15}{row.arm:>14}{row.value:>9.4f}"
+    text += _short(row.low, "9.4f") + _short(row.high, "9.4f")
+    if paired is None:
+        return text
+    if not paired.differing:
+        return f"{text}{'same bits':>13}"
+    return f"{text}{paired.value:>+13.2e}{_short(paired.low, '+12.2e')}{_short(paired.high, '+12.2e')}"
+
+
+def _short(value: float | None, form: str) -> str:
+    width = int(form.lstrip("+").split(".")[0])
+    return " " * (width - 1) + "-" if value is None else format(value, f">{form}")
