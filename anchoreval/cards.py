@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -32,7 +32,7 @@ class TaskEntry(Strict):
 
     generator: str
     args: dict[str, Any] = Field(default_factory=dict)
-    max_new_tokens: Annotated[int, Field(gt=0)]
+    max_new_tokens: Annotated[int, Field(ge=0)]
     samples: Annotated[int, Field(gt=0)] | None = None
     scorer: str | None = None
     reference: Literal["comma", "space", "numbered", "first"] = "comma"
@@ -52,7 +52,7 @@ class Defaults(Strict):
 
 
 class SuiteCard(Strict):
-    """A file of `tasks/`."""
+    """A file of `tasks/`. `settings` are the arguments of its generators that a run may choose (`with_settings`)."""
 
     about: str
     source: str
@@ -60,6 +60,7 @@ class SuiteCard(Strict):
     version: int
     defaults: Defaults
     sets: dict[str, list[str]] = Field(default_factory=dict)
+    settings: list[str] = Field(default_factory=list)
     tasks: dict[str, TaskEntry]
 
 
@@ -89,6 +90,7 @@ class Task(Strict):
     samples: int
     lengths: tuple[int, ...]
     length_of: Literal["sample", "prompt"] = "sample"
+    settings: tuple[str, ...] = ()
 
     @property
     def address(self) -> str:
@@ -150,6 +152,7 @@ def _tasks_of(path: Path) -> tuple[list[Task], Mapping[str, list[str]]]:
             samples=entry.samples or card.defaults.samples,
             lengths=tuple(card.defaults.lengths),
             length_of=card.defaults.length_of,
+            settings=tuple(card.settings),
         )
         for name, entry in card.tasks.items()
     ]
@@ -189,6 +192,20 @@ def select_tasks(names: str, where: Path | None = None) -> tuple[list[Task], fro
             single.add(name)
         chosen |= {address: tasks[address] for address in matches}
     return list(chosen.values()), frozenset(single)
+
+
+def with_settings(tasks: Sequence[Task], settings: Mapping[str, Any]) -> list[Task]:
+    """The tasks with the values of `settings` as arguments of their generators, where their suite lets them be chosen.
+
+    CardError for a setting that none of the tasks has.
+    """
+    for name in settings:
+        if not any(name in task.settings for task in tasks):
+            having = sorted({task.suite for task in load_tasks()[0].values() if name in task.settings})
+            said = f"{' and '.join(having) or 'no suite'} {'have' if len(having) > 1 else 'has'} it"
+            raise CardError(f"--{name.replace('_', '-')} is no setting of the chosen tasks: {said}")
+    own = [{name: value for name, value in settings.items() if name in task.settings} for task in tasks]
+    return [task.model_copy(update={"args": task.args | args}) for task, args in zip(tasks, own, strict=True)]
 
 
 def load_models(where: Path | None = None) -> dict[str, ModelCard]:

@@ -63,6 +63,7 @@ def _run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, default=Path("runs"), metavar="DIR", help="default: %(default)s")
     parser.add_argument("--template", choices=("base", "chat"), help="base: raw text; chat: the model's chat template")
     flags.sources(parser)
+    flags.settings(parser)
     engine = parser.add_argument_group("engine")
     engine.add_argument(
         "--backend", choices=("hf", "fake"), default="hf", help="fake: answers without a model, to try a set-up"
@@ -88,6 +89,7 @@ def _samples(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--template", choices=("base", "chat"), default="base")
     parser.add_argument("--output", type=Path, metavar="FILE.jsonl", required=True)
     flags.sources(parser)
+    flags.settings(parser)
 
 
 def _show(parser: argparse.ArgumentParser) -> None:
@@ -95,6 +97,7 @@ def _show(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokenizer", required=True, metavar="PATH")
     parser.add_argument("--template", choices=("base", "chat"), default="base")
     flags.sources(parser)
+    flags.settings(parser)
 
 
 def _bench(parser: argparse.ArgumentParser) -> None:

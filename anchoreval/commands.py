@@ -70,6 +70,7 @@ def run(options: argparse.Namespace) -> int:
     """`anchoreval run`: the table on stdout, the board's place on stderr."""
     from anchoreval.board import run_table, write_board
     from anchoreval.evaluation import evaluate
+    from anchoreval.flags import chosen_settings
     from anchoreval.results import find_runs, load_run
     from anchoreval.rounds import words
     from anchoreval.view.beside import renew
@@ -98,6 +99,7 @@ def run(options: argparse.Namespace) -> int:
         placebo=options.placebo,
         until=options.until,
         context=not options.no_context,
+        settings=chosen_settings(options),
         options=engine,
         watch=progress_bar,
         tell=note,
@@ -121,10 +123,13 @@ def _sources(options: argparse.Namespace) -> Sources:
 
 def _plan(options: argparse.Namespace, tasks: str, limit: int | None) -> Plan:
     """The plan of prompts alone, for the commands that need no model."""
-    from anchoreval.cards import select_tasks
+    from anchoreval.cards import select_tasks, with_settings
+    from anchoreval.flags import chosen_settings
     from anchoreval.run import Plan
 
     chosen, single = select_tasks(tasks)
+    settings = chosen_settings(options) if hasattr(options, "prompting") else {}
+    chosen = with_settings(chosen, settings)
     lengths = tuple(options.lengths) if getattr(options, "lengths", None) else None
     template: Template = getattr(options, "template", "base")
     return Plan(tuple(chosen), lengths, (), limit, options.seed, template, _sources(options), single)
@@ -184,7 +189,6 @@ def models(_: argparse.Namespace) -> int:
 
 def show(options: argparse.Namespace) -> int:
     """`anchoreval show`: one prompt, made again from its id."""
-    from anchoreval.cards import select_tasks
     from anchoreval.run import samples_of
 
     address, at, rest = options.sample.partition("@")
@@ -192,12 +196,11 @@ def show(options: argparse.Namespace) -> int:
     if not (at and mark and length.isdigit() and index.isdigit()):
         raise AnchorEvalError(f"{options.sample!r} is no sample id: SUITE/TASK@LENGTH#INDEX, e.g. ruler/qa_1@4096#3")
     plan = _plan(options, address, int(index) + 1)
-    chosen, single = select_tasks(address)
-    if address not in single:
+    if address not in plan.single:
         raise AnchorEvalError(f"{address!r} is a set of tasks: name one of them")
-    if int(index) >= chosen[0].samples:
-        raise LengthError(f"{address} has samples 0 to {chosen[0].samples - 1}")
-    made = samples_of(chosen[0], int(length), int(index) + 1, plan, _tokenizer(options.tokenizer))
+    if int(index) >= plan.tasks[0].samples:
+        raise LengthError(f"{address} has samples 0 to {plan.tasks[0].samples - 1}")
+    made = samples_of(plan.tasks[0], int(length), int(index) + 1, plan, _tokenizer(options.tokenizer))
     sample = list(made)[-1]
     say(sample.prompt)
     note(f"\nid: {sample.id}\nreferences: {json.dumps(sample.references)}\nfacts: {json.dumps(dict(sample.facts))}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib import metadata
@@ -18,7 +18,7 @@ from typing import Any, Literal
 from anchoreval.arms import Arm, parse_arms
 from anchoreval.backends import Backend, open_backend
 from anchoreval.backends.checkpoint import folder_of
-from anchoreval.cards import ModelCard, find_model, select_tasks
+from anchoreval.cards import ModelCard, find_model, select_tasks, with_settings
 from anchoreval.data.sources import HaystackKind, Sources
 from anchoreval.errors import AnchorEvalError
 from anchoreval.prompt import Template, anchor_token
@@ -58,6 +58,7 @@ def evaluate(
     placebo: bool = False,
     until: str | None = None,
     context: bool = True,
+    settings: Mapping[str, Any] | None = None,
     options: dict[str, Any] | None = None,
     watch: Watch = unwatched,
     tell: Callable[[str], None] = lambda _: None,
@@ -71,9 +72,9 @@ def evaluate(
     `context=False` leaves the context out of the prompts of tasks that can do without; `placebo` adds the first arm
     once more, in other chunks and batches: what differs then is noise; `until` ("1pt@95%") takes samples in rounds and
     stops a task and length when every arm's verdict is in (rounds.py); `max_length` overrides the positions that the
-    checkpoint states; `options` go to the backend (device, chunk_tokens, batch_tokens, rows, trust_remote_code).
-    The same call again resumes a run that was cut off.
-    `watch` shows progress, `tell` takes notices (a task that cannot be made so short, an unusual anchor token).
+    checkpoint states; `settings` are what suites let be chosen (depths, needles, prompting, ...); `options` go to the
+    backend (device, chunk_tokens, batch_tokens, rows, trust_remote_code). The same call again resumes a run that was
+    cut off. `watch` shows progress, `tell` takes notices (a task that cannot be made so short, an unusual anchor).
     Errors: AnchorEvalError, one line each, before anything is computed where that is possible.
     """
     chosen, single = select_tasks(tasks)
@@ -82,7 +83,7 @@ def evaluate(
         tell(f"haystack {card.haystack}, as the card of {name} says: not comparable with published scores")
     dtype = dtype or card.dtype
     plan = Plan(
-        tasks=tuple(chosen),
+        tasks=tuple(with_settings(chosen, settings or {})),
         lengths=tuple(sorted(set(lengths))) if lengths else None,
         arms=_with_placebo(parse_arms(rope, dtype, kernel), placebo),
         limit=limit,
@@ -95,8 +96,7 @@ def evaluate(
     )
     _check(plan)
     open_engine = partial(open_backend, backend, card.checkpoint, dtype=dtype, kernel=kernel, **(options or {}))
-    facts = {"name": name, "path": model, "about": card.about}
-    return _execute(plan, facts, card, max_length, Path(output), open_engine, watch, tell)
+    return _execute(plan, name, model, card, max_length, Path(output), open_engine, watch, tell)
 
 
 def _check(plan: Plan) -> None:
@@ -109,7 +109,8 @@ def _check(plan: Plan) -> None:
 
 def _execute(
     plan: Plan,
-    facts: dict[str, Any],
+    name: str,
+    model: str,
     card: ModelCard,
     max_length: int | None,
     output: Path,
@@ -128,10 +129,10 @@ def _execute(
         tell(f"the tokenizer has no BOS token: the anchor token is {anchor_token(tokenizer)[0]!r}")
     engine = open_engine()
     try:
-        facts |= {"window": window}
+        facts = {"name": name, "path": model, "about": card.about, "window": window}
         header = header_of(plan, made, engine, tokenizer, facts, _now()) | {"version": metadata.version("anchoreval")}
         header |= {"until": rule_of(plan.until)} if plan.until else {}
-        directory = run_directory(output, facts["name"], header)
+        directory = run_directory(output, name, header)
         with RunFolder(directory, header) as disk, watch(_records(made, plan)) as progress:
             if plan.until is None:
                 run_cells(made.cells, plan, engine, tokenizer, window, disk, progress)

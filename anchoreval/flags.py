@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
@@ -50,6 +51,15 @@ def positive(text: str) -> int:
     return int(text)
 
 
+#: Settings by name: their type, what they may be, and what they are for.
+SETTINGS: dict[str, tuple[Callable[[str], str | int], tuple[str, ...] | None, str]] = {
+    "depths": (positive, None, "niah: depths of the grid (default: 11)"),
+    "depth_spacing": (str, ("linear", "sigmoid"), "niah: how the depths are spread (default: linear)"),
+    "needles": (positive, None, "niah/multi: needles in a prompt"),
+    "prompting": (str, ("zero_shot", "cot", "no_context"), "longbench_v2: the prompt (default: zero_shot)"),
+}
+
+
 def sources(parser: argparse.ArgumentParser) -> None:
     """Flags that say which prompts are made."""
     group = parser.add_argument_group("prompts")
@@ -69,6 +79,19 @@ def sources(parser: argparse.ArgumentParser) -> None:
         "--wordlists", choices=("3.0.1", "2.2.0"), default="3.0.1", help="wonderwords lists (default: %(default)s)"
     )
     group.add_argument("--seed", type=int, default=42, help="seed of the prompts (default: %(default)s, RULER's)")
+
+
+def settings(parser: argparse.ArgumentParser) -> None:
+    """Flags that choose between what a suite lets be chosen; absent ones leave the card's."""
+    group = parser.add_argument_group("settings of suites")
+    for name, (kind, values, about) in SETTINGS.items():
+        group.add_argument(f"--{name.replace('_', '-')}", type=kind, choices=values, help=about)
+
+
+def chosen_settings(options: argparse.Namespace) -> dict[str, str | int]:
+    """The settings that were given, by the name of the generator's argument."""
+    given = {name: getattr(options, name) for name in SETTINGS}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def model(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
 from anchoreval.errors import ModelError, OverlongPrompt
-from anchoreval.schema import Request, Sample, Wrap
+from anchoreval.schema import Choice, Continuation, Request, Sample, Wrap
 
 ReferenceForm = Literal["comma", "space", "numbered", "first"]
 Template = Literal["base", "chat"]
@@ -114,28 +114,50 @@ def to_request(
     """
     text = sample.prompt
     anchor_text, anchor_id = anchor_token(tokenizer)
-    ids = tokenizer.encode(text)
+    ids, choices = _split(text, sample.choices, tokenizer)
     if ids and ids[0] == anchor_id:
         raise ModelError(
             f"{sample.id}: the prompt starts with the anchor token {anchor_text!r}, which is added in front"
         )
-    positions = len(ids) + sample.max_new_tokens
+    positions = len(ids) + max(sample.max_new_tokens, *(len(choice.token_ids) for choice in choices), 0)
     if window is not None and positions > window:
         raise OverlongPrompt(f"{sample.id}: needs {positions} positions, the model has {window}")
     seams = list(itertools.accumulate(len(segment.text) for segment in sample.segments[:-1]))
-    segment_ids = [bisect.bisect_right(seams, start) for start, _ in tokenizer.spans(text)]
-    reference = _continuation(text, reference_text(sample.references, form), ids, tokenizer)
+    segment_ids = [bisect.bisect_right(seams, start) for start, _ in tokenizer.spans(text)][: len(ids)]
+    said = "" if choices else reference_text(sample.references, form)
+    reference = _continuation(text, said, ids, tokenizer)
     return Request(
         sample_id=sample.id,
         token_ids=(anchor_id, *ids),
         segment_ids=(-1, *segment_ids),
         roles=tuple(segment.role for segment in sample.segments),
         max_new_tokens=sample.max_new_tokens,
-        stop=stop,
+        stop=stop or sample.stop,
         reference_ids=tuple(reference[: sample.max_new_tokens]),
         end_ids=tuple(tokenizer.encode(sample.end)[-1:]),
         min_new_tokens=1 if sample.end else 0,
+        choices=choices,
+        gold=sample.facts.get("gold") if choices else None,
     )
+
+
+def _split(
+    prompt: str, choices: Sequence[Choice], tokenizer: PromptTokenizer
+) -> tuple[list[int], tuple[Continuation, ...]]:
+    """The ids of the prompt, and of every choice behind them; the prompt is what all choices begin with.
+
+    A choice is tokenised together with all that precedes it and its tokens are those beyond what precedes it alone,
+    blanks at whose end belong to the choice (lm-evaluation-harness 0.4.13, `TemplateLM._encode_pair`).
+    """
+    if not choices:
+        return tokenizer.encode(prompt), ()
+    starts = {before: len(tokenizer.encode((prompt + before).rstrip())) for before in {each.before for each in choices}}
+    wholes = [tokenizer.encode(prompt + choice.before + choice.text) for choice in choices]
+    pairs = [(whole, starts[choice.before]) for whole, choice in zip(wholes, choices, strict=True)]
+    least = min(min(start, len(whole)) for whole, start in pairs)
+    same = next((i for i in range(least) if len({whole[i] for whole, _ in pairs}) > 1), least)
+    ids = pairs[0][0][:same]
+    return ids, tuple(Continuation(tuple(whole[same:]), max(len(whole) - start, 0)) for whole, start in pairs)
 
 
 def _continuation(prompt: str, answer: str, ids: list[int], tokenizer: PromptTokenizer) -> list[int]:

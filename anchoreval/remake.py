@@ -277,6 +277,8 @@ def _tasks(run: Run, rows: list[dict[str, Any]]) -> dict[str, Task]:
         if address not in known:
             raise CardError(f"{run.path}: no task card has {address} any more, so its prompts cannot be made again")
         today: dict[str, Any] = known[address].model_dump(mode="json")
+        chosen = _chosen(row.get("args"), known[address])
+        today["args"] = today["args"] | chosen
         for key in sorted(row.keys() - NOT_IN_THE_PROMPT):
             if row[key] != today.get(key):
                 raise CardError(
@@ -284,8 +286,13 @@ def _tasks(run: Run, rows: list[dict[str, Any]]) -> dict[str, Task]:
                     f"the card now says {_brief(today.get(key))}: use the version of anchoreval in its header"
                 )
         sizes = {"samples": row.get("samples"), "lengths": tuple(row.get("lengths") or ())}
-        tasks[address] = known[address].model_copy(update=sizes)
+        tasks[address] = known[address].model_copy(update=sizes | {"args": today["args"]})
     return tasks
+
+
+def _chosen(args: Any, card: Task) -> dict[str, Any]:
+    """Of a task's arguments in a header those that the run may have chosen."""
+    return {name: args[name] for name in card.settings if name in args} if isinstance(args, dict) else {}
 
 
 def _brief(value: Any) -> str:

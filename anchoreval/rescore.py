@@ -8,7 +8,7 @@ from pathlib import Path
 from anchoreval.errors import RunError
 from anchoreval.results import Run
 from anchoreval.schema import Record, Score
-from anchoreval.scoring import SCORERS
+from anchoreval.scoring import SCORERS, with_choices
 
 TOLERANCE = 1e-12
 
@@ -22,7 +22,8 @@ def earned(record: Record, scorers: Mapping[str, str], path: Path) -> Score:
         return Score(None, record.why)
     if scorers.get(record.task) not in SCORERS:
         raise RunError(f"{path}: header.json names no known scorer for {record.task}")
-    return SCORERS[scorers[record.task]](record.output, record.references, record.facts)
+    facts = with_choices(record.facts, record.choices)
+    return SCORERS[scorers[record.task]](record.output, record.references, facts)
 
 
 def rescored(run: Run) -> Iterator[tuple[Record, float | None]]:

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from anchoreval.errors import RunError
-from anchoreval.schema import Json, Record
+from anchoreval.schema import ChoiceScore, Json, Record
 
 SCHEMA = 1
 HEADER, RECORDS, LOCK = "header.json", "records.jsonl", "lock"
@@ -50,13 +50,22 @@ def fingerprint(identity: Mapping[str, Json]) -> str:
 
 def to_line(record: Record) -> bytes:
     """The record as one JSON line in UTF-8; unpaired surrogates are escaped, so any text survives."""
-    return (json.dumps(dataclasses.asdict(record), ensure_ascii=True, allow_nan=False) + "\n").encode("ascii")
+    values = dataclasses.asdict(record)
+    if not record.choices:
+        del values["choices"]
+    return (json.dumps(values, ensure_ascii=True, allow_nan=False) + "\n").encode("ascii")
 
 
 def from_line(line: bytes) -> Record:
     """The record of one line; ValueError when it is torn or has other fields."""
-    values = _checked(line)
-    return Record(**{**values, "references": tuple(values["references"])})
+    return _record(_checked(line))
+
+
+def _record(values: Mapping[str, Any]) -> Record:
+    lists = {"references": tuple(values["references"])}
+    if "choices" in values:
+        lists["choices"] = tuple(ChoiceScore(*each) for each in values["choices"])
+    return Record(**{**values, **lists})
 
 
 def _checked(line: bytes) -> dict[str, Any]:
@@ -65,14 +74,23 @@ def _checked(line: bytes) -> dict[str, Any]:
         values: Any = _PLAIN.decode(line.decode("ascii")) if line.isascii() else _decoded(line)
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    if not isinstance(values, dict) or values.keys() != _KINDS.keys():
+    if not isinstance(values, dict) or values.keys() - {"choices"} != _KINDS.keys():
         raise ValueError("not a record")
     if name := _first_wrong(tuple(map(type, _FIELDS(values)))):
         raise ValueError(f"not a record: {name} is {json.dumps(values[name])[:40]}")
     for text in values["references"]:
         if not isinstance(text, str):
             raise ValueError("not a record: references are not all text")
+    if not _are_choices(values.get("choices", [])):
+        raise ValueError("not a record: choices are no pairs of a log-probability and a yes or no")
     return values
+
+
+def _are_choices(values: Json) -> bool:
+    return isinstance(values, list) and all(
+        isinstance(each, list) and len(each) == 2 and type(each[0]) in (int, float) and type(each[1]) is bool
+        for each in values
+    )
 
 
 @cache
@@ -108,7 +126,7 @@ def each_record(path: Path) -> Iterator[Record]:
     RunError names a line that is broken inside, and one that repeats an earlier one.
     """
     for values in each_fields(path):
-        yield Record(**{**values, "references": tuple(values["references"])})
+        yield _record(values)
 
 
 def each_fields(path: Path) -> Iterator[dict[str, Any]]:

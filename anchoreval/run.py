@@ -26,7 +26,7 @@ from anchoreval.errors import AnchorEvalError, LengthError, MissingExtra
 from anchoreval.prompt import Template, anchor_token, to_request, wrap_of
 from anchoreval.results import SCHEMA, RunFolder, fingerprint
 from anchoreval.schema import Output, Record, Request, Sample, Score
-from anchoreval.scoring import SCORERS, require
+from anchoreval.scoring import SCORERS, likeliest, require, with_choices
 from anchoreval.stats.sequential import Until
 from anchoreval.tokenizer import TextTokenizer
 
@@ -194,6 +194,8 @@ def key_of(request: Request, arm: Arm, engine: str) -> str:
     for ids in (request.token_ids, request.reference_ids):
         digest.update(struct.pack(f"<{len(ids) + 1}i", len(ids), *ids))
     decoding = {"max_new_tokens": request.max_new_tokens, "stop": request.stop, "greedy": True}
+    if request.choices:
+        decoding |= {"choices": [(choice.token_ids, choice.counted) for choice in request.choices]}
     if request.end_ids:
         decoding |= {"end_ids": request.end_ids, "min_new_tokens": request.min_new_tokens}
     if _acts_on_documents(arm):
@@ -204,6 +206,10 @@ def key_of(request: Request, arm: Arm, engine: str) -> str:
 
 def to_record(key: str, sample: Sample, request: Request, arm: Arm, output: Output, score: Score) -> Record:
     """The line on disk for one answered request."""
+    reference, said = output.reference_logprob, output.text
+    if output.choices:
+        reference = output.choices[request.gold].logprob if request.gold is not None else None
+        said = sample.choices[likeliest(output.choices)].text
     return Record(
         key=key,
         sample_id=sample.id,
@@ -215,14 +221,15 @@ def to_record(key: str, sample: Sample, request: Request, arm: Arm, output: Outp
         prompt_tokens=len(request.token_ids),
         references=sample.references,
         facts={**sample.facts, "document_tokens": document_tokens(request)},
-        output=output.text,
+        output=said,
         output_tokens=len(output.token_ids),
         finish=output.finish,
         score=score.value,
         why=score.why,
-        reference_logprob=output.reference_logprob,
-        reference_tokens=len(request.reference_ids),
+        reference_logprob=reference,
+        reference_tokens=request.reference_tokens,
         seconds=round(output.seconds, 4),
+        choices=output.choices,
     )
 
 
@@ -230,7 +237,7 @@ def judge(task: Task, output: Output, sample: Sample) -> Score:
     """The task's score of an output; None with the reason where the model gave no answer at all."""
     if output.finish == "error":
         return Score(None, output.why or "the backend failed on this request")
-    return SCORERS[task.scorer](output.text, sample.references, sample.facts)
+    return SCORERS[task.scorer](output.text, sample.references, with_choices(sample.facts, output.choices))
 
 
 def run_cells(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 Role = Literal["preamble", "document", "line", "query", "answer_prefix"]
 Finish = Literal["stop", "length", "error"]
@@ -25,13 +25,37 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """An answer to choose from: `text`, whose log-probability is taken behind the prompt and `before`."""
+
+    text: str
+    before: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """A choice as token ids behind the prompt's, of which the last `counted` are those of the answer itself."""
+
+    token_ids: tuple[int, ...]
+    counted: int
+
+
+class ChoiceScore(NamedTuple):
+    """The natural log-probability of a choice, and whether each of its tokens was the most likely one."""
+
+    logprob: float
+    greedy: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One test item as text.
 
     `segments` joined without separator are the prompt as sent under the base template, answer prefix included.
     `length` is in tokens of the model under test: prompt plus answer budget, or, for tasks that cut long prompts, where
     they are cut. `facts` holds JSON values only. The last token of `end`, where it is not empty, ends the answer as EOS
-    does, and the first new token is then neither of the two.
+    does, and the first new token is then neither of the two. `stop` are texts that end the answer. A sample with
+    `choices` is judged by their log-probabilities; its fact `gold` is the index of the right one.
     """
 
     task: str
@@ -42,6 +66,8 @@ class Sample:
     max_new_tokens: int
     facts: Mapping[str, Json] = field(default_factory=dict)
     end: str = ""
+    stop: tuple[str, ...] = ()
+    choices: tuple[Choice, ...] = ()
 
     @property
     def id(self) -> str:
@@ -89,7 +115,7 @@ class Request:
     `segment_ids[i]` is the index into `roles` of the segment that token i belongs to (the anchor: -1).
     `reference_ids` is the reference answer that is teacher-forced after the prompt, as much of it as `max_new_tokens`
     could say; empty when there is none. `end_ids` end the answer as EOS does; the first `min_new_tokens` tokens are
-    neither EOS nor one of them.
+    neither EOS nor one of them. `choices` are scored behind the prompt, each for itself; `gold` is the right one.
     """
 
     sample_id: str
@@ -101,6 +127,13 @@ class Request:
     reference_ids: tuple[int, ...] = ()
     end_ids: tuple[int, ...] = ()
     min_new_tokens: int = 0
+    choices: tuple[Continuation, ...] = ()
+    gold: int | None = None
+
+    @property
+    def reference_tokens(self) -> int:
+        """Tokens whose log-probability is that of the reference: the right choice's where there are choices."""
+        return len(self.reference_ids) if self.gold is None else self.choices[self.gold].counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +141,7 @@ class Output:
     """What a backend made of one request.
 
     `reference_logprob` is the summed natural log-probability of `reference_ids` (None when there are none);
-    `seconds` is the wall time of the batch divided by its size.
+    `choices` has a score for each choice, in order; `seconds` is the wall time of the batch divided by its size.
     """
 
     sample_id: str
@@ -118,6 +151,7 @@ class Output:
     reference_logprob: float | None
     seconds: float
     why: str | None = None
+    choices: tuple[ChoiceScore, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +164,10 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One line of records.jsonl; `key` identifies prompt tokens + weights + arm + decoding + engine."""
+    """One line of records.jsonl; `key` identifies prompt tokens + weights + arm + decoding + engine.
+
+    `choices` stands on the line only where the sample has choices; `output` is then the likeliest of them.
+    """
 
     key: str
     sample_id: str
@@ -150,3 +187,4 @@ class Record:
     reference_logprob: float | None
     reference_tokens: int
     seconds: float
+    choices: tuple[ChoiceScore, ...] = ()

@@ -111,7 +111,7 @@ def made_of(sample: Sample, request: Request, group: int) -> Made:
         hashlib.sha256(sample.prompt.encode("utf-8", "surrogatepass")).digest(),
         len(request.token_ids),
         _digest(list(sample.references)),
-        len(request.reference_ids),
+        request.reference_tokens,
         tuple((name, _digest(value)) for name, value in facts.items()),
     )
 

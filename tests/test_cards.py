@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from anchoreval.cards import ModelCard, SuiteCard, find_model, load_card, load_models, load_tasks, select_tasks
+from anchoreval.cards import (
+    ModelCard,
+    SuiteCard,
+    find_model,
+    load_card,
+    load_models,
+    load_tasks,
+    select_tasks,
+    with_settings,
+)
 from anchoreval.data import GENERATORS
 from anchoreval.errors import CardError, UnknownName
 from anchoreval.scoring import SCORERS
@@ -32,7 +41,7 @@ def written(folder: Path, text: str) -> Path:
     [
         ("max_new_tokens: 8", "max_new_token: 8", ["tasks > one > max_new_token"]),
         ("max_new_tokens: 8", "max_new_tokens: eight", ["tasks > one > max_new_tokens"]),
-        ("max_new_tokens: 8", "max_new_tokens: 0", ["tasks > one > max_new_tokens"]),
+        ("max_new_tokens: 8", "max_new_tokens: -1", ["tasks > one > max_new_tokens"]),
         ("version: 1", "version: 1\nversion: 2", [":5:", "'version' is repeated"]),
         ("version: 1", "version: [", [":"]),
         ("  one:", "  one: {generator: g, max_new_tokens: 1}\n  one:", ["'one' is repeated"]),
@@ -97,3 +106,18 @@ def test_an_unknown_model_is_answered_with_the_nearest_names() -> None:
 
 def test_every_model_card_is_read() -> None:
     assert "anchor-tiny" in load_models()
+
+
+def test_a_setting_goes_to_the_tasks_whose_suite_has_it_and_to_no_other(tmp_path: Path) -> None:
+    written(tmp_path, CARD.replace("tasks:", "settings: [depths]\ntasks:"))
+    (tmp_path / "other.yaml").write_text(CARD, encoding="utf-8")
+    tasks = list(load_tasks(tmp_path)[0].values())
+    with_depths = {task.suite: task.args for task in with_settings(tasks, {"depths": 11})}
+    assert with_depths == {"other": {"haystack": "noise"}, "suite": {"haystack": "noise", "depths": 11}}
+    assert with_settings(tasks, {}) == tasks
+
+
+def test_a_setting_that_no_chosen_task_has_is_an_error_that_names_its_flag() -> None:
+    ruler, _ = select_tasks("ruler/vt")
+    with pytest.raises(CardError, match="--depth-spacing is no setting of the chosen tasks"):
+        with_settings(ruler, {"depth_spacing": "linear"})

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from types import SimpleNamespace
+
 import pytest
 import tokenizers
 from tokenizers import models, pre_tokenizers
@@ -9,7 +12,7 @@ from tokenizers import models, pre_tokenizers
 from anchoreval.cards import find_model
 from anchoreval.errors import ModelError, OverlongPrompt
 from anchoreval.prompt import anchor_token, reference_text, to_request, wrap_of
-from anchoreval.schema import Sample, Segment, Wrap
+from anchoreval.schema import Choice, Sample, Segment, Wrap
 from anchoreval.tokenizer import TextTokenizer, load_tokenizer
 
 LLAMA_CHAT = (
@@ -111,3 +114,48 @@ def test_the_chat_template_becomes_text_around_the_turn_without_its_bos() -> Non
 def test_a_chat_template_that_cannot_serve_is_named(template: str | None, says: str) -> None:
     with pytest.raises(ModelError, match=says):
         wrap_of(words({"bos_token": "<bos>", "chat_template": template}), "chat")
+
+
+def chosen(*choices: Choice, gold: int = 0) -> Sample:
+    item = sample("Read this.\n", "A small boat.", "\nWhat is it?", " Answer: ", budget=1)
+    return dataclasses.replace(item, choices=choices, facts={"gold": gold}, max_new_tokens=0)
+
+
+def peer_pair(tokenizer: TextTokenizer, context: str, continuation: str) -> tuple[list[int], list[int]]:
+    """What lm-evaluation-harness makes of a context and a continuation."""
+    from lm_eval.api.model import TemplateLM
+
+    stand_in = SimpleNamespace(backend="causal", tok_encode=tokenizer.encode)
+    return TemplateLM._encode_pair(stand_in, context, continuation)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        (Choice("boat"), Choice("lamp")),
+        (Choice("a long boat"), Choice("a long lamp"), Choice("a")),
+        (Choice(" that sails.", "The boat is it"), Choice(" that sails.", "The lamp is it ")),
+        (Choice("  two blanks", "\n\n"), Choice("x")),
+    ],
+)
+def test_choices_are_tokenised_as_lm_eval_does(tiny: TextTokenizer, choices: tuple[Choice, ...]) -> None:
+    item = chosen(*choices)
+    request = to_request(item, tiny, "first", None)
+    assert len(request.token_ids) == len(request.segment_ids) and not request.reference_ids
+    for choice, made in zip(choices, request.choices, strict=True):
+        context, continuation = peer_pair(tiny, item.prompt + choice.before, choice.text)
+        assert [*request.token_ids[1:], *made.token_ids] == context + continuation
+        assert made.counted == len(continuation)
+
+
+def test_the_right_choice_gives_the_number_of_reference_tokens(tiny: TextTokenizer) -> None:
+    request = to_request(chosen(Choice("x"), Choice("a long and winding boat"), gold=1), tiny, "first", None)
+    assert request.gold == 1 and request.reference_tokens == request.choices[1].counted > 2
+
+
+def test_the_longest_choice_must_fit_into_the_window(tiny: TextTokenizer) -> None:
+    item = chosen(Choice("x"), Choice("a long and winding boat " * 20))
+    needed = max(len(tiny.encode(item.prompt + choice.text)) for choice in item.choices)
+    assert to_request(item, tiny, "first", needed)
+    with pytest.raises(OverlongPrompt, match=str(needed)):
+        to_request(item, tiny, "first", needed - 1)

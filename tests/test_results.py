@@ -13,7 +13,7 @@ import pytest
 
 from anchoreval.errors import RunError
 from anchoreval.results import RECORDS, RunFolder, find_runs, fingerprint, from_line, load_run, read_records, to_line
-from anchoreval.schema import Record
+from anchoreval.schema import ChoiceScore, Record
 
 HEADER = {"identity": {"model": "m"}, "created": "2026-01-01T00:00:00+00:00", "run": "abc"}
 
@@ -34,6 +34,20 @@ def test_any_text_survives_the_line(text: str) -> None:
     line = to_line(record(1, output=text))
     assert line.count(b"\n") == 1 and line.endswith(b"\n")
     assert from_line(line) == record(1, output=text)
+
+
+def test_choices_survive_the_line_and_stand_on_it_only_where_there_are_any() -> None:
+    with_choices = record(1, choices=(ChoiceScore(-1.5, True), ChoiceScore(-2.0, False)))
+    assert from_line(to_line(with_choices)) == with_choices
+    assert b'"choices": [[-1.5, true], [-2.0, false]]' in to_line(with_choices)
+    assert b"choices" not in to_line(record(1))
+
+
+@pytest.mark.parametrize("choices", ["x", [[1.0]], [[1.0, 2]], [["a", True]], {"a": 1}, [[True, True]]])
+def test_choices_that_are_no_pairs_are_no_record(choices: object) -> None:
+    values = json.loads(to_line(record(1))) | {"choices": choices}
+    with pytest.raises(ValueError, match="choices"):
+        from_line(json.dumps(values).encode())
 
 
 def test_a_score_that_is_no_number_cannot_be_written() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from anchoreval.backends import ArmLike
 from anchoreval.backends.detokenize import Decodes, TextStream
 from anchoreval.errors import ModelError, UnknownName
-from anchoreval.schema import Finish, Json, Output, Request
+from anchoreval.schema import ChoiceScore, Finish, Json, Output, Request
 from anchoreval.tokenizer import load_tokenizer
 
 _MODES = ("echo-reference", "empty", "half", "wrong")
@@ -82,7 +82,7 @@ class FakeBackend:
             raise ModelError("the backend is closed")
         for request in requests:
             time.sleep(self._delay_s)
-            yield self._answer(request)
+            yield self._choose(request) if request.choices else self._answer(request)
 
     def close(self) -> None:
         """Further calls are errors."""
@@ -98,6 +98,15 @@ class FakeBackend:
         said = said or len(ids)
         logprob = _unit(request) * -4.0 * len(request.reference_ids) if request.reference_ids else None
         return Output(request.sample_id, stream.finish(), ids[:said], finish, logprob, self._delay_s)
+
+    def _choose(self, request: Request) -> Output:
+        """Scores that make the right choice the likeliest where the mode says the reference, else another one."""
+        right = self._mode == "echo-reference" or (self._mode == "half" and _unit(request) < 0.5)
+        unit, gold = _unit(request), request.gold or 0
+        best = gold if right else (gold + 1) % len(request.choices)
+        each = [-(unit + (i != best)) * max(choice.counted, 1) for i, choice in enumerate(request.choices)]
+        choices = tuple(ChoiceScore(logprob, i == best) for i, logprob in enumerate(each))
+        return Output(request.sample_id, "", (), "stop", None, self._delay_s, choices=choices)
 
     def _meant(self, request: Request) -> tuple[int, ...]:
         """The ids that the mode would say with no limit."""

@@ -219,7 +219,7 @@ class Answering:
         if request.max_new_tokens > 0:
             _advance([made], last_1V, self._eos)
         else:
-            made.finish = "length"
+            made.finish = "stop" if request.choices else "length"
         return made
 
     def _prefill_plain(self, store: KvStore, place: tuple[int, int], request: Request, layout: Layout) -> Tensor:

@@ -4,9 +4,15 @@ gives.
 
 from __future__ import annotations
 
+from anchoreval.scoring.choices import gold_is_likeliest, likeliest, with_choices
 from anchoreval.scoring.longbench import LONGBENCH, require
 from anchoreval.scoring.match import Scorer, match_all, match_any
 
-SCORERS: dict[str, Scorer] = {"match_all": match_all, "match_any": match_any, **LONGBENCH}
+SCORERS: dict[str, Scorer] = {
+    "match_all": match_all,
+    "match_any": match_any,
+    "likeliest": gold_is_likeliest,
+    **LONGBENCH,
+}
 
-__all__ = ["SCORERS", "Scorer", "match_all", "match_any", "require"]
+__all__ = ["SCORERS", "Scorer", "likeliest", "match_all", "match_any", "require", "with_choices"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from tokenizers import Tokenizer
 from anchoreval.arms import parse_arm
 from anchoreval.backends import open_backend
 from anchoreval.errors import UnknownName
-from anchoreval.schema import Output, Request
+from anchoreval.schema import Continuation, Output, Request
+from anchoreval.scoring import likeliest
 
 
 def ids_of(folder: Path, text: str) -> tuple[int, ...]:
@@ -56,3 +58,12 @@ def test_an_unknown_mode_is_refused() -> None:
 def test_every_arm_passes(name: str) -> None:
     with open_backend("fake", "anywhere").under(parse_arm(name)) as applied:
         assert applied["positions"] == parse_arm(name).positions
+
+
+@pytest.mark.parametrize(("mode", "right"), [("echo-reference", True), ("wrong", False), ("empty", False)])
+def test_choices_are_scored_and_the_right_one_is_the_likeliest_where_the_mode_says_so(mode: str, right: bool) -> None:
+    choices = (Continuation((5,), 1), Continuation((6, 7), 2), Continuation((8, 9), 1))
+    asked = replace(request("a", (1, 4), max_new_tokens=0), choices=choices, gold=1)
+    said = next(iter(open_backend("fake", "none", mode=mode).answer([asked])))
+    assert (likeliest(said.choices) == 1) is right and len(said.choices) == 3
+    assert (said.text, said.token_ids, said.finish) == ("", (), "stop")
