@@ -12,6 +12,7 @@ from pathlib import Path
 
 from anchoreval import commands, compare_runs, data_files, doctor, export, flags, gpu_bench, nll
 from anchoreval.errors import AnchorEvalError, RunError
+from anchoreval.plan import command as plan
 from anchoreval.view import command as view
 
 EXAMPLES = """examples:
@@ -194,6 +195,7 @@ def _none(_: argparse.ArgumentParser) -> None:
 
 COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]] = {
     "run": ("evaluate a model under RoPE arms, write records and a board", _run, commands.run),
+    "plan": ("say what a run takes before anything is computed", plan.flags, commands.plan),
     "samples": ("write the prompts as JSON lines; needs no model", _samples, commands.samples),
     "tasks": ("list suites, sets and tasks", _none, commands.tasks),
     "models": ("list model cards", _none, commands.models),

@@ -280,6 +280,13 @@ def nll(options: argparse.Namespace) -> int:
     return main(options, say, note, progress_bar)
 
 
+def plan(options: argparse.Namespace) -> int:
+    """`anchoreval plan`: the page on stdout, what cannot be made on stderr."""
+    from anchoreval.plan.command import main
+
+    return main(options, say, note, progress_bar)
+
+
 def doctor(options: argparse.Namespace) -> int:
     """`anchoreval doctor`: one page, or JSON."""
     from anchoreval.doctor import main

@@ -25,6 +25,11 @@ FLAGS = {
         "--data-dir", "--haystack", "--lengths", "--limit", "--output", "--seed", "--tasks", "--template",
         "--tokenizer", "--wordlists",
     },
+    "plan": {
+        "--batch-tokens", "--chunk-tokens", "--data-dir", "--depth-spacing", "--depths", "--document-tokens", "--dtype",
+        "--gpus", "--haystack", "--lengths", "--limit", "--max-length", "--model", "--needles", "--no-context",
+        "--prompting", "--rope", "--seed", "--tasks", "--template", "--wordlists",
+    },
     "tasks": set(),
     "models": set(),
     "show": {

@@ -46,20 +46,25 @@ ALLOWED = {
     "commands": {
         "anchor_bench", "backends", "bench", "board", "cards", "compare_runs", "data", "data_files", "doctor",
         "errors", "evaluation", "export", "flags", "gpu_bench", "leaderboard", "longbench_report", "memory_bench",
-        "nll", "probe", "prompt", "rescore", "results", "rounds", "run", "schema", "sequential_bench", "tokenizer",
-        "verify", "view",
+        "nll", "plan", "probe", "prompt", "rescore", "results", "rounds", "run", "schema", "sequential_bench",
+        "tokenizer", "verify", "view",
     },
     "nll": {
         "arms", "attention", "backends", "cards", "errors", "evaluation", "flags", "nll_report", "prompt",
         "results", "schema", "token_losses", "tokenizer",
     },
     "nll_report": {"errors"},
+    "plan": {
+        "arms", "attention", "backends", "cards", "data", "documents", "errors", "evaluation", "flags", "prompt", "run",
+        "schema", "tokenizer",
+    },
     "token_losses": {"backends", "errors"},
     "doctor": {"backends", "cards", "data", "doctor_checks", "errors", "flags", "prompt", "schema", "tokenizer"},
     "doctor_checks": {"arms", "attention", "backends", "errors", "schema"},
     "flags": set(),
     "cli": {
-        "commands", "compare_runs", "data_files", "doctor", "errors", "export", "flags", "gpu_bench", "nll", "view",
+        "commands", "compare_runs", "data_files", "doctor", "errors", "export", "flags", "gpu_bench", "nll", "plan",
+        "view",
     },
     "__main__": {"cli"},
     "__init__": {"board", "compare_runs", "errors", "evaluation", "results", "stats"},
