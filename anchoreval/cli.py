@@ -71,6 +71,13 @@ def _run(parser: argparse.ArgumentParser) -> None:
     )
     flags.engine(engine)
     engine.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="compute on workers of a Ray cluster: local (starts one here), auto (RAY_ADDRESS, or the one that runs "
+        "here) or host:port; one worker for every GPU, else for every CPU",
+    )
+    engine.add_argument("--workers", type=flags.positive, metavar="N", help="how many workers, with --ray")
+    engine.add_argument(
         "--batch-tokens", type=flags.positive, default=32768, help="cache budget of a batch (default: %(default)s)"
     )
     engine.add_argument(

@@ -33,8 +33,10 @@ ALLOWED = {
         "stats", "tokenizer",
     },
     "evaluation": {
-        "arms", "backends", "cards", "data", "errors", "prompt", "results", "rounds", "run", "stats", "tokenizer",
+        "arms", "backends", "cards", "data", "errors", "fleet", "prompt", "results", "rounds", "run", "stats",
+        "tokenizer",
     },
+    "fleet": {"arms", "backends", "errors", "results", "run", "schema", "tokenizer"},
     "bench": {"cards", "data", "errors", "schema"},
     "memory_bench": {"arms", "attention", "backends", "errors", "schema"},
     "documents": {"schema"},
@@ -55,8 +57,7 @@ ALLOWED = {
     },
     "nll_report": {"errors"},
     "plan": {
-        "arms", "attention", "backends", "cards", "data", "documents", "errors", "evaluation", "flags", "prompt", "run",
-        "schema", "tokenizer",
+        "arms", "attention", "backends", "cards", "data", "errors", "evaluation", "flags", "run", "schema", "tokenizer",
     },
     "token_losses": {"backends", "errors"},
     "doctor": {"backends", "cards", "data", "doctor_checks", "errors", "flags", "prompt", "schema", "tokenizer"},
