@@ -30,8 +30,9 @@ ALLOWED = {
     "rescore": {"errors", "results", "schema", "scoring"},
     "run": {
         "arms", "backends", "cards", "data", "documents", "errors", "prompt", "results", "schema", "scoring",
-        "stats", "tokenizer",
+        "stats", "steps", "tokenizer",
     },
+    "steps": {"backends", "schema"},
     "evaluation": {
         "arms", "backends", "cards", "data", "errors", "prompt", "results", "rounds", "run", "stats", "tokenizer",
     },
@@ -76,6 +77,7 @@ ALLOWED = {
     "header_check": {"arms", "errors", "remake", "results", "rounds_check", "run", "schema"},
     "verify": {
         "documents", "errors", "header_check", "remake", "rescore", "results", "rounds_check", "run", "schema",
+        "steps",
     },
     "data_files": {"data", "errors"},
     "longbench_report": {"results", "schema", "scoring"},
