@@ -69,7 +69,7 @@ def objects(path: Path, chunk: int = CHUNK) -> Iterator[dict[str, Json]]:
         window, number = _Window(text, chunk), 0
         try:
             if window.peek() != "[":
-                hint = "; a git-lfs pointer must be replaced by its file" * window.held.startswith("version https://")
+                hint = "; a git-lfs pointer must be replaced by its file" * window.held.startswith("version")
                 raise ValueError(f"expected a JSON array, found {window.held[:20]!r}{hint}")
             for value in _elements(window):
                 number += 1

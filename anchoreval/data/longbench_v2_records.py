@@ -48,9 +48,7 @@ def questions(sources: Sources, count: int) -> Iterator[Question]:
     path = find(sources)
     if path is None:
         raise SourceError(_missing(sources))
-    if LONGBENCH_V2.file not in sources.files():
-        sources.note(LONGBENCH_V2.file, path, LONGBENCH_V2.sha256, revision=LONGBENCH_V2.revision)
-    if not sources.files()[LONGBENCH_V2.file]["published"]:
+    if not _noted(sources, path):
         there = sum(1 for _ in itertools.islice(objects(path), count))
         if there < count:
             raise SourceError(
@@ -59,6 +57,13 @@ def questions(sources: Sources, count: int) -> Iterator[Question]:
             )
     for number, row in enumerate(itertools.islice(objects(path), count), 1):
         yield parse(row, f"{path}: record {number}")
+
+
+def _noted(sources: Sources, path: Path) -> bool:
+    """Whether the file is the published one; noted once."""
+    if LONGBENCH_V2.file not in sources.files():
+        sources.note(LONGBENCH_V2.file, path, LONGBENCH_V2.sha256, revision=LONGBENCH_V2.revision)
+    return bool(sources.files()[LONGBENCH_V2.file]["published"])
 
 
 def parse(row: Mapping[str, Json], where: str) -> Question:
