@@ -46,8 +46,8 @@ ALLOWED = {
     "training": {"attention", "cards", "data", "errors", "prompt", "schema", "tokenizer"},
     "commands": {
         "anchor_bench", "backends", "bench", "board", "cards", "compare_runs", "data", "data_files", "doctor",
-        "errors", "evaluation", "export", "flags", "gpu_bench", "leaderboard", "longbench_report", "memory_bench", "nll",
-        "probe", "prompt", "rescore", "results", "rounds", "run", "schema", "sequential_bench", "tokenizer",
+        "errors", "evaluation", "export", "flags", "gpu_bench", "leaderboard", "longbench_report", "memory_bench",
+        "nll", "probe", "prompt", "rescore", "results", "rounds", "run", "schema", "sequential_bench", "tokenizer",
         "verify", "view",
     },
     "nll": {
