@@ -1,4 +1,4 @@
-"""Samples asked in two steps, through whole runs: what is on disk, killed between the steps, verified, tampered with."""
+"""Samples asked in two steps, through whole runs: what is on disk, killed between the steps, verified, changed."""
 
 from __future__ import annotations
 
