@@ -2,8 +2,8 @@
 
 A record has one line for both: prompt, key and hash are those of the first prompt, output, finish and the
 log-probability of the reference those of the second, the seconds those of both. The first answer stands in its facts,
-from which the second prompt can be made again. What an arm said first is its own, so the second prompts of two arms, and
-the log-probabilities behind them, are not of the same text.
+from which the second prompt can be made again. What an arm said first is its own, so the second prompts of two arms,
+and the log-probabilities behind them, are not of the same text.
 """
 
 from __future__ import annotations
