@@ -1,0 +1,121 @@
+"""`--model_args` and `--metadata` as typed values: what lm-eval parses as a float or as text becomes what it means."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from anchoreval.arms import Arm, parse_arm
+from anchoreval.errors import AnchorEvalError
+from anchoreval.flags import SETTINGS
+
+#: What lm-eval itself adds to the arguments of a model; batches are sized by `batch_tokens` and `rows`.
+GIVEN_BY_LM_EVAL = frozenset({"batch_size", "max_batch_size"})
+
+
+class BadArgument(AnchorEvalError, ValueError):
+    """A model argument that is unknown, or has a value that it cannot have."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelArguments:
+    """Which model, under which arm, computed how. `arm` is the whole arm in one word, instead of its three parts."""
+
+    pretrained: str
+    tokenizer: str | None = None
+    arm: str | None = None
+    rope: str | None = None
+    positions: str | None = None
+    attention: str | None = None
+    dtype: str | None = None
+    device: str | None = None
+    kernel: str = "sdpa"
+    max_length: int | None = None
+    add_bos_token: bool | None = None
+    prefix_token_id: int | None = None
+    trust_remote_code: bool = False
+    chunk_tokens: int = 512
+    batch_tokens: int = 32_768
+    rows: int = 32
+    realisation: str = "rows"
+    document_tokens: int | None = None
+
+    def as_arm(self, dtype: str) -> Arm:
+        """The arm, in the model's `dtype`."""
+        parts = {name: getattr(self, name) for name in ("rope", "positions", "attention")}
+        if self.arm is not None and (given := [name for name, value in parts.items() if value is not None]):
+            raise BadArgument(f"model_args: arm={self.arm} says all of it: leave out {', '.join(given)}")
+        attention = f"{self.attention}/" if self.attention else ""
+        positions = f"+{self.positions}" if self.positions else ""
+        return parse_arm(self.arm or f"{attention}{self.rope or 'native'}{positions}", dtype, self.kernel)
+
+
+@dataclass(frozen=True, slots=True)
+class PromptArguments:
+    """How the prompts of our own tasks are made; the defaults are those of `anchoreval run`."""
+
+    template: str | None = None
+    haystack: str | None = None
+    data_dir: str | None = None
+    wordlists: str = "3.0.1"
+    seed: int = 42
+
+
+Kind = TypeVar("Kind", ModelArguments, PromptArguments)
+
+
+def model_arguments(given: Mapping[str, Any]) -> ModelArguments:
+    """The arguments of a model; BadArgument for one that is not known, naming those that are.
+
+    The arguments of our tasks' prompts may stand among them, for lm-eval hands both to both.
+    """
+    own = [field.name for field in dataclasses.fields(ModelArguments)]
+    prompts = [field.name for field in dataclasses.fields(PromptArguments)]
+    known = {*own, *prompts, *SETTINGS, *GIVEN_BY_LM_EVAL}
+    if "backend" in given:
+        raise BadArgument("model_args: backend= is a word of lm-eval's own hf model: the name of the model chooses ours")
+    if unknown := sorted(set(given) - known):
+        raise BadArgument(f"model_args: unknown {', '.join(unknown)} (known: {', '.join([*own, *prompts])})")
+    if not given.get("pretrained"):
+        raise BadArgument("model_args: pretrained=MODEL is needed: a card of models/, a folder or a hub id")
+    return _read(ModelArguments, given, own)
+
+
+def prompt_arguments(metadata: Mapping[str, Any]) -> PromptArguments:
+    """How prompts are made, from a task's metadata, where everything else that lm-eval puts there is left alone."""
+    return _read(PromptArguments, metadata, [field.name for field in dataclasses.fields(PromptArguments)])
+
+
+def settings(metadata: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
+    """The settings of a suite (`known`) that stand in a task's metadata."""
+    return {name: _as_int(value, name) if SETTINGS[name][0] is not str else value
+            for name, value in metadata.items() if name in known and name in SETTINGS}
+
+
+def _read(kind: type[Kind], given: Mapping[str, Any], names: Collection[str]) -> Kind:
+    hints = get_type_hints(kind)
+    values = {name: given[name] for name in names if given.get(name) is not None}
+    return kind(**{name: _as(hints[name], value, name) for name, value in values.items()})
+
+
+def _as(hint: Any, value: Any, name: str) -> Any:
+    """`value` as the type of the field `name`."""
+    kinds = {kind for kind in (get_args(hint) or (hint,)) if kind is not type(None)}
+    if bool in kinds:
+        if str(value).lower() not in ("true", "false"):
+            raise BadArgument(f"model_args: {name}={value!r} is neither True nor False")
+        return str(value).lower() == "true"
+    return _as_int(value, name) if int in kinds else str(value)
+
+
+def _as_int(value: Any, name: str) -> int:
+    """A whole number, which lm-eval's command line may have made a float (-1 becomes -1.0)."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = 0.5
+    if isinstance(value, bool) or number != int(number):
+        raise BadArgument(f"model_args: {name}={value!r} is not a whole number")
+    return int(number)

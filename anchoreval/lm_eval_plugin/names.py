@@ -1,0 +1,66 @@
+"""Our cards as task files of lm-eval, written when they are asked for: one task per (task, length), a group per length.
+
+Every name begins with `anchor_` and the one tag is `anchoreval`: in lm-eval a later file that repeats a name or a tag
+takes it over whole.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from anchoreval.cards import Task, load_tasks
+
+TAG = "anchoreval"
+_CLASS = "!function anchoreval.lm_eval_plugin.tasks.AnchorTask"
+
+
+def task_name(task: Task, length: int) -> str:
+    """`anchor_ruler_niah_single_1_4096`."""
+    return f"anchor_{task.suite}_{task.name}_{length}"
+
+
+def group_name(suite: str, length: int) -> str:
+    """`anchor_ruler_4096`."""
+    return f"anchor_{suite}_{length}"
+
+
+def asked_lengths(names: Iterable[str]) -> set[int]:
+    """The lengths that names of ours end with: any length can be asked for."""
+    found = (re.fullmatch(r"anchor_.*_(\d+)", name) for name in names)
+    return {int(match[1]) for match in found if match and int(match[1]) > 0}
+
+
+def ours(names: Iterable[str]) -> bool:
+    """Whether one of the names (or globs) may stand for a task, group or tag of ours."""
+    return any(name.startswith(("anchor", "*")) for name in names)
+
+
+def write_tasks(folder: Path, names: Sequence[str] = (), limit: int | None = None) -> dict[str, tuple[Task, int]]:
+    """Writes every task at its card's lengths and at those that `names` end with; name -> (task, length).
+
+    `limit` is the number of samples that will be used, where that is known.
+    """
+    tasks, _ = load_tasks()
+    extra, made = asked_lengths(names), {}
+    groups: dict[tuple[str, int], list[str]] = {}
+    for task in tasks.values():
+        for length in sorted({*task.lengths, *extra}):
+            name = task_name(task, length)
+            made[name] = (task, length)
+            groups.setdefault((task.suite, length), []).append(name)
+            about = {"task": task.address, "length": length} | ({"limit": limit} if limit else {})
+            metadata = json.dumps({"version": task.version, "anchoreval": about})
+            text = f"task: {name}\nclass: {_CLASS}\ntag: [{TAG}]\nmetadata: {metadata}\n"
+            (folder / f"{name}.yaml").write_text(text, "utf-8")
+    for (suite, length), members in groups.items():
+        group = {
+            "group": group_name(suite, length),
+            "task": members,
+            "aggregate_metric_list": [{"metric": "score", "aggregation": "mean", "weight_by_size": False}],
+            "metadata": {"version": 1},
+        }
+        (folder / f"group_{suite}_{length}.yaml").write_text(json.dumps(group), "utf-8")
+    return made

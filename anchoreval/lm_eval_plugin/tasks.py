@@ -1,0 +1,192 @@
+"""A task of our cards at one length as a task of lm-eval: the prompts of `anchoreval run`, judged by the same scorer.
+
+A document is a sample as JSON, so that our models see its segments; other models see its text.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import cache
+from typing import Any
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.task import ConfigurableTask
+
+from anchoreval.backends.checkpoint import folder_of
+from anchoreval.cards import ModelCard, Task, find_model, load_tasks, with_settings
+from anchoreval.data.sources import Sources
+from anchoreval.errors import AnchorEvalError
+from anchoreval.evaluation import stated_length
+from anchoreval.lm_eval_plugin.arguments import BadArgument, prompt_arguments, settings
+from anchoreval.run import Plan, make_cells
+from anchoreval.schema import Choice, ChoiceScore, Sample, Segment
+from anchoreval.scoring import SCORERS, with_choices
+from anchoreval.tokenizer import load_tokenizer
+
+#: The key of a document that says it is a sample of ours.
+OURS = "anchoreval_sample"
+
+
+class Documents(Sequence[dict[str, Any]]):
+    """Samples as documents, made when they are looked at: `--limit` costs what it says."""
+
+    def __init__(self, samples: Iterator[Sample], count: int) -> None:
+        self._samples, self._count = samples, count
+        self._made: list[dict[str, Any]] = []
+
+    @property
+    def features(self) -> dict[str, None]:
+        """The keys of a document."""
+        return dict.fromkeys(self[0])
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(self._count))]
+        index = index + self._count if index < 0 else index
+        if not 0 <= index < self._count:
+            raise IndexError(index)
+        missing = index + 1 - len(self._made)
+        self._made += map(document_of, itertools.islice(self._samples, max(0, missing)))
+        return self._made[index]
+
+
+class AnchorTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval is not analysed
+    """One cell of ours. `config["metadata"]["anchoreval"]` names its task and length."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self._documents = documents(config["metadata"])
+        first = self._documents[0]
+        kind: dict[str, Any] = {"output_type": "multiple_choice"}
+        if not first["choices"]:
+            kind = {"output_type": "generate_until", "generation_kwargs": _generation(first)}
+        metric = {"metric": "score", "aggregation": "mean", "higher_is_better": True}
+        kept = {key: value for key, value in config.items() if key != "class"}
+        made = {"test_split": "test", "metric_list": [metric], "process_results": score, "target_delimiter": ""}
+        super().__init__(config=kept | made | kind)
+
+    def download(self, dataset_kwargs: dict[str, Any] | None = None, **_: Any) -> None:
+        """The documents, which need no download."""
+        self.dataset = {"test": self._documents}
+
+    def doc_iterator(
+        self, *, rank: int = 0, limit: int | None = None, world_size: int = 1, samples: list[int] | None = None
+    ) -> Iterator[tuple[int, Any]]:
+        """Documents with their place in the order of asking; no more of them are made than are asked for."""
+        if samples and not all(0 <= index < len(self._documents) for index in samples):
+            raise BadArgument(f"--samples: {self.config.task} has samples 0 to {len(self._documents) - 1}")
+        chosen = samples or range(min(int(limit or len(self._documents)), len(self._documents)))
+        yield from itertools.islice(((i, self._documents[at]) for i, at in enumerate(chosen)), rank, None, world_size)
+
+    def build_all_requests(self, **asked: Any) -> None:
+        """The requests of all documents; a cache of requests, which knows neither tokenizer nor length, is refused."""
+        if asked.get("cache_requests"):
+            raise BadArgument(f"--cache_requests mixes up the prompts of models and lengths: leave it out with {TASKS}")
+        super().build_all_requests(**asked)
+
+    def fewshot_context(self, doc: dict[str, Any], num_fewshot: int = 0, *_: Any, **asked: Any) -> str:
+        """The prompt as `anchoreval run` sends it; whatever would change it is refused."""
+        changes = {
+            "--num_fewshot": num_fewshot,
+            "--system_instruction": asked.get("system_instruction"),
+            "--apply_chat_template": asked.get("apply_chat_template"),
+        }
+        if given := [flag for flag, value in changes.items() if value]:
+            hint = "template=chat in --model_args or --metadata makes chat prompts"
+            raise BadArgument(f"{given[0]} would change the prompts of {TASKS}: leave it out; {hint}")
+        return self.doc_to_text(doc)
+
+    def doc_to_text(self, doc: Mapping[str, Any], _: Any = None) -> str:
+        """The whole prompt."""
+        return "".join(segment["text"] for segment in doc["segments"])
+
+    def doc_to_target(self, doc: Mapping[str, Any], _: Any = None) -> str:
+        """The references, for the log."""
+        return ", ".join(doc["references"])
+
+    def construct_requests(self, doc: dict[str, Any], ctx: str, **given: Any) -> list[Instance] | Instance:
+        """One request, or one per choice."""
+        meant = {"doc": doc, "metadata": given["metadata"]}
+        if not doc["choices"]:
+            return Instance(request_type="generate_until", arguments=(ctx, _generation(doc)), idx=0, **meant)
+        pairs = [(ctx + choice["before"], choice["text"]) for choice in doc["choices"]]
+        return [
+            Instance(request_type="loglikelihood", arguments=pair, idx=i, **meant) for i, pair in enumerate(pairs)
+        ]
+
+
+TASKS = "tasks of anchoreval"
+
+
+def documents(metadata: Mapping[str, Any]) -> Documents:
+    """The documents of the cell that `metadata` names, made with the tokenizer of the model that it names."""
+    about, asked = metadata["anchoreval"], prompt_arguments(metadata)
+    found = card_of(about["task"])
+    (task,) = with_settings([found], settings(metadata, found.settings))
+    card, tokenizer = _model(metadata)
+    haystack: Any = asked.haystack or card.haystack
+    wordlists: Any = asked.wordlists
+    template: Any = asked.template or card.template
+    plan = Plan(
+        tasks=(task,),
+        lengths=(about["length"],),
+        arms=(),
+        limit=about.get("limit"),
+        seed=asked.seed,
+        template=template,
+        sources=Sources(asked.data_dir, haystack, wordlists),
+        single=frozenset({task.address}),
+    )
+    window = int(metadata.get("max_length") or 0) or card.max_length or stated_length(folder_of(card.checkpoint, False))
+    (cell,) = make_cells(plan, tokenizer, window).cells
+    made = Documents(cell.samples, cell.asked)
+    if made[0]["then"]:
+        raise AnchorEvalError(f"{task.address} asks in two steps, which lm-eval cannot: anchoreval run does")
+    return made
+
+
+def _model(metadata: Mapping[str, Any]) -> tuple[ModelCard, Any]:
+    """The model's card, and the tokenizer that lengths are counted with."""
+    place = metadata.get("tokenizer") or metadata.get("pretrained")
+    if not place:
+        raise BadArgument("lengths are in tokens of a model: name it, --metadata pretrained=MODEL or tokenizer=PATH")
+    card = find_model(str(metadata.get("pretrained") or place))[1]
+    return card, load_tokenizer(folder_of(find_model(str(place))[1].checkpoint, weights=False))
+
+
+@cache
+def card_of(address: str) -> Task:
+    """The task of that address."""
+    return load_tasks()[0][address]
+
+
+def document_of(sample: Sample) -> dict[str, Any]:
+    """A sample as JSON."""
+    return {OURS: sample.id, **asdict(sample)}
+
+
+def sample_of(doc: Any) -> Sample | None:
+    """The sample that a document is; None for documents of other tasks."""
+    if not isinstance(doc, dict) or OURS not in doc:
+        return None
+    told = {key: value for key, value in doc.items() if key != OURS}
+    told |= {"segments": tuple(Segment(**segment) for segment in doc["segments"])}
+    told |= {"choices": tuple(Choice(**choice) for choice in doc["choices"])}
+    return Sample(**told | {name: tuple(doc[name]) for name in ("references", "stop", "then")})
+
+
+def score(doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, float]:
+    """What our scorer says of a document's answer; nothing where it gives no score."""
+    scores = tuple(ChoiceScore(*result) for result in results) if doc["choices"] else ()
+    text = "" if scores else results[0]
+    judged = SCORERS[card_of(doc["task"]).scorer](text, tuple(doc["references"]), with_choices(doc["facts"], scores))
+    return {} if judged.value is None else {"score": judged.value}
+
+
+def _generation(doc: Mapping[str, Any]) -> dict[str, Any]:
+    most = doc["max_new_tokens"]
+    return {"do_sample": False, "temperature": 0.0, "max_gen_toks": most, "until": list(doc["stop"])}
