@@ -70,6 +70,10 @@ def _run(parser: argparse.ArgumentParser) -> None:
         "--backend", choices=("hf", "fake"), default="hf", help="fake: answers without a model, to try a set-up"
     )
     flags.engine(engine)
+    _workers(engine)
+
+
+def _workers(engine: argparse._ActionsContainer) -> None:
     engine.add_argument(
         "--ray",
         metavar="ADDRESS",
