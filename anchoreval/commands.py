@@ -189,7 +189,7 @@ def models(_: argparse.Namespace) -> int:
 
 def show(options: argparse.Namespace) -> int:
     """`anchoreval show`: one prompt, made again from its id."""
-    from anchoreval.run import samples_of
+    from anchoreval.run import samples_of, size_of
 
     address, at, rest = options.sample.partition("@")
     length, mark, index = rest.partition("#")
@@ -198,8 +198,8 @@ def show(options: argparse.Namespace) -> int:
     plan = _plan(options, address, int(index) + 1)
     if address not in plan.single:
         raise AnchorEvalError(f"{address!r} is a set of tasks: name one of them")
-    if int(index) >= plan.tasks[0].samples:
-        raise LengthError(f"{address} has samples 0 to {plan.tasks[0].samples - 1}")
+    if int(index) >= size_of(plan.tasks[0]):
+        raise LengthError(f"{address} has samples 0 to {size_of(plan.tasks[0]) - 1}")
     made = samples_of(plan.tasks[0], int(length), int(index) + 1, plan, _tokenizer(options.tokenizer))
     sample = list(made)[-1]
     say(sample.prompt)

@@ -18,7 +18,7 @@ from typing import Any
 from anchoreval.arms import Arm
 from anchoreval.backends import Backend
 from anchoreval.cards import Task
-from anchoreval.data import CONTEXT_FREE, GENERATORS, PROSE_FREE
+from anchoreval.data import CONTEXT_FREE, GENERATORS, PROSE_FREE, SIZES
 from anchoreval.data.recipe import Recipe
 from anchoreval.data.sources import Sources
 from anchoreval.documents import RULE, cut_documents, document_tokens
@@ -115,6 +115,12 @@ def samples_of(task: Task, length: int, count: int, plan: Plan, tokenizer: TextT
     return GENERATORS[task.generator](recipe)
 
 
+def size_of(task: Task) -> int:
+    """How many samples a task has at a length: its card's number, or that of its grid."""
+    size = SIZES.get(task.generator)
+    return size(task.address, task.args) if size else task.samples
+
+
 def lengths_of(task: Task, asked: Sequence[int] | None, window: int | None) -> tuple[int, ...]:
     """The lengths that a task is run at: those asked for, else its card's.
 
@@ -175,7 +181,8 @@ def make_cells(plan: Plan, tokenizer: TextTokenizer, window: int | None) -> Make
 def _cell(task: Task, length: int, plan: Plan, tokenizer: TextTokenizer) -> Cell:
     """One cell with its first sample made; its scorer has what it needs."""
     require(task.scorer)
-    count = min(plan.limit or task.samples, task.samples)
+    size = size_of(task)
+    count = min(plan.limit or size, size)
     samples = samples_of(task, length, count, plan, tokenizer)
     return Cell(task, length, itertools.chain([next(samples)], samples), count)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
-from anchoreval.data import longbench, ruler_niah, ruler_qa, ruler_vt, ruler_words
+from anchoreval.data import longbench, niah, ruler_niah, ruler_qa, ruler_vt, ruler_words
 from anchoreval.data.recipe import Generator, Recipe
 from anchoreval.errors import LengthError
-from anchoreval.schema import Sample
+from anchoreval.schema import Json, Sample
 
 ATTEMPTS = 32  # lengths tried to find the smallest possible one
 
@@ -48,8 +48,11 @@ GENERATORS: dict[str, Generator] = {
     "ruler_fwe": _explained(ruler_words.generate_coded),
     "ruler_qa": _explained(ruler_qa.generate),
     "longbench": _explained(longbench.generate),
+    "niah": _explained(niah.generate),
 }
+#: How many samples a length has under the arguments of its task, where that is not what the card says.
+SIZES: dict[str, Callable[[str, Mapping[str, Json]], int]] = {"niah": niah.size}
 CONTEXT_FREE = frozenset({"longbench"})  # can make a prompt without its context
 PROSE_FREE = frozenset({"longbench"})  # read files only: neither a seed nor the kind of haystack changes a prompt
 
-__all__ = ["CONTEXT_FREE", "GENERATORS", "PROSE_FREE", "Generator", "Recipe"]
+__all__ = ["CONTEXT_FREE", "GENERATORS", "PROSE_FREE", "SIZES", "Generator", "Recipe"]
