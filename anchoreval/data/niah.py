@@ -79,7 +79,8 @@ def spaced(count: int, spacing: Spacing) -> tuple[float, ...]:
 
     One depth is 0, as upstream's `np.linspace(0, 100, 1)`.
     """
-    evenly = [100 * step / (count - 1) if count > 1 else 0.0 for step in range(count)]
+    width = 100 / max(1, count - 1)
+    evenly = [*(step * width for step in range(count - 1)), 100.0] if count > 1 else [0.0]  # linspace, to the last bit
     return tuple(float(round(x)) if spacing == "linear" else _logistic(x) for x in evenly)
 
 
