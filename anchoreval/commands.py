@@ -125,11 +125,11 @@ def _plan(options: argparse.Namespace, tasks: str, limit: int | None) -> Plan:
     """The plan of prompts alone, for the commands that need no model."""
     from anchoreval.cards import select_tasks, with_settings
     from anchoreval.flags import chosen_settings
-    from anchoreval.run import Plan
+    from anchoreval.run import Plan, sized
 
     chosen, single = select_tasks(tasks)
     settings = chosen_settings(options) if hasattr(options, "prompting") else {}
-    chosen = with_settings(chosen, settings)
+    chosen = sized(with_settings(chosen, settings))
     lengths = tuple(options.lengths) if getattr(options, "lengths", None) else None
     template: Template = getattr(options, "template", "base")
     return Plan(tuple(chosen), lengths, (), limit, options.seed, template, _sources(options), single)
@@ -189,7 +189,7 @@ def models(_: argparse.Namespace) -> int:
 
 def show(options: argparse.Namespace) -> int:
     """`anchoreval show`: one prompt, made again from its id."""
-    from anchoreval.run import samples_of, size_of
+    from anchoreval.run import samples_of
 
     address, at, rest = options.sample.partition("@")
     length, mark, index = rest.partition("#")
@@ -198,8 +198,8 @@ def show(options: argparse.Namespace) -> int:
     plan = _plan(options, address, int(index) + 1)
     if address not in plan.single:
         raise AnchorEvalError(f"{address!r} is a set of tasks: name one of them")
-    if int(index) >= size_of(plan.tasks[0]):
-        raise LengthError(f"{address} has samples 0 to {size_of(plan.tasks[0]) - 1}")
+    if int(index) >= plan.tasks[0].samples:
+        raise LengthError(f"{address} has samples 0 to {plan.tasks[0].samples - 1}")
     made = samples_of(plan.tasks[0], int(length), int(index) + 1, plan, _tokenizer(options.tokenizer))
     sample = list(made)[-1]
     say(sample.prompt)

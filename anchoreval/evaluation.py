@@ -24,7 +24,7 @@ from anchoreval.errors import AnchorEvalError
 from anchoreval.prompt import Template, anchor_token
 from anchoreval.results import Run, RunFolder, load_run
 from anchoreval.rounds import rule_of, run_rounds
-from anchoreval.run import Makeable, Plan, Progress, header_of, make_cells, run_cells, run_directory
+from anchoreval.run import Makeable, Plan, Progress, header_of, make_cells, run_cells, run_directory, sized
 from anchoreval.stats.sequential import parse_until
 from anchoreval.tokenizer import load_tokenizer
 
@@ -83,7 +83,7 @@ def evaluate(
         tell(f"haystack {card.haystack}, as the card of {name} says: not comparable with published scores")
     dtype = dtype or card.dtype
     plan = Plan(
-        tasks=tuple(with_settings(chosen, settings or {})),
+        tasks=tuple(sized(with_settings(chosen, settings or {}))),
         lengths=tuple(sorted(set(lengths))) if lengths else None,
         arms=_with_placebo(parse_arms(rope, dtype, kernel), placebo),
         limit=limit,

@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import json
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -115,10 +115,14 @@ def samples_of(task: Task, length: int, count: int, plan: Plan, tokenizer: TextT
     return GENERATORS[task.generator](recipe)
 
 
-def size_of(task: Task) -> int:
-    """How many samples a task has at a length: its card's number, or that of its grid."""
-    size = SIZES.get(task.generator)
-    return size(task.address, task.args) if size else task.samples
+def sized(tasks: Iterable[Task]) -> list[Task]:
+    """The tasks with as many samples of a length as their arguments give, where those say it."""
+    return [
+        task.model_copy(update={"samples": SIZES[task.generator](task.address, task.args)})
+        if task.generator in SIZES
+        else task
+        for task in tasks
+    ]
 
 
 def lengths_of(task: Task, asked: Sequence[int] | None, window: int | None) -> tuple[int, ...]:
@@ -181,8 +185,7 @@ def make_cells(plan: Plan, tokenizer: TextTokenizer, window: int | None) -> Make
 def _cell(task: Task, length: int, plan: Plan, tokenizer: TextTokenizer) -> Cell:
     """One cell with its first sample made; its scorer has what it needs."""
     require(task.scorer)
-    size = size_of(task)
-    count = min(plan.limit or size, size)
+    count = min(plan.limit or task.samples, task.samples)
     samples = samples_of(task, length, count, plan, tokenizer)
     return Cell(task, length, itertools.chain([next(samples)], samples), count)
 

@@ -41,8 +41,8 @@ MANNERS = (
     "shredded", "braised", "toasted", "grated", "sugared", "charred",
 )  # fmt: skip
 FOODS = (
-    "walnuts", "figs", "radishes", "anchovies", "apricots", "capers", "chestnuts", "lentils", "gooseberries", "shallots",
-    "mussels", "olives", "parsnips", "cranberries", "artichokes", "pistachios", "turnips", "sardines", "quinces",
+    "walnuts", "figs", "radishes", "anchovies", "apricots", "capers", "chestnuts", "lentils", "gooseberries",
+    "shallots", "mussels", "olives", "parsnips", "cranberries", "artichokes", "pistachios", "turnips", "sardines", "quinces",
     "almonds", "leeks", "mangoes", "chickpeas", "truffles", "beetroots", "dates", "hazelnuts", "kumquats", "prunes",
     "lychees", "oysters", "plantains",
 )  # fmt: skip

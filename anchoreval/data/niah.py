@@ -197,9 +197,7 @@ class Maker:
                 break
         return whole, units, cuts[best]
 
-    def _placed(
-        self, one: Hidden, haystack: Sentences, units: int, cut: str, percent: float, rng: Random
-    ) -> Draft:
+    def _placed(self, one: Hidden, haystack: Sentences, units: int, cut: str, percent: float, rng: Random) -> Draft:
         """The prompt with needles at their depths; near misses anywhere else, never beside a needle's own place."""
         borders = Borders(haystack, units, cut, self.tally)
         count = len(one.sentences)

@@ -1,4 +1,4 @@
-"""Needle in a haystack: depths and placement against upstream's arithmetic, exact lengths, answers that nobody guesses."""
+"""Needle in a haystack: depths and placement against upstream's arithmetic, exact lengths, drawn answers."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def bare(sample: Sample) -> str:
 # upstream at 7b90d28, llm_needle_haystack_tester.py, transcribed --------------------------------------------------
 
 
-def upstream_logistic(x: float, L: int = 100, x0: int = 50, k: float = 0.1) -> float:  # noqa: N803
+def upstream_logistic(x: float, L: int = 100, x0: int = 50, k: float = 0.1) -> float:
     if x in [0, 100]:
         return x
     x = -k * (x - x0)
