@@ -137,7 +137,7 @@ def test_a_cell_without_score_or_pair_is_marked_and_says_so(run: Folder) -> None
 
 @pytest.mark.parametrize(
     ("values", "end"),
-    [([], 1e-3), ([0.0], 1e-3), ([1e-9], 1e-3), ([0.0011], 2e-3), ([-0.3], 0.5), ([0.7], 1), ([4], 5)],
+    [([], 1e-3), ([0.0], 1e-3), ([1e-9], 1e-3), ([0.0011], 1.5e-3), ([-0.3], 0.3), ([0.71], 1), ([4], 5)],
 )
 def test_a_map_of_log_probabilities_ends_at_a_round_number(values: list[float], end: float) -> None:
     assert nats_scale(values) == pytest.approx(end)

@@ -18,7 +18,7 @@ from anchoreval.board.words import NONE, cell_words, logprob_difference, percent
 from anchoreval.schema import Record
 from anchoreval.stats import Cell, Comparison, Difference, cells, paired
 
-STEPS = (1.0, 2.0, 5.0)  # a map of differences in nats ends at one of these times a power of ten
+STEPS = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)  # a map of differences in nats ends at one of these times a power of ten
 
 Spot = tuple[float, int]  # (depth in percent, length)
 Fields = Callable[[Spot], Field]
@@ -75,7 +75,7 @@ def depth_maps(view: RunView, number: int) -> Depths | None:
 
 
 def nats_scale(values: Iterable[float]) -> float:
-    """The smallest of 1, 2 and 5 times a power of ten that holds every value; 0.001 at least."""
+    """The smallest of STEPS times a power of ten that holds every value; 0.001 at least."""
     largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
     power = 10.0 ** math.floor(math.log10(max(largest, 1e-3)))
     return next((step * power for step in STEPS if largest <= step * power), 10 * power)

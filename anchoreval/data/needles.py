@@ -42,9 +42,9 @@ MANNERS = (
 )  # fmt: skip
 FOODS = (
     "walnuts", "figs", "radishes", "anchovies", "apricots", "capers", "chestnuts", "lentils", "gooseberries",
-    "shallots", "mussels", "olives", "parsnips", "cranberries", "artichokes", "pistachios", "turnips", "sardines", "quinces",
-    "almonds", "leeks", "mangoes", "chickpeas", "truffles", "beetroots", "dates", "hazelnuts", "kumquats", "prunes",
-    "lychees", "oysters", "plantains",
+    "shallots", "mussels", "olives", "parsnips", "cranberries", "artichokes", "pistachios", "turnips", "sardines",
+    "quinces", "almonds", "leeks", "mangoes", "chickpeas", "truffles", "beetroots", "dates", "hazelnuts", "kumquats",
+    "prunes", "lychees", "oysters", "plantains",
 )  # fmt: skip
 MOST = len(FOODS)  # needles of the kind "multi"
 
