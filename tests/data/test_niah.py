@@ -242,6 +242,24 @@ def test_a_length_that_is_too_short_is_an_error_that_names_the_smallest(
         next(GENERATORS["niah"](recipe_of(name, smallest - 40, tokenizer, generated)))
 
 
+@pytest.mark.parametrize("name", ["single", "multi"])
+def test_a_length_that_the_first_sample_fits_all_others_fit_too(
+    tokenizer: TextTokenizer, generated: Sources, name: str
+) -> None:
+    with pytest.raises(LengthError) as caught:
+        next(GENERATORS["niah"](recipe_of(name, 40, tokenizer, generated)))
+    smallest, refused = caught.value.smallest or 0, 0
+    for length in range(smallest - 20, smallest + 20, 4):
+        samples = GENERATORS["niah"](recipe_of(name, length, tokenizer, generated, depths=15))
+        try:
+            next(samples)
+        except LengthError:
+            refused += 1
+        else:
+            assert len(list(samples)) == 14
+    assert 0 < refused < 10
+
+
 @pytest.mark.parametrize(
     ("args", "says"),
     [
