@@ -12,6 +12,7 @@ from pathlib import Path
 
 from anchoreval import commands, compare_runs, data_files, doctor, export, flags, gpu_bench, nll
 from anchoreval.errors import AnchorEvalError, RunError
+from anchoreval.plan import command as plan
 from anchoreval.view import command as view
 
 EXAMPLES = """examples:
@@ -69,6 +70,13 @@ def _run(parser: argparse.ArgumentParser) -> None:
         "--backend", choices=("hf", "fake"), default="hf", help="fake: answers without a model, to try a set-up"
     )
     flags.engine(engine)
+    engine.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="compute on workers of a Ray cluster: local (starts one here), auto (RAY_ADDRESS, or the one that runs "
+        "here) or host:port; one worker for every GPU, else for every CPU",
+    )
+    engine.add_argument("--workers", type=flags.positive, metavar="N", help="how many workers, with --ray")
     engine.add_argument(
         "--batch-tokens", type=flags.positive, default=32768, help="cache budget of a batch (default: %(default)s)"
     )
@@ -194,6 +202,7 @@ def _none(_: argparse.ArgumentParser) -> None:
 
 COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]] = {
     "run": ("evaluate a model under RoPE arms, write records and a board", _run, commands.run),
+    "plan": ("say what a run takes before anything is computed", plan.flags, commands.plan),
     "samples": ("write the prompts as JSON lines; needs no model", _samples, commands.samples),
     "tasks": ("list suites, sets and tasks", _none, commands.tasks),
     "models": ("list model cards", _none, commands.models),

@@ -100,6 +100,8 @@ def run(options: argparse.Namespace) -> int:
         until=options.until,
         context=not options.no_context,
         settings=chosen_settings(options),
+        ray=options.ray,
+        workers=options.workers,
         options=engine,
         watch=progress_bar,
         tell=note,
@@ -276,6 +278,13 @@ def probe(options: argparse.Namespace) -> int:
 def nll(options: argparse.Namespace) -> int:
     """`anchoreval nll`: the table on stdout, the places of nll.csv and nll.json on stderr."""
     from anchoreval.nll import main
+
+    return main(options, say, note, progress_bar)
+
+
+def plan(options: argparse.Namespace) -> int:
+    """`anchoreval plan`: the page on stdout, what cannot be made on stderr."""
+    from anchoreval.plan.command import main
 
     return main(options, say, note, progress_bar)
 

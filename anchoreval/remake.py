@@ -143,6 +143,7 @@ class HeaderParts(_Part):
     until: _Until | None = None
     finished: str | None = None
     resumed: int = 0
+    workers: int = 0
 
 
 def header_parts(run: Run) -> HeaderParts:

@@ -10,13 +10,13 @@ import hashlib
 import itertools
 import json
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from anchoreval.arms import Arm
-from anchoreval.backends import Backend
+from anchoreval.backends import Backend, Described
 from anchoreval.cards import Task
 from anchoreval.data import CONTEXT_FREE, GENERATORS, PROSE_FREE, SIZES
 from anchoreval.data.recipe import Recipe
@@ -53,7 +53,7 @@ class Plan:
     document_tokens: int | None = None
     until: Until | None = None
 
-    def identity(self, backend: Backend, tokenizer: TextTokenizer) -> dict[str, Any]:
+    def identity(self, backend: Described, tokenizer: TextTokenizer) -> dict[str, Any]:
         """Everything that changes a record, as JSON; throughput settings are left out.
 
         The rule that makes documents is part of it where an arm acts on them.
@@ -276,15 +276,22 @@ def run_group(
     progress: Progress,
 ) -> dict[str, list[Record]]:
     """Arm -> the records of `samples` in their order, all on disk."""
-    room = room_of(cell.task, window)
-    whole = (to_request(sample, tokenizer, cell.task.reference, room) for sample in samples)
-    requests = [cut_documents(request, plan.document_tokens) for request in whole]
+    requests = requests_of(cell, samples, plan, tokenizer, window)
     found = {}
     for arm in plan.arms:
         keys = _run_group(cell.task, samples, requests, arm, backend, folder)
         found[arm.name] = [folder.done[keys[sample.id]] for sample in samples]
         progress(len(samples))
     return found
+
+
+def requests_of(
+    cell: Cell, samples: Sequence[Sample], plan: Plan, tokenizer: TextTokenizer, window: int | None
+) -> list[Request]:
+    """The samples of a cell as they are sent."""
+    room = room_of(cell.task, window)
+    whole = (to_request(sample, tokenizer, cell.task.reference, room) for sample in samples)
+    return [cut_documents(request, plan.document_tokens) for request in whole]
 
 
 def _run_group(
@@ -300,15 +307,26 @@ def _run_group(
     by_id = {sample.id: (sample, request) for sample, request in zip(samples, requests, strict=True)}
     with backend.under(arm):
         for output in backend.answer(requests):
-            key = keys[output.sample_id]
-            if key not in folder.done:
-                sample, request = by_id[output.sample_id]
-                score = judge(task, output, sample)
-                folder.append(to_record(key, sample, request, arm, output, score))
+            store(task, output, by_id, arm, keys, folder)
     return keys
 
 
-def applied_arms(plan: Plan, backend: Backend) -> list[dict[str, Any]]:
+def store(
+    task: Task,
+    output: Output,
+    by_id: Mapping[str, tuple[Sample, Request]],
+    arm: Arm,
+    keys: Mapping[str, str],
+    folder: RunFolder,
+) -> None:
+    """Judges an output and puts its record on disk, unless it is there."""
+    key = keys[output.sample_id]
+    if key not in folder.done:
+        sample, request = by_id[output.sample_id]
+        folder.append(to_record(key, sample, request, arm, output, judge(task, output, sample)))
+
+
+def applied_arms(plan: Plan, backend: Described) -> list[dict[str, Any]]:
     """Every arm as asked and as applied, each installed once for proof; UnsupportedArm before anything is computed."""
     arms = []
     for arm in plan.arms:
@@ -318,7 +336,7 @@ def applied_arms(plan: Plan, backend: Backend) -> list[dict[str, Any]]:
 
 
 def header_of(
-    plan: Plan, made: Makeable, backend: Backend, tokenizer: TextTokenizer, model: dict[str, Any], created: str
+    plan: Plan, made: Makeable, backend: Described, tokenizer: TextTokenizer, model: dict[str, Any], created: str
 ) -> dict[str, Any]:
     """The header of the run: asked, applied, versions, sources; written before the first sample is answered."""
     identity = plan.identity(backend, tokenizer)

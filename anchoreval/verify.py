@@ -162,7 +162,9 @@ class Reading:
                     for what in self._line(line):
                         yield Finding(f"{self.path}:{self.lines}", what)
         if self._backwards and self._backwards <= self.resumed:
-            yield Finding(str(self.path), f"{self._backwards} records out of order: the run was resumed", False)
+            yield Finding(
+                str(self.path), f"{self._backwards} records out of order: the run was resumed or many compute it", False
+            )
         if self._bare:
             yield Finding(str(self.path), f"{self._bare} records lack facts that runs of today have", False)
 
@@ -239,7 +241,8 @@ def findings(path: Path, data_dir: Path | None = None, tokenizer: Path | None = 
     remake = Remake(run, data_dir, tokenizer)
     yield from (Finding(header, what) for what in unmade(remake))
     parts, expected = header_parts(run), expected_of(remake)
-    reading = Reading(run, expected, parts.resumed)
+    unordered = parts.workers and not parts.finished  # workers' records are put in order at the end
+    reading = Reading(run, expected, len(expected.lines) if unordered else parts.resumed)
     yield from reading.findings()
     if parts.until:
         rounds = in_rounds((made.task, made.length, made.group) for made in expected.made)

@@ -14,7 +14,7 @@ from anchoreval.cli import COMMANDS, parser
 SOURCES = {"--data-dir", "--no-context", "--haystack", "--wordlists", "--seed"}
 FLAGS = {
     "run": {
-        "--no-context", "--depths", "--depth-spacing", "--needles", "--prompting", "--repeats",
+        "--ray", "--workers", "--no-context", "--depths", "--depth-spacing", "--needles", "--prompting", "--repeats",
         "--backend", "--batch-tokens", "--chunk-tokens", "--data-dir", "--device", "--document-tokens", "--dtype",
         "--haystack", "--kernel", "--lengths", "--limit", "--max-length", "--model", "--output", "--placebo",
         "--realisation", "--rope", "--seed", "--tasks", "--template", "--trust-remote-code", "--until",
@@ -24,6 +24,11 @@ FLAGS = {
         "--no-context", "--depths", "--depth-spacing", "--needles", "--prompting", "--repeats",
         "--data-dir", "--haystack", "--lengths", "--limit", "--output", "--seed", "--tasks", "--template",
         "--tokenizer", "--wordlists",
+    },
+    "plan": {
+        "--batch-tokens", "--chunk-tokens", "--data-dir", "--depth-spacing", "--depths", "--document-tokens", "--dtype",
+        "--gpus", "--haystack", "--lengths", "--limit", "--max-length", "--model", "--needles", "--no-context",
+        "--prompting", "--repeats", "--rope", "--seed", "--tasks", "--template", "--wordlists",
     },
     "tasks": set(),
     "models": set(),
