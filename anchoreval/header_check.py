@@ -76,7 +76,7 @@ def _counts(parts: HeaderParts, tasks: dict[str, Json]) -> Iterator[str]:
     wanted = {
         (address, length): min(limit or row["samples"], row["samples"])
         for address, row in tasks.items()
-        for length in parts.identity.lengths or row["lengths"]
+        for length in parts.identity.lengths or _lengths_of(row, parts.model.window)
     }
     for task, length in sorted(there.keys() | wanted.keys()):
         if there[task, length] != (1 if (task, length) in wanted else 0):
@@ -84,6 +84,14 @@ def _counts(parts: HeaderParts, tasks: dict[str, Json]) -> Iterator[str]:
     for row in parts.asked:
         if row.samples != wanted.get((row.task, row.length), row.samples):
             yield f"asked: {row.task} at {row.length}: {row.samples} samples, not {wanted[row.task, row.length]}"
+
+
+def _lengths_of(row: Json, window: int | None) -> list[int]:
+    """The lengths that a task is run at where none were asked for (run.lengths_of)."""
+    lengths: list[int] = row["lengths"]
+    if row.get("length_of") != "prompt":
+        return lengths
+    return [max((length for length in lengths if window is None or length <= window), default=min(lengths))]
 
 
 def unmade(remake: Remake) -> Iterator[str]:

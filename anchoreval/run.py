@@ -18,7 +18,7 @@ from typing import Any
 from anchoreval.arms import Arm
 from anchoreval.backends import Backend, Described
 from anchoreval.cards import Task
-from anchoreval.data import CONTEXT_FREE, GENERATORS, PROSE_FREE, SIZES
+from anchoreval.data import CONTEXT_FREE, FOLLOW_UPS, GENERATORS, PROSE_FREE, SIZES
 from anchoreval.data.recipe import Recipe
 from anchoreval.data.sources import Sources
 from anchoreval.documents import RULE, cut_documents, document_tokens
@@ -28,6 +28,7 @@ from anchoreval.results import SCHEMA, RunFolder, fingerprint
 from anchoreval.schema import Output, Record, Request, Sample, Score
 from anchoreval.scoring import SCORERS, likeliest, require, with_choices
 from anchoreval.stats.sequential import Until
+from anchoreval.steps import Answered, Second, answers
 from anchoreval.tokenizer import TextTokenizer
 
 Progress = Callable[[int], None]
@@ -83,12 +84,13 @@ class Plan:
 
 @dataclass(slots=True)
 class Cell:
-    """The samples of one task at one length, made one after the other."""
+    """The samples of one task at one length, made one after the other, with answers of up to `new_tokens`."""
 
     task: Task
     length: int
     samples: Iterator[Sample]
     asked: int
+    new_tokens: int = 0
 
 
 @dataclass(slots=True)
@@ -99,9 +101,9 @@ class Makeable:
     unmakeable: list[dict[str, Any]] = field(default_factory=list)
 
 
-def samples_of(task: Task, length: int, count: int, plan: Plan, tokenizer: TextTokenizer) -> Iterator[Sample]:
-    """`count` samples of a task at a length, lazily; LengthError when the task cannot be made that short."""
-    recipe = Recipe(
+def recipe_of(task: Task, length: int, count: int, plan: Plan, tokenizer: TextTokenizer) -> Recipe:
+    """What the generator of a task is given."""
+    return Recipe(
         task=task.address,
         length=length,
         max_new_tokens=task.max_new_tokens,
@@ -112,7 +114,22 @@ def samples_of(task: Task, length: int, count: int, plan: Plan, tokenizer: TextT
         wrap=wrap_of(tokenizer, plan.template),
         seed=plan.seed,
     )
-    return GENERATORS[task.generator](recipe)
+
+
+def samples_of(task: Task, length: int, count: int, plan: Plan, tokenizer: TextTokenizer) -> Iterator[Sample]:
+    """`count` samples of a task at a length, lazily; LengthError when the task cannot be made that short."""
+    return GENERATORS[task.generator](recipe_of(task, length, count, plan, tokenizer))
+
+
+def second_of(task: Task, plan: Plan, tokenizer: TextTokenizer, window: int | None) -> Second:
+    """How a task's samples of two steps go on, once the first is answered."""
+
+    def second(sample: Sample, answer: str) -> tuple[Sample, Request]:
+        made = FOLLOW_UPS[task.generator](recipe_of(task, sample.length, 1, plan, tokenizer), sample, answer)
+        request = to_request(made, tokenizer, task.reference, room_of(task, window))
+        return made, cut_documents(request, plan.document_tokens)
+
+    return second
 
 
 def sized(tasks: Iterable[Task]) -> list[Task]:
@@ -143,17 +160,17 @@ def room_of(task: Task, window: int | None) -> int | None:
     return None if task.length_of == "prompt" and window in task.lengths else window
 
 
-def _check_room(task: Task, length: int, window: int | None) -> None:
-    """LengthError for a length that the model does not have."""
+def _check_room(task: Task, length: int, window: int | None, new_tokens: int) -> None:
+    """LengthError for a length that the model does not have, with `new_tokens` of the answer."""
     if window is None:
         return
     if length > window:
         raise LengthError(f"length {length} is over the model's limit of {window} positions: --lengths up to {window}")
-    room, needed = room_of(task, window), length + task.max_new_tokens
+    room, needed = room_of(task, window), length + new_tokens
     if task.length_of == "prompt" and room is not None and needed > room:
         raise LengthError(
-            f"{task.address} cuts prompts at {length} tokens and adds {task.max_new_tokens} of the answer, the "
-            f"model has {room} positions: --lengths up to {room - task.max_new_tokens}"
+            f"{task.address} cuts prompts at {length} tokens and adds {new_tokens} of the answer, the "
+            f"model has {room} positions: --lengths up to {room - new_tokens}"
         )
 
 
@@ -169,14 +186,17 @@ def make_cells(plan: Plan, tokenizer: TextTokenizer, window: int | None) -> Make
         if not plan.sources.context and task.generator not in CONTEXT_FREE:
             raise AnchorEvalError(f"{task.address} has no prompt without its context: leave out --no-context")
         for length in lengths_of(task, plan.lengths, window):
-            _check_room(task, length, window)
+            _check_room(task, length, window, task.max_new_tokens)
             try:
-                made.cells.append(_cell(task, length, plan, tokenizer))
+                cell = _cell(task, length, plan, tokenizer)
             except (LengthError, MissingExtra) as error:
                 if task.address in plan.single:
                     raise
                 last = last or error
                 made.unmakeable.append({"task": task.address, "length": length, "why": str(error)})
+                continue
+            _check_room(task, length, window, cell.new_tokens)
+            made.cells.append(cell)
     if last and not made.cells:
         raise last
     return made
@@ -187,7 +207,8 @@ def _cell(task: Task, length: int, plan: Plan, tokenizer: TextTokenizer) -> Cell
     require(task.scorer)
     count = min(plan.limit or task.samples, task.samples)
     samples = samples_of(task, length, count, plan, tokenizer)
-    return Cell(task, length, itertools.chain([next(samples)], samples), count)
+    first = next(samples)
+    return Cell(task, length, itertools.chain([first], samples), count, first.max_new_tokens)
 
 
 def _acts_on_documents(arm: Arm) -> bool:
@@ -277,9 +298,9 @@ def run_group(
 ) -> dict[str, list[Record]]:
     """Arm -> the records of `samples` in their order, all on disk."""
     requests = requests_of(cell, samples, plan, tokenizer, window)
-    found = {}
+    second, found = second_of(cell.task, plan, tokenizer, window), {}
     for arm in plan.arms:
-        keys = _run_group(cell.task, samples, requests, arm, backend, folder)
+        keys = _run_group(cell.task, samples, requests, arm, backend, folder, second)
         found[arm.name] = [folder.done[keys[sample.id]] for sample in samples]
         progress(len(samples))
     return found
@@ -295,7 +316,13 @@ def requests_of(
 
 
 def _run_group(
-    task: Task, samples: Sequence[Sample], requests: Sequence[Request], arm: Arm, backend: Backend, folder: RunFolder
+    task: Task,
+    samples: Sequence[Sample],
+    requests: Sequence[Request],
+    arm: Arm,
+    backend: Backend,
+    folder: RunFolder,
+    second: Second,
 ) -> dict[str, str]:
     """Answer one group under one arm; a group partly on disk is computed whole, and only the rest is written.
 
@@ -306,24 +333,17 @@ def _run_group(
         return keys
     by_id = {sample.id: (sample, request) for sample, request in zip(samples, requests, strict=True)}
     with backend.under(arm):
-        for output in backend.answer(requests):
-            store(task, output, by_id, arm, keys, folder)
+        for one in answers(backend, by_id, second):
+            store(task, one, arm, keys, folder)
     return keys
 
 
-def store(
-    task: Task,
-    output: Output,
-    by_id: Mapping[str, tuple[Sample, Request]],
-    arm: Arm,
-    keys: Mapping[str, str],
-    folder: RunFolder,
-) -> None:
-    """Judges an output and puts its record on disk, unless it is there."""
-    key = keys[output.sample_id]
+def store(task: Task, one: Answered, arm: Arm, keys: Mapping[str, str], folder: RunFolder) -> None:
+    """Judges what was answered and puts its record on disk, unless it is there."""
+    key = keys[one.sample.id]
     if key not in folder.done:
-        sample, request = by_id[output.sample_id]
-        folder.append(to_record(key, sample, request, arm, output, judge(task, output, sample)))
+        score = judge(task, one.output, one.sample)
+        folder.append(to_record(key, one.sample, one.request, arm, one.output, score))
 
 
 def applied_arms(plan: Plan, backend: Described) -> list[dict[str, Any]]:

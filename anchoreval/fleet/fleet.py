@@ -11,10 +11,10 @@ import contextlib
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from anchoreval.arms import Arm
 from anchoreval.backends import ArmLike, Backend, open_backend
@@ -34,14 +34,25 @@ class Opening:
     options: Mapping[str, Json]
 
 
+class Taker(Protocol):
+    """What becomes of the outputs of a unit."""
+
+    def take(self, output: Output) -> None:
+        """One output as it comes; those of a worker that died come again."""
+        ...
+
+    def done(self) -> Unit | None:
+        """Called when all have come; the unit that follows, if any."""
+        ...
+
+
 @dataclass(slots=True)
 class Unit:
-    """Requests that are computed together under one arm; `take` is called with each output as it comes."""
+    """Requests that are computed together under one arm, and who takes their outputs."""
 
     arm: Arm
     requests: Sequence[Request]
-    take: Callable[[Output], None]
-    done: Callable[[], None]
+    taker: Taker
     deaths: int = 0
 
 
@@ -184,18 +195,19 @@ class Fleet:
             if not hand.ready:
                 self._greet(hand, *self._got(hand.waiting))
             elif hand.unit is not None:
-                self._take(hand, hand.unit)
+                self._take(hand, hand.unit, back)
         except self._ray.exceptions.RayActorError as error:
             self._replace(hand, back, error)
 
-    def _take(self, hand: _Hand, unit: Unit) -> None:
+    def _take(self, hand: _Hand, unit: Unit, back: deque[Unit]) -> None:
         try:
             reference = next(hand.waiting)
         except StopIteration:
             hand.unit = None
-            unit.done()
+            if (following := unit.taker.done()) is not None:
+                back.append(following)
             return
-        unit.take(self._got(reference))
+        unit.taker.take(self._got(reference))
 
     def _greet(self, hand: _Hand, fingerprint: str, about: dict[str, Json], _: int) -> None:
         if self._fingerprint and fingerprint != self._fingerprint:

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 from anchoreval.scoring.choices import gold_is_likeliest, likeliest, with_choices
 from anchoreval.scoring.longbench import LONGBENCH, require
+from anchoreval.scoring.longbench_v2 import same_letter
 from anchoreval.scoring.match import Scorer, match_all, match_any
 
 SCORERS: dict[str, Scorer] = {
     "match_all": match_all,
     "match_any": match_any,
     "likeliest": gold_is_likeliest,
+    "same_letter": same_letter,
     **LONGBENCH,
 }
 
