@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from anchoreval.data import longbench, ruler_niah, ruler_qa, ruler_vt, ruler_words
+from anchoreval.data import (
+    babilong,
+    babilong_published,
+    longbench,
+    passkey,
+    recall_icl,
+    recall_kv,
+    ruler_niah,
+    ruler_qa,
+    ruler_vt,
+    ruler_words,
+)
 from anchoreval.data.recipe import Generator, Recipe
 from anchoreval.errors import LengthError
 from anchoreval.schema import Sample
@@ -48,8 +59,17 @@ GENERATORS: dict[str, Generator] = {
     "ruler_fwe": _explained(ruler_words.generate_coded),
     "ruler_qa": _explained(ruler_qa.generate),
     "longbench": _explained(longbench.generate),
+    "babilong": _explained(babilong.generate),
+    "babilong_published": _explained(babilong_published.generate),
+    "recall_kv": _explained(recall_kv.generate),
+    "recall_icl": _explained(recall_icl.generate),
+    "passkey": _explained(passkey.generate),
 }
 CONTEXT_FREE = frozenset({"longbench"})  # can make a prompt without its context
-PROSE_FREE = frozenset({"longbench"})  # read files only: neither a seed nor the kind of haystack changes a prompt
+# Read files only: neither a seed nor the kind of haystack changes a prompt.
+PROSE_FREE = frozenset({"longbench", "babilong_published"})
+OWN_TEXTS = frozenset({"recall_kv", "recall_icl", "passkey"})  # made here: no score was published for their prompts
+    {"longbench", "babilong_published"}
+)  # read files only: neither a seed nor the kind of haystack changes a prompt
 
-__all__ = ["CONTEXT_FREE", "GENERATORS", "PROSE_FREE", "Generator", "Recipe"]
+__all__ = ["CONTEXT_FREE", "GENERATORS", "OWN_TEXTS", "PROSE_FREE", "Generator", "Recipe"]

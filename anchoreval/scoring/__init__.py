@@ -4,9 +4,20 @@ gives.
 
 from __future__ import annotations
 
+from anchoreval.scoring.babilong import babilong, babilong_corrected
 from anchoreval.scoring.longbench import LONGBENCH, require
 from anchoreval.scoring.match import Scorer, match_all, match_any
+from anchoreval.scoring.recall import first_integer, helmet_label, helmet_substring
 
-SCORERS: dict[str, Scorer] = {"match_all": match_all, "match_any": match_any, **LONGBENCH}
+SCORERS: dict[str, Scorer] = {
+    "match_all": match_all,
+    "match_any": match_any,
+    **LONGBENCH,
+    "babilong": babilong,
+    "babilong_corrected": babilong_corrected,
+    "helmet_substring": helmet_substring,
+    "helmet_label": helmet_label,
+    "first_integer": first_integer,
+}
 
 __all__ = ["SCORERS", "Scorer", "match_all", "match_any", "require"]
