@@ -69,7 +69,5 @@ CONTEXT_FREE = frozenset({"longbench"})  # can make a prompt without its context
 # Read files only: neither a seed nor the kind of haystack changes a prompt.
 PROSE_FREE = frozenset({"longbench", "babilong_published"})
 OWN_TEXTS = frozenset({"recall_kv", "recall_icl", "passkey"})  # made here: no score was published for their prompts
-    {"longbench", "babilong_published"}
-)  # read files only: neither a seed nor the kind of haystack changes a prompt
 
 __all__ = ["CONTEXT_FREE", "GENERATORS", "OWN_TEXTS", "PROSE_FREE", "Generator", "Recipe"]

@@ -79,10 +79,10 @@ class Mixture:
         recipe, tokenizer = self.recipe, self.recipe.tokenizer
         count = most(lambda n: self._count(self._text(n)), self.room, 0, self.room // (2 * LEAST_TOKENS)) or 0
         parts = self.parts(count)
-        ends = [end for _, end in tokenizer.spans(self._upto(count + 1)[count])]
-        kept = most(lambda n: self._count(self._text(count + 1, ends[n - 1] if n else 0)), self.room, 0, len(ends) // 2)
+        ends = [0, *(end for _, end in tokenizer.spans(self._upto(count + 1)[count]))]
+        kept = most(lambda n: self._count(self._text(count + 1, ends[n])), self.room, 0, len(ends) // 2, len(ends) - 1)
         if kept:
-            parts = self.parts(count + 1, ends[kept - 1])
+            parts = self.parts(count + 1, ends[kept])
         context = " ".join(text for text, _ in parts)
         segments = self._segments(context)
         tokens = tokenizer.count("".join(segment.text for segment in segments)) + recipe.max_new_tokens

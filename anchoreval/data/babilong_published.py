@@ -64,7 +64,7 @@ def generate(recipe: Recipe) -> Iterator[Sample]:
     samples = [_sample(recipe, task, name, index, row) for index, row in enumerate(rows(recipe, task.data, name))]
     needed = max(sample.facts["tokens"] for sample in samples)
     if needed > recipe.length:
-        raise too_short(recipe.length, needed)
+        raise too_short(recipe.length, needed if name_at(task.data, needed) == name else None)
     yield from samples
 
 

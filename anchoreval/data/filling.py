@@ -15,15 +15,17 @@ DRAWS = 800  # of lines of a text that is topped up, spread over them; eight eac
 DRAWS_EACH = 8
 
 
-def most(tokens: Callable[[int], int], room: int, least: int, guess: int) -> int | None:
+def most(tokens: Callable[[int], int], room: int, least: int, guess: int, highest: int = 0) -> int | None:
     """The most units (`least` or more) whose text has at most `room` tokens; None when `least` has more.
 
-    `tokens` says what so many units take and grows with them; where it does so evenly it is asked about five times.
+    `tokens` says what so many units take and grows with them, without end unless there are `highest` units at most (0:
+    any number); where it grows evenly it is asked about five times.
     """
     first = tokens(least)
     if first > room:
         return None
-    low, high, at, asked = least, 0, max(guess, least + 1), 0
+    low, high, asked = least, highest + 1 if highest else 0, 0
+    at = max(min(guess, highest or guess), least + 1)
     while not high or high - low > 1:
         found, asked = tokens(at), asked + 1
         if found <= room:

@@ -26,6 +26,7 @@ INSTRUCTION = (
     'Only output "label: {label}" and nothing else. \n\n'
 )
 CUE = "label:"
+LEAST_THINGS = 3
 FRAMES = (
     "Where is the {a}?",
     "Who {past} the {a}?",
@@ -46,9 +47,14 @@ class LabelsTask:
 
 
 def lexicons() -> dict[str, list[str]]:
-    """The things of each place that belong to no other place."""
-    known = Counter(thing for things in words.TOPICS.values() for thing in things)
-    return {place: [thing for thing in things if known[thing] == 1] for place, things in words.TOPICS.items()}
+    """The things of each place that share no word with another place's or the cue; places with few are left out."""
+    known = Counter(word for things in words.TOPICS.values() for word in {*" ".join(things).split()})
+    known["label"] += 1
+    own = {
+        place: [thing for thing in things if all(known[word] == 1 for word in thing.split())]
+        for place, things in words.TOPICS.items()
+    }
+    return {place: things for place, things in own.items() if len(things) >= LEAST_THINGS}
 
 
 def generate(recipe: Recipe) -> Iterator[Sample]:

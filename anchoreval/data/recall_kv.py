@@ -3,7 +3,8 @@ with objects made here, of the length asked for.
 
 The instruction, two demonstrations and the order, object first, are HELMET's; the object is written as in
 nelson-liu/lost-in-the-middle, from which HELMET has the task. HELMET's own objects have 50 to 1,800 pairs and the
-answer at one of six depths; here the depth is drawn (filling.depth), the demonstrations are two other pairs.
+answer at one of six depths; here the depth is drawn (filling.depth), the demonstrations are two other pairs, and one
+more pair, its key and its value cut short, takes what is left of the length.
 """
 
 from __future__ import annotations
@@ -12,15 +13,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
-from anchoreval.data.filling import depth, most, sample_of, topped_up
+from anchoreval.data.filling import depth, most, sample_of
 from anchoreval.data.fit import too_short
 from anchoreval.data.recipe import Recipe, options
 from anchoreval.data.ruler_niah import uuid4
-from anchoreval.schema import Role, Sample, Segment, Tokenizer
+from anchoreval.schema import Json, Role, Sample, Segment
 
 INSTRUCTION = "\n\nExtract the value corresponding to the specified key in the JSON object below.\n\n"
 CUE = "Corresponding value:"
 SHOTS = 2
+UUID = 36  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +61,14 @@ def _sample(recipe: Recipe, index: int) -> Sample:
     if pairs is None:
         raise too_short(recipe.length, tokens(lines(SHOTS + 1)) + recipe.max_new_tokens)
     found = lines(pairs)
-    free = [at for at, pair in enumerate(found) if pair not in own]
-    found = topped_up(found, free, lambda _: _pair(rng), tokens, room, recipe.tokenizer)
-    return sample_of(
-        recipe, index, _segments(recipe, found, own), _value(own[-1]), _facts(recipe.tokenizer, found, own[-1])
-    )
+    at, last = rng.randrange(pairs + 1), _pair(rng)
+
+    def with_last(characters: int) -> list[str]:
+        return [*found[:at], f'"{_key(last)[:characters]}": "{_value(last)[:characters]}"', *found[at:]]
+
+    kept = most(lambda count: tokens(with_last(count)), room, 1, UUID // 2, UUID)
+    found = with_last(kept) if kept else found
+    return sample_of(recipe, index, _segments(recipe, found, own), _value(own[-1]), _facts(recipe, found, own[-1]))
 
 
 def _pair(rng: Random) -> str:
@@ -97,12 +102,12 @@ def _segments(recipe: Recipe, found: list[str], own: list[str]) -> list[Segment]
     ]
 
 
-def _facts(tokenizer: Tokenizer, found: list[str], gold: str) -> dict[str, object]:
-    """How many pairs, and where the answer's stands: share of the pairs before it, tokens of the object before it."""
+def _facts(recipe: Recipe, found: list[str], gold: str) -> dict[str, Json]:
+    """How many pairs, and where the answer's stands: share of the pairs and tokens of the prompt before it."""
     at = found.index(gold)
-    before = "".join(_object(found)[:at])
+    before = recipe.wrap.opening + "".join(_object(found)[:at])
     return {
         "pairs": len(found),
         "depths": [round(at / (len(found) - 1), 4)],
-        "token_positions": [tokenizer.count(before)],
+        "token_positions": [recipe.tokenizer.count(before)],
     }
