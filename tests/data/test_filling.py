@@ -37,10 +37,13 @@ def test_it_is_asked_five_times_where_units_are_alike() -> None:
     assert most(tokens, 131_072, 3, 2000) == (131_072 - 60) // 57 and len(asked) <= 5
 
 
-def test_units_that_come_to_an_end_are_all_taken_where_they_fit() -> None:
-    for highest in (1, 2, 36):
-        assert most(lambda units: 10 + min(units, highest), 1000, 0, 18, highest) == highest
-        assert most(lambda units: 10 + min(units, highest), 10, 0, 18, highest) == 0
+@pytest.mark.parametrize("highest", [1, 2, 36])
+def test_units_that_come_to_an_end_are_all_taken_where_they_fit(highest: int) -> None:
+    def tokens(units: int) -> int:
+        return 10 + min(units, highest)
+
+    assert most(tokens, 1000, 0, 18, highest) == highest
+    assert most(tokens, 10, 0, 18, highest) == 0
 
 
 def test_redrawn_lines_fill_the_room_and_never_more(tokenizer: TextTokenizer) -> None:
