@@ -36,21 +36,28 @@ class BabilongTask:
 
 
 def generate(recipe: Recipe) -> Iterator[Sample]:
-    """The first stories that fit, in an order that the seed draws. LengthError where none does."""
+    """The first stories that fit, in an order that the seed draws. LengthError where not as many as asked for do."""
     task = options(recipe, BabilongTask)
     known = stories(recipe.sources, task.data)
+    if len(known) < recipe.count:
+        raise SourceError(f"{recipe.task}: {recipe.count} stories were asked for, there are {len(known)}: --limit")
     order = list(range(len(known)))
     Random(f"{recipe.seed}-babilong-{task.data}").shuffle(order)
     drawn = (Mixture(recipe, task.data, number, known[number]) for number in order)
-    fitting = (mixture for mixture in drawn if mixture.smallest <= recipe.length)
     made = 0
-    for made, mixture in enumerate(itertools.islice(fitting, recipe.count), 1):
-        yield mixture.sample(made - 1)
-    if not made:
-        shortest = min(range(len(known)), key=lambda number: len(known[number].facts))
-        raise too_short(recipe.length, Mixture(recipe, task.data, shortest, known[shortest]).smallest)
-    if made < recipe.count:
-        raise SourceError(f"{recipe.task}: {made} of {len(known)} stories fit {recipe.length} tokens: --limit {made}")
+    for mixture in drawn:
+        if mixture.smallest <= recipe.length:
+            yield mixture.sample(made)
+            made += 1
+        if made == recipe.count:
+            return
+    raise too_short(recipe.length, _enough(recipe, task.data, known))
+
+
+def _enough(recipe: Recipe, data: DataSet, known: Sequence[Story]) -> int:
+    """A length, in tokens, at which as many stories as asked for can be used: the shortest ones."""
+    shortest = sorted(known, key=lambda story: (len(story.facts), sum(map(len, story.facts))))[: recipe.count]
+    return max(Mixture(recipe, data, 0, story).smallest for story in shortest)
 
 
 class Mixture:
