@@ -126,8 +126,9 @@ def served(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Published]
 
 
 def test_data_fetch_brings_the_stories_and_data_check_says_what_is_there(
-    tmp_path: Path, folder: Path, served: Published, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, served: Published, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     there = ["--data-dir", str(tmp_path)]
     assert main(["data", "check", *there]) == 0
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("babilong ")]
