@@ -177,7 +177,8 @@ def load_tasks(where: Path | None = None) -> tuple[dict[str, Task], dict[str, tu
 
 
 def select_tasks(names: str, where: Path | None = None) -> tuple[list[Task], frozenset[str]]:
-    """The tasks that `names` (suites, sets, tasks, globs) stand for, and which of them were named singly.
+    """The tasks that `names` stand for (suites, sets, tasks, globs, ranges as `babilong/qa1..qa10`), and which of them
+    were named singly.
 
     Names stand between commas or spaces. Order is the order of asking, each task once.
     UnknownName gives the nearest suite or task.
@@ -186,9 +187,9 @@ def select_tasks(names: str, where: Path | None = None) -> tuple[list[Task], fro
     chosen: dict[str, Task] = {}
     single: set[str] = set()
     for name in re.split(r"[,\s]+", names.strip()):
-        matches = list(sets.get(name, ())) or fnmatch.filter(tasks, name)
-        if not matches:
-            raise UnknownName("task", name, [*sets, *tasks])
+        matches = list(sets.get(name, ())) or _range(name) or fnmatch.filter(tasks, name)
+        if unknown := [each for each in matches if each not in tasks] or [name] * (not matches):
+            raise UnknownName("task", unknown[0], [*sets, *tasks])
         if name in tasks:
             single.add(name)
         chosen |= {address: tasks[address] for address in matches}
@@ -207,6 +208,12 @@ def with_settings(tasks: Sequence[Task], settings: Mapping[str, Any]) -> list[Ta
             raise CardError(f"--{name.replace('_', '-')} is no setting of the chosen tasks: {said}")
     own = [{name: value for name, value in settings.items() if name in task.settings} for task in tasks]
     return [task.model_copy(update={"args": task.args | args}) for task, args in zip(tasks, own, strict=True)]
+
+
+def _range(name: str) -> list[str]:
+    """The names from `suite/qa1` to `suite/qa10` for `suite/qa1..qa10` (or `..10`); none for any other text."""
+    match = re.fullmatch(r"(.*?/(\D*))(\d+)\.\.(?:\1|\2)?(\d+)", name)
+    return [f"{match[1]}{number}" for number in range(int(match[3]), int(match[4]) + 1)] if match else []
 
 
 def load_models(where: Path | None = None) -> dict[str, ModelCard]:

@@ -18,7 +18,7 @@ from typing import Any
 from anchoreval.arms import Arm
 from anchoreval.backends import Backend, Described
 from anchoreval.cards import Task
-from anchoreval.data import CONTEXT_FREE, FOLLOW_UPS, GENERATORS, PROSE_FREE, SIZES
+from anchoreval.data import CONTEXT_FREE, FOLLOW_UPS, GENERATORS, OWN_TEXTS, PROSE_FREE, SIZES
 from anchoreval.data.recipe import Recipe
 from anchoreval.data.sources import Sources
 from anchoreval.documents import RULE, cut_documents, document_tokens
@@ -77,6 +77,8 @@ class Plan:
     @property
     def comparable(self) -> bool:
         """Whether the prompts are those of the published benchmark; tasks without prose are so under any haystack."""
+        if any(task.generator in OWN_TEXTS for task in self.tasks):
+            return False
         if all(task.generator in PROSE_FREE for task in self.tasks):
             return self.sources.published
         return self.sources.comparable and self.seed == 42

@@ -5,7 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
-from anchoreval.data import longbench, longbench_v2, niah, ruler_niah, ruler_qa, ruler_vt, ruler_words
+from anchoreval.data import (
+    babilong,
+    babilong_published,
+    longbench,
+    longbench_v2,
+    niah,
+    passkey,
+    recall_icl,
+    recall_kv,
+    ruler_niah,
+    ruler_qa,
+    ruler_vt,
+    ruler_words,
+)
 from anchoreval.data.recipe import Generator, Recipe
 from anchoreval.errors import LengthError
 from anchoreval.schema import Json, Sample
@@ -51,6 +64,11 @@ GENERATORS: dict[str, Generator] = {
     "longbench_v2": _explained(longbench_v2.generate),
     "longbench_v2_choices": _explained(longbench_v2.generate_letters),
     "niah": _explained(niah.generate),
+    "babilong": _explained(babilong.generate),
+    "babilong_published": _explained(babilong_published.generate),
+    "recall_kv": _explained(recall_kv.generate),
+    "recall_icl": _explained(recall_icl.generate),
+    "passkey": _explained(passkey.generate),
 }
 #: How many samples a length has under the arguments of its task, where that is not what the card says.
 SIZES: dict[str, Callable[[str, Mapping[str, Json]], int]] = {"niah": niah.size}
@@ -58,6 +76,7 @@ SIZES: dict[str, Callable[[str, Mapping[str, Json]], int]] = {"niah": niah.size}
 FOLLOW_UPS: dict[str, Callable[[Recipe, Sample, str], Sample]] = {"longbench_v2": longbench_v2.follow_up}
 CONTEXT_FREE = frozenset({"longbench", "longbench_v2"})  # can make a prompt without its context
 #: These read files only: neither a seed nor the kind of haystack changes a prompt.
-PROSE_FREE = frozenset({"longbench", "longbench_v2", "longbench_v2_choices"})
+PROSE_FREE = frozenset({"longbench", "longbench_v2", "longbench_v2_choices", "babilong_published"})
+OWN_TEXTS = frozenset({"recall_kv", "recall_icl", "passkey"})  # made here: no score was published for their prompts
 
-__all__ = ["CONTEXT_FREE", "FOLLOW_UPS", "GENERATORS", "PROSE_FREE", "SIZES", "Generator", "Recipe"]
+__all__ = ["CONTEXT_FREE", "FOLLOW_UPS", "GENERATORS", "OWN_TEXTS", "PROSE_FREE", "SIZES", "Generator", "Recipe"]

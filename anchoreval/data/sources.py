@@ -28,7 +28,7 @@ RULER_COMMIT = "c3f5e3b4f87f97e048793bb510a3a6b19a46bf3a"
 @dataclass(frozen=True, slots=True)
 class Published:
     """A file as it was published: its hash, and the addresses that serve it (none: `recipe` says how to
-    make it). `revision` is that of the repository it lies in.
+    make it). `revision` is that of the repository it lies in. A `sha256` of 40 digits is the id of the git blob.
     """
 
     file: str
@@ -88,6 +88,13 @@ LONGBENCH_V2 = Published(  # 465,490,535 bytes
     revision=_LONGBENCH_V2,
 )
 RULER_FILES = (ESSAYS, SQUAD, HOTPOT, ENGLISH_WORDS)
+_BABILONG = "7a6efee29f5cac03c3c410e6799c80fd2ffe3610"
+BABI = Published(
+    "babilong/tasks_1-20_v1-2.zip",
+    "039086666b117f06455a64aac804773b74847464",
+    (f"https://raw.githubusercontent.com/booydar/babilong/{_BABILONG}/data/tasks_1-20_v1-2.zip",),
+    revision=_BABILONG,
+)
 PUNKT = "tokenizers/punkt_tab/english"
 
 

@@ -4,10 +4,12 @@ gives.
 
 from __future__ import annotations
 
+from anchoreval.scoring.babilong import babilong, babilong_corrected
 from anchoreval.scoring.choices import gold_is_likeliest, likeliest, with_choices
 from anchoreval.scoring.longbench import LONGBENCH, require
 from anchoreval.scoring.longbench_v2 import same_letter
 from anchoreval.scoring.match import Scorer, match_all, match_any
+from anchoreval.scoring.recall import first_integer, helmet_label, helmet_substring
 
 SCORERS: dict[str, Scorer] = {
     "match_all": match_all,
@@ -15,6 +17,11 @@ SCORERS: dict[str, Scorer] = {
     "likeliest": gold_is_likeliest,
     "same_letter": same_letter,
     **LONGBENCH,
+    "babilong": babilong,
+    "babilong_corrected": babilong_corrected,
+    "helmet_substring": helmet_substring,
+    "helmet_label": helmet_label,
+    "first_integer": first_integer,
 }
 
 __all__ = ["SCORERS", "Scorer", "likeliest", "match_all", "match_any", "require", "with_choices"]
