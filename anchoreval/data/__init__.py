@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from anchoreval.data import longbench, ruler_niah, ruler_qa, ruler_vt, ruler_words
+from anchoreval.data import (
+    balanced_niah,
+    balanced_qa,
+    balanced_vt,
+    balanced_words,
+    longbench,
+    ruler_niah,
+    ruler_qa,
+    ruler_vt,
+    ruler_words,
+)
+from anchoreval.data.balanced import Sampler, one_by_one
 from anchoreval.data.recipe import Generator, Recipe
 from anchoreval.errors import LengthError
 from anchoreval.schema import Sample
@@ -41,6 +52,13 @@ def _smallest(generator: Generator, recipe: Recipe, guess: int | None) -> int | 
     return None
 
 
+SAMPLERS: dict[str, Callable[[Recipe], Sampler]] = {  # generators whose samples can be made alone
+    "balanced_niah": balanced_niah.sampler,
+    "balanced_vt": balanced_vt.sampler,
+    "balanced_cwe": balanced_words.common_sampler,
+    "balanced_fwe": balanced_words.coded_sampler,
+    "balanced_qa": balanced_qa.sampler,
+}
 GENERATORS: dict[str, Generator] = {
     "ruler_niah": _explained(ruler_niah.generate),
     "ruler_vt": _explained(ruler_vt.generate),
@@ -48,8 +66,9 @@ GENERATORS: dict[str, Generator] = {
     "ruler_fwe": _explained(ruler_words.generate_coded),
     "ruler_qa": _explained(ruler_qa.generate),
     "longbench": _explained(longbench.generate),
+    **{name: _explained(one_by_one(sampler)) for name, sampler in SAMPLERS.items()},
 }
 CONTEXT_FREE = frozenset({"longbench"})  # can make a prompt without its context
 PROSE_FREE = frozenset({"longbench"})  # read files only: neither a seed nor the kind of haystack changes a prompt
 
-__all__ = ["CONTEXT_FREE", "GENERATORS", "PROSE_FREE", "Generator", "Recipe"]
+__all__ = ["CONTEXT_FREE", "GENERATORS", "PROSE_FREE", "SAMPLERS", "Generator", "Recipe"]
