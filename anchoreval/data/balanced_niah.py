@@ -37,11 +37,17 @@ def noise(words: int) -> str:
     return "\n".join([NOISE] * lines + ([" ".join(NOISE_WORDS[:rest])] if rest else []))
 
 
-def line_at(starts: Sequence[int], aim: float, total: int) -> int:
-    """The line that begins nearest to the share `aim` of the `total` characters; `starts` are theirs, ascending."""
-    after = bisect_right(starts, aim * total)
-    around = range(max(0, after - 1), min(len(starts), after + 1))
-    return nearest([(starts[at], at) for at in around], aim * total, total)
+def places(starts: Sequence[int], total: int, aims: Sequence[float], sizes: Sequence[int]) -> list[int]:
+    """For each sentence, of so many characters, the line it goes before so that it begins nearest to its share of all
+    characters. `starts` are those of the lines, ascending; `total` is the characters of the lines.
+    """
+    whole, inserted, found = total + sum(sizes), 0, list[int]()
+    for aim, size in zip(aims, sizes, strict=True):
+        after = bisect_right(starts, aim * whole - inserted)
+        around = range(max(0, after - 1), min(len(starts), after + 1))
+        found.append(nearest([(inserted + starts[at], at) for at in around], aim * whole, whole))
+        inserted += size
+    return sorted(found)
 
 
 class Distinct:
@@ -84,6 +90,11 @@ class Needles:
         """The needle sentences by depth."""
         return [text for _, text, _ in self.rows]
 
+    @property
+    def aims(self) -> list[float]:
+        """Where the needle sentences are to stand, 0..1."""
+        return [aim for aim, _, _ in self.rows]
+
     def answering(self, marks: Sequence[int]) -> list[int]:
         """Those of the marks, one per needle, whose needle is asked for."""
         return [mark for mark, (_, _, asked) in zip(marks, self.rows, strict=True) if asked]
@@ -100,8 +111,10 @@ class InSentences:
     def draft(self, units: int, words: int) -> Draft:
         """Units are the words of an essay, else sentences."""
         text = self._text(units, words)
-        places = [text.boundary(aim) for aim, _, _ in self._needles.rows]
-        document, marks = between_sentences(text, self._needles.texts, places)
+        sizes = list(accumulate((len(needle) + 1 for needle in self._needles.texts), initial=0))
+        rows = zip(self._needles.rows, sizes, strict=False)
+        where = sorted(text.boundary(aim, before, sizes[-1]) for (aim, _, _), before in rows)
+        document, marks = between_sentences(text, self._needles.texts, where)
         found = self._needles
         return self._wording.draft(found.asked, found.references, document, found.answering(marks))
 
@@ -131,29 +144,29 @@ class InLines:
 
     def draft(self, units: int, words: int) -> Draft:
         """Units are lines."""
-        last = Piece(noise(words)) if words else Piece(self._line(units - 1).text[:-1])
-        before = units if words else units - 1
-        starts = list(accumulate((len(self._line(at).text) for at in range(before)), initial=0))
-        total = starts[-1] + len(last.text)
-        places = [line_at(starts, aim, total) for aim, _, _ in self._needles.rows]
-        pieces, marks, start = interleaved(self._needles.texts, places, self._block)
-        pieces += [*self._block(start, before), last]
-        found = self._needles
+        full, rest = divmod(words, len(NOISE_WORDS))
+        lines = [*self._others_upto(units), *[self._noise] * full]
+        last = Piece(noise(rest)) if rest else Piece(lines.pop().text[:-1])
+        starts = list(accumulate((len(line.text) for line in lines), initial=0))
+        found, texts = self._needles, self._needles.texts
+        where = places(starts, starts[-1] + len(last.text), found.aims, [len(text) + 1 for text in texts])
+        pieces, marks, start = interleaved(texts, where, lambda a, b: self._joined(lines[a:b]))
+        pieces += [*self._joined(lines[start:]), last]
         return self._wording.draft(found.asked, found.references, pieces, found.answering(marks))
 
-    def _line(self, at: int) -> Piece:
+    def _others_upto(self, units: int) -> list[Piece]:
         if self._task.haystack == "noise":
-            return self._noise
-        while len(self._others) <= at:
+            return [self._noise] * units
+        while len(self._others) < units:
             key = self._needles.distinct.draw(self._task.key_type)
             value = self._needles.distinct.draw(self._task.value_type)
             self._others.append(Piece(needle(self._task.value_type, key, value) + "\n"))
-        return self._others[at]
+        return self._others[:units]
 
-    def _block(self, start: int, end: int) -> list[Piece]:
-        if self._task.haystack == "noise":
-            return [self._tally.repeat(self._noise, end - start)] if end > start else []
-        return [self._line(at) for at in range(start, end)]
+    def _joined(self, lines: list[Piece]) -> list[Piece]:
+        """The lines, noise at their end as one piece."""
+        first = next((at for at, line in enumerate(lines) if line is self._noise), len(lines))
+        return lines[:first] + ([self._tally.repeat(self._noise, len(lines) - first)] if first < len(lines) else [])
 
     def words(self, units: int) -> int:
         """Words of the line of noise."""

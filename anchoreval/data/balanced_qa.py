@@ -10,7 +10,7 @@ from itertools import accumulate
 from random import Random
 
 from anchoreval.data.balanced import Sampler, Text, sample, wrapped
-from anchoreval.data.balanced_niah import line_at
+from anchoreval.data.balanced_niah import places
 from anchoreval.data.prose import quiz
 from anchoreval.data.recipe import Recipe, options
 from anchoreval.data.ruler_qa import DOCUMENT_TOKENS, QuestionMaker, QuestionTask
@@ -50,8 +50,8 @@ class AmongDocuments:
             documents.append((index, Piece(_first_words(self._maker.source.documents[index], words))))
         documents = [documents[at] for at in sorted(range(len(documents)), key=self._order.__getitem__)]
         starts = list(accumulate((len(body.text) for _, body in documents), initial=0))
-        places = [line_at(starts, aim, max(1, starts[-1])) for aim in self._aims]
-        for place, gold in reversed(list(zip(places, self._gold, strict=True))):
+        where = places(starts, max(1, starts[-1]), self._aims, [0] * len(self._gold))
+        for place, gold in reversed(list(zip(where, self._gold, strict=True))):
             documents.insert(place, (gold, self._maker.body(gold)))
         self._maker.question = self._question
         return self._maker.compose(documents)

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from random import Random
 
 from anchoreval.data.balanced import Sampler, Text, sample
-from anchoreval.data.balanced_niah import NOISE_WORDS, line_at, noise
+from anchoreval.data.balanced_niah import NOISE_WORDS, noise, places
 from anchoreval.data.fit import Fitted, fullest
 from anchoreval.data.recipe import Recipe, options
 from anchoreval.data.ruler_niah import NOISE
 from anchoreval.data.ruler_templates import Draft
-from anchoreval.data.ruler_vt import EXAMPLE_TOKENS, NOISE_TOKENS, ChainTask, ChainWording
+from anchoreval.data.ruler_vt import EXAMPLE_TOKENS, NOISE_TOKENS, ChainTask, ChainWording, assignments
 from anchoreval.data.tally import Piece, Tally
 from anchoreval.schema import Json, Sample
 
@@ -52,8 +52,8 @@ class Example:
         if self.lines is None:
             return ""
         names, units = chains.names(self._variables, 3), max(1, self.lines)
-        places = sorted(rng.choices(range(units), k=self._variables))
-        draft = self._wording.draft(names, chains.value(), places, units, NOISE)
+        where = sorted(rng.choices(range(units), k=self._variables))
+        draft = self._wording.draft(names, chains.value(), where, units, NOISE)
         return "".join(piece.text for piece in draft.pieces()) + f" {' '.join(names)}\n\n"
 
 
@@ -74,8 +74,9 @@ class Chain:
         before = units if words else units - 1
         starts = range(0, (before + 1) * (len(NOISE) + 1), len(NOISE) + 1)
         total = starts[-1] + len(last)
-        places = [line_at(starts, aim, total) for aim in self._aims]
-        draft = self._wording.draft(self._names, self._value, places, before + 1, last)
+        sizes = [len(line) + 1 for line in assignments(self._names, self._value)]
+        where = places(starts, total, self._aims, sizes)
+        draft = self._wording.draft(self._names, self._value, where, before + 1, last)
         draft.example = [Piece(self._example)] if self._example else []
         return draft
 

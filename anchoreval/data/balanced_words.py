@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import string
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import accumulate
 from random import Random
 
 from anchoreval.data.balanced import Sampler, Text, mark_words, sample, spread, wrapped
@@ -63,7 +65,9 @@ class CommonWords:
     def _listed(self, units: int) -> tuple[list[str], list[int]]:
         others = self._others[: units - COMMON] * self._form.other
         again = self._common * (self._form.common - 1)
-        return spread(self._common, self._aims, [*again, *others], Random(f"{self._order}/{units}"))
+        rest = [*again, *others]
+        aims = _slots(self._aims, [*self._common, *rest])
+        return spread(self._common, aims, rest, Random(f"{self._order}/{units}"))
 
     def draft(self, units: int, words: int) -> Draft:
         """The text with `units` different words."""
@@ -78,6 +82,13 @@ class CommonWords:
         listed, slots = self._listed(units)
         mark_words(draft, [f"{at}. {word}" for at, word in enumerate(listed, 1)], slots)
         return {"unit": "words"}
+
+
+def _slots(aims: Sequence[float], words: Sequence[str]) -> list[float]:
+    """Shares of a numbered list's characters as shares of its words: later labels are longer."""
+    mean = sum(map(len, words)) / len(words)
+    ends = list(accumulate(len(str(at)) + len(". ") + mean + 1 for at in range(1, len(words) + 1)))
+    return [bisect_right(ends, aim * ends[-1]) / len(words) for aim in aims]
 
 
 def _apart(words: Sequence[str]) -> list[str]:

@@ -87,15 +87,18 @@ class Sentences:
                 pieces.append(Piece((" " if pieces else "") + " ".join(late)))
         return pieces
 
-    def boundary(self, share: float) -> int:
-        """The sentence (0: the first) that begins nearest to `share` of the characters."""
+    def boundary(self, share: float, inserted: int = 0, more: int = 0) -> int:
+        """The sentence (0: the first) that begins nearest to `share` of the characters, where `inserted` characters
+        more stand before it and `more` in all.
+        """
         late = list(accumulate((len(text) + 1 for text in self._tail), initial=self._late_start()))
-        total = late.pop() or 1
-        aim, settled = share * total, self._settled
+        total = late.pop() + more or 1
+        aim, settled = share * total - inserted, self._settled
         first = bisect_right(self._spans, aim, 0, settled, key=lambda span: span[0]) - 1
         around = [place for place in (first, first + 1) if 0 <= place < settled]
         starts = [(self._spans[place][0], place) for place in around]
-        return nearest([*starts, *((start, settled + at) for at, start in enumerate(late))], aim, total)
+        starts += [(start, settled + at) for at, start in enumerate(late)]
+        return nearest([(inserted + start, place) for start, place in starts], aim + inserted, total)
 
     def _late_start(self) -> int:
         """Characters before the tail."""
