@@ -18,7 +18,7 @@ from typing import Any
 from anchoreval.arms import Arm
 from anchoreval.backends import Backend
 from anchoreval.cards import Task
-from anchoreval.data import CONTEXT_FREE, GENERATORS, PROSE_FREE
+from anchoreval.data import CONTEXT_FREE, GENERATORS, PROSE_FREE, SAMPLERS
 from anchoreval.data.recipe import Recipe
 from anchoreval.data.sources import Sources
 from anchoreval.documents import RULE, cut_documents, document_tokens
@@ -76,6 +76,8 @@ class Plan:
     @property
     def comparable(self) -> bool:
         """Whether the prompts are those of the published benchmark; tasks without prose are so under any haystack."""
+        if any(task.generator in SAMPLERS for task in self.tasks):
+            return False  # balanced tasks are nobody's published ones
         if all(task.generator in PROSE_FREE for task in self.tasks):
             return self.sources.published
         return self.sources.comparable and self.seed == 42

@@ -20,10 +20,10 @@ from anchoreval.data.tally import Piece, Tally
 from anchoreval.errors import LengthError, SourceError
 from anchoreval.schema import Json, Sample
 
-SHARE = 0.8  # of the prompt that a question may take with nothing but the documents that answer it
+SHARE = 0.85  # of the prompt that a question may take with nothing but the documents that answer it
 LEAST_CUT = 8  # words of a document that is cut
-BLOCK = 64  # generated questions that are drawn together
-TRIES = 4  # generated questions per sample, of which the first that fits is asked
+BLOCK = 24  # generated questions that are drawn together
+TRIES = 16  # generated questions per sample, of which the first that fits is asked
 UNSAID = frozenset({"yes", "no", "noanswer"})  # answers that no document states
 
 Asked = Callable[[int], tuple[QuestionMaker, int]]  # sample index -> a maker and its question
