@@ -106,12 +106,16 @@ def default_cache() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question, its acceptable answers, the documents that hold them and those of the same article."""
+    """A question, its acceptable answers, the documents that belong to it and those of the same article.
+
+    `supporting` are those of its documents that are needed for the answer, where the source says so.
+    """
 
     text: str
     answers: tuple[str, ...]
     gold: tuple[int, ...]
     related: tuple[int, ...] = ()
+    supporting: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +225,12 @@ class Sources:
         return Questions(
             documents,
             [
-                Question(entry["question"], (entry["answer"],), tuple(place[text] for text in own))
+                Question(
+                    entry["question"],
+                    (entry["answer"],),
+                    tuple(place[text] for text in own),
+                    supporting=tuple(place[text] for text in _supporting(entry, own)),
+                )
                 for entry, own in zip(entries, texts, strict=True)
             ],
         )
@@ -292,6 +301,12 @@ class Sources:
             except (OSError, SourceError) as error:
                 reasons.append(f"{address}: {error}")
         raise SourceError(_missing(source, self.places(), reasons))
+
+
+def _supporting(entry: dict[str, Any], texts: Sequence[str]) -> list[str]:
+    """Those of a HotpotQA question's paragraphs that its supporting facts name."""
+    named = {title for title, _ in entry.get("supporting_facts", ())}
+    return [text for (title, _), text in zip(entry["context"], texts, strict=True) if title in named]
 
 
 def _punkt_parameters(folder: Path) -> Any:

@@ -33,8 +33,9 @@ def cluster() -> Iterator[Any]:
     """Two nodes of one CPU each, which are processes of their own."""
     from ray.cluster_utils import Cluster
 
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    made.add_node(num_cpus=1)
+    node = {"num_cpus": 1, "node_ip_address": "127.0.0.1"}
+    made = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
+    made.add_node(**node)
     yield made
     ray.shutdown()
     made.shutdown()
