@@ -20,6 +20,7 @@ EXAMPLES = """examples:
   anchoreval run --model /path/or/hub-id --tasks ruler/niah_single_1,ruler/vt --lengths 4k,32k --rope native,fp32
   anchoreval run --model M --tasks ruler/qa_1 --lengths 8k --arms fp32,bf16+shift:4096,anchor/fp32
   anchoreval run --model M --tasks longbench,longbench_e --max-length 31500 --data-dir DIR
+  anchoreval run --model M --tasks general/hellaswag,mmlu --data-dir DIR --rope bf16,fp32
   anchoreval probe --model anchor-tiny --lengths 64..8192 --output probe/
   anchoreval show ruler/qa_1@4096#3 --tokenizer PATH --haystack generated
 """
@@ -210,6 +211,7 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callab
     "nll": ("loss by position on long texts, paired between arms", nll.flags, commands.nll),
     "doctor": ("say what a checkpoint's RoPE honestly is", doctor.flags, commands.doctor),
     "longbench": ("print LongBench's three averages and LongBench-E's buckets of runs", _paths, commands.longbench),
+    "general": ("print every metric that lm-eval reports of general tasks, groups averaged", _paths, commands.general),
     "data": ("fetch the published texts, or say which are there", data_files.flags, commands.data),
     "bench": ("measure speed and memory", _bench, commands.bench),
 }

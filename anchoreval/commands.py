@@ -318,6 +318,16 @@ def longbench(options: argparse.Namespace) -> int:
     return 0
 
 
+def general(options: argparse.Namespace) -> int:
+    """`anchoreval general`: every metric of lm-eval, of each run."""
+    from anchoreval.general_report import report
+    from anchoreval.results import find_runs, load_run
+
+    for path in find_runs(options.runs):
+        say(report(load_run(path)))
+    return 0
+
+
 def data(options: argparse.Namespace) -> int:
     """`anchoreval data fetch|check`."""
     from anchoreval.data_files import main

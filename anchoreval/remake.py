@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from anchoreval.arms import Arm, parse_arm
 from anchoreval.backends.checkpoint import folder_of
-from anchoreval.cards import Task, find_model, load_tasks
+from anchoreval.cards import LengthOf, Task, find_model, load_tasks
 from anchoreval.data.sources import HaystackKind, Sources
 from anchoreval.data.words import WordLists
 from anchoreval.documents import cut_documents
@@ -48,6 +48,12 @@ class _TaskSaid(_Part):
     scorer: str
     samples: int
     lengths: list[int]
+    length_of: LengthOf = "sample"
+
+    @property
+    def address(self) -> str:
+        """`suite/task`."""
+        return f"{self.suite}/{self.name}"
 
 
 class _Identity(_Part):

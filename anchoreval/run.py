@@ -13,19 +13,19 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from anchoreval.arms import Arm
 from anchoreval.backends import Backend
-from anchoreval.cards import Task
+from anchoreval.cards import LengthOf, Task
 from anchoreval.data import CONTEXT_FREE, GENERATORS, PROSE_FREE
 from anchoreval.data.recipe import Recipe
 from anchoreval.data.sources import Sources
 from anchoreval.documents import RULE, cut_documents, document_tokens
 from anchoreval.errors import AnchorEvalError, LengthError, MissingExtra
-from anchoreval.prompt import Template, anchor_token, to_request, wrap_of
+from anchoreval.prompt import Template, anchor_token, positions, to_request, wrap_of
 from anchoreval.results import SCHEMA, RunFolder, fingerprint
-from anchoreval.schema import Output, Record, Request, Sample, Score
+from anchoreval.schema import NATURAL, Output, Record, Request, Sample, Score
 from anchoreval.scoring import SCORERS, likeliest, require, with_choices
 from anchoreval.stats.sequential import Until
 from anchoreval.tokenizer import TextTokenizer
@@ -115,11 +115,28 @@ def samples_of(task: Task, length: int, count: int, plan: Plan, tokenizer: TextT
     return GENERATORS[task.generator](recipe)
 
 
-def lengths_of(task: Task, asked: Sequence[int] | None, window: int | None) -> tuple[int, ...]:
+class Measured(Protocol):
+    """What says at which lengths a task can be run: a `Task`, or its row in a header."""
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """The card's."""
+        ...
+
+    @property
+    def length_of(self) -> LengthOf:
+        """What a length is."""
+        ...
+
+
+def lengths_of(task: Measured, asked: Sequence[int] | None, window: int | None) -> tuple[int, ...]:
     """The lengths that a task is run at: those asked for, else its card's.
 
-    Where a length says at which a prompt is cut, the card's longest that the model's `window` holds.
+    Where a length says at which a prompt is cut, the card's longest that the model's `window` holds; NATURAL alone
+    where prompts are as long as they are.
     """
+    if task.length_of == "natural":
+        return (NATURAL,)
     if asked or task.length_of == "sample":
         return tuple(asked or task.lengths)
     return (max((length for length in task.lengths if window is None or length <= window), default=min(task.lengths)),)
@@ -129,8 +146,20 @@ def room_of(task: Task, window: int | None) -> int | None:
     """The positions that a prompt and its answer may take; None: any number.
 
     A window that is itself one of the card's cuts is upstream's max_length: prompts are cut at it, answers come on top.
+    Prompts of natural length that are too long are told apart later, one by one (`too_long`).
     """
+    if task.length_of == "natural":
+        return None
     return None if task.length_of == "prompt" and window in task.lengths else window
+
+
+def too_long(request: Request, window: int | None) -> Output | None:
+    """For a prompt that the model has no room for, the answer that there is none and why."""
+    needed = positions(request)
+    if window is None or needed <= window:
+        return None
+    why = f"needs {needed} positions, the model has {window}: nothing is cut"
+    return Output(request.sample_id, "", (), "error", None, 0.0, why)
 
 
 def _check_room(task: Task, length: int, window: int | None) -> None:
@@ -271,14 +300,20 @@ def run_group(
     requests = [cut_documents(request, plan.document_tokens) for request in whole]
     found = {}
     for arm in plan.arms:
-        keys = _run_group(cell.task, samples, requests, arm, backend, folder)
+        keys = _run_group(cell.task, samples, requests, arm, backend, window, folder)
         found[arm.name] = [folder.done[keys[sample.id]] for sample in samples]
         progress(len(samples))
     return found
 
 
 def _run_group(
-    task: Task, samples: Sequence[Sample], requests: Sequence[Request], arm: Arm, backend: Backend, folder: RunFolder
+    task: Task,
+    samples: Sequence[Sample],
+    requests: Sequence[Request],
+    arm: Arm,
+    backend: Backend,
+    window: int | None,
+    folder: RunFolder,
 ) -> dict[str, str]:
     """Answer one group under one arm; a group partly on disk is computed whole, and only the rest is written.
 
@@ -288,8 +323,11 @@ def _run_group(
     if all(key in folder.done for key in keys.values()):
         return keys
     by_id = {sample.id: (sample, request) for sample, request in zip(samples, requests, strict=True)}
+    refused = [said for one in requests if task.length_of == "natural" and (said := too_long(one, window))]
+    without = {output.sample_id for output in refused}
     with backend.under(arm):
-        for output in backend.answer(requests):
+        answers = backend.answer([request for request in requests if request.sample_id not in without])
+        for output in itertools.chain(refused, answers):
             key = keys[output.sample_id]
             if key not in folder.done:
                 sample, request = by_id[output.sample_id]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from anchoreval.data import longbench, ruler_niah, ruler_qa, ruler_vt, ruler_words
+from anchoreval.data import general, longbench, ruler_niah, ruler_qa, ruler_vt, ruler_words
 from anchoreval.data.recipe import Generator, Recipe
 from anchoreval.errors import LengthError
 from anchoreval.schema import Sample
@@ -48,8 +48,10 @@ GENERATORS: dict[str, Generator] = {
     "ruler_fwe": _explained(ruler_words.generate_coded),
     "ruler_qa": _explained(ruler_qa.generate),
     "longbench": _explained(longbench.generate),
+    "lm_eval": general.generate,
 }
 CONTEXT_FREE = frozenset({"longbench"})  # can make a prompt without its context
-PROSE_FREE = frozenset({"longbench"})  # read files only: neither a seed nor the kind of haystack changes a prompt
+#: Read files only: neither a seed nor the kind of haystack changes a prompt.
+PROSE_FREE = frozenset({"longbench", "lm_eval"})
 
 __all__ = ["CONTEXT_FREE", "GENERATORS", "PROSE_FREE", "Generator", "Recipe"]

@@ -249,6 +249,10 @@ class Sources:
         used = {"sha256": sha256, "published": sha256 == published, "bytes": path.stat().st_size}
         self._used[file] = used | more
 
+    def note_rows(self, name: str, sha256: str, rows: int, published: bool, **more: Json) -> None:
+        """Remembers rows of a data set that are read; `published`: they came from those who publish it."""
+        self._used[name] = {"sha256": sha256, "published": published, "rows": rows} | more
+
     def _read(self, source: Published) -> Any:
         """The parsed file; remembers its hash."""
         path = self._find(source)
