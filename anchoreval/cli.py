@@ -72,6 +72,13 @@ def _run(parser: argparse.ArgumentParser) -> None:
     )
     flags.engine(engine)
     engine.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="compute on workers of a Ray cluster: local (starts one here), auto (RAY_ADDRESS, or the one that runs "
+        "here) or host:port; one worker for every GPU, else for every CPU",
+    )
+    engine.add_argument("--workers", type=flags.positive, metavar="N", help="how many workers, with --ray")
+    engine.add_argument(
         "--batch-tokens", type=flags.positive, default=32768, help="cache budget of a batch (default: %(default)s)"
     )
     engine.add_argument(
@@ -210,7 +217,7 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callab
     "probe": ("measure what RoPE precision and a shift of positions do to attention", _probe, commands.probe),
     "nll": ("loss by position on long texts, paired between arms", nll.flags, commands.nll),
     "doctor": ("say what a checkpoint's RoPE honestly is", doctor.flags, commands.doctor),
-    "longbench": ("print LongBench's three averages and LongBench-E's buckets of runs", _paths, commands.longbench),
+    "longbench": ("print the averages of LongBench, the tables of LongBench-E and v2", _paths, commands.longbench),
     "general": ("print every metric that lm-eval reports of general tasks, groups averaged", _paths, commands.general),
     "data": ("fetch the published texts, or say which are there", data_files.flags, commands.data),
     "bench": ("measure speed and memory", _bench, commands.bench),

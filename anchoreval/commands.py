@@ -100,6 +100,8 @@ def run(options: argparse.Namespace) -> int:
         until=options.until,
         context=not options.no_context,
         settings=chosen_settings(options),
+        ray=options.ray,
+        workers=options.workers,
         options=engine,
         watch=progress_bar,
         tell=note,

@@ -13,7 +13,7 @@ from anchoreval.errors import SourceError
 if TYPE_CHECKING:
     from anchoreval.data.sources import Published, Sources
 
-SUITES = ("longbench", "ruler")
+SUITES = ("longbench", "longbench_v2", "ruler")
 Say = Callable[[str], None]
 
 
@@ -27,7 +27,7 @@ class Row:
     what: str
 
     def __str__(self) -> str:
-        return f"{self.suite:10} {self.file:34} {self.state:10} {self.what}".rstrip()
+        return f"{self.suite:12} {self.file:34} {self.state:10} {self.what}".rstrip()
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
@@ -59,9 +59,9 @@ def fetch(suite: str, folder: Path | None, say: Say, note: Say) -> int:
 
     1 where a file could not be had; SourceError names the addresses and why each failed, for a suite of one file.
     """
-    from anchoreval.data.sources import LONGBENCH, RULER_FILES, default_cache
+    from anchoreval.data.sources import LONGBENCH, LONGBENCH_V2, RULER_FILES, default_cache
 
-    wanted = (LONGBENCH,) if suite == "longbench" else RULER_FILES
+    wanted = {"longbench": (LONGBENCH,), "longbench_v2": (LONGBENCH_V2,), "ruler": RULER_FILES}[suite]
     failed = 0
     for source in wanted:
         try:
@@ -100,6 +100,7 @@ def check(sources: Sources) -> Iterator[Row]:
         paths = [place / source.file for place in sources.places() if (place / source.file).is_file()]
         yield _row("ruler", source, paths[0] if paths else None)
     yield from _longbench(sources)
+    yield from _longbench_v2(sources)
 
 
 def _row(suite: str, source: Published, path: Path | None) -> Row:
@@ -131,6 +132,14 @@ def _longbench(sources: Sources) -> Iterator[Row]:
             yield _apart(file, place.path)
     if not any(places.values()):
         yield _row("longbench", LONGBENCH, None)
+
+
+def _longbench_v2(sources: Sources) -> Iterator[Row]:
+    """data.json, wherever a run would read it."""
+    from anchoreval.data.longbench_v2_records import find
+    from anchoreval.data.sources import LONGBENCH_V2
+
+    yield _row("longbench_v2", LONGBENCH_V2, find(sources))
 
 
 def _apart(file: str, path: Path) -> Row:

@@ -21,6 +21,8 @@ from anchoreval.backends.checkpoint import folder_of
 from anchoreval.cards import ModelCard, find_model, select_tasks, with_settings
 from anchoreval.data.sources import HaystackKind, Sources
 from anchoreval.errors import AnchorEvalError
+from anchoreval.fleet.fleet import Fleet, Opening
+from anchoreval.fleet.loop import run_cells_on
 from anchoreval.prompt import Template, anchor_token
 from anchoreval.results import Run, RunFolder, load_run
 from anchoreval.rounds import rule_of, run_rounds
@@ -28,6 +30,7 @@ from anchoreval.run import Makeable, Plan, Progress, header_of, make_cells, run_
 from anchoreval.stats.sequential import parse_until
 from anchoreval.tokenizer import load_tokenizer
 
+Engine = Backend | Fleet
 Watch = Callable[[int], contextlib.AbstractContextManager[Progress]]
 
 
@@ -59,6 +62,8 @@ def evaluate(
     until: str | None = None,
     context: bool = True,
     settings: Mapping[str, Any] | None = None,
+    ray: str | None = None,
+    workers: int | None = None,
     options: dict[str, Any] | None = None,
     watch: Watch = unwatched,
     tell: Callable[[str], None] = lambda _: None,
@@ -72,15 +77,12 @@ def evaluate(
     `context=False` leaves the context out of the prompts of tasks that can do without; `placebo` adds the first arm
     once more, in other chunks and batches: what differs then is noise; `until` ("1pt@95%") takes samples in rounds and
     stops a task and length when every arm's verdict is in (rounds.py); `max_length` overrides the positions that the
-    checkpoint states; `settings` are what suites let be chosen (depths, needles, prompting, ...); `options` go to the
-    backend (device, chunk_tokens, batch_tokens, rows, trust_remote_code). The same call again resumes a run that was
-    cut off. `watch` shows progress, `tell` takes notices (a task that cannot be made so short, an unusual anchor).
-    Errors: AnchorEvalError, one line each, before anything is computed where that is possible.
+    checkpoint states; `settings` are what suites let be chosen (depths, needles, prompting, ...); `ray` is the address
+    of a cluster on which so many `workers` compute (fleet/); `options` go to the backend (device, chunk_tokens, ...).
+    The same call again resumes a run that was cut off. `watch` shows progress, `tell` takes notices.
     """
     chosen, single = select_tasks(tasks)
     name, card = find_model(model)
-    if haystack is None and card.haystack != "published":
-        tell(f"haystack {card.haystack}, as the card of {name} says: not comparable with published scores")
     dtype = dtype or card.dtype
     plan = Plan(
         tasks=tuple(with_settings(chosen, settings or {})),
@@ -89,20 +91,39 @@ def evaluate(
         limit=limit,
         seed=seed,
         template=template or card.template,
-        sources=Sources(data_dir, haystack or card.haystack, wordlists, context=context),
+        sources=Sources(data_dir, _haystack(haystack, name, card, tell), wordlists, context=context),
         single=single,
         document_tokens=document_tokens,
         until=parse_until(until) if until is not None else None,
     )
-    _check(plan)
-    open_engine = partial(open_backend, backend, card.checkpoint, dtype=dtype, kernel=kernel, **(options or {}))
+    _check(plan, ray)
+    given = {"dtype": dtype, "kernel": kernel, **(options or {})}
+    open_engine = partial(_open, backend, card.checkpoint, given, ray, workers)
     return _execute(plan, name, model, card, max_length, Path(output), open_engine, watch, tell)
 
 
-def _check(plan: Plan) -> None:
+def _haystack(asked: HaystackKind | None, name: str, card: ModelCard, tell: Callable[[str], None]) -> HaystackKind:
+    """The haystack asked for, else the card's, which is told where its prompts are not the published ones."""
+    if asked is None and card.haystack != "published":
+        tell(f"haystack {card.haystack}, as the card of {name} says: not comparable with published scores")
+    return asked or card.haystack
+
+
+def _open(backend: str, checkpoint: str, options: dict[str, Any], ray: str | None, workers: int | None) -> Engine:
+    """One backend in this process, or workers with one each."""
+    if ray is None:
+        if workers is not None:
+            raise AnchorEvalError("--workers needs --ray: local, auto or the address of a cluster")
+        return open_backend(backend, checkpoint, **options)
+    return Fleet.open(ray, workers, Opening(backend, checkpoint, options))
+
+
+def _check(plan: Plan, ray: str | None) -> None:
     """AnchorEvalError for a limit of nothing, and for a stopping rule with nothing to compare."""
     if plan.limit is not None and plan.limit < 1:
         raise AnchorEvalError("--limit takes a number of samples from 1 upwards")
+    if plan.until is not None and ray is not None:
+        raise AnchorEvalError("--until takes samples in rounds, which --ray cannot: leave one of them out")
     if plan.until is not None and sum(not arm.placebo for arm in plan.arms) < 2:
         raise AnchorEvalError(f"--until {plan.until} compares arms with the first: --rope takes two or more, bf16,fp32")
 
@@ -114,7 +135,7 @@ def _execute(
     card: ModelCard,
     max_length: int | None,
     output: Path,
-    open_engine: Callable[[], Backend],
+    open_engine: Callable[[], Engine],
     watch: Watch,
     tell: Callable[[str], None],
 ) -> Run:
@@ -134,7 +155,10 @@ def _execute(
         header |= {"until": rule_of(plan.until)} if plan.until else {}
         directory = run_directory(output, name, header)
         with RunFolder(directory, header) as disk, watch(_records(made, plan)) as progress:
-            if plan.until is None:
+            if isinstance(engine, Fleet):
+                disk.update_header(workers=engine.workers)
+                run_cells_on(engine, made.cells, plan, tokenizer, window, disk, progress)
+            elif plan.until is None:
                 run_cells(made.cells, plan, engine, tokenizer, window, disk, progress)
             else:
                 verdicts = run_rounds(made.cells, plan, plan.until, engine, tokenizer, window, disk, progress)

@@ -67,7 +67,7 @@ def sources(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--no-context",
         action="store_true",
-        help="leave the context out of the prompts, to see what is answered from memory (longbench only)",
+        help="leave the context out of the prompts, to see what is answered from memory (longbench, longbench_v2)",
     )
     group.add_argument(
         "--haystack",

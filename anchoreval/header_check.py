@@ -9,10 +9,11 @@ from collections.abc import Iterator
 
 from anchoreval.arms import parse_arm
 from anchoreval.errors import AnchorEvalError, LengthError
+from anchoreval.lengths import lengths_of
 from anchoreval.remake import HeaderParts, Remake, header_parts
 from anchoreval.results import Run, fingerprint
 from anchoreval.rounds_check import rule_differences
-from anchoreval.run import lengths_of, samples_of
+from anchoreval.run import samples_of
 from anchoreval.schema import Json
 
 TWICE = ("limit", "seed", "template", "document_tokens")

@@ -1,9 +1,12 @@
-"""`anchoreval longbench`: the three averages of LongBench, the buckets of LongBench-E, and what a reader must know."""
+"""`anchoreval longbench`: the averages of LongBench, the buckets of LongBench-E, the table of LongBench v2, and what a
+reader must know.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from anchoreval import longbench_v2_report
 from anchoreval.results import Run
 from anchoreval.schema import Record
 from anchoreval.scoring.aggregate import task_score
@@ -53,7 +56,9 @@ def _arm(records: Sequence[Record]) -> Iterator[str]:
     for name, of in extended.items():
         found = bucket_scores((str(record.facts.get("bucket")), record.score) for record in of)
         yield f"  {name:30}" + "".join(f"{_number(found[each]):>8}" for each in BUCKETS)
-    yield from _notes([record for record in records if record.task.split("/")[0] in (V1, EXTENDED)])
+    if v1 or extended:
+        yield from _notes([record for record in records if record.task.split("/")[0] in (V1, EXTENDED)])
+    yield from longbench_v2_report.lines(records)
 
 
 def _notes(records: Sequence[Record]) -> Iterator[str]:

@@ -121,7 +121,7 @@ def to_request(
         )
     seams = list(itertools.accumulate(len(segment.text) for segment in sample.segments[:-1]))
     segment_ids = [bisect.bisect_right(seams, start) for start, _ in tokenizer.spans(text)][: len(ids)]
-    said = "" if choices else reference_text(sample.references, form)
+    said = "" if choices or sample.then else reference_text(sample.references, form)
     reference = _continuation(text, said, ids, tokenizer)
     request = Request(
         sample_id=sample.id,

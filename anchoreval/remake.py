@@ -21,9 +21,10 @@ from anchoreval.data.sources import HaystackKind, Sources
 from anchoreval.data.words import WordLists
 from anchoreval.documents import cut_documents
 from anchoreval.errors import AnchorEvalError, CardError, ModelError, RunError, SourceError
+from anchoreval.lengths import room_of
 from anchoreval.prompt import Template, anchor_token, to_request
 from anchoreval.results import HEADER, SCHEMA, Run
-from anchoreval.run import Plan, room_of, samples_of
+from anchoreval.run import Plan, samples_of, second_of
 from anchoreval.schema import Request, Sample
 from anchoreval.tokenizer import TextTokenizer, load_tokenizer
 
@@ -149,6 +150,7 @@ class HeaderParts(_Part):
     until: _Until | None = None
     finished: str | None = None
     resumed: int = 0
+    workers: int = 0
 
 
 def header_parts(run: Run) -> HeaderParts:
@@ -215,6 +217,10 @@ class Remake:
         task = self.tasks[sample.task]
         whole = to_request(sample, self.tokenizer, task.reference, room_of(task, self.header.model.window))
         return cut_documents(whole, self.plan.document_tokens)
+
+    def second(self, sample: Sample, answer: str) -> tuple[Sample, Request]:
+        """The second prompt of a sample of two steps, as text and as it was sent behind this answer to the first."""
+        return second_of(self.tasks[sample.task], self.plan, self.tokenizer, self.header.model.window)(sample, answer)
 
     def _check_sources(self) -> None:
         """SourceError when a file that was read is not the one that the run read."""

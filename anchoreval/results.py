@@ -11,7 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from operator import itemgetter
@@ -234,6 +234,16 @@ class RunFolder:
                 raise OSError("only a part of the line could be written")
             os.fsync(self._file)
         self.done[record.key] = record
+
+    def sort(self, keys: Sequence[str]) -> None:
+        """The records in the order of their keys, whole or as they were."""
+        if list(self.done) == list(keys):
+            return
+        self.done = {key: self.done[key] for key in keys}
+        os.close(self._file)
+        write_whole(self.path / RECORDS, map(to_line, self.done.values()))
+        with _named(self.path):
+            self._file = os.open(self.path / RECORDS, os.O_WRONLY | os.O_APPEND)
 
     def update_header(self, **changes: Json) -> None:
         """Replace keys of the header, whole or not at all."""

@@ -10,24 +10,26 @@ import hashlib
 import itertools
 import json
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from anchoreval.arms import Arm
-from anchoreval.backends import Backend
-from anchoreval.cards import LengthOf, Task
-from anchoreval.data import CONTEXT_FREE, GENERATORS, PROSE_FREE
+from anchoreval.backends import Backend, Described
+from anchoreval.cards import Task
+from anchoreval.data import CONTEXT_FREE, FOLLOW_UPS, GENERATORS, PROSE_FREE
 from anchoreval.data.recipe import Recipe
 from anchoreval.data.sources import Sources
 from anchoreval.documents import RULE, cut_documents, document_tokens
 from anchoreval.errors import AnchorEvalError, LengthError, MissingExtra
-from anchoreval.prompt import Template, anchor_token, positions, to_request, wrap_of
+from anchoreval.lengths import check_room, fitting, lengths_of, room_of
+from anchoreval.prompt import Template, anchor_token, to_request, wrap_of
 from anchoreval.results import SCHEMA, RunFolder, fingerprint
-from anchoreval.schema import NATURAL, Output, Record, Request, Sample, Score
+from anchoreval.schema import Output, Record, Request, Sample, Score
 from anchoreval.scoring import SCORERS, likeliest, require, with_choices
 from anchoreval.stats.sequential import Until
+from anchoreval.steps import Answered, Second, answers
 from anchoreval.tokenizer import TextTokenizer
 
 Progress = Callable[[int], None]
@@ -53,7 +55,7 @@ class Plan:
     document_tokens: int | None = None
     until: Until | None = None
 
-    def identity(self, backend: Backend, tokenizer: TextTokenizer) -> dict[str, Any]:
+    def identity(self, backend: Described, tokenizer: TextTokenizer) -> dict[str, Any]:
         """Everything that changes a record, as JSON; throughput settings are left out.
 
         The rule that makes documents is part of it where an arm acts on them.
@@ -83,12 +85,13 @@ class Plan:
 
 @dataclass(slots=True)
 class Cell:
-    """The samples of one task at one length, made one after the other."""
+    """The samples of one task at one length, made one after the other, with answers of up to `new_tokens`."""
 
     task: Task
     length: int
     samples: Iterator[Sample]
     asked: int
+    new_tokens: int = 0
 
 
 @dataclass(slots=True)
@@ -99,9 +102,9 @@ class Makeable:
     unmakeable: list[dict[str, Any]] = field(default_factory=list)
 
 
-def samples_of(task: Task, length: int, count: int, plan: Plan, tokenizer: TextTokenizer) -> Iterator[Sample]:
-    """`count` samples of a task at a length, lazily; LengthError when the task cannot be made that short."""
-    recipe = Recipe(
+def recipe_of(task: Task, length: int, count: int, plan: Plan, tokenizer: TextTokenizer) -> Recipe:
+    """What the generator of a task is given."""
+    return Recipe(
         task=task.address,
         length=length,
         max_new_tokens=task.max_new_tokens,
@@ -112,68 +115,22 @@ def samples_of(task: Task, length: int, count: int, plan: Plan, tokenizer: TextT
         wrap=wrap_of(tokenizer, plan.template),
         seed=plan.seed,
     )
-    return GENERATORS[task.generator](recipe)
 
 
-class Measured(Protocol):
-    """What says at which lengths a task can be run: a `Task`, or its row in a header."""
-
-    @property
-    def lengths(self) -> Sequence[int]:
-        """The card's."""
-        ...
-
-    @property
-    def length_of(self) -> LengthOf:
-        """What a length is."""
-        ...
+def samples_of(task: Task, length: int, count: int, plan: Plan, tokenizer: TextTokenizer) -> Iterator[Sample]:
+    """`count` samples of a task at a length, lazily; LengthError when the task cannot be made that short."""
+    return GENERATORS[task.generator](recipe_of(task, length, count, plan, tokenizer))
 
 
-def lengths_of(task: Measured, asked: Sequence[int] | None, window: int | None) -> tuple[int, ...]:
-    """The lengths that a task is run at: those asked for, else its card's.
+def second_of(task: Task, plan: Plan, tokenizer: TextTokenizer, window: int | None) -> Second:
+    """How a task's samples of two steps go on, once the first is answered."""
 
-    Where a length says at which a prompt is cut, the card's longest that the model's `window` holds; NATURAL alone
-    where prompts are as long as they are.
-    """
-    if task.length_of == "natural":
-        return (NATURAL,)
-    if asked or task.length_of == "sample":
-        return tuple(asked or task.lengths)
-    return (max((length for length in task.lengths if window is None or length <= window), default=min(task.lengths)),)
+    def second(sample: Sample, answer: str) -> tuple[Sample, Request]:
+        made = FOLLOW_UPS[task.generator](recipe_of(task, sample.length, 1, plan, tokenizer), sample, answer)
+        request = to_request(made, tokenizer, task.reference, room_of(task, window))
+        return made, cut_documents(request, plan.document_tokens)
 
-
-def room_of(task: Task, window: int | None) -> int | None:
-    """The positions that a prompt and its answer may take; None: any number.
-
-    A window that is itself one of the card's cuts is upstream's max_length: prompts are cut at it, answers come on top.
-    Prompts of natural length that are too long are told apart later, one by one (`too_long`).
-    """
-    if task.length_of == "natural":
-        return None
-    return None if task.length_of == "prompt" and window in task.lengths else window
-
-
-def too_long(request: Request, window: int | None) -> Output | None:
-    """For a prompt that the model has no room for, the answer that there is none and why."""
-    needed = positions(request)
-    if window is None or needed <= window:
-        return None
-    why = f"needs {needed} positions, the model has {window}: nothing is cut"
-    return Output(request.sample_id, "", (), "error", None, 0.0, why)
-
-
-def _check_room(task: Task, length: int, window: int | None) -> None:
-    """LengthError for a length that the model does not have."""
-    if window is None:
-        return
-    if length > window:
-        raise LengthError(f"length {length} is over the model's limit of {window} positions: --lengths up to {window}")
-    room, needed = room_of(task, window), length + task.max_new_tokens
-    if task.length_of == "prompt" and room is not None and needed > room:
-        raise LengthError(
-            f"{task.address} cuts prompts at {length} tokens and adds {task.max_new_tokens} of the answer, the "
-            f"model has {room} positions: --lengths up to {room - task.max_new_tokens}"
-        )
+    return second
 
 
 def make_cells(plan: Plan, tokenizer: TextTokenizer, window: int | None) -> Makeable:
@@ -188,14 +145,17 @@ def make_cells(plan: Plan, tokenizer: TextTokenizer, window: int | None) -> Make
         if not plan.sources.context and task.generator not in CONTEXT_FREE:
             raise AnchorEvalError(f"{task.address} has no prompt without its context: leave out --no-context")
         for length in lengths_of(task, plan.lengths, window):
-            _check_room(task, length, window)
+            check_room(task, length, window, task.max_new_tokens)
             try:
-                made.cells.append(_cell(task, length, plan, tokenizer))
+                cell = _cell(task, length, plan, tokenizer)
             except (LengthError, MissingExtra) as error:
                 if task.address in plan.single:
                     raise
                 last = last or error
                 made.unmakeable.append({"task": task.address, "length": length, "why": str(error)})
+                continue
+            check_room(task, length, window, cell.new_tokens)
+            made.cells.append(cell)
     if last and not made.cells:
         raise last
     return made
@@ -206,7 +166,8 @@ def _cell(task: Task, length: int, plan: Plan, tokenizer: TextTokenizer) -> Cell
     require(task.scorer)
     count = min(plan.limit or task.samples, task.samples)
     samples = samples_of(task, length, count, plan, tokenizer)
-    return Cell(task, length, itertools.chain([next(samples)], samples), count)
+    first = next(samples)
+    return Cell(task, length, itertools.chain([first], samples), count, first.max_new_tokens)
 
 
 def _acts_on_documents(arm: Arm) -> bool:
@@ -295,15 +256,22 @@ def run_group(
     progress: Progress,
 ) -> dict[str, list[Record]]:
     """Arm -> the records of `samples` in their order, all on disk."""
-    room = room_of(cell.task, window)
-    whole = (to_request(sample, tokenizer, cell.task.reference, room) for sample in samples)
-    requests = [cut_documents(request, plan.document_tokens) for request in whole]
-    found = {}
+    requests = requests_of(cell, samples, plan, tokenizer, window)
+    second, found = second_of(cell.task, plan, tokenizer, window), {}
     for arm in plan.arms:
-        keys = _run_group(cell.task, samples, requests, arm, backend, window, folder)
+        keys = _run_group(cell.task, samples, requests, arm, backend, window, folder, second)
         found[arm.name] = [folder.done[keys[sample.id]] for sample in samples]
         progress(len(samples))
     return found
+
+
+def requests_of(
+    cell: Cell, samples: Sequence[Sample], plan: Plan, tokenizer: TextTokenizer, window: int | None
+) -> list[Request]:
+    """The samples of a cell as they are sent."""
+    room = room_of(cell.task, window)
+    whole = (to_request(sample, tokenizer, cell.task.reference, room) for sample in samples)
+    return [cut_documents(request, plan.document_tokens) for request in whole]
 
 
 def _run_group(
@@ -314,6 +282,7 @@ def _run_group(
     backend: Backend,
     window: int | None,
     folder: RunFolder,
+    second: Second,
 ) -> dict[str, str]:
     """Answer one group under one arm; a group partly on disk is computed whole, and only the rest is written.
 
@@ -323,20 +292,22 @@ def _run_group(
     if all(key in folder.done for key in keys.values()):
         return keys
     by_id = {sample.id: (sample, request) for sample, request in zip(samples, requests, strict=True)}
-    refused = [said for one in requests if task.length_of == "natural" and (said := too_long(one, window))]
-    without = {output.sample_id for output in refused}
+    short, refused = fitting(task, by_id, window)
     with backend.under(arm):
-        answers = backend.answer([request for request in requests if request.sample_id not in without])
-        for output in itertools.chain(refused, answers):
-            key = keys[output.sample_id]
-            if key not in folder.done:
-                sample, request = by_id[output.sample_id]
-                score = judge(task, output, sample)
-                folder.append(to_record(key, sample, request, arm, output, score))
+        for one in itertools.chain(refused, answers(backend, short, second)):
+            store(task, one, arm, keys, folder)
     return keys
 
 
-def applied_arms(plan: Plan, backend: Backend) -> list[dict[str, Any]]:
+def store(task: Task, one: Answered, arm: Arm, keys: Mapping[str, str], folder: RunFolder) -> None:
+    """Judges what was answered and puts its record on disk, unless it is there."""
+    key = keys[one.sample.id]
+    if key not in folder.done:
+        score = judge(task, one.output, one.sample)
+        folder.append(to_record(key, one.sample, one.request, arm, one.output, score))
+
+
+def applied_arms(plan: Plan, backend: Described) -> list[dict[str, Any]]:
     """Every arm as asked and as applied, each installed once for proof; UnsupportedArm before anything is computed."""
     arms = []
     for arm in plan.arms:
@@ -346,7 +317,7 @@ def applied_arms(plan: Plan, backend: Backend) -> list[dict[str, Any]]:
 
 
 def header_of(
-    plan: Plan, made: Makeable, backend: Backend, tokenizer: TextTokenizer, model: dict[str, Any], created: str
+    plan: Plan, made: Makeable, backend: Described, tokenizer: TextTokenizer, model: dict[str, Any], created: str
 ) -> dict[str, Any]:
     """The header of the run: asked, applied, versions, sources; written before the first sample is answered."""
     identity = plan.identity(backend, tokenizer)

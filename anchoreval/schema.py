@@ -57,7 +57,8 @@ class Sample:
     they are cut; NATURAL for tasks whose prompts are neither filled nor cut. `facts` holds JSON values only. The last
     token of `end`, where it is not empty, ends the answer as EOS does, and the first new token is then neither of the
     two. `stop` are texts that end the answer. A sample with `choices` is judged by their log-probabilities; its fact
-    `gold` is the index of the right one.
+    `gold` is the index of the right one. Where `then` is not empty, a second prompt is asked with the answer to this
+    one between its two texts, and its answer is judged.
     """
 
     task: str
@@ -70,6 +71,7 @@ class Sample:
     end: str = ""
     stop: tuple[str, ...] = ()
     choices: tuple[Choice, ...] = ()
+    then: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:

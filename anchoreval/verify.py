@@ -13,7 +13,7 @@ import json
 import math
 from array import array
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from anchoreval.documents import document_tokens
@@ -25,6 +25,7 @@ from anchoreval.results import HEADER, RECORDS, Run, find_runs, from_line, heade
 from anchoreval.rounds_check import in_rounds, rounds_taken, verdict_differences
 from anchoreval.run import key_of
 from anchoreval.schema import Json, Record, Request, Sample
+from anchoreval.steps import FIRST, Second, facts_of
 
 KEY_BYTES = 32
 
@@ -43,7 +44,10 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What the record of a sample must say, made again; `group` is its place in the order of the plan."""
+    """What the record of a sample must say, made again; `group` is its place in the order of the plan.
+
+    `then` is the sample without its prompt where a second step follows.
+    """
 
     task: str
     length: int
@@ -54,6 +58,7 @@ class Made:
     references: bytes
     reference_tokens: int
     facts: tuple[tuple[str, bytes], ...]
+    then: Sample | None = None
 
 
 @dataclass(slots=True)
@@ -113,7 +118,25 @@ def made_of(sample: Sample, request: Request, group: int) -> Made:
         _digest(list(sample.references)),
         request.reference_tokens,
         tuple((name, _digest(value)) for name, value in facts.items()),
+        replace(sample, segments=()) if sample.then else None,
     )
+
+
+def with_first_answer(made: Made, record: Record, second: Second) -> Made:
+    """What the record must say besides, given the first answer that stands on it; as made where there is no such step.
+
+    How long that answer was and how it ended cannot be made again.
+    """
+    first = record.facts.get(FIRST)
+    if made.then is None or not isinstance(first, str):
+        return made
+    said = {name: record.facts.get(name) for name in (FIRST, f"{FIRST}_tokens", f"{FIRST}_finish")}
+    try:
+        prompt, request = second(made.then, first)
+    except (AnchorEvalError, TypeError, UnicodeError):  # of a text that no tokenizer takes
+        return made
+    facts = tuple((name, _digest(value)) for name, value in (said | facts_of(prompt, request)).items())
+    return replace(made, facts=made.facts + facts, reference_tokens=request.reference_tokens)
 
 
 def _digest(value: Json) -> bytes:
@@ -132,6 +155,8 @@ def record_differences(record: Record, number: int, made: Made, key: str) -> Ite
     if _digest(list(record.references)) != made.references:
         yield "references are not those of the sample made again"
     known = dict(made.facts)
+    if made.then and record.finish != "error" and FIRST not in known:
+        yield f"fact {FIRST!r}, the first of two answers, is not there"
     for name, value in record.facts.items():
         if known.get(name) != _digest(value):
             yield f"fact {name!r} is not that of the sample made again"
@@ -146,8 +171,8 @@ def _is_sha256(text: str) -> bool:
 class Reading:
     """One pass over a records file against what is expected of it."""
 
-    def __init__(self, run: Run, expected: Expected, resumed: int) -> None:
-        self.run, self.expected, self.resumed = run, expected, resumed
+    def __init__(self, run: Run, expected: Expected, resumed: int, second: Second) -> None:
+        self.run, self.expected, self.resumed, self._second = run, expected, resumed, second
         self.path = run.path / RECORDS
         self.records, self.lines, self.digest = 0, 0, hashlib.sha256()
         self._rank, self._backwards, self._bare = -1, 0, 0
@@ -162,7 +187,9 @@ class Reading:
                     for what in self._line(line):
                         yield Finding(f"{self.path}:{self.lines}", what)
         if self._backwards and self._backwards <= self.resumed:
-            yield Finding(str(self.path), f"{self._backwards} records out of order: the run was resumed", False)
+            yield Finding(
+                str(self.path), f"{self._backwards} records out of order: the run was resumed or many compute it", False
+            )
         if self._bare:
             yield Finding(str(self.path), f"{self._bare} records lack facts that runs of today have", False)
 
@@ -193,6 +220,7 @@ class Reading:
             return
         self.expected.lines[number] = self.lines
         name = f"{record.sample_id} {record.arm}"
+        made = with_first_answer(made, record, self._second)
         for what in record_differences(record, number, made, self.expected.key(number)):
             yield f"{name}: {what}"
         self._bare += len(record.facts) < len(made.facts)
@@ -239,7 +267,8 @@ def findings(path: Path, data_dir: Path | None = None, tokenizer: Path | None = 
     remake = Remake(run, data_dir, tokenizer)
     yield from (Finding(header, what) for what in unmade(remake))
     parts, expected = header_parts(run), expected_of(remake)
-    reading = Reading(run, expected, parts.resumed)
+    unordered = parts.workers and not parts.finished  # workers' records are put in order at the end
+    reading = Reading(run, expected, len(expected.lines) if unordered else parts.resumed, remake.second)
     yield from reading.findings()
     if parts.until:
         rounds = in_rounds((made.task, made.length, made.group) for made in expected.made)

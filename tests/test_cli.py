@@ -14,7 +14,7 @@ from anchoreval.cli import COMMANDS, parser
 SOURCES = {"--data-dir", "--no-context", "--haystack", "--wordlists", "--seed"}
 FLAGS = {
     "run": {
-        "--no-context", "--depths", "--depth-spacing", "--needles", "--prompting",
+        "--ray", "--workers", "--no-context", "--depths", "--depth-spacing", "--needles", "--prompting",
         "--backend", "--batch-tokens", "--chunk-tokens", "--data-dir", "--device", "--document-tokens", "--dtype",
         "--haystack", "--kernel", "--lengths", "--limit", "--max-length", "--model", "--output", "--placebo",
         "--realisation", "--rope", "--seed", "--tasks", "--template", "--trust-remote-code", "--until",

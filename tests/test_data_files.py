@@ -24,6 +24,8 @@ from anchoreval.errors import SourceError
 BODY = bytes(range(256)) * 40
 SHA256 = hashlib.sha256(BODY).hexdigest()
 
+ALL_FILES = (*sources.RULER_FILES, sources.LONGBENCH, sources.LONGBENCH_V2)
+
 
 class Server(ThreadingHTTPServer):
     """Serves BODY; `cut` breaks off after so many bytes, `ranges` says whether it goes on in the middle."""
@@ -153,7 +155,7 @@ def test_check_says_what_is_missing_and_where_it_is_published(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     code, found = rows(tmp_path / "none", capsys)
-    assert code == 0 and set(found) == {source.file for source in (*sources.RULER_FILES, sources.LONGBENCH)}
+    assert code == 0 and set(found) == {source.file for source in ALL_FILES}
     assert all(text.startswith("missing") for text in found.values())
     assert sources.LONGBENCH.addresses[0] in found["longbench/data.zip"]
 
@@ -192,3 +194,22 @@ def test_a_suite_of_several_files_brings_what_can_be_had(
     noted: list[str] = []
     assert data_files.fetch("ruler", tmp_path, said.append, noted.append) == 1
     assert said == [str(tmp_path / "a.json")] and noted[-1] == "b.json could not be fetched: made by hand"
+
+
+def test_longbench_v2_is_fetched_and_checked_like_the_others(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert sources.LONGBENCH_V2.revision in sources.LONGBENCH_V2.addresses[0]
+    made = Published("longbench_v2/data.json", SHA256, (server.address,), revision="abcdef0123")
+    monkeypatch.setattr(sources, "LONGBENCH_V2", made)
+    monkeypatch.setattr("anchoreval.data.longbench_v2_records.LONGBENCH_V2", made)
+    code, found = rows(tmp_path, capsys)
+    assert code == 0 and found["longbench_v2/data.json"] == f"missing published at {server.address}"
+    assert main(["data", "fetch", "longbench_v2", "--data-dir", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'longbench_v2' / 'data.json'}\n"
+    code, found = rows(tmp_path, capsys)
+    assert code == 0 and found["longbench_v2/data.json"].startswith("published revision abcdef0")
+    (tmp_path / "longbench_v2" / "data.json").write_bytes(b"[]")
+    code, found = rows(tmp_path, capsys)
+    assert code == 1 and found["longbench_v2/data.json"].startswith("differs")

@@ -13,10 +13,11 @@ from anchoreval.board import board_html, run_table
 from anchoreval.cards import load_tasks
 from anchoreval.cli import main
 from anchoreval.errors import AnchorEvalError, LengthError, MissingExtra, SourceError
+from anchoreval.lengths import lengths_of, room_of
 from anchoreval.rescore import rescored
 from anchoreval.results import Run, find_runs
-from anchoreval.run import lengths_of, room_of
 from anchoreval.scoring import longbench
+from anchoreval.verify import findings
 
 FAKE: dict[str, Any] = {"backend": "fake", "limit": 2}
 TASK = load_tasks()[0]["longbench/qasper"]
@@ -93,6 +94,11 @@ def test_the_header_records_what_was_read(tmp_path: Path, folder: Path) -> None:
     header = run(tmp_path, folder).header
     assert len(header["source_files"]["longbench/qasper.jsonl"]["sha256"]) == 64
     assert header["identity"]["sources"]["longbench"].startswith("unpinned files, 1: ")
+
+
+def test_a_run_at_the_length_that_the_model_holds_verifies(tmp_path: Path, folder: Path) -> None:
+    result = run(tmp_path, folder, "longbench/qasper,longbench_e/trec")
+    assert not [finding for finding in findings(result.path, folder) if finding.differs]
 
 
 @pytest.mark.parametrize(

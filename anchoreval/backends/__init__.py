@@ -57,8 +57,8 @@ class ArmLike(Protocol):
         ...
 
 
-class Backend(Protocol):
-    """A loaded model that answers requests under an arm."""
+class Described(Protocol):
+    """What can say what it computes, before any request."""
 
     @property
     def fingerprint(self) -> str:
@@ -72,6 +72,10 @@ class Backend(Protocol):
     def under(self, arm: ArmLike) -> AbstractContextManager[dict[str, Json]]:
         """The arm as applied, for the length of the block; `UnsupportedArm` names the field."""
         ...
+
+
+class Backend(Described, Protocol):
+    """A loaded model that answers requests under an arm."""
 
     def answer(self, requests: Sequence[Request]) -> Iterator[Output]:
         """One output per request, each as soon as its batch is done, in any order."""

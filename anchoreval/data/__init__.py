@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from anchoreval.data import general, longbench, ruler_niah, ruler_qa, ruler_vt, ruler_words
+from anchoreval.data import general, longbench, longbench_v2, ruler_niah, ruler_qa, ruler_vt, ruler_words
 from anchoreval.data.recipe import Generator, Recipe
 from anchoreval.errors import LengthError
 from anchoreval.schema import Sample
@@ -48,10 +48,14 @@ GENERATORS: dict[str, Generator] = {
     "ruler_fwe": _explained(ruler_words.generate_coded),
     "ruler_qa": _explained(ruler_qa.generate),
     "longbench": _explained(longbench.generate),
+    "longbench_v2": _explained(longbench_v2.generate),
+    "longbench_v2_choices": _explained(longbench_v2.generate_letters),
     "lm_eval": general.generate,
 }
-CONTEXT_FREE = frozenset({"longbench"})  # can make a prompt without its context
-#: Read files only: neither a seed nor the kind of haystack changes a prompt.
-PROSE_FREE = frozenset({"longbench", "lm_eval"})
+#: How the second prompt of a sample (`Sample.then`) is made of the answer to the first.
+FOLLOW_UPS: dict[str, Callable[[Recipe, Sample, str], Sample]] = {"longbench_v2": longbench_v2.follow_up}
+CONTEXT_FREE = frozenset({"longbench", "longbench_v2"})  # can make a prompt without its context
+#: These read files only: neither a seed nor the kind of haystack changes a prompt.
+PROSE_FREE = frozenset({"longbench", "longbench_v2", "longbench_v2_choices", "lm_eval"})
 
-__all__ = ["CONTEXT_FREE", "GENERATORS", "PROSE_FREE", "Generator", "Recipe"]
+__all__ = ["CONTEXT_FREE", "FOLLOW_UPS", "GENERATORS", "PROSE_FREE", "Generator", "Recipe"]

@@ -82,7 +82,7 @@ def _sample(recipe: Recipe, task: LongBenchTask, index: int, record: LongRecord)
         recipe.task,
         recipe.length,
         index,
-        _joined(segments),
+        joined(segments),
         record.answers,
         recipe.max_new_tokens,
         facts,
@@ -113,7 +113,7 @@ def pieces(prompt: str, question: str, context: Sequence[str]) -> list[Segment]:
         cue = re.search(r"[^\n]*\n*\Z", last)
         at = cue.start() if cue else len(last)
         found += [Segment("query", last[:at]), Segment("answer_prefix", last[at:])]
-    return list(_joined(found))
+    return list(joined(found))
 
 
 def cut(whole: Sequence[Segment], length: int, tokenizer: Tokenizer) -> tuple[list[Segment], int]:
@@ -127,10 +127,10 @@ def cut(whole: Sequence[Segment], length: int, tokenizer: Tokenizer) -> tuple[li
     if len(ids) <= length:
         return list(whole), len(ids)
     half = int(length / 2)
-    return _ends(whole, tokenizer.decode(ids[:half]), tokenizer.decode(ids[-half:])), len(ids)
+    return from_ends(whole, tokenizer.decode(ids[:half]), tokenizer.decode(ids[-half:])), len(ids)
 
 
-def _ends(whole: Sequence[Segment], head: str, tail: str) -> list[Segment]:
+def from_ends(whole: Sequence[Segment], head: str, tail: str) -> list[Segment]:
     """`head` and `tail` as segments: each character has the role that the prompt has as far from the same end."""
     front = _taken([len(segment.text) for segment in whole], head)
     behind = _taken([len(segment.text) for segment in reversed(whole)], tail[::-1])
@@ -148,7 +148,7 @@ def _taken(sizes: Sequence[int], text: str) -> list[tuple[int, str]]:
     return [(index, text[a:b]) for index, (a, b) in enumerate(itertools.pairwise(cuts)) if a < b]
 
 
-def _joined(segments: Sequence[Segment]) -> tuple[Segment, ...]:
+def joined(segments: Sequence[Segment]) -> tuple[Segment, ...]:
     """The segments that hold text, neighbours of one role joined unless they are documents."""
     found: list[Segment] = []
     for segment in segments:

@@ -1,5 +1,5 @@
-"""The published texts behind RULER, found in --data-dir or the cache, else downloaded once, and those of LongBench,
-which `anchoreval data fetch` brings; never bundled.
+"""The published texts behind RULER, found in --data-dir or the cache, else downloaded once, and those of LongBench (v1
+and v2), which `anchoreval data fetch` brings; never bundled.
 
 Every text that is used is recorded (`describe`): its file, its SHA-256 and whether it is the published file.
 """
@@ -76,6 +76,16 @@ LONGBENCH = Published(
         for owner in ("zai-org", "THUDM")
     ),
     revision=_LONGBENCH,
+)
+_LONGBENCH_V2 = "2b48e494f2c7a2f0af81aae178e05c7e1dde0fe9"
+LONGBENCH_V2 = Published(  # 465,490,535 bytes
+    "longbench_v2/data.json",
+    "15d61c22d92c96900b3c4948b6aeea218d3214b676a65df48e7b8555604c7fe2",
+    tuple(
+        f"https://huggingface.co/datasets/{owner}/LongBench-v2/resolve/{_LONGBENCH_V2}/data.json"
+        for owner in ("zai-org", "THUDM")
+    ),
+    revision=_LONGBENCH_V2,
 )
 RULER_FILES = (ESSAYS, SQUAD, HOTPOT, ENGLISH_WORDS)
 PUNKT = "tokenizers/punkt_tab/english"

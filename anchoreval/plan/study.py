@@ -10,11 +10,9 @@ from anchoreval.arms import Arm
 from anchoreval.attention.positions import parse_positions
 from anchoreval.backends.hf_layout import Arrangement
 from anchoreval.backends.hf_plan import Limits
-from anchoreval.documents import cut_documents
 from anchoreval.plan.cost import Machine, Shape, peak_bytes
 from anchoreval.plan.dry import Counted, DryArm
-from anchoreval.prompt import to_request
-from anchoreval.run import Cell, Makeable, Plan, room_of
+from anchoreval.run import Cell, Makeable, Plan, requests_of
 from anchoreval.schema import Request
 from anchoreval.tokenizer import TextTokenizer
 
@@ -91,10 +89,8 @@ def _arm(arm: Arm, counted: Counted, shape: Shape, machine: Machine) -> ArmPlan:
 
 def _groups(cell: Cell, plan: Plan, tokenizer: TextTokenizer, window: int | None) -> Iterator[list[Request]]:
     """The requests of a cell in the groups that the run takes."""
-    room = room_of(cell.task, window)
     while samples := list(itertools.islice(cell.samples, plan.group)):
-        whole = (to_request(sample, tokenizer, cell.task.reference, room) for sample in samples)
-        yield [cut_documents(request, plan.document_tokens) for request in whole]
+        yield requests_of(cell, samples, plan, tokenizer, window)
 
 
 def _limits(arm: Arm, limits: Limits) -> Limits:

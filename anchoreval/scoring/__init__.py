@@ -8,12 +8,14 @@ from anchoreval import lm_eval_tasks
 from anchoreval.scoring.choices import gold_is_likeliest, likeliest, with_choices
 from anchoreval.scoring.general import lm_eval
 from anchoreval.scoring.longbench import LONGBENCH, require_jieba
+from anchoreval.scoring.longbench_v2 import same_letter
 from anchoreval.scoring.match import Scorer, match_all, match_any
 
 SCORERS: dict[str, Scorer] = {
     "match_all": match_all,
     "match_any": match_any,
     "likeliest": gold_is_likeliest,
+    "same_letter": same_letter,
     "lm_eval": lm_eval,
     **LONGBENCH,
 }

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import pytest
 from browser import Tab
-from test_board import HOSTILE, make_run
+from test_board import ARMS, HOSTILE, make_run
 from test_view_write import committed, stored
 
 from anchoreval.schema import Segment
@@ -128,6 +128,26 @@ def test_a_sample_shows_the_prompt_the_outputs_and_the_line_on_disk(open_page: O
         assert len(drawn) == int(
             re.sub(r".*?([\d,]+) characters.*", r"\1", at.inner_text("#prompt .note")).replace(",", "")
         )
+        assert not tab.problems
+
+
+def test_a_sample_of_two_steps_shows_what_was_said_first(open_page: Opener, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    said = {"reasoning": f"First, {EVIL[0]}", "reasoning_tokens": 3, "reasoning_finish": "length"}
+    empty, odd = {**said, "reasoning": ""}, {"reasoning": EVIL[2]}
+    facts = dict(zip(ARMS, (said, empty, odd), strict=False))
+    records = tuple(dataclasses.replace(one, facts={**one.facts, **facts.get(one.arm, {})}) for one in run.records)
+    page = write_view(stored(dataclasses.replace(run, records=records)), prompts=False)
+    name = records[0].sample_id
+    with open_page(page, fragment=f"#sample={quote(name, safe='')}") as tab:
+        ready(tab)
+        shown(tab, name)
+        first = tab.page.locator(".card").first
+        assert first.locator("pre").all_text_contents()[0] == said["reasoning"]
+        assert "first step: 3 tokens, ended by length; the answer below is to the second prompt" in first.inner_text()
+        assert tab.page.locator("pre.first-step").all_text_contents()[1] == "(empty)"
+        assert tab.page.locator("pre.first-step").count() == 2
+        assert said["reasoning"] not in tab.page.inner_text("#facts")
         assert not tab.problems
 
 

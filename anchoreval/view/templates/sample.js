@@ -75,8 +75,19 @@ const answer = (record, first, prompt) => {
     el("p", { class: "note" }, bdi(said.join(", "))),
     value === null ? null : el("p", { class: "note" }, bdi(`reference log-probability ${signed(value, 4)} per token (${signed(record.reference_logprob, 3)} over ${number(record.reference_tokens)})${versus}`)),
     record.why ? el("p", { class: "note why" }, bdi(record.why)) : null,
+    ...reasoning(record),
     record === first ? null : el("p", { class: "parts" }, bdi(divergence(record, first, at, prompt))),
     el("pre", { tabindex: "0", "aria-label": visible(`Output of ${record.arm}`), class: record.output ? "" : "empty" }, ...outputParts(record.output, at)));
+};
+// Of a sample that is asked in two steps: what was said first, from which the second prompt was made.
+const reasoning = (record) => {
+  const { reasoning: text, reasoning_tokens: tokens, reasoning_finish: end } = record.facts;
+  if (typeof text !== "string" || typeof tokens !== "number") return [];
+  const said = `first step: ${counted(tokens, "token")}, ended by ${end}; the answer below is to the second prompt`;
+  return [
+    el("p", { class: "note" }, bdi(said)),
+    el("pre", { tabindex: "0", "aria-label": visible(`First step of ${record.arm}`), class: text ? "first-step" : "empty first-step" }, ...(text ? folded(text, 0, text.length, []) : ["(empty)"])),
+  ];
 };
 const divergence = (record, first, at, prompt) => {
   if (at === null) return `same output as ${first.arm}`;
@@ -129,7 +140,7 @@ const promptParts = (prompt, record) => {
 
 const facts = (record) => {
   const pairs = [["prompt_sha256", record.prompt_sha256], ["prompt_tokens", number(record.prompt_tokens)],
-    ...Object.entries(record.facts).map(([name, value]) => [name, typeof value === "string" ? value : JSON.stringify(value)])];
+    ...Object.entries(record.facts).filter(([name]) => name !== "reasoning").map(([name, value]) => [name, typeof value === "string" ? value : JSON.stringify(value)])];
   return el("dl", {}, ...pairs.map(([name, value]) => el("div", {}, el("dt", {}, bdi(name)), el("dd", {}, el("bdi", {}, ...folded(value, 0, value.length, []))))));
 };
 const rawLine = ({ number: line, raw, record }) => [

@@ -1,0 +1,102 @@
+"""The loop of a run over many workers: the same groups as one process takes, each group under every arm a unit."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from anchoreval.arms import Arm
+from anchoreval.cards import Task
+from anchoreval.errors import RunError
+from anchoreval.fleet.fleet import Fleet, Unit
+from anchoreval.lengths import fitting
+from anchoreval.results import RunFolder
+from anchoreval.run import Cell, Plan, Progress, key_of, requests_of, second_of, store
+from anchoreval.schema import Output, Request, Sample
+from anchoreval.steps import Answered, Second, both
+from anchoreval.tokenizer import TextTokenizer
+
+
+def run_cells_on(
+    fleet: Fleet,
+    cells: Sequence[Cell],
+    plan: Plan,
+    tokenizer: TextTokenizer,
+    window: int | None,
+    folder: RunFolder,
+    progress: Progress,
+) -> None:
+    """Answer every sample of every cell under every arm; each record is on disk as soon as its output came back.
+
+    Records are put into the order of the plan when all are there.
+    """
+    order: list[str] = []
+    fleet.work(_units(order, fleet.fingerprint, cells, plan, tokenizer, window, folder, progress))
+    folder.sort(order)
+
+
+def _units(
+    order: list[str],
+    engine: str,
+    cells: Sequence[Cell],
+    plan: Plan,
+    tokenizer: TextTokenizer,
+    window: int | None,
+    folder: RunFolder,
+    progress: Progress,
+) -> Iterator[Unit]:
+    """Every group under every arm that is not wholly on disk; the keys of all go to `order`."""
+    for cell in cells:
+        second = second_of(cell.task, plan, tokenizer, window)
+        while samples := list(itertools.islice(cell.samples, plan.group)):
+            requests = requests_of(cell, samples, plan, tokenizer, window)
+            asked = {sample.id: (sample, request) for sample, request in zip(samples, requests, strict=True)}
+            short, refused = fitting(cell.task, asked, window)
+            for arm in plan.arms:
+                keys = {request.sample_id: key_of(request, arm, engine) for request in requests}
+                order += keys.values()
+                for one in refused:
+                    store(cell.task, one, arm, keys, folder)
+                if all(key in folder.done for key in keys.values()):
+                    progress(len(samples))
+                else:
+                    sent = [request for _, request in short.values()]
+                    yield Unit(arm, sent, _Group(cell.task, arm, asked, keys, second, folder, progress))
+
+
+@dataclass(slots=True)
+class _Group:
+    """What becomes of the outputs of one group under one arm; samples of two steps wait for the end of the first."""
+
+    task: Task
+    arm: Arm
+    asked: Mapping[str, tuple[Sample, Request]]
+    keys: Mapping[str, str]
+    second: Second
+    folder: RunFolder
+    progress: Progress
+    waiting: dict[str, Answered] = field(default_factory=dict)
+    made: dict[str, tuple[Sample, Request]] = field(default_factory=dict)
+
+    def take(self, output: Output) -> None:
+        """One output: on disk, unless a second step follows."""
+        name = output.sample_id
+        one = Answered(*self.asked[name], output)
+        if self.made:
+            one = both(self.waiting[name], self.made[name], output)
+        elif one.sample.then and output.finish != "error":
+            self.waiting[name] = one
+            return
+        store(self.task, one, self.arm, self.keys, self.folder)
+
+    def done(self) -> Unit | None:
+        """The unit of the second step, None where there is none; RunError for a sample that was left out."""
+        if self.waiting and not self.made:
+            self.made = {name: self.second(one.sample, one.output.text) for name, one in self.waiting.items()}
+            return Unit(self.arm, [request for _, request in self.made.values()], self)
+        missing = [name for name, key in self.keys.items() if key not in self.folder.done]
+        if missing:
+            raise RunError(f"a worker left out {missing[0]} under {self.arm.name}: run the same command again")
+        self.progress(len(self.keys))
+        return None

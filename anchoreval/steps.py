@@ -1,0 +1,66 @@
+"""Samples that are asked in two steps: a second prompt is made of the first answer, and its answer is the one judged.
+
+A record has one line for both: prompt, key and hash are those of the first prompt, output, finish and the
+log-probability of the reference those of the second, the seconds those of both. The first answer stands in its facts,
+from which the second prompt can be made again. What an arm said first is its own, so the second prompts of two arms,
+and the log-probabilities behind them, are not of the same text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from anchoreval.backends import Backend
+from anchoreval.schema import Json, Output, Request, Sample
+
+FIRST = "reasoning"  # the fact that holds the first answer
+#: A sample and the answer to its prompt -> its second prompt, as text and as sent.
+Second = Callable[[Sample, str], tuple[Sample, Request]]
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What a record is made of: the sample with all of its facts, its first prompt, the output that is judged."""
+
+    sample: Sample
+    request: Request
+    output: Output
+
+
+def answers(backend: Backend, asked: Mapping[str, tuple[Sample, Request]], second: Second) -> Iterator[Answered]:
+    """Every sample of `asked`, by id, with its last output; where the first step failed, that is the last."""
+    waiting: dict[str, Answered] = {}
+    for output in backend.answer([request for _, request in asked.values()]):
+        sample, request = asked[output.sample_id]
+        if sample.then and output.finish != "error":
+            waiting[sample.id] = Answered(sample, request, output)
+        else:
+            yield Answered(sample, request, output)
+    if waiting:
+        yield from _second_step(backend, waiting, second)
+
+
+def _second_step(backend: Backend, waiting: Mapping[str, Answered], second: Second) -> Iterator[Answered]:
+    made = {name: second(one.sample, one.output.text) for name, one in waiting.items()}
+    for output in backend.answer([request for _, request in made.values()]):
+        yield both(waiting[output.sample_id], made[output.sample_id], output)
+
+
+def both(one: Answered, second: tuple[Sample, Request], output: Output) -> Answered:
+    """The two steps of a sample as one: `one` is the first, `output` what was said to the second prompt."""
+    prompt, request = second
+    first = {FIRST: one.output.text, f"{FIRST}_tokens": len(one.output.token_ids)}
+    facts = {**one.sample.facts, **first, f"{FIRST}_finish": one.output.finish, **facts_of(prompt, request)}
+    return Answered(
+        replace(one.sample, facts=facts),
+        replace(one.request, reference_ids=request.reference_ids),
+        replace(output, seconds=one.output.seconds + output.seconds),
+    )
+
+
+def facts_of(prompt: Sample, request: Request) -> dict[str, Json]:
+    """What a record says of its second prompt: its hash, and its tokens with the anchor."""
+    sha256 = hashlib.sha256(prompt.prompt.encode("utf-8", "surrogatepass")).hexdigest()
+    return {"second_prompt_sha256": sha256, "second_prompt_tokens": len(request.token_ids)}
