@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 from anchoreval.arms import Arm
@@ -60,11 +61,15 @@ class Worker:
     """What runs in an actor: one backend, one group at a time."""
 
     def __init__(self, opening: Opening) -> None:
-        self._backend: Backend = open_backend(opening.backend, opening.model, **opening.options)
+        self._opening = opening
 
-    def about(self) -> tuple[str, dict[str, Json], int]:
-        """Fingerprint and description of the backend, and the process id."""
-        return self._backend.fingerprint, self._backend.describe(), os.getpid()
+    def about(self) -> tuple[str, dict[str, Json]]:
+        """Opens the backend; its fingerprint and description."""
+        return self._backend.fingerprint, self._backend.describe()
+
+    @cached_property
+    def _backend(self) -> Backend:
+        return open_backend(self._opening.backend, self._opening.model, **self._opening.options)
 
     def applied(self, arm: ArmLike) -> dict[str, Json]:
         """The arm as applied; UnsupportedArm names the field."""
@@ -74,7 +79,7 @@ class Worker:
     def answer(self, arm: Arm, requests: Sequence[Request]) -> Iterator[Output]:
         """One output per request, as they come."""
         with self._backend.under(arm):
-            for output in self._backend.answer(requests):  # Ray sends to its generators, which `yield from` passes on
+            for output in self._backend.answer(requests):  # noqa: UP028 - Ray calls `send`, which lists do not have
                 yield output
 
 
@@ -209,7 +214,7 @@ class Fleet:
             return
         unit.taker.take(self._got(reference))
 
-    def _greet(self, hand: _Hand, fingerprint: str, about: dict[str, Json], _: int) -> None:
+    def _greet(self, hand: _Hand, fingerprint: str, about: dict[str, Json]) -> None:
         if self._fingerprint and fingerprint != self._fingerprint:
             raise RunError("the workers' engines differ: the same versions and weights are needed on every node")
         self._fingerprint, self._about, hand.ready = fingerprint, self._about or about, True
