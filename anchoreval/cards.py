@@ -29,7 +29,7 @@ class Strict(BaseModel):
 class TaskEntry(Strict):
     """One task of a suite card; `reference` is how the reference answer is written out, for its log-probability.
 
-    `samples` and `scorer` are the suite's where they are not given.
+    `samples` and `scorer` are the suite's where they are not given; `settings` are this task's beside the suite's.
     """
 
     generator: str
@@ -38,6 +38,7 @@ class TaskEntry(Strict):
     samples: Annotated[int, Field(gt=0)] | None = None
     scorer: str | None = None
     reference: Literal["comma", "space", "numbered", "first"] = "comma"
+    settings: list[str] = Field(default_factory=list)
 
 
 class Defaults(Strict):
@@ -161,7 +162,7 @@ def _tasks_of(path: Path) -> tuple[list[Task], Mapping[str, list[str]]]:
             samples=entry.samples or card.defaults.samples,
             lengths=tuple(card.defaults.lengths),
             length_of=card.defaults.length_of,
-            settings=tuple(card.settings),
+            settings=(*card.settings, *entry.settings),
         )
         for name, entry in card.tasks.items()
     ]

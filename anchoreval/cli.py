@@ -33,7 +33,7 @@ def _run(parser: argparse.ArgumentParser) -> None:
         "--lengths",
         type=flags.lengths,
         metavar="N,N",
-        help="tokens, prompt plus answer: 4096 or 4k (default: the card's)",
+        help="tokens, prompt plus answer: 4096, 4k or 1k..32k, which doubles (default: the card's)",
     )
     parser.add_argument(
         "--rope",
@@ -71,6 +71,10 @@ def _run(parser: argparse.ArgumentParser) -> None:
         "--backend", choices=("hf", "fake"), default="hf", help="fake: answers without a model, to try a set-up"
     )
     flags.engine(engine)
+    _workers(engine)
+
+
+def _workers(engine: argparse._ActionsContainer) -> None:
     engine.add_argument(
         "--ray",
         metavar="ADDRESS",
@@ -145,10 +149,10 @@ def _board(parser: argparse.ArgumentParser) -> None:
 
 def _probe(parser: argparse.ArgumentParser) -> None:
     flags.model(parser)
-    default = flags.doubling_lengths("64..8192")
+    default = flags.lengths("64..8192")
     parser.add_argument(
         "--lengths",
-        type=flags.doubling_lengths,
+        type=flags.lengths,
         default=default,
         metavar="N..N",
         help="tokens: 64..8192 (doubling, the default) or 512,4k",

@@ -127,11 +127,11 @@ def _plan(options: argparse.Namespace, tasks: str, limit: int | None) -> Plan:
     """The plan of prompts alone, for the commands that need no model."""
     from anchoreval.cards import select_tasks, with_settings
     from anchoreval.flags import chosen_settings
-    from anchoreval.run import Plan
+    from anchoreval.run import Plan, sized
 
     chosen, single = select_tasks(tasks)
     settings = chosen_settings(options) if hasattr(options, "prompting") else {}
-    chosen = with_settings(chosen, settings)
+    chosen = sized(with_settings(chosen, settings))
     lengths = tuple(options.lengths) if getattr(options, "lengths", None) else None
     template: Template = getattr(options, "template", "base")
     return Plan(tuple(chosen), lengths, (), limit, options.seed, template, _sources(options), single)

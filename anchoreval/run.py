@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import json
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 from anchoreval.arms import Arm
 from anchoreval.backends import Backend, Described
 from anchoreval.cards import Task
-from anchoreval.data import CONTEXT_FREE, FOLLOW_UPS, GENERATORS, PROSE_FREE
+from anchoreval.data import CONTEXT_FREE, FOLLOW_UPS, GENERATORS, PROSE_FREE, SIZES
 from anchoreval.data.recipe import Recipe
 from anchoreval.data.sources import Sources
 from anchoreval.documents import RULE, cut_documents, document_tokens
@@ -131,6 +131,16 @@ def second_of(task: Task, plan: Plan, tokenizer: TextTokenizer, window: int | No
         return made, cut_documents(request, plan.document_tokens)
 
     return second
+
+
+def sized(tasks: Iterable[Task]) -> list[Task]:
+    """The tasks with as many samples of a length as their arguments give, where those say it."""
+    return [
+        task.model_copy(update={"samples": SIZES[task.generator](task.address, task.args)})
+        if task.generator in SIZES
+        else task
+        for task in tasks
+    ]
 
 
 def make_cells(plan: Plan, tokenizer: TextTokenizer, window: int | None) -> Makeable:

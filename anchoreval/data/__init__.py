@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
-from anchoreval.data import general, longbench, longbench_v2, ruler_niah, ruler_qa, ruler_vt, ruler_words
+from anchoreval.data import general, longbench, longbench_v2, niah, ruler_niah, ruler_qa, ruler_vt, ruler_words
 from anchoreval.data.recipe import Generator, Recipe
 from anchoreval.errors import LengthError
-from anchoreval.schema import Sample
+from anchoreval.schema import Json, Sample
 
 ATTEMPTS = 32  # lengths tried to find the smallest possible one
 
@@ -51,11 +51,14 @@ GENERATORS: dict[str, Generator] = {
     "longbench_v2": _explained(longbench_v2.generate),
     "longbench_v2_choices": _explained(longbench_v2.generate_letters),
     "lm_eval": general.generate,
+    "niah": _explained(niah.generate),
 }
+#: How many samples a length has under the arguments of its task, where that is not what the card says.
+SIZES: dict[str, Callable[[str, Mapping[str, Json]], int]] = {"niah": niah.size}
 #: How the second prompt of a sample (`Sample.then`) is made of the answer to the first.
 FOLLOW_UPS: dict[str, Callable[[Recipe, Sample, str], Sample]] = {"longbench_v2": longbench_v2.follow_up}
 CONTEXT_FREE = frozenset({"longbench", "longbench_v2"})  # can make a prompt without its context
 #: These read files only: neither a seed nor the kind of haystack changes a prompt.
 PROSE_FREE = frozenset({"longbench", "longbench_v2", "longbench_v2_choices", "lm_eval"})
 
-__all__ = ["CONTEXT_FREE", "FOLLOW_UPS", "GENERATORS", "PROSE_FREE", "Generator", "Recipe"]
+__all__ = ["CONTEXT_FREE", "FOLLOW_UPS", "GENERATORS", "PROSE_FREE", "SIZES", "Generator", "Recipe"]

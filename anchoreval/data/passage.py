@@ -54,7 +54,8 @@ class Strip:
     def _reach(self, cut: int) -> None:
         """Sets checkpoints up to `cut` at least."""
         if not self._places:
-            self._places, self._totals = [cut], [0]
+            first = self._tally.first_cut(self.text, 0, len(self.text))
+            self._places, self._totals = [cut if first is None else first], [0]
         while self._places[-1] + CHECKPOINT < cut:
             following = self._tally.first_cut(self.text, self._places[-1] + CHECKPOINT, cut)
             if following is None:

@@ -37,20 +37,25 @@ Generator = Callable[[Recipe], Iterator[Sample]]
 
 
 def options(recipe: Recipe, kind: type[Options]) -> Options:
-    """The card's `args` as an instance of the dataclass `kind`.
+    """The card's `args` as an instance of the dataclass `kind`; CardError as for `checked`."""
+    return checked(recipe.task, recipe.args, kind)
+
+
+def checked(task: str, args: Mapping[str, Json], kind: type[Options]) -> Options:
+    """The arguments of a task as an instance of the dataclass `kind`.
 
     Raises CardError that names the task, the argument and what it may be.
     """
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(kind)
-    for name, value in recipe.args.items():
+    for name, value in args.items():
         if name not in fields:
-            raise CardError(f"{recipe.task}: args: unknown argument {name!r} (known: {', '.join(fields)})")
-        _check(f"{recipe.task}: args.{name}", value, hints[name])
-    missing = [name for name, field in fields.items() if _required(field) and name not in recipe.args]
+            raise CardError(f"{task}: args: unknown argument {name!r} (known: {', '.join(fields)})")
+        _check(f"{task}: args.{name}", value, hints[name])
+    missing = [name for name, field in fields.items() if _required(field) and name not in args]
     if missing:
-        raise CardError(f"{recipe.task}: args: missing {', '.join(missing)}")
-    return kind(**recipe.args)
+        raise CardError(f"{task}: args: missing {', '.join(missing)}")
+    return kind(**args)
 
 
 def _required(field: dataclasses.Field[Any]) -> bool:

@@ -86,12 +86,12 @@ def _plan(options: argparse.Namespace, card: ModelCard, dtype: str) -> Plan:
     from anchoreval.arms import parse_arms
     from anchoreval.cards import select_tasks, with_settings
     from anchoreval.data.sources import Sources
-    from anchoreval.run import Plan
+    from anchoreval.run import Plan, sized
 
     chosen, single = select_tasks(options.tasks)
     haystack = options.haystack or card.haystack
     return Plan(
-        tasks=tuple(with_settings(chosen, shared.chosen_settings(options))),
+        tasks=tuple(sized(with_settings(chosen, shared.chosen_settings(options)))),
         lengths=tuple(sorted(set(options.lengths))) if options.lengths else None,
         arms=parse_arms(options.rope, dtype, "sdpa"),
         limit=options.limit,
