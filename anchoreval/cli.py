@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from anchoreval import commands, compare_runs, data_files, doctor, export, flags, gpu_bench, nll
+from anchoreval import commands, compare_runs, data_files, doctor, export, flags, general_report, gpu_bench, nll
 from anchoreval.errors import AnchorEvalError, RunError
 from anchoreval.plan import command as plan
 from anchoreval.view import command as view
@@ -222,7 +222,11 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callab
     "nll": ("loss by position on long texts, paired between arms", nll.flags, commands.nll),
     "doctor": ("say what a checkpoint's RoPE honestly is", doctor.flags, commands.doctor),
     "longbench": ("print the averages of LongBench, the tables of LongBench-E and v2", _paths, commands.longbench),
-    "general": ("print every metric that lm-eval reports of general tasks, groups averaged", _paths, commands.general),
+    "general": (
+        "print all of lm-eval's metrics of general tasks, and what was lost",
+        general_report.flags,
+        commands.general,
+    ),
     "data": ("fetch the published texts, or say which are there", data_files.flags, commands.data),
     "bench": ("measure speed and memory", _bench, commands.bench),
 }

@@ -321,13 +321,10 @@ def longbench(options: argparse.Namespace) -> int:
 
 
 def general(options: argparse.Namespace) -> int:
-    """`anchoreval general`: every metric of lm-eval, of each run."""
-    from anchoreval.general_report import report
-    from anchoreval.results import find_runs, load_run
+    """`anchoreval general`: every metric of lm-eval, and what was lost, of each run."""
+    from anchoreval.general_report import main
 
-    for path in find_runs(options.runs):
-        say(report(load_run(path)))
-    return 0
+    return main(options, say)
 
 
 def data(options: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ from anchoreval.errors import SourceError
 if TYPE_CHECKING:
     from anchoreval.data.sources import Published, Sources
 
-SUITES = ("longbench", "longbench_v2", "ruler")
+SUITES = ("general", "longbench", "longbench_v2", "ruler")
 Say = Callable[[str], None]
 
 
@@ -61,6 +61,11 @@ def fetch(suite: str, folder: Path | None, say: Say, note: Say) -> int:
     """
     from anchoreval.data.sources import LONGBENCH, LONGBENCH_V2, RULER_FILES, default_cache
 
+    if suite == "general":
+        from anchoreval import general_data
+
+        general_data.fetch(folder or default_cache(), say)
+        return 0
     wanted = {"longbench": (LONGBENCH,), "longbench_v2": (LONGBENCH_V2,), "ruler": RULER_FILES}[suite]
     failed = 0
     for source in wanted:
@@ -101,6 +106,7 @@ def check(sources: Sources) -> Iterator[Row]:
         yield _row("ruler", source, paths[0] if paths else None)
     yield from _longbench(sources)
     yield from _longbench_v2(sources)
+    yield from _general(sources)
 
 
 def _row(suite: str, source: Published, path: Path | None) -> Row:
@@ -140,6 +146,14 @@ def _longbench_v2(sources: Sources) -> Iterator[Row]:
     from anchoreval.data.sources import LONGBENCH_V2
 
     yield _row("longbench_v2", LONGBENCH_V2, find(sources))
+
+
+def _general(sources: Sources) -> Iterator[Row]:
+    """The splits of lm-eval's data sets that lie in a folder, and the data sets that do not."""
+    from anchoreval.general_data import states
+
+    for file, state, what in states(sources):
+        yield Row("general", file, state, what)
 
 
 def _apart(file: str, path: Path) -> Row:

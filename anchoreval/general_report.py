@@ -1,14 +1,20 @@
-"""`anchoreval general`: every metric that lm-evaluation-harness reports for its tasks, made from the records alone."""
+"""`anchoreval general`: every metric that lm-evaluation-harness reports for its tasks, made from the records alone,
+and whether an arm lost anything against the first.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import argparse
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from anchoreval.cards import load_tasks
+from anchoreval.compare_runs import points
+from anchoreval.general_losses import losses
 from anchoreval.lm_eval_tasks import Judge, judge_of
-from anchoreval.results import Run
+from anchoreval.results import Run, find_runs, load_run
 from anchoreval.schema import Record
 from anchoreval.scoring import with_choices
 from anchoreval.scoring.general import results
@@ -38,6 +44,25 @@ class Figure:
     def name(self) -> str:
         """`acc_norm,none`, as lm-eval writes it."""
         return f"{self.metric},{self.filter}"
+
+
+def flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of the command."""
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, or folders of them")
+    parser.add_argument(
+        "--margin",
+        type=points,
+        default=1.0,
+        metavar="POINTS",
+        help="nothing was lost where a difference is surely within this, in points of 100 (default: %(default)s)",
+    )
+
+
+def main(options: argparse.Namespace, say: Callable[[str], None]) -> int:
+    """`anchoreval general`: the text for each run."""
+    for path in find_runs(options.runs):
+        say(report(load_run(path), options.margin))
+    return 0
 
 
 def figures(run: Run) -> list[Figure]:
@@ -86,8 +111,8 @@ def groups(found: Sequence[Figure]) -> list[Figure]:
     return made
 
 
-def report(run: Run) -> str:
-    """The text for one run: a row for each task and metric, a column for each arm; shares x 100."""
+def report(run: Run, margin: float = 1.0) -> str:
+    """The text for one run: a row for each task and metric, a column for each arm; shares x 100; then what was lost."""
     found = figures(run)
     name = f"{run.header.get('run', run.path.name)} of {run.header.get('model', {}).get('name', 'a model')}"
     if not found:
@@ -102,7 +127,15 @@ def report(run: Run) -> str:
         notes.append("* some prompts are longer than the model has positions and have no score")
     incomplete = _incomplete(found)
     notes += [f"group {group}: {there} of {whole} tasks, no average" for group, (there, whole) in incomplete.items()]
-    return "\n".join([f"{name}, metrics of lm-eval {release}".rstrip(), *_aligned(rows), *notes])
+    text = [f"{name}, metrics of lm-eval {release}".rstrip(), *_aligned(rows, 2), *notes]
+    members = {group.task: load_tasks()[1][group.task] for group in own}
+    if lost := losses(run, members, margin):
+        text += [
+            "",
+            f"was anything lost? the scores of the cards, paired, margin {margin:g} points",
+            *_aligned(lost, 3),
+        ]
+    return "\n".join(text)
 
 
 def _incomplete(found: Sequence[Figure]) -> dict[str, tuple[int, int]]:
@@ -127,11 +160,13 @@ def _shown(one: Figure) -> str:
     return f"{100 * one.value:.2f}" if one.share else f"{one.value:.4g}"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def _aligned(rows: Sequence[Sequence[str]], names: int) -> list[str]:
+    """The rows as text: the first `names` columns and a last one of verdicts to the left, the others to the right."""
+    left = {*range(names)} | ({len(rows[0]) - 1} if rows[0][-1] == "verdict" else set())
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
-            f"{text:<{width}}" if place < 2 else f"{text:>{width}}"
+            f"{text:<{width}}" if place in left else f"{text:>{width}}"
             for place, (text, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows

@@ -167,8 +167,10 @@ class Sources:
 
     def _said_together(self, folder: str) -> str:
         """One line for files of a folder, of which no SHA-256 was published; it holds a hash over theirs."""
-        own = [f"{name} {used['sha256']}" for name, used in sorted(self._used.items()) if used.get("folder") == folder]
-        return f"unpinned files, {len(own)}: {hashlib.sha256(chr(10).join(own).encode()).hexdigest()[:16]}"
+        files = {name: used for name, used in sorted(self._used.items()) if used.get("folder") == folder}
+        own = [f"{name} {used['sha256']}" for name, used in files.items()]
+        kind = "published" if all(used["published"] for used in files.values()) else "unpinned"
+        return f"{kind} files, {len(own)}: {hashlib.sha256(chr(10).join(own).encode()).hexdigest()[:16]}"
 
     def files(self) -> dict[str, Json]:
         """Every file read so far: its SHA-256, size, and whether it is the published one."""
