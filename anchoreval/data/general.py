@@ -44,6 +44,8 @@ def generate(recipe: Recipe) -> Iterator[Sample]:
                 sample = _sample(recipe, card, index, task, doc)
         except Exception as error:  # whatever a template or a function of lm-eval makes of a row
             raise SourceError(f"{recipe.task}: row {index} is not as lm-eval expects it: {_said(error)}") from error
+        if not sample.prompt.strip():
+            raise SourceError(f"{recipe.task}: row {index} has no text")
         yield sample
 
 
@@ -152,14 +154,17 @@ def _same(one: str, other: str) -> int:
 
 
 def _gold(task: LmTask, doc: Mapping[str, Json]) -> int | None:
-    """Index of the one right choice; None where there are several."""
+    """Index of the one right choice, None where there are several; ValueError where a row names none of its choices."""
     if task.OUTPUT_TYPE == "loglikelihood":
         return 0
     named = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
+    if isinstance(named, list):
+        return None
     choices = task.doc_to_choice(doc)
-    if isinstance(named, str):
-        named = choices.index(named) if named in choices else None
-    return named if isinstance(named, int) and 0 <= named < len(choices) else None
+    index = choices.index(named) if isinstance(named, str) and named in choices else named
+    if not isinstance(index, int) or not 0 <= index < len(choices):
+        raise ValueError(f"the right one is {str(named)[:40]!r}, of {len(choices)} choices")
+    return index
 
 
 def _named(task: LmTask, doc: Mapping[str, Json], gold: int, choices: Sequence[Choice]) -> str:

@@ -75,14 +75,18 @@ def _lines(path: Path) -> Iterator[dict[str, Json]]:
     """The rows of a file; SourceError names the file and line that is wrong."""
     if not path.is_file():
         raise SourceError(f"{path} is missing: put the rows of that split there, one JSON object a line")
+    first: set[str] = set()
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
                 row: Json = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise SourceError(f"{path}:{number}: not JSON ({error})") from None
-            if not isinstance(row, dict):
+            if not isinstance(row, dict) or not row:
                 raise SourceError(f"{path}:{number}: not a record")
+            first = first or set(row)
+            if lacking := first ^ {key for key, value in row.items() if value is not None}:
+                raise SourceError(f"{path}:{number}: {', '.join(sorted(lacking))[:80]} is not in every line, or null")
             yield row
 
 
