@@ -262,7 +262,7 @@ def test_without_lm_eval_a_run_says_what_to_install(
         run(tmp_path, folder, "general/piqa")
 
 
-def test_a_groups_average_weighs_its_tasks_by_rows_and_needs_all_of_them() -> None:
+def test_a_membersaverage_weighs_its_tasks_by_rows_and_needs_all_of_them() -> None:
     members = load_tasks()[1]["mmlu_other"]
     found = [
         Figure(task, "acc", "none", "native", index / 20, 10 + index, 10 + index, 5, True)
@@ -296,9 +296,10 @@ def test_nothing_was_lost_is_said_only_where_the_interval_lies_within_the_margin
     assert said["y"] == "worse"
     assert said["z"].startswith("cannot tell (needs about ")
     assert said["all, by rows"].startswith("worse")
-    grouped = losses(made({"general/x": same, "general/y": worse}), {"g": ["general/x", "general/y"]}, 50.0)
-    assert [(row[2], row[3]) for row in grouped[1:]] == [("group g", "1600"), ("all, by rows", "1600")]
-    assert float(grouped[1][4]) == pytest.approx(-100 * 30 / 1600, abs=0.01)
+    members = {"g": ["general/x", "general/y"]}
+    grouped = losses(made({"general/x": same, "general/y": worse, "general/z": few}), members, 50.0)
+    assert [(row[2], row[3]) for row in grouped[1:]] == [("z", "10"), ("group g", "1600"), ("all, by rows", "1610")]
+    assert float(grouped[2][4]) == pytest.approx(-100 * 30 / 1600, abs=0.01)
 
 
 def test_a_run_of_one_arm_lost_nothing_that_could_be_said(tmp_path: Path, folder: Path) -> None:

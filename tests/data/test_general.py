@@ -20,7 +20,6 @@ from anchoreval.data.general import split
 from anchoreval.data.general_rows import HUB, sha256_of_rows
 from anchoreval.data.sources import Sources
 from anchoreval.errors import CardError, ModelError, SourceError
-from anchoreval.lm_eval_tasks import FEWSHOT_SEED, MAX_NEW_TOKENS
 from anchoreval.prompt import to_request
 from anchoreval.schema import NATURAL, Sample, Wrap
 from anchoreval.tokenizer import TextTokenizer, load_tokenizer
@@ -72,7 +71,7 @@ def upstream(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     task = manager.load([name])["tasks"][name]
     if task.get_config("num_fewshot") != 0 or "shots" in card.args:
         task.set_config(key="num_fewshot", value=card.args.get("shots", 0))
-    task.set_fewshot_seed(seed=FEWSHOT_SEED)
+    task.set_fewshot_seed(seed=1234)  # simple_evaluate's default
     task.build_all_requests(limit=None, rank=0, world_size=1)
     return task
 
@@ -118,7 +117,7 @@ def test_texts_are_those_of_lm_evals_own_instances(
             context, decoding = instances[0].args
             assert sample.prompt == context and not sample.choices
             assert sample.stop == tuple(decoding["until"])
-            assert sample.max_new_tokens == decoding.get("max_gen_toks", MAX_NEW_TOKENS)
+            assert sample.max_new_tokens == decoding.get("max_gen_toks", 256)  # HFLM.max_gen_toks
             assert not decoding.get("do_sample")
         else:
             said = [(sample.prompt + choice.before, choice.text) for choice in sample.choices]
@@ -270,6 +269,7 @@ def broken(name: str, change: dict[str, Any] | None) -> bytes:
         ("piqa", {"another": 1}, r"validation\.jsonl:2: another is not in every line, or null"),
         ("piqa", {"label": "one"}, r"not the rows that lm-eval's piqa expects"),
         ("piqa", {"label": 7}, r"row 1 is not as lm-eval expects it"),
+        ("piqa", {"label": -1}, r"row 1 is not as lm-eval expects it: ValueError: the right one is '-1', of 2 choices"),
         ("piqa", {"label": -101}, r"row 1 is not as lm-eval expects it"),
         ("piqa", {"goal": "\ud800"}, r"not the rows|row 1 is not as lm-eval expects it"),
         ("hellaswag", {"endings": []}, r"row 1 is not as lm-eval expects it"),
