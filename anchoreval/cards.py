@@ -10,12 +10,14 @@ import fnmatch
 import re
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from anchoreval.errors import CardError, UnknownName
+
+LengthOf = Literal["sample", "prompt", "natural"]
 
 
 class Strict(BaseModel):
@@ -43,13 +45,20 @@ class Defaults(Strict):
     """What every task of a suite shares. `length_of` says what a length is.
 
     `sample`: tokens of prompt and answer, to be filled; `prompt`: where a longer prompt is cut. A suite of the
-    second kind is run at one of its lengths, the longest that the model has room for.
+    second kind is run at one of its lengths, the longest that the model has room for. `natural`: prompts are as long
+    as they are; such a suite has no lengths, and those that are asked for do not concern it.
     """
 
     samples: Annotated[int, Field(gt=0)]
     lengths: list[Annotated[int, Field(gt=0)]]
-    length_of: Literal["sample", "prompt"] = "sample"
+    length_of: LengthOf = "sample"
     scorer: str
+
+    @model_validator(mode="after")
+    def _lengths_where_there_are_any(self) -> Self:
+        if bool(self.lengths) == (self.length_of == "natural"):
+            raise ValueError("lengths: [] goes with length_of: natural, and with nothing else")
+        return self
 
 
 class SuiteCard(Strict):
@@ -90,7 +99,7 @@ class Task(Strict):
     max_new_tokens: int
     samples: int
     lengths: tuple[int, ...]
-    length_of: Literal["sample", "prompt"] = "sample"
+    length_of: LengthOf = "sample"
     settings: tuple[str, ...] = ()
 
     @property

@@ -320,6 +320,13 @@ def longbench(options: argparse.Namespace) -> int:
     return 0
 
 
+def general(options: argparse.Namespace) -> int:
+    """`anchoreval general`: every metric of lm-eval, and what was lost, of each run."""
+    from anchoreval.general_report import main
+
+    return main(options, say)
+
+
 def data(options: argparse.Namespace) -> int:
     """`anchoreval data fetch|check`."""
     from anchoreval.data_files import main

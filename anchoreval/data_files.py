@@ -13,7 +13,7 @@ from anchoreval.errors import SourceError
 if TYPE_CHECKING:
     from anchoreval.data.sources import Published, Sources
 
-SUITES = ("babilong", "longbench", "longbench_v2", "ruler")
+SUITES = ("babilong", "general", "longbench", "longbench_v2", "ruler")
 Say = Callable[[str], None]
 
 
@@ -61,6 +61,11 @@ def fetch(suite: str, folder: Path | None, say: Say, note: Say) -> int:
     """
     from anchoreval.data.sources import BABI, LONGBENCH, LONGBENCH_V2, RULER_FILES, default_cache
 
+    if suite == "general":
+        from anchoreval import general_data
+
+        general_data.fetch(folder or default_cache(), say)
+        return 0
     wanted = {
         "babilong": (BABI,),
         "longbench": (LONGBENCH,),
@@ -107,6 +112,7 @@ def check(sources: Sources) -> Iterator[Row]:
     yield from _longbench(sources)
     yield from _longbench_v2(sources)
     yield from _babilong(sources)
+    yield from _general(sources)
 
 
 def _row(suite: str, source: Published, path: Path | None) -> Row:
@@ -145,6 +151,14 @@ def _longbench_v2(sources: Sources) -> Iterator[Row]:
     from anchoreval.data.sources import LONGBENCH_V2
 
     yield _row("longbench_v2", LONGBENCH_V2, find(sources))
+
+
+def _general(sources: Sources) -> Iterator[Row]:
+    """The splits of lm-eval's data sets that lie in a folder, and the data sets that do not."""
+    from anchoreval.general_data import states
+
+    for file, state, what in states(sources):
+        yield Row("general", file, state, what)
 
 
 def _apart(file: str, path: Path) -> Row:

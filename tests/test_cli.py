@@ -53,6 +53,7 @@ FLAGS = {
     "export": {"--format", "--output", "runs"},
     "verify": {"--data-dir", "--tokenizer", "runs"},
     "longbench": {"runs"},
+    "general": {"--margin", "runs"},
     "data": {"kind"},
 }  # fmt: skip
 FAKE = ["--model", "anchor-tiny", "--backend", "fake", "--lengths", "512", "--limit", "3"]

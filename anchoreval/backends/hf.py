@@ -22,11 +22,12 @@ from anchoreval.attention.positions import GENERATED, SCHEMES, PositionScheme, p
 from anchoreval.backends import ArmLike
 from anchoreval.backends.checkpoint import Checkpoint, find_checkpoint
 from anchoreval.backends.hf_cache import KvStore
-from anchoreval.backends.hf_decode import REFERENCE_TOKENS, Answering
+from anchoreval.backends.hf_decode import Answering
 from anchoreval.backends.hf_layout import Arrangement, Place, Realisation
 from anchoreval.backends.hf_load import StockNetwork, attention_kinds, eos_ids, load, max_length
 from anchoreval.backends.hf_plan import Limits
 from anchoreval.backends.hf_rows import KeptDocuments
+from anchoreval.backends.hf_score import REFERENCE_TOKENS
 from anchoreval.errors import ModelError, UnknownName, UnsupportedArm
 from anchoreval.schema import Json, Output, Request
 from anchoreval.tokenizer import load_tokenizer
@@ -178,7 +179,7 @@ class HfBackend:
                 self.documents = self._kept
 
     def answer(self, requests: Sequence[Request]) -> Iterator[Output]:
-        """One output per request, batch by batch, shortest prompts first."""
+        """One output per request, batch by batch, in an order that shares prefixes."""
         if self._closed:
             raise ModelError("the backend is closed")
         for request in requests:
@@ -289,7 +290,8 @@ class HfBackend:
         if not request.token_ids:
             raise ModelError(f"{request.sample_id}: an empty prompt cannot be continued")
         self._arrangement.check(request)
-        highest = max(max(request.token_ids), max(request.reference_ids, default=0))
+        chosen = (max(choice.token_ids, default=0) for choice in request.choices)
+        highest = max(*request.token_ids, *request.reference_ids, *chosen)
         if highest >= self._network.vocabulary:
             text = f"token {highest} is not among the model's {self._network.vocabulary}: another tokenizer?"
             raise ModelError(f"{request.sample_id}: {text}")

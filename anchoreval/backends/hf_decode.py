@@ -1,4 +1,4 @@
-"""Batches of requests to outputs: prefill row by row, reference scored on a fork, greedy decode of all rows.
+"""Batches of requests to outputs: prefill row by row, reference and choices scored on forks, greedy decode of all rows.
 
 Shapes: B rows of a batch, Q new tokens, C cache columns filled, V vocabulary. Prefill runs one row at a time
 in chunks on an absolute grid, so a prompt gets the same bits whoever shares its batch and whether or not a
@@ -10,47 +10,22 @@ whole prompt goes through FlexAttention in one pass.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache
 
-from anchoreval.attention.blocks import Block
 from anchoreval.backends.detokenize import Decodes, TextStream
 from anchoreval.backends.hf_cache import KvStore
+from anchoreval.backends.hf_forward import Network, extend
 from anchoreval.backends.hf_layout import Arrangement, Layout
 from anchoreval.backends.hf_plan import LEAST_ROWS, Batch, Limits, plan, shared, width
 from anchoreval.backends.hf_rows import KeptDocuments, RowPrefill
-from anchoreval.schema import Finish, Output, Request
-
-#: Rows of reference scored at once: bounds logits to 64 x V, and is part of the identity.
-REFERENCE_TOKENS = 64
-
-
-class Network(Protocol):
-    """What is asked of a loaded model."""
-
-    layers: int
-    device: torch.device
-    whole_prompts: bool
-
-    def logits(self, ids_BQ: Tensor, cache: Cache, at: tuple[Tensor, Tensor], keep: int) -> Tensor:
-        """Logits `BkV` of the last `keep` tokens; `at` is (position ids `BQ`, mask `BC`)."""
-        ...
-
-    def masked_logits(
-        self, ids_1N: Tensor, cache: Cache, at: tuple[Tensor, Tensor], seen: tuple[Sequence[Block], str]
-    ) -> Tensor:
-        """Logits `11V` behind a whole prompt in one pass of FlexAttention; `seen` is (blocks, pattern)."""
-        ...
-
-    def restart(self) -> None:
-        """Forgets what rotary modules remember of longer prompts."""
-        ...
+from anchoreval.backends.hf_score import Behind, Scoring
+from anchoreval.schema import ChoiceScore, Finish, Output, Request
 
 
 @dataclass(slots=True)
@@ -68,6 +43,7 @@ class _Row:
     finish: Finish | None = None
     why: str | None = None
     logprob: float | None = None
+    choices: tuple[ChoiceScore, ...] = ()
 
     def add(self, token: int, finite: bool, eos: frozenset[int]) -> None:
         if not finite:
@@ -79,6 +55,12 @@ class _Row:
         elif len(self.tokens) >= self.request.max_new_tokens:
             self.finish = "length"
 
+    def choose(self, choices: tuple[ChoiceScore, ...]) -> None:
+        if all(math.isfinite(choice.logprob) for choice in choices):
+            self.choices = choices
+        else:
+            self.finish, self.why = "error", "the logits are not finite"
+
     def output(self, seconds: float) -> Output:
         text, finish = self.stream.finish(), self.finish or "length"
         return Output(
@@ -89,6 +71,7 @@ class _Row:
             reference_logprob=self.logprob,
             seconds=seconds,
             why=self.why,
+            choices=self.choices,
         )
 
 
@@ -126,11 +109,17 @@ class Answering:
         self._arrangement = arrangement or Arrangement()
         self._kept = kept or KeptDocuments(limits.batch_tokens)
         self._documents = RowPrefill(network, self._kept, limits.chunk_tokens)
+        self._scoring = Scoring(network, limits)
         self._store: KvStore | None = None
         self._previous: _Prefilled | None = None
         self._cells_refused: int | None = None  # rows x columns that did not fit into memory
         self.prefilled_tokens = 0
         self.reused_tokens = 0
+
+    @property
+    def forked_columns(self) -> int:
+        """Rows x columns that forks for choices hold beside the batch."""
+        return self._scoring.columns
 
     def outputs(self, requests: Sequence[Request]) -> Iterator[Output]:
         """One output per request, batch by batch."""
@@ -151,6 +140,8 @@ class Answering:
             self._cells_refused = min(cells, self._cells_refused or cells)
             for half in batch.halves():
                 yield from self._fitting(half)
+        elif batch.requests[0].choices and self._scoring.one_by_one():
+            yield from self._fitting(batch)
         else:
             yield _refused(batch.requests[0], "out of memory with one row")
 
@@ -165,6 +156,7 @@ class Answering:
                 raise
         self._store = self._previous = None
         self._kept.clear()
+        self._scoring.release()
         self._interrupted()
         if self._network.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -183,8 +175,10 @@ class Answering:
         """The buffers in use where they fit, else new ones; the old stay only for a shared prefix."""
         rows = width(len(batch.requests), batch.solo)
         store = self._store
-        if store is not None and store.columns == batch.columns and store.rows >= rows:
-            return store
+        if store is not None and store.rows >= rows:
+            spare = store.columns - batch.columns
+            if spare == 0 or (batch.solo and spare > 0):
+                return store
         if self._previous is not None and not self._prefix(batch.requests[0]):
             self._previous = None
         self._store = store = None
@@ -205,7 +199,7 @@ class Answering:
         return len(request.token_ids) if self._network.whole_prompts else self._limits.chunk_tokens
 
     def _prefill(self, store: KvStore, row: int, batch: Batch, request: Request) -> _Row:
-        """The row with its prompt in the store, its reference scored and its first token chosen."""
+        """The row with its prompt in the store, its reference and choices scored and its first token chosen."""
         layout, start = self._arrangement.of(request), batch.start(request)
         if layout.rows and self._arrangement.realisation == "flex":
             last_1V = self._prefill_flex(store, (row, start), request, layout)
@@ -214,8 +208,13 @@ class Answering:
         else:
             last_1V = self._prefill_plain(store, (row, start), request, layout)
         made = _Row(request, start, layout.after, TextStream(self._decoder, request.token_ids, request.stop))
+        behind = Behind(store, (row, start), len(request.token_ids), layout.after, last_1V)
         if request.reference_ids:
-            made.logprob = self._score(store.row(row, start, len(request.token_ids)), made, last_1V)
+            made.logprob = self._scoring.reference(behind, request.reference_ids)
+        if request.choices:
+            made.choose(self._scoring.choices(behind, request.choices))
+        if made.finish is not None:
+            return made
         if request.max_new_tokens > 0:
             _advance([made], last_1V, self._eos)
         else:
@@ -234,7 +233,7 @@ class Answering:
         cache, chunk = store.row(*place, done), self._chunk(request)
         for at in range(done, len(ids), chunk):
             part = slice(at, at + chunk)
-            last_1V = self._extend(cache, ids[part], layout.positions[part], at, keep=1)
+            last_1V = extend(self._network, cache, ids[part], layout.positions[part], at)
         self._previous = _Prefilled(ids, layout.positions, store, *place)
         self.prefilled_tokens += len(ids) - done
         self.reused_tokens += done
@@ -249,7 +248,7 @@ class Answering:
             cache = store.row(*place, block.start)
             for at in range(block.start, block.stop, self._limits.chunk_tokens):
                 part = slice(at, min(at + self._limits.chunk_tokens, block.stop))
-                given_1V = self._extend(cache, request.token_ids[part], layout.positions[part], at, keep=1)
+                given_1V = extend(self._network, cache, request.token_ids[part], layout.positions[part], at)
             self.prefilled_tokens += len(block)
             if block is layout.blocks[-1]:
                 last_1V = given_1V
@@ -267,25 +266,6 @@ class Answering:
         seen = layout.blocks, self._arrangement.pattern
         self.prefilled_tokens += tokens
         return self._network.masked_logits(ids_1N, store.row(*place, 0), (position_1N, mask_1N), seen)[0]
-
-    def _extend(self, cache: Cache, ids: Sequence[int], positions: Sequence[int], at: int, keep: int) -> Tensor:
-        """Logits `kV` of the last `keep` of `ids`, which follow the `at` tokens in the cache of one row."""
-        device = self._network.device
-        ids_1Q = torch.tensor([ids], device=device)
-        position_1Q = torch.tensor([positions], device=device)
-        mask_1C = torch.ones(1, at + len(ids), dtype=torch.bool, device=device)
-        return self._network.logits(ids_1Q, cache, (position_1Q, mask_1C), keep)[0]
-
-    def _score(self, fork: Cache, row: _Row, last_1V: Tensor) -> float:
-        """Summed natural log-probability of the reference; `last_1V` are the logits of its first token."""
-        reference, prompt = row.request.reference_ids, len(row.request.token_ids)
-        total = _logprob(last_1V, reference[:1])
-        for at in range(0, len(reference) - 1, REFERENCE_TOKENS):
-            given = reference[at : min(at + REFERENCE_TOKENS, len(reference) - 1)]
-            positions = range(row.after + at, row.after + at + len(given))
-            logits_QV = self._extend(fork, given, positions, prompt + at, keep=len(given))
-            total += _logprob(logits_QV, reference[at + 1 : at + 1 + len(given)])
-        return total
 
     def _decode(self, store: KvStore, batch: Batch, rows: list[_Row]) -> None:
         """Adds greedy tokens until all rows ended; ended rows leave when half of the width is idle."""
@@ -354,14 +334,6 @@ def _allowed(slots: Sequence[_Row | None], logits_BV: Tensor, eos: frozenset[int
         assert slot is not None
         logits_BV[i, sorted({*eos, *slot.request.end_ids})] = -torch.inf
     return logits_BV
-
-
-def _logprob(logits_QV: Tensor, ids: Sequence[int]) -> float:
-    """Summed log-probability of one id per row: fp32 log-softmax, summed in fp64."""
-    wide_QV = logits_QV.float()
-    index_Q1 = torch.tensor(ids, device=wide_QV.device)[:, None]
-    each_Q = wide_QV.gather(1, index_Q1)[:, 0] - wide_QV.logsumexp(-1)
-    return float(each_Q.double().sum())
 
 
 def _refused(request: Request, why: str) -> Output:

@@ -34,8 +34,8 @@ class Batch:
     """Requests that decode together.
 
     `solo` rows start at column 0 and need no mask; otherwise column 0 is never used, which keeps every row
-    masked and so on one kernel. `columns` is what a row needs for its prompt and the longer of answer and
-    reference.
+    masked and so on one kernel. `columns` is what a row needs for its prompt and the longest of answer,
+    reference and choices.
     """
 
     requests: tuple[Request, ...]
@@ -58,20 +58,25 @@ class Batch:
 
 
 def plan(requests: Sequence[Request], limits: Limits, alone: bool = False) -> Iterator[Batch]:
-    """Batches that hold every request once, shortest first, neighbours sharing the longest prefixes.
+    """Batches that hold every request once, neighbours sharing the longest prefixes; shortest first, then single rows.
 
-    `alone` plans one row per batch: for models whose rotation depends on the longest row.
+    `alone` plans one row per batch: for models whose rotation depends on the longest row. Requests that decode
+    nothing are single rows as well. These come in the order of their tokens whatever their length, so that a prefix
+    is prefilled once for all that begin with it.
     """
     groups: dict[tuple[int, int], list[Request]] = {}
     for request in requests:
         groups.setdefault((_bucket(len(request.token_ids)), request.max_new_tokens), []).append(request)
-    for bucket, _ in sorted(groups):
-        group = sorted(groups[bucket, _], key=lambda request: request.token_ids)
-        extra = _bucket(max(max(r.max_new_tokens, len(r.reference_ids)) for r in group))
-        rows = 1 if alone else _rows(bucket + extra, limits)
-        base = bucket if rows == 1 else bucket + 1
-        for part in _even(group, rows):
-            yield Batch(part, base, base + extra, rows == 1)
+    solo: list[Batch] = []
+    for bucket, most in sorted(groups):
+        group = sorted(groups[bucket, most], key=lambda request: request.token_ids)
+        extra = _bucket(max(_behind(request) for request in group))
+        rows = 1 if alone or most == 0 else _rows(bucket + extra, limits)
+        if rows == 1:
+            solo.extend(Batch((request,), bucket, bucket + extra, True) for request in group)
+        else:
+            yield from (Batch(part, bucket + 1, bucket + 1 + extra, False) for part in _even(group, rows))
+    yield from sorted(solo, key=lambda batch: batch.requests[0].token_ids)
 
 
 def width(rows: int, solo: bool) -> int:
@@ -96,6 +101,12 @@ def _even(group: Sequence[Request], most: int) -> Iterator[tuple[Request, ...]]:
     parts = -(-len(group) // most)
     for part in range(parts):
         yield tuple(group[len(group) * part // parts : len(group) * (part + 1) // parts])
+
+
+def _behind(request: Request) -> int:
+    """Columns that a request needs behind its prompt."""
+    longest = max((len(choice.token_ids) for choice in request.choices), default=0)
+    return max(request.max_new_tokens, len(request.reference_ids), longest)
 
 
 def _bucket(tokens: int) -> int:

@@ -12,6 +12,7 @@ from anchoreval.data import (
     balanced_qa,
     balanced_vt,
     balanced_words,
+    general,
     longbench,
     longbench_v2,
     niah,
@@ -75,6 +76,7 @@ GENERATORS: dict[str, Generator] = {
     "longbench": _explained(longbench.generate),
     "longbench_v2": _explained(longbench_v2.generate),
     "longbench_v2_choices": _explained(longbench_v2.generate_letters),
+    "lm_eval": general.generate,
     "niah": _explained(niah.generate),
     "babilong": _explained(babilong.generate),
     "babilong_published": _explained(babilong_published.generate),
@@ -89,7 +91,7 @@ SIZES: dict[str, Callable[[str, Mapping[str, Json]], int]] = {"niah": niah.size}
 FOLLOW_UPS: dict[str, Callable[[Recipe, Sample, str], Sample]] = {"longbench_v2": longbench_v2.follow_up}
 CONTEXT_FREE = frozenset({"longbench", "longbench_v2"})  # can make a prompt without its context
 #: These read files only: neither a seed nor the kind of haystack changes a prompt.
-PROSE_FREE = frozenset({"longbench", "longbench_v2", "longbench_v2_choices", "babilong_published"})
+PROSE_FREE = frozenset({"longbench", "longbench_v2", "longbench_v2_choices", "babilong_published", "lm_eval"})
 #: Made here: no score was published for their prompts.
 OWN_TEXTS = frozenset({"recall_kv", "recall_icl", "passkey", *SAMPLERS})
 

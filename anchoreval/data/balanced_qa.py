@@ -21,7 +21,6 @@ from anchoreval.errors import LengthError, SourceError
 from anchoreval.schema import Json, Sample
 
 SHARE = 0.85  # of the prompt that a question may take with nothing but the documents that answer it
-LEAST_CUT = 8  # words of a document that is cut
 BLOCK = 24  # generated questions that are drawn together
 TRIES = 16  # generated questions per sample, of which the first that fits is asked
 UNSAID = frozenset({"yes", "no", "noanswer"})  # answers that no document states

@@ -63,10 +63,13 @@ def _required(field: dataclasses.Field[Any]) -> bool:
 
 
 def _check(where: str, value: Json, hint: Any) -> None:
-    """Raises CardError when `value` is not of the type `hint` (int, float or a Literal)."""
+    """Raises CardError when `value` is not of the type `hint` (int, float, str or a Literal)."""
     if typing.get_origin(hint) is typing.Literal:
         if value not in typing.get_args(hint):
             raise CardError(f"{where}: {value!r} is not one of {', '.join(map(str, typing.get_args(hint)))}")
+    elif hint is str:
+        if not isinstance(value, str):
+            raise CardError(f"{where}: {value!r} is not text")
     elif isinstance(value, bool) or not isinstance(value, (int, float) if hint is float else hint):
         raise CardError(f"{where}: {value!r} is not {'a number' if hint is float else 'a whole number'}")
     elif value <= 0:

@@ -178,8 +178,10 @@ class Sources:
 
     def _said_together(self, folder: str) -> str:
         """One line for files of a folder, of which no SHA-256 was published; it holds a hash over theirs."""
-        own = [f"{name} {used['sha256']}" for name, used in sorted(self._used.items()) if used.get("folder") == folder]
-        return f"unpinned files, {len(own)}: {hashlib.sha256(chr(10).join(own).encode()).hexdigest()[:16]}"
+        files = {name: used for name, used in sorted(self._used.items()) if used.get("folder") == folder}
+        own = [f"{name} {used['sha256']}" for name, used in files.items()]
+        kind = "published" if all(used["published"] for used in files.values()) else "unpinned"
+        return f"{kind} files, {len(own)}: {hashlib.sha256(chr(10).join(own).encode()).hexdigest()[:16]}"
 
     def files(self) -> dict[str, Json]:
         """Every file read so far: its SHA-256, size, and whether it is the published one."""
@@ -274,6 +276,10 @@ class Sources:
         sha256 = sha256_of(path)
         used = {"sha256": sha256, "published": sha256 == published, "bytes": path.stat().st_size}
         self._used[file] = used | more
+
+    def note_rows(self, name: str, sha256: str, rows: int, published: bool, **more: Json) -> None:
+        """Remembers rows of a data set that are read; `published`: they came from those who publish it."""
+        self._used[name] = {"sha256": sha256, "published": published, "rows": rows} | more
 
     def _read(self, source: Published) -> Any:
         """The parsed file; remembers its hash."""

@@ -109,7 +109,8 @@ def page(plan: RunPlan) -> str:
     lines = [f"{shape.parameters:,} parameters in {shape.dtype}; {shape.token_bytes:,} bytes a token in the cache", ""]
     lines += [f"{'task':32} {'length':>8} {'prompts':>8} {'prompt tokens':>15} {'answer, at most':>16}"]
     lines += [
-        f"{cell.task:32} {cell.length:>8} {cell.prompts:>8} {cell.prompt_tokens:>15,} {cell.answer_tokens:>16,}"
+        f"{cell.task:32} {cell.length or 'natural':>8} {cell.prompts:>8} {cell.prompt_tokens:>15,} "
+        f"{cell.answer_tokens:>16,}"
         for cell in plan.cells
     ]
     totals = [sum(getattr(cell, name) for cell in plan.cells) for name in ("prompts", "prompt_tokens", "answer_tokens")]

@@ -98,7 +98,8 @@ class DryArm:
         batches = list(plan(requests, self._limits, self._alone))
         for batch in batches:
             into.passes.update(_decoding(batch))
-        into.columns = max(into.columns, *_columns(batches, self._limits.chunk_tokens))
+        columns = max(_columns(batches, self._limits.chunk_tokens)) + answering.forked_columns
+        into.columns = max(into.columns, columns)
         into.kept_tokens = max(into.kept_tokens, kept.tokens)
 
 
@@ -128,7 +129,8 @@ def _columns(batches: Sequence[Batch], chunk: int) -> list[int]:
     for batch in batches:
         wanted = width(len(batch.requests), batch.solo)
         old = rows * columns
-        if columns != batch.columns or rows < wanted:
+        fits = columns >= batch.columns if batch.solo else columns == batch.columns
+        if not fits or rows < wanted:
             kept = last is not None and shared(last.token_ids, batch.requests[0].token_ids, chunk) > 0
             rows, columns = wanted, batch.columns
             found.append(rows * columns + (old if kept else 0))
