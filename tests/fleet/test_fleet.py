@@ -1,4 +1,4 @@
-"""Runs over many workers: the records of one process, whoever dies on the way. A real Ray cluster on loopback."""
+"""Runs over many workers: the records of one process, whoever dies on the way. A real Ray cluster."""
 
 from __future__ import annotations
 
@@ -33,9 +33,8 @@ def cluster() -> Iterator[Any]:
     """Two nodes of one CPU each, which are processes of their own."""
     from ray.cluster_utils import Cluster
 
-    node = {"num_cpus": 1, "node_ip_address": "127.0.0.1"}
-    made = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
-    made.add_node(**node)
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    made.add_node(num_cpus=1)
     yield made
     ray.shutdown()
     made.shutdown()
