@@ -10,12 +10,14 @@ import fnmatch
 import re
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from anchoreval.errors import CardError, UnknownName
+
+LengthOf = Literal["sample", "prompt", "natural"]
 
 
 class Strict(BaseModel):
@@ -27,7 +29,7 @@ class Strict(BaseModel):
 class TaskEntry(Strict):
     """One task of a suite card; `reference` is how the reference answer is written out, for its log-probability.
 
-    `samples` and `scorer` are the suite's where they are not given.
+    `samples` and `scorer` are the suite's where they are not given; `settings` are this task's beside the suite's.
     """
 
     generator: str
@@ -36,19 +38,27 @@ class TaskEntry(Strict):
     samples: Annotated[int, Field(gt=0)] | None = None
     scorer: str | None = None
     reference: Literal["comma", "space", "numbered", "first"] = "comma"
+    settings: list[str] = Field(default_factory=list)
 
 
 class Defaults(Strict):
     """What every task of a suite shares. `length_of` says what a length is.
 
     `sample`: tokens of prompt and answer, to be filled; `prompt`: where a longer prompt is cut. A suite of the
-    second kind is run at one of its lengths, the longest that the model has room for.
+    second kind is run at one of its lengths, the longest that the model has room for. `natural`: prompts are as long
+    as they are; such a suite has no lengths, and those that are asked for do not concern it.
     """
 
     samples: Annotated[int, Field(gt=0)]
     lengths: list[Annotated[int, Field(gt=0)]]
-    length_of: Literal["sample", "prompt"] = "sample"
+    length_of: LengthOf = "sample"
     scorer: str
+
+    @model_validator(mode="after")
+    def _lengths_where_there_are_any(self) -> Self:
+        if bool(self.lengths) == (self.length_of == "natural"):
+            raise ValueError("lengths: [] goes with length_of: natural, and with nothing else")
+        return self
 
 
 class SuiteCard(Strict):
@@ -89,7 +99,7 @@ class Task(Strict):
     max_new_tokens: int
     samples: int
     lengths: tuple[int, ...]
-    length_of: Literal["sample", "prompt"] = "sample"
+    length_of: LengthOf = "sample"
     settings: tuple[str, ...] = ()
 
     @property
@@ -152,7 +162,7 @@ def _tasks_of(path: Path) -> tuple[list[Task], Mapping[str, list[str]]]:
             samples=entry.samples or card.defaults.samples,
             lengths=tuple(card.defaults.lengths),
             length_of=card.defaults.length_of,
-            settings=tuple(card.settings),
+            settings=(*card.settings, *entry.settings),
         )
         for name, entry in card.tasks.items()
     ]
@@ -176,7 +186,8 @@ def load_tasks(where: Path | None = None) -> tuple[dict[str, Task], dict[str, tu
 
 
 def select_tasks(names: str, where: Path | None = None) -> tuple[list[Task], frozenset[str]]:
-    """The tasks that `names` (suites, sets, tasks, globs) stand for, and which of them were named singly.
+    """The tasks that `names` stand for (suites, sets, tasks, globs, ranges as `babilong/qa1..qa10`), and which of them
+    were named singly.
 
     Names stand between commas or spaces. Order is the order of asking, each task once.
     UnknownName gives the nearest suite or task.
@@ -185,9 +196,9 @@ def select_tasks(names: str, where: Path | None = None) -> tuple[list[Task], fro
     chosen: dict[str, Task] = {}
     single: set[str] = set()
     for name in re.split(r"[,\s]+", names.strip()):
-        matches = list(sets.get(name, ())) or fnmatch.filter(tasks, name)
-        if not matches:
-            raise UnknownName("task", name, [*sets, *tasks])
+        matches = list(sets.get(name, ())) or _range(name) or fnmatch.filter(tasks, name)
+        if unknown := [each for each in matches if each not in tasks] or [name] * (not matches):
+            raise UnknownName("task", unknown[0], [*sets, *tasks])
         if name in tasks:
             single.add(name)
         chosen |= {address: tasks[address] for address in matches}
@@ -206,6 +217,12 @@ def with_settings(tasks: Sequence[Task], settings: Mapping[str, Any]) -> list[Ta
             raise CardError(f"--{name.replace('_', '-')} is no setting of the chosen tasks: {said}")
     own = [{name: value for name, value in settings.items() if name in task.settings} for task in tasks]
     return [task.model_copy(update={"args": task.args | args}) for task, args in zip(tasks, own, strict=True)]
+
+
+def _range(name: str) -> list[str]:
+    """The names from `suite/qa1` to `suite/qa10` for `suite/qa1..qa10` (or `..10`); none for any other text."""
+    match = re.fullmatch(r"(.*?/(\D*))(\d+)\.\.(?:\1|\2)?(\d+)", name)
+    return [f"{match[1]}{number}" for number in range(int(match[3]), int(match[4]) + 1)] if match else []
 
 
 def load_models(where: Path | None = None) -> dict[str, ModelCard]:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from anchoreval import commands, compare_runs, data_files, doctor, export, flags, gpu_bench, nll
+from anchoreval import commands, compare_runs, data_files, doctor, export, flags, general_report, gpu_bench, nll
 from anchoreval.errors import AnchorEvalError, RunError
 from anchoreval.plan import command as plan
 from anchoreval.view import command as view
@@ -20,6 +20,7 @@ EXAMPLES = """examples:
   anchoreval run --model /path/or/hub-id --tasks ruler/niah_single_1,ruler/vt --lengths 4k,32k --rope native,fp32
   anchoreval run --model M --tasks ruler/qa_1 --lengths 8k --arms fp32,bf16+shift:4096,anchor/fp32
   anchoreval run --model M --tasks longbench,longbench_e --max-length 31500 --data-dir DIR
+  anchoreval run --model M --tasks general/hellaswag,mmlu --data-dir DIR --rope bf16,fp32
   anchoreval probe --model anchor-tiny --lengths 64..8192 --output probe/
   anchoreval show ruler/qa_1@4096#3 --tokenizer PATH --haystack generated
 """
@@ -32,7 +33,7 @@ def _run(parser: argparse.ArgumentParser) -> None:
         "--lengths",
         type=flags.lengths,
         metavar="N,N",
-        help="tokens, prompt plus answer: 4096 or 4k (default: the card's)",
+        help="tokens, prompt plus answer: 4096, 4k or 1k..32k, which doubles (default: the card's)",
     )
     parser.add_argument(
         "--rope",
@@ -70,6 +71,10 @@ def _run(parser: argparse.ArgumentParser) -> None:
         "--backend", choices=("hf", "fake"), default="hf", help="fake: answers without a model, to try a set-up"
     )
     flags.engine(engine)
+    _workers(engine)
+
+
+def _workers(engine: argparse._ActionsContainer) -> None:
     engine.add_argument(
         "--ray",
         metavar="ADDRESS",
@@ -144,10 +149,10 @@ def _board(parser: argparse.ArgumentParser) -> None:
 
 def _probe(parser: argparse.ArgumentParser) -> None:
     flags.model(parser)
-    default = flags.doubling_lengths("64..8192")
+    default = flags.lengths("64..8192")
     parser.add_argument(
         "--lengths",
-        type=flags.doubling_lengths,
+        type=flags.lengths,
         default=default,
         metavar="N..N",
         help="tokens: 64..8192 (doubling, the default) or 512,4k",
@@ -217,6 +222,11 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callab
     "nll": ("loss by position on long texts, paired between arms", nll.flags, commands.nll),
     "doctor": ("say what a checkpoint's RoPE honestly is", doctor.flags, commands.doctor),
     "longbench": ("print the averages of LongBench, the tables of LongBench-E and v2", _paths, commands.longbench),
+    "general": (
+        "print all of lm-eval's metrics of general tasks, and what was lost",
+        general_report.flags,
+        commands.general,
+    ),
     "data": ("fetch the published texts, or say which are there", data_files.flags, commands.data),
     "bench": ("measure speed and memory", _bench, commands.bench),
 }

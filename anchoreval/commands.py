@@ -127,11 +127,11 @@ def _plan(options: argparse.Namespace, tasks: str, limit: int | None) -> Plan:
     """The plan of prompts alone, for the commands that need no model."""
     from anchoreval.cards import select_tasks, with_settings
     from anchoreval.flags import chosen_settings
-    from anchoreval.run import Plan
+    from anchoreval.run import Plan, sized
 
     chosen, single = select_tasks(tasks)
     settings = chosen_settings(options) if hasattr(options, "prompting") else {}
-    chosen = with_settings(chosen, settings)
+    chosen = sized(with_settings(chosen, settings))
     lengths = tuple(options.lengths) if getattr(options, "lengths", None) else None
     template: Template = getattr(options, "template", "base")
     return Plan(tuple(chosen), lengths, (), limit, options.seed, template, _sources(options), single)
@@ -318,6 +318,13 @@ def longbench(options: argparse.Namespace) -> int:
     for path in find_runs(options.runs):
         say(report(load_run(path)))
     return 0
+
+
+def general(options: argparse.Namespace) -> int:
+    """`anchoreval general`: every metric of lm-eval, and what was lost, of each run."""
+    from anchoreval.general_report import main
+
+    return main(options, say)
 
 
 def data(options: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 
-from anchoreval.board.words import plain
+from anchoreval.board.words import column, plain
 from anchoreval.compare_runs import Contrast, Row
 from anchoreval.schema import Json
 
@@ -47,8 +47,13 @@ def _block(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _fields(row: Row) -> list[str]:
     one = row.difference
-    task = plain(one.task, 60) if one.task else "all tasks" if one.length else "all"
-    numbers = [str(one.length or "all"), str(one.pairs), _points(one.mean_baseline), _points(one.mean_arm)]
+    task = plain(one.task, 60) if one.task else "all" if one.length is None else "all tasks"
+    numbers = [
+        "all" if one.length is None else column(one.length),
+        str(one.pairs),
+        _points(one.mean_baseline),
+        _points(one.mean_arm),
+    ]
     numbers += [_signed(one.difference), _interval(one.low, one.high), _p(one.p), _p(row.p_holm)]
     return [task, *numbers, _points(one.detectable), row.says]
 
@@ -95,7 +100,7 @@ def csv_of(contrasts: Sequence[Contrast]) -> str:
 
 def _mapping(contrast: Contrast, row: Row) -> dict[str, Json]:
     one, floor = row.difference, row.floor
-    scope = "cell" if one.task else "length" if one.length else "pooled"
+    scope = "cell" if one.task else "pooled" if one.length is None else "length"
     scores = {
         "mean_arm": _times(one.mean_arm),
         "mean_baseline": _times(one.mean_baseline),

@@ -13,7 +13,7 @@ from anchoreval.errors import SourceError
 if TYPE_CHECKING:
     from anchoreval.data.sources import Published, Sources
 
-SUITES = ("longbench", "longbench_v2", "ruler")
+SUITES = ("babilong", "general", "longbench", "longbench_v2", "ruler")
 Say = Callable[[str], None]
 
 
@@ -59,9 +59,19 @@ def fetch(suite: str, folder: Path | None, say: Say, note: Say) -> int:
 
     1 where a file could not be had; SourceError names the addresses and why each failed, for a suite of one file.
     """
-    from anchoreval.data.sources import LONGBENCH, LONGBENCH_V2, RULER_FILES, default_cache
+    from anchoreval.data.sources import BABI, LONGBENCH, LONGBENCH_V2, RULER_FILES, default_cache
 
-    wanted = {"longbench": (LONGBENCH,), "longbench_v2": (LONGBENCH_V2,), "ruler": RULER_FILES}[suite]
+    if suite == "general":
+        from anchoreval import general_data
+
+        general_data.fetch(folder or default_cache(), say)
+        return 0
+    wanted = {
+        "babilong": (BABI,),
+        "longbench": (LONGBENCH,),
+        "longbench_v2": (LONGBENCH_V2,),
+        "ruler": RULER_FILES,
+    }[suite]
     failed = 0
     for source in wanted:
         try:
@@ -76,10 +86,10 @@ def fetch(suite: str, folder: Path | None, say: Say, note: Say) -> int:
 
 def _fetched(source: Published, target: Path, note: Say) -> Path:
     """The file at `target`, downloaded from the first address that serves it right."""
-    from anchoreval.data.download import address_of, download, sha256_of
+    from anchoreval.data.download import address_of, digest_of, download
 
     if target.is_file():
-        if sha256_of(target) == source.sha256:
+        if digest_of(target, source.sha256) == source.sha256:
             return target
         raise SourceError(f"{target} is not the published file: move it away, then fetch again")
     reasons = []
@@ -101,18 +111,19 @@ def check(sources: Sources) -> Iterator[Row]:
         yield _row("ruler", source, paths[0] if paths else None)
     yield from _longbench(sources)
     yield from _longbench_v2(sources)
+    yield from _babilong(sources)
+    yield from _general(sources)
 
 
 def _row(suite: str, source: Published, path: Path | None) -> Row:
-    from anchoreval.data.download import sha256_of
+    from anchoreval.data.download import digest_of, sha256_of
 
     if path is None:
         return Row(suite, source.file, "missing", source.recipe or f"published at {source.addresses[0]}")
-    found = sha256_of(path)
     revision = f"revision {source.revision[:7]} " if source.revision else ""
-    if found == source.sha256:
+    if digest_of(path, source.sha256) == source.sha256:
         return Row(suite, source.file, "published", f"{revision}{path}")
-    return Row(suite, source.file, "differs", f"{path} sha256 {found}")
+    return Row(suite, source.file, "differs", f"{path} sha256 {sha256_of(path)}")
 
 
 def _longbench(sources: Sources) -> Iterator[Row]:
@@ -142,6 +153,14 @@ def _longbench_v2(sources: Sources) -> Iterator[Row]:
     yield _row("longbench_v2", LONGBENCH_V2, find(sources))
 
 
+def _general(sources: Sources) -> Iterator[Row]:
+    """The splits of lm-eval's data sets that lie in a folder, and the data sets that do not."""
+    from anchoreval.general_data import states
+
+    for file, state, what in states(sources):
+        yield Row("general", file, state, what)
+
+
 def _apart(file: str, path: Path) -> Row:
     """A jsonl file of a folder, judged by its number of records: no SHA-256 of it was published."""
     from anchoreval.data.longbench_records import published_records
@@ -152,3 +171,25 @@ def _apart(file: str, path: Path) -> Row:
     if there != of:
         return Row("longbench", f"{file}.jsonl", "differs", f"{said}, published: {of} records")
     return Row("longbench", f"{file}.jsonl", "unpinned", f"{said}, as many as published; only data.zip has a SHA-256")
+
+
+def _babilong(sources: Sources) -> Iterator[Row]:
+    """The zip of bAbI or its unpacked files, then the published samples that are there, for which no hash is known."""
+    from anchoreval.data import babilong_published as published
+    from anchoreval.data.babilong_stories import NAMES, ZIP, file_name, find
+    from anchoreval.data.sources import BABI
+
+    stories = {data: find(sources, data) for data in NAMES}
+    unpacked = {data: path for data, path in stories.items() if path and path.name != ZIP}
+    if not unpacked or any(path and path.name == ZIP for path in stories.values()):
+        yield _row("babilong", BABI, next((path for path in stories.values() if path and path.name == ZIP), None))
+    for data, own in unpacked.items():
+        yield Row("babilong", file_name(data), "unpinned", f"{own}, only {ZIP} has a hash")
+    known = [(data, name) for data in NAMES for name in published.names(data)]
+    there = {(data, name): path for data, name in known if (path := published.find(sources, data, name))}
+    for (data, name), path in there.items():
+        yield Row(
+            "babilong", f"{data}/{name}.json", "unpinned", f"{path}, revision {published.REVISION[:7]} has no hash"
+        )
+    if not there:
+        yield Row("babilong", "qa*/*k.json", "missing", f"published at {published.ADDRESS}")

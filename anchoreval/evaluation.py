@@ -26,7 +26,7 @@ from anchoreval.fleet.loop import run_cells_on
 from anchoreval.prompt import Template, anchor_token
 from anchoreval.results import Run, RunFolder, load_run
 from anchoreval.rounds import rule_of, run_rounds
-from anchoreval.run import Makeable, Plan, Progress, header_of, make_cells, run_cells, run_directory
+from anchoreval.run import Makeable, Plan, Progress, header_of, make_cells, run_cells, run_directory, sized
 from anchoreval.stats.sequential import parse_until
 from anchoreval.tokenizer import load_tokenizer
 
@@ -85,7 +85,7 @@ def evaluate(
     name, card = find_model(model)
     dtype = dtype or card.dtype
     plan = Plan(
-        tasks=tuple(with_settings(chosen, settings or {})),
+        tasks=tuple(sized(with_settings(chosen, settings or {}))),
         lengths=tuple(sorted(set(lengths))) if lengths else None,
         arms=_with_placebo(parse_arms(rope, dtype, kernel), placebo),
         limit=limit,

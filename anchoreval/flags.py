@@ -19,15 +19,15 @@ def length(text: str) -> int:
 
 
 def lengths(text: str) -> list[int]:
-    """Lengths separated by commas or spaces."""
-    return [length(part) for part in re.split(r"[,\s]+", text.strip())]
+    """Lengths separated by commas or spaces; `1k..32k` stands for 1k, 2k and so on up to 32k."""
+    return [found for part in re.split(r"[,\s]+", text.strip()) for found in _doubled(part)]
 
 
-def doubling_lengths(text: str) -> list[int]:
-    """Lengths from `64..8192`, which doubles, or as for `lengths`."""
+def _doubled(text: str) -> list[int]:
+    """One length, or those of a range, which double."""
     low, dots, high = text.partition("..")
     if not dots:
-        return lengths(text)
+        return [length(text)]
     found, last = [length(low)], length(high)
     while 2 * found[-1] <= last:
         found.append(2 * found[-1])
@@ -55,7 +55,8 @@ def positive(text: str) -> int:
 SETTINGS: dict[str, tuple[Callable[[str], str | int], tuple[str, ...] | None, str]] = {
     "depths": (positive, None, "niah: depths of the grid (default: 11)"),
     "depth_spacing": (str, ("linear", "sigmoid"), "niah: how the depths are spread (default: linear)"),
-    "needles": (positive, None, "niah/multi: needles in a prompt"),
+    "repeats": (positive, None, "niah: samples of each length and depth (default: 1)"),
+    "needles": (positive, None, "niah/multi: needles in a prompt (default: 3)"),
     "prompting": (str, ("zero_shot", "cot", "no_context"), "longbench_v2: the prompt (default: zero_shot)"),
 }
 

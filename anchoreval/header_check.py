@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from anchoreval.arms import parse_arm
 from anchoreval.errors import AnchorEvalError, LengthError
+from anchoreval.lengths import lengths_of
 from anchoreval.remake import HeaderParts, Remake, header_parts
 from anchoreval.results import Run, fingerprint
 from anchoreval.rounds_check import rule_differences
@@ -40,7 +41,7 @@ def header_differences(run: Run) -> Iterator[str]:
         yield "comparable: true, with another haystack or seed than the published ones"
     yield from _arms(parts, header["arms"])
     yield from _weights(header)
-    yield from _counts(parts, tasks)
+    yield from _counts(parts)
     yield from rule_differences(run, parts)
 
 
@@ -68,15 +69,15 @@ def _weights(header: Json) -> Iterator[str]:
             yield "backend: weights_sha256 is not that of its files_sha256"
 
 
-def _counts(parts: HeaderParts, tasks: dict[str, Json]) -> Iterator[str]:
+def _counts(parts: HeaderParts) -> Iterator[str]:
     """Cells whose number of samples is not the one that tasks, lengths and limit give."""
     left = Counter((row.task, row.length) for row in parts.unmakeable)
     there = left + Counter((row.task, row.length) for row in parts.asked)
     limit = parts.identity.limit
     wanted = {
-        (address, length): min(limit or row["samples"], row["samples"])
-        for address, row in tasks.items()
-        for length in parts.identity.lengths or _lengths_of(row, parts.model.window)
+        (task.address, length): min(limit or task.samples, task.samples)
+        for task in parts.identity.tasks
+        for length in lengths_of(task, parts.identity.lengths, parts.model.window)
     }
     for task, length in sorted(there.keys() | wanted.keys()):
         if there[task, length] != (1 if (task, length) in wanted else 0):
@@ -84,14 +85,6 @@ def _counts(parts: HeaderParts, tasks: dict[str, Json]) -> Iterator[str]:
     for row in parts.asked:
         if row.samples != wanted.get((row.task, row.length), row.samples):
             yield f"asked: {row.task} at {row.length}: {row.samples} samples, not {wanted[row.task, row.length]}"
-
-
-def _lengths_of(row: Json, window: int | None) -> list[int]:
-    """The lengths that a task is run at where none were asked for (run.lengths_of)."""
-    lengths: list[int] = row["lengths"]
-    if row.get("length_of") != "prompt":
-        return lengths
-    return [max((length for length in lengths if window is None or length <= window), default=min(lengths))]
 
 
 def unmade(remake: Remake) -> Iterator[str]:

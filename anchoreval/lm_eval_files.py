@@ -22,7 +22,7 @@ from typing import Any
 from anchoreval.board.view import section
 from anchoreval.errors import RunError
 from anchoreval.results import HEADER, Run, write_whole
-from anchoreval.schema import Json, Record
+from anchoreval.schema import NATURAL, Json, Record
 from anchoreval.stats import per_token, put
 
 FOLDER_BYTES = 200
@@ -77,8 +77,8 @@ def _arms(run: Run) -> dict[str, dict[str, list[Record]]]:
 
 
 def task_name(task: str, length: int) -> str:
-    """`ruler_niah_single_1_4096`."""
-    return re.sub(r"[^A-Za-z0-9_]", "_", f"{task}_{length}")
+    """`ruler_niah_single_1_4096`; the task alone where prompts are as long as they are."""
+    return re.sub(r"[^A-Za-z0-9_]", "_", task if length == NATURAL else f"{task}_{length}")
 
 
 def folder_name(name: str) -> str:

@@ -119,14 +119,11 @@ def to_request(
         raise ModelError(
             f"{sample.id}: the prompt starts with the anchor token {anchor_text!r}, which is added in front"
         )
-    positions = len(ids) + max(sample.max_new_tokens, *(len(choice.token_ids) for choice in choices), 0)
-    if window is not None and positions > window:
-        raise OverlongPrompt(f"{sample.id}: needs {positions} positions, the model has {window}")
     seams = list(itertools.accumulate(len(segment.text) for segment in sample.segments[:-1]))
     segment_ids = [bisect.bisect_right(seams, start) for start, _ in tokenizer.spans(text)][: len(ids)]
     said = "" if choices or sample.then else reference_text(sample.references, form)
     reference = _continuation(text, said, ids, tokenizer)
-    return Request(
+    request = Request(
         sample_id=sample.id,
         token_ids=(anchor_id, *ids),
         segment_ids=(-1, *segment_ids),
@@ -139,6 +136,15 @@ def to_request(
         choices=choices,
         gold=sample.facts.get("gold") if choices else None,
     )
+    if window is not None and (needed := positions(request)) > window:
+        raise OverlongPrompt(f"{sample.id}: needs {needed} positions, the model has {window}")
+    return request
+
+
+def positions(request: Request) -> int:
+    """The positions that a prompt takes with its answer or its longest choice, the last new token left out."""
+    longest = max(request.max_new_tokens, *(len(choice.token_ids) for choice in request.choices), 0)
+    return len(request.token_ids) - 1 + longest
 
 
 def _split(

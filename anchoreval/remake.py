@@ -16,14 +16,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from anchoreval.arms import Arm, parse_arm
 from anchoreval.backends.checkpoint import folder_of
-from anchoreval.cards import Task, find_model, load_tasks
+from anchoreval.cards import LengthOf, Task, find_model, load_tasks
 from anchoreval.data.sources import HaystackKind, Sources
 from anchoreval.data.words import WordLists
 from anchoreval.documents import cut_documents
 from anchoreval.errors import AnchorEvalError, CardError, ModelError, RunError, SourceError
+from anchoreval.lengths import room_of
 from anchoreval.prompt import Template, anchor_token, to_request
 from anchoreval.results import HEADER, SCHEMA, Run
-from anchoreval.run import Plan, room_of, samples_of, second_of
+from anchoreval.run import Plan, samples_of, second_of
 from anchoreval.schema import Request, Sample
 from anchoreval.tokenizer import TextTokenizer, load_tokenizer
 
@@ -48,6 +49,12 @@ class _TaskSaid(_Part):
     scorer: str
     samples: int
     lengths: list[int]
+    length_of: LengthOf = "sample"
+
+    @property
+    def address(self) -> str:
+        """`suite/task`."""
+        return f"{self.suite}/{self.name}"
 
 
 class _Identity(_Part):

@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import json
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,12 @@ from typing import Any
 from anchoreval.arms import Arm
 from anchoreval.backends import Backend, Described
 from anchoreval.cards import Task
-from anchoreval.data import CONTEXT_FREE, FOLLOW_UPS, GENERATORS, PROSE_FREE
+from anchoreval.data import CONTEXT_FREE, FOLLOW_UPS, GENERATORS, OWN_TEXTS, PROSE_FREE, SIZES
 from anchoreval.data.recipe import Recipe
 from anchoreval.data.sources import Sources
 from anchoreval.documents import RULE, cut_documents, document_tokens
 from anchoreval.errors import AnchorEvalError, LengthError, MissingExtra
+from anchoreval.lengths import check_room, fitting, lengths_of, room_of
 from anchoreval.prompt import Template, anchor_token, to_request, wrap_of
 from anchoreval.results import SCHEMA, RunFolder, fingerprint
 from anchoreval.schema import Output, Record, Request, Sample, Score
@@ -77,6 +78,8 @@ class Plan:
     @property
     def comparable(self) -> bool:
         """Whether the prompts are those of the published benchmark; tasks without prose are so under any haystack."""
+        if any(task.generator in OWN_TEXTS for task in self.tasks):
+            return False
         if all(task.generator in PROSE_FREE for task in self.tasks):
             return self.sources.published
         return self.sources.comparable and self.seed == 42
@@ -132,36 +135,14 @@ def second_of(task: Task, plan: Plan, tokenizer: TextTokenizer, window: int | No
     return second
 
 
-def lengths_of(task: Task, asked: Sequence[int] | None, window: int | None) -> tuple[int, ...]:
-    """The lengths that a task is run at: those asked for, else its card's.
-
-    Where a length says at which a prompt is cut, the card's longest that the model's `window` holds.
-    """
-    if asked or task.length_of == "sample":
-        return tuple(asked or task.lengths)
-    return (max((length for length in task.lengths if window is None or length <= window), default=min(task.lengths)),)
-
-
-def room_of(task: Task, window: int | None) -> int | None:
-    """The positions that a prompt and its answer may take; None: any number.
-
-    A window that is itself one of the card's cuts is upstream's max_length: prompts are cut at it, answers come on top.
-    """
-    return None if task.length_of == "prompt" and window in task.lengths else window
-
-
-def _check_room(task: Task, length: int, window: int | None, new_tokens: int) -> None:
-    """LengthError for a length that the model does not have, with `new_tokens` of the answer."""
-    if window is None:
-        return
-    if length > window:
-        raise LengthError(f"length {length} is over the model's limit of {window} positions: --lengths up to {window}")
-    room, needed = room_of(task, window), length + new_tokens
-    if task.length_of == "prompt" and room is not None and needed > room:
-        raise LengthError(
-            f"{task.address} cuts prompts at {length} tokens and adds {new_tokens} of the answer, the "
-            f"model has {room} positions: --lengths up to {room - new_tokens}"
-        )
+def sized(tasks: Iterable[Task]) -> list[Task]:
+    """The tasks with as many samples of a length as their arguments give, where those say it."""
+    return [
+        task.model_copy(update={"samples": SIZES[task.generator](task.address, task.args)})
+        if task.generator in SIZES
+        else task
+        for task in tasks
+    ]
 
 
 def make_cells(plan: Plan, tokenizer: TextTokenizer, window: int | None) -> Makeable:
@@ -176,7 +157,7 @@ def make_cells(plan: Plan, tokenizer: TextTokenizer, window: int | None) -> Make
         if not plan.sources.context and task.generator not in CONTEXT_FREE:
             raise AnchorEvalError(f"{task.address} has no prompt without its context: leave out --no-context")
         for length in lengths_of(task, plan.lengths, window):
-            _check_room(task, length, window, task.max_new_tokens)
+            check_room(task, length, window, task.max_new_tokens)
             try:
                 cell = _cell(task, length, plan, tokenizer)
             except (LengthError, MissingExtra) as error:
@@ -185,7 +166,7 @@ def make_cells(plan: Plan, tokenizer: TextTokenizer, window: int | None) -> Make
                 last = last or error
                 made.unmakeable.append({"task": task.address, "length": length, "why": str(error)})
                 continue
-            _check_room(task, length, window, cell.new_tokens)
+            check_room(task, length, window, cell.new_tokens)
             made.cells.append(cell)
     if last and not made.cells:
         raise last
@@ -290,7 +271,7 @@ def run_group(
     requests = requests_of(cell, samples, plan, tokenizer, window)
     second, found = second_of(cell.task, plan, tokenizer, window), {}
     for arm in plan.arms:
-        keys = _run_group(cell.task, samples, requests, arm, backend, folder, second)
+        keys = _run_group(cell.task, samples, requests, arm, backend, window, folder, second)
         found[arm.name] = [folder.done[keys[sample.id]] for sample in samples]
         progress(len(samples))
     return found
@@ -311,6 +292,7 @@ def _run_group(
     requests: Sequence[Request],
     arm: Arm,
     backend: Backend,
+    window: int | None,
     folder: RunFolder,
     second: Second,
 ) -> dict[str, str]:
@@ -322,8 +304,9 @@ def _run_group(
     if all(key in folder.done for key in keys.values()):
         return keys
     by_id = {sample.id: (sample, request) for sample, request in zip(samples, requests, strict=True)}
+    short, refused = fitting(task, by_id, window)
     with backend.under(arm):
-        for one in answers(backend, by_id, second):
+        for one in itertools.chain(refused, answers(backend, short, second)):
             store(task, one, arm, keys, folder)
     return keys
 

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 Role = Literal["preamble", "document", "line", "query", "answer_prefix"]
 Finish = Literal["stop", "length", "error"]
 Json = Any  # what json.dumps takes
+NATURAL = 0  # the length of a sample that is as long as it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +54,11 @@ class Sample:
 
     `segments` joined without separator are the prompt as sent under the base template, answer prefix included.
     `length` is in tokens of the model under test: prompt plus answer budget, or, for tasks that cut long prompts, where
-    they are cut. `facts` holds JSON values only. The last token of `end`, where it is not empty, ends the answer as EOS
-    does, and the first new token is then neither of the two. `stop` are texts that end the answer. A sample with
-    `choices` is judged by their log-probabilities; its fact `gold` is the index of the right one. Where `then` is not
-    empty, a second prompt is asked with the answer to this one between its two texts, and its answer is judged.
+    they are cut; NATURAL for tasks whose prompts are neither filled nor cut. `facts` holds JSON values only. The last
+    token of `end`, where it is not empty, ends the answer as EOS does, and the first new token is then neither of the
+    two. `stop` are texts that end the answer. A sample with `choices` is judged by their log-probabilities; its fact
+    `gold` is the index of the right one. Where `then` is not empty, a second prompt is asked with the answer to this
+    one between its two texts, and its answer is judged.
     """
 
     task: str

@@ -14,27 +14,27 @@ from anchoreval.cli import COMMANDS, parser
 SOURCES = {"--data-dir", "--no-context", "--haystack", "--wordlists", "--seed"}
 FLAGS = {
     "run": {
-        "--ray", "--workers", "--no-context", "--depths", "--depth-spacing", "--needles", "--prompting",
+        "--ray", "--workers", "--no-context", "--depths", "--depth-spacing", "--needles", "--prompting", "--repeats",
         "--backend", "--batch-tokens", "--chunk-tokens", "--data-dir", "--device", "--document-tokens", "--dtype",
         "--haystack", "--kernel", "--lengths", "--limit", "--max-length", "--model", "--output", "--placebo",
         "--realisation", "--rope", "--seed", "--tasks", "--template", "--trust-remote-code", "--until",
         "--wordlists",
     },
     "samples": {
-        "--no-context", "--depths", "--depth-spacing", "--needles", "--prompting",
+        "--no-context", "--depths", "--depth-spacing", "--needles", "--prompting", "--repeats",
         "--data-dir", "--haystack", "--lengths", "--limit", "--output", "--seed", "--tasks", "--template",
         "--tokenizer", "--wordlists",
     },
     "plan": {
         "--batch-tokens", "--chunk-tokens", "--data-dir", "--depth-spacing", "--depths", "--document-tokens", "--dtype",
         "--gpus", "--haystack", "--lengths", "--limit", "--max-length", "--model", "--needles", "--no-context",
-        "--prompting", "--rope", "--seed", "--tasks", "--template", "--wordlists",
+        "--prompting", "--repeats", "--rope", "--seed", "--tasks", "--template", "--wordlists",
     },
     "tasks": set(),
     "models": set(),
     "show": {
         "--data-dir", "--haystack", "--no-context", "--seed", "--template", "--tokenizer", "--wordlists", "sample",
-        "--depths", "--depth-spacing", "--needles", "--prompting",
+        "--depths", "--depth-spacing", "--needles", "--prompting", "--repeats",
     },
     "score": {"runs"},
     "board": {"--definition", "--output", "runs"},
@@ -53,6 +53,7 @@ FLAGS = {
     "export": {"--format", "--output", "runs"},
     "verify": {"--data-dir", "--tokenizer", "runs"},
     "longbench": {"runs"},
+    "general": {"--margin", "runs"},
     "data": {"kind"},
 }  # fmt: skip
 FAKE = ["--model", "anchor-tiny", "--backend", "fake", "--lengths", "512", "--limit", "3"]

@@ -13,9 +13,9 @@ from anchoreval.board import board_html, run_table
 from anchoreval.cards import load_tasks
 from anchoreval.cli import main
 from anchoreval.errors import AnchorEvalError, LengthError, MissingExtra, SourceError
+from anchoreval.lengths import lengths_of, room_of
 from anchoreval.rescore import rescored
 from anchoreval.results import Run, find_runs
-from anchoreval.run import lengths_of, room_of
 from anchoreval.scoring import longbench
 from anchoreval.verify import findings
 

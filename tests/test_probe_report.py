@@ -15,7 +15,7 @@ import transformers
 from anchoreval.attention.rope import LEVELS, parse_level
 from anchoreval.cli import main
 from anchoreval.errors import LengthError, SourceError, UnknownName
-from anchoreval.flags import doubling_lengths, shift_pair
+from anchoreval.flags import lengths, shift_pair
 from anchoreval.probe import Study, csv_text, probe, write_probe
 from anchoreval.probe.plots import Axis, Curve, chart, decades, power_text
 from anchoreval.probe.reading import number, reading, slope
@@ -219,12 +219,12 @@ def test_a_chart_puts_powers_of_ten_and_doublings_at_even_steps() -> None:
 
 
 def test_lengths_and_shifts_are_read_from_the_command_line() -> None:
-    assert doubling_lengths("64..8k") == [64 << at for at in range(8)]
-    assert doubling_lengths("100..399") == [100, 200] and doubling_lengths("512,4k") == [512, 4096]
+    assert lengths("64..8k") == [64 << at for at in range(8)]
+    assert lengths("100..399") == [100, 200] and lengths("512,4k") == [512, 4096]
     assert shift_pair("0, 16") == (0, 16)
     for wrong in ("8k..64", "a..b"):
         with pytest.raises(Exception, match="length"):
-            doubling_lengths(wrong)
+            lengths(wrong)
     for wrong in ("16", "3,3", "0,-1"):
         with pytest.raises(Exception, match="pair"):
             shift_pair(wrong)

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from urllib.parse import quote
 
 from anchoreval.board import colours
 from anchoreval.board.assets import TEMPLATES, environment, policy_hash, script, style
+from anchoreval.board.depths import Depths, depth_maps
 from anchoreval.board.evidence import Evidence, evidence, place_id
-from anchoreval.board.links import listed
+from anchoreval.board.heat import Field, HeatMap, folder_of, samples_of
 from anchoreval.board.text import sources
 from anchoreval.board.view import RULER_TASKS, Average, RunView, section
 from anchoreval.board.words import (
@@ -34,26 +34,6 @@ from anchoreval.stats import Cell, Difference
 
 HEADER_CHARACTERS = 20_000
 FOREST = 100.0  # half the width of the little interval plot, in its own units
-
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    """One cell of a heat map: what it prints, its colour class, its sentence, the evidence it links to."""
-
-    text: str
-    style: str
-    label: str
-    href: str
-    strong: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class HeatMap:
-    """A table task x length; `rows` ends with a row over all tasks."""
-
-    title: str
-    rows: tuple[tuple[str, tuple[Field, ...]], ...]
-    note: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +80,7 @@ class Section:
     rows: tuple[tuple[tuple[str, str], ...], ...]
     evidence: tuple[Evidence, ...]
     footnotes: tuple[str, ...]
+    depths: Depths | None
 
 
 def page(views: Sequence[RunView]) -> str:
@@ -126,7 +107,7 @@ def _model(view: RunView) -> str:
 def _section(view: RunView, number: int) -> Section:
     scale = colours.difference_scale(list(_points(view)))
     compared = view.arms if len(view.arms) > 1 else ()
-    href = _folder(view)
+    href = folder_of(view)
     return Section(
         number,
         _model(view),
@@ -143,18 +124,8 @@ def _section(view: RunView, number: int) -> Section:
         tuple(_score_rows(view, number)),
         tuple(evidence(view, number)),
         tuple(_footnotes(view)),
+        depth_maps(view, number),
     )  # fmt: skip
-
-
-def _folder(view: RunView) -> str:
-    """The run's folder as a link."""
-    return "." if view.path == "." else f"./{quote(plain(view.path, 1000), safe='/')}"
-
-
-def _samples(view: RunView, otherwise: str, **query: str | int) -> str:
-    """The viewer's list of the samples that `query` names; `otherwise` where the run has no viewer."""
-    named = [(key, str(value)) for key, value in query.items()]
-    return listed(_folder(view), named) if view.viewer else otherwise
 
 
 def _points(view: RunView) -> Iterator[float]:
@@ -220,7 +191,7 @@ def _scores(view: RunView, number: int, arm: str) -> HeatMap:
 
 def _score(view: RunView, number: int, task: str, length: int, arm: str) -> Field:
     where = f"{plain(task, 80)} at {tokens(length)}, {plain(arm, 60)}"
-    href = _samples(view, f"#{place_id(view, number, task, length)}", task=task, length=length, arm=arm)
+    href = samples_of(view, f"#{place_id(view, number, task, length)}", task=task, length=length, arm=arm)
     cell = view.cells.get((task, length, arm))
     if cell is None or cell.mean is None:
         why = view.unmakeable.get((task, length))
@@ -235,7 +206,7 @@ def _mean(view: RunView, average: Average, length: int, number: int) -> Field:
     value, count = average.by_length.get(length), average.tasks.get(length, 0)
     label = f"{plain(average.arm, 60)} at {tokens(length)}: mean of {count} of {RULER_TASKS} tasks"
     text = NONE if value is None else f"{value:.1f}" + ("*" if count < RULER_TASKS else "")
-    return Field(text, "mean", label, _samples(view, f"#run{number}", length=length, arm=average.arm))
+    return Field(text, "mean", label, samples_of(view, f"#run{number}", length=length, arm=average.arm))
 
 
 def _versus(view: RunView, number: int, arm: str, baseline: str, scale: int, forest: int) -> Versus:
@@ -255,7 +226,7 @@ def _versus(view: RunView, number: int, arm: str, baseline: str, scale: int, for
         plain(arm, 60),
         verdict(pooled),
         f"{percent(pooled.difference, True)} {interval(pooled.low, pooled.high, True)}",
-        _samples(view, "", arm=arm),
+        samples_of(view, "", arm=arm),
         counts(pooled),
         logprob_difference(pooled),
         _forest(pooled, forest),
@@ -268,7 +239,7 @@ def _changed(
     view: RunView, number: int, task: str, length: int, arm: str, difference: Difference | None, scale: int
 ) -> Field:
     where = f"{plain(task, 80)} at {tokens(length)}"
-    href = _samples(view, f"#{place_id(view, number, task, length)}", task=task, length=length, arm=arm)
+    href = samples_of(view, f"#{place_id(view, number, task, length)}", task=task, length=length, arm=arm)
     if difference is None or difference.difference is None:
         why = view.unmakeable.get((task, length))
         return Field(NONE, "none", f"{where}: {f'cannot be made: {plain(why, 300)}' if why else 'no pairs'}", href)
@@ -279,7 +250,7 @@ def _changed(
 
 
 def _pooled(view: RunView, number: int, length: int, arm: str, difference: Difference | None) -> Field:
-    href = _samples(view, f"#run{number}", length=length, arm=arm)
+    href = samples_of(view, f"#run{number}", length=length, arm=arm)
     if difference is None:
         return Field(NONE, "none", f"{tokens(length)}: no pairs", href)
     strong = verdict(difference) in ("worse", "better")
@@ -346,7 +317,7 @@ def _difference_row(view: RunView, number: int, cell: Difference) -> tuple[tuple
 
 def _row_links(view: RunView, number: int, task: str, length: int, arm: str) -> tuple[str, str]:
     """Of a table's row: the samples on the page, and all of them in the viewer (empty where there is none)."""
-    return f"#{place_id(view, number, task, length)}", _samples(view, "", task=task, length=length, arm=arm)
+    return f"#{place_id(view, number, task, length)}", samples_of(view, "", task=task, length=length, arm=arm)
 
 
 def _key(value: float | None) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from textwrap import wrap
 
 from anchoreval.board.view import Run, RunView, view
-from anchoreval.board.words import NONE, percent, plain, sentence, shortened, tokens
+from anchoreval.board.words import NONE, column, percent, plain, sentence, shortened, tokens
 from anchoreval.stats import Cell, Comparison, Place
 
 COLUMN = 8
@@ -122,7 +122,7 @@ def _block(group: Sequence[_Panel], tasks: Sequence[str]) -> list[str]:
     def line(name: str, fields: Iterable[str]) -> str:
         return GAP.join([f"{name:<{label}}", *fields]).rstrip()
 
-    heads = [panel.row(f"{length} " for length in panel.lengths) for panel in group]
+    heads = [panel.row(f"{column(length)} " for length in panel.lengths) for panel in group]
     lines = [line("", [panel.title.rjust(panel.width - 1) + " " for panel in group])]
     lines += [line(suite.rstrip("/") or "task", heads), "-" * len(line("", heads))]
     for task in tasks:

@@ -135,11 +135,13 @@ class RunView:
 
     @property
     def expected(self) -> int | None:
-        """How many records the finished run has, by its header; None when the header sets no limit."""
+        """How many records the finished run has, by its header; None when the header does not tell."""
         limit, rule = self.header.get("limit"), self.header.get("until")
         if rule:  # stopped by verdicts: known when they are in
             used = [int(cell["used"]) for cell in rule.get("cells", [])]
             return sum(used) * len(self.arms) if used else None
+        if asked := _list(self.header, "asked"):
+            return sum(int(cell["samples"]) for cell in asked) * len(self.arms)
         if not isinstance(limit, int):
             return None
         places = [(task, length) for task in self.tasks for length in self.lengths]

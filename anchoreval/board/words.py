@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from anchoreval.schema import NATURAL
 from anchoreval.stats import Cell, Difference
 
 NONE = "–"  # en dash: a cell that holds no number
@@ -100,8 +101,13 @@ def logprob_difference(difference: Difference) -> str:
 
 
 def tokens(length: int) -> str:
-    """`2,048`."""
-    return f"{length:,}"
+    """`2,048`; `natural` where prompts are as long as they are."""
+    return "natural" if length == NATURAL else f"{length:,}"
+
+
+def column(length: int) -> str:
+    """`2048`, or `natural`: the head of a column in a text table."""
+    return tokens(length).replace(",", "")
 
 
 def shortened(items: Iterable[str], most: int = 8) -> list[str]:

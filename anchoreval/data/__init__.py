@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
-from anchoreval.data import longbench, longbench_v2, ruler_niah, ruler_qa, ruler_vt, ruler_words
+from anchoreval.data import (
+    babilong,
+    babilong_published,
+    balanced_niah,
+    balanced_qa,
+    balanced_vt,
+    balanced_words,
+    general,
+    longbench,
+    longbench_v2,
+    niah,
+    passkey,
+    recall_icl,
+    recall_kv,
+    ruler_niah,
+    ruler_qa,
+    ruler_vt,
+    ruler_words,
+)
+from anchoreval.data.balanced import Sampler, one_by_one
 from anchoreval.data.recipe import Generator, Recipe
 from anchoreval.errors import LengthError
-from anchoreval.schema import Sample
+from anchoreval.schema import Json, Sample
 
 ATTEMPTS = 32  # lengths tried to find the smallest possible one
 
@@ -41,6 +60,13 @@ def _smallest(generator: Generator, recipe: Recipe, guess: int | None) -> int | 
     return None
 
 
+SAMPLERS: dict[str, Callable[[Recipe], Sampler]] = {  # generators whose samples can be made alone
+    "balanced_niah": balanced_niah.sampler,
+    "balanced_vt": balanced_vt.sampler,
+    "balanced_cwe": balanced_words.common_sampler,
+    "balanced_fwe": balanced_words.coded_sampler,
+    "balanced_qa": balanced_qa.sampler,
+}
 GENERATORS: dict[str, Generator] = {
     "ruler_niah": _explained(ruler_niah.generate),
     "ruler_vt": _explained(ruler_vt.generate),
@@ -50,11 +76,23 @@ GENERATORS: dict[str, Generator] = {
     "longbench": _explained(longbench.generate),
     "longbench_v2": _explained(longbench_v2.generate),
     "longbench_v2_choices": _explained(longbench_v2.generate_letters),
+    "lm_eval": general.generate,
+    "niah": _explained(niah.generate),
+    "babilong": _explained(babilong.generate),
+    "babilong_published": _explained(babilong_published.generate),
+    "recall_kv": _explained(recall_kv.generate),
+    "recall_icl": _explained(recall_icl.generate),
+    "passkey": _explained(passkey.generate),
+    **{name: _explained(one_by_one(sampler)) for name, sampler in SAMPLERS.items()},
 }
+#: How many samples a length has under the arguments of its task, where that is not what the card says.
+SIZES: dict[str, Callable[[str, Mapping[str, Json]], int]] = {"niah": niah.size}
 #: How the second prompt of a sample (`Sample.then`) is made of the answer to the first.
 FOLLOW_UPS: dict[str, Callable[[Recipe, Sample, str], Sample]] = {"longbench_v2": longbench_v2.follow_up}
 CONTEXT_FREE = frozenset({"longbench", "longbench_v2"})  # can make a prompt without its context
 #: These read files only: neither a seed nor the kind of haystack changes a prompt.
-PROSE_FREE = frozenset({"longbench", "longbench_v2", "longbench_v2_choices"})
+PROSE_FREE = frozenset({"longbench", "longbench_v2", "longbench_v2_choices", "babilong_published", "lm_eval"})
+#: Made here: no score was published for their prompts.
+OWN_TEXTS = frozenset({"recall_kv", "recall_icl", "passkey", *SAMPLERS})
 
-__all__ = ["CONTEXT_FREE", "FOLLOW_UPS", "GENERATORS", "PROSE_FREE", "Generator", "Recipe"]
+__all__ = ["CONTEXT_FREE", "FOLLOW_UPS", "GENERATORS", "OWN_TEXTS", "PROSE_FREE", "SIZES", "Generator", "Recipe"]

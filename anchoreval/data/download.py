@@ -18,6 +18,7 @@ from anchoreval.errors import SourceError
 
 DOWNLOAD_SECONDS = 60  # without a byte
 BLOCK = 1 << 20
+GIT_DIGITS = 40
 Progress = Callable[[int, int | None], None]
 
 
@@ -25,13 +26,14 @@ def download(address: str, target: Path, sha256: str, progress: Progress = lambd
     """Fetches a file to `target`, which appears only when its SHA-256 is right.
 
     What was received of a file that broke off stays in `<target>.part`, and the next call goes on behind it.
-    `progress` takes the bytes there are and those there will be, where the server says so.
+    `sha256` may be the id of a git blob (see digest_of). `progress` takes the bytes there are and those there will be,
+    where the server says so.
     Raises OSError when it cannot be fetched or written, SourceError when its hash is another (nothing stays then).
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with _part(target.with_name(f"{target.name}.part")) as (part, file):
         _receive(address, file, progress)
-        found = sha256_of(part)
+        found = digest_of(part, sha256)
         if found != sha256:
             part.unlink()
             raise SourceError(f"its SHA-256 is {found}, expected {sha256}")
@@ -43,6 +45,17 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of a file, read block by block."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of(path: Path, like: str) -> str:
+    """The hash of a file that compares with `like`: SHA-256, or the id of the git blob where that has 40 digits."""
+    if len(like) != GIT_DIGITS:
+        return sha256_of(path)
+    digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def address_of(address: str) -> str:

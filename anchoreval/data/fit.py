@@ -62,7 +62,9 @@ Count = Callable[[Iterable[Piece]], int]
 
 @dataclass(slots=True)
 class Fitted:
-    """A text that fits: `tokens` without the answer budget, `how` is "upstream" or "refined"."""
+    """A text that fits: `tokens` without the answer budget, `how` is "upstream", "refined" or
+    "filled".
+    """
 
     draft: Draft
     tokens: int
@@ -142,16 +144,7 @@ class Fit:
         numbers.
         """
         state = self.draws.save()
-        low, high, best = self.least, max(most, self.least), None
-        smallest: int | None = None
-        while low <= high:
-            middle = (low + high) // 2
-            fitted = self._probe(state, middle)
-            if fitted is not None and fitted.tokens <= self.room:
-                best, low = fitted, middle + 1
-            else:
-                smallest = fitted.tokens if fitted else smallest
-                high = middle - 1
+        best, smallest = fullest(lambda units: self._probe(state, units), self.room, self.least, most)
         if best is None:
             raise too_short(self.length, None if smallest is None else smallest + self.answer)
         return best
@@ -167,6 +160,25 @@ class Fit:
             except Impossible:
                 return None
         return None
+
+
+def fullest(
+    probe: Callable[[int], Fitted | None], room: int, least: int, most: int
+) -> tuple[Fitted | None, int | None]:
+    """The text of the most units (least..most) that takes up to `room` tokens, and the tokens of the smallest
+    one seen that takes more; None where there is no such text.
+    """
+    low, high, best = least, max(most, least), None
+    smallest: int | None = None
+    while low <= high:
+        middle = (low + high) // 2
+        fitted = probe(middle)
+        if fitted is not None and fitted.tokens <= room:
+            best, low = fitted, middle + 1
+        else:
+            smallest = fitted.tokens if fitted else smallest
+            high = middle - 1
+    return best, smallest
 
 
 def too_short(length: int, smallest: int | None) -> LengthError:

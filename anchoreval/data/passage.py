@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate, islice
 from typing import Protocol
 
@@ -54,7 +54,8 @@ class Strip:
     def _reach(self, cut: int) -> None:
         """Sets checkpoints up to `cut` at least."""
         if not self._places:
-            self._places, self._totals = [cut], [0]
+            first = self._tally.first_cut(self.text, 0, len(self.text))
+            self._places, self._totals = [cut if first is None else first], [0]
         while self._places[-1] + CHECKPOINT < cut:
             following = self._tally.first_cut(self.text, self._places[-1] + CHECKPOINT, cut)
             if following is None:
@@ -86,6 +87,29 @@ class Sentences:
             if late:
                 pieces.append(Piece((" " if pieces else "") + " ".join(late)))
         return pieces
+
+    def boundary(self, share: float, inserted: int = 0, more: int = 0) -> int:
+        """The sentence (0: the first) that begins nearest to `share` of the characters, where `inserted` characters
+        more stand before it and `more` in all.
+        """
+        late = list(accumulate((len(text) + 1 for text in self._tail), initial=self._late_start()))
+        total = late.pop() + more or 1
+        aim, settled = share * total - inserted, self._settled
+        first = bisect_right(self._spans, aim, 0, settled, key=lambda span: span[0]) - 1
+        around = [place for place in (first, first + 1) if 0 <= place < settled]
+        starts = [(self._spans[place][0], place) for place in around]
+        starts += [(start, settled + at) for at, start in enumerate(late)]
+        return nearest([(inserted + start, place) for start, place in starts], aim + inserted, total)
+
+    def _late_start(self) -> int:
+        """Characters before the tail."""
+        return self._spans[self._settled - 1][1] + 1 if self._settled else 0
+
+
+def nearest(starts: Iterable[tuple[int, int]], aim: float, total: int) -> int:
+    """The place whose start (start, place) lies nearest to `aim`, one in the same tenth of `total` before others."""
+    tenth = int(10 * aim / total)
+    return min(starts, key=lambda each: (int(10 * each[0] / total) != tenth, abs(each[0] - aim)))[1]
 
 
 class Passage(Protocol):
@@ -166,3 +190,15 @@ class Prose:
             self._texts += islice(self._source, max(units, 2 * len(self._texts)) - len(self._texts))
             self._strip, self._spans = _joined(self._texts, self._tally)
         return Sentences(self._strip, self._spans, units, ())
+
+    def words_of(self, sentence: int) -> int:
+        """Words of a sentence."""
+        self.upto(sentence + 1)
+        return self._texts[sentence].count(" ") + 1
+
+    def cut(self, units: int, words: int) -> Sentences:
+        """The first `units` sentences and so many words of the next."""
+        if words == 0:
+            return self.upto(units)
+        self.upto(units + 1)
+        return Sentences(self._strip, self._spans, units, [" ".join(self._texts[units].split(" ")[:words])])

@@ -37,20 +37,25 @@ Generator = Callable[[Recipe], Iterator[Sample]]
 
 
 def options(recipe: Recipe, kind: type[Options]) -> Options:
-    """The card's `args` as an instance of the dataclass `kind`.
+    """The card's `args` as an instance of the dataclass `kind`; CardError as for `checked`."""
+    return checked(recipe.task, recipe.args, kind)
+
+
+def checked(task: str, args: Mapping[str, Json], kind: type[Options]) -> Options:
+    """The arguments of a task as an instance of the dataclass `kind`.
 
     Raises CardError that names the task, the argument and what it may be.
     """
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(kind)
-    for name, value in recipe.args.items():
+    for name, value in args.items():
         if name not in fields:
-            raise CardError(f"{recipe.task}: args: unknown argument {name!r} (known: {', '.join(fields)})")
-        _check(f"{recipe.task}: args.{name}", value, hints[name])
-    missing = [name for name, field in fields.items() if _required(field) and name not in recipe.args]
+            raise CardError(f"{task}: args: unknown argument {name!r} (known: {', '.join(fields)})")
+        _check(f"{task}: args.{name}", value, hints[name])
+    missing = [name for name, field in fields.items() if _required(field) and name not in args]
     if missing:
-        raise CardError(f"{recipe.task}: args: missing {', '.join(missing)}")
-    return kind(**recipe.args)
+        raise CardError(f"{task}: args: missing {', '.join(missing)}")
+    return kind(**args)
 
 
 def _required(field: dataclasses.Field[Any]) -> bool:
@@ -58,10 +63,13 @@ def _required(field: dataclasses.Field[Any]) -> bool:
 
 
 def _check(where: str, value: Json, hint: Any) -> None:
-    """Raises CardError when `value` is not of the type `hint` (int, float or a Literal)."""
+    """Raises CardError when `value` is not of the type `hint` (int, float, str or a Literal)."""
     if typing.get_origin(hint) is typing.Literal:
         if value not in typing.get_args(hint):
             raise CardError(f"{where}: {value!r} is not one of {', '.join(map(str, typing.get_args(hint)))}")
+    elif hint is str:
+        if not isinstance(value, str):
+            raise CardError(f"{where}: {value!r} is not text")
     elif isinstance(value, bool) or not isinstance(value, (int, float) if hint is float else hint):
         raise CardError(f"{where}: {value!r} is not {'a number' if hint is float else 'a whole number'}")
     elif value <= 0:

@@ -5,13 +5,14 @@ scripts/data/synthetic/niah.py.
 from __future__ import annotations
 
 import string
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
 from anchoreval.data.fit import Draws, Fit, Fitted, Impossible
-from anchoreval.data.passage import Essay, Passage, Prose
+from anchoreval.data.interleave import interleaved
+from anchoreval.data.passage import Essay, Passage, Prose, Sentences
 from anchoreval.data.prose import sentences
 from anchoreval.data.recipe import BASE, Recipe, options
 from anchoreval.data.ruler_templates import NIAH, NIAH_PREFIX, Draft, Template, sample_of
@@ -64,6 +65,35 @@ def uuid4(bits: int) -> str:
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
+class NeedleWording:
+    """The prompt around a haystack with needles in it."""
+
+    def __init__(self, task: NeedleTask, wrap: Wrap = BASE) -> None:
+        singular = task.queries * task.values == 1
+        self._template = Template.of(wrap, NIAH, NIAH_PREFIX, singular)
+        self._word = task.value_type[:-1] if singular else task.value_type
+        self._lines = task.haystack != "essay"
+
+    def draft(
+        self, asked: Sequence[str], references: tuple[str, ...], document: list[Piece], marks: Sequence[int]
+    ) -> Draft:
+        """The question for the `asked` keys behind the document; `marks` count the pieces before each needle."""
+        query = ", ".join(asked[:-1]) + ", and " + asked[-1] if len(asked) > 1 else asked[0]
+        before, after, prefix = self._template.fill(values=self._word, query=query)
+        places = [(0, mark) for mark in marks]
+        return Draft([Piece(before)], [document], [Piece(after)], Piece(prefix), references, places, lines=self._lines)
+
+
+def between_sentences(text: Sentences, needles: Sequence[str], places: Sequence[int]) -> tuple[list[Piece], list[int]]:
+    """Needle i before sentence `places[i]`, everything joined by single spaces; the pieces before each needle."""
+    pieces = text.chunk(0, places[0])
+    marks = []
+    for sentence, start, end in zip(needles, places, [*places[1:], len(text)], strict=True):
+        marks.append(len(pieces))
+        pieces += [Piece(f" {sentence} "), *text.chunk(start, end)]
+    return pieces, marks
+
+
 @dataclass
 class NeedleMaker:
     """Draws texts of one needle task; needs no tokenizer beyond what counts the shared pieces.
@@ -81,9 +111,7 @@ class NeedleMaker:
     seed: int = 42
 
     def __post_init__(self) -> None:
-        singular = self.task.queries * self.task.values == 1
-        self._template = Template.of(self.wrap, NIAH, NIAH_PREFIX, singular)
-        self._word = self.task.value_type[:-1] if singular else self.task.value_type
+        self._wording = NeedleWording(self.task, self.wrap)
         self._noise = Piece(NOISE + "\n")
         self._by_words = self.tally.cuts_after(string.ascii_letters + string.digits + ".:")
 
@@ -98,13 +126,8 @@ class NeedleMaker:
         Random(self.seed).shuffle(needles)
         document, marks = (self._in_sentences if task.haystack == "essay" else self._in_lines)(needles, units)
         asked = rng.sample(range(len(keys)), task.queries)
-        names = [keys[index] for index in asked]
-        query = ", ".join(names[:-1]) + ", and " + names[-1] if len(names) > 1 else names[0]
-        before, after, prefix = self._template.fill(values=self._word, query=query)
         references = tuple(value for index in asked for value in values[index])
-        places = [(0, mark) for mark in marks]
-        lines = task.haystack != "essay"
-        return Draft([Piece(before)], [document], [Piece(after)], Piece(prefix), references, places, lines=lines)
+        return self._wording.draft([keys[index] for index in asked], references, document, marks)
 
     def _needles(self) -> tuple[list[str], list[list[str]]]:
         """Keys, and the values of each, drawn in upstream's order."""
@@ -121,12 +144,7 @@ class NeedleMaker:
         assert self.passage is not None, "an essay haystack needs a passage"
         text = self.passage.upto(units)
         places = sorted(int(len(text) * (depth / 100)) for depth in self.rng.sample(DEPTHS, len(needles)))
-        pieces = text.chunk(0, places[0])
-        marks = []
-        for sentence, start, end in zip(needles, places, [*places[1:], len(text)], strict=True):
-            marks.append(len(pieces))
-            pieces += [Piece(f" {sentence} "), *text.chunk(start, end)]
-        return pieces, marks
+        return between_sentences(text, needles, places)
 
     def _in_lines(self, needles: list[str], units: int) -> tuple[list[Piece], list[int]]:
         """Needles among lines of noise or of other needles: the first needle deepest, as upstream inserts
@@ -137,13 +155,7 @@ class NeedleMaker:
             raise Impossible
         lines = [] if task.haystack == "noise" else [self._distractor() for _ in range(units)]
         places = sorted(rng.sample(range(units), len(needles)))
-        pieces: list[Piece] = []
-        marks, start = [], 0
-        for place, sentence in zip(places, reversed(needles), strict=True):
-            pieces += self._block(lines, start, place)
-            marks.append(len(pieces))
-            pieces.append(Piece(sentence + "\n"))
-            start = place
+        pieces, marks, start = interleaved(reversed(needles), places, lambda a, b: self._block(lines, a, b))
         return pieces + self._last_block(lines, start, units), marks
 
     def _distractor(self) -> tuple[str, str]:

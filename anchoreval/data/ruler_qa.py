@@ -57,13 +57,13 @@ class QuestionMaker:
         """
         chosen = self._choose(units)
         Random(self.seed).shuffle(chosen)
-        return self.compose([(index, self._body(index)) for index in chosen])
+        return self.compose([(index, self.body(index)) for index in chosen])
 
     def alone(self) -> Draft:
         """The question among nothing but the documents that answer it."""
         chosen = list(self.asked.gold)
         Random(self.seed).shuffle(chosen)
-        return self.compose([(index, self._body(index)) for index in chosen])
+        return self.compose([(index, self.body(index)) for index in chosen])
 
     def compose(self, documents: Sequence[tuple[int, Piece]]) -> Draft:
         """The prompt with these documents, each with its index in the source, in this order."""
@@ -76,7 +76,8 @@ class QuestionMaker:
         before, after, prefix = self._template.fill(query=self.asked.text)
         return Draft([Piece(before)], blocks, [Piece(after)], Piece(prefix), self.asked.answers, marks)
 
-    def _body(self, index: int) -> Piece:
+    def body(self, index: int) -> Piece:
+        """A document of the source."""
         if index not in self._bodies:
             self._bodies[index] = Piece(self.source.documents[index])
         return self._bodies[index]
@@ -119,13 +120,13 @@ class GeneratedMaker(QuestionMaker):
         gold = self.asked.gold
         others = _sample_without(self.rng, len(self.source.documents), sorted(gold), self.most)
         order = Random(self.rng.getrandbits(64))
-        documents = [(index, self._body(index)) for index in gold]
+        documents = [(index, self.body(index)) for index in gold]
         for index in others:
             if units <= 0:
                 break
             lines = re.split(r"(?<=[.!]) ", self.source.documents[index])
             whole = len(lines) <= units
-            documents.append((index, self._body(index) if whole else Piece(" ".join(lines[:units]))))
+            documents.append((index, self.body(index) if whole else Piece(" ".join(lines[:units]))))
             units -= len(lines)
         order.shuffle(documents)
         return self.compose(documents)

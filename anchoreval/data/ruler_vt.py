@@ -5,13 +5,14 @@ scripts/data/synthetic/variable_tracking.py.
 from __future__ import annotations
 
 import string
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from random import Random
 from typing import Literal
 
 from anchoreval.data.fit import Draws, Fit, Fitted, Numpy, Unlucky
+from anchoreval.data.interleave import interleaved
 from anchoreval.data.recipe import BASE, Recipe, options
 from anchoreval.data.ruler_niah import NOISE
 from anchoreval.data.ruler_templates import VT, VT_PREFIX, Draft, Template, sample_of
@@ -55,6 +56,33 @@ def value(numbers: Numpy) -> str:
     return str(numbers.randint(10000, 99999))
 
 
+def assignments(variables: Sequence[str], assigned: str) -> list[str]:
+    """The lines of a chain: the first variable gets the value, each other one that of the one before."""
+    return [
+        f"VAR {variables[0]} = {assigned}",
+        *(f"VAR {new} = VAR {old} " for old, new in pairwise(variables)),
+    ]
+
+
+class ChainWording:
+    """The prompt around lines of noise with a chain of assignments between them."""
+
+    def __init__(self, tally: Tally, wrap: Wrap = BASE) -> None:
+        self._template = Template.of(wrap, VT, VT_PREFIX)
+        self._tally, self._noise = tally, Piece(NOISE + "\n")
+
+    def draft(self, variables: Sequence[str], assigned: str, places: Sequence[int], units: int, last: str) -> Draft:
+        """Assignment i before line `places[i]` of `units` lines, the last of which is `last`."""
+        pieces, marks, start = interleaved(assignments(variables, assigned), places, self._lines)
+        pieces += [*self._lines(start, units - 1), Piece(last)]
+        before, after, prefix = self._template.fill(query=assigned, count=str(len(variables)))
+        answers, places_of = tuple(variables), [(0, mark) for mark in marks]
+        return Draft([Piece(before)], [pieces], [Piece(after)], Piece(prefix), answers, places_of, lines=True)
+
+    def _lines(self, start: int, end: int) -> list[Piece]:
+        return [self._tally.repeat(self._noise, end - start)] if end > start else []
+
+
 @dataclass
 class ChainMaker:
     """Draws texts of the task. `example` is the one-shot text that precedes it, None for none."""
@@ -66,8 +94,7 @@ class ChainMaker:
     example: str | None = None
 
     def __post_init__(self) -> None:
-        self._template = Template.of(self.wrap, VT, VT_PREFIX)
-        self._noise = Piece(NOISE + "\n")
+        self._wording = ChainWording(self.tally, self.wrap)
 
     def make(self, units: int) -> Draft:
         """A freshly drawn text with `units` lines of noise, without the example."""
@@ -91,24 +118,11 @@ class ChainMaker:
         return self._compose(names(self.draws.python, self.task.hops + 1, 3), EXAMPLE_VALUE, self.draws.python, units)
 
     def _compose(self, variables: list[str], assigned: str, rng: Random, units: int) -> Draft:
-        chain = [f"VAR {variables[0]} = {assigned}"]
-        chain += [f"VAR {new} = VAR {old} " for old, new in pairwise(variables)]
+        chain = assignments(variables, assigned)
         if units < len(chain):
             raise Unlucky
         places = sorted(rng.sample(range(units), len(chain)))
-        pieces: list[Piece] = []
-        marks, start = [], 0
-        for place, line in zip(places, chain, strict=True):
-            if place > start:
-                pieces.append(self.tally.repeat(self._noise, place - start))
-            marks.append((0, len(pieces)))
-            pieces.append(Piece(line + "\n"))
-            start = place
-        if units - start > 1:
-            pieces.append(self.tally.repeat(self._noise, units - start - 1))
-        pieces.append(Piece(NOISE))
-        before, after, prefix = self._template.fill(query=assigned, count=str(len(variables)))
-        return Draft([Piece(before)], [pieces], [Piece(after)], Piece(prefix), tuple(variables), marks, lines=True)
+        return self._wording.draft(variables, assigned, places, units, NOISE)
 
     def _fresh_example(self, example: str) -> str:
         """The example with other names and another value, replaced one after the other as upstream does."""

@@ -28,6 +28,7 @@ STEP = 10
 NOISE_WORD = "..."
 LETTERS = 6
 ANSWER_RANKS = slice(1, 4)
+Order = Callable[[Sequence[str]], list[str]]
 
 
 class Shuffles:
@@ -87,7 +88,7 @@ class WordList:
             known = self._tokens[word] = self._tally.following(f" {word}")
         return known
 
-    def plain(self, words: Sequence[str], counts: Sequence[int], order: Callable[[Sequence[str]], list[str]]) -> Piece:
+    def plain(self, words: Sequence[str], counts: Sequence[int], order: Order) -> Piece:
         """Each word as often as `counts` says, in the given order, joined by spaces."""
         listed = order([word for word, count in zip(words, counts, strict=True) for _ in range(count)])
         piece = Piece(" ".join(listed))
@@ -144,6 +145,26 @@ def forms(task: CommonTask, length: int) -> tuple[Form, ...]:
     )
 
 
+class CommonWording:
+    """The prompt around a numbered list of words."""
+
+    def __init__(self, tally: Tally, wrap: Wrap = BASE) -> None:
+        before, after, prefix = Template.of(wrap, CWE, CWE_PREFIX).fill()
+        self._before, self._after, self._prefix = Piece(before), Piece(after), Piece(prefix)
+        self._lists, self._newline = WordList(tally), Piece("\n")
+
+    def draft(
+        self, listed: Sequence[str], common: Sequence[str], example: tuple[Sequence[str], Sequence[str]] | None
+    ) -> Draft:
+        """The question about the listed words, after an example: (its list, its answer)."""
+        shown: list[Piece] = []
+        if example is not None:
+            shown = [self._before, self._lists.numbered(example[0]), self._after, self._prefix]
+            shown += [Piece(" "), self._lists.numbered(example[1]), self._newline]
+        document = [self._lists.numbered(listed)]
+        return Draft([self._before], [document], [self._after], self._prefix, tuple(common), example=shown)
+
+
 @dataclass
 class CommonWordsMaker:
     """Draws common-words texts of one form. `more` gives the longer word list that huge texts need."""
@@ -157,36 +178,20 @@ class CommonWordsMaker:
     seed: int = 42
 
     def __post_init__(self) -> None:
-        template = Template.of(self.wrap, CWE, CWE_PREFIX)
-        before, after, prefix = template.fill()
-        self._before, self._after, self._prefix = Piece(before), Piece(after), Piece(prefix)
-        self._newline = Piece("\n")
-        self._lists, self._shuffles = WordList(self.tally), Shuffles(self.seed)
+        self._wording, self._shuffles = CommonWording(self.tally, self.wrap), Shuffles(self.seed)
 
     def make(self, units: int) -> Draft:
         """A freshly drawn text with `units` different words. Raises Impossible when there are not so many."""
-        example: list[Piece] = []
-        if self.form.example is not None:
-            shown, answer = self._listed(*self.form.example)
-            example = [
-                self._before,
-                shown,
-                self._after,
-                self._prefix,
-                Piece(" "),
-                self._lists.numbered(answer),
-                self._newline,
-            ]
-        listed, common = self._listed(units, self.form.common, self.form.other)
-        return Draft([self._before], [[listed]], [self._after], self._prefix, tuple(common), example=example)
+        example = self._listed(*self.form.example) if self.form.example is not None else None
+        return self._wording.draft(*self._listed(units, self.form.common, self.form.other), example)
 
-    def _listed(self, units: int, common_repeats: int, other_repeats: int) -> tuple[Piece, list[str]]:
+    def _listed(self, units: int, common_repeats: int, other_repeats: int) -> tuple[list[str], list[str]]:
         pool = self.words if units <= len(self.words) else self.more()
         if units > len(pool):
             raise Impossible
         drawn = self.rng.sample(pool, units)
         common, other = drawn[:COMMON], drawn[COMMON:]
-        return self._lists.numbered(self._shuffles.apply(common * common_repeats + other * other_repeats)), common
+        return self._shuffles.apply(common * common_repeats + other * other_repeats), common
 
 
 def generate_common(recipe: Recipe) -> Iterator[Sample]:
@@ -269,9 +274,12 @@ class CodedWordsMaker:
         ranked[0] = NOISE_WORD
         return ranked
 
-    def text(self, vocabulary: Sequence[str], units: int) -> Draft:
-        """The text of about `units` words in all. Ranks too rare to appear are left out, as upstream does."""
-        listed = self._lists.plain(vocabulary, appearances(units, len(vocabulary), self.alpha), self._shuffles.apply)
+    def text(self, vocabulary: Sequence[str], units: int, order: Order | None = None) -> Draft:
+        """The text of about `units` words in all, in upstream's or the given order. Ranks too rare to appear are
+        left out, as upstream does.
+        """
+        counts = appearances(units, len(vocabulary), self.alpha)
+        listed = self._lists.plain(vocabulary, counts, order or self._shuffles.apply)
         answers = tuple(vocabulary[ANSWER_RANKS])
         return Draft([self._before], [[listed]], [self._after], self._prefix, answers)
 

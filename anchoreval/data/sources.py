@@ -28,7 +28,7 @@ RULER_COMMIT = "c3f5e3b4f87f97e048793bb510a3a6b19a46bf3a"
 @dataclass(frozen=True, slots=True)
 class Published:
     """A file as it was published: its hash, and the addresses that serve it (none: `recipe` says how to
-    make it). `revision` is that of the repository it lies in.
+    make it). `revision` is that of the repository it lies in. A `sha256` of 40 digits is the id of the git blob.
     """
 
     file: str
@@ -88,6 +88,13 @@ LONGBENCH_V2 = Published(  # 465,490,535 bytes
     revision=_LONGBENCH_V2,
 )
 RULER_FILES = (ESSAYS, SQUAD, HOTPOT, ENGLISH_WORDS)
+_BABILONG = "7a6efee29f5cac03c3c410e6799c80fd2ffe3610"
+BABI = Published(
+    "babilong/tasks_1-20_v1-2.zip",
+    "039086666b117f06455a64aac804773b74847464",
+    (f"https://raw.githubusercontent.com/booydar/babilong/{_BABILONG}/data/tasks_1-20_v1-2.zip",),
+    revision=_BABILONG,
+)
 PUNKT = "tokenizers/punkt_tab/english"
 
 
@@ -99,12 +106,16 @@ def default_cache() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question, its acceptable answers, the documents that hold them and those of the same article."""
+    """A question, its acceptable answers, the documents that belong to it and those of the same article.
+
+    `supporting` are those of its documents that are needed for the answer, where the source says so.
+    """
 
     text: str
     answers: tuple[str, ...]
     gold: tuple[int, ...]
     related: tuple[int, ...] = ()
+    supporting: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +178,10 @@ class Sources:
 
     def _said_together(self, folder: str) -> str:
         """One line for files of a folder, of which no SHA-256 was published; it holds a hash over theirs."""
-        own = [f"{name} {used['sha256']}" for name, used in sorted(self._used.items()) if used.get("folder") == folder]
-        return f"unpinned files, {len(own)}: {hashlib.sha256(chr(10).join(own).encode()).hexdigest()[:16]}"
+        files = {name: used for name, used in sorted(self._used.items()) if used.get("folder") == folder}
+        own = [f"{name} {used['sha256']}" for name, used in files.items()]
+        kind = "published" if all(used["published"] for used in files.values()) else "unpinned"
+        return f"{kind} files, {len(own)}: {hashlib.sha256(chr(10).join(own).encode()).hexdigest()[:16]}"
 
     def files(self) -> dict[str, Json]:
         """Every file read so far: its SHA-256, size, and whether it is the published one."""
@@ -214,7 +227,12 @@ class Sources:
         return Questions(
             documents,
             [
-                Question(entry["question"], (entry["answer"],), tuple(place[text] for text in own))
+                Question(
+                    entry["question"],
+                    (entry["answer"],),
+                    tuple(place[text] for text in own),
+                    supporting=tuple(place[text] for text in _supporting(entry, own)),
+                )
                 for entry, own in zip(entries, texts, strict=True)
             ],
         )
@@ -259,6 +277,10 @@ class Sources:
         used = {"sha256": sha256, "published": sha256 == published, "bytes": path.stat().st_size}
         self._used[file] = used | more
 
+    def note_rows(self, name: str, sha256: str, rows: int, published: bool, **more: Json) -> None:
+        """Remembers rows of a data set that are read; `published`: they came from those who publish it."""
+        self._used[name] = {"sha256": sha256, "published": published, "rows": rows} | more
+
     def _read(self, source: Published) -> Any:
         """The parsed file; remembers its hash."""
         path = self._find(source)
@@ -285,6 +307,12 @@ class Sources:
             except (OSError, SourceError) as error:
                 reasons.append(f"{address}: {error}")
         raise SourceError(_missing(source, self.places(), reasons))
+
+
+def _supporting(entry: dict[str, Any], texts: Sequence[str]) -> list[str]:
+    """Those of a HotpotQA question's paragraphs that its supporting facts name."""
+    named = {title for title, _ in entry.get("supporting_facts", ())}
+    return [text for (title, _), text in zip(entry["context"], texts, strict=True) if title in named]
 
 
 def _punkt_parameters(folder: Path) -> Any:

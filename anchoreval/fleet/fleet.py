@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -258,11 +259,19 @@ def _connect(ray: Any, address: str) -> None:
         if address == "local":
             ray.init(address="local", **asked)
         else:
+            _knock(os.environ.get("RAY_ADDRESS", "") if address == "auto" else address)
             ray.init(address=address, **{name: asked[name] for name in ("log_to_driver", "logging_level")})
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         raise AnchorEvalError(
             f"--ray {address}: no cluster there ({_line(error)}): start one with `ray start --head`, or use --ray local"
         ) from error
+
+
+def _knock(address: str) -> None:
+    """OSError at once where nothing listens at host:port; Ray itself tries for minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon and "/" not in address:
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _line(error: object) -> str:

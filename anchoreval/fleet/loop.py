@@ -10,6 +10,7 @@ from anchoreval.arms import Arm
 from anchoreval.cards import Task
 from anchoreval.errors import RunError
 from anchoreval.fleet.fleet import Fleet, Unit
+from anchoreval.lengths import fitting
 from anchoreval.results import RunFolder
 from anchoreval.run import Cell, Plan, Progress, key_of, requests_of, second_of, store
 from anchoreval.schema import Output, Request, Sample
@@ -51,13 +52,17 @@ def _units(
         while samples := list(itertools.islice(cell.samples, plan.group)):
             requests = requests_of(cell, samples, plan, tokenizer, window)
             asked = {sample.id: (sample, request) for sample, request in zip(samples, requests, strict=True)}
+            short, refused = fitting(cell.task, asked, window)
             for arm in plan.arms:
                 keys = {request.sample_id: key_of(request, arm, engine) for request in requests}
                 order += keys.values()
+                for one in refused:
+                    store(cell.task, one, arm, keys, folder)
                 if all(key in folder.done for key in keys.values()):
                     progress(len(samples))
                 else:
-                    yield Unit(arm, requests, _Group(cell.task, arm, asked, keys, second, folder, progress))
+                    sent = [request for _, request in short.values()]
+                    yield Unit(arm, sent, _Group(cell.task, arm, asked, keys, second, folder, progress))
 
 
 @dataclass(slots=True)

@@ -86,12 +86,12 @@ def _plan(options: argparse.Namespace, card: ModelCard, dtype: str) -> Plan:
     from anchoreval.arms import parse_arms
     from anchoreval.cards import select_tasks, with_settings
     from anchoreval.data.sources import Sources
-    from anchoreval.run import Plan
+    from anchoreval.run import Plan, sized
 
     chosen, single = select_tasks(options.tasks)
     haystack = options.haystack or card.haystack
     return Plan(
-        tasks=tuple(with_settings(chosen, shared.chosen_settings(options))),
+        tasks=tuple(sized(with_settings(chosen, shared.chosen_settings(options)))),
         lengths=tuple(sorted(set(options.lengths))) if options.lengths else None,
         arms=parse_arms(options.rope, dtype, "sdpa"),
         limit=options.limit,
@@ -109,7 +109,8 @@ def page(plan: RunPlan) -> str:
     lines = [f"{shape.parameters:,} parameters in {shape.dtype}; {shape.token_bytes:,} bytes a token in the cache", ""]
     lines += [f"{'task':32} {'length':>8} {'prompts':>8} {'prompt tokens':>15} {'answer, at most':>16}"]
     lines += [
-        f"{cell.task:32} {cell.length:>8} {cell.prompts:>8} {cell.prompt_tokens:>15,} {cell.answer_tokens:>16,}"
+        f"{cell.task:32} {cell.length or 'natural':>8} {cell.prompts:>8} {cell.prompt_tokens:>15,} "
+        f"{cell.answer_tokens:>16,}"
         for cell in plan.cells
     ]
     totals = [sum(getattr(cell, name) for cell in plan.cells) for name in ("prompts", "prompt_tokens", "answer_tokens")]

@@ -4,17 +4,33 @@ gives.
 
 from __future__ import annotations
 
+from anchoreval import lm_eval_tasks
+from anchoreval.scoring.babilong import babilong, babilong_corrected
 from anchoreval.scoring.choices import gold_is_likeliest, likeliest, with_choices
-from anchoreval.scoring.longbench import LONGBENCH, require
+from anchoreval.scoring.general import lm_eval
+from anchoreval.scoring.longbench import LONGBENCH, require_jieba
 from anchoreval.scoring.longbench_v2 import same_letter
 from anchoreval.scoring.match import Scorer, match_all, match_any
+from anchoreval.scoring.recall import first_integer, helmet_label, helmet_substring
 
 SCORERS: dict[str, Scorer] = {
     "match_all": match_all,
     "match_any": match_any,
     "likeliest": gold_is_likeliest,
     "same_letter": same_letter,
+    "lm_eval": lm_eval,
     **LONGBENCH,
+    "babilong": babilong,
+    "babilong_corrected": babilong_corrected,
+    "helmet_substring": helmet_substring,
+    "helmet_label": helmet_label,
+    "first_integer": first_integer,
 }
+
+
+def require(scorer: str) -> dict[str, str]:
+    """The packages that a scorer brings into the score, with their versions; MissingExtra where one is missing."""
+    return lm_eval_tasks.require() if scorer == "lm_eval" else require_jieba(scorer)
+
 
 __all__ = ["SCORERS", "Scorer", "likeliest", "match_all", "match_any", "require", "with_choices"]

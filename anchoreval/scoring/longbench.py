@@ -234,8 +234,8 @@ LONGBENCH: dict[str, Scorer] = {
 _NEEDS_JIEBA = frozenset({"longbench_f1_zh", "longbench_rouge_zh", "longbench_rouge_zh_zeroed"})
 
 
-def require(scorer: str) -> dict[str, str]:
-    """The packages that a scorer brings into the score, with their versions; MissingExtra where one is missing."""
+def require_jieba(scorer: str) -> dict[str, str]:
+    """Jieba and its version where a scorer cuts Chinese with it, else nothing; MissingExtra where it is missing."""
     if scorer not in _NEEDS_JIEBA:
         return {}
     from importlib import metadata

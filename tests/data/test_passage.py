@@ -61,3 +61,16 @@ def test_a_longer_generated_text_continues_the_shorter(tokenizer: TextTokenizer)
     short = joined(prose.upto(20), 0, 20)
     assert joined(prose.upto(500), 0, 500).startswith(short + " ")
     assert joined(prose.upto(20), 0, 20) == short
+
+
+def test_a_range_early_in_a_text_is_counted_without_reading_the_text_behind_it(
+    tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tally = Tally(tokenizer)
+    text = Prose(sentences(3), tally).upto(2000)
+    total = tally.count(text.chunk(0, 1900))
+    read: list[int] = []
+    whole = tokenizer.count
+    monkeypatch.setattr(tokenizer, "count", lambda part: read.append(len(part)) or whole(part))
+    assert all(tally.count(text.chunk(start, start + 50)) < total for start in range(100, 1800, 100))
+    assert max(read) < 1000, "characters of one call"

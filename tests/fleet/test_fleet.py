@@ -1,4 +1,4 @@
-"""Runs over many workers: the records of one process, whoever dies on the way. A real Ray cluster on loopback."""
+"""Runs over many workers: the records of one process, whoever dies on the way. A real Ray cluster."""
 
 from __future__ import annotations
 

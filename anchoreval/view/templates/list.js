@@ -56,7 +56,7 @@ const drawRow = (row, at) => {
   const scores = armColumns().map((i) => el("td", { class: `score ${scoreKind(row.scores[i])}` }, scoreText(row.scores[i])));
   return el("tr", { "aria-rowindex": at + 2, class: at === active ? "active" : "" },
     el("th", { scope: "row", class: "task", title: visible(row.id) }, link),
-    el("td", { class: "length" }, number(row.length)),
+    el("td", { class: "length" }, tokens(row.length)),
     el("td", { class: "index" }, String(row.index)),
     ...scores,
     el("td", { class: "differ" }, DIFFERS[difference(row, armIndex())]));
@@ -127,7 +127,7 @@ const option = (value, text) => { const node = el("option", {}, visible(text)); 
 const fillFilter = () => {
   const lengths = [...new Set(rows.map((row) => row.length))].sort((a, b) => a - b);
   byId("task").append(option("", "all"), ...index.tasks.map((task) => option(task, task)));
-  byId("length").append(option("", "all"), ...lengths.map((length) => option(String(length), number(length))));
+  byId("length").append(option("", "all"), ...lengths.map((length) => option(String(length), tokens(length))));
   byId("arm").append(option("", "all"), ...index.arms.map((arm) => option(arm, arm)));
 };
 const showFilter = () => {

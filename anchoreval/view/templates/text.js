@@ -17,6 +17,7 @@ const visible = (text) => text.replace(UNSEEN, (mark) => `⟨U+${mark.codePointA
 const bdi = (text, attributes = {}) => el("bdi", attributes, visible(String(text)));
 
 const number = (value) => value.toLocaleString("en-US");
+const tokens = (length) => (length === 0 ? "natural" : number(length)); // 0: prompts are as long as they are
 const counted = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;
 const NONE = "–";
 const percent = (score) => (score === null ? NONE : (100 * score).toFixed(1).replace(/\.0$/, ""));

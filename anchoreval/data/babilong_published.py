@@ -1,0 +1,115 @@
+"""BABILong as it is published: the samples of RMT-team/babilong, each a JSON file of `input`, `question` and `target`.
+
+Their lengths, 0k to 10M, are in GPT-2's tokens and leave 300 for the rest of the prompt. Here a length is, as
+everywhere, in tokens of the model under test, and nothing is cut: at a length the longest file is read whose name
+promises no more, and a length that does not hold one of its samples is an error that says which does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from anchoreval.data.babilong_prompts import DataSet, judged_by, prompt_of
+from anchoreval.data.fit import too_short
+from anchoreval.data.recipe import Recipe, options
+from anchoreval.data.sources import Sources
+from anchoreval.errors import SourceError
+from anchoreval.schema import Json, Sample
+
+REVISION = "ee0d588794c7ac098062ee0d247c733d62e94fe2"
+ADDRESS = f"https://huggingface.co/datasets/RMT-team/babilong/tree/{REVISION}/data"
+SAMPLES = 100  # in every file
+FOLDERS = ("", "data", "babilong", "babilong/data")
+_THOUSANDS = {
+    "0k": 0, "1k": 1, "2k": 2, "4k": 4, "8k": 8, "16k": 16, "32k": 32, "64k": 64, "128k": 128, "256k": 256,
+    "512k": 512, "1M": 1000, "10M": 10_000,
+}  # fmt: skip
+_LONGEST = {**{f"qa{n}": "10M" for n in range(1, 6)}, **{f"qa{n}": "1M" for n in range(6, 11)}}  # the others: 0k
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedTask:
+    """The `args` of a task card: which of bAbI's tasks."""
+
+    data: DataSet
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A published sample."""
+
+    input: str
+    question: str
+    target: str
+
+
+def names(data: str) -> list[str]:
+    """The lengths that a task is published at, shortest first."""
+    last = _THOUSANDS[_LONGEST.get(data, "0k")]
+    return [name for name, thousands in _THOUSANDS.items() if thousands <= last]
+
+
+def name_at(data: str, length: int) -> str:
+    """The published length that is read at `length` tokens."""
+    return [name for name in names(data) if _THOUSANDS[name] * 1000 <= length][-1]
+
+
+def generate(recipe: Recipe) -> Iterator[Sample]:
+    """The samples of a file in order. LengthError where one of them does not fit."""
+    task = options(recipe, PublishedTask)
+    name = name_at(task.data, recipe.length)
+    samples = [_sample(recipe, task, name, index, row) for index, row in enumerate(rows(recipe, task.data, name))]
+    needed = max(sample.facts["tokens"] for sample in samples)
+    if needed > recipe.length:
+        raise too_short(recipe.length, needed if name_at(task.data, needed) == name else None)
+    yield from samples
+
+
+def _sample(recipe: Recipe, task: PublishedTask, name: str, index: int, row: Row) -> Sample:
+    segments = prompt_of(task.data, row.input, row.question, recipe.wrap)
+    tokens = recipe.tokenizer.count("".join(segment.text for segment in segments)) + recipe.max_new_tokens
+    facts = {"tokens": tokens, "published_length": name, **judged_by(task.data, row.question)}
+    return Sample(recipe.task, recipe.length, index, segments, (row.target,), recipe.max_new_tokens, facts)
+
+
+def find(sources: Sources, data: str, name: str) -> Path | None:
+    """Where a file lies, source folders in order."""
+    paths = (place / inner / data / f"{name}.json" for place in sources.places() for inner in FOLDERS)
+    return next((path for path in paths if path.is_file()), None)
+
+
+def rows(recipe: Recipe, data: str, name: str) -> list[Row]:
+    """The first samples of a file, as many as asked for; the file is noted. SourceError where they are not there."""
+    path = find(recipe.sources, data, name)
+    if path is None:
+        looked = " and ".join(map(str, recipe.sources.places()))
+        raise SourceError(
+            f"{data}/{name}.json of BABILong is missing (looked in {looked}, published at {ADDRESS}): "
+            "put it there and name the folder with --data-dir"
+        )
+    content = parse(path)
+    if len(content) < recipe.count:
+        raise SourceError(f"{path} has {len(content)} samples, {recipe.count} were asked for: --limit {len(content)}")
+    recipe.sources.note(f"babilong/{data}/{name}.json", path, None, folder="babilong")
+    return [_row(each, f"{path}: sample {index}") for index, each in enumerate(content[: recipe.count])]
+
+
+def parse(path: Path) -> list[Json]:
+    """The samples of a file, a JSON list or one object in each line."""
+    text = path.read_text(encoding="utf-8")
+    try:
+        if text.lstrip().startswith("["):
+            return list(json.loads(text))
+        return [json.loads(line) for line in text.splitlines() if line.strip()]
+    except ValueError as error:
+        raise SourceError(f"{path} is not JSON ({error}); a git-lfs pointer must be replaced by its file") from None
+
+
+def _row(each: Json, where: str) -> Row:
+    for key in ("input", "question", "target"):
+        if not isinstance(each, dict) or not isinstance(each.get(key), str):
+            raise SourceError(f"{where}: {key!r} is not a text: expected BABILong's own samples")
+    return Row(each["input"], each["question"], each["target"])

@@ -1,0 +1,129 @@
+"""Needles of the suite `niah`: sentences whose answer is drawn anew for every sample, and the question for them.
+
+Forms: a sentence to be recalled as in gkamradt's needle in a haystack, several of them (LangChain's multi-needle
+retrieval in the same repository), the number of EasyContext's eval_needle.py with near misses, and LongLoRA's passkey.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Literal
+
+Kind = Literal["single", "multi", "number", "passkey"]
+
+PLACES = (
+    "Lisbon", "Oslo", "Nairobi", "Quito", "Hanoi", "Tbilisi", "Cardiff", "Marrakesh", "Bergen", "Valparaiso", "Kyoto",
+    "Tallinn", "Adelaide", "Halifax", "Zanzibar", "Krakow", "Porto", "Montevideo", "Reykjavik", "Salvador", "Bruges",
+    "Samarkand", "Wellington", "Galway", "Ljubljana", "Cusco", "Muscat", "Aarhus", "Trieste", "Savannah", "Penang",
+    "Antwerp", "Windhoek", "Sarajevo", "Medellin", "Hobart", "Lausanne", "Tangier", "Busan", "Riga",
+)  # fmt: skip
+DEEDS = (
+    "paint", "photograph", "polish", "borrow", "repair", "sketch", "decorate", "juggle", "rent", "race", "tickle",
+    "varnish", "unpack", "inflate", "bury", "serenade", "launch", "wrap", "auction", "measure", "ride", "balance",
+    "whitewash", "embroider",
+)  # fmt: skip
+QUALITIES = (
+    "crimson", "wooden", "turquoise", "giant", "velvet", "rusty", "paper", "silver", "marble", "striped", "purple",
+    "square", "magnetic", "polka dot", "bamboo", "glowing", "folding", "woollen", "copper", "tiny", "scarlet",
+    "mechanical", "rubber", "porcelain", "furry", "leather", "lopsided", "jade", "wicker", "fluorescent",
+)  # fmt: skip
+THINGS = (
+    "kettle", "tricycle", "saxophone", "lighthouse", "canoe", "trampoline", "typewriter", "submarine", "scarecrow",
+    "hammock", "pogo stick", "teapot", "carousel", "zeppelin", "cactus", "snow globe", "accordion", "periscope",
+    "unicycle", "gargoyle", "didgeridoo", "toboggan", "weathercock", "xylophone", "parasol", "bagpipe", "gondola",
+    "pinwheel", "piggy bank", "rocking horse", "cuckoo clock", "boomerang", "wigwam", "samovar", "catapult", "sombrero",
+    "puppet", "harpsichord", "bathtub", "catamaran",
+)  # fmt: skip
+MANNERS = (
+    "pickled", "smoked", "candied", "roasted", "fermented", "powdered", "salted", "stewed", "caramelised", "marinated",
+    "shredded", "braised", "toasted", "grated", "sugared", "charred",
+)  # fmt: skip
+FOODS = (
+    "walnuts", "figs", "radishes", "anchovies", "apricots", "capers", "chestnuts", "lentils", "gooseberries",
+    "shallots", "mussels", "olives", "parsnips", "cranberries", "artichokes", "pistachios", "turnips", "sardines",
+    "quinces", "almonds", "leeks", "mangoes", "chickpeas", "truffles", "beetroots", "dates", "hazelnuts", "kumquats",
+    "prunes", "lychees", "oysters", "plantains",
+)  # fmt: skip
+MOST = len(FOODS)  # needles of the kind "multi"
+
+
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """What is hidden: `sentences` in the order of their depth, with an answer each in `answers`, and near misses."""
+
+    sentences: tuple[str, ...]
+    answers: tuple[str, ...]
+    question: str
+    lead: str
+    near: tuple[str, ...] = ()
+
+
+def draw(kind: Kind, rng: Random, needles: int = 1, distractors: int = 0) -> Hidden:
+    """Freshly drawn needles; `needles` counts for the kind "multi", `distractors` for "number"."""
+    if kind == "single":
+        return _deed(rng)
+    if kind == "multi":
+        return _ingredients(rng, needles)
+    return _passkey(rng) if kind == "passkey" else _number(rng, distractors)
+
+
+def _deed(rng: Random) -> Hidden:
+    place = rng.choice(PLACES)
+    answer = f"{rng.choice(DEEDS)} a {rng.choice(QUALITIES)} {rng.choice(THINGS)}"
+    lead = f"The best thing to do in {place} is to"
+    return Hidden((f"{lead} {answer}.",), (answer,), f"What is the best thing to do in {place}?", lead)
+
+
+def _ingredients(rng: Random, needles: int) -> Hidden:
+    place = rng.choice(PLACES)
+    answers = tuple(f"{rng.choice(MANNERS)} {food}" for food in rng.sample(FOODS, needles))
+    several = needles > 1
+    of = f"of the perfect {place} stew"
+    sentences = tuple(f"{_capital(answer)} are one of the secret ingredients {of}." for answer in answers)
+    question = f"What {'are' if several else 'is'} the secret ingredient{'s' * several} {of}?"
+    return Hidden(sentences, answers, question, f"The secret ingredient{'s' * several} {of} {_are(several)}")
+
+
+def _are(several: bool) -> str:
+    return "are" if several else "is"
+
+
+def _number(rng: Random, distractors: int) -> Hidden:
+    """A number under a city; near misses are, in turn, another city's and the same city's under another name."""
+    place, *others = rng.sample(PLACES, 1 + distractors)
+    values = _different(rng, 10**6, 10**7, 1 + distractors)
+    near = [
+        f"The special {'magic' if at % 2 == 0 else _OTHER_NAMES[at // 2 % len(_OTHER_NAMES)]} "
+        f"{other if at % 2 == 0 else place} number is: {value}."
+        for at, (other, value) in enumerate(zip(others, values[1:], strict=True))
+    ]
+    lead = f"The special magic {place} number is:"
+    question = f"What is the special magic {place} number?"
+    return Hidden((f"{lead} {values[0]}.",), (values[0],), question, lead, tuple(near))
+
+
+_OTHER_NAMES = ("lucky", "secret", "postal", "winning", "royal", "golden", "hidden", "final")
+MOST_NEAR = 2 * len(_OTHER_NAMES)
+
+
+def _passkey(rng: Random) -> Hidden:
+    """LongLoRA's sentence, with five digits always: upstream's 1 to 50,000 holds short ones, which chance may hit."""
+    value = str(rng.randrange(10**4, 10**5))
+    needle = f"The pass key is {value}. Remember it. {value} is the pass key."
+    return Hidden((needle,), (value,), "What is the pass key?", "The pass key is")
+
+
+def _different(rng: Random, low: int, high: int, count: int) -> list[str]:
+    return [str(value) for value in rng.sample(range(low, high), count)]
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def found_in(answers: Sequence[str], text: str) -> bool:
+    """Whether any of the answers occurs in the text, letter case aside, as the scorer looks for it."""
+    lowered = text.lower()
+    return any(answer.lower() in lowered for answer in answers)
