@@ -12,6 +12,7 @@ from pathlib import Path
 
 from anchoreval import commands, compare_runs, data_files, doctor, export, flags, general_report, gpu_bench, nll
 from anchoreval.errors import AnchorEvalError, RunError
+from anchoreval.lm_eval_plugin import command as lm_eval
 from anchoreval.plan import command as plan
 from anchoreval.view import command as view
 
@@ -227,6 +228,7 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callab
         general_report.flags,
         commands.general,
     ),
+    "lm-eval": ("run lm-evaluation-harness with our models and tasks in it", lm_eval.flags, lm_eval.main),
     "data": ("fetch the published texts, or say which are there", data_files.flags, commands.data),
     "bench": ("measure speed and memory", _bench, commands.bench),
 }

@@ -54,6 +54,7 @@ FLAGS = {
     "verify": {"--data-dir", "--tokenizer", "runs"},
     "longbench": {"runs"},
     "general": {"--margin", "runs"},
+    "lm-eval": {"action", "arguments"},
     "data": {"kind"},
 }  # fmt: skip
 FAKE = ["--model", "anchor-tiny", "--backend", "fake", "--lengths", "512", "--limit", "3"]

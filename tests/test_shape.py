@@ -73,9 +73,13 @@ ALLOWED = {
     "flags": set(),
     "cli": {
         "commands", "compare_runs", "data_files", "doctor", "errors", "export", "flags", "general_report", "gpu_bench",
-        "nll", "plan", "view",
+        "lm_eval_plugin", "nll", "plan", "view",
     },
     "__main__": {"cli"},
+    "lm_eval_plugin": {
+        "arms", "backends", "cards", "data", "documents", "errors", "evaluation", "flags", "lengths", "lm_eval_tasks",
+        "prompt", "run", "schema", "scoring", "tokenizer",
+    },
     "__init__": {"board", "compare_runs", "errors", "evaluation", "results", "stats"},
     "rounds": {"backends", "results", "run", "schema", "stats", "tokenizer"},
     "compare_runs": {"arms", "compare_table", "errors", "results", "schema", "stats"},

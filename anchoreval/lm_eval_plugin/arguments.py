@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from anchoreval.arms import Arm, parse_arm
 from anchoreval.errors import AnchorEvalError
@@ -13,6 +13,10 @@ from anchoreval.flags import SETTINGS
 
 #: What lm-eval itself adds to the arguments of a model; batches are sized by `batch_tokens` and `rows`.
 GIVEN_BY_LM_EVAL = frozenset({"batch_size", "max_batch_size"})
+#: The arguments that a backend is opened with.
+OF_ENGINES = (
+    "dtype", "device", "kernel", "trust_remote_code", "chunk_tokens", "batch_tokens", "rows", "realisation",
+)  # fmt: skip
 
 
 class BadArgument(AnchorEvalError, ValueError):
@@ -31,16 +35,20 @@ class ModelArguments:
     attention: str | None = None
     dtype: str | None = None
     device: str | None = None
-    kernel: str = "sdpa"
+    kernel: str | None = None
     max_length: int | None = None
     add_bos_token: bool | None = None
     prefix_token_id: int | None = None
-    trust_remote_code: bool = False
-    chunk_tokens: int = 512
-    batch_tokens: int = 32_768
-    rows: int = 32
-    realisation: str = "rows"
+    trust_remote_code: bool | None = None
+    chunk_tokens: int | None = None
+    batch_tokens: int | None = None
+    rows: int | None = None
+    realisation: str | None = None
     document_tokens: int | None = None
+
+    def engine(self) -> dict[str, Any]:
+        """What is given of a backend's own options."""
+        return {name: value for name in OF_ENGINES if (value := getattr(self, name)) is not None}
 
     def as_arm(self, dtype: str) -> Arm:
         """The arm, in the model's `dtype`."""
@@ -49,17 +57,18 @@ class ModelArguments:
             raise BadArgument(f"model_args: arm={self.arm} says all of it: leave out {', '.join(given)}")
         attention = f"{self.attention}/" if self.attention else ""
         positions = f"+{self.positions}" if self.positions else ""
-        return parse_arm(self.arm or f"{attention}{self.rope or 'native'}{positions}", dtype, self.kernel)
+        return parse_arm(self.arm or f"{attention}{self.rope or 'native'}{positions}", dtype, self.kernel or "sdpa")
 
 
 @dataclass(frozen=True, slots=True)
 class PromptArguments:
     """How the prompts of our own tasks are made; the defaults are those of `anchoreval run`."""
 
-    template: str | None = None
-    haystack: str | None = None
+    template: Literal["base", "chat"] | None = None
+    haystack: Literal["published", "generated"] | None = None
     data_dir: str | None = None
-    wordlists: str = "3.0.1"
+    wordlists: Literal["3.0.1", "2.2.0"] = "3.0.1"
+    no_context: bool = False
     seed: int = 42
 
 
@@ -75,7 +84,7 @@ def model_arguments(given: Mapping[str, Any]) -> ModelArguments:
     prompts = [field.name for field in dataclasses.fields(PromptArguments)]
     known = {*own, *prompts, *SETTINGS, *GIVEN_BY_LM_EVAL}
     if "backend" in given:
-        raise BadArgument("model_args: backend= is a word of lm-eval's own hf model: the name of the model chooses ours")
+        raise BadArgument("model_args: backend= is a word of lm-eval's hf model: the name of the model chooses ours")
     if unknown := sorted(set(given) - known):
         raise BadArgument(f"model_args: unknown {', '.join(unknown)} (known: {', '.join([*own, *prompts])})")
     if not given.get("pretrained"):
@@ -90,8 +99,8 @@ def prompt_arguments(metadata: Mapping[str, Any]) -> PromptArguments:
 
 def settings(metadata: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
     """The settings of a suite (`known`) that stand in a task's metadata."""
-    return {name: _as_int(value, name) if SETTINGS[name][0] is not str else value
-            for name, value in metadata.items() if name in known and name in SETTINGS}
+    given = {name: metadata[name] for name in known if name in SETTINGS and metadata.get(name) is not None}
+    return {name: str(value) if SETTINGS[name][0] is str else _as(int, value, name) for name, value in given.items()}
 
 
 def _read(kind: type[Kind], given: Mapping[str, Any], names: Collection[str]) -> Kind:
@@ -101,21 +110,32 @@ def _read(kind: type[Kind], given: Mapping[str, Any], names: Collection[str]) ->
 
 
 def _as(hint: Any, value: Any, name: str) -> Any:
-    """`value` as the type of the field `name`."""
-    kinds = {kind for kind in (get_args(hint) or (hint,)) if kind is not type(None)}
-    if bool in kinds:
-        if str(value).lower() not in ("true", "false"):
-            raise BadArgument(f"model_args: {name}={value!r} is neither True nor False")
-        return str(value).lower() == "true"
-    return _as_int(value, name) if int in kinds else str(value)
+    """`value` as the type of the field `name`; BadArgument where it is none of it.
+
+    A whole number may have been made a float by lm-eval's command line, where -1 becomes -1.0.
+    """
+    (kind,) = {kind for kind in _alternatives(hint) if kind is not type(None)}
+    text, said = str(value), f"model_args: {name}={value!r} is"
+    if get_origin(kind) is Literal:
+        if text not in get_args(kind):
+            raise BadArgument(f"{said} not one of {', '.join(get_args(kind))}")
+        return text
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise BadArgument(f"{said} neither True nor False")
+        return text.lower() == "true"
+    return _whole(value, said) if kind is int else text
 
 
-def _as_int(value: Any, name: str) -> int:
-    """A whole number, which lm-eval's command line may have made a float (-1 becomes -1.0)."""
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    return (hint,) if get_origin(hint) is Literal else get_args(hint) or (hint,)
+
+
+def _whole(value: Any, said: str) -> int:
     try:
         number = float(value)
     except (TypeError, ValueError):
         number = 0.5
-    if isinstance(value, bool) or number != int(number):
-        raise BadArgument(f"model_args: {name}={value!r} is not a whole number")
+    if isinstance(value, bool) or not number.is_integer():
+        raise BadArgument(f"{said} not a whole number")
     return int(number)

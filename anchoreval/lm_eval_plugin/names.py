@@ -33,20 +33,22 @@ def asked_lengths(names: Iterable[str]) -> set[int]:
     return {int(match[1]) for match in found if match and int(match[1]) > 0}
 
 
-def ours(names: Iterable[str]) -> bool:
-    """Whether one of the names (or globs) may stand for a task, group or tag of ours."""
-    return any(name.startswith(("anchor", "*")) for name in names)
+def certainly_ours(name: str) -> bool:
+    """Whether a name or glob can stand for nothing but tasks, groups and the tag of ours."""
+    return name.startswith("anchor_") or name == TAG
 
 
 def write_tasks(folder: Path, names: Sequence[str] = (), limit: int | None = None) -> dict[str, tuple[Task, int]]:
     """Writes every task at its card's lengths and at those that `names` end with; name -> (task, length).
+
+    Those of natural length are left out: they are lm-eval's own, by the names that it has for them.
 
     `limit` is the number of samples that will be used, where that is known.
     """
     tasks, _ = load_tasks()
     extra, made = asked_lengths(names), {}
     groups: dict[tuple[str, int], list[str]] = {}
-    for task in tasks.values():
+    for task in (task for task in tasks.values() if task.length_of != "natural"):
         for length in sorted({*task.lengths, *extra}):
             name = task_name(task, length)
             made[name] = (task, length)

@@ -20,10 +20,10 @@ from anchoreval.data.sources import Sources
 from anchoreval.errors import AnchorEvalError
 from anchoreval.evaluation import stated_length
 from anchoreval.lm_eval_plugin.arguments import BadArgument, prompt_arguments, settings
-from anchoreval.run import Plan, make_cells
+from anchoreval.run import Plan, make_cells, sized
 from anchoreval.schema import Choice, ChoiceScore, Sample, Segment
 from anchoreval.scoring import SCORERS, with_choices
-from anchoreval.tokenizer import load_tokenizer
+from anchoreval.tokenizer import TextTokenizer, load_tokenizer
 
 #: The key of a document that says it is a sample of ours.
 OURS = "anchoreval_sample"
@@ -86,6 +86,8 @@ class AnchorTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval is not anal
         """The requests of all documents; a cache of requests, which knows neither tokenizer nor length, is refused."""
         if asked.get("cache_requests"):
             raise BadArgument(f"--cache_requests mixes up the prompts of models and lengths: leave it out with {TASKS}")
+        if self.OUTPUT_TYPE == "generate_until" and self.config.generation_kwargs != _generation(self._documents[0]):
+            raise BadArgument(f"--gen_kwargs would change the answers of {TASKS}: leave it out")
         super().build_all_requests(**asked)
 
     def fewshot_context(self, doc: dict[str, Any], num_fewshot: int = 0, *_: Any, **asked: Any) -> str:
@@ -114,9 +116,7 @@ class AnchorTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval is not anal
         if not doc["choices"]:
             return Instance(request_type="generate_until", arguments=(ctx, _generation(doc)), idx=0, **meant)
         pairs = [(ctx + choice["before"], choice["text"]) for choice in doc["choices"]]
-        return [
-            Instance(request_type="loglikelihood", arguments=pair, idx=i, **meant) for i, pair in enumerate(pairs)
-        ]
+        return [Instance(request_type="loglikelihood", arguments=pair, idx=i, **meant) for i, pair in enumerate(pairs)]
 
 
 TASKS = "tasks of anchoreval"
@@ -126,36 +126,38 @@ def documents(metadata: Mapping[str, Any]) -> Documents:
     """The documents of the cell that `metadata` names, made with the tokenizer of the model that it names."""
     about, asked = metadata["anchoreval"], prompt_arguments(metadata)
     found = card_of(about["task"])
-    (task,) = with_settings([found], settings(metadata, found.settings))
-    card, tokenizer = _model(metadata)
-    haystack: Any = asked.haystack or card.haystack
-    wordlists: Any = asked.wordlists
-    template: Any = asked.template or card.template
+    (task,) = sized(with_settings([found], settings(metadata, found.settings)))
+    card, tokenizer = model_of(metadata)
+    haystack = asked.haystack or card.haystack
     plan = Plan(
         tasks=(task,),
         lengths=(about["length"],),
         arms=(),
         limit=about.get("limit"),
         seed=asked.seed,
-        template=template,
-        sources=Sources(asked.data_dir, haystack, wordlists),
+        template=asked.template or card.template,
+        sources=Sources(asked.data_dir, haystack, asked.wordlists, context=not asked.no_context),
         single=frozenset({task.address}),
     )
-    window = int(metadata.get("max_length") or 0) or card.max_length or stated_length(folder_of(card.checkpoint, False))
-    (cell,) = make_cells(plan, tokenizer, window).cells
+    (cell,) = make_cells(plan, tokenizer, window_of(card, metadata.get("max_length"))).cells
     made = Documents(cell.samples, cell.asked)
     if made[0]["then"]:
         raise AnchorEvalError(f"{task.address} asks in two steps, which lm-eval cannot: anchoreval run does")
     return made
 
 
-def _model(metadata: Mapping[str, Any]) -> tuple[ModelCard, Any]:
+def model_of(metadata: Mapping[str, Any]) -> tuple[ModelCard, TextTokenizer]:
     """The model's card, and the tokenizer that lengths are counted with."""
     place = metadata.get("tokenizer") or metadata.get("pretrained")
     if not place:
         raise BadArgument("lengths are in tokens of a model: name it, --metadata pretrained=MODEL or tokenizer=PATH")
     card = find_model(str(metadata.get("pretrained") or place))[1]
     return card, load_tokenizer(folder_of(find_model(str(place))[1].checkpoint, weights=False))
+
+
+def window_of(card: ModelCard, max_length: Any) -> int | None:
+    """The positions that the model has, `max_length` where that is given."""
+    return int(max_length or 0) or card.max_length or stated_length(folder_of(card.checkpoint, weights=False))
 
 
 @cache

@@ -1,0 +1,312 @@
+"""Our backends as models of lm-eval: what its `hf` model computes, under an arm.
+
+Texts become tokens by lm-eval's rules (`HFLM.tok_encode`, `tok_batch_encode` and `TemplateLM._encode_pair` of 0.4.13),
+and are cut on the left where they are too long, as there. Choices behind one context are computed together, contexts
+share their beginnings, logits are made where they are needed and reduced in float32. Documents of our own tasks are
+sent as `anchoreval run` sends them, segments and all. Weights are loaded when the first answer is asked for, which is
+behind the making of all prompts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from importlib import metadata
+from typing import Any
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import CacheHook, TemplateLM
+from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
+from lm_eval.models.utils import resolve_max_length as stated_by
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from tqdm import tqdm
+
+from anchoreval.arms import Arm
+from anchoreval.backends import Backend, open_backend
+from anchoreval.backends.checkpoint import folder_of
+from anchoreval.cards import find_model
+from anchoreval.documents import cut_documents
+from anchoreval.errors import ModelError
+from anchoreval.lengths import room_of
+from anchoreval.lm_eval_plugin.arguments import BadArgument, model_arguments
+from anchoreval.lm_eval_plugin.tasks import card_of, model_of, sample_of, window_of
+from anchoreval.prompt import to_request
+from anchoreval.schema import ChoiceScore, Continuation, Json, Output, Request, Sample
+
+MAX_NEW_TOKENS = 256  # HFLM.max_gen_toks
+#: What lm-eval's command line hands on where no --device is given; its `hf` model takes what there is instead.
+DEFAULT_DEVICE = "cuda:0"
+#: What a request may say of decoding beside its length and stop strings: nothing that changes a greedy answer.
+_WITHOUT_EFFECT = frozenset({"do_sample", "temperature", "top_p", "top_k", "min_p", "typical_p"})
+_CACHED_BY = "anchoreval"  # the key under which a cache of answers says whose they are
+_log = logging.getLogger("lm_eval.anchoreval")
+
+
+class AnchorEvalLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not analysed
+    """A backend under one arm; `model_args` are those of `ModelArguments`."""
+
+    engine = "hf"
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__()
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise BadArgument("models of anchoreval run in one process: start it without accelerate or torchrun")
+        self.asked = model_arguments(given)
+        self._card, self._texts = model_of({"pretrained": self.asked.pretrained, "tokenizer": self.asked.tokenizer})
+        self.arm: Arm = self.asked.as_arm(self.asked.dtype or self._card.dtype)
+        self.tokenizer = self._load_tokenizer()
+        self._applied: dict[str, Json] = {}
+        self._cut = 0
+
+    @classmethod
+    def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> Any:
+        """The model; a device that is named twice is an error."""
+        more = {name: value for name, value in (additional_config or {}).items() if value is not None}
+        if more.get("device") == DEFAULT_DEVICE:
+            del more["device"]
+        if twice := sorted(set(arg_dict) & set(more)):
+            raise BadArgument(f"{twice[0]} is given twice, in --model_args and as --{twice[0]}")
+        return cls(**arg_dict, **more)
+
+    @property
+    def eot_token_id(self) -> int:
+        """The token that ends a text."""
+        return int(self.tokenizer.eos_token_id)
+
+    @property
+    def prefix_token_id(self) -> int:
+        """The token before a text that has no context."""
+        asked = (self.asked.prefix_token_id, self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
+        return int(next(token for token in asked if token is not None))
+
+    @cached_property
+    def max_length(self) -> int:
+        """The positions that prompts of lm-eval's own tasks are cut to, by the rule of its `hf` model."""
+        from transformers import AutoConfig
+
+        folder, own_code = folder_of(self._card.checkpoint, weights=False), bool(self.asked.trust_remote_code)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=own_code)
+        return self.asked.max_length or int(stated_by(config, self.tokenizer))
+
+    @property
+    def tokenizer_name(self) -> str:
+        """The tokenizer's name, as lm-eval's caches of chat prompts tell tokenizers apart."""
+        return f"{self.tokenizer.name_or_path.replace('/', '__')}-{self._texts.sha256[:16]}"
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """The text that the model's chat template makes; without a system turn where it refuses one."""
+        from jinja2.exceptions import TemplateError
+
+        if not self.tokenizer.chat_template:
+            raise ModelError(f"{self.asked.pretrained} has no chat template: leave out --apply_chat_template")
+        kind = {"tokenize": False, "add_generation_prompt": add_generation_prompt}
+        kind["continue_final_message"] = not add_generation_prompt
+        try:
+            return str(self.tokenizer.apply_chat_template(chat_history, **kind))
+        except TemplateError:
+            _log.warning("the chat template refuses a system turn, which is left out")
+            others = [turn for turn in chat_history if turn["role"] != "system"]
+            return str(self.tokenizer.apply_chat_template(others, **kind))
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+        """Token ids, with what the tokenizer puts around a text where nothing else is said.
+
+        A text that begins with the prefix token gets no second one.
+        """
+        special = self.asked.add_bos_token if add_special_tokens is None else add_special_tokens
+        if add_special_tokens is None and string.startswith(self.tokenizer.decode(self.prefix_token_id)):
+            special = False
+        return list(self.tokenizer.encode(string, **({} if special is None else {"add_special_tokens": special})))
+
+    def _prompt_ids(self, text: str) -> list[int]:
+        """Token ids of a prompt that is answered; one that begins with BOS gets no second one."""
+        doubled = bool(self.tokenizer.bos_token) and text.startswith(self.tokenizer.bos_token)
+        special = False if doubled else self.asked.add_bos_token
+        return list(self.tokenizer.encode(text, **({} if special is None else {"add_special_tokens": special})))
+
+    def loglikelihood(
+        self, requests: Sequence[Instance], disable_tqdm: bool = False, **_: Any
+    ) -> list[tuple[float, bool]]:
+        """(log-probability, whether greedy decoding would say it) of every continuation, in order."""
+        samples = [sample_of(request.doc) for request in requests]
+        others = [at for at, sample in enumerate(samples) if sample is None]
+        theirs = super().loglikelihood([requests[at] for at in others], disable_tqdm=disable_tqdm) if others else []
+        found = dict(zip(others, theirs, strict=True))
+        groups: dict[str, list[int]] = {}
+        for at, sample in enumerate(samples):
+            if sample is not None:
+                groups.setdefault(sample.id, []).append(at)
+        own = {sample.id: sample for sample in samples if sample is not None}
+        asked = [self._own(sample) for sample in own.values()]
+        for output in self._answers(asked, "choices", disable_tqdm):
+            for at in groups[output.sample_id]:
+                found[at] = tuple(output.choices[int(requests[at].idx)])
+                self.cache_hook.add_partial("loglikelihood", requests[at].args, found[at])
+        return [found[at] for at in range(len(requests))]
+
+    def _loglikelihood_tokens(
+        self, requests: Sequence[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False, **_: Any
+    ) -> list[tuple[float, bool]]:
+        """(log-probability, greedy) per (texts, context, continuation); those behind one context are one request."""
+        groups: dict[tuple[int, ...], dict[tuple[int, ...], list[int]]] = {}
+        for at, (texts, context, continuation) in enumerate(requests):
+            if not continuation or not context or len(continuation) > self.max_length:
+                said = f"{len(context)} tokens of context and {len(continuation)} of continuation"
+                raise ModelError(f"{str(texts)[-80:]!r}: {said} cannot be scored within {self.max_length} positions")
+            kept = (*context, *continuation)[-(self.max_length + 1) :]
+            self._cut += len(kept) < len(context) + len(continuation)
+            choices = groups.setdefault(kept[: -len(continuation)], {})
+            choices.setdefault(tuple(continuation), []).append(at)
+        asked = [
+            self._plain(str(number), ids, 0, choices=tuple(Continuation(each, len(each)) for each in choices))
+            for number, (ids, choices) in enumerate(groups.items())
+        ]
+        found: dict[int, ChoiceScore] = {}
+        members = [list(choices.values()) for choices in groups.values()]
+        for output in self._answers(asked, "choices", disable_tqdm):
+            for score, places in zip(output.choices, members[int(output.sample_id)], strict=True):
+                for at in places:
+                    found[at] = score
+                    if requests[at][0] is not None:
+                        self.cache_hook.add_partial("loglikelihood", requests[at][0], tuple(score))
+        return [tuple(found[at]) for at in range(len(requests))]  # type: ignore[misc]
+
+    def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[float]:
+        """The log-probability of every text, each token once, in windows of the whole length."""
+        totals = []
+        for request in tqdm(requests, disable=disable_tqdm, desc="texts"):
+            (text,) = request.args
+            ids = self.tok_encode(text)
+            windows = get_rolling_token_windows(ids, self.prefix_token_id, self.max_length, context_len=1)
+            pairs = [(None, *make_disjoint_window(window)) for window in windows]
+            totals.append(sum(logprob for logprob, _ in self._loglikelihood_tokens(pairs, disable_tqdm=True)))
+            self.cache_hook.add_partial("loglikelihood_rolling", (text,), totals[-1])
+        return totals
+
+    def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[str]:
+        """The greedy answers, without what stands from the first stop string on."""
+        asked, stops = [], []
+        for number, request in enumerate(requests):
+            sample = sample_of(request.doc)
+            made, stop = self._answered(request) if sample is None else (self._own(sample), None)
+            asked.append(replace(made, sample_id=str(number)))
+            stops.append(stop)
+        found: dict[int, str] = {}
+        for output in self._answers(asked, "answers", disable_tqdm):
+            at = int(output.sample_id)
+            stop = stops[at]
+            found[at] = output.text if stop is None else self._said(output, stop)
+            self.cache_hook.add_partial("generate_until", requests[at].args, found[at])
+        return [found[at] for at in range(len(requests))]
+
+    def get_model_info(self) -> dict[str, Json]:
+        """What the results file says of the model: the arm as asked and as applied, and what computed it."""
+        said = self._backend.describe()
+        info: dict[str, Json] = {
+            "anchoreval": {
+                "version": metadata.version("anchoreval"),
+                "arm": {"asked": self.arm.asked(), "applied": self._applied},
+                "fingerprint": self._fingerprint,
+                "backend": said,
+                "document_tokens": self.asked.document_tokens,
+                "cut_on_the_left": self._cut,
+            },
+            "model_num_parameters": said.get("parameters"),
+            "model_dtype": said.get("dtype"),
+            "model_sha": said.get("weights_sha256"),
+        }
+        return info
+
+    def set_cache_hook(self, cache_hook: CacheHook) -> None:
+        """Has answers kept in a cache; BadArgument for one that holds those of another model, arm or engine.
+
+        lm-eval's keys are prompts alone: a cache would hand the answers of one model to the next.
+        """
+        kept = cache_hook.dbdict
+        if kept is not None:
+            if len(kept) and kept.get(_CACHED_BY) != self._fingerprint:
+                raise BadArgument("--use_cache: the answers there are of another model, arm or engine: another path")
+            kept[_CACHED_BY] = self._fingerprint
+        super().set_cache_hook(cache_hook)
+
+    @cached_property
+    def _backend(self) -> Backend:
+        return open_backend(self.engine, self._card.checkpoint, **({"dtype": self._card.dtype} | self.asked.engine()))
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        """SHA-256 over everything that an answer to a prompt depends on."""
+        asked = self.asked
+        texts = (asked.max_length, asked.add_bos_token, asked.prefix_token_id, asked.document_tokens)
+        identity = [self._backend.fingerprint, self.arm.fingerprint(), self._texts.sha256, *texts]
+        return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+
+    def _load_tokenizer(self) -> Any:
+        """The tokenizer as transformers reads it, which lm-eval's prompts are made with."""
+        from transformers import AutoTokenizer
+
+        place = self._card if self.asked.tokenizer is None else find_model(self.asked.tokenizer)[1]
+        folder = folder_of(place.checkpoint, weights=False)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=bool(self.asked.trust_remote_code))
+
+    def _own(self, sample: Sample) -> Request:
+        """A sample of our tasks as `anchoreval run` sends it, but for its reference, whose score has no place there."""
+        task = card_of(sample.task)
+        room = room_of(task, window_of(self._card, self.asked.max_length))
+        request = to_request(replace(sample, references=()), self._texts, task.reference, room)
+        return cut_documents(request, self.asked.document_tokens)
+
+    def _plain(self, name: str, ids: Sequence[int], new_tokens: int, **more: Any) -> Request:
+        """Tokens that have no documents, as a request."""
+        anchors = {self.tokenizer.bos_token_id, self._texts.bos and self._texts.bos[1]} - {None}
+        first = -1 if ids[0] in (anchors or {self.tokenizer.eos_token_id}) else 0
+        return Request(name, tuple(ids), (first, *[0] * (len(ids) - 1)), ("query",), new_tokens, **more)
+
+    def _answered(self, request: Instance) -> tuple[Request, list[str]]:
+        """A request for an answer as tokens, and the texts that it ends before."""
+        text, decoding = request.args
+        given: Mapping[str, Any] = normalize_gen_kwargs(decoding, MAX_NEW_TOKENS)
+        changed = sorted(set(given) - _WITHOUT_EFFECT - {"until", "max_gen_toks"})
+        if given.get("do_sample") or float(given.get("temperature") or 0) > 0:
+            changed = ["do_sample"]
+        if changed:
+            raise BadArgument(f"{request.task_name}: {changed[0]}: answers are greedy, by the most likely token alone")
+        eos = self.tokenizer.decode([self.eot_token_id], skip_special_tokens=False)
+        stop = handle_stop_sequences(list(given["until"]), eos=eos)
+        most, ids = given["max_gen_toks"], self._prompt_ids(text)
+        if not 0 < most < self.max_length:
+            raise BadArgument(f"{request.task_name}: {most} new tokens, the model has {self.max_length} positions")
+        kept = ids[-(self.max_length - most) :]
+        self._cut += len(kept) < len(ids)
+        return self._plain("", kept, most, stop=tuple(each for each in stop if each)), stop
+
+    def _said(self, output: Output, stop: list[str]) -> str:
+        """The answer as lm-eval's `hf` model reads it from the new tokens."""
+        text = self.tokenizer.decode(list(output.token_ids), skip_special_tokens=True)
+        return str(postprocess_generated_text(text, stop, None))
+
+    def _answers(self, requests: Sequence[Request], what: str, quiet: bool) -> Iterator[Output]:
+        """Every output as it comes; ModelError behind the last where a request has none."""
+        if not requests:
+            return
+        if (self.arm.positions, self.arm.attention) != ("contiguous", "full"):
+            without = sum("document" not in each.roles and "line" not in each.roles for each in requests)
+            if without:
+                _log.warning("arm %s: %d of %d prompts have no documents", self.arm.name, without, len(requests))
+        failed: list[Output] = []
+        backend = self._backend
+        with backend.under(self.arm) as applied, tqdm(total=len(requests), disable=quiet, desc=what) as progress:
+            self._applied = dict(applied)
+            for output in backend.answer(requests):
+                progress.update()
+                if output.finish == "error":
+                    failed.append(output)
+                else:
+                    yield output
+        if failed:
+            raise ModelError(f"{len(failed)} of {len(requests)} requests have no answer: {failed[0].why}")
