@@ -1,0 +1,23 @@
+"""Every test finds lm-eval's logger as a fresh process has it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def talk() -> Iterator[None]:
+    """Its handler writes to the stream of the test that made it, which is gone after it."""
+    yield
+    logger = logging.getLogger("lm_eval")
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+    logger.propagate = True
+    if logger.level:
+        import lm_eval.utils
+
+        logger.setLevel(logging.NOTSET)
+        lm_eval.utils._LOGGING_CONFIGURED = False
