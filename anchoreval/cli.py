@@ -12,6 +12,7 @@ from pathlib import Path
 
 from anchoreval import commands, compare_runs, data_files, doctor, export, flags, general_report, gpu_bench, nll
 from anchoreval.errors import AnchorEvalError, RunError
+from anchoreval.lm_eval_plugin import bench as lm_eval_bench
 from anchoreval.lm_eval_plugin import command as lm_eval
 from anchoreval.plan import command as plan
 from anchoreval.view import command as view
@@ -129,6 +130,7 @@ def _bench(parser: argparse.ArgumentParser) -> None:
     board.add_argument("--records", type=flags.positive, default=1000, metavar="N", help="of each run")
     kinds.add_parser("sequential", help="false verdicts and samples used of run --until, simulated")
     kinds.add_parser("anchor", help="prefill under the anchor pattern against full attention, one ratio")
+    lm_eval_bench.flags(kinds.add_parser("lm-eval", help="our model in lm-eval beside its hf model: time and memory"))
     gpu = "at Llama-3-8B shapes: anchor prefill (rows, FlexAttention) against full, RoPE, the probe's measures"
     gpu_bench.flags(kinds.add_parser("gpu", help=gpu))
 

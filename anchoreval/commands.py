@@ -335,7 +335,12 @@ def data(options: argparse.Namespace) -> int:
 
 
 def bench(options: argparse.Namespace) -> int:
-    """`anchoreval bench samples|memory|board|anchor|gpu|sequential`."""
+    """`anchoreval bench samples|memory|board|anchor|gpu|lm-eval|sequential`."""
+    if options.kind == "lm-eval":
+        from anchoreval.lm_eval_plugin.bench import report_lm_eval
+
+        say(report_lm_eval(options.length, options.questions, options.memory_length))
+        return 0
     if options.kind == "gpu":
         from anchoreval.gpu_bench import main
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -40,13 +41,10 @@ class MemoryFigures:
 def measure_memory(tokens: int = 32_768, vocabulary: int = 32_768, dtype: str = "float32") -> MemoryFigures:
     """Figures of one prompt on a random Llama of two layers: prefill, a scored reference, decode."""
     with tempfile.TemporaryDirectory() as folder:
-        config = _save_model(Path(folder), tokens, vocabulary)
+        config = save_llama(Path(folder), tokens, vocabulary)
         backend = HfBackend.open(folder, dtype=dtype, device="cpu")
     list(backend.answer([_request(600, vocabulary)]))  # what the libraries allocate once is not the prompt's
-    _CLEAR.write_text("5", "ascii")
-    before = _status("VmRSS")
-    list(backend.answer([_request(tokens - _NEW_TOKENS, vocabulary)]))
-    peak = _status("VmHWM")
+    before, peak = peak_of(lambda: list(backend.answer([_request(tokens - _NEW_TOKENS, vocabulary)])))
     bytes_each = 4 if dtype == "float32" else 2
     columns = tokens + _REFERENCE_TOKENS
     heads = config.num_key_value_heads * config.head_dim
@@ -60,6 +58,14 @@ def measure_memory(tokens: int = 32_768, vocabulary: int = 32_768, dtype: str = 
         beyond=peak - before - kv_cache,
         full_logits=2 * 4 * tokens * vocabulary,  # fp32 logits and their log-softmax
     )
+
+
+def peak_of(work: Callable[[], object]) -> tuple[int, int]:
+    """Bytes that this process holds before `work`, and at the most while it is done."""
+    _CLEAR.write_text("5", "ascii")
+    before = _status("VmRSS")
+    work()
+    return before, _status("VmHWM")
 
 
 def report_memory(tokens: int = 32_768, vocabulary: int = 32_768) -> str:
@@ -76,7 +82,7 @@ def _request(length: int, vocabulary: int) -> Request:
     return Request("memory", ids, (0,) * length, ("document",), _NEW_TOKENS, (), reference)
 
 
-def _save_model(folder: Path, tokens: int, vocabulary: int) -> LlamaConfig:
+def save_llama(folder: Path, tokens: int, vocabulary: int) -> LlamaConfig:
     """A random Llama of two layers in `folder`, with a tokenizer of as many words."""
     config = LlamaConfig(
         vocab_size=vocabulary,

@@ -55,7 +55,7 @@ ALLOWED = {
     "commands": {
         "anchor_bench", "backends", "bench", "board", "cards", "compare_runs", "data", "data_files", "doctor",
         "errors", "evaluation", "export", "flags", "general_report", "gpu_bench", "leaderboard", "longbench_report",
-        "memory_bench",
+        "lm_eval_plugin", "memory_bench",
         "nll", "plan", "probe", "prompt", "rescore", "results", "rounds", "run", "schema", "sequential_bench",
         "tokenizer", "verify", "view",
     },
@@ -78,7 +78,7 @@ ALLOWED = {
     "__main__": {"cli"},
     "lm_eval_plugin": {
         "arms", "backends", "cards", "data", "documents", "errors", "evaluation", "flags", "lengths", "lm_eval_tasks",
-        "prompt", "run", "schema", "scoring", "tokenizer",
+        "memory_bench", "prompt", "run", "schema", "scoring", "tokenizer",
     },
     "__init__": {"board", "compare_runs", "errors", "evaluation", "results", "stats"},
     "rounds": {"backends", "results", "run", "schema", "stats", "tokenizer"},

@@ -143,6 +143,9 @@ def _one_line() -> Iterator[None]:
         yield
     except AnchorEvalError:
         raise
+    except KeyboardInterrupt as stopped:
+        text = "stopped; answers are kept, and the same command goes on behind them, with --use_cache PATH alone"
+        raise RunError(text) from stopped
     except Exception as error:  # lm-eval has no class of its own for any of its errors
         if logging.getLogger("lm_eval").isEnabledFor(logging.DEBUG):
             raise

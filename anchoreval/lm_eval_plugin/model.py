@@ -57,6 +57,8 @@ class AnchorEvalLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not analysed
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise BadArgument("models of anchoreval run in one process: start it without accelerate or torchrun")
         self.asked = model_arguments(given)
+        if str(given.get("batch_size", 1)) != "1":
+            _log.info("--batch_size is not used: batches are sized by batch_tokens and rows of --model_args")
         self._card, self._texts = model_of({"pretrained": self.asked.pretrained, "tokenizer": self.asked.tokenizer})
         self.arm: Arm = self.asked.as_arm(self.asked.dtype or self._card.dtype)
         self.tokenizer = self._load_tokenizer()
