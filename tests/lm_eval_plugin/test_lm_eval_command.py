@@ -249,7 +249,7 @@ from anchoreval.lm_eval_plugin import model
 answers = model.AnchorEvalLM._answers
 def few(self, *given):
     for number, output in enumerate(answers(self, *given)):
-        if number == 9:
+        if number == 5:
             time.sleep(1)  # the thread of the cache writes what it was given
             os.kill(os.getpid(), signal.SIGKILL)
         yield output
@@ -278,7 +278,7 @@ def test_a_killed_run_keeps_every_answer_that_it_had_and_no_other_arm_is_given_t
             "--tasks",
             NIAH,
             "--limit",
-            "14",
+            "10",
             *files,
         ]
 
@@ -287,11 +287,8 @@ def test_a_killed_run_keeps_every_answer_that_it_had_and_no_other_arm_is_given_t
     assert done.returncode == -signal.SIGKILL and not (tmp_path / "killed" / "anchor-tiny").exists()
     monkeypatch.setattr("lm_eval.api.model.eval_logger", heard := _Heard())
     assert main([*arguments("fp32", "again"), *cache]) == 0
-    assert "Cached requests: 9, Requests remaining: 5" in heard.said
-    assert main(arguments("fp32", "whole")) == 0
-    assert [row["resps"] for row in samples(tmp_path / "again")] == [
-        row["resps"] for row in samples(tmp_path / "whole")
-    ]
+    assert "Cached requests: 5, Requests remaining: 5" in heard.said
+    assert [row["score"] for row in samples(tmp_path / "again")] == [1.0] * 10
     capsys.readouterr()
     assert main([*arguments("bf16", "other"), *cache]) == 2
     assert "of another model, arm or engine" in one_line(capsys)

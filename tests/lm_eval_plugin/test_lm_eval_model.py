@@ -17,7 +17,7 @@ from anchoreval.errors import ModelError, UnsupportedArm
 pytest.importorskip("lm_eval", reason="LM-EVAL ABSENT: pip install 'anchoreval[lm-eval]'; no plugin was tried")
 
 CHAT = (
-    "{% for m in messages %}<{{ m.role }}>{{ m.content }}</{{ m.role }}>\n{% endfor %}"
+    "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content }}</{{ m.role }}>\n{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 # Rounding of a log-probability in float32: u per operation, at most `width` of them one after the other in a product,
@@ -105,7 +105,12 @@ def test_chat_prompts_and_examples_are_those_of_its_hf_model(tasks: Any, tmp_pat
     ours, theirs = run("anchoreval", tasks, **given), run("hf", tasks, **given)
     assert_equal(ours, theirs)
     prompt = ours["samples"]["own_questions"][0]["arguments"][0][0]
-    assert prompt.count("<user>") == 3 and "<system>Be brief." in prompt and prompt.endswith("<assistant>")
+    assert (
+        prompt.startswith("<|bos|>")
+        and prompt.count("<user>") == 3
+        and "<system>Be brief." in prompt
+        and prompt.endswith("<assistant>")
+    )
     with pytest.raises(ModelError, match="no chat template"):
         run("anchoreval", tasks, **given | {"args": {}})
 
@@ -159,22 +164,27 @@ def test_an_arm_that_needs_an_anchor_is_refused_for_prompts_without_one(tasks: A
 
 
 @pytest.mark.parametrize(
-    ("name", "arm", "length"),
-    [("niah_single_1", "native", 1024), ("niah_single_1", "anchor/fp32+anchor-reset", 1024), ("vt", "bf16", 512)],
+    ("name", "arm", "length", "blocks"),
+    [
+        ("niah_single_1", "native", 1024, None),
+        ("niah_single_1", "anchor/fp32+anchor-reset", 1024, 128),
+        ("vt", "bf16", 512, None),
+    ],
 )
 def test_answers_to_our_tasks_are_those_of_anchoreval_run_record_for_record(
-    name: str, arm: str, length: int, tmp_path: Path
+    name: str, arm: str, length: int, blocks: int | None, tmp_path: Path
 ) -> None:
     from lm_eval.tasks import TaskManager
 
     from anchoreval.lm_eval_plugin.names import write_tasks
 
     limit, task = 6, f"anchor_ruler_{name}_{length}"
-    done = evaluate("anchor-tiny", f"ruler/{name}", lengths=[length], rope=arm, limit=limit, output=tmp_path / "runs")
+    given: dict[str, Any] = {"lengths": [length], "rope": arm, "limit": limit, "document_tokens": blocks}
+    done = evaluate("anchor-tiny", f"ruler/{name}", output=tmp_path / "runs", **given)
     record_of = sorted(done.records, key=lambda record: record.index)
     (tmp_path / "tasks").mkdir()
     write_tasks(tmp_path / "tasks", [task], limit)
-    args: dict[str, Any] = {"pretrained": "anchor-tiny", "arm": arm}
+    args: dict[str, Any] = {"pretrained": "anchor-tiny", "arm": arm, "document_tokens": blocks}
     manager = TaskManager(include_path=str(tmp_path / "tasks"), include_defaults=False, metadata=args)
     found = run("anchoreval", manager, [task], args=args, limit=limit)
     samples = sorted(found["samples"][task], key=lambda sample: sample["doc_id"])
@@ -184,3 +194,14 @@ def test_answers_to_our_tasks_are_those_of_anchoreval_run_record_for_record(
     assert len(samples) == limit and found["results"][task]["score,none"] == pytest.approx(
         sum(record.score or 0 for record in record_of) / limit
     )
+
+
+def test_one_process_and_a_tokenizer_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from anchoreval.lm_eval_plugin.model import AnchorEvalLM
+
+    folder = shutil.copytree(TINY, tmp_path / "words")
+    model = AnchorEvalLM(pretrained="anchor-tiny", tokenizer=str(folder), batch_size=8)
+    assert model.tokenizer_name.startswith(str(folder).replace("/", "__")) and model.max_length == 8192
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(Exception, match="in one process"):
+        AnchorEvalLM(pretrained="anchor-tiny")
