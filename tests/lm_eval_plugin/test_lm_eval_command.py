@@ -234,9 +234,9 @@ def test_chosen_samples_are_those_and_a_folder_named_for_instances_is_only_warne
 def test_choices_of_our_tasks_are_scored_as_anchoreval_run_scores_them(tmp_path: Path) -> None:
     task, data = "anchor_longbench_v2_choices_questions_400", write_longbench_v2(tmp_path / "data")
     arguments = ["lm-eval", "run", "--model", "anchoreval", "--tasks", task, "--limit", "3", "--log_samples"]
-    arguments += ["--model_args", f"pretrained=anchor-tiny,rope=bf16,data_dir={data}"]
+    arguments += ["--model_args", f"pretrained=anchor-tiny,arm=anchor/bf16,data_dir={data}"]
     assert main([*arguments, "--output_path", str(tmp_path / "out")]) == 0
-    given: dict[str, Any] = {"lengths": [400], "rope": "bf16", "limit": 3, "data_dir": data}
+    given: dict[str, Any] = {"lengths": [400], "rope": "anchor/bf16", "limit": 3, "data_dir": data}
     run = evaluate("anchor-tiny", "longbench_v2_choices", output=tmp_path / "runs", **given)
     for row, record in zip(samples(tmp_path / "out", task), run.records, strict=True):
         assert [tuple(map(json.loads, map(str.lower, each[0]))) for each in row["resps"]] == list(record.choices)

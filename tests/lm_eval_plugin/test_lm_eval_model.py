@@ -165,11 +165,7 @@ def test_an_arm_that_needs_an_anchor_is_refused_for_prompts_without_one(tasks: A
 
 @pytest.mark.parametrize(
     ("name", "arm", "length", "blocks"),
-    [
-        ("niah_single_1", "native", 1024, None),
-        ("niah_single_1", "anchor/fp32+anchor-reset", 1024, 128),
-        ("vt", "bf16", 512, None),
-    ],
+    [("niah_single_1", "bf16", 1024, None), ("vt", "anchor/fp32+anchor-reset", 512, 64)],
 )
 def test_answers_to_our_tasks_are_those_of_anchoreval_run_record_for_record(
     name: str, arm: str, length: int, blocks: int | None, tmp_path: Path
@@ -194,6 +190,24 @@ def test_answers_to_our_tasks_are_those_of_anchoreval_run_record_for_record(
     assert len(samples) == limit and found["results"][task]["score,none"] == pytest.approx(
         sum(record.score or 0 for record in record_of) / limit
     )
+
+
+@pytest.mark.parametrize("bos", [None, True, False])
+def test_token_ids_of_texts_are_those_of_its_hf_model(bos: bool | None) -> None:
+    from lm_eval.models.huggingface import HFLM
+
+    from anchoreval.lm_eval_plugin.model import AnchorEvalLM
+
+    theirs = HFLM.__new__(HFLM)  # its tokenizer alone: no weights
+    ours = AnchorEvalLM(pretrained=str(TINY), **({} if bos is None else {"add_bos_token": bos}))
+    theirs.tokenizer, theirs.backend = ours.tokenizer, "causal"
+    theirs.add_bos_token, theirs.custom_prefix_token_id = bos, None
+    for text in ("On day 3", "<|bos|>On day 3", " <|bos|>On day 3 ", "<|eos|>", "\n\n", "Zoë \u4e2d"):
+        assert ours._prompt_ids(text) == theirs.tok_batch_encode([text])[0][0].tolist(), text
+        for special in (None, True, False):
+            assert ours.tok_encode(text, special) == theirs.tok_encode(text, special), (text, special)
+    assert (ours.prefix_token_id, ours.eot_token_id) == (theirs.prefix_token_id, theirs.eot_token_id)
+    assert len(ours._prompt_ids("On day 3")) - len(ours.tok_encode("On day 3", False)) == (bos is not False)
 
 
 def test_one_process_and_a_tokenizer_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
