@@ -23,7 +23,9 @@ def results(text: str, facts: Mapping[str, Json]) -> lm_eval_tasks.Results:
 
 def lm_eval(text: str, _: Sequence[str], facts: Mapping[str, Json] = NO_FACTS) -> Score:
     """The one metric that the task card names, 0..1; None with the reason where it is no such number."""
-    said = facts["lm_eval"]
+    said = facts.get("lm_eval")
+    if not isinstance(said, Mapping):
+        return Score(None, "the record does not hold the document that lm-eval judges")
     value: Any = results(text, facts).get((said["metric"], said["filter"]))
     if not isinstance(value, int | float) and not hasattr(value, "item"):
         return Score(None, f"lm-eval gives no number for {said['metric']}")
