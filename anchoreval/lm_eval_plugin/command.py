@@ -23,7 +23,7 @@ from anchoreval.errors import AnchorEvalError, RunError
 from anchoreval.lm_eval_plugin import MODELS, names, register
 
 #: What lm-eval says of input, in errors of no class of its own.
-_INPUT = ("Tasks not found", "No tasks specified", "Duplicate task", "Attempted to run task", "--limit")
+_INPUT = ("Tasks not found", "No tasks specified", "Duplicate task", "Attempted to run task")
 
 
 def flags(parser: argparse.ArgumentParser) -> None:

@@ -63,7 +63,7 @@ class AnchorEvalLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not analysed
         self.arm: Arm = self.asked.as_arm(self.asked.dtype or self._card.dtype)
         self.tokenizer = self._load_tokenizer()
         self._applied: dict[str, Json] = {}
-        self._cut = 0
+        self._cut = self._told = 0
 
     @classmethod
     def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> Any:
@@ -168,6 +168,7 @@ class AnchorEvalLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not analysed
             self._plain(str(number), ids, 0, choices=tuple(Continuation(each, len(each)) for each in choices))
             for number, (ids, choices) in enumerate(groups.items())
         ]
+        self._tell_cut()
         found: dict[int, ChoiceScore] = {}
         members = [list(choices.values()) for choices in groups.values()]
         for output in self._answers(asked, "choices", disable_tqdm):
@@ -198,6 +199,7 @@ class AnchorEvalLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not analysed
             made, stop = self._answered(request) if sample is None else (self._own(sample), None)
             asked.append(replace(made, sample_id=str(number)))
             stops.append(stop)
+        self._tell_cut()
         found: dict[int, str] = {}
         for output in self._answers(asked, "answers", disable_tqdm):
             at = int(output.sample_id)
@@ -286,6 +288,11 @@ class AnchorEvalLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not analysed
         kept = ids[-(self.max_length - most) :]
         self._cut += len(kept) < len(ids)
         return self._plain("", kept, most, stop=tuple(each for each in stop if each)), stop
+
+    def _tell_cut(self) -> None:
+        if self._cut > self._told:
+            _log.warning("%d prompts are cut on the left to %d positions", self._cut - self._told, self.max_length)
+        self._told = self._cut
 
     def _said(self, output: Output, stop: list[str]) -> str:
         """The answer as lm-eval's `hf` model reads it from the new tokens."""

@@ -6,6 +6,7 @@ A document is a sample as JSON, so that our models see its segments; other model
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
@@ -21,19 +22,20 @@ from anchoreval.errors import AnchorEvalError
 from anchoreval.evaluation import stated_length
 from anchoreval.lm_eval_plugin.arguments import BadArgument, prompt_arguments, settings
 from anchoreval.run import Plan, make_cells, sized
-from anchoreval.schema import Choice, ChoiceScore, Sample, Segment
+from anchoreval.schema import Choice, ChoiceScore, Json, Sample, Segment
 from anchoreval.scoring import SCORERS, with_choices
 from anchoreval.tokenizer import TextTokenizer, load_tokenizer
 
+_log = logging.getLogger("lm_eval.anchoreval")
 #: The key of a document that says it is a sample of ours.
 OURS = "anchoreval_sample"
 
 
 class Documents(Sequence[dict[str, Any]]):
-    """Samples as documents, made when they are looked at: `--limit` costs what it says."""
+    """Samples as documents, made when they are looked at: `--limit` costs what it says. `about` says of what."""
 
-    def __init__(self, samples: Iterator[Sample], count: int) -> None:
-        self._samples, self._count = samples, count
+    def __init__(self, samples: Iterator[Sample], count: int, about: Mapping[str, Json]) -> None:
+        self._samples, self._count, self.about = samples, count, about
         self._made: list[dict[str, Any]] = []
 
     @property
@@ -66,6 +68,7 @@ class AnchorTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval is not anal
             kind = {"output_type": "generate_until", "generation_kwargs": _generation(first)}
         metric = {"metric": "score", "aggregation": "mean", "higher_is_better": True}
         kept = {key: value for key, value in config.items() if key != "class"}
+        kept["metadata"] = {**config["metadata"], "anchoreval": self._documents.about}
         made = {"test_split": "test", "metric_list": [metric], "process_results": score, "target_delimiter": ""}
         super().__init__(config=kept | made | kind)
 
@@ -129,6 +132,8 @@ def documents(metadata: Mapping[str, Any]) -> Documents:
     (task,) = sized(with_settings([found], settings(metadata, found.settings)))
     card, tokenizer = model_of(metadata)
     haystack = asked.haystack or card.haystack
+    if asked.haystack is None and haystack != "published":
+        _log.warning("haystack %s, as the model's card says: not comparable with published scores", haystack)
     plan = Plan(
         tasks=(task,),
         lengths=(about["length"],),
@@ -140,7 +145,12 @@ def documents(metadata: Mapping[str, Any]) -> Documents:
         single=frozenset({task.address}),
     )
     (cell,) = make_cells(plan, tokenizer, window_of(card, metadata.get("max_length"))).cells
-    made = Documents(cell.samples, cell.asked)
+    said = {
+        **about, "card": task.model_dump(mode="json", exclude_defaults=True), "seed": plan.seed,
+        "template": plan.template, "sources": plan.sources.describe(), "comparable": plan.comparable,
+        "tokenizer_sha256": tokenizer.sha256,
+    }  # fmt: skip
+    made = Documents(cell.samples, cell.asked, said)
     if made[0]["then"]:
         raise AnchorEvalError(f"{task.address} asks in two steps, which lm-eval cannot: anchoreval run does")
     return made

@@ -17,6 +17,7 @@ CODE = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 def test_questions_behind_one_context_take_less_time_and_a_prompt_a_tenth_of_the_memory() -> None:
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True, timeout=120)

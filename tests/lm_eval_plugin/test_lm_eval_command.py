@@ -83,6 +83,9 @@ def test_a_group_a_task_and_one_of_lm_evals_kind_run_together_and_write_its_file
     assert made["group_subtasks"]["mine"] == ["anchor_ruler_fwe_512", "own_pairs"]
     assert made["configs"][NIAH]["metadata"]["max_seq_lengths"] == [128, 256]
     assert made["config"]["anchoreval"]["arm"]["asked"]["name"] == "native"
+    about = made["configs"][NIAH]["metadata"]["anchoreval"]
+    assert (about["task"], about["length"], about["seed"]) == ("ruler/niah_single_1", 512, 42)
+    assert "not comparable with published scores" in err and about["sources"]["haystack"] == "generated"
     assert made["n-samples"][NIAH] == {"original": 2, "effective": 2}
     assert [row["score"] for row in samples(tmp_path / "out")] == [1.0, 1.0]
 
@@ -311,6 +314,27 @@ def test_lm_evals_own_tasks_are_left_out_only_where_all_that_is_asked_is_ours(mo
     for action, tasks in [("validate", NIAH), ("validate", f"{NIAH},hellaswag"), ("validate", "a*"), ("ls", "")]:
         assert main(["lm-eval", action, *(["--tasks", tasks] if tasks else ["tasks"])]) == 0
     assert seen == [False, True, True, True] and lm_eval.tasks.TaskManager is whole
+
+
+def test_a_run_that_is_stopped_says_what_is_kept(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import lm_eval._cli
+
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lm_eval._cli.HarnessCLI, "execute", stopped)
+    assert main(RUN) == 1
+    assert "with --use_cache PATH alone" in one_line(capsys)
+
+
+def test_without_lm_eval_the_command_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("anchoreval.lm_eval_tasks.find_spec", lambda _: None)
+    assert main(RUN) == 2
+    assert "pip install 'anchoreval[lm-eval]'" in one_line(capsys)
 
 
 def test_validate_knows_our_names_and_ends_with_1_for_others(capsys: pytest.CaptureFixture[str]) -> None:

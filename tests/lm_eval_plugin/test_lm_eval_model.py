@@ -87,11 +87,14 @@ def test_every_answer_and_log_probability_is_that_of_its_hf_model(tasks: Any, pl
     assert all(text for (text,) in answers(plain["samples"]["own_questions"]))
 
 
-def test_long_contexts_are_cut_as_its_hf_model_cuts_them(tasks: Any, plain: dict[str, Any]) -> None:
+def test_long_contexts_are_cut_as_its_hf_model_cuts_them(
+    tasks: Any, plain: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
     more = {"max_length": 48, "add_bos_token": True, "prefix_token_id": 5}
     ours, theirs = run("anchoreval", tasks, args=more), run("hf", tasks, args=more)
     assert_equal(ours, theirs)
     assert ours["config"]["anchoreval"]["cut_on_the_left"] > 10
+    assert "prompts are cut on the left to 48 positions" in caplog.text
     assert answers(ours["samples"]["own_texts"]) != answers(plain["samples"]["own_texts"])
 
 
