@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from anchoreval.attention.rope import RopeLevel
 from anchoreval.errors import MissingExtra, UnknownName
@@ -14,8 +15,17 @@ from anchoreval.schema import Json, Output, Request
 BACKENDS: Mapping[str, str] = {
     "fake": "anchoreval.backends.fake:FakeBackend",
     "hf": "anchoreval.backends.hf:HfBackend",
+    "openai": "anchoreval.backends.openai:OpenAiBackend",
+    "vllm": "anchoreval.backends.vllm:VllmBackend",
 }
-_REQUIRED = frozenset({"torch", "transformers", "safetensors", "huggingface_hub"})
+#: Backends that start anew for another RoPE level and the like: their arms come one engine after the other.
+RESTARTING = frozenset({"vllm"})
+#: Module that may be absent -> what installs it.
+_INSTALLS = {
+    **dict.fromkeys(("torch", "transformers", "safetensors", "huggingface_hub"), "anchoreval"),
+    "vllm": "'anchoreval[vllm]'",
+    "openai": "'anchoreval[openai]'",
+}
 
 
 class ArmLike(Protocol):
@@ -90,7 +100,7 @@ def open_backend(name: str, model: str, **options: Json) -> Backend:
     """The backend called `name` with `model` loaded.
 
     `options` are the keyword arguments of that backend's `open` (`dtype`, `device`, `batch_tokens`, ...).
-    Errors: `UnknownName`, `MissingExtra`, `ModelError`.
+    Errors: `UnknownName` (an option that the backend does not have among them), `MissingExtra`, `ModelError`.
     """
     if name not in BACKENDS:
         raise UnknownName("backend", name, BACKENDS)
@@ -98,8 +108,27 @@ def open_backend(name: str, model: str, **options: Json) -> Backend:
     try:
         opener = getattr(importlib.import_module(module), attribute).open
     except ModuleNotFoundError as error:
-        if error.name not in _REQUIRED:
+        if error.name not in _INSTALLS:
             raise
-        raise MissingExtra(f"backend {name!r} needs {error.name}: pip install anchoreval") from error
+        raise MissingExtra(f"backend {name!r} needs {error.name}: pip install {_INSTALLS[error.name]}") from error
+    taken = inspect.signature(opener).parameters
+    if not any(one.kind is one.VAR_KEYWORD for one in taken.values()):
+        for option in options:
+            if option not in taken:
+                raise UnknownName(f"option of backend {name}", option, list(taken)[1:])
     backend: Backend = opener(model, **options)
     return backend
+
+
+Arm = TypeVar("Arm", bound=ArmLike)
+
+
+def waves(name: str, arms: Sequence[Arm]) -> list[tuple[Arm, ...]]:
+    """The arms in the groups that one start of the backend `name` serves; a group comes where its first arm stood."""
+    if name not in RESTARTING:
+        return [tuple(arms)]
+    groups: dict[tuple[object, ...], list[Arm]] = {}
+    for arm in arms:
+        placed = (arm.positions, arm.attention) != ("contiguous", "full")
+        groups.setdefault((arm.rope, arm.placebo, placed, arm.attention), []).append(arm)
+    return [tuple(group) for group in groups.values()]
