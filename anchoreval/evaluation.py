@@ -86,16 +86,15 @@ def evaluate(
     `model` is a card of models/, a folder or a hub id; behind the backend `openai`, its name at the server of the
     option `base_url`, and `tokenizer` is a card, folder or hub id. `tasks` are suites, sets, tasks or globs; `lengths`
     are tokens of the model under test, prompt plus answer (default: the task card's); `rope` are arms, comma separated.
-    `template`, `haystack` and `dtype` default to the model card's, else base, published and the checkpoint's own;
-    `document_tokens` puts documents into blocks of so many tokens; `context=False` leaves the context out of the
-    prompts; `placebo` adds the first arm once more, in other batches: what differs then is noise (on `vllm` it is
-    always there); `until` ("1pt@95%") stops a task and length when every arm's verdict is in (rounds.py); `max_length`
-    overrides the positions that the checkpoint states; `settings` are what suites let be chosen (depths, needles, ...);
-    `ray` is the address of a cluster on which so many `workers` compute (fleet/); `options` go to the backend. The same
-    call resumes a run. `watch` shows progress, `tell` takes notices.
+    `template`, `haystack` and `dtype` default to the model card's; `document_tokens` puts documents into blocks of so
+    many tokens; `context=False` leaves the context out of the prompts; `placebo` adds the first arm once more, in other
+    batches: what differs then is noise (on `vllm` it is always there); `until` ("1pt@95%") stops a task and length when
+    every arm's verdict is in (rounds.py); `max_length` overrides the positions that the checkpoint states; `settings`
+    are what suites let be chosen (depths, needles, ...); `ray` is the address of a cluster on which so many `workers`
+    compute (fleet/); `options` go to the backend. The same call resumes a run. `watch` shows progress, `tell` takes
+    notices.
     """
-    chosen, single = select_tasks(tasks)
-    subject = _subject(model, backend, tokenizer)
+    (chosen, single), subject = select_tasks(tasks), _subject(model, backend, tokenizer)
     card, dtype = subject.card, dtype or subject.card.dtype
     plan = Plan(
         tasks=tuple(sized(with_settings(chosen, settings or {}))),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar
 
@@ -102,22 +102,32 @@ def open_backend(name: str, model: str, **options: Json) -> Backend:
     `options` are the keyword arguments of that backend's `open` (`dtype`, `device`, `batch_tokens`, ...).
     Errors: `UnknownName` (an option that the backend does not have among them), `MissingExtra`, `ModelError`.
     """
+    opener, known = _opener(name), options_of(name)
+    for option in options:
+        if known is not None and option not in known:
+            raise UnknownName(f"option of backend {name}", option, known)
+    backend: Backend = opener(model, **options)
+    return backend
+
+
+def options_of(name: str) -> list[str] | None:
+    """What the backend called `name` may be opened with, None where it takes anything."""
+    taken = inspect.signature(_opener(name)).parameters
+    anything = any(one.kind is one.VAR_KEYWORD for one in taken.values())
+    return None if anything else list(taken)[1:]
+
+
+def _opener(name: str) -> Callable[..., Backend]:
     if name not in BACKENDS:
         raise UnknownName("backend", name, BACKENDS)
     module, _, attribute = BACKENDS[name].partition(":")
     try:
-        opener = getattr(importlib.import_module(module), attribute).open
+        opener: Callable[..., Backend] = getattr(importlib.import_module(module), attribute).open
     except ModuleNotFoundError as error:
         if error.name not in _INSTALLS:
             raise
         raise MissingExtra(f"backend {name!r} needs {error.name}: pip install {_INSTALLS[error.name]}") from error
-    taken = inspect.signature(opener).parameters
-    if not any(one.kind is one.VAR_KEYWORD for one in taken.values()):
-        for option in options:
-            if option not in taken:
-                raise UnknownName(f"option of backend {name}", option, list(taken)[1:])
-    backend: Backend = opener(model, **options)
-    return backend
+    return opener
 
 
 Arm = TypeVar("Arm", bound=ArmLike)
