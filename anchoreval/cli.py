@@ -13,6 +13,7 @@ from pathlib import Path
 from anchoreval import commands, compare_runs, data_files, doctor, export, flags, general_report, gpu_bench, nll
 from anchoreval.errors import AnchorEvalError, RunError
 from anchoreval.lm_eval_plugin import bench as lm_eval_bench
+from anchoreval.lm_eval_plugin import bench_engines
 from anchoreval.lm_eval_plugin import command as lm_eval
 from anchoreval.plan import command as plan
 from anchoreval.view import command as view
@@ -126,6 +127,8 @@ def _bench(parser: argparse.ArgumentParser) -> None:
     kinds.add_parser("sequential", help="false verdicts and samples used of run --until, simulated")
     kinds.add_parser("anchor", help="prefill under the anchor pattern against full attention, one ratio")
     lm_eval_bench.flags(kinds.add_parser("lm-eval", help="our model in lm-eval beside its hf model: time and memory"))
+    engines = "our models in lm-eval beside its hf and vllm models: CPU seconds of the same prompts"
+    bench_engines.flags(kinds.add_parser("engines", help=engines))
     gpu = "at Llama-3-8B shapes: anchor prefill (rows, FlexAttention) against full, RoPE, the probe's measures"
     gpu_bench.flags(kinds.add_parser("gpu", help=gpu))
 

@@ -332,7 +332,12 @@ def data(options: argparse.Namespace) -> int:
 
 
 def bench(options: argparse.Namespace) -> int:
-    """`anchoreval bench samples|memory|board|anchor|gpu|lm-eval|sequential`."""
+    """`anchoreval bench samples|memory|board|anchor|gpu|lm-eval|engines|sequential`."""
+    if options.kind == "engines":
+        from anchoreval.lm_eval_plugin.bench_engines import report_engines
+
+        say(report_engines(options.length, options.prompts, options.questions))
+        return 0
     if options.kind == "lm-eval":
         from anchoreval.lm_eval_plugin.bench import report_lm_eval
 
