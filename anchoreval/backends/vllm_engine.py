@@ -105,14 +105,18 @@ class Engine:
                 self._live[name] = i
                 prompt = {"prompt_token_ids": list(ask.token_ids), "cache_salt": ask.context.salt}
                 self._engine.add_request(name, prompt, _sampling(ask, final_only))
+            counted: set[int] = set()
             while self._live:
                 for output in self._engine.step():
                     place = self._live.get(output.request_id)
                     if output.finished:
-                        self._count(output)
                         self._live.pop(output.request_id, None)
-                    if place is not None:
-                        yield place, output
+                    if place is None:  # stopped a step ago
+                        continue
+                    if place not in counted:
+                        counted.add(place)
+                        self._count(output)
+                    yield place, output
         finally:
             left, self._live = list(self._live), {}
             if left:
