@@ -10,7 +10,6 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from anchoreval.backends.vllm_asks import Ask, Reply, judged
@@ -129,7 +128,7 @@ class Engine:
 
 
 def _sampling(ask: Ask, final_only: bool) -> Any:
-    """vLLM's parameters of an ask: greedy, texts left to us, ended by the ask's own tokens alone."""
+    """Sampling parameters of an ask: greedy, texts left to us, ended by the ask's own tokens alone."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 

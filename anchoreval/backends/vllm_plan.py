@@ -64,7 +64,7 @@ def batches(requests: Sequence[Request], cache: Cache, most: int) -> Iterator[li
 
 
 def lots(asks: Sequence[Ask], cache: Cache) -> Iterator[list[Ask]]:
-    """The asks in order, as many at once as the cache holds: all of a batch, but for a request that alone is too big."""
+    """The asks in order, as many at once as the cache holds: all of a batch, unless one request alone is too big."""
     return _packed(asks, cache, len(asks), lambda ask: cache.blocks_of(len(ask.token_ids) + ask.new_tokens))
 
 
