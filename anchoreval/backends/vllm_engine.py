@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import os
 import warnings
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -34,7 +35,8 @@ def prepare(on_cpu: bool, batch_invariant: bool) -> None:
 class Engine:
     """A model loaded by vLLM; `settings` are keyword arguments of its `EngineArgs`."""
 
-    _here: ClassVar[bool] = False  # whether one lives in this process, whose end would take another's groups along
+    #: The one that lives in this process, if any: the end of one would take the process groups of another along.
+    _here: ClassVar[weakref.ref[Engine] | None] = None
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         from vllm import envs
@@ -44,12 +46,12 @@ class Engine:
         from anchoreval.vllm_plugin.rope import forget
 
         self._inside = not envs.VLLM_ENABLE_V1_MULTIPROCESSING
-        if self._inside and Engine._here:
-            raise ModelError("one vLLM engine lives in a process at a time: close the other backend first")
+        if self._inside:
+            _require_alone(Engine._here)
         forget()
         with _quiet(), _one_line(str(settings["model"])):
             self._engine: Any = LLMEngine.from_engine_args(EngineArgs(**settings))
-        Engine._here = self._inside
+        Engine._here = weakref.ref(self) if self._inside else Engine._here
         with _quiet():
             self._said = dict(self._engine.collective_rpc("anchoreval_says")[0])
         self._live: dict[str, int] = {}  # ids of what is with the engine -> its place in the lot
@@ -107,7 +109,7 @@ class Engine:
             self._engine.engine_core.shutdown()
             self._engine = None
             gc.collect()
-        Engine._here = Engine._here and not self._inside
+        Engine._here = None if self._inside else Engine._here
 
     def _outputs(self, asks: Sequence[Ask], final_only: bool) -> Iterator[tuple[int, Any]]:
         """(place of the ask, what vLLM put out), step by step, until all have ended."""
@@ -139,6 +141,14 @@ class Engine:
         cached = int(output.num_cached_tokens or 0)
         self.cached_tokens += cached
         self.computed_tokens += len(output.prompt_token_ids) - cached
+
+
+def _require_alone(here: weakref.ref[Engine] | None) -> None:
+    """Raises `ModelError` where another engine lives in this process; one that was dropped without `close` does not."""
+    if here is not None and here() is not None:
+        gc.collect()
+        if here() is not None:
+            raise ModelError("one vLLM engine lives in a process at a time: close the other backend first")
 
 
 def _sampling(ask: Ask, final_only: bool) -> Any:

@@ -16,7 +16,6 @@ from transformers import LlamaConfig
 from anchoreval.backends import Backend, open_backend
 from anchoreval.schema import Output, Request
 
-WHY = "VLLM ABSENT: nothing was computed by vLLM (make test-vllm)"
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 # Measured against the same models in fp64: either backend is off by at most 8e-6 per token, so two are apart by no more
 # than 16e-6. A wrong position, a wrong mask or a row of another prompt costs 1e-3 and more.
