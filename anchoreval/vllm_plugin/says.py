@@ -35,15 +35,20 @@ class Says:
         modules = [said(module, config, wanted.level) for module in rotary_modules(model)]
         levels = sorted({str(module["detected"]) for module in modules})
         layers = config.compilation_config.static_forward_context.values()
-        backends = {layer.get_attn_backend() for layer in layers if hasattr(layer, "get_attn_backend")}
+        attention = [layer for layer in layers if hasattr(layer, "get_attn_backend")]
         return {
             "asked": wanted.as_config(),
             "detected": modules[0]["detected"] if len(levels) == 1 else None,
             "rotary": modules,
             "model": type(model).__name__,
             "model_dtype": NAMES.get(config.model_config.dtype, str(config.model_config.dtype)),
-            "attention": sorted(f"{backend.get_name()} ({backend.get_impl_cls().__name__})" for backend in backends),
+            "attention": sorted({f"{layer.get_attn_backend().get_name()} ({_kind(layer)})" for layer in attention}),
         }
+
+
+def _kind(layer: Any) -> str:
+    """The class of an attention layer's arithmetic."""
+    return type(getattr(layer, "impl", layer)).__name__
 
 
 def rotary_modules(model: nn.Module) -> list[nn.Module]:

@@ -50,7 +50,7 @@ TYPES: dict[str, dict[str, Any]] = {
 
 def checkpoint(folder: Path, kind: str = "llama", rope: str = "default", **more: Any) -> Path:
     """A random model in `folder`; vLLM's CPU kernels take heads of 32 dimensions, not of 16."""
-    extra = {"sliding_window": None} if kind == "mistral" else {}
+    extra = {"mistral": {"sliding_window": None}, "qwen2": {"hidden_size": 128}}.get(kind, {})
     rope_parameters = {"rope_theta": 10000.0, **TYPES[rope]}
     folder.mkdir(exist_ok=True)
     shape = {**SHAPE, "head_dim": 32, "rope_parameters": rope_parameters, **extra, **more}
@@ -102,7 +102,7 @@ class Engine:
             SamplingParams(
                 temperature=0,
                 max_tokens=new,
-                min_tokens=new,
+                ignore_eos=True,
                 logprobs=0,
                 prompt_logprobs=0 if score else None,
                 extra_args={"anchoreval_plan": plan} if plan else None,

@@ -12,6 +12,7 @@ pytest.importorskip("vllm", reason="VLLM ABSENT: nothing was computed by vLLM (m
 
 from engines import Answer, Engine, Reference, checkpoint, engine, picked
 from layouts import laid_out, plan_of, positions_of
+from vllm.exceptions import VLLMValidationError
 
 from anchoreval.attention.rope import parse_level
 from anchoreval.errors import AnchorEvalError
@@ -131,13 +132,13 @@ def test_other_architectures_take_plans(tmp_path: Path, kind: str) -> None:
     ],
 )
 def test_a_malformed_plan_fails_its_call_and_no_other(planned: Engine, plan: list[int], named: str) -> None:
-    with pytest.raises(ValueError, match=named):
+    with pytest.raises(VLLMValidationError, match=named):
         planned.answers([TOKENS], [plan])
     assert planned.answers([TOKENS], [PLANS[0]], ["again"])[0].generated
 
 
 def test_a_plan_that_is_longer_than_its_prompt_fails_its_call_and_no_other(planned: Engine) -> None:
-    with pytest.raises(ValueError, match="between 0 and the prompt length"):
+    with pytest.raises(VLLMValidationError, match="between 0 and the prompt length"):
         planned.answers([TOKENS[:300]], [PLANS[0]])
     assert planned.answers([TOKENS], [PLANS[0]], ["again"])[0].generated
 
