@@ -122,7 +122,9 @@ def _answer(output: Any, ids: Sequence[int]) -> Answer:
 
 
 @contextmanager
-def engine(folder: Path, dtype: str = "float32", settings: dict[str, Any] | None = None, **more: Any) -> Iterator[Engine]:
+def engine(
+    folder: Path, dtype: str = "float32", settings: dict[str, Any] | None = None, **more: Any
+) -> Iterator[Engine]:
     """An engine for one `with` block; its memory is free after it."""
     made = Engine(folder, dtype, settings, **more)
     try:
@@ -151,9 +153,7 @@ class Reference:
         allowed = torch.ones(tokens, tokens).tril().bool() if mask is None else torch.tensor(mask)
         blocked = torch.where(allowed, 0.0, torch.finfo(dtype).min).to(dtype)[None, None]
         with torch.no_grad(), applied(self.model, parse_level(level)):
-            output = self.model(
-                torch.tensor([list(ids)]), position_ids=given, attention_mask=blocked, use_cache=False
-            )
+            output = self.model(torch.tensor([list(ids)]), position_ids=given, attention_mask=blocked, use_cache=False)
         logits = output.logits[0]
         return logits.float().log_softmax(-1)
 
