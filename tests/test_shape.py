@@ -29,6 +29,7 @@ ALLOWED = {
     "general_losses": {"board", "compare_runs", "results"},
     "attention": {"errors"},
     "backends": {"attention", "errors", "schema", "tokenizer"},
+    "vllm_plugin": {"attention", "errors"},
     "results": {"errors", "schema"},
     "stats": {"errors", "schema"},
     "board": {"errors", "results", "schema", "scoring", "stats"},
