@@ -10,7 +10,18 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from anchoreval import commands, compare_runs, data_files, doctor, export, flags, general_report, gpu_bench, nll
+from anchoreval import (
+    commands,
+    compare_runs,
+    data_files,
+    doctor,
+    export,
+    flags,
+    general_report,
+    gpu_bench,
+    nll,
+    prefill_bench,
+)
 from anchoreval.errors import AnchorEvalError, RunError
 from anchoreval.lm_eval_plugin import bench as lm_eval_bench
 from anchoreval.lm_eval_plugin import bench_engines
@@ -129,6 +140,8 @@ def _bench(parser: argparse.ArgumentParser) -> None:
     lm_eval_bench.flags(kinds.add_parser("lm-eval", help="our model in lm-eval beside its hf model: time and memory"))
     engines = "our models in lm-eval beside its hf and vllm models: CPU seconds of the same prompts"
     bench_engines.flags(kinds.add_parser("engines", help=engines))
+    prefill = "tokens a second and peak memory of backend hf on a model that fills the GPU, full against anchor"
+    prefill_bench.flags(kinds.add_parser("prefill", help=prefill))
     gpu = "at Llama-3-8B shapes: anchor prefill (rows, FlexAttention) against full, RoPE, the probe's measures"
     gpu_bench.flags(kinds.add_parser("gpu", help=gpu))
 

@@ -332,7 +332,7 @@ def data(options: argparse.Namespace) -> int:
 
 
 def bench(options: argparse.Namespace) -> int:
-    """`anchoreval bench samples|memory|board|anchor|gpu|lm-eval|engines|sequential`."""
+    """`anchoreval bench samples|memory|board|anchor|gpu|prefill|lm-eval|engines|sequential`."""
     if options.kind == "engines":
         from anchoreval.lm_eval_plugin.bench_engines import report_engines
 
@@ -347,6 +347,10 @@ def bench(options: argparse.Namespace) -> int:
         from anchoreval.gpu_bench import main
 
         return main(options, say, note)
+    if options.kind == "prefill":
+        from anchoreval.prefill_bench import main as measure_prefill
+
+        return measure_prefill(options, say, note)
     if options.kind == "board":
         from anchoreval.leaderboard.bench import report_board
 

@@ -1,4 +1,4 @@
-"""The model `anchoreval-vllm` in lm-eval against lm-eval's own `hf` model: the same rows, the same tasks and weights."""
+"""The model `anchoreval-vllm` in lm-eval against lm-eval's own `hf` model: the same tasks, rows and weights."""
 
 from __future__ import annotations
 
