@@ -28,7 +28,7 @@ ALLOWED = {
     },
     "general_losses": {"board", "compare_runs", "results"},
     "attention": {"errors"},
-    "backends": {"attention", "errors", "schema", "tokenizer"},
+    "backends": {"attention", "errors", "schema", "tokenizer", "vllm_plugin"},
     "vllm_plugin": {"attention", "errors"},
     "results": {"errors", "schema"},
     "stats": {"errors", "schema"},

@@ -129,9 +129,7 @@ class Row:
             return None
         ends = tuple(sorted({*eos, *request.end_ids}))
         fewest = min(request.min_new_tokens, request.max_new_tokens)
-        return Ask(
-            request.token_ids, self.context, new_tokens=request.max_new_tokens, fewest=fewest, ends=ends
-        )
+        return Ask(request.token_ids, self.context, new_tokens=request.max_new_tokens, fewest=fewest, ends=ends)
 
     def add(self, token: int, logprob: float, eos: frozenset[int]) -> None:
         """One more generated token; `finish` is set where it was the last."""

@@ -10,7 +10,6 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from anchoreval.backends.vllm_asks import Ask, Reply, judged
@@ -105,14 +104,18 @@ class Engine:
                 self._live[name] = i
                 prompt = {"prompt_token_ids": list(ask.token_ids), "cache_salt": ask.context.salt}
                 self._engine.add_request(name, prompt, _sampling(ask, final_only))
+            counted: set[int] = set()
             while self._live:
                 for output in self._engine.step():
                     place = self._live.get(output.request_id)
                     if output.finished:
-                        self._count(output)
                         self._live.pop(output.request_id, None)
-                    if place is not None:
-                        yield place, output
+                    if place is None:  # stopped a step ago
+                        continue
+                    if place not in counted:
+                        counted.add(place)
+                        self._count(output)
+                    yield place, output
         finally:
             left, self._live = list(self._live), {}
             if left:
@@ -125,7 +128,7 @@ class Engine:
 
 
 def _sampling(ask: Ask, final_only: bool) -> Any:
-    """vLLM's parameters of an ask: greedy, texts left to us, ended by the ask's own tokens alone."""
+    """Sampling parameters of an ask: greedy, texts left to us, ended by the ask's own tokens alone."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 

@@ -64,7 +64,7 @@ def batches(requests: Sequence[Request], cache: Cache, most: int) -> Iterator[li
 
 
 def lots(asks: Sequence[Ask], cache: Cache) -> Iterator[list[Ask]]:
-    """The asks in order, as many at once as the cache holds: all of a batch, but for a request that alone is too big."""
+    """The asks in order, as many at once as the cache holds: all of a batch, unless one request alone is too big."""
     return _packed(asks, cache, len(asks), lambda ask: cache.blocks_of(len(ask.token_ids) + ask.new_tokens))
 
 
@@ -102,17 +102,20 @@ def context_of(request: Request, arrangement: Arrangement, arm: str) -> Context:
     """
     if arrangement.stock:
         return Context(_digest(arm))
-    runs = runs_of(arrangement.of(request))
+    runs = runs_of(arrangement.of(request), arrangement.pattern != "full")
     position, _, document = runs[-1]
     return Context(_digest(arm, runs[:-1], position, document), tuple(value for run in runs for value in run))
 
 
-def runs_of(layout: Layout) -> list[Run]:
-    """(first position, tokens, document) of every stretch of consecutive positions in one block."""
+def runs_of(layout: Layout, isolated: bool) -> list[Run]:
+    """(first position, tokens, document) of every stretch of consecutive positions in one block.
+
+    Where documents are not isolated, all of it is the query.
+    """
     runs: list[Run] = []
     documents = 0
     for block in layout.blocks:
-        document = _KINDS.get(block.kind, documents)
+        document = _KINDS.get(block.kind, documents) if isolated else QUERY
         documents += block.kind == "document"
         at = block.start
         for i in range(block.start, block.stop):
