@@ -69,10 +69,8 @@ def _run(parser: argparse.ArgumentParser) -> None:
     flags.sources(parser)
     flags.settings(parser)
     engine = parser.add_argument_group("engine")
-    engine.add_argument(
-        "--backend", choices=("hf", "fake"), default="hf", help="fake: answers without a model, to try a set-up"
-    )
-    flags.engine(engine)
+    flags.backend(engine)
+    flags.engine(engine, chunk_tokens=None)
     _workers(engine)
 
 
@@ -84,15 +82,12 @@ def _workers(engine: argparse._ActionsContainer) -> None:
         "here) or host:port; one worker for every GPU, else for every CPU",
     )
     engine.add_argument("--workers", type=flags.positive, metavar="N", help="how many workers, with --ray")
-    engine.add_argument(
-        "--batch-tokens", type=flags.positive, default=32768, help="cache budget of a batch (default: %(default)s)"
-    )
+    engine.add_argument("--batch-tokens", type=flags.positive, help="cache budget of a batch of hf (default: 32768)")
     engine.add_argument(
         "--realisation",
         choices=("rows", "flex"),
-        default="rows",
-        help="how isolated documents are computed: causal rows joined, or one pass of FlexAttention, which is fast "
-        "on CUDA only; changes rounding (default: %(default)s)",
+        help="how hf computes isolated documents: causal rows joined, or one pass of FlexAttention, which is fast "
+        "on CUDA only; changes rounding (default: rows)",
     )
 
 

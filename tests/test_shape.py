@@ -70,7 +70,7 @@ ALLOWED = {
     "token_losses": {"backends", "errors"},
     "doctor": {"backends", "cards", "data", "doctor_checks", "errors", "flags", "prompt", "schema", "tokenizer"},
     "doctor_checks": {"arms", "attention", "backends", "errors", "schema"},
-    "flags": set(),
+    "flags": {"errors"},
     "cli": {
         "commands", "compare_runs", "data_files", "doctor", "errors", "export", "flags", "general_report", "gpu_bench",
         "lm_eval_plugin", "nll", "plan", "view",
