@@ -29,7 +29,6 @@ from anchoreval.errors import ModelError, UnknownName, UnsupportedArm
 from anchoreval.schema import ChoiceScore, Continuation, Json, Output, Request
 from anchoreval.tokenizer import load_tokenizer
 
-_OPTIONS = ("api", "concurrency", "patience_s", "timeout_s", "max_model_len", "seed", "logprobs")
 _STOCK = (PositionScheme("contiguous"), "full")
 
 
@@ -60,8 +59,6 @@ class OpenAiBackend:
         logprobs: bool = True,
         dtype: str = "auto",
         kernel: str = "auto",
-        tell: Callable[[str], None] | None = None,
-        **unknown: Json,
     ) -> OpenAiBackend:
         """The backend for the model that a server calls `model`, once the server answers.
 
@@ -70,10 +67,10 @@ class OpenAiBackend:
         servers that do not state theirs. `logprobs=False` asks for no log-probabilities, which cost a pass each.
         `dtype` and `kernel` are the server's own, so that only `auto` is taken here; arms are looked at in `under`.
         """
-        _check(base_url, tokenizer, api, concurrency, patience_s, timeout_s, unknown)
+        _check(base_url, tokenizer, api, concurrency, patience_s, timeout_s)
         reader = load_tokenizer(str(tokenizer))
         chosen: Api = "chat" if api == "chat" else "completions"
-        link = Link(str(base_url), patience_s, timeout_s, tell)
+        link = Link(str(base_url), patience_s, timeout_s)
         try:
             identity = identify(link, model)
             offers = probe(link, identity, reader, chosen, logprobs)
@@ -276,11 +273,8 @@ def _check(
     concurrency: int,
     patience_s: float,
     timeout_s: float,
-    unknown: dict[str, Json],
 ) -> None:
     """`ModelError` for options that are missing or mean nothing."""
-    if unknown:
-        raise ModelError(f"unknown option {min(unknown)!r} of backend openai: {', '.join(_OPTIONS)}")
     if not base_url:
         raise ModelError("backend openai needs --base-url, the address of a server: http://127.0.0.1:8000/v1")
     if not tokenizer:

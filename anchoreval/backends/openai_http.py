@@ -52,12 +52,12 @@ class Link:
     handed on: behind it may be another server than before. `quit` ends all pauses: what waits then fails.
     """
 
-    def __init__(self, url: str, patience_s: float, timeout_s: float, tell: Callable[[str], None] | None) -> None:
+    def __init__(self, url: str, patience_s: float, timeout_s: float) -> None:
         self.address = _checked(url)
         self.confirm: Callable[[], None] | None = None
         self.quit = threading.Event()
         self._key = _key()
-        self._patience_s, self._tell = patience_s, tell or _to_stderr
+        self._patience_s = patience_s
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         timeout = httpx2.Timeout(timeout_s, connect=_CONNECT_S)
         self._client = httpx2.Client(headers=headers, timeout=timeout, limits=httpx2.Limits(max_connections=None))
@@ -122,7 +122,7 @@ class Link:
         with self._lock:
             said, self._waiting = self._waiting, True
         if not said:
-            self._tell(f"waiting up to {self._patience_s:g} s for {self.address}: {trouble}")
+            sys.stderr.write(f"waiting up to {self._patience_s:g} s for {self.address}: {trouble}\n")
 
     def _once(self, method: str, url: str, body: Json) -> tuple[Json, Mapping[str, str]]:
         """One request; `_Passing` where it may succeed later."""
@@ -205,7 +205,3 @@ def _retry_after(answer: httpx2.Response) -> float:
         return max(0.0, (parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds())
     except (ValueError, TypeError):
         return 0.0
-
-
-def _to_stderr(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
