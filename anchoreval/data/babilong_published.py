@@ -7,13 +7,13 @@ promises no more, and a length that does not hold one of its samples is an error
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from anchoreval.data.babilong_prompts import DataSet, judged_by, prompt_of
 from anchoreval.data.fit import too_short
+from anchoreval.data.reading import checked_text, json_of, text_of
 from anchoreval.data.recipe import Recipe, options
 from anchoreval.data.sources import Sources
 from anchoreval.errors import SourceError
@@ -23,6 +23,7 @@ REVISION = "ee0d588794c7ac098062ee0d247c733d62e94fe2"
 ADDRESS = f"https://huggingface.co/datasets/RMT-team/babilong/tree/{REVISION}/data"
 SAMPLES = 100  # in every file
 FOLDERS = ("", "data", "babilong", "babilong/data")
+_FIELDS = ("input", "question", "target")
 _THOUSANDS = {
     "0k": 0, "1k": 1, "2k": 2, "4k": 4, "8k": 8, "16k": 16, "32k": 32, "64k": 64, "128k": 128, "256k": 256,
     "512k": 512, "1M": 1000, "10M": 10_000,
@@ -92,24 +93,21 @@ def rows(recipe: Recipe, data: str, name: str) -> list[Row]:
         )
     content = parse(path)
     if len(content) < recipe.count:
-        raise SourceError(f"{path} has {len(content)} samples, {recipe.count} were asked for: --limit {len(content)}")
+        hint = f": --limit {len(content)}" * bool(content)
+        raise SourceError(f"{path} has {len(content)} samples, {recipe.count} were asked for{hint}")
     recipe.sources.note(f"babilong/{data}/{name}.json", path, None, folder="babilong")
     return [_row(each, f"{path}: sample {index}") for index, each in enumerate(content[: recipe.count])]
 
 
 def parse(path: Path) -> list[Json]:
     """The samples of a file, a JSON list or one object in each line."""
-    text = path.read_text(encoding="utf-8")
-    try:
-        if text.lstrip().startswith("["):
-            return list(json.loads(text))
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
-    except ValueError as error:
-        raise SourceError(f"{path} is not JSON ({error}); a git-lfs pointer must be replaced by its file") from None
+    text = text_of(path)
+    if text.lstrip().startswith("["):
+        return list(json_of(text, str(path)))
+    lines = enumerate(text.split("\n"), 1)
+    return [json_of(line, f"{path}:{number}") for number, line in lines if line.strip()]
 
 
 def _row(each: Json, where: str) -> Row:
-    for key in ("input", "question", "target"):
-        if not isinstance(each, dict) or not isinstance(each.get(key), str):
-            raise SourceError(f"{where}: {key!r} is not a text: expected BABILong's own samples")
-    return Row(each["input"], each["question"], each["target"])
+    found = each if isinstance(each, dict) else {}
+    return Row(*(checked_text(found.get(key), where, key, "BABILong's own samples") for key in _FIELDS))

@@ -230,9 +230,9 @@ def test_a_length_that_does_not_hold_a_published_sample_names_the_one_that_does(
     ("content", "message"),
     [
         ("[{]", r"0k\.json is not JSON"),
-        ('[{"input": "x", "target": "y"}]', r"0k\.json: sample 0: 'question' is not a text"),
-        ('["x"]', r"0k\.json: sample 0: 'input' is not a text"),
-        ('{"data": 1}', r"0k\.json: sample 0: 'input' is not a text"),
+        ('[{"input": "x", "target": "y"}]', r"0k\.json: sample 0: 'question' is not a str"),
+        ('["x"]', r"0k\.json: sample 0: 'input' is not a str"),
+        ('{"data": 1}', r"0k\.json: sample 0: 'input' is not a str"),
         ("[]", r"has 0 samples, 1 were asked for"),
     ],
 )
