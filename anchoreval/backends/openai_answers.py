@@ -17,7 +17,7 @@ from anchoreval.errors import ModelError
 from anchoreval.schema import ChoiceScore, Finish, Json, Output, Request
 from anchoreval.tokenizer import TextTokenizer
 
-_MOST_STOPS = 4  # that OpenAI's interface takes; the others end the text here
+_MOST_STOPS = 4  # that OpenAI's interface takes, vLLM's server too; the others end the text here
 _IMPOSSIBLE = -9999.0  # what vLLM writes for a log-probability of minus infinity
 
 
@@ -49,8 +49,7 @@ class Asking:
         if not vllm and (request.end_ids or request.min_new_tokens):
             raise Unanswerable("answers that a token ends, or that have a least length, need a vLLM server")
         body = self._common() | self._prompt(request) | {"max_tokens": request.max_new_tokens}
-        stop = list(request.stop) if vllm else list(request.stop[:_MOST_STOPS])
-        body |= {"stop": stop} if stop else {}
+        body |= {"stop": list(request.stop[:_MOST_STOPS])} if request.stop else {}
         if vllm:
             body |= {"return_token_ids": True, "repetition_penalty": 1.0}  # a model's own default may be another
             body |= {"stop_token_ids": list(request.end_ids)} if request.end_ids else {}

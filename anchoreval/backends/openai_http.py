@@ -105,15 +105,18 @@ class Link:
             try:
                 given = ask()
             except _Passing as trouble:
+                if self.quit.is_set():
+                    raise ModelError(f"{self.address}: given up, {trouble}") from trouble
                 since = since or time.monotonic()
-                pause = max(trouble.after_s, random.uniform(0, min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**tries)))
+                pause = max(
+                    trouble.after_s, random.uniform(0, min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(tries, 10)))
+                )
                 if time.monotonic() + pause - since > self._patience_s:
                     text = f"{self.address}: no answer within {self._patience_s:g} s (patience_s): {trouble}"
                     raise ModelError(text) from trouble
                 self._say_waiting(trouble)
                 tries += 1
-                if self.quit.wait(pause):
-                    raise ModelError(f"{self.address}: given up, {trouble}") from trouble
+                self.quit.wait(pause)
             else:
                 self._waiting = False
                 return given
