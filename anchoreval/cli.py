@@ -10,7 +10,18 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from anchoreval import commands, compare_runs, data_files, doctor, export, flags, general_report, gpu_bench, nll
+from anchoreval import (
+    commands,
+    compare_runs,
+    data_files,
+    doctor,
+    export,
+    flags,
+    general_report,
+    gpu_bench,
+    longbench_report,
+    nll,
+)
 from anchoreval.errors import AnchorEvalError, RunError
 from anchoreval.lm_eval_plugin import bench as lm_eval_bench
 from anchoreval.lm_eval_plugin import command as lm_eval
@@ -224,7 +235,11 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callab
     "probe": ("measure what RoPE precision and a shift of positions do to attention", _probe, commands.probe),
     "nll": ("loss by position on long texts, paired between arms", nll.flags, commands.nll),
     "doctor": ("say what a checkpoint's RoPE honestly is", doctor.flags, commands.doctor),
-    "longbench": ("print the averages of LongBench, the tables of LongBench-E and v2", _paths, commands.longbench),
+    "longbench": (
+        "print the averages of LongBench, the tables of LongBench-E and v2",
+        longbench_report.flags,
+        commands.longbench,
+    ),
     "general": (
         "print all of lm-eval's metrics of general tasks, and what was lost",
         general_report.flags,
