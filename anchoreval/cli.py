@@ -19,6 +19,7 @@ from anchoreval import (
     flags,
     general_report,
     gpu_bench,
+    longbench_report,
     nll,
     prefill_bench,
 )
@@ -235,7 +236,11 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callab
     "probe": ("measure what RoPE precision and a shift of positions do to attention", _probe, commands.probe),
     "nll": ("loss by position on long texts, paired between arms", nll.flags, commands.nll),
     "doctor": ("say what a checkpoint's RoPE honestly is", doctor.flags, commands.doctor),
-    "longbench": ("print the averages of LongBench, the tables of LongBench-E and v2", _paths, commands.longbench),
+    "longbench": (
+        "print the averages of LongBench, the tables of LongBench-E and v2",
+        longbench_report.flags,
+        commands.longbench,
+    ),
     "general": (
         "print all of lm-eval's metrics of general tasks, and what was lost",
         general_report.flags,

@@ -309,12 +309,9 @@ def compare(options: argparse.Namespace) -> int:
 
 def longbench(options: argparse.Namespace) -> int:
     """`anchoreval longbench`: the averages of each run."""
-    from anchoreval.longbench_report import report
-    from anchoreval.results import find_runs, load_run
+    from anchoreval.longbench_report import main
 
-    for path in find_runs(options.runs):
-        say(report(load_run(path)))
-    return 0
+    return main(options, say)
 
 
 def general(options: argparse.Namespace) -> int:

@@ -75,7 +75,7 @@ ALLOWED = {
     "flags": {"errors"},
     "cli": {
         "commands", "compare_runs", "data_files", "doctor", "errors", "export", "flags", "general_report", "gpu_bench",
-        "lm_eval_plugin", "nll", "plan", "prefill_bench", "view",
+        "lm_eval_plugin", "longbench_report", "nll", "plan", "prefill_bench", "view",
     },
     "__main__": {"cli"},
     "lm_eval_plugin": {
@@ -100,7 +100,7 @@ ALLOWED = {
     },
     "data_files": {"data", "errors", "general_data"},
     "general_data": {"cards", "data", "errors", "lm_eval_tasks", "results"},
-    "longbench_report": {"longbench_v2_report", "results", "schema", "scoring"},
+    "longbench_report": {"longbench_v2_report", "rescore", "results", "schema", "scoring"},
     "longbench_v2_report": {"schema", "scoring"},
     "export": {"board", "errors", "lm_eval_files", "results", "schema", "stats"},
     "lm_eval_files": {"board", "errors", "results", "schema", "stats"},

@@ -226,10 +226,14 @@ class Sources:
         return [*([self.data_dir] if self.data_dir else []), self.cache]
 
     def note(self, file: str, path: Path, published: str | None, **more: Json) -> None:
-        """Remembers a file that is read; `published` is the SHA-256 of the published one, None where none is known."""
+        """Remembers a file that is read; `published` is the SHA-256 of the published one, None where none is known.
+
+        A `revision` among `more` is that of the published file, and is left out of another one.
+        """
         sha256 = sha256_of(path)
         used = {"sha256": sha256, "published": sha256 == published, "bytes": path.stat().st_size}
-        self._used[file] = used | more
+        kept = {name: value for name, value in more.items() if name != "revision" or used["published"]}
+        self._used[file] = used | kept
 
     def note_rows(self, name: str, sha256: str, rows: int, published: bool, **more: Json) -> None:
         """Remembers rows of a data set that are read; `published`: they came from those who publish it."""

@@ -16,7 +16,7 @@ from anchoreval.data import GENERATORS, Recipe
 from anchoreval.data.longbench import MARKS, bucket
 from anchoreval.data.longbench_prompts import PROMPTS
 from anchoreval.data.longbench_records import RECORDS, file_names, published_records
-from anchoreval.data.sources import Sources
+from anchoreval.data.sources import LONGBENCH, Published, Sources
 from anchoreval.errors import LengthError, SourceError
 from anchoreval.prompt import to_request
 from anchoreval.schema import Sample, Wrap
@@ -173,9 +173,7 @@ def test_questions_on_one_context_share_their_source(tmp_path: Path, tiny: TextT
     first, second, third = samples("qasper", UNCUT, Sources(tmp_path), tiny, count=3)
     assert first.facts["source"] == third.facts["source"] != second.facts["source"]
     bare = samples("qasper", UNCUT, Sources(tmp_path, context=False), tiny, count=1)[0]
-    assert bare.facts["source"] == first.facts["source"], (
-        "so the control has its clusters"
-    )
+    assert bare.facts["source"] == first.facts["source"], "so the control has its clusters"
 
 
 def test_longbench_e_knows_its_buckets_and_its_borders(folder: Path, tiny: TextTokenizer) -> None:
@@ -194,9 +192,21 @@ def test_a_zip_gives_what_a_folder_gives_and_both_are_recorded(
     assert samples("lsht", CUT, packed, tiny) == samples("lsht", CUT, apart, tiny)
     sha256 = hashlib.sha256((tmp_path / "in" / "data.zip").read_bytes()).hexdigest()
     assert packed.describe()["longbench/data.zip"] == f"not the published file: sha256 {sha256}"
-    assert packed.files()["longbench/data.zip"]["revision"].startswith("5e628be")
+    assert "revision" not in packed.files()["longbench/data.zip"], "it is not of the published revision"
     assert apart.describe()["longbench"].startswith("unpinned files, 1: ")
     assert not packed.published and not apart.published
+
+
+def test_the_revision_of_the_published_archive_is_recorded(
+    tmp_path: Path, tiny: TextTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_zip(tmp_path / "data.zip")
+    own = Published("longbench/data.zip", hashlib.sha256(path.read_bytes()).hexdigest(), revision=LONGBENCH.revision)
+    monkeypatch.setattr("anchoreval.data.longbench_records.LONGBENCH", own)
+    sources = Sources(tmp_path, cache=tmp_path / "none")
+    assert len(samples("lsht", CUT, sources, tiny)) == 2 and sources.published
+    assert sources.files()["longbench/data.zip"]["revision"] == "5e628be450b7e67fb7ae6e201bd6d8f7056f7672"
+    assert all(LONGBENCH.revision in address for address in LONGBENCH.addresses)
 
 
 def test_cards_have_upstreams_counts_and_budgets() -> None:
