@@ -57,7 +57,17 @@ def of(vllm_config: Any) -> Asked:
     worker = vllm_config.parallel_config.worker_cls
     if asked.plans and worker != PLAN_WORKER:
         raise UnsupportedArm(f"plans: position plans need worker_cls={PLAN_WORKER} (--worker-cls), not {worker}")
+    if not asked.level.native:
+        _refuse_longrope(vllm_config.model_config.hf_config, asked.level)
     return asked
+
+
+def _refuse_longrope(hf_config: Any, level: RopeLevel) -> None:
+    """`longrope` is no class that vLLM lets plugins replace, so its model is refused here."""
+    from vllm.transformers_utils.config import iter_rope_parameters
+
+    if any(rope.get("rope_type") == "longrope" for rope in iter_rope_parameters(hf_config)):
+        raise UnsupportedArm(f"rope: {level} is not computed for RoPE of type longrope in vLLM; only `native` runs")
 
 
 def _pattern(documents: Any, plans: bool) -> str | None:

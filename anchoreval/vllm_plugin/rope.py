@@ -3,7 +3,9 @@
 Under `native` such an object takes vLLM's own class before it is initialised, so that nothing of it is left.
 At a level it keeps a table of its own, and vLLM's is gone: a model or a fused kernel that reads vLLM's table
 directly fails instead of computing another level. Classes that are not SERVED refuse every level by name.
-`longrope` is no class that vLLM lets plugins replace; settings.engine_settings refuses it.
+`longrope` is no class that vLLM lets plugins replace: engine_settings refuses it, and on a CPU the attention
+layers do (masks.py), which are the first of ours that such a model meets. A server on a GPU that is given
+nothing but `--additional-config` meets none; ask says.Says what it computes.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from vllm.config import CompilationMode
 from vllm.model_executor.layers import rotary_embedding
 from vllm.model_executor.layers.rotary_embedding.base import RotaryEmbeddingBase
 
@@ -35,15 +36,20 @@ class Says:
         modules = [said(module, config, wanted.level) for module in rotary_modules(model)]
         levels = sorted({str(module["detected"]) for module in modules})
         layers = config.compilation_config.static_forward_context.values()
-        backends = {layer.get_attn_backend() for layer in layers if hasattr(layer, "get_attn_backend")}
+        attention = [layer for layer in layers if hasattr(layer, "get_attn_backend")]
         return {
             "asked": wanted.as_config(),
             "detected": modules[0]["detected"] if len(levels) == 1 else None,
             "rotary": modules,
             "model": type(model).__name__,
             "model_dtype": NAMES.get(config.model_config.dtype, str(config.model_config.dtype)),
-            "attention": sorted(f"{backend.get_name()} ({backend.get_impl_cls().__name__})" for backend in backends),
+            "attention": sorted({f"{layer.get_attn_backend().get_name()} ({_kind(layer)})" for layer in attention}),
         }
+
+
+def _kind(layer: Any) -> str:
+    """The class of an attention layer's arithmetic."""
+    return type(getattr(layer, "impl", layer)).__name__
 
 
 def rotary_modules(model: nn.Module) -> list[nn.Module]:
@@ -68,12 +74,25 @@ def said(rotary: nn.Module, config: Any, wanted: RopeLevel) -> dict[str, Any]:
         "rows": None if table is None else table.shape[0],
         "dispatch": getattr(getattr(rotary, "_forward_method", None), "__name__", "forward"),
     }
+    if _compiled(rotary, config):
+        reason = "vLLM compiles this rotation with its neighbours, and the compiler chooses where it rounds"
+        return {**told, "detected": None, "equal_levels": [], "reason": reason}
     try:
         equal = levels_of(rotary, config.model_config.dtype, config, wanted)
     except UnsupportedArm as error:
         return {**told, "detected": None, "equal_levels": [], "reason": str(error)}
-    reason = {} if equal else {"reason": "its rotation has the bits of no level"}
-    return {**told, "detected": equal[0] if equal else None, "equal_levels": equal, **reason}
+    why = {} if equal else {"reason": "its rotation has the bits of no level"}
+    return {**told, "detected": equal[0] if equal else None, "equal_levels": equal, **why}
+
+
+def _compiled(rotary: nn.Module, config: Any) -> bool:
+    """Whether the model runs this module's arithmetic inside a compiled graph, where calling it shows nothing.
+
+    A level is one operator to the compiler, and so are vLLM's kernels; only its native rotation is looked into.
+    """
+    if config.compilation_config.mode == CompilationMode.NONE or hasattr(rotary, "level_table"):
+        return False
+    return getattr(rotary, "_forward_method", None) == getattr(rotary, "forward_native", None)
 
 
 def levels_of(rotary: Any, dtype: torch.dtype, config: Any, wanted: RopeLevel) -> list[str]:

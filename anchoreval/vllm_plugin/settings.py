@@ -42,7 +42,7 @@ def engine_settings(
     if plans:
         _refuse_runner()
         settings["worker_cls"] = PLAN_WORKER
-        settings["logits_processors"] = [ADMISSION]
+        settings["logits_processors"] = [f"{ADMISSION}_{max(_rows(config), positions)}"]
         settings["hf_overrides"] = {"architectures": [_planned(config)], "mrope_section": [1, 0, 0]}
     if level.native and positions > _rows(config):
         settings.setdefault("hf_overrides", {}).update(_longer_table(config, positions))

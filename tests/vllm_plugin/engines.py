@@ -50,7 +50,7 @@ TYPES: dict[str, dict[str, Any]] = {
 
 def checkpoint(folder: Path, kind: str = "llama", rope: str = "default", **more: Any) -> Path:
     """A random model in `folder`; vLLM's CPU kernels take heads of 32 dimensions, not of 16."""
-    extra = {"sliding_window": None} if kind == "mistral" else {}
+    extra = {"mistral": {"sliding_window": None}, "qwen2": {"hidden_size": 128}}.get(kind, {})
     rope_parameters = {"rope_theta": 10000.0, **TYPES[rope]}
     folder.mkdir(exist_ok=True)
     shape = {**SHAPE, "head_dim": 32, "rope_parameters": rope_parameters, **extra, **more}
@@ -102,7 +102,7 @@ class Engine:
             SamplingParams(
                 temperature=0,
                 max_tokens=new,
-                min_tokens=new,
+                ignore_eos=True,
                 logprobs=0,
                 prompt_logprobs=0 if score else None,
                 extra_args={"anchoreval_plan": plan} if plan else None,
@@ -122,7 +122,9 @@ def _answer(output: Any, ids: Sequence[int]) -> Answer:
 
 
 @contextmanager
-def engine(folder: Path, dtype: str = "float32", settings: dict[str, Any] | None = None, **more: Any) -> Iterator[Engine]:
+def engine(
+    folder: Path, dtype: str = "float32", settings: dict[str, Any] | None = None, **more: Any
+) -> Iterator[Engine]:
     """An engine for one `with` block; its memory is free after it."""
     made = Engine(folder, dtype, settings, **more)
     try:
@@ -151,9 +153,7 @@ class Reference:
         allowed = torch.ones(tokens, tokens).tril().bool() if mask is None else torch.tensor(mask)
         blocked = torch.where(allowed, 0.0, torch.finfo(dtype).min).to(dtype)[None, None]
         with torch.no_grad(), applied(self.model, parse_level(level)):
-            output = self.model(
-                torch.tensor([list(ids)]), position_ids=given, attention_mask=blocked, use_cache=False
-            )
+            output = self.model(torch.tensor([list(ids)]), position_ids=given, attention_mask=blocked, use_cache=False)
         logits = output.logits[0]
         return logits.float().log_softmax(-1)
 

@@ -13,7 +13,9 @@ from anchoreval.attention.positions import parse_positions
 ROLES = ("preamble", "document", "document", "document", "query", "answer_prefix")
 
 
-def laid_out(lengths: Sequence[int] = (20, 90, 130, 70, 40, 10), seed: int = 0) -> tuple[tuple[int, ...], tuple[Block, ...]]:
+def laid_out(
+    lengths: Sequence[int] = (20, 90, 130, 70, 40, 10), seed: int = 0
+) -> tuple[tuple[int, ...], tuple[Block, ...]]:
     """Random tokens and their blocks: the anchor, a preamble, three documents, a query with its answer prefix."""
     segments = [-1, *itertools.chain.from_iterable([index] * length for index, length in enumerate(lengths))]
     tokens = prompts(1, len(segments), len(segments), seed)[0]

@@ -14,9 +14,10 @@ import torch
 pytest.importorskip("vllm", reason="VLLM ABSENT: nothing was computed by vLLM (make test-vllm)")
 
 from checkpoints import prompts
-from engines import TYPES, Reference, checkpoint, engine
+from engines import TYPES, Engine, Reference, checkpoint, engine
 
 from anchoreval.attention.rope import parse_level
+from anchoreval.errors import UnsupportedArm
 from anchoreval.vllm_plugin.settings import engine_settings
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -128,3 +129,28 @@ def test_scaled_rope_is_transformers_scaled_rope(tmp_path: Path, kind: str) -> N
     # an angle of up to 700 by 4e-5, as much as the stock engines' fp32 sums move the result
     assert apart(got, Reference(folder).prompt(PROMPT, "fp32")) < 2e-4
     assert apart(got, Reference(folder).prompt(PROMPT, "bf16-table")) > 0.01
+
+
+def test_longrope_is_refused_when_the_engine_starts(tmp_path: Path) -> None:
+    factors = [1.0] * 16
+    longrope = {
+        "rope_type": "longrope",
+        "short_factor": factors,
+        "long_factor": factors,
+        "original_max_position_embeddings": 4096,
+    }
+    folder = checkpoint(tmp_path, "llama", rope_parameters={"rope_theta": 10000.0, **longrope})
+    with pytest.raises(UnsupportedArm, match="longrope"):
+        Engine(folder, "float32", {"additional_config": {"anchoreval": {"rope": "fp32"}}})
+
+
+def test_a_level_survives_compilation(llama: Path) -> None:
+    """With enforce_eager=False vLLM turns custom operators off and compiles forward_native."""
+    settings = engine_settings(llama, parse_level("bf16-table"), False, None)
+    with engine(llama, "float32", settings, enforce_eager=False) as vllm:
+        got, said = vllm.answers([PROMPT])[0].prompt, vllm.says()
+    reference = Reference(llama)
+    # the compiler contracts and reorders fp32 operations: no more than 10 times what the stock engines differ by
+    assert apart(got, reference.prompt(PROMPT, "bf16-table")) < 2e-4
+    assert apart(got, reference.prompt(PROMPT, "fp32")) > 0.01
+    assert said["detected"] == "bf16-table"

@@ -12,6 +12,7 @@ pytest.importorskip("vllm", reason="VLLM ABSENT: nothing was computed by vLLM (m
 
 from engines import Answer, Engine, Reference, checkpoint, engine, picked
 from layouts import laid_out, plan_of, positions_of
+from vllm.exceptions import VLLMValidationError
 
 from anchoreval.attention.rope import parse_level
 from anchoreval.errors import AnchorEvalError
@@ -41,7 +42,9 @@ def planned(llama: Path) -> Iterator[Engine]:
         yield made
 
 
-def expected(reference: Reference, scheme: str, generated: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+def expected(
+    reference: Reference, scheme: str, generated: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
     """Prompt and answer log-probabilities in transformers, and the tokens it would have generated."""
     ids = [*TOKENS, *generated]
     table = reference.logprobs(ids, positions=positions_of(BLOCKS, scheme, len(generated)))
@@ -131,15 +134,23 @@ def test_other_architectures_take_plans(tmp_path: Path, kind: str) -> None:
     ],
 )
 def test_a_malformed_plan_fails_its_call_and_no_other(planned: Engine, plan: list[int], named: str) -> None:
-    with pytest.raises(ValueError, match=named):
+    with pytest.raises(VLLMValidationError, match=named):
         planned.answers([TOKENS], [plan])
     assert planned.answers([TOKENS], [PLANS[0]], ["again"])[0].generated
 
 
 def test_a_plan_that_is_longer_than_its_prompt_fails_its_call_and_no_other(planned: Engine) -> None:
-    with pytest.raises(ValueError, match="between 0 and the prompt length"):
+    with pytest.raises(VLLMValidationError, match="between 0 and the prompt length"):
         planned.answers([TOKENS[:300]], [PLANS[0]])
     assert planned.answers([TOKENS], [PLANS[0]], ["again"])[0].generated
+
+
+def test_a_plan_beyond_the_table_fails_its_call_and_no_other(planned: Engine) -> None:
+    with pytest.raises(VLLMValidationError, match="reaches position 8192, and the rotary table ends at 8191"):
+        planned.answers([TOKENS], [[8192, 1, -1]], new=1)
+    with pytest.raises(VLLMValidationError, match="reaches position 8192"):
+        planned.answers([TOKENS], [[8189, 1, -1]], new=4)
+    assert planned.answers([TOKENS[:1]], [[8188, 1, -1]], ["again"], new=4)[0].generated
 
 
 def test_plans_without_their_worker_are_refused_when_the_engine_starts(llama: Path) -> None:

@@ -63,7 +63,14 @@ def test_an_arm_without_plans_changes_no_model(tmp_path: Path) -> None:
     [
         ({"rope_parameters": {"rope_type": "longrope"}}, "fp32", False, None, 0, "longrope"),
         ({"rope_scaling": {"type": "longrope"}}, "native", True, None, 0, "longrope"),
-        ({"rope_parameters": {"a": {"rope_type": "default"}, "b": {"rope_type": "ntk"}}}, "bf16", False, None, 0, "ntk"),
+        (
+            {"rope_parameters": {"a": {"rope_type": "default"}, "b": {"rope_type": "ntk"}}},
+            "bf16",
+            False,
+            None,
+            0,
+            "ntk",
+        ),
         ({"architectures": ["GemmaForCausalLM"]}, "fp32", True, None, 0, "GemmaForCausalLM"),
         ({}, "fp32", False, "anchor", 0, "needs plans"),
         ({"sliding_window": 512}, "fp32", True, "anchor", 0, "sliding windows"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 NAMED = [name for name in LEVELS if name != "native"]
 Make = Callable[..., Any]
+CONFIGURED: dict[str, Any] = {}  # the configuration that `rotary` made a module under last
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def rotary(tmp_path_factory: pytest.TempPathFactory) -> Make:
     def make(kind: str, level: str, dtype: str = "float32", more: dict[str, Any] | None = None, **asked: Any) -> Any:
         asked = {"rope": level, **asked}
         args = EngineArgs(str(folders[kind]), dtype=dtype, max_model_len=1024, additional_config={"anchoreval": asked})
-        config = args.create_engine_config()
+        config = CONFIGURED["config"] = args.create_engine_config()
         rope.forget()
         torch_dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
         with set_current_vllm_config(config), set_default_torch_dtype(torch_dtype):
@@ -145,3 +145,14 @@ def test_what_is_not_computed_is_refused_by_name(
 ) -> None:
     with pytest.raises(UnsupportedArm, match=named):
         rotary("default", level, dtype, more, **asked)
+
+
+def test_says_does_not_judge_what_the_compiler_fuses(rotary: Make) -> None:
+    from anchoreval.vllm_plugin.says import said
+
+    stock = rotary("default", "native")  # the default configuration compiles, with custom operators off
+    told = said(stock, CONFIGURED["config"], LEVELS["native"])
+    assert (told["detected"], told["dispatch"]) == (None, "forward_native")
+    assert "compiler chooses" in told["reason"]
+    made = rotary("default", "bf16")
+    assert said(made, CONFIGURED["config"], LEVELS["bf16"])["detected"] == "bf16"
