@@ -27,7 +27,8 @@ class Answering:
         self._arrangement, self._arm = arrangement, arm
 
     def outputs(self, requests: Sequence[Request]) -> Iterator[Output]:
-        """One output per request, batch by batch."""
+        """One output per request, batch by batch; the same bits whatever was answered before."""
+        self._engine.forget()
         for batch in batches(requests, self._engine.cache, self._engine.batching.max_num_seqs):
             began = time.perf_counter()
             rows = [self._row(request) for request in batch]

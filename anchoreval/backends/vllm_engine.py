@@ -10,7 +10,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 from anchoreval.backends.vllm_asks import Ask, Reply, judged
 from anchoreval.backends.vllm_plan import Batching, Cache
@@ -34,15 +34,22 @@ def prepare(on_cpu: bool, batch_invariant: bool) -> None:
 class Engine:
     """A model loaded by vLLM; `settings` are keyword arguments of its `EngineArgs`."""
 
+    _here: ClassVar[bool] = False  # whether one lives in this process, whose end would take another's groups along
+
     def __init__(self, settings: Mapping[str, Any]) -> None:
+        from vllm import envs
         from vllm.engine.arg_utils import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
         from anchoreval.vllm_plugin.rope import forget
 
+        self._inside = not envs.VLLM_ENABLE_V1_MULTIPROCESSING
+        if self._inside and Engine._here:
+            raise ModelError("one vLLM engine lives in a process at a time: close the other backend first")
         forget()
         with _quiet(), _one_line(str(settings["model"])):
             self._engine: Any = LLMEngine.from_engine_args(EngineArgs(**settings))
+            Engine._here = self._inside
             self._said = dict(self._engine.collective_rpc("anchoreval_says")[0])
         self._live: dict[str, int] = {}  # ids of what is with the engine -> its place in the lot
         self._asked = 0
@@ -64,6 +71,11 @@ class Engine:
     def says(self) -> dict[str, Json]:
         """What the running model computes, by its worker's own account (vllm_plugin.says)."""
         return dict(self._said)
+
+    def forget(self) -> None:
+        """Empties vLLM's prefix cache, so that what is computed next follows from what is asked next alone."""
+        if not self._engine.reset_prefix_cache():
+            raise ModelError("vLLM could not empty its prefix cache: prompts are still being computed")
 
     def replies(self, asks: Sequence[Ask]) -> list[Reply]:
         """A reply to each ask, in order, all of them computed together."""
@@ -94,6 +106,7 @@ class Engine:
             self._engine.engine_core.shutdown()
             self._engine = None
             gc.collect()
+        Engine._here = Engine._here and not self._inside
 
     def _outputs(self, asks: Sequence[Ask], final_only: bool) -> Iterator[tuple[int, Any]]:
         """(place of the ask, what vLLM put out), step by step, until all have ended."""
