@@ -118,7 +118,7 @@ def test_a_server_gives_the_outputs_and_log_probabilities_of_hf(server: Server, 
     assert backend.describe()["max_length"] == backend.window == WINDOW
 
 
-def test_stops_ends_and_least_lengths_are_those_of_hf(server: Server, hf: HfBackend, tokenizer: TextTokenizer) -> None:
+def test_stops_ends_and_least_lengths_are_those_of_hf(proxy: Proxy, hf: HfBackend, tokenizer: TextTokenizer) -> None:
     plain = ruler(512, 2, "ruler/niah_single_1")[0]
     (long,) = answers(hf, [plain]).values()
     assert len(long.token_ids) > 4
@@ -132,8 +132,10 @@ def test_stops_ends_and_least_lengths_are_those_of_hf(server: Server, hf: HfBack
         replace(plain, sample_id="none", max_new_tokens=0),
         replace(plain, sample_id="six stops", stop=("a!", "b!", "c!", "d!", "e!", middle)),
     ]
-    got, want = answers(opened(server.url), requests), answers(hf, requests)
+    got, want = answers(opened(proxy.url), requests), answers(hf, requests)
     assert_same(got, want, requests)
+    sent = [body["stop"] for body in proxy.bodies if "stop" in body]
+    assert sorted(sent) == [["a!", "b!", "c!", "d!"], ["never there", middle[1:]]]  # so that servers stop too
     assert len(want["stop"].token_ids) < len(long.token_ids) and want["least"].token_ids[0] != first
 
 
@@ -145,10 +147,14 @@ def test_choices_of_one_token_and_of_many_score_as_on_hf(
     texts = [tokenizer.encode(text) for text in (" A", " the house on the hill", " 12345", "")]
     choices = [Continuation(tuple(ids), len(ids)) for ids in texts]
     choices += [Continuation(said.token_ids[:5], 5), Continuation(tuple(texts[1]), 2), Continuation(tuple(texts[1]), 0)]
+    ids = (*base.token_ids, 500)  # an unlikely token, behind which the likeliest one is still that
+    (behind,) = answers(hf, [replace(base, token_ids=ids, max_new_tokens=1, segment_ids=(), roles=())]).values()
+    choices += [Continuation((500, *behind.token_ids), counted) for counted in (2, 1)]
     request = replace(base, choices=tuple(choices), gold=0, max_new_tokens=0, reference_ids=())
     got, want = answers(opened(server.url), [request]), answers(hf, [request])
     assert_same(got, want, [request])
-    assert [choice.greedy for choice in want[base.sample_id].choices][3:5] == [True, True]
+    greedy = [choice.greedy for choice in want[base.sample_id].choices]
+    assert greedy == [False, False, False, True, True, False, True, False, True]
 
 
 def test_prompts_up_to_the_last_position_are_answered_and_no_further(server: Server, tokenizer: TextTokenizer) -> None:
