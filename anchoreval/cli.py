@@ -21,9 +21,11 @@ from anchoreval import (
     gpu_bench,
     longbench_report,
     nll,
+    prefill_bench,
 )
 from anchoreval.errors import AnchorEvalError, RunError
 from anchoreval.lm_eval_plugin import bench as lm_eval_bench
+from anchoreval.lm_eval_plugin import bench_engines
 from anchoreval.lm_eval_plugin import command as lm_eval
 from anchoreval.plan import command as plan
 from anchoreval.view import command as view
@@ -80,10 +82,8 @@ def _run(parser: argparse.ArgumentParser) -> None:
     flags.sources(parser)
     flags.settings(parser)
     engine = parser.add_argument_group("engine")
-    engine.add_argument(
-        "--backend", choices=("hf", "fake"), default="hf", help="fake: answers without a model, to try a set-up"
-    )
-    flags.engine(engine)
+    flags.backend(engine)
+    flags.engine(engine, chunk_tokens=None)
     _workers(engine)
 
 
@@ -95,15 +95,12 @@ def _workers(engine: argparse._ActionsContainer) -> None:
         "here) or host:port; one worker for every GPU, else for every CPU",
     )
     engine.add_argument("--workers", type=flags.positive, metavar="N", help="how many workers, with --ray")
-    engine.add_argument(
-        "--batch-tokens", type=flags.positive, default=32768, help="cache budget of a batch (default: %(default)s)"
-    )
+    engine.add_argument("--batch-tokens", type=flags.positive, help="cache budget of a batch of hf (default: 32768)")
     engine.add_argument(
         "--realisation",
         choices=("rows", "flex"),
-        default="rows",
-        help="how isolated documents are computed: causal rows joined, or one pass of FlexAttention, which is fast "
-        "on CUDA only; changes rounding (default: %(default)s)",
+        help="how hf computes isolated documents: causal rows joined, or one pass of FlexAttention, which is fast "
+        "on CUDA only; changes rounding (default: rows)",
     )
 
 
@@ -142,6 +139,10 @@ def _bench(parser: argparse.ArgumentParser) -> None:
     kinds.add_parser("sequential", help="false verdicts and samples used of run --until, simulated")
     kinds.add_parser("anchor", help="prefill under the anchor pattern against full attention, one ratio")
     lm_eval_bench.flags(kinds.add_parser("lm-eval", help="our model in lm-eval beside its hf model: time and memory"))
+    engines = "our models in lm-eval beside its hf and vllm models: CPU seconds of the same prompts"
+    bench_engines.flags(kinds.add_parser("engines", help=engines))
+    prefill = "tokens a second and peak memory of backend hf on a model that fills the GPU, full against anchor"
+    prefill_bench.flags(kinds.add_parser("prefill", help=prefill))
     gpu = "at Llama-3-8B shapes: anchor prefill (rows, FlexAttention) against full, RoPE, the probe's measures"
     gpu_bench.flags(kinds.add_parser("gpu", help=gpu))
 

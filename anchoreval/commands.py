@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from anchoreval.errors import AnchorEvalError, LengthError
 
@@ -70,15 +70,11 @@ def run(options: argparse.Namespace) -> int:
     """`anchoreval run`: the table on stdout, the board's place on stderr."""
     from anchoreval.board import run_table, write_board
     from anchoreval.evaluation import evaluate
-    from anchoreval.flags import chosen_settings
+    from anchoreval.flags import chosen_settings, engine_options
     from anchoreval.results import find_runs, load_run
     from anchoreval.rounds import words
     from anchoreval.view.beside import renew
 
-    engine: dict[str, Any] = {}
-    if options.backend == "hf":
-        names = ("device", "chunk_tokens", "batch_tokens", "trust_remote_code", "realisation")
-        engine = {name: getattr(options, name) for name in names}
     result = evaluate(
         options.model,
         options.tasks,
@@ -89,6 +85,7 @@ def run(options: argparse.Namespace) -> int:
         dtype=options.dtype,
         kernel=options.kernel,
         backend=options.backend,
+        tokenizer=options.tokenizer,
         template=options.template,
         haystack=options.haystack,
         data_dir=options.data_dir,
@@ -102,7 +99,7 @@ def run(options: argparse.Namespace) -> int:
         settings=chosen_settings(options),
         ray=options.ray,
         workers=options.workers,
-        options=engine,
+        options=engine_options(options),
         watch=progress_bar,
         tell=note,
     )
@@ -332,7 +329,12 @@ def data(options: argparse.Namespace) -> int:
 
 
 def bench(options: argparse.Namespace) -> int:
-    """`anchoreval bench samples|memory|board|anchor|gpu|lm-eval|sequential`."""
+    """`anchoreval bench samples|memory|board|anchor|gpu|prefill|lm-eval|engines|sequential`."""
+    if options.kind == "engines":
+        from anchoreval.lm_eval_plugin.bench_engines import report_engines
+
+        say(report_engines(options.length, options.prompts, options.questions))
+        return 0
     if options.kind == "lm-eval":
         from anchoreval.lm_eval_plugin.bench import report_lm_eval
 
@@ -342,6 +344,10 @@ def bench(options: argparse.Namespace) -> int:
         from anchoreval.gpu_bench import main
 
         return main(options, say, note)
+    if options.kind == "prefill":
+        from anchoreval.prefill_bench import main as measure_prefill
+
+        return measure_prefill(options, say, note)
     if options.kind == "board":
         from anchoreval.leaderboard.bench import report_board
 

@@ -9,27 +9,39 @@ import contextlib
 import datetime
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 from anchoreval.arms import Arm, parse_arms
-from anchoreval.backends import Backend, open_backend
+from anchoreval.backends import Backend, open_backend, waves
 from anchoreval.backends.checkpoint import folder_of
 from anchoreval.cards import ModelCard, find_model, select_tasks, with_settings
 from anchoreval.data.sources import HaystackKind, Sources
-from anchoreval.errors import AnchorEvalError
+from anchoreval.errors import AnchorEvalError, LengthError
 from anchoreval.fleet.fleet import Fleet, Opening
 from anchoreval.fleet.loop import run_cells_on
 from anchoreval.prompt import Template, anchor_token
 from anchoreval.results import Run, RunFolder, load_run
 from anchoreval.rounds import rule_of, run_rounds
-from anchoreval.run import Makeable, Plan, Progress, header_of, make_cells, run_cells, run_directory, sized
+from anchoreval.run import (
+    Cell,
+    Makeable,
+    Plan,
+    Progress,
+    header_of,
+    in_order,
+    make_cells,
+    run_cells,
+    run_directory,
+    sized,
+)
 from anchoreval.stats.sequential import parse_until
-from anchoreval.tokenizer import load_tokenizer
+from anchoreval.tokenizer import TextTokenizer, load_tokenizer
 
+BackendName = Literal["hf", "vllm", "openai", "fake"]
 Engine = Backend | Fleet
 Watch = Callable[[int], contextlib.AbstractContextManager[Progress]]
 
@@ -50,7 +62,8 @@ def evaluate(
     output: str | Path = "runs",
     dtype: str | None = None,
     kernel: str = "sdpa",
-    backend: Literal["hf", "fake"] = "hf",
+    backend: BackendName = "hf",
+    tokenizer: str | None = None,
     template: Template | None = None,
     haystack: HaystackKind | None = None,
     data_dir: str | Path | None = None,
@@ -70,43 +83,82 @@ def evaluate(
 ) -> Run:
     """The finished run: every sample of every task and length, answered under every arm and scored.
 
-    `model` is a card of models/, a folder or a hub id; `tasks` are suites, sets, tasks or globs; `lengths` are tokens
-    of the model under test, prompt plus answer (default: the task card's); `rope` are arms, comma separated.
-    `template`, `haystack` and `dtype` default to the model card's, else base, published and the checkpoint's own;
-    `document_tokens` puts documents into blocks of so many tokens, for the arms that act on documents;
-    `context=False` leaves the context out of the prompts of tasks that can do without; `placebo` adds the first arm
-    once more, in other chunks and batches: what differs then is noise; `until` ("1pt@95%") takes samples in rounds and
-    stops a task and length when every arm's verdict is in (rounds.py); `max_length` overrides the positions that the
-    checkpoint states; `settings` are what suites let be chosen (depths, needles, prompting, ...); `ray` is the address
-    of a cluster on which so many `workers` compute (fleet/); `options` go to the backend (device, chunk_tokens, ...).
-    The same call again resumes a run that was cut off. `watch` shows progress, `tell` takes notices.
+    `model` is a card of models/, a folder or a hub id; behind the backend `openai`, its name at the server of the
+    option `base_url`, and `tokenizer` is a card, folder or hub id. `tasks` are suites, sets, tasks or globs; `lengths`
+    are tokens of the model under test, prompt plus answer (default: the task card's); `rope` are arms, comma separated.
+    `template`, `haystack` and `dtype` default to the model card's; `document_tokens` puts documents into blocks of so
+    many tokens; `context=False` leaves the context out of the prompts; `placebo` adds the first arm once more, in other
+    batches: what differs then is noise (on `vllm` it is always there); `until` ("1pt@95%") stops a task and length when
+    every arm's verdict is in (rounds.py); `max_length` overrides the positions that the checkpoint states; `settings`
+    are what suites let be chosen (depths, needles, ...); `ray` is the address of a cluster on which so many `workers`
+    compute (fleet/); `options` go to the backend. The same call resumes a run. `watch` shows progress, `tell` takes
+    notices.
     """
-    chosen, single = select_tasks(tasks)
-    name, card = find_model(model)
-    dtype = dtype or card.dtype
+    (chosen, single), subject = select_tasks(tasks), _subject(model, backend, tokenizer)
+    card, dtype = subject.card, dtype or subject.card.dtype
     plan = Plan(
         tasks=tuple(sized(with_settings(chosen, settings or {}))),
         lengths=tuple(sorted(set(lengths))) if lengths else None,
-        arms=_with_placebo(parse_arms(rope, dtype, kernel), placebo),
+        arms=_with_placebo(parse_arms(rope, dtype, kernel), placebo, backend, tell),
         limit=limit,
         seed=seed,
         template=template or card.template,
-        sources=Sources(data_dir, _haystack(haystack, name, card, tell), wordlists, context=context),
+        sources=Sources(data_dir, _haystack(haystack, subject, tell), wordlists, context=context),
         single=single,
         document_tokens=document_tokens,
         until=parse_until(until) if until is not None else None,
     )
-    _check(plan, ray)
-    given = {"dtype": dtype, "kernel": kernel, **(options or {})}
-    open_engine = partial(_open, backend, card.checkpoint, given, ray, workers)
-    return _execute(plan, name, model, card, max_length, Path(output), open_engine, watch, tell)
+    _check(plan, backend, ray)
+    given = {"dtype": dtype, "kernel": kernel} | _own_options(backend, card, max_length) | (options or {})
+    opener = partial(_open, backend, subject.checkpoint, given, ray, workers)
+    return _execute(plan, subject, max_length, Path(output), opener, watch, tell)
 
 
-def _haystack(asked: HaystackKind | None, name: str, card: ModelCard, tell: Callable[[str], None]) -> HaystackKind:
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is evaluated: its name on boards, as asked for, the card whose tokenizer and limits hold, and what the
+    backend is opened with.
+    """
+
+    name: str
+    asked: str
+    card: ModelCard
+    checkpoint: str
+
+
+def _subject(model: str, backend: BackendName, tokenizer: str | None) -> Subject:
+    """The model of a card, folder or hub id; behind a server, its name there and the card of its tokenizer."""
+    if backend == "openai":
+        if tokenizer is None:
+            raise AnchorEvalError(
+                "--backend openai needs --tokenizer: a folder, hub id or card with the model's tokenizer"
+            )
+        card = find_model(tokenizer)[1].model_copy(update={"about": f"{model}, behind a server", "dtype": "auto"})
+        return Subject(model.rstrip("/").rpartition("/")[2], model, card, model)
+    if tokenizer is not None:
+        raise AnchorEvalError("--tokenizer goes with --backend openai: elsewhere it is the checkpoint's own")
+    name, card = find_model(model)
+    return Subject(name, model, card, card.checkpoint)
+
+
+def _own_options(backend: BackendName, card: ModelCard, max_length: int | None) -> dict[str, Any]:
+    """What a backend is told of the run."""
+    if backend == "openai":
+        return {"tokenizer": str(folder_of(card.checkpoint, weights=False))}
+    return {"max_model_len": window_of(card, max_length)} if backend == "vllm" else {}
+
+
+def window_of(card: ModelCard, max_length: int | None) -> int | None:
+    """The positions that the model has: those asked for, else the card's, else the checkpoint's; None: not stated."""
+    return max_length or card.max_length or stated_length(folder_of(card.checkpoint, weights=False))
+
+
+def _haystack(asked: HaystackKind | None, subject: Subject, tell: Callable[[str], None]) -> HaystackKind:
     """The haystack asked for, else the card's, which is told where its prompts are not the published ones."""
-    if asked is None and card.haystack != "published":
-        tell(f"haystack {card.haystack}, as the card of {name} says: not comparable with published scores")
-    return asked or card.haystack
+    own = subject.card.haystack
+    if asked is None and own != "published":
+        tell(f"haystack {own}, as the card of {subject.name} says: not comparable with published scores")
+    return asked or own
 
 
 def _open(backend: str, checkpoint: str, options: dict[str, Any], ray: str | None, workers: int | None) -> Engine:
@@ -118,21 +170,25 @@ def _open(backend: str, checkpoint: str, options: dict[str, Any], ray: str | Non
     return Fleet.open(ray, workers, Opening(backend, checkpoint, options))
 
 
-def _check(plan: Plan, ray: str | None) -> None:
-    """AnchorEvalError for a limit of nothing, and for a stopping rule with nothing to compare."""
+def _check(plan: Plan, backend: BackendName, ray: str | None) -> None:
+    """AnchorEvalError for a limit of nothing, a stopping rule with nothing to compare, and what cannot go together."""
     if plan.limit is not None and plan.limit < 1:
         raise AnchorEvalError("--limit takes a number of samples from 1 upwards")
     if plan.until is not None and ray is not None:
         raise AnchorEvalError("--until takes samples in rounds, which --ray cannot: leave one of them out")
     if plan.until is not None and sum(not arm.placebo for arm in plan.arms) < 2:
         raise AnchorEvalError(f"--until {plan.until} compares arms with the first: --rope takes two or more, bf16,fp32")
+    if plan.until is not None and len(waves(backend, plan.arms)) > 1:
+        raise AnchorEvalError(
+            f"--until takes arms in turn, for which {backend} would start anew each time: leave it out"
+        )
+    if backend == "openai" and ray is not None:
+        raise AnchorEvalError("--ray spreads engines over a cluster, openai has one server: use concurrency=N instead")
 
 
 def _execute(
     plan: Plan,
-    name: str,
-    model: str,
-    card: ModelCard,
+    subject: Subject,
     max_length: int | None,
     output: Path,
     open_engine: Callable[[], Engine],
@@ -140,9 +196,8 @@ def _execute(
     tell: Callable[[str], None],
 ) -> Run:
     """Prompts first, the model second, then every record; the run as it lies on disk."""
-    folder = folder_of(card.checkpoint, weights=False)
-    tokenizer = load_tokenizer(folder)
-    window = max_length or card.max_length or stated_length(folder)
+    tokenizer = load_tokenizer(folder_of(subject.card.checkpoint, weights=False))
+    window = window_of(subject.card, max_length)
     made = make_cells(plan, tokenizer, window)
     for row in made.unmakeable:
         tell(f"left out: {row['why']}")
@@ -150,27 +205,70 @@ def _execute(
         tell(f"the tokenizer has no BOS token: the anchor token is {anchor_token(tokenizer)[0]!r}")
     engine = open_engine()
     try:
-        facts = {"name": name, "path": model, "about": card.about, "window": window}
+        facts = {"name": subject.name, "path": subject.asked, "about": subject.card.about, "window": window}
         header = header_of(plan, made, engine, tokenizer, facts, _now()) | {"version": metadata.version("anchoreval")}
         header |= {"until": rule_of(plan.until)} if plan.until else {}
-        directory = run_directory(output, name, header)
+        _check_served(header["backend"], window)
+        directory = run_directory(output, subject.name, header)
         with RunFolder(directory, header) as disk, watch(_records(made, plan)) as progress:
-            if isinstance(engine, Fleet):
-                disk.update_header(workers=engine.workers)
-                run_cells_on(engine, made.cells, plan, tokenizer, window, disk, progress)
-            elif plan.until is None:
-                run_cells(made.cells, plan, engine, tokenizer, window, disk, progress)
-            else:
-                verdicts = run_rounds(made.cells, plan, plan.until, engine, tokenizer, window, disk, progress)
-                disk.update_header(until=rule_of(plan.until) | {"cells": verdicts})
+            _compute(engine, made, plan, tokenizer, window, disk, progress)
             disk.finish(finished=_now(), sources=plan.sources.describe(), source_files=plan.sources.files())
     finally:
         engine.close()
     return load_run(directory)
 
 
-def _with_placebo(arms: tuple[Arm, ...], wanted: bool) -> tuple[Arm, ...]:
-    """The arms, and the placebo of the first behind them where it is wanted and not there yet."""
+def _compute(
+    engine: Engine,
+    made: Makeable,
+    plan: Plan,
+    tokenizer: TextTokenizer,
+    window: int | None,
+    disk: RunFolder,
+    progress: Progress,
+) -> None:
+    """Every record on disk; the engine of the arms that were proved last is the first to run.
+
+    Where that is not the plan's order, or many write, the records are put into it at the end.
+    """
+    cells: Sequence[Cell] = made.cells
+    if plan.until is not None and not isinstance(engine, Fleet):
+        verdicts = run_rounds(cells, plan, plan.until, engine, tokenizer, window, disk, progress)
+        disk.update_header(until=rule_of(plan.until) | {"cells": verdicts})
+        return
+    if isinstance(engine, Fleet):
+        disk.update_header(workers=engine.workers)
+    groups = waves(str(engine.describe()["engine"]), plan.arms)
+    for arms in reversed(groups):
+        part = replace(plan, arms=arms)
+        if isinstance(engine, Fleet):
+            run_cells_on(engine, cells, part, tokenizer, window, disk, progress)
+        else:
+            run_cells(cells, part, engine, tokenizer, window, disk, progress)
+        cells = make_cells(plan, tokenizer, window).cells if arms is not groups[0] else cells
+    if isinstance(engine, Fleet) or len(groups) > 1:
+        disk.sort([record.key for record in in_order(disk.done.values(), cells, plan)])
+
+
+def _check_served(described: Mapping[str, Any], window: int | None) -> None:
+    """LengthError where prompts may be longer than the engine takes."""
+    served = described.get("max_length")
+    if described["engine"] == "openai" and served and (window is None or window > served):
+        raise LengthError(
+            f"the server takes {served} positions, the run has prompts up to {window}: --max-length {served}"
+        )
+
+
+def _with_placebo(
+    arms: tuple[Arm, ...], wanted: bool, backend: BackendName, tell: Callable[[str], None]
+) -> tuple[Arm, ...]:
+    """The arms, and the placebo of the first behind them where it is wanted and not there yet.
+
+    Two arms or more on vllm always have one, for there batches alone move log-probabilities as far as a level does.
+    """
+    if backend == "vllm" and len(arms) > 1 and not any(arm.placebo for arm in arms):
+        wanted = True
+        tell(f"{arms[0].name}~placebo is added: on vllm every comparison has its noise floor")
     return tuple(dict.fromkeys((*arms, replace(arms[0], placebo=True)))) if wanted else arms
 
 

@@ -7,7 +7,11 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from anchoreval.errors import AnchorEvalError
+
 DTYPES = ("auto", "bfloat16", "float16", "float32")
+BACKENDS = ("hf", "vllm", "openai", "fake")
+_OF_HF = {"chunk_tokens": 512, "batch_tokens": 32_768, "realisation": "rows"}  # and what they are where not given
 
 
 def length(text: str) -> int:
@@ -111,12 +115,12 @@ def loading(group: argparse._ActionsContainer) -> None:
     group.add_argument("--trust-remote-code", action="store_true", help="run code that the checkpoint brings")
 
 
-def engine(group: argparse._ActionsContainer) -> None:
-    """Flags of the commands that answer prompts or score texts."""
+def engine(group: argparse._ActionsContainer, chunk_tokens: int | None = 512) -> None:
+    """Flags of the commands that answer prompts or score texts; `chunk_tokens` where that flag is not given."""
     loading(group)
     group.add_argument("--kernel", default="sdpa", help="attention kernel, one for all arms (default: %(default)s)")
     group.add_argument(
-        "--chunk-tokens", type=positive, default=512, help="prefill chunk; changes rounding (default: %(default)s)"
+        "--chunk-tokens", type=positive, default=chunk_tokens, help="prefill chunk; changes rounding (default: 512)"
     )
     group.add_argument(
         "--max-length",
@@ -125,6 +129,69 @@ def engine(group: argparse._ActionsContainer) -> None:
         help="positions the model has, where its config is wrong; 3500, 7500, 15500 and 31500 are LongBench's "
         "max_length: its prompts are cut there, answers come on top",
     )
+
+
+def backend(group: argparse._ActionsContainer) -> None:
+    """Flags that say where answers are computed."""
+    group.add_argument(
+        "--backend",
+        choices=BACKENDS,
+        default="hf",
+        help="hf: transformers; vllm: its offline engine; openai: a server, with --base-url and --tokenizer; "
+        "fake: answers without a model, to try a set-up (default: %(default)s)",
+    )
+    group.add_argument(
+        "--backend-args",
+        type=backend_args,
+        default={},
+        metavar="K=V,K=V",
+        help="options of the backend: tensor_parallel_size=4, concurrency=16, ... (a wrong one lists them)",
+    )
+    group.add_argument("--base-url", metavar="URL", help="of an OpenAI-compatible server: http://127.0.0.1:8000/v1")
+    group.add_argument("--tokenizer", metavar="PATH", help="of the model behind --base-url: a folder, hub id or card")
+
+
+def backend_args(text: str) -> dict[str, str | int | float | bool]:
+    """Options by name, from `rows=8,enforce_eager=true`: whole numbers, numbers, true and false, else text."""
+    found: dict[str, str | int | float | bool] = {}
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        name, equals, value = part.partition("=")
+        if not (equals and name.isidentifier() and value) or name in found:
+            raise argparse.ArgumentTypeError(
+                f"{part!r} is no new option=value: tensor_parallel_size=4,enforce_eager=true"
+            )
+        found[name] = _value(value)
+    return found
+
+
+def _value(text: str) -> str | int | float | bool:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def engine_options(options: argparse.Namespace) -> dict[str, str | int | float | bool]:
+    """What the backend is opened with beside the run's own; AnchorEvalError for flags that are another backend's."""
+    name, given = options.backend, dict(options.backend_args)
+    if (options.base_url is None) == (name == "openai"):
+        raise AnchorEvalError("--backend openai and --base-url go together: --base-url http://127.0.0.1:8000/v1")
+    if name == "openai":
+        given["base_url"] = options.base_url
+    own = {flag: value for flag in _OF_HF if (value := getattr(options, flag)) is not None}
+    if own and name in ("vllm", "openai"):
+        raise AnchorEvalError(
+            f"--{next(iter(own)).replace('_', '-')} is of backend hf; {name} has --backend-args"
+        )
+    if name == "hf":
+        given = _OF_HF | own | given
+    if name in ("hf", "vllm"):
+        given |= {"device": options.device, "trust_remote_code": options.trust_remote_code}
+    return given
 
 
 def verify(parser: argparse.ArgumentParser) -> None:

@@ -124,7 +124,7 @@ def measure(
     """
     from anchoreval.backends.checkpoint import folder_of
     from anchoreval.cards import find_model
-    from anchoreval.evaluation import stated_length
+    from anchoreval.evaluation import window_of
     from anchoreval.prompt import anchor_token
     from anchoreval.tokenizer import load_tokenizer
 
@@ -134,7 +134,7 @@ def measure(
     for length in lengths:
         spans(length, buckets)
     folder = folder_of(card.checkpoint, weights=False)
-    tokenizer, window = load_tokenizer(folder), max_length or card.max_length or stated_length(folder)
+    tokenizer, window = load_tokenizer(folder), window_of(card, max_length)
     texts = read_texts(Path(text), tokenizer)
     cut, left_out = cut_all(texts, lengths, anchor_token(tokenizer), limit, window)
     for line in left_out:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from anchoreval.arms import Arm
-from anchoreval.backends import Backend, Described
+from anchoreval.backends import Backend, Described, waves
 from anchoreval.cards import Task
 from anchoreval.data import CONTEXT_FREE, FOLLOW_UPS, GENERATORS, OWN_TEXTS, PROSE_FREE, SIZES
 from anchoreval.data.recipe import Recipe
@@ -257,6 +257,17 @@ def run_cells(
             run_group(cell, samples, plan, backend, tokenizer, window, folder, progress)
 
 
+def in_order(records: Iterable[Record], cells: Sequence[Cell], plan: Plan) -> list[Record]:
+    """The records in the order in which one process takes the groups of every cell, each under every arm."""
+    places = {(cell.task.address, cell.length): place for place, cell in enumerate(cells)}
+    arms = {arm.name: place for place, arm in enumerate(plan.arms)}
+
+    def place(record: Record) -> tuple[int, ...]:
+        return places[record.task, record.length], record.index // plan.group, arms[record.arm], record.index
+
+    return sorted(records, key=place)
+
+
 def run_group(
     cell: Cell,
     samples: Sequence[Sample],
@@ -321,11 +332,11 @@ def store(task: Task, one: Answered, arm: Arm, keys: Mapping[str, str], folder: 
 
 def applied_arms(plan: Plan, backend: Described) -> list[dict[str, Any]]:
     """Every arm as asked and as applied, each installed once for proof; UnsupportedArm before anything is computed."""
-    arms = []
-    for arm in plan.arms:
+    said = {}
+    for arm in itertools.chain(*waves(str(backend.describe()["engine"]), plan.arms)):
         with backend.under(arm) as applied:
-            arms.append({"name": arm.name, "asked": arm.asked(), "applied": dict(applied)})
-    return arms
+            said[arm] = {"name": arm.name, "asked": arm.asked(), "applied": dict(applied)}
+    return [said[arm] for arm in plan.arms]
 
 
 def header_of(

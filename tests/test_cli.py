@@ -10,14 +10,16 @@ from pathlib import Path
 import pytest
 
 from anchoreval.cli import COMMANDS, parser
+from anchoreval.flags import backend_args
 
 SOURCES = {"--data-dir", "--no-context", "--haystack", "--wordlists", "--seed"}
 FLAGS = {
     "run": {
         "--ray", "--workers", "--no-context", "--depths", "--depth-spacing", "--needles", "--prompting", "--repeats",
-        "--backend", "--batch-tokens", "--chunk-tokens", "--data-dir", "--device", "--document-tokens", "--dtype",
-        "--haystack", "--kernel", "--lengths", "--limit", "--max-length", "--model", "--output", "--placebo",
-        "--realisation", "--rope", "--seed", "--tasks", "--template", "--trust-remote-code", "--until",
+        "--backend", "--backend-args", "--base-url", "--batch-tokens", "--chunk-tokens", "--data-dir", "--device",
+        "--document-tokens", "--dtype", "--haystack", "--kernel", "--lengths", "--limit", "--max-length", "--model",
+        "--output", "--placebo",
+        "--realisation", "--rope", "--seed", "--tasks", "--template", "--tokenizer", "--trust-remote-code", "--until",
         "--wordlists",
     },
     "samples": {
@@ -199,3 +201,30 @@ def test_anchor_masked_inference_is_called_an_extension_wherever_it_is_shown(tmp
         assert done.returncode == 0, done.stderr
         assert ("extension" in done.stdout) is said
         assert ("project&#39;s extension" in (folder / "board.html").read_text()) is said
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--backend", "openai"], "--base-url"),
+        (["--base-url", "http://127.0.0.1:9/v1"], "--backend openai"),
+        (["--backend", "openai", "--base-url", "http://127.0.0.1:9/v1"], "--tokenizer"),
+        (["--tokenizer", "anchor-tiny"], "--backend openai"),
+        (["--backend", "vllm", "--realisation", "flex"], "--realisation is of backend hf"),
+        (["--backend-args", "row=1"], "did you mean rows"),
+        (["--backend-args", "rows"], "option=value"),
+        (["--backend-args", "rows=1,rows=2"], "option=value"),
+        (["--backend", "vllm", "--until", "1pt@95%", "--rope", "bf16,fp32"], "--until"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_one_line_with_the_fix(flags: list[str], says: str, tmp_path: Path) -> None:
+    asked = ["--model", "anchor-tiny", "--tasks", "ruler/vt", "--lengths", "512", "--output", str(tmp_path / "out")]
+    done = cli("run", *asked, *flags)
+    assert done.returncode == 2 and says in done.stderr and not done.stdout
+    assert "Traceback" not in done.stderr and not (tmp_path / "out").exists()
+
+
+def test_options_of_a_backend_are_read_as_what_they_are() -> None:
+    text = "tensor_parallel_size=4,gpu_memory_utilization=0.85, enforce_eager=true,mode=half,"
+    read = {"tensor_parallel_size": 4, "gpu_memory_utilization": 0.85, "enforce_eager": True, "mode": "half"}
+    assert backend_args(text) == read

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from anchoreval.attention.rope import RopeLevel
 from anchoreval.errors import MissingExtra, UnknownName
@@ -14,8 +15,17 @@ from anchoreval.schema import Json, Output, Request
 BACKENDS: Mapping[str, str] = {
     "fake": "anchoreval.backends.fake:FakeBackend",
     "hf": "anchoreval.backends.hf:HfBackend",
+    "openai": "anchoreval.backends.openai:OpenAiBackend",
+    "vllm": "anchoreval.backends.vllm:VllmBackend",
 }
-_REQUIRED = frozenset({"torch", "transformers", "safetensors", "huggingface_hub"})
+#: Backends that start anew for another RoPE level and the like: their arms come one engine after the other.
+RESTARTING = frozenset({"vllm"})
+#: Module that may be absent -> what installs it.
+_INSTALLS = {
+    **dict.fromkeys(("torch", "transformers", "safetensors", "huggingface_hub"), "anchoreval"),
+    "vllm": "'anchoreval[vllm]'",
+    "httpx2": "'anchoreval[openai]'",
+}
 
 
 class ArmLike(Protocol):
@@ -90,16 +100,45 @@ def open_backend(name: str, model: str, **options: Json) -> Backend:
     """The backend called `name` with `model` loaded.
 
     `options` are the keyword arguments of that backend's `open` (`dtype`, `device`, `batch_tokens`, ...).
-    Errors: `UnknownName`, `MissingExtra`, `ModelError`.
+    Errors: `UnknownName` (an option that the backend does not have among them), `MissingExtra`, `ModelError`.
     """
+    opener, known = _opener(name), options_of(name)
+    for option in options:
+        if known is not None and option not in known:
+            raise UnknownName(f"option of backend {name}", option, known)
+    backend: Backend = opener(model, **options)
+    return backend
+
+
+def options_of(name: str) -> list[str] | None:
+    """What the backend called `name` may be opened with, None where it takes anything."""
+    taken = inspect.signature(_opener(name)).parameters
+    anything = any(one.kind is one.VAR_KEYWORD for one in taken.values())
+    return None if anything else list(taken)[1:]
+
+
+def _opener(name: str) -> Callable[..., Backend]:
     if name not in BACKENDS:
         raise UnknownName("backend", name, BACKENDS)
     module, _, attribute = BACKENDS[name].partition(":")
     try:
-        opener = getattr(importlib.import_module(module), attribute).open
+        opener: Callable[..., Backend] = getattr(importlib.import_module(module), attribute).open
     except ModuleNotFoundError as error:
-        if error.name not in _REQUIRED:
+        if error.name not in _INSTALLS:
             raise
-        raise MissingExtra(f"backend {name!r} needs {error.name}: pip install anchoreval") from error
-    backend: Backend = opener(model, **options)
-    return backend
+        raise MissingExtra(f"backend {name!r} needs {error.name}: pip install {_INSTALLS[error.name]}") from error
+    return opener
+
+
+Arm = TypeVar("Arm", bound=ArmLike)
+
+
+def waves(name: str, arms: Sequence[Arm]) -> list[tuple[Arm, ...]]:
+    """The arms in the groups that one start of the backend `name` serves; a group comes where its first arm stood."""
+    if name not in RESTARTING:
+        return [tuple(arms)]
+    groups: dict[tuple[object, ...], list[Arm]] = {}
+    for arm in arms:
+        placed = (arm.positions, arm.attention) != ("contiguous", "full")
+        groups.setdefault((arm.rope, arm.placebo, placed, arm.attention), []).append(arm)
+    return [tuple(group) for group in groups.values()]

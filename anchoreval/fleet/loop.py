@@ -27,17 +27,11 @@ def run_cells_on(
     folder: RunFolder,
     progress: Progress,
 ) -> None:
-    """Answer every sample of every cell under every arm; each record is on disk as soon as its output came back.
-
-    Records are put into the order of the plan when all are there.
-    """
-    order: list[str] = []
-    fleet.work(_units(order, fleet.fingerprint, cells, plan, tokenizer, window, folder, progress))
-    folder.sort(order)
+    """Answer every sample of every cell under every arm; each record is on disk as soon as its output came back."""
+    fleet.work(_units(fleet.fingerprint, cells, plan, tokenizer, window, folder, progress))
 
 
 def _units(
-    order: list[str],
     engine: str,
     cells: Sequence[Cell],
     plan: Plan,
@@ -46,7 +40,7 @@ def _units(
     folder: RunFolder,
     progress: Progress,
 ) -> Iterator[Unit]:
-    """Every group under every arm that is not wholly on disk; the keys of all go to `order`."""
+    """Every group under every arm that is not wholly on disk."""
     for cell in cells:
         second = second_of(cell.task, plan, tokenizer, window)
         while samples := list(itertools.islice(cell.samples, plan.group)):
@@ -55,7 +49,6 @@ def _units(
             short, refused = fitting(cell.task, asked, window)
             for arm in plan.arms:
                 keys = {request.sample_id: key_of(request, arm, engine) for request in requests}
-                order += keys.values()
                 for one in refused:
                     store(cell.task, one, arm, keys, folder)
                 if all(key in folder.done for key in keys.values()):

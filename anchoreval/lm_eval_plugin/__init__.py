@@ -7,7 +7,10 @@ them, and in Python `register` does.
 from __future__ import annotations
 
 #: The names of our models, and where each class is; imported only when a model is made.
-MODELS = {"anchoreval": "anchoreval.lm_eval_plugin.model:AnchorEvalLM"}
+MODELS = {
+    "anchoreval": "anchoreval.lm_eval_plugin.model:AnchorEvalLM",
+    "anchoreval-vllm": "anchoreval.lm_eval_plugin.model:AnchorEvalVllm",
+}
 
 
 def register() -> None:

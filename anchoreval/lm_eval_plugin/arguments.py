@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from anchoreval.arms import Arm, parse_arm
+from anchoreval.backends import options_of
 from anchoreval.errors import AnchorEvalError
 from anchoreval.flags import SETTINGS
 
 #: What lm-eval itself adds to the arguments of a model; batches are sized by `batch_tokens` and `rows`.
 GIVEN_BY_LM_EVAL = frozenset({"batch_size", "max_batch_size"})
-#: The arguments that a backend is opened with.
-OF_ENGINES = (
-    "dtype", "device", "kernel", "trust_remote_code", "chunk_tokens", "batch_tokens", "rows", "realisation",
-)  # fmt: skip
+#: The arguments that every backend of ours is opened with, and those of the `hf` backend alone.
+OF_ENGINES = ("dtype", "device", "kernel", "trust_remote_code")
+OF_HF = ("chunk_tokens", "batch_tokens", "rows", "realisation")
 
 
 class BadArgument(AnchorEvalError, ValueError):
@@ -45,10 +45,12 @@ class ModelArguments:
     rows: int | None = None
     realisation: str | None = None
     document_tokens: int | None = None
+    more: dict[str, Any] = field(default_factory=dict)  # options of another backend than `hf`
 
     def engine(self) -> dict[str, Any]:
         """What is given of a backend's own options."""
-        return {name: value for name in OF_ENGINES if (value := getattr(self, name)) is not None}
+        given = {name: value for name in (*OF_ENGINES, *OF_HF) if (value := getattr(self, name)) is not None}
+        return given | self.more
 
     def as_arm(self, dtype: str) -> Arm:
         """The arm, in the model's `dtype`."""
@@ -75,26 +77,37 @@ class PromptArguments:
 Kind = TypeVar("Kind", ModelArguments, PromptArguments)
 
 
-def model_arguments(given: Mapping[str, Any]) -> ModelArguments:
-    """The arguments of a model; BadArgument for one that is not known, naming those that are.
+def model_arguments(given: Mapping[str, Any], engine: str = "hf") -> ModelArguments:
+    """The arguments of a model on the backend `engine`; BadArgument for one that is not known, naming those that are.
 
     The arguments of our tasks' prompts may stand among them, for lm-eval hands both to both.
     """
-    own = [field.name for field in dataclasses.fields(ModelArguments)]
-    prompts = [field.name for field in dataclasses.fields(PromptArguments)]
-    known = {*own, *prompts, *SETTINGS, *GIVEN_BY_LM_EVAL}
+    own = [each.name for each in dataclasses.fields(ModelArguments) if each.name != "more"]
+    options: list[str] = []
+    if engine != "hf":
+        options = [name for name in options_of(engine) or () if name not in (*own, *OF_ENGINES, "max_model_len")]
+        own = [name for name in own if name not in OF_HF]
+    prompts = [each.name for each in dataclasses.fields(PromptArguments)]
+    known = {*own, *options, *prompts, *SETTINGS, *GIVEN_BY_LM_EVAL}
     if "backend" in given:
         raise BadArgument("model_args: backend= is a word of lm-eval's hf model: the name of the model chooses ours")
     if unknown := sorted(set(given) - known):
-        raise BadArgument(f"model_args: unknown {', '.join(unknown)} (known: {', '.join([*own, *prompts])})")
+        said = ", ".join([*own, *options, *prompts])
+        raise BadArgument(f"model_args: unknown {', '.join(unknown)} (known: {said})")
     if not given.get("pretrained"):
         raise BadArgument("model_args: pretrained=MODEL is needed: a card of models/, a folder or a hub id")
-    return _read(ModelArguments, given, own)
+    more = {name: _plain(given[name]) for name in options if given.get(name) is not None}
+    return dataclasses.replace(_read(ModelArguments, given, own), more=more)
+
+
+def _plain(value: Any) -> Any:
+    """The value, a whole number not as the float that lm-eval's command line may have made of it."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def prompt_arguments(metadata: Mapping[str, Any]) -> PromptArguments:
     """How prompts are made, from a task's metadata, where everything else that lm-eval puts there is left alone."""
-    return _read(PromptArguments, metadata, [field.name for field in dataclasses.fields(PromptArguments)])
+    return _read(PromptArguments, metadata, [each.name for each in dataclasses.fields(PromptArguments)])
 
 
 def settings(metadata: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class AnchorEvalLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not analysed
         super().__init__()
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise BadArgument("models of anchoreval run in one process: start it without accelerate or torchrun")
-        self.asked = model_arguments(given)
+        self.asked = model_arguments(given, self.engine)
         if str(given.get("batch_size", 1)) != "1":
             _log.info("--batch_size is not used: batches are sized by batch_tokens and rows of --model_args")
         self._card, self._texts = model_of({"pretrained": self.asked.pretrained, "tokenizer": self.asked.tokenizer})
@@ -240,7 +240,14 @@ class AnchorEvalLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not analysed
 
     @cached_property
     def _backend(self) -> Backend:
-        return open_backend(self.engine, self._card.checkpoint, **({"dtype": self._card.dtype} | self.asked.engine()))
+        own = {"max_model_len": self._room} if self.engine == "vllm" else {}
+        given = {"dtype": self._card.dtype} | own | self.asked.engine()
+        return open_backend(self.engine, self._card.checkpoint, **given)
+
+    @property
+    def _room(self) -> int:
+        """The positions of the longest prompt with its answer, of lm-eval's tasks and of ours."""
+        return max(self.max_length, window_of(self._card, self.asked.max_length) or 0)
 
     @cached_property
     def _fingerprint(self) -> str:
@@ -319,3 +326,9 @@ class AnchorEvalLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not analysed
                     yield output
         if failed:
             raise ModelError(f"{len(failed)} of {len(requests)} requests have no answer: {failed[0].why}")
+
+
+class AnchorEvalVllm(AnchorEvalLM):
+    """The vLLM backend under one arm; `model_args` may hold its options (`tensor_parallel_size`, ...) too."""
+
+    engine = "vllm"

@@ -15,11 +15,11 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 
+from anchoreval import evaluation
 from anchoreval.backends.checkpoint import folder_of
 from anchoreval.cards import ModelCard, Task, find_model, load_tasks, with_settings
 from anchoreval.data.sources import Sources
 from anchoreval.errors import AnchorEvalError
-from anchoreval.evaluation import stated_length
 from anchoreval.lm_eval_plugin.arguments import BadArgument, prompt_arguments, settings
 from anchoreval.run import Plan, make_cells, sized
 from anchoreval.schema import Choice, ChoiceScore, Json, Sample, Segment
@@ -167,7 +167,7 @@ def model_of(metadata: Mapping[str, Any]) -> tuple[ModelCard, TextTokenizer]:
 
 def window_of(card: ModelCard, max_length: Any) -> int | None:
     """The positions that the model has, `max_length` where that is given."""
-    return int(max_length or 0) or card.max_length or stated_length(folder_of(card.checkpoint, weights=False))
+    return evaluation.window_of(card, int(max_length or 0))
 
 
 @cache

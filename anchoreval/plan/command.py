@@ -62,7 +62,7 @@ def _planned(
     from anchoreval.backends.checkpoint import folder_of
     from anchoreval.backends.hf_plan import Limits
     from anchoreval.cards import find_model
-    from anchoreval.evaluation import stated_length
+    from anchoreval.evaluation import window_of
     from anchoreval.plan.cost import parse_gpus, shape_of
     from anchoreval.plan.here import this_machine
     from anchoreval.plan.study import plan_run
@@ -72,7 +72,7 @@ def _planned(
     machine = parse_gpus(options.gpus) if options.gpus else None
     _, card = find_model(options.model)
     folder, dtype = folder_of(card.checkpoint, weights=False), options.dtype or card.dtype
-    tokenizer, window = load_tokenizer(folder), options.max_length or card.max_length or stated_length(folder)
+    tokenizer, window = load_tokenizer(folder), window_of(card, options.max_length)
     plan, shape = _plan(options, card, dtype), shape_of(folder, dtype)
     made = make_cells(plan, tokenizer, window)
     machine = machine or this_machine(card.checkpoint, dtype, shape, options.chunk_tokens)

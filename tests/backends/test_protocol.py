@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +11,8 @@ import pytest
 from checkpoints import prompts, request
 
 from anchoreval.arms import parse_arm
-from anchoreval.backends import BACKENDS, Backend, open_backend
-from anchoreval.errors import ModelError, UnknownName
+from anchoreval.backends import Backend, open_backend, waves
+from anchoreval.errors import MissingExtra, ModelError, UnknownName
 
 Open = Callable[..., Backend]
 REQUESTS = [
@@ -20,7 +21,7 @@ REQUESTS = [
 ]
 
 
-@pytest.fixture(params=sorted(BACKENDS))
+@pytest.fixture(params=["fake", "hf"])
 def opened(request: pytest.FixtureRequest, llama: Path) -> Open:
     return lambda **options: open_backend(request.param, str(llama), **options)
 
@@ -82,3 +83,26 @@ def test_a_closed_backend_answers_nothing(opened: Open) -> None:
 def test_an_unknown_backend_is_answered_with_the_nearest_name() -> None:
     with pytest.raises(UnknownName, match="fake"):
         open_backend("fak", "anywhere")
+
+
+def test_an_unknown_option_is_answered_with_the_nearest_one(llama: Path) -> None:
+    with pytest.raises(UnknownName, match=r"option of backend hf 'row': did you mean rows"):
+        open_backend("hf", str(llama), row=1)
+
+
+@pytest.mark.parametrize(("name", "module"), [("vllm", "vllm"), ("openai", "httpx2")])
+def test_an_engine_that_is_not_installed_is_named_with_what_installs_it(
+    name: str, module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)  # an import of it fails as if it were not there
+    for loaded in [known for known in sys.modules if known.startswith(f"anchoreval.backends.{name}")]:
+        monkeypatch.delitem(sys.modules, loaded)
+    with pytest.raises(MissingExtra, match=rf"pip install 'anchoreval\[{name}\]'"):
+        open_backend(name, "anywhere")
+
+
+def test_arms_come_engine_by_engine_where_an_engine_serves_one_level() -> None:
+    asked = [parse_arm(text) for text in ("bf16", "fp32", "bf16+shift:16", "fp32~placebo", "bf16", "bf16+reset")]
+    names = [[arm.name for arm in group] for group in waves("vllm", asked)]
+    assert names == [["bf16", "bf16"], ["fp32"], ["bf16+shift:16", "bf16+reset"], ["fp32~placebo"]]
+    assert waves("hf", asked) == [tuple(asked)]

@@ -1,0 +1,212 @@
+"""JSON over HTTP to one address: waits for a server that starts, tries again where that helps, gives no key away.
+
+Tried again, after a pause that grows and is drawn at random: refused and broken connections, timeouts, HTTP 408, 425,
+429 and 5xx, and answers that are not whole. What the server refuses for good comes back at once as `Refused`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import httpx2
+
+from anchoreval.errors import ModelError
+from anchoreval.schema import Json
+
+KEYS = ("ANCHOREVAL_API_KEY", "OPENAI_API_KEY")  # the first that is set is sent
+_PASSING = {408, 425, 429}  # beside 5xx
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 20.0
+_CONNECT_S = 10.0
+_IDLE_S = 2.0  # servers close idle connections after 5 s: what is sent at that moment fails
+_SHOWN = 240  # characters of a server's message
+
+
+class Refused(ModelError):
+    """A request that the server will not take however often it is asked; `status` is that of HTTP."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class _Passing(Exception):
+    """What may be different the next time, and after how many seconds the server wants to be asked again."""
+
+    def __init__(self, message: str, after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.after_s = after_s
+
+
+class Link:
+    """One address and what is sent along with each request; used by many threads at once.
+
+    `confirm`, where it is set, is called once whenever an answer came over a new connection, before that answer is
+    handed on: behind it may be another server than before. `quit` ends all pauses: what waits then fails.
+    """
+
+    def __init__(self, url: str, patience_s: float, timeout_s: float) -> None:
+        self.address = _checked(url)
+        self.confirm: Callable[[], None] | None = None
+        self.quit = threading.Event()
+        self._key = _key()
+        self._patience_s = patience_s
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        timeout = httpx2.Timeout(timeout_s, connect=_CONNECT_S)
+        limits = httpx2.Limits(max_connections=None, keepalive_expiry=_IDLE_S)
+        self._client = httpx2.Client(headers=headers, timeout=timeout, limits=limits)
+        self._lock, self._confirming = threading.Lock(), threading.Lock()
+        self._connections = self._confirmed = 0
+        self._waiting = False  # told that the server cannot be reached
+
+    def get(self, url: str) -> tuple[Json, Mapping[str, str]]:
+        """The JSON at a whole address and the headers that came with it; `Refused`, `ModelError`."""
+        return self._patiently(lambda: self._once("GET", url, None))
+
+    def post(self, path: str, body: Json) -> dict[str, Any]:
+        """What is answered to `body` by the server that was there before, with `choices`; `Refused`, `ModelError`."""
+        try:
+            said, _ = self._patiently(lambda: self._once("POST", f"{self.address}{path}", body))
+        except Refused:
+            self._confirm()
+            raise
+        self._confirm()
+        answered: dict[str, Any] = said
+        return answered
+
+    def clean(self, said: object) -> str:
+        """What a server said as one short line, in which the key does not stand."""
+        text = " ".join(str(said).split())
+        return (text.replace(self._key, "***") if self._key else text)[:_SHOWN]
+
+    def close(self) -> None:
+        """Closes all connections."""
+        self.quit.set()
+        self._client.close()
+
+    def _confirm(self) -> None:
+        with self._confirming:
+            connections = self._connections
+            if self.confirm is not None and connections != self._confirmed:
+                self.confirm()
+                self._confirmed = connections
+
+    def _patiently(self, ask: Callable[[], tuple[Json, Mapping[str, str]]]) -> tuple[Json, Mapping[str, str]]:
+        """What `ask` gives, tried again until `patience_s` have gone by since it first failed."""
+        since: float | None = None
+        tries = 0
+        while True:
+            try:
+                given = ask()
+            except _Passing as trouble:
+                if self.quit.is_set():
+                    raise ModelError(f"{self.address}: given up, {trouble}") from trouble
+                since = since or time.monotonic()
+                pause = max(
+                    trouble.after_s, random.uniform(0, min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(tries, 10)))
+                )
+                if time.monotonic() + pause - since > self._patience_s:
+                    text = f"{self.address}: no answer within {self._patience_s:g} s (patience_s): {trouble}"
+                    raise ModelError(text) from trouble
+                self._say_waiting(trouble)
+                tries += 1
+                self.quit.wait(pause)
+            else:
+                self._waiting = False
+                return given
+
+    def _say_waiting(self, trouble: _Passing) -> None:
+        with self._lock:
+            said, self._waiting = self._waiting, True
+        if not said:
+            sys.stderr.write(f"waiting up to {self._patience_s:g} s for {self.address}: {trouble}\n")
+
+    def _once(self, method: str, url: str, body: Json) -> tuple[Json, Mapping[str, str]]:
+        """One request; `_Passing` where it may succeed later."""
+        try:
+            answer = self._client.request(method, url, json=body, extensions={"trace": self._count})
+        except httpx2.RequestError as error:
+            raise _Passing(f"{type(error).__name__} {self.clean(error)}".strip()) from error
+        if answer.status_code in _PASSING or answer.status_code >= 500:
+            raise _Passing(f"HTTP {answer.status_code}: {self._message(answer)}", _retry_after(answer))
+        if answer.status_code in (401, 403):
+            raise ModelError(self._unauthorised(answer))
+        if not answer.is_success:
+            text = f"{url} refuses with HTTP {answer.status_code}: {self._message(answer)}"
+            raise Refused(text, answer.status_code)
+        try:
+            said = json.loads(answer.content)
+        except ValueError as error:
+            if method == "POST" or "json" in answer.headers.get("content-type", ""):
+                raise _Passing(f"not JSON: {self.clean(answer.text)}") from error
+            raise Refused(f"{url} is not JSON: {self.clean(answer.text)}", answer.status_code) from error
+        if method == "POST" and not _has_choices(said):  # routers put errors of those behind them into a 200
+            raise _Passing(f"no choices: {self.clean(said)}")
+        return said, answer.headers
+
+    def _count(self, event: str, _: object) -> None:
+        if event == "connection.connect_tcp.complete":
+            with self._lock:
+                self._connections += 1
+
+    def _message(self, answer: httpx2.Response) -> str:
+        """The server's own words out of an error of OpenAI's form, else the body."""
+        try:
+            said = json.loads(answer.content)
+            return self.clean(said["error"]["message"])
+        except (ValueError, KeyError, TypeError):
+            return self.clean(answer.text) or answer.reason_phrase
+
+    def _unauthorised(self, answer: httpx2.Response) -> str:
+        used = next((name for name in KEYS if os.environ.get(name)), None)
+        fix = f"the key in {used} is not taken" if used else f"put the key in the environment variable {KEYS[1]}"
+        return f"{self.address}: HTTP {answer.status_code}: {self._message(answer)}: {fix}"
+
+
+def _key() -> str:
+    """The key of the environment, empty where there is none."""
+    for name in KEYS:
+        if key := os.environ.get(name, "").strip():
+            if not (key.isascii() and key.isprintable() and " " not in key):
+                raise ModelError(f"the key in {name} holds characters that no HTTP header takes")
+            return key
+    return ""
+
+
+def _checked(url: str) -> str:
+    """The address without a slash at its end; `ModelError` for one that is none or that holds credentials."""
+    try:
+        parsed = httpx2.URL(url)
+    except httpx2.InvalidURL as error:
+        raise ModelError("--base-url is no address: http://127.0.0.1:8000/v1 is one") from error
+    if parsed.userinfo or parsed.query or parsed.fragment:
+        raise ModelError(f"--base-url holds more than an address: put a key in the environment variable {KEYS[1]}")
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise ModelError(f"--base-url {url!r} is no address: http://127.0.0.1:8000/v1 is one")
+    return str(parsed).rstrip("/")
+
+
+def _has_choices(said: Json) -> bool:
+    choices = said.get("choices") if isinstance(said, dict) else None
+    return isinstance(choices, list) and bool(choices) and isinstance(choices[0], dict)
+
+
+def _retry_after(answer: httpx2.Response) -> float:
+    """The seconds of a Retry-After header, which may hold a date; 0 where there is none."""
+    said = answer.headers.get("retry-after", "").strip()
+    try:
+        return max(0.0, float(said))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, (parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return 0.0
