@@ -10,9 +10,22 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from anchoreval import commands, compare_runs, data_files, doctor, export, flags, general_report, gpu_bench, nll
+from anchoreval import (
+    commands,
+    compare_runs,
+    data_files,
+    doctor,
+    export,
+    flags,
+    general_report,
+    gpu_bench,
+    longbench_report,
+    nll,
+    prefill_bench,
+)
 from anchoreval.errors import AnchorEvalError, RunError
 from anchoreval.lm_eval_plugin import bench as lm_eval_bench
+from anchoreval.lm_eval_plugin import bench_engines
 from anchoreval.lm_eval_plugin import command as lm_eval
 from anchoreval.plan import command as plan
 from anchoreval.view import command as view
@@ -126,6 +139,10 @@ def _bench(parser: argparse.ArgumentParser) -> None:
     kinds.add_parser("sequential", help="false verdicts and samples used of run --until, simulated")
     kinds.add_parser("anchor", help="prefill under the anchor pattern against full attention, one ratio")
     lm_eval_bench.flags(kinds.add_parser("lm-eval", help="our model in lm-eval beside its hf model: time and memory"))
+    engines = "our models in lm-eval beside its hf and vllm models: CPU seconds of the same prompts"
+    bench_engines.flags(kinds.add_parser("engines", help=engines))
+    prefill = "tokens a second and peak memory of backend hf on a model that fills the GPU, full against anchor"
+    prefill_bench.flags(kinds.add_parser("prefill", help=prefill))
     gpu = "at Llama-3-8B shapes: anchor prefill (rows, FlexAttention) against full, RoPE, the probe's measures"
     gpu_bench.flags(kinds.add_parser("gpu", help=gpu))
 
@@ -219,7 +236,11 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callab
     "probe": ("measure what RoPE precision and a shift of positions do to attention", _probe, commands.probe),
     "nll": ("loss by position on long texts, paired between arms", nll.flags, commands.nll),
     "doctor": ("say what a checkpoint's RoPE honestly is", doctor.flags, commands.doctor),
-    "longbench": ("print the averages of LongBench, the tables of LongBench-E and v2", _paths, commands.longbench),
+    "longbench": (
+        "print the averages of LongBench, the tables of LongBench-E and v2",
+        longbench_report.flags,
+        commands.longbench,
+    ),
     "general": (
         "print all of lm-eval's metrics of general tasks, and what was lost",
         general_report.flags,

@@ -309,12 +309,9 @@ def compare(options: argparse.Namespace) -> int:
 
 def longbench(options: argparse.Namespace) -> int:
     """`anchoreval longbench`: the averages of each run."""
-    from anchoreval.longbench_report import report
-    from anchoreval.results import find_runs, load_run
+    from anchoreval.longbench_report import main
 
-    for path in find_runs(options.runs):
-        say(report(load_run(path)))
-    return 0
+    return main(options, say)
 
 
 def general(options: argparse.Namespace) -> int:
@@ -332,7 +329,12 @@ def data(options: argparse.Namespace) -> int:
 
 
 def bench(options: argparse.Namespace) -> int:
-    """`anchoreval bench samples|memory|board|anchor|gpu|lm-eval|sequential`."""
+    """`anchoreval bench samples|memory|board|anchor|gpu|prefill|lm-eval|engines|sequential`."""
+    if options.kind == "engines":
+        from anchoreval.lm_eval_plugin.bench_engines import report_engines
+
+        say(report_engines(options.length, options.prompts, options.questions))
+        return 0
     if options.kind == "lm-eval":
         from anchoreval.lm_eval_plugin.bench import report_lm_eval
 
@@ -342,6 +344,10 @@ def bench(options: argparse.Namespace) -> int:
         from anchoreval.gpu_bench import main
 
         return main(options, say, note)
+    if options.kind == "prefill":
+        from anchoreval.prefill_bench import main as measure_prefill
+
+        return measure_prefill(options, say, note)
     if options.kind == "board":
         from anchoreval.leaderboard.bench import report_board
 

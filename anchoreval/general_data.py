@@ -11,7 +11,7 @@ from typing import Literal
 from anchoreval import lm_eval_tasks
 from anchoreval.cards import Task, load_tasks
 from anchoreval.data import general_rows
-from anchoreval.data.general_rows import FOLDER, HUB
+from anchoreval.data.general_rows import FOLDER, HUB, OnHub
 from anchoreval.data.sources import Sources
 from anchoreval.errors import SourceError
 from anchoreval.results import write_whole
@@ -44,14 +44,28 @@ def states(sources: Sources) -> Iterator[tuple[str, State, str]]:
 
 
 def _state(path: Path, task: Task, split: str) -> tuple[State, str]:
-    """No SHA-256 of such a file was published: the number of rows is what is known of the split that is asked."""
+    """A file that `data fetch` brought is held against its stamp. Of others no SHA-256 was published: the number of
+    rows is what is known of the split that is asked.
+    """
     if not path.is_file():
         return "missing", str(path)
+    if stamped := general_rows.fetched(path.parent, split):
+        return _fetched_state(path, HUB[task.args["folder"]], stamped)
     with path.open("rb") as lines:
         there = sum(1 for line in lines if line.strip())
     if split == HUB[task.args["folder"]].asked and there != task.samples:
         return "differs", f"{there} rows {path}, published: {task.samples} rows"
     return "unpinned", f"{there} rows {path}"
+
+
+def _fetched_state(path: Path, hub: OnHub, stamped: object) -> tuple[State, str]:
+    try:
+        sha256 = general_rows.sha256_of_file(path)
+    except SourceError as error:
+        return "differs", str(error)
+    if stamped == general_rows.stamp(hub, sha256):
+        return "published", f"revision {hub.revision[:7]} {path}"
+    return "differs", f"{path} is not what was fetched at revision {hub.revision[:7]}: move it away, then fetch again"
 
 
 def fetch(folder: Path, say: Callable[[str], None]) -> None:
@@ -75,8 +89,12 @@ def _fetch(task: Task, paths: list[Path]) -> None:
     except Exception as error:  # datasets and huggingface_hub raise many kinds
         said = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         raise SourceError(f"{task.address}: {HUB[folder].dataset} cannot be had from the hub ({said})") from error
+    stamps = {}
     for path in paths:
-        write_whole(path, (json.dumps(row, default=str) + "\n" for row in loaded.dataset[path.stem]))
+        rows = loaded.dataset[path.stem]
+        write_whole(path, (json.dumps(row, default=str) + "\n" for row in rows))
+        stamps[path.stem] = general_rows.stamp(HUB[folder], general_rows.sha256_of_rows(rows))
+    write_whole(paths[0].parent / general_rows.FETCHED, [json.dumps(stamps, indent=1) + "\n"])
 
 
 def _tasks() -> list[Task]:

@@ -4,13 +4,17 @@ reader must know.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from anchoreval import longbench_v2_report
-from anchoreval.results import Run
+from anchoreval.rescore import earned
+from anchoreval.results import Run, find_runs, load_run
 from anchoreval.schema import Record
 from anchoreval.scoring.aggregate import task_score
-from anchoreval.scoring.longbench import LIMIT
+from anchoreval.scoring.longbench import DEVIATIONS, LIMIT
 from anchoreval.scoring.longbench_averages import (
     BUCKETS,
     FLAT_16,
@@ -27,12 +31,50 @@ V1, EXTENDED = "longbench", "longbench_e"
 NONE = "–"
 
 
-def report(run: Run) -> str:
+def flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of the command."""
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, or folders of them")
+    parser.add_argument(
+        "--deviation",
+        choices=DEVIATIONS,
+        help="score the answers again by another rule than the cards', and say so: 0 where upstream's recursion dies; "
+        "no class name skipped; blank lines of code passed over; fuzzywuzzy with python-Levenshtein (default: none)",
+    )
+
+
+def main(options: argparse.Namespace, say: Callable[[str], None]) -> int:
+    """`anchoreval longbench`: the text for each run."""
+    for path in find_runs(options.runs):
+        say(report(load_run(path), options.deviation))
+    return 0
+
+
+def deviating(run: Run, name: str) -> tuple[Run, int]:
+    """The run with the scores that its answers earn under a named deviation, and how many of them that changed."""
+    instead = DEVIATIONS[name]
+    asked: dict[str, str] = run.header.get("scorers", {})
+    scorers = {task: instead[scorer] for task, scorer in asked.items() if scorer in instead}
+    records = [
+        replace(record, score=score.value, why=score.why)
+        if record.task in scorers and (score := earned(record, scorers, run.path))
+        else record
+        for record in run.records
+    ]
+    changed = sum(new.score != old.score for new, old in zip(records, run.records, strict=True))
+    return replace(run, records=tuple(records)), changed
+
+
+def report(run: Run, deviation: str | None = None) -> str:
     """The text for one run, arm by arm; scores x 100. An average of which a data set is missing is a dash."""
+    notes = []
+    if deviation:
+        run, changed = deviating(run, deviation)
+        notes = [f"scored again with the deviation {deviation}, which changed {changed} scores: not those of the cards"]
     arms = dict.fromkeys(record.arm for record in run.records)
     lines = [f"{run.header.get('run', run.path.name)} of {run.header.get('model', {}).get('name', 'a model')}"]
     if run.header.get("sources", {}).get("context"):
         lines.append("the context was left out of every prompt (--no-context)")
+    lines += notes
     for arm in arms:
         lines += ["", f"arm {arm}", *_arm([record for record in run.records if record.arm == arm])]
     return "\n".join(lines)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -104,9 +104,14 @@ TASKS: dict[str, tuple[Callable[[random.Random, int], Row], dict[str, int]]] = {
 }
 
 
-def write_folder(folder: Path) -> Path:
-    """`folder` with `general/<task>/<split>.jsonl` of every task in TASKS; the same bytes every time."""
-    for name, (make, sizes) in TASKS.items():
+#: Tasks of a group have rows of one form: the first word of a name -> a task of that form.
+ALIKE = {"mmlu": "mmlu_anatomy", "bbh": "bbh_cot_fewshot_navigate", "truthfulqa": "truthfulqa_mc2"}
+
+
+def write_folder(folder: Path, names: Iterable[str] = TASKS) -> Path:
+    """`folder` with `general/<task>/<split>.jsonl` of the named tasks; the same bytes every time."""
+    for name in names:
+        make, sizes = TASKS[name] if name in TASKS else TASKS[ALIKE[name.split("_")[0]]]
         (folder / "general" / name).mkdir(parents=True, exist_ok=True)
         for split, count in sizes.items():
             rng = random.Random(f"{name} {split}")

@@ -57,6 +57,32 @@ def test_fetch_writes_every_split_that_a_run_reads_once_and_at_the_pinned_revisi
     assert main(["run", "--model", "anchor-tiny", *given, "--output", str(tmp_path / "runs")]) == 0
     assert len(hub) == 93, "a run takes what lies in the folder"
     assert "hellaswag" in capsys.readouterr().out
+    (header,) = (tmp_path / "runs").rglob("header.json")
+    (row,) = [one for name, one in json.loads(header.read_text())["source_files"].items() if "gsm8k/test" in name]
+    assert (row["revision"], row["published"]) == (HUB["gsm8k"].revision, True)
+
+
+def test_what_was_fetched_is_known_by_its_revision_until_it_is_changed(
+    tmp_path: Path, hub: list[tuple[str, str | None]], capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("anchoreval.general_data._tasks", lambda: [CARDS[0]])
+    place = tmp_path / "data"
+    assert main(["data", "fetch", "general", "--data-dir", str(place)]) == 0
+    name, pin = CARDS[0].name, HUB[CARDS[0].args["folder"]]
+    path = place / "general" / name / f"{pin.asked}.jsonl"
+
+    def said() -> str:
+        capsys.readouterr()
+        main(["data", "check", "--data-dir", str(place)])
+        rows = capsys.readouterr().out.splitlines()
+        return " ".join(next(row for row in rows if f"general/{name}/{pin.asked}.jsonl" in row).split()[2:])
+
+    assert said() == f"published revision {pin.revision[:7]} {path}"
+    whole = path.read_text()
+    path.write_text(whole.replace("man", "cat", 1))
+    assert said().startswith("differs") and "move it away, then fetch again" in said()
+    path.write_text(whole[:-20])
+    assert said().startswith("differs") and "not JSON" in said()
 
 
 def test_a_hub_that_is_out_of_reach_is_one_line_and_exit_2(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from anchoreval.cards import load_tasks
 from anchoreval.cli import main
 from anchoreval.errors import AnchorEvalError, LengthError, MissingExtra, SourceError
 from anchoreval.lengths import lengths_of, room_of
+from anchoreval.longbench_report import deviating
 from anchoreval.rescore import rescored
 from anchoreval.results import Run, find_runs
 from anchoreval.scoring import longbench
+from anchoreval.scoring.longbench import DEVIATIONS
 from anchoreval.verify import findings
 
 FAKE: dict[str, Any] = {"backend": "fake", "limit": 2}
@@ -180,3 +183,51 @@ def test_the_report_has_three_averages_three_buckets_and_what_upstream_would_low
     assert main(["longbench", str(bare.path)]) == 0
     text = capsys.readouterr().out
     assert "left out of every prompt" in text and "flat over 21                         –" in text
+
+
+SAID = {  # task and place -> answer, reference
+    ("longbench/trec", 0): ("ABC", "ABC"),
+    ("longbench/gov_report", 0): (" ".join(map(str, range(1500))),) * 2,
+    ("longbench/lcc", 0): ("  \nx = 1", "x = 1"),
+    ("longbench/lcc", 1): ("for i in range(n):", "while not done(i, n):"),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("recursion-zeros", {("longbench/gov_report", 0): 0.0}),
+        ("whole-classes", {("longbench/trec", 0): 1.0}),
+        ("text-lines", {("longbench/lcc", 0): 1.0, ("longbench/lcc", 1): 0.41}),
+        ("levenshtein", {("longbench/lcc", 0): 0.57, ("longbench/lcc", 1): 0.51}),
+    ],
+)
+def test_a_deviation_scores_again_what_it_is_about_and_nothing_else(
+    tmp_path: Path, folder: Path, name: str, expected: dict[tuple[str, int], float]
+) -> None:
+    made = run(tmp_path, folder, "longbench/lcc,longbench/trec,longbench/gov_report")
+    records = [record for record in made.records if (record.task, record.index) in SAID]
+    for at, record in enumerate(records):
+        answer, reference = SAID[record.task, record.index]
+        facts = {**record.facts, "all_classes": ["A", "AB", "ABC"]}
+        records[at] = replace(record, output=answer, references=(reference,), facts=facts, score=0.25)
+    told, changed = deviating(replace(made, records=tuple(records)), name)
+    found = {(record.task, record.index): record.score for record in told.records}
+    assert found == pytest.approx(dict.fromkeys(SAID, 0.25) | expected) and changed == len(expected)
+
+
+def test_a_deviation_is_off_until_it_is_named_and_then_said(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = run(tmp_path, folder, "longbench/lcc")
+    assert main(["longbench", str(made.path)]) == 0 and "deviation" not in capsys.readouterr().out
+    assert main(["longbench", str(made.path), "--deviation", "levenshtein"]) == 0
+    said = "scored again with the deviation levenshtein, which changed 0 scores: not those of the cards"
+    assert said in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["longbench", str(made.path), "--deviation", "other"])
+    told = capsys.readouterr().err
+    assert all(name in told for name in DEVIATIONS)
+    used = {task.scorer for task in load_tasks()[0].values()}
+    for instead in DEVIATIONS.values():
+        assert instead.keys() <= used and used.isdisjoint(instead.values())

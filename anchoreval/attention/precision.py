@@ -114,15 +114,16 @@ class Rotation:
         self.count()
         came_in = tensors[0].dtype
         if isinstance(out, tuple):
-            return tuple(self._round(rotated, came_in) for rotated in out)
-        return self._round(out, came_in)
+            return tuple(rounded(turned, self.level.product, came_in) for turned in out)
+        return rounded(out, self.level.product, came_in)
 
-    def _round(self, rotated: Tensor, came_in: torch.dtype) -> Tensor:
-        if self.level.product == "model":
-            return rotated.to(came_in)
-        product = TORCH[self.level.product]
-        carried = torch.promote_types(product, came_in) if wider(self.level.product, came_in) else came_in
-        return rotated.to(product).to(carried)
+
+def rounded(rotated: Tensor, product: str, came_in: torch.dtype) -> Tensor:
+    """`rotated` at the precision of the `product` site, in the dtype that it goes on in (see rope.py)."""
+    if product == "model":
+        return rotated.to(came_in)
+    carried = torch.promote_types(TORCH[product], came_in) if wider(product, came_in) else came_in
+    return rotated.to(TORCH[product]).to(carried)
 
 
 def _is_real(value: Any) -> bool:

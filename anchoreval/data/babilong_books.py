@@ -8,6 +8,7 @@ from pathlib import Path
 from random import Random
 
 from anchoreval.data.prose import sentences
+from anchoreval.data.reading import text_of
 from anchoreval.data.sources import Sources
 from anchoreval.errors import SourceError
 
@@ -41,10 +42,10 @@ def books(sources: Sources) -> tuple[str, ...]:
 @cache
 def _read(paths: tuple[Path, ...]) -> tuple[str, ...]:
     """The texts, read once: a suite of twenty tasks at six lengths would read them 120 times."""
-    try:
-        return tuple(text for path in paths if (text := path.read_text(encoding="utf-8")).strip())
-    except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"{paths[0].parent}: a text cannot be read: {error}") from None
+    texts = tuple(text for path in paths if (text := text_of(path)).strip())
+    if not texts:
+        raise SourceError(f"{paths[0].parent}: every text is empty: put books there, or use --haystack generated")
+    return texts
 
 
 def _of_books(texts: tuple[str, ...], rng: Random, characters: int) -> Iterator[str]:

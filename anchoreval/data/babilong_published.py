@@ -1,5 +1,7 @@
 """BABILong as it is published: the samples of RMT-team/babilong, each a JSON file of `input`, `question` and `target`.
 
+A file of a source folder is read, else the same rows of the hub, at a pinned revision.
+
 Their lengths, 0k to 10M, are in GPT-2's tokens and leave 300 for the rest of the prompt. Here a length is, as
 everywhere, in tokens of the model under test, and nothing is cut: at a length the longest file is read whose name
 promises no more, and a length that does not hold one of its samples is an error that says which does.
@@ -7,22 +9,26 @@ promises no more, and a length that does not hold one of its samples is an error
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from anchoreval import lm_eval_tasks
 from anchoreval.data.babilong_prompts import DataSet, judged_by, prompt_of
 from anchoreval.data.fit import too_short
+from anchoreval.data.general_rows import sha256_of_rows
+from anchoreval.data.reading import checked_text, json_of, text_of
 from anchoreval.data.recipe import Recipe, options
 from anchoreval.data.sources import Sources
 from anchoreval.errors import SourceError
 from anchoreval.schema import Json, Sample
 
+DATASET = "RMT-team/babilong"
 REVISION = "ee0d588794c7ac098062ee0d247c733d62e94fe2"
-ADDRESS = f"https://huggingface.co/datasets/RMT-team/babilong/tree/{REVISION}/data"
+ADDRESS = f"https://huggingface.co/datasets/{DATASET}/tree/{REVISION}/data"
 SAMPLES = 100  # in every file
 FOLDERS = ("", "data", "babilong", "babilong/data")
+_FIELDS = ("input", "question", "target")
 _THOUSANDS = {
     "0k": 0, "1k": 1, "2k": 2, "4k": 4, "8k": 8, "16k": 16, "32k": 32, "64k": 64, "128k": 128, "256k": 256,
     "512k": 512, "1M": 1000, "10M": 10_000,
@@ -82,34 +88,52 @@ def find(sources: Sources, data: str, name: str) -> Path | None:
 
 
 def rows(recipe: Recipe, data: str, name: str) -> list[Row]:
-    """The first samples of a file, as many as asked for; the file is noted. SourceError where they are not there."""
+    """The first samples of a file, as many as asked for; what is read is noted. SourceError where there are fewer."""
+    file = f"babilong/{data}/{name}.json"
     path = find(recipe.sources, data, name)
-    if path is None:
-        looked = " and ".join(map(str, recipe.sources.places()))
-        raise SourceError(
-            f"{data}/{name}.json of BABILong is missing (looked in {looked}, published at {ADDRESS}): "
-            "put it there and name the folder with --data-dir"
-        )
-    content = parse(path)
+    content: Sequence[Json] = of_hub(recipe.sources, data, name) if path is None else parse(path)
+    where = str(path or f"{DATASET}/{data}/{name}")
     if len(content) < recipe.count:
-        raise SourceError(f"{path} has {len(content)} samples, {recipe.count} were asked for: --limit {len(content)}")
-    recipe.sources.note(f"babilong/{data}/{name}.json", path, None, folder="babilong")
-    return [_row(each, f"{path}: sample {index}") for index, each in enumerate(content[: recipe.count])]
+        hint = f": --limit {len(content)}" * bool(content)
+        raise SourceError(f"{where} has {len(content)} samples, {recipe.count} were asked for{hint}")
+    if path:
+        recipe.sources.note(file, path, None, folder="babilong")
+    else:
+        said: dict[str, Json] = {"dataset": DATASET, "revision": REVISION}
+        recipe.sources.note_rows(file, sha256_of_rows(content), len(content), True, folder="babilong", **said)
+    return [_row(content[index], f"{where}: sample {index}") for index in range(recipe.count)]
+
+
+def of_hub(sources: Sources, data: str, name: str) -> Sequence[Json]:
+    """The rows that the hub has of a task and length; SourceError where they cannot be had."""
+    why = "offline"
+    if not sources.offline:
+        try:
+            with lm_eval_tasks.quiet():
+                import datasets
+
+                loaded: Sequence[Json] = datasets.load_dataset(DATASET, name, split=data, revision=REVISION)
+            return loaded
+        except ModuleNotFoundError:
+            why = "that needs pip install datasets"
+        except Exception as error:  # datasets and huggingface_hub raise many kinds
+            why = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    looked = " and ".join(map(str, sources.places()))
+    raise SourceError(
+        f"{data}/{name}.json of BABILong is missing (looked in {looked}; from the hub: {why}), published at {ADDRESS}: "
+        "put it there and name the folder with --data-dir"
+    )
 
 
 def parse(path: Path) -> list[Json]:
     """The samples of a file, a JSON list or one object in each line."""
-    text = path.read_text(encoding="utf-8")
-    try:
-        if text.lstrip().startswith("["):
-            return list(json.loads(text))
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
-    except ValueError as error:
-        raise SourceError(f"{path} is not JSON ({error}); a git-lfs pointer must be replaced by its file") from None
+    text = text_of(path)
+    if text.lstrip().startswith("["):
+        return list(json_of(text, str(path)))
+    lines = enumerate(text.split("\n"), 1)
+    return [json_of(line, f"{path}:{number}") for number, line in lines if line.strip()]
 
 
 def _row(each: Json, where: str) -> Row:
-    for key in ("input", "question", "target"):
-        if not isinstance(each, dict) or not isinstance(each.get(key), str):
-            raise SourceError(f"{where}: {key!r} is not a text: expected BABILong's own samples")
-    return Row(each["input"], each["question"], each["target"])
+    found = each if isinstance(each, dict) else {}
+    return Row(*(checked_text(found.get(key), where, key, "BABILong's own samples") for key in _FIELDS))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from anchoreval.data.download import digest_of, sha256_of
+from anchoreval.data.reading import opened, text_of
 from anchoreval.data.sources import BABI, Sources
 from anchoreval.errors import SourceError
 
@@ -59,7 +59,7 @@ def stories(sources: Sources, data: str) -> list[Story]:
             published = digest_of(path, BABI.sha256) == BABI.sha256
             sources.note(BABI.file, path, sha256_of(path) if published else None, revision=BABI.revision)
     else:
-        text = path.read_text(encoding="utf-8")
+        text = text_of(path)
         sources.note(f"babilong/{file_name(data)}", path, None, folder="babilong")
     found = list(parse(text, str(path)))
     if not found:
@@ -77,7 +77,7 @@ def parse(text: str, where: str) -> Iterator[Story]:
         if not line.strip():
             continue
         place, _, rest = line.partition(" ")
-        if not place.isdigit():
+        if not _is_number(place):
             raise SourceError(f"{where}:{number}: not a line of bAbI, which begins with its number in the story")
         if int(place) == 1:
             told = []
@@ -85,6 +85,8 @@ def parse(text: str, where: str) -> Iterator[Story]:
             told.append((int(place), rest))
             continue
         question, answer, *support = rest.split("\t")
+        if not all(map(_is_number, " ".join(support).split())):
+            raise SourceError(f"{where}:{number}: behind the answer stand the numbers of the lines that support it")
         needed = {int(part) for part in " ".join(support).split()}
         yield Story(
             tuple(fact for _, fact in told),
@@ -94,16 +96,21 @@ def parse(text: str, where: str) -> Iterator[Story]:
         )
 
 
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
 def _unzipped(path: Path, data: str) -> str:
+    wanted = f"{INNER[1]}/{file_name(data)}"
+    with opened(path, "babilong") as archive:
+        member = next((name for name in archive.namelist() if name.endswith(wanted)), None)
+        if member is None:
+            raise SourceError(f"{path} has no {wanted}: anchoreval data fetch babilong makes it anew")
+        content = archive.read(member)
     try:
-        with zipfile.ZipFile(path) as archive:
-            wanted = f"{INNER[1]}/{file_name(data)}"
-            member = next((name for name in archive.namelist() if name.endswith(wanted)), None)
-            if member is None:
-                raise SourceError(f"{path} has no {wanted}: anchoreval data fetch babilong makes it anew")
-            return archive.read(member).decode("utf-8")
-    except (zipfile.BadZipFile, OSError) as error:
-        raise SourceError(f"{path} cannot be read ({error}): anchoreval data fetch babilong makes it anew") from None
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{path}: {member} cannot be read as UTF-8: {error}") from None
 
 
 def _missing(sources: Sources, data: str) -> str:

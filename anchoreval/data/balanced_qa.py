@@ -12,10 +12,10 @@ from random import Random
 from anchoreval.data.balanced import Sampler, Text, sample, wrapped
 from anchoreval.data.balanced_niah import places
 from anchoreval.data.prose import quiz
+from anchoreval.data.questions import Question, Questions
 from anchoreval.data.recipe import Recipe, options
 from anchoreval.data.ruler_qa import DOCUMENT_TOKENS, QuestionMaker, QuestionTask
 from anchoreval.data.ruler_templates import Draft
-from anchoreval.data.sources import Question, Questions
 from anchoreval.data.tally import Piece, Tally
 from anchoreval.errors import LengthError, SourceError
 from anchoreval.schema import Json, Sample

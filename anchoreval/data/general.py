@@ -52,7 +52,6 @@ def generate(recipe: Recipe) -> Iterator[Sample]:
 def _task(recipe: Recipe, card: GeneralTask) -> LmTask:
     """lm-eval's task over rows of a source folder, else of the hub; SourceError where neither has them."""
     rows = general_rows.local(recipe.sources, card.task)
-    hub = None if rows is not None else general_rows.HUB.get(card.folder)
     place = f"{general_rows.FOLDER}/{card.task}"
     if rows is None and recipe.sources.offline:
         raise SourceError(_missing(recipe, place, "offline"))
@@ -66,7 +65,8 @@ def _task(recipe: Recipe, card: GeneralTask) -> LmTask:
             raise SourceError(_missing(recipe, place, _said(error))) from error
         raise SourceError(f"{rows.folder}: not the rows that lm-eval's {card.task} expects: {_said(error)}") from error
     for split in _splits(task, card.shots):
-        general_rows.note(recipe.sources, card.task, split, task.dataset[split], hub)
+        hub, folder = general_rows.HUB.get(card.folder), rows.folder if rows is not None else None
+        general_rows.note(recipe.sources, card.task, split, task.dataset[split], hub, folder)
     if len(task.task_docs) < recipe.count:
         raise SourceError(
             f"{recipe.task}: {len(task.task_docs)} rows are there, {recipe.count} were asked for: "

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from anchoreval.data.reading import json_of
 from anchoreval.data.sources import Sources
 from anchoreval.errors import CardError, SourceError
 from anchoreval.schema import Json
 
 FOLDER = "general"
+FETCHED = "fetched.json"  # beside the files of a task that `data fetch` wrote: what they are, split by split
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +98,34 @@ def local(sources: Sources, task: str) -> LocalRows | None:
     return next((LocalRows(place) for place in places if place.is_dir()), None)
 
 
-def note(sources: Sources, task: str, split: str, rows: Any, hub: OnHub | None) -> None:
-    """Remembers a split that prompts are made of: SHA-256 over its rows as JSON, data set and revision of the hub's."""
+def note(sources: Sources, task: str, split: str, rows: Any, hub: OnHub | None, folder: Path | None) -> None:
+    """Remembers a split that prompts are made of: SHA-256 over its rows as JSON, data set and revision of the hub's.
+
+    Rows of a `folder` have those where they are the ones that `data fetch` brought there.
+    """
     name = f"{FOLDER}/{task}/{split}"
     if name not in sources.files():
-        said = {"dataset": hub.dataset, "revision": hub.revision} if hub else {}
-        sources.note_rows(name, sha256_of_rows(rows), len(rows), hub is not None, folder=FOLDER, **said)
+        sha256 = sha256_of_rows(rows)
+        known = hub is not None and (folder is None or fetched(folder, split) == stamp(hub, sha256))
+        said = {"dataset": hub.dataset, "revision": hub.revision} if hub and known else {}
+        sources.note_rows(name, sha256, len(rows), known, folder=FOLDER, **said)
+
+
+def stamp(hub: OnHub, sha256: str) -> dict[str, Json]:
+    """What is written of a split that was fetched."""
+    return {"dataset": hub.dataset, "revision": hub.revision, "sha256": sha256}
+
+
+def fetched(folder: Path, split: str) -> Json:
+    """The stamp of a split in the folder of a task; None where it has none."""
+    path = folder / FETCHED
+    said = json_of(path.read_bytes(), str(path)) if path.is_file() else {}
+    return said.get(split) if isinstance(said, dict) else None
+
+
+def sha256_of_file(path: Path) -> str:
+    """`sha256_of_rows` of a file."""
+    return sha256_of_rows(_lines(path))
 
 
 def sha256_of_rows(rows: Iterable[Mapping[str, Json]]) -> str:

@@ -7,6 +7,7 @@ prompt before the template and before the answer.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import re
 from collections.abc import Iterator, Sequence
@@ -68,6 +69,7 @@ def _sample(recipe: Recipe, task: LongBenchTask, index: int, record: LongRecord)
         "id": record.id,
         "language": record.language,
         "words": record.words,
+        "source": hashlib.sha256(record.context.encode()).hexdigest()[:16],  # questions on one text share it
         "whole_tokens": tokens,
         "cut": tokens > recipe.length,
         "documents": sum(segment.role == "document" for segment in kept),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import zipfile
+import itertools
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from anchoreval.data.reading import checked_text, json_of, lines_of, opened
 from anchoreval.data.sources import LONGBENCH, Published, Sources
 from anchoreval.errors import SourceError
 from anchoreval.schema import Json
@@ -24,7 +24,8 @@ RECORDS: dict[str, tuple[int, int | None]] = {
     "lcc": (500, 300), "repobench-p": (500, 300),
 }  # fmt: skip
 FOLDERS = ("", "data", "longbench", "longbench/data")  # where files may lie inside a source folder
-_FIELDS = {"input": str, "context": str, "answers": list, "length": int, "language": str, "_id": str}
+CLASSIFIED = ("trec", "lsht")  # answers are judged by the list of all classes
+_SUITE, _FORM = "longbench", "LongBench's own records"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +48,23 @@ class Place:
     path: Path
     member: str = ""
 
-    @contextlib.contextmanager
-    def open(self) -> Iterator[IO[bytes]]:
+    def open(self) -> AbstractContextManager[IO[bytes]]:
         """The bytes of the file."""
-        if not self.member:
-            with self.path.open("rb") as file:
-                yield file
-            return
-        with zipfile.ZipFile(self.path) as archive, archive.open(self.member) as file:
-            yield file
+        return lines_of(self.path, self.member, _SUITE)
+
+    def records(self) -> Iterator[LongRecord]:
+        """Every record of the file, read one by one."""
+        with self.open() as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield self._judgeable(line, f"{self.path}{':' * bool(self.member)}{self.member}:{number}")
+
+    def _judgeable(self, line: bytes, where: str) -> LongRecord:
+        """The record; SourceError where no answer to it could be judged."""
+        record = parse(line, where)
+        if Path(self.member or self.path).stem.removesuffix("_e") in CLASSIFIED and not record.classes:
+            raise SourceError(f"{where}: 'all_classes' is empty, and answers are judged by it: expected {_FORM}")
+        return record
 
 
 def file_names() -> list[str]:
@@ -73,7 +82,7 @@ def published_records(file: str) -> int:
 
 def find(sources: Sources, file: str) -> Place | None:
     """Where a file lies, a jsonl file before data.zip, source folders in order. SourceError for a broken zip."""
-    for folder in (place / inner for place in sources.places() for inner in FOLDERS):
+    for folder in folders(sources):
         if (folder / f"{file}.jsonl").is_file():
             return Place(folder / f"{file}.jsonl")
         if (folder / "data.zip").is_file() and (member := _member(folder / "data.zip", file)):
@@ -81,40 +90,32 @@ def find(sources: Sources, file: str) -> Place | None:
     return None
 
 
+def folders(sources: Sources) -> list[Path]:
+    """Where files may lie, in order."""
+    return [place / inner for place in sources.places() for inner in FOLDERS]
+
+
 def _member(archive: Path, file: str) -> str:
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            return next((name for name in opened.namelist() if name.split("/")[-1] == f"{file}.jsonl"), "")
-    except (zipfile.BadZipFile, OSError) as error:
-        raise SourceError(
-            f"{archive} cannot be read ({error}): anchoreval data fetch longbench makes it anew"
-        ) from None
+    with opened(archive, _SUITE) as its:
+        return next((name for name in its.namelist() if name.split("/")[-1] == f"{file}.jsonl"), "")
 
 
 def records(sources: Sources, file: str, count: int) -> Iterator[LongRecord]:
     """The first `count` records of a file, read one by one; its SHA-256 is noted in `sources`.
 
-    SourceError where it is missing, has fewer records (said before the first) or another form.
+    SourceError where it is missing, has fewer records or another form, all said before the first.
     """
     place = find(sources, file)
     if place is None:
         raise SourceError(_missing(file, sources))
     if not _noted(sources, place, file):
-        with place.open() as lines:
-            there = sum(1 for line in lines if line.strip())
+        there = sum(1 for _ in itertools.islice(place.records(), count))
         if there < count:
             raise SourceError(
                 f"{place.path} has {there} records of {file}, {count} were asked for and {published_records(file)} are "
-                f"published: --limit {there}, or anchoreval data fetch longbench"
+                f"published: {f'--limit {there}, or ' * bool(there)}anchoreval data fetch longbench"
             )
-    with place.open() as lines:
-        made = 0
-        for number, line in enumerate(lines, 1):
-            if made == count:
-                return
-            if line.strip():
-                yield parse(line, f"{place.path}{':' * bool(place.member)}{place.member}:{number}")
-                made += 1
+    yield from itertools.islice(place.records(), count)
 
 
 def _noted(sources: Sources, place: Place, file: str) -> bool:
@@ -130,10 +131,7 @@ def _noted(sources: Sources, place: Place, file: str) -> bool:
 
 def parse(line: bytes, where: str) -> LongRecord:
     """One record; SourceError names the place and the key that is wrong."""
-    try:
-        row: Json = json.loads(line)
-    except ValueError as error:
-        raise SourceError(f"{where}: not JSON ({error}); a git-lfs pointer must be replaced by its file") from None
+    row = json_of(line, where)
     if not isinstance(row, dict):
         raise SourceError(f"{where}: not a record")
     if "input" not in row and {"question", "answer_prefix"} & row.keys():
@@ -141,18 +139,22 @@ def parse(line: bytes, where: str) -> LongRecord:
             f"{where}: these rows already hold prompts (a formatted mirror): use the published data.zip, "
             "anchoreval data fetch longbench"
         )
-    for key, kind in _FIELDS.items():
-        if not isinstance(row.get(key), kind):
-            raise SourceError(f"{where}: {key!r} is not a {kind.__name__}: expected LongBench's own records")
-    return LongRecord(
-        row["input"],
-        row["context"],
-        tuple(map(str, row["answers"])),
-        row["length"],
-        row["language"],
-        tuple(row.get("all_classes") or ()),
-        row["_id"],
+    question, context, language, name = (
+        checked_text(row.get(key), where, key, _FORM) for key in ("input", "context", "language", "_id")
     )
+    words = row.get("length")
+    if isinstance(words, bool) or not isinstance(words, int) or words < 0:
+        raise SourceError(f"{where}: 'length' is not a number of words: expected {_FORM}")
+    answers = _texts(row.get("answers"), where, "answers")
+    classes = _texts(row.get("all_classes") or [], where, "all_classes")
+    return LongRecord(question, context, answers, words, language, classes, name)
+
+
+def _texts(value: Json, where: str, key: str) -> tuple[str, ...]:
+    """A list of texts; a whole number among them is taken as its digits."""
+    if not isinstance(value, list):
+        raise SourceError(f"{where}: {key!r} is not a list: expected {_FORM}")
+    return tuple(str(each) if type(each) is int else checked_text(each, where, key, _FORM) for each in value)
 
 
 def _missing(file: str, sources: Sources) -> str:

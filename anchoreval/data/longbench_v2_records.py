@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anchoreval.data.json_array import objects
+from anchoreval.data.reading import checked_text
 from anchoreval.data.sources import LONGBENCH_V2, Sources
 from anchoreval.errors import SourceError
 from anchoreval.schema import Json
@@ -43,18 +44,22 @@ def find(sources: Sources) -> Path | None:
 def questions(sources: Sources, count: int) -> Iterator[Question]:
     """The first `count` records, read one by one; the file's SHA-256 is noted in `sources`.
 
-    SourceError where the file is missing, has fewer records (said before the first) or another form.
+    SourceError where the file is missing, has fewer records or another form, all said before the first.
     """
     path = find(sources)
     if path is None:
         raise SourceError(_missing(sources))
     if not _noted(sources, path):
-        there = sum(1 for _ in itertools.islice(objects(path), count))
+        there = sum(1 for _ in _parsed(path, count))
         if there < count:
             raise SourceError(
-                f"{path} has {there} records, {count} were asked for and {RECORDS} are published: --limit {there}, "
-                "or anchoreval data fetch longbench_v2"
+                f"{path} has {there} records, {count} were asked for and {RECORDS} are published: "
+                f"{f'--limit {there}, or ' * bool(there)}anchoreval data fetch longbench_v2"
             )
+    yield from _parsed(path, count)
+
+
+def _parsed(path: Path, count: int) -> Iterator[Question]:
     for number, row in enumerate(itertools.islice(objects(path), count), 1):
         yield parse(row, f"{path}: record {number}")
 
@@ -69,10 +74,7 @@ def _noted(sources: Sources, path: Path) -> bool:
 def parse(row: Mapping[str, Json], where: str) -> Question:
     """One record; SourceError names the place and the key that is wrong."""
     for key in (*_TEXTS, *_WORDS):
-        if not isinstance(row.get(key), str):
-            raise SourceError(f"{where}: {key!r} is not a str: expected LongBench v2's own records")
-        if not _whole(row[key]):
-            raise SourceError(f"{where}: {key!r} holds half a character (a lone surrogate), which no tokenizer takes")
+        checked_text(row.get(key), where, key, "LongBench v2's own records")
     for key, words in _WORDS.items():
         if row[key] not in words:
             raise SourceError(f"{where}: {key!r} is {row[key][:20]!r}, not one of {', '.join(words)}")
@@ -88,15 +90,6 @@ def parse(row: Mapping[str, Json], where: str) -> Question:
         row["answer"],
         row["context"],
     )
-
-
-def _whole(text: str) -> bool:
-    """Whether UTF-8 has all of its characters."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _missing(sources: Sources) -> str:

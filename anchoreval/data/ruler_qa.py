@@ -11,9 +11,9 @@ from typing import Literal
 
 from anchoreval.data.fit import Draws, Fit, Fitted, Impossible
 from anchoreval.data.prose import quiz
+from anchoreval.data.questions import Question, Questions
 from anchoreval.data.recipe import BASE, Recipe, options
 from anchoreval.data.ruler_templates import QA, QA_PREFIX, Draft, Template, sample_of
-from anchoreval.data.sources import Question, Questions
 from anchoreval.data.tally import Piece, Tally
 from anchoreval.errors import LengthError, SourceError
 from anchoreval.schema import Json, Sample, Wrap

@@ -7,7 +7,6 @@ Every text that is used is recorded (`describe`): its file, its SHA-256 and whet
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,8 @@ from typing import Any, Literal
 
 from anchoreval.data.download import address_of, download, sha256_of
 from anchoreval.data.passage import Split
+from anchoreval.data.questions import Questions, of_hotpot, of_squad
+from anchoreval.data.reading import expected, json_of
 from anchoreval.data.words import WordLists
 from anchoreval.errors import SourceError
 from anchoreval.schema import Json
@@ -95,6 +96,7 @@ BABI = Published(
     (f"https://raw.githubusercontent.com/booydar/babilong/{_BABILONG}/data/tasks_1-20_v1-2.zip",),
     revision=_BABILONG,
 )
+_OTHERWISE = "move the file away, or use --haystack generated"
 PUNKT = "tokenizers/punkt_tab/english"
 
 
@@ -102,28 +104,6 @@ def default_cache() -> Path:
     """$XDG_CACHE_HOME/anchoreval, else ~/.cache/anchoreval."""
     root = os.environ.get("XDG_CACHE_HOME")
     return (Path(root) if root else Path.home() / ".cache") / "anchoreval"
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A question, its acceptable answers, the documents that belong to it and those of the same article.
-
-    `supporting` are those of its documents that are needed for the answer, where the source says so.
-    """
-
-    text: str
-    answers: tuple[str, ...]
-    gold: tuple[int, ...]
-    related: tuple[int, ...] = ()
-    supporting: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Questions:
-    """Questions in file order and every document once, sorted."""
-
-    documents: Sequence[str]
-    questions: Sequence[Question]
 
 
 class Sources:
@@ -189,58 +169,32 @@ class Sources:
 
     def essay(self) -> str:
         """The essays as one text."""
-        text = self._read(ESSAYS)["text"]
-        if not isinstance(text, str):
-            raise SourceError(f'{ESSAYS.file}: expected {{"text": "..."}}')
+        value = self._read(ESSAYS)
+        text = value.get("text") if isinstance(value, dict) else None
+        if not isinstance(text, str) or not text.strip():
+            raise SourceError(f'{self._find(ESSAYS)}: expected {{"text": "..."}} with a text; {_OTHERWISE}')
         return text
 
     @cached_property
     def squad(self) -> Questions:
         """SQuAD: answerable questions, the paragraphs of all articles as documents."""
-        articles = self._read(SQUAD)["data"]
-        documents = sorted({paragraph["context"] for article in articles for paragraph in article["paragraphs"]})
-        place = {text: index for index, text in enumerate(documents)}
-        questions = []
-        for article in articles:
-            own = [place[paragraph["context"]] for paragraph in article["paragraphs"]]
-            for paragraph, gold in zip(article["paragraphs"], own, strict=True):
-                related = tuple(index for index in own if index != gold)
-                questions += [
-                    Question(
-                        entry["question"],
-                        tuple(answer["text"] for answer in entry["answers"]),
-                        (gold,),
-                        related,
-                    )
-                    for entry in paragraph["qas"]
-                    if not entry["is_impossible"]
-                ]
-        return Questions(documents, questions)
+        value = self._read(SQUAD)
+        with expected(str(self._find(SQUAD)), f"SQuAD 2.0's own articles; {_OTHERWISE}"):
+            return of_squad(value)
 
     @cached_property
     def hotpot(self) -> Questions:
         """HotpotQA (distractor setting): each question with its ten paragraphs."""
-        entries = self._read(HOTPOT)
-        texts = [[f"{title}\n{''.join(lines)}" for title, lines in entry["context"]] for entry in entries]
-        documents = sorted({text for own in texts for text in own})
-        place = {text: index for index, text in enumerate(documents)}
-        return Questions(
-            documents,
-            [
-                Question(
-                    entry["question"],
-                    (entry["answer"],),
-                    tuple(place[text] for text in own),
-                    supporting=tuple(place[text] for text in _supporting(entry, own)),
-                )
-                for entry, own in zip(entries, texts, strict=True)
-            ],
-        )
+        value = self._read(HOTPOT)
+        with expected(str(self._find(HOTPOT)), f"HotpotQA's own questions; {_OTHERWISE}"):
+            return of_hotpot(value)
 
     @cached_property
     def english_words(self) -> list[str]:
         """The long word list: only asked for by common-words texts of more than about 8,000 words."""
-        return list(self._read(ENGLISH_WORDS).values())
+        value = self._read(ENGLISH_WORDS)
+        with expected(str(self._find(ENGLISH_WORDS)), "words under numbers, as RULER has them"):
+            return [str(word) for word in value.values()]
 
     def sentence_splitter(self) -> Split:
         """Nltk's English sentence splitter (importing nltk costs about one CPU second)."""
@@ -272,10 +226,14 @@ class Sources:
         return [*([self.data_dir] if self.data_dir else []), self.cache]
 
     def note(self, file: str, path: Path, published: str | None, **more: Json) -> None:
-        """Remembers a file that is read; `published` is the SHA-256 of the published one, None where none is known."""
+        """Remembers a file that is read; `published` is the SHA-256 of the published one, None where none is known.
+
+        A `revision` among `more` is that of the published file, and is left out of another one.
+        """
         sha256 = sha256_of(path)
         used = {"sha256": sha256, "published": sha256 == published, "bytes": path.stat().st_size}
-        self._used[file] = used | more
+        kept = {name: value for name, value in more.items() if name != "revision" or used["published"]}
+        self._used[file] = used | kept
 
     def note_rows(self, name: str, sha256: str, rows: int, published: bool, **more: Json) -> None:
         """Remembers rows of a data set that are read; `published`: they came from those who publish it."""
@@ -291,10 +249,7 @@ class Sources:
             "published": sha256 == source.sha256,
             "bytes": len(content),
         }
-        try:
-            return json.loads(content)
-        except ValueError as error:
-            raise SourceError(f"{path} is not JSON ({error}); a git-lfs pointer must be replaced by its file") from None
+        return json_of(content, str(path))
 
     def _find(self, source: Published) -> Path:
         for place in self.places():
@@ -307,12 +262,6 @@ class Sources:
             except (OSError, SourceError) as error:
                 reasons.append(f"{address}: {error}")
         raise SourceError(_missing(source, self.places(), reasons))
-
-
-def _supporting(entry: dict[str, Any], texts: Sequence[str]) -> list[str]:
-    """Those of a HotpotQA question's paragraphs that its supporting facts name."""
-    named = {title for title, _ in entry.get("supporting_facts", ())}
-    return [text for (title, _), text in zip(entry["context"], texts, strict=True) if title in named]
 
 
 def _punkt_parameters(folder: Path) -> Any:

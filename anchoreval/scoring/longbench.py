@@ -231,6 +231,17 @@ LONGBENCH: dict[str, Scorer] = {
     "longbench_code_text": _scorer(code_sim_text),  # blank lines are passed over
     "longbench_code_levenshtein": _scorer(code_sim_levenshtein),  # fuzzywuzzy with python-Levenshtein
 }
+#: What may be asked for by name, and is off otherwise: the scorer that takes the place of a card's.
+DEVIATIONS: dict[str, dict[str, str]] = {
+    "recursion-zeros": {
+        "longbench_rouge": "longbench_rouge_zeroed",
+        "longbench_rouge_line": "longbench_rouge_line_zeroed",
+        "longbench_rouge_zh": "longbench_rouge_zh_zeroed",
+    },
+    "whole-classes": {"longbench_classes": "longbench_classes_whole"},
+    "text-lines": {"longbench_code": "longbench_code_text"},
+    "levenshtein": {"longbench_code": "longbench_code_levenshtein"},
+}
 _NEEDS_JIEBA = frozenset({"longbench_f1_zh", "longbench_rouge_zh", "longbench_rouge_zh_zeroed"})
 
 

@@ -14,7 +14,7 @@ from babilong_files import QUESTIONS, STORIES, babi_text, published_rows, write_
 from anchoreval.cards import load_tasks
 from anchoreval.data import GENERATORS, Recipe
 from anchoreval.data.babilong_prompts import LABELS, PARTS, prompt_of
-from anchoreval.data.babilong_published import name_at, names
+from anchoreval.data.babilong_published import REVISION, name_at, names
 from anchoreval.data.babilong_stories import parse, stories
 from anchoreval.data.sources import Sources
 from anchoreval.errors import LengthError, SourceError
@@ -230,9 +230,9 @@ def test_a_length_that_does_not_hold_a_published_sample_names_the_one_that_does(
     ("content", "message"),
     [
         ("[{]", r"0k\.json is not JSON"),
-        ('[{"input": "x", "target": "y"}]', r"0k\.json: sample 0: 'question' is not a text"),
-        ('["x"]', r"0k\.json: sample 0: 'input' is not a text"),
-        ('{"data": 1}', r"0k\.json: sample 0: 'input' is not a text"),
+        ('[{"input": "x", "target": "y"}]', r"0k\.json: sample 0: 'question' is not a str"),
+        ('["x"]', r"0k\.json: sample 0: 'input' is not a str"),
+        ('{"data": 1}', r"0k\.json: sample 0: 'input' is not a str"),
         ("[]", r"has 0 samples, 1 were asked for"),
     ],
 )
@@ -254,6 +254,35 @@ def test_published_samples_may_stand_one_in_a_line_and_a_missing_file_names_its_
     assert len(samples("babilong_published/qa1", 900, 3, tokenizer, sources)) == 3
     with pytest.raises(SourceError, match=r"qa2/0k\.json of BABILong is missing .*RMT-team/babilong.*--data-dir"):
         samples("babilong_published/qa2", 900, 3, tokenizer, sources)
+
+
+def test_published_samples_that_lie_nowhere_are_the_hubs_at_the_pinned_revision(
+    tmp_path: Path, tokenizer: TextTokenizer, sources: Sources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = pytest.importorskip("datasets", reason="DATASETS ABSENT: pip install datasets; no hub was played")
+    asked: list[tuple[Any, ...]] = []
+
+    def hub(path: str, name: str, split: str, revision: str) -> Any:
+        asked.append((path, name, split, revision))
+        return datasets.Dataset.from_list(published_rows(split, 300))
+
+    monkeypatch.setattr("datasets.load_dataset", hub)
+    remote = Sources(tmp_path, cache=tmp_path)
+    found = samples("babilong_published/qa1", 1990, 3, tokenizer, remote)
+    assert found == samples("babilong_published/qa1", 1990, 3, tokenizer, sources)
+    assert asked == [("RMT-team/babilong", "1k", "qa1", REVISION)]
+    said = remote.files()["babilong/qa1/1k.json"]
+    assert (said["dataset"], said["revision"], said["published"]) == ("RMT-team/babilong", REVISION, True)
+    with pytest.raises(SourceError, match="has 3 samples, 4 were asked for: --limit 3"):
+        samples("babilong_published/qa1", 1990, 4, tokenizer, remote)
+
+    def dead(*_: Any, **__: Any) -> Any:
+        raise ConnectionError("no route\nto host")
+
+    monkeypatch.setattr("datasets.load_dataset", dead)
+    with pytest.raises(SourceError, match=r"from the hub: ConnectionError: no route\), published at") as caught:
+        samples("babilong_published/qa1", 1990, 3, tokenizer, Sources(tmp_path, cache=tmp_path))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("suite", ["babilong", "babilong_corrected", "babilong_published"])

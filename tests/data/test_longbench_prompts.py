@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from longbench_files import files, write_folder, write_zip
+from longbench_files import files, record, write_folder, write_zip
 
 from anchoreval.cards import load_tasks
 from anchoreval.data import GENERATORS, Recipe
 from anchoreval.data.longbench import MARKS, bucket
 from anchoreval.data.longbench_prompts import PROMPTS
 from anchoreval.data.longbench_records import RECORDS, file_names, published_records
-from anchoreval.data.sources import Sources
+from anchoreval.data.sources import LONGBENCH, Published, Sources
 from anchoreval.errors import LengthError, SourceError
 from anchoreval.prompt import to_request
 from anchoreval.schema import Sample, Wrap
@@ -166,6 +166,16 @@ def test_without_its_context_a_prompt_is_the_template_around_nothing(folder: Pat
         assert "document" not in {segment.role for segment in sample.segments}
 
 
+def test_questions_on_one_context_share_their_source(tmp_path: Path, tiny: TextTokenizer) -> None:
+    one, other = record("qasper", 0), record("qasper", 1)
+    rows = [one, other, one | {"input": "Who else?", "_id": "another"}]
+    (tmp_path / "qasper.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    first, second, third = samples("qasper", UNCUT, Sources(tmp_path), tiny, count=3)
+    assert first.facts["source"] == third.facts["source"] != second.facts["source"]
+    bare = samples("qasper", UNCUT, Sources(tmp_path, context=False), tiny, count=1)[0]
+    assert bare.facts["source"] == first.facts["source"], "so the control has its clusters"
+
+
 def test_longbench_e_knows_its_buckets_and_its_borders(folder: Path, tiny: TextTokenizer) -> None:
     made = samples("qasper", UNCUT, Sources(folder), tiny, edition="e", count=3)
     assert [sample.facts["bucket"] for sample in made] == ["0-4k", "4-8k", "8k+"]
@@ -182,9 +192,21 @@ def test_a_zip_gives_what_a_folder_gives_and_both_are_recorded(
     assert samples("lsht", CUT, packed, tiny) == samples("lsht", CUT, apart, tiny)
     sha256 = hashlib.sha256((tmp_path / "in" / "data.zip").read_bytes()).hexdigest()
     assert packed.describe()["longbench/data.zip"] == f"not the published file: sha256 {sha256}"
-    assert packed.files()["longbench/data.zip"]["revision"].startswith("5e628be")
+    assert "revision" not in packed.files()["longbench/data.zip"], "it is not of the published revision"
     assert apart.describe()["longbench"].startswith("unpinned files, 1: ")
     assert not packed.published and not apart.published
+
+
+def test_the_revision_of_the_published_archive_is_recorded(
+    tmp_path: Path, tiny: TextTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_zip(tmp_path / "data.zip")
+    own = Published("longbench/data.zip", hashlib.sha256(path.read_bytes()).hexdigest(), revision=LONGBENCH.revision)
+    monkeypatch.setattr("anchoreval.data.longbench_records.LONGBENCH", own)
+    sources = Sources(tmp_path, cache=tmp_path / "none")
+    assert len(samples("lsht", CUT, sources, tiny)) == 2 and sources.published
+    assert sources.files()["longbench/data.zip"]["revision"] == "5e628be450b7e67fb7ae6e201bd6d8f7056f7672"
+    assert all(LONGBENCH.revision in address for address in LONGBENCH.addresses)
 
 
 def test_cards_have_upstreams_counts_and_budgets() -> None:
@@ -203,6 +225,9 @@ def test_cards_have_upstreams_counts_and_budgets() -> None:
     assert hashlib.sha256(text.encode()).hexdigest().startswith("72966b3c0933e214"), "dataset2maxlen.json"
 
 
+ONE = json.dumps(record("qasper", 0)).encode() + b"\n"
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [
@@ -210,7 +235,7 @@ def test_cards_have_upstreams_counts_and_budgets() -> None:
         (b"version https://git-lfs.github.com/spec/v1\n" * 2, "git-lfs"),
         (b"[]\n" * 2, "not a record"),
         (b'{"input": "i", "context": 3}\n' * 2, "'context' is not a str"),
-        (b'{"input": "i"}\n', "has 1 records of qasper, 2 were asked for and 200 are published: --limit 1"),
+        (ONE, "has 1 records of qasper, 2 were asked for and 200 are published: --limit 1"),
     ],
 )
 def test_a_file_of_another_form_is_refused_in_one_line(

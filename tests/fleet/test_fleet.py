@@ -2,85 +2,30 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from killing import timeless, when_records, workers
 from longbench_v2_files import write_folder
 
 from anchoreval import evaluate
 from anchoreval.errors import AnchorEvalError, ModelError, RunError
 from anchoreval.results import RECORDS, Run, read_records
-from anchoreval.schema import Record
 from anchoreval.verify import findings
 
 ray = pytest.importorskip("ray", reason="RAY ABSENT: no run was spread over workers (pip install -e '.[dev]')")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
-os.environ["RAY_AUTH_MODE"] = "disabled"
-os.environ["OMP_NUM_THREADS"] = "1"  # Ray's workers compute with one thread
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """Two nodes of one CPU each, which are processes of their own."""
-    from ray.cluster_utils import Cluster
-
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    made.add_node(num_cpus=1)
-    yield made
-    ray.shutdown()
-    made.shutdown()
 
 
 def run(output: Path, **changes: Any) -> Run:
     asked: dict[str, Any] = {"lengths": [512], "limit": 100, "rope": "bf16,fp32", "backend": "fake"}
     return evaluate("anchor-tiny", changes.pop("tasks", "ruler/vt"), output=output, **asked | changes)
-
-
-def timeless(run: Run | Path) -> dict[str, Record]:
-    records = read_records(run) if isinstance(run, Path) else list(run.records)
-    found = {record.key: dataclasses.replace(record, seconds=0.0) for record in records}
-    assert len(found) == len(records)
-    return found
-
-
-def workers() -> list[int]:
-    """Process ids of the workers that hold a backend."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                line = (folder / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if line.startswith(b"ray::Worker"):
-                found.append(int(folder.name))
-    return found
-
-
-def when_records(output: Path, least: int, act: Any) -> threading.Thread:
-    """`act` in a thread, as soon as `least` records are on disk."""
-
-    def wait() -> None:
-        limit = time.monotonic() + 120
-        while time.monotonic() < limit:
-            lines = sum(path.read_bytes().count(b"\n") for path in output.glob(f"**/{RECORDS}"))
-            if lines >= least:
-                act()
-                return
-            time.sleep(0.05)
-
-    thread = threading.Thread(target=wait)
-    thread.start()
-    return thread
 
 
 def test_workers_on_two_nodes_write_what_one_process_writes(cluster: Any, tmp_path: Path) -> None:

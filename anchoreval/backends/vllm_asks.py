@@ -1,0 +1,166 @@
+"""What one request asks of vLLM, phase by phase, and what is made of the replies. Pure: no torch, no vLLM.
+
+A request with a reference or choices is three kinds of prompt for the engine, one after the other:
+
+  behind     its own prompt, one token further: the log-probabilities of the first tokens of all continuations
+  forced     the prompt and all but the last token of a continuation: those of its other tokens
+  generated  its own prompt again, greedily, up to its answer budget
+
+The prompt is computed once: the second and third kind find it in vLLM's prefix cache.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from anchoreval.backends.detokenize import TextStream
+from anchoreval.schema import ChoiceScore, Continuation, Finish, Output, Request
+
+MOST_IDS = 128  # vLLM takes no more ids per prompt in `logprob_token_ids` (sampling_params.py, MAX_LOGPROB_TOKEN_IDS)
+NOT_FINITE = "the logits are not finite"
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What is alike for all asks of one request: `salt` keeps its cached keys and values apart, `plan` places its
+    tokens (None: contiguous).
+    """
+
+    salt: str
+    plan: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One prompt for the engine, continued by up to `new_tokens`.
+
+    `next_ids` are ids whose log-probability as the first new token is wanted; `rows_from` is the index from which on
+    the prompt's own tokens are wanted; `afresh` computes the whole prompt, whatever is cached.
+    """
+
+    token_ids: tuple[int, ...]
+    context: Context
+    next_ids: tuple[int, ...] = ()
+    rows_from: int | None = None
+    afresh: bool = False
+    new_tokens: int = 1
+    fewest: int = 0
+    ends: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the engine made of an ask: the prompt tokens that it had cached, the new token, the log-probabilities of
+    `next_ids` in its place, and the scores of the prompt's tokens from `rows_from` on.
+    """
+
+    cached: int
+    token: int
+    behind: Mapping[int, float]
+    rows: tuple[ChoiceScore, ...] = ()
+
+    def usable(self, ask: Ask) -> bool:
+        """Whether all rows were computed: those of cached tokens are memory that vLLM never wrote."""
+        return ask.rows_from is None or ask.rows_from > self.cached
+
+
+@dataclass(slots=True)
+class Row:
+    """A request on its way: its scores, what was generated so far, and why it ended (None: still going)."""
+
+    request: Request
+    context: Context
+    stream: TextStream
+    scores: dict[Continuation, ChoiceScore] = field(default_factory=dict)
+    tokens: list[int] = field(default_factory=list)
+    finish: Finish | None = None
+    why: str | None = None
+
+    def continuations(self) -> list[Continuation]:
+        """Reference and choices, each once, those of which no token is counted left out."""
+        ids = self.request.reference_ids
+        found = [Continuation(ids, len(ids)), *self.request.choices]
+        return [each for each in dict.fromkeys(found) if each.token_ids and each.counted]
+
+    def behind(self) -> list[Ask]:
+        """The prompt alone, where something is scored behind it."""
+        wanted = self.continuations()
+        first = sorted({each.token_ids[0] for each in wanted if each.counted == len(each.token_ids)})
+        parts = [tuple(first[at : at + MOST_IDS]) for at in range(0, len(first), MOST_IDS)] or [()]
+        return [Ask(self.request.token_ids, self.context, part) for part in parts] if wanted else []
+
+    def forced(self) -> dict[Continuation, Ask]:
+        """Continuations of two tokens or more, each with the ask that scores all but its first."""
+        return {each: self._forced(each) for each in self.continuations() if len(each.token_ids) > 1}
+
+    def _forced(self, each: Continuation) -> Ask:
+        start, tokens = len(self.request.token_ids), len(each.token_ids)
+        first = max(1, tokens - each.counted)
+        return Ask(
+            token_ids=self.request.token_ids + each.token_ids[:-1],
+            context=self.context,
+            next_ids=each.token_ids[-1:],
+            rows_from=start + first if first < tokens - 1 else None,
+        )
+
+    def score(self, behind: Sequence[Reply], forced: Mapping[Continuation, Reply]) -> None:
+        """Puts the replies together: one score per continuation, in fp64 over fp32 log-probabilities."""
+        first = {token: logprob for reply in behind for token, logprob in reply.behind.items()}
+        for each in self.continuations():
+            parts = [ChoiceScore(0.0, True)]
+            if each.counted == len(each.token_ids):
+                token = each.token_ids[0]
+                parts.append(ChoiceScore(first[token], token == behind[0].token))
+            if each in forced:
+                reply, last = forced[each], each.token_ids[-1]
+                parts += [*reply.rows, ChoiceScore(reply.behind[last], last == reply.token)]
+            self.scores[each] = ChoiceScore(sum(p.logprob for p in parts), all(p.greedy for p in parts))
+        if not all(math.isfinite(score.logprob) for score in self.scores.values()):
+            self.finish, self.why = "error", NOT_FINITE
+
+    def generated(self, eos: frozenset[int]) -> Ask | None:
+        """The prompt to be continued greedily, None where nothing is."""
+        request = self.request
+        if self.finish is None and request.max_new_tokens == 0:
+            self.finish = "stop" if request.choices else "length"
+        if self.finish is not None:
+            return None
+        ends = tuple(sorted({*eos, *request.end_ids}))
+        fewest = min(request.min_new_tokens, request.max_new_tokens)
+        return Ask(request.token_ids, self.context, new_tokens=request.max_new_tokens, fewest=fewest, ends=ends)
+
+    def add(self, token: int, logprob: float, eos: frozenset[int]) -> None:
+        """One more generated token; `finish` is set where it was the last."""
+        if not math.isfinite(logprob):
+            self.finish, self.why = "error", NOT_FINITE
+            return
+        self.tokens.append(token)
+        if token in eos or self.stream.push(token) or token in self.request.end_ids:
+            self.finish = "stop"
+        elif len(self.tokens) >= self.request.max_new_tokens:
+            self.finish = "length"
+
+    def output(self, seconds: float) -> Output:
+        """The finished output; a request that ended in an error has no scores."""
+        text, finish, request = self.stream.finish(), self.finish or "length", self.request
+        said = finish != "error"
+        reference = self.scores.get(Continuation(request.reference_ids, len(request.reference_ids)))
+        return Output(
+            sample_id=request.sample_id,
+            text=text,
+            token_ids=tuple(self.tokens),
+            finish="stop" if self.stream.stopped and finish == "length" else finish,
+            reference_logprob=reference.logprob if reference and said else None,
+            seconds=seconds,
+            why=self.why,
+            choices=tuple(self.scores.get(each, ChoiceScore(0.0, True)) for each in request.choices) if said else (),
+        )
+
+
+def judged(target: int, logprob: float, likeliest: Mapping[int, float]) -> ChoiceScore:
+    """The score of a prompt token, given the log-probabilities of the likeliest ones; of equals the lowest id is it."""
+    best = max(likeliest.values(), default=logprob)
+    equals = [token for token, other in likeliest.items() if other == best]
+    return ChoiceScore(logprob, logprob >= best and target <= min(equals, default=target))

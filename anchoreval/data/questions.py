@@ -1,0 +1,81 @@
+"""Questions with the documents that answer them, from the files of SQuAD and HotpotQA."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from anchoreval.schema import Json
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question, its acceptable answers, the documents that belong to it and those of the same article.
+
+    `supporting` are those of its documents that are needed for the answer, where the source says so.
+    """
+
+    text: str
+    answers: tuple[str, ...]
+    gold: tuple[int, ...]
+    related: tuple[int, ...] = ()
+    supporting: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """Questions in file order and every document once, sorted."""
+
+    documents: Sequence[str]
+    questions: Sequence[Question]
+
+
+def of_squad(value: Json) -> Questions:
+    """Answerable questions, the paragraphs of all articles as documents."""
+    articles = value["data"]
+    documents = sorted({_text(paragraph["context"]) for article in articles for paragraph in article["paragraphs"]})
+    place = {text: index for index, text in enumerate(documents)}
+    questions = []
+    for article in articles:
+        own = [place[paragraph["context"]] for paragraph in article["paragraphs"]]
+        for paragraph, gold in zip(article["paragraphs"], own, strict=True):
+            related = tuple(index for index in own if index != gold)
+            questions += [
+                Question(
+                    _text(entry["question"]), tuple(_text(each["text"]) for each in entry["answers"]), (gold,), related
+                )
+                for entry in paragraph["qas"]
+                if not entry["is_impossible"]
+            ]
+    return Questions(documents, questions)
+
+
+def of_hotpot(value: Json) -> Questions:
+    """Each question with its paragraphs, ten in the distractor setting."""
+    texts = [[f"{title}\n{''.join(lines)}" for title, lines in entry["context"]] for entry in value]
+    documents = sorted({text for own in texts for text in own})
+    place = {text: index for index, text in enumerate(documents)}
+    return Questions(
+        documents,
+        [
+            Question(
+                _text(entry["question"]),
+                (_text(entry["answer"]),),
+                tuple(place[text] for text in own),
+                supporting=tuple(place[text] for text in _supporting(entry, own)),
+            )
+            for entry, own in zip(value, texts, strict=True)
+        ],
+    )
+
+
+def _text(value: Json) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{str(value)[:40]!r} is no text")
+    return value
+
+
+def _supporting(entry: dict[str, Json], texts: Sequence[str]) -> list[str]:
+    """Those of a HotpotQA question's paragraphs that its supporting facts name."""
+    named = {title for title, _ in entry.get("supporting_facts", ())}
+    return [text for (title, _), text in zip(entry["context"], texts, strict=True) if title in named]

@@ -1,0 +1,77 @@
+"""What `additional_config["anchoreval"]` asks of an engine; read once per process, when the model is built.
+
+    {"rope": LEVEL, "plans": true, "documents": "anchor" or "intra-doc", "positions": N}
+
+Every key may be absent. `rope` is any spelling of attention.rope; `plans` takes a position plan with each
+request; `documents` is the attention pattern that the plans' documents are under; `positions` is how many rows
+the rotary tables need, where a plan reaches further than the model's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from anchoreval.attention.rope import LEVELS, RopeLevel, parse_level
+from anchoreval.errors import AnchorEvalError, UnknownName, UnsupportedArm
+
+KEY = "anchoreval"
+KEYS = ("rope", "plans", "documents", "positions")
+PATTERNS = ("anchor", "intra-doc")
+PLAN_WORKER = "anchoreval.vllm_plugin.worker.PlanWorker"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The level, whether requests may carry plans, the pattern of their documents, the table rows needed."""
+
+    level: RopeLevel = LEVELS["native"]
+    plans: bool = False
+    documents: str | None = None
+    positions: int = 0
+
+    def as_config(self) -> dict[str, Any]:
+        """The value of `additional_config["anchoreval"]` that `read` turns into this."""
+        keys = {"plans": self.plans, "documents": self.documents, "positions": self.positions}
+        return {"rope": str(self.level), **{key: value for key, value in keys.items() if value}}
+
+
+def read(additional_config: Any) -> Asked:
+    """What `additional_config` asks; nothing where it says nothing of anchoreval. Raises AnchorEvalError."""
+    given = additional_config.get(KEY, {}) if isinstance(additional_config, Mapping) else {}
+    if not isinstance(given, Mapping):
+        raise AnchorEvalError(f'additional_config["{KEY}"] is a table such as {{"rope": "fp32"}}, not {given!r}')
+    for key in given:
+        if key not in KEYS:
+            raise UnknownName(f'key of additional_config["{KEY}"]', str(key), KEYS)
+    plans, documents = given.get("plans", False), given.get("documents")
+    if not isinstance(plans, bool):
+        raise AnchorEvalError(f'additional_config["{KEY}"]["plans"] is true or false, not {plans!r}')
+    return Asked(parse_level(str(given.get("rope", "native"))), plans, _pattern(documents, plans), _rows(given))
+
+
+def of(vllm_config: Any) -> Asked:
+    """What an engine with this configuration was asked; raises AnchorEvalError where it cannot serve that."""
+    asked = read(vllm_config.additional_config)
+    worker = vllm_config.parallel_config.worker_cls
+    if asked.plans and worker != PLAN_WORKER:
+        raise UnsupportedArm(f"plans: position plans need worker_cls={PLAN_WORKER} (--worker-cls), not {worker}")
+    return asked
+
+
+def _pattern(documents: Any, plans: bool) -> str | None:
+    if documents is None:
+        return None
+    if documents not in PATTERNS:
+        raise UnknownName(f'value of additional_config["{KEY}"]["documents"]', str(documents), PATTERNS)
+    if not plans:
+        raise AnchorEvalError(f'additional_config["{KEY}"]: documents come with plans, add "plans": true')
+    return str(documents)
+
+
+def _rows(given: Mapping[str, Any]) -> int:
+    rows = given.get("positions", 0)
+    if not isinstance(rows, int) or isinstance(rows, bool) or rows < 0:
+        raise AnchorEvalError(f'additional_config["{KEY}"]["positions"] is a number of positions, not {rows!r}')
+    return rows

@@ -1,0 +1,134 @@
+"""What to give vLLM so that it computes an arm: keyword arguments of `vllm.LLM` and `EngineArgs`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from anchoreval.attention.rope import RopeLevel
+from anchoreval.errors import ModelError, UnsupportedArm
+from anchoreval.vllm_plugin.asked import KEY, PLAN_WORKER, Asked
+
+SAYS = "anchoreval.vllm_plugin.says.Says"
+ADMISSION = "anchoreval.vllm_plugin.admission:FittingPlan"
+#: Architecture to the class of models.py that takes plans with it.
+PLANNED = {
+    "LlamaForCausalLM": "AnchorLlamaForCausalLM",
+    "MistralForCausalLM": "AnchorMistralForCausalLM",
+    "Qwen2ForCausalLM": "AnchorQwen2ForCausalLM",
+    "Qwen3ForCausalLM": "AnchorQwen3ForCausalLM",
+}
+_SCALINGS = ("default", "llama3", "yarn", "linear", "dynamic")
+
+
+def engine_settings(
+    folder: Path, level: RopeLevel, plans: bool, documents: str | None, positions: int = 0
+) -> dict[str, Any]:
+    """Keyword arguments that make vLLM compute `level`, take plans, and mask their documents by a pattern.
+
+    `positions` is one more than the highest position that any plan reaches, generated tokens included; 0 is
+    what the model's own context holds. Where it is more, give `max_model_len` too. Call rope.forget() before
+    each engine of one process. Raises UnsupportedArm, naming the field, for what cannot be computed.
+    """
+    config = _config(folder)
+    _refuse_scaling(config, level, plans)
+    asked = Asked(level, plans, documents, positions)
+    settings: dict[str, Any] = {"additional_config": {KEY: asked.as_config()}, "worker_extension_cls": SAYS}
+    if documents is not None:
+        _refuse_documents(config, documents, plans)
+    if plans:
+        _refuse_runner()
+        settings["worker_cls"] = PLAN_WORKER
+        settings["logits_processors"] = [ADMISSION]
+        settings["hf_overrides"] = {"architectures": [_planned(config)], "mrope_section": [1, 0, 0]}
+    if level.native and positions > _rows(config):
+        settings.setdefault("hf_overrides", {}).update(_longer_table(config, positions))
+    return settings
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / "config.json").read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder}/config.json cannot be read: {error}") from error
+    return dict(found)
+
+
+def _ropes(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The model's RoPE parameters: one table, or one per layer type."""
+    given = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    nested = [value for value in given.values() if isinstance(value, dict)]
+    yield from nested or [given]
+
+
+def _scaling(rope: dict[str, Any]) -> str:
+    return str(rope.get("rope_type", rope.get("type", "default")))
+
+
+def _refuse_scaling(config: dict[str, Any], level: RopeLevel, plans: bool) -> None:
+    for rope in _ropes(config):
+        kind = _scaling(rope)
+        served = kind in _SCALINGS and not (kind == "dynamic" and "factor" not in rope) and "mrope_section" not in rope
+        if not served and not level.native:
+            raise UnsupportedArm(f"rope: {level} is not computed for RoPE of type {kind} in vLLM; only `native` runs")
+        if not served and plans:
+            raise UnsupportedArm(f"positions: plans are not offered for RoPE of type {kind} in vLLM")
+
+
+def _planned(config: dict[str, Any]) -> str:
+    names = config.get("architectures") or ["(none)"]
+    if names[0] not in PLANNED:
+        known = ", ".join(PLANNED)
+        raise UnsupportedArm(f"positions: {names[0]} takes no position plans in vLLM; these do: {known}")
+    return PLANNED[names[0]]
+
+
+def _refuse_documents(config: dict[str, Any], documents: str, plans: bool) -> None:
+    from vllm.platforms import current_platform
+
+    if not plans:
+        raise UnsupportedArm(f"attention: {documents} needs plans, which name the documents")
+    if not current_platform.is_cpu():
+        name = current_platform.device_name
+        raise UnsupportedArm(
+            f"attention: {documents} runs in vLLM on a CPU, as a test of the arithmetic; not on {name}"
+        )
+    windowed = config.get("sliding_window") is not None and config.get("use_sliding_window", True)
+    if windowed or "sliding_attention" in (config.get("layer_types") or []):
+        raise UnsupportedArm(f"attention: {documents} is not computed with sliding windows in vLLM")
+
+
+def _refuse_runner() -> None:
+    """Plans live in the V1 model runner; where vLLM prefers V2 (with Triton), the user has to say so."""
+    from vllm import envs
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cpu() and envs.VLLM_USE_V2_MODEL_RUNNER is not False:
+        raise UnsupportedArm("positions: plans need vLLM's V1 model runner; set VLLM_USE_V2_MODEL_RUNNER=0")
+
+
+def _rows(config: dict[str, Any]) -> int:
+    """Rows of vLLM's own table: the model's positions, times the factor where scaling lengthens it."""
+    own = int(config.get("max_position_embeddings", 0))
+    for rope in _ropes(config):
+        if _scaling(rope) == "yarn":
+            return int(rope.get("original_max_position_embeddings", own) * rope["factor"])
+        if _scaling(rope) == "linear":
+            return int(own * rope["factor"])
+    return own
+
+
+def _longer_table(config: dict[str, Any], positions: int) -> dict[str, Any]:
+    """What lengthens vLLM's own table without changing its rows."""
+    kinds = {_scaling(rope): rope for rope in _ropes(config)}
+    if kinds.keys() <= {"default", "llama3"}:
+        return {"max_position_embeddings": positions}
+    if kinds.keys() == {"linear"}:
+        return {"max_position_embeddings": math.ceil(positions / kinds["linear"]["factor"])}
+    raise UnsupportedArm(
+        f"positions: vLLM's own table of type {'+'.join(kinds)} ends at {_rows(config)}, and {positions} positions are "
+        f"needed; name a RoPE level, or a smaller shift"
+    )
