@@ -160,8 +160,8 @@ class Link:
     def _message(self, answer: httpx2.Response) -> str:
         """The server's own words out of an error of OpenAI's form, else the body."""
         try:
-            said = json.loads(answer.content)
-            return self.clean(said["error"]["message"])
+            said = json.loads(answer.content)["error"]
+            return self.clean(said["message"] if isinstance(said, dict) else said)
         except (ValueError, KeyError, TypeError):
             return self.clean(answer.text) or answer.reason_phrase
 
