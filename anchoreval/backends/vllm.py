@@ -123,6 +123,11 @@ class VllmBackend:
         return self._checkpoint.folder
 
     @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    @property
     def engine(self) -> Engine:
         """The engine of the arm in force, of `native` outside of all; `ModelError` behind `close`."""
         return self._engine(self._under[0])
@@ -173,7 +178,10 @@ class VllmBackend:
         """The arm as applied, its engine running and asked what it computes; `UnsupportedArm` names the field."""
         arrangement = self._arrangement(arm)
         kind = self._kind(arm, arrangement)
-        said = self._engine(kind).says
+        try:
+            said = self._engine(kind).says
+        except UnsupportedArm as error:
+            raise UnsupportedArm(f"arm {arm.name!r}: {error}") from error
         self._verify(arm, said)
         before, self._under = self._under, (kind, arrangement, arm.name)
         try:

@@ -49,7 +49,8 @@ class Engine:
         forget()
         with _quiet(), _one_line(str(settings["model"])):
             self._engine: Any = LLMEngine.from_engine_args(EngineArgs(**settings))
-            Engine._here = self._inside
+        Engine._here = self._inside
+        with _quiet():
             self._said = dict(self._engine.collective_rpc("anchoreval_says")[0])
         self._live: dict[str, int] = {}  # ids of what is with the engine -> its place in the lot
         self._asked = 0
@@ -190,11 +191,20 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _one_line(model: str) -> Iterator[None]:
-    """What goes wrong when an engine starts, as a `ModelError` of one line."""
+    """What goes wrong when an engine starts, as a `ModelError` of one line; what it had begun is taken down."""
     try:
         yield
     except AnchorEvalError:
+        _take_down()
         raise
     except (ValueError, RuntimeError, OSError, TypeError, KeyError, ImportError, NotImplementedError) as error:
+        _take_down()
         line = " ".join(str(error).split())[:400]
         raise ModelError(f"vLLM cannot start {model}: {line}") from error
+
+
+def _take_down() -> None:
+    """Ends the process groups of an engine that did not start, so that another one can."""
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    cleanup_dist_env_and_memory()

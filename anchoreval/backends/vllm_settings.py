@@ -107,7 +107,7 @@ def settings_of(
     """The settings with what was left open filled in; `ModelError` for what cannot be."""
     if batch_invariant and on_cpu:
         raise ModelError("batch_invariant=true needs CUDA: vLLM's batch invariant kernels are written in Triton")
-    if min(max_num_batched_tokens, max_num_seqs, block_size or 1, tensor_parallel_size) < 1:
+    if min(max_num_batched_tokens, max_num_seqs, 1 if block_size is None else block_size, tensor_parallel_size) < 1:
         raise ModelError("max_num_batched_tokens, max_num_seqs, block_size and tensor_parallel_size are 1 or more")
     if max_num_batched_tokens < max_num_seqs:
         raise ModelError(f"max_num_batched_tokens={max_num_batched_tokens} is less than max_num_seqs={max_num_seqs}")

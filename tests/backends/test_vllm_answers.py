@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("vllm", reason="VLLM ABSENT: nothing was computed by vLLM (make test-vllm)")
 
 from checkpoints import VOCABULARY, prompts, request
-from vllm_models import Both, assert_equal, by_name, drawn, mixed, open_vllm, save_llama
+from vllm_models import Both, assert_equal, by_name, drawn, mixed, opened, save_llama
 
 from anchoreval.arms import parse_arm
 from anchoreval.backends import open_backend
@@ -25,9 +25,8 @@ BLOCK = 32
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
     folder = save_llama(tmp_path_factory.mktemp("vllm"))
-    backend = open_vllm(folder)
-    yield backend, open_backend("hf", str(folder))
-    backend.close()
+    with opened(folder) as backend:
+        yield backend, open_backend("hf", str(folder))
 
 
 def assert_as_hf(both: Both, requests: list[Request]) -> None:

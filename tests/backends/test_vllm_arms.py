@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("vllm", reason="VLLM ABSENT: nothing was computed by vLLM (make test-vllm)")
 
 from checkpoints import prompts
-from vllm_models import TOKEN, Both, assert_equal, by_name, drawn, open_vllm, save_llama
+from vllm_models import TOKEN, Both, assert_equal, by_name, drawn, opened, save_llama
 
 from anchoreval.arms import parse_arm
 from anchoreval.backends import open_backend, vllm_answer
@@ -52,9 +52,8 @@ def apart(first: dict[str, Output], second: dict[str, Output]) -> float:
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
     folder = save_llama(tmp_path_factory.mktemp("vllm"))
-    backend = open_vllm(folder)
-    yield backend, open_backend("hf", str(folder))
-    backend.close()
+    with opened(folder) as backend:
+        yield backend, open_backend("hf", str(folder))
 
 
 def test_placed_arms_share_an_engine_and_are_computed_as_by_hf(both: Both) -> None:
@@ -127,7 +126,10 @@ def test_what_vllm_cannot_compute_is_refused_by_field(both: Both, changed: dict[
 
 
 def test_levels_wider_than_the_model_and_prompts_without_segments_are_refused(both: Both) -> None:
-    with pytest.raises(UnsupportedArm, match="fp64"), both[0].under(parse_arm("fp64")):
+    with (
+        pytest.raises(UnsupportedArm, match="arm 'rope:product=fp64': rope: "),
+        both[0].under(parse_arm("rope:product=fp64")),
+    ):
         pass
     bare = replace(laid_out(1)[0], segment_ids=())
     with pytest.raises(UnsupportedArm, match="a segment id per token"):
@@ -153,9 +155,8 @@ def test_the_fingerprint_and_the_description(both: Both, monkeypatch: pytest.Mon
     both[0].close()
     monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE")
     for options, equal in (({"kv_cache_gb": 0.1, "gpu_memory_utilization": 0.5}, True), ({"max_num_seqs": 7}, False)):
-        other = open_vllm(folder, **options)
-        assert (other.fingerprint == wanted) == equal
-        other.close()
+        with opened(folder, **options) as other:
+            assert (other.fingerprint == wanted) == equal
 
 
 @pytest.mark.parametrize(
@@ -171,22 +172,20 @@ def test_the_fingerprint_and_the_description(both: Both, monkeypatch: pytest.Mon
     ],
 )
 def test_bad_options_are_errors_of_one_line(tmp_path: Path, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ModelError, match=message) as caught:
-        open_vllm(save_llama(tmp_path), **options)
+    with pytest.raises(ModelError, match=message) as caught, opened(save_llama(tmp_path), **options):
+        pass
     assert "\n" not in str(caught.value)
 
 
 def test_an_unknown_option_names_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(UnknownName, match="did you mean max_num_seqs"):
-        open_vllm(tmp_path, max_num_seq=1)
+    with pytest.raises(UnknownName, match="did you mean max_num_seqs"), opened(tmp_path, max_num_seq=1):
+        pass
 
 
 def test_what_vllm_itself_refuses_is_an_error_of_one_line_and_leaves_room_for_another(tmp_path: Path) -> None:
     folder = save_llama(tmp_path)
-    with pytest.raises(ModelError, match="vLLM cannot start") as caught:
-        open_vllm(folder, max_model_len=3_000_000)
+    with pytest.raises(ModelError, match="vLLM cannot start") as caught, opened(folder, max_model_len=3_000_000):
+        pass
     assert "\n" not in str(caught.value)
-    backend = open_vllm(folder)
-    with pytest.raises(ModelError, match="one vLLM engine lives"):
-        open_vllm(folder)
-    backend.close()
+    with opened(folder), pytest.raises(ModelError, match="one vLLM engine lives"), opened(folder):
+        pass

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,14 @@ def by_name(backend: Backend, requests: Sequence[Request]) -> dict[str, Output]:
     return {output.sample_id: output for output in backend.answer(requests)}
 
 
-def open_vllm(folder: Path, **options: Any) -> Any:
-    """The vLLM backend with room for 2,048 positions."""
-    return open_backend("vllm", str(folder), **{"max_model_len": 2048} | options)
+@contextmanager
+def opened(folder: Path, **options: Any) -> Iterator[Any]:
+    """The vLLM backend with room for 2,048 positions, closed at the end: one lives in a process at a time."""
+    backend = open_backend("vllm", str(folder), **{"max_model_len": 2048} | options)
+    try:
+        yield backend
+    finally:
+        backend.close()
 
 
 def assert_equal(found: dict[str, Output], wanted: dict[str, Output], requests: Sequence[Request]) -> None:
