@@ -54,7 +54,7 @@ FLAGS = {
     "view": {"--data-dir", "--output", "--prompt-megabytes", "--serve", "--tokenizer", "runs"},
     "export": {"--format", "--output", "runs"},
     "verify": {"--data-dir", "--tokenizer", "runs"},
-    "longbench": {"runs"},
+    "longbench": {"--deviation", "runs"},
     "general": {"--margin", "runs"},
     "lm-eval": {"action", "arguments"},
     "data": {"kind"},

@@ -94,6 +94,7 @@ CASES: dict[str, Case] = {
             "ruler/qa_1", "squad.json", 2048,
             {
                 "foreign": (b"{}", "expected SQuAD 2.0's own articles"),
+                "none": (b'{"data": []}', "own articles; move the file away, or use --haystack generated (Value"),
                 "null": (b"null", "expected SQuAD 2.0's own articles"),
                 "paragraph": (b'{"data": [{"paragraphs": [{}]}]}', "expected SQuAD 2.0's own articles"),
                 "number": (b'{"data": [{"paragraphs": [{"context": 3}]}]}', "own articles; move the file away, or use"),
@@ -103,6 +104,7 @@ CASES: dict[str, Case] = {
             "ruler-balanced/qa_2", "hotpotqa.json", 2048,
             {
                 "foreign": (b'{"a": 1}', "expected HotpotQA's own questions"),
+                "none": (b"[]", "own questions; move the file away, or use --haystack generated (ValueError: no q"),
                 "question": (b'[{"question": "q"}]', "expected HotpotQA's own questions"),
                 "deep": (DEEP, "nested too deeply"),
             },

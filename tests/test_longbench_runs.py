@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from longbench_files import write_folder
+from longbench_files import record, write_folder
 
 from anchoreval import evaluate, load_run
 from anchoreval.board import board_html, run_table
@@ -19,7 +20,7 @@ from anchoreval.longbench_report import deviating
 from anchoreval.rescore import rescored
 from anchoreval.results import Run, find_runs
 from anchoreval.scoring import longbench
-from anchoreval.scoring.longbench import DEVIATIONS
+from anchoreval.scoring.longbench import DEVIATIONS, LIMIT
 from anchoreval.verify import findings
 
 FAKE: dict[str, Any] = {"backend": "fake", "limit": 2}
@@ -185,6 +186,21 @@ def test_the_report_has_three_averages_three_buckets_and_what_upstream_would_low
     assert "left out of every prompt" in text and "flat over 21                         –" in text
 
 
+def test_scores_that_upstreams_recursion_zeroes_and_prompts_that_were_cut_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = record("gov_report", 0) | {"answers": [" ".join(f"{number}" for number in range(1100))]}
+    own = tmp_path / "data"
+    own.mkdir()
+    (own / "gov_report.jsonl").write_text(json.dumps(long) + "\n" + json.dumps(record("gov_report", 1)) + "\n")
+    result = run(tmp_path / "runs", own, "longbench/gov_report", lengths=[300])
+    first, second = result.records
+    assert first.score and first.why == f"{LIMIT} 0.0000" and second.why is None
+    assert main(["longbench", str(result.path)]) == 0
+    said = "2 of 2 prompts lost their middle; upstream's recursion limit lowers 1 scores there"
+    assert said in capsys.readouterr().out
+
+
 SAID = {  # task and place -> answer, reference
     ("longbench/trec", 0): ("ABC", "ABC"),
     ("longbench/gov_report", 0): (" ".join(map(str, range(1500))),) * 2,
@@ -206,13 +222,13 @@ def test_a_deviation_scores_again_what_it_is_about_and_nothing_else(
     tmp_path: Path, folder: Path, name: str, expected: dict[tuple[str, int], float]
 ) -> None:
     made = run(tmp_path, folder, "longbench/lcc,longbench/trec,longbench/gov_report")
-    records = [record for record in made.records if (record.task, record.index) in SAID]
-    for at, record in enumerate(records):
-        answer, reference = SAID[record.task, record.index]
-        facts = {**record.facts, "all_classes": ["A", "AB", "ABC"]}
-        records[at] = replace(record, output=answer, references=(reference,), facts=facts, score=0.25)
+    records = [one for one in made.records if (one.task, one.index) in SAID]
+    for at, one in enumerate(records):
+        answer, reference = SAID[one.task, one.index]
+        facts = {**one.facts, "all_classes": ["A", "AB", "ABC"]}
+        records[at] = replace(one, output=answer, references=(reference,), facts=facts, score=0.25)
     told, changed = deviating(replace(made, records=tuple(records)), name)
-    found = {(record.task, record.index): record.score for record in told.records}
+    found = {(one.task, one.index): one.score for one in told.records}
     assert found == pytest.approx(dict.fromkeys(SAID, 0.25) | expected) and changed == len(expected)
 
 

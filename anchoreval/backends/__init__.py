@@ -24,7 +24,7 @@ RESTARTING = frozenset({"vllm"})
 _INSTALLS = {
     **dict.fromkeys(("torch", "transformers", "safetensors", "huggingface_hub"), "anchoreval"),
     "vllm": "'anchoreval[vllm]'",
-    "openai": "'anchoreval[openai]'",
+    "httpx2": "'anchoreval[openai]'",
 }
 
 

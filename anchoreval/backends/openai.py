@@ -231,8 +231,9 @@ class OpenAiBackend:
             return
         if self._plugin is not None:
             raise _unsupported(arm, f"rope {str(arm.rope)!r}", f"the server computes {str(self._level)!r}")
-        how = """vllm serve --additional-config '{"anchoreval": {"rope": LEVEL}}' --middleware ..., or backend vllm"""
-        raise _unsupported(arm, f"rope {str(arm.rope)!r}", f"a server computes its own, 'native' ({how})")
+        asked = json.dumps({"anchoreval": {"rope": str(arm.rope)}})
+        how = f"vllm serve M --additional-config '{asked}' --middleware anchoreval.vllm_plugin.http.SaysArm"
+        raise _unsupported(arm, f"rope {str(arm.rope)!r}", f"a server computes its own, 'native'; a level needs {how}")
 
     def _require_layout(self, arm: ArmLike, scheme: PositionScheme) -> None:
         """Refuses positions and masks that the server does not take."""

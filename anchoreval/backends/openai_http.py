@@ -26,6 +26,7 @@ KEYS = ("ANCHOREVAL_API_KEY", "OPENAI_API_KEY")  # the first that is set is sent
 _PASSING = {408, 425, 429}  # beside 5xx
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 20.0
 _CONNECT_S = 10.0
+_IDLE_S = 2.0  # servers close idle connections after 5 s: what is sent at that moment fails
 _SHOWN = 240  # characters of a server's message
 
 
@@ -60,7 +61,8 @@ class Link:
         self._patience_s = patience_s
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         timeout = httpx2.Timeout(timeout_s, connect=_CONNECT_S)
-        self._client = httpx2.Client(headers=headers, timeout=timeout, limits=httpx2.Limits(max_connections=None))
+        limits = httpx2.Limits(max_connections=None, keepalive_expiry=_IDLE_S)
+        self._client = httpx2.Client(headers=headers, timeout=timeout, limits=limits)
         self._lock, self._confirming = threading.Lock(), threading.Lock()
         self._connections = self._confirmed = 0
         self._waiting = False  # told that the server cannot be reached
@@ -158,8 +160,8 @@ class Link:
     def _message(self, answer: httpx2.Response) -> str:
         """The server's own words out of an error of OpenAI's form, else the body."""
         try:
-            said = json.loads(answer.content)
-            return self.clean(said["error"]["message"])
+            said = json.loads(answer.content)["error"]
+            return self.clean(said["message"] if isinstance(said, dict) else said)
         except (ValueError, KeyError, TypeError):
             return self.clean(answer.text) or answer.reason_phrase
 

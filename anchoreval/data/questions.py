@@ -31,7 +31,7 @@ class Questions:
 
 
 def of_squad(value: Json) -> Questions:
-    """Answerable questions, the paragraphs of all articles as documents."""
+    """Answerable questions, the paragraphs of all articles as documents; ValueError where there is none."""
     articles = value["data"]
     documents = sorted({_text(paragraph["context"]) for article in articles for paragraph in article["paragraphs"]})
     place = {text: index for index, text in enumerate(documents)}
@@ -47,26 +47,34 @@ def of_squad(value: Json) -> Questions:
                 for entry in paragraph["qas"]
                 if not entry["is_impossible"]
             ]
-    return Questions(documents, questions)
+    return _some(Questions(documents, questions))
 
 
 def of_hotpot(value: Json) -> Questions:
-    """Each question with its paragraphs, ten in the distractor setting."""
+    """Each question with its paragraphs, ten in the distractor setting; ValueError where there is none."""
     texts = [[f"{title}\n{''.join(lines)}" for title, lines in entry["context"]] for entry in value]
     documents = sorted({text for own in texts for text in own})
     place = {text: index for index, text in enumerate(documents)}
-    return Questions(
-        documents,
-        [
-            Question(
-                _text(entry["question"]),
-                (_text(entry["answer"]),),
-                tuple(place[text] for text in own),
-                supporting=tuple(place[text] for text in _supporting(entry, own)),
-            )
-            for entry, own in zip(value, texts, strict=True)
-        ],
+    return _some(
+        Questions(
+            documents,
+            [
+                Question(
+                    _text(entry["question"]),
+                    (_text(entry["answer"]),),
+                    tuple(place[text] for text in own),
+                    supporting=tuple(place[text] for text in _supporting(entry, own)),
+                )
+                for entry, own in zip(value, texts, strict=True)
+            ],
+        )
     )
+
+
+def _some(found: Questions) -> Questions:
+    if not found.questions:
+        raise ValueError("no question")
+    return found
 
 
 def _text(value: Json) -> str:

@@ -93,7 +93,8 @@ def report_lm_eval(length: int = 13_000, questions: int = 8, memory_length: int 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        seconds, peak = measure_time(length, questions), measure_peak(memory_length)
+        peak = measure_peak(memory_length)  # first: in what the process was given before, a peak does not show
+        seconds = measure_time(length, questions)
     finally:
         torch.set_num_threads(threads)
     return (

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -90,10 +90,13 @@ def test_an_unknown_option_is_answered_with_the_nearest_one(llama: Path) -> None
         open_backend("hf", str(llama), row=1)
 
 
-@pytest.mark.parametrize("name", ["vllm", "openai"])
-def test_an_engine_that_is_not_installed_is_named_with_what_installs_it(name: str) -> None:
-    if importlib.util.find_spec(name) is not None:
-        pytest.skip(f"{name} is installed here")
+@pytest.mark.parametrize(("name", "module"), [("vllm", "vllm"), ("openai", "httpx2")])
+def test_an_engine_that_is_not_installed_is_named_with_what_installs_it(
+    name: str, module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)  # an import of it fails as if it were not there
+    for loaded in [known for known in sys.modules if known.startswith(f"anchoreval.backends.{name}")]:
+        monkeypatch.delitem(sys.modules, loaded)
     with pytest.raises(MissingExtra, match=rf"pip install 'anchoreval\[{name}\]'"):
         open_backend(name, "anywhere")
 
