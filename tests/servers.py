@@ -31,6 +31,7 @@ _QUIET = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "1",  # as a user has it, also where the tests set an engine in their own process
     "OMP_NUM_THREADS": "1",
     "PYTHONPATH": str(REPOSITORY),
 }

@@ -118,6 +118,15 @@ def test_a_server_gives_the_outputs_and_log_probabilities_of_hf(server: Server, 
     assert backend.describe()["max_length"] == backend.window == WINDOW
 
 
+def test_a_server_gives_the_outputs_of_the_same_engine_offline(server: Server) -> None:
+    requests = ruler(1024, 1, "ruler/niah_single_2,ruler/vt,ruler/cwe,ruler/qa_1")
+    got = answers(opened(server.url), requests)
+    offline = open_backend("vllm", str(MODEL), dtype="float32", max_model_len=WINDOW)
+    want = answers(offline, requests)
+    offline.close()
+    assert_same(got, want, requests)
+
+
 def test_stops_ends_and_least_lengths_are_those_of_hf(proxy: Proxy, hf: HfBackend, tokenizer: TextTokenizer) -> None:
     plain = ruler(512, 2, "ruler/niah_single_1")[0]
     (long,) = answers(hf, [plain]).values()

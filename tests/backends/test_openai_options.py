@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
 from servers import REPOSITORY, free_port
 
 from anchoreval.backends import open_backend
-from anchoreval.errors import AnchorEvalError, ModelError
+from anchoreval.errors import AnchorEvalError, MissingExtra, ModelError
 
 pytest.importorskip("httpx2", reason="HTTPX2 ABSENT: no server was looked for (pip install 'anchoreval[openai]')")
 
@@ -52,3 +53,11 @@ def test_a_key_that_no_header_takes_is_refused_without_showing_it(monkeypatch: p
     with pytest.raises(ModelError, match="the key in OPENAI_API_KEY holds characters") as caught:
         opened("http://127.0.0.1:1/v1")
     assert "sk-" not in str(caught.value)
+
+
+def test_a_client_that_is_not_installed_is_named_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("anchoreval.backends.openai")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "httpx2", None)
+    with pytest.raises(MissingExtra, match=r"needs httpx2: pip install 'anchoreval\[openai\]'"):
+        opened("http://127.0.0.1:1/v1")
