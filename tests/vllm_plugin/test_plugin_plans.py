@@ -103,23 +103,6 @@ def test_tokens_behind_a_plan_follow_its_last_position(planned: Engine, referenc
     assert near(answer.prompt, reference.prompt(ids, positions=positions_of(BLOCKS, "anchor-reset", 5)))
 
 
-def test_a_request_without_a_plan_is_the_stock_engine(llama: Path, planned: Engine) -> None:
-    mine = planned.answers([TOKENS], salts=["none"])[0]
-    with engine(llama, max_num_batched_tokens=128, enable_chunked_prefill=True) as stock:
-        theirs = stock.answers([TOKENS])[0]
-    assert torch.equal(mine.prompt, theirs.prompt)
-    assert mine.generated == theirs.generated
-
-
-@pytest.mark.parametrize("kind", ["mistral", "qwen2", "qwen3"])
-def test_other_architectures_take_plans(tmp_path: Path, kind: str) -> None:
-    folder = checkpoint(tmp_path, kind)
-    with engine(folder, "float32", engine_settings(folder, parse_level("fp32"), True, None)) as made:
-        answer = made.answers([TOKENS], [plan_of(BLOCKS, "anchor-reset")])[0]
-    other = Reference(folder)
-    assert near(answer.prompt, other.prompt(TOKENS, "fp32", positions=positions_of(BLOCKS, "anchor-reset")))
-
-
 @pytest.mark.parametrize(
     ("plan", "named"),
     [
@@ -151,6 +134,26 @@ def test_a_plan_beyond_the_table_fails_its_call_and_no_other(planned: Engine) ->
     with pytest.raises(VLLMValidationError, match="reaches position 8192"):
         planned.answers([TOKENS], [[8189, 1, -1]], new=4)
     assert planned.answers([TOKENS[:1]], [[8188, 1, -1]], ["again"], new=4)[0].generated
+
+
+# From here on other engines are built. Closing one ends the process groups of all: `planned` answers no more.
+
+
+def test_a_request_without_a_plan_is_the_stock_engine(llama: Path, planned: Engine) -> None:
+    mine = planned.answers([TOKENS], salts=["none"])[0]
+    with engine(llama, max_num_batched_tokens=128, enable_chunked_prefill=True) as stock:
+        theirs = stock.answers([TOKENS])[0]
+    assert torch.equal(mine.prompt, theirs.prompt)
+    assert mine.generated == theirs.generated
+
+
+@pytest.mark.parametrize("kind", ["mistral", "qwen2", "qwen3"])
+def test_other_architectures_take_plans(tmp_path: Path, kind: str) -> None:
+    folder = checkpoint(tmp_path, kind)
+    with engine(folder, "float32", engine_settings(folder, parse_level("fp32"), True, None)) as made:
+        answer = made.answers([TOKENS], [plan_of(BLOCKS, "anchor-reset")])[0]
+    other = Reference(folder)
+    assert near(answer.prompt, other.prompt(TOKENS, "fp32", positions=positions_of(BLOCKS, "anchor-reset")))
 
 
 def test_plans_without_their_worker_are_refused_when_the_engine_starts(llama: Path) -> None:
