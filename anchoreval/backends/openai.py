@@ -21,15 +21,16 @@ from anchoreval.attention.patterns import PATTERNS
 from anchoreval.attention.positions import SCHEMES, PositionScheme, parse_positions
 from anchoreval.attention.rope import RopeLevel, parse_level
 from anchoreval.backends import ArmLike
+from anchoreval.backends.hf_layout import Arrangement
 from anchoreval.backends.openai_answers import Asking, Unanswerable
 from anchoreval.backends.openai_http import Link, Refused
-from anchoreval.backends.openai_plan import plan_fields
 from anchoreval.backends.openai_server import Api, identify, probe, require_same
+from anchoreval.backends.vllm_plan import context_of
 from anchoreval.errors import ModelError, UnknownName, UnsupportedArm
 from anchoreval.schema import ChoiceScore, Continuation, Json, Output, Request
 from anchoreval.tokenizer import load_tokenizer
 
-_STOCK = (PositionScheme("contiguous"), "full")
+_STOCK = Arrangement()
 
 
 class OpenAiBackend:
@@ -40,7 +41,7 @@ class OpenAiBackend:
     ) -> None:
         self._link, self._asking, self._concurrency = link, asking, concurrency
         self._plugin, self._level = plugin, level
-        self._layout = _STOCK
+        self._arrangement, self._arm = _STOCK, ""
         self._placebo = self._closed = False
 
     @classmethod
@@ -126,11 +127,11 @@ class OpenAiBackend:
         self._require_level(arm)
         self._require_layout(arm, scheme)
         self._require_own(arm)
-        self._layout, self._placebo = (scheme, arm.attention), arm.placebo
+        self._arrangement, self._arm, self._placebo = Arrangement(scheme, arm.attention), arm.name, arm.placebo
         try:
             yield self._as_applied(scheme, arm)
         finally:
-            self._layout, self._placebo = _STOCK, False
+            self._arrangement, self._arm, self._placebo = _STOCK, "", False
 
     def answer(self, requests: Sequence[Request]) -> Iterator[Output]:
         """One output per request as they come back, prompts with the same beginning asked one after the other."""
@@ -142,19 +143,23 @@ class OpenAiBackend:
             if request.choices and self._asking.offers.logprobs == "none":
                 text = "needs log-probabilities of given answers, which this server does not offer"
                 raise ModelError(f"{request.sample_id}: {text}: leave such tasks out")
+            self._arrangement.check(request)
         ordered = sorted(requests, key=lambda request: request.token_ids, reverse=self._placebo)
-        yield from _pooled(partial(self._answer, self._layout), ordered, 1 if self._placebo else self._concurrency)
+        work = partial(self._answer, self._arrangement, self._arm)
+        yield from _pooled(work, ordered, 1 if self._placebo else self._concurrency)
 
     def close(self) -> None:
         """Closes the connections; further calls are errors."""
         self._closed = True
         self._link.close()
 
-    def _answer(self, layout: tuple[PositionScheme, str], request: Request) -> Output:
+    def _answer(self, arrangement: Arrangement, arm: str, request: Request) -> Output:
         """The output of one request: log-probabilities first, whose pass leaves the prompt in the server's cache."""
         asking = self._asking
-        if layout != _STOCK:
-            asking = replace(asking, more=plan_fields(request, *layout))
+        if not arrangement.stock:
+            context = context_of(request, arrangement, arm)
+            plan = {"vllm_xargs": {"anchoreval_plan": list(context.plan or ())}, "cache_salt": context.salt}
+            asking = replace(asking, more=plan)
         try:
             logprob = self._reference(asking, request)
             choices = tuple(self._choice(asking, request, choice) for choice in request.choices)
@@ -238,7 +243,7 @@ class OpenAiBackend:
     def _require_layout(self, arm: ArmLike, scheme: PositionScheme) -> None:
         """Refuses positions and masks that the server does not take."""
         takes = self._plugin or {}
-        if scheme != _STOCK[0] and not takes.get("plans"):
+        if scheme != _STOCK.scheme and not takes.get("plans"):
             raise _unsupported(arm, f"positions {arm.positions!r}", "this server takes no position plans")
         if arm.attention != "full" and takes.get("documents") != arm.attention:
             masks = (
