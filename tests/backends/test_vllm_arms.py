@@ -136,11 +136,10 @@ def test_levels_wider_than_the_model_and_prompts_without_segments_are_refused(bo
         answered(both[0], "native+reset", [bare])
 
 
-def test_a_query_before_a_document_is_refused_where_documents_are_isolated(both: Both) -> None:
-    asked = laid_out(1)[0]
+def test_a_query_between_documents_sees_what_is_before_it_as_with_hf(both: Both) -> None:
     roles = ("preamble", "query", "document", "document", "query", "answer_prefix")
-    with pytest.raises(UnsupportedArm, match="the query stands behind all"):
-        answered(both[0], "anchor/fp32", [replace(asked, roles=roles)])
+    asked = [replace(one, roles=roles) for one in laid_out(2)]
+    assert_equal(*(answered(backend, "anchor/fp32+reset", asked) for backend in both), asked)
 
 
 def test_the_fingerprint_and_the_description(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
