@@ -16,10 +16,12 @@ from checkpoints import prompts
 from vllm_models import TOKEN, Both, assert_equal, by_name, drawn, opened, save_llama
 
 from anchoreval.arms import parse_arm
+from anchoreval.attention.rope import LEVELS
 from anchoreval.backends import open_backend, vllm_answer
 from anchoreval.backends.vllm_asks import Context
 from anchoreval.errors import ModelError, UnknownName, UnsupportedArm
 from anchoreval.schema import Output, Request
+from anchoreval.vllm_plugin import settings
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 LENGTHS = (6, 70, 95, 60, 20, 5)  # preamble, three documents, query, answer prefix
@@ -103,6 +105,18 @@ def test_an_arm_as_applied_says_what_was_detected_and_is_json(both: Both) -> Non
     assert said["positions"] == "shift:100"
     assert said["kernel"].startswith("CPU_ATTN")
     assert "computed_in" not in said
+
+
+def test_an_engine_that_computes_another_level_than_asked_is_refused(
+    both: Both, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mistaken(folder: Path, level: Any, *rest: Any) -> dict[str, Any]:
+        return stock(folder, LEVELS["native"], *rest)
+
+    stock = settings.engine_settings
+    monkeypatch.setattr(settings, "engine_settings", mistaken)
+    with pytest.raises(UnsupportedArm, match="asked for fp16 and computes fp32"), both[0].under(parse_arm("fp16")):
+        pass
 
 
 def test_a_placebo_is_computed_in_other_batches_and_gives_the_same_answers(both: Both) -> None:
