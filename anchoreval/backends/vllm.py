@@ -25,9 +25,9 @@ from anchoreval.backends.hf_layout import Arrangement
 from anchoreval.backends.hf_load import eos_ids, max_length
 from anchoreval.backends.vllm_answer import Answering
 from anchoreval.backends.vllm_engine import Engine, prepare
-from anchoreval.backends.vllm_plan import Batching, context_of
+from anchoreval.backends.vllm_plan import Batching
 from anchoreval.backends.vllm_settings import Settings, parameters_of, settings_of
-from anchoreval.errors import AnchorEvalError, ModelError, UnknownName, UnsupportedArm
+from anchoreval.errors import ModelError, UnknownName, UnsupportedArm
 from anchoreval.schema import Json, Output, Request
 from anchoreval.tokenizer import load_tokenizer
 
@@ -193,7 +193,7 @@ class VllmBackend:
         """One output per request, batch by batch, in an order that shares prefixes."""
         engine, (_, arrangement, arm) = self.engine, self._under
         for request in requests:
-            self._check(request, arrangement, arm)
+            self._check(request, arrangement)
         yield from Answering(engine, self._tokenizer, self._eos, arrangement, arm).outputs(requests)
 
     def close(self) -> None:
@@ -279,7 +279,7 @@ class VllmBackend:
         batching = self._settings.batching.placebo()
         return applied | ({"computed_in": asdict(batching)} if arm.placebo else {})
 
-    def _check(self, request: Request, arrangement: Arrangement, arm: str) -> None:
+    def _check(self, request: Request, arrangement: Arrangement) -> None:
         """Raises `ModelError` or `UnsupportedArm` for a request that the engine would misread or break on."""
         if not request.token_ids:
             raise ModelError(f"{request.sample_id}: an empty prompt cannot be continued")
@@ -292,8 +292,6 @@ class VllmBackend:
         longest = max(request.max_new_tokens, *(len(ids) for ids in (request.reference_ids, *chosen)), 1)
         self._require_room(request, len(request.token_ids) - 1 + longest)
         arrangement.check(request)
-        if plan := context_of(request, arrangement, arm).plan:
-            _require_plan(request, plan)
 
     def _require_room(self, request: Request, needed: int) -> None:
         room = min(self._settings.window, self._settings.max_model_len - 1)
@@ -329,16 +327,6 @@ def _config(folder: Path, trust_remote_code: bool) -> Any:
     except (ValueError, OSError, ImportError, KeyError) as error:
         raise ModelError(f"{folder} cannot be read: {' '.join(str(error).split())[:300]}") from error
     return SimpleNamespace(config=config, generation_config=generation)
-
-
-def _require_plan(request: Request, plan: Sequence[int]) -> None:
-    """Raises `UnsupportedArm` for a plan that the engine would refuse, which ends it."""
-    from anchoreval.vllm_plugin.plan import PLAN, runs_of
-
-    try:
-        runs_of({PLAN: list(plan)})
-    except AnchorEvalError as error:
-        raise UnsupportedArm(f"{request.sample_id}: positions and attention: {error}") from error
 
 
 def _only(arm: ArmLike, field: str, asked: str, known: Sequence[str]) -> None:

@@ -79,10 +79,10 @@ class Row:
     why: str | None = None
 
     def continuations(self) -> list[Continuation]:
-        """Reference and choices, each once, those of which no token is counted left out."""
+        """Reference and choices, those of which no token is counted left out."""
         ids = self.request.reference_ids
         found = [Continuation(ids, len(ids)), *self.request.choices]
-        return [each for each in dict.fromkeys(found) if each.token_ids and each.counted]
+        return [each for each in found if each.token_ids and each.counted]
 
     def behind(self) -> list[Ask]:
         """The prompt alone, where something is scored behind it."""

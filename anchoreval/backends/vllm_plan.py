@@ -55,8 +55,9 @@ def batches(requests: Sequence[Request], cache: Cache, most: int) -> Iterator[li
 
     def behind(request: Request) -> int:
         prompt, whole = len(request.token_ids), len(request.token_ids) // cache.tokens
-        ends = [prompt + 1, prompt + request.max_new_tokens, prompt + len(request.reference_ids)]
-        ends += [prompt + len(choice.token_ids) for choice in request.choices]
+        forced = [len(request.reference_ids), *(len(choice.token_ids) for choice in request.choices)]
+        more = [1, request.max_new_tokens, *(tokens for tokens in forced if tokens > 1)]
+        ends = [prompt + tokens for tokens in more if tokens]
         return sum(cache.blocks_of(end) - whole for end in ends)
 
     ordered = sorted(requests, key=lambda request: request.token_ids)

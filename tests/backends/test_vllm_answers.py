@@ -109,12 +109,14 @@ def test_a_shared_context_is_computed_once(both: Both) -> None:
 
 
 def test_the_same_requests_give_the_same_bits_again_and_in_a_new_engine(both: Both) -> None:
-    asked = mixed()
-    first = by_name(both[0], asked)
-    assert _bits(first) == _bits(by_name(both[0], asked))
+    asked, engine = mixed(), both[0].engine
+    first, computed = by_name(both[0], asked), engine.computed_tokens
+    again = by_name(both[0], asked)
+    assert _bits(first) == _bits(again)
     with both[0].under(parse_arm("fp32")):
         pass
     assert _bits(first) == _bits(by_name(both[0], asked))
+    assert engine.computed_tokens - computed == both[0].engine.computed_tokens > 0  # no less, for what was asked before
 
 
 def test_a_prompt_that_fills_the_window_is_answered_to_its_last_token(both: Both) -> None:

@@ -16,10 +16,12 @@ from checkpoints import prompts
 from vllm_models import TOKEN, Both, assert_equal, by_name, drawn, opened, save_llama
 
 from anchoreval.arms import parse_arm
+from anchoreval.attention.rope import LEVELS
 from anchoreval.backends import open_backend, vllm_answer
 from anchoreval.backends.vllm_asks import Context
 from anchoreval.errors import ModelError, UnknownName, UnsupportedArm
 from anchoreval.schema import Output, Request
+from anchoreval.vllm_plugin import settings
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 LENGTHS = (6, 70, 95, 60, 20, 5)  # preamble, three documents, query, answer prefix
@@ -105,6 +107,18 @@ def test_an_arm_as_applied_says_what_was_detected_and_is_json(both: Both) -> Non
     assert "computed_in" not in said
 
 
+def test_an_engine_that_computes_another_level_than_asked_is_refused(
+    both: Both, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mistaken(folder: Path, level: Any, *rest: Any) -> dict[str, Any]:
+        return stock(folder, LEVELS["native"], *rest)
+
+    stock = settings.engine_settings
+    monkeypatch.setattr(settings, "engine_settings", mistaken)
+    with pytest.raises(UnsupportedArm, match="asked for fp16 and computes fp32"), both[0].under(parse_arm("fp16")):
+        pass
+
+
 def test_a_placebo_is_computed_in_other_batches_and_gives_the_same_answers(both: Both) -> None:
     asked = laid_out()
     with both[0].under(parse_arm("native~placebo")) as applied:
@@ -136,11 +150,10 @@ def test_levels_wider_than_the_model_and_prompts_without_segments_are_refused(bo
         answered(both[0], "native+reset", [bare])
 
 
-def test_a_query_before_a_document_is_refused_where_documents_are_isolated(both: Both) -> None:
-    asked = laid_out(1)[0]
+def test_a_query_between_documents_sees_what_is_before_it_as_with_hf(both: Both) -> None:
     roles = ("preamble", "query", "document", "document", "query", "answer_prefix")
-    with pytest.raises(UnsupportedArm, match="the query stands behind all"):
-        answered(both[0], "anchor/fp32", [replace(asked, roles=roles)])
+    asked = [replace(one, roles=roles) for one in laid_out(2)]
+    assert_equal(*(answered(backend, "anchor/fp32+reset", asked) for backend in both), asked)
 
 
 def test_the_fingerprint_and_the_description(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,7 @@ def blocks_kept(lot: list[Request]) -> int:
         whole = len(asked.token_ids) // CACHE.tokens
         kept |= {asked.token_ids[: (i + 1) * CACHE.tokens] for i in range(whole)}
         tails = [1, asked.max_new_tokens, len(asked.reference_ids), *(len(c.token_ids) for c in asked.choices)]
-        for tail in tails:
+        for tail in filter(None, tails):
             ends = CACHE.blocks_of(len(asked.token_ids) + tail) - whole
             kept |= {("own", next(own)) for _ in range(ends)}
     return len(kept)
@@ -68,7 +68,13 @@ def test_what_a_batch_keeps_fits_into_the_cache() -> None:
     ]
     found = list(batches(asked, CACHE, 64))
     assert all(blocks_kept(lot) <= CACHE.blocks for lot in found if len(lot) > 1)
-    assert len(found) < 60  # sharing is counted: without it, hardly two of these fit
+
+
+def test_a_shared_beginning_is_counted_once() -> None:
+    context = prompts(1, 20 * CACHE.tokens, 20 * CACHE.tokens)[0]
+    asked = [request(f"{i}", (*context, 5, i), max_new_tokens=1) for i in range(15)]
+    # 20 blocks of context, and for each request one for its prompt's end and one for its answer
+    assert [len(lot) for lot in batches(asked, CACHE, 64)] == [10, 5]
 
 
 def test_a_request_too_big_for_the_cache_goes_alone_and_its_asks_in_several_lots() -> None:
@@ -103,6 +109,12 @@ def test_a_plan_says_position_length_and_document_of_every_run(positions: str, p
     assert found.plan == tuple(plan)
 
 
+def test_positions_that_jump_within_a_block_are_two_runs() -> None:
+    """Where the anchor is no segment of its own."""
+    asked = replace(laid_out("a"), segment_ids=(0,) * 20)
+    assert context_of(asked, Arrangement(parse_positions("anchor-shift:9")), "arm").plan == (0, 1, -1, 10, 19, -1)
+
+
 def test_prompts_that_differ_in_their_query_alone_share_a_salt_and_others_do_not() -> None:
     arrangement = Arrangement(parse_positions("reset"))
 
@@ -133,6 +145,11 @@ def test_a_score_is_made_of_the_first_token_the_rows_between_and_the_last() -> N
     output = row.output(0.0)
     assert output.reference_logprob == -9.0
     assert output.choices == (ChoiceScore(-6.0, True), ChoiceScore(-0.5, True))
+
+
+def test_tokens_that_are_not_counted_have_no_rows() -> None:
+    row = row_of(replace(request("a", (1, 2)), choices=(Continuation((5, 6, 7, 8), 2),)))
+    assert [(ask.next_ids, ask.rows_from) for ask in (*row.behind(), *row.forced().values())] == [((), None), ((8,), 4)]
 
 
 def test_rows_of_cached_tokens_are_not_used() -> None:
