@@ -13,11 +13,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from anchoreval.backends.answering import NOT_FINITE, Growing
 from anchoreval.backends.detokenize import Decodes, TextStream
 from anchoreval.backends.hf_cache import KvStore
 from anchoreval.backends.hf_forward import Network, extend
@@ -25,54 +26,26 @@ from anchoreval.backends.hf_layout import Arrangement, Layout
 from anchoreval.backends.hf_plan import LEAST_ROWS, Batch, Limits, plan, shared, width
 from anchoreval.backends.hf_rows import KeptDocuments, RowPrefill
 from anchoreval.backends.hf_score import Behind, Scoring
-from anchoreval.schema import ChoiceScore, Finish, Output, Request
+from anchoreval.schema import ChoiceScore, Output, Request
 
 
 @dataclass(slots=True)
-class _Row:
-    """A request on its way: what was generated so far, and why it ended (None: still going).
+class _Row(Growing):
+    """A request on its way; `start` is the column of its first token, `after` the position of the first behind it."""
 
-    `start` is the column of its first token, `after` the position of the first token behind the prompt.
-    """
-
-    request: Request
     start: int
     after: int
-    stream: TextStream
-    tokens: list[int] = field(default_factory=list)
-    finish: Finish | None = None
-    why: str | None = None
     logprob: float | None = None
     choices: tuple[ChoiceScore, ...] = ()
-
-    def add(self, token: int, finite: bool, eos: frozenset[int]) -> None:
-        if not finite:
-            self.finish, self.why = "error", "the logits are not finite"
-            return
-        self.tokens.append(token)
-        if token in eos or self.stream.push(token) or token in self.request.end_ids:
-            self.finish = "stop"
-        elif len(self.tokens) >= self.request.max_new_tokens:
-            self.finish = "length"
 
     def choose(self, choices: tuple[ChoiceScore, ...]) -> None:
         if all(math.isfinite(choice.logprob) for choice in choices):
             self.choices = choices
         else:
-            self.finish, self.why = "error", "the logits are not finite"
+            self.fail(NOT_FINITE)
 
     def output(self, seconds: float) -> Output:
-        text, finish = self.stream.finish(), self.finish or "length"
-        return Output(
-            sample_id=self.request.sample_id,
-            text=text,
-            token_ids=tuple(self.tokens),
-            finish="stop" if self.stream.stopped and finish == "length" else finish,
-            reference_logprob=self.logprob,
-            seconds=seconds,
-            why=self.why,
-            choices=self.choices,
-        )
+        return self.said(seconds, self.logprob, self.choices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +180,7 @@ class Answering:
             last_1V = self._prefill_rows(store, (row, start), request, layout)
         else:
             last_1V = self._prefill_plain(store, (row, start), request, layout)
-        made = _Row(request, start, layout.after, TextStream(self._decoder, request.token_ids, request.stop))
+        made = _Row(request, TextStream(self._decoder, request.token_ids, request.stop), start, layout.after)
         behind = Behind(store, (row, start), len(request.token_ids), layout.after, last_1V)
         if request.reference_ids:
             made.logprob = self._scoring.reference(behind, request.reference_ids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 
@@ -39,7 +40,7 @@ class Answering:
 
     def _row(self, request: Request) -> Row:
         context = context_of(request, self._arrangement, self._arm)
-        return Row(request, context, TextStream(self._decoder, request.token_ids, request.stop))
+        return Row(request, TextStream(self._decoder, request.token_ids, request.stop), context)
 
     def _score(self, rows: Sequence[Row]) -> None:
         """Reference and choices of every row."""
@@ -74,6 +75,6 @@ class Answering:
             for i, token, logprob in said:
                 row = going[i]
                 if row.finish is None:
-                    row.add(token, logprob, self._eos)
+                    row.add(token, math.isfinite(logprob), self._eos)
                 if row.finish is not None:
                     self._engine.stop(i)

@@ -15,11 +15,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from anchoreval.backends.detokenize import TextStream
-from anchoreval.schema import ChoiceScore, Continuation, Finish, Output, Request
+from anchoreval.backends.answering import NOT_FINITE, Growing
+from anchoreval.schema import ChoiceScore, Continuation, Output
 
 MOST_IDS = 128  # vLLM takes no more ids per prompt in `logprob_token_ids` (sampling_params.py, MAX_LOGPROB_TOKEN_IDS)
-NOT_FINITE = "the logits are not finite"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +66,11 @@ class Reply:
 
 
 @dataclass(slots=True)
-class Row:
-    """A request on its way: its scores, what was generated so far, and why it ended (None: still going)."""
+class Row(Growing):
+    """A request on its way, with what its continuations scored."""
 
-    request: Request
     context: Context
-    stream: TextStream
     scores: dict[Continuation, ChoiceScore] = field(default_factory=dict)
-    tokens: list[int] = field(default_factory=list)
-    finish: Finish | None = None
-    why: str | None = None
 
     def continuations(self) -> list[Continuation]:
         """Reference and choices, those of which no token is counted left out."""
@@ -118,7 +112,7 @@ class Row:
                 parts += [*reply.rows, ChoiceScore(reply.behind[last], last == reply.token)]
             self.scores[each] = ChoiceScore(sum(p.logprob for p in parts), all(p.greedy for p in parts))
         if not all(math.isfinite(score.logprob) for score in self.scores.values()):
-            self.finish, self.why = "error", NOT_FINITE
+            self.fail(NOT_FINITE)
 
     def generated(self, eos: frozenset[int]) -> Ask | None:
         """The prompt to be continued greedily, None where nothing is."""
@@ -131,32 +125,14 @@ class Row:
         fewest = min(request.min_new_tokens, request.max_new_tokens)
         return Ask(request.token_ids, self.context, new_tokens=request.max_new_tokens, fewest=fewest, ends=ends)
 
-    def add(self, token: int, logprob: float, eos: frozenset[int]) -> None:
-        """One more generated token; `finish` is set where it was the last."""
-        if not math.isfinite(logprob):
-            self.finish, self.why = "error", NOT_FINITE
-            return
-        self.tokens.append(token)
-        if token in eos or self.stream.push(token) or token in self.request.end_ids:
-            self.finish = "stop"
-        elif len(self.tokens) >= self.request.max_new_tokens:
-            self.finish = "length"
-
     def output(self, seconds: float) -> Output:
         """The finished output; a request that ended in an error has no scores."""
-        text, finish, request = self.stream.finish(), self.finish or "length", self.request
-        said = finish != "error"
-        reference = self.scores.get(Continuation(request.reference_ids, len(request.reference_ids)))
-        return Output(
-            sample_id=request.sample_id,
-            text=text,
-            token_ids=tuple(self.tokens),
-            finish="stop" if self.stream.stopped and finish == "length" else finish,
-            reference_logprob=reference.logprob if reference and said else None,
-            seconds=seconds,
-            why=self.why,
-            choices=tuple(self.scores.get(each, ChoiceScore(0.0, True)) for each in request.choices) if said else (),
-        )
+        if self.finish == "error":
+            return self.said(seconds, None, ())
+        ids = self.request.reference_ids
+        reference = self.scores.get(Continuation(ids, len(ids)))
+        choices = tuple(self.scores.get(each, ChoiceScore(0.0, True)) for each in self.request.choices)
+        return self.said(seconds, reference.logprob if reference else None, choices)
 
 
 def judged(target: int, logprob: float, likeliest: Mapping[int, float]) -> ChoiceScore:

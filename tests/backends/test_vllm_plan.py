@@ -30,7 +30,7 @@ def laid_out(name: str, documents: tuple[int, int] = (5, 7), query: int = 4) -> 
 
 
 def row_of(asked: Request) -> Row:
-    return Row(asked, CONTEXT, TextStream(Numbers(), asked.token_ids))
+    return Row(asked, TextStream(Numbers(), asked.token_ids), CONTEXT)
 
 
 def blocks_kept(lot: list[Request]) -> int:
