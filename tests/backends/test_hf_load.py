@@ -12,9 +12,12 @@ import pytest
 import torch
 from checkpoints import EOS, SHAPE, prompts, request, save_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, LlamaConfig, MambaConfig
+from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig, MambaConfig
 
+from anchoreval.backends.checkpoint import find_checkpoint
 from anchoreval.backends.hf import HfBackend
+from anchoreval.backends.hf_forward import extend
+from anchoreval.backends.hf_load import load
 from anchoreval.errors import ModelError
 
 REQUESTS = [request(str(i), ids, 6, reference=(9, 8)) for i, ids in enumerate(prompts(4, 20, 90))]
@@ -146,3 +149,30 @@ def test_tokens_that_the_model_does_not_have_are_refused(llama: Path) -> None:
         next(iter(backend.answer([request("x", (1, 400))])))
     with pytest.raises(ModelError, match="empty prompt"):
         next(iter(backend.answer([request("x", ())])))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_mask_of_a_chunk_has_the_bits_of_the_one_that_every_layer_makes(
+    llama: Path, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first chunk has no mask, the second the floats made once; both chunks with booleans are the stock way."""
+    network = load(find_checkpoint(str(llama)), dtype, "cpu", "sdpa", False)
+    ids, kinds = prompts(1, 200, 200)[0], []
+    stock = type(network.model).forward
+
+    def seen(self: Any, *args: Any, **kwargs: Any) -> Any:
+        kinds.append(kwargs["attention_mask"].dtype)
+        return stock(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(network.model), "forward", seen)
+
+    def chunked() -> torch.Tensor:
+        cache = DynamicCache(config=network.model.config)
+        with torch.inference_mode():
+            extend(network, cache, ids[:130], range(130), 0)
+            return extend(network, cache, ids[130:], range(130, 200), 130, keep=70)
+
+    made = chunked()
+    assert kinds == [torch.bool, network.model.dtype]
+    monkeypatch.setattr(network, "_sees_all", False)
+    assert torch.equal(made, chunked()) and kinds[2:] == [torch.bool, torch.bool]
