@@ -56,7 +56,7 @@ class _Kind:
 
 
 class VllmBackend:
-    """A causal language model in vLLM; see `Backend`. One engine lives at a time."""
+    """A causal language model in vLLM; see `Backend`. One engine lives at a time, on a CPU one per process."""
 
     def __init__(self, checkpoint: Checkpoint, settings: Settings, on_cpu: bool) -> None:
         self._checkpoint, self._settings, self._on_cpu = checkpoint, settings, on_cpu
@@ -209,7 +209,7 @@ class VllmBackend:
         """The engine of this kind: the one that lives, or a new one in its place."""
         if self._closed:
             raise ModelError("the backend is closed")
-        if self._live is not None and self._live[0].serves(kind):
+        if self._live is not None and self._live[1].alive and self._live[0].serves(kind):
             return self._live[1]
         from anchoreval.vllm_plugin.settings import engine_settings
 

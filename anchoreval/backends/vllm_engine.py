@@ -35,7 +35,8 @@ def prepare(on_cpu: bool, batch_invariant: bool) -> None:
 class Engine:
     """A model loaded by vLLM; `settings` are keyword arguments of its `EngineArgs`."""
 
-    #: The one that lives in this process, if any: the end of one would take the process groups of another along.
+    #: The one that lives in this process, if any. The end of one takes the process groups of all along, so a new one
+    #: takes the place of the old, whose backend starts it again when it is asked.
     _here: ClassVar[weakref.ref[Engine] | None] = None
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
@@ -46,29 +47,23 @@ class Engine:
         from anchoreval.vllm_plugin.rope import forget
 
         self._inside = not envs.VLLM_ENABLE_V1_MULTIPROCESSING
-        if self._inside:
-            _require_alone(Engine._here)
+        other = Engine._here() if Engine._here is not None else None
+        if self._inside and other is not None:
+            other.close()
         forget()
         with _quiet(), _one_line(str(settings["model"])):
             self._engine: Any = LLMEngine.from_engine_args(EngineArgs(**settings))
         Engine._here = weakref.ref(self) if self._inside else Engine._here
         with _quiet():
             self._said = dict(self._engine.collective_rpc("anchoreval_says")[0])
+        config = self._engine.vllm_config
+        scheduler, kept = config.scheduler_config, config.cache_config
+        self.batching = Batching(int(scheduler.max_num_batched_tokens), int(scheduler.max_num_seqs))
+        size = int(kept.block_size)
+        self.cache = Cache(int(kept.kv_cache_size_tokens) // size - 1, size)  # vLLM keeps one block for nothing
         self._live: dict[str, int] = {}  # ids of what is with the engine -> its place in the lot
         self._asked = 0
         self.computed_tokens = self.cached_tokens = 0  # of prompts
-
-    @property
-    def batching(self) -> Batching:
-        """The limits of one pass."""
-        scheduler = self._engine.vllm_config.scheduler_config
-        return Batching(int(scheduler.max_num_batched_tokens), int(scheduler.max_num_seqs))
-
-    @property
-    def cache(self) -> Cache:
-        """The cache, one block less than there are: vLLM keeps one for nothing."""
-        config = self._engine.vllm_config.cache_config
-        return Cache(int(config.kv_cache_size_tokens) // int(config.block_size) - 1, int(config.block_size))
 
     @property
     def says(self) -> dict[str, Json]:
@@ -103,8 +98,15 @@ class Engine:
             del self._live[name]
             self._engine.abort_request([name])
 
+    @property
+    def alive(self) -> bool:
+        """Whether it has not been closed, by its backend or by another engine of this process."""
+        return self._engine is not None
+
     def close(self) -> None:
         """Ends the engine and gives its memory back."""
+        if not self.alive:
+            return
         with _quiet():
             self._engine.engine_core.shutdown()
             self._engine = None
@@ -113,6 +115,8 @@ class Engine:
 
     def _outputs(self, asks: Sequence[Ask], final_only: bool) -> Iterator[tuple[int, Any]]:
         """(place of the ask, what vLLM put out), step by step, until all have ended."""
+        if not self.alive:
+            raise ModelError("another vLLM backend was opened in this process while this one was answering")
         try:
             for i, ask in enumerate(asks):
                 name = str(self._asked)
@@ -134,21 +138,13 @@ class Engine:
                     yield place, output
         finally:
             left, self._live = list(self._live), {}
-            if left:
+            if left and self.alive:
                 self._engine.abort_request(left)
 
     def _count(self, output: Any) -> None:
         cached = int(output.num_cached_tokens or 0)
         self.cached_tokens += cached
         self.computed_tokens += len(output.prompt_token_ids) - cached
-
-
-def _require_alone(here: weakref.ref[Engine] | None) -> None:
-    """Raises `ModelError` where another engine lives in this process; one that was dropped without `close` does not."""
-    if here is not None and here() is not None:
-        gc.collect()
-        if here() is not None:
-            raise ModelError("one vLLM engine lives in a process at a time: close the other backend first")
 
 
 def _sampling(ask: Ask, final_only: bool) -> Any:

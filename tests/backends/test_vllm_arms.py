@@ -200,5 +200,13 @@ def test_what_vllm_itself_refuses_is_an_error_of_one_line_and_leaves_room_for_an
     with pytest.raises(ModelError, match="vLLM cannot start") as caught, opened(folder, max_model_len=3_000_000):
         pass
     assert "\n" not in str(caught.value)
-    with opened(folder), pytest.raises(ModelError, match="one vLLM engine lives"), opened(folder):
-        pass
+    with opened(folder) as backend:
+        assert list(backend.answer(laid_out(1)))
+
+
+def test_two_backends_of_one_process_answer_in_turn(tmp_path: Path) -> None:
+    asked = laid_out(2)
+    with opened(save_llama(tmp_path)) as first, opened(tmp_path) as second:
+        assert not first._live[1].alive
+        assert by_name(second, asked).keys() == by_name(first, asked).keys()
+        assert first._live[1].alive and not second._live[1].alive
