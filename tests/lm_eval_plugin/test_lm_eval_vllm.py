@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from test_lm_eval_model import PER_TOKEN, assert_equal, run
 from anchoreval.lm_eval_plugin.arguments import BadArgument, model_arguments
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
-ENGINE: dict[str, Any] = {"kv_cache_gb": 1, "max_num_seqs": 8, "device": "auto"}
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+ENGINE: dict[str, Any] = {"max_num_seqs": 8, "device": "auto"}
 
 
 @pytest.fixture(scope="module")
