@@ -16,7 +16,7 @@ test: .venv/dev.stamp
 	$(BIN)/python -m pytest
 
 test-vllm: .venv-vllm/stamp
-	$(VLLM)/python -m pytest $(VLLM_TESTS)
+	OMP_NUM_THREADS=1 $(VLLM)/python -m pytest --numprocesses 2 --dist loadfile $(VLLM_TESTS)
 
 check: .venv/dev.stamp
 	$(BIN)/ruff check .

@@ -98,6 +98,7 @@ def test_plans_need_the_v1_runner_where_v2_is_the_default(tmp_path: Path, monkey
     from vllm.platforms import current_platform
 
     monkeypatch.setattr(type(current_platform), "is_cpu", lambda self: False)
+    monkeypatch.delenv("VLLM_USE_V2_MODEL_RUNNER", raising=False)
     with pytest.raises(UnsupportedArm, match="VLLM_USE_V2_MODEL_RUNNER=0"):
         engine_settings(model(tmp_path), parse_level("fp32"), True, None)
     monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "0")
