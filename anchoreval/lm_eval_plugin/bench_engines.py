@@ -40,8 +40,8 @@ class Job:
 
 def flags(parser: argparse.ArgumentParser) -> None:
     """Sizes of the prompts."""
-    parser.add_argument("--length", type=shared.length, default=2_048, metavar="N", help="default: %(default)s")
-    parser.add_argument("--prompts", type=shared.positive, default=16, metavar="N", help="default: %(default)s")
+    parser.add_argument("--length", type=shared.length, default=4_096, metavar="N", help="default: %(default)s")
+    parser.add_argument("--prompts", type=shared.positive, default=8, metavar="N", help="default: %(default)s")
     text = "questions behind each shared context (default: %(default)s)"
     parser.add_argument("--questions", type=shared.positive, default=8, metavar="N", help=text)
 
@@ -62,12 +62,12 @@ def jobs(length: int, prompts: int, questions: int) -> tuple[Job, ...]:
 
 
 def measure(length: int, prompts: int, questions: int) -> dict[str, dict[str, float]]:
-    """Job -> model -> CPU seconds; the four models one after the other, each warmed up by a short prompt."""
+    """Job -> model -> CPU seconds; the four models one after the other, each warmed up by a prompt of that length."""
     asked = jobs(length, prompts, questions)
     found: dict[str, dict[str, float]] = {job.name: {} for job in asked}
     for name, opened in _models(length + 64).items():
         model = opened()
-        _done(model, Job("", "score", (_prose(300, 9_999),)))
+        _done(model, Job("", "score", (_prose(length, 9_999),)))
         for job in asked:
             began = time.process_time()
             _done(model, job)
@@ -77,7 +77,7 @@ def measure(length: int, prompts: int, questions: int) -> dict[str, dict[str, fl
     return found
 
 
-def report_engines(length: int = 2_048, prompts: int = 16, questions: int = 8) -> str:
+def report_engines(length: int = 4_096, prompts: int = 8, questions: int = 8) -> str:
     """A line per job and engine: CPU seconds of both, and their ratio."""
     _one_thread()
     with _named_vllm():
