@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -206,3 +206,17 @@ def test_the_text_table_needs_neither_torch_nor_jinja() -> None:
     code = "import sys, anchoreval.board; print([m for m in ('torch', 'jinja2', 'scipy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("backend", "says"),
+    [
+        ({"engine": "vllm", "versions": {"vllm": "0.32.0"}, "device": "cpu"}, "vllm, vllm 0.32.0, cpu"),
+        ({"engine": "openai", "versions": {}, "device": None, "server": {"address": HOSTILE[0]}}, "openai, &lt;script"),
+    ],
+)
+def test_a_board_says_which_engine_computed_and_where(tmp_path: Path, backend: dict[str, Any], says: str) -> None:
+    run = make_run(tmp_path)
+    nameless = run.header["model"] | {"sha256": None, "dtype": None}
+    page = board_html([replace(run, header=run.header | {"backend": backend, "model": nameless})])
+    assert says in page and "sha256 None" not in page and HOSTILE[0] not in page

@@ -30,6 +30,7 @@ from anchoreval.board.words import (
     tokens,
     verdict,
 )
+from anchoreval.schema import Json
 from anchoreval.stats import Cell, Difference
 
 HEADER_CHARACTERS = 20_000
@@ -153,9 +154,10 @@ def _facts(view: RunView) -> Iterator[tuple[str, str]]:
     yield "Folder", plain(view.path, 200)
     yield "Started", plain(header.get("created", NONE), 40)
     yield "Model", plain(model.get("path", NONE), 200)
-    yield "Weights", f"sha256 {plain(model.get('sha256', NONE), 64)[:16]}"
+    yield "Engine", _engine(section(header, "backend"))
+    yield "Weights", f"sha256 {plain(model['sha256'], 64)[:16]}" if model.get("sha256") else NONE
     yield "Parameters", f"{size:,}" if isinstance(size, int) else plain(size or NONE, 40)
-    yield "Dtype", plain(model.get("dtype", NONE), 40)
+    yield "Dtype", plain(model.get("dtype") or NONE, 40)
     yield "Anchor token", plain(tokenizer.get("anchor_token", NONE), 60)
     yield "Template", plain(header.get("template", NONE), 60)
     yield "Seed", plain(header.get("seed", NONE), 40)
@@ -167,6 +169,14 @@ def _facts(view: RunView) -> Iterator[tuple[str, str]]:
         "Records",
         f"{len(view.records):,}" + (f" of {view.expected:,}" if view.expected is not None else ""),
     )
+
+
+def _engine(said: Mapping[str, Json]) -> str:
+    """Which backend computed, of which versions, and where: the device, or the address of a server."""
+    versions = ", ".join(f"{plain(name, 40)} {plain(text, 40)}" for name, text in section(said, "versions").items())
+    where = section(said, "server").get("address") or said.get("device")
+    parts = [plain(said.get("engine", NONE), 40), versions, plain(where or "", 200)]
+    return ", ".join(filter(None, parts))
 
 
 def _warnings(view: RunView) -> Iterator[str]:
