@@ -264,7 +264,7 @@ def _with_placebo(
 ) -> tuple[Arm, ...]:
     """The arms, and the placebo of the first behind them where it is wanted and not there yet.
 
-    Two arms or more on vllm always have one, for there batches alone move log-probabilities as far as a level does.
+    Two arms or more on vllm always have one, for there what is computed together may move log-probabilities too.
     """
     if backend == "vllm" and len(arms) > 1 and not any(arm.placebo for arm in arms):
         wanted = True

@@ -7,11 +7,11 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from anchoreval.backends import BACKENDS
 from anchoreval.errors import AnchorEvalError
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
-BACKENDS = ("hf", "vllm", "openai", "fake")
-_OF_HF = {"chunk_tokens": 512, "batch_tokens": 32_768, "realisation": "rows"}  # and what they are where not given
+_OF_HF = ("chunk_tokens", "batch_tokens", "realisation")  # flags of one backend alone, whose own defaults hold
 
 
 def length(text: str) -> int:
@@ -135,7 +135,7 @@ def backend(group: argparse._ActionsContainer) -> None:
     """Flags that say where answers are computed."""
     group.add_argument(
         "--backend",
-        choices=BACKENDS,
+        choices=sorted(BACKENDS),
         default="hf",
         help="hf: transformers; vllm: its offline engine; openai: a server, with --base-url and --tokenizer; "
         "fake: answers without a model, to try a set-up (default: %(default)s)",
@@ -188,7 +188,7 @@ def engine_options(options: argparse.Namespace) -> dict[str, str | int | float |
             f"--{next(iter(own)).replace('_', '-')} is of backend hf; {name} has --backend-args"
         )
     if name == "hf":
-        given = _OF_HF | own | given
+        given = own | given
     if name in ("hf", "vllm"):
         given |= {"device": options.device, "trust_remote_code": options.trust_remote_code}
     return given

@@ -72,7 +72,7 @@ ALLOWED = {
     "token_losses": {"backends", "errors"},
     "doctor": {"backends", "cards", "data", "doctor_checks", "errors", "flags", "prompt", "schema", "tokenizer"},
     "doctor_checks": {"arms", "attention", "backends", "errors", "schema"},
-    "flags": {"errors"},
+    "flags": {"backends", "errors"},
     "cli": {
         "commands", "compare_runs", "data_files", "doctor", "errors", "export", "flags", "general_report", "gpu_bench",
         "lm_eval_plugin", "longbench_report", "nll", "plan", "prefill_bench", "view",

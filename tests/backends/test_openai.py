@@ -32,9 +32,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 MODEL = REPOSITORY / "models" / "anchor-tiny"
 OPENED: list[OpenAiBackend] = []  # closed after each test
-#: Nats by which one token's log-probability may differ between two engines in float32. Each of about ten sums in a row
-#: has up to 1,024 terms, whose order changes the result by up to 1,024 x 2^-24 = 6e-5 of its size at worst, and by a
-#: 30th of that as a rule; logits are of size 10. A token scored at the wrong place differs by nats.
+#: Nats by which a token's log-probability may differ between engines in float32: ten sums in a row of up to 1,024
+#: terms, whose order changes each by 1,024 x 2^-24 = 6e-5 at worst and a 30th of it as a rule; logits are of size 10.
 TOLERANCE = 10 * 10 * 6e-5 / 30
 
 
