@@ -184,9 +184,7 @@ def engine_options(options: argparse.Namespace) -> dict[str, str | int | float |
         given["base_url"] = options.base_url
     own = {flag: value for flag in _OF_HF if (value := getattr(options, flag)) is not None}
     if own and name in ("vllm", "openai"):
-        raise AnchorEvalError(
-            f"--{next(iter(own)).replace('_', '-')} is of backend hf; {name} has --backend-args"
-        )
+        raise AnchorEvalError(f"--{next(iter(own)).replace('_', '-')} is of backend hf; {name} has --backend-args")
     if name == "hf":
         given = own | given
     if name in ("hf", "vllm"):
