@@ -7,18 +7,18 @@ from pathlib import Path
 
 from anchoreval.errors import RunError
 from anchoreval.results import Run
-from anchoreval.schema import Record, Score
+from anchoreval.schema import SCORED, Record, Score
 from anchoreval.scoring import SCORERS, with_choices
 
 TOLERANCE = 1e-12
 
 
 def earned(record: Record, scorers: Mapping[str, str], path: Path) -> Score:
-    """The score that the record's output earns; None where the backend failed, with the reason on disk.
+    """The score that the record's output earns; None where its outcome is one that is not scored, with the reason.
 
     RunError when `scorers`, by task, name no known one; `path` is the run, for the message.
     """
-    if record.finish == "error":
+    if record.outcome not in SCORED:
         return Score(None, record.why)
     if scorers.get(record.task) not in SCORERS:
         raise RunError(f"{path}: header.json names no known scorer for {record.task}")

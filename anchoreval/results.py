@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from anchoreval.errors import RunError
-from anchoreval.schema import ChoiceScore, Json, Record
+from anchoreval.schema import OUTCOMES, ChoiceScore, Json, Record
 
 SCHEMA = 1
 HEADER, RECORDS, LOCK = "header.json", "records.jsonl", "lock"
@@ -32,6 +32,8 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "references": list, "facts": dict, "why": (str, type(None)), "seconds": (int, float),
 }  # fmt: skip
 _FIELDS = itemgetter(*_KINDS)
+_SINCE_FORMAT_2 = frozenset({"outcome", "environment"})  # fields that lines of format 1 lack
+_OPTIONAL = _SINCE_FORMAT_2 | {"choices"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +53,9 @@ def fingerprint(identity: Mapping[str, Json]) -> str:
 def to_line(record: Record) -> bytes:
     """The record as one JSON line in UTF-8; unpaired surrogates are escaped, so any text survives."""
     values = dataclasses.asdict(record)
-    if not record.choices:
-        del values["choices"]
+    for name in ("choices", "environment"):
+        if not values[name] and values[name] != 0:
+            del values[name]
     return (json.dumps(values, ensure_ascii=True, allow_nan=False) + "\n").encode("ascii")
 
 
@@ -74,7 +77,7 @@ def _checked(line: bytes) -> dict[str, Any]:
         values: Any = _PLAIN.decode(line.decode("ascii")) if line.isascii() else _decoded(line)
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    if not isinstance(values, dict) or values.keys() - {"choices"} != _KINDS.keys():
+    if not isinstance(values, dict) or values.keys() - _OPTIONAL != _KINDS.keys():
         raise ValueError("not a record")
     if name := _first_wrong(tuple(map(type, _FIELDS(values)))):
         raise ValueError(f"not a record: {name} is {json.dumps(values[name])[:40]}")
@@ -83,6 +86,10 @@ def _checked(line: bytes) -> dict[str, Any]:
             raise ValueError("not a record: references are not all text")
     if not _are_choices(values.get("choices", [])):
         raise ValueError("not a record: choices are no pairs of a log-probability and a yes or no")
+    if values.get("outcome", OUTCOMES[0]) not in OUTCOMES:
+        raise ValueError(f"not a record: outcome is {json.dumps(values['outcome'])[:40]}")
+    if type(environment := values.get("environment", 0)) is not int or environment < 0:
+        raise ValueError(f"not a record: environment is {json.dumps(environment)[:40]}")
     return values
 
 

@@ -26,7 +26,7 @@ from anchoreval.errors import AnchorEvalError, LengthError, MissingExtra
 from anchoreval.lengths import check_room, fitting, lengths_of, room_of
 from anchoreval.prompt import Template, anchor_token, to_request, wrap_of
 from anchoreval.results import SCHEMA, RunFolder, fingerprint
-from anchoreval.schema import Output, Record, Request, Sample, Score
+from anchoreval.schema import SCORED, Output, Record, Request, Sample, Score
 from anchoreval.scoring import SCORERS, likeliest, require, with_choices
 from anchoreval.stats.sequential import Until
 from anchoreval.steps import Answered, Second, answers
@@ -232,12 +232,13 @@ def to_record(key: str, sample: Sample, request: Request, arm: Arm, output: Outp
         reference_tokens=request.reference_tokens,
         seconds=round(output.seconds, 4),
         choices=output.choices,
+        outcome=output.outcome,
     )
 
 
 def judge(task: Task, output: Output, sample: Sample) -> Score:
-    """The task's score of an output; None with the reason where the model gave no answer at all."""
-    if output.finish == "error":
+    """The task's score of an output; None with the reason where the outcome is one that is not scored."""
+    if output.outcome not in SCORED:
         return Score(None, output.why or "the backend failed on this request")
     return SCORERS[task.scorer](output.text, sample.references, with_choices(sample.facts, output.choices))
 

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 Role = Literal["preamble", "document", "line", "query", "answer_prefix"]
 Finish = Literal["stop", "length", "error"]
+Outcome = Literal["answered", "cut", "empty", "unclosed", "refused", "failed", "not_finite", "does_not_fit"]
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+#: Outcomes that the benchmark's own rule scores; a sample with another has no score and is asked again.
+SCORED: frozenset[Outcome] = frozenset({"answered", "cut", "empty"})
 Json = Any  # what json.dumps takes
 NATURAL = 0  # the length of a sample that is as long as it is
 
@@ -140,12 +144,30 @@ class Request:
         return len(self.reference_ids) if self.gold is None else self.choices[self.gold].counted
 
 
+def outcome_of(finish: Finish, text: str, choices: bool = False) -> Outcome:
+    """Return the outcome that follows from how an answer ended, where the backend names no other.
+
+    `answered`: the model ended it, or `choices` were scored; `cut`: it filled its budget of new tokens; `empty`: it
+    holds nothing but white space; `failed`: there is no answer. A backend names the rest itself: `unclosed` (the budget
+    went into reasoning that never ended), `refused` (a server would not take the request), `not_finite` (logits or
+    log-probabilities are not numbers), `does_not_fit` (prompt and answer need more positions than there are).
+    """
+    if finish == "error":
+        return "failed"
+    if choices:
+        return "answered"
+    if not text.strip():
+        return "empty"
+    return "cut" if finish == "length" else "answered"
+
+
 @dataclass(frozen=True, slots=True)
 class Output:
     """What a backend made of one request.
 
     `reference_logprob` is the summed natural log-probability of `reference_ids` (None when there are none);
-    `choices` has a score for each choice, in order; `seconds` is the wall time of the batch divided by its size.
+    `choices` has a score for each choice, in order; `seconds` is the wall time of the batch divided by its size;
+    `lost` is the outcome of a request without an answer, where the backend knows more than that it failed.
     """
 
     sample_id: str
@@ -156,6 +178,12 @@ class Output:
     seconds: float
     why: str | None = None
     choices: tuple[ChoiceScore, ...] = ()
+    lost: Outcome | None = None
+
+    @property
+    def outcome(self) -> Outcome:
+        """What became of the request: `lost`, else what follows from text and finish."""
+        return self.lost or outcome_of(self.finish, self.text, bool(self.choices))
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +198,9 @@ class Score:
 class Record:
     """One line of records.jsonl; `key` identifies prompt tokens + weights + arm + decoding + engine.
 
-    `choices` stands on the line only where the sample has choices; `output` is then the likeliest of them.
+    `choices` stands on the line only where the sample has choices; `output` is then the likeliest of them. `outcome`
+    follows from `finish` and `output` on lines of format 1, which do not hold it. `environment` is the index, in the
+    header's `environments`, of the machine and versions that computed the line; None on lines of format 1.
     """
 
     key: str
@@ -192,3 +222,9 @@ class Record:
     reference_tokens: int
     seconds: float
     choices: tuple[ChoiceScore, ...] = ()
+    outcome: Outcome | None = None
+    environment: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.outcome is None:
+            object.__setattr__(self, "outcome", outcome_of(self.finish, self.output, bool(self.choices)))
