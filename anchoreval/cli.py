@@ -72,12 +72,21 @@ def _run(parser: argparse.ArgumentParser) -> None:
         "(default: the task's documents, each line of a haystack of lines one of them)",
     )
     parser.add_argument(
-        "--limit", type=flags.positive, metavar="N", help="samples of each task and length (default: all)"
+        "--limit",
+        type=flags.positive,
+        metavar="N",
+        help="samples of each task and length (default: all); the same command with more of them goes on",
     )
     parser.add_argument(
         "--until", metavar="RULE", help="stop each task and length when its verdict is in: 1pt@95%% (margin@level)"
     )
     parser.add_argument("--output", type=Path, default=Path("runs"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument(
+        "--same-environment",
+        action="store_true",
+        help="refuse to go on with a run that was begun with other versions, threads or on another processor or GPU",
+    )
+    parser.add_argument("--rehash", action="store_true", help="read all files of the checkpoint again for their hashes")
     parser.add_argument("--template", choices=("base", "chat"), help="base: raw text; chat: the model's chat template")
     flags.sources(parser)
     flags.settings(parser)
@@ -152,7 +161,13 @@ def _paths(parser: argparse.ArgumentParser) -> None:
 
 
 def _board(parser: argparse.ArgumentParser) -> None:
-    _paths(parser)
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="run folders, or folders of them, in which a run that cannot be read is named and left out",
+    )
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: the folder of the first RUN")
     parser.add_argument(
         "--definition",

@@ -68,10 +68,11 @@ def progress_bar(total: int) -> Iterator[Progress]:
 
 def run(options: argparse.Namespace) -> int:
     """`anchoreval run`: the table on stdout, the board's place on stderr."""
-    from anchoreval.board import run_table, write_board
+    from anchoreval.board import run_table
     from anchoreval.evaluation import evaluate
     from anchoreval.flags import chosen_settings, engine_options
-    from anchoreval.results import find_runs, load_run
+    from anchoreval.readable import draw, load_runs
+    from anchoreval.resume import nothing_scored
     from anchoreval.rounds import words
     from anchoreval.view.beside import renew
 
@@ -100,13 +101,20 @@ def run(options: argparse.Namespace) -> int:
         ray=options.ray,
         workers=options.workers,
         options=engine_options(options),
+        same_environment=options.same_environment,
+        rehash=options.rehash,
         watch=progress_bar,
         tell=note,
     )
     say("\n".join([run_table(result), *words(result.header)]))
     renew(result, note)
-    csv, html = write_board([load_run(path) for path in find_runs([options.output])], options.output)
-    note(f"records: {result.path}\nboard: {html}\ncsv: {csv}")
+    note(f"records: {result.path}")
+    runs = [run for run in load_runs([options.output], note) if run.path != result.path]
+    csv, html = draw(sorted([*runs, result], key=lambda run: run.path), options.output, [result.path], note)
+    note(f"board: {html}\ncsv: {csv}")
+    if why := nothing_scored(result):
+        note(f"anchoreval: {why}")
+        return 1
     return 0
 
 
@@ -232,20 +240,20 @@ def verify(options: argparse.Namespace) -> int:
 
 def board(options: argparse.Namespace) -> int:
     """`anchoreval board`: where the page and its CSV were written."""
-    from anchoreval.board import write_board
     from anchoreval.leaderboard import write_leaderboard
-    from anchoreval.results import find_runs, load_run
+    from anchoreval.readable import draw, load_runs
+    from anchoreval.results import find_runs
     from anchoreval.view.beside import supply
 
-    paths = find_runs(options.runs)
-    supply(paths, note)
     if options.definition:
+        supply(find_runs(options.runs), note)
         folder, workers = options.output or options.runs[0], os.cpu_count() or 1
-        csv, html = write_leaderboard(options.runs, options.definition, folder, workers)
+        csv, html = write_leaderboard(options.runs, options.definition, folder, workers, note)
         say(f"{html}\n{csv}")
         return 0
-    runs = [load_run(path) for path in paths]
-    csv, html = write_board(runs, options.output or options.runs[0])
+    runs = load_runs(options.runs, note)
+    supply([run.path for run in runs], note)
+    csv, html = draw(runs, options.output or options.runs[0], options.runs, note)
     say(f"{html}\n{csv}")
     return 0
 

@@ -18,13 +18,17 @@ from typing import Any, Literal
 from anchoreval.arms import Arm, parse_arms
 from anchoreval.backends import Backend, open_backend, waves
 from anchoreval.backends.checkpoint import folder_of
+from anchoreval.backends.hashes import forget
 from anchoreval.cards import ModelCard, find_model, select_tasks, with_settings
 from anchoreval.data.sources import HaystackKind, Sources
 from anchoreval.errors import AnchorEvalError, LengthError
 from anchoreval.fleet.fleet import Fleet, Opening
 from anchoreval.fleet.loop import run_cells_on
+from anchoreval.groups import in_order, run_cells
+from anchoreval.identity import decided_by, environment_of, tell_beside
 from anchoreval.prompt import Template, anchor_token
-from anchoreval.results import Run, RunFolder, load_run
+from anchoreval.results import HEADER, Run, RunFolder, load_run
+from anchoreval.resume import gone_on
 from anchoreval.rounds import rule_of, run_rounds
 from anchoreval.run import (
     Cell,
@@ -32,9 +36,7 @@ from anchoreval.run import (
     Plan,
     Progress,
     header_of,
-    in_order,
     make_cells,
-    run_cells,
     run_directory,
     sized,
 )
@@ -78,6 +80,8 @@ def evaluate(
     ray: str | None = None,
     workers: int | None = None,
     options: dict[str, Any] | None = None,
+    same_environment: bool = False,
+    rehash: bool = False,
     watch: Watch = unwatched,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Run:
@@ -91,8 +95,9 @@ def evaluate(
     batches: what differs then is noise (on `vllm` it is always there); `until` ("1pt@95%") stops a task and length when
     every arm's verdict is in (rounds.py); `max_length` overrides the positions that the checkpoint states; `settings`
     are what suites let be chosen (depths, needles, ...); `ray` is the address of a cluster on which so many `workers`
-    compute (fleet/); `options` go to the backend. The same call resumes a run. `watch` shows progress, `tell` takes
-    notices.
+    compute (fleet/); `options` go to the backend. The same call resumes a run, asks again what has no answer, and goes
+    on with more samples under a greater `limit`; with `same_environment` only where and with the versions it was begun.
+    `rehash` reads files again whose hashes are known. `watch` shows progress, `tell` takes notices.
     """
     (chosen, single), subject = select_tasks(tasks), _subject(model, backend, tokenizer)
     card, dtype = subject.card, dtype or subject.card.dtype
@@ -110,8 +115,10 @@ def evaluate(
     )
     _check(plan, backend, ray)
     given = {"dtype": dtype, "kernel": kernel} | _own_options(backend, card, max_length) | (options or {})
+    if rehash:
+        forget(folder_of(card.checkpoint, weights=False))
     opener = partial(_open, backend, subject.checkpoint, given, ray, workers)
-    return _execute(plan, subject, max_length, Path(output), opener, watch, tell)
+    return _execute(plan, subject, max_length, Path(output), opener, same_environment, watch, tell)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +131,7 @@ class Subject:
     asked: str
     card: ModelCard
     checkpoint: str
+    tokenizer: str | None = None  # where it is not the checkpoint's
 
 
 def _subject(model: str, backend: BackendName, tokenizer: str | None) -> Subject:
@@ -134,7 +142,7 @@ def _subject(model: str, backend: BackendName, tokenizer: str | None) -> Subject
                 "--backend openai needs --tokenizer: a folder, hub id or card with the model's tokenizer"
             )
         card = find_model(tokenizer)[1].model_copy(update={"about": f"{model}, behind a server", "dtype": "auto"})
-        return Subject(model.rstrip("/").rpartition("/")[2], model, card, model)
+        return Subject(model.rstrip("/").rpartition("/")[2], model, card, model, tokenizer)
     if tokenizer is not None:
         raise AnchorEvalError("--tokenizer goes with --backend openai: elsewhere it is the checkpoint's own")
     name, card = find_model(model)
@@ -192,11 +200,13 @@ def _execute(
     max_length: int | None,
     output: Path,
     open_engine: Callable[[], Engine],
+    same_environment: bool,
     watch: Watch,
     tell: Callable[[str], None],
 ) -> Run:
     """Prompts first, the model second, then every record; the run as it lies on disk."""
-    tokenizer = load_tokenizer(folder_of(subject.card.checkpoint, weights=False))
+    folder = folder_of(subject.card.checkpoint, weights=False)
+    tokenizer = load_tokenizer(folder)
     window = window_of(subject.card, max_length)
     made = make_cells(plan, tokenizer, window)
     for row in made.unmakeable:
@@ -206,12 +216,20 @@ def _execute(
     engine = open_engine()
     try:
         facts = {"name": subject.name, "path": subject.asked, "about": subject.card.about, "window": window}
-        header = header_of(plan, made, engine, tokenizer, facts, _now()) | {"version": metadata.version("anchoreval")}
+        described = engine.describe()
+        decided = decided_by(plan, made, described, tokenizer, folder)
+        header = header_of(plan, made, engine, tokenizer, facts, _now(), decided)
+        header["tokenizer"] |= {"path": subject.tokenizer} if subject.tokenizer else {}
+        header |= {"version": metadata.version("anchoreval"), "environments": [environment_of(described)]}
         header |= {"until": rule_of(plan.until)} if plan.until else {}
         _check_served(header["backend"], window)
         directory = run_directory(output, subject.name, header)
-        with RunFolder(directory, header) as disk, watch(_records(made, plan)) as progress:
-            _compute(engine, made, plan, tokenizer, window, disk, progress)
+        if not (directory / HEADER).exists():
+            tell_beside(directory, json.loads(json.dumps(header)), tell)
+        with RunFolder(directory, header, same_environment) as disk:
+            plan, made = gone_on(plan, made, disk, tokenizer, window, tell)
+            with watch(_records(made, plan)) as progress:
+                _compute(engine, made, plan, tokenizer, window, disk, progress)
             disk.finish(finished=_now(), sources=plan.sources.describe(), source_files=plan.sources.files())
     finally:
         engine.close()
@@ -229,7 +247,8 @@ def _compute(
 ) -> None:
     """Every record on disk; the engine of the arms that were proved last is the first to run.
 
-    Where that is not the plan's order, or many write, the records are put into it at the end.
+    Where that is not the plan's order, many write or the run went on after its end, the records are put into it at the
+    end.
     """
     cells: Sequence[Cell] = made.cells
     if plan.until is not None and not isinstance(engine, Fleet):
@@ -246,7 +265,7 @@ def _compute(
         else:
             run_cells(cells, part, engine, tokenizer, window, disk, progress)
         cells = make_cells(plan, tokenizer, window).cells if arms is not groups[0] else cells
-    if isinstance(engine, Fleet) or len(groups) > 1:
+    if isinstance(engine, Fleet) or len(groups) > 1 or disk.unordered:
         disk.sort([record.key for record in in_order(disk.done.values(), cells, plan)])
 
 

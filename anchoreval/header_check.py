@@ -16,7 +16,7 @@ from anchoreval.rounds_check import rule_differences
 from anchoreval.run import samples_of
 from anchoreval.schema import Json
 
-TWICE = ("limit", "seed", "template", "document_tokens")
+TWICE = ("seed", "template", "document_tokens")
 
 
 def header_differences(run: Run) -> Iterator[str]:
@@ -24,7 +24,7 @@ def header_differences(run: Run) -> Iterator[str]:
     parts, header, identity = header_parts(run), run.header, run.header["identity"]
     if fingerprint(identity) != header["run"]:
         yield f"run: {header['run']} is not the fingerprint {fingerprint(identity)} of its identity"
-    for name in TWICE:
+    for name in (*TWICE, *(["limit"] if "limit" in identity else [])):
         if header.get(name) != identity.get(name):
             yield f"{name}: {header.get(name)} here, {identity.get(name)} in its identity"
     if parts.tokenizer.sha256 != parts.identity.tokenizer:
@@ -73,7 +73,7 @@ def _counts(parts: HeaderParts) -> Iterator[str]:
     """Cells whose number of samples is not the one that tasks, lengths and limit give."""
     left = Counter((row.task, row.length) for row in parts.unmakeable)
     there = left + Counter((row.task, row.length) for row in parts.asked)
-    limit = parts.identity.limit
+    limit = parts.limit
     wanted = {
         (task.address, length): min(limit or task.samples, task.samples)
         for task in parts.identity.tasks

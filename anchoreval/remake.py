@@ -6,6 +6,7 @@ card that has changed since) is an error that names it, never another prompt und
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from functools import cached_property
@@ -22,8 +23,8 @@ from anchoreval.data.words import WordLists
 from anchoreval.documents import cut_documents
 from anchoreval.errors import AnchorEvalError, CardError, ModelError, RunError, SourceError
 from anchoreval.lengths import room_of
-from anchoreval.prompt import Template, anchor_token, to_request
-from anchoreval.results import HEADER, SCHEMA, Run
+from anchoreval.prompt import Template, anchor_token, to_request, wrap_of
+from anchoreval.results import HEADER, READ, Run
 from anchoreval.run import Plan, samples_of, second_of
 from anchoreval.schema import Request, Sample
 from anchoreval.tokenizer import TextTokenizer, load_tokenizer
@@ -64,11 +65,12 @@ class _Identity(_Part):
     tasks: list[_TaskSaid]
     lengths: list[int] | None
     arms: list[str]
-    limit: int | None
+    limit: int | None = None  # of format 1, and of runs that stop by a rule
     seed: int
     template: Literal["base", "chat"]
     document_tokens: int | None = None  # absent in runs of the first release, which cut no documents
     until: str | None = None
+    wrap: list[str] | None = None  # the chat template as rendered, since format 2
     sources: _SourcesSaid
 
 
@@ -129,6 +131,7 @@ class _Anchor(_Part):
     sha256: str
     anchor_token: str
     anchor_id: int
+    path: str | None = None  # where it is not the checkpoint's
 
 
 class HeaderParts(_Part):
@@ -141,6 +144,7 @@ class HeaderParts(_Part):
     arms: list[_ArmSaid]
     asked: list[AskedCell]
     unmakeable: list[_Left]
+    limit: int | None = None
     group: int = Field(gt=0)
     sources: dict[str, Any]
     scorers: dict[str, str]
@@ -161,8 +165,9 @@ def header_parts(run: Run) -> HeaderParts:
         first = error.errors()[0]
         where = " > ".join(str(part) for part in first["loc"]) or "top level"
         raise RunError(f"{run.path / HEADER}: {where}: {first['msg'].lower()}") from None
-    if parts.identity.version_ != SCHEMA:
-        raise RunError(f"{run.path / HEADER}: schema {parts.identity.version_}, this version reads {SCHEMA}")
+    if parts.identity.version_ not in READ:
+        known = " and ".join(map(str, READ))
+        raise RunError(f"{run.path / HEADER}: schema {parts.identity.version_}, this version reads {known}")
     return parts
 
 
@@ -186,7 +191,7 @@ class Remake:
             tasks=tuple(self.tasks.values()),
             lengths=tuple(said.lengths) if said.lengths else None,
             arms=_arms(run, self.header),
-            limit=said.limit,
+            limit=self.header.limit,
             seed=said.seed,
             template=template,
             sources=self.sources,
@@ -255,7 +260,7 @@ def _word_lists(run: Run, said: str) -> WordLists:
 
 def _tokenizer(run: Run, header: HeaderParts, given: str | Path | None) -> TextTokenizer:
     """The tokenizer of the run: the one `given`, else that of the header's checkpoint; ModelError for another one."""
-    where = str(given or header.model.path)
+    where = str(given or header.tokenizer.path or header.model.path)
     found = load_tokenizer(given) if given else _of_checkpoint(run, where)
     asked = header.identity.tokenizer
     if found.sha256 != asked:
@@ -268,6 +273,12 @@ def _tokenizer(run: Run, header: HeaderParts, given: str | Path | None) -> TextT
         raise ModelError(
             f"the tokenizer of {where} puts {anchor[0]!r} first, the run {run.path} had "
             f"{header.tokenizer.anchor_token!r}: name a folder with its tokenizer_config.json with --tokenizer PATH"
+        )
+    wrap = header.identity.wrap
+    if wrap is not None and [*dataclasses.astuple(wrap_of(found, header.identity.template))] != wrap:
+        raise ModelError(
+            f"the chat template of {where} is not the one that the run {run.path} was made with: "
+            "name a folder that holds that one with --tokenizer PATH"
         )
     return found
 

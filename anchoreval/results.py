@@ -1,6 +1,7 @@
 """A run folder: header.json first, then records.jsonl, one flushed line per record.
 
-Locked while written; a torn last line is dropped and redone; a failed write is a failed run.
+Locked while written; a torn last line is dropped and redone; a failed write is a failed run. A sample that was asked
+again has a later line of the same key, which stands for it; the earlier ones are dropped when the run finishes.
 """
 
 from __future__ import annotations
@@ -13,27 +14,19 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from anchoreval.errors import RunError
-from anchoreval.schema import OUTCOMES, ChoiceScore, Json, Record
+from anchoreval.record_line import checked, record_of, unanswered
+from anchoreval.record_line import from_line as from_line
+from anchoreval.record_line import to_line as to_line
+from anchoreval.schema import SCORED, Json, Record
 
-SCHEMA = 1
+SCHEMA = 2  # of runs that are written
+READ = (1, 2)  # of runs that are read
 HEADER, RECORDS, LOCK = "header.json", "records.jsonl", "lock"
-_NUMBER = (int, float, type(None))
-_KINDS: dict[str, type | tuple[type, ...]] = {
-    **dict.fromkeys(("key", "sample_id", "task", "arm", "prompt_sha256", "output", "finish"), str),
-    **dict.fromkeys(("length", "index", "prompt_tokens", "output_tokens", "reference_tokens"), int),
-    **dict.fromkeys(("score", "reference_logprob"), _NUMBER),
-    "references": list, "facts": dict, "why": (str, type(None)), "seconds": (int, float),
-}  # fmt: skip
-_FIELDS = itemgetter(*_KINDS)
-_SINCE_FORMAT_2 = frozenset({"outcome", "environment"})  # fields that lines of format 1 lack
-_OPTIONAL = _SINCE_FORMAT_2 | {"choices"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,76 +43,6 @@ def fingerprint(identity: Mapping[str, Json]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def to_line(record: Record) -> bytes:
-    """The record as one JSON line in UTF-8; unpaired surrogates are escaped, so any text survives."""
-    values = dataclasses.asdict(record)
-    for name in ("choices", "environment"):
-        if not values[name] and values[name] != 0:
-            del values[name]
-    return (json.dumps(values, ensure_ascii=True, allow_nan=False) + "\n").encode("ascii")
-
-
-def from_line(line: bytes) -> Record:
-    """The record of one line; ValueError when it is torn or has other fields."""
-    return _record(_checked(line))
-
-
-def _record(values: Mapping[str, Any]) -> Record:
-    lists = {"references": tuple(values["references"])}
-    if "choices" in values:
-        lists["choices"] = tuple(ChoiceScore(*each) for each in values["choices"])
-    return Record(**{**values, **lists})
-
-
-def _checked(line: bytes) -> dict[str, Any]:
-    """The fields of one line, all there and of the right kind; ValueError otherwise."""
-    try:
-        values: Any = _PLAIN.decode(line.decode("ascii")) if line.isascii() else _decoded(line)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    if not isinstance(values, dict) or values.keys() - _OPTIONAL != _KINDS.keys():
-        raise ValueError("not a record")
-    if name := _first_wrong(tuple(map(type, _FIELDS(values)))):
-        raise ValueError(f"not a record: {name} is {json.dumps(values[name])[:40]}")
-    for text in values["references"]:
-        if not isinstance(text, str):
-            raise ValueError("not a record: references are not all text")
-    if not _are_choices(values.get("choices", [])):
-        raise ValueError("not a record: choices are no pairs of a log-probability and a yes or no")
-    if values.get("outcome", OUTCOMES[0]) not in OUTCOMES:
-        raise ValueError(f"not a record: outcome is {json.dumps(values['outcome'])[:40]}")
-    if type(environment := values.get("environment", 0)) is not int or environment < 0:
-        raise ValueError(f"not a record: environment is {json.dumps(environment)[:40]}")
-    return values
-
-
-def _are_choices(values: Json) -> bool:
-    return isinstance(values, list) and all(
-        isinstance(each, list) and len(each) == 2 and type(each[0]) in (int, float) and type(each[1]) is bool
-        for each in values
-    )
-
-
-@cache
-def _first_wrong(kinds: tuple[type, ...]) -> str | None:
-    """The first field, in the order of `_KINDS`, of another kind; None where all are right. JSON has seven types."""
-    for (name, kind), found in zip(_KINDS.items(), kinds, strict=True):
-        if not issubclass(found, kind) or found is bool:
-            return name
-    return None
-
-
-def _decoded(line: bytes) -> Json:
-    return json.loads(line, parse_constant=_refuse)
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
-
-
-_PLAIN = json.JSONDecoder(parse_constant=_refuse)
-
-
 def _complete_lines(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         for line in file:
@@ -130,25 +53,40 @@ def _complete_lines(path: Path) -> Iterator[bytes]:
 def each_record(path: Path) -> Iterator[Record]:
     """Every whole record of a records file, one at a time, a torn last line left out.
 
-    RunError names a line that is broken inside, and one that repeats an earlier one.
+    Of a sample that was asked again the last line counts. RunError names a line that is broken inside, and one that
+    repeats an earlier one that has an answer.
     """
     for values in each_fields(path):
-        yield _record(values)
+        yield record_of(values)
 
 
 def each_fields(path: Path) -> Iterator[dict[str, Any]]:
     """The fields of every record by name, checked and refused as in `each_record`, no record made."""
     first: dict[str, int] = {}
+    last: dict[str, int] | None = None
     for number, line in enumerate(_complete_lines(path), 1):
         try:
-            values = _checked(line)
+            values = checked(line)
         except ValueError as error:
             raise RunError(f"{path}:{number}: {error}: delete this line and run the command again") from error
+        if unanswered(values) and values["key"] not in first:
+            last = _last_lines(path) if last is None else last
+            if last.get(values["key"], number) > number:
+                continue
         if (earlier := first.setdefault(values["key"], number)) != number:
             raise RunError(
                 f"{path}:{number}: the same record as line {earlier}: delete this line and run the command again"
             )
         yield values
+
+
+def _last_lines(path: Path) -> dict[str, int]:
+    """The number of the last line of each key; lines that are broken are left out."""
+    last: dict[str, int] = {}
+    for number, line in enumerate(_complete_lines(path), 1):
+        with contextlib.suppress(ValueError):
+            last[checked(line)["key"]] = number
+    return last
 
 
 def read_records(path: Path) -> list[Record]:
@@ -166,7 +104,7 @@ def header_alone(path: Path) -> Run:
     """A run folder without its records; RunError where there is no header."""
     try:
         header = json.loads((path / HEADER).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path}: no run here: {HEADER} cannot be read ({error})") from error
     if not isinstance(header, dict):
         raise RunError(f"{path / HEADER}: not a header: expected an object")
@@ -192,11 +130,20 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
 
 
 class RunFolder:
-    """A run folder open for writing, as a context manager; only one process can hold it."""
+    """A run folder open for writing, as a context manager; only one process can hold it.
 
-    def __init__(self, path: Path, header: Mapping[str, Json]) -> None:
+    A finished run is left as it is, byte for byte, until a record is appended. `old` is the header that lay there. With
+    `same_environment` a run that was begun elsewhere, or with other versions, is refused.
+    """
+
+    def __init__(self, path: Path, header: Mapping[str, Json], same_environment: bool = False) -> None:
         self.path, self._header = path, dict(header)
         self.done: dict[str, Record] = {}
+        self.old: Mapping[str, Json] | None = None
+        self._here: list[Json] = header.get("environments") or []
+        self._same_environment = same_environment
+        self._keys: dict[tuple[str, str], str] = {}
+        self._written, self._stale = False, 0
 
     def __enter__(self) -> RunFolder:
         with _named(self.path):
@@ -219,46 +166,115 @@ class RunFolder:
         return self
 
     def _resume(self) -> None:
-        """Check the header that lies there, drop a torn last line, write the header of this run."""
-        header = self.path / HEADER
+        """Check the header and the seal that lie there, drop a torn last line, go on with that header."""
+        header, records = self.path / HEADER, self.path / RECORDS
         if header.exists():
-            old = load_run_header(header)
+            self.old = old = load_run_header(header)
             if fingerprint(old.get("identity", {})) != fingerprint(self._header.get("identity", {})):
                 raise RunError(f"{header}: made with other settings; use another --output")
-            self._header = {**self._header, "created": old["created"], "resumed": int(old.get("resumed", 0)) + 1}
-        records = self.path / RECORDS
+            _check_seal(self.path, old)
+            self._header = {**self._header, **old}
+            self._require_known(self._here)
         if records.exists():
             with _named(self.path):
                 _drop_torn_line(records)
             self.done = {record.key: record for record in read_records(records)}
-        write_whole(header, [json.dumps(self._header, indent=1, sort_keys=True), "\n"])
+            self._keys = {(record.sample_id, record.arm): record.key for record in self.done.values()}
+            self._stale = sum(1 for _ in _complete_lines(records)) - len(self.done)
+        if not (self.old or {}).get("finished"):
+            self._begin()
+
+    def _begin(self) -> None:
+        """Write the header of a run that is under way."""
+        if self.old is not None:
+            self._header["resumed"] = int(self.old.get("resumed", 0)) + 1
+        for name in ("finished", "seal"):
+            self._header.pop(name, None)
+        self._written = True
+        self.update_header()
+
+    @property
+    def unordered(self) -> bool:
+        """Whether records of a run that had finished, or that were asked again, stand behind those that followed."""
+        return self._written and (self._stale > 0 or bool((self.old or {}).get("finished")))
+
+    @property
+    def environment(self) -> int | None:
+        """The index, in the header's `environments`, of what computes in this process; None where it does not say."""
+        return self.environment_of(self._here[0]) if self._here else None
+
+    def environment_of(self, environment: Mapping[str, Json]) -> int:
+        """The index of an environment in the header, added where it is new; RunError where it has to be the same."""
+        known: list[Json] = self._header.get("environments") or []
+        if environment not in known:
+            self._require_known([environment])
+            known = [*known, dict(environment)]
+            self.update_header(environments=known)
+        return known.index(environment)
+
+    def _require_known(self, environments: Sequence[Mapping[str, Json]]) -> None:
+        known: list[Json] = self._header.get("environments") or []
+        if self._same_environment and known and (other := [each for each in environments if each not in known]):
+            differs = _apart(known[0], other[0])
+            raise RunError(f"{self.path}: --same-environment: the run was begun with another {differs}")
+
+    def answered(self, key: str) -> bool:
+        """Whether the record of this key is there and is not to be asked again."""
+        return key in self.done and self.done[key].outcome in SCORED
+
+    def waiting(self, arm: str, keys: Mapping[str, str]) -> set[str]:
+        """Of a group's samples, by id with their keys, those that are to be sent under an arm.
+
+        Those without an answer where each was asked once; all where some were not, since a group is computed together.
+        RunError where a record of the same sample was made of another prompt.
+        """
+        for name, key in keys.items():
+            if self._keys.get((name, arm), key) != key:
+                raise RunError(
+                    f"{self.path}: {name} under {arm} stands there with another prompt or engine than this version "
+                    "makes of the same settings: use another --output"
+                )
+        lost = {name for name, key in keys.items() if not self.answered(key)}
+        return lost if all(key in self.done for key in keys.values()) else set(keys)
 
     def append(self, record: Record) -> None:
-        """One more line, on disk when this returns."""
+        """One more line, on disk when this returns; none where the sample failed again in the same way."""
+        before = self.done.get(record.key)
+        if before is not None and (before.outcome, before.why) == (record.outcome, record.why):
+            return
+        if not self._written:
+            self._begin()
         line = to_line(record)
         with _named(self.path):
             if os.write(self._file, line) != len(line):
                 raise OSError("only a part of the line could be written")
             os.fsync(self._file)
+        self._stale += before is not None
         self.done[record.key] = record
+        self._keys[record.sample_id, record.arm] = record.key
 
     def sort(self, keys: Sequence[str]) -> None:
-        """The records in the order of their keys, whole or as they were."""
-        if list(self.done) == list(keys):
+        """The records in the order of their keys, without lines that later ones replaced, whole or as they were."""
+        if list(self.done) == list(keys) and not self._stale:
             return
         self.done = {key: self.done[key] for key in keys}
         os.close(self._file)
         write_whole(self.path / RECORDS, map(to_line, self.done.values()))
+        self._stale = 0
         with _named(self.path):
             self._file = os.open(self.path / RECORDS, os.O_WRONLY | os.O_APPEND)
 
     def update_header(self, **changes: Json) -> None:
-        """Replace keys of the header, whole or not at all."""
+        """Replace keys of the header, whole or not at all; of a finished run once a record is appended to it."""
         self._header |= changes
-        write_whole(self.path / HEADER, [json.dumps(self._header, indent=1, sort_keys=True), "\n"])
+        if self._written:
+            write_whole(self.path / HEADER, [json.dumps(self._header, indent=1, sort_keys=True), "\n"])
 
     def finish(self, **changes: Json) -> None:
-        """The last header of a run: `changes`, and a seal over it and the records."""
+        """The last header of a run: `changes`, and a seal over it and the records; a finished one stays as it was."""
+        if not self._written:
+            return
+        self.sort(list(self.done))
         with (self.path / RECORDS).open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         self._header |= changes
@@ -269,6 +285,28 @@ class RunFolder:
     ) -> None:
         os.close(self._file)
         os.close(self._lock)
+
+
+def _check_seal(path: Path, header: Mapping[str, Json]) -> None:
+    """RunError where a finished run is not what it was when it finished."""
+    if not header.get("finished") or header.get("seal") is None:
+        return
+    digest, lines = hashlib.sha256(), 0
+    if (path / RECORDS).exists():
+        with (path / RECORDS).open("rb") as file:
+            for line in file:
+                digest.update(line)
+                lines += 1
+    if header["seal"] != seal_of(header, digest.hexdigest(), lines):
+        raise RunError(
+            f"{path}: changed since it finished (seal): `anchoreval verify {path}` says where; use another --output"
+        )
+
+
+def _apart(one: Mapping[str, Json], other: Mapping[str, Json]) -> str:
+    """The first thing in which two environments differ, in words."""
+    name = next(name for name in sorted(one.keys() | other.keys()) if one.get(name) != other.get(name))
+    return f"{name}: {one.get(name)}, now {other.get(name)}"
 
 
 def load_run_header(path: Path) -> dict[str, Json]:

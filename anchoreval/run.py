@@ -40,7 +40,8 @@ class Plan:
     """What is asked of a run, apart from the model; `single` names the tasks that were asked for one by one.
 
     `document_tokens` puts documents into blocks of that size; None leaves them as the task has them. `until`
-    stops each cell when its verdict is in (rounds.py); None takes all samples.
+    stops each cell when its verdict is in (rounds.py); None takes all samples. `grown` are the limits that the run
+    had finished with before it went on with more samples.
     """
 
     tasks: tuple[Task, ...]
@@ -54,11 +55,12 @@ class Plan:
     group: int = 64
     document_tokens: int | None = None
     until: Until | None = None
+    grown: tuple[int, ...] = ()
 
     def identity(self, backend: Described, tokenizer: TextTokenizer) -> dict[str, Any]:
-        """Everything that changes a record, as JSON; throughput settings are left out.
+        """Everything that changes a record, as JSON; throughput settings and the number of samples are left out.
 
-        The rule that makes documents is part of it where an arm acts on them.
+        The rule that makes documents is part of it where an arm acts on them. A run that stops by a rule has its limit.
         """
         return {
             "schema": SCHEMA,
@@ -67,13 +69,13 @@ class Plan:
             "tasks": [task.model_dump(mode="json", exclude_defaults=True) for task in self.tasks],
             "lengths": self.lengths,
             "arms": [arm.fingerprint() for arm in self.arms],
-            "limit": self.limit,
             "seed": self.seed,
             "template": self.template,
+            "template_args": {},
             "document_tokens": self.document_tokens,
             "sources": self.sources.describe(),
             **({"documents": RULE} if any(map(_acts_on_documents, self.arms)) else {}),
-        } | ({"until": str(self.until)} if self.until else {})
+        } | ({"until": str(self.until), "limit": self.limit} if self.until else {})
 
     @property
     def comparable(self) -> bool:
@@ -206,7 +208,9 @@ def key_of(request: Request, arm: Arm, engine: str) -> str:
     return digest.hexdigest()
 
 
-def to_record(key: str, sample: Sample, request: Request, arm: Arm, output: Output, score: Score) -> Record:
+def to_record(
+    key: str, sample: Sample, request: Request, arm: Arm, output: Output, score: Score, environment: int | None = None
+) -> Record:
     """The line on disk for one answered request."""
     reference, said = output.reference_logprob, output.text
     if output.choices:
@@ -233,6 +237,7 @@ def to_record(key: str, sample: Sample, request: Request, arm: Arm, output: Outp
         seconds=round(output.seconds, 4),
         choices=output.choices,
         outcome=output.outcome,
+        environment=environment,
     )
 
 
@@ -241,32 +246,6 @@ def judge(task: Task, output: Output, sample: Sample) -> Score:
     if output.outcome not in SCORED:
         return Score(None, output.why or "the backend failed on this request")
     return SCORERS[task.scorer](output.text, sample.references, with_choices(sample.facts, output.choices))
-
-
-def run_cells(
-    cells: Sequence[Cell],
-    plan: Plan,
-    backend: Backend,
-    tokenizer: TextTokenizer,
-    window: int | None,
-    folder: RunFolder,
-    progress: Progress,
-) -> None:
-    """Answer every sample of every cell under every arm; each record is on disk before the next is made."""
-    for cell in cells:
-        while samples := list(itertools.islice(cell.samples, plan.group)):
-            run_group(cell, samples, plan, backend, tokenizer, window, folder, progress)
-
-
-def in_order(records: Iterable[Record], cells: Sequence[Cell], plan: Plan) -> list[Record]:
-    """The records in the order in which one process takes the groups of every cell, each under every arm."""
-    places = {(cell.task.address, cell.length): place for place, cell in enumerate(cells)}
-    arms = {arm.name: place for place, arm in enumerate(plan.arms)}
-
-    def place(record: Record) -> tuple[int, ...]:
-        return places[record.task, record.length], record.index // plan.group, arms[record.arm], record.index
-
-    return sorted(records, key=place)
 
 
 def run_group(
@@ -310,25 +289,27 @@ def _run_group(
 ) -> dict[str, str]:
     """Answer one group under one arm; a group partly on disk is computed whole, and only the rest is written.
 
-    Sample id -> key of its record.
+    Of a group that is wholly there what has no answer is asked again. Sample id -> key of its record.
     """
     keys = {request.sample_id: key_of(request, arm, backend.fingerprint) for request in requests}
-    if all(key in folder.done for key in keys.values()):
+    if not (waiting := folder.waiting(arm.name, keys)):
         return keys
     by_id = {sample.id: (sample, request) for sample, request in zip(samples, requests, strict=True)}
-    short, refused = fitting(task, by_id, window)
+    short, refused = fitting(task, {name: pair for name, pair in by_id.items() if name in waiting}, window)
     with backend.under(arm):
         for one in itertools.chain(refused, answers(backend, short, second)):
-            store(task, one, arm, keys, folder)
+            store(task, one, arm, keys, folder, folder.environment)
     return keys
 
 
-def store(task: Task, one: Answered, arm: Arm, keys: Mapping[str, str], folder: RunFolder) -> None:
-    """Judges what was answered and puts its record on disk, unless it is there."""
+def store(
+    task: Task, one: Answered, arm: Arm, keys: Mapping[str, str], folder: RunFolder, environment: int | None
+) -> None:
+    """Judges what was answered and puts its record on disk, unless one with an answer is there."""
     key = keys[one.sample.id]
-    if key not in folder.done:
+    if not folder.answered(key):
         score = judge(task, one.output, one.sample)
-        folder.append(to_record(key, one.sample, one.request, arm, one.output, score))
+        folder.append(to_record(key, one.sample, one.request, arm, one.output, score, environment))
 
 
 def applied_arms(plan: Plan, backend: Described) -> list[dict[str, Any]]:
@@ -341,13 +322,23 @@ def applied_arms(plan: Plan, backend: Described) -> list[dict[str, Any]]:
 
 
 def header_of(
-    plan: Plan, made: Makeable, backend: Described, tokenizer: TextTokenizer, model: dict[str, Any], created: str
+    plan: Plan,
+    made: Makeable,
+    backend: Described,
+    tokenizer: TextTokenizer,
+    model: dict[str, Any],
+    created: str,
+    decided_by: dict[str, Any],
 ) -> dict[str, Any]:
-    """The header of the run: asked, applied, versions, sources; written before the first sample is answered."""
-    identity = plan.identity(backend, tokenizer)
+    """The header of the run: asked, applied, versions, sources; written before the first sample is answered.
+
+    `decided_by` is the part of the identity that follows from files (identity.py).
+    """
+    identity = plan.identity(backend, tokenizer) | decided_by
     anchor_text, anchor_id = anchor_token(tokenizer)
-    described = backend.describe()
+    described = {name: value for name, value in backend.describe().items() if name != "environment"}
     said = {"sha256": "weights_sha256", "parameters": "parameters", "dtype": "dtype"}
+    said |= {"adapter": "adapter"} if described.get("adapter") else {}
     return {
         "schema": SCHEMA,
         "run": fingerprint(identity),

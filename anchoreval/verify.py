@@ -19,12 +19,13 @@ from pathlib import Path
 from anchoreval.documents import document_tokens
 from anchoreval.errors import AnchorEvalError, RunError
 from anchoreval.header_check import header_differences, unmade
+from anchoreval.identity import changed_files
 from anchoreval.remake import HeaderParts, Remake, header_parts
 from anchoreval.rescore import earned, same
 from anchoreval.results import HEADER, RECORDS, Run, find_runs, from_line, header_alone, seal_of
 from anchoreval.rounds_check import in_rounds, rounds_taken, verdict_differences
 from anchoreval.run import key_of
-from anchoreval.schema import Json, Record, Request, Sample
+from anchoreval.schema import SCORED, Json, Record, Request, Sample
 from anchoreval.steps import FIRST, Second, facts_of
 
 KEY_BYTES = 32
@@ -175,7 +176,8 @@ class Reading:
         self.run, self.expected, self.resumed, self._second = run, expected, resumed, second
         self.path = run.path / RECORDS
         self.records, self.lines, self.digest = 0, 0, hashlib.sha256()
-        self._rank, self._backwards, self._bare = -1, 0, 0
+        self._rank, self._backwards, self._bare, self._again = -1, 0, 0, 0
+        self._lost: set[int] = set()
         self._scores = array("d", [math.nan] * len(expected.lines))
 
     def findings(self) -> Iterator[Finding]:
@@ -190,6 +192,8 @@ class Reading:
             yield Finding(
                 str(self.path), f"{self._backwards} records out of order: the run was resumed or many compute it", False
             )
+        if self._again:
+            yield Finding(str(self.path), f"{self._again} records stand there again: they had no answer", False)
         if self._bare:
             yield Finding(str(self.path), f"{self._bare} records lack facts that runs of today have", False)
 
@@ -215,9 +219,11 @@ class Reading:
     def _known(self, record: Record, sample: int, arm: int) -> Iterator[str]:
         """Differences of a record whose sample and arm belong to the run."""
         made, number = self.expected.made[sample], sample * len(self.expected.arms) + arm
-        if self.expected.lines[number]:
+        if self.expected.lines[number] and number not in self._lost:
             yield f"{record.sample_id} {record.arm}: a second time, first on line {self.expected.lines[number]}"
             return
+        self._again += number in self._lost
+        (self._lost.discard if record.outcome in SCORED else self._lost.add)(number)
         self.expected.lines[number] = self.lines
         name = f"{record.sample_id} {record.arm}"
         made = with_first_answer(made, record, self._second)
@@ -264,6 +270,7 @@ def findings(path: Path, data_dir: Path | None = None, tokenizer: Path | None = 
     if wrong:
         yield Finding(header, "the records were not compared: mend the header first", False)
         return
+    yield from (Finding(header, *changed) for changed in changed_files(run))
     remake = Remake(run, data_dir, tokenizer)
     yield from (Finding(header, what) for what in unmade(remake))
     parts, expected = header_parts(run), expected_of(remake)

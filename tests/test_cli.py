@@ -18,7 +18,7 @@ FLAGS = {
         "--ray", "--workers", "--no-context", "--depths", "--depth-spacing", "--needles", "--prompting", "--repeats",
         "--backend", "--backend-args", "--base-url", "--batch-tokens", "--chunk-tokens", "--data-dir", "--device",
         "--document-tokens", "--dtype", "--haystack", "--kernel", "--lengths", "--limit", "--max-length", "--model",
-        "--output", "--placebo",
+        "--output", "--placebo", "--rehash", "--same-environment",
         "--realisation", "--rope", "--seed", "--tasks", "--template", "--tokenizer", "--trust-remote-code", "--until",
         "--wordlists",
     },

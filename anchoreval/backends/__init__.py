@@ -72,11 +72,14 @@ class Described(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Identity of weights and engine, without the settings that only change the speed."""
+        """Identity of weights, end tokens and engine, without what only changes the speed or the last bits."""
         ...
 
     def describe(self) -> dict[str, Json]:
-        """What the run's header says of the engine and the model."""
+        """What the run's header says of the engine and the model.
+
+        Under `environment` stands what changes last bits only: versions, processor, threads, GPU, parallel size.
+        """
         ...
 
     def under(self, arm: ArmLike) -> AbstractContextManager[dict[str, Json]]:

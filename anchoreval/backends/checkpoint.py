@@ -4,20 +4,37 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+from anchoreval.backends.hashes import sha256_of
 from anchoreval.errors import ModelError
+from anchoreval.schema import Json
 
-_HASH_BYTES = 1 << 22
+ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+#: Files that a tokenizer is read from, ours or that of transformers.
+_OF_TOKENIZERS = (
+    "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model",
+)  # fmt: skip
+_OF_TEMPLATES = ("chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja")
+_OF_LOADERS = ("generation_config.json", ADAPTER)
+_LOADERS = ("hf", "vllm")  # engines that load the checkpoint itself
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A folder of weights and the SHA-256 of each file that decides what the model computes."""
+    """A folder of weights and the SHA-256 of each file that decides what the model computes.
+
+    `adapter` says what adapter of peft is loaded on top of the weights, None where there is none.
+    """
 
     folder: Path
     sha256: dict[str, str]
+    adapter: Mapping[str, Json] | None = None
 
     @property
     def weights_sha256(self) -> str:
@@ -34,13 +51,39 @@ def folder_of(model: str, weights: bool = True) -> Path:
     return folder if folder.is_dir() else _download(model, weights)
 
 
-def find_checkpoint(model: str) -> Checkpoint:
-    """The folder of a local path or hub id, hashed; `ModelError` where it has no safetensors."""
+def find_checkpoint(model: str, code: bool = False, adapters: bool = False) -> Checkpoint:
+    """The folder of a local path or hub id, hashed; `ModelError` where it has no safetensors.
+
+    With `code` the Python files that its configuration names are part of it. An adapter in the folder is part of it,
+    and refused where the loader has no `adapters`: the model would be another one than the folder holds.
+    """
     folder = folder_of(model)
+    adapter = _adapter(folder, model, adapters)
     if not (folder / "config.json").is_file():
         raise ModelError(f"{model} has no config.json: not a checkpoint in Hugging Face format")
-    names = ["config.json", *_weight_files(folder, model)]
-    return Checkpoint(folder, {name: _sha256(folder / name) for name in names})
+    names = ["config.json", *_weight_files(folder, model), *([ADAPTER, ADAPTER_WEIGHTS] if adapter else [])]
+    hashes = {name: sha256_of(folder / name) for name in names}
+    return Checkpoint(folder, hashes | (_code(folder) if code else {}), adapter)
+
+
+def reads(engine: str, template: str, server_template: bool = False) -> tuple[str, ...]:
+    """The names, or globs, of the files beside the weights that decide an answer.
+
+    They are the tokenizer's, those of chat templates where one is rendered here (`template` "chat") or counted with
+    (`server_template`), and those of the loader where `engine` loads the checkpoint.
+    """
+    rendered = template != "base" or server_template
+    return (
+        *_OF_TOKENIZERS,
+        *(_OF_TEMPLATES if rendered else ()),
+        *(_OF_LOADERS if engine in _LOADERS else ()),
+    )
+
+
+def hashes_of(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
+    """SHA-256 by name of the files that are there; a name may be a glob."""
+    paths = sorted(path for name in names for path in folder.glob(name) if path.is_file())
+    return {path.relative_to(folder).as_posix(): sha256_of(path) for path in paths}
 
 
 def _download(model: str, weights: bool) -> Path:
@@ -71,9 +114,49 @@ def _weight_files(folder: Path, model: str) -> list[str]:
     return [index.name, *shards]
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_HASH_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+def _adapter(folder: Path, model: str, adapters: bool) -> dict[str, Json] | None:
+    """What the folder's adapter says of itself; `ModelError` for one that would not be loaded as it lies there."""
+    if not (folder / ADAPTER).is_file():
+        return None
+    said = _json(folder / ADAPTER)
+    base = said.get("base_model_name_or_path")
+    merge = "merge it into its model (peft's merge_and_unload, then save_pretrained)"
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{model} is an adapter of {base}, without a model of its own: {merge}")
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        raise ModelError(f"{model} has {ADAPTER} and no {ADAPTER_WEIGHTS}: put it there, or move {ADAPTER} away")
+    if not adapters:
+        raise ModelError(f"{model} has an adapter ({ADAPTER}), which only backend hf loads: {merge}, or move it away")
+    if find_spec("peft") is None:
+        raise ModelError(f"{model} has an adapter ({ADAPTER}), which needs peft: pip install peft, or {merge}")
+    return {"type": said.get("peft_type"), "base_model": base, "rank": said.get("r"), "file": ADAPTER_WEIGHTS}
+
+
+def _code(folder: Path) -> dict[str, str]:
+    """SHA-256 of the Python files that the configuration may run; those of another repository under its name."""
+    mapped = [text for name in ("config.json", "tokenizer_config.json") for text in _mapped(folder / name)]
+    if not mapped:
+        return {}
+    found = {path.relative_to(folder).as_posix(): sha256_of(path) for path in sorted(folder.rglob("*.py"))}
+    for other in sorted({text.partition("--")[0] for text in mapped if "--" in text}):
+        place = _download(other, weights=False)
+        found |= {f"{other}--{path.name}": sha256_of(path) for path in sorted(place.glob("*.py"))}
+    return found
+
+
+def _mapped(path: Path) -> Iterator[str]:
+    """The classes of its own that a configuration names: `module.Class`, or `owner/name--module.Class`."""
+    said = _json(path).get("auto_map") if path.is_file() else None
+    for value in said.values() if isinstance(said, dict) else ():
+        yield from (text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """The object in a file; `ModelError` where it is none."""
+    try:
+        said = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path} cannot be read: {error}") from error
+    if not isinstance(said, dict):
+        raise ModelError(f"{path} is no object")
+    return said

@@ -56,6 +56,7 @@ class FakeBackend:
         return {
             "engine": "fake",
             "versions": {},
+            "environment": {"versions": {}},
             "mode": self._mode,
             "device": "none",
             "dtype": "none",

@@ -28,6 +28,7 @@ from anchoreval.backends.hf_load import StockNetwork, attention_kinds, eos_ids, 
 from anchoreval.backends.hf_plan import Limits
 from anchoreval.backends.hf_rows import KeptDocuments
 from anchoreval.backends.hf_score import REFERENCE_TOKENS
+from anchoreval.backends.machine import processor
 from anchoreval.errors import ModelError, UnknownName, UnsupportedArm
 from anchoreval.schema import Json, Output, Request
 from anchoreval.tokenizer import load_tokenizer
@@ -88,8 +89,10 @@ class HfBackend:
             raise ModelError("chunk_tokens, batch_tokens and rows must be at least 1")
         if realisation not in get_args(Realisation):
             raise ModelError(f"unknown realisation {realisation!r}: one of {', '.join(get_args(Realisation))}")
-        checkpoint = find_checkpoint(model)
+        checkpoint = find_checkpoint(model, code=trust_remote_code, adapters=True)
         network = load(checkpoint, dtype, device, kernel, trust_remote_code)
+        if checkpoint.adapter and not getattr(network.model, "_hf_peft_config_loaded", False):
+            raise ModelError(f"{model}: transformers did not load its adapter: merge it into the model")
         chosen: Realisation = "flex" if realisation == "flex" else "rows"
         return cls(checkpoint, network, Limits(chunk_tokens, batch_tokens, rows), chosen)
 
@@ -110,13 +113,12 @@ class HfBackend:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over weights, engine and every setting that changes bits."""
+        """SHA-256 over weights, end tokens, engine and every setting that changes what is computed."""
         identity = {
             "weights": self._checkpoint.weights_sha256,
+            "eos": sorted(self._eos),
             "engine": "hf",
-            "versions": _versions(),
             "dtype": self._network.dtype,
-            "device": self._network.device.type,
             "prefill": self._prefill(),
             "reference_tokens": REFERENCE_TOKENS,
         } | ({} if self._realisation == "rows" else {"realisation": self._realisation})
@@ -128,6 +130,7 @@ class HfBackend:
         return {
             "engine": "hf",
             "versions": _versions(),
+            "environment": self._environment(),
             "device": str(network.device),
             "device_name": _device_name(network.device),
             "dtype": network.dtype,
@@ -138,6 +141,7 @@ class HfBackend:
             "eos_token_ids": sorted(self._eos),
             "weights_sha256": self._checkpoint.weights_sha256,
             "files_sha256": dict(self._checkpoint.sha256),
+            "adapter": self._checkpoint.adapter,
             "prefill": self._prefill(),
             "realisation": self._realisation,
             "throughput": {"batch_tokens": self._limits.batch_tokens, "rows": self._limits.rows},
@@ -202,6 +206,15 @@ class HfBackend:
         del self._network.model
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+    def _environment(self) -> dict[str, Json]:
+        """What changes the last bits of an answer and is none of its settings."""
+        device = self._network.device
+        if device.type != "cpu":
+            name, cuda = _device_name(device), torch.version.cuda
+            return {"versions": _versions() | {"cuda": cuda}, "device": device.type, "device_name": name}
+        cpu = {"processor": processor(), "instructions": torch.backends.cpu.get_cpu_capability()}
+        return {"versions": _versions(), "device": "cpu", **cpu, "threads": torch.get_num_threads()}
 
     def _as_applied(self, state: Applied, arrangement: Arrangement) -> dict[str, Json]:
         """What the run's header says of an arm."""

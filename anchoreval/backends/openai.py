@@ -90,8 +90,13 @@ class OpenAiBackend:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over address, model and engine as the server names them, interface, what it takes, and tokenizer."""
-        identity = {"engine": "openai", "server": self._server(), "tokenizer": self._asking.tokenizer.sha256}
+        """SHA-256 over address and model as the server names them, interface, what it takes, and tokenizer.
+
+        The engine's version and build and the room it has may change while a run is away (`environment`).
+        """
+        server = self._server()
+        server |= {"version": None, "max_model_len": None, "offers": server["offers"] | {"system_fingerprint": None}}
+        identity = {"engine": "openai", "server": server, "tokenizer": self._asking.tokenizer.sha256}
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
     def describe(self) -> dict[str, Json]:
@@ -100,6 +105,10 @@ class OpenAiBackend:
         return {
             "engine": "openai",
             "versions": {"vllm": identity.version} if identity.vllm else {},
+            "environment": {
+                "versions": {"server": identity.version, "build": offers.system_fingerprint},
+                "positions": self.window,
+            },
             "device": None,
             "device_name": None,
             "dtype": (self._plugin or {}).get("dtype"),

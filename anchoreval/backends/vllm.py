@@ -23,6 +23,7 @@ from anchoreval.backends import ArmLike
 from anchoreval.backends.checkpoint import Checkpoint, find_checkpoint
 from anchoreval.backends.hf_layout import Arrangement
 from anchoreval.backends.hf_load import eos_ids, max_length
+from anchoreval.backends.machine import processor
 from anchoreval.backends.vllm_answer import Answering
 from anchoreval.backends.vllm_engine import Engine, prepare
 from anchoreval.backends.vllm_plan import Batching
@@ -97,7 +98,7 @@ class VllmBackend:
         on_cpu = _on_cpu(device)
         if kernel not in _KERNELS:
             raise ModelError(f"kernel {kernel!r}: vLLM picks its attention itself; leave it at auto or sdpa")
-        checkpoint = find_checkpoint(model)
+        checkpoint = find_checkpoint(model, code=trust_remote_code)
         settings = settings_of(
             checkpoint,
             dtype=dtype,
@@ -134,13 +135,12 @@ class VllmBackend:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over weights, engine and every setting that changes bits."""
+        """SHA-256 over weights, end tokens, engine and every setting that changes what is computed."""
         identity = {
             "weights": self._checkpoint.weights_sha256,
+            "eos": sorted(self._eos),
             "engine": "vllm",
-            "versions": _versions(),
             "dtype": self._settings.dtype,
-            "device": self._device,
             "settings": self._settings.identity(),
         }
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
@@ -151,6 +151,7 @@ class VllmBackend:
         return {
             "engine": "vllm",
             "versions": _versions(),
+            "environment": self._environment(),
             "device": self._device,
             "device_name": torch.cuda.get_device_name() if self._device == "cuda" else "cpu",
             "dtype": settings.dtype,
@@ -162,7 +163,7 @@ class VllmBackend:
             "weights_sha256": self._checkpoint.weights_sha256,
             "files_sha256": dict(self._checkpoint.sha256),
             "prefill": {"max_num_batched_tokens": settings.batching.max_num_batched_tokens},
-            "settings": settings.identity(),
+            "settings": settings.identity() | {"tensor_parallel_size": settings.tensor_parallel_size},
             "runner": "V1",
             "prefix_caching": "within one arm and one plan of positions",
             "memory": {
@@ -200,6 +201,13 @@ class VllmBackend:
         """Ends the engine and releases the model."""
         self._closed = True
         self._end()
+
+    def _environment(self) -> dict[str, Json]:
+        """What changes the last bits of an answer and is none of its settings."""
+        said = {"versions": _versions(), "device": self._device, "parallel": self._settings.tensor_parallel_size}
+        if self._on_cpu:
+            return said | {"processor": processor(), "threads": torch.get_num_threads()}
+        return said | {"device_name": torch.cuda.get_device_name()}
 
     @property
     def _device(self) -> str:

@@ -49,12 +49,11 @@ class Settings:
         return self.window if self.grows else self.window + 1
 
     def identity(self) -> dict[str, Json]:
-        """What changes bits."""
+        """What changes what is computed; over how many GPUs changes last bits only."""
         said = {
             "max_num_batched_tokens": self.batching.max_num_batched_tokens,
             "max_num_seqs": self.batching.max_num_seqs,
             "block_size": self.block_size,
-            "tensor_parallel_size": self.tensor_parallel_size,
             "enforce_eager": self.enforce_eager,
             "batch_invariant": self.batch_invariant,
         }

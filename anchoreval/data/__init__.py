@@ -87,6 +87,8 @@ GENERATORS: dict[str, Generator] = {
 }
 #: How many samples a length has under the arguments of its task, where that is not what the card says.
 SIZES: dict[str, Callable[[str, Mapping[str, Json]], int]] = {"niah": niah.size}
+#: What of the number of samples asked for the samples follow from; None: nothing, the first are always the same.
+POOLS: dict[str, Callable[[Recipe], int | None]] = {"ruler_qa": ruler_qa.pool}
 #: How the second prompt of a sample (`Sample.then`) is made of the answer to the first.
 FOLLOW_UPS: dict[str, Callable[[Recipe, Sample, str], Sample]] = {"longbench_v2": longbench_v2.follow_up}
 CONTEXT_FREE = frozenset({"longbench", "longbench_v2"})  # can make a prompt without its context
@@ -95,4 +97,6 @@ PROSE_FREE = frozenset({"longbench", "longbench_v2", "longbench_v2_choices", "ba
 #: Made here: no score was published for their prompts.
 OWN_TEXTS = frozenset({"recall_kv", "recall_icl", "passkey", *SAMPLERS})
 
-__all__ = ["CONTEXT_FREE", "FOLLOW_UPS", "GENERATORS", "OWN_TEXTS", "PROSE_FREE", "SIZES", "Generator", "Recipe"]
+__all__ = [
+    "CONTEXT_FREE", "FOLLOW_UPS", "GENERATORS", "OWN_TEXTS", "POOLS", "PROSE_FREE", "SIZES", "Generator", "Recipe",
+]  # fmt: skip

@@ -187,10 +187,25 @@ def _published(recipe: Recipe, task: QuestionTask, rng: Random) -> QuestionMaker
     return QuestionMaker(source, rng, recipe.wrap, recipe.seed)
 
 
+def pool(recipe: Recipe) -> int | None:
+    """The number of people that generated questions are about; None for published questions."""
+    if recipe.sources.haystack != "generated":
+        return None
+    return _people(recipe, _most(recipe.length - recipe.max_new_tokens))
+
+
+def _most(room: int) -> int:
+    return max(2, room // DOCUMENT_TOKENS)
+
+
+def _people(recipe: Recipe, most: int) -> int:
+    return 2 * max(recipe.count, most) + 2
+
+
 def _generated(recipe: Recipe, task: QuestionTask, rng: Random, room: int) -> GeneratedMaker:
     hops = 1 if task.questions == "squad" else 2
-    most = max(2, room // DOCUMENT_TOKENS)
-    made = quiz(recipe.seed, hops, 2 * max(recipe.count, most) + 2)
+    most = _most(room)
+    made = quiz(recipe.seed, hops, _people(recipe, most))
     texts = [f"{title}\n{text}" for title, text in zip(made.titles, made.documents, strict=True)]
     questions = [Question(each.text, each.answers, each.gold) for each in made.questions]
     source = Questions(made.documents if hops == 1 else texts, questions)

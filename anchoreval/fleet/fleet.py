@@ -21,6 +21,7 @@ from typing import Any, Protocol
 from anchoreval.arms import Arm
 from anchoreval.backends import ArmLike, Backend, open_backend
 from anchoreval.errors import AnchorEvalError, MissingExtra, RunError
+from anchoreval.identity import environment_of
 from anchoreval.schema import Json, Output, Request
 
 TRIES = 3  # deaths of workers on one and the same group before the run fails
@@ -39,8 +40,8 @@ class Opening:
 class Taker(Protocol):
     """What becomes of the outputs of a unit."""
 
-    def take(self, output: Output) -> None:
-        """One output as it comes; those of a worker that died come again."""
+    def take(self, output: Output, environment: Mapping[str, Json]) -> None:
+        """One output as it comes, and what computed it; those of a worker that died come again."""
         ...
 
     def done(self) -> Unit | None:
@@ -66,7 +67,8 @@ class Worker:
 
     def about(self) -> tuple[str, dict[str, Json]]:
         """Opens the backend; its fingerprint and description."""
-        return self._backend.fingerprint, self._backend.describe()
+        described = self._backend.describe()
+        return self._backend.fingerprint, described | {"environment": environment_of(described)}
 
     @cached_property
     def _backend(self) -> Backend:
@@ -92,13 +94,15 @@ class _Hand:
     waiting: Any
     ready: bool = False
     unit: Unit | None = None
+    environment: Mapping[str, Json] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class Fleet:
     """Workers that answer units; opened with `Fleet.open`, closed with `close`.
 
-    The first worker describes the engine; one whose fingerprint differs (other versions on its node) is an error.
+    The first worker describes the engine; one whose fingerprint differs (other weights on its node) is an error.
+    Versions and processors of nodes may differ: each output is stored with what computed it.
     """
 
     workers: int
@@ -213,12 +217,13 @@ class Fleet:
             if (following := unit.taker.done()) is not None:
                 back.append(following)
             return
-        unit.taker.take(self._got(reference))
+        unit.taker.take(self._got(reference), hand.environment)
 
     def _greet(self, hand: _Hand, fingerprint: str, about: dict[str, Json]) -> None:
         if self._fingerprint and fingerprint != self._fingerprint:
-            raise RunError("the workers' engines differ: the same versions and weights are needed on every node")
+            raise RunError("the workers' engines differ: the same weights and settings are needed on every node")
         self._fingerprint, self._about, hand.ready = fingerprint, self._about or about, True
+        hand.environment = environment_of(about)
 
     def _replace(self, hand: _Hand, back: deque[Unit], error: Exception) -> None:
         if hand.unit is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -10,10 +9,11 @@ from anchoreval.arms import Arm
 from anchoreval.cards import Task
 from anchoreval.errors import RunError
 from anchoreval.fleet.fleet import Fleet, Unit
+from anchoreval.groups import groups_of
 from anchoreval.lengths import fitting
 from anchoreval.results import RunFolder
 from anchoreval.run import Cell, Plan, Progress, key_of, requests_of, second_of, store
-from anchoreval.schema import Output, Request, Sample
+from anchoreval.schema import Json, Output, Request, Sample
 from anchoreval.steps import Answered, Second, both
 from anchoreval.tokenizer import TextTokenizer
 
@@ -40,21 +40,22 @@ def _units(
     folder: RunFolder,
     progress: Progress,
 ) -> Iterator[Unit]:
-    """Every group under every arm that is not wholly on disk."""
+    """Every group under every arm that is not wholly on disk with its answers."""
     for cell in cells:
         second = second_of(cell.task, plan, tokenizer, window)
-        while samples := list(itertools.islice(cell.samples, plan.group)):
+        for samples in groups_of(cell, plan):
             requests = requests_of(cell, samples, plan, tokenizer, window)
             asked = {sample.id: (sample, request) for sample, request in zip(samples, requests, strict=True)}
             short, refused = fitting(cell.task, asked, window)
             for arm in plan.arms:
                 keys = {request.sample_id: key_of(request, arm, engine) for request in requests}
+                waiting = folder.waiting(arm.name, keys)
                 for one in refused:
-                    store(cell.task, one, arm, keys, folder)
-                if all(key in folder.done for key in keys.values()):
+                    store(cell.task, one, arm, keys, folder, folder.environment)
+                sent = [request for name, (_, request) in short.items() if name in waiting]
+                if not sent:
                     progress(len(samples))
                 else:
-                    sent = [request for _, request in short.values()]
                     yield Unit(arm, sent, _Group(cell.task, arm, asked, keys, second, folder, progress))
 
 
@@ -72,7 +73,7 @@ class _Group:
     waiting: dict[str, Answered] = field(default_factory=dict)
     made: dict[str, tuple[Sample, Request]] = field(default_factory=dict)
 
-    def take(self, output: Output) -> None:
+    def take(self, output: Output, environment: Mapping[str, Json]) -> None:
         """One output: on disk, unless a second step follows."""
         name = output.sample_id
         one = Answered(*self.asked[name], output)
@@ -81,7 +82,7 @@ class _Group:
         elif one.sample.then and output.finish != "error":
             self.waiting[name] = one
             return
-        store(self.task, one, self.arm, self.keys, self.folder)
+        store(self.task, one, self.arm, self.keys, self.folder, self.folder.environment_of(environment))
 
     def done(self) -> Unit | None:
         """The unit of the second step, None where there is none; RunError for a sample that was left out."""

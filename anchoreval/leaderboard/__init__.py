@@ -13,7 +13,7 @@ page        <name>.html (imports jinja2)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from anchoreval.leaderboard.build import Board, build
@@ -25,16 +25,24 @@ from anchoreval.results import find_runs, write_whole
 __all__ = ["Board", "Declared", "Definition", "build", "load_definition", "write_leaderboard"]
 
 
-def write_leaderboard(runs: Sequence[Path], definition: Path, folder: Path, workers: int = 1) -> tuple[Path, Path]:
+def write_leaderboard(
+    runs: Sequence[Path],
+    definition: Path,
+    folder: Path,
+    workers: int = 1,
+    tell: Callable[[str], None] | None = None,
+) -> tuple[Path, Path]:
     """Paths of `<name>.csv` and `<name>.html` in `folder`, named for the definition. The same runs, the same bytes.
 
-    `runs` are run folders or folders of them, shared out among so many processes.
-    CardError for a definition, RunError for a run that cannot be read.
+    `runs` are run folders or folders of them, shared out among so many processes. A run that was found under a folder
+    and cannot be read is told and left out where there is a `tell`. CardError for a definition, RunError for a run that
+    cannot be read.
     """
     from anchoreval.leaderboard.page import page
 
     declared = load_definition(definition)
-    board = build(declared, gather(find_runs(runs), declared, folder, workers), workers)
+    named = frozenset(runs)
+    board = build(declared, gather(find_runs(runs), declared, folder, workers, tell, named), workers)
     return (
         write_whole(folder / f"{declared.name}.csv", csv_lines(board)),
         write_whole(folder / f"{declared.name}.html", page(board)),

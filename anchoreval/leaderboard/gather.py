@@ -81,11 +81,34 @@ class Gathered:
     cells: Mapping[Key, Scores]
 
 
-def gather(paths: Sequence[Path], declared: Declared, folder: Path, workers: int = 1) -> Iterator[Gathered]:
-    """The runs that hold a cell of the declared board, in the order of `paths`; others are left out."""
-    for run in spread_out(partial(gathered, declared=declared, folder=folder), paths, workers):
-        if run.cells:
-            yield run
+def gather(
+    paths: Sequence[Path],
+    declared: Declared,
+    folder: Path,
+    workers: int = 1,
+    tell: Callable[[str], None] | None = None,
+    named: frozenset[Path] = frozenset(),
+) -> Iterator[Gathered]:
+    """The runs that hold a cell of the declared board, in the order of `paths`; others are left out.
+
+    With `tell` a run that cannot be read is told and left out, unless it is among `named`.
+    """
+    strict = frozenset(paths) if tell is None else named
+    for run in spread_out(partial(_gathered, declared=declared, folder=folder, strict=strict), paths, workers):
+        if isinstance(run, Gathered):
+            if run.cells:
+                yield run
+        elif tell is not None:
+            tell(f"left out: {run}")
+
+
+def _gathered(path: Path, declared: Declared, folder: Path, strict: frozenset[Path]) -> Gathered | str:
+    try:
+        return gathered(path, declared, folder)
+    except RunError as error:
+        if path in strict:
+            raise
+        return str(error)
 
 
 def spread_out(work: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[Result]:

@@ -254,7 +254,8 @@ class AnchorEvalLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not analysed
         """SHA-256 over everything that an answer to a prompt depends on."""
         asked = self.asked
         texts = (asked.max_length, asked.add_bos_token, asked.prefix_token_id, asked.document_tokens)
-        identity = [self._backend.fingerprint, self.arm.fingerprint(), self._texts.sha256, *texts]
+        versions = self._backend.describe()["versions"]  # a cache says nothing of where its answers come from
+        identity = [self._backend.fingerprint, versions, self.arm.fingerprint(), self._texts.sha256, *texts]
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
     def _load_tokenizer(self) -> Any:

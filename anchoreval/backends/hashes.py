@@ -1,0 +1,107 @@
+"""SHA-256 of files; that of a large file is kept in the user's cache folder, by path, size, times and inode.
+
+The cache is a convenience: one that is damaged, locked or cannot be written costs time and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+LARGE_BYTES = 1 << 23  # smaller files are read in milliseconds
+SETTLED_NS = 2_000_000_000  # a file that changed later than this may change again within one tick of its clock
+_BLOCK_BYTES = 1 << 22
+_MOST = 4096  # entries that are kept
+Kept = dict[str, list[Any]]  # path -> size, times of change, inode, SHA-256
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    place, before = str(path.resolve()), _mark(path)
+    if before[0] < LARGE_BYTES:
+        return _read(path)
+    if (kept := _load().get(place)) is not None and kept[:-1] == before:
+        return str(kept[-1])
+    sha256, now = _read(path), time.time_ns()
+    if before == _mark(path) and now - max(before[1], before[2]) > SETTLED_NS:
+        _update(lambda known: known | {place: [*before, sha256]})
+    return sha256
+
+
+def forget(folder: Path) -> None:
+    """Drop what is kept of the files in a folder, so that they are read again."""
+    gone = {str(path.resolve()) for path in folder.rglob("*") if path.is_file()}
+    _update(lambda known: {place: entry for place, entry in known.items() if place not in gone})
+
+
+def cache_file() -> Path:
+    """$XDG_CACHE_HOME/anchoreval/hashes.json, else below ~/.cache."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "anchoreval" / "hashes.json"
+
+
+def _mark(path: Path) -> list[int]:
+    said = path.stat()
+    return [said.st_size, said.st_mtime_ns, said.st_ctime_ns, said.st_ino]
+
+
+def _read(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _load() -> Kept:
+    """The entries that are whole; none of a file that is absent or damaged."""
+    try:
+        known = json.loads(cache_file().read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return {place: entry for place, entry in _rows(known) if _whole(entry)}
+
+
+def _rows(known: object) -> Iterable[tuple[str, list[Any]]]:
+    return known.items() if isinstance(known, dict) else ()
+
+
+def _whole(entry: Any) -> bool:
+    numbers = isinstance(entry, list) and len(entry) == 5 and all(type(part) is int for part in entry[:4])
+    return numbers and isinstance(entry[4], str) and len(entry[4]) == 64
+
+
+def _update(change: Callable[[Kept], Kept]) -> None:
+    """Write the entries as `change` makes them of what other processes wrote meanwhile."""
+    file = cache_file()
+    with contextlib.suppress(OSError), _alone(file):
+        before = _load()
+        after = dict(list(change(before).items())[-_MOST:])
+        if after != before:
+            handle, part = tempfile.mkstemp(dir=file.parent, prefix=file.name)
+            try:
+                with os.fdopen(handle, "w", encoding="utf-8") as text:
+                    json.dump(after, text)
+                Path(part).replace(file)
+            finally:
+                Path(part).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """One writer at a time; OSError where the folder cannot be written."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock = os.open(file.with_suffix(".lock"), os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)

@@ -1,0 +1,52 @@
+"""In which groups the samples of a run are computed, one after the other, and in which order their records stand."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+
+from anchoreval.backends import Backend
+from anchoreval.results import RunFolder
+from anchoreval.run import Cell, Plan, Progress, run_group
+from anchoreval.schema import Record, Sample
+from anchoreval.tokenizer import TextTokenizer
+
+
+def run_cells(
+    cells: Sequence[Cell],
+    plan: Plan,
+    backend: Backend,
+    tokenizer: TextTokenizer,
+    window: int | None,
+    folder: RunFolder,
+    progress: Progress,
+) -> None:
+    """Answer every sample of every cell under every arm; each record is on disk before the next is made."""
+    for cell in cells:
+        for samples in groups_of(cell, plan):
+            run_group(cell, samples, plan, backend, tokenizer, window, folder, progress)
+
+
+def groups_of(cell: Cell, plan: Plan) -> Iterator[list[Sample]]:
+    """The samples of a cell in the groups that are computed together.
+
+    A group ends at every multiple of `plan.group`, and where the run had ended before it went on with more samples.
+    """
+    at = 0
+    while True:
+        ends = [(at // plan.group + 1) * plan.group, *(end for end in plan.grown if end > at)]
+        if not (samples := list(itertools.islice(cell.samples, min(ends) - at))):
+            return
+        yield samples
+        at += len(samples)
+
+
+def in_order(records: Iterable[Record], cells: Sequence[Cell], plan: Plan) -> list[Record]:
+    """The records in the order in which one process takes the groups of every cell, each under every arm."""
+    places = {(cell.task.address, cell.length): place for place, cell in enumerate(cells)}
+    arms = {arm.name: place for place, arm in enumerate(plan.arms)}
+
+    def place(record: Record) -> tuple[int, ...]:
+        return places[record.task, record.length], record.index // plan.group, arms[record.arm], record.index
+
+    return sorted(records, key=place)
