@@ -253,6 +253,14 @@ class RunFolder:
         self.done[record.key] = record
         self._keys[record.sample_id, record.arm] = record.key
 
+    def drop(self, keys: Sequence[str]) -> None:
+        """Leave out records that have no answer and belong to no sample that is still asked, once the run finishes."""
+        if keys and not self._written:
+            self._begin()
+        for key in keys:
+            del self.done[key]
+        self._stale += len(keys)
+
     def sort(self, keys: Sequence[str]) -> None:
         """The records in the order of their keys, without lines that later ones replaced, whole or as they were."""
         if list(self.done) == list(keys) and not self._stale:

@@ -58,21 +58,27 @@ def run_rounds(
     folder: RunFolder,
     progress: Progress,
 ) -> list[dict[str, Json]]:
-    """Each cell's verdicts and samples used, as JSON; every record is on disk. Placebo arms do not hold a cell open."""
+    """Each cell's verdicts and samples used, as JSON; every record is on disk. Placebo arms do not hold a cell open.
+
+    Where samples that had no answer have one now, a verdict may come earlier than it did: records behind it that have
+    no answer are dropped.
+    """
     arms = [arm.name for arm in plan.arms if not arm.placebo]
     base, others = arms[0], arms[1:]
     opened = [_Open(cell, dealt(cell.samples), {arm: Watcher(until) for arm in others}) for cell in cells]
-    going = list(opened)
+    going, taken = list(opened), set[str]()
     while going:
         for one in list(going):
             samples = next(one.rounds, [])
             if samples:
                 found = run_group(one.cell, samples, plan, backend, tokenizer, window, folder, progress)
+                taken.update(record.key for records in found.values() for record in records)
                 one.used += len(samples)
                 for arm, watcher in one.watchers.items():
                     watcher.add(differences(_scores(found[arm]), _scores(found[base])))
             if not samples or one.decided():
                 going.remove(one)
+    folder.drop([key for key in folder.done if key not in taken and not folder.answered(key)])
     return [cell_said(one.cell.task.address, one.cell.length, one.cell.asked, one.used, one.watchers) for one in opened]
 
 

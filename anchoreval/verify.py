@@ -178,6 +178,7 @@ class Reading:
         self.records, self.lines, self.digest = 0, 0, hashlib.sha256()
         self._rank, self._backwards, self._bare, self._again = -1, 0, 0, 0
         self._lost: set[int] = set()
+        self._behind = 0
         self._scores = array("d", [math.nan] * len(expected.lines))
 
     def findings(self) -> Iterator[Finding]:
@@ -192,6 +193,9 @@ class Reading:
             yield Finding(
                 str(self.path), f"{self._backwards} records out of order: the run was resumed or many compute it", False
             )
+        if self._behind:
+            said = f"{self._behind} records lie behind their cell's verdict, which came earlier once more had answers"
+            yield Finding(str(self.path), said, False)
         if self._again:
             yield Finding(str(self.path), f"{self._again} records stand there again: they had no answer", False)
         if self._bare:
@@ -208,13 +212,23 @@ class Reading:
             return
         self.records += 1
         expected = self.expected
-        if record.sample_id not in expected.numbers:
+        if self._is_behind(record):
+            self._behind += 1
+        elif record.sample_id not in expected.numbers:
             yield f"foreign: the run asks for no sample {record.sample_id}"
         elif record.arm not in expected.arms:
             yield f"foreign: the run has no arm {record.arm}"
         else:
             sample, arm = expected.numbers[record.sample_id], expected.arms[record.arm]
             yield from self._known(record, sample, arm)
+
+    def _is_behind(self, record: Record) -> bool:
+        """Whether a record is of a sample that its run asks for, in a round behind the verdict of its cell."""
+        if not self.run.header.get("until") or record.sample_id in self.expected.numbers:
+            return False
+        asked = {(row["task"], row["length"]): row["samples"] for row in self.run.header["asked"]}
+        known = record.sample_id == f"{record.task}@{record.length}#{record.index}" and record.arm in self.expected.arms
+        return known and 0 <= record.index < asked.get((record.task, record.length), 0)
 
     def _known(self, record: Record, sample: int, arm: int) -> Iterator[str]:
         """Differences of a record whose sample and arm belong to the run."""

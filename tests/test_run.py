@@ -68,7 +68,7 @@ def test_the_same_command_again_computes_nothing(tmp_path: Path) -> None:
 
 
 def test_other_settings_get_another_folder(tmp_path: Path) -> None:
-    runs = [run(tmp_path), run(tmp_path, limit=5), run(tmp_path, seed=43), run(tmp_path, rope="fp32")]
+    runs = [run(tmp_path), run(tmp_path, lengths=[640]), run(tmp_path, seed=43), run(tmp_path, rope="fp32")]
     assert len({result.path for result in runs}) == len(runs)
 
 

@@ -201,7 +201,7 @@ def test_records_of_another_seed_are_not_those_of_the_run(run: Path, other_seed:
     [
         (lambda header: header["identity"].update(seed=44), "is not the fingerprint"),
         (lambda header: header.update(seed=44), "seed: 44 here, 43 in its identity"),
-        (lambda header: header.update(limit=5), "limit: 5 here"),
+        (lambda header: header.update(limit=5), "ruler/vt at 512: 4 samples, not 5"),
         (lambda header: header["asked"][0].update(samples=3), "asked: ruler/niah_single_1 at 512: 3 samples, not 4"),
         (lambda header: header["asked"].pop(), "asked: ruler/vt at 512 stands there 0 times"),
         (lambda header: header["asked"].append(header["asked"][0]), "stands there 2 times"),
