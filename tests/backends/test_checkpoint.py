@@ -1,0 +1,110 @@
+"""What belongs to a checkpoint: weights, an adapter on top of them, code of its own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from anchoreval.backends import checkpoint, open_backend
+from anchoreval.backends.checkpoint import find_checkpoint
+from anchoreval.errors import ModelError
+
+TINY = Path(__file__).parents[2] / "models" / "anchor-tiny"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(TINY, tmp_path / "model"))
+
+
+def with_adapter(folder: Path, seed: int = 0) -> Path:
+    """The folder with a LoRA adapter of random weights beside its own."""
+    peft = pytest.importorskip("peft", reason="PEFT ABSENT: no adapter was loaded (pip install peft)")
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    kind = peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    peft.get_peft_model(AutoModelForCausalLM.from_pretrained(TINY), kind).save_pretrained(folder)
+    return folder
+
+
+def test_an_adapter_is_part_of_the_weights_and_named(folder: Path) -> None:
+    plain = find_checkpoint(str(folder))
+    with_adapter(folder)
+    found = find_checkpoint(str(folder), adapters=True)
+    assert found.weights_sha256 != plain.weights_sha256 and plain.adapter is None
+    assert found.sha256.keys() - plain.sha256.keys() == {"adapter_config.json", "adapter_model.safetensors"}
+    assert found.adapter is not None and (found.adapter["type"], found.adapter["rank"]) == ("LORA", 2)
+    with_adapter(folder, seed=1)
+    assert find_checkpoint(str(folder), adapters=True).weights_sha256 != found.weights_sha256
+
+
+def test_the_adapter_that_is_hashed_is_the_one_that_is_loaded(folder: Path) -> None:
+    stock = open_backend("hf", str(folder), dtype="float32")
+    names = set(dict(stock.model.named_parameters()))  # type: ignore[attr-defined]
+    stock.close()
+    with_adapter(folder)
+    backend = open_backend("hf", str(folder), dtype="float32")
+    more = set(dict(backend.model.named_parameters())) - names  # type: ignore[attr-defined]
+    assert any("lora_A" in name for name in more)
+    assert (
+        backend.describe()["adapter"]["type"] == "LORA"
+        and "adapter_model.safetensors" in backend.describe()["files_sha256"]
+    )
+    backend.close()
+
+
+@pytest.mark.parametrize(
+    ("without", "says"),
+    [("config.json", "is an adapter of .*merge it"), ("adapter_model.safetensors", "no adapter_model.safetensors")],
+)
+def test_an_adapter_that_cannot_be_loaded_as_it_lies_there_is_refused(folder: Path, without: str, says: str) -> None:
+    (folder / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "base_model_name_or_path": "some/base"})
+    )
+    (folder / "adapter_model.safetensors").write_bytes(b"")
+    (folder / without).unlink()
+    with pytest.raises(ModelError, match=says) as caught:
+        find_checkpoint(str(folder), adapters=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_adapter_is_refused_where_it_would_be_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "adapter_config.json").write_text("{}")
+    (folder / "adapter_model.safetensors").write_bytes(b"")
+    with pytest.raises(ModelError, match="only backend hf loads"):
+        find_checkpoint(str(folder))
+    monkeypatch.setattr(checkpoint, "find_spec", lambda name: None)
+    with pytest.raises(ModelError, match="pip install peft"):
+        find_checkpoint(str(folder), adapters=True)
+
+
+def test_code_that_is_allowed_to_run_is_part_of_the_weights(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "own.py").write_text("one = 1")
+    assert "own.py" not in find_checkpoint(str(folder), code=True).sha256
+    (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModelForCausalLM": "own.Model"}}))
+    before = find_checkpoint(str(folder), code=True)
+    (folder / "own.py").write_text("one = 2")
+    assert find_checkpoint(str(folder), code=True).weights_sha256 != before.weights_sha256
+    assert "own.py" in before.sha256 and "own.py" not in find_checkpoint(str(folder)).sha256
+
+
+def test_code_of_another_repository_is_part_of_the_weights_too(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "theirs.py").write_text("one = 1")
+    config = json.loads((folder / "config.json").read_text())
+    mapped = {"auto_map": {"AutoModelForCausalLM": "owner/name--theirs.Model"}}
+    (folder / "config.json").write_text(json.dumps(config | mapped))
+    monkeypatch.setattr(checkpoint, "_download", lambda model, weights: tmp_path / "other")
+    assert "owner/name--theirs.py" in find_checkpoint(str(folder), code=True).sha256
+
+
+def test_the_weights_of_a_plain_checkpoint_are_those_of_its_configuration_and_shards() -> None:
+    assert list(find_checkpoint(str(TINY)).sha256) == ["config.json", "model.safetensors"]
