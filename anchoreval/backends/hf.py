@@ -21,6 +21,7 @@ from anchoreval.attention.patterns import PATTERNS, WINDOW_RULE
 from anchoreval.attention.positions import GENERATED, SCHEMES, PositionScheme, parse_positions
 from anchoreval.backends import ArmLike
 from anchoreval.backends.checkpoint import Checkpoint, find_checkpoint
+from anchoreval.backends.hf_adapter import attach, bare
 from anchoreval.backends.hf_cache import KvStore
 from anchoreval.backends.hf_decode import Answering
 from anchoreval.backends.hf_layout import Arrangement, Place, Realisation
@@ -90,9 +91,9 @@ class HfBackend:
         if realisation not in get_args(Realisation):
             raise ModelError(f"unknown realisation {realisation!r}: one of {', '.join(get_args(Realisation))}")
         checkpoint = find_checkpoint(model, code=trust_remote_code, adapters=True)
-        network = load(checkpoint, dtype, device, kernel, trust_remote_code)
-        if checkpoint.adapter and not getattr(network.model, "_hf_peft_config_loaded", False):
-            raise ModelError(f"{model}: transformers did not load its adapter: merge it into the model")
+        with bare(checkpoint) as base:
+            network = load(base, dtype, device, kernel, trust_remote_code)
+        attach(network.model, checkpoint)
         chosen: Realisation = "flex" if realisation == "flex" else "rows"
         return cls(checkpoint, network, Limits(chunk_tokens, batch_tokens, rows), chosen)
 

@@ -58,6 +58,32 @@ def test_the_adapter_that_is_hashed_is_the_one_that_is_loaded(folder: Path) -> N
     backend.close()
 
 
+def test_an_adapter_computes_what_it_computes_merged_into_the_model(folder: Path, tmp_path: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    with_adapter(folder)
+    merged = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32), folder)
+    backend = open_backend("hf", str(folder), dtype="float32")
+    ids = torch.tensor([[0, 5, 9, 40, 7]])
+    with torch.inference_mode():
+        ours = backend.model(ids).logits  # type: ignore[attr-defined]
+        theirs = merged.merge_and_unload().eval()(ids).logits
+    assert (ours - theirs).abs().max() < 1e-4 * theirs.abs().max()
+    backend.close()
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "adapter_model.safetensors"])
+def test_weights_that_are_missing_are_named_beside_an_adapter_too(folder: Path, file: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(with_adapter(folder) / file)
+    del weights[next(name for name in weights if "layers.0" in name)]
+    save_file(weights, folder / file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"lacks 1 weights|weights of its adapter do not fit"):
+        open_backend("hf", str(folder), dtype="float32")
+
+
 @pytest.mark.parametrize(
     ("without", "says"),
     [("config.json", "is an adapter of .*merge it"), ("adapter_model.safetensors", "no adapter_model.safetensors")],
