@@ -117,7 +117,7 @@ def evaluate(
     given = {"dtype": dtype, "kernel": kernel} | _own_options(backend, card, max_length) | (options or {})
     if rehash:
         forget(folder_of(card.checkpoint, weights=False))
-    opener = partial(_open, backend, subject.checkpoint, given, ray, workers)
+    opener = partial(_open, Opening(backend, subject.checkpoint, given, rehash), ray, workers)
     return _execute(plan, subject, max_length, Path(output), opener, same_environment, watch, tell)
 
 
@@ -169,13 +169,13 @@ def _haystack(asked: HaystackKind | None, subject: Subject, tell: Callable[[str]
     return asked or own
 
 
-def _open(backend: str, checkpoint: str, options: dict[str, Any], ray: str | None, workers: int | None) -> Engine:
+def _open(opening: Opening, ray: str | None, workers: int | None) -> Engine:
     """One backend in this process, or workers with one each."""
     if ray is None:
         if workers is not None:
             raise AnchorEvalError("--workers needs --ray: local, auto or the address of a cluster")
-        return open_backend(backend, checkpoint, **options)
-    return Fleet.open(ray, workers, Opening(backend, checkpoint, options))
+        return open_backend(opening.backend, opening.model, **opening.options)
+    return Fleet.open(ray, workers, opening)
 
 
 def _check(plan: Plan, backend: BackendName, ray: str | None) -> None:

@@ -20,6 +20,8 @@ from typing import Any, Protocol
 
 from anchoreval.arms import Arm
 from anchoreval.backends import ArmLike, Backend, open_backend
+from anchoreval.backends.checkpoint import folder_of
+from anchoreval.backends.hashes import forget
 from anchoreval.errors import AnchorEvalError, MissingExtra, RunError
 from anchoreval.identity import environment_of
 from anchoreval.schema import Json, Output, Request
@@ -35,6 +37,7 @@ class Opening:
     backend: str
     model: str
     options: Mapping[str, Json]
+    rehash: bool = False  # whether files are read again whose hashes are known on the worker's node
 
 
 class Taker(Protocol):
@@ -72,6 +75,8 @@ class Worker:
 
     @cached_property
     def _backend(self) -> Backend:
+        if self._opening.rehash:
+            forget(folder_of(self._opening.model))
         return open_backend(self._opening.backend, self._opening.model, **self._opening.options)
 
     def applied(self, arm: ArmLike) -> dict[str, Json]:
