@@ -20,7 +20,7 @@ from anchoreval.backends import Backend, open_backend, waves
 from anchoreval.backends.checkpoint import folder_of
 from anchoreval.cards import ModelCard, find_model, select_tasks, with_settings
 from anchoreval.data.sources import HaystackKind, Sources
-from anchoreval.errors import AnchorEvalError, LengthError
+from anchoreval.errors import AnchorEvalError
 from anchoreval.fleet.fleet import Fleet, Opening
 from anchoreval.fleet.loop import run_cells_on
 from anchoreval.prompt import Template, anchor_token
@@ -208,7 +208,7 @@ def _execute(
         facts = {"name": subject.name, "path": subject.asked, "about": subject.card.about, "window": window}
         header = header_of(plan, made, engine, tokenizer, facts, _now()) | {"version": metadata.version("anchoreval")}
         header |= {"until": rule_of(plan.until)} if plan.until else {}
-        _check_served(header["backend"], window)
+        _tell_served(header["backend"], made.cells, tell)
         directory = run_directory(output, subject.name, header)
         with RunFolder(directory, header) as disk, watch(_records(made, plan)) as progress:
             _compute(engine, made, plan, tokenizer, window, disk, progress)
@@ -250,13 +250,12 @@ def _compute(
         disk.sort([record.key for record in in_order(disk.done.values(), cells, plan)])
 
 
-def _check_served(described: Mapping[str, Any], window: int | None) -> None:
-    """LengthError where prompts may be longer than the engine takes."""
-    served = described.get("max_length")
-    if described["engine"] == "openai" and served and (window is None or window > served):
-        raise LengthError(
-            f"the server takes {served} positions, the run has prompts up to {window}: --max-length {served}"
-        )
+def _tell_served(described: Mapping[str, Any], cells: Sequence[Cell], tell: Callable[[str], None]) -> None:
+    """Tells what a server may have no room for; each prompt is looked at for itself when it is sent."""
+    served, longest = described.get("max_length"), max((cell.length for cell in cells), default=0)
+    if described["engine"] == "openai" and served and longest > served:
+        text = f"the server takes {served} positions: samples of length {longest} that need more get no answer"
+        tell(f"{text}: --lengths up to {served}, or --max-length {served} where prompts are cut to fit")
 
 
 def _with_placebo(

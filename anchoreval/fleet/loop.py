@@ -13,7 +13,7 @@ from anchoreval.fleet.fleet import Fleet, Unit
 from anchoreval.lengths import fitting
 from anchoreval.results import RunFolder
 from anchoreval.run import Cell, Plan, Progress, key_of, requests_of, second_of, store
-from anchoreval.schema import Output, Request, Sample
+from anchoreval.schema import SCORED, Output, Request, Sample
 from anchoreval.steps import Answered, Second, both
 from anchoreval.tokenizer import TextTokenizer
 
@@ -78,7 +78,7 @@ class _Group:
         one = Answered(*self.asked[name], output)
         if self.made:
             one = both(self.waiting[name], self.made[name], output)
-        elif one.sample.then and output.finish != "error":
+        elif one.sample.then and output.outcome in SCORED:
             self.waiting[name] = one
             return
         store(self.task, one, self.arm, self.keys, self.folder)
