@@ -13,7 +13,7 @@ from typing import Any
 
 from anchoreval.backends.answering import UNCLOSED, is_unclosed
 from anchoreval.backends.detokenize import TextStream
-from anchoreval.backends.openai_message import Message, Unread, Usage, message_of, usage_of
+from anchoreval.backends.openai_message import Message, Unread, Usage, message_of, one_line, usage_of
 from anchoreval.backends.openai_server import Api, Identity, Offers, text_of
 from anchoreval.errors import ModelError
 from anchoreval.schema import PROMPT_READ, ChoiceScore, Finish, Json, Outcome, Output, Request
@@ -24,7 +24,6 @@ _IMPOSSIBLE = -9999.0  # what vLLM writes for a log-probability of minus infinit
 
 
 _NOT_FINITE = "the server's log-probabilities are not finite"
-_SHOWN = 240  # characters of a server's message
 _END_TOKENS = 8  # of a prompt: enough to hold what opens a block of reasoning
 
 
@@ -118,7 +117,8 @@ class Asking:
         """The answer to `generation`, whatever it holds; its seconds are not known here."""
         usage = usage_of(said)
         read = self.read_of(request, usage)
-        facts = {} if read in (None, len(request.token_ids)) else {PROMPT_READ: read}
+        meant = self.api == "completions" and read == len(request.token_ids)
+        facts = {} if read is None or meant else {PROMPT_READ: read}
         try:
             answer = self._answer(request, message_of(said, self.api == "chat"), usage)
         except Unread as error:
@@ -146,7 +146,7 @@ class Asking:
     def _answer(self, request: Request, message: Message, usage: Usage) -> Output:
         """The output that a message is; `Unanswerable` where it is none."""
         if message.refusal or message.ended == "refused":
-            raise Unanswerable(_one_line(f"the server refused: {message.refusal or message.reason}"), "refused")
+            raise Unanswerable(one_line(f"the server refused: {message.refusal or message.reason}"), "refused")
         ended: Finish = "length" if message.ended == "length" else "stop"
         if message.token_ids is None or message.reasons:  # whose tokens hold the reasoning too
             text, tokens, finish = self._as_text(request, message.text or "", ended)
@@ -156,7 +156,7 @@ class Asking:
         if not text.strip():
             self._require_said(request, message, usage)
         if message.ended == "broken":
-            raise Unanswerable(_one_line(f"the server ended the answer with {message.reason!r}"))
+            raise Unanswerable(one_line(f"the server ended the answer with {message.reason!r}"))
         made = max(usage.completion or 0, len(tokens)) or request.max_new_tokens
         if message.ended == "unknown" and made >= request.max_new_tokens:
             finish = "length"
@@ -236,7 +236,3 @@ class Asking:
         if self.max_model_len is not None and tokens > self.max_model_len:
             why = f"needs {tokens} positions, the server has {self.max_model_len}"
             raise Unanswerable(f"{why} (another number: max_model_len=N in --backend-args)", "does_not_fit")
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:_SHOWN]

@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 
 import httpx2
 
+from anchoreval.backends.openai_message import one_line
 from anchoreval.errors import ModelError
 from anchoreval.schema import Json
 
@@ -33,8 +34,9 @@ _CONNECT_S = 10.0
 _IDLE_S = 2.0  # servers close idle connections after 5 s: what is sent at that moment fails
 _SHOWN = 240  # characters of a server's message
 _TRIES = 5  # of one request, where a server that answers others says nothing that is an answer
+_FAILED_ON = 3  # requests in a row: with one more it is the server that fails, and the run waits for another day
 _ASIDE_S, _ASIDE_BYTES = 3.0, 2**24  # for what a server need not have
-_SEARCHED = 4000  # characters of a refusal in which a window is looked for
+_SEARCHED = 4000  # characters of it that are looked at
 _TOO_LONG = re.compile(
     r"context[_ ](length|size|window)|maximum (context|model|sequence|input) |max_(total|input|new)_tokens"
     r"|max_model_len|(prompt|input|request)( is)? too (long|large)|too many tokens",
@@ -60,12 +62,12 @@ class NoAnswer(ModelError):
 class _Passing(Exception):
     """What may be different the next time, and after how many seconds the server wants to be asked again.
 
-    `whole`: it came with HTTP 200 and all of its bytes; `status`: the server itself said that it failed.
+    `whole`: it came with HTTP 200 and all of its bytes; `spoke`: the server itself said that it failed.
     """
 
-    def __init__(self, message: str, after_s: float = 0.0, *, whole: bool = False, status: int | None = None) -> None:
+    def __init__(self, message: str, after_s: float = 0.0, *, whole: bool = False, spoke: bool = False) -> None:
         super().__init__(message)
-        self.after_s, self.whole, self.status = after_s, whole, status
+        self.after_s, self.whole, self.spoke = after_s, whole, spoke or whole
 
 
 class Link:
@@ -88,7 +90,7 @@ class Link:
         self._lock, self._confirming = threading.Lock(), threading.Lock()
         self._connections = self._confirmed = 0
         self._waiting = False  # told that the server cannot be reached
-        self._answered: float | None = None  # when the last answer came
+        self._answered, self._failed_on = False, 0  # whether an answer ever came; requests that got none since
         self._noticed: Counter[str] = Counter()
 
     def get(self, url: str) -> tuple[Json, Mapping[str, str]]:
@@ -136,10 +138,7 @@ class Link:
 
     def clean(self, said: object) -> str:
         """What a server said as one short line, in which the key does not stand."""
-        try:
-            text = " ".join(str(said).split())
-        except RecursionError:
-            text = "nested too deeply"
+        text = one_line(said, _SEARCHED)
         return (text.replace(self._key, "***") if self._key else text)[:_SHOWN]
 
     def close(self) -> None:
@@ -160,7 +159,7 @@ class Link:
 
     def _patiently(self, ask: Callable[[], tuple[Json, Mapping[str, str]]]) -> tuple[Json, Mapping[str, str]]:
         """What `ask` gives, tried again until `patience_s` have gone by since it first failed."""
-        began, since = time.monotonic(), None
+        since: float | None = None
         tries = 0
         while True:
             try:
@@ -169,14 +168,14 @@ class Link:
                 if self.quit.is_set():
                     raise ModelError(f"{self.address}: given up, {trouble}") from trouble
                 since = since or time.monotonic()
-                if trouble.whole and self._answered is not None and tries + 1 >= _TRIES:
+                if trouble.whole and self._answered and tries + 1 >= _TRIES:
                     raise NoAnswer(f"{self.address}: no answer in {_TRIES} tries: {trouble}") from trouble
                 pause = max(
                     trouble.after_s, random.uniform(0, min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(tries, 10)))
                 )
                 if time.monotonic() + pause - since > self._patience_s:
                     text = f"{self.address}: no answer within {self._patience_s:g} s (patience_s): {trouble}"
-                    raise (NoAnswer if self._answers_others(trouble, began) else ModelError)(text) from trouble
+                    raise (NoAnswer if self._is_of_one_request(trouble) else ModelError)(text) from trouble
                 self._say_waiting(trouble)
                 tries += 1
                 self.quit.wait(pause)
@@ -184,11 +183,11 @@ class Link:
                 self._waiting = False
                 return given
 
-    def _answers_others(self, trouble: _Passing, since: float) -> bool:
-        """Whether the trouble is of one request: the server spoke, and has answered others since."""
-        if self._answered is None:
-            return False
-        return trouble.whole or (trouble.status is not None and self._answered > since)
+    def _is_of_one_request(self, trouble: _Passing) -> bool:
+        """Whether the server is there and failed on this request: it spoke, and did not so on many in a row."""
+        with self._lock:
+            self._failed_on += trouble.spoke
+            return trouble.spoke and self._answered and self._failed_on <= _FAILED_ON
 
     def _say_waiting(self, trouble: _Passing) -> None:
         with self._lock:
@@ -215,14 +214,14 @@ class Link:
                 if (status := _status_inside(said)) is not None:
                     self._refuse(url, status, answer)
                 raise _Passing(f"no choices: {self.clean(said)}", whole=True)
-            self._answered = time.monotonic()
+            self._answered, self._failed_on = True, 0
         return said, answer.headers
 
     def _refuse(self, url: str, status: int, answer: httpx2.Response) -> NoReturn:
         """What an HTTP status that is no success means: `_Passing`, `Refused`, or `ModelError` for the whole run."""
         if status in _PASSING or status >= 500:
-            raise _Passing(f"HTTP {status}: {self._message(answer)}", _retry_after(answer), status=status)
-        if status == 401 or (status == 403 and self._answered is None):  # later, 403 is what a filter says of a prompt
+            raise _Passing(f"HTTP {status}: {self._message(answer)}", _retry_after(answer), spoke=True)
+        if status == 401 or (status == 403 and not self._answered):  # later, 403 is what a filter says of a prompt
             raise ModelError(self._unauthorised(status, answer))
         too_long = _TOO_LONG.search(answer.text[:_SEARCHED]) is not None
         raise Refused(f"{url} refuses with HTTP {status}: {self._message(answer)}", status, too_long)

@@ -95,6 +95,15 @@ def count_of(value: Json) -> int | None:
     return value if type(value) is int and 0 < value < _HIGHEST_COUNT else None
 
 
+def one_line(said: object, most: int = 240) -> str:
+    """What a server said as one short line of printable characters."""
+    try:
+        words = " ".join(str(said).split())
+    except RecursionError:
+        words = "nested too deeply"
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in words[:most])
+
+
 def whole_characters(text: str) -> str:
     """The text, halves of characters replaced as a decoder prints them."""
     return _SURROGATE.sub("\ufffd", text)

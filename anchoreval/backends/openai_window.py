@@ -7,6 +7,7 @@ may change from one start to the next.
 from __future__ import annotations
 
 from collections.abc import Iterator
+
 from anchoreval.backends.openai_http import Link
 from anchoreval.backends.openai_message import count_of
 from anchoreval.schema import Json
