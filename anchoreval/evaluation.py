@@ -21,7 +21,7 @@ from anchoreval.backends.checkpoint import folder_of
 from anchoreval.backends.hashes import forget
 from anchoreval.cards import ModelCard, find_model, select_tasks, with_settings
 from anchoreval.data.sources import HaystackKind, Sources
-from anchoreval.errors import AnchorEvalError, LengthError
+from anchoreval.errors import AnchorEvalError
 from anchoreval.fleet.fleet import Fleet, Opening
 from anchoreval.fleet.loop import run_cells_on
 from anchoreval.groups import in_order, run_cells
@@ -222,7 +222,7 @@ def _execute(
         header["tokenizer"] |= {"path": subject.tokenizer} if subject.tokenizer else {}
         header |= {"version": metadata.version("anchoreval"), "environments": [environment_of(described)]}
         header |= {"until": rule_of(plan.until)} if plan.until else {}
-        _check_served(header["backend"], window)
+        _tell_served(header["backend"], made.cells, tell)
         directory = run_directory(output, subject.name, header)
         if not (directory / HEADER).exists():
             tell_beside(directory, json.loads(json.dumps(header)), tell)
@@ -269,13 +269,12 @@ def _compute(
         disk.sort([record.key for record in in_order(disk.done.values(), cells, plan)])
 
 
-def _check_served(described: Mapping[str, Any], window: int | None) -> None:
-    """LengthError where prompts may be longer than the engine takes."""
-    served = described.get("max_length")
-    if described["engine"] == "openai" and served and (window is None or window > served):
-        raise LengthError(
-            f"the server takes {served} positions, the run has prompts up to {window}: --max-length {served}"
-        )
+def _tell_served(described: Mapping[str, Any], cells: Sequence[Cell], tell: Callable[[str], None]) -> None:
+    """Tells what a server may have no room for; each prompt is looked at for itself when it is sent."""
+    served, longest = described.get("max_length"), max((cell.length for cell in cells), default=0)
+    if described["engine"] == "openai" and served and longest > served:
+        text = f"the server takes {served} positions: samples of length {longest} that need more get no answer"
+        tell(f"{text}: --lengths up to {served}, or --max-length {served} where prompts are cut to fit")
 
 
 def _with_placebo(

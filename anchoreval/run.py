@@ -226,7 +226,7 @@ def to_record(
         prompt_sha256=hashlib.sha256(sample.prompt.encode("utf-8", "surrogatepass")).hexdigest(),
         prompt_tokens=len(request.token_ids),
         references=sample.references,
-        facts={**sample.facts, "document_tokens": document_tokens(request)},
+        facts={**sample.facts, "document_tokens": document_tokens(request), **output.facts},
         output=said,
         output_tokens=len(output.token_ids),
         finish=output.finish,

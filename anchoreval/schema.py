@@ -16,6 +16,12 @@ OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 #: Outcomes that the benchmark's own rule scores; a sample with another has no score and is asked again.
 SCORED: frozenset[Outcome] = frozenset({"answered", "cut", "empty"})
 Json = Any  # what json.dumps takes
+#: Facts of an output, which follow from no prompt: the tokens that a server counted in the prompt, and in the second
+#: one of samples in two steps, where they are not those that were meant; why the reference has no log-probability.
+PROMPT_READ, SECOND_PROMPT_READ, NO_LOGPROB = (
+    "server_prompt_tokens", "second_server_prompt_tokens", "no_reference_logprob",
+)  # fmt: skip
+OUTPUT_FACTS: frozenset[str] = frozenset({PROMPT_READ, SECOND_PROMPT_READ, NO_LOGPROB})
 NATURAL = 0  # the length of a sample that is as long as it is
 
 
@@ -167,7 +173,8 @@ class Output:
 
     `reference_logprob` is the summed natural log-probability of `reference_ids` (None when there are none);
     `choices` has a score for each choice, in order; `seconds` is the wall time of the batch divided by its size;
-    `lost` is the outcome of a request without an answer, where the backend knows more than that it failed.
+    `lost` is the outcome of a request without an answer, where the backend knows more than that it failed; `facts` are
+    those of `OUTPUT_FACTS` that hold, which stand on the record beside the sample's.
     """
 
     sample_id: str
@@ -179,6 +186,7 @@ class Output:
     why: str | None = None
     choices: tuple[ChoiceScore, ...] = ()
     lost: Outcome | None = None
+    facts: Mapping[str, Json] = field(default_factory=dict)
 
     @property
     def outcome(self) -> Outcome:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from anchoreval.backends import Backend
-from anchoreval.schema import Json, Output, Request, Sample
+from anchoreval.schema import PROMPT_READ, SCORED, SECOND_PROMPT_READ, Json, Output, Request, Sample
 
 FIRST = "reasoning"  # the fact that holds the first answer
 #: A sample and the answer to its prompt -> its second prompt, as text and as sent.
@@ -30,11 +30,11 @@ class Answered:
 
 
 def answers(backend: Backend, asked: Mapping[str, tuple[Sample, Request]], second: Second) -> Iterator[Answered]:
-    """Every sample of `asked`, by id, with its last output; where the first step failed, that is the last."""
+    """Every sample of `asked`, by id, with its last output; where the first step got no answer, that is the last."""
     waiting: dict[str, Answered] = {}
     for output in backend.answer([request for _, request in asked.values()]):
         sample, request = asked[output.sample_id]
-        if sample.then and output.finish != "error":
+        if sample.then and output.outcome in SCORED:
             waiting[sample.id] = Answered(sample, request, output)
         else:
             yield Answered(sample, request, output)
@@ -56,8 +56,15 @@ def both(one: Answered, second: tuple[Sample, Request], output: Output) -> Answe
     return Answered(
         replace(one.sample, facts=facts),
         replace(one.request, reference_ids=request.reference_ids),
-        replace(output, seconds=one.output.seconds + output.seconds),
+        replace(output, seconds=one.output.seconds + output.seconds, facts=_facts_of_both(one.output, output)),
     )
+
+
+def _facts_of_both(one: Output, output: Output) -> dict[str, Json]:
+    """What two outputs say besides: the tokens read of either prompt, and of the second output the rest."""
+    rest = {name: value for name, value in output.facts.items() if name != PROMPT_READ}
+    pairs = ((PROMPT_READ, one), (SECOND_PROMPT_READ, output))
+    return rest | {name: each.facts[PROMPT_READ] for name, each in pairs if PROMPT_READ in each.facts}
 
 
 def facts_of(prompt: Sample, request: Request) -> dict[str, Json]:

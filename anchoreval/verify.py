@@ -25,7 +25,7 @@ from anchoreval.rescore import earned, same
 from anchoreval.results import HEADER, RECORDS, Run, find_runs, from_line, header_alone, seal_of
 from anchoreval.rounds_check import in_rounds, rounds_taken, verdict_differences
 from anchoreval.run import key_of
-from anchoreval.schema import SCORED, Json, Record, Request, Sample
+from anchoreval.schema import OUTPUT_FACTS, SCORED, Json, Record, Request, Sample
 from anchoreval.steps import FIRST, Second, facts_of
 
 KEY_BYTES = 32
@@ -156,10 +156,10 @@ def record_differences(record: Record, number: int, made: Made, key: str) -> Ite
     if _digest(list(record.references)) != made.references:
         yield "references are not those of the sample made again"
     known = dict(made.facts)
-    if made.then and record.finish != "error" and FIRST not in known:
+    if made.then and record.outcome in SCORED and FIRST not in known:
         yield f"fact {FIRST!r}, the first of two answers, is not there"
     for name, value in record.facts.items():
-        if known.get(name) != _digest(value):
+        if name not in OUTPUT_FACTS and known.get(name) != _digest(value):
             yield f"fact {name!r} is not that of the sample made again"
     if record.key != key:
         yield "key is not that of this prompt, arm and engine"
@@ -243,7 +243,7 @@ class Reading:
         made = with_first_answer(made, record, self._second)
         for what in record_differences(record, number, made, self.expected.key(number)):
             yield f"{name}: {what}"
-        self._bare += len(record.facts) < len(made.facts)
+        self._bare += len(record.facts.keys() - OUTPUT_FACTS) < len(made.facts)
         score = earned(record, self.run.header.get("scorers", {}), self.run.path)
         self._scores[number] = math.nan if score.value is None else score.value
         if not same(record.score, score.value) or record.why != score.why:

@@ -22,7 +22,7 @@ from anchoreval.data.longbench_v2_prompts import PROMPTS
 from anchoreval.errors import LengthError
 from anchoreval.rescore import rescored
 from anchoreval.results import RECORDS, Run, find_runs, to_line
-from anchoreval.schema import Output, Record, Request
+from anchoreval.schema import PROMPT_READ, SECOND_PROMPT_READ, Outcome, Output, Record, Request
 from anchoreval.tokenizer import load_tokenizer
 from anchoreval.verify import findings
 
@@ -151,6 +151,29 @@ def test_an_error_of_either_step_is_no_score_and_says_why(
     assert records[0].why == records[2].why == "it broke"
     assert "reasoning" not in records[0].facts and "reasoning" in records[2].facts
     assert not differences(result.path, folder)
+
+
+@pytest.mark.usefixtures("thinking")
+def test_a_step_keeps_its_outcome_and_both_say_what_was_read_of_their_prompts(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = FakeBackend.answer
+
+    def telling(self: FakeBackend, requests: Sequence[Request]) -> Iterator[Output]:
+        second = bool(requests[0].reference_ids)
+        for at, output in enumerate(own(self, requests)):
+            told = dataclasses.replace(output, facts={PROMPT_READ: 70 + second})
+            lost: Outcome | None = ("does_not_fit" if second else "unclosed") if at == second else None
+            yield dataclasses.replace(told, finish="error", why="why", lost=lost) if lost else told
+
+    monkeypatch.setattr(FakeBackend, "answer", telling)
+    result = run(tmp_path, folder, rope="bf16")
+    records = sorted(result.records, key=lambda record: record.index)
+    assert [record.outcome for record in records[:4]] == ["unclosed", "answered", "does_not_fit", "answered"]
+    assert records[0].score is records[2].score is None and records[0].why == "why"
+    assert [record.facts[PROMPT_READ] for record in records] == [70] * 6
+    assert [record.facts.get(SECOND_PROMPT_READ) for record in records] == [None, *[71] * 5]
+    assert "reasoning" not in records[0].facts and not differences(result.path, folder)
 
 
 @pytest.mark.usefixtures("thinking")

@@ -5,9 +5,36 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from anchoreval.backends.detokenize import TextStream
-from anchoreval.schema import ChoiceScore, Finish, Output, Request
+from anchoreval.schema import ChoiceScore, Finish, Outcome, Output, Request
 
 NOT_FINITE = "the logits are not finite"
+UNCLOSED = "reasoning that never ended is all of the answer"
+_REASONING = {
+    "<think>": "</think>",
+    "<thinking>": "</thinking>",
+    "<thought>": "</thought>",
+    "<reasoning>": "</reasoning>",
+    "<seed:think>": "</seed:think>",
+    "[THINK]": "[/THINK]",
+}
+
+
+def is_unclosed(text: str, prompt_end: str = "") -> bool:
+    """Whether an answer is all reasoning: its block, opened by the answer or by the end of the prompt, never ends.
+
+    Blocks that end stand in the text as the model wrote them; what follows them is the answer.
+    """
+    rest = text.lstrip()
+    for opening, closing in _REASONING.items():
+        if prompt_end.rstrip().endswith(opening):
+            _, closed, rest = text.partition(closing)
+            if not closed:
+                return True
+    while opening := next((each for each in _REASONING if rest.lstrip().startswith(each)), ""):
+        _, closed, rest = rest.partition(_REASONING[opening])
+        if not closed:
+            return True
+    return False
 
 
 @dataclass(slots=True)
@@ -19,11 +46,12 @@ class Growing:
     tokens: list[int] = field(default_factory=list, kw_only=True)
     finish: Finish | None = field(default=None, kw_only=True)
     why: str | None = field(default=None, kw_only=True)
+    lost: Outcome | None = field(default=None, kw_only=True)
 
     def add(self, token: int, finite: bool, eos: frozenset[int]) -> None:
         """One more token; `finish` is set where it is the last. EOS is a token of the answer and no text."""
         if not finite:
-            self.fail(NOT_FINITE)
+            self.fail(NOT_FINITE, "not_finite")
             return
         self.tokens.append(token)
         if token in eos or self.stream.push(token) or token in self.request.end_ids:
@@ -31,13 +59,16 @@ class Growing:
         elif len(self.tokens) >= self.request.max_new_tokens:
             self.finish = "length"
 
-    def fail(self, why: str) -> None:
+    def fail(self, why: str, lost: Outcome = "failed") -> None:
         """Ends the answer without one."""
-        self.finish, self.why = "error", why
+        self.finish, self.why, self.lost = "error", why, lost
 
     def said(self, seconds: float, reference: float | None, choices: tuple[ChoiceScore, ...]) -> Output:
         """The output, with the log-probability of the reference and the scores of the choices."""
         text, finish = self.stream.finish(), self.finish or "length"
+        if finish != "error" and is_unclosed(text, self.stream.prompt_end):
+            self.fail(f"{UNCLOSED}, {len(self.tokens)} tokens", "unclosed")
+            finish = "error"
         return Output(
             sample_id=self.request.sample_id,
             text=text,
@@ -47,4 +78,5 @@ class Growing:
             seconds=seconds,
             why=self.why,
             choices=choices,
+            lost=self.lost,
         )

@@ -22,7 +22,8 @@ class TextStream:
 
     The last tokens of the prompt are decoded along, so that a decoder that drops the space before the first
     word of a text does not drop it here. Text is released once the decoder prints no incomplete character;
-    the two offsets are the scheme of vLLM's `detokenizer_utils.detokenize_incrementally`.
+    the two offsets are the scheme of vLLM's `detokenizer_utils.detokenize_incrementally`. `prompt_end` is the text of
+    those last tokens of the prompt.
     """
 
     def __init__(self, decoder: Decodes, prompt_ids: Sequence[int], stop: Sequence[str] = ()) -> None:
@@ -32,6 +33,7 @@ class TextStream:
         self._read = len(self._ids)  # tokens before this one are in `text`
         self._stop = tuple(text for text in stop if text)
         self._longest = max(map(len, self._stop), default=0)
+        self.prompt_end = decoder.decode(list(self._ids))
         self.text = ""
         self.stopped = False
 

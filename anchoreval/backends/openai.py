@@ -11,7 +11,7 @@ import json
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -22,12 +22,13 @@ from anchoreval.attention.positions import SCHEMES, PositionScheme, parse_positi
 from anchoreval.attention.rope import RopeLevel, parse_level
 from anchoreval.backends import ArmLike
 from anchoreval.backends.hf_layout import Arrangement
-from anchoreval.backends.openai_answers import Asking, Unanswerable
-from anchoreval.backends.openai_http import Link, Refused
+from anchoreval.backends.openai_answers import Asking, Unanswerable, lost
+from anchoreval.backends.openai_http import Link, NoAnswer, Refused
 from anchoreval.backends.openai_server import Api, identify, probe, require_same
+from anchoreval.backends.openai_window import stated_window
 from anchoreval.backends.vllm_plan import context_of
 from anchoreval.errors import ModelError, UnknownName, UnsupportedArm
-from anchoreval.schema import ChoiceScore, Continuation, Json, Output, Request
+from anchoreval.schema import NO_LOGPROB, PROMPT_READ, ChoiceScore, Continuation, Json, Output, Request
 from anchoreval.tokenizer import load_tokenizer
 
 _STOCK = Arrangement()
@@ -37,10 +38,17 @@ class OpenAiBackend:
     """A model behind an OpenAI-compatible server; see `Backend`."""
 
     def __init__(
-        self, link: Link, asking: Asking, concurrency: int, plugin: Mapping[str, Json] | None, level: RopeLevel
+        self,
+        link: Link,
+        asking: Asking,
+        concurrency: int,
+        level: RopeLevel,
+        max_model_len: int | None = None,
+        template_tokens: int | None = None,
     ) -> None:
         self._link, self._asking, self._concurrency = link, asking, concurrency
-        self._plugin, self._level = plugin, level
+        self._plugin, self._level = asking.identity.plugin, level
+        self._max_model_len, self._template_tokens = max_model_len, template_tokens
         self._arrangement, self._arm = _STOCK, ""
         self._placebo = self._closed = False
 
@@ -65,8 +73,9 @@ class OpenAiBackend:
 
         `base_url` ends in /v1 as a rule; `tokenizer` is the model's, a folder or tokenizer.json. `patience_s` is how
         long a server may be away or refuse for now, `timeout_s` how long one answer may take. `max_model_len` is for
-        servers that do not state theirs. `logprobs=False` asks for no log-probabilities, which cost a pass each.
-        `dtype` and `kernel` are the server's own, so that only `auto` is taken here; arms are looked at in `under`.
+        servers that state none, or another than they have. `logprobs=False` asks for no log-probabilities, which cost a
+        pass each. `dtype` and `kernel` are the server's own, so that only `auto` is taken here; arms are looked at in
+        `under`.
         """
         _check(base_url, tokenizer, api, concurrency, patience_s, timeout_s)
         reader = load_tokenizer(str(tokenizer))
@@ -74,11 +83,15 @@ class OpenAiBackend:
         link = Link(str(base_url), patience_s, timeout_s)
         try:
             identity = identify(link, model)
-            offers = probe(link, identity, reader, chosen, logprobs)
+            offers, around = probe(link, identity, reader, chosen, logprobs)
+            if around:
+                link.tell(f"api=chat: the server's own chat template adds {around} tokens to each prompt, by its count")
             link.confirm = partial(require_same, link, identity)
             plugin = identity.plugin
-            asking = Asking(identity, offers, chosen, reader, seed, max_model_len or identity.max_model_len)
-            return cls(link, asking, concurrency, plugin, parse_level(plugin["rope"] if plugin else "native"))
+            level = parse_level(plugin["rope"] if plugin else "native")
+            asked = max_model_len or identity.max_model_len  # part of the identity; what stands elsewhere is not
+            asking = Asking(identity, offers, chosen, reader, seed, asked or stated_window(link, model))
+            return cls(link, asking, concurrency, level, asked, around)
         except BaseException:
             link.close()
             raise
@@ -126,6 +139,7 @@ class OpenAiBackend:
             "rope_selftest": None,
             "server": self._server(),
             "reference_logprobs": _LOGPROBS_RULE[offers.logprobs],
+            "template_tokens": self._template_tokens,
             "output_tokens": "the server's" if offers.token_ids else "counted in the text with the tokenizer given",
         }
 
@@ -170,34 +184,50 @@ class OpenAiBackend:
             plan = {"vllm_xargs": {"anchoreval_plan": list(context.plan or ())}, "cache_salt": context.salt}
             asking = replace(asking, more=plan)
         try:
-            logprob = self._reference(asking, request)
+            logprob, facts = self._reference(asking, request)
             choices = tuple(self._choice(asking, request, choice) for choice in request.choices)
             if request.max_new_tokens > 0:
-                said = self._post(asking, asking.path, asking.generation(request))
-                output = asking.output(request, said)
+                output = asking.output(request, self._post(asking, asking.path, asking.generation(request)))
             else:
                 output = Output(request.sample_id, "", (), "stop" if choices else "length", None, 0.0)
-        except (Unanswerable, Refused) as error:
-            return Output(request.sample_id, "", (), "error", None, 0.0, str(error))
-        except (KeyError, IndexError, TypeError, ValueError) as error:
-            why = f"the server's answer is not of OpenAI's form: {self._link.clean(repr(error))}"
-            return Output(request.sample_id, "", (), "error", None, 0.0, why)
-        return replace(output, reference_logprob=logprob, choices=choices)
+        except Unanswerable as error:
+            return lost(request, str(error), error.lost)
+        except Refused as error:
+            return lost(request, str(error), "does_not_fit" if error.too_long else "refused")
+        except NoAnswer as error:
+            return lost(request, str(error), "failed")
+        self._notice(asking, request, output)
+        return replace(output, reference_logprob=logprob, choices=choices, facts={**facts, **output.facts})
 
-    def _reference(self, asking: Asking, request: Request) -> float | None:
-        """The log-probability of the reference; None where there is none or it cannot be had."""
+    def _reference(self, asking: Asking, request: Request) -> tuple[float | None, dict[str, Json]]:
+        """The log-probability of the reference, and the fact that says why the server gives none."""
         given = request.reference_ids
         if not given or asking.offers.logprobs == "none":
-            return None
-        score = self._score(asking, request.token_ids, given, len(given))
-        return None if score is None else score.logprob
+            return None, {}
+        try:
+            score = self._score(asking, request.token_ids, given, len(given))
+        except (Unanswerable, Refused, NoAnswer) as error:
+            return None, {NO_LOGPROB: str(error)}
+        return (None, {NO_LOGPROB: _OTHER_TOKENS}) if score is None else (score.logprob, {})
+
+    def _notice(self, asking: Asking, request: Request, output: Output) -> None:
+        """Says of the first request of a kind that the server read other tokens than were meant."""
+        read, meant = output.facts.get(PROMPT_READ), asking.least_tokens(request)
+        if read is None or (asking.api == "chat" and read >= meant):
+            return
+        what = "the user's turn and its chat template, the turn alone being" if asking.api == "chat" else "a prompt of"
+        fewer = "it cut the prompt, left out of its count what it had cached, or has another tokenizer"
+        why = fewer if read < meant else "it adds tokens, or has another tokenizer"
+        text = f"{request.sample_id}: the server counts {read} tokens in {what} {meant}: {why}"
+        kind = f"the server counts {'fewer' if read < meant else 'more'} tokens in a prompt than were sent"
+        self._link.notice(kind, f"{text}; what it answers is scored, the number is on the record")
 
     def _choice(self, asking: Asking, request: Request, choice: Continuation) -> ChoiceScore:
         if not choice.counted:
             return ChoiceScore(0.0, True)
         score = self._score(asking, request.token_ids, choice.token_ids, choice.counted)
         if score is None:
-            raise Unanswerable("the server takes text only, and no text has the tokens of this prompt and its choices")
+            raise Unanswerable(_OTHER_TOKENS)
         return score
 
     def _score(self, asking: Asking, ids: Sequence[int], given: Sequence[int], counted: int) -> ChoiceScore | None:
@@ -219,7 +249,7 @@ class OpenAiBackend:
         """Everything that tells this server from another, without a key."""
         asking = self._asking
         said = {"address": self._link.address, "api": asking.api, "seed": asking.seed}
-        return said | asdict(asking.identity) | {"max_model_len": self.window, "offers": asdict(asking.offers)}
+        return said | asdict(asking.identity) | {"max_model_len": self._max_model_len, "offers": asdict(asking.offers)}
 
     def _as_applied(self, scheme: PositionScheme, arm: ArmLike) -> dict[str, Json]:
         varied = {"concurrency": 1, "order": "reversed"}
@@ -275,6 +305,9 @@ _LOGPROBS_RULE = {
     "echo+1": "echo of the prompt with its log-probabilities, and a new token",
     "none": None,
 }
+
+
+_OTHER_TOKENS = "the server takes text only, and no text has the tokens of this prompt and its answers"
 
 
 def _unsupported(arm: ArmLike, what: str, why: str) -> UnsupportedArm:

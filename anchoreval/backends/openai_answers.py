@@ -8,21 +8,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from anchoreval.backends.answering import UNCLOSED, is_unclosed
 from anchoreval.backends.detokenize import TextStream
-from anchoreval.backends.openai_server import Api, Identity, Offers
+from anchoreval.backends.openai_message import Message, Unread, Usage, message_of, one_line, usage_of
+from anchoreval.backends.openai_server import Api, Identity, Offers, text_of
 from anchoreval.errors import ModelError
-from anchoreval.schema import ChoiceScore, Finish, Json, Output, Request
+from anchoreval.schema import PROMPT_READ, ChoiceScore, Finish, Json, Outcome, Output, Request
 from anchoreval.tokenizer import TextTokenizer
 
 _MOST_STOPS = 4  # that OpenAI's interface takes, vLLM's server too; the others end the text here
 _IMPOSSIBLE = -9999.0  # what vLLM writes for a log-probability of minus infinity
 
 
+_NOT_FINITE = "the server's log-probabilities are not finite"
+_END_TOKENS = 8  # of a prompt: enough to hold what opens a block of reasoning
+
+
 class Unanswerable(Exception):
-    """Why one request gets no answer while others do."""
+    """Why one request gets no answer while others do; `lost` is its outcome."""
+
+    def __init__(self, why: str, lost: Outcome = "failed") -> None:
+        super().__init__(why)
+        self.lost = lost
+
+
+def lost(request: Request, why: str, outcome: Outcome) -> Output:
+    """The output of a request without an answer."""
+    return Output(request.sample_id, "", (), "error", None, 0.0, why, lost=outcome)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +87,13 @@ class Asking:
 
     def scored(self, said: Mapping[str, Any], prompt: int, given: Sequence[int], counted: int) -> ChoiceScore | None:
         """The score that an answer to `scoring` holds, `prompt` tokens before `given`; None where tokens differ."""
-        choice = said["choices"][0]
+        try:
+            return self._scored(said["choices"][0], prompt, given, counted)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            text = f"the server's log-probabilities are not of OpenAI's form: {type(error).__name__}"
+            raise Unanswerable(text) from error
+
+    def _scored(self, choice: Mapping[str, Any], prompt: int, given: Sequence[int], counted: int) -> ChoiceScore | None:
         logprobs = choice["logprobs"]
         if self.offers.logprobs == "prompt_logprobs":
             rows = choice["prompt_logprobs"][prompt + len(given) - counted :] if counted > 1 else []
@@ -86,29 +107,82 @@ class Asking:
                 return None
             values, greedy, last = [], [], slice(stop - counted, stop)
         values += logprobs["token_logprobs"][last]
+        if any(value is None or not math.isfinite(value) or value <= _IMPOSSIBLE for value in values):
+            raise Unanswerable(_NOT_FINITE, "not_finite")
         tops = (max(top.values()) for top in logprobs["top_logprobs"][last])
         greedy += [value >= top for value, top in zip(logprobs["token_logprobs"][last], tops, strict=True)]
-        if not all(math.isfinite(value) and value > _IMPOSSIBLE for value in values):
-            raise Unanswerable("the server's log-probabilities are not finite")
         return ChoiceScore(math.fsum(values), all(greedy))
 
     def output(self, request: Request, said: Mapping[str, Any]) -> Output:
-        """The answer to `generation`; its seconds are not known here."""
-        choice, usage = said["choices"][0], said.get("usage") or {}
-        self._require_prompt(request, usage)
-        finish = choice.get("finish_reason")
-        if finish not in ("stop", "length"):
-            raise Unanswerable(f"the server ended the answer with {finish!r}")
-        tokens = choice.get("token_ids")
-        if tokens is None:
-            text, tokens, ended = self._as_text(request, choice, finish)
+        """The answer to `generation`, whatever it holds; its seconds are not known here."""
+        usage = usage_of(said)
+        read = self.read_of(request, usage)
+        meant = self.api == "completions" and read == len(request.token_ids)
+        facts = {} if read is None or meant else {PROMPT_READ: read}
+        try:
+            answer = self._answer(request, message_of(said, self.api == "chat"), usage)
+        except Unread as error:
+            answer = lost(request, f"the server's answer is not of OpenAI's form: {error}", "failed")
+        except Unanswerable as error:
+            answer = lost(request, str(error), error.lost)
+        return replace(answer, facts=facts)
+
+    def least_tokens(self, request: Request) -> int:
+        """The tokens that a server reads at least: all of the prompt, or the user's turn, which has no anchor."""
+        return len(request.token_ids) - (self.api == "chat")
+
+    def read_of(self, request: Request, usage: Usage) -> int | None:
+        """The tokens that the server read of a prompt; None where it does not say.
+
+        Some servers count those that they had cached among them, some leave them out.
+        """
+        if usage.prompt is None:
+            return None
+        with_cached = usage.prompt + usage.cached
+        if self.api == "chat":
+            return usage.prompt if usage.prompt >= self.least_tokens(request) else with_cached
+        return with_cached if with_cached == len(request.token_ids) else usage.prompt
+
+    def _answer(self, request: Request, message: Message, usage: Usage) -> Output:
+        """The output that a message is; `Unanswerable` where it is none."""
+        if message.refusal or message.ended == "refused":
+            raise Unanswerable(one_line(f"the server refused: {message.refusal or message.reason}"), "refused")
+        ended: Finish = "length" if message.ended == "length" else "stop"
+        if message.token_ids is None or message.reasons:  # whose tokens hold the reasoning too
+            text, tokens, finish = self._as_text(request, message.text or "", ended)
         else:
-            before = choice.get("prompt_token_ids") or said.get("prompt_token_ids") or request.token_ids
-            text, tokens, ended = self._as_tokens(request, list(tokens), before, finish)
-        made = usage.get("completion_tokens", request.max_new_tokens)
-        if ended == "length" and made < request.max_new_tokens:
-            raise Unanswerable(f"the server stopped after {made} of {request.max_new_tokens} tokens")
-        return Output(request.sample_id, text, tuple(tokens), ended, None, 0.0)
+            before = message.prompt_token_ids or request.token_ids
+            text, tokens, finish = self._as_tokens(request, message.token_ids, before, ended)
+        if not text.strip():
+            self._require_said(request, message, usage)
+        if message.ended == "broken":
+            raise Unanswerable(one_line(f"the server ended the answer with {message.reason!r}"))
+        made = max(usage.completion or 0, len(tokens)) or request.max_new_tokens
+        if message.ended == "unknown" and made >= request.max_new_tokens:
+            finish = "length"
+        if is_unclosed(text, self._end_of(request)):
+            why = f"{UNCLOSED}, {made} tokens"
+            return replace(lost(request, why, "unclosed"), text=text, token_ids=tuple(tokens))
+        if finish == "length" and usage.completion is not None and made < request.max_new_tokens:
+            text = f"the server stopped after {made} of {request.max_new_tokens} tokens"
+            raise Unanswerable(f"{text}: its window is full, or its own limit of answers lower", "does_not_fit")
+        return Output(request.sample_id, text, tuple(tokens), finish, None, 0.0)
+
+    def _require_said(self, request: Request, message: Message, usage: Usage) -> None:
+        """`Unanswerable` for a message without text, unless the model ended its answer and said nothing."""
+        reasons = message.reasons or usage.reasoning > 0
+        made = usage.completion or request.max_new_tokens
+        if message.ended == "length" and reasons:
+            raise Unanswerable(f"{UNCLOSED}, {made} tokens, which the server left out", "unclosed")
+        if message.ended == "length" and self.api == "chat" and message.token_ids is None:
+            text = f"the server shows nothing of {made} new tokens"
+            raise Unanswerable(f"{text}: reasoning that never ended, as a rule", "unclosed")
+        if message.ended == "tool":
+            raise Unanswerable("the model called a tool and said nothing")
+        if message.ended == "unknown":
+            raise Unanswerable("the server's answer holds no text and does not say how it ended")
+        if message.text is None and self.api == "completions" and message.token_ids is None and not reasons:
+            raise Unanswerable("the server's answer is not of OpenAI's form: it holds no text")
 
     def _as_tokens(
         self, request: Request, tokens: list[int], before: Sequence[int], finish: Finish
@@ -120,14 +194,17 @@ class Asking:
         text = stream.finish()
         return text, tokens[:end], "stop" if end is not None or stream.stopped else finish
 
-    def _as_text(self, request: Request, choice: Mapping[str, Any], finish: Finish) -> tuple[str, list[int], Finish]:
+    def _as_text(self, request: Request, text: str, finish: Finish) -> tuple[str, list[int], Finish]:
         """The server's text, cut at the first stop; tokens are those of our tokenizer."""
-        text = choice.get("text") if self.api == "completions" else choice["message"].get("content")
-        text = text or ""
         found = [at for at in (text.find(stop) for stop in request.stop if stop) if at >= 0]
         if found:
             text, finish = text[: min(found)], "stop"
         return text, self.tokenizer.encode(text), finish
+
+    def _end_of(self, request: Request) -> str:
+        """The text of the last tokens that the answer follows; the server's own where it applies the template."""
+        end = list(request.token_ids[-_END_TOKENS:])
+        return "" if self.api == "chat" else self.tokenizer.decode(end, skip_special_tokens=False)
 
     def _common(self) -> dict[str, Json]:
         return {"model": self.identity.model, "temperature": 0, "seed": self.seed} | dict(self.more)
@@ -141,17 +218,10 @@ class Asking:
         return {"prompt": prompt}
 
     def _put(self, ids: Sequence[int]) -> list[int] | str | None:
-        """The prompt as the server takes it: ids, or text that the tokenizer turns into the same ids; else None.
-
-        The anchor stands in the text where the tokenizer does not put it in front itself.
-        """
+        """The prompt as the server takes it: ids, or text that the tokenizer turns into the same ids; else None."""
         if self.offers.token_prompts:
             return list(ids)
-        for first in (1, 0):
-            text = self.tokenizer.decode(list(ids[first:]), skip_special_tokens=False)
-            if self.tokenizer.encode(text, special_tokens=True) == list(ids):
-                return text
-        return None
+        return text_of(self.tokenizer, ids)
 
     def _turn(self, request: Request) -> str:
         """The prompt as the text of the user's turn, without the anchor: the server's template brings its own."""
@@ -162,13 +232,7 @@ class Asking:
         return text
 
     def _require_room(self, tokens: int) -> None:
-        """`Unanswerable` for more tokens, prompt and answer, than the server has positions: vLLM would cut silently."""
+        """`Unanswerable` for more tokens, prompt and answer, than the server has positions: some would cut silently."""
         if self.max_model_len is not None and tokens > self.max_model_len:
-            raise Unanswerable(f"needs {tokens} positions, the server has {self.max_model_len}")
-
-    def _require_prompt(self, request: Request, usage: Mapping[str, Any]) -> None:
-        """`ModelError` where the server read other tokens than were meant."""
-        counted, meant = usage.get("prompt_tokens"), len(request.token_ids)
-        if self.api == "completions" and counted is not None and counted != meant:
-            text = f"the server counts {counted} tokens in a prompt of {meant}"
-            raise ModelError(f"{request.sample_id}: {text}: it has another tokenizer than --tokenizer, or adds tokens")
+            why = f"needs {tokens} positions, the server has {self.max_model_len}"
+            raise Unanswerable(f"{why} (another number: max_model_len=N in --backend-args)", "does_not_fit")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from anchoreval.backends.openai_http import Link, Refused
+from anchoreval.backends.openai_http import Link, NoAnswer, Refused
+from anchoreval.backends.openai_message import count_of, usage_of
 from anchoreval.errors import ModelError, UnknownName
 from anchoreval.schema import Json
 from anchoreval.tokenizer import TextTokenizer
@@ -19,6 +21,19 @@ Logprobs = Literal["prompt_logprobs", "echo", "echo+1", "none"]
 SAYS = "x-anchoreval"  # the header in which a vLLM server with our plugin says what it computes
 _NEAR = 1e-3  # nats by which two computations of one log-probability may differ on a 16-bit model, with room
 _PROBE_TEXT = "The answer to this is a word, and then there is another purple"  # an unlikely last word
+_MISTAKEN = "it has another tokenizer than --tokenizer"
+
+
+def text_of(tokenizer: TextTokenizer, ids: Sequence[int]) -> str | None:
+    """The text that the tokenizer, with its special tokens, turns into `ids`; None where there is none.
+
+    The anchor stands in the text where the tokenizer does not put it in front itself.
+    """
+    for first in (1, 0):
+        text = tokenizer.decode(list(ids[first:]), skip_special_tokens=False)
+        if tokenizer.encode(text, special_tokens=True) == list(ids):
+            return text
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +91,12 @@ def identify(link: Link, model: str) -> Identity:
     if model not in served:
         raise UnknownName(f"model at {link.address}", model, served)
     row = served[model]
-    return Identity(
-        model, row.get("owned_by"), row.get("root"), row.get("max_model_len"), _version(link), headers.get(SAYS)
-    )
+    owner, root, window = row.get("owned_by"), row.get("root"), count_of(row.get("max_model_len"))
+    return Identity(model, _text_or_none(owner), _text_or_none(root), window, _version(link), headers.get(SAYS))
+
+
+def _text_or_none(value: Json) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def require_same(link: Link, known: Identity) -> None:
@@ -93,26 +111,53 @@ def require_same(link: Link, known: Identity) -> None:
         raise ModelError(f"{text}; start the first one and give the same command again")
 
 
-def probe(link: Link, identity: Identity, tokenizer: TextTokenizer, api: Api, logprobs: bool) -> Offers:
-    """What the server takes, found by asking for one token at a time."""
+def probe(
+    link: Link, identity: Identity, tokenizer: TextTokenizer, api: Api, logprobs: bool
+) -> tuple[Offers, int | None]:
+    """What the server takes, found by asking for one token at a time, and the tokens of its own chat template.
+
+    `ModelError` where it counts other tokens in what it is asked than `tokenizer` does. What is asked begins as nothing
+    before did, for some servers leave out of their counts what they had cached.
+    """
     extra = {"return_token_ids": True} if identity.vllm else {}
     if api == "chat":
-        turn = [{"role": "user", "content": _PROBE_TEXT}]
-        said = link.post("/chat/completions", _asked(identity, extra, messages=turn))
-        return Offers(False, "none", said["choices"][0].get("token_ids") is not None, said.get("system_fingerprint"))
-    ids = tokenizer.encode(_PROBE_TEXT)
+        text = _probe_text()
+        said = link.post("/chat/completions", _asked(identity, extra, messages=[{"role": "user", "content": text}]))
+        return _offers(said, False, "none"), _around(usage_of(said).prompt, tokenizer.count(text))
+    ids = _with_anchor(tokenizer, _probe_text())
     tried = _try(link, _asked(identity, extra, prompt=ids))
-    token_prompts = tried is not None and (tried.get("usage") or {}).get("prompt_tokens", len(ids)) == len(ids)
-    if tried is not None and token_prompts:
-        said = tried
-    else:
-        said = link.post("/completions", _asked(identity, extra, prompt=_PROBE_TEXT))
-    return Offers(
-        token_prompts,
-        _logprobs(link, identity, ids if token_prompts else _PROBE_TEXT) if logprobs else "none",
-        said["choices"][0].get("token_ids") is not None,
-        said.get("system_fingerprint"),
-    )
+    if tried is not None and usage_of(tried).prompt in (None, len(ids)):
+        return _offers(tried, True, _logprobs(link, identity, ids) if logprobs else "none"), None
+    plain = _probe_text()
+    ids = _with_anchor(tokenizer, plain)
+    text = text_of(tokenizer, ids) or plain
+    said = link.post("/completions", _asked(identity, extra, prompt=text))
+    read = usage_of(said).prompt
+    if tokenizer.encode(text, special_tokens=True) == ids and read not in (None, len(ids)):
+        raise ModelError(f"the server counts {read} tokens in a prompt of {len(ids)}: {_MISTAKEN}, or adds tokens")
+    return _offers(said, False, _logprobs(link, identity, text) if logprobs else "none"), None
+
+
+def _offers(said: Mapping[str, Any], token_prompts: bool, logprobs: Logprobs) -> Offers:
+    has_ids = said["choices"][0].get("token_ids") is not None
+    return Offers(token_prompts, logprobs, has_ids, _text_or_none(said.get("system_fingerprint")))
+
+
+def _around(read: int | None, turn: int) -> int | None:
+    """The tokens that the server's chat template puts around a turn; `ModelError` where it read less than the turn."""
+    if read is not None and read < turn:
+        raise ModelError(f"the server counts {read} tokens in a turn of {turn} and its chat template: {_MISTAKEN}")
+    return None if read is None else read - turn
+
+
+def _probe_text() -> str:
+    return f"{secrets.token_hex(4)}: {_PROBE_TEXT}"
+
+
+def _with_anchor(tokenizer: TextTokenizer, text: str) -> list[int]:
+    """The ids that a prompt of this text is sent as."""
+    anchor = tokenizer.bos or tokenizer.eos
+    return [*([anchor[1]] if anchor else []), *tokenizer.encode(text)]
 
 
 def _logprobs(link: Link, identity: Identity, prompt: Sequence[int] | str) -> Logprobs:
@@ -153,7 +198,7 @@ def _try(link: Link, body: Json) -> dict[str, Any] | None:
     """The answer, None where the server refuses what it was asked."""
     try:
         return link.post("/completions", body)
-    except Refused:
+    except (Refused, NoAnswer):
         return None
 
 

@@ -195,7 +195,15 @@ class VllmBackend:
         engine, (_, arrangement, arm) = self.engine, self._under
         for request in requests:
             self._check(request, arrangement)
-        yield from Answering(engine, self._tokenizer, self._eos, arrangement, arm).outputs(requests)
+        room = min(self._settings.window, self._settings.max_model_len - 1)
+        needed = {request.sample_id: _positions(request) for request in requests}
+        for request in requests:
+            if needed[request.sample_id] > room:
+                why = f"needs {needed[request.sample_id]} positions, the engine was opened with {room}"
+                why += ": give max_model_len (--max-length)"
+                yield Output(request.sample_id, "", (), "error", None, 0.0, why, lost="does_not_fit")
+        short = [request for request in requests if needed[request.sample_id] <= room]
+        yield from Answering(engine, self._tokenizer, self._eos, arrangement, arm).outputs(short)
 
     def close(self) -> None:
         """Ends the engine and releases the model."""
@@ -297,15 +305,13 @@ class VllmBackend:
         if highest >= vocabulary:
             text = f"token {highest} is not among the model's {vocabulary}: another tokenizer?"
             raise ModelError(f"{request.sample_id}: {text}")
-        longest = max(request.max_new_tokens, *(len(ids) for ids in (request.reference_ids, *chosen)), 1)
-        self._require_room(request, len(request.token_ids) - 1 + longest)
         arrangement.check(request)
 
-    def _require_room(self, request: Request, needed: int) -> None:
-        room = min(self._settings.window, self._settings.max_model_len - 1)
-        if needed > room:
-            text = f"needs {needed} positions, the engine was opened with {room}: give max_model_len (--max-length)"
-            raise ModelError(f"{request.sample_id}: {text}")
+
+def _positions(request: Request) -> int:
+    """The positions that a prompt takes with what is put behind it, the last new token left out."""
+    behind = [request.reference_ids, *(choice.token_ids for choice in request.choices)]
+    return len(request.token_ids) - 1 + max(request.max_new_tokens, *map(len, behind), 1)
 
 
 def _on_cpu(device: str) -> bool:

@@ -78,3 +78,6 @@ class Answering:
                     row.add(token, math.isfinite(logprob), self._eos)
                 if row.finish is not None:
                     self._engine.stop(i)
+            for row in going:
+                if row.finish is None:
+                    row.fail(f"vLLM ended the answer after {len(row.tokens)} of {row.request.max_new_tokens} tokens")

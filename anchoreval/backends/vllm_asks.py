@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from anchoreval.backends.answering import NOT_FINITE, Growing
-from anchoreval.schema import ChoiceScore, Continuation, Output
+from anchoreval.schema import NO_LOGPROB, ChoiceScore, Continuation, Output
 
 MOST_IDS = 128  # vLLM takes no more ids per prompt in `logprob_token_ids` (sampling_params.py, MAX_LOGPROB_TOKEN_IDS)
 
@@ -111,8 +111,8 @@ class Row(Growing):
                 reply, last = forced[each], each.token_ids[-1]
                 parts += [*reply.rows, ChoiceScore(reply.behind[last], last == reply.token)]
             self.scores[each] = ChoiceScore(sum(p.logprob for p in parts), all(p.greedy for p in parts))
-        if not all(math.isfinite(score.logprob) for score in self.scores.values()):
-            self.fail(NOT_FINITE)
+        if not all(math.isfinite(self.scores[each].logprob) for each in self.request.choices if each in self.scores):
+            self.fail(NOT_FINITE, "not_finite")
 
     def generated(self, eos: frozenset[int]) -> Ask | None:
         """The prompt to be continued greedily, None where nothing is."""
@@ -132,7 +132,9 @@ class Row(Growing):
         ids = self.request.reference_ids
         reference = self.scores.get(Continuation(ids, len(ids)))
         choices = tuple(self.scores.get(each, ChoiceScore(0.0, True)) for each in self.request.choices)
-        return self.said(seconds, reference.logprob if reference else None, choices)
+        if reference is None or math.isfinite(reference.logprob):
+            return self.said(seconds, reference.logprob if reference else None, choices)
+        return replace(self.said(seconds, None, choices), facts={NO_LOGPROB: "it is not finite"})
 
 
 def judged(target: int, logprob: float, likeliest: Mapping[int, float]) -> ChoiceScore:

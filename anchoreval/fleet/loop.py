@@ -13,7 +13,7 @@ from anchoreval.groups import groups_of
 from anchoreval.lengths import fitting
 from anchoreval.results import RunFolder
 from anchoreval.run import Cell, Plan, Progress, key_of, requests_of, second_of, store
-from anchoreval.schema import Json, Output, Request, Sample
+from anchoreval.schema import SCORED, Json, Output, Request, Sample
 from anchoreval.steps import Answered, Second, both
 from anchoreval.tokenizer import TextTokenizer
 
@@ -79,7 +79,7 @@ class _Group:
         one = Answered(*self.asked[name], output)
         if self.made:
             one = both(self.waiting[name], self.made[name], output)
-        elif one.sample.then and output.finish != "error":
+        elif one.sample.then and output.outcome in SCORED:
             self.waiting[name] = one
             return
         store(self.task, one, self.arm, self.keys, self.folder, self.folder.environment_of(environment))

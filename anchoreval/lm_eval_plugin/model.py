@@ -321,7 +321,7 @@ class AnchorEvalLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not analysed
             self._applied = dict(applied)
             for output in backend.answer(requests):
                 progress.update()
-                if output.finish == "error":
+                if output.finish == "error" and output.lost != "unclosed":  # its text is lm-eval's to judge
                     failed.append(output)
                 else:
                     yield output

@@ -122,8 +122,11 @@ def test_the_same_requests_give_the_same_bits_again_and_in_a_new_engine(both: Bo
 def test_a_prompt_that_fills_the_window_is_answered_to_its_last_token(both: Both) -> None:
     ids = prompts(1, 2045, 2045, seed=1)[0]
     assert_as_hf(both, [request("full", ids, max_new_tokens=4, reference=drawn(4, seed=1))])
-    with pytest.raises(ModelError, match="2049 positions"):
-        by_name(both[0], [request("over", ids, max_new_tokens=5)])
+    over, short = request("over", ids, max_new_tokens=5), request("short", ids[:9], max_new_tokens=2)
+    found = by_name(both[0], [over, short])
+    assert found["over"].outcome == "does_not_fit" and "2049 positions" in str(found["over"].why)
+    assert_as_hf(both, [short])
+    assert found["short"].finish != "error"
 
 
 def test_what_the_model_cannot_read_is_refused_with_the_sample(both: Both) -> None:
