@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from anchoreval.backends.detokenize import TextStream
-from anchoreval.schema import ChoiceScore, Finish, Output, Request
+from anchoreval.schema import ChoiceScore, Finish, Outcome, Output, Request
 
 NOT_FINITE = "the logits are not finite"
 
@@ -19,11 +19,12 @@ class Growing:
     tokens: list[int] = field(default_factory=list, kw_only=True)
     finish: Finish | None = field(default=None, kw_only=True)
     why: str | None = field(default=None, kw_only=True)
+    lost: Outcome | None = field(default=None, kw_only=True)
 
     def add(self, token: int, finite: bool, eos: frozenset[int]) -> None:
         """One more token; `finish` is set where it is the last. EOS is a token of the answer and no text."""
         if not finite:
-            self.fail(NOT_FINITE)
+            self.fail(NOT_FINITE, "not_finite")
             return
         self.tokens.append(token)
         if token in eos or self.stream.push(token) or token in self.request.end_ids:
@@ -31,9 +32,9 @@ class Growing:
         elif len(self.tokens) >= self.request.max_new_tokens:
             self.finish = "length"
 
-    def fail(self, why: str) -> None:
+    def fail(self, why: str, lost: Outcome = "failed") -> None:
         """Ends the answer without one."""
-        self.finish, self.why = "error", why
+        self.finish, self.why, self.lost = "error", why, lost
 
     def said(self, seconds: float, reference: float | None, choices: tuple[ChoiceScore, ...]) -> Output:
         """The output, with the log-probability of the reference and the scores of the choices."""
@@ -47,4 +48,5 @@ class Growing:
             seconds=seconds,
             why=self.why,
             choices=choices,
+            lost=self.lost,
         )
