@@ -36,7 +36,7 @@ _OUT_OF_MEMORY = re.compile("allocate memory|out of memory|ALLOC_FAILED", re.IGN
 
 
 @dataclass(slots=True)
-class _Row(Growing):
+class Row(Growing):
     """A request on its way; `start` is the column of its first token, `after` the position of the first behind it."""
 
     start: int
@@ -199,7 +199,7 @@ class Answering:
     def _chunk(self, request: Request) -> int:
         return len(request.token_ids) if self._network.whole_prompts else self._limits.chunk_tokens
 
-    def _prefill(self, store: KvStore, row: int, batch: Batch, request: Request) -> _Row:
+    def _prefill(self, store: KvStore, row: int, batch: Batch, request: Request) -> Row:
         """The row with its prompt in the store, its reference and choices scored and its first token chosen."""
         layout, start = self._arrangement.of(request), batch.start(request)
         if layout.rows and self._arrangement.realisation == "flex":
@@ -208,7 +208,7 @@ class Answering:
             last_1V = self._prefill_rows(store, (row, start), request, layout)
         else:
             last_1V = self._prefill_plain(store, (row, start), request, layout)
-        made = _Row(request, TextStream(self._decoder, request.token_ids, request.stop), start, layout.after)
+        made = Row(request, TextStream(self._decoder, request.token_ids, request.stop), start, layout.after)
         behind = Behind(store, (row, start), request.token_ids, layout.after, last_1V)
         with self._unchanged():
             if request.reference_ids:
@@ -219,7 +219,7 @@ class Answering:
         if made.finish is not None:
             return made
         if request.max_new_tokens > 0:
-            _advance([made], last_1V, self._eos)
+            self._advance([made], last_1V)
         else:
             made.finish = "stop" if request.choices else "length"
         return made
@@ -268,11 +268,11 @@ class Answering:
         self.prefilled_tokens += tokens
         return self._network.masked_logits(ids_1N, store.row(*place, 0), (position_1N, mask_1N), seen)[0]
 
-    def _decode(self, store: KvStore, batch: Batch, rows: list[_Row]) -> None:
+    def _decode(self, store: KvStore, batch: Batch, rows: list[Row]) -> None:
         """Adds greedy tokens until all rows ended; ended rows leave when half of the width is idle."""
         device = self._network.device
         fillers = width(len(rows), batch.solo) - len(rows)
-        slots: list[_Row | None] = [*rows, *[None] * fillers]
+        slots: list[Row | None] = [*rows, *[None] * fillers]
         state = _State.of([*rows, *[rows[0]] * fillers], batch.columns, device)
         filled = len(rows[0].request.token_ids) if batch.solo else batch.base
         cache = store.top(len(slots), filled)
@@ -290,9 +290,18 @@ class Answering:
             else:
                 at = (state.position, state.mask[:, :filled])
                 logits_BV = self._network.logits(state.token, cache, at, keep=1)[:, -1]
-            state = state.next(_advance(slots, logits_BV, self._eos))
+            state = state.next(self._advance(slots, logits_BV))
 
-    def _drops_cache(self, rows: Sequence[_Row], cache: Cache) -> bool:
+    def _advance(self, slots: Sequence[Row | None], logits_BV: Tensor) -> Tensor:
+        """The most likely token of every row `B`, added to the rows that are still going."""
+        token_B = _allowed(slots, logits_BV, self._eos).argmax(-1)
+        finite_B = logits_BV.gather(1, token_B[:, None])[:, 0].isfinite()
+        for slot, token, finite in zip(slots, token_B.tolist(), finite_B.tolist(), strict=True):
+            if slot is not None and slot.finish is None:
+                slot.add(token, finite, self._eos)
+        return token_B
+
+    def _drops_cache(self, rows: Sequence[Row], cache: Cache) -> bool:
         """Whether the only row goes on without the keys and values it has, by the model's own generation code."""
         growth = self._network.growth
         if growth is None or not growth.may_drop:
@@ -309,7 +318,7 @@ class _State:
     mask: Tensor
 
     @classmethod
-    def of(cls, rows: Sequence[_Row], columns: int, device: torch.device) -> _State:
+    def of(cls, rows: Sequence[Row], columns: int, device: torch.device) -> _State:
         start_B1 = torch.tensor([[row.start] for row in rows], device=device)
         return cls(
             token=torch.tensor([row.tokens[-1:] or [0] for row in rows], device=device),
@@ -325,17 +334,7 @@ class _State:
         return _State(token_B[:, None], self.position + 1, self.mask)
 
 
-def _advance(slots: Sequence[_Row | None], logits_BV: Tensor, eos: frozenset[int]) -> Tensor:
-    """The most likely token of every row `B`, added to the rows that are still going."""
-    token_B = _allowed(slots, logits_BV, eos).argmax(-1)
-    finite_B = logits_BV.gather(1, token_B[:, None])[:, 0].isfinite()
-    for slot, token, finite in zip(slots, token_B.tolist(), finite_B.tolist(), strict=True):
-        if slot is not None and slot.finish is None:
-            slot.add(token, finite, eos)
-    return token_B
-
-
-def _allowed(slots: Sequence[_Row | None], logits_BV: Tensor, eos: frozenset[int]) -> Tensor:
+def _allowed(slots: Sequence[Row | None], logits_BV: Tensor, eos: frozenset[int]) -> Tensor:
     """The logits, -inf for the tokens that would end an answer before it has its fewest tokens."""
     short = [i for i, slot in enumerate(slots) if slot and len(slot.tokens) < slot.request.min_new_tokens]
     if not short:
