@@ -23,10 +23,11 @@ from anchoreval.backends import ArmLike
 from anchoreval.backends.checkpoint import Checkpoint, find_checkpoint
 from anchoreval.backends.hf_adapter import attach, bare
 from anchoreval.backends.hf_cache import KvStore
-from anchoreval.backends.hf_decode import Answering
+from anchoreval.backends.hf_decode import Answering, lost
 from anchoreval.backends.hf_layout import Arrangement, Place, Realisation
 from anchoreval.backends.hf_load import StockNetwork, attention_kinds, eos_ids, load, max_length
 from anchoreval.backends.hf_plan import Limits
+from anchoreval.backends.hf_probe import settle
 from anchoreval.backends.hf_rows import KeptDocuments
 from anchoreval.backends.hf_score import REFERENCE_TOKENS
 from anchoreval.backends.machine import processor
@@ -60,6 +61,7 @@ class HfBackend:
         self._arrangement = Arrangement()
         self._now = limits  # those of the arm in force
         self._kept = self.documents = KeptDocuments(limits.batch_tokens)
+        self._positions: int | None = None  # of a table that ends; hf_probe.py finds it
         self._closed = False
 
     @classmethod
@@ -77,7 +79,7 @@ class HfBackend:
         rows: int = 32,
         realisation: str = "rows",
     ) -> HfBackend:
-        """The backend with the model of a folder or hub id loaded.
+        """The backend with the model of a folder or hub id loaded, and tried on two short rows (hf_probe.py).
 
         `chunk_tokens` changes rounding and belongs to the identity; `batch_tokens` (rows x columns of the
         cache) and `rows` only change speed and memory. `realisation` says how isolated documents are
@@ -95,7 +97,9 @@ class HfBackend:
             network = load(base, dtype, device, kernel, trust_remote_code)
         attach(network.model, checkpoint)
         chosen: Realisation = "flex" if realisation == "flex" else "rows"
-        return cls(checkpoint, network, Limits(chunk_tokens, batch_tokens, rows), chosen)
+        backend = cls(checkpoint, network, Limits(chunk_tokens, batch_tokens, rows), chosen)
+        backend._positions = settle(network, backend._tokenizer)
+        return backend
 
     @property
     def limits(self) -> Limits:
@@ -123,6 +127,8 @@ class HfBackend:
             "prefill": self._prefill(),
             "reference_tokens": REFERENCE_TOKENS,
         } | ({} if self._realisation == "rows" else {"realisation": self._realisation})
+        if self._alone:
+            identity["rows"] = "alone"
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
     def describe(self) -> dict[str, Json]:
@@ -146,6 +152,7 @@ class HfBackend:
             "prefill": self._prefill(),
             "realisation": self._realisation,
             "throughput": {"batch_tokens": self._limits.batch_tokens, "rows": self._limits.rows},
+            **({"rows": "alone: beside padding this model's answers are others"} if self._alone else {}),
             "rope": inspect_rope(network.model).as_json(),
             "rope_selftest": self._tested(),
         }
@@ -198,7 +205,13 @@ class HfBackend:
             self._arrangement,
             self.documents,
         )
-        yield from answering.outputs(requests)
+        fitting = []
+        for request in requests:
+            if self._positions is not None and (needed := self._needed(request)) > self._positions:
+                yield lost(request, "does_not_fit", f"{needed} positions are needed, the model has {self._positions}")
+            else:
+                fitting.append(request)
+        yield from answering.outputs(fitting)
 
     def close(self) -> None:
         """Releases the model and the documents kept."""
@@ -290,6 +303,17 @@ class HfBackend:
         if arm.placebo and self._network.whole_prompts:
             why = "this model's prompts are computed whole, one by one, so that nothing can be varied"
             raise UnsupportedArm(f"arm {arm.name!r}: no placebo: {why}")
+
+    @property
+    def _alone(self) -> bool:
+        """Whether rows are computed alone though their prompts need not be computed whole."""
+        return self._network.alone and not self._network.whole_prompts
+
+    def _needed(self, request: Request) -> int:
+        """Positions that the tokens of a request take; the last one of an answer is never read."""
+        choices = (len(choice.token_ids) - 1 for choice in request.choices)
+        longest = max(request.max_new_tokens - 1, len(request.reference_ids) - 1, 0, *choices)
+        return self._arrangement.of(request).after + longest
 
     def _recount(self) -> None:
         """Forgets the counts of a broken pass, which would look like rotations not served."""

@@ -5,18 +5,21 @@ in chunks on an absolute grid, so a prompt gets the same bits whoever shares its
 prefix was reused. The model is always given a 2-D mask and position ids, so transformers never guesses at
 packed sequences (`masking_utils.py:876`), and builds at most a [chunk x C] mask. Where an attention pattern isolates
 documents, these come from hf_rows.py and only the rest of the prompt is prefilled here, on top of them; or the
-whole prompt goes through FlexAttention in one pass.
+whole prompt goes through FlexAttention in one pass. Rotations that depend on the length of a pass: hf_growth.py.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import Cache
 
 from anchoreval.backends.answering import NOT_FINITE, Growing
 from anchoreval.backends.detokenize import Decodes, TextStream
@@ -26,11 +29,14 @@ from anchoreval.backends.hf_layout import Arrangement, Layout
 from anchoreval.backends.hf_plan import LEAST_ROWS, Batch, Limits, plan, shared, width
 from anchoreval.backends.hf_rows import KeptDocuments, RowPrefill
 from anchoreval.backends.hf_score import Behind, Scoring
-from anchoreval.schema import ChoiceScore, Output, Request
+from anchoreval.schema import ChoiceScore, Outcome, Output, Request
+
+#: Errors of allocators that have no class of their own: CPU, CUDA libraries, MPS.
+_OUT_OF_MEMORY = re.compile("allocate memory|out of memory|ALLOC_FAILED", re.IGNORECASE)
 
 
 @dataclass(slots=True)
-class _Row(Growing):
+class Row(Growing):
     """A request on its way; `start` is the column of its first token, `after` the position of the first behind it."""
 
     start: int
@@ -38,13 +44,26 @@ class _Row(Growing):
     logprob: float | None = None
     choices: tuple[ChoiceScore, ...] = ()
 
+    def refer(self, logprob: float) -> None:
+        if math.isfinite(logprob):
+            self.logprob = logprob
+        else:
+            self.fail(NOT_FINITE, "not_finite")
+
     def choose(self, choices: tuple[ChoiceScore, ...]) -> None:
         if all(math.isfinite(choice.logprob) for choice in choices):
             self.choices = choices
         else:
-            self.fail(NOT_FINITE)
+            self.fail(NOT_FINITE, "not_finite")
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Prompt and answer so far."""
+        return (*self.request.token_ids, *self.tokens)
 
     def output(self, seconds: float) -> Output:
+        if self.finish == "error":
+            return self.said(seconds, None, ())
         return self.said(seconds, self.logprob, self.choices)
 
 
@@ -96,7 +115,10 @@ class Answering:
 
     def outputs(self, requests: Sequence[Request]) -> Iterator[Output]:
         """One output per request, batch by batch."""
-        for batch in plan(requests, self._limits, alone=self._network.whole_prompts):
+        if self._network.growth is not None:
+            with torch.inference_mode():
+                self._network.restart()
+        for batch in plan(requests, self._limits, alone=self._network.alone):
             yield from self._fitting(batch)
 
     def _fitting(self, batch: Batch) -> Iterator[Output]:
@@ -116,7 +138,7 @@ class Answering:
         elif batch.requests[0].choices and self._scoring.one_by_one():
             yield from self._fitting(batch)
         else:
-            yield _refused(batch.requests[0], "out of memory with one row")
+            yield lost(batch.requests[0], "failed", "out of memory with one row")
 
     def _try(self, batch: Batch) -> list[Output] | None:
         """The outputs, or None where memory ran out; buffers are released then."""
@@ -124,8 +146,8 @@ class Answering:
             return self._run(batch)
         except (torch.OutOfMemoryError, MemoryError):
             pass
-        except RuntimeError as error:  # what the CPU allocator raises
-            if "allocate memory" not in str(error):
+        except RuntimeError as error:
+            if not _OUT_OF_MEMORY.search(str(error)):
                 raise
         self._store = self._previous = None
         self._kept.clear()
@@ -139,10 +161,16 @@ class Answering:
     def _run(self, batch: Batch) -> list[Output]:
         began = time.perf_counter()
         store = self._store_for(batch)
-        rows = [self._prefill(store, i, batch, request) for i, request in enumerate(batch.requests)]
-        self._decode(store, batch, rows)
+        with self._unchanged():
+            rows = [self._prefill(store, i, batch, request) for i, request in enumerate(batch.requests)]
+            self._decode(store, batch, rows)
         seconds = (time.perf_counter() - began) / len(rows)
         return [row.output(seconds) for row in rows]
+
+    def _unchanged(self) -> contextlib.AbstractContextManager[None]:
+        """A block behind which the model's rotations are those before it."""
+        growth = self._network.growth
+        return contextlib.nullcontext() if growth is None else growth.kept()
 
     def _store_for(self, batch: Batch) -> KvStore:
         """The buffers in use where they fit, else new ones; the old stay only for a shared prefix."""
@@ -171,7 +199,7 @@ class Answering:
     def _chunk(self, request: Request) -> int:
         return len(request.token_ids) if self._network.whole_prompts else self._limits.chunk_tokens
 
-    def _prefill(self, store: KvStore, row: int, batch: Batch, request: Request) -> _Row:
+    def _prefill(self, store: KvStore, row: int, batch: Batch, request: Request) -> Row:
         """The row with its prompt in the store, its reference and choices scored and its first token chosen."""
         layout, start = self._arrangement.of(request), batch.start(request)
         if layout.rows and self._arrangement.realisation == "flex":
@@ -180,16 +208,18 @@ class Answering:
             last_1V = self._prefill_rows(store, (row, start), request, layout)
         else:
             last_1V = self._prefill_plain(store, (row, start), request, layout)
-        made = _Row(request, TextStream(self._decoder, request.token_ids, request.stop), start, layout.after)
-        behind = Behind(store, (row, start), len(request.token_ids), layout.after, last_1V)
-        if request.reference_ids:
-            made.logprob = self._scoring.reference(behind, request.reference_ids)
-        if request.choices:
-            made.choose(self._scoring.choices(behind, request.choices))
+        made = Row(request, TextStream(self._decoder, request.token_ids, request.stop), start, layout.after)
+        behind = Behind(store, (row, start), request.token_ids, layout.after, last_1V)
+        with self._unchanged():
+            if request.reference_ids:
+                made.refer(self._scoring.reference(behind, request.reference_ids))
+        with self._unchanged():
+            if request.choices:
+                made.choose(self._scoring.choices(behind, request.choices))
         if made.finish is not None:
             return made
         if request.max_new_tokens > 0:
-            _advance([made], last_1V, self._eos)
+            self._advance([made], last_1V)
         else:
             made.finish = "stop" if request.choices else "length"
         return made
@@ -201,8 +231,6 @@ class Answering:
         if source is not None and done:
             store.take(place, source.store, (source.row, source.start), done)
         store.clear_left(*place)
-        if self._network.whole_prompts:
-            self._network.restart()
         cache, chunk = store.row(*place, done), self._chunk(request)
         for at in range(done, len(ids), chunk):
             part = slice(at, at + chunk)
@@ -240,11 +268,11 @@ class Answering:
         self.prefilled_tokens += tokens
         return self._network.masked_logits(ids_1N, store.row(*place, 0), (position_1N, mask_1N), seen)[0]
 
-    def _decode(self, store: KvStore, batch: Batch, rows: list[_Row]) -> None:
+    def _decode(self, store: KvStore, batch: Batch, rows: list[Row]) -> None:
         """Adds greedy tokens until all rows ended; ended rows leave when half of the width is idle."""
         device = self._network.device
         fillers = width(len(rows), batch.solo) - len(rows)
-        slots: list[_Row | None] = [*rows, *[None] * fillers]
+        slots: list[Row | None] = [*rows, *[None] * fillers]
         state = _State.of([*rows, *[rows[0]] * fillers], batch.columns, device)
         filled = len(rows[0].request.token_ids) if batch.solo else batch.base
         cache = store.top(len(slots), filled)
@@ -256,9 +284,29 @@ class Answering:
                 slots = [*(slots[i] for i in active), *[None] * (room - len(active))]
                 cache = store.top(room, filled)
             filled += 1
-            at = (state.position, state.mask[:, :filled])
-            logits_BV = self._network.logits(state.token, cache, at, keep=1)[:, -1]
-            state = state.next(_advance(slots, logits_BV, self._eos))
+            if self._drops_cache(rows, cache):
+                cache, ids = store.top(1, 0), rows[0].ids
+                logits_BV = extend(self._network, cache, ids, range(len(ids)), 0)
+            else:
+                at = (state.position, state.mask[:, :filled])
+                logits_BV = self._network.logits(state.token, cache, at, keep=1)[:, -1]
+            state = state.next(self._advance(slots, logits_BV))
+
+    def _advance(self, slots: Sequence[Row | None], logits_BV: Tensor) -> Tensor:
+        """The most likely token of every row `B`, added to the rows that are still going."""
+        token_B = _allowed(slots, logits_BV, self._eos).argmax(-1)
+        finite_B = logits_BV.gather(1, token_B[:, None])[:, 0].isfinite()
+        for slot, token, finite in zip(slots, token_B.tolist(), finite_B.tolist(), strict=True):
+            if slot is not None and slot.finish is None:
+                slot.add(token, finite, self._eos)
+        return token_B
+
+    def _drops_cache(self, rows: Sequence[Row], cache: Cache) -> bool:
+        """Whether the only row goes on without the keys and values it has, by the model's own generation code."""
+        growth = self._network.growth
+        if growth is None or not growth.may_drop:
+            return False
+        return growth.drops_cache(torch.tensor([rows[0].ids], device=self._network.device), cache)
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +318,7 @@ class _State:
     mask: Tensor
 
     @classmethod
-    def of(cls, rows: Sequence[_Row], columns: int, device: torch.device) -> _State:
+    def of(cls, rows: Sequence[Row], columns: int, device: torch.device) -> _State:
         start_B1 = torch.tensor([[row.start] for row in rows], device=device)
         return cls(
             token=torch.tensor([row.tokens[-1:] or [0] for row in rows], device=device),
@@ -286,17 +334,7 @@ class _State:
         return _State(token_B[:, None], self.position + 1, self.mask)
 
 
-def _advance(slots: Sequence[_Row | None], logits_BV: Tensor, eos: frozenset[int]) -> Tensor:
-    """The most likely token of every row `B`, added to the rows that are still going."""
-    token_B = _allowed(slots, logits_BV, eos).argmax(-1)
-    finite_B = logits_BV.gather(1, token_B[:, None])[:, 0].isfinite()
-    for slot, token, finite in zip(slots, token_B.tolist(), finite_B.tolist(), strict=True):
-        if slot is not None and slot.finish is None:
-            slot.add(token, finite, eos)
-    return token_B
-
-
-def _allowed(slots: Sequence[_Row | None], logits_BV: Tensor, eos: frozenset[int]) -> Tensor:
+def _allowed(slots: Sequence[Row | None], logits_BV: Tensor, eos: frozenset[int]) -> Tensor:
     """The logits, -inf for the tokens that would end an answer before it has its fewest tokens."""
     short = [i for i, slot in enumerate(slots) if slot and len(slot.tokens) < slot.request.min_new_tokens]
     if not short:
@@ -309,5 +347,6 @@ def _allowed(slots: Sequence[_Row | None], logits_BV: Tensor, eos: frozenset[int
     return logits_BV
 
 
-def _refused(request: Request, why: str) -> Output:
-    return Output(request.sample_id, "", (), "error", None, 0.0, why)
+def lost(request: Request, outcome: Outcome, why: str) -> Output:
+    """Return the output of a request without an answer."""
+    return Output(request.sample_id, "", (), "error", None, 0.0, why, lost=outcome)

@@ -10,14 +10,21 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from anchoreval.attention.blocks import Block
+from anchoreval.backends.hf_growth import Growth
 
 
 class Network(Protocol):
-    """What is asked of a loaded model."""
+    """What is asked of a loaded model.
+
+    `alone`: rows are never computed beside others; `whole_prompts`: a prompt is one pass; `growth` is what rotations
+    that depend on the length of a pass ask for, None for other models.
+    """
 
     layers: int
     device: torch.device
     whole_prompts: bool
+    alone: bool
+    growth: Growth | None
 
     def logits(self, ids_BQ: Tensor, cache: Cache, at: tuple[Tensor, Tensor], keep: int) -> Tensor:
         """Logits `BkV` of the last `keep` tokens; `at` is (position ids `BQ`, mask `BC`)."""

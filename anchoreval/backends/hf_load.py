@@ -18,11 +18,11 @@ from transformers.utils import logging as transformers_logging
 from anchoreval.attention.blocks import Block
 from anchoreval.attention.flex_hf import prefilling
 from anchoreval.backends.checkpoint import Checkpoint
+from anchoreval.backends.hf_growth import GROWING_ROPE, Growth, rope_groups
 from anchoreval.errors import ModelError
 from anchoreval.tokenizer import TextTokenizer
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-_GROWING_ROPE = {"dynamic", "longrope"}  # frequencies depend on the longest position of the call
 _ALIGNED_BYTES = 64
 #: The blocks of a prompt and its attention pattern.
 Seen = tuple[Sequence[Block], str]
@@ -35,7 +35,9 @@ class StockNetwork:
         self.model = model
         self.device = device
         self.layers = count_layers(model.config)
-        self.whole_prompts = bool(_rope_types(model.config) & _GROWING_ROPE)
+        self.whole_prompts = bool(_rope_types(model.config) & GROWING_ROPE)
+        self.growth = Growth(model) if self.whole_prompts else None
+        self.alone = self.whole_prompts  # hf_probe.py sets it for models that are wrong beside padding
         self._sees_all = attention_kinds(model.config) == {"full_attention"}
 
     @property
@@ -196,9 +198,7 @@ def attention_kinds(config: Any) -> set[str]:
 
 def _rope_types(config: Any) -> set[str]:
     """The `rope_type` of every rotary embedding that the config describes."""
-    stated = getattr(config.get_text_config(decoder=True), "rope_parameters", None) or {}
-    groups = [stated, *(value for value in stated.values() if isinstance(value, dict))]
-    return {str(group["rope_type"]) for group in groups if "rope_type" in group}
+    return {str(group["rope_type"]) for group in rope_groups(config)}
 
 
 @contextmanager

@@ -4,6 +4,11 @@ Shapes: R rows of forks, Q new tokens, V vocabulary. A choice alone goes on the 
 several are rows that begin with copies of the prompt's keys and values, filled up on the right, where no token sees the
 filling. A choice of one token costs no pass at all: its logits are those behind the prompt. Logits are asked for from
 the first counted token on only, and reduced by a float32 log-softmax, a few rows at a time.
+
+The log-probability of a reference is the one that a stock forward pass over prompt and reference gives; a choice's is
+that of a pass over prompt and choice without its last token, as lm-eval computes it. Both go on from the prompt's keys
+and values, and where rotations depend on the length of the pass (hf_growth.py) and change between the two lengths,
+that one pass is made.
 """
 
 from __future__ import annotations
@@ -30,15 +35,20 @@ _MOST_FORKS = 8
 class Behind:
     """The end of a prompt in a store.
 
-    `place` is (row, column) of its first token, `tokens` its length, `after` the position of the token to come and
-    `last` (`1V`) that token's logits.
+    `place` is (row, column) of its first token, `after` the position of the token to come and `last` (`1V`) that
+    token's logits.
     """
 
     store: KvStore
     place: tuple[int, int]
-    tokens: int
+    ids: tuple[int, ...]
     after: int
     last: Tensor
+
+    @property
+    def tokens(self) -> int:
+        """The length of the prompt."""
+        return len(self.ids)
 
     def positions(self, first: int, tokens: int) -> range:
         """The position ids of tokens, the first of which is the `first` behind the prompt."""
@@ -51,7 +61,7 @@ class Scoring:
     def __init__(self, network: Network, limits: Limits) -> None:
         self._network, self._limits = network, limits
         self._forks: KvStore | None = None
-        self._alone = network.whole_prompts  # rotations that grow with the longest row of a pass
+        self._alone = network.alone
 
     @property
     def columns(self) -> int:
@@ -69,6 +79,9 @@ class Scoring:
 
     def reference(self, behind: Behind, ids: Sequence[int]) -> float:
         """Summed natural log-probability of `ids`."""
+        growth = self._network.growth
+        if growth is not None and not growth.alike(behind.tokens, behind.tokens + len(ids)):
+            return _judged(growth.logits((*behind.ids, *ids), len(ids) + 1)[:-1], ids)[0]
         fork = behind.store.row(*behind.place, behind.tokens)
         total = _judged(behind.last, ids[:1])[0]
         for at in range(0, len(ids) - 1, REFERENCE_TOKENS):
@@ -83,12 +96,27 @@ class Scoring:
         order = sorted(range(len(choices)), key=lambda i: len(choices[i].token_ids))
         short = [i for i in order if len(choices[i].token_ids) < 2 or choices[i].counted == 0]
         scored = {i: _first(behind.last, choices[i]) for i in short}
+        scored |= {
+            i: self._whole(behind, choices[i]) for i in order if i not in scored and self._grows(behind, choices[i])
+        }
         rest = [i for i in order if i not in scored]
         while rest:
             group = rest[-self._rows(behind, choices[rest[-1]], len(rest)) :]
             del rest[-len(group) :]
             scored |= zip(group, self._scores(behind, [choices[i] for i in group]), strict=True)
         return tuple(scored[i] for i in range(len(choices)))
+
+    def _grows(self, behind: Behind, choice: Continuation) -> bool:
+        """Whether rotations of a pass over prompt and choice differ from those of the prompt's own."""
+        growth, last = self._network.growth, behind.tokens + len(choice.token_ids) - 1
+        return growth is not None and not growth.alike(behind.tokens, last)
+
+    def _whole(self, behind: Behind, choice: Continuation) -> ChoiceScore:
+        """The score of a choice of two tokens or more in a pass of its own over prompt and choice."""
+        assert self._network.growth is not None
+        with self._network.growth.kept():
+            logits_kV = self._network.growth.logits((*behind.ids, *choice.token_ids[:-1]), choice.counted)
+        return _judged(logits_kV, choice.token_ids[-choice.counted :])
 
     def _rows(self, behind: Behind, longest: Continuation, wanted: int) -> int:
         """How many choices are computed at once, `longest` among them."""
@@ -118,8 +146,6 @@ class Scoring:
     def _forked(self, behind: Behind, rows: int, more: int) -> Cache:
         """A cache of `rows` rows that each hold the prompt, with room for `more` tokens."""
         if rows == 1:
-            if self._network.whole_prompts:
-                self._network.restart()
             return behind.store.row(*behind.place, behind.tokens)
         forks, columns = self._forks, behind.tokens + more
         if forks is None or forks.rows < rows or forks.columns < columns:

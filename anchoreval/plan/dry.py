@@ -15,6 +15,7 @@ from transformers.cache_utils import Cache
 
 from anchoreval.attention.blocks import Block
 from anchoreval.backends.hf_decode import Answering
+from anchoreval.backends.hf_growth import Growth
 from anchoreval.backends.hf_layout import Arrangement
 from anchoreval.backends.hf_plan import Batch, Limits, plan, shared, width
 from anchoreval.backends.hf_rows import KeptDocuments
@@ -38,6 +39,8 @@ class DryNetwork:
     layers: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     whole_prompts: bool = False
+    alone: bool = False
+    growth: Growth | None = None
     passes: Counter[Pass] = field(default_factory=Counter)
 
     def logits(self, ids_BQ: Tensor, cache: Cache, at: tuple[Tensor, Tensor], keep: int) -> Tensor:
@@ -88,7 +91,7 @@ class DryArm:
     def count(self, requests: Sequence[Request]) -> None:
         """Adds to `counted` what answering `requests` takes."""
         into = self.counted
-        network = DryNetwork(whole_prompts=self._alone)
+        network = DryNetwork(whole_prompts=self._alone, alone=self._alone)
         kept = self._kept.of("")
         answering = Answering(network, NoText(), frozenset({0}), self._limits, lambda: None, self._arrangement, kept)
         list(answering.outputs([_plain(request) for request in requests]))
