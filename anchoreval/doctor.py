@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from anchoreval.tokenizer import TextTokenizer
 
 SINK_TOKENS = 512
-KERNEL = "sdpa"  # that of `run`, whose arms are listed
 #: Scalings that users put on a model that was never trained with them, as well as those that trained with them.
 SCALED_AFTERWARDS = frozenset({"yarn", "linear", "dynamic"})
 Facts = dict[str, Any]
@@ -34,12 +33,18 @@ def flags(parser: argparse.ArgumentParser) -> None:
         "--max-length", type=shared.length, metavar="N", help="the length that it was trained at, where known"
     )
     shared.loading(parser)
+    shared.kernel(parser)
 
 
 def main(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     """`anchoreval doctor`: the page, or its facts as JSON, on stdout."""
     facts = examine(
-        options.model, options.max_length, options.dtype, options.device, trust_remote_code=options.trust_remote_code
+        options.model,
+        options.max_length,
+        options.dtype,
+        options.device,
+        kernel=options.kernel,
+        trust_remote_code=options.trust_remote_code,
     )
     say(json.dumps(facts, indent=1, sort_keys=True) if options.json else page(facts))
     return 0
@@ -51,6 +56,7 @@ def examine(
     dtype: str | None = None,
     device: str = "auto",
     *,
+    kernel: str = "default",
     trust_remote_code: bool = False,
 ) -> Facts:
     """All facts of a checkpoint as JSON values. Errors: AnchorEvalError where it cannot be loaded."""
@@ -68,7 +74,7 @@ def examine(
         card.checkpoint,
         dtype=dtype or card.dtype,
         device=device,
-        kernel=KERNEL,
+        kernel=kernel,
         trust_remote_code=trust_remote_code,
     )
     try:

@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from anchoreval.arms import Arm, parse_arms
+from anchoreval.arms import DEFAULT_KERNEL, Arm, parse_arms, widest_product
 from anchoreval.backends import Backend, open_backend, waves
 from anchoreval.backends.checkpoint import folder_of
 from anchoreval.cards import ModelCard, find_model, select_tasks, with_settings
@@ -61,7 +61,7 @@ def evaluate(
     limit: int | None = None,
     output: str | Path = "runs",
     dtype: str | None = None,
-    kernel: str = "sdpa",
+    kernel: str = DEFAULT_KERNEL,
     backend: BackendName = "hf",
     tokenizer: str | None = None,
     template: Template | None = None,
@@ -110,6 +110,8 @@ def evaluate(
     )
     _check(plan, backend, ray)
     given = {"dtype": dtype, "kernel": kernel} | _own_options(backend, card, max_length) | (options or {})
+    if backend == "hf" and given["kernel"] == "auto":
+        given = {"product": widest_product(plan.arms)} | given
     opener = partial(_open, backend, subject.checkpoint, given, ray, workers)
     return _execute(plan, subject, max_length, Path(output), opener, watch, tell)
 
@@ -146,6 +148,17 @@ def _own_options(backend: BackendName, card: ModelCard, max_length: int | None) 
     if backend == "openai":
         return {"tokenizer": str(folder_of(card.checkpoint, weights=False))}
     return {"max_model_len": window_of(card, max_length)} if backend == "vllm" else {}
+
+
+def notices(described: Mapping[str, Any]) -> Iterator[str]:
+    """What the backend says of itself that whoever asked may not expect: another kernel, weights that are left out."""
+    if why := described.get("kernel_why"):
+        yield f"kernel {described['kernel']} for all arms: {why}"
+    for kind, found in (described.get("unused_weights") or {}).items():
+        if kind == "frequencies_off":
+            yield f"the checkpoint's own rotary frequencies are off the computed ones by up to {found:.2g}, relative"
+        else:
+            yield f"left out, {kind}: {found['weights']} weights of the checkpoint ({found['first'][0]}, ...)"
 
 
 def window_of(card: ModelCard, max_length: int | None) -> int | None:
@@ -209,6 +222,8 @@ def _execute(
         header = header_of(plan, made, engine, tokenizer, facts, _now()) | {"version": metadata.version("anchoreval")}
         header |= {"until": rule_of(plan.until)} if plan.until else {}
         _check_served(header["backend"], window)
+        for line in notices(header["backend"]):
+            tell(line)
         directory = run_directory(output, subject.name, header)
         with RunFolder(directory, header) as disk, watch(_records(made, plan)) as progress:
             _compute(engine, made, plan, tokenizer, window, disk, progress)

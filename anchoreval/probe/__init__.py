@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from anchoreval.arms import DEFAULT_KERNEL
 from anchoreval.probe.sheet import Study, csv_text
 from anchoreval.results import write_whole
 
@@ -29,6 +30,7 @@ def probe(
     queries: int = 128,
     dtype: str | None = None,
     device: str = "auto",
+    kernel: str = DEFAULT_KERNEL,
     seed: int = 42,
     trust_remote_code: bool = False,
     max_length: int | None = None,
@@ -48,7 +50,7 @@ def probe(
     from anchoreval.probe.study import Settings, investigate
 
     settings = Settings(tuple(sorted(set(lengths))), shift, levels, texts, queries, seed, random_init)
-    return investigate(model, settings, text, dtype or "auto", device, trust_remote_code, max_length, tell)
+    return investigate(model, settings, text, dtype or "auto", device, kernel, trust_remote_code, max_length, tell)
 
 
 def write_probe(study: Study, folder: Path) -> tuple[Path, Path]:
