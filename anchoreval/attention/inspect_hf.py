@@ -81,13 +81,14 @@ def selftest(model: nn.Module, tokens: int = 32) -> dict[str, Any]:
     before = _logits(model, tokens)
     with applied(model, LEVELS["native"]):
         native = _logits(model, tokens)
-    explicit, why = None, None
+    explicit, why, rotations = None, None, None
     if report.detected is not None:
         try:
-            with applied(model, parse_level(report.detected), "stock"):
+            with applied(model, parse_level(report.detected), "stock") as state:
                 explicit = _logits(model, tokens)
+                rotations = sum(state.rotations.values())
         except UnsupportedArm as error:
-            why = str(error)
+            explicit, why = None, str(error)
     after = _logits(model, tokens)
     checks = {
         "native_equals_stock": torch.equal(before, native),
@@ -97,7 +98,7 @@ def selftest(model: nn.Module, tokens: int = 32) -> dict[str, Any]:
     distance = None if explicit is None else float((explicit - before).abs().max())
     passed = all(same for name, same in checks.items() if report.has_rope or name != "explicit_equals_stock")
     said = {"ok": passed, "detected": report.detected, "tokens": tokens, **checks, "max_difference": distance}
-    return said | ({"why": why} if why else {})
+    return said | {"rotations": rotations} | ({"why": why} if why else {})
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ import torch
 import transformers
 
 from anchoreval.attention.blocks import Block
+from anchoreval.attention.inspect_hf import selftest
 from anchoreval.attention.kernels import FUSED
 from anchoreval.attention.patch_hf import Applied, Kernel, applied, rotary_modules
 from anchoreval.attention.patterns import PATTERNS, WINDOW_RULE
@@ -52,11 +53,11 @@ class HfBackend:
         limits: Limits,
         realisation: Realisation = "rows",
         asked: str = DEFAULT,
-        fused: bool = False,
+        product: str | None = None,
     ) -> None:
         self._checkpoint, self._network, self._limits = checkpoint, network, limits
-        self._asked_kernel, self._fused = asked, fused
-        self._proofs = Proofs(network)
+        self._asked_kernel, self._auto_fused = asked, fused_for_all(network, product)
+        self._proofs = Proofs(network, lambda: selftest(network.model))
         self._realisation: Realisation = realisation
         self._flexes: set[str] = set()  # kernels under which FlexAttention was tried
         self._tokenizer = load_tokenizer(checkpoint.folder)
@@ -107,8 +108,7 @@ class HfBackend:
         stock = DEFAULT if kernel in ("auto", "fused") else kernel
         network = load(checkpoint, dtype, device, stock, trust_remote_code, unused_weights)
         chosen: Realisation = "flex" if realisation == "flex" else "rows"
-        fused = kernel == "fused" or (kernel == "auto" and fused_for_all(network, product))
-        return cls(checkpoint, network, Limits(chunk_tokens, batch_tokens, rows), chosen, kernel, fused)
+        return cls(checkpoint, network, Limits(chunk_tokens, batch_tokens, rows), chosen, kernel, product)
 
     @property
     def limits(self) -> Limits:
@@ -153,7 +153,7 @@ class HfBackend:
             "device_name": _device_name(network.device),
             "dtype": network.dtype,
             "kernel": self._kernel,
-            "kernel_why": None if self._fused else network.kernel_why,
+            "kernel_why": None if self._kernel == "fused" else network.kernel_why,
             "unused_weights": network.unused.as_json(),
             "model_type": network.model.config.model_type,
             "parameters": sum(p.numel() for p in network.model.parameters()),
@@ -171,7 +171,8 @@ class HfBackend:
     @property
     def _kernel(self) -> str:
         """The attention kernel of the arms, `fused` or that of the loaded model."""
-        return "fused" if self._fused else self._network.kernel
+        auto = self._asked_kernel == "auto" and self._auto_fused
+        return "fused" if auto or self._asked_kernel == "fused" else self._network.kernel
 
     @contextmanager
     def under(self, arm: ArmLike, place: Place | None = None) -> Iterator[dict[str, Json]]:
@@ -185,7 +186,7 @@ class HfBackend:
         them.
         """
         stock = self._network.kernel
-        auto: Kernel | None = "fused" if self._fused else None
+        auto: Kernel | None = "fused" if self._auto_fused else None
         kernels: dict[str, Kernel | None] = {"auto": auto, "fused": "fused", DEFAULT: "stock", stock: "stock"}
         arrangement = Arrangement(_scheme(arm), arm.attention, place, self._realisation)
         _only(arm, "attention", arm.attention, PATTERNS)
@@ -268,6 +269,8 @@ class HfBackend:
         why = None
         if not rotary_modules(self._network.model):
             why = "no rotary embedding was found in the model"
+        elif self._proofs.tested().get("rotations") == 0:
+            why = "nothing is rotated in the model"
         elif self._network.whole_prompts:
             why = "the model picks its rotary frequencies by the highest position of a pass"
         elif other := attention_kinds(self._network.model.config) - {"full_attention", "sliding_attention"}:

@@ -46,6 +46,7 @@ class StockNetwork:
         self.layers = count_layers(model.config)
         self.whole_prompts = bool(_rope_types(model.config) & _GROWING_ROPE)
         self._sees_all = attention_kinds(model.config) == {"full_attention"}
+        self._takes_floats = not _reads_mask(model.config)
 
     @property
     def dtype(self) -> str:
@@ -85,7 +86,7 @@ class StockNetwork:
         columns = mask_BC.shape[1]
         if mask_BC.shape[0] > 1 or not 1 < queries < columns or not bool(mask_BC.all()):
             return mask_BC
-        if not self._sees_all or self.device.type != "cpu" or self.kernel != "sdpa":
+        if not self._sees_all or not self._takes_floats or self.device.type != "cpu" or self.kernel != STOCK:
             return mask_BC
         mask_QC = torch.full((queries, columns), -torch.inf, dtype=self.model.dtype)
         return mask_QC.triu_(columns - queries + 1)[None, None]
@@ -171,6 +172,9 @@ def _whole_attention(network: StockNetwork, kernel: str, folder: Path) -> str | 
     `ModelError` where that kernel was asked for by name.
     """
     parts = left_out(network.model, network.restart).get(network.kernel)
+    if network.kernel == WHOLE and network.model.config.model_type == "falcon" and _reads_mask(network.model.config):
+        text = "adds this model's ALiBi twice (transformers puts it into the mask too)"
+        raise ModelError(f"{folder}: kernel {WHOLE} {text}: leave out --kernel, or name {STOCK}")
     if not parts:
         return None
     why = f"{network.kernel} leaves out this model's {' and '.join(parts)}"
@@ -251,6 +255,11 @@ def attention_kinds(config: Any) -> set[str]:
         kinds = {"sliding_attention" if windowed else "full_attention"}
     chunked = {"chunked_attention"} if getattr(text, "attention_chunk_size", None) else set()
     return kinds | chunked
+
+
+def _reads_mask(config: Any) -> bool:
+    """Whether the model makes more of a mask than who sees whom: ALiBi counts its columns (falcon)."""
+    return bool(getattr(config, "alibi", False))
 
 
 def _rope_types(config: Any) -> set[str]:

@@ -6,7 +6,7 @@ then stands in the header with its reason.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from anchoreval.attention.entering import Entered, reported, summary
-from anchoreval.attention.inspect_hf import BROKEN, inspect_rope, selftest
+from anchoreval.attention.inspect_hf import BROKEN, inspect_rope
 from anchoreval.attention.kernels import switchable
 from anchoreval.attention.patch_hf import Applied, model_dtype, rotary_modules
 from anchoreval.attention.precision import wider
@@ -29,8 +29,8 @@ _TOKENS = 8
 class Proofs:
     """Each of the findings is made once for a loaded model."""
 
-    def __init__(self, network: StockNetwork) -> None:
-        self._network = network
+    def __init__(self, network: StockNetwork, selftest: Callable[[], dict[str, Json]]) -> None:
+        self._network, self._run_selftest = network, selftest
         self._selftest: dict[str, Json] | None = None
         self._at_kernel: dict[tuple[object, str], dict[str, Json]] = {}
 
@@ -38,7 +38,7 @@ class Proofs:
         """The self-test of the rotary patch; where it cannot be made it is not passed, and `why` says so."""
         if self._selftest is None:
             try:
-                self._selftest = selftest(self._network.model)
+                self._selftest = self._run_selftest()
             except (UnsupportedArm, *BROKEN) as error:
                 self._selftest = {"ok": False, "restored": False, "why": _line(error)}
         return self._selftest
