@@ -109,9 +109,7 @@ def evaluate(
         until=parse_until(until) if until is not None else None,
     )
     _check(plan, backend, ray)
-    given = {"dtype": dtype, "kernel": kernel} | _own_options(backend, card, max_length) | (options or {})
-    if backend == "hf" and given["kernel"] == "auto":
-        given = {"product": widest_product(plan.arms)} | given
+    given = {"dtype": dtype, "kernel": kernel} | _own_options(backend, card, max_length, plan.arms) | (options or {})
     opener = partial(_open, backend, subject.checkpoint, given, ray, workers)
     return _execute(plan, subject, max_length, Path(output), opener, watch, tell)
 
@@ -143,10 +141,12 @@ def _subject(model: str, backend: BackendName, tokenizer: str | None) -> Subject
     return Subject(name, model, card, card.checkpoint)
 
 
-def _own_options(backend: BackendName, card: ModelCard, max_length: int | None) -> dict[str, Any]:
+def _own_options(backend: BackendName, card: ModelCard, max_length: int | None, arms: Sequence[Arm]) -> dict[str, Any]:
     """What a backend is told of the run."""
     if backend == "openai":
         return {"tokenizer": str(folder_of(card.checkpoint, weights=False))}
+    if backend == "hf":
+        return {"product": widest_product(arms)}
     return {"max_model_len": window_of(card, max_length)} if backend == "vllm" else {}
 
 

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, cache_utils
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.initialization import no_init_weights
 from transformers.utils import logging as transformers_logging
 
 from anchoreval.attention.blocks import Block
@@ -162,7 +163,21 @@ def _read(folder: Path, dtype: str, kernel: str, trust_remote_code: bool) -> tup
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
         )
+    if not type(model).__module__.startswith("transformers."):
+        _make_buffers(model)
     return model, loaded
+
+
+def _make_buffers(model: Any) -> None:
+    """Gives a model of the checkpoint's own code the buffers that its constructor makes and that are not saved.
+
+    transformers 5 builds models without memory and then fills such buffers only in modules that it knows: the rotary
+    frequencies of InternLM 2's code would be what lay in memory.
+    """
+    with no_init_weights():
+        made = dict(type(model)(model.config).named_non_persistent_buffers())
+    for name, buffer in model.named_non_persistent_buffers():
+        buffer.data = made[name].to(buffer.device)
 
 
 @torch.inference_mode()

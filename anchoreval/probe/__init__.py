@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from anchoreval.arms import DEFAULT_KERNEL
 from anchoreval.probe.sheet import Study, csv_text
 from anchoreval.results import write_whole
 
@@ -30,7 +29,7 @@ def probe(
     queries: int = 128,
     dtype: str | None = None,
     device: str = "auto",
-    kernel: str = DEFAULT_KERNEL,
+    kernel: str = "default",
     seed: int = 42,
     trust_remote_code: bool = False,
     max_length: int | None = None,
