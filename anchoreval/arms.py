@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from anchoreval.attention.patterns import parse_pattern
 from anchoreval.attention.positions import parse_positions
-from anchoreval.attention.rope import RopeLevel, parse_level
+from anchoreval.attention.rope import DIGITS, RopeLevel, parse_level
 from anchoreval.errors import AnchorEvalError
 
 PLACEBO = "~placebo"
+#: The attention kernel where none is asked for: sdpa, or eager where sdpa would leave out a part of the model.
+DEFAULT_KERNEL = "default"
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 
 
@@ -28,14 +31,14 @@ class Arm:
     A `placebo` is the same arm, computed in other chunks and other batches: what it changes is noise.
 
     `dtype` is that of the weights and activations ("auto": the checkpoint's own); `kernel` is the attention
-    implementation, which is one and the same for all arms that are compared.
+    implementation, which is one and the same for all arms that are compared ("default": that of the backend).
     """
 
     rope: RopeLevel
     positions: str = "contiguous"
     attention: str = "full"
     dtype: str = "auto"
-    kernel: str = "sdpa"
+    kernel: str = DEFAULT_KERNEL
     placebo: bool = False
 
     @property
@@ -61,7 +64,7 @@ class Arm:
         return hashlib.sha256(json.dumps(self.asked(), sort_keys=True).encode()).hexdigest()
 
 
-def parse_arm(text: str, dtype: str = "auto", kernel: str = "sdpa") -> Arm:
+def parse_arm(text: str, dtype: str = "auto", kernel: str = DEFAULT_KERNEL) -> Arm:
     """The arm that `text` spells; UnknownName or AnchorEvalError for what is not in the grammar."""
     if dtype not in DTYPES:
         raise AnchorEvalError(f"unknown dtype {dtype!r}: one of {', '.join(DTYPES)}")
@@ -78,7 +81,7 @@ def parse_arm(text: str, dtype: str = "auto", kernel: str = "sdpa") -> Arm:
     )
 
 
-def parse_arms(text: str, dtype: str = "auto", kernel: str = "sdpa") -> tuple[Arm, ...]:
+def parse_arms(text: str, dtype: str = "auto", kernel: str = DEFAULT_KERNEL) -> tuple[Arm, ...]:
     """The arms of a comma-separated list, each once, in order; commas inside `rope:site=...,site=...` belong to it."""
     pieces: list[str] = []
     for piece in text.replace(" ", ",").split(","):
@@ -89,3 +92,9 @@ def parse_arms(text: str, dtype: str = "auto", kernel: str = "sdpa") -> tuple[Ar
     if not pieces:
         raise AnchorEvalError("no arm was named: --rope takes levels such as native,bf16,fp32")
     return tuple(dict.fromkeys(parse_arm(piece, dtype, kernel) for piece in pieces))
+
+
+def widest_product(arms: Iterable[Arm]) -> str:
+    """The product of the arms that holds most digits, `model` where none names another than the model's."""
+    named = [arm.rope.product for arm in arms if arm.rope.product in DIGITS]
+    return max(named, key=DIGITS.__getitem__, default="model")

@@ -229,6 +229,12 @@ def _probe(parser: argparse.ArgumentParser) -> None:
         "--max-length", type=flags.length, metavar="N", help="the length that it was trained at, where known"
     )
     flags.loading(parser)
+    parser.add_argument(
+        "--kernel",
+        default="default",
+        metavar="KERNEL",
+        help="that the model is opened with; the probe itself computes in fused (default: sdpa, else eager)",
+    )
 
 
 def _none(_: argparse.ArgumentParser) -> None:

@@ -271,7 +271,7 @@ def probe(options: argparse.Namespace) -> int:
     from anchoreval.probe import write_probe
     from anchoreval.probe.reading import reading
 
-    names = ("shift", "levels", "text", "texts", "queries", "dtype", "device", "seed", "trust_remote_code")
+    names = ("shift", "levels", "text", "texts", "queries", "dtype", "device", "kernel", "seed", "trust_remote_code")
     asked = {name: getattr(options, name) for name in (*names, "max_length", "random_init")}
     study = measure(options.model, options.lengths, tell=note, **asked)
     csv, html = write_probe(study, options.output)

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from anchoreval.tokenizer import TextTokenizer
 
 SINK_TOKENS = 512
-KERNEL = "sdpa"  # that of `run`, whose arms are listed
 #: Scalings that users put on a model that was never trained with them, as well as those that trained with them.
 SCALED_AFTERWARDS = frozenset({"yarn", "linear", "dynamic"})
 Facts = dict[str, Any]
+_LOADED = ("kernel", "kernel_why", "unused_weights")
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
@@ -34,12 +34,18 @@ def flags(parser: argparse.ArgumentParser) -> None:
         "--max-length", type=shared.length, metavar="N", help="the length that it was trained at, where known"
     )
     shared.loading(parser)
+    shared.kernel(parser)
 
 
 def main(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     """`anchoreval doctor`: the page, or its facts as JSON, on stdout."""
     facts = examine(
-        options.model, options.max_length, options.dtype, options.device, trust_remote_code=options.trust_remote_code
+        options.model,
+        options.max_length,
+        options.dtype,
+        options.device,
+        kernel=getattr(options, "kernel", "default"),
+        trust_remote_code=options.trust_remote_code,
     )
     say(json.dumps(facts, indent=1, sort_keys=True) if options.json else page(facts))
     return 0
@@ -51,6 +57,7 @@ def examine(
     dtype: str | None = None,
     device: str = "auto",
     *,
+    kernel: str = "default",
     trust_remote_code: bool = False,
 ) -> Facts:
     """All facts of a checkpoint as JSON values. Errors: AnchorEvalError where it cannot be loaded."""
@@ -68,7 +75,7 @@ def examine(
         card.checkpoint,
         dtype=dtype or card.dtype,
         device=device,
-        kernel=KERNEL,
+        kernel=kernel,
         trust_remote_code=trust_remote_code,
     )
     try:
@@ -93,7 +100,8 @@ def _measured(backend: HfBackend, tokenizer: TextTokenizer) -> Facts:
     ids = prose_ids(tokenizer, min(SINK_TOKENS, facts["max_length"] or SINK_TOKENS))
     return {
         "engine": {
-            key: facts[key] for key in ("versions", "device", "dtype", "model_type", "parameters", "weights_sha256")
+            key: facts[key]
+            for key in ("versions", "device", "dtype", "model_type", "parameters", "weights_sha256", *_LOADED)
         },
         "rope": {**rope, "parameters": getattr(config, "rope_parameters", None) if rope["has_rope"] else None},
         "selftest": facts["rope_selftest"],
@@ -102,7 +110,7 @@ def _measured(backend: HfBackend, tokenizer: TextTokenizer) -> Facts:
         "resolved": checks.resolved(model, checks.CEILING),
         "resolved_ceiling": checks.CEILING,
         "resolved_radians": {"fine": checks.FINE, "coarse": checks.COARSE},
-        "sink": {"tokens": len(ids), "by_layer": checks.sink_shares(network, ids), "even": _even(len(ids))},
+        "sink": {"tokens": len(ids), **checks.sinks(network, ids), "even": _even(len(ids))},
         "layers": checks.layer_kinds(model.config),
         "arms": checks.allowed_arms(backend),
     }
@@ -207,6 +215,7 @@ def page(facts: Facts) -> str:
     lines = [
         f"{facts['name']}: {engine['model_type']}, {engine['parameters']:,} parameters, {engine['dtype']}",
         f"computed by  {versions}",
+        *_listed("kernel", f"{engine['kernel']}: {engine['kernel_why']}" if engine["kernel_why"] else engine["kernel"]),
         f"trained at   {length['trained']} tokens, from {length['source']}; stated: {length['stated']} positions",
     ]
     if length["meaning"]:
@@ -219,14 +228,17 @@ def page(facts: Facts) -> str:
         if rope["has_rope"]
         else ["RoPE         none found: positions are not rotated; only `native` runs"]
     )
-    shares = " ".join(f"{share:.0%}" for share in facts["sink"]["by_layer"])
-    tokens, even = facts["sink"]["tokens"], facts["sink"]["even"]
-    lines += [
-        "",
+    return "\n".join([*lines, "", *_sink_lines(facts["sink"]), "", *_arm_lines(facts["arms"])])
+
+
+def _sink_lines(sink: Facts) -> list[str]:
+    if sink["by_layer"] is None:
+        return _listed("first token", f"share of attention not measured: {sink['why']}")
+    shares = " ".join(f"{share:.0%}" for share in sink["by_layer"])
+    return [
         f"first token  share of attention by layer: {shares}",
-        f"             {tokens} tokens of prose, later half; even: {even:.1%}",
+        f"             {sink['tokens']} tokens of prose, later half; even: {sink['even']:.1%}",
     ]
-    return "\n".join([*lines, "", *_arm_lines(facts["arms"])])
 
 
 def _anchor_line(anchor: Facts) -> str:
@@ -252,13 +264,17 @@ def _rope_lines(facts: Facts) -> list[str]:
     damaged = "; ".join(f"{b['name']} {b['dtype']}, off by {b['max_relative_error']:.1e}" for b in rope["damaged"])
     levels = ", ".join(f"{dtype}: {level or 'no named level'}" for dtype, level in facts["detected_by_dtype"].items())
     survived = "DAMAGED: " + damaged if damaged else "sound as loaded"
-    cast = f"model.to(torch.bfloat16) would leave it off by {facts['inv_freq_error_after_cast']:.1e}"
+    if unchecked := "; ".join(f"{path} cannot be checked ({why})" for path, why in rope["unchecked"].items()):
+        survived = unchecked
+    error = facts["inv_freq_error_after_cast"]
+    cast = "" if error is None else f"; model.to(torch.bfloat16) would leave it off by {error:.1e}"
+    failed = f"FAILED: {selftest['why']}" if "why" in selftest else "FAILED"
     lines = [
         *_listed("RoPE", kinds),
         *_listed("", given if len(given) <= 320 else f"{given[:317]}..."),
-        f"inv_freq     {survived}; {cast}",
+        *_listed("inv_freq", f"{survived}{cast}"),
         f"computes     {rope['detected'] or 'no named level'} as loaded; by dtype: {levels}",
-        f"self-test    {'passed' if selftest['ok'] else 'FAILED'}",
+        *_listed("self-test", "passed" if selftest["ok"] else failed),
         "angles       off by at most 2^-9 rad (what a BF16 table rounds) up to | by 0.5 rad up to position",
     ]
     groups: dict[tuple[int, int], list[str]] = {}

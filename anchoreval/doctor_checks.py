@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from anchoreval.arms import parse_arm
-from anchoreval.attention.frequencies import frequency_buffers, sound_copy
-from anchoreval.attention.inspect_hf import inspect_rope
+from anchoreval.attention.frequencies import frequency_buffers, sound_copy, unchecked
+from anchoreval.attention.inspect_hf import BROKEN, inspect_rope
 from anchoreval.attention.patch_hf import rotary_modules
 from anchoreval.attention.rope import LEVELS
 from anchoreval.backends.hf import HfBackend
@@ -46,12 +46,13 @@ def detected_levels(model: nn.Module) -> dict[str, str | None]:
 
 
 def after_cast(model: nn.Module) -> float | None:
-    """The largest relative error of inv_freq after `model.to(torch.bfloat16)`; None without RoPE."""
+    """The largest relative error of inv_freq after `model.to(torch.bfloat16)`; None where nothing can be compared."""
     errors = []
     for path, module in rotary_modules(model).items():
-        cast = sound_copy(module, path)[0].to(torch.bfloat16)
-        errors += [buffer.max_relative_error for buffer in sound_copy(cast, path)[1]]
-    return max(errors, default=0.0) if rotary_modules(model) else None
+        if unchecked(module) is None:
+            cast = sound_copy(module, path)[0].to(torch.bfloat16)
+            errors += [buffer.max_relative_error for buffer in sound_copy(cast, path)[1]] or [0.0]
+    return max(errors, default=None)
 
 
 def resolved(model: nn.Module, ceiling: int) -> dict[str, dict[str, int]]:
@@ -90,15 +91,25 @@ def last_resolved(inv_freq_F: Tensor, inv_freq: str, angle: str, ceiling: int) -
     return {name: found.get(name, ceiling - 1) for name in ("fine", "coarse")}
 
 
+def sinks(network: StockNetwork, ids: list[int]) -> dict[str, Json]:
+    """The shares of `sink_shares` as `by_layer`; None and `why` where a model hands out no attention weights."""
+    try:
+        return {"by_layer": sink_shares(network, ids)}
+    except BROKEN as error:
+        return {"by_layer": None, "why": " ".join(f"{type(error).__name__}: {error}".split())[:200]}
+
+
 @torch.inference_mode()
 def sink_shares(network: StockNetwork, ids: list[int]) -> list[float]:
-    """By layer the share of attention that queries in the second half of `ids` give to the first token.
+    """By attention layer the share of attention that queries in the second half of `ids` give to the first token.
 
     Mean over heads and queries, block of queries by block, with the `eager` kernel (the one that hands weights out).
     """
     model, length = network.model, len(ids)
+    if getattr(model.config, "alibi", False):
+        raise ValueError("its eager kernel, which hands weights out, adds ALiBi twice")
     stock, step = model.config._attn_implementation, length if network.whole_prompts else SINK_ROWS
-    cache, total, rows = KvStore(network.layers, 1, length).row(0, 0, 0), [0.0] * network.layers, 0
+    cache, total, rows = KvStore(network.layers, 1, length).row(0, 0, 0), list[float](), 0
     model.set_attn_implementation("eager")
     try:
         for at in range(0, length, step):
@@ -106,6 +117,7 @@ def sink_shares(network: StockNetwork, ids: list[int]) -> list[float]:
             weights = _weights(network, ids[at:stop], cache, (at, stop))
             late = max(0, length // 2 - at)
             rows += max(0, stop - at - late)
+            total = total or [0.0] * len(weights)  # layers that share keys attend too, and are not in the cache
             for layer, weight_HQC in enumerate(weights):
                 total[layer] += float(weight_HQC[:, late:, 0].double().sum() / weight_HQC.shape[0])
     finally:
@@ -124,6 +136,8 @@ def _weights(network: StockNetwork, ids: list[int], cache: Any, at: tuple[int, i
         logits_to_keep=1,
         output_attentions=True,
     )
+    if not made.attentions or any(weights is None for weights in made.attentions):
+        raise ValueError("the model hands out no attention weights")
     return [weight_1HQC[0] for weight_1HQC in made.attentions]
 
 

@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from anchoreval.arms import Arm, parse_arms
+from anchoreval.arms import DEFAULT_KERNEL, Arm, parse_arms, widest_product
 from anchoreval.backends import Backend, open_backend, waves
 from anchoreval.backends.checkpoint import folder_of
 from anchoreval.backends.hashes import forget
@@ -63,7 +63,7 @@ def evaluate(
     limit: int | None = None,
     output: str | Path = "runs",
     dtype: str | None = None,
-    kernel: str = "sdpa",
+    kernel: str = DEFAULT_KERNEL,
     backend: BackendName = "hf",
     tokenizer: str | None = None,
     template: Template | None = None,
@@ -114,7 +114,7 @@ def evaluate(
         until=parse_until(until) if until is not None else None,
     )
     _check(plan, backend, ray)
-    given = {"dtype": dtype, "kernel": kernel} | _own_options(backend, card, max_length) | (options or {})
+    given = {"dtype": dtype, "kernel": kernel} | _own_options(backend, card, max_length, plan.arms) | (options or {})
     if rehash:
         forget(folder_of(card.checkpoint, weights=False))
     opener = partial(_open, Opening(backend, subject.checkpoint, given, rehash), ray, workers)
@@ -149,11 +149,24 @@ def _subject(model: str, backend: BackendName, tokenizer: str | None) -> Subject
     return Subject(name, model, card, card.checkpoint)
 
 
-def _own_options(backend: BackendName, card: ModelCard, max_length: int | None) -> dict[str, Any]:
+def _own_options(backend: BackendName, card: ModelCard, max_length: int | None, arms: Sequence[Arm]) -> dict[str, Any]:
     """What a backend is told of the run."""
     if backend == "openai":
         return {"tokenizer": str(folder_of(card.checkpoint, weights=False))}
+    if backend == "hf":
+        return {"product": widest_product(arms)}
     return {"max_model_len": window_of(card, max_length)} if backend == "vllm" else {}
+
+
+def notices(described: Mapping[str, Any]) -> Iterator[str]:
+    """What the backend says of itself that whoever asked may not expect: another kernel, weights that are left out."""
+    if why := described.get("kernel_why"):
+        yield f"kernel {described['kernel']} for all arms: {why}"
+    for kind, found in (described.get("unused_weights") or {}).items():
+        if kind == "frequencies_off":
+            yield f"the checkpoint's own rotary frequencies are off the computed ones by up to {found:.2g}, relative"
+        else:
+            yield f"left out, {kind}: {found['weights']} weights of the checkpoint ({found['first'][0]}, ...)"
 
 
 def window_of(card: ModelCard, max_length: int | None) -> int | None:
@@ -223,6 +236,8 @@ def _execute(
         header |= {"version": metadata.version("anchoreval"), "environments": [environment_of(described)]}
         header |= {"until": rule_of(plan.until)} if plan.until else {}
         _tell_served(header["backend"], made.cells, tell)
+        for line in notices(header["backend"]):
+            tell(line)
         directory = run_directory(output, subject.name, header)
         if not (directory / HEADER).exists():
             tell_beside(directory, json.loads(json.dumps(header)), tell)

@@ -115,10 +115,21 @@ def loading(group: argparse._ActionsContainer) -> None:
     group.add_argument("--trust-remote-code", action="store_true", help="run code that the checkpoint brings")
 
 
+def kernel(group: argparse._ActionsContainer) -> None:
+    """The attention kernel of the commands that compute arms."""
+    group.add_argument(
+        "--kernel",
+        default="default",
+        metavar="KERNEL",
+        help="attention kernel, one for all arms: sdpa, eager, ..., fused (keeps q and k wide), auto (fused where an "
+        "arm needs it), default (sdpa; eager where there is no sdpa or it drops soft caps or sinks)",
+    )
+
+
 def engine(group: argparse._ActionsContainer, chunk_tokens: int | None = 512) -> None:
     """Flags of the commands that answer prompts or score texts; `chunk_tokens` where that flag is not given."""
     loading(group)
-    group.add_argument("--kernel", default="sdpa", help="attention kernel, one for all arms (default: %(default)s)")
+    kernel(group)
     group.add_argument(
         "--chunk-tokens", type=positive, default=chunk_tokens, help="prefill chunk; changes rounding (default: 512)"
     )

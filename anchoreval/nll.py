@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anchoreval import flags as shared
+from anchoreval.arms import DEFAULT_KERNEL, widest_product
 from anchoreval.errors import LengthError, ModelError, RunError, SourceError, UnsupportedArm
 from anchoreval.nll_report import LEVEL, Losses, Row, csv_of, rows_of, spans, table_of
 
@@ -110,7 +111,7 @@ def measure(
     buckets: int | None = None,
     limit: int | None = None,
     dtype: str | None = None,
-    kernel: str = "sdpa",
+    kernel: str = DEFAULT_KERNEL,
     device: str = "auto",
     chunk_tokens: int = 512,
     max_length: int | None = None,
@@ -124,7 +125,7 @@ def measure(
     """
     from anchoreval.backends.checkpoint import folder_of
     from anchoreval.cards import find_model
-    from anchoreval.evaluation import window_of
+    from anchoreval.evaluation import notices, window_of
     from anchoreval.prompt import anchor_token
     from anchoreval.tokenizer import load_tokenizer
 
@@ -144,8 +145,11 @@ def measure(
     numbers = {"buckets": buckets or "doubling", "limit": limit, "chunk_tokens": chunk_tokens, "window": window}
     asked = {**_asked(name, texts, chosen), "lengths": lengths, **numbers}
     place = _folder(Path(output), asked)
-    backend = _open(card.checkpoint, dtype or card.dtype, kernel, device, chunk_tokens, trust_remote_code)
+    options = {"device": device, "chunk_tokens": chunk_tokens, "trust_remote_code": trust_remote_code}
+    backend = _open(card.checkpoint, dtype or card.dtype, kernel, chosen, options)
     try:
+        for line in notices(backend.describe()):
+            tell(line)
         losses, applied = _losses(backend, cut, chosen, watch)
         facts = {"asked": asked, "applied": applied, "engine": backend.describe()}
     finally:
@@ -277,19 +281,10 @@ def _positions(arm: Arm, length: int) -> tuple[int, ...]:
     return _scheme(arm).of((Block("anchor", 0, 1), Block("document", 1, length)))
 
 
-def _open(checkpoint: str, dtype: str, kernel: str, device: str, chunk_tokens: int, trust: bool) -> HfBackend:
+def _open(checkpoint: str, dtype: str, kernel: str, arms: Sequence[Arm], options: dict[str, Json]) -> HfBackend:
     from anchoreval.backends import open_backend
 
-    stock = "sdpa" if kernel in {"auto", "fused"} else kernel
-    engine: Any = open_backend(
-        "hf",
-        checkpoint,
-        dtype=dtype,
-        kernel=stock,
-        device=device,
-        chunk_tokens=chunk_tokens,
-        trust_remote_code=trust,
-    )
+    engine: Any = open_backend("hf", checkpoint, dtype=dtype, kernel=kernel, product=widest_product(arms), **options)
     opened: HfBackend = engine
     return opened
 

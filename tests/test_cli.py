@@ -41,14 +41,14 @@ FLAGS = {
     "score": {"runs"},
     "board": {"--definition", "--output", "runs"},
     "probe": {
-        "--device", "--dtype", "--lengths", "--levels", "--max-length", "--model", "--output", "--queries",
+        "--device", "--dtype", "--kernel", "--lengths", "--levels", "--max-length", "--model", "--output", "--queries",
         "--random-init", "--seed", "--shift", "--text", "--texts", "--trust-remote-code",
     },
     "nll": {
         "--arms", "--buckets", "--chunk-tokens", "--device", "--dtype", "--kernel", "--lengths", "--limit",
         "--max-length", "--model", "--output", "--text", "--trust-remote-code",
     },
-    "doctor": {"--device", "--dtype", "--json", "--max-length", "--model", "--trust-remote-code"},
+    "doctor": {"--device", "--dtype", "--json", "--kernel", "--max-length", "--model", "--trust-remote-code"},
     "bench": {"kind"},
     "compare": {"--baseline", "--margin", "--output", "runs"},
     "view": {"--data-dir", "--output", "--prompt-megabytes", "--serve", "--tokenizer", "runs"},

@@ -19,7 +19,7 @@ from torch.nn.attention.flex_attention import BlockMask
 
 from anchoreval.attention.blocks import Block
 from anchoreval.attention.flex import attend, block_mask
-from anchoreval.attention.kernels import FUSED, model_dtype, switched
+from anchoreval.attention.kernels import FUSED, NOT_TAKEN, model_dtype, switched
 from anchoreval.errors import UnsupportedArm
 
 #: The name under which transformers knows the kernel.
@@ -98,8 +98,8 @@ def _kernel(
     """Attention output [B, Q, H, D] in the model's dtype, and no weights; windows in `rest` are in the mask."""
     if s_aux is not None:
         raise UnsupportedArm("realisation: flex computes no attention sinks: use rows")
-    if dropout or rest.get("position_bias") is not None or rest.get("cache") is not None:
-        raise UnsupportedArm("realisation: flex takes no dropout, position bias or paged cache")
+    if dropout or any(rest.get(part) is not None for part in NOT_TAKEN):
+        raise UnsupportedArm("realisation: flex takes no dropout, position bias, choice of keys or paged cache")
     dtype = model_dtype(module, value)
     if _PREFILLING.get().wide:
         wide = torch.promote_types(torch.promote_types(query.dtype, key.dtype), torch.float32)

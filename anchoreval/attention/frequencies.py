@@ -37,8 +37,16 @@ def frequency_buffers(rotary: nn.Module) -> dict[str, Tensor]:
 
 
 def sound_copy(rotary: nn.Module, path: str) -> tuple[nn.Module, list[DamagedBuffer]]:
-    """A private copy of `rotary` with sound frequencies, and what was damaged in the original."""
-    damage, fresh = min(((_damage(rotary, new, path), new) for new in _initialised(rotary, path)), key=_worst)
+    """A private copy of `rotary` with sound frequencies, and what was damaged in the original.
+
+    What cannot be checked (see `unchecked`) is copied as it is; UnsupportedArm where it is narrower than fp32.
+    """
+    if (why := unchecked(rotary)) is not None:
+        narrow = next((b.dtype for b in frequency_buffers(rotary).values() if b.itemsize < 4), None)
+        if narrow is not None:
+            raise UnsupportedArm(f"rope: the frequencies of {path} are {narrow}, and it cannot be made anew: {why}")
+        return private_copy(rotary), []
+    damage, fresh = min(((_damage(rotary, new, path), new) for new in _initialised(rotary)), key=_worst)
     if damage:
         return fresh, damage
     return private_copy(rotary), []
@@ -46,9 +54,21 @@ def sound_copy(rotary: nn.Module, path: str) -> tuple[nn.Module, list[DamagedBuf
 
 def private_copy(rotary: nn.Module) -> nn.Module:
     """A copy whose buffers and state are its own; the configuration is shared."""
-    config = rotary.config
-    clone: nn.Module = copy.deepcopy(rotary, {id(config): config})
+    config = getattr(rotary, "config", None)
+    clone: nn.Module = copy.deepcopy(rotary, {} if config is None else {id(config): config})
     return clone
+
+
+def unchecked(rotary: nn.Module) -> str | None:
+    """Why the frequencies of this module cannot be compared with those of its initialiser, None where they can.
+
+    Modules that a checkpoint's own code makes from numbers (InternLM 2) keep no configuration to make them anew from.
+    """
+    try:
+        type(rotary)(rotary.config)
+    except (AttributeError, TypeError, KeyError) as error:
+        return " ".join(str(error).split())
+    return None
 
 
 def _worst(found: tuple[list[DamagedBuffer], nn.Module]) -> float:
@@ -73,13 +93,10 @@ def _relative_error(got: Tensor, expected: Tensor) -> float:
     return float(((got.double() - want).abs() / scale).max())
 
 
-def _initialised(rotary: nn.Module, path: str) -> list[nn.Module]:
+def _initialised(rotary: nn.Module) -> list[nn.Module]:
     """The module made anew from its configuration: in its first state, and (length-dependent types) grown."""
     device = next(iter(frequency_buffers(rotary).values())).device
-    try:
-        fresh, grown = (type(rotary)(rotary.config).to(device) for _ in range(2))
-    except (AttributeError, TypeError) as error:
-        raise UnsupportedArm(f"rope: the rotary module {path} cannot be made anew: {error}") from error
+    fresh, grown = (type(rotary)(rotary.config).to(device) for _ in range(2))
     for layer_type, length in _grown_lengths(rotary).items():
         position_ids = torch.tensor([[length - 1]], device=device)
         grown(torch.empty(1, 0, device=device), position_ids, *(() if layer_type is None else (layer_type,)))

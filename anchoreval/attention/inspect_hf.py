@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anchoreval.attention.frequencies import DamagedBuffer, frequency_buffers, private_copy, sound_copy
+from anchoreval.attention.frequencies import DamagedBuffer, frequency_buffers, private_copy, sound_copy, unchecked
 from anchoreval.attention.patch_hf import applied, model_dtype, rotary_modules, rotating_modules
 from anchoreval.attention.precision import NAMES, TORCH, Rotation, Tables, real_pair, rope_types
 from anchoreval.attention.rope import LEVELS, RopeLevel, parse_level
@@ -20,6 +20,8 @@ from anchoreval.errors import UnsupportedArm
 #: Positions of the probe: enough for every rounding to show, below every length at which a RoPE type changes
 #: state.
 PROBE_POSITIONS = 64
+#: What modelling code raises that meets tables, arguments or state of another shape than it was written for.
+BROKEN = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, NotImplementedError, AssertionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,10 @@ class RotaryModule:
 
 @dataclass(frozen=True, slots=True)
 class RopeReport:
-    """What was found; `detected` is the level, as text, that equals the stock code bit for bit, if any."""
+    """What was found; `detected` is the level, as text, that equals the stock code bit for bit, if any.
+
+    `unchecked` says of which modules nobody knows what their frequencies should be, and why.
+    """
 
     has_rope: bool
     model_dtype: str
@@ -41,6 +46,7 @@ class RopeReport:
     rotating: tuple[str, ...]
     detected: str | None
     damaged: tuple[DamagedBuffer, ...]
+    unchecked: dict[str, str]
     uses_kernels: bool
 
     def as_json(self) -> dict[str, Any]:
@@ -59,6 +65,7 @@ def inspect_rope(model: nn.Module) -> RopeReport:
         rotating=tuple(rotating),
         detected=_detect(model),
         damaged=tuple(damaged),
+        unchecked={path: why for path, module in rotary.items() if (why := unchecked(module)) is not None},
         uses_kernels=bool(getattr(model, "use_kernels", False)),
     )
 
@@ -67,16 +74,21 @@ def selftest(model: nn.Module, tokens: int = 32) -> dict[str, Any]:
     """Whether the patch is inert where it must be, as JSON values; `ok` sums it up.
 
     Compares logits bit for bit: before any block; under `native`; under the detected level applied
-    explicitly; after. A model whose RoPE equals no level has `explicit_equals_stock` None and is not `ok`.
+    explicitly; after. A model whose RoPE equals no level, or that no level can be applied to (`why` says so: falcon
+    with alibi makes no rotation), has `explicit_equals_stock` None and is not `ok`.
     """
     report = inspect_rope(model)
     before = _logits(model, tokens)
     with applied(model, LEVELS["native"]):
         native = _logits(model, tokens)
-    explicit = None
+    explicit, why, rotations = None, None, None
     if report.detected is not None:
-        with applied(model, parse_level(report.detected), "stock"):
-            explicit = _logits(model, tokens)
+        try:
+            with applied(model, parse_level(report.detected), "stock") as state:
+                explicit = _logits(model, tokens)
+                rotations = sum(state.rotations.values())
+        except UnsupportedArm as error:
+            explicit, why = None, str(error)
     after = _logits(model, tokens)
     checks = {
         "native_equals_stock": _same(before, native),
@@ -85,7 +97,8 @@ def selftest(model: nn.Module, tokens: int = 32) -> dict[str, Any]:
     }
     distance = None if explicit is None else _distance(explicit, before)
     passed = all(same for name, same in checks.items() if report.has_rope or name != "explicit_equals_stock")
-    return {"ok": passed, "detected": report.detected, "tokens": tokens, **checks, "max_difference": distance}
+    said = {"ok": passed, "detected": report.detected, "tokens": tokens, **checks, "max_difference": distance}
+    return said | {"rotations": rotations} | ({"why": why} if why else {})
 
 
 def _same(logits: Tensor, others: Tensor) -> bool:
@@ -125,7 +138,7 @@ def _detect(model: nn.Module) -> str | None:
         for level in _candidates(NAMES[model_dtype(model)]):
             if all(torch.equal(probe(level), want) for probe, want in zip(probes, stock, strict=True)):
                 return str(level)
-    except (UnsupportedArm, TypeError, RuntimeError):  # complex tables, or a rotation with other arguments
+    except (UnsupportedArm, *BROKEN):  # complex tables, or a rotation with other arguments
         return None
     return None
 

@@ -30,6 +30,9 @@ BLOCK_ELEMENTS = 1 << 23
 #: Query rows of one block at most, so that its mask (rows x keys, as fp32 inside torch) stays small.
 BLOCK_ROWS = 256
 
+#: Parts of an attention that these kernels do not compute and refuse where a model hands them over.
+NOT_TAKEN = ("position_bias", "cache", "indices", "block_indices")
+
 MaskFunction = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -139,8 +142,8 @@ def fused(
     Position ids and windows in `rest` are already in the mask. Raises UnsupportedArm for dropout and position
     biases.
     """
-    if dropout or rest.get("position_bias") is not None or rest.get("cache") is not None:
-        raise UnsupportedArm("kernel: fused takes no dropout, position bias or paged cache")
+    if dropout or any(rest.get(part) is not None for part in NOT_TAKEN):
+        raise UnsupportedArm("kernel: fused takes no dropout, position bias, choice of keys or paged cache")
     mask = _as_rows(attention_mask, query, key)
     wide = torch.float32
     for tensor in (query, key, value):
@@ -264,6 +267,12 @@ def model_dtype(module: nn.Module, value: Tensor) -> torch.dtype:
     return next((p.dtype for p in module.parameters() if p.is_floating_point() and p.itemsize > 1), value.dtype)
 
 
+def switchable(model: Any) -> bool:
+    """Whether the model takes its attention from transformers' table of kernels."""
+    can_switch = getattr(model, "_can_set_attn_implementation", None)
+    return can_switch is not None and bool(can_switch())
+
+
 @contextlib.contextmanager
 def switched(model: Any, name: str, kernel: Callable[..., Any], mask: Callable[..., Any]) -> Iterator[None]:
     """Inside the block every configuration of the model names `kernel`, and transformers builds masks by `mask`.
@@ -274,8 +283,7 @@ def switched(model: Any, name: str, kernel: Callable[..., Any], mask: Callable[.
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface
 
-    can_switch = getattr(model, "_can_set_attn_implementation", None)
-    if can_switch is None or not can_switch():
+    if not switchable(model):
         raise UnsupportedArm(f"kernel: {type(model).__name__} has its attention built in; no `{name}`")
     AttentionInterface.register(name, kernel)
     AttentionMaskInterface.register(name, mask)

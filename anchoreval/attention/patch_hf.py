@@ -6,13 +6,17 @@ the block
   * each rotary module of the model has a `forward` of its own (an instance attribute: precision.Tables);
   * each attention module has a `forward` of its own: the stock code object with a private dictionary of
     globals in which `apply_rotary_pos_emb` is precision.Rotation. So two models, and two threads, never see
-    each other's level;
+    each other's level; in it also stands a table of attention kernels that reports what q and k enter
+    them (entering.Reporting);
+  * latent attention joins the rotated and the unrotated part of k in `expand_kv`, which copies both into a tensor of
+    the model's dtype: a method of its own joins them in the wider one;
   * with `kernel="fused"`, the model's configuration names the kernel, which is registered with transformers.
     The two names that registration adds to transformers' tables stay: other models may be using them.
 
 Leaving the block removes all of it, also after an exception. A model that shares its configuration object
 with another shares the kernel too. In models that slice the rotated part of q and k off before the rotation
-(Phi, StableLM, Persimmon) the product is rounded in that part only. Facts about transformers are of 5.23.
+(Phi, StableLM, Persimmon, latent attention), or that compute a norm after it (HunYuan, NanoChat), what enters the
+product is not wholly of its bits: `at_kernel` says what entered. Facts about transformers are of 5.23.
 """
 
 from __future__ import annotations
@@ -23,18 +27,19 @@ import re
 import threading
 import types
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from anchoreval.attention.frequencies import DamagedBuffer, frequency_buffers, sound_copy
+from anchoreval.attention.entering import Entered, reporting_table, summary, with_globals
+from anchoreval.attention.frequencies import DamagedBuffer, frequency_buffers, sound_copy, unchecked
 from anchoreval.attention.kernels import FUSED, fused, row_mask, switched
 from anchoreval.attention.precision import NAMES, Rotation, Tables, rope_types, wider
-from anchoreval.attention.rope import RopeLevel
+from anchoreval.attention.rope import DIGITS, RopeLevel
 from anchoreval.errors import UnsupportedArm
 
 Kernel = Literal["stock", "fused"]
@@ -53,11 +58,14 @@ class Applied:
     model_dtype: str
     rotary: dict[str, str] = field(default_factory=dict)
     repaired: list[DamagedBuffer] = field(default_factory=list)
+    unchecked: dict[str, str] = field(default_factory=dict)
     rotating: tuple[str, ...] = ()
+    entered: dict[str, Entered] = field(default_factory=dict)
     tables: Counter[str] = field(default_factory=Counter)
     rotations: Counter[str] = field(default_factory=Counter)
     passes: Counter[str] = field(default_factory=Counter)
     patched: dict[str, tuple[nn.Module, Callable[..., Any]]] = field(default_factory=dict, repr=False)
+    _handed: dict[str, torch.dtype] = field(default_factory=dict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def as_json(self) -> dict[str, Any]:
@@ -70,6 +78,8 @@ class Applied:
             "model_dtype": self.model_dtype,
             "rotary": dict(self.rotary),
             "repaired": [_as_json(buffer) for buffer in self.repaired],
+            **({"unchecked": dict(self.unchecked)} if self.unchecked else {}),
+            **({"at_kernel": self.at_kernel} if self.entered else {}),
             "forwards": self.forwards,
             "rotations": sum(self.rotations.values()),
             "layers_without_rope": self.unrotated,
@@ -84,6 +94,16 @@ class Applied:
     def unrotated(self) -> list[str]:
         """Attention modules that did not rotate in any pass so far, as NoPE layers do (SmolLM3, Cohere 2)."""
         return [name for name in self.rotating if not self.rotations[name]] if self.forwards else []
+
+    @property
+    def at_kernel(self) -> dict[str, Any]:
+        """Dtype and bits of the q and k that entered attention kernels, over all modules seen, as JSON values."""
+        said = summary(self.entered)
+        product = self.level.sites.get("product", "model")
+        widest = max((DIGITS.get(said[name]["bits"], 0) for name in ("q", "k") if name in said), default=0)
+        if product != "model" and widest > DIGITS[product]:
+            said["note"] = f"{product} before what follows the rotation (a norm), or in the rotated part only"
+        return said
 
     def verify(self) -> None:
         """Raises UnsupportedArm unless every pass rotated through the level, in each layer that rotates.
@@ -116,6 +136,29 @@ class Applied:
     def count_rotation(self, name: str) -> None:
         with self._lock:
             self.rotations[name] += 1
+
+    def hand_on(self, name: str, dtype: torch.dtype) -> None:
+        """Notes the dtype in which a rotation of module `name` handed q and k on."""
+        with self._lock:
+            self._handed[name] = dtype
+
+    def enter(self, name: str, kernel: str, _: Any, query: Tensor, key: Tensor, rest: Mapping[str, Any]) -> None:
+        """Looks at the q and k that enter a kernel: UnsupportedArm where they lost what the level gives them.
+
+        Their bits are looked at once for each module; layers that do not rotate are none of the level's.
+        """
+        handed = self._handed.pop(name, None)
+        if handed is None:
+            return
+        if name not in self.entered:
+            self.entered[name] = Entered.of(query, key)
+        asked = {NAMES.get(handed, str(handed)), *([self.model_dtype] if self.level.product == "model" else [])}
+        for what, tensor in (("q", query), ("k", key)):
+            if NAMES.get(tensor.dtype, str(tensor.dtype)) in asked:
+                continue
+            text = f"{what} enters the kernel of {name} in {NAMES.get(tensor.dtype, tensor.dtype)}"
+            wanted = NAMES.get(handed, handed)
+            raise UnsupportedArm(f"rope: {self.level} hands q and k on in {wanted}, and {text}")
 
 
 def _as_json(buffer: DamagedBuffer) -> dict[str, Any]:
@@ -179,7 +222,8 @@ def _plan(model: nn.Module, level: RopeLevel, kernel: Kernel | None) -> Applied:
     dtype = model_dtype(model)
     needs_fused = not level.native and wider(level.product, dtype)
     if kernel == "stock" and needs_fused:
-        raise UnsupportedArm(f"kernel: {level} on a {NAMES[dtype]} model needs `fused`, for q and k stay wide")
+        text = f"{level} on a {NAMES[dtype]} model needs --kernel auto or fused"
+        raise UnsupportedArm(f"kernel: {text}, for q and k stay wide")
     if not level.native:
         _refuse_unpatchable(model, level)
     chosen: Kernel = kernel or ("fused" if needs_fused else "stock")
@@ -205,16 +249,23 @@ def _install_rope(model: nn.Module, state: Applied, stack: contextlib.ExitStack)
     for path, module in rotary_modules(model).items():
         sound, damage = sound_copy(module, path)
         state.repaired.extend(damage)
+        if why := unchecked(module):
+            state.unchecked[path] = why
         state.rotary[path] = "+".join(sorted(set(rope_types(module).values())))
         state.patched[path] = module, Tables(sound, state.level, partial(state.count_table, path))
     rotating = rotating_modules(model)
     state.rotating = tuple(rotating)
     for path, functions in rotating.items():
-        count = partial(state.count_rotation, path)
+        count, handed = partial(state.count_rotation, path), partial(state.hand_on, path)
         module = model.get_submodule(path)
-        replaced = {name: Rotation(stock, state.level, count) for name, stock in functions.items()}
-        own = types.MethodType(_with_globals(type(module).forward, replaced), module)
+        replaced: dict[str, Any] = {
+            name: Rotation(stock, state.level, count, handed) for name, stock in functions.items()
+        }
+        own = with_globals(module, replaced | reporting_table(module, partial(state.enter, path)))
         state.patched[path] = module, own
+        if wider(state.level.product, model_dtype(model)) and _joins_latent(module):
+            module.__dict__["expand_kv"] = types.MethodType(_expand_kv, module)
+            stack.callback(module.__dict__.pop, "expand_kv", None)
     stack.callback(model.register_forward_pre_hook(partial(state.count_pass, "begun")).remove)
     stack.callback(model.register_forward_hook(partial(state.count_pass, "ended")).remove)
     for module, forward in state.patched.values():
@@ -222,10 +273,19 @@ def _install_rope(model: nn.Module, state: Applied, stack: contextlib.ExitStack)
         stack.callback(module.__dict__.pop, "forward", None)
 
 
-def _with_globals(function: Callable[..., Any], replaced: dict[str, Any]) -> Callable[..., Any]:
-    """`function` with some of its globals replaced, for this copy alone."""
-    stock = inspect.unwrap(function)
-    scope = {**stock.__globals__, **replaced}
-    own = types.FunctionType(stock.__code__, scope, stock.__name__, stock.__defaults__, stock.__closure__)
-    own.__kwdefaults__ = stock.__kwdefaults__
-    return own
+def _joins_latent(module: nn.Module) -> bool:
+    """Whether the module is latent attention whose `expand_kv` (DeepSeek-V3 and its kin) joins both parts of k."""
+    parts = ("kv_b_proj", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
+    return hasattr(type(module), "expand_kv") and all(hasattr(module, part) for part in parts)
+
+
+def _expand_kv(self: Any, kv_nope: Tensor, k_rot: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values [B, H, L, D] of latents [B, 1, L, rank] and the rotated shared key [B, 1, L, d].
+
+    As `expand_kv` of transformers 5.16 to 5.24 (models/deepseek_v3/modeling_deepseek_v3.py) computes them, which copies
+    `k_rot` into a tensor of the dtype of the latents; joined here, k has the wider dtype of the two.
+    """
+    rows, _, length, _ = kv_nope.shape
+    both = self.kv_b_proj(kv_nope).view(rows, length, -1, self.qk_nope_head_dim + self.v_head_dim).transpose(1, 2)
+    k_nope, values = torch.split(both, [self.qk_nope_head_dim, self.v_head_dim], dim=-1)
+    return torch.cat((k_nope, k_rot.expand(-1, k_nope.shape[1], -1, -1)), dim=-1), values

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -40,6 +40,15 @@ class _Fp32Means(TorchFunctionMode):
     def _swap(self, value: Any) -> Any:
         return self.dtype if value is torch.float32 else value
 
+    @contextlib.contextmanager
+    def off(self) -> Iterator[None]:
+        """Inside the block fp32 is fp32 again."""
+        dtype, self.dtype = self.dtype, torch.float32
+        try:
+            yield
+        finally:
+            self.dtype = dtype
+
 
 def _fp32_means(dtype: torch.dtype) -> contextlib.AbstractContextManager[Any]:
     return contextlib.nullcontext() if dtype is torch.float32 else _Fp32Means(dtype)
@@ -61,6 +70,7 @@ class Tables:
     def __init__(self, rotary: nn.Module, level: RopeLevel, count: Callable[[str], None]) -> None:
         self.rotary, self.level, self.count = rotary, level, count
         self.stock_body = inspect.unwrap(type(rotary).forward)
+        self.makes_frequencies = "rope_init_fn" in self.stock_body.__code__.co_names
         kinds = rope_types(rotary).values()
         self.tracks_length = any("dynamic" in kind or kind == "longrope" for kind in kinds)
 
@@ -71,21 +81,35 @@ class Tables:
             self.rotary(x[..., :0], position_ids, *named)
         angle, table = TORCH[self.level.angle], TORCH[self.level.table]
         like = torch.empty(0, dtype=table, device=x.device)
-        with torch.no_grad(), torch.autocast(x.device.type, enabled=False), _fp32_means(angle):
-            pair = self.stock_body(self._rounded(), like, position_ids, *named)
+        means = _fp32_means(angle)
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False), means:
+            pair = self.stock_body(self._rounded(means), like, position_ids, *named)
         self.count(layer_type or "")
         cos, sin = real_pair(pair)
         return cos.to(table), sin.to(table)
 
-    def _rounded(self) -> nn.Module:
-        """The rotary module with its frequencies at the level's precision; a throw-away view unless fp32."""
-        if self.level.inv_freq == "fp32":
+    def _rounded(self, means: Any) -> nn.Module:
+        """The rotary module with its frequencies at the level's precision; a throw-away view where they change.
+
+        Code that computes frequencies anew in each pass (PhiMoE) calls `rope_init_fn`; the view's own computes them in
+        fp32, as stock code does, and rounds them like the buffers.
+        """
+        if self.level.inv_freq == "fp32" and not self.makes_frequencies:
             return self.rotary
+        dtype = TORCH[self.level.inv_freq]
         view = self.rotary.__class__.__new__(self.rotary.__class__)
         view.__dict__.update(self.rotary.__dict__)
-        dtype = TORCH[self.level.inv_freq]
         buffers = {name: b if b is None else b.to(dtype) for name, b in self.rotary._buffers.items()}
         view.__dict__["_buffers"] = buffers
+        if self.makes_frequencies:
+            stock: Any = self.rotary.rope_init_fn
+
+            def rope_init_fn(*args: Any, **named: Any) -> tuple[Tensor, Any]:
+                with means.off() if isinstance(means, _Fp32Means) else contextlib.nullcontext():
+                    inv_freq, scaling = stock(*args, **named)
+                    return inv_freq.to(dtype), scaling
+
+            view.__dict__["rope_init_fn"] = rope_init_fn
         return view
 
 
@@ -99,8 +123,15 @@ def real_pair(pair: Any) -> tuple[Tensor, Tensor]:
 class Rotation:
     """Stands in for a model's `apply_rotary_pos_emb`: the stock function at the level's precision."""
 
-    def __init__(self, stock: Callable[..., Any], level: RopeLevel, count: Callable[[], None]) -> None:
-        self.stock, self.level, self.count = stock, level, count
+    def __init__(
+        self,
+        stock: Callable[..., Any],
+        level: RopeLevel,
+        count: Callable[[], None],
+        handed: Callable[[torch.dtype], None] = lambda _: None,
+    ) -> None:
+        """`count` is called in each rotation, `handed` with the dtype that q and k go on in."""
+        self.stock, self.level, self.count, self.handed = stock, level, count, handed
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Rotated q and k (or the one tensor the stock function rotates), rounded to the product's dtype."""
@@ -111,11 +142,11 @@ class Rotation:
         with _fp32_means(rotate):
             named = dict(zip(kwargs, _cast(kwargs.values(), rotate), strict=True))
             out = self.stock(*_cast(args, rotate), **named)
-        self.count()
         came_in = tensors[0].dtype
-        if isinstance(out, tuple):
-            return tuple(rounded(turned, self.level.product, came_in) for turned in out)
-        return rounded(out, self.level.product, came_in)
+        made = tuple(rounded(turned, self.level.product, came_in) for turned in (out if _is_pair(out) else (out,)))
+        self.count()
+        self.handed(made[0].dtype)
+        return made if _is_pair(out) else made[0]
 
 
 def rounded(rotated: Tensor, product: str, came_in: torch.dtype) -> Tensor:
@@ -124,6 +155,10 @@ def rounded(rotated: Tensor, product: str, came_in: torch.dtype) -> Tensor:
         return rotated.to(came_in)
     carried = torch.promote_types(TORCH[product], came_in) if wider(product, came_in) else came_in
     return rotated.to(TORCH[product]).to(carried)
+
+
+def _is_pair(out: Any) -> bool:
+    return isinstance(out, tuple)
 
 
 def _is_real(value: Any) -> bool:

@@ -14,7 +14,7 @@ import torch
 import transformers
 
 from anchoreval.attention.blocks import Block
-from anchoreval.attention.inspect_hf import inspect_rope, selftest
+from anchoreval.attention.inspect_hf import selftest
 from anchoreval.attention.kernels import FUSED
 from anchoreval.attention.patch_hf import Applied, Kernel, applied, rotary_modules
 from anchoreval.attention.patterns import PATTERNS, WINDOW_RULE
@@ -25,9 +25,10 @@ from anchoreval.backends.hf_adapter import attach, bare
 from anchoreval.backends.hf_cache import KvStore
 from anchoreval.backends.hf_decode import Answering, lost
 from anchoreval.backends.hf_layout import Arrangement, Place, Realisation
-from anchoreval.backends.hf_load import StockNetwork, attention_kinds, eos_ids, load, max_length
+from anchoreval.backends.hf_load import DEFAULT, StockNetwork, attention_kinds, eos_ids, load, max_length
 from anchoreval.backends.hf_plan import Limits
 from anchoreval.backends.hf_probe import settle
+from anchoreval.backends.hf_proof import Proofs, fused_for_all
 from anchoreval.backends.hf_rows import KeptDocuments
 from anchoreval.backends.hf_score import REFERENCE_TOKENS
 from anchoreval.backends.machine import processor
@@ -49,14 +50,21 @@ class HfBackend:
     """A causal language model of transformers; see `Backend`."""
 
     def __init__(
-        self, checkpoint: Checkpoint, network: StockNetwork, limits: Limits, realisation: Realisation = "rows"
+        self,
+        checkpoint: Checkpoint,
+        network: StockNetwork,
+        limits: Limits,
+        realisation: Realisation = "rows",
+        asked: str = DEFAULT,
+        product: str | None = None,
     ) -> None:
         self._checkpoint, self._network, self._limits = checkpoint, network, limits
+        self._asked_kernel, self._auto_fused = asked, fused_for_all(network, product)
+        self._proofs = Proofs(network, lambda: selftest(network.model))
         self._realisation: Realisation = realisation
         self._flexes: set[str] = set()  # kernels under which FlexAttention was tried
         self._tokenizer = load_tokenizer(checkpoint.folder)
         self._eos = eos_ids(network.model, self._tokenizer)
-        self._selftest: dict[str, Json] | None = None
         self._applied: Applied | None = None
         self._arrangement = Arrangement()
         self._now = limits  # those of the arm in force
@@ -71,15 +79,23 @@ class HfBackend:
         *,
         dtype: str = "auto",
         device: str = "auto",
-        kernel: str = "sdpa",
+        kernel: str = DEFAULT,
         trust_remote_code: bool = False,
         use_kernels: bool = False,
         chunk_tokens: int = 512,
         batch_tokens: int = 32_768,
         rows: int = 32,
         realisation: str = "rows",
+        product: str | None = None,
+        unused_weights: str = "refuse",
     ) -> HfBackend:
         """The backend with the model of a folder or hub id loaded, and tried on two short rows (hf_probe.py).
+
+        `kernel` is one of transformers', or `default` (sdpa, or eager where sdpa does not exist or drops part of the
+        model's attention), `fused` (this package's own) or `auto`: one for all arms that are compared, `fused` where
+        one of them needs it, the default elsewhere. `product` is the widest product of those arms, None where they
+        are not known; then `auto` is decided arm by arm, but always `fused` where sdpa does not do.
+        `unused_weights` is what becomes of weights that the architecture has no place for: `refuse` or `allow`.
 
         `chunk_tokens` changes rounding and belongs to the identity; `batch_tokens` (rows x columns of the
         cache) and `rows` only change speed and memory. `realisation` says how isolated documents are
@@ -93,11 +109,12 @@ class HfBackend:
         if realisation not in get_args(Realisation):
             raise ModelError(f"unknown realisation {realisation!r}: one of {', '.join(get_args(Realisation))}")
         checkpoint = find_checkpoint(model, code=trust_remote_code, adapters=True)
+        stock = DEFAULT if kernel in ("auto", "fused") else kernel
         with bare(checkpoint) as base:
-            network = load(base, dtype, device, kernel, trust_remote_code)
+            network = load(base, dtype, device, stock, trust_remote_code, unused_weights)
         attach(network.model, checkpoint)
         chosen: Realisation = "flex" if realisation == "flex" else "rows"
-        backend = cls(checkpoint, network, Limits(chunk_tokens, batch_tokens, rows), chosen)
+        backend = cls(checkpoint, network, Limits(chunk_tokens, batch_tokens, rows), chosen, kernel, product)
         backend._positions = settle(network, backend._tokenizer)
         return backend
 
@@ -129,6 +146,10 @@ class HfBackend:
         } | ({} if self._realisation == "rows" else {"realisation": self._realisation})
         if self._alone:
             identity["rows"] = "alone"
+        if self._asked_kernel in (DEFAULT, "auto") and self._kernel != "sdpa":
+            identity["kernel"] = self._kernel
+        if self._network.unused.refused:
+            identity["unused_weights"] = self._network.unused.refused
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
     def describe(self) -> dict[str, Json]:
@@ -141,7 +162,9 @@ class HfBackend:
             "device": str(network.device),
             "device_name": _device_name(network.device),
             "dtype": network.dtype,
-            "kernel": network.kernel,
+            "kernel": self._kernel,
+            "kernel_why": None if self._kernel == "fused" else network.kernel_why,
+            "unused_weights": network.unused.as_json(),
             "model_type": network.model.config.model_type,
             "parameters": sum(p.numel() for p in network.model.parameters()),
             "max_length": max_length(network.model.config),
@@ -153,24 +176,36 @@ class HfBackend:
             "realisation": self._realisation,
             "throughput": {"batch_tokens": self._limits.batch_tokens, "rows": self._limits.rows},
             **({"rows": "alone: beside padding this model's answers are others"} if self._alone else {}),
-            "rope": inspect_rope(network.model).as_json(),
-            "rope_selftest": self._tested(),
+            "rope": self._proofs.inspected(),
+            "rope_selftest": self._proofs.tested(),
         }
+
+    @property
+    def _kernel(self) -> str:
+        """The attention kernel of the arms, `fused` or that of the loaded model."""
+        auto = self._asked_kernel == "auto" and self._auto_fused
+        return "fused" if auto or self._asked_kernel == "fused" else self._network.kernel
 
     @contextmanager
     def under(self, arm: ArmLike, place: Place | None = None) -> Iterator[dict[str, Json]]:
         """The arm as applied; `UnsupportedArm` names the field that cannot be computed.
 
-        Kernels: the one the model was loaded with, `fused`, or `auto` (fused for the levels that need it
-        only). `place` gives explicit position ids per request, instead of the arm's scheme. Inside the block
-        `documents` holds the keys and values of isolated documents for the prompts to come, those of earlier
-        blocks of the same arm among them.
+        Kernels: the one the model was loaded with, also as `default`, `fused`, or `auto` (see `open`). The first time
+        that an arm is put on, a few tokens run under it: `at_kernel` says in which dtype and bits q and k enter the
+        attention kernels, and what does not run, or does not get there as the level says, is refused here. `place`
+        gives explicit position ids per request, instead of the arm's scheme. Inside the block `documents` holds the
+        keys and values of isolated documents for the prompts to come, those of earlier blocks of the same arm among
+        them.
         """
         stock = self._network.kernel
-        kernels: dict[str, Kernel | None] = {"auto": None, "fused": "fused", stock: "stock"}
+        auto: Kernel | None = "fused" if self._auto_fused else None
+        kernels: dict[str, Kernel | None] = {"auto": auto, "fused": "fused", DEFAULT: "stock", stock: "stock"}
         arrangement = Arrangement(_scheme(arm), arm.attention, place, self._realisation)
         _only(arm, "attention", arm.attention, PATTERNS)
         _only(arm, "dtype", arm.dtype, ["auto", self._network.dtype])
+        if arm.kernel == "sdpa" and stock != "sdpa" and self._network.kernel_why:
+            text = f"kernel 'sdpa': {self._network.kernel_why}; leave out --kernel"
+            raise UnsupportedArm(f"arm {arm.name!r}: hf cannot compute {text}")
         _only(arm, "kernel", arm.kernel, kernels)
         self._require_placeable(arm, arrangement)
         self._require_inert(arm)
@@ -181,11 +216,13 @@ class HfBackend:
                 raise UnsupportedArm(f"arm {arm.name!r}: {text}")
             if self._realisation == "flex" and arrangement.pattern != "full":
                 self._require_flex(arm, state)
+            at_kernel = self._proofs.at_kernel(arm, state)
             self._applied, self._arrangement = state, arrangement
             self._now = self._limits.placebo() if arm.placebo else self._limits
             self.documents = self._kept.of(_bits_of(state, arrangement, self._now))
             try:
-                yield self._as_applied(state, arrangement) | ({"computed_in": asdict(self._now)} if arm.placebo else {})
+                said = self._as_applied(state, arrangement, at_kernel)
+                yield said | ({"computed_in": asdict(self._now)} if arm.placebo else {})
             finally:
                 self._applied, self._arrangement, self._now = None, Arrangement(), self._limits
                 self.documents = self._kept
@@ -230,11 +267,11 @@ class HfBackend:
         cpu = {"processor": processor(), "instructions": torch.backends.cpu.get_cpu_capability()}
         return {"versions": _versions(), "device": "cpu", **cpu, "threads": torch.get_num_threads()}
 
-    def _as_applied(self, state: Applied, arrangement: Arrangement) -> dict[str, Json]:
+    def _as_applied(self, state: Applied, arrangement: Arrangement, at_kernel: dict[str, Json]) -> dict[str, Json]:
         """What the run's header says of an arm."""
         explicit, pattern = arrangement.place is not None, arrangement.pattern
         said: dict[str, Json] = {
-            "rope": state.as_json(),
+            "rope": state.as_json() | {"at_kernel": at_kernel},
             "positions": "explicit" if explicit else str(arrangement.scheme),
             "positions_rule": f"given per prompt; {GENERATED}" if explicit else arrangement.scheme.rule,
             "attention": pattern,
@@ -259,6 +296,8 @@ class HfBackend:
         why = None
         if not rotary_modules(self._network.model):
             why = "no rotary embedding was found in the model"
+        elif self._proofs.tested().get("rotations") == 0:
+            why = "nothing is rotated in the model"
         elif self._network.whole_prompts:
             why = "the model picks its rotary frequencies by the highest position of a pass"
         elif other := attention_kinds(self._network.model.config) - {"full_attention", "sliding_attention"}:
@@ -285,19 +324,15 @@ class HfBackend:
             counts.clear()
         self._flexes.add(state.attention)
 
-    def _tested(self) -> dict[str, Json]:
-        """The self-test of the rotary patch, run once."""
-        if self._selftest is None:
-            self._selftest = selftest(self._network.model)
-        return self._selftest
-
     def _require_inert(self, arm: ArmLike) -> None:
         """Refuses all but `native` where the patch does not give the stock logits bit for bit."""
         if arm.rope.native:
             return
-        failed = [name for name, same in self._tested().items() if same is False and name != "ok"]
+        tested = self._proofs.tested()
+        failed = [name for name, same in tested.items() if same is False and name != "ok"]
         if failed:
-            raise UnsupportedArm(f"arm {arm.name!r}: rope is refused, the model fails {', '.join(failed)}")
+            why = tested.get("why") or f"the model fails {', '.join(failed)}"
+            raise UnsupportedArm(f"arm {arm.name!r}: rope is refused, {why}")
 
     def _require_chunks(self, arm: ArmLike) -> None:
         if arm.placebo and self._network.whole_prompts:
@@ -342,7 +377,7 @@ def _only(arm: ArmLike, field: str, asked: str, known: Collection[str]) -> None:
 
 def _bits_of(state: Applied, arrangement: Arrangement, limits: Limits) -> str:
     """An arm as applied and computed: documents of two arms are never shared, even where they would be equal."""
-    counts = {"forwards", "rotations", "layers_without_rope"}
+    counts = {"forwards", "rotations", "layers_without_rope", "at_kernel"}
     rope = {name: value for name, value in state.as_json().items() if name not in counts}
     scheme = "explicit" if arrangement.place is not None else str(arrangement.scheme)
     said = [rope, scheme, arrangement.pattern, arrangement.realisation, asdict(limits)]

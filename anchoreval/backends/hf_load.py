@@ -11,19 +11,27 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, cache_utils
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.initialization import no_init_weights
 from transformers.utils import logging as transformers_logging
 
 from anchoreval.attention.blocks import Block
+from anchoreval.attention.entering import left_out
 from anchoreval.attention.flex_hf import prefilling
 from anchoreval.backends.checkpoint import Checkpoint
 from anchoreval.backends.hf_growth import GROWING_ROPE, Growth, rope_groups
+from anchoreval.backends.hf_unused import Unused, unused_weights
 from anchoreval.errors import ModelError
 from anchoreval.tokenizer import TextTokenizer
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 _ALIGNED_BYTES = 64
+#: The kernel that is asked for where the user names none: STOCK, or eager where that drops part of the model.
+DEFAULT, STOCK, WHOLE = "default", "sdpa", "eager"
+_NO_KERNEL = "does not support an attention implementation"
+#: Layers of the cache that keys and values are kept for; a DummyLayer (5.23 on) belongs to a layer that shares them.
+_KEPT = (DynamicLayer, DynamicSlidingWindowLayer, *filter(None, [getattr(cache_utils, "DummyLayer", None)]))
 #: The blocks of a prompt and its attention pattern.
 Seen = tuple[Sequence[Block], str]
 
@@ -34,11 +42,14 @@ class StockNetwork:
     def __init__(self, model: Any, device: torch.device) -> None:
         self.model = model
         self.device = device
+        self.kernel_why: str | None = None  # why the kernel is not STOCK, where nobody asked for another
+        self.unused = Unused()
         self.layers = count_layers(model.config)
         self.whole_prompts = bool(_rope_types(model.config) & GROWING_ROPE)
         self.growth = Growth(model) if self.whole_prompts else None
         self.alone = self.whole_prompts  # hf_probe.py sets it for models that are wrong beside padding
         self._sees_all = attention_kinds(model.config) == {"full_attention"}
+        self._takes_floats = not _reads_mask(model.config)
 
     @property
     def dtype(self) -> str:
@@ -78,7 +89,7 @@ class StockNetwork:
         columns = mask_BC.shape[1]
         if mask_BC.shape[0] > 1 or not 1 < queries < columns or not bool(mask_BC.all()):
             return mask_BC
-        if not self._sees_all or self.device.type != "cpu" or self.kernel != "sdpa":
+        if not self._sees_all or not self._takes_floats or self.device.type != "cpu" or self.kernel != STOCK:
             return mask_BC
         mask_QC = torch.full((queries, columns), -torch.inf, dtype=self.model.dtype)
         return mask_QC.triu_(columns - queries + 1)[None, None]
@@ -95,41 +106,108 @@ class StockNetwork:
         self.logits(zero_11, DynamicCache(config=self.model.config), (zero_11, mask_11), 1)
 
 
-def load(checkpoint: Checkpoint, dtype: str, device: str, kernel: str, trust_remote_code: bool) -> StockNetwork:
-    """The model on its device, run once on one token so that what cannot work fails here."""
+def load(
+    checkpoint: Checkpoint, dtype: str, device: str, kernel: str, trust_remote_code: bool, unused: str = "refuse"
+) -> StockNetwork:
+    """The model on its device, run once on one token so that what cannot work fails here.
+
+    `kernel` is a name of transformers, or DEFAULT: STOCK where it exists and computes all of the model's attention,
+    else WHOLE. `unused` says what becomes of weights that the architecture has no place for: "refuse" or "allow".
+    Errors: `ModelError`, among them for a kernel asked for by name that leaves out a part of the model's attention.
+    """
     if dtype != "auto" and dtype not in DTYPES:
         raise ModelError(f"unknown dtype {dtype!r}: one of auto, {', '.join(DTYPES)}")
+    if unused not in ("refuse", "allow"):
+        raise ModelError(f"unused_weights={unused!r}: refuse or allow")
     place = _device(device)
     if not trust_remote_code:
         _refuse_own_code(checkpoint.folder)
+    first, why = (STOCK if kernel == DEFAULT else kernel), None
     try:
-        config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=trust_remote_code)
-        count_layers(config)
-        with _quiet():
-            model, loaded = AutoModelForCausalLM.from_pretrained(
-                checkpoint.folder,
-                config=config,
-                dtype=DTYPES.get(dtype, "auto"),
-                attn_implementation=kernel,
-                use_safetensors=True,
-                trust_remote_code=trust_remote_code,
-                output_loading_info=True,
-            )
+        try:
+            model, loaded = _read(checkpoint.folder, dtype, first, trust_remote_code)
+        except ValueError as error:
+            if kernel != DEFAULT or _NO_KERNEL not in str(error):
+                raise
+            why = f"this architecture has no kernel {STOCK!r}"
+            model, loaded = _read(checkpoint.folder, dtype, WHOLE, trust_remote_code)
         network = StockNetwork(_own_memory(model.to(place).eval()), place)
-        with torch.inference_mode():
-            network.restart()
-    except (ValueError, OSError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
+        network.kernel_why = why or _whole_attention(network, kernel, checkpoint.folder)
+    except SafetensorError as error:
         raise ModelError(_why(checkpoint.folder, kernel, str(error))) from error
+    except _LOADING as error:
+        raise ModelError(_why(checkpoint.folder, kernel, str(error) or type(error).__name__)) from error
     if missing := sorted(loaded["missing_keys"]):
         raise ModelError(f"{checkpoint.folder} lacks {len(missing)} weights that the model has: {missing[0]}, ...")
+    network.unused = unused_weights(network.model, checkpoint, loaded["unexpected_keys"])
+    if network.unused.refused and unused == "refuse":
+        raise ModelError(network.unused.refusal(checkpoint.folder, type(network.model).__name__))
     return network
+
+
+#: What transformers and modelling code raise over files and configurations that they cannot make a model of.
+_LOADING = (
+    ValueError, OSError, ImportError, LookupError, RuntimeError, AttributeError, TypeError, AssertionError,
+)  # fmt: skip
+
+
+def _read(folder: Path, dtype: str, kernel: str, trust_remote_code: bool) -> tuple[Any, dict[str, Any]]:
+    """The model of a folder, and transformers' report of what was loaded."""
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    count_layers(config)
+    with _quiet():
+        model, loaded = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=DTYPES.get(dtype, "auto"),
+            attn_implementation=kernel,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+        )
+    if not type(model).__module__.startswith("transformers."):
+        _make_buffers(model)
+    return model, loaded
+
+
+def _make_buffers(model: Any) -> None:
+    """Gives a model of the checkpoint's own code the buffers that its constructor makes and that are not saved.
+
+    transformers 5 builds models without memory and then fills such buffers only in modules that it knows: the rotary
+    frequencies of InternLM 2's code would be what lay in memory.
+    """
+    with no_init_weights():
+        made = dict(type(model)(model.config).named_non_persistent_buffers())
+    for name, buffer in model.named_non_persistent_buffers():
+        buffer.data = made[name].to(buffer.device)
+
+
+@torch.inference_mode()
+def _whole_attention(network: StockNetwork, kernel: str, folder: Path) -> str | None:
+    """Runs the model once; where its kernel leaves out a part of the attention, puts WHOLE in its place and says why.
+
+    `ModelError` where that kernel was asked for by name.
+    """
+    parts = left_out(network.model, network.restart).get(network.kernel)
+    if network.kernel == WHOLE and network.model.config.model_type == "falcon" and _reads_mask(network.model.config):
+        text = "adds this model's ALiBi twice (transformers puts it into the mask too)"
+        raise ModelError(f"{folder}: kernel {WHOLE} {text}: leave out --kernel, or name {STOCK}")
+    if not parts:
+        return None
+    why = f"{network.kernel} leaves out this model's {' and '.join(parts)}"
+    if kernel != DEFAULT:
+        raise ModelError(f"{folder}: kernel {why}: leave out --kernel, or name eager or fused")
+    network.model.set_attn_implementation(WHOLE)
+    network.restart()
+    return why
 
 
 def _why(folder: Path, kernel: str, error: str) -> str:
     """One line for an error of the library."""
-    if "does not support an attention implementation" in error:
-        return f"{folder}: this architecture has no attention kernel {kernel!r}; eager works for every one"
-    return f"{folder} cannot be loaded with kernel {kernel!r}: {' '.join(error.split())[:300]}"
+    if _NO_KERNEL in error:
+        return f"{folder}: this architecture has no attention kernel {kernel!r}: leave out --kernel, or name eager"
+    named = "" if kernel == DEFAULT else f" with kernel {kernel!r}"
+    return f"{folder} cannot be loaded{named}: {' '.join(error.split())[:300]}"
 
 
 def _own_memory(model: Any) -> Any:
@@ -178,7 +256,7 @@ def _device(name: str) -> torch.device:
 def count_layers(config: Any) -> int:
     """Layers of the cache; `ModelError` for models that keep more than keys and values."""
     layers = DynamicCache(config=config).layers
-    other = {type(layer).__name__ for layer in layers if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer)}
+    other = {type(layer).__name__ for layer in layers if type(layer) not in _KEPT}
     if other or not layers:
         kinds = ", ".join(sorted(other)) or "no layers"
         raise ModelError(f"model type {config.model_type!r} keeps state this backend cannot batch: {kinds}")
@@ -194,6 +272,11 @@ def attention_kinds(config: Any) -> set[str]:
         kinds = {"sliding_attention" if windowed else "full_attention"}
     chunked = {"chunked_attention"} if getattr(text, "attention_chunk_size", None) else set()
     return kinds | chunked
+
+
+def _reads_mask(config: Any) -> bool:
+    """Whether the model makes more of a mask than who sees whom: ALiBi counts its columns (falcon)."""
+    return bool(getattr(config, "alibi", False))
 
 
 def _rope_types(config: Any) -> set[str]:

@@ -295,7 +295,7 @@ class OpenAiBackend:
         known = ["auto", *filter(None, [(self._plugin or {}).get("dtype")])]
         if arm.dtype not in known:
             raise _unsupported(arm, f"dtype {arm.dtype!r}", f"the server has its own: {' or '.join(known)}")
-        if arm.kernel not in ("auto", "sdpa"):  # sdpa is what an arm says where nothing was asked for
+        if arm.kernel not in ("default", "auto", "sdpa"):  # the first is what an arm says where nothing was asked for
             raise _unsupported(arm, f"kernel {arm.kernel!r}", "the server has its own: leave out --kernel")
 
 

@@ -35,7 +35,7 @@ from anchoreval.tokenizer import load_tokenizer
 if importlib.util.find_spec("vllm") is None:  # imported only when an engine starts; its absence shows here
     raise ModuleNotFoundError("No module named 'vllm'", name="vllm")
 
-_KERNELS = ("auto", "sdpa")  # both: the attention that vLLM itself picks; `sdpa` is the default of every command
+_KERNELS = ("default", "auto", "sdpa")  # all: the attention that vLLM itself picks
 
 
 @dataclass(frozen=True, slots=True)

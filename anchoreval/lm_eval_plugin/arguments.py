@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from anchoreval.arms import Arm, parse_arm
+from anchoreval.arms import DEFAULT_KERNEL, Arm, parse_arm
 from anchoreval.backends import options_of
 from anchoreval.errors import AnchorEvalError
 from anchoreval.flags import SETTINGS
@@ -59,7 +59,8 @@ class ModelArguments:
             raise BadArgument(f"model_args: arm={self.arm} says all of it: leave out {', '.join(given)}")
         attention = f"{self.attention}/" if self.attention else ""
         positions = f"+{self.positions}" if self.positions else ""
-        return parse_arm(self.arm or f"{attention}{self.rope or 'native'}{positions}", dtype, self.kernel or "sdpa")
+        spelled = self.arm or f"{attention}{self.rope or 'native'}{positions}"
+        return parse_arm(spelled, dtype, self.kernel or DEFAULT_KERNEL)
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,7 +93,7 @@ def _plan(options: argparse.Namespace, card: ModelCard, dtype: str) -> Plan:
     return Plan(
         tasks=tuple(sized(with_settings(chosen, shared.chosen_settings(options)))),
         lengths=tuple(sorted(set(options.lengths))) if options.lengths else None,
-        arms=parse_arms(options.rope, dtype, "sdpa"),
+        arms=parse_arms(options.rope, dtype),
         limit=options.limit,
         seed=options.seed,
         template=options.template or card.template,

@@ -29,6 +29,7 @@ def probe(
     queries: int = 128,
     dtype: str | None = None,
     device: str = "auto",
+    kernel: str = "default",
     seed: int = 42,
     trust_remote_code: bool = False,
     max_length: int | None = None,
@@ -48,7 +49,7 @@ def probe(
     from anchoreval.probe.study import Settings, investigate
 
     settings = Settings(tuple(sorted(set(lengths))), shift, levels, texts, queries, seed, random_init)
-    return investigate(model, settings, text, dtype or "auto", device, trust_remote_code, max_length, tell)
+    return investigate(model, settings, text, dtype or "auto", device, kernel, trust_remote_code, max_length, tell)
 
 
 def write_probe(study: Study, folder: Path) -> tuple[Path, Path]:

@@ -23,7 +23,7 @@ from anchoreval.attention.measures import BY_HEAD, Difference
 from anchoreval.attention.probe import Recording, compare, query_rows, record
 from anchoreval.attention.rope import LEVELS, RopeLevel, parse_level
 from anchoreval.backends.checkpoint import find_checkpoint
-from anchoreval.backends.hf_load import load
+from anchoreval.backends.hf_load import DEFAULT, load
 from anchoreval.cards import find_model
 from anchoreval.data import prose
 from anchoreval.errors import LengthError, ModelError, SourceError
@@ -84,6 +84,7 @@ def investigate(
     file: Path | None,
     dtype: str,
     device: str,
+    kernel: str,
     trust_remote_code: bool,
     max_length: int | None,
     tell: Callable[[str], None],
@@ -94,7 +95,8 @@ def investigate(
     checkpoint = find_checkpoint(card.checkpoint)
     tokenizer = load_tokenizer(checkpoint.folder)
     texts = {n: read_texts(file, tokenizer, n, settings.count(n), settings.seed) for n in settings.lengths}
-    network = load(checkpoint, dtype, device, "sdpa", trust_remote_code).model
+    stock = DEFAULT if kernel in ("auto", "fused") else kernel
+    network = load(checkpoint, dtype, device, stock, trust_remote_code).model
     report = inspect_rope(network)
     if not report.has_rope:
         raise ModelError(f"{model} has no RoPE: there is nothing to probe")
