@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from anchoreval.child import answer_of
 from anchoreval.errors import ModelError
@@ -24,9 +25,11 @@ _HARD = f"{_SENTINEL} 1 < 2 & \"quoted\" 'text' \\n \\\\ {{{{ x }}}} {{% y %}}\n
 _EDGED = f" \n{_HARD}\n "
 #: What anchoreval, or `apply_chat_template`, gives every template.
 _GIVEN = frozenset(
-    "messages conversations tools documents chat_template add_generation_prompt continue_final_message "
-    "return_assistant_tokens_mask".split()
-)
+    {
+        "messages", "conversations", "tools", "documents", "chat_template", "add_generation_prompt",
+        "continue_final_message", "return_assistant_tokens_mask",
+    }
+)  # fmt: skip
 _BASE = "use --template base"
 
 
@@ -57,15 +60,26 @@ def check_args(template: str, special: Mapping[str, str], args: Mapping[str, Sca
             raise ModelError(f"--template-args {name}: the chat template reads no {name}: leave it out")
 
 
+def require_bounded(template: str, special: Mapping[str, str]) -> None:
+    """Raise ModelError for a template that takes too much time or memory, before this process renders it itself."""
+    _texts(template, json.dumps(dict(special)))
+
+
 @functools.lru_cache(maxsize=64)
-def _around(template: str, values: str) -> Around:
+def _texts(template: str, values: str) -> dict[str, Any]:
+    """The texts of three conversations, or why the template refuses them."""
     chats = [[{"role": "user", "content": turn}] for turn in (_SENTINEL, _HARD, _EDGED)]
     job = {"do": "render", "template": template, "chats": chats, "values": json.loads(values)}
     answer = answer_of(job | {"seconds": SECONDS, "megabytes": MEGABYTES})
-    if "refused" in answer:
-        raise ModelError(f"the chat template refuses a plain user turn: {_line(answer['refused'])}: {_BASE}")
     if "error" in answer:
         raise ModelError(f"the chat template cannot be rendered ({_line(answer['error'])}): {_BASE}")
+    return answer
+
+
+def _around(template: str, values: str) -> Around:
+    answer = _texts(template, values)
+    if "refused" in answer:
+        raise ModelError(f"the chat template refuses a plain user turn: {_line(answer['refused'])}: {_BASE}")
     plain, hard, edged = answer["texts"]
     opening, turn, closing = plain.partition(_SENTINEL)
     if not turn:

@@ -22,7 +22,7 @@ from anchoreval.data.words import WordLists
 from anchoreval.documents import cut_documents
 from anchoreval.errors import AnchorEvalError, CardError, ModelError, RunError, SourceError
 from anchoreval.lengths import room_of
-from anchoreval.prompt import Template, anchor_token, to_request
+from anchoreval.prompt import Anchor, Template, anchor_token, template_text, to_request
 from anchoreval.results import HEADER, SCHEMA, Run
 from anchoreval.run import Plan, samples_of, second_of
 from anchoreval.schema import Request, Sample
@@ -67,6 +67,9 @@ class _Identity(_Part):
     limit: int | None
     seed: int
     template: Literal["base", "chat"]
+    template_args: dict[str, Any] = Field(default_factory=dict)
+    template_text: str | None = None  # absent in runs of format 1
+    anchor: Anchor = "auto"
     document_tokens: int | None = None  # absent in runs of the first release, which cut no documents
     until: str | None = None
     sources: _SourcesSaid
@@ -127,8 +130,8 @@ class _Until(_Part):
 
 class _Anchor(_Part):
     sha256: str
-    anchor_token: str
-    anchor_id: int
+    anchor_token: str | None
+    anchor_id: int | None
 
 
 class HeaderParts(_Part):
@@ -192,7 +195,11 @@ class Remake:
             sources=self.sources,
             group=self.header.group,
             document_tokens=said.document_tokens,
+            template_args=said.template_args,
+            anchor=said.anchor,
         )
+        if said.template_text not in (None, template_text(self.plan.wrap(self.tokenizer))):
+            raise ModelError(f"the chat template of {tokenizer or self.header.model.path} is not that of {run.path}")
 
     def samples(self, task: str | None = None, length: int | None = None) -> Iterator[Sample]:
         """Every sample that was asked for, in the order of the plan, one task and length after the other.
@@ -215,7 +222,8 @@ class Remake:
     def request(self, sample: Sample) -> Request:
         """The sample as token ids with its documents, as it was sent."""
         task = self.tasks[sample.task]
-        whole = to_request(sample, self.tokenizer, task.reference, room_of(task, self.header.model.window))
+        room, anchor = room_of(task, self.header.model.window), self.plan.anchor
+        whole = to_request(sample, self.tokenizer, task.reference, room, anchor=anchor)
         return cut_documents(whole, self.plan.document_tokens)
 
     def second(self, sample: Sample, answer: str) -> tuple[Sample, Request]:
@@ -263,6 +271,8 @@ def _tokenizer(run: Run, header: HeaderParts, given: str | Path | None) -> TextT
             f"the tokenizer of {where} has sha256 {found.sha256[:16]}, the run {run.path} was made with {asked[:16]}: "
             "name that one with --tokenizer PATH"
         )
+    if header.identity.anchor == "none":
+        return found
     anchor = anchor_token(found)
     if anchor != (header.tokenizer.anchor_token, header.tokenizer.anchor_id):
         raise ModelError(

@@ -40,6 +40,7 @@ ORDINARY = "\n".join(
 )
 #: Text that is rare; where it alone differs the rules of tokenizer.json hold, and it is said.
 RARE = "１２３ ٣٤ ½ ² a  7 x   1999 cafe\u0301 ﬁ İstanbul ไทย हिन्दी 👩\u200d👩\u200d👧 🇩🇪 « » \u00a0nb\u200bz\u3000w"
+PROBES = (ORDINARY, RARE)
 _MOST = 2000  # special tokens in the second probe
 _OF_CONFIG = ("model_type", "tokenizer_class", "model_name", "_name_or_path", "transformers_version", "auto_map")
 

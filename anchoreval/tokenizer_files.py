@@ -54,7 +54,8 @@ def _older_map(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
 
 def chat_template_of(folder: Path) -> str | dict[str, str] | None:
     """Return the chat template that stands in files of its own, several by name; None where there is no such file."""
-    named = {path.stem: path.read_text("utf-8") for path in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
+    more = sorted((folder / "additional_chat_templates").glob("*.jinja"))
+    named = {path.stem: path.read_text(encoding="utf-8") for path in more}
     if (folder / "chat_template.jinja").is_file():
         named = {"default": (folder / "chat_template.jinja").read_text(encoding="utf-8")} | named
     return named["default"] if list(named) == ["default"] else named or None
@@ -93,7 +94,9 @@ def complete(inner: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
 
 def text_of(token: Any) -> str:
     """Return the text of a token that stands as text or as an object with its flags."""
-    return str(token.content if isinstance(token, AddedToken) else token["content"] if isinstance(token, dict) else token)
+    if isinstance(token, AddedToken):
+        return str(token.content)
+    return str(token["content"] if isinstance(token, dict) else token)
 
 
 def _token(entry: Any) -> AddedToken:

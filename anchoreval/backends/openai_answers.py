@@ -154,12 +154,13 @@ class Asking:
         return None
 
     def _turn(self, request: Request) -> str:
-        """The prompt as the text of the user's turn, without the anchor: the server's template brings its own."""
-        ids = list(request.token_ids[1:])
-        text = self.tokenizer.decode(ids, skip_special_tokens=False)
-        if text != self.tokenizer.decode(ids):
-            raise ModelError("api=chat: the server applies the chat template itself: use --template base")
-        return text
+        """The prompt as the text of the user's turn, without the anchor: the server's template brings its own.
+
+        Text of special tokens in it stays, as upstream sends it; that no chat template of ours is in it is seen to
+        before anything is asked (evaluation.py).
+        """
+        first = 1 if request.segment_ids[:1] == (-1,) else 0
+        return self.tokenizer.decode(list(request.token_ids[first:]), skip_special_tokens=False)
 
     def _require_room(self, tokens: int) -> None:
         """`Unanswerable` for more tokens, prompt and answer, than the server has positions: vLLM would cut silently."""
