@@ -37,6 +37,8 @@ def config_of(folder: Path) -> dict[str, Any]:
             str(number): {"content": text, "normalized": text not in special, "special": text in special}
             for text, number in older.items()
         }
+    if "additional_special_tokens" in config and _EXTRA not in config:  # those of the older map
+        config[_EXTRA] = config.pop("additional_special_tokens")
     template = chat_template_of(folder)
     return config | ({"chat_template": template} if template is not None else {})
 
