@@ -87,7 +87,8 @@ def _run(parser: argparse.ArgumentParser) -> None:
         help="refuse to go on with a run that was begun with other versions, threads or on another processor or GPU",
     )
     parser.add_argument("--rehash", action="store_true", help="read all files of the checkpoint again for their hashes")
-    parser.add_argument("--template", choices=("base", "chat"), help="base: raw text; chat: the model's chat template")
+    flags.template(parser, None, "base: raw text; chat: the model's chat template")
+    flags.anchor(parser)
     flags.sources(parser)
     flags.settings(parser)
     engine = parser.add_argument_group("engine")
@@ -118,7 +119,7 @@ def _samples(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lengths", type=flags.lengths, required=True, metavar="N,N")
     parser.add_argument("--tokenizer", required=True, metavar="PATH", help="folder or hub id, or a card of models/")
     parser.add_argument("--limit", type=flags.positive, metavar="N")
-    parser.add_argument("--template", choices=("base", "chat"), default="base")
+    flags.template(parser, "base")
     parser.add_argument("--output", type=Path, metavar="FILE.jsonl", required=True)
     flags.sources(parser)
     flags.settings(parser)
@@ -127,7 +128,7 @@ def _samples(parser: argparse.ArgumentParser) -> None:
 def _show(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sample", metavar="SUITE/TASK@LENGTH#INDEX")
     parser.add_argument("--tokenizer", required=True, metavar="PATH")
-    parser.add_argument("--template", choices=("base", "chat"), default="base")
+    flags.template(parser, "base")
     flags.sources(parser)
     flags.settings(parser)
 

@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
     """`anchoreval run`: the table on stdout, the board's place on stderr."""
     from anchoreval.board import run_table
     from anchoreval.evaluation import evaluate
-    from anchoreval.flags import chosen_settings, engine_options
+    from anchoreval.flags import chosen_settings, engine_options, template_args
     from anchoreval.readable import draw, load_runs
     from anchoreval.resume import nothing_scored
     from anchoreval.rounds import words
@@ -88,6 +88,8 @@ def run(options: argparse.Namespace) -> int:
         backend=options.backend,
         tokenizer=options.tokenizer,
         template=options.template,
+        template_args=template_args(options),
+        anchor=options.anchor,
         haystack=options.haystack,
         data_dir=options.data_dir,
         wordlists=options.wordlists,
@@ -131,7 +133,7 @@ def _sources(options: argparse.Namespace) -> Sources:
 def _plan(options: argparse.Namespace, tasks: str, limit: int | None) -> Plan:
     """The plan of prompts alone, for the commands that need no model."""
     from anchoreval.cards import select_tasks, with_settings
-    from anchoreval.flags import chosen_settings
+    from anchoreval.flags import chosen_settings, template_args
     from anchoreval.run import Plan, sized
 
     chosen, single = select_tasks(tasks)
@@ -139,7 +141,8 @@ def _plan(options: argparse.Namespace, tasks: str, limit: int | None) -> Plan:
     chosen = sized(with_settings(chosen, settings))
     lengths = tuple(options.lengths) if getattr(options, "lengths", None) else None
     template: Template = getattr(options, "template", "base")
-    return Plan(tuple(chosen), lengths, (), limit, options.seed, template, _sources(options), single)
+    given, sources = template_args(options), _sources(options)
+    return Plan(tuple(chosen), lengths, (), limit, options.seed, template, sources, single, template_args=given)
 
 
 def _tokenizer(name: str) -> TextTokenizer:

@@ -7,7 +7,6 @@ import json
 import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from anchoreval import flags as shared
@@ -188,18 +187,11 @@ def anchor_facts(tokenizer: TextTokenizer) -> Facts:
 
 
 def _opening(tokenizer: TextTokenizer) -> str | None:
-    """What the chat template writes before the user's turn, its own BOS included; None without a usable template.
+    """What the chat template writes before the user's turn, its own BOS included; None without a usable template."""
+    from anchoreval.prompt import rendered
 
-    `wrap_of` takes a BOS at the very start away; a mark before it keeps it in place.
-    """
-    from anchoreval.prompt import wrap_of
-
-    mark = "\ue000\n"
-    marked: Any = SimpleNamespace(
-        bos=tokenizer.bos, eos=tokenizer.eos, chat_template=mark + (tokenizer.chat_template or "")
-    )
     try:
-        return wrap_of(marked, "chat").opening.removeprefix(mark) if tokenizer.chat_template else None
+        return rendered(tokenizer).opening
     except ModelError:
         return None
 

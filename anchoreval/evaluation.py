@@ -26,7 +26,7 @@ from anchoreval.fleet.fleet import Fleet, Opening
 from anchoreval.fleet.loop import run_cells_on
 from anchoreval.groups import in_order, run_cells
 from anchoreval.identity import decided_by, environment_of, tell_beside
-from anchoreval.prompt import Template, anchor_token
+from anchoreval.prompt import NO_ARGS, Anchor, Template, anchor_from, anchor_token, require_no_anchor
 from anchoreval.results import HEADER, Run, RunFolder, load_run
 from anchoreval.resume import gone_on
 from anchoreval.rounds import rule_of, run_rounds
@@ -67,6 +67,8 @@ def evaluate(
     backend: BackendName = "hf",
     tokenizer: str | None = None,
     template: Template | None = None,
+    template_args: Mapping[str, Any] = NO_ARGS,
+    anchor: Anchor = "auto",
     haystack: HaystackKind | None = None,
     data_dir: str | Path | None = None,
     wordlists: Literal["3.0.1", "2.2.0"] = "3.0.1",
@@ -90,14 +92,16 @@ def evaluate(
     `model` is a card of models/, a folder or a hub id; behind the backend `openai`, its name at the server of the
     option `base_url`, and `tokenizer` is a card, folder or hub id. `tasks` are suites, sets, tasks or globs; `lengths`
     are tokens of the model under test, prompt plus answer (default: the task card's); `rope` are arms, comma separated.
-    `template`, `haystack` and `dtype` default to the model card's; `document_tokens` puts documents into blocks of so
-    many tokens; `context=False` leaves the context out of the prompts; `placebo` adds the first arm once more, in other
-    batches: what differs then is noise (on `vllm` it is always there); `until` ("1pt@95%") stops a task and length when
-    every arm's verdict is in (rounds.py); `max_length` overrides the positions that the checkpoint states; `settings`
-    are what suites let be chosen (depths, needles, ...); `ray` is the address of a cluster on which so many `workers`
-    compute (fleet/); `options` go to the backend. The same call resumes a run, asks again what has no answer, and goes
-    on with more samples under a greater `limit`; with `same_environment` only where and with the versions it was begun.
-    `rehash` reads files again whose hashes are known. `watch` shows progress, `tell` takes notices.
+    `template`, `haystack` and `dtype` default to the model card's; `template_args` go to the chat template;
+    `anchor="none"` puts no anchor token in front, which arms that act on it refuse; `document_tokens` puts documents
+    into blocks of so many tokens; `context=False` leaves the context out of the prompts; `placebo` adds the first arm
+    once more, in other batches: what differs then is noise (on `vllm` it is always there); `until` ("1pt@95%") stops a
+    task and length when every arm's verdict is in (rounds.py); `max_length` overrides the positions that the checkpoint
+    states; `settings` are what suites let be chosen (depths, needles, ...); `ray` is the address of a cluster on which
+    so many `workers` compute (fleet/); `options` go to the backend. The same call resumes a run, asks again what has no
+    answer, and goes on with more samples under a greater `limit`; with `same_environment` only where and with the
+    versions it was begun. `rehash` reads files again whose hashes are known. `watch` shows progress, `tell` takes
+    notices.
     """
     (chosen, single), subject = select_tasks(tasks), _subject(model, backend, tokenizer)
     card, dtype = subject.card, dtype or subject.card.dtype
@@ -112,8 +116,10 @@ def evaluate(
         single=single,
         document_tokens=document_tokens,
         until=parse_until(until) if until is not None else None,
+        template_args=template_args,
+        anchor=anchor,
     )
-    _check(plan, backend, ray)
+    _check(plan, backend, ray, str((options or {}).get("api")))
     given = {"dtype": dtype, "kernel": kernel} | _own_options(backend, card, max_length, plan.arms) | (options or {})
     if rehash:
         forget(folder_of(card.checkpoint, weights=False))
@@ -191,10 +197,16 @@ def _open(opening: Opening, ray: str | None, workers: int | None) -> Engine:
     return Fleet.open(ray, workers, opening)
 
 
-def _check(plan: Plan, backend: BackendName, ray: str | None) -> None:
+def _check(plan: Plan, backend: BackendName, ray: str | None, api: str) -> None:
     """AnchorEvalError for a limit of nothing, a stopping rule with nothing to compare, and what cannot go together."""
     if plan.limit is not None and plan.limit < 1:
         raise AnchorEvalError("--limit takes a number of samples from 1 upwards")
+    if (backend, api, plan.template) == ("openai", "chat", "chat"):
+        raise AnchorEvalError("api=chat: the server applies the chat template itself: use --template base")
+    if plan.template_args and plan.template == "base":
+        raise AnchorEvalError("--template-args are arguments of a chat template: add --template chat")
+    for arm in plan.arms if plan.anchor == "none" else ():
+        require_no_anchor(arm.name, arm.positions, arm.attention)
     if plan.until is not None and ray is not None:
         raise AnchorEvalError("--until takes samples in rounds, which --ray cannot: leave one of them out")
     if plan.until is not None and sum(not arm.placebo for arm in plan.arms) < 2:
@@ -224,8 +236,8 @@ def _execute(
     made = make_cells(plan, tokenizer, window)
     for row in made.unmakeable:
         tell(f"left out: {row['why']}")
-    if tokenizer.bos is None:
-        tell(f"the tokenizer has no BOS token: the anchor token is {anchor_token(tokenizer)[0]!r}")
+    for line in tokenizer_lines(plan, tokenizer):
+        tell(line)
     engine = open_engine()
     try:
         facts = {"name": subject.name, "path": subject.asked, "about": subject.card.about, "window": window}
@@ -249,6 +261,22 @@ def _execute(
     finally:
         engine.close()
     return load_run(directory)
+
+
+def tokenizer_lines(plan: Plan, tokenizer: TextTokenizer) -> Iterator[str]:
+    """What is to be said of the tokens of a run: another reading of its files, an anchor that is not the model's."""
+    if tokenizer.reading and tokenizer.reading.differs:
+        yield tokenizer.reading.differs
+    if plan.anchor == "none":
+        if tokenizer.front:
+            first = tokenizer.decode(tokenizer.front, skip_special_tokens=False)
+            yield f"--anchor none: the {first!r} that the tokenizer puts in front of a text is left out too"
+    elif anchor_from(tokenizer, plan.template, plan.template_args) == "anchoreval":
+        kind = "BOS" if tokenizer.bos else "EOS"
+        yield (
+            f"the tokenizer puts no token in front: anchoreval puts its {kind} token {anchor_token(tokenizer)[0]!r} "
+            "there as the anchor (--anchor none leaves it out)"
+        )
 
 
 def _compute(

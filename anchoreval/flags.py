@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -97,6 +98,51 @@ def chosen_settings(options: argparse.Namespace) -> dict[str, str | int]:
     """The settings that were given, by the name of the generator's argument."""
     given = {name: getattr(options, name) for name in SETTINGS}
     return {name: value for name, value in given.items() if value is not None}
+
+
+def template(parser: argparse._ActionsContainer, default: str | None, about: str | None = None) -> None:
+    """The form of prompts, and the arguments of a chat template."""
+    parser.add_argument("--template", choices=("base", "chat"), default=default, help=about)
+    parser.add_argument(
+        "--template-args",
+        type=template_arg,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="an argument of the chat template, such as enable_thinking=false; may be given many times",
+    )
+
+
+def anchor(parser: argparse._ActionsContainer) -> None:
+    """Whether the anchor token stands in front of prompts."""
+    parser.add_argument(
+        "--anchor",
+        choices=("auto", "none"),
+        default="auto",
+        help="auto: BOS (EOS without one) stands first in every prompt, once; none: no token is put in front",
+    )
+
+
+def template_arg(text: str) -> tuple[str, str | int | float | bool | None]:
+    """Name and value of an argument of a chat template: JSON's true, false, null and numbers, else text."""
+    name, equals, value = text.partition("=")
+    if not (equals and name.isidentifier()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no KEY=VALUE such as enable_thinking=false")
+    try:
+        read = json.loads({"True": "true", "False": "false", "None": "null"}.get(value, value))
+    except ValueError:
+        return name, value
+    if isinstance(read, dict | list):
+        raise argparse.ArgumentTypeError(f"{text!r}: a value is text, a number, true, false or null")
+    return name, read
+
+
+def template_args(options: argparse.Namespace) -> dict[str, str | int | float | bool | None]:
+    """The arguments of the chat template by name; AnchorEvalError for one that is given twice."""
+    names = [name for name, _ in options.template_args]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise AnchorEvalError(f"--template-args {twice} is given twice")
+    return dict(options.template_args)
 
 
 def model(parser: argparse.ArgumentParser) -> None:

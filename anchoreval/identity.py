@@ -16,14 +16,25 @@ from anchoreval.backends.checkpoint import folder_of, hashes_of, reads
 from anchoreval.cards import find_model
 from anchoreval.data import POOLS
 from anchoreval.errors import AnchorEvalError, RunError
-from anchoreval.prompt import anchor_token, wrap_of
+from anchoreval.prompt import anchor_token
 from anchoreval.results import HEADER, Run, load_run_header
 from anchoreval.run import Makeable, Plan, recipe_of
 from anchoreval.schema import Json
 from anchoreval.tokenizer import TextTokenizer
 
 #: Of an identity what was asked for; the rest follows from files, and from how many samples are asked.
-_ASKED = ("tasks", "lengths", "arms", "seed", "template", "template_args", "document_tokens", "documents", "until")
+_ASKED = (
+    "tasks",
+    "lengths",
+    "arms",
+    "seed",
+    "template",
+    "template_args",
+    "anchor",
+    "document_tokens",
+    "documents",
+    "until",
+)
 _TEXTS = ("haystack", "wordlists", "context")
 #: Of what a backend says of itself the settings that were asked for.
 _SETTINGS = ("engine", "mode", "dtype", "kernel", "prefill", "realisation", "settings", "address", "api", "seed")
@@ -34,10 +45,9 @@ def decided_by(
 ) -> dict[str, Json]:
     """The part of a run's identity that follows from its files; `folder` holds the tokenizer, as a rule the checkpoint.
 
-    The anchor token, the end tokens and the rendered chat template stand there as they were read. `cut` is where
+    The anchor token and the end tokens stand there as they were read. `cut` is where
     prompts are cut that no length was asked for, `pools` what of the number of samples the samples follow from.
     """
-    wrap = wrap_of(tokenizer, plan.template)
     cells = [(cell.task, cell.length, cell.asked) for cell in made.cells]
     cut = {task.address: length for task, length, _ in cells if task.length_of == "prompt" and not plan.lengths}
     pools = {
@@ -48,8 +58,7 @@ def decided_by(
     return {
         "files": files_of(described, plan.template, folder),
         "eos_token_ids": described.get("eos_token_ids"),
-        "anchor": list(anchor_token(tokenizer)),
-        **({"wrap": [wrap.opening, wrap.closing]} if plan.template != "base" else {}),
+        "anchor_token": list(anchor_token(tokenizer)) if plan.anchor == "auto" else None,
         **({"cut": cut} if cut else {}),
         **({"pools": known} if (known := {name: size for name, size in pools.items() if size is not None}) else {}),
     }

@@ -6,16 +6,24 @@ The text is tokenised once and whole, so its tokens are those that any other har
 from __future__ import annotations
 
 import bisect
+import hashlib
 import itertools
-from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Literal, Protocol
 
-from anchoreval.errors import ModelError, OverlongPrompt
-from anchoreval.schema import Choice, Continuation, Request, Sample, Wrap
+from anchoreval.chat_template import Around, Scalar, around
+from anchoreval.errors import ModelError, OverlongPrompt, UnsupportedArm
+from anchoreval.schema import Choice, Continuation, Request, Sample, Segment, Wrap
 
 ReferenceForm = Literal["comma", "space", "numbered", "first"]
 Template = Literal["base", "chat"]
-_SENTINEL = "anchoreval-user-turn"
+#: auto: the anchor token stands first in every prompt; none: prompts are sent as upstream makes them, without it.
+Anchor = Literal["auto", "none"]
+AnchorFrom = Literal["tokenizer", "anchoreval", "none"]
+NO_ARGS: Mapping[str, Scalar] = MappingProxyType({})
 
 
 class PromptTokenizer(Protocol):
@@ -40,6 +48,16 @@ class PromptTokenizer(Protocol):
         ...
 
     @property
+    def special_tokens(self) -> Mapping[str, str]:
+        """The text of every named special token, by names such as bos_token."""
+        ...
+
+    @property
+    def front(self) -> list[int]:
+        """The token ids that the tokenizer itself puts in front of a text."""
+        ...
+
+    @property
     def chat_template(self) -> str | None:
         """The Jinja text of the chat template."""
         ...
@@ -53,46 +71,92 @@ def anchor_token(tokenizer: PromptTokenizer) -> tuple[str, int]:
     return anchor
 
 
-def wrap_of(tokenizer: PromptTokenizer, template: Template) -> Wrap:
-    """The text before and after the user's turn: empty for `base`, the model's own chat template for `chat`.
+def anchor_from(tokenizer: PromptTokenizer, template: Template, args: Mapping[str, Scalar] = NO_ARGS) -> AnchorFrom:
+    """Return who puts the anchor token in front: the tokenizer (its chat template too), or anchoreval alone."""
+    text, number = anchor_token(tokenizer)
+    opening = rendered(tokenizer, args).opening if template == "chat" else ""
+    return "tokenizer" if tokenizer.front[:1] == [number] or opening.lstrip().startswith(text) else "anchoreval"
 
-    A BOS token that the chat template writes is left out: `to_request` puts the anchor in front, exactly once.
-    """
-    if template == "base":
-        return Wrap()
+
+def require_no_anchor(name: str, positions: str, attention: str) -> None:
+    """Raise UnsupportedArm for an arm that acts on the anchor token, under --anchor none."""
+    if attention == "anchor" or positions.startswith("anchor-"):
+        what = f"attention {attention!r}" if attention == "anchor" else f"positions {positions!r}"
+        raise UnsupportedArm(f"arm {name!r}: {what} needs the anchor token: leave out --anchor none, or this arm")
+
+
+def rendered(tokenizer: PromptTokenizer, args: Mapping[str, Scalar] = NO_ARGS) -> Around:
+    """Return what the model's chat template writes around a user turn; ModelError where there is none."""
     if not tokenizer.chat_template:
         raise ModelError("this tokenizer has no chat template: use --template base")
-    rendered = _render(tokenizer.chat_template, tokenizer)
-    opening, found, closing = rendered.partition(_SENTINEL)
-    if not found:
-        raise ModelError("the chat template drops the user's turn: use --template base")
-    if tokenizer.bos:
-        opening = opening.removeprefix(tokenizer.bos[0])
-    return Wrap(opening, closing)
+    return around(tokenizer.chat_template, tokenizer.special_tokens, args)
 
 
-def _render(template: str, tokenizer: PromptTokenizer) -> str:
-    """One user turn and the start of the answer, rendered the way transformers renders chat templates."""
-    from jinja2.exceptions import TemplateError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+def wrap_of(
+    tokenizer: PromptTokenizer,
+    template: Template,
+    args: Mapping[str, Scalar] = NO_ARGS,
+    anchor: Anchor = "auto",
+) -> Wrap:
+    """The text before and after the user's turn: empty for `base`, the model's own chat template for `chat`.
 
-    def refuse(message: str) -> None:
-        raise ModelError(f"the chat template refuses a plain user turn: {message}")
+    The anchor token at the start of the template's opening (BOS; EOS for OLMo), with white space before it, is left
+    out: `to_request` puts it in front, exactly once. Under `none` the opening stays as it is.
+    """
+    if template == "base":
+        if args:
+            raise ModelError("--template-args are arguments of a chat template: add --template chat")
+        return Wrap()
+    made = rendered(tokenizer, args)
+    if anchor == "none":
+        return Wrap(made.opening, made.closing, made.trims)
+    text, number = anchor_token(tokenizer)
+    opening = made.opening
+    if opening.lstrip().startswith(text):
+        opening = opening.lstrip().removeprefix(text)
+        _require_same_tokens(tokenizer, text, number, opening)
+    return Wrap(opening, made.closing, made.trims)
 
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.globals.update(raise_exception=refuse, strftime_now=lambda _: "01 Jan 2025")
-    values: dict[str, Any] = {
-        "messages": [{"role": "user", "content": _SENTINEL}],
-        "add_generation_prompt": True,
-        "bos_token": tokenizer.bos[0] if tokenizer.bos else "",
-        "eos_token": tokenizer.eos[0] if tokenizer.eos else "",
-    }
-    try:
-        return environment.from_string(template).render(**values)
-    except TemplateError as error:
-        raise ModelError(f"the chat template cannot be rendered ({error}): use --template base") from error
+
+def _require_same_tokens(tokenizer: PromptTokenizer, anchor: str, number: int, opening: str) -> None:
+    """ModelError where the tokens behind the anchor are not those that they are together with it."""
+    if opening.startswith(anchor):
+        raise ModelError(f"the chat template begins with {anchor!r} twice: use --template base")
+    if tokenizer.encode(f"{anchor}{opening}x") != [number, *tokenizer.encode(f"{opening}x")]:
+        raise ModelError(
+            f"the text behind {anchor!r} has other tokens behind it than alone, so the chat template's tokens cannot "
+            "be kept with the anchor token put first: --anchor none sends them as they are"
+        )
+
+
+def template_text(wrap: Wrap) -> str:
+    """Return the SHA-256 of what a chat template writes around a turn, for a run's identity."""
+    return hashlib.sha256(json.dumps([wrap.opening, wrap.closing, wrap.trims]).encode()).hexdigest()
+
+
+def trimmed(sample: Sample, wrap: Wrap, tokenizer: PromptTokenizer) -> Sample:
+    """The sample without the white space at the edges of its turn, where its chat template takes it off.
+
+    Its number of tokens is corrected where it stands among the facts. Prompts without the template stay as they are.
+    """
+    text = sample.prompt
+    start, stop = len(wrap.opening), text.rfind(wrap.closing)
+    if not (wrap.trims and wrap.opening and wrap.closing.strip()) or not text.startswith(wrap.opening) or stop < start:
+        return sample
+    turn = text[start:stop]
+    first, last = start + len(turn) - len(turn.lstrip()), start + len(turn.rstrip())
+    if (first, last) == (start, stop) or first >= last:
+        return sample
+    segments, at = [], 0
+    for segment in sample.segments:
+        kept = "".join(c for i, c in enumerate(segment.text, at) if i < start or first <= i < last or i >= stop)
+        at += len(segment.text)
+        segments += [Segment(segment.role, kept)] if kept else []
+    short = replace(sample, segments=tuple(segments))
+    if isinstance(tokens := sample.facts.get("tokens"), int):
+        fewer = len(tokenizer.encode(text)) - len(tokenizer.encode(short.prompt))
+        short = replace(short, facts={**sample.facts, "tokens": tokens - fewer})
+    return short
 
 
 def reference_text(references: Sequence[str], form: ReferenceForm) -> str:
@@ -105,28 +169,31 @@ def reference_text(references: Sequence[str], form: ReferenceForm) -> str:
 
 
 def to_request(
-    sample: Sample, tokenizer: PromptTokenizer, form: ReferenceForm, window: int | None, stop: tuple[str, ...] = ()
+    sample: Sample,
+    tokenizer: PromptTokenizer,
+    form: ReferenceForm,
+    window: int | None,
+    stop: tuple[str, ...] = (),
+    anchor: Anchor = "auto",
 ) -> Request:
-    """The sample as token ids, the anchor token first.
+    """The sample as token ids, the anchor token first; a text that begins with it gets no second one.
+
+    Under `none` no token is put in front, and no token is the anchor.
 
     `window` is the number of positions the model has: anchor, prompt and all generated tokens but the last (which
     is never fed back) must fit, else OverlongPrompt.
     """
     text = sample.prompt
-    anchor_text, anchor_id = anchor_token(tokenizer)
     ids, choices = _split(text, sample.choices, tokenizer)
-    if ids and ids[0] == anchor_id:
-        raise ModelError(
-            f"{sample.id}: the prompt starts with the anchor token {anchor_text!r}, which is added in front"
-        )
     seams = list(itertools.accumulate(len(segment.text) for segment in sample.segments[:-1]))
     segment_ids = [bisect.bisect_right(seams, start) for start, _ in tokenizer.spans(text)][: len(ids)]
+    token_ids, segment_ids = _anchored(ids, segment_ids, tokenizer) if anchor == "auto" else (ids, segment_ids)
     said = "" if choices or sample.then else reference_text(sample.references, form)
     reference = _continuation(text, said, ids, tokenizer)
     request = Request(
         sample_id=sample.id,
-        token_ids=(anchor_id, *ids),
-        segment_ids=(-1, *segment_ids),
+        token_ids=tuple(token_ids),
+        segment_ids=tuple(segment_ids),
         roles=tuple(segment.role for segment in sample.segments),
         max_new_tokens=sample.max_new_tokens,
         stop=stop or sample.stop,
@@ -139,6 +206,14 @@ def to_request(
     if window is not None and (needed := positions(request)) > window:
         raise OverlongPrompt(f"{sample.id}: needs {needed} positions, the model has {window}")
     return request
+
+
+def _anchored(ids: list[int], segment_ids: list[int], tokenizer: PromptTokenizer) -> tuple[list[int], list[int]]:
+    """The ids with the anchor token at index 0, once, and their segments: -1 is the anchor's."""
+    number = anchor_token(tokenizer)[1]
+    if ids[:1] == [number]:
+        return ids, [-1, *segment_ids[1:]]
+    return [number, *ids], [-1, *segment_ids]
 
 
 def positions(request: Request) -> int:

@@ -6,7 +6,6 @@ card that has changed since) is an error that names it, never another prompt und
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterator
 from functools import cached_property
@@ -23,7 +22,7 @@ from anchoreval.data.words import WordLists
 from anchoreval.documents import cut_documents
 from anchoreval.errors import AnchorEvalError, CardError, ModelError, RunError, SourceError
 from anchoreval.lengths import room_of
-from anchoreval.prompt import Template, anchor_token, to_request, wrap_of
+from anchoreval.prompt import Anchor, Template, anchor_token, template_text, to_request
 from anchoreval.results import HEADER, READ, Run
 from anchoreval.run import Plan, samples_of, second_of
 from anchoreval.schema import Request, Sample
@@ -68,9 +67,11 @@ class _Identity(_Part):
     limit: int | None = None  # of format 1, and of runs that stop by a rule
     seed: int
     template: Literal["base", "chat"]
+    template_args: dict[str, Any] = Field(default_factory=dict)
+    template_text: str | None = None  # absent in runs of format 1
+    anchor: Anchor = "auto"
     document_tokens: int | None = None  # absent in runs of the first release, which cut no documents
     until: str | None = None
-    wrap: list[str] | None = None  # the chat template as rendered, since format 2
     sources: _SourcesSaid
 
 
@@ -129,8 +130,8 @@ class _Until(_Part):
 
 class _Anchor(_Part):
     sha256: str
-    anchor_token: str
-    anchor_id: int
+    anchor_token: str | None
+    anchor_id: int | None
     path: str | None = None  # where it is not the checkpoint's
 
 
@@ -197,7 +198,14 @@ class Remake:
             sources=self.sources,
             group=self.header.group,
             document_tokens=said.document_tokens,
+            template_args=said.template_args,
+            anchor=said.anchor,
         )
+        if said.template_text not in (None, template_text(self.plan.wrap(self.tokenizer))):
+            raise ModelError(
+                f"the chat template of {tokenizer or self.header.model.path} is not the one that the run {run.path} "
+                "was made with: name a folder that holds that one with --tokenizer PATH"
+            )
 
     def samples(self, task: str | None = None, length: int | None = None) -> Iterator[Sample]:
         """Every sample that was asked for, in the order of the plan, one task and length after the other.
@@ -220,7 +228,8 @@ class Remake:
     def request(self, sample: Sample) -> Request:
         """The sample as token ids with its documents, as it was sent."""
         task = self.tasks[sample.task]
-        whole = to_request(sample, self.tokenizer, task.reference, room_of(task, self.header.model.window))
+        room, anchor = room_of(task, self.header.model.window), self.plan.anchor
+        whole = to_request(sample, self.tokenizer, task.reference, room, anchor=anchor)
         return cut_documents(whole, self.plan.document_tokens)
 
     def second(self, sample: Sample, answer: str) -> tuple[Sample, Request]:
@@ -268,17 +277,13 @@ def _tokenizer(run: Run, header: HeaderParts, given: str | Path | None) -> TextT
             f"the tokenizer of {where} has sha256 {found.sha256[:16]}, the run {run.path} was made with {asked[:16]}: "
             "name that one with --tokenizer PATH"
         )
+    if header.identity.anchor == "none":
+        return found
     anchor = anchor_token(found)
     if anchor != (header.tokenizer.anchor_token, header.tokenizer.anchor_id):
         raise ModelError(
             f"the tokenizer of {where} puts {anchor[0]!r} first, the run {run.path} had "
             f"{header.tokenizer.anchor_token!r}: name a folder with its tokenizer_config.json with --tokenizer PATH"
-        )
-    wrap = header.identity.wrap
-    if wrap is not None and [*dataclasses.astuple(wrap_of(found, header.identity.template))] != wrap:
-        raise ModelError(
-            f"the chat template of {where} is not the one that the run {run.path} was made with: "
-            "name a folder that holds that one with --tokenizer PATH"
         )
     return found
 

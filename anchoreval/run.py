@@ -24,9 +24,18 @@ from anchoreval.data.sources import Sources
 from anchoreval.documents import RULE, cut_documents, document_tokens
 from anchoreval.errors import AnchorEvalError, LengthError, MissingExtra
 from anchoreval.lengths import check_room, fitting, lengths_of, room_of
-from anchoreval.prompt import Template, anchor_token, to_request, wrap_of
+from anchoreval.prompt import (
+    Anchor,
+    Template,
+    anchor_from,
+    anchor_token,
+    template_text,
+    to_request,
+    trimmed,
+    wrap_of,
+)
 from anchoreval.results import SCHEMA, RunFolder, fingerprint
-from anchoreval.schema import SCORED, Output, Record, Request, Sample, Score
+from anchoreval.schema import SCORED, Output, Record, Request, Sample, Score, Wrap
 from anchoreval.scoring import SCORERS, likeliest, require, with_choices
 from anchoreval.stats.sequential import Until
 from anchoreval.steps import Answered, Second, answers
@@ -56,6 +65,18 @@ class Plan:
     document_tokens: int | None = None
     until: Until | None = None
     grown: tuple[int, ...] = ()
+    template_args: Mapping[str, Any] = field(default_factory=dict)
+    anchor: Anchor = "auto"
+
+    def wrap(self, tokenizer: TextTokenizer) -> Wrap:
+        """What the chat template writes around a turn; empty without one."""
+        return wrap_of(tokenizer, self.template, self.template_args, self.anchor)
+
+    def wording(self, tokenizer: TextTokenizer) -> dict[str, Any]:
+        """What decides a prompt's text and first token beside the name of the template, where it is not the usual."""
+        text = {"template_text": template_text(self.wrap(tokenizer))} if self.template == "chat" else {}
+        args = {"template_args": dict(self.template_args)} if self.template_args else {}
+        return text | args | ({"anchor": self.anchor} if self.anchor != "auto" else {})
 
     def identity(self, backend: Described, tokenizer: TextTokenizer) -> dict[str, Any]:
         """Everything that changes a record, as JSON; throughput settings and the number of samples are left out.
@@ -75,6 +96,7 @@ class Plan:
             "document_tokens": self.document_tokens,
             "sources": self.sources.describe(),
             **({"documents": RULE} if any(map(_acts_on_documents, self.arms)) else {}),
+            **self.wording(tokenizer),
         } | ({"until": str(self.until), "limit": self.limit} if self.until else {})
 
     @property
@@ -116,22 +138,25 @@ def recipe_of(task: Task, length: int, count: int, plan: Plan, tokenizer: TextTo
         args=task.args,
         tokenizer=tokenizer,
         sources=plan.sources,
-        wrap=wrap_of(tokenizer, plan.template),
+        wrap=plan.wrap(tokenizer),
         seed=plan.seed,
     )
 
 
 def samples_of(task: Task, length: int, count: int, plan: Plan, tokenizer: TextTokenizer) -> Iterator[Sample]:
     """`count` samples of a task at a length, lazily; LengthError when the task cannot be made that short."""
-    return GENERATORS[task.generator](recipe_of(task, length, count, plan, tokenizer))
+    recipe = recipe_of(task, length, count, plan, tokenizer)
+    made = GENERATORS[task.generator](recipe)
+    return (trimmed(sample, recipe.wrap, tokenizer) for sample in made) if recipe.wrap.trims else made
 
 
 def second_of(task: Task, plan: Plan, tokenizer: TextTokenizer, window: int | None) -> Second:
     """How a task's samples of two steps go on, once the first is answered."""
 
     def second(sample: Sample, answer: str) -> tuple[Sample, Request]:
-        made = FOLLOW_UPS[task.generator](recipe_of(task, sample.length, 1, plan, tokenizer), sample, answer)
-        request = to_request(made, tokenizer, task.reference, room_of(task, window))
+        recipe = recipe_of(task, sample.length, 1, plan, tokenizer)
+        made = trimmed(FOLLOW_UPS[task.generator](recipe, sample, answer), recipe.wrap, tokenizer)
+        request = to_request(made, tokenizer, task.reference, room_of(task, window), anchor=plan.anchor)
         return made, cut_documents(request, plan.document_tokens)
 
     return second
@@ -273,7 +298,7 @@ def requests_of(
 ) -> list[Request]:
     """The samples of a cell as they are sent."""
     room = room_of(cell.task, window)
-    whole = (to_request(sample, tokenizer, cell.task.reference, room) for sample in samples)
+    whole = (to_request(sample, tokenizer, cell.task.reference, room, anchor=plan.anchor) for sample in samples)
     return [cut_documents(request, plan.document_tokens) for request in whole]
 
 
@@ -335,7 +360,6 @@ def header_of(
     `decided_by` is the part of the identity that follows from files (identity.py).
     """
     identity = plan.identity(backend, tokenizer) | decided_by
-    anchor_text, anchor_id = anchor_token(tokenizer)
     described = {name: value for name, value in backend.describe().items() if name != "environment"}
     said = {"sha256": "weights_sha256", "parameters": "parameters", "dtype": "dtype"}
     said |= {"adapter": "adapter"} if described.get("adapter") else {}
@@ -346,7 +370,7 @@ def header_of(
         "identity": identity,
         "model": model | {key: described[name] for key, name in said.items()},
         "backend": described,
-        "tokenizer": {"sha256": tokenizer.sha256, "anchor_token": anchor_text, "anchor_id": anchor_id},
+        "tokenizer": _tokenizer_said(plan, tokenizer),
         "arms": applied_arms(plan, backend),
         "tasks": [task.address for task in plan.tasks],
         "scorers": {task.address: task.scorer for task in plan.tasks},
@@ -361,7 +385,17 @@ def header_of(
         "group": plan.group,
         "sources": plan.sources.describe(),
         "comparable": plan.comparable,
+        **plan.wording(tokenizer),
     }
+
+
+def _tokenizer_said(plan: Plan, tokenizer: TextTokenizer) -> dict[str, Any]:
+    """The tokenizer, the token that stands first and who puts it there, and how transformers reads its files."""
+    text, number = anchor_token(tokenizer) if plan.anchor == "auto" else (None, None)
+    source = anchor_from(tokenizer, plan.template, plan.template_args) if plan.anchor == "auto" else "none"
+    said = {"sha256": tokenizer.sha256, "anchor_token": text, "anchor_id": number, "anchor_from": source}
+    reading = tokenizer.reading
+    return said | ({"read_by_transformers": reading.differs or reading.untried or reading.kind} if reading else {})
 
 
 def run_directory(output: Path, model_name: str, header: dict[str, Any]) -> Path:

@@ -96,10 +96,14 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Wrap:
-    """The text that a chat template puts before and after the user's turn; both empty for the base template."""
+    """The text that a chat template puts before and after the user's turn; both empty for the base template.
+
+    `trims` says that it takes white space off both edges of the turn.
+    """
 
     opening: str = ""
     closing: str = ""
+    trims: bool = False
 
 
 class Tokenizer(Protocol):

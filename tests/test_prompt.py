@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import tokenizers
 from tokenizers import models, pre_tokenizers
 
+from anchoreval import chat_template
+from anchoreval.backends.openai_answers import Asking
 from anchoreval.cards import find_model
-from anchoreval.errors import ModelError, OverlongPrompt
-from anchoreval.prompt import anchor_token, reference_text, to_request, wrap_of
+from anchoreval.errors import ModelError, OverlongPrompt, UnsupportedArm
+from anchoreval.prompt import (
+    anchor_from,
+    anchor_token,
+    reference_text,
+    require_no_anchor,
+    template_text,
+    to_request,
+    trimmed,
+    wrap_of,
+)
 from anchoreval.schema import Choice, Sample, Segment, Wrap
 from anchoreval.tokenizer import TextTokenizer, load_tokenizer
 
@@ -95,14 +107,15 @@ def test_a_tokenizer_without_bos_and_eos_is_refused() -> None:
         anchor_token(words({}))
 
 
-def test_a_prompt_that_brings_its_own_anchor_is_refused() -> None:
-    with pytest.raises(ModelError, match="starts with the anchor token"):
-        to_request(sample("<bos> read this"), words({"bos_token": "<bos>"}), "comma", None)
+def test_a_text_that_begins_with_the_anchor_gets_no_second_one() -> None:
+    tokenizer = words({"bos_token": "<bos>"})
+    request = to_request(sample("<bos> read this <bos>"), tokenizer, "comma", None)
+    assert (request.token_ids, request.segment_ids) == ((0, 2, 3, 0), (-1, 0, 0, 0))
 
 
 def test_the_chat_template_becomes_text_around_the_turn_without_its_bos() -> None:
     tokenizer = words({"bos_token": "<bos>", "chat_template": LLAMA_CHAT})
-    assert wrap_of(tokenizer, "chat") == Wrap("<|start|>user\n", "<|end|><|start|>assistant\n")
+    assert wrap_of(tokenizer, "chat") == Wrap("<|start|>user\n", "<|end|><|start|>assistant\n", trims=True)
     assert wrap_of(tokenizer, "base") == Wrap()
 
 
@@ -114,6 +127,146 @@ def test_the_chat_template_becomes_text_around_the_turn_without_its_bos() -> Non
 def test_a_chat_template_that_cannot_serve_is_named(template: str | None, says: str) -> None:
     with pytest.raises(ModelError, match=says):
         wrap_of(words({"bos_token": "<bos>", "chat_template": template}), "chat")
+
+
+#: Templates as the families write them, shortened; each keeps what sets it apart.
+TURNS = "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content + '\\n' }}{% endfor %}"
+ASKS = "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
+FAMILIES = {
+    "SmolLM3: generation blocks, thinking": """{%- if enable_thinking is not defined -%}
+{%- set enable_thinking = true -%}{%- endif -%}
+{{ "<|system|>\n" }}{%- if enable_thinking -%}{{ "think" }}{%- else -%}{{ "no think" }}{%- endif -%}
+{{ "\n" }}{%- for m in messages -%}{%- if m.role == "user" -%}{{ "<|user|>" + m.content + "\n" }}
+{%- elif m.role == "assistant" -%}{% generation %}{{ m.content }}{% endgeneration %}{%- endif -%}{%- endfor -%}
+{%- if add_generation_prompt -%}{{ "<|assistant|>\n" }}{%- endif -%}""",
+    "Qwen3: thinking left out": TURNS
+    + ASKS
+    + "{%- if enable_thinking is defined and enable_thinking is false %}"
+    + "{{ '<think>\\n\\n</think>\\n\\n' }}{%- endif %}",
+    "Llama 3.1: date, tools, documents": """{{- bos_token }}
+{%- if custom_tools is defined %}
+    {%- set tools = custom_tools %}
+{%- endif %}
+{%- if not date_string is defined %}
+    {%- set date_string = "26 Jul 2024" %}
+{%- endif %}
+{%- if not tools is defined %}
+    {%- set tools = none %}
+{%- endif %}
+{{- "<|system|>" }}{%- if tools is not none %}{{- "Environment: ipython" }}{%- endif %}
+{%- if documents is not none %}{{- documents | tojson }}{%- endif %}
+{{- "Today Date: " + date_string + "\n" }}{{- {"b": "<x>", "a": 1} | tojson }}
+{%- for message in messages %}
+    {{- "<|" + message["role"] + "|>\n\n" + message["content"] | trim + "<|eot|>" }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- "<|assistant|>\n\n" }}
+{%- endif %}""",
+    "OLMo: EOS first": "{{ eos_token }}" + TURNS + ASKS,
+    "Mistral: blanks around the turn": "{{ bos_token }}{% for m in messages %}"
+    "{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}{% endif %}"
+    "{{ '[INST] ' + m.content + ' [/INST]' }}{% endfor %}",
+    "Gemma: no system turn": "{{ bos_token }}{% if messages[0]['role'] == 'system' %}"
+    "{{ raise_exception('System role not supported') }}{% endif %}{% for m in messages %}"
+    "{{ '<start_of_turn>' + m.role + '\\n' + m.content | trim + '<end_of_turn>\\n' }}{% endfor %}" + ASKS,
+    "white space before BOS": "\n{# a comment #}\n  {{ bos_token }}" + TURNS + ASKS,
+}
+ARGS: dict[str, dict[str, Any]] = {
+    "SmolLM3: generation blocks, thinking": {"enable_thinking": False},
+    "Qwen3: thinking left out": {"enable_thinking": False},
+    "Llama 3.1: date, tools, documents": {"date_string": "01 Dec 2025"},
+}
+
+
+def upstream(template: str, special: dict[str, str], text: str, **args: Any) -> str:
+    """What transformers itself makes of one user turn."""
+    from transformers import PreTrainedTokenizerFast
+
+    inner = tokenizers.Tokenizer(models.WordLevel({"?": 0, "<bos>": 1, "<eos>": 2}, "?"))
+    theirs = PreTrainedTokenizerFast(tokenizer_object=inner, chat_template=template, **special)
+    turn = [{"role": "user", "content": text}]
+    return str(theirs.apply_chat_template(turn, tokenize=False, add_generation_prompt=True, **args))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_prompt_under_a_chat_template_is_what_transformers_renders(family: str) -> None:
+    text, template, args = " What is 1 < 2?\n", FAMILIES[family], ARGS.get(family, {})
+    special = {"eos_token": "<eos>"} | ({} if family.startswith(("OLMo", "Qwen", "Smol")) else {"bos_token": "<bos>"})
+    want = upstream(template, special, text, **args)
+    tokenizer = words({**special, "chat_template": template})
+    wrap, anchor = wrap_of(tokenizer, "chat", args), anchor_token(tokenizer)[0]
+    segments = (Segment("preamble", wrap.opening), Segment("query", text), Segment("answer_prefix", wrap.closing))
+    item = trimmed(Sample("suite/task", 64, 0, segments, ("42",), 8), wrap, tokenizer)
+    put = anchor if want.lstrip().startswith(anchor) else ""  # it stands first in the ids, once
+    assert put + item.prompt == want.lstrip() if put else item.prompt == want
+    ids = to_request(item, tokenizer, "comma", None).token_ids
+    assert ids[0] == anchor_token(tokenizer)[1] and ids.count(ids[0]) == 1
+    assert anchor_from(tokenizer, "chat", args) == ("tokenizer" if put else "anchoreval")
+    bare = wrap_of(tokenizer, "chat", args, anchor="none")
+    assert bare.opening + (text.strip() if wrap.trims else text) + bare.closing == want
+
+
+def test_the_date_of_a_template_is_one_date() -> None:
+    template = "{{ strftime_now('%d %B %Y') }} {{ messages[0].content }}"
+    assert wrap_of(words({"bos_token": "<bos>", "chat_template": template}), "chat").opening == "01 January 2025 "
+
+
+@pytest.mark.parametrize(
+    ("template", "says"),
+    [
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "longer than 1 s"),
+        ("{{ 'x' * 999999999 }}", "more than 256 MB"),
+        ("{{ 'x' * 2000000 }}{{ messages[0].content }}", "2,000,[0-9]+ characters around"),
+        ("{{ messages[0].content }} or {{ messages[0].content }}", "more than once"),
+        ("{{ messages[0].content | tojson }}", "changes the text"),
+        ("{{ messages[0].content | upper }}", "drops the user's turn"),
+        ("{{ bos_token }}{{ bos_token }}{{ messages[0].content }}", "twice"),
+        ("{{ range(999999) | list }}", "OverflowError"),
+        ("{{ [].append.__globals__ }}{{ messages[0].content }}", "SecurityError"),
+    ],
+)
+def test_a_template_that_cannot_be_used_is_one_line(template: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat_template, "SECONDS", 1)
+    with pytest.raises(ModelError, match=says) as error:
+        wrap_of(words({"bos_token": "<bos>", "chat_template": template}), "chat")
+    assert "\n" not in str(error.value)
+
+
+def test_arguments_that_no_template_reads_or_that_are_given_anyway_are_refused() -> None:
+    tokenizer = words({"bos_token": "<bos>", "chat_template": LLAMA_CHAT})
+    for name, says in (("enable_thinkng", "reads no"), ("messages", "gives it"), ("bos_token", "gives it")):
+        with pytest.raises(ModelError, match=says):
+            wrap_of(tokenizer, "chat", {name: False})
+    with pytest.raises(ModelError, match="add --template chat"):
+        wrap_of(tokenizer, "base", {"enable_thinking": False})
+
+
+def test_another_text_of_the_template_is_another_identity() -> None:
+    assert template_text(Wrap("a", "b")) == template_text(Wrap("a", "b"))
+    assert len({template_text(Wrap(*texts)) for texts in (("a", "b"), ("a", "c"), ("ab", ""), ("", "ab"))}) == 4
+
+
+def test_without_an_anchor_the_ids_are_those_of_the_text(tiny: TextTokenizer) -> None:
+    item = sample("Read this.\n", "A long lamp.", "\nWhat is it?", " Answer:")
+    bare, usual = to_request(item, tiny, "comma", None, anchor="none"), to_request(item, tiny, "comma", None)
+    assert bare.token_ids == tuple(tiny.encode(item.prompt)) == usual.token_ids[1:]
+    assert bare.segment_ids == usual.segment_ids[1:] and bare.reference_ids == usual.reference_ids
+    turns = [Asking(None, None, "chat", tiny, 0, None)._turn(each) for each in (bare, usual)]  # type: ignore[arg-type]
+    assert turns == [item.prompt] * 2
+
+
+def test_text_of_special_tokens_stays_in_a_turn(tiny: TextTokenizer) -> None:
+    item = sample("The sky <|eos|> is <|bos|> blue.")
+    asking = Asking(None, None, "chat", tiny, 0, None)  # type: ignore[arg-type]
+    assert asking._turn(to_request(item, tiny, "comma", None)) == item.prompt
+
+
+def test_arms_that_act_on_the_anchor_need_one() -> None:
+    for positions, attention in (("contiguous", "full"), ("reset", "intra-doc"), ("shift:4", "full")):
+        require_no_anchor("arm", positions, attention)
+    for positions, attention in (("contiguous", "anchor"), ("anchor-shift:4", "full"), ("anchor-reset", "full")):
+        with pytest.raises(UnsupportedArm, match=r"'my arm'.*needs the anchor token"):
+            require_no_anchor("my arm", positions, attention)
 
 
 def chosen(*choices: Choice, gold: int = 0) -> Sample:

@@ -1,14 +1,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
+from anchoreval import child
+from anchoreval.cards import find_model
 from anchoreval.errors import ModelError
 from anchoreval.token_cuts import PRINTABLE, cut_after
 from anchoreval.tokenizer import TextTokenizer, load_tokenizer
+from anchoreval.tokenizer_check import ORDINARY
+from anchoreval.tokenizer_files import complete, config_of, special_tokens
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +121,140 @@ def test_without_a_split_at_spaces_the_vocabulary_decides() -> None:
     normalizer = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
     vocab = {"▁": 0, "▁the": 1, "▁▁": 2, ":▁": 3, "▁of▁the": 4}
     assert cut_after({**definition(None, vocab=vocab), "normalizer": normalizer}) == PRINTABLE - {":", "f"}
+
+
+TINY = Path(find_model("anchor-tiny")[1].checkpoint)
+TINY_SHA256 = "1eb5602809cb01a819acc311f71ccc1dad931226afe21e8e2d57fe0bf0e738b5"
+
+
+def changed(place: Path, config: dict[str, Any], **files: Any) -> Path:
+    """A copy of the embedded checkpoint's tokenizer with another configuration, and files beside it."""
+    for name in ("tokenizer.json", "config.json"):
+        shutil.copy(TINY / name, place)
+    told = json.loads((TINY / "tokenizer_config.json").read_text("utf-8")) | config
+    (place / "tokenizer_config.json").write_text(json.dumps({k: v for k, v in told.items() if v != "absent"}))
+    for name, content in files.items():
+        (place / f"{name}.json").write_text(json.dumps(content))
+    return place
+
+
+def token(text: str, **flags: bool) -> dict[str, Any]:
+    given = {"special": True, "lstrip": False, "rstrip": False, "normalized": False, "single_word": False}
+    return {"content": text, **given, **flags}
+
+
+FAST = {"tokenizer_class": "PreTrainedTokenizerFast"}
+FILES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "a token of the configuration": (FAST | {"added_tokens_decoder": {"4096": token("<|turn|>")}}, {}),
+    "an EOS defined there": (
+        FAST | {"eos_token": "<|turn|>", "added_tokens_decoder": {"4096": token("<|turn|>")}}, {},
+    ),
+    "other flags, and tokens out of order": (
+        {
+            "added_tokens_decoder": {
+                "4097": token("boat", special=False, normalized=True), "2": token("<|pad|>", rstrip=True),
+                "4096": token("<|turn|>", lstrip=True),
+            }
+        },
+        {},
+    ),
+    "added_tokens.json": (
+        {"additional_special_tokens": ["<a>", "<b>"]}, {"added_tokens": {"<b>": 4097, "<c>": 4096}},
+    ),
+    "an older map wins": ({"eos_token": "<|eos|>"}, {"special_tokens_map": {"eos_token": "<|pad|>"}}),
+    "an older map is not read beside a decoder": (
+        {"added_tokens_decoder": {"0": token("<|bos|>")}}, {"special_tokens_map": {"eos_token": "<|pad|>"}},
+    ),
+    "a new token in the map": (
+        {"bos_token": "absent", "eos_token": "absent"},
+        {"special_tokens_map": {
+            "bos_token": token("<|bos|>", rstrip=True), "eos_token": "<|new|>", "additional_special_tokens": ["<q>"],
+        }},
+    ),
+    "tokens of this model": ({"extra_special_tokens": {"image_token": "<img>"}, "video_token": "<vid>"}, {}),
+    "split special tokens": ({"split_special_tokens": True}, {}),
+    "flags that do nothing with tokenizer.json": ({"add_bos_token": False, "add_eos_token": True}, {}),
+    "no BOS": ({"bos_token": None}, {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_tokens_beside_tokenizer_json_are_those_of_transformers(case: str, tmp_path: Path) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    config, files = FILES[case]
+    place = changed(tmp_path, config, **files)
+    inner, told = Tokenizer.from_file(str(place / "tokenizer.json")), config_of(place)
+    complete(inner, told)
+    own, theirs = TextTokenizer(inner, told), PreTrainedTokenizerFast.from_pretrained(place)
+    added = inner.get_added_tokens_decoder()
+    assert {i: repr(t) for i, t in added.items()} == {i: repr(t) for i, t in theirs.added_tokens_decoder.items()}
+    assert special_tokens(told) == theirs.special_tokens_map
+    text = "".join(f"a {t.content}  b{t.content}c\n" for t in added.values()) + ORDINARY
+    assert own.encode(text) == theirs.encode(text, add_special_tokens=False)
+    assert own.decode(own.encode(text)) == theirs.decode(own.encode(text), skip_special_tokens=True)
+    ends = [end and end[1] for end in (own.bos, own.eos)]
+    assert ends == [theirs.bos_token_id, theirs.eos_token_id]
+
+
+def test_the_definition_moves_only_where_tokens_are_added(tmp_path: Path) -> None:
+    plain = changed(tmp_path, {"added_tokens_decoder": {"0": token("<|bos|>")}, "add_bos_token": False})
+    assert load_tokenizer(plain).sha256 == load_tokenizer(TINY).sha256 == TINY_SHA256
+    more = changed(tmp_path, {"added_tokens_decoder": {"4096": token("<|turn|>")}})
+    assert load_tokenizer(more).sha256 != TINY_SHA256
+
+
+def test_a_class_that_loses_blanks_does_not_change_what_is_read(tmp_path: Path) -> None:
+    place = changed(tmp_path, {"tokenizer_class": "LlamaTokenizerFast", "backend": "absent"})
+    tokenizer = load_tokenizer(place)
+    assert tokenizer.reading is not None and "loses" in str(tokenizer.reading.differs)
+    assert tokenizer.decode(tokenizer.encode(ORDINARY)) == ORDINARY
+    assert tokenizer.sha256 == load_tokenizer(TINY).sha256
+
+
+def test_other_tokens_than_transformers_reads_are_refused_with_their_place(tmp_path: Path) -> None:
+    place = changed(tmp_path, {"tokenizer_class": "GPT2TokenizerFast", "backend": "absent", "add_prefix_space": True})
+    with pytest.raises(ModelError, match=r"'The quick brown ' is \['The'.*there; where tokenizer.json is right, set"):
+        load_tokenizer(place)
+
+
+def test_the_comparison_is_kept_and_made_again_for_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(child, "_kept", {})
+    asked = []
+    monkeypatch.setattr(child, "answer_of", lambda job: asked.append(job) or {"error": "not tried"})
+    (tmp_path / "model").mkdir()
+    place = changed(tmp_path / "model", {})
+    for kept in (child._kept, {}):  # from this process, then from the disk
+        monkeypatch.setattr(child, "_kept", kept)
+        assert str(load_tokenizer(place).reading) == str(load_tokenizer(place).reading)
+    assert len(asked) == 1
+    changed(place, {"clean_up_tokenization_spaces": True})
+    load_tokenizer(place)
+    assert len(asked) == 2
+
+
+def test_several_chat_templates_have_a_default_or_are_an_error(tmp_path: Path) -> None:
+    place = changed(
+        tmp_path, {"chat_template": [{"name": "default", "template": "D"}, {"name": "rag", "template": "R"}]}
+    )
+    assert TextTokenizer(Tokenizer(models.BPE()), config_of(place)).chat_template == "D"
+    (place / "additional_chat_templates").mkdir()
+    (place / "additional_chat_templates" / "tool_use.jinja").write_text("T")
+    with pytest.raises(ModelError, match="none is called default: tool_use"):
+        _ = TextTokenizer(Tokenizer(models.BPE()), config_of(place)).chat_template
+    (place / "chat_template.jinja").write_text("J")
+    assert TextTokenizer(Tokenizer(models.BPE()), config_of(place)).chat_template == "J"
+
+
+def test_blanks_are_cleaned_up_where_transformers_does_so(tmp_path: Path) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["is", "n't", "it", ",", "so", "?"]
+    vocab = {word: i for i, word in enumerate(words)}
+    for model, text in ((models.WordLevel(vocab), "isn't it, so?"), (models.BPE(vocab, []), "is n't it , so ?")):
+        inner = Tokenizer(model)
+        inner.save(str(tmp_path / "tokenizer.json"))
+        own = TextTokenizer(inner, {"clean_up_tokenization_spaces": True})
+        theirs = PreTrainedTokenizerFast(tokenizer_object=inner, clean_up_tokenization_spaces=True)
+        assert own.decode(list(range(6))) == theirs.decode(list(range(6))) == text

@@ -15,7 +15,6 @@ from anchoreval.backends.answering import UNCLOSED, is_unclosed
 from anchoreval.backends.detokenize import TextStream
 from anchoreval.backends.openai_message import Message, Unread, Usage, message_of, one_line, usage_of
 from anchoreval.backends.openai_server import Api, Identity, Offers, text_of
-from anchoreval.errors import ModelError
 from anchoreval.schema import PROMPT_READ, ChoiceScore, Finish, Json, Outcome, Output, Request
 from anchoreval.tokenizer import TextTokenizer
 
@@ -224,12 +223,13 @@ class Asking:
         return text_of(self.tokenizer, ids)
 
     def _turn(self, request: Request) -> str:
-        """The prompt as the text of the user's turn, without the anchor: the server's template brings its own."""
-        ids = list(request.token_ids[1:])
-        text = self.tokenizer.decode(ids, skip_special_tokens=False)
-        if text != self.tokenizer.decode(ids):
-            raise ModelError("api=chat: the server applies the chat template itself: use --template base")
-        return text
+        """The prompt as the text of the user's turn, without the anchor: the server's template brings its own.
+
+        Text of special tokens in it stays, as upstream sends it; that no chat template of ours is in it is seen to
+        before anything is asked (evaluation.py).
+        """
+        first = 1 if request.segment_ids[:1] == (-1,) else 0
+        return self.tokenizer.decode(list(request.token_ids[first:]), skip_special_tokens=False)
 
     def _require_room(self, tokens: int) -> None:
         """`Unanswerable` for more tokens, prompt and answer, than the server has positions: some would cut silently."""

@@ -158,7 +158,7 @@ def _facts(view: RunView) -> Iterator[tuple[str, str]]:
     yield "Weights", f"sha256 {plain(model['sha256'], 64)[:16]}" if model.get("sha256") else NONE
     yield "Parameters", f"{size:,}" if isinstance(size, int) else plain(size or NONE, 40)
     yield "Dtype", plain(model.get("dtype") or NONE, 40)
-    yield "Anchor token", plain(tokenizer.get("anchor_token", NONE), 60)
+    yield "Anchor token", _anchor(tokenizer)
     yield "Template", plain(header.get("template", NONE), 60)
     yield "Seed", plain(header.get("seed", NONE), 40)
     yield (
@@ -169,6 +169,15 @@ def _facts(view: RunView) -> Iterator[tuple[str, str]]:
         "Records",
         f"{len(view.records):,}" + (f" of {view.expected:,}" if view.expected is not None else ""),
     )
+
+
+def _anchor(tokenizer: Mapping[str, Json]) -> str:
+    """The token that stands first in every prompt, and that it was anchoreval that put it there."""
+    source = tokenizer.get("anchor_from")
+    if source == "none":
+        return "none: prompts are sent without one"
+    text = plain(tokenizer.get("anchor_token", NONE), 60)
+    return f"{text}, put there by anchoreval: the tokenizer puts none" if source == "anchoreval" else text
 
 
 def _engine(said: Mapping[str, Json]) -> str:

@@ -1,8 +1,10 @@
 """RULER's task texts (NVIDIA/RULER c3f5e3b, scripts/data/synthetic/constants.py, Apache-2.0) and how they
 are filled.
 
-`template = opening + task text + closing + answer prefix`, exactly as upstream joins them: an opening of a
-chat template is thereby subject to the same replacements as the task text.
+`template = opening + task text + closing + answer prefix`, as upstream joins them. Where one needle is asked for,
+upstream replaces words ("Some" by "A", "are" by "is") in the whole of it, which would make
+"people who care" of a checkpoint's system turn "people who cis"; here only the task's own text is edited. Where a chat
+template has none of these words, as upstream's `base` and `meta-chat`, the bytes are upstream's.
 """
 
 from __future__ import annotations
@@ -61,13 +63,13 @@ class Template:
     @classmethod
     def of(cls, wrap: Wrap, text: str, prefix: str, singular: bool = False) -> Template:
         """A template whose fields are marked so that braces in a chat template stay what they are."""
-        marked = wrap.opening + _mark(text) + wrap.closing + "\x01" + _mark(prefix)
+        marked = _mark(text) + "\x01" + _mark(prefix)
         if singular:
             for old, new in (("Some", "A"), ("are all", "is"), ("are", "is"), ("answers", "answer")):
                 marked = marked.replace(old, new)
         body, tail = marked.split("\x01")
         before, after = body.split("\x00context\x00")
-        return cls(before, after, tail)
+        return cls(wrap.opening + before, after + wrap.closing, tail)
 
     def fill(self, **fields: str) -> tuple[str, str, str]:
         """The text before the context, after it, and the answer prefix."""

@@ -30,6 +30,7 @@ from anchoreval.arms import Arm
 from anchoreval.backends import Backend, open_backend
 from anchoreval.backends.checkpoint import folder_of
 from anchoreval.cards import find_model
+from anchoreval.chat_template import require_bounded
 from anchoreval.documents import cut_documents
 from anchoreval.errors import ModelError
 from anchoreval.lengths import room_of
@@ -37,6 +38,7 @@ from anchoreval.lm_eval_plugin.arguments import BadArgument, model_arguments
 from anchoreval.lm_eval_plugin.tasks import card_of, model_of, sample_of, window_of
 from anchoreval.prompt import to_request
 from anchoreval.schema import ChoiceScore, Continuation, Json, Output, Request, Sample
+from anchoreval.tokenizer_check import PROBES
 
 MAX_NEW_TOKENS = 256  # HFLM.max_gen_toks
 #: What lm-eval's command line hands on where no --device is given; its `hf` model takes what there is instead.
@@ -108,6 +110,7 @@ class AnchorEvalLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not analysed
             raise ModelError(f"{self.asked.pretrained} has no chat template: leave out --apply_chat_template")
         kind = {"tokenize": False, "add_generation_prompt": add_generation_prompt}
         kind["continue_final_message"] = not add_generation_prompt
+        require_bounded(self._texts.chat_template or "", self._texts.special_tokens)
         try:
             return str(self.tokenizer.apply_chat_template(chat_history, **kind))
         except TemplateError:
@@ -259,12 +262,25 @@ class AnchorEvalLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not analysed
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
     def _load_tokenizer(self) -> Any:
-        """The tokenizer as transformers reads it, which lm-eval's prompts are made with."""
-        from transformers import AutoTokenizer
+        """The tokenizer that lm-eval's prompts are made with: that of `anchoreval run`, as an object of transformers.
+
+        Where transformers' class leaves out rules of tokenizer.json, the class that reads all of it. ModelError where
+        the tokens are still others.
+        """
+        from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
         place = self._card if self.asked.tokenizer is None else find_model(self.asked.tokenizer)[1]
-        folder = folder_of(place.checkpoint, weights=False)
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=bool(self.asked.trust_remote_code))
+        folder, reading = folder_of(place.checkpoint, weights=False), self._texts.reading
+        if reading is not None and reading.differs:
+            _log.warning(reading.differs)
+            made = PreTrainedTokenizerFast.from_pretrained(folder, **self._texts.special_tokens)
+        else:
+            made = AutoTokenizer.from_pretrained(folder, trust_remote_code=bool(self.asked.trust_remote_code))
+        for text in PROBES:
+            if list(made.encode(text, add_special_tokens=False)) != self._texts.encode(text):
+                what = f"transformers' {type(made).__name__} reads other tokens than tokenizer.json holds"
+                raise ModelError(f"{folder}: {what}: lm-eval's tasks and ours would get different ones")
+        return made
 
     def _own(self, sample: Sample) -> Request:
         """A sample of our tasks as `anchoreval run` sends it, but for its reference, whose score has no place there."""

@@ -23,7 +23,8 @@ def flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rope", "--arms", dest="rope", default="native", metavar="ARM,ARM", help="as for run")
     parser.add_argument("--limit", type=shared.positive, metavar="N", help="samples of each task and length")
     parser.add_argument("--document-tokens", type=shared.positive, metavar="N", help="as for run")
-    parser.add_argument("--template", choices=("base", "chat"), help="as for run")
+    shared.template(parser, None, "as for run")
+    shared.anchor(parser)
     parser.add_argument(
         "--gpus",
         metavar="NxNAME",
@@ -86,20 +87,26 @@ def _plan(options: argparse.Namespace, card: ModelCard, dtype: str) -> Plan:
     from anchoreval.arms import parse_arms
     from anchoreval.cards import select_tasks, with_settings
     from anchoreval.data.sources import Sources
+    from anchoreval.prompt import require_no_anchor
     from anchoreval.run import Plan, sized
 
     chosen, single = select_tasks(options.tasks)
+    arms = parse_arms(options.rope, dtype)
+    for arm in arms if options.anchor == "none" else ():
+        require_no_anchor(arm.name, arm.positions, arm.attention)
     haystack = options.haystack or card.haystack
     return Plan(
         tasks=tuple(sized(with_settings(chosen, shared.chosen_settings(options)))),
         lengths=tuple(sorted(set(options.lengths))) if options.lengths else None,
-        arms=parse_arms(options.rope, dtype),
+        arms=arms,
         limit=options.limit,
         seed=options.seed,
         template=options.template or card.template,
         sources=Sources(options.data_dir, haystack, options.wordlists, context=not options.no_context),
         single=single,
         document_tokens=options.document_tokens,
+        template_args=shared.template_args(options),
+        anchor=options.anchor,
     )
 
 

@@ -130,6 +130,21 @@ def test_rows_equal_the_written_out_mask_and_full_attention_does_not(wide: HfBac
     assert max(changes) > 10 * max(errors), "the mask changes nothing that this test could tell from rounding"
 
 
+def test_prompts_without_an_anchor_equal_the_written_out_mask(llama: Path) -> None:
+    backend = open_hf(llama)
+    backend.model.double()
+    asked = [replace(one, token_ids=one.token_ids[1:], segment_ids=one.segment_ids[1:]) for one in ASKED]
+    for arm in ("native", "native+shift:70", "native+reset", "intra-doc/native", "intra-doc/native+reset"):
+        for name, output in answers(backend, arm, asked).items():
+            one = next(each for each in asked if each.sample_id == name)
+            logits = dense(backend.model, one.token_ids + one.reference_ids, one, arm)
+            rows = logits[len(one.token_ids) - 1 : -1].log_softmax(-1)
+            want = float(rows[torch.arange(len(rows)), torch.tensor(one.reference_ids)].sum())
+            assert output.reference_logprob == pytest.approx(want, rel=1e-6), (arm, name)
+    with pytest.raises(UnsupportedArm, match="first token is the anchor"):
+        answers(backend, "anchor/native", asked)
+
+
 def test_one_document_gives_anchor_and_full_the_same_bits(llama: Path) -> None:
     one = replace(ASKED[0], segment_ids=(-1, *[1] * 67, *[4] * 42))
     backend = open_hf(llama)

@@ -1,0 +1,140 @@
+"""The files of a tokenizer beside tokenizer.json, read by the rules of transformers 5.
+
+`PreTrainedTokenizerBase._from_pretrained` and `TokenizersBackend.__init__` (transformers 5.16 to 5.23) say which file
+wins, which tokens are added to those of tokenizer.json, and in which order, so that they get the same ids.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import AddedToken
+
+from anchoreval.errors import ModelError
+
+CONFIG = "tokenizer_config.json"
+#: The files that decide which tokens a text has, beside tokenizer.json and the class that config.json names.
+FILES = (CONFIG, "special_tokens_map.json", "added_tokens.json")
+_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_EXTRA = "extra_special_tokens"
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    """Return tokenizer_config.json, with the map of special tokens, added_tokens.json and chat template folded in."""
+    config = _json(folder / CONFIG)
+    if "additional_special_tokens" in config and not config.get(_EXTRA):
+        config[_EXTRA] = config.pop("additional_special_tokens")
+    if "added_tokens_decoder" not in config:  # else transformers reads neither of the two older files
+        config |= _older_map(folder, config)
+        special = {text_of(config[name]) for name in _NAMES if config.get(name)}
+        special |= {text_of(token) for token in _listed(config)}
+        older = _json(folder / "added_tokens.json")
+        config["added_tokens_decoder"] = {
+            str(number): {"content": text, "normalized": text not in special, "special": text in special}
+            for text, number in older.items()
+        }
+    if "additional_special_tokens" in config and _EXTRA not in config:  # those of the older map
+        config[_EXTRA] = config.pop("additional_special_tokens")
+    template = chat_template_of(folder)
+    return config | ({"chat_template": template} if template is not None else {})
+
+
+def _older_map(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of special_tokens_map.json, which win over those of the configuration."""
+    entries = {
+        name: value | {"special": True} if isinstance(value, dict) and name != _EXTRA else value
+        for name, value in _json(folder / "special_tokens_map.json").items()
+    }
+    if isinstance(entries.get(_EXTRA), list):
+        entries[_EXTRA] = [*_listed(config), *(token for token in entries[_EXTRA] if token not in _listed(config))]
+    return entries
+
+
+def chat_template_of(folder: Path) -> str | dict[str, str] | None:
+    """Return the chat template that stands in files of its own, several by name; None where there is no such file."""
+    more = sorted((folder / "additional_chat_templates").glob("*.jinja"))
+    named = {path.stem: path.read_text(encoding="utf-8") for path in more}
+    if (folder / "chat_template.jinja").is_file():
+        named = {"default": (folder / "chat_template.jinja").read_text(encoding="utf-8")} | named
+    return named["default"] if list(named) == ["default"] else named or None
+
+
+def special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the named special tokens, such as bos_token, as text by their name: what chat templates are given."""
+    return {name: text_of(value) for name, value in _named(config)}
+
+
+def complete(inner: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
+    """Add to a tokenizer the tokens that only its configuration has, in transformers' order and with their flags."""
+    rows = config.get("added_tokens_decoder") or {}
+    try:
+        given = {int(number): _token(row) for number, row in rows.items()}
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ModelError(f"{CONFIG}: added_tokens_decoder: {error}") from None
+    by_text = {token.content: token for token in given.values()}
+    known = inner.get_added_tokens_decoder().values()
+    same = {repr(token) for token in known}
+    more = [token for _, token in sorted(given.items()) if repr(token) not in same]
+    named = [value for _, value in _named(config)]
+    there = {token.content for token in [*known, *more]}
+    for value in [*(by_text.get(text_of(value), value) for value in named), *_listed(config)]:
+        if text_of(value) not in there:
+            more.append(_token(value))
+            there.add(text_of(value))
+    names = {text_of(value) for value in named}
+    for token in more:
+        token.special = token.special or token.content in names
+    if more:
+        inner.add_tokens(more)
+    if config.get("split_special_tokens"):
+        inner.encode_special_tokens = True
+
+
+def text_of(token: Any) -> str:
+    """Return the text of a token that stands as text or as an object with its flags."""
+    if isinstance(token, AddedToken):
+        return str(token.content)
+    return str(token["content"] if isinstance(token, dict) else token)
+
+
+def _token(entry: Any) -> AddedToken:
+    """Return the token of an entry; one that is text alone is special."""
+    if isinstance(entry, AddedToken):
+        return entry
+    if isinstance(entry, str):
+        return AddedToken(entry, special=True)
+    return AddedToken(**{name: value for name, value in entry.items() if name not in ("__type", "id")})
+
+
+def _named(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield every named special token: the seven that all have, then those of this model (image_token, ...)."""
+    for name in _NAMES:
+        if config.get(name) is not None:
+            yield name, config[name]
+    for name, value in config.items():
+        if name.endswith("_token") and name not in _NAMES and isinstance(value, str):
+            yield name, value
+    if isinstance(config.get(_EXTRA), dict):
+        yield from config[_EXTRA].items()
+
+
+def _listed(config: Mapping[str, Any]) -> list[Any]:
+    extra = config.get(_EXTRA)
+    return list(extra) if isinstance(extra, list) else []
+
+
+def _json(file: Path) -> dict[str, Any]:
+    """Return the object in a file, empty where there is no such file; ModelError for anything else."""
+    if not file.is_file():
+        return {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{file} holds no JSON object")
+    return content

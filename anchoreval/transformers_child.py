@@ -1,0 +1,88 @@
+"""What transformers makes of a checkpoint's files, computed in a process of its own (child.py): no torch, no package.
+
+A chat template is a program that a checkpoint brings. It is rendered here under limits of time and memory, so that one
+that never ends, or that fills the memory, ends this process and not the run.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import resource
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+#: The date that `strftime_now` of a chat template gives: prompts are the same on every day.
+TODAY = datetime.datetime(2025, 1, 1)
+_LONGEST = 1_000_000  # characters that a template may write around a turn
+
+
+class FixedDate(datetime.datetime):
+    """`datetime` with a `now` that stands still."""
+
+    @classmethod
+    def now(cls, tz: datetime.tzinfo | None = None) -> FixedDate:
+        """Return TODAY."""
+        return cls(TODAY.year, TODAY.month, TODAY.day, tzinfo=tz)
+
+
+def render(job: dict[str, Any]) -> dict[str, Any]:
+    """Return one text per conversation in `chats`; the first rendering of a template that nobody has run before."""
+    import jinja2
+    from transformers.utils import chat_template_utils
+
+    chat_template_utils.datetime = FixedDate
+    _limit(job["seconds"], job["megabytes"])
+    try:
+        texts, _ = chat_template_utils.render_jinja_template(
+            job["chats"],
+            chat_template=job["template"],
+            add_generation_prompt=True,
+            **job["values"],
+        )
+    except MemoryError:
+        return {"error": f"it takes more than {job['megabytes']} MB"}
+    except Exception as error:  # whatever the program of a stranger may raise
+        raised = type(error) is jinja2.exceptions.TemplateError  # by the template itself, with raise_exception
+        return {"refused" if raised else "error": str(error) if raised else f"{type(error).__name__}: {error}"}
+    longest = max(map(len, texts))
+    return {"texts": texts} if longest <= _LONGEST else {"error": f"it writes {longest:,} characters around a turn"}
+
+
+def read(job: dict[str, Any]) -> dict[str, Any]:
+    """Return the special tokens and the token ids of `texts` as AutoTokenizer of the folder gives them."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(job["folder"], trust_remote_code=False)
+        ids = [list(tokenizer.encode(text, add_special_tokens=False)) for text in job["texts"]]
+        decoded = [tokenizer.decode(each, skip_special_tokens=False) for each in ids]
+        tokens = [tokenizer.convert_ids_to_tokens(each) for each in ids]
+    except Exception as error:  # a class that needs another package, or code of the checkpoint
+        return {"error": f"{type(error).__name__}: {str(error).strip().splitlines()[:1]}"}
+    named = {name: str(text) for name, text in tokenizer.special_tokens_map.items()}
+    return {"class": type(tokenizer).__name__, "special": named, "ids": ids, "tokens": tokens, "decoded": decoded}
+
+
+def _limit(seconds: int, megabytes: int) -> None:
+    """End this process after so many seconds, and let it have so many megabytes more than it has now."""
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    sizes = Path("/proc/self/statm")
+    if sizes.is_file():
+        size = int(sizes.read_text().split()[0]) * resource.getpagesize() + (megabytes << 20)
+        resource.setrlimit(resource.RLIMIT_AS, (size, size))
+
+
+def main() -> None:
+    """Answer the job on stdin with JSON on stdout; what libraries print goes to stderr."""
+    answer, sys.stdout = sys.stdout, sys.stderr
+    job = json.load(sys.stdin)
+    sys.modules["torch"] = None  # type: ignore[assignment]  # tokenizers and templates need none of it
+    json.dump({"render": render, "read": read}[job["do"]](job), answer)
+    answer.flush()
+
+
+if __name__ == "__main__":
+    main()
