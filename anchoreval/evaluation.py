@@ -20,7 +20,7 @@ from anchoreval.backends import Backend, open_backend, waves
 from anchoreval.backends.checkpoint import folder_of
 from anchoreval.cards import ModelCard, find_model, select_tasks, with_settings
 from anchoreval.data.sources import HaystackKind, Sources
-from anchoreval.errors import AnchorEvalError, LengthError
+from anchoreval.errors import AnchorEvalError
 from anchoreval.fleet.fleet import Fleet, Opening
 from anchoreval.fleet.loop import run_cells_on
 from anchoreval.prompt import Template, anchor_token
@@ -85,7 +85,7 @@ def evaluate(
 
     `model` is a card of models/, a folder or a hub id; behind the backend `openai`, its name at the server of the
     option `base_url`, and `tokenizer` is a card, folder or hub id. `tasks` are suites, sets, tasks or globs; `lengths`
-    are tokens of the model under test, prompt plus answer (default: the task card's); `rope` are arms, comma separated.
+    are tokens of the model under test, all that it is fed and its answer (default: the card's); `rope` are arms.
     `template`, `haystack` and `dtype` default to the model card's; `document_tokens` puts documents into blocks of so
     many tokens; `context=False` leaves the context out of the prompts; `placebo` adds the first arm once more, in other
     batches: what differs then is noise (on `vllm` it is always there); `until` ("1pt@95%") stops a task and length when
@@ -96,17 +96,19 @@ def evaluate(
     """
     (chosen, single), subject = select_tasks(tasks), _subject(model, backend, tokenizer)
     card, dtype = subject.card, dtype or subject.card.dtype
+    served = backend == "openai" and (options or {}).get("api") == "chat"
     plan = Plan(
         tasks=tuple(sized(with_settings(chosen, settings or {}))),
         lengths=tuple(sorted(set(lengths))) if lengths else None,
         arms=_with_placebo(parse_arms(rope, dtype, kernel), placebo, backend, tell),
         limit=limit,
         seed=seed,
-        template=template or card.template,
+        template=template or ("base" if served else card.template),
         sources=Sources(data_dir, _haystack(haystack, subject, tell), wordlists, context=context),
         single=single,
         document_tokens=document_tokens,
         until=parse_until(until) if until is not None else None,
+        served=served,
     )
     _check(plan, backend, ray)
     given = {"dtype": dtype, "kernel": kernel} | _own_options(backend, card, max_length) | (options or {})
@@ -203,12 +205,16 @@ def _execute(
         tell(f"left out: {row['why']}")
     if tokenizer.bos is None:
         tell(f"the tokenizer has no BOS token: the anchor token is {anchor_token(tokenizer)[0]!r}")
+    if plan.served and not tokenizer.chat_template:
+        tell("lengths leave out the chat template of the server: the tokenizer given has none to count")
     engine = open_engine()
     try:
+        window, made = _within_server(engine, made, plan, tokenizer, window)
+        for notice in made.notices:
+            tell(notice)
         facts = {"name": subject.name, "path": subject.asked, "about": subject.card.about, "window": window}
         header = header_of(plan, made, engine, tokenizer, facts, _now()) | {"version": metadata.version("anchoreval")}
         header |= {"until": rule_of(plan.until)} if plan.until else {}
-        _check_served(header["backend"], window)
         directory = run_directory(output, subject.name, header)
         with RunFolder(directory, header) as disk, watch(_records(made, plan)) as progress:
             _compute(engine, made, plan, tokenizer, window, disk, progress)
@@ -250,13 +256,15 @@ def _compute(
         disk.sort([record.key for record in in_order(disk.done.values(), cells, plan)])
 
 
-def _check_served(described: Mapping[str, Any], window: int | None) -> None:
-    """LengthError where prompts may be longer than the engine takes."""
+def _within_server(
+    engine: Engine, made: Makeable, plan: Plan, tokenizer: TextTokenizer, window: int | None
+) -> tuple[int | None, Makeable]:
+    """The positions that the run has and its cells, made anew where a server says that it has fewer than the card."""
+    described = engine.describe()
     served = described.get("max_length")
-    if described["engine"] == "openai" and served and (window is None or window > served):
-        raise LengthError(
-            f"the server takes {served} positions, the run has prompts up to {window}: --max-length {served}"
-        )
+    if described["engine"] != "openai" or not isinstance(served, int) or (window is not None and window <= served):
+        return window, made
+    return served, make_cells(plan, tokenizer, served)
 
 
 def _with_placebo(

@@ -16,7 +16,7 @@ from anchoreval.rounds_check import rule_differences
 from anchoreval.run import samples_of
 from anchoreval.schema import Json
 
-TWICE = ("limit", "seed", "template", "document_tokens")
+TWICE = ("limit", "seed", "template", "form", "document_tokens")
 
 
 def header_differences(run: Run) -> Iterator[str]:

@@ -21,7 +21,7 @@ from anchoreval.data.sources import HaystackKind, Sources
 from anchoreval.data.words import WordLists
 from anchoreval.documents import cut_documents
 from anchoreval.errors import AnchorEvalError, CardError, ModelError, RunError, SourceError
-from anchoreval.lengths import room_of
+from anchoreval.lengths import Form, RuleName
 from anchoreval.prompt import Template, anchor_token, to_request
 from anchoreval.results import HEADER, SCHEMA, Run
 from anchoreval.run import Plan, samples_of, second_of
@@ -67,6 +67,8 @@ class _Identity(_Part):
     limit: int | None
     seed: int
     template: Literal["base", "chat"]
+    form: Form | None = None  # absent: that of the template
+    length_rule: RuleName = "published"
     document_tokens: int | None = None  # absent in runs of the first release, which cut no documents
     until: str | None = None
     sources: _SourcesSaid
@@ -192,6 +194,8 @@ class Remake:
             sources=self.sources,
             group=self.header.group,
             document_tokens=said.document_tokens,
+            served=said.form == "server",
+            length_rule=said.length_rule,
         )
 
     def samples(self, task: str | None = None, length: int | None = None) -> Iterator[Sample]:
@@ -206,7 +210,8 @@ class Remake:
     def _cell(self, cell: AskedCell) -> Iterator[Sample]:
         if cell.task not in self.tasks:
             raise RunError(f"{self._place}: asked: {cell.task} is no task of this run's identity")
-        made = samples_of(self.tasks[cell.task], cell.length, cell.samples, self.plan, self.tokenizer)
+        task, window = self.tasks[cell.task], self.header.model.window
+        made = samples_of(task, cell.length, cell.samples, self.plan, self.tokenizer, window)
         for number, sample in enumerate(made):
             if number == 0:
                 self._check_sources()
@@ -214,8 +219,7 @@ class Remake:
 
     def request(self, sample: Sample) -> Request:
         """The sample as token ids with its documents, as it was sent."""
-        task = self.tasks[sample.task]
-        whole = to_request(sample, self.tokenizer, task.reference, room_of(task, self.header.model.window))
+        whole = to_request(sample, self.tokenizer, self.tasks[sample.task].reference, None)
         return cut_documents(whole, self.plan.document_tokens)
 
     def second(self, sample: Sample, answer: str) -> tuple[Sample, Request]:

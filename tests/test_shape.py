@@ -39,7 +39,7 @@ ALLOWED = {
         "stats", "steps", "tokenizer",
     },
     "lengths": {"cards", "errors", "prompt", "schema", "steps"},
-    "steps": {"backends", "schema"},
+    "steps": {"backends", "errors", "schema"},
     "evaluation": {
         "arms", "backends", "cards", "data", "errors", "fleet", "prompt", "results", "rounds", "run", "stats",
         "tokenizer",
@@ -67,7 +67,8 @@ ALLOWED = {
     },
     "nll_report": {"errors"},
     "plan": {
-        "arms", "attention", "backends", "cards", "data", "errors", "evaluation", "flags", "run", "schema", "tokenizer",
+        "arms", "attention", "backends", "cards", "data", "errors", "evaluation", "flags", "lengths", "run", "schema",
+        "tokenizer",
     },
     "token_losses": {"backends", "errors"},
     "doctor": {"backends", "cards", "data", "doctor_checks", "errors", "flags", "prompt", "schema", "tokenizer"},

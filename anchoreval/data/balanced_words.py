@@ -106,7 +106,7 @@ def common_sampler(recipe: Recipe) -> Sampler:
     """Makes any one sample of common words."""
     task = options(recipe, CommonTask)
     tally, pool = Tally(recipe.tokenizer), distinct_words(recipe.sources.wordlists)
-    wording, room = CommonWording(tally), recipe.length - recipe.max_new_tokens
+    wording, room = CommonWording(tally), recipe.room
 
     def text(form: Form, rng: Random, aims: Sequence[float]) -> CommonWords:
         most = COMMON + max(0, room // ITEM_TOKENS - COMMON * form.common) // form.other
@@ -176,7 +176,7 @@ def least_clear(alpha: float) -> int:
 def coded_sampler(recipe: Recipe) -> Sampler:
     """Makes any one sample of coded words."""
     task = options(recipe, CodedTask)
-    tally, room = Tally(recipe.tokenizer), recipe.length - recipe.max_new_tokens
+    tally, room = Tally(recipe.tokenizer), recipe.room
     size = max(room // VOCABULARY_SHARE, ANSWER_RANKS.stop)
     wording = CodedWordsMaker(size, Random(), tally, alpha=task.alpha)
 

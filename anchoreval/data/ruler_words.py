@@ -206,8 +206,8 @@ def generate_common(recipe: Recipe) -> Iterator[Sample]:
 
     def fit_of(form: Form) -> Fit:
         maker = CommonWordsMaker(form, rng, words, more, tally, recipe.wrap, recipe.seed)
-        room = recipe.length - recipe.max_new_tokens
-        return Fit(maker.make, tally.count, room, recipe.max_new_tokens, STEP, form.least, Draws(rng))
+        room = recipe.room
+        return Fit(maker.make, tally.count, room, recipe.reserved, STEP, form.least, Draws(rng))
 
     ladder = iter(forms(task, recipe.length))
     form = next(ladder)
@@ -237,7 +237,7 @@ def generate_common(recipe: Recipe) -> Iterator[Sample]:
 
 def _common_facts(recipe: Recipe, form: Form, fitted: Fitted) -> dict[str, Json]:
     return {
-        "tokens": fitted.tokens + recipe.max_new_tokens,
+        "tokens": recipe.tokens(fitted.tokens),
         "units": fitted.units,
         "unit": "words",
         "fit": fitted.how,
@@ -311,9 +311,9 @@ def generate_coded(recipe: Recipe) -> Iterator[Sample]:
     """Samples of coded words. Raises LengthError when the third answer could not appear even once."""
     task = options(recipe, CodedTask)
     tally, rng = Tally(recipe.tokenizer), Random(recipe.seed)
-    room = recipe.length - recipe.max_new_tokens
+    room = recipe.room
     if room // 50 < ANSWER_RANKS.stop:
-        raise too_short(recipe.length, ANSWER_RANKS.stop * 50 + recipe.max_new_tokens)
+        raise too_short(recipe.length, ANSWER_RANKS.stop * 50 + recipe.reserved)
     maker, step = CodedWordsMaker(room // 50, rng, tally, recipe.wrap, recipe.seed, task.alpha), room // 32
     vocabulary, units = maker.vocabulary(), room // LETTERS
     while tally.count(maker.text(vocabulary, units).pieces()) < room:
@@ -322,7 +322,7 @@ def generate_coded(recipe: Recipe) -> Iterator[Sample]:
     for index in range(recipe.count):
         fitted = _fit_coded(maker, tally, recipe, units, step)
         facts = {
-            "tokens": fitted.tokens + recipe.max_new_tokens,
+            "tokens": recipe.tokens(fitted.tokens),
             "units": fitted.units,
             "unit": "words",
             "fit": fitted.how,
@@ -335,7 +335,7 @@ def generate_coded(recipe: Recipe) -> Iterator[Sample]:
 def _fit_coded(maker: CodedWordsMaker, tally: Tally, recipe: Recipe, units: int, step: int) -> Fitted:
     """Upstream's fit of one sample; to the word where that would leave an answer out of the text."""
     room, vocabulary, least = (
-        recipe.length - recipe.max_new_tokens,
+        recipe.room,
         maker.vocabulary(),
         least_coded(maker.alpha),
     )
@@ -349,5 +349,5 @@ def _fit_coded(maker: CodedWordsMaker, tally: Tally, recipe: Recipe, units: int,
     def make(size: int) -> Draft:
         return maker.text(vocabulary, size)
 
-    fit = Fit(make, tally.count, room, recipe.max_new_tokens, step, least, Draws(maker.rng))
+    fit = Fit(make, tally.count, room, recipe.reserved, step, least, Draws(maker.rng))
     return fit.refine(units + step)
