@@ -91,7 +91,7 @@ def evaluate(
 
     `model` is a card of models/, a folder or a hub id; behind the backend `openai`, its name at the server of the
     option `base_url`, and `tokenizer` is a card, folder or hub id. `tasks` are suites, sets, tasks or globs; `lengths`
-    are tokens of the model under test, prompt plus answer (default: the task card's); `rope` are arms, comma separated.
+    are tokens of the model under test, all that it is fed and its answer (default: the card's); `rope` are arms.
     `template`, `haystack` and `dtype` default to the model card's; `template_args` go to the chat template;
     `anchor="none"` puts no anchor token in front, which arms that act on it refuse; `document_tokens` puts documents
     into blocks of so many tokens; `context=False` leaves the context out of the prompts; `placebo` adds the first arm
@@ -105,19 +105,21 @@ def evaluate(
     """
     (chosen, single), subject = select_tasks(tasks), _subject(model, backend, tokenizer)
     card, dtype = subject.card, dtype or subject.card.dtype
+    served = backend == "openai" and (options or {}).get("api") == "chat"
     plan = Plan(
         tasks=tuple(sized(with_settings(chosen, settings or {}))),
         lengths=tuple(sorted(set(lengths))) if lengths else None,
         arms=_with_placebo(parse_arms(rope, dtype, kernel), placebo, backend, tell),
         limit=limit,
         seed=seed,
-        template=template or card.template,
+        template=template or ("base" if served else card.template),
         sources=Sources(data_dir, _haystack(haystack, subject, tell), wordlists, context=context),
         single=single,
         document_tokens=document_tokens,
         until=parse_until(until) if until is not None else None,
         template_args=template_args,
         anchor=anchor,
+        served=served,
     )
     _check(plan, backend, ray, str((options or {}).get("api")))
     given = {"dtype": dtype, "kernel": kernel} | _own_options(backend, card, max_length, plan.arms) | (options or {})
@@ -238,8 +240,13 @@ def _execute(
         tell(f"left out: {row['why']}")
     for line in tokenizer_lines(plan, tokenizer):
         tell(line)
+    if plan.served and not tokenizer.chat_template:
+        tell("lengths leave out the chat template of the server: the tokenizer given has none to count")
     engine = open_engine()
     try:
+        window, made = _within_server(engine, made, plan, tokenizer, window)
+        for notice in made.notices:
+            tell(notice)
         facts = {"name": subject.name, "path": subject.asked, "about": subject.card.about, "window": window}
         described = engine.describe()
         decided = decided_by(plan, made, described, tokenizer, folder)
@@ -247,7 +254,6 @@ def _execute(
         header["tokenizer"] |= {"path": subject.tokenizer} if subject.tokenizer else {}
         header |= {"version": metadata.version("anchoreval"), "environments": [environment_of(described)]}
         header |= {"until": rule_of(plan.until)} if plan.until else {}
-        _tell_served(header["backend"], made.cells, tell)
         for line in notices(header["backend"]):
             tell(line)
         directory = run_directory(output, subject.name, header)
@@ -312,12 +318,15 @@ def _compute(
         disk.sort([record.key for record in in_order(disk.done.values(), cells, plan)])
 
 
-def _tell_served(described: Mapping[str, Any], cells: Sequence[Cell], tell: Callable[[str], None]) -> None:
-    """Tells what a server may have no room for; each prompt is looked at for itself when it is sent."""
-    served, longest = described.get("max_length"), max((cell.length for cell in cells), default=0)
-    if described["engine"] == "openai" and served and longest > served:
-        text = f"the server takes {served} positions: samples of length {longest} that need more get no answer"
-        tell(f"{text}: --lengths up to {served}, or --max-length {served} where prompts are cut to fit")
+def _within_server(
+    engine: Engine, made: Makeable, plan: Plan, tokenizer: TextTokenizer, window: int | None
+) -> tuple[int | None, Makeable]:
+    """The positions that the run has and its cells, made anew where a server says that it has fewer than the card."""
+    described = engine.describe()
+    served = described.get("max_length")
+    if described["engine"] != "openai" or not isinstance(served, int) or (window is not None and window <= served):
+        return window, made
+    return served, make_cells(plan, tokenizer, served)
 
 
 def _with_placebo(

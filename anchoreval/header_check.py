@@ -16,7 +16,7 @@ from anchoreval.rounds_check import rule_differences
 from anchoreval.run import samples_of
 from anchoreval.schema import Json
 
-TWICE = ("seed", "template", "template_args", "template_text", "anchor", "document_tokens")
+TWICE = ("seed", "template", "template_args", "template_text", "anchor", "form", "document_tokens")
 
 
 def header_differences(run: Run) -> Iterator[str]:

@@ -1,17 +1,91 @@
-"""At which lengths a task is run, and what the model has room for."""
+"""What a length is, at which lengths a task is run, and what the model has room for.
+
+A length is everything that the model is fed, and the answer budget: the anchor token in front, the chat template (a
+server's own too, counted with the tokenizer given), the prompt. `LengthRule` is the one place that says so; recipes,
+answer budgets, windows and what is made again from a header take it from there.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
 
 from anchoreval.cards import LengthOf, Task
 from anchoreval.errors import LengthError
-from anchoreval.prompt import positions
-from anchoreval.schema import NATURAL, Output, Request, Sample
+from anchoreval.prompt import Anchor, PromptTokenizer, positions, wrap_of
+from anchoreval.schema import NATURAL, Json, Output, Request, Sample
 from anchoreval.steps import Answered
 
+#: `fed`: everything that the model is fed. `published`: prompt and answer alone, the rule of runs that name none.
+RuleName = Literal["fed", "published"]
+#: A prompt as bare text, in the chat template as we render it, or as a user's turn that a server puts into its own.
+Form = Literal["base", "chat", "server"]
 Asked = Mapping[str, tuple[Sample, Request]]  # by sample id
+ANCHOR_TOKENS = 1
+#: Generators whose prompts keep their published bytes, and so their published count, which has no anchor.
+PUBLISHED = frozenset({"ruler_niah", "ruler_vt", "ruler_cwe", "ruler_fwe", "ruler_qa", "babilong_published"})
+
+
+@dataclass(frozen=True, slots=True)
+class LengthRule:
+    """What is counted of a length beside the prompt's own text and the answer budget, in tokens."""
+
+    anchor: int = ANCHOR_TOKENS
+    template: int = 0
+
+    def outside(self, task: Task) -> dict[str, int]:
+        """The fields of a task's recipe: what stands outside its prompts, and what of it its lengths leave out."""
+        return {
+            "outside": self.anchor + self.template,
+            "uncounted": self.anchor if task.generator in PUBLISHED else 0,
+        }
+
+    def settled(self, sample: Sample, task: Task, tokenizer: PromptTokenizer, room: int | None) -> Sample:
+        """The sample with its facts on the length; asked for less where it is over by the anchor alone.
+
+        Published prompts may be: RULER's over their length, those that are cut over the `room` of the model.
+        """
+        if self.template:
+            sample = replace(sample, facts={**sample.facts, "template_tokens": self.template})
+        over = self._over(sample, task, tokenizer, room)
+        if not 0 < over <= self.anchor or over >= sample.max_new_tokens:
+            return sample
+        facts: dict[str, Json] = {**sample.facts, "budget_less": over}
+        if "tokens" in facts:
+            facts["tokens"] -= over
+        return replace(sample, max_new_tokens=sample.max_new_tokens - over, facts=facts)
+
+    def _over(self, sample: Sample, task: Task, tokenizer: PromptTokenizer, room: int | None) -> int:
+        if task.length_of == "sample":
+            return int(sample.facts.get("tokens", 0)) - sample.length
+        if task.length_of == "natural" or room is None or not self.anchor:
+            return 0
+        return len(tokenizer.encode(sample.prompt)) + self.anchor + self.template + sample.max_new_tokens - room
+
+    def positions(self, request: Request) -> int:
+        """The positions that a request takes, a server's own template among them."""
+        return positions(request) + self.template
+
+
+#: The rule of runs whose header names none: nothing is counted but the prompt and the answer budget.
+PUBLISHED_RULE = LengthRule(anchor=0)
+
+
+def rule_of(name: RuleName, form: Form, tokenizer: PromptTokenizer, anchor: Anchor = "auto") -> LengthRule:
+    """The rule of that name for prompts of a form, with the anchor token in front or with none."""
+    if name == "published":
+        return PUBLISHED_RULE
+    template = template_tokens(tokenizer) if form == "server" else 0
+    return LengthRule(ANCHOR_TOKENS if anchor == "auto" else 0, template)
+
+
+def template_tokens(tokenizer: PromptTokenizer) -> int:
+    """Tokens that the tokenizer's chat template puts around a user's turn, BOS left out; 0 where it has none."""
+    if not tokenizer.chat_template:
+        return 0
+    wrap = wrap_of(tokenizer, "chat")
+    return len(tokenizer.encode(wrap.opening)) + len(tokenizer.encode(wrap.closing))
 
 
 class Measured(Protocol):
@@ -45,37 +119,35 @@ def room_of(task: Task, window: int | None) -> int | None:
     """The positions that a prompt and its answer may take; None: any number.
 
     A window that is itself one of the card's cuts is upstream's max_length: prompts are cut at it, answers come on top.
-    Prompts of natural length are told apart one by one (`fitting`).
     """
-    if task.length_of == "natural":
-        return None
     return None if task.length_of == "prompt" and window in task.lengths else window
 
 
-def check_room(task: Task, length: int, window: int | None, new_tokens: int) -> None:
-    """LengthError for a length that the model does not have, with `new_tokens` of the answer."""
-    if window is None:
-        return
-    if length > window:
+def check_room(task: Task, length: int, window: int | None) -> None:
+    """LengthError for a length to be filled that the model does not have."""
+    if task.length_of == "sample" and window is not None and length > window:
         raise LengthError(f"length {length} is over the model's limit of {window} positions: --lengths up to {window}")
-    room, needed = room_of(task, window), length + new_tokens
-    if task.length_of == "prompt" and room is not None and needed > room:
-        raise LengthError(
-            f"{task.address} cuts prompts at {length} tokens and adds {new_tokens} of the answer, the "
-            f"model has {room} positions: --lengths up to {room - new_tokens}"
-        )
 
 
-def fitting(task: Task, asked: Asked, window: int | None) -> tuple[Asked, list[Answered]]:
-    """The samples that the model has room for, and those of natural length that it has none for, with the reason.
+def too_much(task: Task, length: int, new_tokens: int, room: int, fit: str) -> str:
+    """What is said where a task cuts prompts at more than the model has room for; `fit` says which prompts fit."""
+    return (
+        f"{task.address} cuts prompts at {length} tokens and adds {new_tokens} of the answer, the model has {room} "
+        f"positions, and {fit}: --lengths up to {max(1, room - new_tokens)}"
+    )
 
-    Of the other kinds all are taken to fit: a prompt of theirs that does not is an error before it is sent.
-    """
-    if task.length_of != "natural" or window is None:
+
+def fitting(task: Task, asked: Asked, window: int | None, rule: LengthRule) -> tuple[Asked, list[Answered]]:
+    """The samples that the model has room for, and those that it has none for, with the reason."""
+    room = room_of(task, window)
+    if room is None:
         return asked, []
-    long = {name: needed for name, (_, request) in asked.items() if (needed := positions(request)) > window}
-    refused = []
-    for name, needed in long.items():
-        why = f"needs {needed} positions, the model has {window}, and nothing is cut"
-        refused.append(Answered(*asked[name], Output(name, "", (), "error", None, 0.0, why)))
+    long = {name: needed for name, (_, request) in asked.items() if (needed := rule.positions(request)) > room}
+    refused = [Answered(*asked[name], does_not_fit(name, needed, room)) for name, needed in long.items()]
     return {name: pair for name, pair in asked.items() if name not in long}, refused
+
+
+def does_not_fit(sample_id: str, needed: int, room: int) -> Output:
+    """The output of a sample that is not asked, for it takes more positions than there are."""
+    why = f"needs {needed} positions, the model has {room}, and nothing is cut"
+    return Output(sample_id, "", (), "error", None, 0.0, why, lost="does_not_fit")

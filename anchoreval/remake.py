@@ -21,7 +21,7 @@ from anchoreval.data.sources import HaystackKind, Sources
 from anchoreval.data.words import WordLists
 from anchoreval.documents import cut_documents
 from anchoreval.errors import AnchorEvalError, CardError, ModelError, RunError, SourceError
-from anchoreval.lengths import room_of
+from anchoreval.lengths import Form, RuleName
 from anchoreval.prompt import Anchor, Template, anchor_token, template_text, to_request
 from anchoreval.results import HEADER, READ, Run
 from anchoreval.run import Plan, samples_of, second_of
@@ -70,6 +70,8 @@ class _Identity(_Part):
     template_args: dict[str, Any] = Field(default_factory=dict)
     template_text: str | None = None  # absent in runs of format 1
     anchor: Anchor = "auto"
+    form: Form | None = None  # absent: that of the template
+    length_rule: RuleName = "published"
     document_tokens: int | None = None  # absent in runs of the first release, which cut no documents
     until: str | None = None
     sources: _SourcesSaid
@@ -200,6 +202,8 @@ class Remake:
             document_tokens=said.document_tokens,
             template_args=said.template_args,
             anchor=said.anchor,
+            served=said.form == "server",
+            length_rule=said.length_rule,
         )
         if said.template_text not in (None, template_text(self.plan.wrap(self.tokenizer))):
             raise ModelError(
@@ -219,7 +223,8 @@ class Remake:
     def _cell(self, cell: AskedCell) -> Iterator[Sample]:
         if cell.task not in self.tasks:
             raise RunError(f"{self._place}: asked: {cell.task} is no task of this run's identity")
-        made = samples_of(self.tasks[cell.task], cell.length, cell.samples, self.plan, self.tokenizer)
+        task, window = self.tasks[cell.task], self.header.model.window
+        made = samples_of(task, cell.length, cell.samples, self.plan, self.tokenizer, window)
         for number, sample in enumerate(made):
             if number == 0:
                 self._check_sources()
@@ -227,9 +232,8 @@ class Remake:
 
     def request(self, sample: Sample) -> Request:
         """The sample as token ids with its documents, as it was sent."""
-        task = self.tasks[sample.task]
-        room, anchor = room_of(task, self.header.model.window), self.plan.anchor
-        whole = to_request(sample, self.tokenizer, task.reference, room, anchor=anchor)
+        task, anchor = self.tasks[sample.task], self.plan.anchor
+        whole = to_request(sample, self.tokenizer, task.reference, None, anchor=anchor)
         return cut_documents(whole, self.plan.document_tokens)
 
     def second(self, sample: Sample, answer: str) -> tuple[Sample, Request]:

@@ -23,7 +23,17 @@ from anchoreval.data.recipe import Recipe
 from anchoreval.data.sources import Sources
 from anchoreval.documents import RULE, cut_documents, document_tokens
 from anchoreval.errors import AnchorEvalError, LengthError, MissingExtra
-from anchoreval.lengths import check_room, fitting, lengths_of, room_of
+from anchoreval.lengths import (
+    Form,
+    LengthRule,
+    RuleName,
+    check_room,
+    fitting,
+    lengths_of,
+    room_of,
+    rule_of,
+    too_much,
+)
 from anchoreval.prompt import (
     Anchor,
     Template,
@@ -50,7 +60,8 @@ class Plan:
 
     `document_tokens` puts documents into blocks of that size; None leaves them as the task has them. `until`
     stops each cell when its verdict is in (rounds.py); None takes all samples. `grown` are the limits that the run
-    had finished with before it went on with more samples.
+    had finished with before it went on with more samples. `served` prompts are put into a chat template by the server;
+    `length_rule` says what lengths count (lengths.py).
     """
 
     tasks: tuple[Task, ...]
@@ -67,6 +78,17 @@ class Plan:
     grown: tuple[int, ...] = ()
     template_args: Mapping[str, Any] = field(default_factory=dict)
     anchor: Anchor = "auto"
+    served: bool = False
+    length_rule: RuleName = "fed"
+
+    @property
+    def form(self) -> Form:
+        """The form in which prompts reach the model."""
+        return "server" if self.served else self.template
+
+    def rule(self, tokenizer: TextTokenizer) -> LengthRule:
+        """What lengths count beside prompt and answer."""
+        return rule_of(self.length_rule, self.form, tokenizer, self.anchor)
 
     def wrap(self, tokenizer: TextTokenizer) -> Wrap:
         """What the chat template writes around a turn; empty without one."""
@@ -92,7 +114,8 @@ class Plan:
             "arms": [arm.fingerprint() for arm in self.arms],
             "seed": self.seed,
             "template": self.template,
-            "template_args": {},
+            "form": self.form,
+            "length_rule": self.length_rule,
             "document_tokens": self.document_tokens,
             "sources": self.sources.describe(),
             **({"documents": RULE} if any(map(_acts_on_documents, self.arms)) else {}),
@@ -122,9 +145,10 @@ class Cell:
 
 @dataclass(slots=True)
 class Makeable:
-    """The cells that can be made, and those that cannot with the reason."""
+    """The cells that can be made, those that cannot with the reason, and what is to be said of cells."""
 
     cells: list[Cell] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
     unmakeable: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -140,23 +164,30 @@ def recipe_of(task: Task, length: int, count: int, plan: Plan, tokenizer: TextTo
         sources=plan.sources,
         wrap=plan.wrap(tokenizer),
         seed=plan.seed,
+        **plan.rule(tokenizer).outside(task),
     )
 
 
-def samples_of(task: Task, length: int, count: int, plan: Plan, tokenizer: TextTokenizer) -> Iterator[Sample]:
+def samples_of(
+    task: Task, length: int, count: int, plan: Plan, tokenizer: TextTokenizer, window: int | None = None
+) -> Iterator[Sample]:
     """`count` samples of a task at a length, lazily; LengthError when the task cannot be made that short."""
     recipe = recipe_of(task, length, count, plan, tokenizer)
-    made = GENERATORS[task.generator](recipe)
-    return (trimmed(sample, recipe.wrap, tokenizer) for sample in made) if recipe.wrap.trims else made
+    rule, room, made = plan.rule(tokenizer), room_of(task, window), GENERATORS[task.generator](recipe)
+    whole = (trimmed(sample, recipe.wrap, tokenizer) for sample in made) if recipe.wrap.trims else made
+    return (rule.settled(sample, task, tokenizer, room) for sample in whole)
 
 
 def second_of(task: Task, plan: Plan, tokenizer: TextTokenizer, window: int | None) -> Second:
     """How a task's samples of two steps go on, once the first is answered."""
+    rule, room = plan.rule(tokenizer), room_of(task, window)
 
     def second(sample: Sample, answer: str) -> tuple[Sample, Request]:
         recipe = recipe_of(task, sample.length, 1, plan, tokenizer)
         made = trimmed(FOLLOW_UPS[task.generator](recipe, sample, answer), recipe.wrap, tokenizer)
-        request = to_request(made, tokenizer, task.reference, room_of(task, window), anchor=plan.anchor)
+        made = rule.settled(made, task, tokenizer, room)
+        left = None if room is None else room - rule.template
+        request = to_request(made, tokenizer, task.reference, left, anchor=plan.anchor)
         return made, cut_documents(request, plan.document_tokens)
 
     return second
@@ -184,29 +215,45 @@ def make_cells(plan: Plan, tokenizer: TextTokenizer, window: int | None) -> Make
         if not plan.sources.context and task.generator not in CONTEXT_FREE:
             raise AnchorEvalError(f"{task.address} has no prompt without its context: leave out --no-context")
         for length in lengths_of(task, plan.lengths, window):
-            check_room(task, length, window, task.max_new_tokens)
+            check_room(task, length, window)
             try:
-                cell = _cell(task, length, plan, tokenizer)
+                cell = _cell(task, length, plan, tokenizer, window)
             except (LengthError, MissingExtra) as error:
                 if task.address in plan.single:
                     raise
                 last = last or error
                 made.unmakeable.append({"task": task.address, "length": length, "why": str(error)})
                 continue
-            check_room(task, length, window, cell.new_tokens)
+            _require_room(cell, plan, tokenizer, window, made.notices)
             made.cells.append(cell)
     if last and not made.cells:
         raise last
     return made
 
 
-def _cell(task: Task, length: int, plan: Plan, tokenizer: TextTokenizer) -> Cell:
+def _cell(task: Task, length: int, plan: Plan, tokenizer: TextTokenizer, window: int | None) -> Cell:
     """One cell with its first sample made; its scorer has what it needs."""
     require(task.scorer)
     count = min(plan.limit or task.samples, task.samples)
-    samples = samples_of(task, length, count, plan, tokenizer)
+    samples = samples_of(task, length, count, plan, tokenizer, window)
     first = next(samples)
     return Cell(task, length, itertools.chain([first], samples), count, first.max_new_tokens)
+
+
+def _require_room(cell: Cell, plan: Plan, tokenizer: TextTokenizer, window: int | None, notices: list[str]) -> None:
+    """LengthError where a cell cuts prompts at more than the model has and none is short enough; else a notice."""
+    task, room, rule = cell.task, room_of(cell.task, window), plan.rule(tokenizer)
+    needed = cell.length + cell.new_tokens + rule.template
+    if task.length_of != "prompt" or room is None or needed <= room:
+        return
+    made: list[Sample] = []
+    for sample in cell.samples:
+        made.append(sample)
+        if rule.positions(to_request(sample, tokenizer, task.reference, None)) <= room:
+            cell.samples = itertools.chain(made, cell.samples)
+            notices.append(too_much(task, cell.length, cell.new_tokens, room, "prompts that are longer get no answer"))
+            return
+    raise LengthError(too_much(task, cell.length, cell.new_tokens, room, "no prompt is shorter"))
 
 
 def _acts_on_documents(arm: Arm) -> bool:
@@ -284,21 +331,18 @@ def run_group(
     progress: Progress,
 ) -> dict[str, list[Record]]:
     """Arm -> the records of `samples` in their order, all on disk."""
-    requests = requests_of(cell, samples, plan, tokenizer, window)
+    requests, rule = requests_of(cell, samples, plan, tokenizer), plan.rule(tokenizer)
     second, found = second_of(cell.task, plan, tokenizer, window), {}
     for arm in plan.arms:
-        keys = _run_group(cell.task, samples, requests, arm, backend, window, folder, second)
+        keys = _run_group(cell.task, samples, requests, arm, backend, window, rule, folder, second)
         found[arm.name] = [folder.done[keys[sample.id]] for sample in samples]
         progress(len(samples))
     return found
 
 
-def requests_of(
-    cell: Cell, samples: Sequence[Sample], plan: Plan, tokenizer: TextTokenizer, window: int | None
-) -> list[Request]:
+def requests_of(cell: Cell, samples: Sequence[Sample], plan: Plan, tokenizer: TextTokenizer) -> list[Request]:
     """The samples of a cell as they are sent."""
-    room = room_of(cell.task, window)
-    whole = (to_request(sample, tokenizer, cell.task.reference, room, anchor=plan.anchor) for sample in samples)
+    whole = (to_request(sample, tokenizer, cell.task.reference, None, anchor=plan.anchor) for sample in samples)
     return [cut_documents(request, plan.document_tokens) for request in whole]
 
 
@@ -309,6 +353,7 @@ def _run_group(
     arm: Arm,
     backend: Backend,
     window: int | None,
+    rule: LengthRule,
     folder: RunFolder,
     second: Second,
 ) -> dict[str, str]:
@@ -320,7 +365,7 @@ def _run_group(
     if not (waiting := folder.waiting(arm.name, keys)):
         return keys
     by_id = {sample.id: (sample, request) for sample, request in zip(samples, requests, strict=True)}
-    short, refused = fitting(task, {name: pair for name, pair in by_id.items() if name in waiting}, window)
+    short, refused = fitting(task, {name: pair for name, pair in by_id.items() if name in waiting}, window, rule)
     with backend.under(arm):
         for one in itertools.chain(refused, answers(backend, short, second)):
             store(task, one, arm, keys, folder, folder.environment)
@@ -381,6 +426,7 @@ def header_of(
         "limit": plan.limit,
         "seed": plan.seed,
         "template": plan.template,
+        "form": plan.form,
         "document_tokens": plan.document_tokens,
         "group": plan.group,
         "sources": plan.sources.describe(),

@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from anchoreval.backends import Backend
+from anchoreval.errors import OverlongPrompt
 from anchoreval.schema import PROMPT_READ, SCORED, SECOND_PROMPT_READ, Json, Output, Request, Sample
 
 FIRST = "reasoning"  # the fact that holds the first answer
-#: A sample and the answer to its prompt -> its second prompt, as text and as sent.
+#: A sample and the answer to its prompt -> its second prompt, as text and as sent; OverlongPrompt where that is long.
 Second = Callable[[Sample, str], tuple[Sample, Request]]
 
 
@@ -43,9 +44,26 @@ def answers(backend: Backend, asked: Mapping[str, tuple[Sample, Request]], secon
 
 
 def _second_step(backend: Backend, waiting: Mapping[str, Answered], second: Second) -> Iterator[Answered]:
-    made = {name: second(one.sample, one.output.text) for name, one in waiting.items()}
+    made, lost = seconds(waiting, second)
+    yield from lost
     for output in backend.answer([request for _, request in made.values()]):
         yield both(waiting[output.sample_id], made[output.sample_id], output)
+
+
+def seconds(
+    waiting: Mapping[str, Answered], second: Second
+) -> tuple[dict[str, tuple[Sample, Request]], list[Answered]]:
+    """The second prompts by sample id, and the samples whose second prompt does not fit."""
+    made: dict[str, tuple[Sample, Request]] = {}
+    lost: list[Answered] = []
+    for name, one in waiting.items():
+        try:
+            made[name] = second(one.sample, one.output.text)
+        except OverlongPrompt as error:
+            why = f"second prompt: {error}"
+            output = Output(name, "", (), "error", None, one.output.seconds, why, lost="does_not_fit")
+            lost.append(replace(one, output=output))
+    return made, lost
 
 
 def both(one: Answered, second: tuple[Sample, Request], output: Output) -> Answered:

@@ -51,7 +51,7 @@ ALLOWED = {
         "stats", "steps", "tokenizer",
     },
     "lengths": {"cards", "errors", "prompt", "schema", "steps"},
-    "steps": {"backends", "schema"},
+    "steps": {"backends", "errors", "schema"},
     "evaluation": {
         "arms", "backends", "cards", "data", "errors", "fleet", "groups", "identity", "prompt", "results", "resume",
         "rounds", "run", "stats", "tokenizer",
@@ -82,8 +82,8 @@ ALLOWED = {
     },
     "nll_report": {"errors"},
     "plan": {
-        "arms", "attention", "backends", "cards", "data", "errors", "evaluation", "flags", "prompt", "run", "schema",
-        "tokenizer",
+        "arms", "attention", "backends", "cards", "data", "errors", "evaluation", "flags", "lengths", "prompt", "run",
+        "schema", "tokenizer",
     },
     "token_losses": {"backends", "errors"},
     "doctor": {"backends", "cards", "data", "doctor_checks", "errors", "flags", "prompt", "schema", "tokenizer"},

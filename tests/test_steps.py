@@ -204,14 +204,17 @@ def test_verify_makes_the_second_prompt_again_from_the_first_answer_on_the_recor
 
 
 def test_the_room_is_that_of_the_longest_answer_before_anything_is_computed(tmp_path: Path, folder: Path) -> None:
-    with pytest.raises(
-        LengthError, match=r"adds 1024 of the answer, the model has 8192 positions: --lengths up to 7168"
-    ):
-        run(tmp_path, folder, lengths=[8000])
+    says = r"adds 1024 of the answer, the model has 1400 positions, and no prompt is shorter: --lengths up to 376"
+    with pytest.raises(LengthError, match=says):
+        run(tmp_path, folder, lengths=[500], max_length=1400)
     assert not list(tmp_path.iterdir())
-    assert run(tmp_path, folder, lengths=[7168], limit=1).records
-    with pytest.raises(LengthError, match="length 120000 is over the model's limit of 8192"):
-        run(tmp_path, folder, lengths=None)
+    assert run(tmp_path, folder, lengths=[376], limit=1, max_length=1400).records
+
+
+def test_a_cut_beyond_the_model_is_no_error_where_prompts_are_shorter(tmp_path: Path, folder: Path) -> None:
+    told: list[str] = []
+    assert all(record.score is not None for record in run(tmp_path, folder, lengths=None, tell=told.append).records)
+    assert any("cuts prompts at 120000 tokens" in line and "that are longer get no answer" in line for line in told)
 
 
 @pytest.mark.usefixtures("thinking")

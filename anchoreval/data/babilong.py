@@ -65,14 +65,14 @@ class Mixture:
 
     def __init__(self, recipe: Recipe, data: DataSet, number: int, story: Story) -> None:
         self.recipe, self.data, self.number, self.story = recipe, data, number, story
-        self.room = recipe.length - recipe.max_new_tokens
+        self.room = recipe.room
         self._sentences: list[str] = []
 
     @cached_property
     def smallest(self) -> int:
         """The shortest length that this story is used at."""
         bare = self._count("") + TOKENS_PER_LINE * (len(self.story.facts) + 1)
-        return max(bare, self._count(" ".join(self.story.facts))) + self.recipe.max_new_tokens
+        return max(bare, self._count(" ".join(self.story.facts))) + self.recipe.reserved
 
     @cached_property
     def _draws(self) -> tuple[list[float], Iterator[str]]:
@@ -92,7 +92,7 @@ class Mixture:
             parts = self.parts(count + 1, ends[kept])
         context = " ".join(text for text, _ in parts)
         segments = self._segments(context)
-        tokens = tokenizer.count("".join(segment.text for segment in segments)) + recipe.max_new_tokens
+        tokens = recipe.tokens(tokenizer.count("".join(segment.text for segment in segments)))
         facts: dict[str, Json] = {"tokens": tokens, "story": self.number, "facts": len(self.story.facts)}
         facts |= {"background": recipe.sources.haystack} | self._places(parts, segments[0].text, len(context))
         return Sample(

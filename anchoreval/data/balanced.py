@@ -82,9 +82,9 @@ def sample(
         text = draw(Random(f"{recipe.seed}/{recipe.task}/{recipe.length}/{index}/{attempt}"), aims)
         fitted, over = filled(recipe, tally, text)
         smallest = smallest or over
-        if fitted is not None and fitted.tokens + recipe.max_new_tokens >= FILL * recipe.length:
+        if fitted is not None and recipe.tokens(fitted.tokens) >= FILL * recipe.length:
             said = text.finish(fitted.draft, fitted.units)
-            own = {"tokens": fitted.tokens + recipe.max_new_tokens, "units": fitted.units, "fit": fitted.how}
+            own = {"tokens": recipe.tokens(fitted.tokens), "units": fitted.units, "fit": fitted.how}
             where = {"aimed_depths": [round(aim, 4) for aim in aims], **fitted.draft.positions(tally)}
             return sample_of(
                 fitted.draft,
@@ -96,13 +96,13 @@ def sample(
             )
         if fitted is None and attempt == 3:
             break
-    least = None if smallest is None else smallest + recipe.max_new_tokens
+    least = None if smallest is None else smallest + recipe.reserved
     raise LengthError(f"no sample fills {recipe.length} tokens", max(recipe.length + 1, least or 0))
 
 
 def filled(recipe: Recipe, tally: Tally, text: Text) -> tuple[Fitted | None, int | None]:
     """The text with as many units as fit, then as many words of the next; the tokens of one that was too long."""
-    room = recipe.length - recipe.max_new_tokens
+    room = recipe.room
 
     def probe(units: int, words: int = 0) -> Fitted:
         draft = wrapped(text.draft(units, words), recipe.wrap)

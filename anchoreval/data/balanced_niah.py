@@ -181,7 +181,7 @@ def sampler(recipe: Recipe) -> Sampler:
     """Makes any one sample of a needle task."""
     task = options(recipe, NeedleTask)
     tally, names, wording = Tally(recipe.tokenizer), pairs(recipe.sources.wordlists), NeedleWording(task)
-    room, passage = recipe.length - recipe.max_new_tokens, _passage(recipe, tally) if task.haystack == "essay" else None
+    room, passage = recipe.room, _passage(recipe, tally) if task.haystack == "essay" else None
     haystack = recipe.sources.haystack if passage else task.haystack
     most = room if isinstance(passage, Essay) else max(1, room // (4 if passage else LINE_TOKENS))
 

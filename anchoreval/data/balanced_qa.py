@@ -104,7 +104,7 @@ def sampler(recipe: Recipe) -> Sampler:
     asked for.
     """
     task = options(recipe, QuestionTask)
-    tally, room = Tally(recipe.tokenizer), recipe.length - recipe.max_new_tokens
+    tally, room = Tally(recipe.tokenizer), recipe.room
     asked = (_generated if recipe.sources.haystack == "generated" else _published)(recipe, task, tally)
 
     def make(index: int) -> Sample:
@@ -129,7 +129,7 @@ def _published(recipe: Recipe, task: QuestionTask, tally: Tally) -> Asked:
     """Questions in an order that the seed decides, those passed over that leave no room for other documents."""
     source = recipe.sources.squad if task.questions == "squad" else recipe.sources.hotpot
     maker = QuestionMaker(Questions(source.documents, [_supported(each) for each in source.questions]), Random())
-    total, allowed = len(source.questions), SHARE * (recipe.length - recipe.max_new_tokens)
+    total, allowed = len(source.questions), SHARE * recipe.room
     if total < recipe.count:
         raise SourceError(
             f"{recipe.task}: there are only {total} questions, {recipe.count} were asked for: --limit {total}"
@@ -143,7 +143,7 @@ def _published(recipe: Recipe, task: QuestionTask, tally: Tally) -> Asked:
             following = next(fitting, None)
             if following is None:
                 needed = sorted(_alone(recipe, tally, maker, question) for question in order)[index]
-                raise LengthError("too few questions fit", int(needed / SHARE) + recipe.max_new_tokens + 1)
+                raise LengthError("too few questions fit", int(needed / SHARE) + recipe.reserved + 1)
             found.append(following)
         return maker, found[index]
 
@@ -161,7 +161,7 @@ def _supported(question: Question) -> Question:
 
 def _generated(recipe: Recipe, task: QuestionTask, tally: Tally) -> Asked:
     """Questions about invented people, drawn in blocks; each sample takes the first of its own that fits."""
-    hops, room = 1 if task.questions == "squad" else 2, recipe.length - recipe.max_new_tokens
+    hops, room = 1 if task.questions == "squad" else 2, recipe.room
 
     @lru_cache(maxsize=2)
     def block(number: int) -> QuestionMaker:
@@ -177,6 +177,6 @@ def _generated(recipe: Recipe, task: QuestionTask, tally: Tally) -> Asked:
             needed.append(_alone(recipe, tally, maker, question))
             if needed[-1] <= SHARE * room:
                 return maker, question
-        raise LengthError("no question fits", int(min(needed) / SHARE) + recipe.max_new_tokens + 1)
+        raise LengthError("no question fits", int(min(needed) / SHARE) + recipe.reserved + 1)
 
     return asked

@@ -94,7 +94,7 @@ def sampler(recipe: Recipe) -> Sampler:
     task = options(recipe, ChainTask)
     tally = Tally(recipe.tokenizer)
     wording = ChainWording(tally)
-    room = recipe.length - recipe.max_new_tokens
+    room = recipe.room
     example = _example(wording, tally, task.hops + 1, SHARE * room)
 
     def draw(rng: Random, aims: Sequence[float]) -> Text:

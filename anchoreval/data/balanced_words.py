@@ -18,6 +18,7 @@ from anchoreval.data.ruler_words import (
     COMMON,
     LETTERS,
     NOISE_WORD,
+    PAIRS,
     CodedTask,
     CodedWordsMaker,
     CommonTask,
@@ -28,7 +29,7 @@ from anchoreval.data.ruler_words import (
     zeta,
 )
 from anchoreval.data.tally import Tally
-from anchoreval.data.words import distinct_words
+from anchoreval.data.words import distinct_words, pairs
 from anchoreval.schema import Json, Sample
 
 ITEM_TOKENS = 3  # fewer than any numbered word has
@@ -40,16 +41,30 @@ ANSWERS = ANSWER_RANKS.stop - ANSWER_RANKS.start
 SPARE = 1000  # words that may be passed over because an answer is a part of them
 
 
+class Pool:
+    """The words of a list, and pairs of an adjective and a noun behind them once the list is too short."""
+
+    def __init__(self, words: Sequence[str], pairs: Sequence[str]) -> None:
+        self._words, self._pairs, self.paired = words, pairs, False
+
+    def draw(self, rng: Random, wanted: int) -> list[str]:
+        """So many words, or all there are, in random order; pairs are drawn for themselves and come last."""
+        drawn = rng.sample(self._words, min(len(self._words), wanted))
+        if not self.paired:
+            return drawn
+        return drawn + Random(" ".join(drawn[:COMMON])).sample(self._pairs, max(0, wanted - len(drawn)))
+
+
 class CommonWords:
     """A numbered list of common and other words; the unit is a different word."""
 
     def __init__(
-        self, form: Form, pool: Sequence[str], rng: Random, aims: Sequence[float], wording: CommonWording, most: int
+        self, form: Form, pool: Pool, rng: Random, aims: Sequence[float], wording: CommonWording, most: int
     ) -> None:
         self._form, self._aims, self._wording = form, aims, wording
         self.least, self.most = form.least, most
         shown = form.example[0] if form.example else 0
-        drawn = _apart(rng.sample(pool, min(len(pool), most + shown + SPARE)))
+        drawn = _apart(pool.draw(rng, most + shown + SPARE))
         self._common, rest = drawn[:COMMON], drawn[COMMON:]
         self._example = self._shown(form.example, rest[:shown], rng) if form.example else None
         self._others = rest[shown:]
@@ -105,8 +120,9 @@ def _apart(words: Sequence[str]) -> list[str]:
 def common_sampler(recipe: Recipe) -> Sampler:
     """Makes any one sample of common words."""
     task = options(recipe, CommonTask)
-    tally, pool = Tally(recipe.tokenizer), distinct_words(recipe.sources.wordlists)
-    wording, room = CommonWording(tally), recipe.length - recipe.max_new_tokens
+    tally, lists = Tally(recipe.tokenizer), recipe.sources.wordlists
+    pool = Pool(distinct_words(lists), pairs(lists))
+    wording, room = CommonWording(tally), recipe.room
 
     def text(form: Form, rng: Random, aims: Sequence[float]) -> CommonWords:
         most = COMMON + max(0, room // ITEM_TOKENS - COMMON * form.common) // form.other
@@ -116,16 +132,22 @@ def common_sampler(recipe: Recipe) -> Sampler:
         drawn = text(form, Random(f"form/{probe}"), [0.0] * COMMON)
         return tally.count(wrapped(drawn.draft(drawn.least, 0), recipe.wrap).pieces())
 
+    def ends(form: Form) -> bool:
+        every = text(form, Random("form/words"), [0.0] * COMMON)
+        return tally.count(wrapped(every.draft(every.most, 0), recipe.wrap).pieces()) < room
+
     def fits(form: Form) -> bool:
         return max(tokens(form, probe) for probe in range(PROBES)) <= SHARE * room
 
     ladder = [replace(form, least=max(form.least, LEAST_WORDS)) for form in forms(task, recipe.length)]
     form = next(filter(fits, ladder), ladder[-1])
+    pool.paired = ends(form)
     facts = {
         "haystack": f"wonderwords {recipe.sources.wordlists}",
         "form": form.name,
         "common_repeats": form.common,
         "other_repeats": form.other,
+        **({"words": PAIRS} if pool.paired else {}),
     }
 
     def draw(rng: Random, aims: Sequence[float]) -> Text:
@@ -176,7 +198,7 @@ def least_clear(alpha: float) -> int:
 def coded_sampler(recipe: Recipe) -> Sampler:
     """Makes any one sample of coded words."""
     task = options(recipe, CodedTask)
-    tally, room = Tally(recipe.tokenizer), recipe.length - recipe.max_new_tokens
+    tally, room = Tally(recipe.tokenizer), recipe.room
     size = max(room // VOCABULARY_SHARE, ANSWER_RANKS.stop)
     wording = CodedWordsMaker(size, Random(), tally, alpha=task.alpha)
 

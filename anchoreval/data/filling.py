@@ -83,7 +83,7 @@ def sample_of(
 ) -> Sample:
     """The finished sample: empty segments left out, `tokens` (prompt and answer budget) among its facts."""
     kept = tuple(segment for segment in segments if segment.text)
-    tokens = recipe.tokenizer.count("".join(segment.text for segment in kept)) + recipe.max_new_tokens
+    tokens = recipe.tokens(recipe.tokenizer.count("".join(segment.text for segment in kept)))
     return Sample(
         recipe.task, recipe.length, index, kept, (reference,), recipe.max_new_tokens, {"tokens": tokens, **facts}
     )

@@ -76,7 +76,7 @@ class Fitted:
 class Fit:
     """The fit of one task at one length, all in tokens.
 
-    `room` is what the prompt may take, `answer` the answer budget on top of it (their sum is the length);
+    `room` is what the prompt may take, `answer` what else the length holds, the answer budget above all;
     `step` is upstream's step, `least` the fewest units that make sense.
     """
 

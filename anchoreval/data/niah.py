@@ -107,7 +107,7 @@ class Maker:
     @property
     def room(self) -> int:
         """Tokens that a prompt may take."""
-        return self.recipe.length - self.recipe.max_new_tokens
+        return self.recipe.room
 
     def sample(self, index: int) -> Sample:
         """The sample of that index: depth by depth, then the next repeat. LengthError when it has no room."""
@@ -118,7 +118,7 @@ class Maker:
             one = self._draw(rng)
             draft, tokens, units, text = self._fitted(one, percent, rng)
             if not hidden.found_in(one.answers, f"{text} {one.question} {one.lead} {' '.join(one.near)}"):
-                facts = self._facts(draft, tokens + recipe.max_new_tokens, units, percent)
+                facts = self._facts(draft, recipe.tokens(tokens), units, percent)
                 return sample_of(draft, recipe.task, recipe.length, index, recipe.max_new_tokens, facts)
         raise CardError(f"{recipe.task}: {DRAWS} answers were drawn, and every one occurs in the haystack")
 
@@ -128,7 +128,7 @@ class Maker:
         total = self.grid.depths * self.grid.repeats
         longest = max(self._least(self._draw(self._rng(index))) for index in range(total))
         if longest > self.room:
-            raise too_short(self.recipe.length, longest + self.recipe.max_new_tokens)
+            raise too_short(self.recipe.length, longest + self.recipe.reserved)
 
     def _rng(self, index: int) -> Random:
         return Random(f"niah-{self.recipe.seed}-{self.recipe.task}-{self.recipe.length}-{index}")
@@ -186,14 +186,14 @@ class Maker:
         low = bisect_right(range(LEAST, most), room, key=lambda units: self._count(one, whole.chunk(0, units)))
         units = LEAST + low - 1
         if units < LEAST:
-            raise too_short(self.recipe.length, self._least(one) + self.recipe.max_new_tokens)
+            raise too_short(self.recipe.length, self._least(one) + self.recipe.reserved)
         body, following = whole.chunk(0, units), _text(whole.chunk(units, units + 1))
         for pattern in (r"\w(?=\W)", r"\w"):  # at a word; inside a word where that leaves too much room
             ends = [match.end() for match in re.finditer(pattern, following.rstrip(".!?\"')"))]
             cuts = ["", *(f" {following[:end]}." for end in ends)]
             counts = [self._count(one, [*body, Piece(cut)]) for cut in cuts]
             best = max(at for at, count in enumerate(counts) if count <= room)
-            if counts[best] + self.recipe.max_new_tokens >= FILL * self.recipe.length:
+            if self.recipe.tokens(counts[best]) >= FILL * self.recipe.length:
                 break
         return whole, units, cuts[best]
 

@@ -54,11 +54,11 @@ def _sample(recipe: Recipe, index: int) -> Sample:
     def tokens(noise: int) -> int:
         return recipe.tokenizer.count("".join(segment.text for segment in segments(noise)))
 
-    room = recipe.length - recipe.max_new_tokens
+    room = recipe.room
     each = recipe.tokenizer.count(NOISE) / len(NOISE)
     noise = most(tokens, room, 0, int(max(0, room - tokens(0)) / each))
     if noise is None:
-        raise too_short(recipe.length, tokens(0) + recipe.max_new_tokens)
+        raise too_short(recipe.length, tokens(0) + recipe.reserved)
     before = int(place * noise)
     position = recipe.tokenizer.count(f"{recipe.wrap.opening}{TASK}{_noise(before)}\n")
     facts = {"depths": [round(before / max(1, noise), 4)], "token_positions": [position]}

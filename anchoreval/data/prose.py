@@ -7,13 +7,18 @@ with published scores; the run header and the board say so.
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 from anchoreval.data import prose_words as words
+from anchoreval.errors import LengthError
 
 SENTENCES_PER_PARAGRAPH = (4, 9)
+DRAWS = 100  # of a name that was not given, for each short one there is, or before longer ones are drawn
+MOST_MIDDLES = 9  # syllables between the first and the last of a name
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,17 +115,52 @@ def _sentence(rng: random.Random, place: str) -> str:
     return _capital(rng.choice(forms)) + mark
 
 
-def _town(rng: random.Random) -> str:
-    return "".join(rng.choice(part) for part in words.SYLLABLES)
+@cache
+def _short_towns() -> frozenset[str]:
+    """Every name of three syllables, in lower case."""
+    return frozenset("".join(parts).lower() for parts in itertools.product(*words.SYLLABLES))
 
 
-def _unique(rng: random.Random, seen: set[str], make: str) -> str:
-    """A name that was not used before: `make` is "town" or "person"."""
-    while True:
-        name = _town(rng) if make == "town" else f"{rng.choice(words.FIRST_NAMES)} {_town(rng)}"
-        if name not in seen:
-            seen.add(name)
-            return name
+class _Names:
+    """Names of towns, or of people who are called after one, none given twice.
+
+    All names of three syllables come first; behind them names with more syllables in the middle, which hold no name of
+    three syllables and none that was given, so that no answer stands inside another name.
+    """
+
+    def __init__(self, rng: random.Random, people: bool) -> None:
+        self._rng, self._people, self._middles = rng, people, 1
+        self._short = len(_short_towns()) * (len(words.FIRST_NAMES) if people else 1)
+        self._given: set[str] = set()
+
+    def new(self) -> str:
+        """The next name. LengthError when there are no more."""
+        while self._middles <= MOST_MIDDLES:
+            for _ in range(self._draws()):
+                name = self._drawn()
+                if name not in self._given and not self._holds_another(name):
+                    self._given.add(name)
+                    return name
+            self._middles += 1
+        raise LengthError("there are no more names of towns and people")
+
+    def _draws(self) -> int:
+        """How often a name is drawn before longer ones are: short ones until all are given."""
+        if self._middles > 1:
+            return DRAWS
+        return DRAWS * self._short if len(self._given) < self._short else 0
+
+    def _drawn(self) -> str:
+        first, middle, last = words.SYLLABLES
+        called = f"{self._rng.choice(words.FIRST_NAMES)} " if self._people else ""
+        return called + "".join(self._rng.choice(part) for part in (first, *[middle] * self._middles, last))
+
+    def _holds_another(self, name: str) -> bool:
+        if self._middles == 1:
+            return False
+        text = name.rpartition(" ")[2]
+        inner = (text[start:end] for start, end in itertools.combinations(range(len(text) + 1), 2))
+        return any(part.lower() in _short_towns() or part.capitalize() in self._given for part in inner)
 
 
 def quiz(seed: int, hops: int, size: int = 400) -> Quiz:
@@ -129,14 +169,15 @@ def quiz(seed: int, hops: int, size: int = 400) -> Quiz:
     With one hop the answer stands in the person's document; with two, the person's document names a town and the
     town's document holds the answer. Documents alternate person, town; a person's town is the one that follows.
     """
-    rng, seen = random.Random(f"quiz-{hops}-{seed}"), set[str]()
+    rng = random.Random(f"quiz-{hops}-{seed}")
+    towns, people = _Names(rng, people=False), _Names(rng, people=True)
     titles: list[str] = []
     documents: list[str] = []
     questions: list[Question] = []
     for index in range(0, size, 2):
-        person, town, river = _unique(rng, seen, "person"), _unique(rng, seen, "town"), _unique(rng, seen, "town")
+        person, town, river = people.new(), towns.new(), towns.new()
         job, instrument = rng.choice(words.OCCUPATIONS), rng.choice(words.INSTRUMENTS)
-        mentor = _unique(rng, seen, "person")
+        mentor = people.new()
         life = [
             f"{person} was {_a(job)} who was born in {town}.",
             f"As a child {person} learned to play the {instrument}.",

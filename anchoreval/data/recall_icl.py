@@ -123,11 +123,11 @@ class _Maker:
     def sample(self) -> Sample:
         """The sample, filled."""
         recipe, least = self.recipe, self.labels
-        room = recipe.length - recipe.max_new_tokens
+        room = recipe.room
         each = recipe.tokenizer.count("\n\n".join(self.examples(least))) / least
         count = most(lambda units: self.tokens(self.examples(units)), room, least, int(room / each))
         if count is None:
-            raise too_short(recipe.length, self.tokens(self.examples(least)) + recipe.max_new_tokens)
+            raise too_short(recipe.length, self.tokens(self.examples(least)) + recipe.reserved)
         found = topped_up(
             self.examples(count),
             range(count),

@@ -55,11 +55,11 @@ def _sample(recipe: Recipe, index: int) -> Sample:
     def tokens(found: list[str]) -> int:
         return recipe.tokenizer.count("".join(segment.text for segment in _segments(recipe, found, own)))
 
-    room = recipe.length - recipe.max_new_tokens
+    room = recipe.room
     each = recipe.tokenizer.count("".join(own)) / len(own)
     pairs = most(lambda count: tokens(lines(count)), room, SHOTS + 1, int(room / each) - 1)
     if pairs is None:
-        raise too_short(recipe.length, tokens(lines(SHOTS + 1)) + recipe.max_new_tokens)
+        raise too_short(recipe.length, tokens(lines(SHOTS + 1)) + recipe.reserved)
     found = lines(pairs)
     at, last = rng.randrange(pairs + 1), _pair(rng)
 

@@ -20,7 +20,12 @@ BASE = Wrap()  # no chat template
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """One task at one length. `length` is in tokens: prompt plus `max_new_tokens`; `args` are the card's."""
+    """One task at one length, in tokens of the model; `args` are the card's.
+
+    `outside` are the tokens that the model is fed beside the prompt's text: an anchor, a server's own chat template.
+    The length holds them, the prompt and `max_new_tokens`, but for the `uncounted` ones of a published benchmark,
+    whose prompts stay as they were published (anchoreval.lengths says which rule counts what).
+    """
 
     task: str
     length: int
@@ -31,6 +36,22 @@ class Recipe:
     sources: Sources
     wrap: Wrap = BASE
     seed: int = 42
+    outside: int = 0
+    uncounted: int = 0
+
+    @property
+    def reserved(self) -> int:
+        """Tokens of the length that are not the prompt's."""
+        return self.max_new_tokens + self.outside - self.uncounted
+
+    @property
+    def room(self) -> int:
+        """Tokens that a prompt may take."""
+        return self.length - self.reserved
+
+    def tokens(self, prompt: int) -> int:
+        """Tokens of everything that the model is fed with a prompt of so many, and of the answer budget."""
+        return prompt + self.max_new_tokens + self.outside
 
 
 Generator = Callable[[Recipe], Iterator[Sample]]

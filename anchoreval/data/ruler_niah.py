@@ -204,8 +204,8 @@ def generate(recipe: Recipe) -> Iterator[Sample]:
     fit = Fit(
         maker.make,
         tally.count,
-        recipe.length - recipe.max_new_tokens,
-        recipe.max_new_tokens,
+        recipe.room,
+        recipe.reserved,
         step,
         least,
         Draws(rng),
@@ -225,7 +225,7 @@ def _passage(recipe: Recipe, tally: Tally) -> Passage:
 
 def _facts(recipe: Recipe, task: NeedleTask, tally: Tally, fitted: Fitted, unit: str) -> dict[str, Json]:
     return {
-        "tokens": fitted.tokens + recipe.max_new_tokens,
+        "tokens": recipe.tokens(fitted.tokens),
         "units": fitted.units,
         "unit": unit,
         "fit": fitted.how,

@@ -139,11 +139,11 @@ def generate(recipe: Recipe) -> Iterator[Sample]:
     """
     task = options(recipe, QuestionTask)
     tally, rng = Tally(recipe.tokenizer), Random(recipe.seed)
-    room = recipe.length - recipe.max_new_tokens
+    room = recipe.room
     generated = recipe.sources.haystack == "generated"
     maker = _generated(recipe, task, rng, room) if generated else _published(recipe, task, rng)
     _check_enough(recipe, maker, tally, room)
-    fit = Fit(maker.make, tally.count, room, recipe.max_new_tokens, STEP, 0, Draws(rng))
+    fit = Fit(maker.make, tally.count, room, recipe.reserved, STEP, 0, Draws(rng))
     maker.question = 0
     units = room // SENTENCE_TOKENS if generated else fit.search()
     made, passed = 0, 0
@@ -178,7 +178,7 @@ def _check_enough(recipe: Recipe, maker: QuestionMaker, tally: Tally, room: int)
         fitting += needed[-1] <= room
         if fitting == recipe.count:
             return
-    enough = sorted(needed)[recipe.count - 1] + recipe.max_new_tokens
+    enough = sorted(needed)[recipe.count - 1] + recipe.reserved
     raise LengthError(f"only {fitting} of {total} questions fit", enough)
 
 
@@ -214,7 +214,7 @@ def _generated(recipe: Recipe, task: QuestionTask, rng: Random, room: int) -> Ge
 
 def _facts(recipe: Recipe, maker: QuestionMaker, tally: Tally, fitted: Fitted, passed: int) -> dict[str, Json]:
     return {
-        "tokens": fitted.tokens + recipe.max_new_tokens,
+        "tokens": recipe.tokens(fitted.tokens),
         "units": fitted.units,
         "unit": "sentences" if isinstance(maker, GeneratedMaker) else "documents",
         "fit": fitted.how,

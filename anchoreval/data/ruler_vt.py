@@ -167,8 +167,8 @@ def generate(recipe: Recipe) -> Iterator[Sample]:
     fit = Fit(
         maker.make,
         tally.count,
-        recipe.length - recipe.max_new_tokens,
-        recipe.max_new_tokens,
+        recipe.room,
+        recipe.reserved,
         step,
         task.hops + 1,
         draws,
@@ -206,7 +206,7 @@ def _shrink_example(maker: ChainMaker, shown: str) -> str:
 
 def _facts(recipe: Recipe, fitted: Fitted, tally: Tally, shown: str) -> dict[str, Json]:
     return {
-        "tokens": fitted.tokens + recipe.max_new_tokens,
+        "tokens": recipe.tokens(fitted.tokens),
         "units": fitted.units,
         "unit": "lines",
         "fit": fitted.how,

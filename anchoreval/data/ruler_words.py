@@ -17,7 +17,7 @@ from anchoreval.data.fit import Draws, Fit, Fitted, Impossible, too_short
 from anchoreval.data.recipe import BASE, Recipe, options
 from anchoreval.data.ruler_templates import CWE, CWE_PREFIX, FWE, FWE_PREFIX, Draft, Template, sample_of
 from anchoreval.data.tally import Piece, Tally
-from anchoreval.data.words import distinct_words
+from anchoreval.data.words import distinct_words, pairs
 from anchoreval.errors import LengthError
 from anchoreval.schema import Json, Sample, Wrap
 
@@ -28,6 +28,7 @@ STEP = 10
 NOISE_WORD = "..."
 LETTERS = 6
 ANSWER_RANKS = slice(1, 4)
+PAIRS = "adjective-noun pairs"  # what is said of words that no word list of RULER holds
 Order = Callable[[Sequence[str]], list[str]]
 
 
@@ -167,7 +168,9 @@ class CommonWording:
 
 @dataclass
 class CommonWordsMaker:
-    """Draws common-words texts of one form. `more` gives the longer word list that huge texts need."""
+    """Draws common-words texts of one form. `more` gives the longer word list that huge texts need, `paired` the words
+    that follow behind the last list; empty where none do.
+    """
 
     form: Form
     rng: Random
@@ -176,6 +179,7 @@ class CommonWordsMaker:
     tally: Tally
     wrap: Wrap = BASE
     seed: int = 42
+    paired: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         self._wording, self._shuffles = CommonWording(self.tally, self.wrap), Shuffles(self.seed)
@@ -186,33 +190,45 @@ class CommonWordsMaker:
         return self._wording.draft(*self._listed(units, self.form.common, self.form.other), example)
 
     def _listed(self, units: int, common_repeats: int, other_repeats: int) -> tuple[list[str], list[str]]:
-        pool = self.words if units <= len(self.words) else self.more()
-        if units > len(pool):
+        pool = self.words if units <= len(self.words) else self.more() or self.words
+        behind = max(0, units - len(pool))
+        if behind > len(self.paired):
             raise Impossible
-        drawn = self.rng.sample(pool, units)
+        drawn = self.rng.sample(pool, units - behind) + self.rng.sample(self.paired, behind)
         common, other = drawn[:COMMON], drawn[COMMON:]
         return self._shuffles.apply(common * common_repeats + other * other_repeats), common
 
 
 def generate_common(recipe: Recipe) -> Iterator[Sample]:
-    """Samples of common words. Raises LengthError when not even the smallest form fits."""
+    """Samples of common words. Raises LengthError when not even the smallest form fits.
+
+    Upstream's list ends near 230,000 tokens. Upstream goes on with the file english_words.json, and so does this where
+    the sources are the published ones; behind the last list stand pairs of an adjective and a noun.
+    """
     task = options(recipe, CommonTask)
     tally, rng = Tally(recipe.tokenizer), Random(recipe.seed)
     words = list(distinct_words(recipe.sources.wordlists))
     Random(recipe.seed).shuffle(words)
 
+    paired: Sequence[str] = ()
+
     def more() -> Sequence[str]:
         return recipe.sources.english_words if recipe.sources.haystack == "published" else ()
 
     def fit_of(form: Form) -> Fit:
-        maker = CommonWordsMaker(form, rng, words, more, tally, recipe.wrap, recipe.seed)
-        room = recipe.length - recipe.max_new_tokens
-        return Fit(maker.make, tally.count, room, recipe.max_new_tokens, STEP, form.least, Draws(rng))
+        maker = CommonWordsMaker(form, rng, words, more, tally, recipe.wrap, recipe.seed, paired)
+        room = recipe.room
+        return Fit(maker.make, tally.count, room, recipe.reserved, STEP, form.least, Draws(rng))
 
     ladder = iter(forms(task, recipe.length))
     form = next(ladder)
     fit = fit_of(form)
-    units = fit.search(int(recipe.length // (fit.measure(ESTIMATE_WORDS) / ESTIMATE_WORDS)) * 2)
+    highest = int(recipe.length // (fit.measure(ESTIMATE_WORDS) / ESTIMATE_WORDS)) * 2
+    units = fit.search(highest)
+    if units >= len(words) and units >= len(more()):
+        paired = pairs(recipe.sources.wordlists)
+        fit = fit_of(form)
+        units = fit.search(highest)
     upstream = form
     for index in range(recipe.count):
         while True:
@@ -231,13 +247,13 @@ def generate_common(recipe: Recipe) -> Iterator[Sample]:
             recipe.length,
             index,
             recipe.max_new_tokens,
-            _common_facts(recipe, form, fitted),
+            _common_facts(recipe, form, fitted) | ({"words": PAIRS} if paired else {}),
         )
 
 
 def _common_facts(recipe: Recipe, form: Form, fitted: Fitted) -> dict[str, Json]:
     return {
-        "tokens": fitted.tokens + recipe.max_new_tokens,
+        "tokens": recipe.tokens(fitted.tokens),
         "units": fitted.units,
         "unit": "words",
         "fit": fitted.how,
@@ -311,9 +327,9 @@ def generate_coded(recipe: Recipe) -> Iterator[Sample]:
     """Samples of coded words. Raises LengthError when the third answer could not appear even once."""
     task = options(recipe, CodedTask)
     tally, rng = Tally(recipe.tokenizer), Random(recipe.seed)
-    room = recipe.length - recipe.max_new_tokens
+    room = recipe.room
     if room // 50 < ANSWER_RANKS.stop:
-        raise too_short(recipe.length, ANSWER_RANKS.stop * 50 + recipe.max_new_tokens)
+        raise too_short(recipe.length, ANSWER_RANKS.stop * 50 + recipe.reserved)
     maker, step = CodedWordsMaker(room // 50, rng, tally, recipe.wrap, recipe.seed, task.alpha), room // 32
     vocabulary, units = maker.vocabulary(), room // LETTERS
     while tally.count(maker.text(vocabulary, units).pieces()) < room:
@@ -322,7 +338,7 @@ def generate_coded(recipe: Recipe) -> Iterator[Sample]:
     for index in range(recipe.count):
         fitted = _fit_coded(maker, tally, recipe, units, step)
         facts = {
-            "tokens": fitted.tokens + recipe.max_new_tokens,
+            "tokens": recipe.tokens(fitted.tokens),
             "units": fitted.units,
             "unit": "words",
             "fit": fitted.how,
@@ -335,7 +351,7 @@ def generate_coded(recipe: Recipe) -> Iterator[Sample]:
 def _fit_coded(maker: CodedWordsMaker, tally: Tally, recipe: Recipe, units: int, step: int) -> Fitted:
     """Upstream's fit of one sample; to the word where that would leave an answer out of the text."""
     room, vocabulary, least = (
-        recipe.length - recipe.max_new_tokens,
+        recipe.room,
         maker.vocabulary(),
         least_coded(maker.alpha),
     )
@@ -349,5 +365,5 @@ def _fit_coded(maker: CodedWordsMaker, tally: Tally, recipe: Recipe, units: int,
     def make(size: int) -> Draft:
         return maker.text(vocabulary, size)
 
-    fit = Fit(make, tally.count, room, recipe.max_new_tokens, step, least, Draws(maker.rng))
+    fit = Fit(make, tally.count, room, recipe.reserved, step, least, Draws(maker.rng))
     return fit.refine(units + step)

@@ -14,7 +14,7 @@ from anchoreval.lengths import fitting
 from anchoreval.results import RunFolder
 from anchoreval.run import Cell, Plan, Progress, key_of, requests_of, second_of, store
 from anchoreval.schema import SCORED, Json, Output, Request, Sample
-from anchoreval.steps import Answered, Second, both
+from anchoreval.steps import Answered, Second, both, seconds
 from anchoreval.tokenizer import TextTokenizer
 
 
@@ -44,9 +44,9 @@ def _units(
     for cell in cells:
         second = second_of(cell.task, plan, tokenizer, window)
         for samples in groups_of(cell, plan):
-            requests = requests_of(cell, samples, plan, tokenizer, window)
+            requests = requests_of(cell, samples, plan, tokenizer)
             asked = {sample.id: (sample, request) for sample, request in zip(samples, requests, strict=True)}
-            short, refused = fitting(cell.task, asked, window)
+            short, refused = fitting(cell.task, asked, window, plan.rule(tokenizer))
             for arm in plan.arms:
                 keys = {request.sample_id: key_of(request, arm, engine) for request in requests}
                 waiting = folder.waiting(arm.name, keys)
@@ -87,8 +87,11 @@ class _Group:
     def done(self) -> Unit | None:
         """The unit of the second step, None where there is none; RunError for a sample that was left out."""
         if self.waiting and not self.made:
-            self.made = {name: self.second(one.sample, one.output.text) for name, one in self.waiting.items()}
-            return Unit(self.arm, [request for _, request in self.made.values()], self)
+            self.made, lost = seconds(self.waiting, self.second)
+            for one in lost:
+                store(self.task, one, self.arm, self.keys, self.folder, self.folder.environment)
+            if self.made:
+                return Unit(self.arm, [request for _, request in self.made.values()], self)
         missing = [name for name, key in self.keys.items() if key not in self.folder.done]
         if missing:
             raise RunError(f"a worker left out {missing[0]} under {self.arm.name}: run the same command again")

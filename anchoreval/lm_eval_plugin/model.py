@@ -285,7 +285,7 @@ class AnchorEvalLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not analysed
     def _own(self, sample: Sample) -> Request:
         """A sample of our tasks as `anchoreval run` sends it, but for its reference, whose score has no place there."""
         task = card_of(sample.task)
-        room = room_of(task, window_of(self._card, self.asked.max_length))
+        room = None if task.length_of == "natural" else room_of(task, window_of(self._card, self.asked.max_length))
         request = to_request(replace(sample, references=()), self._texts, task.reference, room)
         return cut_documents(request, self.asked.document_tokens)
 

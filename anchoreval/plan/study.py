@@ -10,6 +10,7 @@ from anchoreval.arms import Arm
 from anchoreval.attention.positions import parse_positions
 from anchoreval.backends.hf_layout import Arrangement
 from anchoreval.backends.hf_plan import Limits
+from anchoreval.lengths import fitting
 from anchoreval.plan.cost import Machine, Shape, peak_bytes
 from anchoreval.plan.dry import Counted, DryArm
 from anchoreval.run import Cell, Makeable, Plan, requests_of
@@ -19,7 +20,7 @@ from anchoreval.tokenizer import TextTokenizer
 
 @dataclass(frozen=True, slots=True)
 class CellPlan:
-    """One task at one length: prompts, their tokens, and the tokens that answers may take at most."""
+    """One task at one length: prompts that fit, their tokens, and the tokens that answers may take at most."""
 
     task: str
     length: int
@@ -41,7 +42,7 @@ class ArmPlan:
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """What a run takes; `unmakeable` are reasons for cells that cannot be made."""
+    """What a run takes; `unmakeable` are reasons for cells and prompts that are left out."""
 
     cells: tuple[CellPlan, ...]
     arms: tuple[ArmPlan, ...]
@@ -62,18 +63,23 @@ def plan_run(
 ) -> RunPlan:
     """The plan of a run on the hf backend; the tokens are exact, seconds and bytes are estimates (cost.py)."""
     arms = {arm: DryArm(_limits(arm, limits), _arrangement(arm), shape.whole_prompts) for arm in plan.arms}
-    cells = []
+    cells, left_out = [], [*(str(row["why"]) for row in made.unmakeable), *made.notices]
     for cell in made.cells:
-        prompt_tokens = answer_tokens = 0
+        prompts = prompt_tokens = answer_tokens = 0
         for group in _groups(cell, plan, tokenizer, window):
+            prompts += len(group)
             prompt_tokens += sum(len(request.token_ids) for request in group)
             answer_tokens += sum(request.max_new_tokens for request in group)
             for dry in arms.values():
                 dry.count(group)
             progress(len(group))
-        cells.append(CellPlan(cell.task.address, cell.length, cell.asked, prompt_tokens, answer_tokens))
+        cells.append(CellPlan(cell.task.address, cell.length, prompts, prompt_tokens, answer_tokens))
+        if over := cell.asked - prompts:
+            left_out.append(
+                f"{cell.task.address}: {over} of {cell.asked} prompts do not fit the model's {window} positions"
+            )
     rows = tuple(_arm(arm, dry.counted, shape, machine) for arm, dry in arms.items())
-    return RunPlan(tuple(cells), rows, shape, machine, tuple(str(row["why"]) for row in made.unmakeable))
+    return RunPlan(tuple(cells), rows, shape, machine, tuple(left_out))
 
 
 def _arm(arm: Arm, counted: Counted, shape: Shape, machine: Machine) -> ArmPlan:
@@ -90,7 +96,10 @@ def _arm(arm: Arm, counted: Counted, shape: Shape, machine: Machine) -> ArmPlan:
 def _groups(cell: Cell, plan: Plan, tokenizer: TextTokenizer, window: int | None) -> Iterator[list[Request]]:
     """The requests of a cell in the groups that the run takes."""
     while samples := list(itertools.islice(cell.samples, plan.group)):
-        yield requests_of(cell, samples, plan, tokenizer, window)
+        requests = requests_of(cell, samples, plan, tokenizer)
+        asked = {sample.id: (sample, request) for sample, request in zip(samples, requests, strict=True)}
+        short, _ = fitting(cell.task, asked, window, plan.rule(tokenizer))
+        yield [request for _, request in short.values()]
 
 
 def _limits(arm: Arm, limits: Limits) -> Limits:
