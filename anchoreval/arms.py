@@ -16,8 +16,8 @@ from anchoreval.attention.patterns import parse_pattern
 from anchoreval.attention.positions import parse_positions
 from anchoreval.attention.rope import RopeLevel, parse_level
 from anchoreval.errors import AnchorEvalError
+from anchoreval.schema import PLACEBO
 
-PLACEBO = "~placebo"
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 
 

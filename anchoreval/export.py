@@ -126,7 +126,8 @@ def single_depth(record: Record) -> float | None:
 
 def _of(run: Run, output: Path) -> Row:
     """The columns that say which run; `path` as seen from the folder of the tables."""
-    from anchoreval.board.view import relative, section
+    from anchoreval.board.view import relative
+    from anchoreval.header_facts import section
     from anchoreval.lm_eval_files import model_of
 
     sha256 = section(run.header, "model").get("sha256")

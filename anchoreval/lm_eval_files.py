@@ -19,8 +19,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from anchoreval.board.view import section
 from anchoreval.errors import RunError
+from anchoreval.header_facts import section
 from anchoreval.results import HEADER, Run, write_whole
 from anchoreval.schema import NATURAL, Json, Record
 from anchoreval.stats import per_token, put

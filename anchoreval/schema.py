@@ -17,6 +17,7 @@ OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 SCORED: frozenset[Outcome] = frozenset({"answered", "cut", "empty"})
 Json = Any  # what json.dumps takes
 NATURAL = 0  # the length of a sample that is as long as it is
+PLACEBO = "~placebo"  # behind an arm's name: the same arm, computed in other chunks and batches
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ ALLOWED = {
     "token_cuts": set(),
     "tokenizer": {"errors", "token_cuts"},
     "cards": {"errors"},
-    "arms": {"attention", "errors"},
+    "arms": {"attention", "errors", "schema"},
     "prompt": {"errors", "schema"},
     "data": {"errors", "lm_eval_tasks", "schema"},
     "scoring": {"errors", "lm_eval_tasks", "schema"},

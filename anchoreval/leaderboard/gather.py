@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from anchoreval.board.links import VIEWER
-from anchoreval.board.view import relative, section
+from anchoreval.board.view import relative
 from anchoreval.errors import RunError
+from anchoreval.header_facts import section
 from anchoreval.leaderboard.definition import Declared
 from anchoreval.results import HEADER, RECORDS, each_fields, load_run_header
 from anchoreval.schema import Json
