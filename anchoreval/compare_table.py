@@ -22,7 +22,7 @@ from anchoreval.board.words import (
     tokens,
 )
 from anchoreval.schema import Json
-from anchoreval.stats import Contrast, Row
+from anchoreval.stats import ALONE, Contrast, Row
 
 NONE = "-"
 HEAD = (
@@ -110,8 +110,8 @@ def _notes(contrast: Contrast) -> list[str]:
 
 
 def _short(contrast: Contrast) -> list[Row]:
-    """The rows of tasks from which pairs are left out, where there are several."""
-    short = [row for row in contrast.cells if row.difference.left_out]
+    """The rows of tasks from which pairs are left out that have no score, where there are several tasks."""
+    short = [row for row in contrast.cells if row.difference.lost.keys() - {ALONE}]
     return short[:SHORT] if len(contrast.cells) > 1 else []
 
 

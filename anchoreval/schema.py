@@ -17,6 +17,7 @@ OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 SCORED: frozenset[Outcome] = frozenset({"answered", "cut", "empty"})
 Json = Any  # what json.dumps takes
 NATURAL = 0  # the length of a sample that is as long as it is
+GENERATED = "generated"  # what facts say of a text that the package made in place of a published one
 PLACEBO = "~placebo"  # behind an arm's name: the same arm, computed in other chunks and batches
 
 
@@ -143,6 +144,11 @@ class Request:
     def reference_tokens(self) -> int:
         """Tokens whose log-probability is that of the reference: the right choice's where there are choices."""
         return len(self.reference_ids) if self.gold is None else self.choices[self.gold].counted
+
+
+def uses_generated(facts: Mapping[str, Json]) -> bool:
+    """Whether a sample with these facts holds text that the package made in place of a published one."""
+    return GENERATED in (facts.get("haystack"), facts.get("background"))
 
 
 def outcome_of(finish: Finish, text: str, choices: bool = False) -> Outcome:

@@ -26,13 +26,14 @@ ALLOWED = {
     "general_report": {
         "cards", "compare_runs", "general_losses", "lm_eval_tasks", "results", "schema", "scoring",
     },
-    "general_losses": {"board", "compare_runs", "results"},
+    "general_losses": {"board", "compare_runs", "results", "stats"},
     "attention": {"errors"},
     "backends": {"attention", "errors", "schema", "tokenizer", "vllm_plugin"},
     "vllm_plugin": {"attention", "errors"},
     "results": {"errors", "schema"},
     "stats": {"errors", "schema"},
-    "board": {"errors", "results", "schema", "scoring", "stats"},
+    "header_facts": {"schema"},
+    "board": {"errors", "header_facts", "results", "schema", "scoring", "stats"},
     "rescore": {"errors", "results", "schema", "scoring"},
     "run": {
         "arms", "backends", "cards", "data", "documents", "errors", "lengths", "prompt", "results", "schema", "scoring",
@@ -84,15 +85,15 @@ ALLOWED = {
     },
     "__init__": {"board", "compare_runs", "errors", "evaluation", "results", "stats"},
     "rounds": {"backends", "results", "run", "schema", "stats", "tokenizer"},
-    "compare_runs": {"arms", "compare_table", "errors", "results", "schema", "stats"},
-    "compare_table": {"board", "compare_runs", "schema"},
+    "compare_runs": {"compare_table", "errors", "header_facts", "results", "schema", "stats"},
+    "compare_table": {"board", "schema", "stats"},
     "sequential_bench": {"stats"},
     "view": {"board", "errors", "flags", "remake", "results", "schema", "tokenizer"},
     "remake": {
         "arms", "backends", "cards", "data", "documents", "errors", "lengths", "prompt", "results", "run", "schema",
         "tokenizer",
     },
-    "leaderboard": {"board", "cards", "errors", "results", "schema", "scoring", "stats"},
+    "leaderboard": {"board", "cards", "errors", "header_facts", "results", "schema", "scoring", "stats"},
     "header_check": {"arms", "errors", "lengths", "remake", "results", "rounds_check", "run", "schema"},
     "verify": {
         "documents", "errors", "header_check", "remake", "rescore", "results", "rounds_check", "run", "schema",
@@ -102,8 +103,8 @@ ALLOWED = {
     "general_data": {"cards", "data", "errors", "lm_eval_tasks", "results"},
     "longbench_report": {"longbench_v2_report", "rescore", "results", "schema", "scoring"},
     "longbench_v2_report": {"schema", "scoring"},
-    "export": {"board", "errors", "lm_eval_files", "results", "schema", "stats"},
-    "lm_eval_files": {"board", "errors", "results", "schema", "stats"},
+    "export": {"board", "errors", "header_facts", "lm_eval_files", "results", "schema", "stats"},
+    "lm_eval_files": {"board", "errors", "header_facts", "results", "schema", "stats"},
     "rounds_check": {"errors", "remake", "results", "rounds", "schema", "stats"},
 }  # fmt: skip
 TORCH_FREE = {

@@ -3,7 +3,7 @@
 Values are fractions 0..1 (differences -1..1); boards multiply by 100. numpy and scipy are imported when needed.
 """
 
-from anchoreval.stats.cells import Cell, cells, per_token, per_token_of, put
+from anchoreval.stats.cells import Cell, cells, counted, per_token, per_token_of, put
 from anchoreval.stats.contrasts import (
     MARGIN,
     Contrast,
@@ -66,6 +66,7 @@ __all__ = [
     "cells",
     "cluster_of",
     "contrast",
+    "counted",
     "detectable",
     "difference_interval",
     "equivalent",
