@@ -31,7 +31,7 @@ RECORD_COLUMNS = {
     "output": TEXT, "output_tokens": COUNT, "finish": TEXT, "outcome": TEXT, "references": TEXT, "prompt_tokens": COUNT,
     "prompt_sha256": TEXT, "seconds": NUMBER, "facts": TEXT, "key": TEXT,
 }  # fmt: skip
-CELL_COLUMNS = {
+CELL_COLUMNS: dict[str, str] = {
     **RUN, "arm": TEXT, "task": TEXT, "length": COUNT, "asked": COUNT, "scored": COUNT, "mean": NUMBER,
     "low": NUMBER, "high": NUMBER, "method": TEXT, "logprob": NUMBER, "as_wrong": NUMBER,
     **dict.fromkeys(OUTCOMES, COUNT),

@@ -88,7 +88,7 @@ ALLOWED = {
     "compare_runs": {"compare_table", "errors", "header_facts", "results", "schema", "stats"},
     "compare_table": {"board", "schema", "stats"},
     "sequential_bench": {"stats"},
-    "view": {"board", "errors", "flags", "remake", "results", "schema", "tokenizer"},
+    "view": {"board", "errors", "flags", "header_facts", "remake", "results", "schema", "stats", "tokenizer"},
     "remake": {
         "arms", "backends", "cards", "data", "documents", "errors", "lengths", "prompt", "results", "run", "schema",
         "tokenizer",
