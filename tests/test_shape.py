@@ -24,7 +24,7 @@ ALLOWED = {
     "scoring": {"errors", "lm_eval_tasks", "schema"},
     "lm_eval_tasks": {"errors", "schema"},
     "general_report": {
-        "cards", "compare_runs", "general_losses", "lm_eval_tasks", "results", "schema", "scoring",
+        "board", "cards", "compare_runs", "general_losses", "lm_eval_tasks", "results", "schema", "scoring",
     },
     "general_losses": {"board", "compare_runs", "results", "stats"},
     "attention": {"errors"},
@@ -102,7 +102,7 @@ ALLOWED = {
     "data_files": {"data", "errors", "general_data"},
     "general_data": {"cards", "data", "errors", "lm_eval_tasks", "results"},
     "longbench_report": {"longbench_v2_report", "rescore", "results", "schema", "scoring"},
-    "longbench_v2_report": {"schema", "scoring"},
+    "longbench_v2_report": {"schema", "scoring", "stats"},
     "export": {"board", "errors", "header_facts", "lm_eval_files", "results", "schema", "stats"},
     "lm_eval_files": {"board", "errors", "header_facts", "results", "schema", "stats"},
     "rounds_check": {"errors", "remake", "results", "rounds", "schema", "stats"},

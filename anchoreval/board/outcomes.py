@@ -16,7 +16,7 @@ _MEANS: Mapping[Outcome, str] = {
     "empty": "gave an answer of nothing but white space, or none: the first token ended it",
     "unclosed": "spent their budget on reasoning that never ended",
     "refused": "were refused by the server",
-    "failed": "failed",
+    "failed": "gave no answer",
     "not_finite": "gave logits or log-probabilities that are not numbers",
     "does_not_fit": "need more positions than there are",
 }
