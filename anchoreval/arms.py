@@ -17,8 +17,8 @@ from anchoreval.attention.patterns import parse_pattern
 from anchoreval.attention.positions import parse_positions
 from anchoreval.attention.rope import DIGITS, RopeLevel, parse_level
 from anchoreval.errors import AnchorEvalError
+from anchoreval.schema import PLACEBO
 
-PLACEBO = "~placebo"
 #: The attention kernel where none is asked for: sdpa, or eager where sdpa would leave out a part of the model.
 DEFAULT_KERNEL = "default"
 DTYPES = ("auto", "bfloat16", "float16", "float32")

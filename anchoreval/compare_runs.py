@@ -11,70 +11,20 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from anchoreval import stats
-from anchoreval.arms import PLACEBO
 from anchoreval.errors import RunError, UnknownName
+from anchoreval.header_facts import form_of, other_prompts, section
 from anchoreval.results import Run, find_runs, load_run, write_whole
-from anchoreval.schema import Json, Record
-
-if TYPE_CHECKING:
-    from anchoreval.stats import Difference, NoiseFloor, Verdict
+from anchoreval.schema import Json
+from anchoreval.stats import Contrast, Side
 
 TABLE, BODY = "compare.csv", "compare.json"
 SCHEMA = 1
 WIDTH = 160  # columns of a table that is not printed to a terminal
 Say = Callable[[str], None]
-Where = tuple[str | None, int | None]  # (task, length), None where pooled
-Floors = Mapping[Where, "NoiseFloor"]
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One paired difference with its corrected p values, its noise floor and what it says in words.
-
-    `says` is the verdict on scores; where a run stopped early by its own rule, that rule's. Fractions and nats.
-    """
-
-    difference: Difference
-    p_holm: float | None
-    logprob_p_holm: float | None
-    floor: NoiseFloor | None
-    verdict: Verdict
-    says: str
-    logprob_says: str
-
-
-@dataclass(frozen=True, slots=True)
-class Contrast:
-    """All rows of one arm against one baseline. Holm's correction is over `cells`, and over `lengths`."""
-
-    arm: str
-    baseline: str
-    margin: float
-    cells: tuple[Row, ...]
-    lengths: tuple[Row, ...]
-    pooled: Row
-    notes: tuple[str, ...] = ()
-
-    @property
-    def rows(self) -> tuple[Row, ...]:
-        """The rows of every task and length, of every length, and the pooled one."""
-        return (*self.cells, *self.lengths, self.pooled)
-
-
-@dataclass(frozen=True, slots=True)
-class Side:
-    """One arm of one run: its label in tables, its records by sample id, what its run knows of noise and stopping."""
-
-    arm: str
-    label: str
-    records: Mapping[str, Record]
-    floors: Floors
-    stopped: Mapping[tuple[str, int], str]
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
@@ -156,45 +106,8 @@ def _labels(runs: Sequence[Run]) -> list[str]:
     return models if len(set(models)) == len(models) else [f"{m}/{i[:8]}" for m, i in zip(models, ids, strict=True)]
 
 
-def sides(run: Run, label: str = "") -> dict[str, Side]:
-    """Arm -> its side, in the header's order; RunError for a sample recorded twice."""
-    records: dict[str, dict[str, Record]] = {
-        str(arm["name"]): {} for arm in run.header.get("arms", []) if isinstance(arm, Mapping)
-    }
-    for record in run.records:
-        stats.put(records.setdefault(record.arm, {}), record)
-    floors = _floors(run, [arm for arm in records if arm.endswith(PLACEBO)])
-    stopped = _stopped(run.header)
-    return {
-        arm: Side(arm, f"{arm} ({label})" if label else arm, own, floors, stopped.get(arm, {}))
-        for arm, own in records.items()
-        if own
-    }
-
-
-def _floors(run: Run, placebos: Sequence[str]) -> Floors:
-    """(task, length) -> the noise floor there, pooled places included; empty without a placebo."""
-    found: dict[Where, list[Difference]] = {}
-    for placebo in placebos:
-        comparison = stats.paired(run.records, placebo, placebo.removesuffix(PLACEBO))
-        for one in (*comparison.cells, *comparison.lengths, comparison.pooled):
-            found.setdefault((one.task, one.length), []).append(one)
-    return {place: floor for place, each in found.items() if (floor := stats.noise_floor(each))}
-
-
-def _stopped(header: Mapping[str, Json]) -> dict[str, dict[tuple[str, int], str]]:
-    """Arm -> (task, length) -> the words of a sequential verdict that the header records."""
-    rule: Any = header.get("until") or {}
-    found: dict[str, dict[tuple[str, int], str]] = {}
-    for cell in rule.get("cells", []):
-        for arm, said in cell["arms"].items():
-            words = f"{said['verdict']} ({rule['rule']} after {said['pairs']})"
-            found.setdefault(arm, {})[cell["task"], cell["length"]] = words
-    return found
-
-
 def _within(run: Run, baseline: str | None, margin: float) -> list[Contrast]:
-    known = sides(run)
+    known = stats.sides(run.header, run.records)
     if not known:
         raise RunError(f"{run.path}: the run holds no records yet")
     base = baseline or next(iter(known))
@@ -202,19 +115,22 @@ def _within(run: Run, baseline: str | None, margin: float) -> list[Contrast]:
         raise UnknownName("arm", base, known)
     if len(known) < 2:
         raise RunError(f"{run.path}: the run has one arm, {base}: name a second run to compare it with")
-    return [_contrast(side, known[base], margin) for arm, side in known.items() if arm != base]
+    return [stats.contrast(side, known[base], margin) for arm, side in known.items() if arm != base]
 
 
 def _across(run: tuple[Run, str], first: tuple[Run, str], baseline: str | None, margin: float) -> Iterator[Contrast]:
     check_prompts(run[0], first[0])
     one_tokenizer = _tokenizer(run[0]) == _tokenizer(first[0])
-    ours, theirs = sides(*run), sides(*first)
+    prompts = tuple(other_prompts(run[0].header, first[0].header))
+    judged = tuple(_judged_otherwise(run[0].header, first[0].header))
+    ours, theirs = (stats.sides(one.header, one.records, label) for one, label in (run, first))
     if baseline is not None and baseline not in theirs:
         raise UnknownName(f"arm of {first[0].path}", baseline, theirs)
     for arm, base in _partners(list(ours), list(theirs), baseline):
-        contrast = _contrast(_silent(ours[arm], one_tokenizer), _silent(theirs[base], one_tokenizer), margin)
-        note = "log-probabilities per token are not compared: the tokenizers differ"
-        yield contrast if one_tokenizer else replace(contrast, notes=(*contrast.notes, note))
+        pair = _silent(ours[arm], one_tokenizer), _silent(theirs[base], one_tokenizer)
+        contrast = stats.contrast(*pair, margin)
+        silent = () if one_tokenizer else ("log-probabilities per token are not compared: the tokenizers differ",)
+        yield replace(contrast, prompts=prompts, notes=(*contrast.notes, *judged, *silent))
 
 
 def _partners(ours: Sequence[str], theirs: Sequence[str], baseline: str | None) -> list[tuple[str, str]]:
@@ -272,18 +188,27 @@ def reasons(ours: Mapping[str, Json], theirs: Mapping[str, Json]) -> list[str]:
         "haystack": ("sources", "haystack"),
         "word lists": ("sources", "wordlists"),
         "seed": ("seed",),
-        "template": ("template",),
         "source files": ("source_files",),
         "limit": ("limit",),
         "version of anchoreval": ("version",),
     }
+    pairs = {name: (pick(theirs, *keys), pick(ours, *keys)) for name, keys in fields.items()}
+    pairs["template"] = form_of(theirs), form_of(ours)
     found = []
-    for name, keys in fields.items():
-        one, other = pick(theirs, *keys), pick(ours, *keys)
+    for name, (one, other) in pairs.items():
         if one != other:
             plain = all(isinstance(value, str | int | None) for value in (one, other))
             found.append(f"different {name}" + (f": {str(one)[:16]} and {str(other)[:16]}" if plain else ""))
     return found + _other_tasks(pick(ours, "identity", "tasks"), pick(theirs, "identity", "tasks"))
+
+
+def _judged_otherwise(ours: Mapping[str, Json], theirs: Mapping[str, Json]) -> Iterator[str]:
+    """What makes answers to the same prompts differ in length or in how they are judged, in words."""
+    cards = (section(header, "identity").get("tasks") for header in (ours, theirs))
+    yield from (f"not the same tasks: {why}" for why in _other_tasks(*cards))
+    one, other = section(theirs, "scorers"), section(ours, "scorers")
+    if names := [name for name in one if name in other and one[name] != other[name]]:
+        yield f"not judged by the same rule: {', '.join(names)}"
 
 
 def _other_tasks(ours: Json, theirs: Json) -> list[str]:
@@ -300,49 +225,6 @@ def _other_tasks(ours: Json, theirs: Json) -> list[str]:
     return [f"different cards of {', '.join(names)}"] if names else []
 
 
-def _contrast(side: Side, base: Side, margin: float) -> Contrast:
-    comparison = stats.paired_sides(side.records, base.records, side.label, base.label)
-    floors = base.floors or side.floors
-    placebo = side.arm == base.arm + PLACEBO
-    ruled = base.label == base.arm and not base.stopped and not base.arm.endswith(PLACEBO)
-    stopped = side.stopped if ruled else {}
-
-    def family(differences: Sequence[Difference]) -> tuple[Row, ...]:
-        holm = stats.holm([one.p for one in differences])
-        logprob = stats.holm([one.logprob_p for one in differences])
-        return tuple(
-            _row(one, margin, ps, floors.get((one.task, one.length)), placebo, stopped)
-            for one, ps in zip(differences, zip(holm, logprob, strict=True), strict=True)
-        )
-
-    notes = [] if floors else ["noise floor: no placebo in this run"]
-    if lone := sum(not one.pairs for one in comparison.cells):
-        notes.append(f"{lone} of {len(comparison.cells)} cells have no pair and are left out of the table")
-    if side.stopped or base.stopped:
-        notes.append("p and intervals are for a fixed number of samples; where the run stopped early, its rule decides")
-    parts = family(comparison.cells), family(comparison.lengths), family([comparison.pooled])[0]
-    return Contrast(side.label, base.label, margin, *parts, tuple(notes))
-
-
-def _row(
-    difference: Difference,
-    margin: float,
-    ps: tuple[float | None, float | None],
-    floor: NoiseFloor | None,
-    placebo: bool,
-    stopped: Mapping[tuple[str, int], str],
-) -> Row:
-    p_holm, logprob_p_holm = ps
-    against = None if placebo else floor
-    found = stats.verdict(difference, margin, against, p_holm)
-    says, word = str(found), stats.logprob_word(difference, against, logprob_p_holm)
-    if placebo:
-        says = f"ABOVE THE FLOOR: the placebo is {says}" if found.word in {"worse", "better"} else "at the floor"
-        word = f"ABOVE THE FLOOR: {word}" if word in {"lower", "higher"} else word and "at the floor"
-    says = stopped.get((difference.task or "", difference.length or 0), says)
-    return Row(difference, p_holm, logprob_p_holm, floor, found, says, word)
-
-
 def write_compare(contrasts: Sequence[Contrast], folder: Path) -> tuple[Path, Path]:
     """compare.csv and compare.json in `folder`, whole; scores in points of 100, log-probabilities in nats per token."""
     from anchoreval.compare_table import csv_of, rows_of
@@ -355,6 +237,7 @@ def write_compare(contrasts: Sequence[Contrast], folder: Path) -> tuple[Path, Pa
                 "arm": one.arm,
                 "baseline": one.baseline,
                 "margin": round(100 * one.margin, 9),
+                "prompts": list(one.prompts),
                 "notes": list(one.notes),
                 "rows": rows_of(one),
             }

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anchoreval.errors import MissingExtra, RunError, UnknownName
+from anchoreval.schema import OUTCOMES
 
 if TYPE_CHECKING:
     from anchoreval.results import Run
@@ -27,12 +28,22 @@ RUN = {"run": TEXT, "path": TEXT, "model": TEXT, "weights_sha256": TEXT}
 RECORD_COLUMNS = {
     **RUN, "arm": TEXT, "task": TEXT, "length": COUNT, "index": COUNT, "sample_id": TEXT, "depth": NUMBER,
     "score": NUMBER, "why": TEXT, "reference_logprob": NUMBER, "reference_tokens": COUNT, "logprob_per_token": NUMBER,
-    "output": TEXT, "output_tokens": COUNT, "finish": TEXT, "references": TEXT, "prompt_tokens": COUNT,
+    "output": TEXT, "output_tokens": COUNT, "finish": TEXT, "outcome": TEXT, "references": TEXT, "prompt_tokens": COUNT,
     "prompt_sha256": TEXT, "seconds": NUMBER, "facts": TEXT, "key": TEXT,
 }  # fmt: skip
-CELL_COLUMNS = {
+CELL_COLUMNS: dict[str, str] = {
     **RUN, "arm": TEXT, "task": TEXT, "length": COUNT, "asked": COUNT, "scored": COUNT, "mean": NUMBER,
-    "low": NUMBER, "high": NUMBER, "method": TEXT, "logprob": NUMBER,
+    "low": NUMBER, "high": NUMBER, "method": TEXT, "logprob": NUMBER, "as_wrong": NUMBER,
+    **dict.fromkeys(OUTCOMES, COUNT),
+}  # fmt: skip
+DIFFERENCE_COLUMNS = {
+    **RUN, "arm": TEXT, "baseline": TEXT, "scope": TEXT, "task": TEXT, "length": COUNT, "pairs": COUNT,
+    "left_out": COUNT, "lost": TEXT, "same_outputs": COUNT, "sources": COUNT, "margin": NUMBER, "mean_arm": NUMBER,
+    "mean_baseline": NUMBER, "difference": NUMBER, "low": NUMBER, "high": NUMBER, "interval": TEXT,
+    "discordant": COUNT, "p": NUMBER, "p_holm": NUMBER, "detectable": NUMBER, "verdict": TEXT, "says": TEXT,
+    "logprob": NUMBER, "logprob_low": NUMBER, "logprob_high": NUMBER, "logprob_p": NUMBER, "logprob_p_holm": NUMBER,
+    "logprob_says": TEXT, "floor_discordant": NUMBER, "floor_difference": NUMBER, "floor_logprob_spread": NUMBER,
+    "floor_outputs": NUMBER,
 }  # fmt: skip
 Row = dict[str, Any]
 Tell = Callable[[str], None]
@@ -75,9 +86,11 @@ def export(runs: Sequence[Run], form: str, output: Path) -> list[Path]:
         return write_lm_eval(runs, output)
     records = [row for run in runs for row in record_rows(run, output)]
     cells = [row for run in runs for row in cell_rows(run, output)]
+    differences = [row for run in runs for row in difference_rows(run, output)]
     return [
         _write_table(records, RECORD_COLUMNS, output / f"records.{form}"),
         _write_table(cells, CELL_COLUMNS, output / f"cells.{form}"),
+        _write_table(differences, DIFFERENCE_COLUMNS, output / f"differences.{form}"),
     ]
 
 
@@ -113,7 +126,23 @@ def cell_rows(run: Run, output: Path) -> Iterator[Row]:
 
     of = _of(run, output)
     for cell in cells(run.records):
-        yield of | {name: getattr(cell, name) for name in CELL_COLUMNS if hasattr(cell, name)}
+        counts = {outcome: cell.outcomes.get(outcome, 0) for outcome in OUTCOMES}
+        yield of | {name: getattr(cell, name) for name in CELL_COLUMNS if hasattr(cell, name)} | counts
+
+
+def difference_rows(run: Run, output: Path) -> Iterator[Row]:
+    """One row per difference of an arm to the first, with its verdict, in DIFFERENCE_COLUMNS; points of 100 and nats.
+
+    What `anchoreval compare` says of the run, under the names of compare.csv.
+    """
+    from anchoreval.board.rows import fields_of
+    from anchoreval.stats import contrast, sides
+
+    of, known = _of(run, output), list(sides(run.header, run.records).values())
+    for side in known[1:]:
+        against = contrast(side, known[0])
+        for row in against.rows:
+            yield of | {name: value for name, value in fields_of(against, row).items() if name in DIFFERENCE_COLUMNS}
 
 
 def single_depth(record: Record) -> float | None:
@@ -126,7 +155,8 @@ def single_depth(record: Record) -> float | None:
 
 def _of(run: Run, output: Path) -> Row:
     """The columns that say which run; `path` as seen from the folder of the tables."""
-    from anchoreval.board.view import relative, section
+    from anchoreval.board.view import relative
+    from anchoreval.header_facts import section
     from anchoreval.lm_eval_files import model_of
 
     sha256 = section(run.header, "model").get("sha256")

@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from anchoreval.board.words import NONE
-from anchoreval.compare_runs import Contrast, Row, compare
+from anchoreval.compare_runs import compare
 from anchoreval.results import Run
+from anchoreval.stats import Contrast, Row
 
 HEAD = ("arm", "baseline", "of", "pairs", "difference", "95% interval", "verdict")
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from anchoreval.board.outcomes import outcome_lines
 from anchoreval.cards import load_tasks
 from anchoreval.compare_runs import points
 from anchoreval.general_losses import losses
@@ -124,7 +125,9 @@ def report(run: Run, margin: float = 1.0) -> str:
     rows += [[f"group {row[0]}", *row[1:]] for row in _rows(own, arms)]
     notes = ["shares x 100; groups are means over all their rows, as lm-eval weighs them"]
     if any(one.rows < one.asked for one in found):
-        notes.append("* some prompts are longer than the model has positions and have no score")
+        notes.append("* some rows have no score and are left out of the mean:")
+    own_records = [record for record in run.records if "lm_eval" in record.facts]
+    notes += [f"  {line.text}" for line in outcome_lines(run.header, own_records) if not line.quiet]
     incomplete = _incomplete(found)
     notes += [f"group {group}: {there} of {whole} tasks, no average" for group, (there, whole) in incomplete.items()]
     text = [f"{name}, metrics of lm-eval {release}".rstrip(), *_aligned(rows, 2), *notes]

@@ -19,11 +19,12 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from anchoreval.board.view import section
+from anchoreval.board.rows import fields_of
 from anchoreval.errors import RunError
+from anchoreval.header_facts import environments, form_of, incomparable, section
 from anchoreval.results import HEADER, Run, write_whole
 from anchoreval.schema import NATURAL, Json, Record
-from anchoreval.stats import per_token, put
+from anchoreval.stats import contrast, counted, per_token, put, sides
 
 FOLDER_BYTES = 200
 SCORE, LOGPROB = "score", "logprob_per_token"
@@ -218,7 +219,22 @@ def _extra(run: Run, arm: str, cells: Mapping[str, list[Record]]) -> dict[str, J
         "tokenizer": run.header.get("tokenizer"),
         "scorers": run.header.get("scorers"),
         "unscored": {task: dict(reasons) for task, reasons in why.items() if reasons},
+        "outcomes": {task: counted(rows) for task, rows in cells.items()},
+        "form": form_of(run.header),
+        "incomparable": dict(incomparable(run.header)),
+        "environments": [dict(one) for one in environments(run.header)],
+        "differences": _differences(run, arm),
     }
+
+
+def _differences(run: Run, arm: str) -> list[dict[str, Json]]:
+    """The arm against the run's first, as `anchoreval compare` has it; empty for the first."""
+    known = sides(run.header, run.records)
+    first = next(iter(known), arm)
+    if arm == first or arm not in known:
+        return []
+    against = contrast(known[arm], known[first])
+    return [fields_of(against, row) for row in against.rows]
 
 
 def _arms_said(run: Run) -> list[Mapping[str, Json]]:
@@ -250,7 +266,17 @@ def sample_row(run: Run, record: Record) -> dict[str, Json]:
         SCORE: record.score,
         LOGPROB: per_token(record),
     }
-    kept = ("why", "arm", "key", "finish", "prompt_tokens", "output_tokens", "reference_logprob", "reference_tokens")
+    kept = (
+        "why",
+        "arm",
+        "key",
+        "finish",
+        "outcome",
+        "prompt_tokens",
+        "output_tokens",
+        "reference_logprob",
+        "reference_tokens",
+    )
     whole: dict[str, Json] = paired_only(row | {name: getattr(record, name) for name in (*kept, "seconds")})
     return whole
 

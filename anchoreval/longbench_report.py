@@ -5,7 +5,7 @@ reader must know.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,23 +81,26 @@ def report(run: Run, deviation: str | None = None) -> str:
 
 
 def _arm(records: Sequence[Record]) -> Iterator[str]:
-    v1 = {name: task_score(record.score for record in of) for name, of in _by_name(records, V1).items()}
+    by_name = _by_name(records, V1)
+    v1 = {name: task_score(record.score for record in of) for name, of in by_name.items()}
+    short = {name for name, of in by_name.items() if any(record.score is None for record in of)}
     if v1:
         there = len(v1.keys() & set(FLAT_21))
         yield f"LongBench, {there} of {len(FLAT_21)} data sets"
-        yield _line("six categories, English", six_categories(v1))
-        yield _line("six categories, Chinese", six_categories(v1, "zh"))
-        yield _line(f"flat over {len(FLAT_16)}, English and code", flat_16(v1))
-        yield _line(f"flat over {len(FLAT_21)}", flat_21(v1))
+        yield _line("six categories, English", six_categories(v1), short)
+        yield _line("six categories, Chinese", six_categories(v1, "zh"), short)
+        yield _line(f"flat over {len(FLAT_16)}, English and code", flat_16(v1), short)
+        yield _line(f"flat over {len(FLAT_21)}", flat_21(v1), short)
         for name in SIX["en"]:
             parts = (category_scores(v1)[name], category_scores(v1, "zh")[name])
-            yield f"  {name:30}" + "".join(f"{_number(part):>8}" for part in parts)
+            yield f"  {name:30}" + "".join(f"{_number(part, short):>8}" for part in parts)
     extended = _by_name(records, EXTENDED)
     if extended:
         yield f"{'LongBench-E, by words':32}" + "".join(f"{name:>8}" for name in BUCKETS)
     for name, of in extended.items():
         found = bucket_scores((str(record.facts.get("bucket")), record.score) for record in of)
-        yield f"  {name:30}" + "".join(f"{_number(found[each]):>8}" for each in BUCKETS)
+        lost = {name for record in of if record.score is None}
+        yield f"  {name:30}" + "".join(f"{_number(found[each], lost):>8}" for each in BUCKETS)
     if v1 or extended:
         yield from _notes([record for record in records if record.task.split("/")[0] in (V1, EXTENDED)])
     yield from longbench_v2_report.lines(records)
@@ -108,6 +111,8 @@ def _notes(records: Sequence[Record]) -> Iterator[str]:
     cut = sum(bool(record.facts.get("cut")) for record in records)
     zeroed = sum((record.why or "").startswith(LIMIT) for record in records)
     yield f"{cut} of {len(records)} prompts lost their middle; upstream's recursion limit lowers {zeroed} scores there"
+    if lost := sum(record.score is None for record in records):
+        yield f"* {lost} of {len(records)} answers have no score and are left out: {longbench_v2_report.by_outcome(records)}"
 
 
 def _by_name(records: Sequence[Record], suite: str) -> dict[str, list[Record]]:
@@ -119,9 +124,10 @@ def _by_name(records: Sequence[Record], suite: str) -> dict[str, list[Record]]:
     return found
 
 
-def _line(label: str, value: float | None) -> str:
-    return f"  {label:30}{_number(value):>8}"
+def _line(label: str, value: float | None, short: Collection[str]) -> str:
+    return f"  {label:30}{_number(value, short):>8}"
 
 
-def _number(value: float | None) -> str:
-    return NONE if value is None else f"{value:.2f}"
+def _number(value: float | None, short: Collection[str]) -> str:
+    """The value, with a star where data sets that stand behind it have answers without a score."""
+    return NONE if value is None else f"{value:.2f}{'*' if short else ''}"

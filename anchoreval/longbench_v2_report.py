@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from anchoreval.schema import Record
 from anchoreval.scoring.longbench_v2 import UNPARSABLE
+from anchoreval.stats import why_lost
 
 ASKED, CHOSEN = "longbench_v2", "longbench_v2_choices"  # the suites: an answer is written, or a letter chosen
 QUESTIONS = 503
@@ -44,7 +46,7 @@ def _table(records: Sequence[Record]) -> Iterator[str]:
     if records[0].task.split("/")[0] == ASKED:
         yield f"  {unparsable} answers unparsable, counted as wrong ({100 * unparsable / len(records):.1f} of 100)"
     if unscored:
-        yield f"  {unscored} questions without a score, counted nowhere"
+        yield f"* {unscored} questions without a score, counted nowhere: {by_outcome(records)}"
     yield f"  {cut} of {len(records)} prompts lost their middle; chance is 25.0"
 
 
@@ -52,4 +54,11 @@ def _line(label: str, records: Sequence[Record]) -> str:
     """A row: the mean x 100 with upstream's one decimal, a dash for none, and of how many questions it is."""
     scores = [record.score for record in records if record.score is not None]
     mean = f"{100 * sum(scores) / len(scores):.1f}" if scores else NONE
-    return f"  {label:36}{mean:>8}{f'of {len(scores)}':>8}"
+    star = "*" if len(scores) < len(records) else ""
+    return f"  {label:36}{mean + star:>8}{f'of {len(scores)}':>8}"
+
+
+def by_outcome(records: Sequence[Record]) -> str:
+    """`3 refused, 1 failed`: the records without a score."""
+    found = Counter(why_lost(record.outcome) for record in records if record.score is None)
+    return ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in found.items())

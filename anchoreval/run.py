@@ -18,7 +18,7 @@ from typing import Any
 from anchoreval.arms import Arm
 from anchoreval.backends import Backend, Described, waves
 from anchoreval.cards import Task
-from anchoreval.data import CONTEXT_FREE, FOLLOW_UPS, GENERATORS, OWN_TEXTS, PROSE_FREE, SIZES
+from anchoreval.data import CONTEXT_FREE, FOLLOW_UPS, GENERATORS, MADE_OF_WORDS, OWN_TEXTS, PROSE_FREE, SIZES
 from anchoreval.data.recipe import Recipe
 from anchoreval.data.sources import Sources
 from anchoreval.documents import RULE, cut_documents, document_tokens
@@ -45,7 +45,7 @@ from anchoreval.prompt import (
     wrap_of,
 )
 from anchoreval.results import SCHEMA, RunFolder, fingerprint
-from anchoreval.schema import SCORED, Output, Record, Request, Sample, Score, Wrap
+from anchoreval.schema import GENERATED, SCORED, Output, Record, Request, Sample, Score, Wrap, uses_generated
 from anchoreval.scoring import SCORERS, likeliest, require, with_choices
 from anchoreval.stats.sequential import Until
 from anchoreval.steps import Answered, Second, answers
@@ -122,25 +122,37 @@ class Plan:
             **self.wording(tokenizer),
         } | ({"until": str(self.until), "limit": self.limit} if self.until else {})
 
-    @property
-    def comparable(self) -> bool:
-        """Whether the prompts are those of the published benchmark; tasks without prose are so under any haystack."""
-        if any(task.generator in OWN_TEXTS for task in self.tasks):
-            return False
-        if all(task.generator in PROSE_FREE for task in self.tasks):
-            return self.sources.published
-        return self.sources.comparable and self.seed == 42
+    def incomparable(self, cells: Sequence[Cell]) -> dict[str, str]:
+        """Task -> why its prompts are not those of the published benchmark, by what its first samples say.
+
+        A task that uses no prose is made alike under any haystack, and one that reads files alone under any seed.
+        """
+        found = {}
+        for cell in cells:
+            parts = [f"haystack {GENERATED}"] if uses_generated(cell.facts) else []
+            parts += ["prompts of this package"] if cell.task.generator in OWN_TEXTS else []
+            if self.seed != 42 and cell.task.generator not in PROSE_FREE:
+                parts.append(f"seed {self.seed}")
+            if cell.facts.get("haystack") not in MADE_OF_WORDS:
+                parts += self.sources.others
+            if parts:
+                found[cell.task.address] = ", ".join(parts)
+        return found
 
 
 @dataclass(slots=True)
 class Cell:
-    """The samples of one task at one length, made one after the other, with answers of up to `new_tokens`."""
+    """The samples of one task at one length, made one after the other, with answers of up to `new_tokens`.
+
+    `facts` are those of the first sample.
+    """
 
     task: Task
     length: int
     samples: Iterator[Sample]
     asked: int
     new_tokens: int = 0
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -237,7 +249,7 @@ def _cell(task: Task, length: int, plan: Plan, tokenizer: TextTokenizer, window:
     count = min(plan.limit or task.samples, task.samples)
     samples = samples_of(task, length, count, plan, tokenizer, window)
     first = next(samples)
-    return Cell(task, length, itertools.chain([first], samples), count, first.max_new_tokens)
+    return Cell(task, length, itertools.chain([first], samples), count, first.max_new_tokens, first.facts)
 
 
 def _require_room(cell: Cell, plan: Plan, tokenizer: TextTokenizer, window: int | None, notices: list[str]) -> None:
@@ -404,7 +416,7 @@ def header_of(
 
     `decided_by` is the part of the identity that follows from files (identity.py).
     """
-    identity = plan.identity(backend, tokenizer) | decided_by
+    identity, incomparable = plan.identity(backend, tokenizer) | decided_by, plan.incomparable(made.cells)
     described = {name: value for name, value in backend.describe().items() if name != "environment"}
     said = {"sha256": "weights_sha256", "parameters": "parameters", "dtype": "dtype"}
     said |= {"adapter": "adapter"} if described.get("adapter") else {}
@@ -430,7 +442,8 @@ def header_of(
         "document_tokens": plan.document_tokens,
         "group": plan.group,
         "sources": plan.sources.describe(),
-        "comparable": plan.comparable,
+        "comparable": not incomparable,
+        "incomparable": incomparable,
         **plan.wording(tokenizer),
     }
 

@@ -23,6 +23,8 @@ PROMPT_READ, SECOND_PROMPT_READ, NO_LOGPROB = (
 )  # fmt: skip
 OUTPUT_FACTS: frozenset[str] = frozenset({PROMPT_READ, SECOND_PROMPT_READ, NO_LOGPROB})
 NATURAL = 0  # the length of a sample that is as long as it is
+GENERATED = "generated"  # what facts say of a text that the package made in place of a published one
+PLACEBO = "~placebo"  # behind an arm's name: the same arm, computed in other chunks and batches
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +154,11 @@ class Request:
     def reference_tokens(self) -> int:
         """Tokens whose log-probability is that of the reference: the right choice's where there are choices."""
         return len(self.reference_ids) if self.gold is None else self.choices[self.gold].counted
+
+
+def uses_generated(facts: Mapping[str, Json]) -> bool:
+    """Whether a sample with these facts holds text that the package made in place of a published one."""
+    return GENERATED in (facts.get("haystack"), facts.get("background"))
 
 
 def outcome_of(finish: Finish, text: str, choices: bool = False) -> Outcome:

@@ -1,13 +1,16 @@
 """The two colour scales of the HTML board, as CSS classes with readable text on each.
 
 Scores run from paper to blue, differences from orange (worse) over paper to blue (better): both pairs stay
-apart under the common kinds of colour blindness, and every cell prints its number. Text is black or white,
+apart under the common kinds of colour blindness, and every cell prints its number. A difference that no verdict shows
+is as pale as the smallest, however large it is. Text is black or white,
 whichever has the higher WCAG contrast (at least 4.5 on every step; a test computes it).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+from anchoreval.stats import Row
 
 Rgb = tuple[int, int, int]
 
@@ -27,11 +30,14 @@ def score_class(value: float) -> str:
     return f"s{round(STEPS * min(1.0, max(0.0, value)))}"
 
 
-def difference_class(value: float, scale: float) -> str:
-    """Class of a difference in points on a map that ends at +-`scale` points; only exact zero is neutral."""
+def difference_class(value: float, scale: float, told: bool = True) -> str:
+    """Class of a difference in points on a map that ends at +-`scale` points; only exact zero is neutral.
+
+    One that is not `told`, that no verdict shows, is of the palest class.
+    """
     if value == 0:
         return "z0"
-    step = max(1, min(SIDE, round(SIDE * abs(value) / scale)))
+    step = max(1, min(SIDE, round(SIDE * abs(value) / scale))) if told else 1
     return f"{'n' if value < 0 else 'p'}{step}"
 
 
@@ -39,6 +45,12 @@ def difference_scale(values: Sequence[float]) -> int:
     """The smallest of SCALES that holds every difference, in points."""
     largest = max((abs(value) for value in values), default=0.0)
     return next((scale for scale in SCALES if largest <= scale), SCALES[-1])
+
+
+def shown_scale(rows: Iterable[Row]) -> int:
+    """`difference_scale` of the differences that verdicts show, so that no map ends at its largest noise."""
+    shown = (row.difference.difference for row in rows if row.told)
+    return difference_scale([100 * value for value in shown if value is not None])
 
 
 def steps() -> dict[str, tuple[Rgb, Rgb]]:

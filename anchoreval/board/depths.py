@@ -14,9 +14,9 @@ from anchoreval.board import colours
 from anchoreval.board.evidence import place_id
 from anchoreval.board.heat import Field, HeatMap, samples_of
 from anchoreval.board.view import RunView
-from anchoreval.board.words import NONE, cell_words, logprob_difference, percent, plain, sentence, tokens, verdict
-from anchoreval.schema import Record
-from anchoreval.stats import Cell, Comparison, Difference, cells, paired
+from anchoreval.board.words import NONE, cell_words, logprob_difference, percent, plain, sentence, tokens
+from anchoreval.schema import PLACEBO, Record
+from anchoreval.stats import MARGIN, Cell, Difference, Row, cells, family, noise_floor, paired, placebo_of
 
 STEPS = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)  # a map of differences in nats ends at one of these times a power of ten
 
@@ -67,8 +67,8 @@ def depth_maps(view: RunView, number: int) -> Depths | None:
         for cell in cells(records)
     }
     gaps = _gaps(view.arms, by_depth)
-    scale = colours.difference_scale([100 * gap.difference for gap in gaps.values() if gap.difference is not None])
-    nats = nats_scale(gap.logprob for gap in gaps.values() if gap.logprob is not None)
+    scale = colours.shown_scale(gaps.values())
+    nats = nats_scale(gap.difference.logprob for gap in gaps.values() if gap.difference.logprob is not None)
     maker = _Maker(view, number, found, gaps, scale, nats)
     on_grid = {task for task, *_ in found}
     return Depths(tuple(maker.task(task) for task in view.tasks if task in on_grid), scale, nats)
@@ -81,22 +81,26 @@ def nats_scale(values: Iterable[float]) -> float:
     return next((step * power for step in STEPS if largest <= step * power), 10 * power)
 
 
-Gaps = Mapping[tuple[str, str, str, float, int], Difference]  # (task, arm, baseline, depth, length)
+Gaps = Mapping[tuple[str, str, str, float, int], Row]  # (task, arm, baseline, depth, length)
 
 
 def _gaps(arms: Sequence[str], by_depth: Mapping[float, Sequence[Record]]) -> Gaps:
-    gaps: dict[tuple[str, str, str, float, int], Difference] = {}
+    """Every difference with its verdict: Holm's correction is over the cells of one map, floors are those of a spot."""
+    found: dict[tuple[str, str, str], dict[Spot, Difference]] = {}
     for depth, records in by_depth.items():
         for i, baseline in enumerate(arms):
             for arm in arms[i + 1 :]:
                 comparison = paired(records, arm, baseline)
-                for one in (comparison, comparison.reversed()):
-                    gaps |= {_at(one, cell, depth): cell for cell in one.cells}
+                for cell in (*comparison.cells, *comparison.reversed().cells):
+                    of = found.setdefault((str(cell.task), cell.arm, cell.baseline), {})
+                    of[depth, int(cell.length or 0)] = cell
+    gaps: dict[tuple[str, str, str, float, int], Row] = {}
+    for (task, arm, base), cells_ in found.items():
+        placebos = [of for (other, one, own), of in found.items() if other == task and one == own + PLACEBO]
+        floors = [noise_floor([of[spot] for of in placebos if spot in of]) for spot in cells_]
+        rows = family(list(cells_.values()), MARGIN, floors, placebo_of(arm, base))
+        gaps |= {(task, arm, base, *spot): row for spot, row in zip(cells_, rows, strict=True)}
     return gaps
-
-
-def _at(comparison: Comparison, cell: Difference, depth: float) -> tuple[str, str, str, float, int]:
-    return str(cell.task), comparison.arm, comparison.baseline, depth, int(cell.length or 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,16 +158,17 @@ class _Maker:
         def field(spot: Spot) -> Field:
             where, href = self._where(task, arm, spot)
             gap = self.gaps.get((task, arm, base, *spot))
-            value = None if gap is None else gap.difference if score else gap.logprob
+            value = None if gap is None else gap.difference.difference if score else gap.difference.logprob
             if gap is None or value is None:
                 return Field(NONE, "none", f"{where}: no pairs", href)
             words = "; ".join(filter(None, [sentence(gap), logprob_difference(gap)]))
             if score:
-                text, style = percent(value, True).removesuffix(".0"), colours.difference_class(100 * value, self.scale)
+                text, told = percent(value, True).removesuffix(".0"), gap.told
+                style = colours.difference_class(100 * value, self.scale, told)
             else:
-                text, style = _nats(value, True), colours.difference_class(value, self.nats)
-            strong = score and verdict(gap) in ("worse", "better")
-            return Field(text, style, f"{where} against {plain(base, 60)}: {words}", href, strong)
+                text, told = _nats(value, True), gap.logprob_says in ("lower", "higher")
+                style = colours.difference_class(value, self.nats, told)
+            return Field(text, style, f"{where} minus {plain(base, 60)}: {words}", href, told)
 
         return field
 

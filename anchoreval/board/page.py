@@ -7,7 +7,7 @@ script by hash and nothing else. The script only chooses a baseline, sorts table
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from anchoreval.board import colours
@@ -15,23 +15,26 @@ from anchoreval.board.assets import TEMPLATES, environment, policy_hash, script,
 from anchoreval.board.depths import Depths, depth_maps
 from anchoreval.board.evidence import Evidence, evidence, place_id
 from anchoreval.board.heat import Field, HeatMap, folder_of, samples_of
-from anchoreval.board.text import sources
-from anchoreval.board.view import RULER_TASKS, Average, RunView, section
+from anchoreval.board.view import RULER_TASKS, Average, RunView
 from anchoreval.board.words import (
     NONE,
+    apart_words,
     cell_words,
     counts,
+    floor_words,
     interval,
     logprob_difference,
-    p_value,
+    p_number,
     percent,
     plain,
     sentence,
+    size,
+    tally,
     tokens,
-    verdict,
 )
+from anchoreval.header_facts import anchor_words, environments, form_words, section
 from anchoreval.schema import Json
-from anchoreval.stats import Cell, Difference
+from anchoreval.stats import Cell, Contrast, Row
 
 HEADER_CHARACTERS = 20_000
 FOREST = 100.0  # half the width of the little interval plot, in its own units
@@ -52,11 +55,11 @@ class Versus:
     """One arm against the baseline: in words, as a plot, as a heat map and as table rows."""
 
     arm: str
-    verdict: str
+    word: str
     size: str
     href: str
     words: str
-    logprob: str
+    notes: tuple[str, ...]
     forest: Forest | None
     heat: HeatMap
     rows: tuple[tuple[tuple[str, str], ...], ...]
@@ -78,6 +81,7 @@ class Section:
     heats: tuple[HeatMap, ...]
     versus: Mapping[str, tuple[Versus, ...]]
     scale: int
+    floor: str
     rows: tuple[tuple[tuple[str, str], ...], ...]
     evidence: tuple[Evidence, ...]
     footnotes: tuple[str, ...]
@@ -106,7 +110,7 @@ def _model(view: RunView) -> str:
 
 
 def _section(view: RunView, number: int) -> Section:
-    scale = colours.difference_scale(list(_points(view)))
+    scale = colours.shown_scale(row for contrast in view.contrasts.values() for row in contrast.cells)
     compared = view.arms if len(view.arms) > 1 else ()
     href = folder_of(view)
     return Section(
@@ -122,6 +126,7 @@ def _section(view: RunView, number: int) -> Section:
         tuple(_scores(view, number, arm) for arm in view.arms),
         {plain(base, 60): _against(view, number, base, scale) for base in compared},
         scale,
+        _floor(view.contrasts.values()),
         tuple(_score_rows(view, number)),
         tuple(evidence(view, number)),
         tuple(_footnotes(view)),
@@ -129,9 +134,9 @@ def _section(view: RunView, number: int) -> Section:
     )  # fmt: skip
 
 
-def _points(view: RunView) -> Iterator[float]:
-    for comparison in view.comparisons.values():
-        yield from (100 * cell.difference for cell in comparison.cells if cell.difference is not None)
+def _floor(contrasts: Iterable[Contrast]) -> str:
+    """What the placebo differs by, or that there is none."""
+    return next(filter(None, map(floor_words, contrasts)), "noise floor: no placebo in this run")
 
 
 def _lead(view: RunView) -> str:
@@ -148,7 +153,7 @@ def _lead(view: RunView) -> str:
 def _facts(view: RunView) -> Iterator[tuple[str, str]]:
     """(label, value) of what a reader asks first; the whole header follows on the page."""
     header = view.header
-    model, tokenizer = section(header, "model"), section(header, "tokenizer")
+    model = section(header, "model")
     size = model.get("parameters")
     yield "Run", plain(view.name, 100)
     yield "Folder", plain(view.path, 200)
@@ -158,26 +163,20 @@ def _facts(view: RunView) -> Iterator[tuple[str, str]]:
     yield "Weights", f"sha256 {plain(model['sha256'], 64)[:16]}" if model.get("sha256") else NONE
     yield "Parameters", f"{size:,}" if isinstance(size, int) else plain(size or NONE, 40)
     yield "Dtype", plain(model.get("dtype") or NONE, 40)
-    yield "Anchor token", _anchor(tokenizer)
-    yield "Template", plain(header.get("template", NONE), 60)
+    yield "Anchor token", plain(anchor_words(header) or NONE, 120)
+    yield "Prompts", plain(form_words(header) or NONE, 60)
     yield "Seed", plain(header.get("seed", NONE), 40)
     yield (
         "Sources",
         ", ".join(f"{plain(k, 40)} {plain(v, 60)}" for k, v in section(header, "sources").items()) or NONE,
     )
+    if len(environments(header)) > 1:
+        yield "Environments", f"{len(environments(header))}"
     yield (
         "Records",
         f"{len(view.records):,}" + (f" of {view.expected:,}" if view.expected is not None else ""),
     )
 
-
-def _anchor(tokenizer: Mapping[str, Json]) -> str:
-    """The token that stands first in every prompt, and that it was anchoreval that put it there."""
-    source = tokenizer.get("anchor_from")
-    if source == "none":
-        return "none: prompts are sent without one"
-    text = plain(tokenizer.get("anchor_token", NONE), 60)
-    return f"{text}, put there by anchoreval: the tokenizer puts none" if source == "anchoreval" else text
 
 
 def _engine(said: Mapping[str, Json]) -> str:
@@ -189,10 +188,13 @@ def _engine(said: Mapping[str, Json]) -> str:
 
 
 def _warnings(view: RunView) -> Iterator[str]:
-    if not view.comparable:
-        yield f"Not comparable with published scores: {sources(view)}."
+    if view.incomparable:
+        yield f"Not comparable with published scores: {plain(view.incomparable, 400)}."
     if view.extension:
         yield view.extension
+    if view.environments:
+        yield f"{plain(view.environments, 400)}."
+    yield from (line.text for line in view.outcomes if not line.quiet)
     if view.expected is not None and len(view.records) < view.expected:
         yield f"Unfinished: {len(view.records):,} of {view.expected:,} records so far."
 
@@ -216,7 +218,7 @@ def _score(view: RunView, number: int, task: str, length: int, arm: str) -> Fiel
         why = view.unmakeable.get((task, length))
         reason = f"cannot be made: {plain(why, 300)}" if why else "no score" if cell else "no records"
         return Field(NONE, "none", f"{where}: {reason}", href)
-    mark = "*" if cell.scored < cell.asked else ""
+    mark = "*" if cell.lost else ""
     label = f"{where}: {cell_words(cell)}"
     return Field(percent(cell.mean) + mark, colours.score_class(cell.mean), label, href)
 
@@ -224,12 +226,14 @@ def _score(view: RunView, number: int, task: str, length: int, arm: str) -> Fiel
 def _mean(view: RunView, average: Average, length: int, number: int) -> Field:
     value, count = average.by_length.get(length), average.tasks.get(length, 0)
     label = f"{plain(average.arm, 60)} at {tokens(length)}: mean of {count} of {RULER_TASKS} tasks"
-    text = NONE if value is None else f"{value:.1f}" + ("*" if count < RULER_TASKS else "")
+    if lost := average.lost.get(length, 0):
+        label += f", {lost:,} samples without a score left out; {average.as_wrong[length]:.1f} with the lost as wrong"
+    text = NONE if value is None else f"{value:.1f}" + ("*" if lost or count < RULER_TASKS else "")
     return Field(text, "mean", label, samples_of(view, f"#run{number}", length=length, arm=average.arm))
 
 
 def _versus(view: RunView, number: int, arm: str, baseline: str, scale: int, forest: int) -> Versus:
-    comparison = view.comparisons[arm, baseline]
+    contrast = view.contrasts[arm, baseline]
     cells = view.differences(arm, baseline)
     rows = [
         (
@@ -238,56 +242,59 @@ def _versus(view: RunView, number: int, arm: str, baseline: str, scale: int, for
         )
         for task in view.tasks
     ]
-    by_length = {cell.length: cell for cell in comparison.lengths}
+    by_length = {row.difference.length: row for row in contrast.lengths}
     rows.append(("all pairs", tuple(_pooled(view, number, n, arm, by_length.get(n)) for n in view.lengths)))
-    pooled = comparison.pooled
+    pooled = contrast.pooled
+    several = f"by task and length: {tally(contrast.cells)}" if len(contrast.cells) > 1 else ""
     return Versus(
         plain(arm, 60),
-        verdict(pooled),
-        f"{percent(pooled.difference, True)} {interval(pooled.low, pooled.high, True)}",
+        pooled.word,
+        size(pooled),
         samples_of(view, "", arm=arm),
         counts(pooled),
-        logprob_difference(pooled),
-        _forest(pooled, forest),
+        tuple(filter(None, [logprob_difference(pooled), several, apart_words(contrast)])),
+        None if pooled.too_few else _forest(pooled, forest),
         HeatMap(f"{plain(arm, 60)} minus {plain(baseline, 60)}", tuple(rows), ""),
-        tuple(_difference_row(view, number, cell) for cell in comparison.cells),
+        tuple(_difference_row(view, number, row) for row in contrast.cells),
     )
 
 
-def _changed(
-    view: RunView, number: int, task: str, length: int, arm: str, difference: Difference | None, scale: int
-) -> Field:
+def _changed(view: RunView, number: int, task: str, length: int, arm: str, row: Row | None, scale: int) -> Field:
     where = f"{plain(task, 80)} at {tokens(length)}"
     href = samples_of(view, f"#{place_id(view, number, task, length)}", task=task, length=length, arm=arm)
-    if difference is None or difference.difference is None:
+    if row is None or row.difference.difference is None:
         why = view.unmakeable.get((task, length))
-        return Field(NONE, "none", f"{where}: {f'cannot be made: {plain(why, 300)}' if why else 'no pairs'}", href)
-    words = "; ".join(filter(None, [sentence(difference), logprob_difference(difference)]))
-    style = colours.difference_class(100 * difference.difference, scale)
-    text, strong = percent(difference.difference, True), verdict(difference) in ("worse", "better")
-    return Field(text, style, f"{where}: {words}", href, strong)
+        lost = counts(row) if row and row.difference.left_out else "no pairs"
+        return Field(NONE, "none", f"{where}: {f'cannot be made: {plain(why, 300)}' if why else lost}", href)
+    words = "; ".join(filter(None, [sentence(row), logprob_difference(row)]))
+    style = colours.difference_class(100 * row.difference.difference, scale, row.told)
+    return Field(_difference(row), style, f"{where}: {words}", href, row.told)
 
 
-def _pooled(view: RunView, number: int, length: int, arm: str, difference: Difference | None) -> Field:
+def _difference(row: Row) -> str:
+    """The difference, with a star where pairs are left out."""
+    return percent(row.difference.difference, True) + ("*" if row.difference.left_out else "")
+
+
+def _pooled(view: RunView, number: int, length: int, arm: str, row: Row | None) -> Field:
     href = samples_of(view, f"#run{number}", length=length, arm=arm)
-    if difference is None:
+    if row is None or row.difference.difference is None:
         return Field(NONE, "none", f"{tokens(length)}: no pairs", href)
-    strong = verdict(difference) in ("worse", "better")
-    label = f"all tasks at {tokens(length)}: {sentence(difference)}"
-    return Field(percent(difference.difference, True), "mean", label, href, strong)
+    label = f"all tasks at {tokens(length)}: {sentence(row)}"
+    return Field(_difference(row), "mean", label, href, row.told)
 
 
 def _against(view: RunView, number: int, baseline: str, scale: int) -> tuple[Versus, ...]:
     """Every other arm against the baseline, the interval plots on one axis."""
     arms = [arm for arm in view.arms if arm != baseline]
-    pooled = [view.comparisons[arm, baseline].pooled for arm in arms]
+    pooled = [row.difference for arm in arms if not (row := view.contrasts[arm, baseline].pooled).too_few]
     ends = [100 * end for one in pooled for end in (one.low, one.high) if end is not None]
     forest = colours.difference_scale(ends)
     return tuple(_versus(view, number, arm, baseline, scale, forest) for arm in arms)
 
 
-def _forest(difference: Difference, scale: int) -> Forest | None:
-    low, middle, high = difference.low, difference.difference, difference.high
+def _forest(row: Row, scale: int) -> Forest | None:
+    low, middle, high = row.difference.low, row.difference.difference, row.difference.high
     if low is None or middle is None or high is None:
         return None
     low, middle, high = (round(100 * value / scale * FOREST, 2) for value in (low, middle, high))
@@ -311,26 +318,32 @@ def _score_row(view: RunView, number: int, cell: Cell) -> tuple[tuple[str, str],
         (plain(cell.task, 80), ""),
         (tokens(cell.length), str(cell.length)),
         (plain(cell.arm, 60), ""),
-        (percent(cell.mean), _key(cell.mean)),
+        (percent(cell.mean) + ("*" if cell.lost and cell.scored else ""), _key(cell.mean)),
         (interval(cell.low, cell.high), _key(cell.low)),
         (f"{cell.scored}/{cell.asked}", str(cell.scored)),
+        (percent(cell.as_wrong), _key(cell.as_wrong)),
         (logprob, _key(cell.logprob)),
     )
 
 
-def _difference_row(view: RunView, number: int, cell: Difference) -> tuple[tuple[str, str], ...]:
+def _difference_row(view: RunView, number: int, row: Row) -> tuple[tuple[str, str], ...]:
+    cell = row.difference
     task, length = str(cell.task), int(cell.length or 0)
+    same = NONE if cell.same_outputs is None else str(cell.same_outputs)
     return (
         _row_links(view, number, task, length, cell.arm),
         (plain(task, 80), ""),
         (tokens(length), str(length)),
         (plain(cell.arm, 60), ""),
-        (percent(cell.difference, True), _key(cell.difference)),
-        (interval(cell.low, cell.high, True), _key(cell.low)),
-        (str(cell.pairs), str(cell.pairs)),
+        (_difference(row), _key(cell.difference)),
+        (NONE if row.too_few else interval(cell.low, cell.high, True), _key(cell.low)),
+        (f"{cell.pairs}{'*' if cell.left_out else ''}", str(cell.pairs)),
+        (same, "" if cell.same_outputs is None else same),
         (str(cell.discordant), str(cell.discordant)),
-        (p_value(cell.p).removeprefix("p").removeprefix("="), _key(cell.p)),
+        (p_number(cell.p), _key(cell.p)),
+        (p_number(row.p_holm), _key(row.p_holm)),
         (percent(cell.detectable), _key(cell.detectable)),
+        (row.says, ""),
     )
 
 
@@ -346,7 +359,8 @@ def _key(value: float | None) -> str:
 def _footnotes(view: RunView) -> Iterator[str]:
     for (task, length), why in view.unmakeable.items():
         yield f"{NONE} {plain(task, 80)} at {tokens(length)} cannot be made: {plain(why, 300)}"
-    if any(cell.scored < cell.asked for cell in view.cells.values()):
-        yield "* not every sample of this cell was scored; the counts are in the table and the details"
+    if any(cell.lost for cell in view.cells.values()):
+        yield "* samples without a score are left out; the column 'lost as wrong' is the mean where they count as wrong"
+    yield from (line.text for line in view.outcomes if line.quiet)
     if any(count < RULER_TASKS for one in view.averages.values() for count in one.tasks.values()):
         yield f"* in the last row: a mean over fewer than RULER's {RULER_TASKS} tasks"

@@ -5,11 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from textwrap import wrap
 
-from anchoreval.board.view import Run, RunView, view
-from anchoreval.board.words import NONE, column, percent, plain, sentence, shortened, tokens
-from anchoreval.stats import Cell, Comparison, Place
+from anchoreval.board.view import Run, view
+from anchoreval.board.words import (
+    NONE,
+    apart_words,
+    column,
+    floor_words,
+    logprob_difference,
+    percent,
+    plain,
+    sentence,
+    shortened,
+    tally,
+    tokens,
+)
+from anchoreval.stats import Cell, Contrast, Difference, Place
 
 COLUMN = 8
 GAP = "   "
@@ -34,72 +47,105 @@ class _Panel:
 
 
 def run_table(run: Run, baseline: str | None = None, width: int = 100) -> str:
-    """The whole result of a run as text: scores, differences to `baseline` (the first arm), notes."""
+    """The whole result of a run as text: scores, differences to `baseline` (the first arm), verdicts, notes."""
     shown = view(run, Path())
     base = baseline or (shown.arms[0] if shown.arms else "")
-    comparisons = [shown.comparisons[arm, base] for arm in shown.arms if arm != base]
-    lines = [table(list(shown.cells.values()), comparisons, shown.unmakeable, width)]
+    contrasts = [shown.contrasts[arm, base] for arm in shown.arms if arm != base]
+    lines = [table(list(shown.cells.values()), contrasts, shown.unmakeable, width)]
     summaries = {average.summary for average in shown.averages.values() if average.by_length}
     if len(summaries) == 1:
         lines.append(f"RULER: {summaries.pop()}")
     else:
         lines += [f"{plain(arm, 40)}: RULER {average.summary}" for arm, average in shown.averages.items()]
-    if not shown.comparable:
-        lines.append(INCOMPARABLE + sources(shown) + ".")
+    notes = [line.text for line in sorted(shown.outcomes, key=lambda line: not line.quiet)]
+    if shown.environments:
+        notes.append(f"{shown.environments}.")
+    if shown.incomparable:
+        notes.append(f"{INCOMPARABLE}{plain(shown.incomparable, 400)}.")
     if shown.extension:
-        lines.append(shown.extension)
-    return "\n".join(lines)
-
-
-def sources(shown: RunView) -> str:
-    """Which source texts the package made itself: `haystack generated, qa generated`."""
-    given = shown.header.get("sources")
-    named = given.items() if isinstance(given, Mapping) else ()
-    made = [
-        f"{plain(name, 40)} {plain(value, 60)}" for name, value in named if value != "published" and name != "wordlists"
-    ]
-    return ", ".join(made) or "see header.json"
+        notes.append(shown.extension)
+    return "\n".join(lines + [line for note in notes for line in wrap(note, width, subsequent_indent="  ")])
 
 
 def table(
     cells: Sequence[Cell],
-    comparisons: Sequence[Comparison] = (),
+    contrasts: Sequence[Contrast] = (),
     unmakeable: Mapping[Place, str] | None = None,
     width: int = 100,
 ) -> str:
-    """Scores x 100 per arm and differences per comparison, then what was left out, and verdicts in words."""
+    """Scores x 100 per arm and differences per contrast, then what was left out, and verdicts in words."""
     why = unmakeable or {}
     tasks = list(dict.fromkeys([cell.task for cell in cells] + [task for task, _ in why]))
     lengths = tuple(sorted({cell.length for cell in cells} | {length for _, length in why}))
-    panels = [_scores(arm, cells, lengths) for arm in dict.fromkeys(cell.arm for cell in cells)]
-    panels += [_differences(comparison, lengths) for comparison in comparisons]
+    panels = [_scores(arm, cells, lengths, why) for arm in dict.fromkeys(cell.arm for cell in cells)]
+    panels += [_differences(contrast, lengths) for contrast in contrasts]
     lines = [line for group in _grouped(panels, tasks, width) for line in (*_block(group, tasks), "")]
     notes = [wrapped for note in _notes(cells, why) for wrapped in wrap(note, width, subsequent_indent="  ")]
-    return "\n".join([*lines, *notes, *_verdicts(comparisons)]).rstrip()
+    return "\n".join([*lines, *notes, *_verdicts(contrasts)]).rstrip()
 
 
-def _scores(arm: str, cells: Sequence[Cell], lengths: tuple[int, ...]) -> _Panel:
+def _scores(arm: str, cells: Sequence[Cell], lengths: tuple[int, ...], unmakeable: Mapping[Place, str]) -> _Panel:
     found = {(cell.task, cell.length): cell for cell in cells if cell.arm == arm}
 
     def text(task: str, length: int) -> str:
         cell = found.get((task, length))
-        return NONE if cell is None else percent(cell.mean) + ("*" if cell.scored < cell.asked else " ")
+        return NONE if cell is None else percent(cell.mean) + _mark(cell.lost)
 
     def mean(length: int) -> str:
-        values = [cell.mean for (_, of), cell in found.items() if of == length and cell.mean is not None]
-        return f"{percent(sum(values) / len(values))} " if values else NONE
+        over = means_over([cell for (_, of), cell in found.items() if of == length])
+        short = over.lost or any(of == length for _, of in unmakeable)
+        return NONE if over.mean is None else percent(over.mean) + _mark(short)
 
     return _Panel(plain(arm, 60), lengths, text, mean)
 
 
-def _differences(comparison: Comparison, lengths: tuple[int, ...]) -> _Panel:
-    cells = {(cell.task, cell.length): cell.difference for cell in comparison.cells}
-    pooled = {cell.length: cell.difference for cell in comparison.lengths}
+def _mark(short: int | bool) -> str:
+    """A star behind a number from which something is left out, else the room for it."""
+    return "*" if short else " "
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    """A mean over tasks of what was scored, the same with the lost as wrong, and how much was lost."""
+
+    mean: float | None
+    as_wrong: float
+    scored: int
+    asked: int
+    lost_tasks: int
+
+    @property
+    def lost(self) -> int:
+        """Samples without a score."""
+        return self.asked - self.scored
+
+
+def means_over(cells: Sequence[Cell]) -> Over:
+    """The mean over the tasks of one arm and length."""
+    means = [cell.mean for cell in cells if cell.mean is not None]
+    return Over(
+        fmean(means) if means else None,
+        fmean(cell.as_wrong for cell in cells) if cells else 0.0,
+        sum(cell.scored for cell in cells),
+        sum(cell.asked for cell in cells),
+        len(cells) - len(means),
+    )
+
+
+def _differences(contrast: Contrast, lengths: tuple[int, ...]) -> _Panel:
+    cells = {(row.difference.task, row.difference.length): row.difference for row in contrast.cells}
+    pooled = {row.difference.length: row.difference for row in contrast.lengths}
+
+    def shown(difference: Difference | None) -> str:
+        if difference is None or difference.difference is None:
+            return NONE + " "
+        return percent(difference.difference, signed=True) + _mark(difference.left_out)
+
     return _Panel(
-        f"{plain(comparison.arm, 40)} minus {plain(comparison.baseline, 40)}",
+        title(contrast),
         lengths,
-        lambda task, length: percent(cells.get((task, length)), signed=True) + " ",
-        lambda length: percent(pooled.get(length), signed=True) + " ",
+        lambda task, length: shown(cells.get((task, length))),
+        lambda length: shown(pooled.get(length)),
     )
 
 
@@ -143,24 +189,55 @@ def _label_width(tasks: Sequence[str]) -> int:
     return max([len(plain(task.removeprefix(suite), 40)) for task in tasks] + [len(suite), 4])
 
 
-def _notes(cells: Sequence[Cell], unmakeable: Mapping[Place, str]) -> list[str]:
+def _notes(cells: Sequence[Cell], unmakeable: Mapping[Place, str]) -> Iterator[str]:
+    """What the stars stand for: how much was scored, and the mean where the lost count as wrong."""
     short: dict[str, list[str]] = {}
     for cell in cells:
-        if cell.scored < cell.asked:
-            counts = f"{plain(cell.arm, 40)} {cell.scored}/{cell.asked}"
+        if cell.lost:
+            counts = f"{plain(cell.arm, 40)} {cell.scored}/{cell.asked} ({percent(cell.as_wrong)})"
             short.setdefault(f"{plain(cell.task, 60)} at {tokens(cell.length)}", []).append(counts)
-    parts = shortened(f"{place} {', '.join(counts)}" for place, counts in short.items())
-    lines = [f"* scored/asked: {'; '.join(parts)}"] if parts else []
+    if parts := shortened(f"{place} {', '.join(counts)}" for place, counts in short.items()):
+        yield f"* scored/asked, and the mean with the lost as wrong in brackets: {'; '.join(parts)}"
+    whole = [
+        f"{tokens(length)} {plain(arm, 40)} {percent(over.mean)}, {percent(over.as_wrong)} with the lost as wrong"
+        + (f", {over.lost_tasks} of {len(own)} tasks lost whole" if over.lost_tasks else "")
+        for (length, arm), own in _by_column(cells).items()
+        if (over := means_over(own)).lost
+    ]
+    if whole:
+        yield f"* all: a mean of what was scored: {'; '.join(shortened(whole))}"
+    for length in dict.fromkeys(length for _, length in unmakeable):
+        missing = sum(of == length for _, of in unmakeable)
+        made = len({cell.task for cell in cells if cell.length == length})
+        yield f"* all at {tokens(length)}: a mean over {made} of {made + missing} tasks"
     for (task, length), why in unmakeable.items():
-        lines.append(f"{NONE} {plain(task, 60)} at {tokens(length)}: {plain(why, 160)}")
-    return lines
+        yield f"{NONE} {plain(task, 60)} at {tokens(length)}: {plain(why, 160)}"
 
 
-def _verdicts(comparisons: Sequence[Comparison]) -> Iterator[str]:
-    """The pooled difference of every comparison in words, and the worst length when there are several."""
-    for comparison in comparisons:
-        name = f"{plain(comparison.arm, 40)} vs {plain(comparison.baseline, 40)}"
-        yield f"{name}, pooled: {sentence(comparison.pooled)}"
-        judged = [one for one in comparison.lengths if one.difference is not None]
+def _by_column(cells: Sequence[Cell]) -> dict[tuple[int, str], list[Cell]]:
+    found: dict[tuple[int, str], list[Cell]] = {}
+    for cell in cells:
+        found.setdefault((cell.length, cell.arm), []).append(cell)
+    return found
+
+
+def _verdicts(contrasts: Sequence[Contrast]) -> Iterator[str]:
+    """The verdict of every contrast over all pairs, at every length where there are several, and over its cells."""
+    for contrast in contrasts:
+        yield f"{title(contrast)}, all pairs: {sentence(contrast.pooled)}"
+        judged = [row for row in contrast.lengths if row.difference.difference is not None]
         if len(judged) > 1:
-            yield from (f"  at {tokens(one.length or 0)}: {sentence(one)}" for one in judged)
+            yield from (f"  at {tokens(row.difference.length or 0)}: {sentence(row)}" for row in judged)
+        if logprob := logprob_difference(contrast.pooled):
+            yield f"  {logprob}"
+        if len(contrast.cells) > 1:
+            yield f"  by task and length: {tally(contrast.cells)}"
+        if apart := apart_words(contrast):
+            yield f"  {apart}"
+    if contrasts:
+        yield next(filter(None, map(floor_words, contrasts)), "noise floor: no placebo in this run")
+
+
+def title(contrast: Contrast) -> str:
+    """`fp32 minus bf16`."""
+    return f"{plain(contrast.arm, 40)} minus {plain(contrast.baseline, 40)}"

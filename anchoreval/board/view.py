@@ -13,9 +13,11 @@ from statistics import fmean
 from typing import Any, Protocol
 
 from anchoreval.board.links import VIEWER
+from anchoreval.board.outcomes import OutcomeLine, outcome_lines
+from anchoreval.header_facts import environment_words, incomparable_words
 from anchoreval.schema import Json, Record
 from anchoreval.scoring.aggregate import TASKS, effective_length, weighted_decreasing, weighted_increasing
-from anchoreval.stats import Cell, Comparison, Difference, Place, cells, paired
+from anchoreval.stats import Cell, Contrast, Place, Row, Side, cells, contrast, paired_sides, sides
 
 RULER_TASKS = TASKS
 
@@ -46,8 +48,10 @@ EXTENSION = "Attention masked by documents at inference is this project's extens
 class Average:
     """RULER's averages for one arm; scores 0..100. `tasks[length]` counts the tasks in `by_length[length]`.
 
-    A mean over fewer than 13 tasks is shown as such. The weighted means and the effective length ("<4K",
-    "8K", ">128K") are RULER's own: six lengths of 13 tasks each, None where one that matters is missing.
+    A mean over fewer than 13 tasks is shown as such, and so is one from which samples without a score are left out:
+    `lost[length]` counts them and `as_wrong[length]` is the mean where they count as wrong. The weighted means and the
+    effective length ("<4K", "8K", ">128K") are RULER's own: six lengths of 13 tasks each, None where one that matters
+    is missing.
     """
 
     arm: str
@@ -56,6 +60,8 @@ class Average:
     increasing: float | None
     decreasing: float | None
     effective: str | None
+    lost: Mapping[int, int]
+    as_wrong: Mapping[int, float]
 
     @property
     def summary(self) -> str:
@@ -67,7 +73,10 @@ class Average:
             parts.append(f"effective length {self.effective}")
         if len(parts) < 3:
             parts.append(f"wAvg needs RULER's six lengths, 4K to 128K, with all {RULER_TASKS} tasks")
-        return f"means over {self.coverage} tasks; " + ", ".join(parts)
+        left = (
+            f"{sum(self.lost.values()):,} samples have no score and are left out; " if any(self.lost.values()) else ""
+        )
+        return f"means over {self.coverage} tasks; {left}" + ", ".join(parts)
 
     @property
     def coverage(self) -> str:
@@ -106,9 +115,24 @@ class RunView:
         return EXTENSION if masked else ""
 
     @property
-    def comparable(self) -> bool:
-        """Whether the header says that the scores may stand beside published RULER's."""
-        return self.header.get("comparable") is not False
+    def incomparable(self) -> str:
+        """Why scores do not stand beside published ones, and which tasks'; empty where all do."""
+        return incomparable_words(self.header)
+
+    def comparable(self, tasks: Sequence[str]) -> bool:
+        """Whether the scores of all these tasks may stand beside published ones."""
+        return not incomparable_words(self.header, tasks)
+
+    @property
+    def environments(self) -> str:
+        """A sentence where the run was computed in several environments, else empty."""
+        words = environment_words(self.header)
+        return f"{words}: last bits may differ from one record to the next; records name theirs" if words else ""
+
+    @cached_property
+    def outcomes(self) -> Sequence[OutcomeLine]:
+        """What became of the samples that were not simply answered."""
+        return outcome_lines(self.header, self.records)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -117,13 +141,18 @@ class RunView:
         return hashlib.sha256(text.encode("ascii")).hexdigest()[:12]
 
     @cached_property
-    def comparisons(self) -> Mapping[tuple[str, str], Comparison]:
-        """(arm, baseline) -> their paired differences, for every ordered pair of arms."""
-        found: dict[tuple[str, str], Comparison] = {}
+    def contrasts(self) -> Mapping[tuple[str, str], Contrast]:
+        """(arm, baseline) -> their paired differences with their verdicts, for every ordered pair of arms."""
+        known = sides(self.header, self.records)
+        for arm in self.arms:
+            known.setdefault(arm, Side(arm, arm, {}))
+        found: dict[tuple[str, str], Contrast] = {}
         for i, baseline in enumerate(self.arms):
             for arm in self.arms[i + 1 :]:
-                found[arm, baseline] = comparison = paired(self.records, arm, baseline)
-                found[baseline, arm] = comparison.reversed()
+                side, base = known[arm], known[baseline]
+                comparison = paired_sides(side.records, base.records, arm, baseline)
+                found[arm, baseline] = contrast(side, base, comparison=comparison)
+                found[baseline, arm] = contrast(base, side, comparison=comparison.reversed())
         return found
 
     @cached_property
@@ -147,15 +176,21 @@ class RunView:
         places = [(task, length) for task in self.tasks for length in self.lengths]
         return limit * len(self.arms) * sum(place not in self.unmakeable for place in places)
 
-    def differences(self, arm: str, baseline: str) -> Mapping[Place, Difference]:
+    def differences(self, arm: str, baseline: str) -> Mapping[Place, Row]:
         """(task, length) -> the difference there."""
-        found = self.comparisons[arm, baseline].cells
-        return {(str(cell.task), int(cell.length or 0)): cell for cell in found}
+        found = self.contrasts[arm, baseline].cells
+        return {(str(row.difference.task), int(row.difference.length or 0)): row for row in found}
 
     def _average(self, arm: str) -> Average:
         by_length: dict[int, dict[str, float]] = {}
+        lost: dict[int, int] = {}
+        as_wrong: dict[int, list[float]] = {}
         for (task, length, of), cell in self.cells.items():
-            if of == arm and cell.mean is not None and task.startswith("ruler/"):
+            if of != arm or not task.startswith("ruler/"):
+                continue
+            lost[length] = lost.get(length, 0) + cell.lost
+            as_wrong.setdefault(length, []).append(round(100 * cell.as_wrong, 2))
+            if cell.mean is not None:
                 by_length.setdefault(length, {})[task] = round(100 * cell.mean, 2)  # as upstream
         means = {length: fmean(by_length[length].values()) for length in sorted(by_length)}
         whole = {length: mean for length, mean in means.items() if len(by_length[length]) == RULER_TASKS}
@@ -166,6 +201,8 @@ class RunView:
             weighted_increasing(whole),
             weighted_decreasing(whole),
             effective_length(whole),
+            lost,
+            {length: fmean(values) for length, values in as_wrong.items()},
         )
 
 
@@ -190,12 +227,6 @@ def view(run: Run, folder: Path) -> RunView:
 def unmakeable(header: Mapping[str, Json]) -> dict[Place, str]:
     """(task, length) -> why the header says that no such sample can be made."""
     return {(str(one["task"]), int(one["length"])): str(one["why"]) for one in _list(header, "unmakeable")}
-
-
-def section(header: Mapping[str, Json], key: str) -> Mapping[str, Json]:
-    """The object under `key` of a header; empty where there is none."""
-    value = header.get(key)
-    return value if isinstance(value, Mapping) else {}
 
 
 def _name(arm: Any) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
-from anchoreval.schema import NATURAL
-from anchoreval.stats import Cell, Difference
+from anchoreval.schema import NATURAL, SCORED, Outcome
+from anchoreval.stats import UNSCORED, Cell, Contrast, Difference, Row
 
 NONE = "–"  # en dash: a cell that holds no number
 # C0 but tab and newline, C1, soft hyphen, zero-width and bidirectional marks, line separators, byte order
@@ -47,39 +48,99 @@ def p_value(p: float | None) -> str:
     return f"p={p:.0e}" if p < 0.001 else f"p={p:.3f}" if p < 0.1 else f"p={p:.2f}"
 
 
-def verdict(difference: Difference) -> str:
-    """`worse` or `better` where the interval excludes zero and p < 0.05, else `no difference shown`."""
-    low, high, p = difference.low, difference.high, difference.p
-    if low is None or high is None or p is None:
-        return "nothing to compare"
-    if p < 0.05 and (high < 0 or low > 0):
-        return "worse" if high < 0 else "better"
-    return "identical scores" if difference.discordant == 0 else "no difference shown"
+def p_text(p: float | None, holm: float | None) -> str:
+    """`p=0.031`, or `p=0.031, 0.062 after Holm's correction` where that changes it."""
+    if p is None or holm is None or holm == p:
+        return p_value(p)
+    return f"{p_value(p)}, {p_number(holm)} after Holm's correction"
 
 
-def sentence(difference: Difference) -> str:
-    """`worse, -63.0 [-70.1, -55.2], n=60 pairs, p=1e-12`, or what could have been seen."""
-    if difference.difference is None:
-        return counts(difference)
-    size = f"{percent(difference.difference, True)} {interval(difference.low, difference.high, True)}"
-    said, rest = counts(difference).split(", ", 1)
-    return f"{said}, {size}, {rest}"
+def p_number(p: float | None) -> str:
+    """`0.031`, `1e-12`, `<1e-300`: what stands in a column of p values."""
+    return NONE if p is None else p_value(p).removeprefix("p").removeprefix("=")
 
 
-def counts(difference: Difference) -> str:
+def size(row: Row) -> str:
+    """`-63.0 [-70.1, -55.2]`; the interval of too few pairs, which says nothing, is left out."""
+    one = row.difference
+    ends = "" if row.too_few else interval(one.low, one.high, True)
+    return f"{percent(one.difference, True)} {ends}".rstrip()
+
+
+def sentence(row: Row) -> str:
+    """`worse, -63.0 [-70.1, -55.2], 60 pairs (12 of the same output), p=1e-12`, or what could have been seen."""
+    if row.difference.difference is None:
+        return counts(row)
+    return f"{row.says}, {size(row)}, {pairs(row)}"
+
+
+def counts(row: Row) -> str:
     """`sentence` without the difference itself."""
-    count = f"n={difference.pairs} pairs{_left_out(difference)}"
-    said = verdict(difference)
-    if difference.difference is None:
-        return f"{said}, {count}"
-    text = f"{said}, {count}, {p_value(difference.p)}"
-    return text if said in ("worse", "better") else f"{text}; {_detectable(difference)}"
+    return f"{row.says}, {pairs(row)}"
+
+
+def pairs(row: Row) -> str:
+    """`60 pairs (12 of the same output), 4 left out: 3 refused, 1 failed, p=0.031, detects 2.2`."""
+    one = row.difference
+    same = "" if one.same_outputs is None or not one.pairs else f" ({one.same_outputs:,} of the same output)"
+    parts = [f"{one.pairs:,} pair{'s' * (one.pairs != 1)}{same}", left_out(one)]
+    if one.pairs and one.discordant:
+        parts.append(p_text(one.p, row.p_holm))
+    if not row.told and one.detectable is not None:
+        parts.append(f"detects {percent(one.detectable)}")
+    return ", ".join(filter(None, parts))
+
+
+def left_out(difference: Difference) -> str:
+    """`4 left out: 3 refused, 1 failed`; nothing where none was."""
+    if not difference.left_out:
+        return ""
+    why = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in difference.lost.items())
+    return f"{difference.left_out:,} left out" + (f": {why}" if why else "")
+
+
+def tally(rows: Iterable[Row]) -> str:
+    """`22 worse, 4 cannot tell`: how many rows say which word."""
+    found = Counter(row.word for row in rows)
+    return ", ".join(f"{count} {word}" for word, count in found.most_common())
+
+
+def apart_words(contrast: Contrast) -> str:
+    """How many pairs were computed on two machines or by two versions; nothing where none was."""
+    count = contrast.computed_apart
+    return f"{count:,} pairs have their two answers from different environments: last bits differ" if count else ""
+
+
+def floor_words(contrast: Contrast) -> str:
+    """What the placebo differs by over all pairs; nothing where there is none."""
+    floor = contrast.pooled.floor
+    if floor is None:
+        return ""
+    if floor.zero:
+        return "noise floor 0 here: the placebo changed no score, no output and no bit of a log-probability"
+    said = f"noise floor, all pairs: the placebo differs in {100 * floor.discordant:.1f}% of scores"
+    said += "" if floor.outputs is None else f" and {100 * floor.outputs:.1f}% of outputs"
+    said += f", its mean by {100 * floor.difference:.2f}"
+    if floor.logprob_spread is not None:
+        said += f", its log-probabilities by {floor.logprob_spread:.1e} nats (root mean square)"
+    return said
 
 
 def cell_words(cell: Cell) -> str:
-    """`95.0 [76.4, 99.1], 20 of 20 scored, log-probability -0.123 per token`."""
+    """`95.0 [76.4, 99.1], 20 of 20 scored, log-probability -0.123 per token`; where some have no score, both bounds."""
     score = f"{percent(cell.mean)} {interval(cell.low, cell.high)}" if cell.scored else "no score"
-    return f"{score}, {cell.scored} of {cell.asked} scored, {logprob(cell.logprob)}"
+    parts = [score, f"{cell.scored} of {cell.asked} scored"]
+    if cell.lost:
+        parts += [f"{percent(cell.as_wrong)} with the lost as wrong", lost_counts(cell.outcomes, cell.lost)]
+    return ", ".join(filter(None, [*parts, logprob(cell.logprob)]))
+
+
+def lost_counts(outcomes: Mapping[Outcome, int], lost: int) -> str:
+    """`3 refused, 1 failed`: of `lost` samples without a score, by outcome; those that no rule could judge last."""
+    counts = {outcome: count for outcome, count in outcomes.items() if outcome not in SCORED}
+    parts = [f"{count:,} {outcome.replace('_', ' ')}" for outcome, count in counts.items()]
+    unjudged = lost - sum(counts.values())
+    return ", ".join([*parts, f"{unjudged:,} {UNSCORED}"] if unjudged > 0 else parts)
 
 
 def logprob(value: float | None) -> str:
@@ -87,17 +148,25 @@ def logprob(value: float | None) -> str:
     return "no log-probability" if value is None else f"log-probability {value:.3f} per token"
 
 
-def logprob_difference(difference: Difference) -> str:
-    """`log-probability per token -0.120 [-0.200, -0.040], n=20`; nothing where there is none."""
-    if difference.logprob is None:
+def logprob_difference(row: Row) -> str:
+    """`log-probability per token: lower, -0.120 [-0.200, -0.040], 20 pairs`; nothing where there is none."""
+    one = row.difference
+    if one.logprob is None:
         return ""
+    ends = logprob_interval(one)
+    value = f"{nats(one.logprob)} {ends}".rstrip()
+    return f"log-probability per token: {row.logprob_says}, {value}, {one.logprob_pairs:,} pairs"
+
+
+def logprob_interval(difference: Difference) -> str:
+    """`[-0.2000, -0.0400]` in nats, or nothing where there is no interval."""
     low, high = difference.logprob_low, difference.logprob_high
-    value = f"{difference.logprob:+.4f}"
-    if low is not None and high is not None:
-        value += f" [{low:+.4f}, {high:+.4f}]"
-    elif difference.logprob == 0 and difference.logprob_pairs > 1:
-        value = "identical in all"
-    return f"log-probability per token {value}, n={difference.logprob_pairs}"
+    return "" if low is None or high is None else f"[{nats(low)}, {nats(high)}]"
+
+
+def nats(value: float) -> str:
+    """`+0.0012`, `-3.1e-06`."""
+    return f"{value:+.4f}" if abs(value) >= 1e-3 or not value else f"{value:+.1e}"
 
 
 def tokens(length: int) -> str:
@@ -114,13 +183,3 @@ def shortened(items: Iterable[str], most: int = 8) -> list[str]:
     """The first `most` items, and how many more there are."""
     listed = list(items)
     return listed if len(listed) <= most else [*listed[:most], f"and {len(listed) - most} more"]
-
-
-def _left_out(difference: Difference) -> str:
-    return f" ({difference.left_out} left out)" if difference.left_out else ""
-
-
-def _detectable(difference: Difference) -> str:
-    if difference.detectable is None:
-        return "too few pairs to show any difference"
-    return f"smallest detectable {percent(difference.detectable)}"

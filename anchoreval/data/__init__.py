@@ -96,7 +96,10 @@ CONTEXT_FREE = frozenset({"longbench", "longbench_v2"})  # can make a prompt wit
 PROSE_FREE = frozenset({"longbench", "longbench_v2", "longbench_v2_choices", "babilong_published", "lm_eval"})
 #: Made here: no score was published for their prompts.
 OWN_TEXTS = frozenset({"recall_kv", "recall_icl", "passkey", *SAMPLERS})
+#: Haystacks, as a sample's facts name them, that no text of another makes.
+MADE_OF_WORDS = frozenset({"noise", "needle", "coded words"})
 
 __all__ = [
-    "CONTEXT_FREE", "FOLLOW_UPS", "GENERATORS", "OWN_TEXTS", "POOLS", "PROSE_FREE", "SIZES", "Generator", "Recipe",
+    "CONTEXT_FREE", "FOLLOW_UPS", "GENERATORS", "MADE_OF_WORDS", "OWN_TEXTS", "POOLS", "PROSE_FREE", "SIZES",
+    "Generator", "Recipe",
 ]  # fmt: skip

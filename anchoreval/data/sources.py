@@ -136,11 +136,10 @@ class Sources:
         return self.context and all(each["published"] for each in self._used.values())
 
     @property
-    def comparable(self) -> bool:
-        """Whether every text used so far is the published one, so that scores compare with published
-        RULER's.
-        """
-        return self.haystack == "published" and self.published
+    def others(self) -> list[str]:
+        """What was read that is not the published file, and that the context is left out, where it is; in words."""
+        said = {name: str(value) for name, value in self.describe().items() if name not in ("haystack", "wordlists")}
+        return [f"{name} {value}" for name, value in said.items() if not value.startswith("published")]
 
     def describe(self) -> dict[str, Json]:
         """JSON for a run's header: the choices made, and for every file read so far what it is."""

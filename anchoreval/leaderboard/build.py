@@ -3,35 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from anchoreval.leaderboard.cells import (
-    Chosen,
-    Gap,
-    Map,
-    Taken,
-    choose,
-    depth_map,
-    difference_of,
-    judge,
-    side,
-    task_map,
-)
+from anchoreval.leaderboard.cells import Chosen, Gap, Map, Place, Taken, choose, depth_map, task_map, versus
 from anchoreval.leaderboard.columns import Row, Value, columns_of, heads
 from anchoreval.leaderboard.definition import IDENTITY, Declared
 from anchoreval.leaderboard.gather import Gathered, spread_out
+from anchoreval.schema import PLACEBO
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A run that the board shows, without its scores; `path` is relative to the board."""
+    """A run that the board shows, without its scores; `path` is relative to the board, `facts` are sentences on it."""
 
     path: str
     name: str
     viewer: bool
-    comparable: bool
+    facts: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +32,8 @@ class Group:
     setting: str
     arms: tuple[str, ...]
     runs: tuple[int, ...]
-    comparable: bool
+    incomparable: frozenset[str]
+    environments: int
     tasks: Map
     depths: Map
     repeated: int
@@ -58,6 +49,7 @@ class Line:
     arm: str
     suite: str
     comparable: bool
+    environments: int
     values: tuple[Value, ...]
 
 
@@ -96,7 +88,7 @@ def build(declared: Declared, runs: Iterable[Gathered], workers: int = 1) -> Boa
         declared,
         lengths,
         heads(definition.columns, lengths, definition.baseline),
-        tuple(Source(run.path, run.name, run.viewer, run.comparable) for run in found),
+        tuple(Source(run.path, run.name, run.viewer, run.facts) for run in found),
         tuple(groups),
         tuple(_ordered(lines, declared, lengths)),
         tuple(_absent(declared, found)),
@@ -112,14 +104,21 @@ def _group(
     wished = definition.arms or [definition.baseline, *sorted(present - {definition.baseline})]
     arms = tuple(arm for arm in wished if arm in present)
     margin = definition.margin / 100
-    offers = [(task, length, arm) for _, run in members for task, length, arm in run.cells]
+    offers = [(task, length, arm) for _, run in members for task, length, arm in run.cells if arm in arms]
+    runs = dict(members)
+
+    def stopped(run: int, arm: str, base: str, task: str, length: int) -> str:
+        said = {} if base.endswith(PLACEBO) or runs[run].stopped.get(base) else runs[run].stopped.get(arm, {})
+        return said.get((task, length), "")
+
     group = Group(
         model,
         setting,
         arms,
         tuple(number for number, _ in members),
-        all(run.comparable for _, run in members),
-        task_map(taken, declared.tasks, arms, margin),
+        frozenset(_incomparable(taken, runs)),
+        max(run.environments for run in runs.values()),
+        task_map(taken, declared.tasks, arms, margin, stopped),
         depth_map(taken, arms, margin),
         len(offers) - len(set(offers)),
     )
@@ -134,25 +133,27 @@ def _group(
             row = Row(arm, tasks, lengths, shown, gaps.get(arm), definition.baseline)
             if row.means:
                 values = columns_of(row, definition.columns)
-                lines.append(Line(0, model, setting, arm, suite, group.comparable, values))
+                comparable = not group.incomparable & {task for task, _ in row.means}
+                several = max(runs[mean.run].environments for mean in row.means.values())
+                lines.append(Line(0, model, setting, arm, suite, comparable, several, values))
     return group, lines
 
 
+def _incomparable(taken: Taken, runs: Mapping[int, Gathered]) -> Iterator[str]:
+    """The tasks that a group shows and whose scores do not stand beside published ones."""
+    for (task, _), of in taken.items():
+        if any(task in said or "all tasks" in said for said in (runs[one.run].incomparable for one in of.values())):
+            yield task
+
+
 def _pooled(taken: Taken, arms: Sequence[str], baseline: str, margin: float) -> dict[str, Gap]:
-    """Arm -> its difference to the baseline over all pairs of a suite; p corrected over the arms."""
-    raw = {}
-    for arm in arms:
-        found: list[tuple[Chosen, Chosen, str]] = [
-            (of[arm], of[baseline], f"{place[0]} at {place[1]}")
-            for place, of in sorted(taken.items())
-            if arm != baseline and arm in of and baseline in of
-        ]
-        sides = [one for a, b, where in found if (one := side(a, b, where)) and one[2]]
-        if sides:
-            raw[arm] = found[0][0].run, difference_of(sides, arm, baseline)
-    placebo = raw.get(f"{baseline}~placebo")
-    floors = {arm: placebo[1] for arm in raw if "~placebo" not in arm} if placebo else {}
-    return judge(raw, floors, margin)
+    """Arm -> its difference to the baseline over all pairs of a suite: one question for each arm."""
+    slots: dict[str, dict[str, dict[Place, Chosen]]] = {"all": {}}
+    for place, of in sorted(taken.items()):
+        for arm, one in of.items():
+            slots["all"].setdefault(arm, {})[place] = one
+    pairs = [(arm, baseline) for arm in arms if arm != baseline]
+    return {arm: gap for (_, arm, _), gap in versus(slots, pairs, lambda _, whole: whole, margin).items()}
 
 
 def _ordered(lines: Sequence[Line], declared: Declared, lengths: Sequence[int]) -> list[Line]:

@@ -2,22 +2,44 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from itertools import combinations
 from statistics import fmean
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from anchoreval.errors import RunError
 from anchoreval.leaderboard.gather import DECILES, Gathered, Scores
-from anchoreval.stats import Difference, Verdict, holm, judged, mean_interval, noise_floor, verdict
+from anchoreval.schema import OUTCOMES, PLACEBO, Outcome
+from anchoreval.stats import (
+    ALONE,
+    Difference,
+    Row,
+    family,
+    judged,
+    left_out,
+    mean_interval,
+    noise_floor,
+    placebo_of,
+    why_lost,
+    with_logprobs,
+)
 
-PLACEBO = "~placebo"
 Place = tuple[str, int]  # (task, length)
 Spot = tuple[int, int]  # (row of a map, length)
 Taken = Mapping[Place, Mapping[str, "Chosen"]]
-Side = tuple[Scores, Scores, Sequence[tuple[int, int]]]  # two arms and the positions of their common samples
+Stopped = Callable[[int, str, str, str, int], str]
 Slot = TypeVar("Slot")
+
+
+class Side(NamedTuple):
+    """Two arms of one run at one place, the positions of their common samples, how many only one of them has."""
+
+    arm: Scores
+    base: Scores
+    pairs: Sequence[tuple[int, int]]
+    alone: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +61,30 @@ class Mean:
     low: float | None
     high: float | None
     logprob: float | None
+    outcomes: Mapping[Outcome, int] = field(default_factory=dict, hash=False)
+
+    @property
+    def lost(self) -> int:
+        """Samples without a score."""
+        return self.asked - self.scored
+
+    @property
+    def as_wrong(self) -> float:
+        """The mean where every sample without a score counts as wrong."""
+        return (self.mean or 0.0) * self.scored / self.asked
 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """A paired difference with its Holm-corrected p and its verdict."""
+    """A paired difference with its verdict, and the run that most of its pairs are from."""
 
     run: int
-    difference: Difference
-    holm: float | None
-    verdict: Verdict
+    row: Row
+
+    @property
+    def difference(self) -> Difference:
+        """The difference alone."""
+        return self.row.difference
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +128,9 @@ def mean_of(parts: Sequence[tuple[Chosen, Sequence[int]]]) -> Mean | None:
     low, high = mean_interval(scores)[:2] if scores else (None, None)
     run = max(parts, key=lambda part: len(part[1]))[0].run
     logprob = fmean(logprobs) if logprobs else None
-    return Mean(run, len(at), len(scores), fmean(scores) if scores else None, low, high, logprob)
+    found = Counter(part.outcome[i] for part, i in at)
+    outcomes = {outcome: found[number] for number, outcome in enumerate(OUTCOMES) if found[number]}
+    return Mean(run, len(at), len(scores), fmean(scores) if scores else None, low, high, logprob, outcomes)
 
 
 def side(arm: Chosen, base: Chosen, where: str) -> Side | None:
@@ -108,34 +146,30 @@ def side(arm: Chosen, base: Chosen, where: str) -> Side | None:
     differ = [a.index[i] for i, j in both if a.prompt[i] != b.prompt[j]]
     if differ:
         raise RunError(f"{where}: {len(differ)} samples had different prompts in the two arms, the first: {differ[0]}")
-    return a, b, both
+    return Side(a, b, both, len(a.index) + len(b.index) - 2 * len(both))
 
 
 def difference_of(sides: Iterable[Side], arm: str, baseline: str) -> Difference:
     """`arm` minus `baseline` over every pair of the sides that both have scored."""
     scores: list[tuple[float, float]] = []
     clusters: list[int] = []
-    left_out = 0
-    for a, b, pairs in sides:
+    logprobs: list[tuple[float, int]] = []
+    reasons: list[str] = []
+    same = 0
+    for a, b, pairs, alone in sides:
+        reasons += [ALONE] * alone
         for i, j in pairs:
             if (x := a.score[i]) == x and (y := b.score[j]) == y:
                 scores.append((x, y))
                 clusters.append(a.cluster[i])
+                same += a.output[i] == b.output[j]
             else:
-                left_out += 1
-    return judged(Difference(None, None, arm, baseline, left_out=left_out), scores, clusters)
-
-
-def judge(
-    found: Mapping[Slot, tuple[int, Difference]], floors: Mapping[Slot, Difference], margin: float
-) -> dict[Slot, Gap]:
-    """Verdicts on differences that answer one question: p corrected over all, noise floors where a placebo ran."""
-    corrected = holm([difference.p for _, difference in found.values()])
-    judged_: dict[Slot, Gap] = {}
-    for (slot, (run, difference)), p in zip(found.items(), corrected, strict=True):
-        floor = noise_floor([floors[slot]]) if slot in floors else None
-        judged_[slot] = Gap(run, difference, p, verdict(difference, margin, floor, p))
-    return judged_
+                reasons.append(why_lost(OUTCOMES[a.outcome[i] if x != x else b.outcome[j]]))
+            if (value := a.logprob[i] - b.logprob[j]) == value:
+                logprobs.append((value, a.cluster[i]))
+    unscored = left_out(Difference(None, None, arm, baseline, same_outputs=same), reasons)
+    whole = with_logprobs(unscored, [value for value, _ in logprobs], [cluster for _, cluster in logprobs])
+    return judged(whole, scores, clusters)
 
 
 def versus(
@@ -143,24 +177,28 @@ def versus(
     pairs: Sequence[tuple[str, str]],
     cut: Callable[[Slot, Side], Side],
     margin: float,
+    stopped: Callable[[Slot, str, str], str] = lambda *_: "",
 ) -> dict[tuple[Slot, str, str], Gap]:
-    """(slot, arm, baseline) -> the difference there; `cut` leaves of a side the pairs that belong to the slot."""
+    """(slot, arm, baseline) -> the difference there; `cut` leaves of a side the pairs that belong to the slot.
+
+    Holm's correction is over the slots of two arms; the noise floor of a slot is that of every placebo there, also of
+    those that are not among `pairs`. `stopped` gives the words of a rule that ended an arm's cell.
+    """
     raw: dict[tuple[str, str], dict[Slot, tuple[int, Difference]]] = {}
-    for arm, base in pairs:
-        for slot, arms in slots.items():
-            if arm in arms and base in arms and (offered := _at(arms[arm], arms[base], slot, cut)):
+    arms = {arm for found in slots.values() for arm in found}
+    placebos = [(arm, own) for arm in sorted(arms) if (own := arm.removesuffix(PLACEBO)) != arm]
+    for arm, base in dict.fromkeys([*pairs, *placebos]):
+        for slot, found in slots.items():
+            if arm in found and base in found and (offered := _at(found[arm], found[base], slot, cut)):
                 run, sides = offered
                 raw.setdefault((arm, base), {})[slot] = run, difference_of(sides, arm, base)
-    floors = {
-        name: {slot: difference for slot, (_, difference) in found.items()}
-        for (arm, base), found in raw.items()
-        for name in [arm.removesuffix(PLACEBO)]
-        if PLACEBO in arm + base and name == base.removesuffix(PLACEBO)
-    }
     gaps: dict[tuple[Slot, str, str], Gap] = {}
-    for (arm, base), found in raw.items():
-        noise = floors.get(base, {}) | floors.get(arm, {}) if PLACEBO not in arm + base else {}
-        gaps |= {(slot, arm, base): gap for slot, gap in judge(found, noise, margin).items()}
+    for arm, base in pairs:
+        of = raw.get((arm, base), {})
+        floors = [noise_floor(raw[key][slot][1] for key in placebos if slot in raw.get(key, {})) for slot in of]
+        words = [stopped(slot, arm, base) for slot in of]
+        rows = family([each for _, each in of.values()], margin, floors, placebo_of(arm, base), words)
+        gaps |= {(slot, arm, base): Gap(run, row) for (slot, (run, _)), row in zip(of.items(), rows, strict=True)}
     return gaps
 
 
@@ -173,14 +211,16 @@ def _at(
     for place in [place for place in arm if place in base]:
         whole = side(arm[place], base[place], f"{place[0]} at {place[1]}")
         part = cut(slot, whole) if whole else None
-        if part and part[2]:
+        if part and (part.pairs or part.alone):
             sides.append(part)
-            sizes[arm[place].run] = sizes.get(arm[place].run, 0) + len(part[2])
+            sizes[arm[place].run] = sizes.get(arm[place].run, 0) + len(part.pairs)
     return (max(sizes, key=lambda run: (sizes[run], -run)), sides) if sides else None
 
 
-def task_map(taken: Taken, tasks: Sequence[str], arms: Sequence[str], margin: float) -> Map:
-    """Task x length."""
+def task_map(
+    taken: Taken, tasks: Sequence[str], arms: Sequence[str], margin: float, stopped: Stopped = lambda *_: ""
+) -> Map:
+    """Task x length; `stopped` gives the words of a rule that ended (run, arm, baseline, task, length)."""
     rows = tuple(task for task in tasks if any(place[0] == task for place in taken))
     number = {task: i for i, task in enumerate(rows)}
     means, slots = {}, {}
@@ -189,9 +229,14 @@ def task_map(taken: Taken, tasks: Sequence[str], arms: Sequence[str], margin: fl
         slots[spot] = {arm: {place: one} for arm, one in found.items()}
         for arm, one in found.items():
             mean = mean_of([(one, range(len(one.scores.index)))])
-            if mean:
+            if mean and arm in arms:
                 means[*spot, arm] = mean
-    gaps = versus(slots, pairs_of(arms), lambda _, whole: whole, margin)
+
+    def words(spot: Spot, arm: str, base: str) -> str:
+        place = rows[spot[0]], spot[1]
+        return stopped(taken[place][arm].run, arm, base, *place)
+
+    gaps = versus(slots, pairs_of(arms), lambda _, whole: whole, margin, words)
     return Map(rows, means, {(*spot, arm, base): gap for (spot, arm, base), gap in gaps.items()})
 
 
@@ -207,6 +252,8 @@ def depth_map(taken: Taken, arms: Sequence[str], margin: float) -> Map:
         for depth in range(DECILES):
             slots[depth, length] = by_arm
             for arm, cells in by_arm.items():
+                if arm not in arms:
+                    continue
                 parts = [(one, [i for i, at in enumerate(one.scores.decile) if at == depth]) for one in cells.values()]
                 if mean := mean_of([part for part in parts if part[1]]):
                     means[depth, length, arm] = mean
@@ -216,17 +263,9 @@ def depth_map(taken: Taken, arms: Sequence[str], margin: float) -> Map:
 
 
 def _at_depth(spot: Spot, whole: Side) -> Side:
-    a, b, pairs = whole
-    return a, b, [(i, j) for i, j in pairs if a.decile[i] == spot[0]]
+    return Side(whole.arm, whole.base, [(i, j) for i, j in whole.pairs if whole.arm.decile[i] == spot[0]])
 
 
 def pairs_of(arms: Sequence[str]) -> list[tuple[str, str]]:
     """Every pair of arms once, as (arm, baseline): the earlier one is the baseline."""
     return [(arm, base) for base, arm in combinations(arms, 2)]
-
-
-def turned(gap: Gap) -> Gap:
-    """The same pairs with the arms exchanged."""
-    word = {"worse": "better", "better": "worse"}.get(gap.verdict.word)
-    said = replace(gap.verdict, word=word) if word else gap.verdict  # type: ignore[arg-type]
-    return Gap(gap.run, gap.difference.reversed(), gap.holm, said)

@@ -1,21 +1,23 @@
 """The columns that a definition may name: from a row's cells to what is shown, sorted by and linked to.
 
 An average over fewer tasks than it names is shown with a star and never ranked; one that lacks a length is not
-shown. Its interval puts the
-intervals of its cells together (MOVER: Zou & Donner 2008).
+shown. One from which samples without a score are left out has a star too, stands above the mean where they count as
+wrong, and is ranked by that. Its interval puts the intervals of its cells together (MOVER: Zou & Donner 2008).
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from anchoreval.board.words import NONE, interval, p_value, percent, plain, sentence, tokens
+from anchoreval.board.words import NONE, interval, lost_counts, p_number, p_value, percent, plain, sentence, tokens
 from anchoreval.cards import select_tasks
 from anchoreval.leaderboard.cells import Gap, Mean
 from anchoreval.leaderboard.definition import BY_LENGTH
+from anchoreval.schema import Outcome
 from anchoreval.scoring.aggregate import LENGTHS, TASKS, THRESHOLD, effective_length
 
 Cells = Mapping[tuple[str, int], Mean]
@@ -25,7 +27,8 @@ Cells = Mapping[tuple[str, int], Mean]
 class Value:
     """One field of a row: shown text, sort key, sentence, low and high (points) and where its samples are.
 
-    `run` is None where nothing stands behind it; `query` holds the viewer's filter.
+    `run` is None where nothing stands behind it; `query` holds the viewer's filter; `bound` is shown below the text:
+    what it is where the lost count as wrong.
     """
 
     text: str
@@ -35,6 +38,7 @@ class Value:
     high: float | None = None
     run: int | None = None
     query: tuple[tuple[str, str], ...] = ()
+    bound: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +63,17 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Average:
-    """A weighted mean of cells, 0..1, with its interval; `whole` when no cell that it names is missing."""
+    """A weighted mean of cells, 0..1, with its interval; `whole` when no cell that it names is missing.
+
+    `lost` samples have no score; `as_wrong` is the mean where they count as wrong, cells lost whole included.
+    """
 
     mean: float
     low: float
     high: float
     whole: bool
+    lost: int
+    as_wrong: float
 
 
 def columns_of(row: Row, names: Sequence[str]) -> tuple[Value, ...]:
@@ -96,9 +105,12 @@ def average(means: Cells, tasks: Sequence[str], weights: Mapping[int, float]) ->
     as not whole.
     """
     parts: list[tuple[float, Mean]] = []
+    wrong: list[tuple[float, Mean]] = []
     for length, weight in weights.items():
-        there = [mean for task in tasks if (mean := means.get((task, length))) and mean.mean is not None]
+        asked = [mean for task in tasks if (mean := means.get((task, length)))]
+        there = [mean for mean in asked if mean.mean is not None]
         parts += [(weight / len(there), mean) for mean in there]
+        wrong += [(weight / len(asked), mean) for mean in asked]
     total = sum(weight for weight, _ in parts)
     if not parts:
         return None
@@ -107,7 +119,8 @@ def average(means: Cells, tasks: Sequence[str], weights: Mapping[int, float]) ->
     above = sum((weight * ((mean.high or 0.0) - (mean.mean or 0.0))) ** 2 for weight, mean in parts)
     whole = len(parts) == len(tasks) * len(weights)
     low, high = value - math.sqrt(below) / total, value + math.sqrt(above) / total
-    return Average(value, max(0.0, low), min(1.0, high), whole)
+    as_wrong = sum(weight * mean.as_wrong for weight, mean in wrong) / sum(weight for weight, _ in wrong)
+    return Average(value, max(0.0, low), min(1.0, high), whole, sum(mean.lost for _, mean in wrong), as_wrong)
 
 
 def _averaged(row: Row, tasks: Sequence[str], weights: Mapping[int, float], what: str, *also: tuple[str, str]) -> Value:
@@ -124,11 +137,18 @@ def _averaged(row: Row, tasks: Sequence[str], weights: Mapping[int, float], what
     label = f"{what}: {percent(found.mean)} {interval(found.low, found.high)}, {count}"
     query = (*also, ("arm", row.arm))
     if not found.whole and len(weights) > 1:
-        return Value(NONE, None, f"{what}: cells are missing, {count}")
+        return Value(NONE, None, f"{what}: cells are missing or lost whole, {count}")
+    text, bound, key = percent(found.mean), "", 100 * found.mean
+    if found.lost:
+        bound, key = f"{percent(found.as_wrong)} as wrong", 100 * found.as_wrong
+        label += (
+            f"; {found.lost:,} samples without a score left out, {percent(found.as_wrong)} where they count as wrong"
+        )
     if not found.whole:
-        text, label = percent(found.mean) + "*", f"{label}; not ranked: cells are missing"
-        return Value(text, None, label, 100 * found.low, 100 * found.high, run, query)
-    return Value(percent(found.mean), 100 * found.mean, label, 100 * found.low, 100 * found.high, run, query)
+        label += "; not ranked: cells are missing or lost whole"
+    star = "*" if found.lost or not found.whole else ""
+    ends = 100 * found.low, 100 * found.high
+    return Value(text + star, key if found.whole else None, label, *ends, run, query, bound)
 
 
 def _by_length(row: Row, length: int) -> Value:
@@ -156,16 +176,19 @@ def _weighted(weights: Sequence[int], title: str) -> Callable[[Row], Value]:
 
 def _effective(row: Row) -> Value:
     title, tasks = "effective length", _ruler_tasks("ruler")
-    by_length = {}
+    by_length, lost = {}, 0
     for length in LENGTHS:
         found = average(row.means, tasks, {length: 1.0})
         if found is not None and found.whole:
             by_length[length] = 100 * found.mean
+            lost += found.lost
     said = effective_length(by_length)
     if said is None:
         return Value(NONE, None, f"{title}: hangs on a length, 4K to 128K, at which not all {TASKS} tasks were run")
     longest = 0 if said.startswith("<") else 1024 * int(said.strip("<>K"))
     label = f"{title} {said}: the last length up to which {TASKS} tasks average at least {THRESHOLD}"
+    if lost:
+        said, label = f"{said}*", f"{label}; {lost:,} samples without a score are left out"
     return Value(said, float(longest + said.startswith(">")), label, None, None, row.run, (("arm", row.arm),))
 
 
@@ -182,8 +205,9 @@ def _difference(row: Row) -> Value:
     low, high = (None if end is None else 100 * end for end in (found.low, found.high))
     size = 100 * (found.difference or 0.0)
     query = (("arm", row.arm), ("differ", "1"))
-    label = f"against {plain(found.baseline, 60)}: {gap.verdict}; {sentence(found)}"
-    return Value(percent(found.difference, True), size, label, low, high, gap.run, query)
+    label = f"minus {plain(found.baseline, 60)}: {sentence(gap.row)}"
+    text = percent(found.difference, True) + ("*" if found.left_out else "")
+    return Value(text, size, label, low, high, gap.run, query)
 
 
 def _nothing_to_compare(row: Row) -> Value:
@@ -195,16 +219,16 @@ def _verdict(row: Row) -> Value:
     if gap is None:
         return _nothing_to_compare(row)
     query = (("arm", row.arm), ("differ", "1"))
-    return Value(gap.verdict.word, gap.verdict.word, str(gap.verdict), None, None, gap.run, query)
+    return Value(gap.row.word, gap.row.word, gap.row.says, None, None, gap.run, query)
 
 
 def _p_holm(row: Row) -> Value:
     gap = row.gap
-    if gap is None or gap.holm is None:
+    if gap is None or gap.row.p_holm is None:
         return _nothing_to_compare(row)
-    text = p_value(gap.holm).removeprefix("p").removeprefix("=")
-    label = f"{p_value(gap.holm)} after Holm's correction, {p_value(gap.difference.p)} before"
-    return Value(text, gap.holm, label, None, None, gap.run, (("arm", row.arm), ("differ", "1")))
+    label = f"{p_value(gap.row.p_holm)}: all pairs of an arm are one question, which Holm's correction leaves as it is"
+    query = (("arm", row.arm), ("differ", "1"))
+    return Value(p_number(gap.row.p_holm), gap.row.p_holm, label, None, None, gap.run, query)
 
 
 def _logprob(row: Row) -> Value:
@@ -219,9 +243,13 @@ def _logprob(row: Row) -> Value:
 def _samples(row: Row) -> Value:
     scored, asked = (sum(getattr(mean, name) for mean in row.means.values()) for name in ("scored", "asked"))
     text = f"{scored:,}" if scored == asked else f"{scored:,}/{asked:,}"
-    return Value(
-        text, float(scored), f"{scored:,} of {asked:,} samples scored", None, None, row.run, (("arm", row.arm),)
-    )
+    label = f"{scored:,} of {asked:,} samples scored"
+    if scored < asked:
+        counts: Counter[Outcome] = Counter()
+        for mean in row.means.values():
+            counts.update(mean.outcomes)
+        label += f": {lost_counts(counts, asked - scored)}"
+    return Value(text, float(scored), label, None, None, row.run, (("arm", row.arm),))
 
 
 _COLUMNS: dict[str, tuple[str, Callable[[Row], Value]]] = {
@@ -232,7 +260,7 @@ _COLUMNS: dict[str, tuple[str, Callable[[Row], Value]]] = {
     "ruler_wavg_decreasing": ("wAvg (dec)", _weighted(range(6, 0, -1), "RULER wAvg (dec)")),
     "ruler_effective_length": ("effective length", _effective),
     "difference": ("minus {baseline}", _difference),
-    "verdict": ("against {baseline}", _verdict),
+    "verdict": ("verdict", _verdict),
     "p_holm": ("p (Holm)", _p_holm),
     "logprob": ("log-prob", _logprob),
     "samples": ("samples", _samples),

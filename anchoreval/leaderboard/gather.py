@@ -15,12 +15,21 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from anchoreval.board.links import VIEWER
-from anchoreval.board.view import relative, section
+from anchoreval.board.view import relative
 from anchoreval.errors import RunError
+from anchoreval.header_facts import (
+    anchor_words,
+    environment_words,
+    environments,
+    form_of,
+    form_words,
+    incomparable,
+    section,
+)
 from anchoreval.leaderboard.definition import Declared
 from anchoreval.results import HEADER, RECORDS, each_fields, load_run_header
-from anchoreval.schema import Json
-from anchoreval.stats import per_token_of, source_of
+from anchoreval.schema import OUTCOMES, PLACEBO, Json, Outcome, outcome_of
+from anchoreval.stats import per_token_of, source_of, stopped_of
 
 DECILES = 10
 NOWHERE = -1  # the decile of a sample without one single depth
@@ -34,8 +43,9 @@ Key = tuple[str, int, str]  # (task, length, arm)
 class Scores:
     """One cell of one run, a column per number and an entry per record, sorted by the sample's index.
 
-    `score` and `logprob` (per token) hold NaN where the record has none; `prompt` and `cluster` are 64-bit marks
-    of the prompt's hash and of what makes samples dependent; `decile` is that of the sample's one depth, or NOWHERE.
+    `score` and `logprob` (per token) hold NaN where the record has none; `prompt`, `cluster` and `output` are 64-bit
+    marks of the prompt's hash, of what makes samples dependent and of the answer; `decile` is that of the sample's one
+    depth, or NOWHERE; `outcome` is its number in the enum.
     """
 
     index: array[int] = field(default_factory=lambda: array("q"))
@@ -44,6 +54,8 @@ class Scores:
     prompt: array[int] = field(default_factory=lambda: array("Q"))
     cluster: array[int] = field(default_factory=lambda: array("Q"))
     decile: array[int] = field(default_factory=lambda: array("b"))
+    output: array[int] = field(default_factory=lambda: array("Q"))
+    outcome: array[int] = field(default_factory=lambda: array("b"))
 
     def add(self, record: Mapping[str, Any]) -> None:
         """One more record, as its fields."""
@@ -55,6 +67,8 @@ class Scores:
         self.prompt.append(mark(record["prompt_sha256"]))
         self.cluster.append(mark(repr(source_of(record["task"], record["sample_id"], facts))))
         self.decile.append(decile(facts))
+        self.output.append(mark(record["output"]))
+        self.outcome.append(_NUMBER[_outcome(record)])
 
     def sorted(self, where: str) -> Scores:
         """The same entries by index; RunError where a sample is there twice."""
@@ -62,13 +76,26 @@ class Scores:
         for one, other in pairwise(order):
             if self.index[one] == self.index[other]:
                 raise RunError(f"{where}: two records of sample {self.index[one]}")
-        columns = (self.index, self.score, self.logprob, self.prompt, self.cluster, self.decile)
+        columns = (self.index, self.score, self.logprob, self.prompt, self.cluster, self.decile, self.output,
+                   self.outcome)  # fmt: skip
         return Scores(*(array(column.typecode, map(column.__getitem__, order)) for column in columns))  # type: ignore[arg-type]
+
+
+_NUMBER: Mapping[str, int] = {outcome: number for number, outcome in enumerate(OUTCOMES)}
+
+
+def _outcome(record: Mapping[str, Any]) -> Outcome:
+    """The outcome on a line, or the one that follows on lines of a format without it."""
+    said: Outcome | None = record.get("outcome")
+    return said or outcome_of(record["finish"], record["output"], bool(record.get("choices")))
 
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """What a board keeps of one run; `path` is the folder as seen from the board's own."""
+    """What a board keeps of one run; `path` is the folder as seen from the board's own.
+
+    `incomparable` is that of header_facts, `stopped` the words of a rule that ended cells, as in stats.stopped_of.
+    """
 
     path: str
     name: str
@@ -76,8 +103,11 @@ class Gathered:
     weights: str
     setting: str
     created: str
-    comparable: bool
+    incomparable: Mapping[str, str]
     viewer: bool
+    facts: tuple[str, ...]
+    environments: int
+    stopped: Mapping[str, Mapping[tuple[str, int], str]]
     cells: Mapping[Key, Scores]
 
 
@@ -93,10 +123,10 @@ def gather(
 
     With `tell` a run that cannot be read is told and left out, unless it is among `named`.
     """
-    strict = frozenset(paths) if tell is None else named
+    strict, arms = frozenset(paths) if tell is None else named, declared.definition.arms
     for run in spread_out(partial(_gathered, declared=declared, folder=folder, strict=strict), paths, workers):
         if isinstance(run, Gathered):
-            if run.cells:
+            if any(arms is None or arm in arms for _, _, arm in run.cells):
                 yield run
         elif tell is not None:
             tell(f"left out: {run}")
@@ -121,7 +151,10 @@ def spread_out(work: Callable[[Item], Result], items: Sequence[Item], workers: i
 
 
 def gathered(path: Path, declared: Declared, folder: Path) -> Gathered:
-    """One run folder, with the cells that the board shows; RunError where a record is broken or repeated."""
+    """One run folder, with the cells that the board shows and those of placebos, from which noise floors come.
+
+    RunError where a record is broken or repeated.
+    """
     header = load_run_header(path / HEADER)
     model = section(header, "model")
     name = str(model.get("name") or header.get("run") or path.name)
@@ -133,19 +166,32 @@ def gathered(path: Path, declared: Declared, folder: Path) -> Gathered:
         str(model.get("sha256") or "")[:8],
         setting(header),
         str(header.get("created") or ""),
-        header.get("comparable") is not False,
+        incomparable(header),
         (path / VIEWER).is_file(),
+        facts(header),
+        max(1, len(environments(header))),
+        stopped_of(header),
         _cells(path / RECORDS, declared) if wanted and (path / RECORDS).exists() else {},
     )
 
 
 def setting(header: Mapping[str, Json]) -> str:
-    """What two runs of one model must share to stand in one row: dtype, kernel, template, sources."""
+    """What two runs of one model must share to stand in one row: dtype, kernel, form of the prompts, sources."""
     backend, model = section(header, "backend"), section(header, "model")
     parts = [str(backend.get("dtype") or model.get("dtype") or ""), str(backend.get("kernel") or "")]
-    parts.append(f"{header['template']} template" if header.get("template") else "")
+    form = form_of(header)
+    parts.append({"server": "server's chat template"}.get(form, f"{form} template") if form else "")
+    arguments = section(section(header, "identity"), "template_args")
+    parts += [f"{key}={value}" for key, value in sorted(arguments.items())]
     made = (f"{key} {value}" for key, value in sorted(section(header, "sources").items()) if key != "wordlists")
     return ", ".join(part for part in (*parts, *made) if part)
+
+
+def facts(header: Mapping[str, Json]) -> tuple[str, ...]:
+    """What stands beside a run's folder: the form of its prompts, its anchor, and how many environments computed it."""
+    form, anchor = form_words(header), anchor_words(header)
+    found = [f"prompts: {form}" if form else "", f"anchor: {anchor}" if anchor else "", environment_words(header)]
+    return tuple(filter(None, found))
 
 
 def _cells(path: Path, declared: Declared) -> dict[Key, Scores]:
@@ -154,7 +200,7 @@ def _cells(path: Path, declared: Declared) -> dict[Key, Scores]:
     found: dict[Key, Scores] = {}
     for number, record in enumerate(each_fields(path), 1):
         key = task, length, arm = record["task"], record["length"], record["arm"]
-        if task in tasks and (not lengths or length in lengths) and (not arms or arm in arms):
+        if task in tasks and (not lengths or length in lengths) and (not arms or arm in arms or arm.endswith(PLACEBO)):
             try:
                 (found.get(key) or found.setdefault(key, Scores())).add(record)
             except (TypeError, ValueError, AttributeError, OverflowError) as error:

@@ -6,20 +6,23 @@ text goes through `words.plain` and Jinja's autoescape; the content policy names
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from anchoreval.board import colours
 from anchoreval.board.assets import data_block, environment, policy_hash, script, style
 from anchoreval.board.links import encoded
+from anchoreval.board.outcomes import counted_lines
 from anchoreval.board.view import EXTENSION
-from anchoreval.board.words import NONE, p_value, plain, tokens
+from anchoreval.board.words import NONE, left_out, lost_counts, p_text, plain, tokens
 from anchoreval.leaderboard.build import Board, Group, Line
 from anchoreval.leaderboard.cells import Gap, Map, Mean
 from anchoreval.leaderboard.columns import Value
 from anchoreval.leaderboard.links import base, samples
 from anchoreval.leaderboard.reported import Reported
-from anchoreval.schema import Json
+from anchoreval.schema import Json, Outcome
+from anchoreval.stats import placebo_of
 
 TEMPLATES = Path(__file__).parent / "templates"
 NAME = 100  # characters of a name that are shown
@@ -40,7 +43,7 @@ def page(board: Board) -> Iterator[str]:
         arms=list(dict.fromkeys(line.arm for line in board.lines)), suites=list(board.declared.suites),
         groups=[(i, f"{group.model} · {group.setting}") for i, group in enumerate(board.groups)],
         count=len(board.lines), reported=[_reported(table) for table in board.declared.reported],
-        runs=[(run.path, base(run), run.viewer) for run in board.sources],
+        runs=[(run.path, base(run), run.viewer, run.facts) for run in board.sources],
         shared=data_block(_shared(board)), blocks=(data_block(_group(group)) for group in board.groups),
         style=css, script=js, style_hash=policy_hash(css), script_hash=policy_hash(js), none=NONE,
     )  # fmt: skip
@@ -62,10 +65,21 @@ def _href(board: Board, value: Value) -> str:
 
 
 def _notes(board: Board) -> Iterator[str]:
-    apart = sum(not group.comparable for group in board.groups)
+    apart = sum(not line.comparable for line in board.lines)
     if apart:
-        of = "All rows are" if apart == len(board.groups) else "Rows marked † are"
-        yield f"{of} measured on generated source texts: not comparable with published scores, nor with reported rows."
+        of = "All rows are" if apart == len(board.lines) else "Rows marked † are"
+        yield f"{of} measured on other texts than the published ones: not comparable with published or reported scores."
+    several = sum(line.environments > 1 for line in board.lines)
+    if several:
+        yield (
+            f"{several} row{'s' * (several != 1)} marked with a number of environments: machines or versions changed "
+            "within the run, so last bits may differ from one record to the next."
+        )
+    lost = Counter[Outcome]()
+    for group in board.groups:
+        for mean in group.tasks.means.values():
+            lost.update(mean.outcomes)
+    yield from (f"{plain(one.text, 400)}." for one in counted_lines(lost) if one.outcome != "cut")
     if any(arm.startswith(("anchor/", "intra-doc/")) for group in board.groups for arm in group.arms):
         yield EXTENSION
     if board.absent:
@@ -116,10 +130,9 @@ def _name(text: str) -> list[str | None]:
 
 
 def _map(found: Map, arms: Mapping[str, int], rows: list[list[str | None]]) -> Json:
-    sizes = [100 * gap.difference.difference for gap in found.gaps.values() if gap.difference.difference is not None]
     return {
         "rows": rows,
-        "scale": colours.difference_scale(sizes),
+        "scale": colours.shown_scale(gap.row for gap in found.gaps.values()),
         "means": [[row, n, arms[arm], *_mean(mean)] for (row, n, arm), mean in found.means.items()],
         "gaps": [[row, n, arms[a], arms[b], *_gap(gap)] for (row, n, a, b), gap in found.gaps.items()],
     }
@@ -127,14 +140,19 @@ def _map(found: Map, arms: Mapping[str, int], rows: list[list[str | None]]) -> J
 
 def _mean(mean: Mean) -> list[Json]:
     logprob = None if mean.logprob is None else round(mean.logprob, 3)
-    return [_tenths(mean.mean), _tenths(mean.low), _tenths(mean.high), mean.scored, mean.asked, logprob, mean.run]
+    ends = [_tenths(mean.mean), _tenths(mean.low), _tenths(mean.high), mean.scored, mean.asked, logprob, mean.run]
+    return [*ends, _tenths(mean.as_wrong), lost_counts(mean.outcomes, mean.lost)] if mean.lost else ends
 
 
 def _gap(gap: Gap) -> list[Json]:
     found = gap.difference
     ends = [_tenths(found.difference), _tenths(found.low), _tenths(found.high)]
-    said = [p_value(gap.holm), _tenths(found.detectable), str(gap.verdict), gap.run]
-    return [*ends, found.pairs, found.left_out, *said]
+    row = gap.row
+    p = p_text(found.p, row.p_holm) if found.discordant else ""
+    detects = None if row.told else _tenths(found.detectable)
+    fixed = None if row.says.startswith(str(row.verdict)) or placebo_of(found.arm, found.baseline) else str(row.verdict)
+    said = [p, detects, row.says, gap.run, int(row.told), found.same_outputs, int(row.too_few), fixed]
+    return [*ends, found.pairs, left_out(found), *said]
 
 
 def _tenths(value: float | None) -> int | None:

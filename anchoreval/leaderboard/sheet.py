@@ -13,13 +13,18 @@ from collections.abc import Iterator
 from anchoreval.board.sheet import inert
 from anchoreval.leaderboard.build import Board, Group
 from anchoreval.leaderboard.cells import Gap, Map, Mean
+from anchoreval.schema import OUTCOMES
 
 COLUMNS = (
     "kind", "model", "setting", "arm", "suite", "task", "depth", "length", "column", "value", "low", "high", "asked",
     "scored", "logprob_per_token", "baseline", "pairs", "p", "p_holm", "detectable", "verdict", "comparable", "run",
-    "source", "note",
+    "source", "note", "as_wrong", *OUTCOMES, "says", "logprob_says", "same_outputs", "left_out", "lost", "floor",
+    "environments",
 )  # fmt: skip
-TEXTS = ("model", "setting", "arm", "suite", "task", "column", "value", "baseline", "verdict", "run", "source", "note")
+TEXTS = (
+    "model", "setting", "arm", "suite", "task", "column", "value", "baseline", "verdict", "run", "source", "note",
+    "says",
+)  # fmt: skip
 Row = dict[str, str]
 
 
@@ -47,11 +52,11 @@ def _is_number(value: str) -> bool:
 def _rows(board: Board) -> Iterator[Row]:
     for line in board.lines:
         of = {"model": line.model, "setting": line.setting, "arm": line.arm, "suite": line.suite}
-        of["comparable"] = "yes" if line.comparable else "no"
+        of |= {"comparable": "yes" if line.comparable else "no", "environments": str(line.environments)}
         for head, value in zip(board.heads, line.values, strict=True):
             run = "" if value.run is None else board.sources[value.run].path
             text = f"{value.key:.4f}" if isinstance(value.key, float) and value.low is not None else value.text
-            ends = {"low": _number(value.low), "high": _number(value.high)}
+            ends = {"low": _number(value.low), "high": _number(value.high), "as_wrong": value.bound.partition(" ")[0]}
             yield of | ends | {"kind": "row", "column": head, "value": text, "run": run, "note": value.label}
     for group in board.groups:
         yield from _map(board, group, group.tasks, "cell", "difference", "task")
@@ -66,13 +71,18 @@ def _rows(board: Board) -> Iterator[Row]:
 
 
 def _map(board: Board, group: Group, found: Map, kind: str, differing: str, row_name: str) -> Iterator[Row]:
-    of = {"model": group.model, "setting": group.setting, "comparable": "yes" if group.comparable else "no"}
+    group_of = {"model": group.model, "setting": group.setting, "environments": str(group.environments)}
+
+    def said(row: int) -> Row:
+        tasks = {found.rows[row]} if row_name == "task" else set(group.tasks.rows)
+        return group_of | {"comparable": "no" if group.incomparable & tasks else "yes"}
+
     for (row, length, arm), mean in found.means.items():
         place = {row_name: found.rows[row], "length": str(length), "arm": arm, "run": board.sources[mean.run].path}
-        yield of | place | {"kind": kind} | _mean(mean)
+        yield said(row) | place | {"kind": kind} | _mean(mean)
     for (row, length, arm, baseline), gap in found.gaps.items():
         place = {row_name: found.rows[row], "length": str(length), "arm": arm, "run": board.sources[gap.run].path}
-        yield of | place | {"kind": differing, "baseline": baseline} | _gap(gap)
+        yield said(row) | place | {"kind": differing, "baseline": baseline} | _gap(gap)
 
 
 def _mean(mean: Mean) -> Row:
@@ -83,6 +93,8 @@ def _mean(mean: Mean) -> Row:
         "asked": str(mean.asked),
         "scored": str(mean.scored),
         "logprob_per_token": _number(mean.logprob, digits=6),
+        "as_wrong": _number(mean.as_wrong, 100),
+        **{outcome: str(mean.outcomes.get(outcome, 0)) for outcome in OUTCOMES},
     }
 
 
@@ -94,9 +106,15 @@ def _gap(gap: Gap) -> Row:
         "high": _number(found.high, 100),
         "pairs": str(found.pairs),
         "p": "" if found.p is None else f"{found.p:.6g}",
-        "p_holm": "" if gap.holm is None else f"{gap.holm:.6g}",
+        "p_holm": "" if gap.row.p_holm is None else f"{gap.row.p_holm:.6g}",
         "detectable": _number(found.detectable, 100),
-        "verdict": str(gap.verdict),
+        "verdict": gap.row.word,
+        "says": gap.row.says,
+        "logprob_says": gap.row.logprob_says,
+        "same_outputs": "" if found.same_outputs is None else str(found.same_outputs),
+        "left_out": str(found.left_out),
+        "lost": ", ".join(f"{count} {reason}" for reason, count in found.lost.items()),
+        "floor": _number(gap.row.floor.difference if gap.row.floor else None, 100),
     }
 
 

@@ -147,7 +147,7 @@ def documents(metadata: Mapping[str, Any]) -> Documents:
     (cell,) = make_cells(plan, tokenizer, window_of(card, metadata.get("max_length"))).cells
     said = {
         **about, "card": task.model_dump(mode="json", exclude_defaults=True), "seed": plan.seed,
-        "template": plan.template, "sources": plan.sources.describe(), "comparable": plan.comparable,
+        "template": plan.template, "sources": plan.sources.describe(), "comparable": not plan.incomparable([cell]),
         "tokenizer_sha256": tokenizer.sha256,
     }  # fmt: skip
     made = Documents(cell.samples, cell.asked, said)

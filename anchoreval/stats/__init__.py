@@ -3,7 +3,18 @@
 Values are fractions 0..1 (differences -1..1); boards multiply by 100. numpy and scipy are imported when needed.
 """
 
-from anchoreval.stats.cells import Cell, cells, per_token, per_token_of, put
+from anchoreval.stats.cells import Cell, cells, counted, per_token, per_token_of, put
+from anchoreval.stats.contrasts import (
+    MARGIN,
+    Contrast,
+    Row,
+    Side,
+    contrast,
+    family,
+    placebo_of,
+    sides,
+    stopped_of,
+)
 from anchoreval.stats.intervals import (
     Method,
     detectable,
@@ -12,7 +23,21 @@ from anchoreval.stats.intervals import (
     spread,
     wilson,
 )
-from anchoreval.stats.paired import Comparison, Difference, Place, cluster_of, judged, paired, paired_sides, source_of
+from anchoreval.stats.paired import (
+    ALONE,
+    UNSCORED,
+    Comparison,
+    Difference,
+    Place,
+    cluster_of,
+    judged,
+    left_out,
+    paired,
+    paired_sides,
+    source_of,
+    why_lost,
+    with_logprobs,
+)
 from anchoreval.stats.significance import holm, mean_p, sign_flip, sign_test
 from anchoreval.stats.verdicts import (
     NoiseFloor,
@@ -25,20 +50,30 @@ from anchoreval.stats.verdicts import (
 )
 
 __all__ = [
+    "ALONE",
+    "MARGIN",
+    "UNSCORED",
     "Cell",
     "Comparison",
+    "Contrast",
     "Difference",
     "Method",
     "NoiseFloor",
     "Place",
+    "Row",
+    "Side",
     "Verdict",
     "cells",
     "cluster_of",
+    "contrast",
+    "counted",
     "detectable",
     "difference_interval",
     "equivalent",
+    "family",
     "holm",
     "judged",
+    "left_out",
     "logprob_word",
     "mean_interval",
     "mean_p",
@@ -48,11 +83,16 @@ __all__ = [
     "pairs_needed",
     "per_token",
     "per_token_of",
+    "placebo_of",
     "put",
+    "sides",
     "sign_flip",
     "sign_test",
     "source_of",
     "spread",
+    "stopped_of",
     "verdict",
+    "why_lost",
     "wilson",
+    "with_logprobs",
 ]

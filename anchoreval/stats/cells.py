@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import fmean
 
 from anchoreval.errors import RunError
-from anchoreval.schema import Record
+from anchoreval.schema import OUTCOMES, Outcome, Record
 from anchoreval.stats.intervals import Method, mean_interval
 
 
@@ -15,7 +16,8 @@ from anchoreval.stats.intervals import Method, mean_interval
 class Cell:
     """The scores of one (task, length, arm). `mean` is None when nothing was scored.
 
-    `logprob` is the mean over samples of the reference's log-probability per token, in nats.
+    `logprob` is the mean over samples of the reference's log-probability per token, in nats; `outcomes` counts what
+    became of the samples.
     """
 
     task: str
@@ -28,6 +30,17 @@ class Cell:
     high: float | None
     method: Method | None
     logprob: float | None
+    outcomes: Mapping[Outcome, int] = field(default_factory=dict, hash=False)
+
+    @property
+    def lost(self) -> int:
+        """Samples without a score."""
+        return self.asked - self.scored
+
+    @property
+    def as_wrong(self) -> float:
+        """The mean where every sample without a score counts as wrong."""
+        return (self.mean or 0.0) * self.scored / self.asked
 
 
 def cells(records: Iterable[Record]) -> list[Cell]:
@@ -54,7 +67,13 @@ def _cell(key: tuple[str, int, str], records: Sequence[Record]) -> Cell:
     low, high, method = mean_interval(scores) if scores else (None, None, None)
     mean = fmean(scores) if scores else None
     logprob = fmean(logprobs) if logprobs else None
-    return Cell(*key, len(records), len(scores), mean, low, high, method, logprob)
+    return Cell(*key, len(records), len(scores), mean, low, high, method, logprob, counted(records))
+
+
+def counted(records: Iterable[Record]) -> dict[Outcome, int]:
+    """Outcome -> how many of the records have it, in the order of the enum."""
+    found = Counter(record.outcome for record in records)
+    return {outcome: found[outcome] for outcome in OUTCOMES if found[outcome]}
 
 
 def per_token(record: Record) -> float | None:

@@ -7,12 +7,13 @@ the pairs that differ; of graded or clustered ones a sign-flip test of the mean.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from anchoreval.errors import RunError
-from anchoreval.schema import Json, Record
+from anchoreval.schema import OUTCOMES, SCORED, Json, Outcome, Record
 from anchoreval.stats.cells import per_token, put
 from anchoreval.stats.intervals import (
     SAME,
@@ -29,13 +30,15 @@ from anchoreval.stats.significance import mean_p, sign_flip, sign_test
 Place = tuple[str, int]  # (task, length)
 Pair = tuple[Record, Record]
 _Group = tuple[list[Pair], list[Record]]
+UNSCORED, ALONE = "without a score", "on one side only"  # why a pair is left out, where no outcome says it
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
     """`arm` minus `baseline` over the samples that both have scored; task or length is None where pooled.
 
-    `left_out` counts samples that only one arm has, or that lack a score in one; `discordant` pairs differ.
+    `left_out` counts samples that only one arm has, or that lack a score in one, `lost` the same by reason (an outcome,
+    UNSCORED or ALONE); `discordant` pairs differ in score, `same_outputs` counts pairs of equal text (None: not known).
     `detectable` is the smallest true difference that these pairs would show (p < 0.05) four times in five; `clusters`
     counts the sources they come from, `spread` is one pair's standard deviation (intervals.spread) and
     `logprob_spread` the root mean square of the differences of log-probability.
@@ -64,6 +67,8 @@ class Difference:
     spread: float | None = None
     logprob_p: float | None = None
     logprob_spread: float | None = None
+    same_outputs: int | None = None
+    lost: Mapping[str, int] = field(default_factory=dict, hash=False)
 
     def reversed(self) -> Difference:
         """The same pairs read the other way round: `baseline` minus `arm`."""
@@ -177,17 +182,31 @@ def _difference(
     lone: Sequence[Record],
 ) -> Difference:
     scored = [(a, b) for a, b in pairs if a.score is not None and b.score is not None]
-    unscored = Difference(*place, *arms, left_out=len(pairs) - len(scored) + len(lone))
-    return _judged(_with_logprobs(unscored, pairs), scored)
-
-
-def _with_logprobs(difference: Difference, pairs: Sequence[Pair]) -> Difference:
-    found = [
+    missing = [why_lost(a.outcome if a.score is None else b.outcome) for a, b in pairs if None in (a.score, b.score)]
+    same = sum(a.output == b.output for a, b in scored)
+    unscored = replace(left_out(Difference(*place, *arms), [*missing, *[ALONE] * len(lone)]), same_outputs=same)
+    values = [
         (x - y, cluster_of(a)) for a, b in pairs if (x := per_token(a)) is not None and (y := per_token(b)) is not None
     ]
-    if not found:
+    return _judged(with_logprobs(unscored, [value for value, _ in values], [cluster for _, cluster in values]), scored)
+
+
+def why_lost(outcome: Outcome | None) -> str:
+    """The reason for which a sample without a score is left out: its outcome, unless that is one that is scored."""
+    return UNSCORED if outcome is None or outcome in SCORED else outcome
+
+
+def left_out(difference: Difference, reasons: Sequence[str]) -> Difference:
+    """`difference` with the number of pairs that were left out, one for each of `reasons`."""
+    found = Counter(reasons)
+    lost = {reason: found[reason] for reason in (*OUTCOMES, UNSCORED, ALONE) if found[reason]}
+    return replace(difference, left_out=len(reasons), lost=lost)
+
+
+def with_logprobs(difference: Difference, values: Sequence[float], clusters: Sequence[Hashable]) -> Difference:
+    """`difference` with the fields that differences of log-probability per token, in nats, fill in."""
+    if not values:
         return difference
-    values, clusters = [value for value, _ in found], [cluster for _, cluster in found]
     low, high = t_interval(values, clusters)
     return replace(
         difference,

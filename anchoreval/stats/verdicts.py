@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from anchoreval.stats.intervals import LEVEL, Z80, Z95
+from anchoreval.stats.intervals import FEWEST_ONE_SIDED, LEVEL, Z80, Z95
 from anchoreval.stats.paired import Difference
 
-Word = Literal["worse", "better", "equivalent", "cannot tell"]
+Word = Literal["worse", "better", "identical", "equivalent", "cannot tell"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,18 +18,28 @@ class NoiseFloor:
     """What a placebo differs by from its own arm: share of samples, difference of means, spread of log-probabilities.
 
     The largest of several placebos; `logprob` is the difference of mean log-probability per token, in nats,
-    `logprob_spread` the root mean square over samples.
+    `logprob_spread` the root mean square over samples; `outputs` the share of samples with another output, None where
+    that is not known.
     """
 
     discordant: float
     difference: float
     logprob: float | None
     logprob_spread: float | None
+    outputs: float | None = None
+
+    @property
+    def zero(self) -> bool:
+        """Whether the placebo changed nothing at all: no score, no output, no bit of a log-probability."""
+        return not (self.discordant or self.difference or self.logprob_spread or self.outputs)
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A word, whether the interval lies within the margin, how many pairs would tell, and why not, where it cannot."""
+    """A word, whether the interval lies within the margin, how many pairs would tell, and why not, where it cannot.
+
+    `identical`: no pair has two scores; what that shows is the interval's width, so the words say it.
+    """
 
     word: Word
     margin: float
@@ -39,13 +49,18 @@ class Verdict:
 
     def __str__(self) -> str:
         """`worse`, `worse (within 1)`, `equivalent within 1`, `cannot tell (needs about 300 samples)`; points."""
+        within = f"within {100 * self.margin:g}"
         if self.word == "equivalent":
-            return f"equivalent within {100 * self.margin:g}"
-        if self.word == "cannot tell":
+            return f"equivalent {within}"
+        if self.word in ("worse", "better"):
+            return f"{self.word} ({within})" if self.within else self.word
+        if self.word == "identical":
+            notes = [self.why, f"equivalence {within} needs about {self.needs:,} samples" if self.needs else ""]
+            notes += [f"equivalent {within}"] if self.within else []
+        else:
             notes = [self.why, f"needs about {self.needs:,} samples" if self.needs else ""]
-            said = "; ".join(note for note in notes if note)
-            return f"cannot tell ({said})" if said else "cannot tell"
-        return f"{self.word} (within {100 * self.margin:g})" if self.within else self.word
+        said = "; ".join(filter(None, notes))
+        return f"{self.word} ({said})" if said else self.word
 
 
 def noise_floor(placebos: Iterable[Difference]) -> NoiseFloor | None:
@@ -55,11 +70,13 @@ def noise_floor(placebos: Iterable[Difference]) -> NoiseFloor | None:
         return None
     means = [abs(one.logprob) for one in found if one.logprob is not None]
     spreads = [one.logprob_spread for one in found if one.logprob_spread is not None]
+    outputs = [1 - one.same_outputs / one.pairs for one in found if one.same_outputs is not None]
     return NoiseFloor(
         max(one.discordant / one.pairs for one in found),
         max(abs(one.difference or 0.0) for one in found),
         max(means, default=None),
         max(spreads, default=None),
+        max(outputs, default=None),
     )
 
 
@@ -106,7 +123,8 @@ def verdict(
 ) -> Verdict:
     """The verdict on scores; `margin` is a fraction, `p` the corrected p value (default: the difference's own).
 
-    Better and worse ask for all three: p, an interval that leaves 0 out, and more than the noise floor.
+    Better and worse ask for all three: p, an interval that leaves 0 out, and more than the noise floor. Fewer pairs
+    than can show any difference (`too_few`) are said to be so.
     """
     p = difference.p if p is None else p
     within = equivalent(difference.low, difference.high, margin)
@@ -114,15 +132,23 @@ def verdict(
     apart = difference.low is not None and difference.high is not None and difference.low * difference.high > 0
     if significant and apart and above(difference, floor) and difference.difference:
         return Verdict("better" if difference.difference > 0 else "worse", margin, within)
-    if within:
-        return Verdict("equivalent", margin, True)
     if not difference.pairs:
         return Verdict("cannot tell", margin, why="no pairs")
+    few = "too few pairs" if too_few(difference) and not within else ""
+    if not difference.discordant:
+        return Verdict("identical", margin, within, None if within else pairs_needed(difference, margin), few)
+    if within:
+        return Verdict("equivalent", margin, True)
     raw = difference.p is not None and difference.p < 1 - level
     why = "not after Holm's correction" if raw else ""
     if significant:
         why = "not above the noise floor" if apart else "the interval holds 0"
-    return Verdict("cannot tell", margin, needs=pairs_needed(difference, margin), why=why)
+    return Verdict("cannot tell", margin, needs=pairs_needed(difference, margin), why=few or why)
+
+
+def too_few(difference: Difference) -> bool:
+    """Whether there are pairs, and fewer than could show a difference even if every one differed."""
+    return 0 < difference.pairs < FEWEST_ONE_SIDED
 
 
 def logprob_word(difference: Difference, floor: NoiseFloor | None = None, p: float | None = None) -> str:

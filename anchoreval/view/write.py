@@ -16,11 +16,14 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from anchoreval.board.outcomes import outcome_lines
 from anchoreval.board.view import EXTENSION
-from anchoreval.board.words import plain
+from anchoreval.board.words import plain, sentence
 from anchoreval.errors import RunError
+from anchoreval.header_facts import environment_words, incomparable_words
 from anchoreval.results import Run, to_line, write_whole
 from anchoreval.schema import Json, Record
+from anchoreval.stats import contrast, sides
 from anchoreval.view.files import DataFiles, to_json
 from anchoreval.view.page import page
 from anchoreval.view.prompts import PROMPT_MEGABYTES, Prompts, no_prompts, remade_prompts
@@ -107,6 +110,7 @@ def _index(run: Run, rows: Sequence[Row], holds: Sequence[int], shown: Mapping[s
         "rows": listing,
         "reasons": list(reasons),
         "notes": list(_notes(run, rows, made)),
+        "verdicts": list(_verdicts(run)),
         "header": run.header,
     }
 
@@ -115,14 +119,28 @@ def _notes(run: Run, rows: Sequence[Row], made: Prompts) -> Iterator[str]:
     """Sentences that stand above the list."""
     if "finished" not in run.header:
         yield "This run is not finished: the records that it had when the page was written are shown."
-    if run.header.get("comparable") is False:
-        yield "The prompts are not those of the published benchmark: scores do not compare with published ones."
+    if why := incomparable_words(run.header):
+        yield f"The prompts are not those of the published benchmark, whose scores they do not compare with: {plain(why)}."
+    if several := environment_words(run.header):
+        yield f"Computed in {plain(several)}: last bits may differ from one record to the next; records name theirs."
+    yield from (f"{line.text}." for line in outcome_lines(run.header, run.records) if not line.quiet)
     if any(arm.startswith(("anchor/", "intra-doc/")) for arm in arms_of(run)):
         yield EXTENSION
     if repeated := sum(row.repeated for row in rows):
         yield f"{repeated} lines of records.jsonl repeat a sample under an arm; the list shows the last one of each."
     for one in run.header.get("unmakeable") or []:
         yield f"{one['task']} at {one['length']:,} tokens is not in the run: {one['why']}"
+
+
+def _verdicts(run: Run) -> Iterator[str]:
+    """What every arm differs by from the first over all pairs, as `anchoreval compare` says it."""
+    try:
+        known = list(sides(run.header, run.records).values())
+        against = [contrast(side, known[0]) for side in known[1:]]
+    except RunError:  # samples that are there twice, or were asked in other words: the list says so
+        return
+    for one in against:
+        yield f"{plain(one.arm, 60)} minus {plain(one.baseline, 60)}: {sentence(one.pooled)}"
 
 
 def _model(run: Run) -> str:

@@ -19,7 +19,7 @@ from anchoreval.data.ruler_words import appearances
 from anchoreval.data.sources import Sources
 from anchoreval.errors import LengthError, SourceError
 from anchoreval.prompt import to_request
-from anchoreval.run import Plan
+from anchoreval.run import Cell, Plan
 from anchoreval.schema import Sample, Tokenizer, Wrap
 from anchoreval.scoring import SCORERS
 from anchoreval.tokenizer import TextTokenizer, load_tokenizer
@@ -319,4 +319,5 @@ def test_the_filler_is_rulers_own_noise(tiny: TextTokenizer, generated: Sources)
 def test_balanced_scores_are_never_called_comparable(generated: Sources, golden_sources: Sources) -> None:
     for sources in (generated, golden_sources):
         plan = Plan((CARDS["vt"],), (1024,), (), None, 42, "base", sources)
-        assert not plan.comparable
+        cell = Cell(CARDS["vt"], 1024, iter(()), 1)
+        assert plan.incomparable([cell])[CARDS["vt"].address].startswith("prompts of this package")

@@ -62,7 +62,7 @@ def test_a_missing_file_is_downloaded_once_and_kept_in_the_cache(
     first = Sources(cache=cache)
     assert [question.text for question in first.squad.questions] == ["Where?"]
     assert first.squad.questions[0].answers == ("France", "France")
-    assert first.describe()["squad.json"] == "published" and first.comparable
+    assert first.describe()["squad.json"] == "published" and first.published and not first.others
     (folder / "dev.json").unlink()
     assert Sources(cache=cache, offline=True).squad.documents == [
         "A second paragraph.",
@@ -105,12 +105,12 @@ def test_a_users_own_file_is_used_and_said_not_to_be_the_published_one(tmp_path:
     text = json.dumps({"text": "An essay."})
     (tmp_path / "PaulGrahamEssays.json").write_text(text)
     own = Sources(tmp_path, cache=tmp_path / "cache", offline=True)
-    assert own.comparable, "nothing has been read yet"
+    assert not own.others, "nothing has been read yet"
     assert own.essay() == "An essay."
     sha256 = hashlib.sha256(text.encode()).hexdigest()
     assert own.describe()["PaulGrahamEssays.json"] == f"not the published file: sha256 {sha256}"
     assert own.files()["PaulGrahamEssays.json"]["sha256"] == sha256
-    assert not own.comparable
+    assert own.others == [f"PaulGrahamEssays.json not the published file: sha256 {sha256}"]
 
 
 def test_the_data_folder_comes_before_the_cache(tmp_path: Path) -> None:
@@ -135,9 +135,9 @@ def test_hotpot_questions_know_their_paragraphs(tmp_path: Path) -> None:
     assert found.questions[0].gold == (1, 0) and found.questions[0].answers == ("yes",)
 
 
-def test_generated_haystacks_are_never_comparable(tmp_path: Path) -> None:
-    made = Sources(haystack="generated", cache=tmp_path)
-    assert not made.comparable and made.describe()["haystack"] == "generated"
+def test_a_generated_haystack_and_a_context_left_out_are_said(tmp_path: Path) -> None:
+    made = Sources(haystack="generated", cache=tmp_path, context=False)
+    assert made.describe()["haystack"] == "generated" and made.others == ["context left out (--no-context)"]
 
 
 def test_the_cache_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

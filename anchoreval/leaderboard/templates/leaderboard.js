@@ -37,28 +37,29 @@ const address = (run, task, length, arm, differ) => {
 const swapped = (said) => said.replace(/^(worse|better)/, (word) => (word === "worse" ? "better" : "worse"));
 const minus = (value) => (value === null ? null : 0 - value);
 
-const scoreCell = (map, group, [row, length, arm, mean, low, high, scored, asked, logprob, run]) => {
+const scoreCell = (map, group, [row, length, arm, mean, low, high, scored, asked, logprob, run, wrong, lost]) => {
   const [name, task] = map.rows[row];
   const said = mean === null ? "no score" : number(mean) + between(low, high);
   const more = logprob === null ? "" : `, log-probability ${logprob.toFixed(3)} per token`;
   return {
     text: number(mean) + (scored < asked && mean !== null ? "*" : ""),
     style: mean === null ? "none" : `s${Math.round(mean / 100)}`,
-    label: `${name} at ${span(length)}, ${group.arms[arm][0]}: ${said}, ${scored} of ${asked} scored${more}`,
+    label: `${name} at ${span(length)}, ${group.arms[arm][0]}: ${said}, ${scored} of ${asked} scored${lost ? `, ${number(wrong)} with the lost as wrong, ${lost}` : ""}${more}`,
     href: address(run, task, length, group.arms[arm][1], false),
   };
 };
-const gapCell = (map, group, base, [row, length, arm, other, size, low, high, pairs, out, p, detectable, said, run]) => {
+const gapCell = (map, group, base, [row, length, arm, other, size, low, high, pairs, out, p, detectable, said, run, told, same, few, fixed]) => {
   const turned = arm === base;
   const [name, task] = map.rows[row];
   const shown = turned ? other : arm;
-  const [value, from, to, words] = turned ? [minus(size), minus(high), minus(low), swapped(said)] : [size, low, high, said];
-  const step = value === null ? 0 : Math.max(1, Math.min(5, Math.round((5 * Math.abs(value)) / 10 / map.scale)));
-  const rest = [`n=${pairs} pairs${out ? ` (${out} left out)` : ""}`, p && `${p} (Holm)`, detectable !== null && `smallest detectable ${number(detectable)}`];
+  const [value, from, to, words] = turned ? [minus(size), minus(high), minus(low), swapped(fixed ?? said)] : [size, low, high, said];
+  const step = value === null ? 0 : told ? Math.max(1, Math.min(5, Math.round((5 * Math.abs(value)) / 10 / map.scale))) : 1;
+  const alike = same === null || !pairs ? "" : ` (${span(same)} of the same output)`;
+  const rest = [`${span(pairs)} pair${pairs === 1 ? "" : "s"}${alike}`, out, p, detectable !== null && `detects ${number(detectable)}`];
   return {
-    text: number(value, true),
-    style: (value === null ? "none" : value === 0 ? "z0" : `${value < 0 ? "n" : "p"}${step}`) + (/^(worse|better)/.test(words) ? " strong" : ""),
-    label: `${name} at ${span(length)}, ${group.arms[shown][0]} minus ${group.arms[base][0]}: ${words}, ${number(value, true)}${between(from, to, true)}, ${rest.filter(Boolean).join(", ")}`,
+    text: number(value, true) + (out && value !== null ? "*" : ""),
+    style: (value === null ? "none" : value === 0 ? "z0" : `${value < 0 ? "n" : "p"}${step}`) + (told ? " strong" : ""),
+    label: `${name} at ${span(length)}, ${group.arms[shown][0]} minus ${group.arms[base][0]}: ${words}${value === null ? "" : `, ${number(value, true)}${few ? "" : between(from, to, true)}`}, ${rest.filter(Boolean).join(", ")}`,
     href: address(run, task, length, group.arms[shown][1], true),
   };
 };

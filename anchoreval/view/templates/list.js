@@ -136,6 +136,7 @@ const showFilter = () => {
   byId("differ").checked = state.differ === "1";
 };
 const notes = () => {
-  byId("notes").replaceChildren(...index.notes.map((note) => el("p", { class: "warning" }, bdi(note))));
+  const verdicts = index.verdicts.map((text) => el("p", { class: "note verdict" }, bdi(text)));
+  byId("notes").replaceChildren(...index.notes.map((note) => el("p", { class: "warning" }, bdi(note))), ...verdicts);
   byId("header").querySelector("pre").textContent = visible(JSON.stringify(index.header, null, 1));
 };

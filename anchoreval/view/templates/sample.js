@@ -68,7 +68,8 @@ const answer = (record, first, prompt) => {
   const value = perToken(record);
   const base = perToken(first);
   const at = record === first || record.output === first.output ? null : shared(record.output, first.output);
-  const said = [counted(record.output_tokens, "token"), `ended by ${record.finish}`, `${record.seconds} s`];
+  const became = !record.outcome || record.outcome === "answered" ? [] : [record.outcome.replaceAll("_", " ")];
+  const said = [...became, counted(record.output_tokens, "token"), `ended by ${record.finish}`, `${record.seconds} s`];
   const versus = value === null || base === null || record === first ? "" : `, ${signed(value - base, 4)} against ${first.arm}`;
   return el("article", { class: "card" },
     el("h4", {}, bdi(record.arm), " ", el("b", { class: scoreKind(record.score) }, record.score === null ? "no score" : percent(record.score))),

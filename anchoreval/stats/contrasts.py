@@ -1,0 +1,213 @@
+"""Arms that are compared: every paired difference with its corrected p, its noise floor and its words.
+
+Whatever shows a comparison, on a terminal, a page or in a file, takes these rows. Holm's correction is over the tasks
+and lengths of one arm against one baseline, and over its lengths; the pooled row is one question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from anchoreval.schema import PLACEBO, Json, Record
+from anchoreval.stats.cells import put
+from anchoreval.stats.paired import Comparison, Difference, paired, paired_sides
+from anchoreval.stats.significance import holm
+from anchoreval.stats.verdicts import NoiseFloor, Verdict, logprob_word, noise_floor, too_few, verdict
+
+MARGIN = 0.01  # differences up to this are equivalent, where no other margin is asked for
+AT_FLOOR, FLOOR_ZERO, ABOVE_FLOOR = "at the floor", "floor 0 here", "ABOVE THE FLOOR"  # words of a placebo's own row
+
+Where = tuple[str | None, int | None]  # (task, length), None where pooled
+Floors = Mapping[Where, NoiseFloor]
+Placebo = Literal["arm", "baseline"]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One paired difference with its corrected p values, its noise floor and what it says in words.
+
+    `word` is the verdict on scores in short and `says` in full; where a run stopped early by its own rule, that
+    rule's, and on the row of a placebo whether it is at the noise floor that it gives. Fractions and nats.
+    """
+
+    difference: Difference
+    p_holm: float | None
+    logprob_p_holm: float | None
+    floor: NoiseFloor | None
+    verdict: Verdict
+    word: str
+    says: str
+    logprob_says: str
+
+    @property
+    def told(self) -> bool:
+        """Whether a difference is shown: for the worse, for the better, or by a placebo."""
+        return self.word in ("worse", "better", ABOVE_FLOOR)
+
+    @property
+    def too_few(self) -> bool:
+        """Whether so few pairs can show nothing, so that their interval says nothing either."""
+        return too_few(self.difference) and not self.verdict.within
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """All rows of one arm against one baseline. Holm's correction is over `cells`, and over `lengths`.
+
+    `prompts` says in words what makes the prompts of the two sides differ; `computed_apart` counts the pairs of one run
+    whose two answers come from different environments.
+    """
+
+    arm: str
+    baseline: str
+    margin: float
+    cells: tuple[Row, ...]
+    lengths: tuple[Row, ...]
+    pooled: Row
+    notes: tuple[str, ...] = ()
+    prompts: tuple[str, ...] = ()
+    computed_apart: int = 0
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The rows of every task and length, of every length, and the pooled one."""
+        return (*self.cells, *self.lengths, self.pooled)
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One arm of one run: its label in tables, its records by sample id, what its run knows of noise and stopping."""
+
+    arm: str
+    label: str
+    records: Mapping[str, Record]
+    floors: Floors = field(default_factory=dict)
+    stopped: Mapping[tuple[str, int], str] = field(default_factory=dict)
+
+
+def sides(header: Mapping[str, Json], records: Sequence[Record], label: str = "") -> dict[str, Side]:
+    """Arm -> its side, in the header's order; RunError for a sample recorded twice."""
+    by_arm: dict[str, dict[str, Record]] = {
+        str(arm["name"] if isinstance(arm, Mapping) else arm): {} for arm in header.get("arms") or []
+    }
+    for record in records:
+        put(by_arm.setdefault(record.arm, {}), record)
+    floors = _floors(records, [arm for arm in by_arm if arm.endswith(PLACEBO)])
+    stopped = stopped_of(header)
+    return {
+        arm: Side(arm, f"{arm} ({label})" if label else arm, own, floors, stopped.get(arm, {}))
+        for arm, own in by_arm.items()
+        if own
+    }
+
+
+def _floors(records: Sequence[Record], placebos: Sequence[str]) -> Floors:
+    """(task, length) -> the noise floor there, pooled places included; empty without a placebo."""
+    found: dict[Where, list[Difference]] = {}
+    for placebo in placebos:
+        comparison = paired(records, placebo, placebo.removesuffix(PLACEBO))
+        for one in (*comparison.cells, *comparison.lengths, comparison.pooled):
+            found.setdefault((one.task, one.length), []).append(one)
+    return {place: floor for place, each in found.items() if (floor := noise_floor(each))}
+
+
+def stopped_of(header: Mapping[str, Json]) -> dict[str, dict[tuple[str, int], str]]:
+    """Arm -> (task, length) -> the words of a sequential verdict that the header records."""
+    rule: Any = header.get("until") or {}
+    found: dict[str, dict[tuple[str, int], str]] = {}
+    for cell in rule.get("cells", []):
+        for arm, said in cell["arms"].items():
+            words = f"{said['verdict']} ({rule['rule']} after {said['pairs']})"
+            found.setdefault(arm, {})[cell["task"], cell["length"]] = words
+    return found
+
+
+def contrast(side: Side, base: Side, margin: float = MARGIN, comparison: Comparison | None = None) -> Contrast:
+    """The rows of `side` against `base`; `comparison`, where it is at hand already, is that of their labels."""
+    comparison = comparison or paired_sides(side.records, base.records, side.label, base.label)
+    floors = base.floors or side.floors
+    placebo = placebo_of(side.arm, base.arm)
+    ruled = base.label == base.arm and not base.stopped and not base.arm.endswith(PLACEBO)
+    stopped = side.stopped if ruled else {}
+
+    def rows(differences: Sequence[Difference]) -> tuple[Row, ...]:
+        places = [(one.task, one.length) for one in differences]
+        words = [stopped.get((task or "", length or 0), "") for task, length in places]
+        return family(differences, margin, [floors.get(place) for place in places], placebo, words)
+
+    notes = [] if floors else ["noise floor: no placebo in this run"]
+    if lone := sum(not one.pairs for one in comparison.cells):
+        notes.append(f"{lone} of {len(comparison.cells)} cells have no pair and are left out of the table")
+    if side.stopped or base.stopped:
+        notes.append("p and intervals are for a fixed number of samples; where the run stopped early, its rule decides")
+    parts = rows(comparison.cells), rows(comparison.lengths), rows([comparison.pooled])[0]
+    return Contrast(side.label, base.label, margin, *parts, tuple(notes), computed_apart=_computed_apart(side, base))
+
+
+def placebo_of(arm: str, baseline: str) -> Placebo | None:
+    """Which of the two is the placebo of the other; None where neither is."""
+    if arm == baseline + PLACEBO:
+        return "arm"
+    return "baseline" if baseline == arm + PLACEBO else None
+
+
+def family(
+    differences: Sequence[Difference],
+    margin: float,
+    floors: Sequence[NoiseFloor | None],
+    placebo: Placebo | None = None,
+    stopped: Sequence[str] = (),
+) -> tuple[Row, ...]:
+    """The rows of differences that are asked together: Holm's correction is over all of them.
+
+    `floors` has the noise floor of each and `stopped` the words of a rule that ended it, empty where none did;
+    `placebo` is that of `placebo_of`.
+    """
+    ps, logprob_ps = holm([one.p for one in differences]), holm([one.logprob_p for one in differences])
+    words = stopped or [""] * len(differences)
+    return tuple(_row(*each, margin, placebo) for each in zip(differences, ps, logprob_ps, floors, words, strict=True))
+
+
+def _row(
+    difference: Difference,
+    p: float | None,
+    logprob_p: float | None,
+    floor: NoiseFloor | None,
+    stopped: str,
+    margin: float,
+    placebo: Placebo | None,
+) -> Row:
+    against = None if placebo else floor
+    found = verdict(difference, margin, against, p)
+    word, says = str(found.word), str(found)
+    logprob_says = logprob_word(difference, against, logprob_p)
+    if placebo:
+        word, says, logprob_says = _at_the_floor(difference, found, logprob_says, placebo)
+    if stopped:
+        word, says = stopped.partition(" (")[0].partition(" within")[0], stopped
+    return Row(difference, p, logprob_p, floor, found, word, says, logprob_says)
+
+
+def _at_the_floor(difference: Difference, found: Verdict, logprob: str, placebo: Placebo) -> tuple[str, str, str]:
+    """Word, full words and the word on log-probabilities of the row of a placebo and its own arm."""
+    if not difference.pairs:
+        return found.word, str(found), logprob
+    if logprob in ("lower", "higher"):
+        logprob = f"{ABOVE_FLOOR}: {logprob}"
+    elif logprob:
+        logprob = FLOOR_ZERO if logprob == "the same" else AT_FLOOR
+    if found.word in ("worse", "better"):
+        worse = (found.word == "worse") == (placebo == "arm")
+        return ABOVE_FLOOR, f"{ABOVE_FLOOR}: the placebo is {'worse' if worse else 'better'}", logprob
+    word = FLOOR_ZERO if found.word == "identical" else AT_FLOOR
+    return word, word, logprob
+
+
+def _computed_apart(side: Side, base: Side) -> int:
+    """Pairs of one run whose two answers come from different environments."""
+    if base.label != base.arm or side.label != side.arm:
+        return 0
+    both = side.records.keys() & base.records.keys()
+    return sum(side.records[key].environment != base.records[key].environment for key in both)
