@@ -16,6 +16,7 @@ from browser import Tab, find_chromium, launched, opened
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of torch here, and of what the tests start; read when torch is imported
 
 REPOSITORY = Path(__file__).parents[1]
 

@@ -16,11 +16,6 @@ TOY = ["bench", "gpu", "--device", "cpu", "--lengths", "256", "--documents", "4"
 NAMES = ["full", "anchor rows", "anchor flex", "rope bf16", "rope fp32", "probe"]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def test_every_figure_is_printed_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "deep" / "cpu.json"
     assert main([*TOY, "--output", str(path)]) == 0
