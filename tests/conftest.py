@@ -56,7 +56,7 @@ def open_page() -> Iterator[Callable[..., AbstractContextManager[Tab]]]:
     """`with open_page(path, size="phone", scheme="dark") as tab:` in one Chromium for all modules."""
     chromium = find_chromium()
     if chromium is None:
-        pytest.skip("CHROMIUM ABSENT: no page was opened in a real browser (apt-get install chromium fonts-dejavu-core)")
+        pytest.skip("CHROMIUM ABSENT: no page was opened in a browser (apt-get install chromium fonts-dejavu-core)")
     if find_spec("axe_playwright_python") is None:
         pytest.skip("AXE ABSENT: no page was checked for accessibility (pip install -e '.[dev]')")
     with launched(chromium) as browser:

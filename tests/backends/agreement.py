@@ -1,4 +1,4 @@
-"""When two computations of the same requests agree, whatever the processor: what is compared to the bit and what is not.
+"""When two computations of the same requests agree on any processor: what is compared to the bit, and what is not.
 
 Prompts, documents and references are computed in passes whose shapes depend on the request alone, so their numbers are
 equal to the bit on any one machine. Answers are decoded in as many rows as share a batch, and a product may round a row

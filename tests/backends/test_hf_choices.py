@@ -224,7 +224,7 @@ def test_a_placebo_scores_in_other_rows_to_the_same_numbers_within_rounding(llam
         (second,) = backend.answer(asked)
     before, after = ([each.logprob for each in output.choices] for output in (first, second))
     assert after == pytest.approx(before, abs=logprob_tolerance(backend.model, 70))
-    assert (most, max(rows)) == (8, 3)  # other shapes were computed; whether a bit moves by it is the processor's affair
+    assert (most, max(rows)) == (8, 3)  # other shapes were computed; whether that moves a bit is the processor's affair
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])

@@ -18,6 +18,7 @@ from anchoreval.backends.hf_decode import Answering
 from anchoreval.backends.hf_plan import Limits
 from anchoreval.errors import UnsupportedArm
 
+pytestmark = pytest.mark.numeric
 REQUESTS = [request(str(i), ids, 6, reference=(9, 8, 7)) for i, ids in enumerate(prompts(8, 100, 300))]
 SETTINGS: dict[str, Any] = {"chunk_tokens": 64, "batch_tokens": 16_384, "rows": 32}
 

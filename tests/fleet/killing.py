@@ -12,7 +12,6 @@ from typing import Any
 from anchoreval.results import RECORDS, Run, read_records
 from anchoreval.schema import Record
 
-
 os.environ["ANCHOREVAL_TESTS"] = MINE = str(os.getpid())  # inherited by the workers that these tests may kill
 
 
