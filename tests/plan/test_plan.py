@@ -172,7 +172,7 @@ def test_the_memory_at_once_is_within_a_fifth_of_a_measured_run(tmp_path: Path) 
         num_key_value_heads=8, head_dim=256, max_position_embeddings=4096, tie_word_embeddings=True,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(tmp_path / "model")
-    half = {"eos_token_id": list(range(0, vocabulary, 2))}  # answers end soon: the most memory is held before they begin
+    half = {"eos_token_id": list(range(0, vocabulary, 2))}  # answers end soon
     (tmp_path / "model" / "generation_config.json").write_text(json.dumps(half))
     asked = ["--model", str(tmp_path / "model"), "--tasks", "ruler/vt", "--lengths", "512", "--limit", "24"]
     asked += ["--haystack", "generated", "--batch-tokens", "16384"]
