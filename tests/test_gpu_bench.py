@@ -16,6 +16,12 @@ TOY = ["bench", "gpu", "--device", "cpu", "--lengths", "256", "--documents", "4"
 NAMES = ["full", "anchor rows", "anchor flex", "rope bf16", "rope fp32", "probe"]
 
 
+@pytest.fixture(autouse=True)
+def nothing_to_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between measurements all objects of the process are looked through, which takes seconds beside other tests."""
+    monkeypatch.setattr(gpu_measures.gc, "collect", lambda: 0)
+
+
 def test_every_figure_is_printed_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "deep" / "cpu.json"
     assert main([*TOY, "--output", str(path)]) == 0
