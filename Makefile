@@ -1,22 +1,40 @@
 # Two commands for a fresh machine: `make demo` (set-up and the main job) and `make test` (set-up and the tests).
+# `make test-cpus` computes the numeric tests again as other processors do.
 PYTHON ?= python3
 BIN := .venv/bin
+
+# One worker per core, four at the most (each holds torch and models, about a gigabyte); each computes with one thread.
+WORKERS := --numprocesses auto --maxprocesses 4 --dist loadfile
+# What x86-64 processors without AVX-512 compute with: torch's own kernels, then MKL's products of float32.
+CPUS := ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=SSE4_2 MKL_ENABLE_INSTRUCTIONS=AVX2
 
 VLLM := .venv-vllm/bin
 VLLM_TESTS := tests/vllm_plugin tests/backends/test_vllm*.py tests/backends/test_openai*.py tests/fleet/test_fleet_vllm.py \
 	tests/lm_eval_plugin/test_lm_eval_vllm.py
 
-.PHONY: demo test test-vllm check
+.PHONY: demo test test-cpus test-vllm check
 demo: .venv/run.stamp
 	$(BIN)/anchoreval run --model anchor-tiny --tasks ruler --lengths 512,1024,2048 --rope bf16,fp32 --limit 20 \
 		--haystack generated --output runs/demo
 	@echo "open runs/demo/board.html"
 
 test: .venv/dev.stamp
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(WORKERS)
+
+# Products of 16-bit numbers are oneDNN's: without AVX-512 up to a thousand times slower, so only their own tests run so.
+test-cpus: .venv/dev.stamp
+	@failed=; for threads in 1 2; do \
+		export OMP_NUM_THREADS=$$threads OMP_WAIT_POLICY=passive; \
+		for cpu in $(CPUS) ONEDNN_MAX_CPU_ISA=AVX2; do \
+			case $$cpu in ONEDNN*) tests=half;; *) tests=numeric;; esac; \
+			echo "== $$cpu OMP_NUM_THREADS=$$threads, the $$tests tests"; \
+			env $$cpu $(BIN)/python -m pytest $(WORKERS) -m $$tests || failed="$$failed $$cpu,$$threads"; \
+		done; \
+	done; \
+	test -z "$$failed" || { echo "failed under (setting, threads):$$failed"; exit 1; }
 
 test-vllm: .venv-vllm/stamp
-	OMP_NUM_THREADS=1 $(VLLM)/python -m pytest --numprocesses 2 --dist loadfile $(VLLM_TESTS)
+	$(VLLM)/python -m pytest --numprocesses 2 --dist loadfile $(VLLM_TESTS)
 
 check: .venv/dev.stamp
 	$(BIN)/ruff check .

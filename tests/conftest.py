@@ -1,9 +1,13 @@
-"""Fixtures of the whole suite: the reference outputs beside the repository, and a network that is shut."""
+"""The whole suite: what it computes with, the tests that compute, reference outputs, one browser, no network.
+
+And what was not tested for want of something on this machine, said at the end.
+"""
 
 from __future__ import annotations
 
 import os
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
@@ -16,8 +20,26 @@ from browser import Tab, find_chromium, launched, opened
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of torch here, and of what the tests start; read when torch is imported
 
 REPOSITORY = Path(__file__).parents[1]
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark as `numeric` every test of a module that imports torch; other modules that compute say so themselves."""
+    if isinstance(item, pytest.Function) and hasattr(item.module, "torch"):
+        item.add_marker("numeric")
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say what was not tested because the machine lacks it, and how to get it, above the last line."""
+    skipped = [report.longrepr[2] for report in terminalreporter.stats.get("skipped", ()) if report.longrepr]
+    absent = Counter(reason.removeprefix("Skipped: ") for reason in skipped if " ABSENT: " in reason)
+    if absent:
+        title = f"NOT TESTED HERE: {absent.total()} tests, or files of them, need what this machine lacks"
+        terminalreporter.write_sep("!", title, red=True, bold=True)
+        for reason, count in absent.most_common():
+            terminalreporter.write_line(f"{count:5}  {reason}", red=True)
 
 
 @pytest.fixture(scope="session")
@@ -37,12 +59,12 @@ def _no_cache_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def open_page() -> Iterator[Callable[..., AbstractContextManager[Tab]]]:
-    """`with open_page(path, size="phone", scheme="dark") as tab:` in one Chromium for the whole module."""
+    """`with open_page(path, size="phone", scheme="dark") as tab:` in one Chromium for all modules."""
     chromium = find_chromium()
     if chromium is None:
-        pytest.skip("CHROMIUM ABSENT: no page was opened in a real browser (apt-get install chromium)")
+        pytest.skip("CHROMIUM ABSENT: no page was opened in a browser (apt-get install chromium fonts-dejavu-core)")
     if find_spec("axe_playwright_python") is None:
         pytest.skip("AXE ABSENT: no page was checked for accessibility (pip install -e '.[dev]')")
     with launched(chromium) as browser:

@@ -56,7 +56,7 @@ def chromium() -> str:
     for name in ("chromium", "chromium-browser", "google-chrome"):
         if found := shutil.which(name):
             return found
-    pytest.skip("CHROMIUM ABSENT: no board was opened in a real browser (apt-get install chromium)")
+    pytest.skip("CHROMIUM ABSENT: no board was opened in a browser (apt-get install chromium fonts-dejavu-core)")
 
 
 def dumped(chromium: str, page: Path, profile: Path, fragment: str = "") -> str:

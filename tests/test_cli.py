@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from command_line import cli, process
 
 from anchoreval.cli import COMMANDS, parser
 from anchoreval.flags import backend_args
@@ -62,10 +61,6 @@ FLAGS = {
 FAKE = ["--model", "anchor-tiny", "--backend", "fake", "--lengths", "512", "--limit", "3"]
 
 
-def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "anchoreval", *arguments], capture_output=True, text=True, check=False)
-
-
 def test_the_set_of_flags_is_frozen() -> None:
     import argparse
 
@@ -78,7 +73,7 @@ def test_the_set_of_flags_is_frozen() -> None:
 
 
 def test_run_prints_the_table_alone_on_stdout_and_writes_both_boards(tmp_path: Path) -> None:
-    done = cli(
+    done = process(
         "run", *FAKE, "--tasks", "ruler/niah_single_1 ruler/vt", "--rope", "bf16,fp32", "--output", str(tmp_path)
     )
     assert done.returncode == 0, done.stderr
@@ -115,7 +110,7 @@ def test_bad_input_is_one_line_with_the_fix_and_exit_code_2(tmp_path: Path, argu
 
 def test_a_run_that_cannot_be_written_ends_with_exit_code_1(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    done = cli("run", *FAKE, "--tasks", "ruler/vt", "--output", str(tmp_path / "file"))
+    done = process("run", *FAKE, "--tasks", "ruler/vt", "--output", str(tmp_path / "file"))
     assert done.returncode == 1 and "cannot write" in done.stderr and "Traceback" not in done.stderr
 
 

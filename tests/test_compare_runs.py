@@ -6,13 +6,12 @@ import csv
 import dataclasses
 import json
 import random
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import cli
 
 from anchoreval import compare, evaluate
 from anchoreval.compare_runs import BODY, TABLE, write_compare
@@ -174,10 +173,6 @@ def test_a_table_too_wide_stands_in_two_blocks_with_the_same_numbers() -> None:
     assert max(map(len, wide.splitlines()[:6])) > 140 >= max(map(len, narrow.splitlines()[:6]))
     assert narrow.count("task ") == 2 and wide.count("task ") == 1
     assert {word for word in wide.split() if "--" not in word} == {word for word in narrow.split() if "--" not in word}
-
-
-def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "anchoreval", *arguments], capture_output=True, text=True, check=False)
 
 
 def test_the_command_prints_the_committed_runs_verdict_and_writes_both_files(tmp_path: Path) -> None:

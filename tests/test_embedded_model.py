@@ -14,11 +14,6 @@ from anchoreval.cards import find_model
 FOLDER = Path(find_model("anchor-tiny")[1].checkpoint)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def test_the_checkpoint_is_small_and_whole() -> None:
     sizes = [path.stat().st_size for path in FOLDER.iterdir()]
     assert sum(sizes) < 12e6

@@ -17,8 +17,9 @@ NAMES = ["full", "anchor rows", "anchor flex", "rope bf16", "rope fp32", "probe"
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
+def nothing_to_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between measurements all objects of the process are looked through, which takes seconds beside other tests."""
+    monkeypatch.setattr(gpu_measures.gc, "collect", lambda: 0)
 
 
 def test_every_figure_is_printed_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,6 @@ Fact by fact over ten families of tiny random models, and on the embedded model 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -32,14 +31,6 @@ FAMILIES = [
 ]  # fmt: skip
 EMBEDDED = "anchor-tiny"
 DOCUMENTS = (7, 5, 9)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,7 @@ addEventListener("load", () => {
 def test_the_page_fits_and_is_styled(study: Study, tmp_path: Path, width: int, columns: int) -> None:  # noqa: F811
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:
-        pytest.skip("CHROMIUM ABSENT: no probe page was opened in a real browser (apt-get install chromium)")
+        pytest.skip("CHROMIUM ABSENT: no page was opened in a browser (apt-get install chromium fonts-dejavu-core)")
     page = write_probe(study, tmp_path)[1]
     text = page.read_text("utf-8")
     page.write_text(text.replace("default-src 'none';", "script-src 'unsafe-inline';").replace("</body>", DRIVER))

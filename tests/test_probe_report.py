@@ -50,11 +50,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def study(checkpoint: Path) -> Study:
     """Two lengths, four rungs, one text."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    found = probe(str(checkpoint), [64, 32], levels="native,fp32-qk,fp32,bf16-angle", texts=1, queries=48)
-    torch.set_num_threads(threads)
-    return found
+    return probe(str(checkpoint), [64, 32], levels="native,fp32-qk,fp32,bf16-angle", texts=1, queries=48)
 
 
 def value(study: Study, measure: str, **wanted: Any) -> float:

@@ -93,10 +93,10 @@ def count(output: Path) -> int:
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_twenty_random_points_ends_with_the_records_of_an_unbroken_one(tmp_path: Path) -> None:
+def test_a_run_killed_at_ten_random_points_ends_with_the_records_of_an_unbroken_one(tmp_path: Path) -> None:
     whole, broken, rng = tmp_path / "whole", tmp_path / "broken", random.Random(7)
     assert started(whole, 0.0).wait() == 0
-    total, points = count(whole), 20
+    total, points = count(whole), 10
     for point in range(points):
         process = started(broken, 0.01)
         goal = min(total - 1, count(broken) + rng.randint(0, 2 * total // points))

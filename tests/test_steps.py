@@ -225,6 +225,7 @@ def test_a_stopping_rule_takes_rounds_of_both_steps(tmp_path: Path, folder: Path
     assert not differences(result.path, folder)
 
 
+@pytest.mark.numeric
 def test_a_model_answers_both_steps_under_arms_that_act_on_documents(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

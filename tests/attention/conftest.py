@@ -1,26 +1,15 @@
-"""Fixtures of the attention tests: one thread, and recorders of what reaches the rotation and the kernel."""
+"""Fixtures of the attention tests: recorders of what reaches the rotation and the kernel."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-import torch
 from torch import Tensor
 
 from anchoreval.attention import patch_hf
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Thread counts change the order of sums; bit-for-bit tests and a shared machine want one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
 
 Call = dict[str, Any]
 

@@ -1,4 +1,4 @@
-"""A tiny random Llama on disk, on one thread."""
+"""A tiny random Llama on disk, and a server."""
 
 from __future__ import annotations
 
@@ -6,15 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from checkpoints import SHAPE, save_model
 from servers import Server, stock
 from transformers import LlamaConfig
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

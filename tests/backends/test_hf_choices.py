@@ -216,7 +216,7 @@ def test_a_token_that_the_model_lacks_is_refused(llama: Path) -> None:
 
 
 def test_a_placebo_scores_in_other_rows_to_the_same_numbers_within_rounding(llama: Path) -> None:
-    asked, backend, rows = [choosing(request("p", prompts(1, 100, 100)[0]))], open_hf(llama), []
+    asked, backend, rows = [choosing(request("p", prompts(1, 100, 100)[0]))], open_hf(llama, rows=8), []
     spy(backend, lambda call: rows.append(call["input_ids"].shape[0]))
     first, most = chosen(backend, asked)["p"], max(rows)
     rows.clear()
@@ -224,7 +224,7 @@ def test_a_placebo_scores_in_other_rows_to_the_same_numbers_within_rounding(llam
         (second,) = backend.answer(asked)
     before, after = ([each.logprob for each in output.choices] for output in (first, second))
     assert after == pytest.approx(before, abs=logprob_tolerance(backend.model, 70))
-    assert most == 8 and first.choices != second.choices
+    assert (most, max(rows)) == (8, 3)  # other shapes were computed; whether that moves a bit is the processor's affair
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 os.environ["RAY_AUTH_MODE"] = "disabled"
-os.environ["OMP_NUM_THREADS"] = "1"  # Ray's workers compute with one thread
 
 
 @pytest.fixture(scope="module")

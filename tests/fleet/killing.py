@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import threading
 import time
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 from anchoreval.results import RECORDS, Run, read_records
 from anchoreval.schema import Record
+
+os.environ["ANCHOREVAL_TESTS"] = MINE = str(os.getpid())  # inherited by the workers that these tests may kill
 
 
 def timeless(run: Run | Path) -> dict[str, Record]:
@@ -20,15 +23,15 @@ def timeless(run: Run | Path) -> dict[str, Record]:
 
 
 def workers() -> list[int]:
-    """Process ids of the workers that hold a backend."""
-    found = []
+    """Process ids of the workers that hold a backend, started from this process and no other."""
+    found, mine = [], f"ANCHOREVAL_TESTS={MINE}".encode()
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
-                line = (folder / "cmdline").read_bytes()
+                line, environment = ((folder / name).read_bytes() for name in ("cmdline", "environ"))
             except OSError:
                 continue
-            if line.startswith(b"ray::Worker"):
+            if line.startswith(b"ray::Worker") and mine in environment.split(b"\0"):
                 found.append(int(folder.name))
     return found
 

@@ -28,12 +28,10 @@ def run(output: Path, **changes: Any) -> Run:
     return evaluate("anchor-tiny", changes.pop("tasks", "ruler/vt"), output=output, **asked | changes)
 
 
+@pytest.mark.numeric
 def test_workers_on_two_nodes_write_what_one_process_writes(cluster: Any, tmp_path: Path) -> None:
     asked: dict[str, Any] = {"backend": "hf", "limit": 4, "tasks": "ruler/vt,ruler/niah_single_1"}
     many = run(tmp_path / "many", ray=cluster.address, workers=2, **asked)
-    import torch
-
-    torch.set_num_threads(1)
     one = run(tmp_path / "one", **asked)
     assert timeless(many) == timeless(one) and len(many.records) == 16
     assert many.header["identity"] == one.header["identity"] and many.header["workers"] == 2

@@ -1,4 +1,4 @@
-"""Every test finds lm-eval's logger as a fresh process has it."""
+"""Every test finds lm-eval's logger as a fresh process has it, and none waits for pip."""
 
 from __future__ import annotations
 
@@ -6,6 +6,14 @@ import logging
 from collections.abc import Iterator
 
 import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_list_of_packages() -> Iterator[None]:
+    """lm-eval asks pip for everything that is installed, half a second a run, for a field that no test reads."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torch.utils.collect_env.get_pretty_env_info", lambda: "")
+        yield
 
 
 @pytest.fixture(autouse=True)

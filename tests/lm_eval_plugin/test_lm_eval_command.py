@@ -234,6 +234,7 @@ def test_chosen_samples_are_those_and_a_folder_named_for_instances_is_only_warne
     assert found == {1: said[1], 3: said[3]}
 
 
+@pytest.mark.numeric
 def test_choices_of_our_tasks_are_scored_as_anchoreval_run_scores_them(tmp_path: Path) -> None:
     task, data = "anchor_longbench_v2_choices_questions_400", write_longbench_v2(tmp_path / "data")
     arguments = ["lm-eval", "run", "--model", "anchoreval", "--tasks", task, "--limit", "3", "--log_samples"]

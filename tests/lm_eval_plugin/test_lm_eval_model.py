@@ -16,6 +16,7 @@ from anchoreval.errors import ModelError, UnsupportedArm
 
 pytest.importorskip("lm_eval", reason="LM-EVAL ABSENT: pip install 'anchoreval[lm-eval]'; no plugin was tried")
 
+pytestmark = pytest.mark.numeric
 CHAT = (
     "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content }}</{{ m.role }}>\n{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"

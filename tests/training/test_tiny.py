@@ -91,7 +91,6 @@ def test_a_resumed_training_is_the_same_training(tmp_path: Path, monkeypatch: py
         "STAGES",
         (tiny.Stage("copy", 2, 32, {"copy": 1.0}, tokens=64), tiny.Stage("r", 2, 96, {"recall": 1.0}, tokens=192)),
     )
-    torch.set_num_threads(1)
     tiny.train(tmp_path / "whole", until=4, every=100)
     tiny.train(tmp_path / "halves", until=2, every=100)
     tiny.train(tmp_path / "halves", until=4, every=100)
