@@ -147,9 +147,8 @@ def test_the_end_tokens_are_part_of_the_keys_and_versions_are_not(model: Path, m
 
 def test_the_end_tokens_anchor_and_template_stand_in_the_identity(model: Path) -> None:
     identity = run(model, template="chat").header["identity"]
-    assert identity["schema"] == 2 and identity["anchor"][0] == "<|bos|>" and "limit" not in identity
-    opening, closing = identity["wrap"]
-    assert opening.startswith("<|pad|>user") and closing.endswith("<|pad|>assistant\n")
+    assert identity["schema"] == 2 and identity["anchor_token"][0] == "<|bos|>" and "limit" not in identity
+    assert len(identity["template_text"]) == 64
 
 
 def test_where_prompts_are_cut_is_part_of_what_a_run_is(model: Path) -> None:
