@@ -97,7 +97,11 @@ def read_records(path: Path) -> list[Record]:
 def load_run(path: Path) -> Run:
     """Header and records of one run folder."""
     run = header_alone(path)
-    return dataclasses.replace(run, records=tuple(read_records(path / RECORDS) if (path / RECORDS).exists() else []))
+    try:
+        records = read_records(path / RECORDS) if (path / RECORDS).exists() else []
+    except OSError as error:
+        raise RunError(f"{path / RECORDS}: cannot be read ({error.strerror or error})") from error
+    return dataclasses.replace(run, records=tuple(records))
 
 
 def header_alone(path: Path) -> Run:
@@ -321,8 +325,10 @@ def load_run_header(path: Path) -> dict[str, Json]:
     """A header file as JSON; RunError when it is not."""
     try:
         header: dict[str, Json] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path}: cannot be read ({error}); delete the folder or use another --output") from error
+    if not isinstance(header, dict):
+        raise RunError(f"{path}: not a header: expected an object; delete the folder or use another --output")
     return header
 
 
