@@ -219,8 +219,7 @@ class RunFolder:
     def _require_known(self, environments: Sequence[Mapping[str, Json]]) -> None:
         known: list[Json] = self._header.get("environments") or []
         if self._same_environment and known and (other := [each for each in environments if each not in known]):
-            differs = _apart(known[0], other[0])
-            raise RunError(f"{self.path}: --same-environment: the run was begun with another {differs}")
+            raise RunError(f"{self.path}: --same-environment: where it was begun, {_apart(known[0], other[0])}")
 
     def answered(self, key: str) -> bool:
         """Whether the record of this key is there and is not to be asked again."""
@@ -318,7 +317,7 @@ def _check_seal(path: Path, header: Mapping[str, Json]) -> None:
 def _apart(one: Mapping[str, Json], other: Mapping[str, Json]) -> str:
     """The first thing in which two environments differ, in words."""
     name = next(name for name in sorted(one.keys() | other.keys()) if one.get(name) != other.get(name))
-    return f"{name}: {one.get(name)}, now {other.get(name)}"
+    return f"{name} was {one.get(name)}, here it is {other.get(name)}"
 
 
 def load_run_header(path: Path) -> dict[str, Json]:
