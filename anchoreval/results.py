@@ -97,7 +97,11 @@ def read_records(path: Path) -> list[Record]:
 def load_run(path: Path) -> Run:
     """Header and records of one run folder."""
     run = header_alone(path)
-    return dataclasses.replace(run, records=tuple(read_records(path / RECORDS) if (path / RECORDS).exists() else []))
+    try:
+        records = read_records(path / RECORDS) if (path / RECORDS).exists() else []
+    except OSError as error:
+        raise RunError(f"{path / RECORDS}: cannot be read ({error.strerror or error})") from error
+    return dataclasses.replace(run, records=tuple(records))
 
 
 def header_alone(path: Path) -> Run:
@@ -215,8 +219,7 @@ class RunFolder:
     def _require_known(self, environments: Sequence[Mapping[str, Json]]) -> None:
         known: list[Json] = self._header.get("environments") or []
         if self._same_environment and known and (other := [each for each in environments if each not in known]):
-            differs = _apart(known[0], other[0])
-            raise RunError(f"{self.path}: --same-environment: the run was begun with another {differs}")
+            raise RunError(f"{self.path}: --same-environment: where it was begun, {_apart(known[0], other[0])}")
 
     def answered(self, key: str) -> bool:
         """Whether the record of this key is there and is not to be asked again."""
@@ -314,15 +317,17 @@ def _check_seal(path: Path, header: Mapping[str, Json]) -> None:
 def _apart(one: Mapping[str, Json], other: Mapping[str, Json]) -> str:
     """The first thing in which two environments differ, in words."""
     name = next(name for name in sorted(one.keys() | other.keys()) if one.get(name) != other.get(name))
-    return f"{name}: {one.get(name)}, now {other.get(name)}"
+    return f"{name} was {one.get(name)}, here it is {other.get(name)}"
 
 
 def load_run_header(path: Path) -> dict[str, Json]:
     """A header file as JSON; RunError when it is not."""
     try:
         header: dict[str, Json] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path}: cannot be read ({error}); delete the folder or use another --output") from error
+    if not isinstance(header, dict):
+        raise RunError(f"{path}: not a header: expected an object; delete the folder or use another --output")
     return header
 
 

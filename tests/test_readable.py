@@ -43,6 +43,7 @@ DAMAGE: dict[str, tuple[str | None, bytes | None]] = {
     "asked": ('{"asked": [{"task": 1}]}', None),
     "unmakeable": ('{"unmakeable": [{}]}', None),
     "backend": ('{"backend": 7, "model": [], "sources": 3, "lengths": ["x"]}', None),
+    "folders": (None, None),
     "broken line": (None, b"not a record\n"),
     "broken field": (None, b'{"key": 3}\n'),
 }
@@ -53,6 +54,11 @@ def test_a_damaged_neighbour_is_named_and_fails_no_run(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
     path = damaged(whole, tmp_path, *DAMAGE[kind])
+    if kind == "folders":
+        for name in (HEADER, RECORDS):
+            (path.with_name(name) / name).mkdir(parents=True)
+        (path / RECORDS).unlink()
+        (path / RECORDS).mkdir()
     assert main([*RUN, "--output", str(tmp_path)]) == 0
     said = capsys.readouterr().err
     (own,) = tmp_path.glob(f"anchor-tiny/*/{RECORDS}")
@@ -61,7 +67,7 @@ def test_a_damaged_neighbour_is_named_and_fails_no_run(
     assert own.parent.name in (tmp_path / "board.html").read_text("utf-8")
 
 
-@pytest.mark.parametrize("kind", ["empty", "broken line"])
+@pytest.mark.parametrize("kind", ["empty", "a list", "broken line"])
 @pytest.mark.parametrize("declared", [False, True])
 def test_a_board_leaves_out_what_lies_in_a_folder_and_refuses_what_was_named(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, declared: bool

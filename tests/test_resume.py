@@ -240,7 +240,7 @@ def test_same_environment_refuses_to_go_on_elsewhere(tmp_path: Path, monkeypatch
     path = run(tmp_path, 1).path
     before = content(path)
     elsewhere(monkeypatch, threads=2)
-    with pytest.raises(RunError, match=r"--same-environment: the run was begun with another threads: 1, now 2"):
+    with pytest.raises(RunError, match=r"--same-environment: where it was begun, threads was 1, here it is 2"):
         run(tmp_path, 2, same_environment=True)
     assert content(path) == before
     elsewhere(monkeypatch, threads=1)
