@@ -167,11 +167,11 @@ def test_a_continuation_is_asked_for_once_and_one_without_counted_tokens_never()
     assert row.output(0.0).choices == (ChoiceScore(-2.0, False),) * 2 + (ChoiceScore(0.0, True),)
 
 
-def test_a_log_probability_that_is_not_finite_ends_the_request_with_the_reason() -> None:
-    row = row_of(replace(request("a", (1, 2)), reference_ids=(5,)))
+def test_a_choice_whose_log_probability_is_not_finite_ends_the_request_with_the_reason() -> None:
+    row = row_of(replace(request("a", (1, 2)), choices=(Continuation((5,), 1),)))
     row.score([Reply(0, 5, {5: math.nan})], {})
     assert row.generated(frozenset()) is None
-    assert (row.output(0.0).finish, row.output(0.0).reference_logprob) == ("error", None)
+    assert (row.output(0.0).finish, row.output(0.0).outcome) == ("error", "not_finite")
     assert row.output(0.0).why
 
 
