@@ -61,23 +61,27 @@ def check_args(template: str, special: Mapping[str, str], args: Mapping[str, Sca
 
 
 def require_bounded(template: str, special: Mapping[str, str]) -> None:
-    """Raise ModelError for a template that takes too much time or memory, before this process renders it itself."""
-    _texts(template, json.dumps(dict(special)))
+    """Raise ModelError for a template that takes too much time or memory, before this process renders it itself.
+
+    One that cannot render a user turn alone passes: it may render the conversation that is to come.
+    """
+    answer = _texts(template, json.dumps(dict(special)))
+    if "died" in answer:
+        raise ModelError(f"the chat template cannot be rendered ({_line(answer['error'])})")
 
 
 @functools.lru_cache(maxsize=64)
 def _texts(template: str, values: str) -> dict[str, Any]:
-    """The texts of three conversations, or why the template refuses them."""
+    """The texts of three conversations, or why there are none."""
     chats = [[{"role": "user", "content": turn}] for turn in (_SENTINEL, _HARD, _EDGED)]
     job = {"do": "render", "template": template, "chats": chats, "values": json.loads(values)}
-    answer = answer_of(job | {"seconds": SECONDS, "megabytes": MEGABYTES})
-    if "error" in answer:
-        raise ModelError(f"the chat template cannot be rendered ({_line(answer['error'])}): {_BASE}")
-    return answer
+    return answer_of(job | {"seconds": SECONDS, "megabytes": MEGABYTES})
 
 
 def _around(template: str, values: str) -> Around:
     answer = _texts(template, values)
+    if "error" in answer:
+        raise ModelError(f"the chat template cannot be rendered ({_line(answer['error'])}): {_BASE}")
     if "refused" in answer:
         raise ModelError(f"the chat template refuses a plain user turn: {_line(answer['refused'])}: {_BASE}")
     plain, hard, edged = answer["texts"]

@@ -107,20 +107,13 @@ def evaluate(
     card, dtype = subject.card, dtype or subject.card.dtype
     served = backend == "openai" and (options or {}).get("api") == "chat"
     plan = Plan(
-        tasks=tuple(sized(with_settings(chosen, settings or {}))),
+        tasks=tuple(sized(with_settings(chosen, settings or {}))), single=single, limit=limit, seed=seed,
         lengths=tuple(sorted(set(lengths))) if lengths else None,
         arms=_with_placebo(parse_arms(rope, dtype, kernel), placebo, backend, tell),
-        limit=limit,
-        seed=seed,
-        template=template or ("base" if served else card.template),
+        template=template or ("base" if served else card.template), template_args=template_args, anchor=anchor,
         sources=Sources(data_dir, _haystack(haystack, subject, tell), wordlists, context=context),
-        single=single,
-        document_tokens=document_tokens,
-        until=parse_until(until) if until is not None else None,
-        template_args=template_args,
-        anchor=anchor,
-        served=served,
-    )
+        document_tokens=document_tokens, until=parse_until(until) if until is not None else None, served=served,
+    )  # fmt: skip
     _check(plan, backend, ray, str((options or {}).get("api")))
     given = {"dtype": dtype, "kernel": kernel} | _own_options(backend, card, max_length, plan.arms) | (options or {})
     if rehash:

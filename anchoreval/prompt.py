@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from anchoreval.chat_template import Around, Scalar, around
 from anchoreval.errors import ModelError, OverlongPrompt, UnsupportedArm
@@ -76,6 +76,23 @@ def anchor_from(tokenizer: PromptTokenizer, template: Template, args: Mapping[st
     text, number = anchor_token(tokenizer)
     opening = rendered(tokenizer, args).opening if template == "chat" else ""
     return "tokenizer" if tokenizer.front[:1] == [number] or opening.lstrip().startswith(text) else "anchoreval"
+
+
+def first_token(
+    tokenizer: PromptTokenizer, template: Template, args: Mapping[str, Scalar], anchor: Anchor
+) -> dict[str, str | int | None]:
+    """Return text and id of the token that stands first in every prompt, and who puts it there, for a run's header."""
+    if anchor == "none":
+        return {"anchor_token": None, "anchor_id": None, "anchor_from": "none"}
+    text, number = anchor_token(tokenizer)
+    return {"anchor_token": text, "anchor_id": number, "anchor_from": anchor_from(tokenizer, template, args)}
+
+
+def wording(wrap: Wrap, template: Template, args: Mapping[str, Scalar], anchor: Anchor) -> dict[str, Any]:
+    """Return what decides the text and the first token of prompts beside the template's name, for a run's identity."""
+    text = {"template_text": template_text(wrap)} if template == "chat" else {}
+    given = {"template_args": dict(args)} if args else {}
+    return text | given | ({"anchor": anchor} if anchor != "auto" else {})
 
 
 def require_no_anchor(name: str, positions: str, attention: str) -> None:

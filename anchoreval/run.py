@@ -34,16 +34,7 @@ from anchoreval.lengths import (
     rule_of,
     too_much,
 )
-from anchoreval.prompt import (
-    Anchor,
-    Template,
-    anchor_from,
-    anchor_token,
-    template_text,
-    to_request,
-    trimmed,
-    wrap_of,
-)
+from anchoreval.prompt import Anchor, Template, first_token, to_request, trimmed, wording, wrap_of
 from anchoreval.results import SCHEMA, RunFolder, fingerprint
 from anchoreval.schema import GENERATED, SCORED, Output, Record, Request, Sample, Score, Wrap, uses_generated
 from anchoreval.scoring import SCORERS, likeliest, require, with_choices
@@ -95,10 +86,8 @@ class Plan:
         return wrap_of(tokenizer, self.template, self.template_args, self.anchor)
 
     def wording(self, tokenizer: TextTokenizer) -> dict[str, Any]:
-        """What decides a prompt's text and first token beside the name of the template, where it is not the usual."""
-        text = {"template_text": template_text(self.wrap(tokenizer))} if self.template == "chat" else {}
-        args = {"template_args": dict(self.template_args)} if self.template_args else {}
-        return text | args | ({"anchor": self.anchor} if self.anchor != "auto" else {})
+        """See `prompt.wording`."""
+        return wording(self.wrap(tokenizer), self.template, self.template_args, self.anchor)
 
     def identity(self, backend: Described, tokenizer: TextTokenizer) -> dict[str, Any]:
         """Everything that changes a record, as JSON; throughput settings and the number of samples are left out.
@@ -427,7 +416,9 @@ def header_of(
         "identity": identity,
         "model": model | {key: described[name] for key, name in said.items()},
         "backend": described,
-        "tokenizer": _tokenizer_said(plan, tokenizer),
+        "tokenizer": {"sha256": tokenizer.sha256}
+        | first_token(tokenizer, plan.template, plan.template_args, plan.anchor)
+        | ({"read_by_transformers": str(tokenizer.reading)} if tokenizer.reading else {}),
         "arms": applied_arms(plan, backend),
         "tasks": [task.address for task in plan.tasks],
         "scorers": {task.address: task.scorer for task in plan.tasks},
@@ -446,15 +437,6 @@ def header_of(
         "incomparable": incomparable,
         **plan.wording(tokenizer),
     }
-
-
-def _tokenizer_said(plan: Plan, tokenizer: TextTokenizer) -> dict[str, Any]:
-    """The tokenizer, the token that stands first and who puts it there, and how transformers reads its files."""
-    text, number = anchor_token(tokenizer) if plan.anchor == "auto" else (None, None)
-    source = anchor_from(tokenizer, plan.template, plan.template_args) if plan.anchor == "auto" else "none"
-    said = {"sha256": tokenizer.sha256, "anchor_token": text, "anchor_id": number, "anchor_from": source}
-    reading = tokenizer.reading
-    return said | ({"read_by_transformers": reading.differs or reading.untried or reading.kind} if reading else {})
 
 
 def run_directory(output: Path, model_name: str, header: dict[str, Any]) -> Path:

@@ -69,6 +69,9 @@ class Reading:
     differs: str | None = None
     untried: str | None = None
 
+    def __str__(self) -> str:
+        return self.differs or (f"not compared: {self.untried}" if self.untried else f"{self.kind}, the same tokens")
+
 
 def compared(own: Compared, inner: tokenizers.Tokenizer, file: Path) -> Reading:
     """Return transformers' reading of the folder of a tokenizer.json; ModelError where its tokens are others."""

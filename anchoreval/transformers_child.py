@@ -43,7 +43,7 @@ def render(job: dict[str, Any]) -> dict[str, Any]:
             **job["values"],
         )
     except MemoryError:
-        return {"error": f"it takes more than {job['megabytes']} MB"}
+        return {"error": f"it takes more than {job['megabytes']} MB", "died": True}
     except Exception as error:  # whatever the program of a stranger may raise
         raised = type(error) is jinja2.exceptions.TemplateError  # by the template itself, with raise_exception
         return {"refused" if raised else "error": str(error) if raised else f"{type(error).__name__}: {error}"}

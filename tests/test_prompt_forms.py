@@ -53,6 +53,7 @@ def test_an_anchor_that_the_tokenizer_does_not_put_is_said_to_be_ours(olmo: Path
     ours = run(olmo, tmp_path, told)
     assert ours.header["tokenizer"]["anchor_from"] == "anchoreval"
     assert ours.header["tokenizer"]["anchor_token"] == "<|eos|>"
+    assert ours.header["tokenizer"]["read_by_transformers"] == "TokenizersBackend, the same tokens"
     assert [line for line in told if "puts no token in front" in line and "'<|eos|>'" in line and "EOS" in line]
     assert run(TINY, tmp_path).header["tokenizer"]["anchor_from"] == "tokenizer"
     told = []

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from anchoreval import child
 from anchoreval.cards import find_model
@@ -258,3 +258,22 @@ def test_blanks_are_cleaned_up_where_transformers_does_so(tmp_path: Path) -> Non
         own = TextTokenizer(inner, {"clean_up_tokenization_spaces": True})
         theirs = PreTrainedTokenizerFast(tokenizer_object=inner, clean_up_tokenization_spaces=True)
         assert own.decode(list(range(6))) == theirs.decode(list(range(6))) == text
+
+
+def test_rare_text_alone_is_no_error_and_names_of_a_class_are_found(tmp_path: Path) -> None:
+    inner = Tokenizer(models.BPE())
+    digits, pieces = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.pre_tokenizer = pre_tokenizers.Sequence([digits, pieces])
+    inner.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=["<|endoftext|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )  # fmt: skip
+    inner.train_from_iterator(["£ 5 and a  b   1999, the cat sat on the mat"] * 3, trainer)
+    inner.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "GPT2Tokenizer"}))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    tokenizer = load_tokenizer(tmp_path)
+    assert "GPT2Tokenizer reads rare text otherwise" in str(tokenizer.reading)
+    assert tokenizer.bos == tokenizer.eos == ("<|endoftext|>", 0)
+    assert TextTokenizer(Tokenizer.from_file(str(tmp_path / "tokenizer.json"))).bos is None

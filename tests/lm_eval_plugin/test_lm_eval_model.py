@@ -119,6 +119,33 @@ def test_chat_prompts_and_examples_are_those_of_its_hf_model(tasks: Any, tmp_pat
         run("anchoreval", tasks, **given | {"args": {}})
 
 
+def test_the_tokenizer_is_that_of_run_where_transformers_class_loses_blanks(tmp_path: Path) -> None:
+    from anchoreval.lm_eval_plugin.model import AnchorEvalLM
+    from anchoreval.tokenizer import load_tokenizer
+    from anchoreval.tokenizer_check import ORDINARY
+
+    folder = shutil.copytree(TINY, tmp_path / "llama")
+    told = json.loads((folder / "tokenizer_config.json").read_text()) | {"tokenizer_class": "LlamaTokenizerFast"}
+    (folder / "tokenizer_config.json").write_text(json.dumps({k: v for k, v in told.items() if k != "backend"}))
+    model = AnchorEvalLM(pretrained=str(folder))
+    assert model.tok_encode(ORDINARY) == load_tokenizer(TINY).encode(ORDINARY, special_tokens=True)
+    assert (model.prefix_token_id, model.eot_token_id) == (0, 1)
+
+
+def test_a_template_that_never_ends_is_stopped_before_it_is_rendered_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from anchoreval import chat_template
+    from anchoreval.lm_eval_plugin.model import AnchorEvalLM
+
+    monkeypatch.setattr(chat_template, "SECONDS", 1)
+    folder = shutil.copytree(TINY, tmp_path / "endless")
+    loop = "{% for x in range(99999) %}"
+    (folder / "chat_template.jinja").write_text(f"{loop}{loop}{'{% endfor %}' * 2}")
+    with pytest.raises(ModelError, match="takes longer than 1 s"):
+        AnchorEvalLM(pretrained=str(folder)).apply_chat_template([{"role": "user", "content": "x"}])
+
+
 def test_choices_behind_one_context_are_one_request_and_contexts_share_their_beginning(
     tasks: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
