@@ -39,8 +39,7 @@ _TEXT = "The old bridge over the river was made of wood, and every winter the ic
 _TOKENS, _FEWER, _NEW = 11, 6, 4  # of the two prompts, and of their answers
 _SMALL_WINDOW = 64  # a window of so many tokens at most is crossed
 _WINDOWS = ("sliding_window", "attention_chunk_size", "keep_window_size", "local_attention", "attention_window_size")
-_MARGIN, _PER_LAYER = 4, 12  # standard deviations; roundings that a layer adds to the residual stream
-_LEAST_TOLERANCE = 0.03  # that of float32 would be 4e-6; products in TF32 and the like are not faults
+_LEAST_TOLERANCE = 0.03  # that of float32 would be 1e-6; products in TF32 and the like are not faults
 
 
 def settle(network: StockNetwork, tokenizer: TextTokenizer) -> int | None:
@@ -62,10 +61,10 @@ def settle(network: StockNetwork, tokenizer: TextTokenizer) -> int | None:
 def tolerance(dtype: torch.dtype, layers: int) -> float:
     """How far rounding may drive the logits of two ways apart: four standard deviations.
 
-    Every layer rounds what it adds about twelve times, by half a unit in the last place; roundings add up as a random
-    walk.
+    Every layer rounds what it adds about twelve times, evenly within half a unit in the last place (a standard
+    deviation of eps / sqrt(12)); roundings add up as a random walk.
     """
-    return max(_LEAST_TOLERANCE, _MARGIN * math.sqrt(_PER_LAYER * layers) * torch.finfo(dtype).eps / 2)
+    return max(_LEAST_TOLERANCE, 4 * math.sqrt(layers) * torch.finfo(dtype).eps)
 
 
 class _Listening(Answering):
