@@ -23,7 +23,7 @@ from anchoreval.backends.hf_load import StockNetwork
 from anchoreval.errors import UnsupportedArm
 from anchoreval.schema import Json
 
-_TOKENS = 8
+_POSITION = 7  # of the one token of the pass: not 0, where nothing is turned
 
 
 class Proofs:
@@ -77,13 +77,13 @@ class Proofs:
         return self._at_kernel[key]
 
     def _entering(self, state: Applied) -> dict[str, Json]:
-        """What enters the attention kernels in one pass of a few tokens."""
+        """What enters the attention kernels in one pass of one token."""
         network, native = self._network, dict[str, Entered]()
-        at_1Q = torch.arange(_TOKENS, device=network.device)[None]
-        ids_1Q, mask_1Q = (7 * at_1Q + 3) % network.vocabulary, torch.ones_like(at_1Q, dtype=torch.bool)
+        at_11 = torch.full((1, 1), _POSITION, device=network.device)
+        id_11, mask_11 = at_11 % network.vocabulary, torch.ones_like(at_11, dtype=torch.bool)
 
         def run() -> None:
-            network.logits(ids_1Q, DynamicCache(config=network.model.config), (at_1Q, mask_1Q), 1)
+            network.logits(id_11, DynamicCache(config=network.model.config), (at_11, mask_11), 1)
 
         def report(path: str, _: str, query: Tensor, key: Tensor, __: Mapping[str, Any]) -> None:
             native.setdefault(path, Entered.of(query, key))
