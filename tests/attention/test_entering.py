@@ -11,7 +11,7 @@ from tiny_models import logits
 from torch import nn
 
 from anchoreval.attention import patch_hf
-from anchoreval.attention.entering import Entered, bits, left_out, reported, summary
+from anchoreval.attention.entering import Entered, bits, looked_at, reported, summary
 from anchoreval.attention.inspect_hf import _probes
 from anchoreval.attention.patch_hf import applied, rotary_modules
 from anchoreval.attention.precision import Tables
@@ -131,7 +131,7 @@ def test_bits_are_those_of_the_narrowest_format_that_holds_every_value() -> None
 def test_what_a_kernel_leaves_out_of_the_attention_is_found(name: str, kernel: str, parts: list[str] | None) -> None:
     model = tiny.build(name)
     model.set_attn_implementation(kernel)
-    assert left_out(model, lambda: logits(model)).get(kernel) == parts
+    assert looked_at(model, lambda: logits(model))[0].get(kernel) == parts
 
 
 @pytest.mark.parametrize("name", [*tiny.ARCHITECTURES, *MORE])
