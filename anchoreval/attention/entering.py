@@ -152,15 +152,20 @@ def summary(entered: Mapping[str, Entered]) -> dict[str, Any]:
     }
 
 
-def left_out(model: nn.Module, run: Callable[[], Any]) -> dict[str, list[str]]:
-    """Kernel to the parts of the model's attention that it leaves out, in words, in one pass made by `run`."""
-    found: dict[str, list[str]] = {}
+def looked_at(model: nn.Module, run: Callable[[], Any]) -> tuple[dict[str, list[str]], dict[str, Entered]]:
+    """What is seen of the attention in one pass made by `run`.
+
+    Kernel to the parts of the model's attention that it leaves out, in words; path to what entered.
+    """
+    dropped: dict[str, list[str]] = {}
+    entered: dict[str, Entered] = {}
 
     def report(path: str, name: str, query: Tensor, key: Tensor, named: Mapping[str, Any]) -> None:
+        entered.setdefault(path, Entered.of(query, key))
         for part in LEFT_OUT.get(name, ()):
-            if named.get(part) is not None and PARTS[part] not in found.setdefault(name, []):
-                found[name].append(PARTS[part])
+            if named.get(part) is not None and PARTS[part] not in dropped.setdefault(name, []):
+                dropped[name].append(PARTS[part])
 
     with reported(model, report):
         run()
-    return {name: parts for name, parts in found.items() if parts}
+    return {name: parts for name, parts in dropped.items() if parts}, entered

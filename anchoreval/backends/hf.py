@@ -191,7 +191,7 @@ class HfBackend:
         """The arm as applied; `UnsupportedArm` names the field that cannot be computed.
 
         Kernels: the one the model was loaded with, also as `default`, `fused`, or `auto` (see `open`). The first time
-        that an arm is put on, a few tokens run under it: `at_kernel` says in which dtype and bits q and k enter the
+        that an arm is put on, one token runs under it: `at_kernel` says in which dtype and bits q and k enter the
         attention kernels, and what does not run, or does not get there as the level says, is refused here. `place`
         gives explicit position ids per request, instead of the arm's scheme. Inside the block `documents` holds the
         keys and values of isolated documents for the prompts to come, those of earlier blocks of the same arm among

@@ -17,7 +17,7 @@ from transformers.initialization import no_init_weights
 from transformers.utils import logging as transformers_logging
 
 from anchoreval.attention.blocks import Block
-from anchoreval.attention.entering import left_out
+from anchoreval.attention.entering import looked_at, summary
 from anchoreval.attention.flex_hf import prefilling
 from anchoreval.backends.checkpoint import Checkpoint
 from anchoreval.backends.hf_growth import GROWING_ROPE, Growth, rope_groups
@@ -44,6 +44,7 @@ class StockNetwork:
         self.device = device
         self.kernel_why: str | None = None  # why the kernel is not STOCK, where nobody asked for another
         self.unused = Unused()
+        self.entering: dict[str, Any] = summary({})  # q and k in the attention kernels, as loaded
         self.layers = count_layers(model.config)
         self.whole_prompts = bool(_rope_types(model.config) & GROWING_ROPE)
         self.growth = Growth(model) if self.whole_prompts else None
@@ -132,7 +133,7 @@ def load(
             why = f"this architecture has no kernel {STOCK!r}"
             model, loaded = _read(checkpoint.folder, dtype, WHOLE, trust_remote_code)
         network = StockNetwork(_own_memory(model.to(place).eval()), place)
-        network.kernel_why = why or _whole_attention(network, kernel, checkpoint.folder)
+        network.kernel_why = _whole_attention(network, kernel, checkpoint.folder) or why
     except SafetensorError as error:
         raise ModelError(_why(checkpoint.folder, kernel, str(error))) from error
     except _LOADING as error:
@@ -188,7 +189,8 @@ def _whole_attention(network: StockNetwork, kernel: str, folder: Path) -> str | 
 
     `ModelError` where that kernel was asked for by name.
     """
-    parts = left_out(network.model, network.restart).get(network.kernel)
+    dropped, entered = looked_at(network.model, network.restart)
+    parts, network.entering = dropped.get(network.kernel), summary(entered)
     if network.kernel == WHOLE and network.model.config.model_type == "falcon" and _reads_mask(network.model.config):
         text = "adds this model's ALiBi twice (transformers puts it into the mask too)"
         raise ModelError(f"{folder}: kernel {WHOLE} {text}: leave out --kernel, or name {STOCK}")

@@ -6,14 +6,11 @@ then stands in the header with its reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import torch
-from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from anchoreval.attention.entering import Entered, reported, summary
 from anchoreval.attention.inspect_hf import BROKEN, inspect_rope
 from anchoreval.attention.kernels import switchable
 from anchoreval.attention.patch_hf import Applied, model_dtype, rotary_modules
@@ -23,7 +20,7 @@ from anchoreval.backends.hf_load import StockNetwork
 from anchoreval.errors import UnsupportedArm
 from anchoreval.schema import Json
 
-_TOKENS = 8
+_POSITION = 7  # of the one token of the pass: not 0, where nothing is turned
 
 
 class Proofs:
@@ -61,38 +58,27 @@ class Proofs:
         """Dtype and bits of q and k in the attention kernels under the arm in force, from one short pass.
 
         UnsupportedArm where a level does not get there: no rotation goes through it, q or k lose what it gives them,
-        or the model's code does not take its tables. `native` is refused nothing.
+        or the model's code does not take its tables. For `native`, which is refused nothing, it was seen at load.
         """
+        if arm.rope.native:
+            return self._network.entering
         key = (arm.rope, state.attention)
         if key not in self._at_kernel:
             try:
                 self._at_kernel[key] = self._entering(state)
             except BROKEN as error:
-                if not arm.rope.native:
-                    text = f"rope {arm.rope}: {_line(error)}"
-                    raise UnsupportedArm(f"arm {arm.name!r}: hf cannot compute {text}") from error
-                self._at_kernel[key] = {"modules": 0, "why": _line(error)}
+                text = f"rope {arm.rope}: {_line(error)}"
+                raise UnsupportedArm(f"arm {arm.name!r}: hf cannot compute {text}") from error
             for counts in (state.tables, state.rotations, state.passes):
                 counts.clear()
         return self._at_kernel[key]
 
     def _entering(self, state: Applied) -> dict[str, Json]:
-        """What enters the attention kernels in one pass of a few tokens."""
-        network, native = self._network, dict[str, Entered]()
-        at_1Q = torch.arange(_TOKENS, device=network.device)[None]
-        ids_1Q, mask_1Q = (7 * at_1Q + 3) % network.vocabulary, torch.ones_like(at_1Q, dtype=torch.bool)
-
-        def run() -> None:
-            network.logits(ids_1Q, DynamicCache(config=network.model.config), (at_1Q, mask_1Q), 1)
-
-        def report(path: str, _: str, query: Tensor, key: Tensor, __: Mapping[str, Any]) -> None:
-            native.setdefault(path, Entered.of(query, key))
-
-        if state.level.native:
-            with reported(network.model, report):
-                run()
-            return summary(native)
-        run()
+        """What enters the attention kernels in one pass of one token."""
+        network = self._network
+        at_11 = torch.full((1, 1), _POSITION, device=network.device)
+        id_11, mask_11 = at_11 % network.vocabulary, torch.ones_like(at_11, dtype=torch.bool)
+        network.logits(id_11, DynamicCache(config=network.model.config), (at_11, mask_11), 1)
         if not state.rotations:
             raise UnsupportedArm(f"rope: no rotation of this model goes through {state.level}; only `native` runs")
         state.verify()
