@@ -91,24 +91,22 @@ def evaluate(
     batches: what differs then is noise (on `vllm` it is always there); `until` ("1pt@95%") stops a task and length when
     every arm's verdict is in (rounds.py); `max_length` overrides the positions that the checkpoint states; `settings`
     are what suites let be chosen (depths, needles, ...); `ray` is the address of a cluster on which so many `workers`
-    compute (fleet/); `options` go to the backend. The same call resumes a run. `watch` shows progress, `tell` takes
-    notices.
+    compute; `options` go to the backend. The same call resumes a run. `watch` shows progress, `tell` takes notices.
     """
     (chosen, single), subject = select_tasks(tasks), _subject(model, backend, tokenizer)
     card, dtype = subject.card, dtype or subject.card.dtype
-    served = backend == "openai" and (options or {}).get("api") == "chat"
     plan = Plan(
         tasks=tuple(sized(with_settings(chosen, settings or {}))),
         lengths=tuple(sorted(set(lengths))) if lengths else None,
         arms=_with_placebo(parse_arms(rope, dtype, kernel), placebo, backend, tell),
         limit=limit,
         seed=seed,
-        template=template or ("base" if served else card.template),
+        template=template or card.template,
         sources=Sources(data_dir, _haystack(haystack, subject, tell), wordlists, context=context),
         single=single,
         document_tokens=document_tokens,
         until=parse_until(until) if until is not None else None,
-        served=served,
+        served=backend == "openai" and (options or {}).get("api") == "chat",
     )
     _check(plan, backend, ray)
     given = {"dtype": dtype, "kernel": kernel} | _own_options(backend, card, max_length) | (options or {})
