@@ -5,7 +5,8 @@ AnchorEvalError
 |-- UnknownName          a task, model, arm or board that does not exist: names the nearest
 |-- UnsupportedArm       a backend cannot compute an arm: names the field
 |-- LengthError          a length over the model's limit, or shorter than the task can be made
-|   `-- OverlongPrompt   one prompt that does not fit its length
+|   |-- OverlongPrompt   one prompt that does not fit its length
+|   `-- TooLong          a length that a task has too few texts for
 |-- SourceError          source texts that are absent or differ from their checksum
 |-- RunError             a run folder that is locked, torn, foreign or cannot be written
 |-- ModelError           a checkpoint that cannot be loaded, or has no RoPE
@@ -40,6 +41,14 @@ class LengthError(AnchorEvalError):
 
 class OverlongPrompt(LengthError):
     """One prompt, tokenised, that does not fit its length."""
+
+
+class TooLong(LengthError):
+    """A length that a task has too few different texts for; `longest` is about the longest, in tokens, where known."""
+
+    def __init__(self, message: str, longest: int | None = None) -> None:
+        super().__init__(message)
+        self.longest = longest
 
 
 class SourceError(AnchorEvalError):

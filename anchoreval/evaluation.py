@@ -105,14 +105,14 @@ def evaluate(
     """
     (chosen, single), subject = select_tasks(tasks), _subject(model, backend, tokenizer)
     card, dtype = subject.card, dtype or subject.card.dtype
-    served = backend == "openai" and (options or {}).get("api") == "chat"
     plan = Plan(
         tasks=tuple(sized(with_settings(chosen, settings or {}))), single=single, limit=limit, seed=seed,
         lengths=tuple(sorted(set(lengths))) if lengths else None,
         arms=_with_placebo(parse_arms(rope, dtype, kernel), placebo, backend, tell),
-        template=template or ("base" if served else card.template), template_args=template_args, anchor=anchor,
+        template=template or card.template, template_args=template_args, anchor=anchor,
         sources=Sources(data_dir, _haystack(haystack, subject, tell), wordlists, context=context),
-        document_tokens=document_tokens, until=parse_until(until) if until is not None else None, served=served,
+        document_tokens=document_tokens, until=parse_until(until) if until is not None else None,
+        served=backend == "openai" and (options or {}).get("api") == "chat",
     )  # fmt: skip
     _check(plan, backend, ray, str((options or {}).get("api")))
     given = {"dtype": dtype, "kernel": kernel} | _own_options(backend, card, max_length, plan.arms) | (options or {})

@@ -7,13 +7,14 @@ answer budgets, windows and what is made again from a header take it from there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from anchoreval.cards import LengthOf, Task
 from anchoreval.errors import LengthError
-from anchoreval.prompt import Anchor, PromptTokenizer, positions, wrap_of
+from anchoreval.prompt import Anchor, PromptTokenizer, positions, to_request, wrap_of
 from anchoreval.schema import NATURAL, Json, Output, Request, Sample
 from anchoreval.steps import Answered
 
@@ -123,18 +124,39 @@ def room_of(task: Task, window: int | None) -> int | None:
     return None if task.length_of == "prompt" and window in task.lengths else window
 
 
-def check_room(task: Task, length: int, window: int | None) -> None:
+def require_length(task: Task, length: int, window: int | None) -> None:
     """LengthError for a length to be filled that the model does not have."""
     if task.length_of == "sample" and window is not None and length > window:
         raise LengthError(f"length {length} is over the model's limit of {window} positions: --lengths up to {window}")
 
 
-def too_much(task: Task, length: int, new_tokens: int, room: int, fit: str) -> str:
-    """What is said where a task cuts prompts at more than the model has room for; `fit` says which prompts fit."""
-    return (
-        f"{task.address} cuts prompts at {length} tokens and adds {new_tokens} of the answer, the model has {room} "
-        f"positions, and {fit}: --lengths up to {max(1, room - new_tokens)}"
-    )
+class Prompts(Protocol):
+    """The samples of a task at a length, made one after the other, with answers of up to `new_tokens`."""
+
+    task: Task
+    length: int
+    samples: Iterator[Sample]
+    new_tokens: int
+
+
+def require_room(
+    cell: Prompts, tokenizer: PromptTokenizer, window: int | None, rule: LengthRule, notices: list[str]
+) -> Iterator[Sample]:
+    """The samples of a cell. Where it cuts prompts at more than there is room for, one at least is short enough, which
+    `notices` then say; LengthError otherwise.
+    """
+    task, length, new_tokens, room = cell.task, cell.length, cell.new_tokens, room_of(cell.task, window)
+    if task.length_of != "prompt" or room is None or length + new_tokens + rule.template <= room:
+        return cell.samples
+    said = f"{task.address} cuts prompts at {length} tokens and adds {new_tokens} of the answer, the model has {room}"
+    hint = f": --lengths up to {max(1, room - new_tokens)}"
+    made: list[Sample] = []
+    for sample in cell.samples:
+        made.append(sample)
+        if rule.positions(to_request(sample, tokenizer, task.reference, None)) <= room:
+            notices.append(f"{said} positions, and prompts that are longer get no answer{hint}")
+            return itertools.chain(made, cell.samples)
+    raise LengthError(f"{said} positions, and no prompt is shorter{hint}")
 
 
 def fitting(task: Task, asked: Asked, window: int | None, rule: LengthRule) -> tuple[Asked, list[Answered]]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from anchoreval import lengths as counted
 from anchoreval.arms import Arm
 from anchoreval.backends import Backend, Described, waves
 from anchoreval.cards import Task
@@ -23,17 +24,6 @@ from anchoreval.data.recipe import Recipe
 from anchoreval.data.sources import Sources
 from anchoreval.documents import RULE, cut_documents, document_tokens
 from anchoreval.errors import AnchorEvalError, LengthError, MissingExtra
-from anchoreval.lengths import (
-    Form,
-    LengthRule,
-    RuleName,
-    check_room,
-    fitting,
-    lengths_of,
-    room_of,
-    rule_of,
-    too_much,
-)
 from anchoreval.prompt import Anchor, Template, first_token, to_request, trimmed, wording, wrap_of
 from anchoreval.results import SCHEMA, RunFolder, fingerprint
 from anchoreval.schema import GENERATED, SCORED, Output, Record, Request, Sample, Score, Wrap, uses_generated
@@ -70,16 +60,16 @@ class Plan:
     template_args: Mapping[str, Any] = field(default_factory=dict)
     anchor: Anchor = "auto"
     served: bool = False
-    length_rule: RuleName = "fed"
+    length_rule: counted.RuleName = "fed"
 
     @property
-    def form(self) -> Form:
+    def form(self) -> counted.Form:
         """The form in which prompts reach the model."""
         return "server" if self.served else self.template
 
-    def rule(self, tokenizer: TextTokenizer) -> LengthRule:
+    def rule(self, tokenizer: TextTokenizer) -> counted.LengthRule:
         """What lengths count beside prompt and answer."""
-        return rule_of(self.length_rule, self.form, tokenizer, self.anchor)
+        return counted.rule_of(self.length_rule, self.form, tokenizer, self.anchor)
 
     def wrap(self, tokenizer: TextTokenizer) -> Wrap:
         """What the chat template writes around a turn; empty without one."""
@@ -174,14 +164,14 @@ def samples_of(
 ) -> Iterator[Sample]:
     """`count` samples of a task at a length, lazily; LengthError when the task cannot be made that short."""
     recipe = recipe_of(task, length, count, plan, tokenizer)
-    rule, room, made = plan.rule(tokenizer), room_of(task, window), GENERATORS[task.generator](recipe)
+    rule, room, made = plan.rule(tokenizer), counted.room_of(task, window), GENERATORS[task.generator](recipe)
     whole = (trimmed(sample, recipe.wrap, tokenizer) for sample in made) if recipe.wrap.trims else made
     return (rule.settled(sample, task, tokenizer, room) for sample in whole)
 
 
 def second_of(task: Task, plan: Plan, tokenizer: TextTokenizer, window: int | None) -> Second:
     """How a task's samples of two steps go on, once the first is answered."""
-    rule, room = plan.rule(tokenizer), room_of(task, window)
+    rule, room = plan.rule(tokenizer), counted.room_of(task, window)
 
     def second(sample: Sample, answer: str) -> tuple[Sample, Request]:
         recipe = recipe_of(task, sample.length, 1, plan, tokenizer)
@@ -215,8 +205,8 @@ def make_cells(plan: Plan, tokenizer: TextTokenizer, window: int | None) -> Make
     for task in plan.tasks:
         if not plan.sources.context and task.generator not in CONTEXT_FREE:
             raise AnchorEvalError(f"{task.address} has no prompt without its context: leave out --no-context")
-        for length in lengths_of(task, plan.lengths, window):
-            check_room(task, length, window)
+        for length in counted.lengths_of(task, plan.lengths, window):
+            counted.require_length(task, length, window)
             try:
                 cell = _cell(task, length, plan, tokenizer, window)
             except (LengthError, MissingExtra) as error:
@@ -225,7 +215,7 @@ def make_cells(plan: Plan, tokenizer: TextTokenizer, window: int | None) -> Make
                 last = last or error
                 made.unmakeable.append({"task": task.address, "length": length, "why": str(error)})
                 continue
-            _require_room(cell, plan, tokenizer, window, made.notices)
+            cell.samples = counted.require_room(cell, tokenizer, window, plan.rule(tokenizer), made.notices)
             made.cells.append(cell)
     if last and not made.cells:
         raise last
@@ -239,22 +229,6 @@ def _cell(task: Task, length: int, plan: Plan, tokenizer: TextTokenizer, window:
     samples = samples_of(task, length, count, plan, tokenizer, window)
     first = next(samples)
     return Cell(task, length, itertools.chain([first], samples), count, first.max_new_tokens, first.facts)
-
-
-def _require_room(cell: Cell, plan: Plan, tokenizer: TextTokenizer, window: int | None, notices: list[str]) -> None:
-    """LengthError where a cell cuts prompts at more than the model has and none is short enough; else a notice."""
-    task, room, rule = cell.task, room_of(cell.task, window), plan.rule(tokenizer)
-    needed = cell.length + cell.new_tokens + rule.template
-    if task.length_of != "prompt" or room is None or needed <= room:
-        return
-    made: list[Sample] = []
-    for sample in cell.samples:
-        made.append(sample)
-        if rule.positions(to_request(sample, tokenizer, task.reference, None)) <= room:
-            cell.samples = itertools.chain(made, cell.samples)
-            notices.append(too_much(task, cell.length, cell.new_tokens, room, "prompts that are longer get no answer"))
-            return
-    raise LengthError(too_much(task, cell.length, cell.new_tokens, room, "no prompt is shorter"))
 
 
 def _acts_on_documents(arm: Arm) -> bool:
@@ -354,7 +328,7 @@ def _run_group(
     arm: Arm,
     backend: Backend,
     window: int | None,
-    rule: LengthRule,
+    rule: counted.LengthRule,
     folder: RunFolder,
     second: Second,
 ) -> dict[str, str]:
@@ -366,7 +340,8 @@ def _run_group(
     if not (waiting := folder.waiting(arm.name, keys)):
         return keys
     by_id = {sample.id: (sample, request) for sample, request in zip(samples, requests, strict=True)}
-    short, refused = fitting(task, {name: pair for name, pair in by_id.items() if name in waiting}, window, rule)
+    asked = {name: pair for name, pair in by_id.items() if name in waiting}
+    short, refused = counted.fitting(task, asked, window, rule)
     with backend.under(arm):
         for one in itertools.chain(refused, answers(backend, short, second)):
             store(task, one, arm, keys, folder, folder.environment)

@@ -178,7 +178,6 @@ def _facts(view: RunView) -> Iterator[tuple[str, str]]:
     )
 
 
-
 def _engine(said: Mapping[str, Json]) -> str:
     """Which backend computed, of which versions, and where: the device, or the address of a server."""
     versions = ", ".join(f"{plain(name, 40)} {plain(text, 40)}" for name, text in section(said, "versions").items())

@@ -26,18 +26,22 @@ from anchoreval.data import (
 )
 from anchoreval.data.balanced import Sampler, one_by_one
 from anchoreval.data.recipe import Generator, Recipe
-from anchoreval.errors import LengthError
+from anchoreval.errors import LengthError, TooLong
 from anchoreval.schema import Json, Sample
 
 ATTEMPTS = 32  # lengths tried to find the smallest possible one
 
 
 def _explained(generator: Generator) -> Generator:
-    """The generator, whose LengthError names the task and the smallest length seen to work."""
+    """The generator, whose LengthError names the task and the smallest length seen to work, or the longest."""
 
     def generate(recipe: Recipe) -> Iterator[Sample]:
         try:
             yield from generator(recipe)
+        except TooLong as error:
+            hint = f"the longest is about {error.longest}" if error.longest else "try a shorter one"
+            said = f"{recipe.task} cannot be made at {recipe.length} tokens: {error}; {hint}"
+            raise TooLong(said, error.longest) from None
         except LengthError as error:
             smallest = _smallest(generator, recipe, error.smallest)
             hint = f"the smallest is {smallest}" if smallest else "try a longer one"
@@ -55,6 +59,8 @@ def _smallest(generator: Generator, recipe: Recipe, guess: int | None) -> int | 
             for _sample in generator(replace(recipe, length=guess)):
                 pass
             return guess
+        except TooLong:
+            return None
         except LengthError as error:
             guess = max(guess + 1, error.smallest or 0)
     return None

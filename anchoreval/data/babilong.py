@@ -26,6 +26,7 @@ from anchoreval.schema import Json, Sample, Segment
 
 TOKENS_PER_LINE = 8  # of a story: longer stories than this allows are left out
 LEAST_TOKENS = 10  # of a sentence of the background
+MOST_SHORT = 10_000  # sentences in a row that are passed over
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,17 @@ def _enough(recipe: Recipe, data: DataSet, known: Sequence[Story]) -> int:
     """A length, in tokens, at which as many stories as asked for can be used: the shortest ones."""
     shortest = sorted(known, key=lambda story: (len(story.facts), sum(map(len, story.facts))))[: recipe.count]
     return max(Mixture(recipe, data, 0, story).smallest for story in shortest)
+
+
+def _long(sentences: Iterator[str], recipe: Recipe) -> Iterator[str]:
+    short = 0
+    for text in sentences:
+        short = 0 if recipe.tokenizer.count(f" {text}") >= LEAST_TOKENS else short + 1
+        if not short:
+            yield text
+        if short > MOST_SHORT:
+            said = f"{MOST_SHORT} sentences of the background in a row are shorter than {LEAST_TOKENS} tokens"
+            raise SourceError(f"{recipe.task}: {said}: use other texts")
 
 
 class Mixture:
@@ -126,9 +138,13 @@ class Mixture:
 
     def _upto(self, count: int) -> list[str]:
         """The first `count` sentences of the background, and perhaps more."""
-        more = (text for text in self._draws[1] if self.recipe.tokenizer.count(f" {text}") >= LEAST_TOKENS)
-        self._sentences += itertools.islice(more, max(0, count - len(self._sentences)))
+        self._sentences += itertools.islice(self._long, max(0, count - len(self._sentences)))
         return self._sentences
+
+    @cached_property
+    def _long(self) -> Iterator[str]:
+        """The sentences of the background that are long enough. SourceError where there are too few of them."""
+        return _long(self._draws[1], self.recipe)
 
     def _segments(self, context: str) -> tuple[Segment, ...]:
         return prompt_of(self.data, context, self.story.question, self.recipe.wrap)

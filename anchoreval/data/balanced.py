@@ -14,10 +14,11 @@ from anchoreval.data.fit import Fitted, fullest
 from anchoreval.data.recipe import Generator, Recipe
 from anchoreval.data.ruler_templates import Draft, sample_of
 from anchoreval.data.tally import Piece, Tally
-from anchoreval.errors import LengthError
+from anchoreval.errors import LengthError, TooLong
 from anchoreval.schema import Json, Sample, Wrap
 
 FILL = 0.99
+FEW = 3  # attempts after the first, behind which a sample that never fits, or takes all there is, is given up
 ATTEMPTS = 64  # draws of one sample, of which the first that fills its length is taken
 STRATA = 10
 
@@ -75,9 +76,10 @@ def sample(
 ) -> Sample:
     """Sample `index`: the first draw that takes at least 99% of the length and never more.
 
-    Raises LengthError when no draw does.
+    Raises LengthError when no draw does, TooLong where the draws hold all that there is.
     """
     aims, smallest = depths(recipe, index, answers), None
+    whole: list[int] = []  # tokens of draws that have no unit more
     for attempt in range(ATTEMPTS):
         text = draw(Random(f"{recipe.seed}/{recipe.task}/{recipe.length}/{index}/{attempt}"), aims)
         fitted, over = filled(recipe, tally, text)
@@ -94,8 +96,12 @@ def sample(
                 recipe.max_new_tokens,
                 {**own, **facts, **said, **where},
             )
-        if fitted is None and attempt == 3:
+        if fitted is not None and fitted.units == text.most and _fits_whole(recipe, tally, text):
+            whole.append(recipe.tokens(fitted.tokens))
+        if attempt == FEW and (fitted is None or len(whole) > FEW):
             break
+    if len(whole) > FEW:
+        raise TooLong("there are no more texts to fill it with", max(whole))
     least = None if smallest is None else smallest + recipe.reserved
     raise LengthError(f"no sample fills {recipe.length} tokens", max(recipe.length + 1, least or 0))
 
@@ -114,6 +120,12 @@ def filled(recipe: Recipe, tally: Tally, text: Text) -> tuple[Fitted | None, int
     units = best.units
     finer, _ = fullest(lambda words: probe(units, words), room, 0, text.words(units))
     return finer or best, over
+
+
+def _fits_whole(recipe: Recipe, tally: Tally, text: Text) -> bool:
+    """Whether all that a text may hold is within the length."""
+    draft = wrapped(text.draft(text.most, text.words(text.most)), recipe.wrap)
+    return tally.count(draft.pieces()) <= recipe.room
 
 
 def wrapped(draft: Draft, wrap: Wrap) -> Draft:

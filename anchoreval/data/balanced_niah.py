@@ -8,6 +8,7 @@ from itertools import accumulate
 from random import Random
 
 from anchoreval.data.balanced import Sampler, Text, sample
+from anchoreval.data.filling import new
 from anchoreval.data.interleave import interleaved
 from anchoreval.data.passage import Essay, Prose, Sentences, nearest
 from anchoreval.data.prose import sentences
@@ -60,12 +61,13 @@ class Distinct:
 
     def draw(self, kind: Kind, guarded: bool = False) -> str:
         """A new one; later ones neither hold a guarded one nor are a part of it."""
-        while True:
-            drawn = draw_one(kind, self._rng, self._names)
-            if drawn not in self._seen and not any(drawn in each or each in drawn for each in self._guarded):
-                self._seen.add(drawn)
-                self._guarded += [drawn] if guarded else []
-                return drawn
+        drawn = new(lambda: draw_one(kind, self._rng, self._names), self._apart, f"{kind} to be keys and values")
+        self._seen.add(drawn)
+        self._guarded += [drawn] if guarded else []
+        return drawn
+
+    def _apart(self, drawn: str) -> bool:
+        return drawn not in self._seen and not any(drawn in each or each in drawn for each in self._guarded)
 
 
 class Needles:

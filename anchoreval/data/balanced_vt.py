@@ -8,6 +8,7 @@ from random import Random
 
 from anchoreval.data.balanced import Sampler, Text, sample
 from anchoreval.data.balanced_niah import NOISE_WORDS, noise, places
+from anchoreval.data.filling import new
 from anchoreval.data.fit import Fitted, fullest
 from anchoreval.data.recipe import Recipe, options
 from anchoreval.data.ruler_niah import NOISE
@@ -30,11 +31,15 @@ class Chains:
     def names(self, count: int, letters: int) -> list[str]:
         """New variables."""
         first = len(self._names)
-        while len(self._names) < first + count:
-            drawn = "".join(self._rng.choices(string.ascii_uppercase, k=letters))
-            if not any(drawn in each or each in drawn for each in ("VAR", *self._names)):
-                self._names.append(drawn)
+        for _ in range(count):
+            self._names.append(new(lambda: self._drawn(letters), self._apart, f"names of {letters} letters"))
         return self._names[first:]
+
+    def _drawn(self, letters: int) -> str:
+        return "".join(self._rng.choices(string.ascii_uppercase, k=letters))
+
+    def _apart(self, drawn: str) -> bool:
+        return not any(drawn in each or each in drawn for each in ("VAR", *self._names))
 
     def value(self) -> str:
         """A value that no other chain of the sample has."""

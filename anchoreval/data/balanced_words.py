@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import string
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,12 +10,12 @@ from itertools import accumulate
 from random import Random
 
 from anchoreval.data.balanced import Sampler, Text, mark_words, sample, spread, wrapped
+from anchoreval.data.filling import new
 from anchoreval.data.recipe import Recipe, options
 from anchoreval.data.ruler_templates import Draft
 from anchoreval.data.ruler_words import (
     ANSWER_RANKS,
     COMMON,
-    LETTERS,
     NOISE_WORD,
     PAIRS,
     CodedTask,
@@ -25,6 +24,7 @@ from anchoreval.data.ruler_words import (
     CommonWording,
     Form,
     appearances,
+    coded,
     forms,
     zeta,
 )
@@ -204,8 +204,8 @@ def coded_sampler(recipe: Recipe) -> Sampler:
 
     def draw(rng: Random, aims: Sequence[float]) -> Text:
         drawn: dict[str, None] = {NOISE_WORD: None}
-        while len(drawn) < size:
-            drawn["".join(rng.choices(string.ascii_lowercase, k=LETTERS))] = None
+        for _ in range(size - 1):
+            drawn[new(lambda: coded(rng), lambda word: word not in drawn, "coded words")] = None
         text = CodedWords(wording, list(drawn), aims, rng.getrandbits(64))
         text.most = room
         return text

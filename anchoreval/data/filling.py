@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 from random import Random
 
 from anchoreval.data.recipe import Recipe
+from anchoreval.errors import TooLong
 from anchoreval.schema import Json, Sample, Segment, Tokenizer
 
 STRATA = 10
 PATIENCE = 6  # estimates before the search only halves
 DRAWS = 800  # of lines of a text that is topped up, spread over them; eight each at least
 DRAWS_EACH = 8
+PATIENCE_FOR_NEW = 10_000  # draws, of which one in two is new wherever this is asked
 
 
 def most(tokens: Callable[[int], int], room: int, least: int, guess: int, highest: int = 0) -> int | None:
@@ -36,6 +38,15 @@ def most(tokens: Callable[[int], int], room: int, least: int, guess: int, highes
         wanted = max(low + 1, at + math.floor((room - found) / each))
         at = wanted if not high else min(wanted, high - 1) if asked < PATIENCE else (low + high) // 2
     return low
+
+
+def new(draw: Callable[[], str], is_new: Callable[[str], bool], what: str) -> str:
+    """The first text drawn that is new. TooLong where no draw is: there are no more of `what`."""
+    for _ in range(PATIENCE_FOR_NEW):
+        drawn = draw()
+        if is_new(drawn):
+            return drawn
+    raise TooLong(f"there are no more {what}")
 
 
 def depth(seed: int, name: str, index: int) -> float:

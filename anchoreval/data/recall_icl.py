@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from random import Random
 
 from anchoreval.data import prose_words as words
-from anchoreval.data.filling import most, sample_of, topped_up
+from anchoreval.data.filling import most, new, sample_of, topped_up
 from anchoreval.data.fit import too_short
 from anchoreval.data.recipe import Recipe, options
 from anchoreval.errors import CardError
@@ -83,17 +83,18 @@ class _Maker:
 
     def text(self, of: int) -> str:
         """A question about things of a class, never the same twice."""
+        text = new(lambda: self._drawn(of), lambda text: text not in self.seen, "questions about things of a place")
+        self.seen.add(text)
+        return text
+
+    def _drawn(self, of: int) -> str:
         rng = self.rng
-        while True:
-            a, b = rng.sample(self.things[of], 2)
-            past, plain = rng.choice(words.TRANSITIVE)
-            text = rng.choice(FRAMES).format(
-                a=_described(rng, a), b=_described(rng, b), past=past, plain=plain, person=rng.choice(words.PEOPLE),
-                time=rng.choice(words.TIMES), reason=rng.choice(words.REASONS),
-            )  # fmt: skip
-            if text not in self.seen:
-                self.seen.add(text)
-                return text
+        a, b = rng.sample(self.things[of], 2)
+        past, plain = rng.choice(words.TRANSITIVE)
+        return rng.choice(FRAMES).format(
+            a=_described(rng, a), b=_described(rng, b), past=past, plain=plain, person=rng.choice(words.PEOPLE),
+            time=rng.choice(words.TIMES), reason=rng.choice(words.REASONS),
+        )  # fmt: skip
 
     def example(self, of: int) -> str:
         """A text and its label."""

@@ -22,6 +22,7 @@ from anchoreval.schema import Json, Sample, Wrap
 
 EXAMPLE_TOKENS = 500
 EXAMPLE_STEP = 5
+REMEDIES = 1000  # names drawn in the place of equal ones, which upstream draws without end
 EXAMPLE_VALUE = "12345"
 NOISE_TOKENS = 10  # fewer than a line of noise has
 
@@ -44,11 +45,13 @@ def legacy_numpy(seed: int) -> Numpy:
 def names(rng: Random, count: int, letters: int) -> list[str]:
     """Variable names. Raises Unlucky where two are equal: upstream then trips over its own remedy."""
     drawn = ["".join(rng.choices(string.ascii_uppercase, k=letters)) for _ in range(count)]
-    while len(set(drawn)) < count:
+    if len(set(drawn)) == count:
+        return drawn
+    for _ in range(REMEDIES):
         drawn.append("".join(rng.choices(string.ascii_uppercase, k=letters)))
-    if len(drawn) > count:
-        raise Unlucky
-    return drawn
+        if len(set(drawn)) == count:
+            break
+    raise Unlucky
 
 
 def value(numbers: Numpy) -> str:

@@ -13,6 +13,7 @@ from itertools import count
 from random import Random
 from typing import Literal
 
+from anchoreval.data.filling import new
 from anchoreval.data.fit import Draws, Fit, Fitted, Impossible, too_short
 from anchoreval.data.recipe import BASE, Recipe, options
 from anchoreval.data.ruler_templates import CWE, CWE_PREFIX, FWE, FWE_PREFIX, Draft, Template, sample_of
@@ -27,6 +28,7 @@ COMMON = 10
 STEP = 10
 NOISE_WORD = "..."
 LETTERS = 6
+MOST_WORDS = 16  # for each token of a text: no tokenizer joins more words
 ANSWER_RANKS = slice(1, 4)
 PAIRS = "adjective-noun pairs"  # what is said of words that no word list of RULER holds
 Order = Callable[[Sequence[str]], list[str]]
@@ -264,6 +266,11 @@ def _common_facts(recipe: Recipe, form: Form, fitted: Fitted) -> dict[str, Json]
     }
 
 
+def coded(rng: Random) -> str:
+    """A coded word."""
+    return "".join(rng.choices(string.ascii_lowercase, k=LETTERS))
+
+
 @dataclass
 class CodedWordsMaker:
     """Draws vocabularies of coded words and makes texts in which rank k appears with a share of 1/k^2."""
@@ -283,10 +290,10 @@ class CodedWordsMaker:
     def vocabulary(self) -> list[str]:
         """Fresh words by rank; the first is the noise word."""
         rng = self.rng
-        words = ["".join(rng.choices(string.ascii_lowercase, k=LETTERS)) for _ in range(self.size)]
-        while len(set(words)) < self.size:
-            words.append("".join(rng.choices(string.ascii_lowercase, k=LETTERS)))
-        ranked = self._shuffles.apply(sorted(set(words)))
+        words = {coded(rng) for _ in range(self.size)}
+        for _ in range(self.size - len(words)):
+            words.add(new(lambda: coded(rng), lambda word: word not in words, "coded words"))
+        ranked = self._shuffles.apply(sorted(words))
         ranked[0] = NOISE_WORD
         return ranked
 
@@ -331,10 +338,9 @@ def generate_coded(recipe: Recipe) -> Iterator[Sample]:
     if room // 50 < ANSWER_RANKS.stop:
         raise too_short(recipe.length, ANSWER_RANKS.stop * 50 + recipe.reserved)
     maker, step = CodedWordsMaker(room // 50, rng, tally, recipe.wrap, recipe.seed, task.alpha), room // 32
-    vocabulary, units = maker.vocabulary(), room // LETTERS
-    while tally.count(maker.text(vocabulary, units).pieces()) < room:
-        units += step
-    units -= step
+    vocabulary, sizes = maker.vocabulary(), range(room // LETTERS, MOST_WORDS * room, step)
+    fuller = (size for size in sizes if tally.count(maker.text(vocabulary, size).pieces()) >= room)
+    units = next(fuller, sizes[-1]) - step
     for index in range(recipe.count):
         fitted = _fit_coded(maker, tally, recipe, units, step)
         facts = {
