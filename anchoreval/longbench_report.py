@@ -112,7 +112,8 @@ def _notes(records: Sequence[Record]) -> Iterator[str]:
     zeroed = sum((record.why or "").startswith(LIMIT) for record in records)
     yield f"{cut} of {len(records)} prompts lost their middle; upstream's recursion limit lowers {zeroed} scores there"
     if lost := sum(record.score is None for record in records):
-        yield f"* {lost} of {len(records)} answers have no score and are left out: {longbench_v2_report.by_outcome(records)}"
+        why = longbench_v2_report.by_outcome(records)
+        yield f"* {lost} of {len(records)} answers have no score and are left out: {why}"
 
 
 def _by_name(records: Sequence[Record], suite: str) -> dict[str, list[Record]]:

@@ -100,10 +100,13 @@ def rows(run: Folder) -> list[dict[str, str]]:
 
 def test_the_text_table_says_which_arm_is_damaged(run: Folder) -> None:
     text = run_table(run)
-    pooled = re.search(r"bf16-angle vs native, pooled: worse, (-\d+\.\d) \[-.*\], n=106 pairs \(2 left out\), p=", text)
+    pooled = re.search(
+        r"bf16-angle minus native, all pairs: worse, (-\d+\.\d) \[-.*\], 106 pairs \(\d+ of the same output\), "
+        r"2 left out: 2 without a score, p=", text,
+    )  # fmt: skip
     assert pooled and float(pooled[1]) < -20
-    assert "fp32 vs native, pooled: identical scores, 0.0 [-2.8, +2.8], n=106 pairs" in text
-    assert "smallest detectable" in text
+    assert "fp32 minus native, all pairs: identical (equivalence within 1 needs about 299 samples), 0.0 [-2.8," in text
+    assert "by task and length: 9 identical" in text and "noise floor: no placebo in this run" in text
     assert "ruler/vt at 512 native 11/12" in text
     assert "ruler/qa_2 at 512: smallest possible is 803" in text
     assert "Not comparable with published scores: haystack generated." in text

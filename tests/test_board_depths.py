@@ -96,12 +96,13 @@ def test_a_difference_map_holds_the_mean_of_the_pairs_for_either_baseline(run: F
                     a, b = (chosen(run, one.task, which, length, depth) for which in (arm, base))
                     points = 100 * fmean((x.score or 0.0) - (y.score or 0.0) for x, y in zip(a, b, strict=True))
                     assert float(field.text) == pytest.approx(points, abs=0.06)
-                    assert "n=3 pairs" in field.label
+                    assert "3 pairs (" in field.label and "too few pairs" in field.label
                     lost = [
                         (x.reference_logprob or 0.0) - (y.reference_logprob or 0.0) for x, y in zip(a, b, strict=True)
                     ]
                     assert float(other.text) == pytest.approx(fmean(lost) / 4, rel=0.06, abs=0.006)
-                    assert other.style == colours.difference_class(fmean(lost) / 4, depths.nats)
+                    told = "log-probability per token: lower" in other.label or "token: higher" in other.label
+                    assert other.style == colours.difference_class(fmean(lost) / 4, depths.nats, told)
     assert depths.scale in colours.SCALES
 
 

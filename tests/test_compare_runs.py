@@ -50,8 +50,9 @@ def test_every_arm_is_compared_with_the_first_by_task_length_and_pooled() -> Non
     (worse, same) = found
     assert [row.difference.task for row in worse.rows] == ["ruler/vt", "ruler/cwe", None, None]
     assert {row.verdict.word for row in worse.rows} == {"worse"}
-    assert {row.verdict.word for row in same.cells} == {"cannot tell"}
+    assert {row.word for row in same.cells} == {"identical"}
     assert all("needs about 299 samples" in row.says for row in same.cells)
+    assert {row.difference.same_outputs for row in same.cells} == {100}
     assert {row.logprob_says for row in same.rows} == {"the same"}
 
 
@@ -66,7 +67,7 @@ def test_holm_is_over_the_cells_of_one_comparison() -> None:
 
 def test_a_wider_margin_makes_equal_arms_equivalent() -> None:
     (one,) = compare(made({"a": 0.1, "b": 0.1}), margin=5)
-    assert {row.says for row in one.rows} == {"equivalent within 5"}
+    assert {row.says for row in one.rows} == {"identical (equivalent within 5)"}
 
 
 def test_without_a_placebo_the_table_says_so() -> None:
@@ -77,7 +78,7 @@ def test_without_a_placebo_the_table_says_so() -> None:
 def test_an_effect_counts_only_above_what_the_placebo_differs_by_and_the_placebo_is_named_when_it_differs() -> None:
     quiet, loud = ({"a": 0.0, "a~placebo": wrong, "b": 0.25} for wrong in (0.0, 0.3))
     placebo, arm = compare(made(quiet))
-    assert {row.says for row in placebo.rows} == {"at the floor"} and {row.says for row in arm.rows} == {"worse"}
+    assert {row.says for row in placebo.rows} == {"floor 0 here"} and {row.says for row in arm.rows} == {"worse"}
     assert arm.pooled.floor is not None and arm.pooled.floor.discordant == 0
     placebo, arm = compare(made(loud))
     assert all("not above the noise floor" in row.says for row in arm.rows)
@@ -90,7 +91,7 @@ def test_two_runs_are_compared_arm_by_arm_under_their_models_names() -> None:
     first, second = made({"bf16": 0.0, "fp32": 0.0}), made({"bf16": 0.3, "fp32": 0.0}, name="two")
     found = compare([first, second])
     assert [(one.arm, one.baseline, one.pooled.verdict.word) for one in found] == [
-        ("bf16 (two)", "bf16 (one)", "worse"), ("fp32 (two)", "fp32 (one)", "cannot tell"),
+        ("bf16 (two)", "bf16 (one)", "worse"), ("fp32 (two)", "fp32 (one)", "identical"),
     ]  # fmt: skip
     against = compare([first, second], baseline="fp32")
     assert {one.baseline for one in against} == {"fp32 (one)"} and len(against) == 2

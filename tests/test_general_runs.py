@@ -299,9 +299,9 @@ def test_nothing_was_lost_is_said_only_where_the_interval_lies_within_the_margin
     few = [(1.0, 1.0)] * 10
     rows = losses(made({"general/x": same, "general/y": worse, "general/z": few}), {}, 1.0)
     said = {row[2]: row[-1] for row in rows[1:]}
-    assert said["x"] == "equivalent within 1"
+    assert said["x"] == "identical (equivalent within 1)"
     assert said["y"] == "worse"
-    assert said["z"].startswith("cannot tell (needs about ")
+    assert said["z"].startswith("identical (equivalence within 1 needs about ")
     assert said["all, by rows"].startswith("worse")
     members = {"g": ["general/x", "general/y"]}
     grouped = losses(made({"general/x": same, "general/y": worse, "general/z": few}), members, 50.0)

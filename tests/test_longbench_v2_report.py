@@ -112,13 +112,13 @@ def test_numbers_by_hand_with_empty_buckets_and_answers_that_are_unparsable_or_m
         record(3, None, why="the backend failed", size="long", domain="A new domain"),
     ]
     found = table(records)
-    assert found["overall"] == ("33.3", 3) and found["easy"] == ("100.0", 1) and found["hard"] == ("0.0", 2)
+    assert found["overall"] == ("33.3*", 3) and found["easy"] == ("100.0*", 1) and found["hard"] == ("0.0", 2)
     assert found["short"] == ("50.0", 2) and found["medium"] == ("0.0", 1) and found["long"] == ("–", 0)
     assert found[DOMAINS[0]] == ("50.0", 2) and found[DOMAINS[1]] == ("–", 0)
     assert found["A new domain"] == ("–", 0)
     text = "\n".join(lines(records))
     assert "4 of 503 questions" in text and "  1 answers unparsable, counted as wrong (25.0 of 100)" in text
-    assert "  1 questions without a score, counted nowhere" in text
+    assert "* 1 questions without a score, counted nowhere: 1 without a score" in text
     assert "  1 of 4 prompts lost their middle; chance is 25.0" in text
 
 

@@ -118,7 +118,7 @@ def floor_words(contrast: Contrast) -> str:
         return ""
     if floor.zero:
         return "noise floor 0 here: the placebo changed no score, no output and no bit of a log-probability"
-    said = f"noise floor, all pairs: the placebo differs in {100 * floor.discordant:.1f}% of scores"
+    said = f"noise floor, pooled: the placebo differs in {100 * floor.discordant:.1f}% of scores"
     said += "" if floor.outputs is None else f" and {100 * floor.outputs:.1f}% of outputs"
     said += f", its mean by {100 * floor.difference:.2f}"
     if floor.logprob_spread is not None:

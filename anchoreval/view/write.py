@@ -120,7 +120,7 @@ def _notes(run: Run, rows: Sequence[Row], made: Prompts) -> Iterator[str]:
     if "finished" not in run.header:
         yield "This run is not finished: the records that it had when the page was written are shown."
     if why := incomparable_words(run.header):
-        yield f"The prompts are not those of the published benchmark, whose scores they do not compare with: {plain(why)}."
+        yield f"Not comparable with published scores: {plain(why)}."
     if several := environment_words(run.header):
         yield f"Computed in {plain(several)}: last bits may differ from one record to the next; records name theirs."
     yield from (f"{line.text}." for line in outcome_lines(run.header, run.records) if not line.quiet)

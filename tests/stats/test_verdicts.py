@@ -60,7 +60,13 @@ def test_nothing_is_equivalent_without_an_interval() -> None:
          "cannot tell (the interval holds 0; needs about 7,064 samples)"),
         ({"difference": -0.1, "low": -0.3, "high": 0.1, "p": 0.4}, "cannot tell (needs about 7,064 samples)"),
         ({"difference": 0.0, "low": -0.1, "high": 0.1, "p": 1.0, "discordant": 0},
-         "cannot tell (needs about 299 samples)"),
+         "identical (equivalence within 1 needs about 299 samples)"),
+        ({"difference": 0.0, "low": -0.009, "high": 0.009, "p": 1.0, "discordant": 0, "pairs": 400},
+         "identical (equivalent within 1)"),
+        ({"difference": 0.0, "low": -0.776, "high": 0.776, "p": 1.0, "discordant": 0, "pairs": 2},
+         "identical (too few pairs; equivalence within 1 needs about 299 samples)"),
+        ({"difference": -0.6, "low": -0.9, "high": 0.1, "p": 0.06, "discordant": 3, "pairs": 5},
+         "cannot tell (too few pairs; needs about 7,064 samples)"),
         ({"pairs": 0, "p": None, "low": None, "high": None}, "cannot tell (no pairs)"),
     ],
 )  # fmt: skip
@@ -84,6 +90,13 @@ def test_an_effect_that_holms_correction_takes_away_is_no_verdict() -> None:
 def test_an_effect_counts_only_above_the_noise_floor(floor: NoiseFloor, word: str) -> None:
     found = stats.verdict(PAIRS, 0.01, floor)
     assert found.word == word and ("not above the noise floor" in str(found)) is (word == "cannot tell")
+
+
+def test_a_placebo_that_changes_no_bit_gives_a_floor_of_zero() -> None:
+    same = replace(PAIRS, difference=0.0, discordant=0, same_outputs=100, logprob=0.0, logprob_spread=0.0)
+    others = replace(same, same_outputs=99), replace(same, logprob_spread=1e-9)
+    floors = [stats.noise_floor([one]) for one in (same, *others)]
+    assert [floor.zero for floor in floors if floor] == [True, False, False]
 
 
 def test_the_floor_is_the_largest_of_several_placebos() -> None:
