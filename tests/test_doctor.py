@@ -266,6 +266,7 @@ def test_layers_are_counted_by_kind(name: str, kinds: dict[str, int], window: in
     assert found == {"kinds": kinds, "sliding_window": window, "without_rope": without}
 
 
+@pytest.mark.half
 def test_a_bf16_model_needs_the_fused_kernel_for_wide_products(tmp_path: Path) -> None:
     facts = doctor.examine(named(save_model(tmp_path, LlamaConfig(**SHAPE), torch.bfloat16)))
     assert facts["rope"]["detected"] == "bf16"

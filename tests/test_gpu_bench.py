@@ -22,6 +22,7 @@ def nothing_to_free(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_measures.gc, "collect", lambda: 0)
 
 
+@pytest.mark.half
 def test_every_figure_is_printed_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "deep" / "cpu.json"
     assert main([*TOY, "--output", str(path)]) == 0

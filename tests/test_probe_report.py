@@ -72,6 +72,7 @@ def test_every_setting_is_there_once_with_every_head_and_key(study: Study) -> No
     assert {(s.length, s.texts, s.queries) for s in settings} == {(32, 1, 32), (64, 1, 48)}
 
 
+@pytest.mark.half
 def test_totals_are_sums_of_the_heads_and_the_profile_adds_up_to_d(study: Study) -> None:
     wanted: dict[str, Any] = {"dtype": "bf16", "mode": "end-to-end", "against": "shift", "length": 64}
     wanted["level"] = "native"
@@ -85,6 +86,7 @@ def test_totals_are_sums_of_the_heads_and_the_profile_adds_up_to_d(study: Study)
     assert first.values["key_logit"] == pytest.approx(whole.values["D_logit"])
 
 
+@pytest.mark.half
 def test_the_ladder_holds_in_the_float32_copy(study: Study) -> None:
     """There `fp32` still rounds q and k to bf16: it is the rung that is isolated, not undone."""
     wanted: dict[str, Any] = {"dtype": "fp32"}

@@ -66,6 +66,7 @@ def test_one_pass_of_flex_is_the_written_out_mask(name: str, pattern: str) -> No
     assert (dense(wide, "full") - exact).abs().max() > 1e-3 * scale, "the mask changes nothing"
 
 
+@pytest.mark.half
 def test_under_the_fused_kernel_the_product_is_wide_and_the_level_is_served() -> None:
     from anchoreval.attention import flex_hf
 

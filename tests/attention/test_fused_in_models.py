@@ -14,6 +14,7 @@ from torch import Tensor
 from anchoreval.attention.patch_hf import applied
 from anchoreval.attention.rope import LEVELS
 
+pytestmark = pytest.mark.half
 BF16 = torch.bfloat16
 
 

@@ -16,6 +16,7 @@ from anchoreval.attention.patch_hf import applied
 from anchoreval.attention.rope import LEVELS, parse_level
 from anchoreval.errors import UnsupportedArm
 
+pytestmark = pytest.mark.half  # nearly all models here are in bf16
 BF16 = torch.bfloat16
 
 

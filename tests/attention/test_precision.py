@@ -29,6 +29,7 @@ from torch import Tensor
 from anchoreval.attention.patch_hf import applied, rotary_modules
 from anchoreval.attention.rope import DIGITS, LEVELS, RopeLevel, parse_level
 
+pytestmark = pytest.mark.half
 LENGTH = 24
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 EVERY_SITE_FP64 = parse_level("rope:angle=fp64,table=fp64,rotate=fp64,product=fp64")

@@ -31,7 +31,7 @@ def scores(backend: HfBackend, arm: str | None, **fields: str) -> dict[str, tupl
         return scores(backend, None)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.half)])
 def test_native_and_the_detected_level_give_the_stock_bits_and_others_do_not(llama: Path, dtype: str) -> None:
     backend = open_hf(llama, dtype=dtype)
     stock = scores(backend, None)
@@ -43,6 +43,7 @@ def test_native_and_the_detected_level_give_the_stock_bits_and_others_do_not(lla
     assert scores(backend, None) == stock
 
 
+@pytest.mark.half
 def test_a_wide_product_needs_the_fused_kernel_and_says_so(llama: Path) -> None:
     backend = open_hf(llama, dtype="bfloat16")
     with pytest.raises(UnsupportedArm, match="kernel"), backend.under(parse_arm("fp32-qk")):

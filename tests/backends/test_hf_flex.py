@@ -67,7 +67,7 @@ def test_only_masked_prompts_go_through_flex_and_one_document_gives_the_bits_of_
     assert len(passes) == 4
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.half)])
 def test_answers_by_flex_do_not_depend_on_what_shares_their_batch(llama: Path, dtype: str) -> None:
     backend = open_hf(llama, dtype=dtype, realisation="flex")
     together = answers(backend, "anchor/native", ASKED)

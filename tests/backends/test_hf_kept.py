@@ -51,7 +51,7 @@ def group(backend: HfBackend, arm: str, *asked: Request) -> tuple[dict[str, Any]
     return {o.sample_id: (o.token_ids, o.reference_logprob) for o in made}, counts
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.half)])
 @pytest.mark.parametrize("arm", ["anchor/native", "anchor/fp32-qk", "intra-doc/fp32+reset"])
 def test_a_second_group_over_the_same_documents_computes_no_document_and_gets_the_same_bits(
     llama: Path, arm: str, dtype: str

@@ -151,7 +151,7 @@ def test_tokens_that_the_model_does_not_have_are_refused(llama: Path) -> None:
         next(iter(backend.answer([request("x", ())])))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.half)])
 def test_the_mask_of_a_chunk_has_the_bits_of_the_one_that_every_layer_makes(
     llama: Path, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -208,7 +208,7 @@ def test_a_shared_prefix_at_other_positions_is_not_reused(llama: Path) -> None:
     assert together["a"] != together["other"]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.half)])
 def test_rows_are_the_same_whatever_is_computed_with_them(llama: Path, dtype: str) -> None:
     backend = open_hf(llama, dtype=dtype)
     asked = [*ASKED, *(prompt(str(i), (4, 30, 18, 18 + i, 12, 1), seed=i) for i in range(3))]
