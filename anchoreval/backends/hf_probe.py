@@ -2,12 +2,12 @@
 
 Shapes: k logits of a row, N tokens of a row, V vocabulary.
 
-The backend takes of a model that it goes on from keys and values in a cache, at the position ids that it is given, and
-beside rows of other lengths. Some types do not: BART's kind counts positions from the cache, padding among them; RWKV
-and RecurrentGemma keep state elsewhere. So the two rows go the way that prompts go: one prefilled in two chunks, one
-with a reference, then decoded side by side; every logit that chooses a token is compared with those of one stock pass
-over the row. A model that is right only without padding has its rows computed alone; one that is not, or that breaks
-off, is refused in one line. The cost is nine passes over at most 15 tokens.
+The backend goes on from keys and values in a cache, gives position ids, and puts rows of other lengths beside a row.
+Some types cannot bear that: BART's kind counts positions from the cache, padding among them; RWKV and RecurrentGemma
+keep state elsewhere. So the two rows go the way that prompts go: one prefilled in two chunks, one with a reference,
+then decoded side by side; every logit that chooses a token is compared with those of one stock pass over the row. A
+model that is right only without padding has its rows computed alone; one that is not, or that breaks off, is refused in
+one line. The cost is ten passes over at most 14 tokens (more where a window of 64 or less is crossed).
 
 Distances are of a whole row of logits: |got - want| over the spread |want - mean(want)|. Of the types of transformers
 5.19 (tiny random models of 2 to 4 layers, on a CPU) those that are right came to 9e-5 at most in float32, 0.007 in
