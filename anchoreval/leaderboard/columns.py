@@ -244,11 +244,12 @@ def _samples(row: Row) -> Value:
     scored, asked = (sum(getattr(mean, name) for mean in row.means.values()) for name in ("scored", "asked"))
     text = f"{scored:,}" if scored == asked else f"{scored:,}/{asked:,}"
     label = f"{scored:,} of {asked:,} samples scored"
+    counts: Counter[Outcome] = Counter()
+    for mean in row.means.values():
+        counts.update(mean.outcomes)
     if scored < asked:
-        counts: Counter[Outcome] = Counter()
-        for mean in row.means.values():
-            counts.update(mean.outcomes)
         label += f": {lost_counts(counts, asked - scored)}"
+    label += "".join(f"; {counts[outcome]:,} {outcome}" for outcome in ("cut", "empty") if counts[outcome])
     return Value(text, float(scored), label, None, None, row.run, (("arm", row.arm),))
 
 
