@@ -28,7 +28,7 @@ addEventListener("load", () => {
   select.value = "2"; select.dispatchEvent(new Event("change"));
   out.after = shown();
   const table = all("table.sortable").at(-1), button = table.querySelectorAll("thead button")[3];
-  const column = () => [...table.tBodies[0].rows].map((row) => row.cells[3].textContent);
+  const column = () => [...table.tBodies[0].rows].map((row) => row.cells[3].textContent.replace("*", ""));
   button.click(); out.up = column(); button.click(); out.down = column();
   const cell = document.querySelector(".against:not([hidden]) .heat td a");
   cell.dispatchEvent(new MouseEvent("mouseover", { bubbles: true }));
