@@ -37,20 +37,24 @@ def header_differences(run: Run) -> Iterator[str]:
     sources = header.get("sources", {})
     if any(sources.get(name) != identity["sources"].get(name) for name in ("haystack", "wordlists")):
         yield "sources: not those of its identity"
-    if header.get("comparable"):
-        yield from _incomparable(run, parts)
+    yield from _comparable(run, parts)
     yield from _arms(parts, header["arms"])
     yield from _weights(header)
     yield from _counts(parts)
     yield from rule_differences(run, parts)
 
 
-def _incomparable(run: Run, parts: HeaderParts) -> Iterator[str]:
-    """Why a header that calls the run comparable with published scores is wrong, by what its samples say."""
+def _comparable(run: Run, parts: HeaderParts) -> Iterator[str]:
+    """Why a header that calls the run comparable with published scores is wrong; records are looked at where read."""
+    header = run.header
+    if not header.get("comparable"):
+        return
+    if said := header.get("incomparable"):
+        yield f"comparable: true, though {', '.join(said)} are not"
+    elif "incomparable" not in header and (header["sources"]["haystack"] != "published" or parts.identity.seed != 42):
+        yield "comparable: true, with another haystack or seed than the published ones"
     if made := {record.task for record in run.records if uses_generated(record.facts)}:
         yield f"comparable: true, though samples of {', '.join(sorted(made))} hold generated text"
-    if parts.identity.seed != 42 and any({"haystack", "background"} & record.facts.keys() for record in run.records):
-        yield f"comparable: true, though seed {parts.identity.seed} is not that of the published samples"
 
 
 def _arms(parts: HeaderParts, rows: list[Json]) -> Iterator[str]:

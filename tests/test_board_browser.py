@@ -28,7 +28,7 @@ addEventListener("load", () => {
   select.value = "2"; select.dispatchEvent(new Event("change"));
   out.after = shown();
   const table = all("table.sortable").at(-1), button = table.querySelectorAll("thead button")[3];
-  const column = () => [...table.tBodies[0].rows].map((row) => row.cells[3].textContent);
+  const column = () => [...table.tBodies[0].rows].map((row) => row.cells[3].textContent.replace("*", ""));
   button.click(); out.up = column(); button.click(); out.down = column();
   const cell = document.querySelector(".against:not([hidden]) .heat td a");
   cell.dispatchEvent(new MouseEvent("mouseover", { bubbles: true }));
@@ -86,8 +86,8 @@ def test_hostile_records_execute_nothing_and_the_controls_work(chromium: str, tm
     seen = driven(chromium, page, tmp_path)
     assert seen["title"].endswith("· anchoreval board")  # a script that ran would have left just "owned"
     assert (seen["images"], seen["scripts"]) == (0, 2)  # the page's own and the driver
-    assert seen["before"] == ["fp32 vs native"]
-    assert seen["after"] == ["native vs bf16-angle"]
+    assert seen["before"] == ["fp32 minus native"]
+    assert seen["after"] == ["native minus bf16-angle"]
     assert [float(x) for x in seen["up"] if x != "–"] == sorted(float(x) for x in seen["up"] if x != "–")
     assert [float(x) for x in seen["down"]] == sorted(map(float, seen["down"]), reverse=True)
     assert len(seen["up"]) == (len(TASKS) * len(LENGTHS) - 1) * len(ARMS)

@@ -16,6 +16,8 @@ from test_board import ARMS, HOSTILE, LENGTHS, Folder, make_run
 from anchoreval.errors import CardError, RunError
 from anchoreval.leaderboard import load_definition, write_leaderboard
 from anchoreval.leaderboard.bench import measure
+from anchoreval.leaderboard.cells import Mean
+from anchoreval.leaderboard.columns import Row, columns_of
 from anchoreval.leaderboard.gather import NOWHERE, decile
 from anchoreval.leaderboard.reported import load_reported
 from anchoreval.results import to_line
@@ -197,3 +199,17 @@ def test_the_bench_builds_a_board_of_generated_runs() -> None:
     cost = measure(2, 60)
     assert cost.seconds > 0 and cost.peak < 2e9 and cost.html > 10_000
     assert str(cost).startswith("2 runs, 120 records: ") and LENGTHS
+
+
+def test_a_mean_without_the_lost_is_shown_and_ranked_by_the_mean_with_them_as_wrong() -> None:
+    whole = Mean(0, 10, 10, 0.5, 0.2, 0.8, None)
+    short = Mean(0, 10, 5, 0.8, 0.4, 0.9, None, {"answered": 5, "refused": 5})
+    values = {
+        name: columns_of(Row("fp32", ("ruler/vt",), (512,), {("ruler/vt", 512): mean}, None, "native"), ["by_length"])[
+            0
+        ]
+        for name, mean in (("whole", whole), ("short", short))
+    }
+    assert (values["whole"].text, values["whole"].key, values["whole"].bound) == ("50.0", 50.0, "")
+    assert (values["short"].text, values["short"].bound) == ("80.0*", "40.0 as wrong")
+    assert values["short"].key == pytest.approx(40.0) and values["short"].mean == pytest.approx(80.0)

@@ -272,7 +272,8 @@ def _changed(view: RunView, number: int, task: str, length: int, arm: str, row: 
 
 def _difference(row: Row) -> str:
     """The difference, with a star where pairs are left out."""
-    return percent(row.difference.difference, True) + ("*" if row.difference.left_out else "")
+    star = "*" if row.difference.left_out and row.difference.pairs else ""
+    return percent(row.difference.difference, True) + star
 
 
 def _pooled(view: RunView, number: int, length: int, arm: str, row: Row | None) -> Field:
@@ -335,6 +336,7 @@ def _difference_row(view: RunView, number: int, row: Row) -> tuple[tuple[str, st
         (tokens(length), str(length)),
         (plain(cell.arm, 60), ""),
         (_difference(row), _key(cell.difference)),
+        (row.word, ""),
         (NONE if row.too_few else interval(cell.low, cell.high, True), _key(cell.low)),
         (f"{cell.pairs}{'*' if cell.left_out else ''}", str(cell.pairs)),
         (same, "" if cell.same_outputs is None else same),

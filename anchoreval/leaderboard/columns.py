@@ -28,7 +28,7 @@ class Value:
     """One field of a row: shown text, sort key, sentence, low and high (points) and where its samples are.
 
     `run` is None where nothing stands behind it; `query` holds the viewer's filter; `bound` is shown below the text:
-    what it is where the lost count as wrong.
+    what it is where the lost count as wrong, by which the row is ranked; `mean` is what the text rounds, in points.
     """
 
     text: str
@@ -39,6 +39,7 @@ class Value:
     run: int | None = None
     query: tuple[tuple[str, str], ...] = ()
     bound: str = ""
+    mean: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +149,7 @@ def _averaged(row: Row, tasks: Sequence[str], weights: Mapping[int, float], what
         label += "; not ranked: cells are missing or lost whole"
     star = "*" if found.lost or not found.whole else ""
     ends = 100 * found.low, 100 * found.high
-    return Value(text + star, key if found.whole else None, label, *ends, run, query, bound)
+    return Value(text + star, key if found.whole else None, label, *ends, run, query, bound, 100 * found.mean)
 
 
 def _by_length(row: Row, length: int) -> Value:
@@ -244,11 +245,12 @@ def _samples(row: Row) -> Value:
     scored, asked = (sum(getattr(mean, name) for mean in row.means.values()) for name in ("scored", "asked"))
     text = f"{scored:,}" if scored == asked else f"{scored:,}/{asked:,}"
     label = f"{scored:,} of {asked:,} samples scored"
+    counts: Counter[Outcome] = Counter()
+    for mean in row.means.values():
+        counts.update(mean.outcomes)
     if scored < asked:
-        counts: Counter[Outcome] = Counter()
-        for mean in row.means.values():
-            counts.update(mean.outcomes)
         label += f": {lost_counts(counts, asked - scored)}"
+    label += "".join(f"; {counts[outcome]:,} {outcome}" for outcome in ("cut", "empty") if counts[outcome])
     return Value(text, float(scored), label, None, None, row.run, (("arm", row.arm),))
 
 

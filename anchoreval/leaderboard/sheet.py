@@ -55,7 +55,8 @@ def _rows(board: Board) -> Iterator[Row]:
         of |= {"comparable": "yes" if line.comparable else "no", "environments": str(line.environments)}
         for head, value in zip(board.heads, line.values, strict=True):
             run = "" if value.run is None else board.sources[value.run].path
-            text = f"{value.key:.4f}" if isinstance(value.key, float) and value.low is not None else value.text
+            shown = value.key if value.mean is None else value.mean
+            text = f"{shown:.4f}" if isinstance(value.key, float) and value.low is not None else value.text
             ends = {"low": _number(value.low), "high": _number(value.high), "as_wrong": value.bound.partition(" ")[0]}
             yield of | ends | {"kind": "row", "column": head, "value": text, "run": run, "note": value.label}
     for group in board.groups:
