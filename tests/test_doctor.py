@@ -91,6 +91,30 @@ def test_a_model_that_does_not_exist_is_one_line() -> None:
         doctor.examine("anchor-tinny")
 
 
+def test_models_without_sdpa_or_with_shared_keys_get_a_page(tmp_path: Path) -> None:
+    oss = doctor.examine(named(saved(tmp_path / "gpt-oss", "gpt-oss")))
+    assert oss["engine"]["kernel"] == "eager" and "no kernel 'sdpa'" in doctor.page(oss)
+    assert doctor.examine(str(tmp_path / "gpt-oss"), kernel="fused")["engine"]["kernel"] == "fused"
+    kinds = ["sliding_attention", "full_attention"] * 2
+    shared = transformers.Gemma3nTextConfig(
+        **{**SHAPE, "num_hidden_layers": 4, "head_dim": 16, "layer_types": kinds, "num_kv_shared_layers": 2},
+        hidden_size_per_layer_input=8, vocab_size_per_layer_input=VOCABULARY, laurel_rank=8, sliding_window=24,
+        activation_sparsity_pattern=[0.0] * 4,
+    )  # fmt: skip
+    facts = doctor.examine(named(save_model(tmp_path / "gemma3n", shared)))
+    assert len(facts["sink"]["by_layer"]) == 4 and facts["arms"]["bf16"]["allowed"]
+
+
+def test_a_model_that_hands_out_no_weights_gets_the_rest_of_its_page(tmp_path: Path) -> None:
+    config = transformers.FalconConfig(
+        vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, alibi=True,
+        new_decoder_architecture=False, multi_query=False,
+    )  # fmt: skip
+    facts = doctor.examine(named(save_model(tmp_path, config)))
+    assert facts["sink"]["by_layer"] is None and "ALiBi twice" in doctor.page(facts)
+    assert [name for name, arm in facts["arms"].items() if arm["allowed"]] == ["native"]
+
+
 # angles
 
 

@@ -166,6 +166,14 @@ def test_arms_differ_where_their_arithmetic_does_and_are_removed(llama: Path, te
     assert overall["bf16-angle"].value == pytest.approx(means["bf16-angle"] - means["native"], abs=1e-12)
 
 
+def test_auto_is_one_kernel_for_all_arms_of_the_table(llama: Path, texts: Path, tmp_path: Path) -> None:
+    for arms, kernel in (("native,fp64", "fused"), ("native,bf16", "sdpa")):
+        measure(llama, texts, tmp_path / kernel, arms=arms, limit=1, kernel="auto", dtype="bfloat16")
+        header = json.loads((tmp_path / kernel / nll.HEADER).read_text("utf-8"))
+        assert {arm["kernel"] for arm in header["applied"].values()} == {kernel}
+        assert header["engine"]["kernel"] == kernel
+
+
 def test_a_placebo_of_an_arm_is_computed_in_other_chunks_and_differs_by_rounding_alone(
     llama: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

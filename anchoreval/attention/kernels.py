@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -63,6 +63,15 @@ class RowMask:
         query = torch.arange(start, stop, device=device)[None, None, :, None] + self.first_query
         key = torch.arange(lo, hi, device=device)[None, None, None, :] + self.first_key
         return self.rule(batch, head, query, key), lo, hi
+
+    def __getitem__(self, at: tuple[Any, ...]) -> RowMask:
+        """The mask of some of its query rows, `mask[:, :, -1:, :]`: Gemma 4 (5.23) ends with those that it keeps."""
+        whole, rows = slice(None), at[2] if len(at) == 4 else None
+        if not isinstance(rows, slice) or (*at[:2], at[3]) != (whole, whole, whole) or rows.step not in (None, 1):
+            raise UnsupportedArm(f"kernel: fused cannot take {at} of its mask")
+        start, stop, _ = rows.indices(self.queries)
+        ends = self.plain and stop == self.queries
+        return replace(self, queries=stop - start, first_query=self.first_query + start, plain=ends)
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,12 @@ class StockNetwork:
         with prefilling(self.model, *seen):
             return self.logits(ids_1N, cache, at, keep=1)
 
+    def one_token(self) -> None:
+        """One pass of one token: not of id 0, which may be padding, nor at position 0, where nothing is turned."""
+        at_11 = torch.full((1, 1), 7, device=self.device)
+        mask_11 = torch.ones_like(at_11, dtype=torch.bool)
+        self.logits(at_11 % self.vocabulary, DynamicCache(config=self.model.config), (at_11, mask_11), 1)
+
     def restart(self) -> None:
         """Resets frequencies that grew with an earlier prompt: `dynamic_rope_update` does at position 0."""
         zero_11 = torch.zeros(1, 1, dtype=torch.long, device=self.device)
@@ -189,7 +195,7 @@ def _whole_attention(network: StockNetwork, kernel: str, folder: Path) -> str | 
 
     `ModelError` where that kernel was asked for by name.
     """
-    dropped, entered = looked_at(network.model, network.restart)
+    dropped, entered = looked_at(network.model, network.one_token)
     parts, network.entering = dropped.get(network.kernel), summary(entered)
     if network.kernel == WHOLE and network.model.config.model_type == "falcon" and _reads_mask(network.model.config):
         text = "adds this model's ALiBi twice (transformers puts it into the mask too)"
@@ -200,7 +206,7 @@ def _whole_attention(network: StockNetwork, kernel: str, folder: Path) -> str | 
     if kernel != DEFAULT:
         raise ModelError(f"{folder}: kernel {why}: leave out --kernel, or name eager or fused")
     network.model.set_attn_implementation(WHOLE)
-    network.restart()
+    network.one_token()
     return why
 
 

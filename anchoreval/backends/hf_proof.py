@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from transformers.cache_utils import DynamicCache
 
 from anchoreval.attention.inspect_hf import BROKEN, inspect_rope
 from anchoreval.attention.kernels import switchable
@@ -19,8 +18,6 @@ from anchoreval.backends import ArmLike
 from anchoreval.backends.hf_load import StockNetwork
 from anchoreval.errors import UnsupportedArm
 from anchoreval.schema import Json
-
-_POSITION = 7  # of the one token of the pass: not 0, where nothing is turned
 
 
 class Proofs:
@@ -75,10 +72,7 @@ class Proofs:
 
     def _entering(self, state: Applied) -> dict[str, Json]:
         """What enters the attention kernels in one pass of one token."""
-        network = self._network
-        at_11 = torch.full((1, 1), _POSITION, device=network.device)
-        id_11, mask_11 = at_11 % network.vocabulary, torch.ones_like(at_11, dtype=torch.bool)
-        network.logits(id_11, DynamicCache(config=network.model.config), (at_11, mask_11), 1)
+        self._network.one_token()
         if not state.rotations:
             raise UnsupportedArm(f"rope: no rotation of this model goes through {state.level}; only `native` runs")
         state.verify()

@@ -190,3 +190,19 @@ def test_bidirectional_and_hand_written_masks_are_refused() -> None:
     for named in ({"use_vmap": True}, {"allow_is_bidirectional_skip": True}):
         with pytest.raises(UnsupportedArm, match="causal attention only"):
             row_mask(batch_size=1, q_length=4, kv_length=4, mask_function=causal_mask_function, **named)
+
+
+@pytest.mark.parametrize("window", [None, 5])
+@pytest.mark.parametrize("rows", [slice(-1, None), slice(-3, None), slice(0, None), slice(2, 6)])
+def test_some_rows_of_a_mask_are_those_rows_of_its_attention(rows: slice, window: int | None) -> None:
+    def rule(b: torch.Tensor, h: torch.Tensor, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+        return (k <= q) if window is None else (k <= q) & (q - k < window)
+
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, 2, 9, 8, generator=generator) for _ in range(3))
+    mask = row_mask(batch_size=1, q_length=9, kv_length=9, mask_function=rule, local_size=window)
+    whole = fused(torch.nn.Identity(), q, k, v, mask)[0]
+    some = fused(torch.nn.Identity(), q[:, :, rows], k, v, mask[:, :, rows, :])[0]
+    assert torch.allclose(some, whole[:, rows], atol=1e-6)
+    with pytest.raises(UnsupportedArm, match="cannot take"):
+        mask[:, :, torch.tensor([0, 1]), :]
