@@ -40,8 +40,8 @@ class Plan:
     """What is asked of a run, apart from the model; `single` names the tasks that were asked for one by one.
 
     `document_tokens` puts documents into blocks of that size; None leaves them as the task has them. `until`
-    stops each cell when its verdict is in (rounds.py); None takes all samples. `served` prompts are put into a chat
-    template by the server; `length_rule` says what lengths count (lengths.py).
+    stops each cell when its verdict is in (rounds.py); None takes all samples. `served`: the server puts prompts into
+    its chat template.
     """
 
     tasks: tuple[Task, ...]
@@ -121,6 +121,7 @@ class Makeable:
 
 def recipe_of(task: Task, length: int, count: int, plan: Plan, tokenizer: TextTokenizer) -> Recipe:
     """What the generator of a task is given."""
+    rule = plan.rule(tokenizer)
     return Recipe(
         task=task.address,
         length=length,
@@ -131,7 +132,8 @@ def recipe_of(task: Task, length: int, count: int, plan: Plan, tokenizer: TextTo
         sources=plan.sources,
         wrap=wrap_of(tokenizer, plan.template),
         seed=plan.seed,
-        **plan.rule(tokenizer).outside(task),
+        outside=rule.outside,
+        uncounted=rule.uncounted(task),
     )
 
 
@@ -139,9 +141,8 @@ def samples_of(
     task: Task, length: int, count: int, plan: Plan, tokenizer: TextTokenizer, window: int | None = None
 ) -> Iterator[Sample]:
     """`count` samples of a task at a length, lazily; LengthError when the task cannot be made that short."""
-    rule, room = plan.rule(tokenizer), counted.room_of(task, window)
-    made = GENERATORS[task.generator](recipe_of(task, length, count, plan, tokenizer))
-    return (rule.settled(sample, task, tokenizer, room) for sample in made)
+    made, rule = GENERATORS[task.generator](recipe_of(task, length, count, plan, tokenizer)), plan.rule(tokenizer)
+    return (rule.settled(sample, task, tokenizer, counted.room_of(task, window)) for sample in made)
 
 
 def second_of(task: Task, plan: Plan, tokenizer: TextTokenizer, window: int | None) -> Second:
@@ -149,8 +150,8 @@ def second_of(task: Task, plan: Plan, tokenizer: TextTokenizer, window: int | No
     rule, room = plan.rule(tokenizer), counted.room_of(task, window)
 
     def second(sample: Sample, answer: str) -> tuple[Sample, Request]:
-        made = FOLLOW_UPS[task.generator](recipe_of(task, sample.length, 1, plan, tokenizer), sample, answer)
-        made = rule.settled(made, task, tokenizer, room)
+        recipe = recipe_of(task, sample.length, 1, plan, tokenizer)
+        made = rule.settled(FOLLOW_UPS[task.generator](recipe, sample, answer), task, tokenizer, room)
         request = to_request(made, tokenizer, task.reference, None if room is None else room - rule.template)
         return made, cut_documents(request, plan.document_tokens)
 
@@ -313,8 +314,8 @@ def run_group(
 
 def requests_of(cell: Cell, samples: Sequence[Sample], plan: Plan, tokenizer: TextTokenizer) -> list[Request]:
     """The samples of a cell as they are sent."""
-    whole = (to_request(sample, tokenizer, cell.task.reference, None) for sample in samples)
-    return [cut_documents(request, plan.document_tokens) for request in whole]
+    size, form = plan.document_tokens, cell.task.reference
+    return [cut_documents(to_request(sample, tokenizer, form, None), size) for sample in samples]
 
 
 def _run_group(

@@ -45,7 +45,7 @@ ALLOWED = {
         "tokenizer",
     },
     "fleet": {"arms", "backends", "cards", "errors", "lengths", "results", "run", "schema", "steps", "tokenizer"},
-    "bench": {"cards", "data", "errors", "schema"},
+    "bench": {"cards", "data", "errors", "lengths", "tokenizer"},
     "memory_bench": {"arms", "attention", "backends", "errors", "schema"},
     "documents": {"schema"},
     "gpu_bench": {"flags", "gpu_measures", "results"},

@@ -10,6 +10,7 @@ from textwrap import wrap
 from anchoreval.board.view import Run, RunView, view
 from anchoreval.board.words import NONE, column, percent, plain, sentence, shortened, tokens
 from anchoreval.stats import Cell, Comparison, Place
+from anchoreval.stats.fill import underfilled
 
 COLUMN = 8
 GAP = "   "
@@ -48,6 +49,9 @@ def run_table(run: Run, baseline: str | None = None, width: int = 100) -> str:
         lines.append(INCOMPARABLE + sources(shown) + ".")
     if shown.extension:
         lines.append(shown.extension)
+    if short := underfilled(run.records):
+        named = (f"{plain(task, 60)} at {tokens(length)} {share:.0%}" for (task, length), share in short.items())
+        lines.append(f"Prompts and answers fill, of their lengths: {'; '.join(shortened(named))}.")
     return "\n".join(lines)
 
 
