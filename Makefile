@@ -6,7 +6,7 @@ VLLM := .venv-vllm/bin
 VLLM_TESTS := tests/vllm_plugin tests/backends/test_vllm*.py tests/backends/test_openai*.py tests/fleet/test_fleet_vllm.py \
 	tests/lm_eval_plugin/test_lm_eval_vllm.py
 
-.PHONY: demo test test-vllm check
+.PHONY: demo test test-long test-vllm check
 demo: .venv/run.stamp
 	$(BIN)/anchoreval run --model anchor-tiny --tasks ruler --lengths 512,1024,2048 --rope bf16,fp32 --limit 20 \
 		--haystack generated --output runs/demo
@@ -14,6 +14,9 @@ demo: .venv/run.stamp
 
 test: .venv/dev.stamp
 	$(BIN)/python -m pytest
+
+test-long: .venv/dev.stamp
+	$(BIN)/python -m pytest -m long
 
 test-vllm: .venv-vllm/stamp
 	OMP_NUM_THREADS=1 $(VLLM)/python -m pytest --numprocesses 2 --dist loadfile $(VLLM_TESTS)
