@@ -5,14 +5,17 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TextIO
 
 from anchoreval.cards import Task
 from anchoreval.data import GENERATORS, Recipe
 from anchoreval.data.sources import Sources
 from anchoreval.errors import LengthError, SourceError
-from anchoreval.schema import Tokenizer
+from anchoreval.lengths import LengthRule
+from anchoreval.tokenizer import TextTokenizer
+
+RULE = LengthRule()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,7 @@ def peak_megabytes() -> float:
 
 
 def measure(
-    tasks: Sequence[Task], lengths: Sequence[int], count: int, tokenizer: Tokenizer, sources: Sources
+    tasks: Sequence[Task], lengths: Sequence[int], count: int, tokenizer: TextTokenizer, sources: Sources
 ) -> Iterator[Row]:
     """Makes `count` samples of every task at every length, keeping none; a cell that cannot be made says
     why.
@@ -51,10 +54,11 @@ def measure(
         for task in tasks:
             start, made, filled, why = cpu_seconds(), 0, 0.0, ""
             recipe = Recipe(task.address, length, task.max_new_tokens, count, task.args, tokenizer, sources)
+            recipe = replace(recipe, outside=RULE.outside, uncounted=RULE.uncounted(task))
             try:
                 for sample in GENERATORS[task.generator](recipe):
                     made += 1
-                    filled += sample.facts["tokens"] / length
+                    filled += RULE.settled(sample, task, tokenizer, None).facts["tokens"] / length
             except (LengthError, SourceError) as error:
                 why = str(error)
             yield Row(task.address, length, made, cpu_seconds() - start, filled / max(made, 1), why)
@@ -64,7 +68,7 @@ def bench_samples(
     tasks: Sequence[Task],
     lengths: Sequence[int],
     count: int,
-    tokenizer: Tokenizer,
+    tokenizer: TextTokenizer,
     sources: Sources,
     out: TextIO | None = None,
 ) -> list[Row]:

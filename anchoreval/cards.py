@@ -44,9 +44,9 @@ class TaskEntry(Strict):
 class Defaults(Strict):
     """What every task of a suite shares. `length_of` says what a length is.
 
-    `sample`: tokens of prompt and answer, to be filled; `prompt`: where a longer prompt is cut. A suite of the
-    second kind is run at one of its lengths, the longest that the model has room for. `natural`: prompts are as long
-    as they are; such a suite has no lengths, and those that are asked for do not concern it.
+    `sample`: all that the model is fed and its answer, to be filled; `prompt`: where a longer prompt is cut. A suite of
+    the second kind is run at one of its lengths, the longest that the model has room for. `natural`: prompts are as
+    long as they are; such a suite has no lengths, and those that are asked for do not concern it.
     """
 
     samples: Annotated[int, Field(gt=0)]

@@ -48,7 +48,7 @@ def _run(parser: argparse.ArgumentParser) -> None:
         "--lengths",
         type=flags.lengths,
         metavar="N,N",
-        help="tokens, prompt plus answer: 4096, 4k or 1k..32k, which doubles (default: the card's)",
+        help="tokens, all that a model is fed and its answer: 4096, 4k or 1k..32k, doubling (default: the card's)",
     )
     parser.add_argument(
         "--rope",

@@ -35,12 +35,14 @@ class LengthRule:
     anchor: int = ANCHOR_TOKENS
     template: int = 0
 
-    def outside(self, task: Task) -> dict[str, int]:
-        """The fields of a task's recipe: what stands outside its prompts, and what of it its lengths leave out."""
-        return {
-            "outside": self.anchor + self.template,
-            "uncounted": self.anchor if task.generator in PUBLISHED else 0,
-        }
+    @property
+    def outside(self) -> int:
+        """What the model is fed beside a prompt's own text."""
+        return self.anchor + self.template
+
+    def uncounted(self, task: Task) -> int:
+        """What of it the prompts of a task leave no room for."""
+        return self.anchor if task.generator in PUBLISHED else 0
 
     def settled(self, sample: Sample, task: Task, tokenizer: PromptTokenizer, room: int | None) -> Sample:
         """The sample with its facts on the length; asked for less where it is over by the anchor alone.
@@ -62,7 +64,7 @@ class LengthRule:
             return int(sample.facts.get("tokens", 0)) - sample.length
         if task.length_of == "natural" or room is None or not self.anchor:
             return 0
-        return len(tokenizer.encode(sample.prompt)) + self.anchor + self.template + sample.max_new_tokens - room
+        return len(tokenizer.encode(sample.prompt)) + self.outside + sample.max_new_tokens - room
 
     def positions(self, request: Request) -> int:
         """The positions that a request takes, a server's own template among them."""

@@ -41,8 +41,7 @@ class Plan:
 
     `document_tokens` puts documents into blocks of that size; None leaves them as the task has them. `until`
     stops each cell when its verdict is in (rounds.py); None takes all samples. `grown` are the limits that the run
-    had finished with before it went on with more samples. `served` prompts are put into a chat template by the server;
-    `length_rule` says what lengths count (lengths.py).
+    had finished with before it went on with more samples. `served`: the server puts prompts into its chat template.
     """
 
     tasks: tuple[Task, ...]
@@ -145,6 +144,7 @@ class Makeable:
 
 def recipe_of(task: Task, length: int, count: int, plan: Plan, tokenizer: TextTokenizer) -> Recipe:
     """What the generator of a task is given."""
+    rule = plan.rule(tokenizer)
     return Recipe(
         task=task.address,
         length=length,
@@ -155,7 +155,8 @@ def recipe_of(task: Task, length: int, count: int, plan: Plan, tokenizer: TextTo
         sources=plan.sources,
         wrap=plan.wrap(tokenizer),
         seed=plan.seed,
-        **plan.rule(tokenizer).outside(task),
+        outside=rule.outside,
+        uncounted=rule.uncounted(task),
     )
 
 
@@ -163,8 +164,8 @@ def samples_of(
     task: Task, length: int, count: int, plan: Plan, tokenizer: TextTokenizer, window: int | None = None
 ) -> Iterator[Sample]:
     """`count` samples of a task at a length, lazily; LengthError when the task cannot be made that short."""
-    recipe = recipe_of(task, length, count, plan, tokenizer)
-    rule, room, made = plan.rule(tokenizer), counted.room_of(task, window), GENERATORS[task.generator](recipe)
+    recipe, rule = recipe_of(task, length, count, plan, tokenizer), plan.rule(tokenizer)
+    made, room = GENERATORS[task.generator](recipe), counted.room_of(task, window)
     whole = (trimmed(sample, recipe.wrap, tokenizer) for sample in made) if recipe.wrap.trims else made
     return (rule.settled(sample, task, tokenizer, room) for sample in whole)
 
@@ -317,8 +318,8 @@ def run_group(
 
 def requests_of(cell: Cell, samples: Sequence[Sample], plan: Plan, tokenizer: TextTokenizer) -> list[Request]:
     """The samples of a cell as they are sent."""
-    whole = (to_request(sample, tokenizer, cell.task.reference, None, anchor=plan.anchor) for sample in samples)
-    return [cut_documents(request, plan.document_tokens) for request in whole]
+    size, form, anchor = plan.document_tokens, cell.task.reference, plan.anchor
+    return [cut_documents(to_request(sample, tokenizer, form, None, anchor=anchor), size) for sample in samples]
 
 
 def _run_group(

@@ -65,12 +65,12 @@ class Sample:
     """One test item as text.
 
     `segments` joined without separator are the prompt as sent under the base template, answer prefix included.
-    `length` is in tokens of the model under test: prompt plus answer budget, or, for tasks that cut long prompts, where
-    they are cut; NATURAL for tasks whose prompts are neither filled nor cut. `facts` holds JSON values only. The last
-    token of `end`, where it is not empty, ends the answer as EOS does, and the first new token is then neither of the
-    two. `stop` are texts that end the answer. A sample with `choices` is judged by their log-probabilities; its fact
-    `gold` is the index of the right one. Where `then` is not empty, a second prompt is asked with the answer to this
-    one between its two texts, and its answer is judged.
+    `length` is in tokens of the model under test: all it is fed and its answer budget, or, for tasks that cut prompts,
+    where they are cut; NATURAL for tasks whose prompts are neither filled nor cut. `facts` holds JSON values only. The
+    last token of `end`, where it is not empty, ends the answer as EOS does, and the first new token is then neither of
+    the two. `stop` are texts that end the answer. A sample with `choices` is judged by their log-probabilities; its
+    fact `gold` is the index of the right one. Where `then` is not empty, a second prompt is asked with the answer to
+    this one between its two texts, and its answer is judged.
     """
 
     task: str

@@ -61,7 +61,7 @@ ALLOWED = {
         "arms", "backends", "cards", "errors", "groups", "identity", "lengths", "results", "run", "schema", "steps",
         "tokenizer",
     },
-    "bench": {"cards", "data", "errors", "schema"},
+    "bench": {"cards", "data", "errors", "lengths", "tokenizer"},
     "memory_bench": {"arms", "attention", "backends", "errors", "schema"},
     "documents": {"schema"},
     "gpu_bench": {"flags", "gpu_measures", "results"},

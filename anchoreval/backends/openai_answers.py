@@ -81,7 +81,9 @@ class Asking:
         if prompt is None:
             return None
         new = 1 if self.offers.logprobs == "echo+1" else 0
-        self._require_room(len(ids) + len(given) + new)
+        self._require_room(len(ids) + len(given))
+        if self.max_model_len == len(ids) + len(given) and new:
+            return None  # the answer fits, the token that such a server must add behind it does not
         return self._common() | {"prompt": prompt, "echo": True, "logprobs": 1, "max_tokens": new}
 
     def scored(self, said: Mapping[str, Any], prompt: int, given: Sequence[int], counted: int) -> ChoiceScore | None:

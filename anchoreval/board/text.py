@@ -23,6 +23,7 @@ from anchoreval.board.words import (
     tokens,
 )
 from anchoreval.stats import Cell, Contrast, Difference, Place
+from anchoreval.stats.fill import underfilled
 
 COLUMN = 8
 GAP = "   "
@@ -64,6 +65,9 @@ def run_table(run: Run, baseline: str | None = None, width: int = 100) -> str:
         notes.append(f"{INCOMPARABLE}{plain(shown.incomparable, 400)}.")
     if shown.extension:
         notes.append(shown.extension)
+    if short := underfilled(run.records):
+        named = (f"{plain(task, 60)} at {tokens(length)} {share:.0%}" for (task, length), share in short.items())
+        notes.append(f"Prompts and answers fill, of their lengths: {'; '.join(shortened(named))}.")
     return "\n".join(lines + [line for note in notes for line in wrap(note, width, subsequent_indent="  ")])
 
 

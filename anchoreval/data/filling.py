@@ -92,7 +92,7 @@ def topped_up(
 def sample_of(
     recipe: Recipe, index: int, segments: Sequence[Segment], reference: str, facts: dict[str, Json]
 ) -> Sample:
-    """The finished sample: empty segments left out, `tokens` (prompt and answer budget) among its facts."""
+    """The finished sample: empty segments left out, `tokens` (Recipe.tokens) among its facts."""
     kept = tuple(segment for segment in segments if segment.text)
     tokens = recipe.tokens(recipe.tokenizer.count("".join(segment.text for segment in kept)))
     return Sample(

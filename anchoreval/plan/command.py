@@ -19,7 +19,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
     """The flags of the command: those of `run` that decide what is computed, and the machine."""
     shared.model(parser)
     parser.add_argument("--tasks", required=True, help="suites, sets, tasks or globs, comma or space separated")
-    parser.add_argument("--lengths", type=shared.lengths, metavar="N,N", help="tokens, prompt plus answer")
+    parser.add_argument("--lengths", type=shared.lengths, metavar="N,N", help="tokens, as for run")
     parser.add_argument("--rope", "--arms", dest="rope", default="native", metavar="ARM,ARM", help="as for run")
     parser.add_argument("--limit", type=shared.positive, metavar="N", help="samples of each task and length")
     parser.add_argument("--document-tokens", type=shared.positive, metavar="N", help="as for run")
