@@ -167,7 +167,7 @@ def test_a_plain_prefill_makes_no_mask_at_all(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(
-    "named", [{"dropout": 0.1}, {"position_bias": torch.zeros(1)}, {"cache": object()}], ids=lambda named: next(iter(named))
+    "named", [{"dropout": 0.1}, {"position_bias": torch.zeros(1)}, {"cache": object()}], ids=lambda one: next(iter(one))
 )
 def test_what_the_kernel_cannot_compute_is_refused(named: dict[str, Any]) -> None:
     q, k, v = random_qkv(1, 2, 1, 4, 4)
