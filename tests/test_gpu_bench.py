@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ NAMES = ["full", "anchor rows", "anchor flex", "rope bf16", "rope fp32", "probe"
 @pytest.fixture(autouse=True)
 def nothing_to_free(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between measurements all objects of the process are looked through, which takes seconds beside other tests."""
-    monkeypatch.setattr(gpu_measures.gc, "collect", lambda: 0)
+    monkeypatch.setattr(gpu_measures, "gc", SimpleNamespace(collect=lambda: 0))
 
 
 @pytest.mark.half

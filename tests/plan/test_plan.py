@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from command_line import cli
+from command_line import cli, process
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.cache_utils import DynamicCache
@@ -180,7 +180,7 @@ def test_the_memory_at_once_is_within_a_fifth_of_a_measured_run(tmp_path: Path) 
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     peak = int(done.stderr.partition("PEAK ")[2].split()[0])
-    said = cli("plan", *asked)
+    said = process("plan", *asked)  # what its process holds counts: the tests hold more
     assert said.returncode == 0, said.stderr
     row = next(line for line in said.stdout.splitlines() if line.startswith("native"))
     planned = float(row.split()[-2].replace(",", "")) * (1 << 20)
