@@ -128,6 +128,7 @@ def test_a_shift_of_all_positions_changes_nothing_in_fp64(name: str, embedded: t
         assert float(compare(one.layers[at], other.layers[at]).key_logit.max()) < 2e-5 * max(1.0, largest)
 
 
+@pytest.mark.half
 def test_end_to_end_drift_goes_down_the_ladder_and_only_a_float32_copy_isolates_it(
     embedded: tuple[Any, list[int]],
 ) -> None:
@@ -149,6 +150,7 @@ def vars_of(level: RopeLevel) -> dict[str, Any]:
     return {field.name: getattr(level, field.name) for field in dataclasses.fields(level)}
 
 
+@pytest.mark.half
 @pytest.mark.parametrize("name", [*FAMILIES, EMBEDDED])
 def test_native_reproduces_the_stock_model_before_any_arm_runs(name: str, embedded: tuple[Any, list[int]]) -> None:
     check = selftest(embedded[0] if name == EMBEDDED else build(name))

@@ -59,6 +59,7 @@ def value(study: Study, measure: str, **wanted: Any) -> float:
     return row.values[measure]
 
 
+@pytest.mark.half
 def test_every_setting_is_there_once_with_every_head_and_key(study: Study) -> None:
     settings = {row.setting for row in study.rows if row.head != "all"}
     pairs = {(s.dtype, s.mode, s.against, s.level, s.length) for s in settings}
@@ -153,6 +154,7 @@ def test_key_bins_cover_every_key_once() -> None:
         assert [key for low, high in bins(length) for key in range(low, high)] == list(range(length))
 
 
+@pytest.mark.half
 def test_the_csv_is_tidy_and_the_same_bytes_again(study: Study, checkpoint: Path, tmp_path: Path) -> None:
     rows = list(csv.DictReader(io.StringIO(csv_text(study))))
     assert len(rows) == len(study.rows) and set(MEASURES) < set(rows[0])

@@ -85,6 +85,7 @@ def test_each_head_of_the_first_layer_starts_by_looking_back_its_own_distance() 
         assert attention_HLL[head].diagonal(-(head + 1))[50:].mean() > 0.9
 
 
+@pytest.mark.half
 def test_a_resumed_training_is_the_same_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         tiny,

@@ -88,11 +88,14 @@ def test_a_port_that_is_taken_is_one_line_with_the_fix(server: ViewServer) -> No
 def test_the_command_prints_the_address_and_ctrl_c_ends_it_cleanly(tmp_path: Path) -> None:
     run = stored(make_run(tmp_path / "run", samples=1))
     command = [sys.executable, "-m", "anchoreval", "view", str(run.path), "--serve", "--output", str(tmp_path / "out")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs inherit it ignored
+    )  # fmt: skip
     assert process.stdout and process.stderr
     assert process.stdout.readline().strip() == str(tmp_path / "out" / "index.html")
     url = process.stdout.readline().strip()
     assert url.startswith("http://127.0.0.1:") and url.endswith("/run/")
     process.send_signal(signal.SIGINT)
-    rest, errors = process.communicate(timeout=10)
+    rest, errors = process.communicate(timeout=60)
     assert (process.returncode, rest, errors) == (0, "", "")
