@@ -61,7 +61,7 @@ class LengthRule:
 
     def _over(self, sample: Sample, task: Task, tokenizer: PromptTokenizer, room: int | None) -> int:
         if task.length_of == "sample":
-            return int(sample.facts.get("tokens", 0)) - sample.length
+            return int(sample.facts.get("tokens", 0)) + self.outside - sample.length
         if task.length_of == "natural" or room is None or not self.anchor:
             return 0
         return len(tokenizer.encode(sample.prompt)) + self.outside + sample.max_new_tokens - room

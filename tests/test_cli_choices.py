@@ -25,9 +25,9 @@ NIAH = ["--tasks", "niah/single", "--lengths", "512", "--haystack", "generated"]
 #: Command -> what each of its lines holds beside the flag that is tried. OUT is a fresh folder, RUN a finished run.
 LINES: dict[str, list[str]] = {
     "run": ["--model", "anchor-tiny", *TASK, "--limit", "1", "--output", "OUT"],
-    "plan": ["--model", "anchor-tiny", *TASK, "--limit", "1"],
+    "plan": ["--model", "anchor-tiny", *TASK, "--limit", "1", "--gpus", "8xH200"],
     "samples": [*PROMPTS, "--output", "OUT/prompts.jsonl"],
-    "show": ["ruler/vt@512#0", "--tokenizer", "anchor-tiny"],
+    "show": ["niah/multi@512#0", "--tokenizer", "anchor-tiny", "--haystack", "generated"],
     "tasks": [], "models": [],
     "score": ["RUN"], "verify": ["RUN"], "board": ["RUN", "--output", "OUT"], "view": ["RUN", "--output", "OUT"],
     "compare": ["RUN"], "export": ["RUN", "--output", "OUT", "--format", "csv"], "longbench": ["RUN"],
@@ -72,6 +72,13 @@ VALUES: dict[tuple[str, str] | str, list[list[str]]] = {
     "--depths": [["2", *NIAH]], "--repeats": [["2", *NIAH, "--depths", "2"]],
     "--needles": [["2", "--tasks", "niah/multi", "--lengths", "512", "--haystack", "generated"]],
     ("show", "--depths"): [["2"]], ("show", "--repeats"): [["1"]], ("show", "--needles"): [["2"]],
+    **{
+        (name, "--template-args"): [["mood=plain", "--template", "chat", "--model", "CHAT"]] for name in ("run", "plan")
+    },
+    **{
+        (name, "--template-args"): [["mood=plain", "--template", "chat", "--tokenizer", "CHAT"]]
+        for name in ("samples", "show")
+    },
     "--backend-args": [["rows=1"]],
     "--chunk-tokens": [["64"]], "--batch-tokens": [["512"]],
     "--max-length": [["4k"]],
@@ -93,6 +100,8 @@ NEEDS: dict[tuple[str, ...], list[str]] = {
     ("--depth-spacing", "sigmoid"): [*NIAH, "--depths", "2"],
     **{("run", "--template", "chat"): ["--model", "CHAT"], ("plan", "--template", "chat"): ["--model", "CHAT"]},
     **{(name, "--template", "chat"): ["--tokenizer", "CHAT"] for name in ("samples", "show")},
+    ("show", "--depth-spacing", "linear"): ["--depths", "2"],
+    ("show", "--depth-spacing", "sigmoid"): ["--depths", "2"],
 }
 #: Flags of `run` that say which prompts are made, not what computes: tried without a model.
 OF_PROMPTS = frozenset({
@@ -107,7 +116,7 @@ ELSEWHERE: dict[str, str] = {
     "--no-context": "test_longbench_runs.py", "--prompting": "test_longbench_v2_report.py",
     "--serve": "view/test_view_serve.py",
     "--deviation": "test_longbench_runs.py",
-    "kind": "test_bench.py", "action": "lm_eval_plugin/test_lm_eval_command.py",
+    "kind": "test_data_files.py", "action": "lm_eval_plugin/test_lm_eval_command.py",
     "arguments": "lm_eval_plugin/test_lm_eval_command.py",
 }  # fmt: skip
 #: Values that end with exit code 2 here and a line that says why.
@@ -158,9 +167,9 @@ def test_every_flag_of_every_command_has_a_value_that_is_tried() -> None:
 
 
 def test_the_files_that_try_the_other_flags_name_them() -> None:
-    for name, place in ELSEWHERE.items():
+    for name, place in ((name, place) for name, place in ELSEWHERE.items() if name.startswith("--")):
         text = (REPOSITORY / "tests" / place).read_text("utf-8")
-        assert name.lstrip("-") in text or name.lstrip("-").replace("-", "_") in text, (name, place)
+        assert name.strip("-") in text or name.strip("-").replace("-", "_") in text, f"{place} lacks {name}"
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +186,7 @@ def chat(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """anchor-tiny with a chat template."""
     folder = tmp_path_factory.mktemp("models") / "chat"
     shutil.copytree(REPOSITORY / "models" / "anchor-tiny", folder)
-    template = "{{ bos_token }}{% for m in messages %}Note: {{ m['content'] }}\n{% endfor %}Answer:"
+    template = "{{ bos_token }}{% for m in messages %}Note: {{ mood }} {{ m['content'] }}\n{% endfor %}Answer:"
     (folder / "chat_template.jinja").write_text(template)
     return folder
 

@@ -104,7 +104,7 @@ class Mixture:
             parts = self.parts(count + 1, ends[kept])
         context = " ".join(text for text, _ in parts)
         segments = self._segments(context)
-        tokens = recipe.tokens(tokenizer.count("".join(segment.text for segment in segments)))
+        tokens = recipe.counted(tokenizer.count("".join(segment.text for segment in segments)))
         facts: dict[str, Json] = {"tokens": tokens, "story": self.number, "facts": len(self.story.facts)}
         facts |= {"background": recipe.sources.haystack} | self._places(parts, segments[0].text, len(context))
         return Sample(

@@ -68,7 +68,7 @@ def generate(recipe: Recipe) -> Iterator[Sample]:
     task = options(recipe, PublishedTask)
     name = name_at(task.data, recipe.length)
     samples = [_sample(recipe, task, name, index, row) for index, row in enumerate(rows(recipe, task.data, name))]
-    needed = max(sample.facts["tokens"] for sample in samples) - recipe.uncounted
+    needed = max(sample.facts["tokens"] for sample in samples) + recipe.outside - recipe.uncounted
     if needed > recipe.length:
         raise too_short(recipe.length, needed if name_at(task.data, needed) == name else None)
     yield from samples
@@ -76,7 +76,7 @@ def generate(recipe: Recipe) -> Iterator[Sample]:
 
 def _sample(recipe: Recipe, task: PublishedTask, name: str, index: int, row: Row) -> Sample:
     segments = prompt_of(task.data, row.input, row.question, recipe.wrap)
-    tokens = recipe.tokens(recipe.tokenizer.count("".join(segment.text for segment in segments)))
+    tokens = recipe.counted(recipe.tokenizer.count("".join(segment.text for segment in segments)))
     facts = {"tokens": tokens, "published_length": name, **judged_by(task.data, row.question)}
     return Sample(recipe.task, recipe.length, index, segments, (row.target,), recipe.max_new_tokens, facts)
 

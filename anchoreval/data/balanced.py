@@ -86,7 +86,7 @@ def sample(
         smallest = smallest or over
         if fitted is not None and recipe.tokens(fitted.tokens) >= FILL * recipe.length:
             said = text.finish(fitted.draft, fitted.units)
-            own = {"tokens": recipe.tokens(fitted.tokens), "units": fitted.units, "fit": fitted.how}
+            own = {"tokens": recipe.counted(fitted.tokens), "units": fitted.units, "fit": fitted.how}
             where = {"aimed_depths": [round(aim, 4) for aim in aims], **fitted.draft.positions(tally)}
             return sample_of(
                 fitted.draft,

@@ -94,7 +94,7 @@ def sample_of(
 ) -> Sample:
     """The finished sample: empty segments left out, `tokens` (Recipe.tokens) among its facts."""
     kept = tuple(segment for segment in segments if segment.text)
-    tokens = recipe.tokens(recipe.tokenizer.count("".join(segment.text for segment in kept)))
+    tokens = recipe.counted(recipe.tokenizer.count("".join(segment.text for segment in kept)))
     return Sample(
         recipe.task, recipe.length, index, kept, (reference,), recipe.max_new_tokens, {"tokens": tokens, **facts}
     )

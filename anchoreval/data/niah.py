@@ -118,7 +118,7 @@ class Maker:
             one = self._draw(rng)
             draft, tokens, units, text = self._fitted(one, percent, rng)
             if not hidden.found_in(one.answers, f"{text} {one.question} {one.lead} {' '.join(one.near)}"):
-                facts = self._facts(draft, recipe.tokens(tokens), units, percent)
+                facts = self._facts(draft, recipe.counted(tokens), units, percent)
                 return sample_of(draft, recipe.task, recipe.length, index, recipe.max_new_tokens, facts)
         raise CardError(f"{recipe.task}: {DRAWS} answers were drawn, and every one occurs in the haystack")
 

@@ -49,9 +49,13 @@ class Recipe:
         """Tokens that a prompt may take."""
         return self.length - self.reserved
 
+    def counted(self, prompt: int) -> int:
+        """Tokens of a prompt of so many and of its answer budget, as published benchmarks count: the fact `tokens`."""
+        return prompt + self.max_new_tokens
+
     def tokens(self, prompt: int) -> int:
         """Tokens of everything that the model is fed with a prompt of so many, and of the answer budget."""
-        return prompt + self.max_new_tokens + self.outside
+        return self.counted(prompt) + self.outside
 
 
 Generator = Callable[[Recipe], Iterator[Sample]]

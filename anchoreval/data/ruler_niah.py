@@ -225,7 +225,7 @@ def _passage(recipe: Recipe, tally: Tally) -> Passage:
 
 def _facts(recipe: Recipe, task: NeedleTask, tally: Tally, fitted: Fitted, unit: str) -> dict[str, Json]:
     return {
-        "tokens": recipe.tokens(fitted.tokens),
+        "tokens": recipe.counted(fitted.tokens),
         "units": fitted.units,
         "unit": unit,
         "fit": fitted.how,

@@ -214,7 +214,7 @@ def _generated(recipe: Recipe, task: QuestionTask, rng: Random, room: int) -> Ge
 
 def _facts(recipe: Recipe, maker: QuestionMaker, tally: Tally, fitted: Fitted, passed: int) -> dict[str, Json]:
     return {
-        "tokens": recipe.tokens(fitted.tokens),
+        "tokens": recipe.counted(fitted.tokens),
         "units": fitted.units,
         "unit": "sentences" if isinstance(maker, GeneratedMaker) else "documents",
         "fit": fitted.how,

@@ -209,7 +209,7 @@ def _shrink_example(maker: ChainMaker, shown: str) -> str:
 
 def _facts(recipe: Recipe, fitted: Fitted, tally: Tally, shown: str) -> dict[str, Json]:
     return {
-        "tokens": recipe.tokens(fitted.tokens),
+        "tokens": recipe.counted(fitted.tokens),
         "units": fitted.units,
         "unit": "lines",
         "fit": fitted.how,

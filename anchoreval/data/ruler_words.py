@@ -255,7 +255,7 @@ def generate_common(recipe: Recipe) -> Iterator[Sample]:
 
 def _common_facts(recipe: Recipe, form: Form, fitted: Fitted) -> dict[str, Json]:
     return {
-        "tokens": recipe.tokens(fitted.tokens),
+        "tokens": recipe.counted(fitted.tokens),
         "units": fitted.units,
         "unit": "words",
         "fit": fitted.how,
@@ -344,7 +344,7 @@ def generate_coded(recipe: Recipe) -> Iterator[Sample]:
     for index in range(recipe.count):
         fitted = _fit_coded(maker, tally, recipe, units, step)
         facts = {
-            "tokens": recipe.tokens(fitted.tokens),
+            "tokens": recipe.counted(fitted.tokens),
             "units": fitted.units,
             "unit": "words",
             "fit": fitted.how,

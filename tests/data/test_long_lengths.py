@@ -61,7 +61,7 @@ def first(task: Task, length: int, tokenizer: TextTokenizer, sources: Sources) -
 
 def full(address: str, length: int, tokenizer: TextTokenizer, sources: Sources) -> Sample:
     made = first(CARDS[address], length, tokenizer, sources)
-    assert 1 + tokenizer.count(made.prompt) + made.max_new_tokens == made.facts["tokens"] <= length
+    assert tokenizer.count(made.prompt) + made.max_new_tokens == made.facts["tokens"] < length
     assert made.facts["tokens"] >= LEAST.get(address, FULL) * length
     return made
 

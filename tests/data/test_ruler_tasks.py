@@ -37,13 +37,13 @@ def test_needles_stand_where_the_facts_say(task: str, tokenizer: TextTokenizer, 
             assert position == tokenizer.count(sample.segments[0].text + text[:start])
 
 
-def test_one_asked_value_turns_the_whole_template_singular_the_chat_template_included(
+def test_one_asked_value_turns_the_task_text_singular_and_leaves_the_chat_template_alone(
     tokenizer: TextTokenizer, generated: Sources
 ) -> None:
     wrap = Wrap("You are a helpful assistant. USER: ", " ASSISTANT:")
     (one,) = samples("niah_single_1", 1024, 1, tokenizer, generated, wrap)
     (four,) = samples("niah_multivalue", 1024, 1, tokenizer, generated, wrap)
-    assert one.prompt.startswith("You is a helpful assistant. USER: A special magic number is hidden")
+    assert one.prompt.startswith("You are a helpful assistant. USER: A special magic number is hidden")
     assert four.prompt.startswith("You are a helpful assistant. USER: Some special magic numbers are hidden")
     assert "mentioned in the provided text? ASSISTANT: The special magic number for" in one.prompt
 
