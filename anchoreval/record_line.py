@@ -9,7 +9,7 @@ from functools import cache
 from operator import itemgetter
 from typing import Any
 
-from anchoreval.schema import OUTCOMES, SCORED, ChoiceScore, Json, Record
+from anchoreval.schema import OUTCOMES, SCORED, ChoiceScore, Json, Record, outcome_of
 
 _NUMBER = (int, float, type(None))
 _KINDS: dict[str, type | tuple[type, ...]] = {
@@ -24,11 +24,17 @@ _OPTIONAL = _SINCE_FORMAT_2 | {"choices"}
 
 
 def to_line(record: Record) -> bytes:
-    """The record as one JSON line in UTF-8; unpaired surrogates are escaped, so any text survives."""
+    """Return the record as one JSON line in UTF-8; unpaired surrogates are escaped, so any text survives.
+
+    A record of format 1, which names no environment, has no outcome on its line: it follows from the rest.
+    """
     values = dataclasses.asdict(record)
-    for name in ("choices", "environment"):
-        if not values[name] and values[name] != 0:
-            del values[name]
+    if not record.choices:
+        del values["choices"]
+    if record.environment is None:
+        del values["environment"]
+        if record.outcome == outcome_of(record.finish, record.output, bool(record.choices)):
+            del values["outcome"]
     return (json.dumps(values, ensure_ascii=True, allow_nan=False) + "\n").encode("ascii")
 
 

@@ -88,8 +88,10 @@ def test_the_realisation_is_part_of_the_identity_and_rows_keep_theirs(llama: Pat
         open_hf(llama, realisation="dense")
 
 
-def test_the_identity_of_rows_is_what_it_was(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The keys that the committed results carry: no field was added to what is hashed for rows."""
+def test_the_identity_of_an_engine_holds_what_decides_answers_and_no_version(
+    llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What runs of format 2 are known by: another field here would make every run begin anew."""
     import json
 
     from anchoreval.backends import hf
@@ -99,7 +101,7 @@ def test_the_identity_of_rows_is_what_it_was(llama: Path, monkeypatch: pytest.Mo
     backend = open_hf(llama)
     monkeypatch.setattr(hf.json, "dumps", lambda value, **named: (hashed.append(value), dumps(value, **named))[1])
     assert backend.fingerprint
-    fields = {"weights", "engine", "versions", "dtype", "device", "prefill", "reference_tokens"}
+    fields = {"weights", "engine", "eos", "dtype", "prefill", "reference_tokens"}
     assert hashed[-1].keys() == fields
 
 
