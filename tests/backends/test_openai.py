@@ -70,7 +70,7 @@ def ruler(length: int, limit: int, tasks: str = "ruler") -> list[Request]:
     plan = Plan(chosen, (length,), parse_arms("native"), limit, 42, "base", sources, single)
     tokenizer = load_tokenizer(MODEL)
     cells = make_cells(plan, tokenizer, WINDOW).cells
-    return [request for cell in cells for request in requests_of(cell, list(cell.samples), plan, tokenizer, WINDOW)]
+    return [request for cell in cells for request in requests_of(cell, list(cell.samples), plan, tokenizer)]
 
 
 def prompt(tokenizer: TextTokenizer, text: str, new: int = 8, **more: Any) -> Request:

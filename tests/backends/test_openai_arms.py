@@ -65,7 +65,7 @@ def requests() -> list[Request]:
     plan = Plan(chosen, (512,), parse_arms("fp32"), 2, 42, "base", Sources(None, "generated", "3.0.1"), single)
     tokenizer = load_tokenizer(MODEL)
     cells = make_cells(plan, tokenizer, WINDOW).cells
-    return [request for cell in cells for request in requests_of(cell, list(cell.samples), plan, tokenizer, WINDOW)]
+    return [request for cell in cells for request in requests_of(cell, list(cell.samples), plan, tokenizer)]
 
 
 def answers(backend: OpenAiBackend | HfBackend, arm: str, requests: list[Request]) -> dict[str, Output]:
