@@ -114,8 +114,10 @@ def _wrong(network: StockNetwork, prompts: Sequence[tuple[int, ...]]) -> str | N
     allowed = tolerance(network.model.dtype, network.layers)
     if far <= allowed:
         return None
+    fix = "" if network.model.dtype == torch.float32 else "; --dtype float32 tells a fault from rounding"
     return (
-        f"answers from a cache are not those of one pass (logits apart by {far:.2g} of their spread, not {allowed:.2g})"
+        f"answers from a cache are not those of one pass (logits apart by {far:.2g} of their spread, "
+        f"not {allowed:.2g}){fix}"
     )
 
 
