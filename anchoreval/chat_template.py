@@ -23,6 +23,7 @@ _SENTINEL = "anchoreval-user-turn"
 #: A turn whose text no template may change; edges of white space are looked at apart.
 _HARD = f"{_SENTINEL} 1 < 2 & \"quoted\" 'text' \\n \\\\ {{{{ x }}}} {{% y %}}\n\n  é 中文 🙂 <b>{_SENTINEL[::-1]}"
 _EDGED = f" \n{_HARD}\n "
+_NEWLINES = f"\n \n{_HARD}\n \n"
 #: What anchoreval, or `apply_chat_template`, gives every template.
 _GIVEN = frozenset(
     {
@@ -72,8 +73,8 @@ def require_bounded(template: str, special: Mapping[str, str]) -> None:
 
 @functools.lru_cache(maxsize=64)
 def _texts(template: str, values: str) -> dict[str, Any]:
-    """The texts of three conversations, or why there are none."""
-    chats = [[{"role": "user", "content": turn}] for turn in (_SENTINEL, _HARD, _EDGED)]
+    """The texts of four conversations, or why there are none."""
+    chats = [[{"role": "user", "content": turn}] for turn in (_SENTINEL, _HARD, _EDGED, _NEWLINES)]
     job = {"do": "render", "template": template, "chats": chats, "values": json.loads(values)}
     return answer_of(job | {"seconds": SECONDS, "megabytes": MEGABYTES})
 
@@ -84,7 +85,7 @@ def _around(template: str, values: str) -> Around:
         raise ModelError(f"the chat template cannot be rendered ({_line(answer['error'])}): {_BASE}")
     if "refused" in answer:
         raise ModelError(f"the chat template refuses a plain user turn: {_line(answer['refused'])}: {_BASE}")
-    plain, hard, edged = answer["texts"]
+    plain, hard, *edged = answer["texts"]
     opening, turn, closing = plain.partition(_SENTINEL)
     if not turn:
         raise ModelError(f"the chat template drops the user's turn: {_BASE}")
@@ -92,9 +93,9 @@ def _around(template: str, values: str) -> Around:
         raise ModelError(f"the chat template writes the user's turn more than once: {_BASE}")
     if hard != opening + _HARD + closing:
         raise ModelError(f"the chat template changes the text of the user's turn: {_BASE}")
-    if edged == opening + _EDGED + closing:
+    if edged == [opening + turn + closing for turn in (_EDGED, _NEWLINES)]:
         return Around(opening, closing)
-    if edged == opening + _HARD + closing:
+    if edged == [opening + _HARD + closing] * 2:
         return Around(opening, closing, trims=True)
     raise ModelError(f"the chat template changes the white space of the user's turn: {_BASE}")
 

@@ -75,6 +75,8 @@ def report(run: Run, deviation: str | None = None) -> str:
     if run.header.get("sources", {}).get("context"):
         lines.append("the context was left out of every prompt (--no-context)")
     lines += notes
+    if run.records and not any(record.task.startswith(V1) for record in run.records):
+        return f"{lines[0]}: no task of the suites {V1}, {EXTENDED} and longbench_v2"
     for arm in arms:
         lines += ["", f"arm {arm}", *_arm([record for record in run.records if record.arm == arm])]
     return "\n".join(lines)

@@ -67,7 +67,10 @@ def anchor_token(tokenizer: PromptTokenizer) -> tuple[str, int]:
     """Text and id of the token at index 0 of every prompt: BOS, or EOS for tokenizers without one (Qwen)."""
     anchor = tokenizer.bos or tokenizer.eos
     if anchor is None:
-        raise ModelError("the tokenizer has neither a BOS nor an EOS token, so there is no anchor token to put first")
+        raise ModelError(
+            "the tokenizer has neither a BOS nor an EOS token, so there is no anchor token to put first: "
+            "`run` takes --anchor none, or name one in tokenizer_config.json"
+        )
     return anchor
 
 
@@ -157,8 +160,8 @@ def trimmed(sample: Sample, wrap: Wrap, tokenizer: PromptTokenizer) -> Sample:
     Its number of tokens is corrected where it stands among the facts. Prompts without the template stay as they are.
     """
     text = sample.prompt
-    start, stop = len(wrap.opening), text.rfind(wrap.closing)
-    if not (wrap.trims and wrap.opening and wrap.closing.strip()) or not text.startswith(wrap.opening) or stop < start:
+    start, stop = len(wrap.opening), _end_of_turn(sample, wrap)
+    if not (wrap.trims and (wrap.opening or wrap.closing.strip())) or not text.startswith(wrap.opening) or stop < start:
         return sample
     turn = text[start:stop]
     first, last = start + len(turn) - len(turn.lstrip()), start + len(turn.rstrip())
@@ -174,6 +177,19 @@ def trimmed(sample: Sample, wrap: Wrap, tokenizer: PromptTokenizer) -> Sample:
         fewer = len(tokenizer.encode(text)) - len(tokenizer.encode(short.prompt))
         short = replace(short, facts={**sample.facts, "tokens": tokens - fewer})
     return short
+
+
+def _end_of_turn(sample: Sample, wrap: Wrap) -> int:
+    """Return where the user's turn ends in a prompt, -1 where nothing says so.
+
+    A closing of white space alone is found where it ends the text before the answer prefix, or ends the prompt.
+    """
+    if wrap.closing.strip():
+        return sample.prompt.rfind(wrap.closing)
+    last = sample.segments[-1]
+    behind = last.text if last.role == "answer_prefix" and last.text != wrap.closing else ""
+    turn = sample.prompt.removesuffix(behind)
+    return len(turn) - len(wrap.closing) if turn.endswith(wrap.closing) else -1
 
 
 def reference_text(references: Sequence[str], form: ReferenceForm) -> str:

@@ -116,7 +116,12 @@ class TextTokenizer:
         """
         template = self._config.get("chat_template")
         if isinstance(template, list):
-            template = {entry["name"]: entry["template"] for entry in template}
+            try:
+                template = {entry["name"]: entry["template"] for entry in template}
+            except (TypeError, KeyError):
+                raise ModelError(
+                    f"{self.name}: chat_template: several are a list of objects of name and template"
+                ) from None
         if not isinstance(template, dict):
             return template
         if "default" not in template:

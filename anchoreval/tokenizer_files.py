@@ -98,7 +98,10 @@ def text_of(token: Any) -> str:
     """Return the text of a token that stands as text or as an object with its flags."""
     if isinstance(token, AddedToken):
         return str(token.content)
-    return str(token["content"] if isinstance(token, dict) else token)
+    text = token.get("content") if isinstance(token, dict) else token
+    if not isinstance(text, str):
+        raise ModelError(f"{CONFIG}: a special token stands as text or as an object with its content, not as {token!r}")
+    return text
 
 
 def _token(entry: Any) -> AddedToken:

@@ -248,3 +248,11 @@ def test_a_deviation_is_off_until_it_is_named_and_then_said(
     used = {task.scorer for task in load_tasks()[0].values()}
     for instead in DEVIATIONS.values():
         assert instead.keys() <= used and used.isdisjoint(instead.values())
+
+
+def test_a_run_without_longbench_says_that_it_has_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = evaluate(
+        "anchor-tiny", "passkey", lengths=[512], limit=1, backend="fake", haystack="generated", output=tmp_path
+    )
+    assert main(["longbench", str(run.path)]) == 0
+    assert capsys.readouterr().out.endswith("no task of the suites longbench, longbench_e and longbench_v2\n")

@@ -169,6 +169,9 @@ FAMILIES = {
     "Gemma: no system turn": "{{ bos_token }}{% if messages[0]['role'] == 'system' %}"
     "{{ raise_exception('System role not supported') }}{% endif %}{% for m in messages %}"
     "{{ '<start_of_turn>' + m.role + '\\n' + m.content | trim + '<end_of_turn>\\n' }}{% endfor %}" + ASKS,
+    "trimmed, nothing behind the turn": "{{ bos_token }}User: {{ messages[0].content | trim }}",
+    "trimmed, white space behind the turn": "{{ bos_token }}User: {{ messages[0].content | trim }}{{ '\\n\\n' }}",
+    "trimmed, nothing before the turn": "{{ bos_token }}{{ messages[0].content | trim }}<|end|>",
     "white space before BOS": "\n{# a comment #}\n  {{ bos_token }}" + TURNS + ASKS,
 }
 ARGS: dict[str, dict[str, Any]] = {
@@ -206,6 +209,13 @@ def test_a_prompt_under_a_chat_template_is_what_transformers_renders(family: str
     assert bare.opening + (text.strip() if wrap.trims else text) + bare.closing == want
 
 
+def test_a_turn_is_trimmed_before_the_answer_prefix_where_nothing_stands_between() -> None:
+    wrap = Wrap("User: ", "\n", trims=True)
+    segments = (Segment("preamble", "User:  read"), Segment("query", " this \n"), Segment("answer_prefix", " Answer:"))
+    made = trimmed(Sample("suite/task", 64, 0, segments, ("42",), 8), wrap, words({"bos_token": "<bos>"}))
+    assert made.prompt == "User: read this\n Answer:"
+
+
 def test_the_date_of_a_template_is_one_date() -> None:
     template = "{{ strftime_now('%d %B %Y') }} {{ messages[0].content }}"
     assert wrap_of(words({"bos_token": "<bos>", "chat_template": template}), "chat").opening == "01 January 2025 "
@@ -219,6 +229,7 @@ def test_the_date_of_a_template_is_one_date() -> None:
         ("{{ 'x' * 2000000 }}{{ messages[0].content }}", "2,000,[0-9]+ characters around"),
         ("{{ messages[0].content }} or {{ messages[0].content }}", "more than once"),
         ("{{ messages[0].content | tojson }}", "changes the text"),
+        ("{{ messages[0].content.strip('\\n') }}", "changes the white space"),
         ("{{ messages[0].content | upper }}", "drops the user's turn"),
         ("{{ bos_token }}{{ bos_token }}{{ messages[0].content }}", "twice"),
         ("{{ range(999999) | list }}", "OverflowError"),

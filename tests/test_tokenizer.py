@@ -247,6 +247,14 @@ def test_several_chat_templates_have_a_default_or_are_an_error(tmp_path: Path) -
     assert TextTokenizer(Tokenizer(models.BPE()), config_of(place)).chat_template == "J"
 
 
+def test_entries_of_no_known_form_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="a special token stands as text or as an object with its content, not as 5"):
+        load_tokenizer(changed(tmp_path, {"bos_token": 5}))
+    several = TextTokenizer(Tokenizer(models.BPE()), {"chat_template": [{"nme": "default", "template": "D"}]}, "M")
+    with pytest.raises(ModelError, match="M: chat_template: several are a list of objects"):
+        _ = several.chat_template
+
+
 def test_blanks_are_cleaned_up_where_transformers_does_so(tmp_path: Path) -> None:
     from transformers import PreTrainedTokenizerFast
 
