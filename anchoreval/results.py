@@ -99,8 +99,12 @@ def read_records(path: Path) -> list[Record]:
 
 
 def load_run(path: Path) -> Run:
-    """Header and records of one run folder."""
+    """Header and records of one run folder; RunError for what is not of their shape."""
     run = header_alone(path)
+    for name, keys in _ROWS.items():
+        _require_rows(path / HEADER, name, run.header.get(name) or [], keys)
+    if not isinstance(run.header.get("until") or {}, dict):
+        raise RunError(f"{path / HEADER}: not that of a run: until is no object")
     require_file(path / RECORDS)
     try:
         records = read_records(path / RECORDS) if (path / RECORDS).exists() else []
@@ -124,10 +128,6 @@ def header_alone(path: Path) -> Run:
         raise RunError(f"{path}: no run here: {HEADER} cannot be read ({error})") from error
     if not isinstance(header, dict):
         raise RunError(f"{path / HEADER}: not a header: expected an object")
-    for name, keys in _ROWS.items():
-        _require_rows(path / HEADER, name, header.get(name) or [], keys)
-    if not isinstance(header.get("until") or {}, dict):
-        raise RunError(f"{path / HEADER}: not that of a run: until is no object")
     return Run(path, header, ())
 
 
