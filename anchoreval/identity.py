@@ -18,7 +18,7 @@ from anchoreval.data import POOLS
 from anchoreval.errors import AnchorEvalError, RunError
 from anchoreval.prompt import anchor_token
 from anchoreval.results import HEADER, Run, load_run_header
-from anchoreval.run import Makeable, Plan, recipe_of
+from anchoreval.run import Cell, Makeable, Plan, recipe_of
 from anchoreval.schema import Json
 from anchoreval.tokenizer import TextTokenizer
 
@@ -45,11 +45,13 @@ def decided_by(
 ) -> dict[str, Json]:
     """The part of a run's identity that follows from its files; `folder` holds the tokenizer, as a rule the checkpoint.
 
-    The anchor token and the end tokens stand there as they were read. `cut` is where
-    prompts are cut that no length was asked for, `pools` what of the number of samples the samples follow from.
+    The anchor token and the end tokens stand there as they were read. `cut` is where prompts are cut that no length was
+    asked for, `less` where the window takes a token from answers, `pools` what of the number of samples the samples
+    follow from.
     """
     cells = [(cell.task, cell.length, cell.asked) for cell in made.cells]
     cut = {task.address: length for task, length, _ in cells if task.length_of == "prompt" and not plan.lengths}
+    less = [f"{cell.task.address}@{cell.length}" for cell in made.cells if _less_for_room(cell)]
     pools = {
         f"{task.address}@{length}": POOLS[task.generator](recipe_of(task, length, asked, plan, tokenizer))
         for task, length, asked in cells
@@ -60,8 +62,14 @@ def decided_by(
         "eos_token_ids": described.get("eos_token_ids"),
         "anchor_token": list(anchor_token(tokenizer)) if plan.anchor == "auto" else None,
         **({"cut": cut} if cut else {}),
+        **({"less": less} if less else {}),
         **({"pools": known} if (known := {name: size for name, size in pools.items() if size is not None}) else {}),
     }
+
+
+def _less_for_room(cell: Cell) -> bool:
+    """Whether the answers of a cell have less room for want of positions, as its first sample says."""
+    return cell.task.length_of == "prompt" and "budget_less" in cell.facts
 
 
 def files_of(described: Mapping[str, Json], template: str, folder: Path) -> dict[str, str]:
@@ -135,6 +143,8 @@ def _others(before: Mapping[str, Json], now: Mapping[str, Json]) -> Iterator[str
     names = [name for name, size in (now.get("pools") or {}).items() if size != pools.get(name)]
     if names:
         yield f"the first samples of {', '.join(names)} are others where so many are asked for: they changed"
+    if before.get("less") != now.get("less"):
+        yield "the positions that the model has, and with them the room for an answer, changed"
     if before.get("sources") != now.get("sources"):
         yield "the source texts changed"
 

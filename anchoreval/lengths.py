@@ -79,15 +79,19 @@ def rule_of(name: RuleName, form: Form, tokenizer: PromptTokenizer, anchor: Anch
     """The rule of that name for prompts of a form, with the anchor token in front or with none."""
     if name == "published":
         return PUBLISHED_RULE
-    template = template_tokens(tokenizer) if form == "server" else 0
+    template = template_tokens(tokenizer, anchor) if form == "server" else 0
     return LengthRule(ANCHOR_TOKENS if anchor == "auto" else 0, template)
 
 
-def template_tokens(tokenizer: PromptTokenizer) -> int:
-    """Tokens that the tokenizer's chat template puts around a user's turn, BOS left out; 0 where it has none."""
+def template_tokens(tokenizer: PromptTokenizer, anchor: Anchor = "auto") -> int:
+    """Return the tokens that the tokenizer's chat template puts around a user's turn.
+
+    The BOS in front is among them where no anchor is counted, since a server puts it there all the same. Without a
+    template nothing is known but that.
+    """
     if not tokenizer.chat_template:
-        return 0
-    wrap = wrap_of(tokenizer, "chat")
+        return 0 if anchor == "auto" else len(tokenizer.front)
+    wrap = wrap_of(tokenizer, "chat", anchor=anchor)
     return len(tokenizer.encode(wrap.opening)) + len(tokenizer.encode(wrap.closing))
 
 

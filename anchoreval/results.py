@@ -29,6 +29,10 @@ READ = (1, 2)  # of runs that are read
 HEADER, RECORDS, LOCK = "header.json", "records.jsonl", "lock"
 
 
+#: Lists of a header, and what stands in each of their rows.
+_ROWS = {"tasks": (), "asked": ("task", "length", "samples"), "unmakeable": ("task", "length", "why")}
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """A run read from disk."""
@@ -95,8 +99,13 @@ def read_records(path: Path) -> list[Record]:
 
 
 def load_run(path: Path) -> Run:
-    """Header and records of one run folder."""
+    """Header and records of one run folder; RunError for what is not of their shape."""
     run = header_alone(path)
+    for name, keys in _ROWS.items():
+        _require_rows(path / HEADER, name, run.header.get(name) or [], keys)
+    if not isinstance(run.header.get("until") or {}, dict):
+        raise RunError(f"{path / HEADER}: not that of a run: until is no object")
+    require_file(path / RECORDS)
     try:
         records = read_records(path / RECORDS) if (path / RECORDS).exists() else []
     except OSError as error:
@@ -104,8 +113,15 @@ def load_run(path: Path) -> Run:
     return dataclasses.replace(run, records=tuple(records))
 
 
+def require_file(path: Path) -> None:
+    """Raise RunError for a folder, or a pipe that nobody writes into, where a file belongs."""
+    if path.exists() and not path.is_file():
+        raise RunError(f"{path} is no file: move it away")
+
+
 def header_alone(path: Path) -> Run:
     """A run folder without its records; RunError where there is no header."""
+    require_file(path / HEADER)
     try:
         header = json.loads((path / HEADER).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -113,6 +129,14 @@ def header_alone(path: Path) -> Run:
     if not isinstance(header, dict):
         raise RunError(f"{path / HEADER}: not a header: expected an object")
     return Run(path, header, ())
+
+
+def _require_rows(file: Path, name: str, rows: Json, keys: tuple[str, ...]) -> None:
+    """Raise RunError where a list of a header, or one of its rows, is of another shape."""
+    if not isinstance(rows, list) or (
+        keys and not all(isinstance(row, dict) and row.keys() >= set(keys) for row in rows)
+    ):
+        raise RunError(f"{file}: not that of a run: {name} is no list{' of ' + ', '.join(keys) if keys else ''}")
 
 
 def seal_of(header: Mapping[str, Json], records_sha256: str, records: int) -> dict[str, Json]:
@@ -200,7 +224,8 @@ class RunFolder:
     @property
     def unordered(self) -> bool:
         """Whether records of a run that had finished, or that were asked again, stand behind those that followed."""
-        return self._written and (self._stale > 0 or bool((self.old or {}).get("finished")))
+        old = self.old or {}
+        return self._written and (self._stale > 0 or bool(old.get("finished") or old.get("grown")))
 
     @property
     def environment(self) -> int | None:
@@ -218,7 +243,7 @@ class RunFolder:
 
     def _require_known(self, environments: Sequence[Mapping[str, Json]]) -> None:
         known: list[Json] = self._header.get("environments") or []
-        if self._same_environment and known and (other := [each for each in environments if each not in known]):
+        if self._same_environment and known and (other := [each for each in environments if each != known[0]]):
             raise RunError(f"{self.path}: --same-environment: where it was begun, {_apart(known[0], other[0])}")
 
     def answered(self, key: str) -> bool:

@@ -22,7 +22,7 @@ from anchoreval.header_check import header_differences, unmade
 from anchoreval.identity import changed_files
 from anchoreval.remake import HeaderParts, Remake, header_parts
 from anchoreval.rescore import earned, same
-from anchoreval.results import HEADER, RECORDS, Run, find_runs, from_line, header_alone, seal_of
+from anchoreval.results import HEADER, RECORDS, Run, find_runs, from_line, header_alone, require_file, seal_of
 from anchoreval.rounds_check import in_rounds, rounds_taken, verdict_differences
 from anchoreval.run import key_of
 from anchoreval.schema import OUTPUT_FACTS, SCORED, Json, Record, Request, Sample
@@ -183,6 +183,7 @@ class Reading:
 
     def findings(self) -> Iterator[Finding]:
         """Every difference of every line, then the notices that the whole file gives rise to."""
+        require_file(self.path)
         if self.path.exists():
             with self.path.open("rb") as file:
                 for self.lines, line in enumerate(file, 1):

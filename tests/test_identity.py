@@ -163,6 +163,19 @@ def test_where_prompts_are_cut_is_part_of_what_a_run_is(model: Path) -> None:
     ]
 
 
+def test_a_window_that_takes_a_token_from_answers_begins_a_new_run_and_says_so(model: Path) -> None:
+    from longbench_files import write_folder
+
+    data: dict[str, Any] = {"tasks": "longbench/qasper", "lengths": [400], "haystack": None}
+    data["data_dir"] = write_folder(model.parent / "data")
+    told: list[str] = []
+    full, less, wider = (run(model, told, max_length=400 + 128 + more, **data) for more in (0, -1, 50))
+    assert full.path == wider.path != less.path
+    assert [record.facts.get("budget_less") for each in (full, less) for record in each.records] == [None, 1]
+    assert any("the room for an answer, changed since run" in line for line in told)
+    assert not [str(each) for each in findings(less.path, data["data_dir"]) if each.differs]
+
+
 def test_an_unfinished_run_of_the_older_format_is_named_and_left(model: Path) -> None:
     told: list[str] = []
     path = run(model).path

@@ -79,6 +79,15 @@ def test_a_servers_own_template_is_within_the_length_where_the_tokenizer_has_it(
         assert total == sample.facts["tokens"] + ANCHOR_TOKENS + around <= LENGTH
 
 
+@pytest.mark.parametrize("address", ["recall/passkey", "ruler-balanced/niah_single_2"])
+def test_the_token_that_a_server_puts_in_front_is_within_the_length_without_an_anchor_of_ours(address: str) -> None:
+    for tokenizer in (with_template(), TINY):
+        around = template_tokens(tokenizer)
+        assert template_tokens(tokenizer, "none") == around + 1
+        for _, request in asked(plan(address, served=True, anchor="none"), tokenizer):
+            assert 1 + len(request.token_ids) + around + request.max_new_tokens <= LENGTH
+
+
 @pytest.mark.parametrize("address", RULER)
 def test_published_prompts_keep_their_bytes_and_one_over_by_the_anchor_is_asked_for_a_token_less(address: str) -> None:
     new = list(asked(plan(address, limit=3, lengths=(1008, 1010))))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -89,3 +91,27 @@ def test_a_folder_in_which_no_run_can_be_read_is_an_error(
     assert main(["board", str(tmp_path)]) in (1, 2)
     assert "no run here" in capsys.readouterr().err.splitlines()[-1]
     assert json.loads((whole / HEADER).read_text())["finished"]
+
+
+@pytest.mark.parametrize("header", [{"tasks": 5}, {"until": 5}, {"asked": [{"task": 1}]}, {"unmakeable": [5]}])
+@pytest.mark.parametrize("command", ["score", "view", "verify", "compare"])
+def test_every_command_names_a_header_of_another_shape(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, header: dict[str, Any]
+) -> None:
+    path = Path(shutil.copytree(whole, tmp_path / FOLDER))
+    (path / HEADER).write_text(json.dumps(json.loads((path / HEADER).read_text()) | header))
+    assert main([command, str(path)]) in (1, 2)
+    said = capsys.readouterr()
+    assert f"{path / HEADER}: " in (said.out + said.err if command == "verify" else said.err)
+
+
+@pytest.mark.parametrize("command", ["score", "view", "verify", "compare"])
+def test_every_command_names_a_folder_or_a_pipe_in_the_place_of_the_records(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    for make in (Path.mkdir, os.mkfifo):
+        path = Path(shutil.copytree(whole, tmp_path / make.__name__))
+        (path / RECORDS).unlink()
+        make(path / RECORDS)
+        assert main([command, str(path)]) in (1, 2)
+        assert f"{path / RECORDS} is no file" in capsys.readouterr().err

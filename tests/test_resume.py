@@ -247,6 +247,33 @@ def test_same_environment_refuses_to_go_on_elsewhere(tmp_path: Path, monkeypatch
     assert len(run(tmp_path, 2, same_environment=True).records) == 8
 
 
+def test_same_environment_is_the_one_where_a_run_was_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for threads in (1, 2):
+        elsewhere(monkeypatch, threads=threads)
+        run(tmp_path, threads)
+    with pytest.raises(RunError, match="threads was 1, here it is 2"):
+        run(tmp_path, 3, same_environment=True)
+    elsewhere(monkeypatch, threads=1)
+    assert len(run(tmp_path, 3, same_environment=True).records) == 12
+
+
+def test_records_of_a_run_that_was_stopped_while_it_grew_end_in_the_order_of_one_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path / "grown", 2)
+
+    def dying(self: FakeBackend, requests: Sequence[Request]) -> Iterator[Output]:
+        yield next(ANSWER(self, requests))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(FakeBackend, "answer", dying)
+        run(tmp_path / "grown", 4)
+    grown, whole = run(tmp_path / "grown", 4), run(tmp_path / "whole", 4)
+    assert [record.key for record in grown.records] == [record.key for record in whole.records]
+    assert not differences(grown.path)
+
+
 def test_versions_processor_and_threads_are_no_part_of_what_a_run_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -130,7 +130,7 @@ class Asking:
 
     def least_tokens(self, request: Request) -> int:
         """The tokens that a server reads at least: all of the prompt, or the user's turn, which has no anchor."""
-        return len(request.token_ids) - (self.api == "chat")
+        return len(request.token_ids) - (self.api == "chat" and request.segment_ids[:1] == (-1,))
 
     def read_of(self, request: Request, usage: Usage) -> int | None:
         """The tokens that the server read of a prompt; None where it does not say.
