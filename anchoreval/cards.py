@@ -74,16 +74,36 @@ class SuiteCard(Strict):
     tasks: dict[str, TaskEntry]
 
 
+class Package(Strict):
+    """A GGUF file inside a Python package that the user installs: what pip is told, and which file of which bytes."""
+
+    install: str
+    module: str
+    file: str
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
 class ModelCard(Strict):
-    """A file of `models/`: a checkpoint (hub id, or a folder beside the card) and the flags it is meant to run with."""
+    """A file of `models/`: a checkpoint and the flags it is meant to run with.
+
+    `checkpoint` is a hub id, or a folder beside the card; `package` stands in its place where the weights ship inside a
+    Python package, and `find_model` then says the folder that is made of them.
+    """
 
     about: str
-    checkpoint: str
+    checkpoint: str = ""
+    package: Package | None = None
     max_length: Annotated[int, Field(gt=0)] | None = None
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     template: Literal["base", "chat"] = "base"
     haystack: Literal["published", "generated"] = "published"
     license: str | None = None
+
+    @model_validator(mode="after")
+    def _one_place_of_weights(self) -> Self:
+        if bool(self.checkpoint) == (self.package is not None):
+            raise ValueError("a model has one place: checkpoint, or package")
+        return self
 
 
 class Task(Strict):
@@ -235,6 +255,10 @@ def find_model(name: str, where: Path | None = None) -> tuple[str, ModelCard]:
     cards = load_models(where)
     if name in cards:
         card = cards[name]
+        if card.package:
+            from anchoreval.packaged import packaged_folder
+
+            return name, card.model_copy(update={"checkpoint": str(packaged_folder(name, card.package))})
         beside = (where or folder("models")) / card.checkpoint
         return name, card.model_copy(update={"checkpoint": str(beside)}) if beside.is_dir() else card
     path = Path(name).expanduser()
