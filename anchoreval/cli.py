@@ -190,10 +190,17 @@ def _probe(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--shift",
-        type=flags.shift_pair,
+        type=flags.shifts,
         default=(0, 16),
-        metavar="A,B",
-        help="offsets of all positions (default: 0,16)",
+        metavar="A,..,B",
+        help="offsets of all positions: the last against the first at every length, and against those between at one "
+        "length, for the curve (default: 0,16, with the curve at 8, 15, 17, 20, 100 and 1000)",
+    )
+    parser.add_argument(
+        "--curve-length",
+        type=flags.length,
+        metavar="N",
+        help="the length of the curve over offsets (default: the one nearest to 256)",
     )
     parser.add_argument(
         "--levels",
@@ -206,14 +213,16 @@ def _probe(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("probe"),
         metavar="DIR",
-        help="for probe.csv and probe.html (default: %(default)s)",
+        help="for probe.csv, probe.html and probe.jsonl, from which the same command goes on (default: %(default)s)",
     )
-    parser.add_argument("--text", type=Path, metavar="FILE", help="UTF-8 text to read (default: generated prose)")
+    parser.add_argument(
+        "--text", type=Path, metavar="FILE-or-DIR", help="UTF-8 text, or a folder of *.txt (default: generated prose)"
+    )
     parser.add_argument(
         "--texts",
-        type=flags.positive,
-        metavar="N",
-        help="texts of each length (default: 2 up to 512 tokens, 1 above)",
+        type=flags.counts,
+        metavar="N[,N@LENGTH]",
+        help="texts of each length; 20,5@4096: five from 4,096 tokens on (default: 2 up to 512 tokens, 1 above)",
     )
     parser.add_argument(
         "--queries",

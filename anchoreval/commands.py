@@ -275,8 +275,8 @@ def probe(options: argparse.Namespace) -> int:
     from anchoreval.probe.reading import reading
 
     names = ("shift", "levels", "text", "texts", "queries", "dtype", "device", "kernel", "seed", "trust_remote_code")
-    asked = {name: getattr(options, name) for name in (*names, "max_length", "random_init")}
-    study = measure(options.model, options.lengths, tell=note, **asked)
+    asked = {name: getattr(options, name) for name in (*names, "max_length", "random_init", "curve_length")}
+    study = measure(options.model, options.lengths, kept=options.output / "probe.jsonl", tell=note, **asked)
     csv, html = write_probe(study, options.output)
     say(reading(study))
     note(f"probe: {html}\ncsv: {csv}")

@@ -41,12 +41,23 @@ def _doubled(text: str) -> list[int]:
     return found
 
 
-def shift_pair(text: str) -> tuple[int, int]:
-    """Two different offsets of all positions, from `0,16`."""
+def shifts(text: str) -> tuple[int, ...]:
+    """Two or more different offsets of all positions, from `0,16` or `0,8,100,16`."""
     parts = text.replace(" ", "").split(",")
-    if len(parts) != 2 or not all(part.isdigit() for part in parts) or int(parts[0]) == int(parts[1]):
-        raise argparse.ArgumentTypeError(f"{text!r} is no pair of different offsets such as 0,16")
-    return int(parts[0]), int(parts[1])
+    if len(parts) < 2 or not all(part.isdigit() for part in parts) or len(set(map(int, parts))) < len(parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of different offsets such as 0,16 or 0,8,100,16")
+    return tuple(map(int, parts))
+
+
+def counts(text: str) -> tuple[tuple[int, int], ...]:
+    """(from this length on, so many), from `20` or `20,5@4096`."""
+    made = []
+    for one in text.replace(" ", "").split(","):
+        count, at, least = one.partition("@")
+        made.append((length(least) if at else 0, positive(count)))
+    if len({least for least, _ in made}) < len(made):
+        raise argparse.ArgumentTypeError(f"{text!r} has two numbers for one length: 20,5@4096")
+    return tuple(made)
 
 
 def positive(text: str) -> int:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import io
 import re
+import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import scipy.stats
 import torch
 import transformers
 
 from anchoreval.attention.rope import LEVELS, parse_level
 from anchoreval.cli import main
 from anchoreval.errors import LengthError, SourceError, UnknownName
-from anchoreval.flags import lengths, shift_pair
+from anchoreval.flags import counts, lengths, shifts
 from anchoreval.probe import Study, csv_text, probe, write_probe
+from anchoreval.probe import study as study_module
 from anchoreval.probe.plots import Axis, Curve, chart, decades, power_text
 from anchoreval.probe.reading import number, reading, slope
 from anchoreval.probe.sheet import MEASURES, Row, Setting
@@ -65,7 +70,7 @@ def test_every_setting_is_there_once_with_every_head_and_key(study: Study) -> No
     pairs = {(s.dtype, s.mode, s.against, s.level, s.length) for s in settings}
     assert len(settings) == len(pairs) == 3 * 2 * 4 * 2 + 2 * 2  # and random weights, end to end
     assert {(row.layer, row.head) for row in study.rows} == {
-        ("all", "all"), *((layer, head) for layer in "01" for head in "01")
+        ("all", "all"), ("0", "all"), ("1", "all"), *((layer, head) for layer in "01" for head in "01")
     }  # fmt: skip
     keys = [row.key for row in study.keys(length=64, level="fp32", dtype="fp32", mode="one-layer", against="shift")]
     assert keys == ["0", "1", "2", "3", "4-7", "8-15", "16-31", "32-63"]
@@ -221,13 +226,13 @@ def test_a_chart_puts_powers_of_ten_and_doublings_at_even_steps() -> None:
 def test_lengths_and_shifts_are_read_from_the_command_line() -> None:
     assert lengths("64..8k") == [64 << at for at in range(8)]
     assert lengths("100..399") == [100, 200] and lengths("512,4k") == [512, 4096]
-    assert shift_pair("0, 16") == (0, 16)
+    assert shifts("0, 16") == (0, 16) and shifts("0,8,2,16") == (0, 8, 2, 16)
     for wrong in ("8k..64", "a..b"):
         with pytest.raises(Exception, match="length"):
             lengths(wrong)
     for wrong in ("16", "3,3", "0,-1"):
-        with pytest.raises(Exception, match="pair"):
-            shift_pair(wrong)
+        with pytest.raises(Exception, match="different offsets"):
+            shifts(wrong)
 
 
 def test_the_command_prints_the_reading_and_writes_both_files(
@@ -240,3 +245,97 @@ def test_the_command_prints_the_reading_and_writes_both_files(
     assert printed.out.startswith("In the fp32 model, end to end, at 32 tokens under fp32")
     assert (tmp_path / "probe.csv").is_file() and str(tmp_path / "probe.html") in printed.err
     assert main(["probe", "--model", str(checkpoint), *arguments[:2], "--levels", "fp31"]) == 2
+
+
+def test_a_study_that_was_cut_goes_on_and_measures_nothing_twice(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, runs = tmp_path / "probe.jsonl", 0
+    record = study_module.record
+
+    def counted(*given: Any, **named: Any) -> Any:
+        nonlocal runs
+        runs += 1
+        if runs > most:
+            raise KeyboardInterrupt
+        return record(*given, **named)
+
+    def measured() -> Study:
+        asked: dict[str, Any] = {"levels": "fp32,bf16", "texts": 2, "dtype": "float32", "shift": (0, 4, 16)}
+        return probe(str(checkpoint), [24, 32], queries=16, kept=kept, **asked)
+
+    monkeypatch.setattr(study_module, "record", counted)
+    most = 10**9
+    whole, total = csv_text(measured()), runs
+    kept.unlink()
+    runs = 0
+    for _ in range(total):
+        most = runs + 9  # a text under one level takes up to 8 runs, one of them the oracle's
+        try:
+            assert csv_text(measured()) == whole
+            break
+        except KeyboardInterrupt:
+            with kept.open("a") as torn:
+                torn.write('{"name": "half a li')
+    else:
+        pytest.fail("never ended")
+    before, most = runs, 10**9
+    assert csv_text(measured()) == whole and runs == before
+
+
+@pytest.fixture(scope="module")
+def several(checkpoint: Path) -> Study:
+    """Three texts of one length, with a curve over shifts of our own."""
+    return probe(str(checkpoint), [32], levels="bf16", texts=3, queries=16, dtype="float32", shift=(0, 2, 50, 16))
+
+
+def test_numbers_of_several_texts_are_means_with_the_t_interval_over_them(several: Study) -> None:
+    (row,) = several.totals(dtype="fp32", mode="end-to-end", against="shift", shift=2, level="bf16")
+    each = [one.values["D"] for one in several.texts if replace(one.setting, texts=3) == row.setting]
+    assert len(each) == row.setting.texts == 3
+    assert row.values["D"] == pytest.approx(statistics.fmean(each))
+    ends = scipy.stats.t.interval(0.95, 2, row.values["D"], statistics.stdev(each) / 3**0.5)
+    assert row.halves["D"] == pytest.approx((ends[1] - ends[0]) / 2)
+    written = list(csv.DictReader(io.StringIO(csv_text(several))))
+    assert all((line["D_half"] == "") == (line["head"] != "all" or line["key"] != "all") for line in written)
+    assert "±" in write_page(several)
+
+
+def write_page(study: Study) -> str:
+    from anchoreval.probe.page import page
+
+    return page(study)
+
+
+def test_all_shifts_between_the_first_and_the_last_make_the_curve(several: Study) -> None:
+    swept = several.totals(dtype="fp32", mode="one-layer", against="shift", level="bf16")
+    assert sorted(row.setting.shift for row in swept) == [0, 2, 50] and {row.setting.other for row in swept} == {16}
+
+
+def test_layers_add_up_to_the_model(several: Study) -> None:
+    wanted: dict[str, Any] = {"dtype": "fp32", "mode": "one-layer", "against": "shift", "shift": 0, "level": "bf16"}
+    layers = [row for row in several.select(**wanted) if row.layer != "all" and row.head == "all"]
+    (whole,) = several.totals(**wanted)
+    assert len(layers) == 2
+    assert whole.values["D"] == pytest.approx(sum(row.values["D"] for row in layers), rel=1e-5)
+
+
+def test_a_folder_gives_the_first_part_of_each_text_before_the_second_of_any(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(TOKENIZER)
+    for name, word in (("b", "river "), ("a", "harbour ")):
+        (tmp_path / f"{name}.txt").write_text(word * 40)
+    parts = read_texts(tmp_path, tokenizer, 11, 3, 1)
+    first, second = (tokenizer.encode(word * 40) for word in ("harbour ", "river "))
+    assert [part[1:] for part in parts] == [first[:10], second[:10], first[10:20]]
+
+
+def test_the_number_of_texts_may_depend_on_the_length(checkpoint: Path) -> None:
+    assert counts("20") == ((0, 20),) and counts("20,5@4k") == ((0, 20), (4096, 5))
+    for wrong in ("0", "a", "5@", "3,4", "3,4@x"):
+        with pytest.raises(argparse.ArgumentTypeError):
+            counts(wrong)
+    found = probe(str(checkpoint), [16, 32], levels="fp32", texts=counts("3,2@32"), dtype="float32", curve_length=32)
+    assert {(row.setting.length, row.setting.texts) for row in found.totals()} == {(16, 3), (32, 2)}
+    assert {row.setting.length for row in found.totals(against="shift", shift=20)} == {32}
+    with pytest.raises(LengthError, match="--curve-length 64"):
+        probe(str(checkpoint), [16, 32], curve_length=64)

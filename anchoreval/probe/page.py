@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from anchoreval.probe.plots import Axis, Curve, chart, decades, sheet, swatch
+from anchoreval.probe.plots import Axis, Curve, Point, chart, decades, sheet, swatch
 from anchoreval.probe.reading import (
     MODE_WORDS,
     beyond,
@@ -20,6 +20,7 @@ from anchoreval.probe.reading import (
     pair,
     reading,
     settings,
+    spread,
     total,
 )
 from anchoreval.probe.sheet import Mode, Row, Study
@@ -77,7 +78,7 @@ def _words(study: Study, dtype: str, mode: Mode) -> str:
 
 
 def _panel(
-    study: Study, title: str, note: str, axis: Axis, points: Callable[[str, Mode, str], Iterable[tuple[float, float]]]
+    study: Study, title: str, note: str, axis: Axis, points: Callable[[str, Mode, str], Iterable[Point]]
 ) -> Panel:
     """A chart per setting with a curve per level; `points` of (dtype, mode, level)."""
     names = levels(study)
@@ -94,9 +95,9 @@ def _shift_panel(study: Study) -> Panel:
     swept = [row.setting for row in study.rows if row.setting.against == "shift" and row.setting.shift != shift]
     length = swept[0].length if swept else lengths(study)[-1]
 
-    def points(dtype: str, mode: Mode, level: str) -> list[tuple[float, float]]:
+    def points(dtype: str, mode: Mode, level: str) -> list[Point]:
         rows = study.totals(dtype=dtype, mode=mode, level=level, against="shift", length=length, other=other)
-        return sorted((row.setting.shift, row.values["D"]) for row in rows)
+        return sorted(_point(row.setting.shift, row, "D") for row in rows)
 
     starts = sorted({s.shift for s in swept} | {shift})
     ticks = [at for at in (0, 8, other, 100, 1000) if starts[0] <= at <= starts[-1]]
@@ -108,11 +109,11 @@ def _shift_panel(study: Study) -> Panel:
 def _key_panel(study: Study, measure: str, title: str, note: str) -> Panel:
     (shift, other), longest = pair(study), lengths(study)[-1]
 
-    def points(dtype: str, mode: Mode, level: str) -> list[tuple[float, float]]:
+    def points(dtype: str, mode: Mode, level: str) -> list[Point]:
         rows = study.keys(
             dtype=dtype, mode=mode, level=level, against="shift", length=longest, shift=shift, other=other
         )
-        return [(_middle(row.key), row.values[measure]) for row in rows]
+        return [_point(_middle(row.key), row, measure) for row in rows]
 
     at = [0, *(4**power for power in range(1, 12) if 4**power < longest)]
     axis = Axis("key", tuple((key, _short(key)) for key in at[:1] + at[1:][-7:]), from_zero=True)
@@ -143,13 +144,19 @@ def _by_length(study: Study, title: str, note: str, against: str, measure: str) 
     shift, other = pair(study)
     other = other if against == "shift" else shift
 
-    def points(dtype: str, mode: Mode, level: str) -> list[tuple[float, float]]:
+    def points(dtype: str, mode: Mode, level: str) -> list[Point]:
         rows = study.totals(dtype=dtype, mode=mode, level=level, against=against, shift=shift, other=other)
         return sorted((row.setting.length, row.values[measure]) for row in rows)
 
     every = lengths(study)
     axis = Axis("tokens", tuple((length, _short(length)) for length in every[:: max(1, (len(every) + 4) // 6)]))
     return _panel(study, title, note, axis, points)
+
+
+def _point(x: float, row: Row, measure: str) -> Point:
+    """A mean over the texts and its interval; without one where it reaches down to zero, on axes that have none."""
+    value, half = row.values[measure], row.halves.get(measure, 0.0)
+    return (x, value, value - half, value + half) if 0 < half < value else (x, value)
 
 
 def _middle(key: str) -> float:
@@ -179,11 +186,11 @@ def _table(study: Study) -> list[tuple[str, list[list[str]]]]:
 
 def _line(row: Row, oracle: Row) -> list[str]:
     v = row.values
-    numbers = (v["D"], v["D_logit"], oracle.values["D"], oracle.values["D_logit"])
+    numbers = [spread(one.values[name], one.halves.get(name)) for one in (row, oracle) for name in ("D", "D_logit")]
     return [
         row.setting.level,
         row.setting.applied,
-        *map(number, numbers),
+        *numbers,
         *_against_others(v),
         f"{v['share_first']:.1%}",
     ]
@@ -217,7 +224,7 @@ def _head(row: Row) -> list[str]:
 def _facts(study: Study) -> list[tuple[str, str]]:
     """What the page says about how it was made."""
     f, every = study.facts, lengths(study)
-    counts = {row.setting.length: (row.setting.texts, row.setting.queries) for row in study.rows}
+    counts = {row.setting.length: (row.setting.texts, row.setting.queries) for row in study.totals()}
     detail = ", ".join(f"{length:,}: {counts[length][0]} × {counts[length][1]}" for length in every)
     return [
         ("stored in", str(f.get("stored", "?"))),

@@ -12,13 +12,16 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 18, 10, 38
 MOST_TICKS = 6
 
 
+Point = tuple[float, float] | tuple[float, float, float, float]  # x, y and where there is one an interval of y
+
+
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A named line: `style` is the number of its colour and marker, points are (x, y)."""
+    """A named line: `style` is the number of its colour and marker."""
 
     name: str
     style: int
-    points: tuple[tuple[float, float], ...]
+    points: tuple[Point, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,7 @@ class Axis:
 
 def decades(curves: Sequence[Curve]) -> tuple[int, int]:
     """The powers of ten that hold every positive y; (0, 1) where there is none."""
-    values = [y for curve in curves for _, y in curve.points if y > 0]
+    values = [y for curve in curves for _, *ys in curve.points for y in ys if y > 0]
     if not values:
         return 0, 1
     low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
@@ -45,7 +48,7 @@ def decades(curves: Sequence[Curve]) -> tuple[int, int]:
 
 def chart(curves: Sequence[Curve], axis: Axis, y_range: tuple[int, int], label: str) -> str:
     """The SVG; `y_range` are powers of ten. Points that are exactly zero have no place and are left out."""
-    xs = [axis.place(x) for curve in curves for x, _ in curve.points] or [0.0]
+    xs = [axis.place(x) for curve in curves for x, *_ in curve.points] or [0.0]
     low, high = min(xs), max(max(xs), min(xs) + 1)
     across = WIDTH - LEFT - RIGHT
     down = HEIGHT - TOP - BOTTOM
@@ -87,12 +90,14 @@ def _grid(axis: Axis, y_range: tuple[int, int], x_of: Place, y_of: Place) -> lis
 
 
 def _curve(curve: Curve, x_of: Place, y_of: Place) -> str:
-    """The line with its markers; hovering names it."""
-    at = [(x_of(x), y_of(math.log10(y))) for x, y in curve.points if y > 0]
+    """The line with its markers and intervals; hovering names it."""
+    at = [(x_of(x), y_of(math.log10(y))) for x, y, *_ in curve.points if y > 0]
+    ends = [(x_of(x), *(y_of(math.log10(end)) for end in bar)) for x, _, *bar in curve.points if bar and min(bar) > 0]
+    bars = "".join(f'<polyline class="bar" points="{x:.1f},{low:.1f} {x:.1f},{high:.1f}"/>' for x, low, high in ends)
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in at)
     marks = "".join(marker(curve.style, x, y) for x, y in at)
     name = escape(curve.name)
-    return f'<g class="curve k{curve.style}"><title>{name}</title><polyline points="{line}"/>{marks}</g>'
+    return f'<g class="curve k{curve.style}"><title>{name}</title><polyline points="{line}"/>{bars}{marks}</g>'
 
 
 def marker(style: int, x: float, y: float) -> str:

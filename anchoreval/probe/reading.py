@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from anchoreval.probe.sheet import RANDOM, Mode, Row, Study
+from anchoreval.probe.sheet import ALL, RANDOM, Mode, Row, Study
 
 #: A ratio within this factor of one, either way, is told as "about the same".
 LEVEL_FACTOR = 1.25
@@ -18,6 +18,11 @@ def number(value: float) -> str:
     if value == 0:
         return "0"
     return f"{value:.1e}" if not 0.001 <= abs(value) < 1000 else f"{value:.2g}"
+
+
+def spread(value: float, half: float | None) -> str:
+    """A mean over texts with half the width of its interval, where it has one."""
+    return number(value) if half is None else f"{number(value)} ± {number(half)}"
 
 
 def dtype_words(study: Study, dtype: str) -> str:
@@ -48,8 +53,8 @@ def settings(study: Study) -> list[tuple[str, Mode]]:
 
 
 def pair(study: Study) -> tuple[int, int]:
-    """The two shifts that were asked for: those of the rows by head."""
-    setting = next(row.setting for row in study.heads(against="shift"))
+    """The two shifts that were asked for: those of the rows by head or key."""
+    setting = next(row.setting for row in study.select(against="shift") if (row.head, row.key) != (ALL, ALL))
     return setting.shift, setting.other
 
 
@@ -110,10 +115,11 @@ def _growth(study: Study, wanted: dict[str, object], other: int) -> str:
     if len(points) < 2 or points[0][1] <= 0 or points[-1][1] <= 0:
         return ""
     (short, low), (long, high) = points[0], points[-1]
-    ratio = high / low
+    ratio, halves = high / low, {row.setting.length: row.halves.get("D_logit") for row in found}
     word = "grows" if ratio > LEVEL_FACTOR else "falls" if ratio < 1 / LEVEL_FACTOR else "stays about the same"
     return (
-        f"D_logit {word} from {short:,} to {long:,} tokens: {number(low)} to {number(high)} "
+        f"D_logit {word} from {short:,} to {long:,} tokens: {spread(low, halves[short])} to "
+        f"{spread(high, halves[long])} "
         f"(as length to the power {slope(points):+.2f})."
     )
 
@@ -173,7 +179,7 @@ def _ladder(study: Study) -> str:
 
 def _bound(study: Study) -> str:
     """What the numbers rest on."""
-    row = next(row for row in study.rows if row.setting.length == lengths(study)[-1])
+    row = next(row for row in study.totals(length=lengths(study)[-1]))
     texts, queries = row.setting.texts, row.setting.queries
     rests = f"The longest length rests on {texts} text{'s' if texts > 1 else ''} and {queries} query rows of each."
     return f"{rests} {beyond(study)}".strip()

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from anchoreval.attention.measures import MEASURES
+from anchoreval.attention.measures import BY_HEAD, MEASURES
 
 Mode = Literal["end-to-end", "one-layer"]
 Against = Literal["shift", "oracle"]
@@ -44,15 +44,26 @@ class Setting:
 class Row:
     """One line of the CSV, mean over the texts. `layer` and `head` are numbers or "all".
 
-    A row of a head has the measures of BY_HEAD. A row of all layers and heads has their sums (D, D_logit, as
-    the paper) or means (the others); a row with a `key` (`0`, `16-31`) has the mean |difference| of one such
-    key, summed over layers and heads.
+    `halves` has half the width of the 95% t interval over the texts of each measure; none of a single text. A row of a
+    head rests on the first text alone and has the measures of BY_HEAD. A row of a layer, and one of all layers and
+    heads, has their sums (D, D_logit, as the paper) or means (the others); a row with a `key` (`0`, `16-31`) has the
+    mean |difference| of one such key, summed over layers and heads.
     """
 
     setting: Setting
     layer: str
     head: str
     key: str
+    values: dict[str, float]
+    halves: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class OfText:
+    """What one text shows over all layers, heads and keys; `text` is its place among those of its length."""
+
+    setting: Setting
+    text: int
     values: dict[str, float]
 
 
@@ -63,6 +74,7 @@ class Study:
     model: str
     rows: tuple[Row, ...]
     facts: dict[str, Any] = field(default_factory=dict)
+    texts: tuple[OfText, ...] = ()
 
     def totals(self, **wanted: Any) -> list[Row]:
         """Rows over all layers, heads and keys whose setting has these values."""
@@ -86,15 +98,33 @@ _SETTING = ("dtype", "mode", "against", "level", "applied", "length", "shift", "
 
 
 def csv_text(study: Study) -> str:
-    """probe.csv: one line per row, numbers to six digits, empty where a measure does not apply."""
+    """probe.csv: one line per row, numbers to six digits, empty where a measure does not apply.
+
+    `D_half` is half the width of the interval of `D` over the texts, and so with the others; empty for a single text.
+    """
     file = io.StringIO()
     out = csv.writer(file, lineterminator="\n")
-    out.writerow(["model", *_SETTING, "layer", "head", "key", *MEASURES])
+    out.writerow(["model", *_SETTING, "layer", "head", "key", *MEASURES, *(f"{name}_half" for name in MEASURES)])
     for row in study.rows:
-        setting = [getattr(row.setting, name) for name in _SETTING]
-        numbers = [f"{row.values[name]:.6g}" if name in row.values else "" for name in MEASURES]
-        out.writerow([_inert(study.model), *setting, row.layer, row.head, row.key, *numbers])
+        place = [getattr(row.setting, name) for name in _SETTING] + [row.layer, row.head, row.key]
+        out.writerow([_inert(study.model), *place, *_numbers(row.values), *_numbers(row.halves)])
     return file.getvalue()
+
+
+def texts_csv(study: Study) -> str:
+    """texts.csv: the totals of every single text, a line each."""
+    file = io.StringIO()
+    out = csv.writer(file, lineterminator="\n")
+    names = [name for name in _SETTING if name != "texts"]
+    out.writerow(["model", *names, "text", *BY_HEAD])
+    for one in study.texts:
+        setting = [getattr(one.setting, name) for name in names]
+        out.writerow([_inert(study.model), *setting, one.text, *_numbers(one.values, BY_HEAD)])
+    return file.getvalue()
+
+
+def _numbers(values: dict[str, float], names: Iterable[str] = MEASURES) -> list[str]:
+    return [f"{values[name]:.6g}" if name in values else "" for name in names]
 
 
 def _inert(text: str) -> str:

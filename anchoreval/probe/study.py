@@ -1,5 +1,6 @@
 """Which runs the probe makes and compares, and the rows that come of them.
 
+What was measured of a text under a level is kept at once (parts.py), so that the same study goes on where it was cut.
 For each text and length the model runs once under the oracle (level `fp64`, first shift), then under every
 level at both shifts. A model stored in bf16 or fp16 is then turned into float32 in place, which changes no
 weight, and everything is done again with the rungs' roundings made explicit: there they are the only roundings
@@ -10,9 +11,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import islice, zip_longest
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 import torch
@@ -27,7 +30,8 @@ from anchoreval.backends.hf_load import DEFAULT, load
 from anchoreval.cards import find_model
 from anchoreval.data import prose
 from anchoreval.errors import LengthError, ModelError, SourceError
-from anchoreval.probe.sheet import ALL, RANDOM, Against, Mode, Row, Setting, Study
+from anchoreval.probe.parts import Kept, Part, name_of, rounded
+from anchoreval.probe.sheet import ALL, RANDOM, Against, Mode, OfText, Row, Setting, Study
 from anchoreval.prompt import anchor_token
 from anchoreval.tokenizer import TextTokenizer, load_tokenizer
 
@@ -48,19 +52,35 @@ SINGLE_KEYS = 4
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the user asks for."""
+    """What the user asks for. The last of `shifts` is the second run's in every pair.
+
+    The first run's is the first of them; the others, or SWEEP where there are only two, make the curve at one length:
+    `curve_length`, else the one nearest to SWEEP_LENGTH. `texts` are (from this length on, so many), ascending.
+    """
 
     lengths: tuple[int, ...]
-    shift: tuple[int, int]
+    shifts: tuple[int, ...]
     levels: str
-    texts: int | None
+    texts: tuple[tuple[int, int], ...]
     queries: int
     seed: int
     random_init: bool = False
+    curve_length: int | None = None
+
+    @property
+    def pair(self) -> tuple[int, int]:
+        """The shifts that are measured at every length."""
+        return self.shifts[0], self.shifts[-1]
 
     def count(self, length: int) -> int:
         """Texts of this length."""
-        return self.texts or max(1, min(TEXTS, TEXT_TOKENS // length))
+        stated = [count for least, count in self.texts if least <= length]
+        return stated[-1] if stated else max(1, min(TEXTS, TEXT_TOKENS // length))
+
+    def sweep(self, length: int) -> list[int]:
+        """Further first shifts at this length: none but at that of the curve."""
+        at = self.curve_length or min(self.lengths, key=lambda n: abs(math.log(n / SWEEP_LENGTH)))
+        return [s for s in self.shifts[1:-1] or SWEEP if s not in self.pair] if length == at else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +98,18 @@ RANDOM_UP_TO = 100_000_000
 Rows = dict[tuple[Setting, str, str, str], list[dict[str, float]]]
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The parts of one text under one rung."""
+
+    dtype: str
+    rung: Rung
+    length: int
+    queries: int
+    text: int
+    parts: list[Part]
+
+
 def investigate(
     model: str,
     settings: Settings,
@@ -88,8 +120,9 @@ def investigate(
     trust_remote_code: bool,
     max_length: int | None,
     tell: Callable[[str], None],
+    kept: Kept | None = None,
 ) -> Study:
-    """The study; `tell` takes a line per model dtype and length."""
+    """The study; `tell` takes a line per model dtype and length, `kept` has what was measured before."""
     rungs = parse_rungs(settings.levels)
     name, card = find_model(model)
     checkpoint = find_checkpoint(card.checkpoint)
@@ -103,18 +136,18 @@ def investigate(
     check = selftest(network)
     if not (check["native_equals_stock"] and check["restored"]):
         raise ModelError(f"{model}: the untouched level does not reproduce this model's own logits")
-    rows: Rows = {}
-    asked = (texts, settings, rows, tell)
+    bench = _Bench(settings, texts, checkpoint.weights_sha256, kept or Kept(), tell)
     stored = report.model_dtype
     randomised = settings.random_init or network.num_parameters() <= RANDOM_UP_TO
     if randomised:
-        _measure(random_weights(network, settings.seed), stored, [Rung(RANDOM, LEVELS["native"])], *asked)
+        bench.measure(random_weights(network, settings.seed), stored, [Rung(RANDOM, LEVELS["native"])])
     for computed in dict.fromkeys((stored, "fp32")):
         if computed != stored:
             network = network.to(torch.float32)
         exact = report.detected if check["explicit_equals_stock"] and not report.damaged else None
         applied = [Rung(r.name, isolated(r.level, stored, report.detected, computed, exact)) for r in rungs]
-        _measure(network, computed, applied, *asked)
+        bench.measure(network, computed, applied)
+    rows = _rows(bench.measured)
     facts = {
         "stored": stored,
         "detected": report.detected,
@@ -122,30 +155,57 @@ def investigate(
         "text": file.name if file else f"generated prose, seed {settings.seed}",
         "anchor": anchor_token(tokenizer)[0],
         "weights_sha256": checkpoint.weights_sha256,
-        "layers": len({row[1] for row in rows if row[1] != ALL}),
-        "heads": len({row[2] for row in rows if row[2] != ALL}),
+        "layers": len({row.layer for row in rows if row.layer != ALL}),
+        "heads": len({row.head for row in rows if row.head != ALL}),
         "scale": "scores carry the model's own scaling",
         "window": max_length or card.max_length or getattr(network.config.get_text_config(), MAX, None),
     }
-    return Study(name, tuple(_mean(key, found) for key, found in rows.items()), facts)
+    return Study(name, rows, facts, tuple(_of_texts(bench.measured)))
 
 
-def _measure(
-    network: Any, computed: str, rungs: Sequence[Rung], texts: dict[int, list[list[int]]], settings: Settings,
-    rows: Rows, tell: Callable[[str], None],
-) -> None:  # fmt: skip
-    """Adds to `rows` what `rungs` measure in one model, over all texts.
+@dataclass
+class _Bench:
+    """What is measured in every model alike, and all that was measured so far."""
 
-    On shared hidden states in float32 alone, where a rung's roundings are the only ones: a 16-bit model would round
-    q and k before the rotation in both runs alike, so it shows the same at the same cost.
-    """
-    randomised = rungs[0].name == RANDOM
-    modes = MODES if computed == "fp32" and not randomised else MODES[:1]
-    for length, ids in texts.items():
-        about = f"{computed} model{', random weights' if randomised else ''}"
-        tell(f"{about}, {length} tokens, {len(ids)} text{'s' if len(ids) > 1 else ''}")
-        for one in ids:
-            _Text(network, computed, one, len(ids), settings, rows).measure(rungs, modes)
+    settings: Settings
+    texts: dict[int, list[list[int]]]
+    weights: str
+    kept: Kept
+    tell: Callable[[str], None]
+    measured: list[Measured] = field(default_factory=list)
+
+    def measure(self, network: Any, computed: str, rungs: Sequence[Rung]) -> None:
+        """Measure every text under every rung, or take it from what is kept.
+
+        On shared hidden states in float32 alone, where a rung's roundings are the only ones: a 16-bit model would round
+        q and k before the rotation in both runs alike, so it shows the same at the same cost.
+        """
+        randomised = rungs[0].name == RANDOM
+        modes = MODES if computed == "fp32" and not randomised else MODES[:1]
+        for length, ids in self.texts.items():
+            about = f"{computed} model{', random weights' if randomised else ''}"
+            self.tell(f"{about}, {length} tokens, {len(ids)} text{'s' if len(ids) > 1 else ''}")
+            for at, one in enumerate(ids):
+                text = _Text(network, one, self.settings, with_heads=at == 0)
+                for rung in rungs:
+                    name = name_of(self._named(computed, randomised, rung, one, at == 0))
+                    if name not in self.kept.lines:
+                        self.kept.add(name, text.measure(rung.level, modes))
+                    parts = self.kept.lines[name]
+                    self.measured.append(Measured(computed, rung, length, len(text.rows), at, parts))
+
+    def _named(self, computed: str, randomised: bool, rung: Rung, ids: list[int], heads: bool) -> dict[str, Any]:
+        """All that decides the numbers of one text under one rung."""
+        return {
+            "weights": self.weights,
+            "random": self.settings.seed if randomised else None,
+            "dtype": computed,
+            "level": str(rung.level),
+            "ids": name_of({"ids": ids}),
+            "shifts": [*self.settings.pair, *self.settings.sweep(len(ids))],
+            "queries": self.settings.queries,
+            "heads": heads,
+        }
 
 
 def random_weights(network: Any, seed: int) -> Any:
@@ -186,18 +246,33 @@ def isolated(level: RopeLevel, stored: str, detected: str | None, computed: str,
 
 
 def read_texts(file: Path | None, tokenizer: TextTokenizer, length: int, count: int, seed: int) -> list[list[int]]:
-    """`count` texts of `length` token ids, the anchor token first; of a file, one part after the other."""
+    """`count` texts of `length` token ids, the anchor token first.
+
+    Of a file, one part after the other; of a folder, the first part of each *.txt, then the second of each, and on.
+    """
     anchor = anchor_token(tokenizer)[1]
     if file is None:
         return [[anchor, *_prose(tokenizer, length - 1, seed + at)] for at in range(count)]
+    files = sorted(file.rglob("*.txt")) if file.is_dir() else [file]
+    cut = [_cut(_ids(one, tokenizer), length - 1) for one in files]
+    turns = (part for turn in zip_longest(*cut) for part in turn if part)
+    parts = list(islice(turns, count))
+    if not parts:
+        most = max((len(_ids(one, tokenizer)) for one in files), default=0)
+        raise LengthError(f"{file} has {most} tokens, fewer than a text of {length} needs")
+    return [[anchor, *part] for part in parts]
+
+
+def _ids(file: Path, tokenizer: TextTokenizer) -> list[int]:
     try:
-        ids = tokenizer.encode(file.read_text(encoding="utf-8"))
+        return tokenizer.encode(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise SourceError(f"cannot read {file} as UTF-8 text: {error}") from error
-    parts = [ids[at : at + length - 1] for at in range(0, len(ids) - length + 2, length - 1)][:count]
-    if not parts:
-        raise LengthError(f"{file} has {len(ids)} tokens, fewer than a text of {length} needs")
-    return [[anchor, *part] for part in parts]
+
+
+def _cut(ids: list[int], tokens: int) -> list[list[int]]:
+    """The parts of so many tokens, without what is left over."""
+    return [ids[at : at + tokens] for at in range(0, len(ids) - tokens + 1, tokens)]
 
 
 def _prose(tokenizer: TextTokenizer, tokens: int, seed: int) -> list[int]:
@@ -210,81 +285,64 @@ def _prose(tokenizer: TextTokenizer, tokens: int, seed: int) -> list[int]:
 
 
 class _Text:
-    """All runs over one text; what they measure is added to `rows`."""
+    """All runs over one text in one model."""
 
-    def __init__(self, model: Any, dtype: str, ids: list[int], count: int, settings: Settings, rows: Rows) -> None:
-        self.model, self.dtype, self.ids, self.count, self.rows = model, dtype, ids, count, rows
-        self.settings, self.positions = settings, query_rows(len(ids), settings.queries)
+    def __init__(self, model: Any, ids: list[int], settings: Settings, with_heads: bool) -> None:
+        self.model, self.ids, self.settings, self.with_heads = model, ids, settings, with_heads
+        self.rows = query_rows(len(ids), settings.queries)
 
-    def measure(self, rungs: Sequence[Rung], modes: Sequence[Mode]) -> None:
-        """Every rung against the oracle and against itself shifted, in these modes."""
-        shift, other = self.settings.shift
-        oracle = self._run(ORACLE, shift, keep_inputs=True)
-        done: dict[tuple[RopeLevel, Mode], Rung] = {}
-        for rung in rungs:
-            for mode in modes:
-                same = done.setdefault((rung.level, mode), rung)
-                if same is not rung:
-                    self._copy(same, rung, mode)
-                    continue
-                shared = oracle if mode == "one-layer" else None
-                first = self._run(rung.level, shift, shared=shared)
-                self._add(rung, mode, "oracle", (shift, shift), _differences(first, oracle))
-                second = self._run(rung.level, other, shared=shared)
-                self._add(rung, mode, "shift", (shift, other), _differences(first, second))
-                for start in self._sweep():
-                    run = self._run(rung.level, start, shared=shared)
-                    self._add(rung, mode, "shift", (start, other), _differences(run, second), keys=False)
+    @cached_property
+    def oracle(self) -> Recording:
+        """The run that others are compared with, and whose hidden states they share."""
+        return self._run(ORACLE, self.settings.pair[0], keep_inputs=True)
 
-    def _sweep(self) -> list[int]:
-        """Further first shifts, at one length."""
-        shift, other = self.settings.shift
-        at = min(self.settings.lengths, key=lambda n: abs(math.log(n / SWEEP_LENGTH)))
-        return [s for s in SWEEP if s not in (shift, other)] if len(self.ids) == at else []
+    def measure(self, level: RopeLevel, modes: Sequence[Mode]) -> list[Part]:
+        """The level against the oracle and against itself shifted, in these modes."""
+        shift, other = self.settings.pair
+        parts: list[Part] = []
+
+        def add(mode: Mode, against: Against, shifts: tuple[int, int], one: Recording, two: Recording) -> None:
+            differences = [compare(one.layers[at], two.layers[at]) for at in sorted(one.layers)]
+            whole = shifts[0] == shift
+            values = _values(differences, whole, whole and against == "shift", whole and self.with_heads)
+            parts.extend(Part(mode, against, *shifts, *place, rounded(measures)) for place, measures in values)
+
+        for mode in modes:
+            shared = self.oracle if mode == "one-layer" else None
+            first = self._run(level, shift, shared=shared)
+            add(mode, "oracle", (shift, shift), first, self.oracle)
+            second = self._run(level, other, shared=shared)
+            add(mode, "shift", (shift, other), first, second)
+            for start in self.settings.sweep(len(self.ids)):
+                add(mode, "shift", (start, other), self._run(level, start, shared=shared), second)
+        return parts
 
     def _run(self, level: RopeLevel, shift: int, **named: Any) -> Recording:
-        return record(self.model, level, self.ids, shift=shift, rows=self.positions, **named)
-
-    def _setting(self, rung: Rung, mode: Mode, against: Against, shifts: tuple[int, int]) -> Setting:
-        place = (len(self.ids), *shifts, self.count, len(self.positions))
-        return Setting(self.dtype, mode, against, rung.name, str(rung.level), *place)
-
-    def _copy(self, same: Rung, rung: Rung, mode: Mode) -> None:
-        """Rows of a rung that is the same computation under another name."""
-        name, length = str(same.level), len(self.ids)
-        for (setting, *place), found in list(self.rows.items()):
-            is_it = (setting.dtype, setting.mode, setting.level) == (self.dtype, mode, same.name)
-            if is_it and setting.length == length and setting.applied == name:
-                layer, head, key = place
-                self.rows[replace(setting, level=rung.name), layer, head, key] = found
-
-    def _add(
-        self, rung: Rung, mode: Mode, against: Against, shifts: tuple[int, int], layers: list[Difference],
-        keys: bool = True,
-    ) -> None:  # fmt: skip
-        setting = self._setting(rung, mode, against, shifts)
-        for (layer, head, key), values in _values(layers, keys):
-            self.rows.setdefault((setting, layer, head, key), []).append(values)
+        return record(self.model, level, self.ids, shift=shift, rows=self.rows, **named)
 
 
-def _differences(one: Recording, other: Recording) -> list[Difference]:
-    return [compare(one.layers[at], other.layers[at]) for at in sorted(one.layers)]
+def _values(
+    differences: list[Difference], keys: bool, layers: bool, heads: bool
+) -> Iterator[tuple[tuple[str, str, str], dict[str, float]]]:
+    """(layer, head, key) with its measures: all together, then as asked single keys, layers and single heads."""
+    by_head = {name: torch.stack([getattr(one, name) for one in differences]) for name in BY_HEAD}
 
+    def over(values: dict[str, Tensor]) -> dict[str, float]:
+        return {n: float(v.sum() if n in ("D", "D_logit") else v.mean()) for n, v in values.items()}
 
-def _values(layers: list[Difference], keys: bool) -> Iterator[tuple[tuple[str, str, str], dict[str, float]]]:
-    """(layer, head, key) with its measures: all together, then (with `keys`) single keys and single heads."""
-    by_head = {name: torch.stack([getattr(layer, name) for layer in layers]) for name in BY_HEAD}
-    summed = ("D", "D_logit")
-    yield (ALL, ALL, ALL), {n: float(v.sum() if n in summed else v.mean()) for n, v in by_head.items()}
-    if not keys:
-        return
-    weight = torch.stack([layer.key_weight for layer in layers]).sum(0)
-    logit = torch.stack([layer.key_logit for layer in layers]).sum(0)
-    for low, high in bins(len(weight)):
-        name = str(low) if high == low + 1 else f"{low}-{high - 1}"
-        yield (ALL, ALL, name), {"key_logit": _part(logit, low, high), "key_weight": _part(weight, low, high)}
-    for layer, head in ((i, j) for i in range(len(layers)) for j in range(by_head["D"].shape[1])):
-        yield (str(layer), str(head), ALL), {name: float(v[layer, head]) for name, v in by_head.items()}
+    yield (ALL, ALL, ALL), over(by_head)
+    if keys:
+        weight = torch.stack([one.key_weight for one in differences]).sum(0)
+        logit = torch.stack([one.key_logit for one in differences]).sum(0)
+        for low, high in bins(len(weight)):
+            name = str(low) if high == low + 1 else f"{low}-{high - 1}"
+            yield (ALL, ALL, name), {"key_logit": _part(logit, low, high), "key_weight": _part(weight, low, high)}
+    for layer in range(len(differences)):
+        if layers:
+            yield (str(layer), ALL, ALL), over({name: v[layer] for name, v in by_head.items()})
+        if heads:
+            for head in range(by_head["D"].shape[1]):
+                yield (str(layer), str(head), ALL), {name: float(v[layer, head]) for name, v in by_head.items()}
 
 
 def _part(values: Tensor, low: int, high: int) -> float:
@@ -300,6 +358,40 @@ def bins(length: int) -> Iterator[tuple[int, int]]:
         low *= 2
 
 
-def _mean(place: tuple[Setting, str, str, str], found: list[dict[str, float]]) -> Row:
-    values = {name: math.fsum(one[name] for one in found) / len(found) for name in found[0]}
-    return Row(*place, values=values)
+def _rows(measured: Sequence[Measured]) -> tuple[Row, ...]:
+    """A row for every place, its numbers means over the texts with half the width of their intervals."""
+    texts: dict[tuple[str, str, int], int] = {}
+    for one in measured:
+        key = (one.dtype, one.rung.name, one.length)
+        texts[key] = max(texts.get(key, 0), one.text + 1)
+    found: Rows = {}
+    for one in measured:
+        for row in one.parts:
+            setting = _setting(one, row, texts[one.dtype, one.rung.name, one.length])
+            found.setdefault((setting, row.layer, row.head, row.key), []).append(row.values)
+    return tuple(Row(*place, *_mean(each)) for place, each in found.items())
+
+
+def _of_texts(measured: Sequence[Measured]) -> Iterator[OfText]:
+    """What single texts show over all layers, heads and keys."""
+    for one in measured:
+        for row in one.parts:
+            if row.layer == row.head == row.key == ALL:
+                yield OfText(_setting(one, row, 1), one.text, row.values)
+
+
+def _setting(one: Measured, row: Part, texts: int) -> Setting:
+    place = (one.length, row.shift, row.other, 1 if row.head != ALL else texts, one.queries)
+    return Setting(one.dtype, row.mode, row.against, one.rung.name, str(one.rung.level), *place)
+
+
+def _mean(found: list[dict[str, float]]) -> tuple[dict[str, float], dict[str, float]]:
+    """Means over the texts, and half the width of their 95% t intervals, where there is more than one text."""
+    from scipy.special import stdtrit
+
+    count = len(found)
+    means = {name: math.fsum(one[name] for one in found) / count for name in found[0]}
+    if count < 2:
+        return means, {}
+    quantile = float(stdtrit(count - 1, 0.975)) / math.sqrt(count)
+    return means, {name: quantile * stdev(one[name] for one in found) for name in means}
