@@ -1,13 +1,14 @@
 """`anchoreval nll`: loss by position on long texts under several arms, and what the arms differ by, token by token.
 
 Texts are cut into windows of the length, what is left over at the end is dropped; every window begins with
-the anchor token. One prefill per window and arm. A text is one document, so attention patterns and positions that only
-act on documents are refused.
+the anchor token. One prefill per window and arm, kept at once in losses.jsonl, from which the same command goes on. A
+text is one document, so attention patterns and positions that only act on documents are refused.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -19,16 +20,20 @@ from typing import TYPE_CHECKING, Any
 from anchoreval import flags as shared
 from anchoreval.arms import DEFAULT_KERNEL, widest_product
 from anchoreval.errors import LengthError, ModelError, RunError, SourceError, UnsupportedArm
+from anchoreval.kept import Kept, name_of
 from anchoreval.nll_report import LEVEL, Losses, Row, csv_of, rows_of, spans, table_of
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from anchoreval.arms import Arm
     from anchoreval.attention.positions import PositionScheme
     from anchoreval.backends.hf import HfBackend
     from anchoreval.schema import Json
     from anchoreval.tokenizer import TextTokenizer
 
-HEADER, TABLE = "nll.json", "nll.csv"
+HEADER, TABLE, LOSSES = "nll.json", "nll.csv", "losses.jsonl"
 SCHEMA = 1
 Tell = Callable[[str], None]
 Watch = Callable[[int], AbstractContextManager[Callable[[int], None]]]
@@ -80,7 +85,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("nll"),
         metavar="DIR",
-        help="for nll.csv and nll.json (default: %(default)s)",
+        help="for nll.csv, nll.json and losses.jsonl, from which the same command goes on (default: %(default)s)",
     )
     parser.add_argument(
         "--buckets",
@@ -150,7 +155,7 @@ def measure(
     try:
         for line in notices(backend.describe()):
             tell(line)
-        losses, applied = _losses(backend, cut, chosen, watch)
+        losses, applied = _losses(backend, cut, chosen, Kept(place / LOSSES), watch)
         facts = {"asked": asked, "applied": applied, "engine": backend.describe()}
     finally:
         backend.close()
@@ -290,7 +295,7 @@ def _open(checkpoint: str, dtype: str, kernel: str, arms: Sequence[Arm], options
 
 
 def _losses(
-    backend: HfBackend, cut: Sequence[Windows], arms: Sequence[Arm], watch: Watch
+    backend: HfBackend, cut: Sequence[Windows], arms: Sequence[Arm], kept: Kept, watch: Watch
 ) -> tuple[list[Losses], dict[str, Json]]:
     """Losses by length, and each arm as applied. An arm is installed once, for all its windows."""
     import numpy as np
@@ -301,12 +306,15 @@ def _losses(
         for arm in arms:
             with backend.under(arm) as state:
                 for windows, by_arm in zip(cut, found, strict=True):
-                    by_arm[arm.name] = np.stack(list(_of_windows(backend, windows, arm, progress)))
+                    by_arm[arm.name] = np.stack(list(_of_windows(backend, windows, arm, kept, progress)))
                 applied[arm.name] = dict(state)
     return [Losses(own.length, by_arm, own.text_of) for own, by_arm in zip(cut, found, strict=True)], applied
 
 
-def _of_windows(backend: HfBackend, windows: Windows, arm: Arm, progress: Callable[[int], None]) -> Iterator[Any]:
+def _of_windows(
+    backend: HfBackend, windows: Windows, arm: Arm, kept: Kept, progress: Callable[[int], None]
+) -> Iterator[Any]:
+    """Losses [L - 1] of each window in float64; those that are kept are not computed again."""
     import torch
 
     from anchoreval.backends.hf_load import StockNetwork
@@ -317,12 +325,28 @@ def _of_windows(backend: HfBackend, windows: Windows, arm: Arm, progress: Callab
     if (highest := max(max(ids) for ids in windows.ids)) >= network.vocabulary:
         raise ModelError(f"token {highest} is not among the model's {network.vocabulary}: another tokenizer?")
     positions_L = torch.tensor(_positions(arm, windows.length))
+    chunk_tokens, weights = backend.limits.chunk_tokens, backend.describe()["weights_sha256"]
     for ids in windows.ids:
-        try:
-            yield token_losses(network, ids, positions_L, backend.limits.chunk_tokens).numpy()
-        except ModelError as error:
-            raise ModelError(f"arm {arm.name!r}, {windows.length} tokens: {error}") from error
+        name = name_of({"weights": weights, "arm": arm.asked(), "chunk_tokens": chunk_tokens, "ids": list(ids)})
+        if name not in kept.lines:
+            try:
+                kept.add(name, packed(token_losses(network, ids, positions_L, chunk_tokens).numpy()))
+            except ModelError as error:
+                raise ModelError(f"arm {arm.name!r}, {windows.length} tokens: {error}") from error
+        yield unpacked(kept.lines[name])
         progress(1)
+
+
+def packed(losses: NDArray[np.float64]) -> str:
+    """Losses in base64 of their little-endian float32, which loses nothing: their log-softmax is in float32."""
+    return base64.b64encode(losses.astype("<f4").tobytes()).decode()
+
+
+def unpacked(text: str) -> NDArray[np.float64]:
+    """The losses that `packed` wrote."""
+    import numpy as np
+
+    return np.frombuffer(base64.b64decode(text), "<f4").astype(np.float64)
 
 
 def _folder(place: Path, asked: dict[str, Json]) -> Path:

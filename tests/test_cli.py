@@ -41,8 +41,8 @@ FLAGS = {
     "score": {"runs"},
     "board": {"--definition", "--output", "runs"},
     "probe": {
-        "--device", "--dtype", "--kernel", "--lengths", "--levels", "--max-length", "--model", "--output", "--queries",
-        "--random-init", "--seed", "--shift", "--text", "--texts", "--trust-remote-code",
+        "--curve-length", "--device", "--dtype", "--kernel", "--lengths", "--levels", "--max-length", "--model",
+        "--output", "--queries", "--random-init", "--seed", "--shift", "--text", "--texts", "--trust-remote-code",
     },
     "nll": {
         "--arms", "--buckets", "--chunk-tokens", "--device", "--dtype", "--kernel", "--lengths", "--limit",

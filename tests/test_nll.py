@@ -227,6 +227,35 @@ def test_the_same_settings_give_the_same_bytes(llama: Path, texts: Path, tmp_pat
     assert (tmp_path / "a" / nll.TABLE).read_bytes() != (tmp_path / "c" / nll.TABLE).read_bytes()
 
 
+def test_a_measurement_that_was_cut_goes_on_and_computes_no_window_twice(
+    llama: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {"arms": "bf16,fp32", "lengths": [128, 256], "limit": 2}
+    whole = measure(llama, texts, tmp_path / "whole", **asked)
+    computed, stock = [], token_losses.token_losses
+
+    def cut(*given: Any) -> Any:
+        if len(computed) % 4 == 3:
+            computed.append(None)
+            raise KeyboardInterrupt
+        computed.append(given[1])
+        return stock(*given)
+
+    monkeypatch.setattr(token_losses, "token_losses", cut)
+    for _ in range(30):
+        try:
+            assert measure(llama, texts, tmp_path / "cut", **asked) == whole
+            break
+        except KeyboardInterrupt:
+            continue
+    else:
+        pytest.fail("never ended")
+    each = [ids for ids in computed if ids is not None]
+    assert len(each) == 2 * 2 * 6  # arms, lengths, windows
+    for name in (nll.HEADER, nll.TABLE):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
 def test_the_header_says_what_was_asked_and_applied(llama: Path, texts: Path, tmp_path: Path) -> None:
     import hashlib
 

@@ -23,6 +23,7 @@ ALLOWED = {
     "transformers_child": set(),
     "chat_template": {"child", "errors"},
     "cards": {"errors", "packaged"},
+    "kept": {"errors", "schema"},
     "packaged": {"errors", "schema"},
     "arms": {"attention", "errors", "schema"},
     "prompt": {"chat_template", "errors", "schema"},
@@ -69,7 +70,7 @@ ALLOWED = {
     "gpu_measures": {"attention", "errors"},
     "prefill_bench": {"arms", "backends", "cards", "flags", "gpu_measures", "results", "schema"},
     "anchor_bench": {"arms", "backends", "schema"},
-    "probe": {"attention", "backends", "cards", "data", "errors", "prompt", "results", "tokenizer"},
+    "probe": {"attention", "backends", "cards", "data", "errors", "kept", "prompt", "results", "tokenizer"},
     "training": {"attention", "cards", "data", "errors", "prompt", "schema", "tokenizer"},
     "commands": {
         "anchor_bench", "backends", "bench", "board", "cards", "compare_runs", "data", "data_files", "doctor",
@@ -79,7 +80,7 @@ ALLOWED = {
         "tokenizer", "verify", "view",
     },
     "nll": {
-        "arms", "attention", "backends", "cards", "errors", "evaluation", "flags", "nll_report", "prompt",
+        "arms", "attention", "backends", "cards", "errors", "evaluation", "flags", "kept", "nll_report", "prompt",
         "results", "schema", "token_losses", "tokenizer",
     },
     "nll_report": {"errors"},

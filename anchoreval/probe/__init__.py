@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from anchoreval.errors import LengthError
-from anchoreval.probe.parts import Kept
+from anchoreval.kept import Kept
 from anchoreval.probe.sheet import Study, csv_text, texts_csv
 from anchoreval.results import write_whole
 

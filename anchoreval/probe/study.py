@@ -30,7 +30,8 @@ from anchoreval.backends.hf_load import DEFAULT, load
 from anchoreval.cards import find_model
 from anchoreval.data import prose
 from anchoreval.errors import LengthError, ModelError, SourceError
-from anchoreval.probe.parts import Kept, Part, name_of, rounded
+from anchoreval.kept import Kept, name_of
+from anchoreval.probe.parts import Part, packed, rounded, unpacked
 from anchoreval.probe.sheet import ALL, RANDOM, Against, Mode, OfText, Row, Setting, Study
 from anchoreval.prompt import anchor_token
 from anchoreval.tokenizer import TextTokenizer, load_tokenizer
@@ -190,8 +191,8 @@ class _Bench:
                 for rung in rungs:
                     name = name_of(self._named(computed, randomised, rung, one, at == 0))
                     if name not in self.kept.lines:
-                        self.kept.add(name, text.measure(rung.level, modes))
-                    parts = self.kept.lines[name]
+                        self.kept.add(name, packed(text.measure(rung.level, modes)))
+                    parts = unpacked(self.kept.lines[name])
                     self.measured.append(Measured(computed, rung, length, len(text.rows), at, parts))
 
     def _named(self, computed: str, randomised: bool, rung: Rung, ids: list[int], heads: bool) -> dict[str, Any]:
