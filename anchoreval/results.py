@@ -185,6 +185,7 @@ class RunFolder:
                 f"{self.path}: another process is writing this run; wait for it or use another --output"
             ) from error
         try:
+            _clear_parts(self.path)
             self._resume()
             with _named(self.path):
                 self._file = os.open(self.path / RECORDS, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
@@ -251,9 +252,8 @@ class RunFolder:
         return key in self.done and self.done[key].outcome in SCORED
 
     def waiting(self, arm: str, keys: Mapping[str, str]) -> set[str]:
-        """Of a group's samples, by id with their keys, those that are to be sent under an arm.
+        """Of samples, by id with their keys, those that have no answer under an arm.
 
-        Those without an answer where each was asked once; all where some were not, since a group is computed together.
         RunError where a record of the same sample was made of another prompt.
         """
         for name, key in keys.items():
@@ -262,8 +262,11 @@ class RunFolder:
                     f"{self.path}: {name} under {arm} stands there with another prompt or engine than this version "
                     "makes of the same settings: use another --output"
                 )
-        lost = {name for name, key in keys.items() if not self.answered(key)}
-        return lost if all(key in self.done for key in keys.values()) else set(keys)
+        return {name for name, key in keys.items() if not self.answered(key)}
+
+    def failed(self, key: str) -> bool:
+        """Whether the last line of this key says that it cost workers their life, or failed otherwise."""
+        return key in self.done and self.done[key].outcome == "failed"
 
     def append(self, record: Record) -> None:
         """One more line, on disk when this returns; none where the sample failed again in the same way."""
@@ -275,7 +278,7 @@ class RunFolder:
         line = to_line(record)
         with _named(self.path):
             if os.write(self._file, line) != len(line):
-                raise OSError("only a part of the line could be written")
+                raise OSError("only a part of a record could be written (is the disk full?)")
             os.fsync(self._file)
         self._stale += before is not None
         self.done[record.key] = record
@@ -337,6 +340,27 @@ def _check_seal(path: Path, header: Mapping[str, Json]) -> None:
         raise RunError(
             f"{path}: changed since it finished (seal): `anchoreval verify {path}` says where; use another --output"
         )
+
+
+def _clear_parts(folder: Path) -> None:
+    """Delete what `write_whole` of processes that are gone left half written in a run folder; its lock is held."""
+    for name in (HEADER, RECORDS):
+        for part in folder.glob(f"{name}.*.part"):
+            process = part.name.removeprefix(f"{name}.").removesuffix(".part")
+            if process.isdigit() and not part.is_symlink() and not _alive(int(process)):
+                with contextlib.suppress(OSError):
+                    part.unlink()
+
+
+def _alive(process: int) -> bool:
+    """Whether a process of this number runs on this machine."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _apart(one: Mapping[str, Json], other: Mapping[str, Json]) -> str:

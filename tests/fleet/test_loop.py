@@ -71,7 +71,7 @@ def test_workers_are_asked_again_what_has_no_answer_and_what_is_new(
     assert [record.outcome for record in lost.records].count("failed") == 2
     fleet = Here()
     whole = run(tmp_path, fleet, monkeypatch, limit=5)
-    assert fleet.sent == [*["ruler/vt@512#1"] * 2, *["ruler/vt@512#3", "ruler/vt@512#4"] * 2]
+    assert fleet.sent == [*["ruler/vt@512#3", "ruler/vt@512#4"] * 2, *["ruler/vt@512#1"] * 2]  # what failed comes last
     assert whole.path == lost.path and all(record.score == 1.0 for record in whole.records)
     assert (whole.path / RECORDS).read_bytes().count(b"\n") == len(load_run(whole.path).records) == 10
     assert not [str(each) for each in findings(whole.path) if each.differs]
