@@ -1,18 +1,20 @@
 """Kills a run at points that are given, and goes on with it: a process of its own, which forks for every run.
 
-`python tests/crash.py FOLDER POINT...`: each POINT is `write:N`, the N-th call that changes the disk (the process is
-killed instead, or for every third N in the middle of a write), or `time:S`, a moment in seconds. After each kill the
+`python tests/crash.py FOLDER POINT...`: a POINT is `write:N`, the N-th call that changes the disk (the process is
+killed instead, or for every third N in the middle of a write), or `time:S`, a moment in seconds, or `each`. After each kill the
 records that had been written are still there; at the end the run is whole. One line of JSON says what happened.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,22 +88,24 @@ def lines(folder: Path) -> list[bytes]:
 
 
 def main(folder: Path, points: list[str]) -> None:
-    """Kill once at each point; a run that is whole begins anew in another folder."""
-    kills, lost, fails, number = 0, 0, 0, 0
-    place = folder / "0"
-    for point in points:
+    """Kill once at each point of one run, which begins anew once it is whole; with `each`, at every change of a run."""
+    said = {"kills": 0, "lost": 0, "failed": 0, "runs": 0}
+    each = points == ["each"]
+    for number, point in enumerate(f"write:{n}" for n in itertools.count(1)) if each else enumerate(points):
+        place = folder / str(number if each else said["runs"])
         before = {json.loads(line)["key"] for line in lines(place)}
         status = kill(place, point)
-        kills += os.WIFSIGNALED(status)
-        fails += os.WIFEXITED(status) and os.WEXITSTATUS(status) != 0
-        lost += len(before - {json.loads(line)["key"] for line in lines(place)})
-        if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0:
-            number += 1
-            place = folder / str(number)
-    fails += forked(lambda: run(place)) != 0
-    for each in range(number):
-        fails += forked(lambda place=folder / str(each): run(place)) != 0  # type: ignore[misc]
-    sys.stdout.write(json.dumps({"kills": kills, "lost": lost, "failed": fails, "runs": number + 1}))
+        ended = os.WIFEXITED(status)
+        said["kills"] += not ended
+        said["lost"] += len(before - {json.loads(line)["key"] for line in lines(place)})
+        said["failed"] += ended and os.WEXITSTATUS(status) != 0
+        if each or ended:
+            said["runs"] += 1
+        if each and ended:
+            break
+    for place in sorted(folder.iterdir()):
+        said["failed"] += forked(partial(run, place)) != 0
+    sys.stdout.write(json.dumps(said))
 
 
 if __name__ == "__main__":
