@@ -1,8 +1,9 @@
 """Kills a run at points that are given, and goes on with it: a process of its own, which forks for every run.
 
 `python tests/crash.py FOLDER POINT...`: a POINT is `write:N`, the N-th call that changes the disk (the process is
-killed instead, or for every third N in the middle of a write), or `time:S`, a moment in seconds, or `each`. After each kill the
-records that had been written are still there; at the end the run is whole. One line of JSON says what happened.
+killed instead, or for every third N in the middle of a write), or `time:S`, a moment in seconds; `each` is every such
+call of one run after the other. After each kill the records that had been written are still there; at the end the run
+is whole. One line of JSON says what happened.
 """
 
 from __future__ import annotations
