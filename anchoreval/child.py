@@ -12,7 +12,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +74,7 @@ def _keep(file: Path, answer: dict[str, Any]) -> None:
     with contextlib.suppress(OSError, RuntimeError):
         file = file.expanduser()
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False, encoding="utf-8") as part:
-            json.dump(answer, part)
-        Path(part.name).replace(file)
+        clear_parts(file)
+        part = part_of(file)
+        part.write_text(json.dumps(answer), encoding="utf-8")
+        part.replace(file)

@@ -342,7 +342,7 @@ def _run_group(
     asked = {name: pair for name, pair in by_id.items() if name in waiting}
     short, refused = counted.fitting(task, asked, window, rule)
     with backend.under(arm):
-        for one in itertools.chain(refused, answers(backend, short, second)):
+        for one in itertools.chain(refused, answers(backend, short, second, keys, folder.firsts)):
             store(task, one, arm, keys, folder, folder.environment)
     return keys
 

@@ -12,8 +12,8 @@ from anchoreval.groups import answered_of, groups_of, whole
 from anchoreval.lengths import fitting
 from anchoreval.results import RunFolder
 from anchoreval.run import Cell, Plan, Progress, key_of, requests_of, second_of, store
-from anchoreval.schema import SCORED, Json, Output, Request, Sample
-from anchoreval.steps import Answered, Second, both, seconds
+from anchoreval.schema import Json, Output, Request, Sample
+from anchoreval.steps import Answered, Second, both, first_answers, keep, seconds
 from anchoreval.tokenizer import TextTokenizer
 
 
@@ -55,14 +55,16 @@ def _units(
                 waiting = folder.waiting(arm.name, keys)
                 for one in refused:
                     store(cell.task, one, arm, keys, folder, folder.environment)
-                sent = [request for name, (_, request) in short.items() if name in waiting]
-                progress(len(samples) - len(sent))
+                left = {name: pair for name, pair in short.items() if name in waiting}
+                progress(len(samples) - len(left))
                 group = _Group(cell.task, arm, asked, keys, second, folder, progress)
+                group.waiting = first_answers(left, keys, folder.firsts)
+                sent = [request for name, (_, request) in left.items() if name not in group.waiting]
                 for request in [request for request in sent if folder.failed(keys[request.sample_id])]:
                     sent.remove(request)
                     last.append(Unit(arm, [request], group))
-                if sent:
-                    yield Unit(arm, sent, group)
+                if unit := Unit(arm, sent, group) if sent else group.done():
+                    yield unit
     yield from last
 
 
@@ -86,8 +88,9 @@ class _Group:
         one = Answered(*self.asked[name], output)
         if name in self.made:
             one = both(self.waiting[name], self.made[name], output)
-        elif one.sample.then and output.outcome in SCORED:
+        elif one.goes_on:
             self.waiting[name] = one
+            keep(self.folder.firsts, self.keys[name], output)
             return
         self._store(one, self.folder.environment_of(environment))
 
