@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from anchoreval.errors import ModelError
+from anchoreval.files import clear_parts, part_of
 
 _SCRIPT = Path(__file__).with_name("transformers_child.py")
 _PATIENCE_S = 120  # for the imports on a busy machine; a job has limits of its own

@@ -357,7 +357,8 @@ def _write_line(file: int, line: bytes) -> None:
             rest = rest[os.write(file, rest) :]
         os.fsync(file)
     except OSError:
-        os.ftruncate(file, end)
+        with contextlib.suppress(OSError):  # what cannot be taken back is a torn line, which the next call drops
+            os.ftruncate(file, end)
         raise
 
 

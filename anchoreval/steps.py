@@ -62,7 +62,7 @@ def answers(
         else:
             yield one
     if waiting:
-        yield from _second_step(backend, waiting, second)
+        yield from _second_step(backend, {name: waiting[name] for name in asked if name in waiting}, second)
 
 
 def first_answers(

@@ -234,9 +234,7 @@ class Fleet:
             hand.unit = None
             if unit.left:
                 first = unit.left[0].sample_id
-                raise RunError(
-                    f"a worker left out {first} under {unit.arm.name}: run the same command again"
-                ) from None
+                raise RunError(f"a worker left out {first} under {unit.arm.name}: run the same command again") from None
             self._end(unit, back)
             return
         output: Output = self._got(reference)
