@@ -12,7 +12,7 @@ VLLM := .venv-vllm/bin
 VLLM_TESTS := tests/vllm_plugin tests/backends/test_vllm*.py tests/backends/test_openai*.py tests/fleet/test_fleet_vllm.py \
 	tests/lm_eval_plugin/test_lm_eval_vllm.py
 
-.PHONY: demo smollm2 test test-cpus test-long test-vllm check
+.PHONY: demo smollm2 test test-cpus test-crash test-long test-vllm check
 demo: .venv/run.stamp
 	$(BIN)/anchoreval run --model anchor-tiny --tasks ruler --lengths 512,1024,2048 --rope bf16,fp32 --limit 20 \
 		--haystack generated --output runs/demo
@@ -40,6 +40,9 @@ test-cpus: .venv/dev.stamp
 
 test-long: .venv/dev.stamp
 	$(BIN)/python -m pytest -m long
+
+test-crash: .venv/dev.stamp
+	$(BIN)/python -m pytest -m crash
 
 test-vllm: .venv-vllm/stamp
 	$(VLLM)/python -m pytest --numprocesses 2 --dist loadfile $(VLLM_TESTS)

@@ -12,11 +12,11 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from anchoreval.errors import ModelError
+from anchoreval.files import clear_parts, part_of
 
 _SCRIPT = Path(__file__).with_name("transformers_child.py")
 _PATIENCE_S = 120  # for the imports on a busy machine; a job has limits of its own
@@ -75,6 +75,7 @@ def _keep(file: Path, answer: dict[str, Any]) -> None:
     with contextlib.suppress(OSError, RuntimeError):
         file = file.expanduser()
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False, encoding="utf-8") as part:
-            json.dump(answer, part)
-        Path(part.name).replace(file)
+        clear_parts(file)
+        part = part_of(file)
+        part.write_text(json.dumps(answer), encoding="utf-8")
+        part.replace(file)

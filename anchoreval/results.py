@@ -19,6 +19,8 @@ from types import TracebackType
 from typing import Any
 
 from anchoreval.errors import RunError
+from anchoreval.files import clear_parts, part_of
+from anchoreval.kept import Kept
 from anchoreval.record_line import checked, record_of, unanswered
 from anchoreval.record_line import from_line as from_line
 from anchoreval.record_line import to_line as to_line
@@ -27,6 +29,7 @@ from anchoreval.schema import SCORED, Json, Record
 SCHEMA = 2  # of runs that are written
 READ = (1, 2)  # of runs that are read
 HEADER, RECORDS, LOCK = "header.json", "records.jsonl", "lock"
+FIRSTS = "first_answers.jsonl"  # of samples of two steps, until the run finishes
 
 
 #: Lists of a header, and what stands in each of their rows.
@@ -172,6 +175,7 @@ class RunFolder:
         self._same_environment = same_environment
         self._keys: dict[tuple[str, str], str] = {}
         self._written, self._stale = False, 0
+        self.firsts = Kept()
 
     def __enter__(self) -> RunFolder:
         with _named(self.path):
@@ -185,7 +189,12 @@ class RunFolder:
                 f"{self.path}: another process is writing this run; wait for it or use another --output"
             ) from error
         try:
+            for name in (HEADER, RECORDS):
+                clear_parts(self.path / name)
             self._resume()
+            if (self.path / FIRSTS).is_symlink():
+                raise RunError(f"{self.path / FIRSTS} is a link: delete it")
+            self.firsts = Kept(self.path / FIRSTS)
             with _named(self.path):
                 self._file = os.open(self.path / RECORDS, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
         except BaseException:
@@ -251,9 +260,8 @@ class RunFolder:
         return key in self.done and self.done[key].outcome in SCORED
 
     def waiting(self, arm: str, keys: Mapping[str, str]) -> set[str]:
-        """Of a group's samples, by id with their keys, those that are to be sent under an arm.
+        """Of samples, by id with their keys, those that have no answer under an arm.
 
-        Those without an answer where each was asked once; all where some were not, since a group is computed together.
         RunError where a record of the same sample was made of another prompt.
         """
         for name, key in keys.items():
@@ -262,8 +270,11 @@ class RunFolder:
                     f"{self.path}: {name} under {arm} stands there with another prompt or engine than this version "
                     "makes of the same settings: use another --output"
                 )
-        lost = {name for name, key in keys.items() if not self.answered(key)}
-        return lost if all(key in self.done for key in keys.values()) else set(keys)
+        return {name for name, key in keys.items() if not self.answered(key)}
+
+    def failed(self, key: str) -> bool:
+        """Whether the last line of this key says that it cost workers their life, or failed otherwise."""
+        return key in self.done and self.done[key].outcome == "failed"
 
     def append(self, record: Record) -> None:
         """One more line, on disk when this returns; none where the sample failed again in the same way."""
@@ -274,9 +285,7 @@ class RunFolder:
             self._begin()
         line = to_line(record)
         with _named(self.path):
-            if os.write(self._file, line) != len(line):
-                raise OSError("only a part of the line could be written")
-            os.fsync(self._file)
+            _write_line(self._file, line)
         self._stale += before is not None
         self.done[record.key] = record
         self._keys[record.sample_id, record.arm] = record.key
@@ -313,6 +322,7 @@ class RunFolder:
         self.sort(list(self.done))
         with (self.path / RECORDS).open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
+        (self.path / FIRSTS).unlink(missing_ok=True)
         self._header |= changes
         self.update_header(seal=seal_of(self._header, digest, len(self.done)))
 
@@ -337,6 +347,19 @@ def _check_seal(path: Path, header: Mapping[str, Json]) -> None:
         raise RunError(
             f"{path}: changed since it finished (seal): `anchoreval verify {path}` says where; use another --output"
         )
+
+
+def _write_line(file: int, line: bytes) -> None:
+    """Append a line to an open file, on the disk whole or not at all; OSError says why it is not."""
+    end, rest = os.fstat(file).st_size, line
+    try:
+        while rest:
+            rest = rest[os.write(file, rest) :]
+        os.fsync(file)
+    except OSError:
+        with contextlib.suppress(OSError):  # what cannot be taken back is a torn line, which the next call drops
+            os.ftruncate(file, end)
+        raise
 
 
 def _apart(one: Mapping[str, Json], other: Mapping[str, Json]) -> str:
@@ -378,7 +401,8 @@ def write_whole(path: Path, pieces: Iterable[str | bytes]) -> Path:
 
     Text becomes UTF-8. Folders are made as needed. RunError when it cannot be written; nothing half written stays.
     """
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    clear_parts(path)
+    part = part_of(path)
     try:
         with _named(path):
             path.parent.mkdir(parents=True, exist_ok=True)

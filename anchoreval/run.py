@@ -1,7 +1,8 @@
 """The loop: samples -> requests -> outputs -> scores -> lines on disk. Resumes where an earlier run stopped.
 
 Samples go through in groups of fixed size, each group under every arm before the next one: what is on disk is always
-paired. A group is the unit of computation, so a resumed group is computed exactly as an unbroken run would have.
+paired. Of a group that was cut off only the rest is computed; beside fewer others its answers may differ from those of
+an unbroken run in their last bits, as a placebo's do.
 """
 
 from __future__ import annotations
@@ -333,10 +334,7 @@ def _run_group(
     folder: RunFolder,
     second: Second,
 ) -> dict[str, str]:
-    """Answer one group under one arm; a group partly on disk is computed whole, and only the rest is written.
-
-    Of a group that is wholly there what has no answer is asked again. Sample id -> key of its record.
-    """
+    """Answer what has no answer yet of one group under one arm. Sample id -> key of its record."""
     keys = {request.sample_id: key_of(request, arm, backend.fingerprint) for request in requests}
     if not (waiting := folder.waiting(arm.name, keys)):
         return keys
@@ -344,7 +342,7 @@ def _run_group(
     asked = {name: pair for name, pair in by_id.items() if name in waiting}
     short, refused = counted.fitting(task, asked, window, rule)
     with backend.under(arm):
-        for one in itertools.chain(refused, answers(backend, short, second)):
+        for one in itertools.chain(refused, answers(backend, short, second, keys, folder.firsts)):
             store(task, one, arm, keys, folder, folder.environment)
     return keys
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
@@ -13,6 +17,7 @@ from typing import Any
 import pytest
 
 from anchoreval import cards, evaluate, remake
+from anchoreval import run as run_module
 from anchoreval.backends.fake import FakeBackend
 from anchoreval.cards import load_tasks
 from anchoreval.cli import main
@@ -106,7 +111,7 @@ def test_what_a_run_holds_after_it_grew_is_what_one_run_would_hold(tmp_path: Pat
     assert not differences(grown.path)
 
 
-def test_a_run_that_is_stopped_while_it_grows_goes_on_in_the_same_groups(
+def test_a_run_that_is_stopped_while_it_grows_computes_the_rest_of_its_group(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     groups: list[int] = []
@@ -125,7 +130,7 @@ def test_a_run_that_is_stopped_while_it_grows_goes_on_in_the_same_groups(
     (path,) = tmp_path.glob("*/*")
     assert load_run(path).header["grown"] == [3] and "seal" not in load_run(path).header
     result = run(tmp_path, 66, "ruler/vt", rope="fp32")
-    assert groups == [3, 61, 61, 2] and len(result.records) == 66 and not differences(path)
+    assert groups == [3, 61, 57, 2] and len(result.records) == 66 and not differences(path)
 
 
 def test_a_smaller_limit_takes_nothing_away_and_says_so(tmp_path: Path, sent: list[str]) -> None:
@@ -360,3 +365,54 @@ def test_a_run_in_which_nothing_was_scored_exits_with_1_and_says_why(
     assert f"nothing was scored: 2 of 2 records {outcome}: the cat sat on it: " in last and advice in last
     losing(monkeypatch, lambda name: outcome if name.endswith("#1") else None)
     assert main(command) == 0
+
+
+@pytest.mark.parametrize("every", [1, 5, 8])
+def test_a_run_that_is_cut_after_every_few_records_ends_and_asks_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int
+) -> None:
+    asked: list[str] = []
+
+    def cut(self: FakeBackend, requests: Sequence[Request]) -> Iterator[Output]:
+        for output in ANSWER(self, requests):
+            if len(asked) - before >= every:
+                raise KeyboardInterrupt
+            asked.append(output.sample_id)
+            yield output
+
+    monkeypatch.setattr(FakeBackend, "answer", cut)
+    tasks = "ruler/vt ruler/niah_single_1"
+    for _ in range(2 * 2 * 6 // every + 1):
+        before = len(asked)
+        with contextlib.suppress(KeyboardInterrupt):
+            result = run(tmp_path / "cut", 6, tasks)
+    assert sorted(asked) == sorted(record.sample_id for record in result.records) and len(asked) == 2 * 2 * 6
+    monkeypatch.undo()
+    whole = run(tmp_path / "whole", 6, tasks)
+    assert {(r.key, r.output, r.score) for r in result.records} == {(r.key, r.output, r.score) for r in whole.records}
+    assert not differences(result.path)
+
+
+def test_a_finished_run_and_finished_cells_make_no_prompt_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: list[str]
+) -> None:
+    made: list[str] = []
+    stock = run_module.to_request
+    noted = lambda sample, *given, **named: (made.append(sample.id), stock(sample, *given, **named))[1]  # noqa: E731
+    monkeypatch.setattr(run_module, "to_request", noted)
+    run(tmp_path, 5, "ruler/vt")
+    made.clear()
+    sent.clear()
+    run(tmp_path, 5, "ruler/vt")
+    assert set(made) == {"ruler/vt@512#0"} and not sent  # the first sample of a cell is compared with the one on disk
+
+
+def test_half_files_of_processes_that_are_gone_are_deleted_and_no_others(tmp_path: Path) -> None:
+    path = run(tmp_path, 2, "ruler/vt").path
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    names = [f"header.json.{gone.pid}.part", f"header.json.{os.getpid()}.part", "mine.part", "header.json.notes.part"]
+    for name in names:
+        (path / name).write_text("half")
+    run(tmp_path, 2, "ruler/vt")
+    assert [name for name in names if (path / name).exists()] == names[1:]

@@ -92,7 +92,7 @@ def count(output: Path) -> int:
     return sum(path.read_bytes().count(b"\n") for path in output.glob(f"*/*/{RECORDS}"))
 
 
-@pytest.mark.slow
+@pytest.mark.crash
 def test_a_run_killed_at_ten_random_points_ends_with_the_records_of_an_unbroken_one(tmp_path: Path) -> None:
     whole, broken, rng = tmp_path / "whole", tmp_path / "broken", random.Random(7)
     assert started(whole, 0.0).wait() == 0

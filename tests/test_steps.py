@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -257,3 +258,59 @@ def test_the_command_line_runs_verifies_and_reports(
     assert main(["run", *arguments, str(folder), *flags, "--no-context"]) == 2
     assert "--prompting cot needs the context: leave out --no-context" in capsys.readouterr().err
     shutil.rmtree(path)
+
+
+@pytest.mark.usefixtures("thinking")
+@pytest.mark.parametrize("every", [1, 4])
+def test_a_run_of_two_steps_that_is_cut_every_few_answers_ends_and_asks_nothing_twice(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, every: int
+) -> None:
+    asked: list[int] = []
+    stock = FakeBackend.answer
+
+    def cut(self: FakeBackend, requests: Sequence[Request]) -> Iterator[Output]:
+        for request in requests:
+            if len(asked) - before >= every:
+                raise KeyboardInterrupt
+            asked.append(hash(request))
+            yield from stock(self, [request])
+
+    monkeypatch.setattr(FakeBackend, "answer", cut)
+    for _ in range(24 // every + 1):
+        before = len(asked)
+        with contextlib.suppress(KeyboardInterrupt):
+            result = run(tmp_path / "cut", folder)
+    assert len(asked) == 24, "6 samples, 2 arms, 2 steps"
+    assert not list(result.path.glob("first_answers*"))
+    monkeypatch.undo()
+    assert not differences(result.path, folder)
+
+
+@pytest.mark.usefixtures("thinking")
+def test_first_answers_that_were_damaged_are_asked_again(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stock = FakeBackend.answer
+
+    def cut(self: FakeBackend, requests: Sequence[Request]) -> Iterator[Output]:
+        yield from stock(self, requests)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(FakeBackend, "answer", cut)
+        run(tmp_path / "cut", folder)
+    (path,) = (tmp_path / "cut").glob("*/*/first_answers.jsonl")
+    lines = [json.loads(line) for line in path.read_bytes().splitlines()]
+    lines[0]["content"]["finish"], lines[1]["content"], lines[2]["content"]["token_ids"] = "error", 3, ["a"]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"name": "x", "cont')
+    asked: list[str] = []
+
+    def counted(self: FakeBackend, requests: Sequence[Request]) -> Iterator[Output]:
+        asked.extend(request.sample_id for request in requests if not request.reference_ids)
+        return stock(self, requests)
+
+    monkeypatch.setattr(FakeBackend, "answer", counted)
+    result = run(tmp_path / "cut", folder)
+    assert asked[:3] == [f"{TASK}@200#{i}" for i in range(3)] and len(asked) == 3 + 6
+    assert content(result) == content(run(tmp_path / "whole", folder))
+    assert not differences(result.path, folder)

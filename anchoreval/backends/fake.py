@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,20 +33,22 @@ class FakeBackend:
     """A `Backend` whose answers follow from each request alone.
 
     Modes: `echo-reference` says the reference, `half` says it for about half of the prompts, `wrong` repeats
-    the prompt's first tokens, `empty` says nothing.
+    the prompt's first tokens, `empty` says nothing. The process is killed by the samples that the file `dies_on` names.
     """
 
-    def __init__(self, mode: str, decoder: Decodes, delay_s: float = 0.0) -> None:
+    def __init__(self, mode: str, decoder: Decodes, delay_s: float = 0.0, dies_on: str | None = None) -> None:
         if mode not in _MODES:
             raise UnknownName("mode of the fake backend", mode, _MODES)
         self._mode, self._decoder, self._delay_s = mode, decoder, delay_s
-        self._closed = False
+        self._closed, self._dies_on = False, Path(dies_on) if dies_on else None
 
     @classmethod
-    def open(cls, model: str, *, mode: str = "echo-reference", delay_s: float = 0.0, **_: Json) -> FakeBackend:
+    def open(
+        cls, model: str, *, mode: str = "echo-reference", delay_s: float = 0.0, dies_on: str | None = None, **_: Json
+    ) -> FakeBackend:
         """The backend; `model` may be a folder with a tokenizer.json. Other options are ignored."""
         path = Path(model).expanduser() / "tokenizer.json"
-        return cls(mode, load_tokenizer(path) if path.is_file() else Numbers(), delay_s)
+        return cls(mode, load_tokenizer(path) if path.is_file() else Numbers(), delay_s, dies_on)
 
     @property
     def fingerprint(self) -> str:
@@ -83,6 +87,8 @@ class FakeBackend:
             raise ModelError("the backend is closed")
         for request in requests:
             time.sleep(self._delay_s)
+            if self._dies_on and request.sample_id in self._dies_on.read_text(encoding="utf-8").split():
+                os.kill(os.getpid(), signal.SIGKILL)
             yield self._choose(request) if request.choices else self._answer(request)
 
     def close(self) -> None:

@@ -10,11 +10,12 @@ import fcntl
 import hashlib
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+from anchoreval.files import clear_parts, part_of
 
 LARGE_BYTES = 1 << 23  # smaller files are read in milliseconds
 SETTLED_NS = 2_000_000_000  # a file that changed later than this may change again within one tick of its clock
@@ -86,13 +87,13 @@ def _update(change: Callable[[Kept], Kept]) -> None:
         before = _load()
         after = dict(list(change(before).items())[-_MOST:])
         if after != before:
-            handle, part = tempfile.mkstemp(dir=file.parent, prefix=file.name)
+            clear_parts(file)
+            part = part_of(file)
             try:
-                with os.fdopen(handle, "w", encoding="utf-8") as text:
-                    json.dump(after, text)
-                Path(part).replace(file)
+                part.write_text(json.dumps(after), encoding="utf-8")
+                part.replace(file)
             finally:
-                Path(part).unlink(missing_ok=True)
+                part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

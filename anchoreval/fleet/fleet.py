@@ -1,8 +1,8 @@
 """Backends as Ray actors. The driver makes prompts, hands out groups of them and is the only one that writes.
 
 Outputs stream back one by one, so what a worker has answered is on disk before it goes on. A worker that dies is
-replaced, on another node where its own is gone, and the group it had is computed again by whoever is free: a group is
-the unit of computation, so its bits do not depend on who computes it.
+replaced, on another node where its own is gone, and what it had left is computed by whoever is free. What costs a
+second worker its life goes out sample by sample, and the one that costs a third has failed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from anchoreval.errors import AnchorEvalError, MissingExtra, RunError
 from anchoreval.identity import environment_of
 from anchoreval.schema import Json, Output, Request
 
-TRIES = 3  # deaths of workers on one and the same group before the run fails
+TRIES = 3  # deaths of workers on one sample before it has failed, and while opening before none is opened any more
 START_SECONDS = 600.0  # without any worker
 
 
@@ -54,12 +54,24 @@ class Taker(Protocol):
 
 @dataclass(slots=True)
 class Unit:
-    """Requests that are computed together under one arm, and who takes their outputs."""
+    """Requests that are computed together under one arm, and who takes their outputs; `deaths` is what they cost."""
 
     arm: Arm
     requests: Sequence[Request]
     taker: Taker
     deaths: int = 0
+    taken: set[str] = field(default_factory=set)
+
+    @property
+    def left(self) -> list[Request]:
+        """What has not come yet."""
+        return [request for request in self.requests if request.sample_id not in self.taken]
+
+    def again(self) -> Iterator[Unit]:
+        """What has not come yet; each alone in the last try, so that the one that kills workers shows."""
+        left = self.left
+        parts = [left] if self.deaths < TRIES - 1 else [[request] for request in left]
+        return (Unit(self.arm, part, self.taker, self.deaths) for part in parts if part)
 
 
 class Worker:
@@ -118,6 +130,7 @@ class Fleet:
     _about: dict[str, Json] = field(default_factory=dict)
     _hands: list[_Hand] = field(default_factory=list)
     _owned: bool = False
+    _unopened: int = 0  # workers that died while they opened their backend, since one last opened it
 
     @classmethod
     def open(cls, address: str, workers: int | None, opening: Opening) -> Fleet:
@@ -156,7 +169,7 @@ class Fleet:
         yield self._got(hand.actor.applied.remote(arm))
 
     def work(self, units: Iterable[Unit]) -> None:
-        """Every unit computed; RunError when one of them costs `TRIES` workers their life."""
+        """Every unit computed; a sample that costs `TRIES` workers their life has failed, and the others go on."""
         fresh, back = iter(units), deque[Unit]()
         while True:
             for hand in self._hands:
@@ -219,29 +232,55 @@ class Fleet:
             reference = next(hand.waiting)
         except StopIteration:
             hand.unit = None
-            if (following := unit.taker.done()) is not None:
-                back.append(following)
+            if unit.left:
+                first = unit.left[0].sample_id
+                raise RunError(f"a worker left out {first} under {unit.arm.name}: run the same command again") from None
+            self._end(unit, back)
             return
-        unit.taker.take(self._got(reference), hand.environment)
+        output: Output = self._got(reference)
+        unit.taken.add(output.sample_id)
+        unit.taker.take(output, hand.environment)
+
+    @staticmethod
+    def _end(unit: Unit, back: deque[Unit]) -> None:
+        if (following := unit.taker.done()) is not None:
+            back.append(following)
 
     def _greet(self, hand: _Hand, fingerprint: str, about: dict[str, Json]) -> None:
         if self._fingerprint and fingerprint != self._fingerprint:
             raise RunError("the workers' engines differ: the same weights and settings are needed on every node")
         self._fingerprint, self._about, hand.ready = fingerprint, self._about or about, True
+        self._unopened = 0
         hand.environment = environment_of(about)
 
     def _replace(self, hand: _Hand, back: deque[Unit], error: Exception) -> None:
+        """Another worker in the place of one that died, as long as they can be opened."""
         if hand.unit is not None:
-            hand.unit.deaths += 1
-            if hand.unit.deaths >= TRIES:
-                first = hand.unit.requests[0].sample_id
-                raise RunError(f"{TRIES} workers died on the group of {first} under {hand.unit.arm.name}") from error
-            back.append(hand.unit)
-        elif not hand.ready and not self._any_ready():
-            raise RunError(f"a worker died while it opened its backend: {_line(error)}") from error
+            self._bury(hand.unit, hand, back)
+        elif not hand.ready:
+            self._unopened += 1
         with contextlib.suppress(Exception):
             self._ray.kill(hand.actor)  # one that is only out of reach must not go on
-        self._hands[next(i for i, each in enumerate(self._hands) if each is hand)] = self._new()
+        at = next(i for i, each in enumerate(self._hands) if each is hand)
+        if self._unopened < TRIES:
+            self._hands[at] = self._new()
+            return
+        del self._hands[at]
+        if not self._hands:
+            raise RunError(f"{TRIES} workers died while they opened their backend: {_line(error)}") from error
+
+    def _bury(self, unit: Unit, hand: _Hand, back: deque[Unit]) -> None:
+        """What a unit that cost a worker its life becomes: the rest of it once more, or a sample that has failed."""
+        unit.deaths += 1
+        if unit.deaths < TRIES:
+            back.extend(unit.again())
+        for request in unit.left if unit.deaths >= TRIES else ():
+            why = f"{TRIES} workers died on it"
+            output = Output(request.sample_id, "", (), "error", None, 0.0, why, lost="failed")
+            unit.taken.add(request.sample_id)
+            unit.taker.take(output, hand.environment)
+        if not unit.left:
+            self._end(unit, back)
 
     def _got(self, reference: Any) -> Any:
         """The value; an error of the product is raised as it was in the worker."""

@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 
 from anchoreval.arms import Arm
 from anchoreval.cards import Task
-from anchoreval.errors import RunError
 from anchoreval.fleet.fleet import Fleet, Unit
-from anchoreval.groups import groups_of
+from anchoreval.groups import answered_of, groups_of, whole
 from anchoreval.lengths import fitting
 from anchoreval.results import RunFolder
 from anchoreval.run import Cell, Plan, Progress, key_of, requests_of, second_of, store
-from anchoreval.schema import SCORED, Json, Output, Request, Sample
-from anchoreval.steps import Answered, Second, both, seconds
+from anchoreval.schema import Json, Output, Request, Sample
+from anchoreval.steps import Answered, Second, both, first_answers, keep, seconds
 from anchoreval.tokenizer import TextTokenizer
 
 
@@ -40,8 +39,12 @@ def _units(
     folder: RunFolder,
     progress: Progress,
 ) -> Iterator[Unit]:
-    """Every group under every arm that is not wholly on disk with its answers."""
+    """What has no answer yet of every group under every arm; then, one by one, what failed before."""
+    there, last = answered_of(folder), list[Unit]()
     for cell in cells:
+        if whole(cell, plan, there, engine, tokenizer, folder):
+            progress(cell.asked * len(plan.arms))
+            continue
         second = second_of(cell.task, plan, tokenizer, window)
         for samples in groups_of(cell, plan):
             requests = requests_of(cell, samples, plan, tokenizer)
@@ -52,16 +55,22 @@ def _units(
                 waiting = folder.waiting(arm.name, keys)
                 for one in refused:
                     store(cell.task, one, arm, keys, folder, folder.environment)
-                sent = [request for name, (_, request) in short.items() if name in waiting]
-                if not sent:
-                    progress(len(samples))
-                else:
-                    yield Unit(arm, sent, _Group(cell.task, arm, asked, keys, second, folder, progress))
+                left = {name: pair for name, pair in short.items() if name in waiting}
+                progress(len(samples) - len(left))
+                group = _Group(cell.task, arm, asked, keys, second, folder, progress)
+                group.waiting = first_answers(left, keys, folder.firsts)
+                sent = [request for name, (_, request) in left.items() if name not in group.waiting]
+                for request in [request for request in sent if folder.failed(keys[request.sample_id])]:
+                    sent.remove(request)
+                    last.append(Unit(arm, [request], group))
+                if unit := Unit(arm, sent, group) if sent else group.done():
+                    yield unit
+    yield from last
 
 
 @dataclass(slots=True)
 class _Group:
-    """What becomes of the outputs of one group under one arm; samples of two steps wait for the end of the first."""
+    """What becomes of the outputs of one group under one arm; a sample of two steps waits for the end of its unit."""
 
     task: Task
     arm: Arm
@@ -77,23 +86,24 @@ class _Group:
         """One output: on disk, unless a second step follows."""
         name = output.sample_id
         one = Answered(*self.asked[name], output)
-        if self.made:
+        if name in self.made:
             one = both(self.waiting[name], self.made[name], output)
-        elif one.sample.then and output.outcome in SCORED:
+        elif one.goes_on:
             self.waiting[name] = one
+            keep(self.folder.firsts, self.keys[name], output)
             return
-        store(self.task, one, self.arm, self.keys, self.folder, self.folder.environment_of(environment))
+        self._store(one, self.folder.environment_of(environment))
 
     def done(self) -> Unit | None:
-        """The unit of the second step, None where there is none; RunError for a sample that was left out."""
-        if self.waiting and not self.made:
-            self.made, lost = seconds(self.waiting, self.second)
-            for one in lost:
-                store(self.task, one, self.arm, self.keys, self.folder, self.folder.environment)
-            if self.made:
-                return Unit(self.arm, [request for _, request in self.made.values()], self)
-        missing = [name for name, key in self.keys.items() if key not in self.folder.done]
-        if missing:
-            raise RunError(f"a worker left out {missing[0]} under {self.arm.name}: run the same command again")
-        self.progress(len(self.keys))
-        return None
+        """The unit of the second steps that wait now, None where there is none."""
+        waiting = {name: one for name, one in self.waiting.items() if name not in self.made}
+        made, lost = seconds(waiting, self.second)
+        for one in lost:
+            self._store(one, self.folder.environment)
+            del self.waiting[one.sample.id]
+        self.made |= made
+        return Unit(self.arm, [request for _, request in made.values()], self) if made else None
+
+    def _store(self, one: Answered, environment: int | None) -> None:
+        store(self.task, one, self.arm, self.keys, self.folder, environment)
+        self.progress(1)

@@ -91,7 +91,7 @@ def test_a_killed_driver_goes_on_where_it_was(tmp_path: Path) -> None:
     assert timeless(path) == timeless(one) and len(read_records(path)) == 200
 
 
-def test_a_group_that_costs_three_workers_their_life_fails_the_run(cluster: Any, tmp_path: Path) -> None:
+def test_workers_that_die_whenever_they_open_end_the_run(cluster: Any, tmp_path: Path) -> None:
     stop = threading.Event()
 
     def kill_all() -> None:
@@ -108,6 +108,19 @@ def test_a_group_that_costs_three_workers_their_life_fails_the_run(cluster: Any,
     finally:
         stop.set()
         thread.join()
+
+
+def test_a_sample_that_kills_its_worker_fails_alone_and_is_asked_again_last(cluster: Any, tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"ray": cluster.address, "workers": 1, "limit": 3, "lengths": [512]}
+    poison = tmp_path / "poison"
+    poison.write_text("ruler/vt@512#1")
+    result = run(tmp_path / "run", options={"dies_on": str(poison)}, **asked)
+    lost = [(record.sample_id, record.outcome, record.why) for record in result.records if record.score is None]
+    assert set(lost) == {("ruler/vt@512#1", "failed", "3 workers died on it")} and len(lost) == 2
+    assert all(record.score == 1.0 for record in result.records if record.sample_id != "ruler/vt@512#1")
+    poison.write_text("")
+    whole = run(tmp_path / "run", options={"dies_on": str(poison)}, **asked)
+    assert whole.path == result.path and all(record.score == 1.0 for record in whole.records)
 
 
 def test_an_error_of_a_worker_is_the_one_line_that_it_is_in_one_process(tmp_path: Path) -> None:

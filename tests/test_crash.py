@@ -1,0 +1,120 @@
+"""A run that is killed at any moment loses no record, and the same command ends it. `make test-crash` kills oftener."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from crash import ASKED, lines, run
+
+from anchoreval import evaluate, results
+from anchoreval.errors import RunError
+from anchoreval.results import load_run
+from anchoreval.verify import findings
+
+SCRIPT = Path(__file__).with_name("crash.py")
+
+
+def killed(folder: Path, points: list[str]) -> dict[str, int]:
+    """What `crash.py` says of runs that are killed at these points."""
+    done = subprocess.run([sys.executable, SCRIPT, folder, *points], capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    said: dict[str, int] = json.loads(done.stdout)
+    return said
+
+
+def check(folder: Path, whole: Path) -> None:
+    """Every run in `folder` is whole, verifies without a difference, and has the answers of the run in `whole`."""
+    [expected] = whole.glob("*/*")
+    for path in folder.glob("*/*/*"):
+        assert not [str(finding) for finding in findings(path) if finding.differs]
+        found = load_run(path)
+        assert {(r.key, r.output, r.score) for r in found.records} == {
+            (r.key, r.output, r.score) for r in load_run(expected).records
+        }
+        assert found.header["finished"] and not list(path.glob("*.part"))
+
+
+def test_ten_kills_lose_nothing_and_the_same_command_ends_the_run(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    points = [f"write:{draw.randrange(1, 60)}" for _ in range(7)]
+    points += [f"time:{draw.uniform(0.05, 0.5):.2f}" for _ in range(3)]
+    said = killed(tmp_path / "killed", points)
+    assert said["kills"] >= 5 and said["lost"] == said["failed"] == 0
+    run(tmp_path / "whole")
+    check(tmp_path / "killed", tmp_path / "whole")
+
+
+@pytest.mark.crash
+def test_a_kill_at_every_change_of_the_disk_and_at_random_moments_loses_nothing(tmp_path: Path) -> None:
+    run(tmp_path / "whole")
+    draw = random.Random(1)
+    said = killed(tmp_path / "writes", ["each"])
+    assert said["kills"] >= 40 and said["lost"] == said["failed"] == 0
+    check(tmp_path / "writes", tmp_path / "whole")
+    moments = [f"time:{draw.uniform(0.0, 1.0):.3f}" for _ in range(40)]
+    said = killed(tmp_path / "moments", moments)
+    assert said["kills"] >= 20 and said["lost"] == said["failed"] == 0
+    check(tmp_path / "moments", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("at", [0, 1, 5, 11])
+def test_a_full_disk_is_one_line_and_costs_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    stock, written = os.write, 0
+
+    def full(file: int, data: bytes) -> int:
+        nonlocal written
+        if data.startswith(b'{"') and b"sample_id" in data:
+            if written == at:
+                stock(file, data[:20])
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            written += 1
+        return stock(file, data)
+
+    monkeypatch.setattr(results.os, "write", full)
+    with pytest.raises(RunError, match=r"cannot write .*No space left") as caught:
+        run(tmp_path)
+    assert "\n" not in str(caught.value) and len(lines(tmp_path)) == at
+    monkeypatch.undo()
+    run(tmp_path)
+    [path] = tmp_path.glob("*/*")
+    assert len(load_run(path).records) == 24 and not [f for f in findings(path) if f.differs]
+
+
+def test_a_limit_on_the_size_of_files_is_met_as_a_full_disk_is(tmp_path: Path) -> None:
+    """The kernel refuses the write itself: the run stops, and goes on once there is room."""
+    limit = 12_000
+
+    def confined() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+
+    command = [sys.executable, "-m", "anchoreval", "run", "--model", "anchor-tiny", "--tasks", "ruler/vt"]
+    command += ["--backend", "fake", "--lengths", "512", "--limit", "20", "--output", str(tmp_path / "runs")]
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=confined, timeout=120)
+    assert done.returncode in (1, 2) and "Traceback" not in done.stderr
+    assert "cannot write" in done.stderr.splitlines()[-1]
+    before = lines(tmp_path / "runs")
+    result = evaluate("anchor-tiny", "ruler/vt", output=tmp_path / "runs", **ASKED | {"limit": 20, "rope": "native"})
+    assert len(result.records) == 20 and 0 < len(before) < 20
+    assert not [finding for finding in findings(result.path) if finding.differs]
+
+
+def test_a_folder_that_cannot_be_written_is_one_line_and_nothing_is_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(RunError, match="cannot write") as caught:
+        evaluate("anchor-tiny", "ruler/vt", output=tmp_path / "file", **ASKED)
+    assert "\n" not in str(caught.value) and (tmp_path / "file").read_text() == "in the way"
+    if os.geteuid() != 0:  # root writes into every folder
+        locked = tmp_path / "locked"
+        locked.mkdir(mode=0o555)
+        with contextlib.suppress(RunError):
+            evaluate("anchor-tiny", "ruler/vt", output=locked, **ASKED)
+        assert not list(locked.iterdir())
