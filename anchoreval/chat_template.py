@@ -18,7 +18,7 @@ from anchoreval.child import answer_of
 from anchoreval.errors import ModelError
 
 Scalar = str | int | float | bool | None
-SECONDS, MEGABYTES = 10, 256
+SECONDS, MEGABYTES = 3, 256  # a rendering takes milliseconds
 _SENTINEL = "anchoreval-user-turn"
 #: A turn whose text no template may change; edges of white space are looked at apart.
 _HARD = f"{_SENTINEL} 1 < 2 & \"quoted\" 'text' \\n \\\\ {{{{ x }}}} {{% y %}}\n\n  é 中文 🙂 <b>{_SENTINEL[::-1]}"

@@ -22,7 +22,8 @@ ALLOWED = {
     "child": {"errors"},
     "transformers_child": set(),
     "chat_template": {"child", "errors"},
-    "cards": {"errors"},
+    "card_yaml": {"errors"},
+    "cards": {"card_yaml", "errors"},
     "arms": {"attention", "errors", "schema"},
     "prompt": {"chat_template", "errors", "schema"},
     "data": {"errors", "lm_eval_tasks", "schema"},
@@ -110,7 +111,7 @@ ALLOWED = {
         "arms", "backends", "cards", "data", "documents", "errors", "lengths", "prompt", "results", "run", "schema",
         "tokenizer",
     },
-    "leaderboard": {"board", "cards", "errors", "header_facts", "results", "schema", "scoring", "stats"},
+    "leaderboard": {"board", "card_yaml", "cards", "errors", "header_facts", "results", "schema", "scoring", "stats"},
     "header_check": {"arms", "errors", "lengths", "remake", "results", "rounds_check", "run", "schema"},
     "verify": {
         "documents", "errors", "header_check", "identity", "remake", "rescore", "results", "rounds_check", "run",
