@@ -28,9 +28,9 @@ ALLOWED = {
     "prompt": {"chat_template", "errors", "schema"},
     "data": {"errors", "lm_eval_tasks", "schema"},
     "scoring": {"errors", "lm_eval_tasks", "schema"},
-    "lm_eval_tasks": {"errors", "schema"},
+    "lm_eval_tasks": {"cards", "errors", "schema"},
     "general_report": {
-        "board", "cards", "compare_runs", "general_losses", "lm_eval_tasks", "results", "schema", "scoring",
+        "board", "cards", "compare_runs", "errors", "general_losses", "lm_eval_tasks", "results", "schema", "scoring",
     },
     "general_losses": {"board", "compare_runs", "results", "stats"},
     "attention": {"errors"},
@@ -47,7 +47,7 @@ ALLOWED = {
     "stats": {"errors", "schema"},
     "header_facts": {"schema"},
     "board": {"errors", "header_facts", "results", "schema", "scoring", "stats"},
-    "rescore": {"errors", "results", "schema", "scoring"},
+    "rescore": {"errors", "lm_eval_tasks", "results", "schema", "scoring"},
     "run": {
         "arms", "backends", "cards", "data", "documents", "errors", "lengths", "prompt", "results", "schema", "scoring",
         "stats", "steps", "tokenizer",
