@@ -56,10 +56,10 @@ def _older_map(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
 
 def chat_template_of(folder: Path) -> str | dict[str, str] | None:
     """Return the chat template that stands in files of its own, several by name; None where there is no such file."""
-    more = sorted((folder / "additional_chat_templates").glob("*.jinja"))
-    named = {path.stem: path.read_text(encoding="utf-8") for path in more}
+    more = sorted(path for path in (folder / "additional_chat_templates").glob("*.jinja") if path.is_file())
+    named = {path.stem: _text(path) for path in more}
     if (folder / "chat_template.jinja").is_file():
-        named = {"default": (folder / "chat_template.jinja").read_text(encoding="utf-8")} | named
+        named = {"default": _text(folder / "chat_template.jinja")} | named
     return named["default"] if list(named) == ["default"] else named or None
 
 
@@ -130,13 +130,21 @@ def _listed(config: Mapping[str, Any]) -> list[Any]:
     return list(extra) if isinstance(extra, list) else []
 
 
+def _text(file: Path) -> str:
+    """Return the text of a chat template; ModelError where it is none."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file} cannot be read: {error}") from error
+
+
 def _json(file: Path) -> dict[str, Any]:
     """Return the object in a file, empty where there is no such file; ModelError for anything else."""
     if not file.is_file():
         return {}
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{file} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise ModelError(f"{file} holds no JSON object")

@@ -57,7 +57,8 @@ def test_the_page_and_its_data_are_answered(server: ViewServer) -> None:
         "/run/../run/secret.txt", "/run/secret.txt", "/run/data/../index.html", "/run/%2e%2e/header.json",
         "/run/../header.json", "/../../etc/passwd", "//etc/passwd", "/run//etc/passwd", "/run/data/",
         "/other/index.html",
-        "/run/data/0123456789ab/000.js", "/run/index.html%00", "/run/index.html\\..\\x", "/run/data/000000000000/000.js/../../x",
+        "/run/data/0123456789ab/000.js",
+        "/run/index.html%00", "/run/index.html\\..\\x", "/run/data/000000000000/000.js/../../x",
     ],
 )  # fmt: skip
 def test_nothing_else_can_be_reached(server: ViewServer, path: str) -> None:
