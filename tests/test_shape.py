@@ -108,8 +108,8 @@ ALLOWED = {
     "sequential_bench": {"stats"},
     "view": {"board", "errors", "flags", "header_facts", "remake", "results", "schema", "stats", "tokenizer"},
     "remake": {
-        "arms", "backends", "cards", "data", "documents", "errors", "lengths", "prompt", "results", "run", "schema",
-        "tokenizer",
+        "arms", "backends", "card_yaml", "cards", "data", "documents", "errors", "lengths", "prompt", "results", "run",
+        "schema", "tokenizer",
     },
     "leaderboard": {"board", "card_yaml", "cards", "errors", "header_facts", "results", "schema", "scoring", "stats"},
     "header_check": {"arms", "errors", "lengths", "remake", "results", "rounds_check", "run", "schema"},
