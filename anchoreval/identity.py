@@ -117,7 +117,9 @@ def _same(path: Path, asked: str) -> dict[str, Json] | None:
     """The header at `path`, None where it was asked for something else or cannot be read."""
     try:
         other = load_run_header(path)
-        return other if _asked(other) == asked else None
+        same = other if _asked(other) == asked and isinstance(other.get("run"), str) else None
+        parts = [same["identity"].get(name) for name in ("files", "pools")] if same else []
+        return same if all(part is None or isinstance(part, dict) for part in parts) else None
     except (RunError, AttributeError, KeyError, TypeError):
         return None
 

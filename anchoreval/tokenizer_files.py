@@ -99,8 +99,9 @@ def text_of(token: Any) -> str:
     if isinstance(token, AddedToken):
         return str(token.content)
     text = token.get("content") if isinstance(token, dict) else token
-    if not isinstance(text, str):
-        raise ModelError(f"{CONFIG}: a special token stands as text or as an object with its content, not as {token!r}")
+    if not isinstance(text, str) or any("\ud800" <= char <= "\udfff" for char in text):
+        said = repr(token)[:80]
+        raise ModelError(f"{CONFIG}: a special token stands as text or as an object with its content, not as {said}")
     return text
 
 
@@ -110,7 +111,10 @@ def _token(entry: Any) -> AddedToken:
         return entry
     if isinstance(entry, str):
         return AddedToken(entry, special=True)
-    return AddedToken(**{name: value for name, value in entry.items() if name not in ("__type", "id")})
+    try:
+        return AddedToken(**{name: value for name, value in entry.items() if name not in ("__type", "id")})
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ModelError(f"{CONFIG}: the token {repr(entry)[:80]}: {error}") from None
 
 
 def _named(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
