@@ -167,7 +167,7 @@ def changed_files(run: Run) -> Iterator[tuple[str, bool]]:
     except AnchorEvalError as error:
         yield f"the files of {place} were not compared with those of the run: {error}", False
         return
-    if odd := next((name for name in said if not _FILE.fullmatch(name)), None):
+    if (odd := next((name for name in said if not _FILE.fullmatch(name)), None)) is not None:
         yield f"identity: files: {odd[:80]!r} is no name of a file of a checkpoint", True
         return
     now = hashes_of(folder, tuple(dict.fromkeys([*_reads(described, template), *said])))
