@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from anchoreval.card_yaml import one_line, read_yaml
 from anchoreval.errors import CardError, UnknownName
 from anchoreval.packaged import Package, packaged_folder
 
@@ -120,37 +120,18 @@ class Task(Strict):
         return f"{self.suite}/{self.name}"
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML in which a repeated key is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[str] = set()
-        for key_node, _ in node.value:
-            key = str(self.construct_object(key_node, deep=True))
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is repeated", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
 Card = TypeVar("Card", bound=BaseModel)
 
 
 def load_card(path: Path, kind: type[Card]) -> Card:
     """One card as `kind`; CardError names the file, the entry and the key."""
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 0
-        raise CardError(f"{path}:{line}: {error.problem}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise CardError(f"{path}: cannot be read: {error}") from error
+    content = read_yaml(path)
     try:
         return kind.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = " > ".join(str(part) for part in first["loc"]) or "top level"
-        raise CardError(f"{path}: {where}: {first['msg'].lower()}") from error
+        raise CardError(f"{path}: {one_line(where)}: {one_line(first['msg'].lower())}") from error
 
 
 def folder(kind: str) -> Path:
@@ -233,7 +214,7 @@ def with_settings(tasks: Sequence[Task], settings: Mapping[str, Any]) -> list[Ta
 
 def _range(name: str) -> list[str]:
     """The names from `suite/qa1` to `suite/qa10` for `suite/qa1..qa10` (or `..10`); none for any other text."""
-    match = re.fullmatch(r"(.*?/(\D*))(\d+)\.\.(?:\1|\2)?(\d+)", name)
+    match = re.fullmatch(r"(.*?/(\D*))(\d{1,4})\.\.(?:\1|\2)?(\d{1,4})", name)
     return [f"{match[1]}{number}" for number in range(int(match[3]), int(match[4]) + 1)] if match else []
 
 
@@ -251,9 +232,21 @@ def find_model(name: str, where: Path | None = None) -> tuple[str, ModelCard]:
             return name, card.model_copy(update={"checkpoint": str(packaged_folder(name, card.package))})
         beside = (where or folder("models")) / card.checkpoint
         return name, card.model_copy(update={"checkpoint": str(beside)}) if beside.is_dir() else card
-    path = Path(name).expanduser()
-    if path.is_dir():
+    path = _place(name) if name else None
+    if path is not None and path.is_dir():
         return path.resolve().name, ModelCard(about=f"local checkpoint {path}", checkpoint=str(path))
-    if name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name.split("/")[0]).is_dir():
+    if path and name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name.split("/")[0]).is_dir():
         return name.split("/")[1], ModelCard(about=f"hub checkpoint {name}", checkpoint=name)
     raise UnknownName("model (no card, folder or hub id of that name)", name, cards)
+
+
+def _place(name: str) -> Path | None:
+    """A name as a path; None where it cannot be one (a user that is not there, too long, a NUL)."""
+    try:
+        path = Path(name).expanduser()
+        path.stat()
+    except FileNotFoundError:
+        return path
+    except (OSError, RuntimeError, ValueError):
+        return None
+    return path

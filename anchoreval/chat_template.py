@@ -10,15 +10,15 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from anchoreval.child import answer_of
+from anchoreval.child import Child, answer_of
 from anchoreval.errors import ModelError
 
 Scalar = str | int | float | bool | None
-SECONDS, MEGABYTES = 10, 256
+SECONDS, MEGABYTES = 3, 256  # a rendering takes milliseconds
 _SENTINEL = "anchoreval-user-turn"
 #: A turn whose text no template may change; edges of white space are looked at apart.
 _HARD = f"{_SENTINEL} 1 < 2 & \"quoted\" 'text' \\n \\\\ {{{{ x }}}} {{% y %}}\n\n  é 中文 🙂 <b>{_SENTINEL[::-1]}"
@@ -61,14 +61,31 @@ def check_args(template: str, special: Mapping[str, str], args: Mapping[str, Sca
             raise ModelError(f"--template-args {name}: the chat template reads no {name}: leave it out")
 
 
-def require_bounded(template: str, special: Mapping[str, str]) -> None:
-    """Raise ModelError for a template that takes too much time or memory, before this process renders it itself.
+class Renderer:
+    """One template that renders conversation after conversation, each bounded in time and memory.
 
-    One that cannot render a user turn alone passes: it may render the conversation that is to come.
+    `special` are the named special tokens. The process is one for all of them: it costs 0.8 s once.
     """
-    answer = _texts(template, json.dumps(dict(special)))
-    if "died" in answer:
-        raise ModelError(f"the chat template cannot be rendered ({_line(answer['error'])})")
+
+    def __init__(self, template: str, special: Mapping[str, str]) -> None:
+        self._template, self._special, self._child = template, dict(special), Child()
+
+    def text(self, chat: Sequence[Mapping[str, Any]], kind: Mapping[str, bool]) -> str:
+        """Return what the template makes of a conversation, by arguments of `apply_chat_template`.
+
+        TurnRefused where Jinja, or the template, raises; ModelError in one line for any other end.
+        """
+        job: dict[str, Any] = {"do": "render", "template": self._template, "chats": [list(chat)]}
+        job |= {"values": self._special, "kind": dict(kind), "today": True, "seconds": SECONDS, "megabytes": MEGABYTES}
+        answer = self._child.answer(job)
+        if "texts" in answer:
+            return str(answer["texts"][0])
+        said = _line(str(answer.get("refused", answer.get("error"))))
+        raise (TurnRefused if answer.get("jinja") else ModelError)(f"the chat template cannot be rendered ({said})")
+
+
+class TurnRefused(ModelError):
+    """A conversation that the chat template itself refuses."""
 
 
 @functools.lru_cache(maxsize=64)

@@ -1,4 +1,4 @@
-"""Work of transformers done in a short-lived process without torch (transformers_child.py), and answers kept on disk.
+"""Work of transformers done in a process of its own without torch (transformers_child.py), and answers kept on disk.
 
 Importing what is needed costs 0.5 to 0.8 CPU seconds there; with torch it would be four.
 """
@@ -12,6 +12,8 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -24,31 +26,91 @@ _kept: dict[str, dict[str, Any]] = {}
 
 
 def answer_of(job: dict[str, Any]) -> dict[str, Any]:
-    """Return what the child makes of a job; where it dies of it, `error` says how."""
-    offline = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONWARNINGS": "ignore"}
-    try:
-        done = subprocess.run(
+    """Return what a child of its own makes of a job; where it dies of it, `error` says how."""
+    with Child() as child:
+        return child.answer(job)
+
+
+class Child:
+    """A process that answers one job after the other, as a context manager; one that dies of a job is begun anew."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - as long as this object
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+        self._said.close()
+
+    def close(self) -> None:
+        """End the process, if there is one."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                with contextlib.suppress(OSError):  # of what it never read
+                    if pipe:
+                        pipe.close()
+
+    def answer(self, job: dict[str, Any]) -> dict[str, Any]:
+        """Return what the process makes of a job; where it dies of it, `error` says how."""
+        process = self._process = self._process or self._begun()
+        late = threading.Timer(_PATIENCE_S, process.kill)
+        late.start()
+        try:
+            assert process.stdin and process.stdout
+            process.stdin.write(json.dumps(job).encode() + b"\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+        except OSError:  # it died before it had read all
+            line = b""
+        finally:
+            in_time = late.is_alive()
+            late.cancel()
+        with contextlib.suppress(ValueError):
+            answer = json.loads(line)
+            if isinstance(answer, dict):
+                return answer
+        return self._died(process, job, in_time)
+
+    def _begun(self) -> subprocess.Popen[bytes]:
+        offline = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONWARNINGS": "ignore"}
+        self._said.truncate(0)
+        self._said.seek(0)
+        return subprocess.Popen(
             [sys.executable, "-P", str(_SCRIPT)],
-            input=json.dumps(job).encode(),
-            capture_output=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._said,
             env=os.environ | offline,
-            timeout=_PATIENCE_S,
-            check=False,
         )
-    except subprocess.TimeoutExpired:
-        return {"error": f"it takes longer than {_PATIENCE_S} s", "died": True}
-    if done.returncode == -signal.SIGALRM:
-        return {"error": f"it takes longer than {job.get('seconds')} s", "died": True}
-    with contextlib.suppress(ValueError):
-        answer = json.loads(done.stdout)
-        if isinstance(answer, dict):
-            return answer
-    if b"MemoryError" in done.stderr or done.returncode == -signal.SIGKILL:
-        return {"error": f"it takes more than {job.get('megabytes')} MB", "died": True}
-    lines = done.stderr.decode("utf-8", "replace").strip().splitlines() or [f"exit code {done.returncode}"]
-    if "No module named 'transformers'" in lines[-1] or "No module named 'jinja2'" in lines[-1]:
-        raise ModelError(f"reading a checkpoint needs transformers and jinja2: {lines[-1]}")
-    return {"error": lines[-1], "died": True}
+
+    def _died(self, process: subprocess.Popen[bytes], job: dict[str, Any], in_time: bool) -> dict[str, Any]:
+        """Return why a process gave no answer."""
+        try:  # it ends itself where it could not read a job, or answer it
+            code = process.wait(1)
+        except subprocess.TimeoutExpired:
+            code = 0
+        self.close()
+        self._said.seek(0)
+        said = self._said.read().decode("utf-8", "replace")
+        if not in_time:
+            return {"error": f"it takes longer than {_PATIENCE_S} s", "died": True}
+        if code == -signal.SIGALRM:
+            return {"error": f"it takes longer than {job.get('seconds')} s", "died": True}
+        if "MemoryError" in said or code == -signal.SIGKILL:
+            return {"error": f"it takes more than {job.get('megabytes')} MB", "died": True}
+        lines = said.strip().splitlines() or [f"exit code {code}"]
+        if "No module named 'transformers'" in lines[-1] or "No module named 'jinja2'" in lines[-1]:
+            raise ModelError(f"reading a checkpoint needs transformers and jinja2: {lines[-1]}")
+        return {"error": lines[-1], "died": True}
 
 
 def kept_answer(job: dict[str, Any], facts: Any) -> dict[str, Any]:

@@ -13,9 +13,10 @@ from typing import Any
 from anchoreval.board.outcomes import outcome_lines
 from anchoreval.cards import load_tasks
 from anchoreval.compare_runs import points
+from anchoreval.errors import RunError
 from anchoreval.general_losses import losses
-from anchoreval.lm_eval_tasks import Judge, judge_of
-from anchoreval.results import Run, find_runs, load_run
+from anchoreval.lm_eval_tasks import Judge, judge_of, require_definition
+from anchoreval.results import RECORDS, Run, find_runs, load_run
 from anchoreval.schema import Record
 from anchoreval.scoring import with_choices
 from anchoreval.scoring.general import results
@@ -72,7 +73,10 @@ def figures(run: Run) -> list[Figure]:
     for record in run.records:
         if "lm_eval" in record.facts:
             found.setdefault((record.task, record.arm), []).append(record)
-    return [figure for records in found.values() for figure in _figures(records)]
+    try:
+        return [figure for records in found.values() for figure in _figures(records)]
+    except RunError as error:
+        raise RunError(f"{run.path / RECORDS}: {error}") from error
 
 
 def _figures(records: Sequence[Record]) -> Iterator[Figure]:
@@ -80,14 +84,17 @@ def _figures(records: Sequence[Record]) -> Iterator[Figure]:
     if not answered:
         return
     first, values = answered[0], dict[tuple[str, str], list[Any]]()
+    require_definition(first.task, first.facts)
     said = first.facts["lm_eval"]
     judge = judge_of(said["task"], said["folder"], first.facts["doc"])
     for record in answered:
+        require_definition(record.task, record.facts)
         for name, value in results(record.output, with_choices(record.facts, record.choices)).items():
             values.setdefault(name, []).append(value)
     for (metric, filter_), each in values.items():
         value = judge.aggregate(metric, each)
-        counts = len(answered), len(records), int(first.facts["shots"])
+        shots = first.facts.get("shots")
+        counts = len(answered), len(records), shots if isinstance(shots, int) else 0
         yield Figure(first.task, metric, filter_, first.arm, value, *counts, _is_share(judge, metric, each))
 
 

@@ -7,6 +7,7 @@ header's `environments`, once each, and records name theirs.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -35,6 +36,8 @@ _ASKED = (
     "documents",
     "until",
 )
+#: Names under `files`, which are looked up in the checkpoint: plain, below its folder, no pattern.
+_FILE = re.compile(r"([\w-][\w.+@=-]*/)*[\w-][\w.+@=-]*")
 _TEXTS = ("haystack", "wordlists", "context")
 #: Of what a backend says of itself the settings that were asked for.
 _SETTINGS = ("engine", "mode", "dtype", "kernel", "prefill", "realisation", "settings", "address", "api", "seed")
@@ -114,7 +117,9 @@ def _same(path: Path, asked: str) -> dict[str, Json] | None:
     """The header at `path`, None where it was asked for something else or cannot be read."""
     try:
         other = load_run_header(path)
-        return other if _asked(other) == asked else None
+        same = other if _asked(other) == asked and isinstance(other.get("run"), str) else None
+        parts = [same["identity"].get(name) for name in ("files", "pools")] if same else []
+        return same if all(part is None or isinstance(part, dict) for part in parts) else None
     except (RunError, AttributeError, KeyError, TypeError):
         return None
 
@@ -158,9 +163,12 @@ def changed_files(run: Run) -> Iterator[tuple[str, bool]]:
     place = str(run.header["tokenizer"].get("path") or run.header["model"]["path"])
     try:
         checkpoint = find_model(place)[1].checkpoint
-        folder = folder_of(checkpoint, weights=False)
+        folder = folder_of(checkpoint, weights=False, download=False)
     except AnchorEvalError as error:
         yield f"the files of {place} were not compared with those of the run: {error}", False
+        return
+    if (odd := next((name for name in said if not _FILE.fullmatch(name)), None)) is not None:
+        yield f"identity: files: {odd[:80]!r} is no name of a file of a checkpoint", True
         return
     now = hashes_of(folder, tuple(dict.fromkeys([*_reads(described, template), *said])))
     for what in _changed(said, now):

@@ -17,7 +17,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from anchoreval.errors import CardError, MissingExtra
+from anchoreval.cards import Task, load_tasks
+from anchoreval.errors import AnchorEvalError, CardError, MissingExtra, RunError
 from anchoreval.schema import Json
 
 FEWSHOT_SEED = 1234  # lm-eval's default; every task draws its examples anew from it, sample by sample
@@ -52,13 +53,49 @@ def quiet() -> Iterator[None]:
 
 @cache
 def _manager(folder: str) -> Any:
-    """lm-eval's TaskManager of one folder of its tasks."""
+    """lm-eval's TaskManager of one folder of its tasks; CardError for a folder that is none of the installed ones."""
     require()
     import lm_eval.tasks
 
-    return lm_eval.tasks.TaskManager(
-        include_path=str(Path(lm_eval.tasks.__file__).parent / folder), include_defaults=False
-    )
+    root = Path(lm_eval.tasks.__file__).parent.resolve()
+    try:
+        place = (root / folder).resolve()
+    except (OSError, ValueError):  # a loop of links, a NUL
+        place = Path()
+    if not place.is_relative_to(root) or not place.is_dir():
+        raise CardError(f"the installed lm-eval has no folder of tasks {folder[:80]!r}: name one below {root}")
+    return lm_eval.tasks.TaskManager(include_path=str(place), include_defaults=False)
+
+
+@cache
+def _cards() -> Mapping[str, Task]:
+    return load_tasks()[0]
+
+
+@cache
+def _of_cards() -> frozenset[tuple[str, str]]:
+    """Every (task, folder) of lm-eval that a card names."""
+    cards = (task for task in _cards().values() if task.generator == "lm_eval")
+    return frozenset((str(task.args.get("task")), str(task.args.get("folder"))) for task in cards)
+
+
+def require_definition(task: str, facts: Mapping[str, Json]) -> None:
+    """Raise RunError where the facts of a record of `task` name another definition of lm-eval than its card.
+
+    A definition is YAML with Python beside it: a record, which somebody else may have written, names none.
+    """
+    said, doc = facts.get("lm_eval"), facts.get("doc")
+    names = ("task", "folder", "metric", "filter")
+    if not isinstance(said, Mapping) or not all(isinstance(said.get(name), str) for name in names):
+        raise RunError(f"facts > lm_eval: expected an object with {', '.join(names)} as text")
+    if not isinstance(doc, Mapping):
+        raise RunError("facts > doc: expected the row that was asked, an object")
+    pair = said["task"], said["folder"]
+    card = _cards().get(task)
+    own = None if card is None else (card.args.get("task"), card.args.get("folder"))
+    if pair not in _of_cards() or (own is not None and pair != own):
+        named = "no card of lm-eval's tasks names" if own is None else f"the card {task} does not name"
+        raise RunError(f"facts > lm_eval: {named} lm-eval's task {pair[0][:60]!r} of folder {pair[1][:60]!r}")
 
 
 def load(name: str, folder: str, shots: int, rows: Mapping[str, Any] | None = None, **changes: Json) -> LmTask:
@@ -106,7 +143,18 @@ class Judge:
         self.task = task
 
     def results(self, doc: Mapping[str, Json], answers: Sequence[Any]) -> Results:
-        """What the answers to one row add to every metric; a text, or (log-probability, greedy) for each choice."""
+        """What the answers to one row add to every metric; a text, or (log-probability, greedy) for each choice.
+
+        RunError for a row that the task's own code cannot take.
+        """
+        try:
+            return self._results(doc, answers)
+        except AnchorEvalError:
+            raise
+        except Exception as error:  # whatever a filter or a function of lm-eval makes of a row
+            raise RunError(f"facts > doc: lm-eval cannot judge this row: {_line(error)}") from error
+
+    def _results(self, doc: Mapping[str, Json], answers: Sequence[Any]) -> Results:
         from lm_eval.api.instance import Instance
 
         kind = "loglikelihood" if isinstance(answers[0], tuple) else "generate_until"
@@ -119,8 +167,11 @@ class Judge:
         return found
 
     def aggregate(self, metric: str, values: Sequence[Any]) -> float:
-        """lm-eval's own figure for a metric over the rows of the task."""
-        return float(self.task.aggregation()[metric](list(values)))
+        """lm-eval's own figure for a metric over the rows of the task; RunError where it makes none of the values."""
+        try:
+            return float(self.task.aggregation()[metric](list(values)))
+        except Exception as error:  # whatever an aggregation of lm-eval makes of odd values
+            raise RunError(f"lm-eval has no {metric} of these records: {_line(error)}") from error
 
     def higher_is_better(self, metric: str) -> bool:
         """Whether more of a metric is better."""
@@ -138,8 +189,18 @@ def judge_of(name: str, folder: str, doc: Mapping[str, Json]) -> Judge:
         import datasets
 
         rows: Mapping[str, Any] = defaultdict(lambda: datasets.Dataset.from_list([dict(doc)]))
-        _judges()[name, folder] = Judge(load(name, folder, 0, rows, process_docs=None))
+        try:
+            _judges()[name, folder] = Judge(load(name, folder, 0, rows, process_docs=None))
+        except AnchorEvalError:
+            raise
+        except Exception as error:  # of a row that is none of this task
+            raise RunError(f"facts > doc: lm-eval's {name} cannot be made of this row: {_line(error)}") from error
     return _judges()[name, folder]
+
+
+def _line(error: Exception) -> str:
+    """An error of somebody else's code on one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 def plain(doc: Mapping[str, Json]) -> dict[str, Json]:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from anchoreval.arms import Arm, parse_arm
 from anchoreval.backends.checkpoint import folder_of
+from anchoreval.card_yaml import one_line
 from anchoreval.cards import LengthOf, Task, find_model, load_tasks
 from anchoreval.data.sources import HaystackKind, Sources
 from anchoreval.data.words import WordLists
@@ -274,7 +275,7 @@ def _word_lists(run: Run, said: str) -> WordLists:
 def _tokenizer(run: Run, header: HeaderParts, given: str | Path | None) -> TextTokenizer:
     """The tokenizer of the run: the one `given`, else that of the header's checkpoint; ModelError for another one."""
     where = str(given or header.tokenizer.path or header.model.path)
-    found = load_tokenizer(given) if given else _of_checkpoint(run, where)
+    found = _given(given) if given else _of_checkpoint(run, where)
     asked = header.identity.tokenizer
     if found.sha256 != asked:
         raise ModelError(
@@ -292,12 +293,21 @@ def _tokenizer(run: Run, header: HeaderParts, given: str | Path | None) -> TextT
     return found
 
 
+def _given(given: str | Path) -> TextTokenizer:
+    """The tokenizer that the user names: a file, a folder, a card, or an id of the hub, which is fetched from there."""
+    if Path(given).expanduser().exists():
+        return load_tokenizer(given)
+    return load_tokenizer(folder_of(find_model(str(given))[1].checkpoint, weights=False))
+
+
 def _of_checkpoint(run: Run, model: str) -> TextTokenizer:
+    """The tokenizer that the header names, where it is on this machine: a header is no reason to fetch anything."""
     try:
-        return load_tokenizer(folder_of(find_model(model)[1].checkpoint, weights=False))
+        return load_tokenizer(folder_of(find_model(model)[1].checkpoint, weights=False, download=False))
     except AnchorEvalError as error:
         raise ModelError(
-            f"the checkpoint {model} of {run.path} cannot be found; its tokenizer is enough: --tokenizer PATH ({error})"
+            f"the checkpoint {one_line(model)} of {run.path} is not here, and what a header names is not downloaded; "
+            f"its tokenizer is enough: --tokenizer PATH, or --tokenizer OWNER/NAME to fetch it from the hub ({error})"
         ) from None
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from anchoreval.errors import RunError
-from anchoreval.results import Run
+from anchoreval.lm_eval_tasks import require_definition
+from anchoreval.results import RECORDS, Run
 from anchoreval.schema import SCORED, Record, Score
 from anchoreval.scoring import SCORERS, with_choices
 
@@ -16,14 +17,20 @@ TOLERANCE = 1e-12
 def earned(record: Record, scorers: Mapping[str, str], path: Path) -> Score:
     """The score that the record's output earns; None where its outcome is one that is not scored, with the reason.
 
-    RunError when `scorers`, by task, name no known one; `path` is the run, for the message.
+    RunError when `scorers`, by task, name no known one, or when facts name code that the task's card does not; `path`
+    is the run, for the message.
     """
     if record.outcome not in SCORED:
         return Score(None, record.why)
     if scorers.get(record.task) not in SCORERS:
         raise RunError(f"{path}: header.json names no known scorer for {record.task}")
     facts = with_choices(record.facts, record.choices)
-    return SCORERS[scorers[record.task]](record.output, record.references, facts)
+    try:
+        if scorers[record.task] == "lm_eval" and "lm_eval" in facts:
+            require_definition(record.task, facts)
+        return SCORERS[scorers[record.task]](record.output, record.references, facts)
+    except RunError as error:
+        raise RunError(f"{path / RECORDS}: {record.sample_id[:80]}: {error}") from error
 
 
 def rescored(run: Run) -> Iterator[tuple[Record, float | None]]:

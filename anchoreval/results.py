@@ -406,7 +406,8 @@ def write_whole(path: Path, pieces: Iterable[str | bytes]) -> Path:
     try:
         with _named(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as file:
+            part.unlink(missing_ok=True)  # of a killed process of the same number
+            with part.open("xb") as file:  # never through a link that lies there
                 file.writelines(piece.encode("utf-8") if isinstance(piece, str) else piece for piece in pieces)
                 file.flush()
                 os.fsync(file.fileno())

@@ -158,8 +158,11 @@ def load_tokenizer(path: str | Path) -> TextTokenizer:
         )
     try:
         inner = tokenizers.Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises a bare Exception
-        raise ModelError(f"{file} cannot be read as a tokenizer: {error}") from error
+        inner.decode(inner.encode("x").ids)  # rules that name tokens which are not there fail here
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises a bare Exception, and a panic, which is none
+        raise ModelError(f"{file} cannot be read as a tokenizer: {' '.join(str(error).split())[:300]}") from error
     config = config_of(file.parent)
     complete(inner, config)
     own = TextTokenizer(inner, config, str(path))

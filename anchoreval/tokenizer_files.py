@@ -56,10 +56,10 @@ def _older_map(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
 
 def chat_template_of(folder: Path) -> str | dict[str, str] | None:
     """Return the chat template that stands in files of its own, several by name; None where there is no such file."""
-    more = sorted((folder / "additional_chat_templates").glob("*.jinja"))
-    named = {path.stem: path.read_text(encoding="utf-8") for path in more}
+    more = sorted(path for path in (folder / "additional_chat_templates").glob("*.jinja") if path.is_file())
+    named = {path.stem: _text(path) for path in more}
     if (folder / "chat_template.jinja").is_file():
-        named = {"default": (folder / "chat_template.jinja").read_text(encoding="utf-8")} | named
+        named = {"default": _text(folder / "chat_template.jinja")} | named
     return named["default"] if list(named) == ["default"] else named or None
 
 
@@ -99,8 +99,9 @@ def text_of(token: Any) -> str:
     if isinstance(token, AddedToken):
         return str(token.content)
     text = token.get("content") if isinstance(token, dict) else token
-    if not isinstance(text, str):
-        raise ModelError(f"{CONFIG}: a special token stands as text or as an object with its content, not as {token!r}")
+    if not isinstance(text, str) or any("\ud800" <= char <= "\udfff" for char in text):
+        said = repr(token)[:80]
+        raise ModelError(f"{CONFIG}: a special token stands as text or as an object with its content, not as {said}")
     return text
 
 
@@ -110,7 +111,10 @@ def _token(entry: Any) -> AddedToken:
         return entry
     if isinstance(entry, str):
         return AddedToken(entry, special=True)
-    return AddedToken(**{name: value for name, value in entry.items() if name not in ("__type", "id")})
+    try:
+        return AddedToken(**{name: value for name, value in entry.items() if name not in ("__type", "id")})
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ModelError(f"{CONFIG}: the token {repr(entry)[:80]}: {error}") from None
 
 
 def _named(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -130,13 +134,21 @@ def _listed(config: Mapping[str, Any]) -> list[Any]:
     return list(extra) if isinstance(extra, list) else []
 
 
+def _text(file: Path) -> str:
+    """Return the text of a chat template; ModelError where it is none."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file} cannot be read: {error}") from error
+
+
 def _json(file: Path) -> dict[str, Any]:
     """Return the object in a file, empty where there is no such file; ModelError for anything else."""
     if not file.is_file():
         return {}
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{file} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise ModelError(f"{file} holds no JSON object")

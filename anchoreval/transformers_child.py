@@ -16,6 +16,7 @@ from typing import Any
 
 #: The date that `strftime_now` of a chat template gives: prompts are the same on every day.
 TODAY = datetime.datetime(2025, 1, 1)
+_limited: list[int] = []  # the bytes that this process may have, once it is limited
 _LONGEST = 1_000_000  # characters that a template may write around a turn
 
 
@@ -29,26 +30,36 @@ class FixedDate(datetime.datetime):
 
 
 def render(job: dict[str, Any]) -> dict[str, Any]:
-    """Return one text per conversation in `chats`; the first rendering of a template that nobody has run before."""
+    """Return one text per conversation in `chats`, of a template that nobody may have run before.
+
+    `kind` are arguments of `apply_chat_template`; `today` has `strftime_now` give the date of today. An error says by
+    `jinja` whether it is one of Jinja's own.
+    """
     import jinja2
     from transformers.utils import chat_template_utils
 
-    chat_template_utils.datetime = FixedDate
+    if not job.get("today"):
+        chat_template_utils.datetime = FixedDate
     _limit(job["seconds"], job["megabytes"])
     try:
         texts, _ = chat_template_utils.render_jinja_template(
             job["chats"],
             chat_template=job["template"],
-            add_generation_prompt=True,
+            **job.get("kind", {"add_generation_prompt": True}),
             **job["values"],
         )
     except MemoryError:
         return {"error": f"it takes more than {job['megabytes']} MB", "died": True}
     except Exception as error:  # whatever the program of a stranger may raise
         raised = type(error) is jinja2.exceptions.TemplateError  # by the template itself, with raise_exception
-        return {"refused" if raised else "error": str(error) if raised else f"{type(error).__name__}: {error}"}
-    longest = max(map(len, texts))
-    return {"texts": texts} if longest <= _LONGEST else {"error": f"it writes {longest:,} characters around a turn"}
+        said = {"refused" if raised else "error": str(error) if raised else f"{type(error).__name__}: {error}"}
+        return said | {"jinja": isinstance(error, jinja2.exceptions.TemplateError)}
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    longest, given = max(map(len, texts)), len(json.dumps(job["chats"]))
+    if longest > _LONGEST + 4 * given:
+        return {"error": f"it writes {longest:,} characters around a turn"}
+    return {"texts": texts}
 
 
 def read(job: dict[str, Any]) -> dict[str, Any]:
@@ -70,18 +81,23 @@ def _limit(seconds: int, megabytes: int) -> None:
     """End this process after so many seconds, and let it have so many megabytes more than it has now."""
     signal.setitimer(signal.ITIMER_REAL, seconds)
     sizes = Path("/proc/self/statm")
-    if sizes.is_file():
+    if sizes.is_file() and not _limited:
         size = int(sizes.read_text().split()[0]) * resource.getpagesize() + (megabytes << 20)
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        size = size if hard == resource.RLIM_INFINITY else min(size, hard)
         resource.setrlimit(resource.RLIMIT_AS, (size, size))
+        _limited.append(size)
 
 
 def main() -> None:
-    """Answer the job on stdin with JSON on stdout; what libraries print goes to stderr."""
+    """Answer each job, a line of JSON on stdin, by a line of JSON on stdout; what libraries print goes to stderr."""
     answer, sys.stdout = sys.stdout, sys.stderr
-    job = json.load(sys.stdin)
     sys.modules["torch"] = None  # type: ignore[assignment]  # tokenizers and templates need none of it
-    json.dump({"render": render, "read": read}[job["do"]](job), answer)
-    answer.flush()
+    for line in sys.stdin:
+        job = json.loads(line)
+        json.dump({"render": render, "read": read}[job["do"]](job), answer)
+        answer.write("\n")
+        answer.flush()
 
 
 if __name__ == "__main__":

@@ -245,7 +245,11 @@ class Reading:
         for what in record_differences(record, number, made, self.expected.key(number)):
             yield f"{name}: {what}"
         self._bare += len(record.facts.keys() - OUTPUT_FACTS) < len(made.facts)
-        score = earned(record, self.run.header.get("scorers", {}), self.run.path)
+        try:
+            score = earned(record, self.run.header.get("scorers", {}), self.run.path)
+        except RunError as error:  # facts that no scorer takes, or that name code
+            yield f"{name}: cannot be scored again: {error}"
+            return
         self._scores[number] = math.nan if score.value is None else score.value
         if not same(record.score, score.value) or record.why != score.why:
             yield f"{name}: score on disk {record.score} ({record.why}), scored again {score.value} ({score.why})"

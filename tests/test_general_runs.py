@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from general_files import TASKS, write_folder
 
-from anchoreval import evaluate, load_run
+from anchoreval import evaluate, lm_eval_tasks, load_run
 from anchoreval.board import board_html, run_table
 from anchoreval.cards import load_tasks
 from anchoreval.cli import main
-from anchoreval.errors import MissingExtra, SourceError
+from anchoreval.errors import CardError, MissingExtra, SourceError
 from anchoreval.general_losses import losses
 from anchoreval.general_report import Figure, figures, groups, report
 from anchoreval.rescore import rescored
@@ -207,6 +207,50 @@ def test_the_command_line_runs_reports_and_verifies(
     assert "acc_norm,none" in out and "exact_match,strict-match" in out and "perplexity,none" in out
     assert "group mmlu: 2 of 57 tasks, no average" in out
     assert "margin 40 points" in out and "equivalent within 40" in out
+
+
+CODE = "import pathlib\npathlib.Path('{}').write_text('ran')\ndef docs(rows): return rows\n"
+YAML = (
+    "task: theirs\ndataset_path: json\noutput_type: generate_until\ntest_split: test\n"
+    "process_docs: !function code.docs\n"
+    "doc_to_text: '{{goal}}'\ndoc_to_target: '{{label}}'\nmetric_list:\n  - metric: exact_match\n"
+)
+
+
+@pytest.mark.parametrize("where", ["absolute", "relative", "link", "another task", "no kind", "no row", "odd row"])
+def test_facts_of_a_record_choose_no_definition(
+    where: str, tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = run(tmp_path / "runs", folder, "general/piqa", limit=1)
+    theirs = made.path / "theirs"
+    theirs.mkdir()
+    (theirs / "code.py").write_text(CODE.format(tmp_path / "ran"))
+    (theirs / "theirs.yaml").write_text(YAML)
+    (tmp_path / "link").symlink_to(theirs)
+    row = json.loads((made.path / "records.jsonl").read_text())
+    said = row["facts"]["lm_eval"]
+    change: dict[str, Any] = {
+        "absolute": {"task": "theirs", "folder": str(theirs)},
+        "relative": {"task": "theirs", "folder": "../" * 30 + str(theirs)[1:]},
+        "link": {"task": "theirs", "folder": str(tmp_path / "link")},
+        "another task": {"task": "hellaswag", "folder": "hellaswag"},
+        "no kind": {"task": 5, "folder": ["piqa"]},
+    }.get(where, {})
+    row["facts"]["lm_eval"] = said | change
+    row["facts"]["doc"] = {"no row": 7, "odd row": {"goal": {"a": [1, "b"]}}}.get(where, row["facts"]["doc"])
+    (made.path / "records.jsonl").write_text(json.dumps(row) + "\n")
+    for command in ["score"], ["general"], ["verify", "--data-dir", str(folder)]:
+        assert main([command[0], str(made.path), *command[1:]]) in (1, 2)
+        out, err = capsys.readouterr()
+        assert "facts > doc" in out + err if where.endswith("row") else "facts > lm_eval" in out + err
+        assert len(err.splitlines()) <= 2 and "Traceback" not in err
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("place", ["/tmp", "../..", "piqa/../../..", "a\0b", "no_such_folder"])
+def test_a_card_names_a_folder_of_the_installed_lm_eval(place: str) -> None:
+    with pytest.raises(CardError, match="the installed lm-eval has no folder of tasks"):
+        lm_eval_tasks.load("piqa", place, 0)
 
 
 def test_a_run_goes_on_where_it_was_cut_off(tmp_path: Path, folder: Path) -> None:

@@ -17,7 +17,7 @@ from anchoreval.backends.fake import FakeBackend
 from anchoreval.cards import load_tasks
 from anchoreval.cli import main
 from anchoreval.errors import ModelError
-from anchoreval.identity import environment_of
+from anchoreval.identity import changed_files, environment_of
 from anchoreval.results import HEADER, Run
 from anchoreval.verify import findings
 
@@ -110,6 +110,30 @@ def test_verify_says_where_the_files_are_not_there_to_be_compared(model: Path) -
     model.rename(model.with_name("elsewhere"))
     found = [str(each) for each in findings(path, tokenizer=model.with_name("elsewhere")) if not each.differs]
     assert any(f"the files of {model} were not compared" in line for line in found)
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "**/*", "[a-z]*", "..", "a/../b", "", "a\0b"])
+def test_names_of_files_in_a_header_are_no_patterns_and_lead_nowhere(name: str) -> None:
+    header = {
+        "identity": {"files": {name: "0" * 64}},
+        "backend": {"engine": "fake"},
+        "template": "base",
+        "tokenizer": {},
+        "model": {"path": "anchor-tiny"},
+    }
+    found = list(changed_files(Run(Path("run"), header, ())))
+    assert found == [(f"identity: files: {name!r} is no name of a file of a checkpoint", True)]
+
+
+def test_a_run_beside_headers_of_any_shape_is_made_all_the_same(model: Path) -> None:
+    path = run(model).path
+    header = json.loads((path / HEADER).read_text())
+    for at, change in enumerate(({"files": 5}, {"files": ["a"]}, {"pools": "x"})):
+        (path.parent / f"theirs{at}").mkdir()
+        odd = header | {"created": "9", "identity": header["identity"] | change}
+        (path.parent / f"theirs{at}" / HEADER).write_text(json.dumps(odd))
+    CHANGES["generation_config.json"](model / "generation_config.json")
+    assert run(model).path.parent == path.parent
 
 
 def test_verify_refuses_another_chat_template_and_names_the_file(model: Path) -> None:

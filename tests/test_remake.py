@@ -82,6 +82,36 @@ def test_a_checkpoint_that_is_gone_asks_for_its_tokenizer_which_is_enough(run: R
     assert made_again(Remake(gone, tokenizer=TINY)) == prompts(run)
 
 
+def test_a_tokenizer_is_fetched_where_the_user_names_it_and_never_where_a_header_does(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    fetched: list[str] = []
+
+    def hub(model: str, local_files_only: bool = False, **_: Any) -> str:
+        if local_files_only:
+            raise huggingface_hub.errors.LocalEntryNotFoundError("not here")
+        fetched.append(model)
+        return str(TINY)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", hub)
+    gone = edited(run, "model", "path", to="owner/name")
+    with pytest.raises(ModelError, match="is not here, and what a header names is not downloaded") as caught:
+        Remake(gone)
+    assert not fetched and "\n" not in str(caught.value)
+    assert made_again(Remake(gone, tokenizer="owner/name")) == prompts(run) and fetched == ["owner/name"]
+
+
+@pytest.mark.parametrize(
+    "name", ["", "~nobody-there/x", "a\0b", "x" * 5000, "a/b/c", "/proc/self/fd", "\x1b[31m/x", "../.."]
+)
+def test_a_checkpoint_of_a_header_that_can_be_none_is_one_line(name: str, run: Run) -> None:
+    with pytest.raises(ModelError, match="--tokenizer PATH") as caught:
+        Remake(edited(run, "model", "path", to=name))
+    assert "\n" not in str(caught.value)
+
+
 def test_another_tokenizer_is_refused(run: Run, tmp_path: Path) -> None:
     content = json.loads((TINY / "tokenizer.json").read_text())
     content["added_tokens"].append({**content["added_tokens"][-1], "id": 9999, "content": "<|more|>"})

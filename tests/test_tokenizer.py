@@ -285,3 +285,28 @@ def test_rare_text_alone_is_no_error_and_names_of_a_class_are_found(tmp_path: Pa
     assert "GPT2Tokenizer reads rare text otherwise" in str(tokenizer.reading)
     assert tokenizer.bos == tokenizer.eos == ("<|endoftext|>", 0)
     assert TextTokenizer(Tokenizer.from_file(str(tmp_path / "tokenizer.json"))).bos is None
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("tokenizer_config.json", {"bos_token": "\ud800"}),
+        ("tokenizer_config.json", {"bos_token": {"content": "x", "lstrip": "no"}}),
+        ("tokenizer_config.json", {"extra_special_tokens": [{"content": "x", "lstrip": 5}]}),
+        ("tokenizer_config.json", {"image_token": "\udfff"}),
+        ("special_tokens_map.json", {"bos_token": {"content": "x", "lstrip": "no"}}),
+        ("tokenizer.json", {"post_processor": {"type": "TemplateProcessing", "single": [], "special_tokens": {}}}),
+        ("tokenizer.json", {"model": {"type": "BPE"}}),
+    ],
+)
+def test_odd_values_in_the_files_of_a_tokenizer_are_one_line(
+    file: str, change: dict[str, object], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(TINY, tmp_path / "model")
+    content = json.loads((folder / file).read_text()) if (folder / file).exists() else {}
+    if "post_processor" in change:  # names a token that is not there: the library panics
+        change = {"post_processor": content["post_processor"] | {"special_tokens": {}}}
+    (folder / file).write_text(json.dumps(content | change))
+    with pytest.raises(ModelError) as caught:
+        load_tokenizer(folder)
+    assert "\n" not in str(caught.value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -22,7 +23,13 @@ _OF_TOKENIZERS = (
 )  # fmt: skip
 _OF_TEMPLATES = ("chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja")
 _OF_LOADERS = ("generation_config.json", ADAPTER)
+#: Ends of the names of files that anything is read from.
+_READ = (".json", ".jinja", ".safetensors", ".model", ".txt", ".py")
 _LOADERS = ("hf", "vllm")  # engines that load the checkpoint itself
+
+
+_SHARD = re.compile(r"[\w-][\w.+@=-]*\.safetensors", re.ASCII)
+_REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +49,38 @@ class Checkpoint:
         return hashlib.sha256(json.dumps(sorted(self.sha256.items())).encode()).hexdigest()
 
 
-def folder_of(model: str, weights: bool = True) -> Path:
+def folder_of(model: str, weights: bool = True, download: bool = True) -> Path:
     """The folder of a local path or of a hub id, downloaded into the cache of the hub where absent.
 
-    Without `weights` only configuration and tokenizer are fetched. Errors: `ModelError`.
+    Without `weights` only configuration and tokenizer are fetched, without `download` nothing at all. Errors:
+    `ModelError`, among them for a file of it that is a link to somewhere else.
     """
-    folder = Path(model).expanduser()
-    return folder if folder.is_dir() else _download(model, weights)
+    try:
+        there = Path(model).expanduser()
+        folder = there if there.is_dir() else None
+    except (OSError, RuntimeError, ValueError):  # too long, a user that is not there, a NUL
+        folder = None
+    folder = folder or _download(model, weights, download)
+    _require_inside(folder)
+    return folder
+
+
+def _require_inside(folder: Path) -> None:
+    """`ModelError` where a file that is read of a checkpoint is a link that leads out of it.
+
+    Files of a snapshot in the hub's cache are links into the folder of blobs beside it.
+    """
+    try:
+        root = folder.resolve()
+        blobs = root.parent.parent / "blobs" if root.parent.name == "snapshots" else root
+        names = [path for path in folder.iterdir() if path.suffix in _READ or path.name == "additional_chat_templates"]
+        names += (folder / "additional_chat_templates").glob("*.jinja")
+        for path in names:
+            real = path.resolve()
+            if path.is_symlink() and not (real.is_relative_to(root) or real.is_relative_to(blobs)):
+                raise ModelError(f"{path} is a link out of its folder, to {real}: put a copy there")
+    except (OSError, RuntimeError) as error:  # links in a circle, or no right to look
+        raise ModelError(f"{folder} cannot be read: {error}") from error
 
 
 def find_checkpoint(model: str, code: bool = False, adapters: bool = False) -> Checkpoint:
@@ -61,6 +93,10 @@ def find_checkpoint(model: str, code: bool = False, adapters: bool = False) -> C
     adapter = _adapter(folder, model, adapters)
     if not (folder / "config.json").is_file():
         raise ModelError(f"{model} has no config.json: not a checkpoint in Hugging Face format")
+    if other := _json(folder / "config.json").get("transformers_weights"):
+        raise ModelError(
+            f"{folder / 'config.json'}: transformers_weights names other weights, {str(other)[:80]!r}: delete it"
+        )
     names = ["config.json", *_weight_files(folder, model), *([ADAPTER, ADAPTER_WEIGHTS] if adapter else [])]
     hashes = {name: sha256_of(folder / name) for name in names}
     return Checkpoint(folder, hashes | (_code(folder) if code else {}), adapter)
@@ -86,14 +122,18 @@ def hashes_of(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): sha256_of(path) for path in paths}
 
 
-def _download(model: str, weights: bool) -> Path:
+def _download(model: str, weights: bool, download: bool = True) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     allow = ["*.json", "*.jinja", "*.py", "tokenizer.model", *(["*.safetensors"] if weights else [])]
     try:
-        return Path(snapshot_download(model, allow_patterns=allow, ignore_patterns=["*/*", "consolidated*"]))
+        ignored = ["*/*", "consolidated*"]
+        place = snapshot_download(model, allow_patterns=allow, ignore_patterns=ignored, local_files_only=not download)
+        return Path(place)
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        if not download:
+            raise ModelError(f"{model[:200]} is neither a folder nor in the hub's cache on this machine") from error
         line = " ".join(str(error).split())[:200]
         text = f"{model} is neither a folder nor a model that the hub hands out: {line}"
         raise ModelError(text) from error
@@ -107,7 +147,15 @@ def _weight_files(folder: Path, model: str) -> list[str]:
         unsafe = [path.name for suffix in ("*.bin", "*.pt", "*.pth") for path in folder.glob(suffix)]
         has = f"only {unsafe[0]}, which can run code when loaded" if unsafe else "no weights"
         raise ModelError(f"{model} has {has}: model.safetensors is needed (save_pretrained writes it)")
-    shards = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+    named = _json(index).get("weight_map")
+    shards = list(named.values()) if isinstance(named, dict) else []
+    if not shards:
+        raise ModelError(f"{index}: weight_map names no files: download it again")
+    for shard in shards:
+        if not isinstance(shard, str) or not _SHARD.fullmatch(shard):
+            text = f"{index}: weight_map: {str(shard)[:80]!r} is no plain name of a .safetensors file beside it"
+            raise ModelError(text)
+    shards = sorted(set(shards))
     for shard in shards:
         if not (folder / shard).is_file():
             raise ModelError(f"{model} lacks {shard}, which {index.name} names: download it again")
@@ -139,6 +187,8 @@ def _code(folder: Path) -> dict[str, str]:
         return {}
     found = {path.relative_to(folder).as_posix(): sha256_of(path) for path in sorted(folder.rglob("*.py"))}
     for other in sorted({text.partition("--")[0] for text in mapped if "--" in text}):
+        if not _REPOSITORY.fullmatch(other) or Path(other).exists():  # transformers would take a folder of that name
+            raise ModelError(f"{folder}: auto_map: {other[:80]!r} is no repository of the hub, or a folder here")
         place = _download(other, weights=False)
         found |= {f"{other}--{path.name}": sha256_of(path) for path in sorted(place.glob("*.py"))}
     return found
@@ -154,7 +204,7 @@ def _mapped(path: Path) -> Iterator[str]:
 def _json(path: Path) -> dict[str, Any]:
     """The object in a file; `ModelError` where it is none."""
     try:
-        said = json.loads(path.read_text("utf-8"))
+        said = json.loads(path.read_text("utf-8")) if path.is_file() else None
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from error
     if not isinstance(said, dict):

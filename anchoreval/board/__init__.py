@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from anchoreval.board.assets import require_page
 from anchoreval.board.sheet import csv_text
 from anchoreval.board.text import run_table, table
 from anchoreval.board.view import Run, RunView, view
@@ -23,9 +24,12 @@ __all__ = ["Run", "RunView", "board_csv", "board_html", "run_table", "table", "v
 def write_board(runs: Sequence[Run], folder: Path) -> tuple[Path, Path]:
     """Paths of board.csv and board.html, written whole or not at all. The same runs give the same bytes.
 
-    Run folders are named relative to `folder`. Raises RunError when a file cannot be written.
+    Run folders are named relative to `folder`. Raises RunError when a file cannot be written, or lies there and is not
+    one of ours.
     """
     views = [view(run, folder) for run in runs]
+    require_page(folder / "board.csv", "run,kind,task,")
+    require_page(folder / "board.html", " · anchoreval board</title>")
     return (
         write_whole(folder / "board.csv", [csv_text(views)]),
         write_whole(folder / "board.html", [_html(views)]),

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anchoreval.board import colours
+from anchoreval.errors import RunError
 from anchoreval.schema import Json
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 TEMPLATES = Path(__file__).parent / "templates"
+_EARLY_BYTES = 8192  # a page's title and a table's first line stand within them
 
 
 def environment(folder: Path) -> Environment:
@@ -25,6 +27,18 @@ def environment(folder: Path) -> Environment:
         loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
+
+
+def require_page(path: Path, begins: str) -> None:
+    """Raise RunError where a file lies at `path` that we did not write: `begins` stands early in every one of ours."""
+    if not path.exists() or path.is_symlink():  # a link is replaced, and never written through
+        return
+    start = b""
+    if path.is_file():
+        with path.open("rb") as file:
+            start = file.read(_EARLY_BYTES)
+    if not path.is_file() or (start and begins.encode() not in start):
+        raise RunError(f"{path} was not written by anchoreval: move it away, or name another --output")
 
 
 def script(own: Path) -> str:

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from urllib.parse import quote
 
 VIEWER = "view/index.html"  # within a run's folder
 LONGEST = 200  # a longer name is left out of a link, which then opens a longer list
+
+
+def has_viewer(run: Path) -> bool:
+    """Whether a run's folder holds a viewer, itself and not by a link."""
+    place = run / VIEWER
+    return place.is_file() and not place.is_symlink() and not place.parent.is_symlink()
 
 
 def encoded(value: str) -> str | None:

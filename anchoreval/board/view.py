@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Protocol
 
-from anchoreval.board.links import VIEWER
+from anchoreval.board.links import has_viewer
 from anchoreval.board.outcomes import OutcomeLine, outcome_lines
 from anchoreval.header_facts import environment_words, incomparable_words
 from anchoreval.schema import Json, Record
@@ -220,7 +220,7 @@ def view(run: Run, folder: Path) -> RunView:
         _ordered(arms, (arm for _, _, arm in found)),
         found,
         unmakeable(header),
-        (run.path / VIEWER).is_file(),
+        has_viewer(run.path),
     )
 
 

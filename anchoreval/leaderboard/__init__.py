@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from anchoreval.board.assets import require_page
 from anchoreval.leaderboard.build import Board, build
 from anchoreval.leaderboard.definition import Declared, Definition, load_definition
 from anchoreval.leaderboard.gather import gather
@@ -41,6 +42,8 @@ def write_leaderboard(
     from anchoreval.leaderboard.page import page
 
     declared = load_definition(definition)
+    require_page(folder / f"{declared.name}.csv", "kind,model,")
+    require_page(folder / f"{declared.name}.html", " · anchoreval leaderboard</title>")
     named = frozenset(runs)
     board = build(declared, gather(find_runs(runs), declared, folder, workers, tell, named), workers)
     return (

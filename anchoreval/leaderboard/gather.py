@@ -14,7 +14,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
-from anchoreval.board.links import VIEWER
+from anchoreval.board.links import has_viewer
 from anchoreval.board.view import relative
 from anchoreval.errors import RunError
 from anchoreval.header_facts import (
@@ -167,7 +167,7 @@ def gathered(path: Path, declared: Declared, folder: Path) -> Gathered:
         setting(header),
         str(header.get("created") or ""),
         incomparable(header),
-        (path / VIEWER).is_file(),
+        has_viewer(path),
         facts(header),
         max(1, len(environments(header))),
         stopped_of(header),

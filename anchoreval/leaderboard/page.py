@@ -20,7 +20,7 @@ from anchoreval.leaderboard.build import Board, Group, Line
 from anchoreval.leaderboard.cells import Gap, Map, Mean
 from anchoreval.leaderboard.columns import Value
 from anchoreval.leaderboard.links import base, samples
-from anchoreval.leaderboard.reported import Reported
+from anchoreval.leaderboard.reported import Reported, is_length
 from anchoreval.schema import Json, Outcome
 from anchoreval.stats import placebo_of
 
@@ -98,7 +98,7 @@ def _notes(board: Board) -> Iterator[str]:
 
 def _reported(table: Reported) -> Mapping[str, Json]:
     columns = table.columns
-    heads = [tokens(int(name)) if name.isdigit() else name for name in columns]
+    heads = [tokens(int(name)) if is_length(name) else name for name in columns]
     rows = [
         (row, [" / ".join(one.value for one in found.get(name, ())) or NONE for name in columns])
         for row, found in table.rows.items()

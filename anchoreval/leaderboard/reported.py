@@ -6,11 +6,13 @@ They never enter an average, an order or a difference of what was measured here.
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from anchoreval.card_yaml import read_text
 from anchoreval.errors import CardError
 
 FIELDS = ("model", "trained_on", "method", "suite", "column", "value", "table", "source", "note")
@@ -49,7 +51,7 @@ class Reported:
     def columns(self) -> tuple[str, ...]:
         """Column names: lengths ascending, other names in the order of the file."""
         names = dict.fromkeys(number.column for number in self.numbers)
-        return tuple(sorted(names, key=lambda name: int(name) if name.isdigit() else 0))
+        return tuple(sorted(names, key=lambda name: int(name) if is_length(name) else 0))
 
     @property
     def rows(self) -> Mapping[tuple[str, str, str], Mapping[str, Sequence[Printed]]]:
@@ -76,15 +78,19 @@ class Reported:
         return tuple(dict.fromkeys(f"{', '.join(n.row)}, {n.column}: {n.note}" for n in self.numbers if n.note))
 
 
+def is_length(column: str) -> bool:
+    """Whether a column is a length in tokens."""
+    return re.fullmatch(r"[0-9]{1,9}", column) is not None
+
+
 def load_reported(path: Path) -> Reported:
     """The numbers of a file; CardError names the file, the line and the field."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            if tuple(reader.fieldnames or ()) != FIELDS:
-                raise CardError(f"{path}:1: the columns must be {','.join(FIELDS)}")
-            numbers = tuple(_printed(path, reader.line_num, row) for row in reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
+        if tuple(reader.fieldnames or ()) != FIELDS:
+            raise CardError(f"{path}:1: the columns must be {','.join(FIELDS)}")
+        numbers = tuple(_printed(path, reader.line_num, row) for row in reader)
+    except csv.Error as error:
         raise CardError(f"{path}: cannot be read: {error}") from error
     keys = [(number.row, number.column, number.table) for number in numbers]
     if len(set(keys)) < len(keys):

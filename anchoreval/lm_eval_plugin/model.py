@@ -30,7 +30,7 @@ from anchoreval.arms import Arm
 from anchoreval.backends import Backend, open_backend
 from anchoreval.backends.checkpoint import folder_of
 from anchoreval.cards import find_model
-from anchoreval.chat_template import require_bounded
+from anchoreval.chat_template import Renderer, TurnRefused
 from anchoreval.documents import cut_documents
 from anchoreval.errors import ModelError
 from anchoreval.lengths import room_of
@@ -104,19 +104,23 @@ class AnchorEvalLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not analysed
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """The text that the model's chat template makes; without a system turn where it refuses one."""
-        from jinja2.exceptions import TemplateError
+        kind = {"add_generation_prompt": add_generation_prompt, "continue_final_message": not add_generation_prompt}
+        try:
+            return self._renderer.text(chat_history, kind)
+        except TurnRefused:
+            others = [turn for turn in chat_history if turn["role"] != "system"]
+            if len(others) == len(chat_history):
+                raise
+            _log.warning("the chat template refuses a system turn, which is left out")
+            return self._renderer.text(others, kind)
 
+    @cached_property
+    def _renderer(self) -> Renderer:
+        """The model's chat template, as its tokenizer would render it."""
         if not self.tokenizer.chat_template:
             raise ModelError(f"{self.asked.pretrained} has no chat template: leave out --apply_chat_template")
-        kind = {"tokenize": False, "add_generation_prompt": add_generation_prompt}
-        kind["continue_final_message"] = not add_generation_prompt
-        require_bounded(self._texts.chat_template or "", self._texts.special_tokens)
-        try:
-            return str(self.tokenizer.apply_chat_template(chat_history, **kind))
-        except TemplateError:
-            _log.warning("the chat template refuses a system turn, which is left out")
-            others = [turn for turn in chat_history if turn["role"] != "system"]
-            return str(self.tokenizer.apply_chat_template(others, **kind))
+        special = {name: str(text) for name, text in self.tokenizer.special_tokens_map.items()}
+        return Renderer(self.tokenizer.get_chat_template(), special)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
         """Token ids, with what the tokenizer puts around a text where nothing else is said.

@@ -40,7 +40,10 @@ def flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with the published source texts")
     parser.add_argument(
-        "--tokenizer", type=Path, metavar="PATH", help="the run's tokenizer, where its checkpoint is not at hand"
+        "--tokenizer",
+        type=Path,
+        metavar="PATH",
+        help="the run's tokenizer, where its checkpoint is not at hand: a folder, a file, or a hub id to fetch it from",
     )
 
 

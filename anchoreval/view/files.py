@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -25,6 +26,57 @@ def script(name: str, text: str) -> str:
     """The file: `text` as a string literal, so that a browser runs none of it and `__proto__` is a mere key."""
     quoted = text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n").replace("\r", "\\r")
     return f"anchorevalData('{name}','{quoted}');\n"
+
+
+_BEGINS, _ENDS = b"anchorevalData('", b"');\n"
+_NAME = re.compile(r"(index|[0-9]+)\.js(\.[0-9]+\.part)?", re.ASCII)  # .part: of a process that was killed
+_NAMES = re.compile(r"[0-9a-f]{12}|new\.[0-9.]+\.part", re.ASCII)
+
+
+def is_data(folder: Path) -> bool:
+    """Whether a folder, by its name and all that lies in it, is one that a viewer was given here."""
+    if not _NAMES.fullmatch(folder.name) or folder.is_symlink() or not folder.is_dir():
+        return False
+    return all(_begins(path) for path in folder.iterdir())
+
+
+def _begins(path: Path) -> bool:
+    """Whether a file begins as data files do; the beginning alone where it was not written to its end."""
+    name = _NAME.fullmatch(path.name)
+    if name is None or path.is_symlink() or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        start = file.read(len(_BEGINS))
+    return start == _BEGINS or (name[2] is not None and _BEGINS.startswith(start))
+
+
+def remove_data(folder: Path) -> bool:
+    """Delete a folder of data files, False where it is none and was left: nothing else is ever deleted."""
+    try:
+        if not is_data(folder):
+            return False
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+    except OSError:
+        return False
+    return True
+
+
+def is_inert(path: Path) -> bool:
+    """Whether a data file is the one call that it should be, so that a browser runs nothing else of it."""
+    try:
+        if path.is_symlink() or not path.is_file():
+            return False
+        content = path.read_bytes()
+    except OSError:
+        return False
+    start = _BEGINS + path.stem.encode("utf-8", "replace") + b"','"
+    body = content[len(start) : -len(_ENDS)]
+    left = body.replace(b"\\\\", b"").replace(b"\\'", b"")
+    closed = b"'" not in left and not left.endswith(b"\\") and b"\n" not in left and b"\r" not in left
+    whole = len(content) >= len(start) + len(_ENDS) and content.startswith(start) and content.endswith(_ENDS)
+    return whole and closed and content.isascii()
 
 
 class DataFiles:

@@ -66,9 +66,11 @@ class Handler(BaseHTTPRequestHandler):
             return HTTPStatus.FOUND, text, b""
         rest = rest or "index.html"
         if name in self.server.viewers and FILE.fullmatch(rest):
+            folder = self.server.viewers[name].resolve()
             try:
-                return HTTPStatus.OK, TYPES[Path(rest).suffix], (self.server.viewers[name] / rest).read_bytes()
-            except OSError:
+                if (folder / rest).resolve() == folder / rest and (folder / rest).is_file():  # no link, no pipe
+                    return HTTPStatus.OK, TYPES[Path(rest).suffix], (folder / rest).read_bytes()
+            except (OSError, RuntimeError):
                 pass
         return HTTPStatus.NOT_FOUND, text, b"no such file\n"
 

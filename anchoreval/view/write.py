@@ -10,12 +10,13 @@ import contextlib
 import fcntl
 import filecmp
 import hashlib
+import itertools
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from anchoreval.board.assets import require_page
 from anchoreval.board.outcomes import outcome_lines
 from anchoreval.board.view import EXTENSION
 from anchoreval.board.words import plain, sentence
@@ -24,12 +25,13 @@ from anchoreval.header_facts import environment_words, incomparable_words
 from anchoreval.results import Run, to_line, write_whole
 from anchoreval.schema import Json, Record
 from anchoreval.stats import contrast, sides
-from anchoreval.view.files import DataFiles, to_json
+from anchoreval.view.files import DataFiles, remove_data, to_json
 from anchoreval.view.page import page
 from anchoreval.view.prompts import PROMPT_MEGABYTES, Prompts, no_prompts, remade_prompts
 from anchoreval.view.rows import COLUMNS, Row, arms_of, listed, rows_of, tasks_of
 
 PAGE, DATA, FOLDER = "index.html", "data", "view"
+TITLE = " · anchoreval samples</title>"
 
 
 def write_view(
@@ -44,9 +46,15 @@ def write_view(
     """The path of index.html, written whole or not at all; default folder: `view` in the run's folder.
 
     With `prompts`, the run's prompts are made again (`data_dir` and `tokenizer` as for `remade_prompts`), and at most
-    about `megabytes` of them are stored. RunError when a file cannot be written: the viewer that was there stands.
+    about `megabytes` of them are stored. RunError when a file cannot be written, or would be written through a link or
+    over a page of somebody else: the viewer that was there stands, and so does everything that is none.
     """
-    folder = folder or run.path / FOLDER
+    if folder is None:
+        folder = run.path / FOLDER
+        _require_no_link(folder)
+    else:
+        require_page(folder / PAGE, TITLE)
+    _require_no_link(folder / DATA)
     rows = rows_of(run)
     made = remade_prompts(run, rows, megabytes, data_dir, tokenizer) if prompts else no_prompts()
     try:
@@ -61,6 +69,11 @@ def write_view(
     return path
 
 
+def _require_no_link(folder: Path) -> None:
+    if folder.is_symlink():
+        raise RunError(f"cannot write {folder}: it is a link: remove it, or name another folder with --output")
+
+
 def mark_of(run: Run) -> str:
     """SHA-256 of a run's identity and records: the same when the same command ran again and had nothing to do."""
     digest = hashlib.sha256(json.dumps(run.header.get("identity"), sort_keys=True).encode())
@@ -71,7 +84,7 @@ def mark_of(run: Run) -> str:
 
 def _write_data(run: Run, rows: Sequence[Row], made: Prompts, folder: Path) -> tuple[str, int]:
     """The name of the folder in `folder` that now holds the data files, and the number of prompts in it."""
-    part = folder / f"new.{os.getpid()}.part"
+    part = _new(folder)
     try:
         files = DataFiles(part)
         holds = [files.add(f"{line.number}\t{_json(line.record)}" for line in row.lines) for row in rows]
@@ -82,8 +95,18 @@ def _write_data(run: Run, rows: Sequence[Row], made: Prompts, folder: Path) -> t
         name = files.sha256[:12]
         _move(part, folder / name)
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        remove_data(part)
     return name, len(shown)
+
+
+def _new(folder: Path) -> Path:
+    """A new folder in `folder`, so that nothing is written into one, or through a link, that was there."""
+    for number in itertools.count():
+        part = folder / f"new.{os.getpid()}.{number}.part"
+        with contextlib.suppress(FileExistsError):
+            part.mkdir()
+            return part
+    raise AssertionError
 
 
 def _json(record: Record) -> str:
@@ -150,19 +173,21 @@ def _model(run: Run) -> str:
 
 def _move(part: Path, place: Path) -> None:
     """`part` as `place`; a folder that lies there stays when it holds the same, as its name says it does."""
+    _require_no_link(place)
     if place.exists():
         names = sorted(os.listdir(part))
         if names == sorted(os.listdir(place)) and filecmp.cmpfiles(part, place, names, shallow=False)[0] == names:
             return
-        shutil.rmtree(place)
+        if not remove_data(place):
+            raise RunError(f"cannot write {place}: what lies there is no data of a viewer: move it away")
     part.replace(place)
 
 
 def _drop_others(folder: Path, name: str) -> None:
-    """Data folders of earlier pages, and what was left by a process that was killed."""
+    """Data folders of earlier pages, and what was left by a process that was killed; nothing else."""
     for other in folder.iterdir():
         if other.name != name:
-            shutil.rmtree(other, ignore_errors=True)
+            remove_data(other)
 
 
 @contextlib.contextmanager

@@ -134,3 +134,104 @@ def test_code_of_another_repository_is_part_of_the_weights_too(
 
 def test_the_weights_of_a_plain_checkpoint_are_those_of_its_configuration_and_shards() -> None:
     assert list(find_checkpoint(str(TINY)).sha256) == ["config.json", "model.safetensors"]
+
+
+BESIDE = "model-00001-of-00001.safetensors"
+
+
+def sharded(folder: Path, names: object) -> Path:
+    """The folder with an index that names shards."""
+    (folder / "model.safetensors").rename(folder / BESIDE)
+    (folder / "model.safetensors.index.json").write_text(json.dumps(names))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../other/model.safetensors", "/etc/passwd", "/x/a.safetensors", "sub/a.safetensors", "..\\a.safetensors",
+     "pytorch_model.bin", "a.safetensors/../b.bin", ".safetensors", "a\0.safetensors", "a\n.safetensors", 5, None,
+     ["a"]],
+)  # fmt: skip
+def test_a_shard_is_a_plain_name_of_safetensors(name: object, folder: Path) -> None:
+    (folder.parent / "other").mkdir()
+    shutil.copy(folder / "model.safetensors", folder.parent / "other")
+    sharded(folder, {"weight_map": {"a": BESIDE, "b": name}})
+    with pytest.raises(ModelError, match=r"weight_map: .* is no plain name of a .safetensors file beside it") as caught:
+        find_checkpoint(str(folder))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("index", [[], {}, 5, {"weight_map": []}, {"weight_map": {}}, {"weight_map": None}])
+def test_an_index_of_another_kind_is_named(index: object, folder: Path) -> None:
+    with pytest.raises(ModelError, match=r"model.safetensors.index.json"):
+        find_checkpoint(str(sharded(folder, index)))
+
+
+def test_shards_beside_their_index_are_part_of_the_weights(folder: Path) -> None:
+    found = find_checkpoint(str(sharded(folder, {"weight_map": {"a": BESIDE}})))
+    assert list(found.sha256) == ["config.json", "model.safetensors.index.json", BESIDE]
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja", "own.py"]
+)
+def test_a_link_out_of_a_checkpoint_is_refused(name: str, folder: Path, tmp_path: Path) -> None:
+    if not (folder / name).exists():
+        (folder / name).write_text("x")
+    (folder / name).rename(tmp_path / name)
+    (folder / name).symlink_to(tmp_path / name)
+    with pytest.raises(ModelError, match=f"{name} is a link out of its folder"):
+        find_checkpoint(str(folder))
+
+
+def test_links_within_a_checkpoint_and_to_the_blobs_of_the_hub_are_followed(folder: Path, tmp_path: Path) -> None:
+    plain = find_checkpoint(str(folder)).sha256
+    (folder / "model.safetensors").rename(folder / "weights.safetensors")
+    (folder / "model.safetensors").symlink_to("weights.safetensors")
+    (tmp_path / "link").symlink_to(folder)
+    assert find_checkpoint(str(tmp_path / "link")).sha256 == plain
+    snapshot, blobs = tmp_path / "models--a--b" / "snapshots" / "1", tmp_path / "models--a--b" / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for path in folder.iterdir():
+        if path.is_file() and not path.is_symlink():
+            shutil.copy(path, blobs / f"blob-{path.name}")
+            name = "model.safetensors" if path.name == "weights.safetensors" else path.name
+            (snapshot / name).symlink_to(Path("../../blobs") / f"blob-{path.name}")
+    assert find_checkpoint(str(snapshot)).sha256 == plain
+    (snapshot / "config.json").unlink()
+    (snapshot / "config.json").symlink_to(folder / "config.json")
+    with pytest.raises(ModelError, match="link out of its folder"):
+        find_checkpoint(str(snapshot))
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "[" * 100_000, '{"transformers_weights": "other.safetensors"}'])
+def test_a_configuration_that_is_none_or_names_other_weights_is_one_line(content: str, folder: Path) -> None:
+    (folder / "config.json").write_text(content)
+    with pytest.raises(ModelError, match=r"config.json") as caught:
+        find_checkpoint(str(folder))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["../..", "/etc", "a", "a/b/c", "https://host/a", "there/here"])
+def test_code_is_taken_from_a_repository_of_the_hub_and_from_no_folder(
+    name: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "there" / "here").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": f"{name}--theirs.Model"}}))
+    with pytest.raises(ModelError, match="is no repository of the hub"):
+        find_checkpoint(str(folder), code=True)
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"])
+def test_a_damaged_file_of_a_tokenizer_is_named(name: str, folder: Path) -> None:
+    from anchoreval.tokenizer import load_tokenizer
+
+    for content in (b"\xff\xfe", b"[" * 100_000):
+        if name.endswith(".jinja") and content[:1] == b"[":
+            continue
+        (folder / name).write_bytes(content)
+        with pytest.raises(ModelError, match=name):
+            load_tokenizer(folder)

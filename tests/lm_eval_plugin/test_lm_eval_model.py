@@ -146,6 +146,28 @@ def test_a_template_that_never_ends_is_stopped_before_it_is_rendered_here(
         AnchorEvalLM(pretrained=str(folder)).apply_chat_template([{"role": "user", "content": "x"}])
 
 
+def test_a_template_that_hangs_over_one_turn_alone_is_stopped_and_goes_on_with_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from anchoreval import chat_template
+
+    monkeypatch.setattr(chat_template, "SECONDS", 1)
+    loop = "{% for x in range(99999) %}{% for y in range(99999) %}{% endfor %}{% endfor %}"
+    bad = {"loop": loop, "pad": "{{ '%0999999999d' % 1 }}", "zero": "{{ 1 // 0 }}", "deep": "{{ f(f) }}"}
+    cases = "".join(f"{{% if '{name}' in t %}}{text}{{% endif %}}" for name, text in bad.items())
+    macro = "{% macro f(g) %}{{ g(g) }}{% endmacro %}{% set t = messages[0].content %}"
+    renderer = chat_template.Renderer(macro + cases + "{{ bos_token }}<{{ t }}>", {"bos_token": "<s>"})
+    kind = {"add_generation_prompt": True, "continue_final_message": False}
+    says = {"loop": "longer than 1 s", "pad": "more than 256 MB", "zero": "ZeroDivisionError", "deep": "RecursionError"}
+    for name, what in says.items():
+        assert renderer.text([{"role": "user", "content": "a\nb"}], kind) == "<s><a\nb>"
+        with pytest.raises(ModelError, match=what) as caught:
+            renderer.text([{"role": "user", "content": name}], kind)
+        assert "\n" not in str(caught.value)
+    text = "é🙂 " * 400_000
+    assert renderer.text([{"role": "user", "content": text}], kind) == f"<s><{text}>"
+
+
 def test_choices_behind_one_context_are_one_request_and_contexts_share_their_beginning(
     tasks: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ViewServer]:
     folder = tmp_path_factory.mktemp("served")
     page = write_view(stored(make_run(folder / "run")), prompts=False)
     (page.parent / "secret.txt").write_text("secret")
+    (page.parent / "data" / "0123456789ab").mkdir()
+    (page.parent / "data" / "0123456789ab" / "000.js").symlink_to(page.parent / "secret.txt")
     with ViewServer({"run": page.parent}, 0) as made:
         threading.Thread(target=made.serve_forever, args=(0.01,), daemon=True).start()
         yield made
@@ -55,6 +57,7 @@ def test_the_page_and_its_data_are_answered(server: ViewServer) -> None:
         "/run/../run/secret.txt", "/run/secret.txt", "/run/data/../index.html", "/run/%2e%2e/header.json",
         "/run/../header.json", "/../../etc/passwd", "//etc/passwd", "/run//etc/passwd", "/run/data/",
         "/other/index.html",
+        "/run/data/0123456789ab/000.js",
         "/run/index.html%00", "/run/index.html\\..\\x", "/run/data/000000000000/000.js/../../x",
     ],
 )  # fmt: skip
