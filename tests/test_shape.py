@@ -24,7 +24,7 @@ ALLOWED = {
     "chat_template": {"child", "errors"},
     "card_yaml": {"errors"},
     "cards": {"card_yaml", "errors", "packaged"},
-    "kept": {"errors", "files", "schema"},
+    "kept": {"errors", "schema"},
     "packaged": {"errors", "schema"},
     "arms": {"attention", "errors", "schema"},
     "prompt": {"chat_template", "errors", "schema"},
