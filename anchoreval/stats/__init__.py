@@ -29,16 +29,15 @@ from anchoreval.stats.paired import (
     Comparison,
     Difference,
     Place,
-    cluster_of,
     judged,
     left_out,
     paired,
     paired_sides,
-    source_of,
     why_lost,
     with_logprobs,
 )
 from anchoreval.stats.significance import holm, mean_p, sign_flip, sign_test
+from anchoreval.stats.sources import cluster_of, source_of
 from anchoreval.stats.verdicts import (
     NoiseFloor,
     Verdict,
