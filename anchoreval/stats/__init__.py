@@ -3,7 +3,8 @@
 Values are fractions 0..1 (differences -1..1); boards multiply by 100. numpy and scipy are imported when needed.
 """
 
-from anchoreval.stats.cells import Cell, cells, counted, per_token, per_token_of, put
+from anchoreval.stats.averages import Sampled, sampled
+from anchoreval.stats.cells import Asked, Cell, average_ends, cells, counted, per_token, per_token_of, put
 from anchoreval.stats.contrasts import (
     MARGIN,
     Contrast,
@@ -52,6 +53,7 @@ __all__ = [
     "ALONE",
     "MARGIN",
     "UNSCORED",
+    "Asked",
     "Cell",
     "Comparison",
     "Contrast",
@@ -60,8 +62,10 @@ __all__ = [
     "NoiseFloor",
     "Place",
     "Row",
+    "Sampled",
     "Side",
     "Verdict",
+    "average_ends",
     "cells",
     "cluster_of",
     "contrast",
@@ -84,6 +88,7 @@ __all__ = [
     "per_token_of",
     "placebo_of",
     "put",
+    "sampled",
     "sides",
     "sign_flip",
     "sign_test",
