@@ -38,7 +38,7 @@ from anchoreval.stats.paired import (
     with_logprobs,
 )
 from anchoreval.stats.significance import holm, mean_p, sign_flip, sign_test
-from anchoreval.stats.sources import cluster_of, source_of
+from anchoreval.stats.sources import cluster_of, source_of, unit_of
 from anchoreval.stats.verdicts import (
     NoiseFloor,
     Verdict,
@@ -95,6 +95,7 @@ __all__ = [
     "source_of",
     "spread",
     "stopped_of",
+    "unit_of",
     "verdict",
     "why_lost",
     "wilson",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 
 from anchoreval.schema import Json, Record
 
@@ -20,8 +20,18 @@ MMLU_PASSAGE = "This question refers to the following information."  # the passa
 
 
 def cluster_of(record: Record) -> Hashable:
-    """The source that a record shares with others that are not independent of it, else its sample's id."""
-    return source_of(record.task, record.sample_id, record.facts)
+    """What a record shares with others that are not independent of it; its own where it shares nothing."""
+    return unit_of(record.task, record.sample_id, record.index, record.references, record.facts)
+
+
+def unit_of(task: str, sample_id: str, index: int, references: Sequence[str], facts: Mapping[str, Json]) -> Hashable:
+    """Return the source that a sample names, else what it asks for at every length: its number and its references.
+
+    Generators draw for sample i of a task the same needle at every length, as a rule; where they do not, references
+    differ, and so do units. At one length every number is there once.
+    """
+    source = source_of(task, sample_id, facts)
+    return (task, index, *references) if source == sample_id else source
 
 
 def source_of(task: str, sample_id: str, facts: Mapping[str, Json]) -> Hashable:
