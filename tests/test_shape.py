@@ -52,9 +52,10 @@ ALLOWED = {
     "board": {"errors", "header_facts", "results", "schema", "scoring", "stats"},
     "rescore": {"errors", "lm_eval_tasks", "results", "schema", "scoring"},
     "run": {
-        "arms", "backends", "cards", "data", "documents", "errors", "lengths", "prompt", "results", "schema", "scoring",
-        "stats", "steps", "tokenizer",
+        "arms", "backends", "cards", "data", "dealing", "documents", "errors", "lengths", "prompt", "results", "schema",
+        "scoring", "stats", "steps", "tokenizer",
     },
+    "dealing": {"errors", "schema", "stats"},
     "lengths": {"cards", "errors", "prompt", "schema", "steps"},
     "steps": {"backends", "errors", "kept", "schema"},
     "evaluation": {
@@ -85,7 +86,7 @@ ALLOWED = {
         "arms", "attention", "backends", "cards", "errors", "evaluation", "flags", "kept", "nll_report", "prompt",
         "results", "schema", "token_losses", "tokenizer",
     },
-    "nll_report": {"errors"},
+    "nll_report": {"errors", "stats"},
     "plan": {
         "arms", "attention", "backends", "cards", "data", "errors", "evaluation", "flags", "lengths", "prompt", "run",
         "schema", "tokenizer",
@@ -105,7 +106,7 @@ ALLOWED = {
         "tokenizer_check",
     },
     "__init__": {"board", "compare_runs", "errors", "evaluation", "results", "stats"},
-    "rounds": {"backends", "results", "run", "schema", "stats", "tokenizer"},
+    "rounds": {"backends", "dealing", "results", "run", "schema", "stats", "tokenizer"},
     "compare_runs": {"compare_table", "errors", "header_facts", "results", "schema", "stats"},
     "compare_table": {"board", "schema", "stats"},
     "sequential_bench": {"stats"},
@@ -126,7 +127,7 @@ ALLOWED = {
     "longbench_v2_report": {"schema", "scoring", "stats"},
     "export": {"board", "errors", "header_facts", "lm_eval_files", "results", "schema", "stats"},
     "lm_eval_files": {"board", "errors", "header_facts", "results", "schema", "stats"},
-    "rounds_check": {"errors", "remake", "results", "rounds", "schema", "stats"},
+    "rounds_check": {"dealing", "errors", "remake", "results", "rounds", "schema", "stats"},
 }  # fmt: skip
 TORCH_FREE = {
     "schema",

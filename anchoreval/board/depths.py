@@ -16,7 +16,7 @@ from anchoreval.board.heat import Field, HeatMap, samples_of
 from anchoreval.board.view import RunView
 from anchoreval.board.words import NONE, cell_words, logprob_difference, percent, plain, sentence, tokens
 from anchoreval.schema import PLACEBO, Record
-from anchoreval.stats import MARGIN, Cell, Difference, Row, cells, family, noise_floor, paired, placebo_of
+from anchoreval.stats import MARGIN, Cell, Difference, Row, beyond_of, cells, family, noise_floor, paired, placebo_of
 
 STEPS = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)  # a map of differences in nats ends at one of these times a power of ten
 
@@ -85,21 +85,22 @@ Gaps = Mapping[tuple[str, str, str, float, int], Row]  # (task, arm, baseline, d
 
 
 def _gaps(arms: Sequence[str], by_depth: Mapping[float, Sequence[Record]]) -> Gaps:
-    """Every difference with its verdict: Holm's correction is over the cells of one map, floors are those of a spot."""
-    found: dict[tuple[str, str, str], dict[Spot, Difference]] = {}
+    """Every difference with its verdict: Holm's correction is over all maps of two arms, floors are those of a spot."""
+    found: dict[tuple[str, str], dict[tuple[str, Spot], Difference]] = {}
     for depth, records in by_depth.items():
         for i, baseline in enumerate(arms):
             for arm in arms[i + 1 :]:
                 comparison = paired(records, arm, baseline)
                 for cell in (*comparison.cells, *comparison.reversed().cells):
-                    of = found.setdefault((str(cell.task), cell.arm, cell.baseline), {})
-                    of[depth, int(cell.length or 0)] = cell
+                    of = found.setdefault((cell.arm, cell.baseline), {})
+                    of[str(cell.task), (depth, int(cell.length or 0))] = cell
     gaps: dict[tuple[str, str, str, float, int], Row] = {}
-    for (task, arm, base), cells_ in found.items():
-        placebos = [of for (other, one, own), of in found.items() if other == task and one == own + PLACEBO]
-        floors = [noise_floor([of[spot] for of in placebos if spot in of]) for spot in cells_]
-        rows = family(list(cells_.values()), MARGIN, floors, placebo_of(arm, base))
-        gaps |= {(task, arm, base, *spot): row for spot, row in zip(cells_, rows, strict=True)}
+    placebos = {one: of for (one, own), of in found.items() if one == own + PLACEBO}
+    for (arm, base), cells_ in found.items():
+        floors = [noise_floor([of[place] for of in placebos.values() if place in of]) for place in cells_]
+        others = [[found.get(pair, {}).get(place) for place in cells_] for pair in beyond_of(arm, base, list(placebos))]
+        rows = family(list(cells_.values()), MARGIN, floors, placebo_of(arm, base), beyond=others)
+        gaps |= {(task, arm, base, *spot): row for (task, spot), row in zip(cells_, rows, strict=True)}
     return gaps
 
 

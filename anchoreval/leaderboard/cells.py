@@ -14,14 +14,18 @@ from anchoreval.leaderboard.gather import DECILES, Gathered, Scores
 from anchoreval.schema import OUTCOMES, PLACEBO, Outcome
 from anchoreval.stats import (
     ALONE,
+    Asked,
     Difference,
     Row,
+    Sampled,
+    beyond_of,
     family,
     judged,
     left_out,
     mean_interval,
     noise_floor,
     placebo_of,
+    sampled,
     why_lost,
     with_logprobs,
 )
@@ -51,7 +55,7 @@ class Chosen:
 
 
 @dataclass(frozen=True, slots=True)
-class Mean:
+class Mean(Asked):
     """A mean with its interval, None where nothing was scored; `run` is the one most samples are from."""
 
     run: int
@@ -62,16 +66,7 @@ class Mean:
     high: float | None
     logprob: float | None
     outcomes: Mapping[Outcome, int] = field(default_factory=dict, hash=False)
-
-    @property
-    def lost(self) -> int:
-        """Samples without a score."""
-        return self.asked - self.scored
-
-    @property
-    def as_wrong(self) -> float:
-        """The mean where every sample without a score counts as wrong."""
-        return (self.mean or 0.0) * self.scored / self.asked
+    sampled: Sampled | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +120,14 @@ def mean_of(parts: Sequence[tuple[Chosen, Sequence[int]]]) -> Mean | None:
         return None
     scores = [value for part, i in at if (value := part.score[i]) == value]
     logprobs = [value for part, i in at if (value := part.logprob[i]) == value]
-    low, high = mean_interval(scores)[:2] if scores else (None, None)
+    sources = [part.cluster[i] for part, i in at if part.score[i] == part.score[i]]
+    low, high = mean_interval(scores, sources)[:2] if scores else (None, None)
+    mean, varying = (fmean(scores), sampled(scores, sources)) if scores else (None, None)
     run = max(parts, key=lambda part: len(part[1]))[0].run
     logprob = fmean(logprobs) if logprobs else None
     found = Counter(part.outcome[i] for part, i in at)
     outcomes = {outcome: found[number] for number, outcome in enumerate(OUTCOMES) if found[number]}
-    return Mean(run, len(at), len(scores), fmean(scores) if scores else None, low, high, logprob, outcomes)
+    return Mean(run, len(at), len(scores), mean, low, high, logprob, outcomes, varying)
 
 
 def side(arm: Chosen, base: Chosen, where: str) -> Side | None:
@@ -153,23 +150,25 @@ def difference_of(sides: Iterable[Side], arm: str, baseline: str) -> Difference:
     """`arm` minus `baseline` over every pair of the sides that both have scored."""
     scores: list[tuple[float, float]] = []
     clusters: list[int] = []
-    logprobs: list[tuple[float, int]] = []
+    strata: list[int] = []
+    logprobs: list[tuple[float, int, int]] = []
     reasons: list[str] = []
     same = 0
-    for a, b, pairs, alone in sides:
+    for place, (a, b, pairs, alone) in enumerate(sides):
         reasons += [ALONE] * alone
         for i, j in pairs:
             if (x := a.score[i]) == x and (y := b.score[j]) == y:
                 scores.append((x, y))
                 clusters.append(a.cluster[i])
+                strata.append(place)
                 same += a.output[i] == b.output[j]
             else:
                 reasons.append(why_lost(OUTCOMES[a.outcome[i] if x != x else b.outcome[j]]))
             if (value := a.logprob[i] - b.logprob[j]) == value:
-                logprobs.append((value, a.cluster[i]))
+                logprobs.append((value, a.cluster[i], place))
     unscored = left_out(Difference(None, None, arm, baseline, same_outputs=same), reasons)
-    whole = with_logprobs(unscored, [value for value, _ in logprobs], [cluster for _, cluster in logprobs])
-    return judged(whole, scores, clusters)
+    whole = with_logprobs(unscored, *(list(column) for column in zip(*logprobs, strict=True))) if logprobs else unscored
+    return judged(whole, scores, clusters, strata)
 
 
 def versus(
@@ -187,7 +186,8 @@ def versus(
     raw: dict[tuple[str, str], dict[Slot, tuple[int, Difference]]] = {}
     arms = {arm for found in slots.values() for arm in found}
     placebos = [(arm, own) for arm in sorted(arms) if (own := arm.removesuffix(PLACEBO)) != arm]
-    for arm, base in dict.fromkeys([*pairs, *placebos]):
+    beyond = {pair: beyond_of(*pair, [arm for arm, _ in placebos]) for pair in pairs}
+    for arm, base in dict.fromkeys([*pairs, *placebos, *(other for found in beyond.values() for other in found)]):
         for slot, found in slots.items():
             if arm in found and base in found and (offered := _at(found[arm], found[base], slot, cut)):
                 run, sides = offered
@@ -197,7 +197,8 @@ def versus(
         of = raw.get((arm, base), {})
         floors = [noise_floor(raw[key][slot][1] for key in placebos if slot in raw.get(key, {})) for slot in of]
         words = [stopped(slot, arm, base) for slot in of]
-        rows = family([each for _, each in of.values()], margin, floors, placebo_of(arm, base), words)
+        others = [[raw[key][slot][1] if slot in raw.get(key, {}) else None for slot in of] for key in beyond[arm, base]]
+        rows = family([each for _, each in of.values()], margin, floors, placebo_of(arm, base), words, others)
         gaps |= {(slot, arm, base): Gap(run, row) for (slot, (run, _)), row in zip(of.items(), rows, strict=True)}
     return gaps
 

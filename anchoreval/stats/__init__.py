@@ -3,12 +3,14 @@
 Values are fractions 0..1 (differences -1..1); boards multiply by 100. numpy and scipy are imported when needed.
 """
 
-from anchoreval.stats.cells import Cell, cells, counted, per_token, per_token_of, put
+from anchoreval.stats.averages import Sampled, sampled
+from anchoreval.stats.cells import Asked, Cell, average_ends, cells, counted, per_token, per_token_of, put
 from anchoreval.stats.contrasts import (
     MARGIN,
     Contrast,
     Row,
     Side,
+    beyond_of,
     contrast,
     family,
     placebo_of,
@@ -21,7 +23,6 @@ from anchoreval.stats.intervals import (
     difference_interval,
     mean_interval,
     spread,
-    wilson,
 )
 from anchoreval.stats.paired import (
     ALONE,
@@ -29,16 +30,15 @@ from anchoreval.stats.paired import (
     Comparison,
     Difference,
     Place,
-    cluster_of,
     judged,
     left_out,
     paired,
     paired_sides,
-    source_of,
     why_lost,
     with_logprobs,
 )
-from anchoreval.stats.significance import holm, mean_p, sign_flip, sign_test
+from anchoreval.stats.significance import holm, mcnemar, mean_p, sign_flip, sign_test
+from anchoreval.stats.sources import cluster_of, source_of, unit_of
 from anchoreval.stats.verdicts import (
     NoiseFloor,
     Verdict,
@@ -53,6 +53,7 @@ __all__ = [
     "ALONE",
     "MARGIN",
     "UNSCORED",
+    "Asked",
     "Cell",
     "Comparison",
     "Contrast",
@@ -61,8 +62,11 @@ __all__ = [
     "NoiseFloor",
     "Place",
     "Row",
+    "Sampled",
     "Side",
     "Verdict",
+    "average_ends",
+    "beyond_of",
     "cells",
     "cluster_of",
     "contrast",
@@ -75,6 +79,7 @@ __all__ = [
     "judged",
     "left_out",
     "logprob_word",
+    "mcnemar",
     "mean_interval",
     "mean_p",
     "noise_floor",
@@ -85,14 +90,15 @@ __all__ = [
     "per_token_of",
     "placebo_of",
     "put",
+    "sampled",
     "sides",
     "sign_flip",
     "sign_test",
     "source_of",
     "spread",
     "stopped_of",
+    "unit_of",
     "verdict",
     "why_lost",
-    "wilson",
     "with_logprobs",
 ]
