@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +25,8 @@ from anchoreval.fleet.fleet import Fleet, Opening
 from anchoreval.fleet.loop import run_cells_on
 from anchoreval.groups import in_order, run_cells
 from anchoreval.identity import decided_by, environment_of, tell_beside
+from anchoreval.progress import Progress, Watch
+from anchoreval.progress import unwatched as unwatched
 from anchoreval.prompt import NO_ARGS, Anchor, Template, anchor_from, anchor_token, require_no_anchor
 from anchoreval.results import HEADER, Run, RunFolder, load_run
 from anchoreval.resume import gone_on
@@ -34,7 +35,6 @@ from anchoreval.run import (
     Cell,
     Makeable,
     Plan,
-    Progress,
     header_of,
     make_cells,
     run_directory,
@@ -42,16 +42,10 @@ from anchoreval.run import (
 )
 from anchoreval.stats.sequential import parse_until
 from anchoreval.tokenizer import TextTokenizer, load_tokenizer
+from anchoreval.writable import require_writable
 
 BackendName = Literal["hf", "vllm", "openai", "fake"]
 Engine = Backend | Fleet
-Watch = Callable[[int], contextlib.AbstractContextManager[Progress]]
-
-
-@contextlib.contextmanager
-def unwatched(total: int) -> Iterator[Progress]:
-    """Progress that is not shown; `total` is the number of records to come."""
-    yield lambda _: None
 
 
 def evaluate(
@@ -115,6 +109,7 @@ def evaluate(
         served=backend == "openai" and (options or {}).get("api") == "chat",
     )  # fmt: skip
     _check(plan, backend, ray, str((options or {}).get("api")))
+    require_writable(Path(output) / subject.name)
     given = {"dtype": dtype, "kernel": kernel} | _own_options(backend, card, max_length, plan.arms) | (options or {})
     if rehash:
         forget(folder_of(card.checkpoint, weights=False))
@@ -228,14 +223,18 @@ def _execute(
     folder = folder_of(subject.card.checkpoint, weights=False)
     tokenizer = load_tokenizer(folder)
     window = window_of(subject.card, max_length)
-    made = make_cells(plan, tokenizer, window)
+    with watch(0) as progress:
+        progress.at("making the first prompt of every task and length")
+        made = make_cells(plan, tokenizer, window)
     for row in made.unmakeable:
         tell(f"left out: {row['why']}")
     for line in tokenizer_lines(plan, tokenizer):
         tell(line)
     if plan.served and not tokenizer.chat_template:
         tell("lengths leave out the chat template of the server: the tokenizer given has none to count")
-    engine = open_engine()
+    with watch(0) as progress:
+        progress.at(f"opening {subject.name}")
+        engine = open_engine()
     try:
         window, made = _within_server(engine, made, plan, tokenizer, window)
         for notice in made.notices:
@@ -243,7 +242,9 @@ def _execute(
         facts = {"name": subject.name, "path": subject.asked, "about": subject.card.about, "window": window}
         described = engine.describe()
         decided = decided_by(plan, made, described, tokenizer, folder)
-        header = header_of(plan, made, engine, tokenizer, facts, _now(), decided)
+        with watch(0) as progress:
+            progress.at("trying every arm once")
+            header = header_of(plan, made, engine, tokenizer, facts, _now(), decided)
         header["tokenizer"] |= {"path": subject.tokenizer} if subject.tokenizer else {}
         header |= {"version": metadata.version("anchoreval"), "environments": [environment_of(described)]}
         header |= {"until": rule_of(plan.until)} if plan.until else {}

@@ -53,9 +53,9 @@ def _units(
                 for one in refused:
                     store(cell.task, one, arm, keys, folder, folder.environment)
                 sent = [request for name, (_, request) in short.items() if name in waiting]
-                if not sent:
-                    progress(len(samples))
-                else:
+                progress.had(len(samples) - len(sent))
+                if sent:
+                    progress.at(f"{cell.task.address} at {cell.length:,}, {arm.name}")
                     yield Unit(arm, sent, _Group(cell.task, arm, asked, keys, second, folder, progress))
 
 
@@ -83,6 +83,7 @@ class _Group:
             self.waiting[name] = one
             return
         store(self.task, one, self.arm, self.keys, self.folder, self.folder.environment_of(environment))
+        self.progress(1)
 
     def done(self) -> Unit | None:
         """The unit of the second step, None where there is none; RunError for a sample that was left out."""
@@ -90,10 +91,10 @@ class _Group:
             self.made, lost = seconds(self.waiting, self.second)
             for one in lost:
                 store(self.task, one, self.arm, self.keys, self.folder, self.folder.environment)
+            self.progress(len(lost))
             if self.made:
                 return Unit(self.arm, [request for _, request in self.made.values()], self)
         missing = [name for name, key in self.keys.items() if key not in self.folder.done]
         if missing:
             raise RunError(f"a worker left out {missing[0]} under {self.arm.name}: run the same command again")
-        self.progress(len(self.keys))
         return None

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from anchoreval.probe.sheet import Study, csv_text
+from anchoreval.progress import Watch, unwatched
+from anchoreval.prompt import Anchor
 from anchoreval.results import write_whole
 
 __all__ = ["Study", "csv_text", "probe", "write_probe"]
@@ -34,7 +36,9 @@ def probe(
     trust_remote_code: bool = False,
     max_length: int | None = None,
     random_init: bool = False,
+    anchor: Anchor = "auto",
     tell: Callable[[str], None] = lambda _: None,
+    watch: Watch = unwatched,
 ) -> Study:
     """The measured study of `model` (a card of models/, a folder or a hub id).
 
@@ -44,12 +48,14 @@ def probe(
     of a longer text are measured; `dtype` is that of the model that is probed first (default: the checkpoint's, for
     a card's own dtype says how tasks run); `max_length` is what the model was trained at, where its card and
     configuration do not say; `random_init` adds the same architecture with random weights also where the model is
-    large (up to 100 million parameters it is always there). Raises AnchorEvalError, one line, for what cannot be done.
+    large (up to 100 million parameters it is always there); `anchor="none"` puts no anchor token in front. Raises
+    AnchorEvalError, one line, for what cannot be done.
     """
     from anchoreval.probe.study import Settings, investigate
 
     settings = Settings(tuple(sorted(set(lengths))), shift, levels, texts, queries, seed, random_init)
-    return investigate(model, settings, text, dtype or "auto", device, kernel, trust_remote_code, max_length, tell)
+    how = (dtype or "auto", device, kernel, trust_remote_code, max_length)
+    return investigate(model, settings, text, *how, tell, watch, anchor)
 
 
 def write_probe(study: Study, folder: Path) -> tuple[Path, Path]:

@@ -28,7 +28,8 @@ from anchoreval.cards import find_model
 from anchoreval.data import prose
 from anchoreval.errors import LengthError, ModelError, SourceError
 from anchoreval.probe.sheet import ALL, RANDOM, Against, Mode, Row, Setting, Study
-from anchoreval.prompt import anchor_token
+from anchoreval.progress import Progress, Watch, unwatched
+from anchoreval.prompt import Anchor, anchor_token
 from anchoreval.tokenizer import TextTokenizer, load_tokenizer
 
 MAX = "max_position_embeddings"
@@ -88,15 +89,19 @@ def investigate(
     trust_remote_code: bool,
     max_length: int | None,
     tell: Callable[[str], None],
+    watch: Watch = unwatched,
+    anchor: Anchor = "auto",
 ) -> Study:
-    """The study; `tell` takes a line per model dtype and length."""
+    """The study; `tell` takes a line per model dtype and length, `watch` a level on a text as the unit of work."""
     rungs = parse_rungs(settings.levels)
     name, card = find_model(model)
     checkpoint = find_checkpoint(card.checkpoint)
     tokenizer = load_tokenizer(checkpoint.folder)
-    texts = {n: read_texts(file, tokenizer, n, settings.count(n), settings.seed) for n in settings.lengths}
+    texts = {n: read_texts(file, tokenizer, n, settings.count(n), settings.seed, anchor) for n in settings.lengths}
     stock = DEFAULT if kernel in ("auto", "fused") else kernel
-    network = load(checkpoint, dtype, device, stock, trust_remote_code).model
+    with watch(0) as progress:
+        progress.at(f"opening {name}")
+        network = load(checkpoint, dtype, device, stock, trust_remote_code).model
     report = inspect_rope(network)
     if not report.has_rope:
         raise ModelError(f"{model} has no RoPE: there is nothing to probe")
@@ -104,23 +109,25 @@ def investigate(
     if not (check["native_equals_stock"] and check["restored"]):
         raise ModelError(f"{model}: the untouched level does not reproduce this model's own logits")
     rows: Rows = {}
-    asked = (texts, settings, rows, tell)
     stored = report.model_dtype
     randomised = settings.random_init or network.num_parameters() <= RANDOM_UP_TO
-    if randomised:
-        _measure(random_weights(network, settings.seed), stored, [Rung(RANDOM, LEVELS["native"])], *asked)
-    for computed in dict.fromkeys((stored, "fp32")):
-        if computed != stored:
-            network = network.to(torch.float32)
-        exact = report.detected if check["explicit_equals_stock"] and not report.damaged else None
-        applied = [Rung(r.name, isolated(r.level, stored, report.detected, computed, exact)) for r in rungs]
-        _measure(network, computed, applied, *asked)
+    computations = tuple(dict.fromkeys((stored, "fp32")))
+    with watch((randomised + len(rungs) * len(computations)) * sum(map(len, texts.values()))) as progress:
+        asked = (texts, settings, rows, tell, progress)
+        if randomised:
+            _measure(random_weights(network, settings.seed), stored, [Rung(RANDOM, LEVELS["native"])], *asked)
+        for computed in computations:
+            if computed != stored:
+                network = network.to(torch.float32)
+            exact = report.detected if check["explicit_equals_stock"] and not report.damaged else None
+            applied = [Rung(r.name, isolated(r.level, stored, report.detected, computed, exact)) for r in rungs]
+            _measure(network, computed, applied, *asked)
     facts = {
         "stored": stored,
         "detected": report.detected,
         "damaged": [f"{d.name} ({d.dtype}, {d.max_relative_error:.2g})" for d in report.damaged],
         "text": file.name if file else f"generated prose, seed {settings.seed}",
-        "anchor": anchor_token(tokenizer)[0],
+        "anchor": anchor_token(tokenizer)[0] if anchor == "auto" else None,
         "weights_sha256": checkpoint.weights_sha256,
         "layers": len({row[1] for row in rows if row[1] != ALL}),
         "heads": len({row[2] for row in rows if row[2] != ALL}),
@@ -132,7 +139,7 @@ def investigate(
 
 def _measure(
     network: Any, computed: str, rungs: Sequence[Rung], texts: dict[int, list[list[int]]], settings: Settings,
-    rows: Rows, tell: Callable[[str], None],
+    rows: Rows, tell: Callable[[str], None], progress: Progress,
 ) -> None:  # fmt: skip
     """Adds to `rows` what `rungs` measure in one model, over all texts.
 
@@ -144,8 +151,9 @@ def _measure(
     for length, ids in texts.items():
         about = f"{computed} model{', random weights' if randomised else ''}"
         tell(f"{about}, {length} tokens, {len(ids)} text{'s' if len(ids) > 1 else ''}")
+        progress.at(f"{about}, {length:,} tokens")
         for one in ids:
-            _Text(network, computed, one, len(ids), settings, rows).measure(rungs, modes)
+            _Text(network, computed, one, len(ids), settings, rows).measure(rungs, modes, progress)
 
 
 def random_weights(network: Any, seed: int) -> Any:
@@ -185,19 +193,24 @@ def isolated(level: RopeLevel, stored: str, detected: str | None, computed: str,
     return replace(level, product=stored) if level.product == "model" else level
 
 
-def read_texts(file: Path | None, tokenizer: TextTokenizer, length: int, count: int, seed: int) -> list[list[int]]:
-    """`count` texts of `length` token ids, the anchor token first; of a file, one part after the other."""
-    anchor = anchor_token(tokenizer)[1]
+def read_texts(
+    file: Path | None, tokenizer: TextTokenizer, length: int, count: int, seed: int, anchor: Anchor = "auto"
+) -> list[list[int]]:
+    """`count` texts of `length` token ids, the anchor token first unless `anchor` is none; of a file, one part after
+    the other.
+    """
+    front = [anchor_token(tokenizer)[1]] if anchor == "auto" else []
+    taken = length - len(front)
     if file is None:
-        return [[anchor, *_prose(tokenizer, length - 1, seed + at)] for at in range(count)]
+        return [[*front, *_prose(tokenizer, taken, seed + at)] for at in range(count)]
     try:
         ids = tokenizer.encode(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise SourceError(f"cannot read {file} as UTF-8 text: {error}") from error
-    parts = [ids[at : at + length - 1] for at in range(0, len(ids) - length + 2, length - 1)][:count]
+    parts = [ids[at : at + taken] for at in range(0, len(ids) - taken + 1, taken)][:count]
     if not parts:
         raise LengthError(f"{file} has {len(ids)} tokens, fewer than a text of {length} needs")
-    return [[anchor, *part] for part in parts]
+    return [[*front, *part] for part in parts]
 
 
 def _prose(tokenizer: TextTokenizer, tokens: int, seed: int) -> list[int]:
@@ -216,7 +229,7 @@ class _Text:
         self.model, self.dtype, self.ids, self.count, self.rows = model, dtype, ids, count, rows
         self.settings, self.positions = settings, query_rows(len(ids), settings.queries)
 
-    def measure(self, rungs: Sequence[Rung], modes: Sequence[Mode]) -> None:
+    def measure(self, rungs: Sequence[Rung], modes: Sequence[Mode], progress: Progress) -> None:
         """Every rung against the oracle and against itself shifted, in these modes."""
         shift, other = self.settings.shift
         oracle = self._run(ORACLE, shift, keep_inputs=True)
@@ -235,6 +248,7 @@ class _Text:
                 for start in self._sweep():
                     run = self._run(rung.level, start, shared=shared)
                     self._add(rung, mode, "shift", (start, other), _differences(run, second), keys=False)
+            progress(1)
 
     def _sweep(self) -> list[int]:
         """Further first shifts, at one length."""

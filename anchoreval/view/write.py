@@ -21,6 +21,7 @@ from anchoreval.board.view import EXTENSION
 from anchoreval.board.words import plain, sentence
 from anchoreval.errors import RunError
 from anchoreval.header_facts import environment_words, incomparable_words
+from anchoreval.progress import SILENT, Progress
 from anchoreval.results import Run, to_line, write_whole
 from anchoreval.schema import Json, Record
 from anchoreval.stats import contrast, sides
@@ -40,6 +41,7 @@ def write_view(
     megabytes: int = PROMPT_MEGABYTES,
     data_dir: Path | None = None,
     tokenizer: Path | None = None,
+    progress: Progress = SILENT,
 ) -> Path:
     """The path of index.html, written whole or not at all; default folder: `view` in the run's folder.
 
@@ -48,7 +50,7 @@ def write_view(
     """
     folder = folder or run.path / FOLDER
     rows = rows_of(run)
-    made = remade_prompts(run, rows, megabytes, data_dir, tokenizer) if prompts else no_prompts()
+    made = remade_prompts(run, rows, megabytes, data_dir, tokenizer, progress) if prompts else no_prompts()
     try:
         (folder / DATA).mkdir(parents=True, exist_ok=True)
         with _alone(folder):
