@@ -59,6 +59,7 @@ def _run(parser: argparse.ArgumentParser) -> None:
         "--rope",
         "--arms",
         dest="rope",
+        action=flags.Arms,
         default="native",
         metavar="ARM,ARM",
         help="arms, [attention/]rope[+positions]: native, fp64, fp32-qk, fp32, bf16-table, bf16, bf16-angle, "
@@ -178,8 +179,9 @@ def _board(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--definition",
         type=Path,
-        metavar="FILE.yaml",
-        help="a declared board: NAME.csv and NAME.html of what the file names, e.g. leaderboards/long-context.yaml",
+        metavar="NAME-or-FILE.yaml",
+        help="a declared board: NAME.csv and NAME.html of what a file names, or a definition of the package: "
+        "anchor-tiny, long-context",
     )
 
 

@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     from anchoreval.evaluation import evaluate
     from anchoreval.flags import chosen_settings, engine_options, template_args
     from anchoreval.readable import draw, load_runs
-    from anchoreval.resume import nothing_scored
+    from anchoreval.resume import nothing_scored, unanswered
     from anchoreval.rounds import words
     from anchoreval.view.beside import renew
 
@@ -93,7 +93,7 @@ def run(options: argparse.Namespace) -> int:
         runs = [run for run in load_runs([options.output], note) if run.path != result.path]
         csv, html = draw(sorted([*runs, result], key=lambda run: run.path), options.output, [result.path], note)
         note(f"board: {html}\ncsv: {csv}")
-    if why := nothing_scored(result):
+    if why := nothing_scored(result) or unanswered(result):
         note(f"anchoreval: {why}")
         return 1
     return 0

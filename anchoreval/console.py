@@ -1,5 +1,6 @@
 """Everything that is printed, by commands and by libraries alike: characters that drive, hide or reorder what a
-terminal shows are spelled out, a stderr that cannot be written ends no work, and a stdout that cannot be written is one line.
+terminal shows are spelled out, a stderr that cannot be written ends no work, and a stdout that cannot be written is one
+line.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class Visible:
         """Write the text as a reader may see it; its length as it was given."""
         with self._kept():
             if self.stream is None:
-                raise OSError("there is none")
+                raise OSError("it is closed")
             self.stream.write(self._shown(text))
         return len(text)
 

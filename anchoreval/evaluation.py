@@ -24,6 +24,7 @@ from anchoreval.errors import AnchorEvalError
 from anchoreval.fleet.fleet import Fleet, Opening
 from anchoreval.fleet.loop import run_cells_on
 from anchoreval.groups import in_order, run_cells
+from anchoreval.header_facts import UNUSED_TEMPLATE, raw_words
 from anchoreval.identity import decided_by, environment_of, tell_beside
 from anchoreval.progress import Progress, Watch
 from anchoreval.progress import unwatched as unwatched
@@ -111,10 +112,13 @@ def evaluate(
     _check(plan, backend, ray, str((options or {}).get("api")))
     require_writable(Path(output) / subject.name)
     given = {"dtype": dtype, "kernel": kernel} | _own_options(backend, card, max_length, plan.arms) | (options or {})
+    if kernel == "flex_attention" and backend == "hf":
+        tell("kernel flex_attention is compiled by torch anew for every shape: that takes minutes on a CPU")
     if rehash:
         forget(folder_of(card.checkpoint, weights=False))
     opener = partial(_open, Opening(backend, subject.checkpoint, given, rehash), ray, workers)
-    return _execute(plan, subject, max_length, Path(output), opener, same_environment, watch, tell)
+    raw = template is None and plan.form == "base"
+    return _execute(plan, subject, max_length, Path(output), opener, same_environment, raw, watch, tell)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,10 +220,14 @@ def _execute(
     output: Path,
     open_engine: Callable[[], Engine],
     same_environment: bool,
+    raw: bool,
     watch: Watch,
     tell: Callable[[str], None],
 ) -> Run:
-    """Prompts first, the model second, then every record; the run as it lies on disk."""
+    """Prompts first, the model second, then every record; the run as it lies on disk.
+
+    `raw`: prompts are raw text, and nobody asked for that.
+    """
     folder = folder_of(subject.card.checkpoint, weights=False)
     tokenizer = load_tokenizer(folder)
     window = window_of(subject.card, max_length)
@@ -230,6 +238,9 @@ def _execute(
         tell(f"left out: {row['why']}")
     for line in tokenizer_lines(plan, tokenizer):
         tell(line)
+    unused = {UNUSED_TEMPLATE: True} if raw and tokenizer.chat_template else {}
+    if words := raw_words(unused):
+        tell(words)
     if plan.served and not tokenizer.chat_template:
         tell("lengths leave out the chat template of the server: the tokenizer given has none to count")
     with watch(0) as progress:
@@ -247,6 +258,7 @@ def _execute(
             header = header_of(plan, made, engine, tokenizer, facts, _now(), decided)
         header["tokenizer"] |= {"path": subject.tokenizer} if subject.tokenizer else {}
         header |= {"version": metadata.version("anchoreval"), "environments": [environment_of(described)]}
+        header |= unused
         header |= {"until": rule_of(plan.until)} if plan.until else {}
         for line in notices(header["backend"]):
             tell(line)

@@ -57,8 +57,8 @@ ALLOWED = {
     "lengths": {"cards", "errors", "prompt", "schema", "steps"},
     "steps": {"backends", "errors", "schema"},
     "evaluation": {
-        "arms", "backends", "cards", "data", "errors", "fleet", "groups", "identity", "progress", "prompt", "results",
-        "resume", "rounds", "run", "stats", "tokenizer", "writable",
+        "arms", "backends", "cards", "data", "errors", "fleet", "groups", "header_facts", "identity", "progress",
+        "prompt", "results", "resume", "rounds", "run", "stats", "tokenizer", "writable",
     },
     "fleet": {
         "arms", "backends", "cards", "errors", "groups", "identity", "lengths", "results", "run", "schema", "steps",
@@ -99,7 +99,7 @@ ALLOWED = {
     },
     "__main__": {"cli"},
     "lm_eval_plugin": {
-        "arms", "backends", "cards", "chat_template", "data", "documents", "errors", "evaluation", "flags",
+        "arms", "backends", "cards", "chat_template", "console", "data", "documents", "errors", "evaluation", "flags",
         "lengths", "lm_eval_tasks", "memory_bench", "prompt", "run", "schema", "scoring", "tokenizer",
         "tokenizer_check",
     },

@@ -20,7 +20,9 @@ def flags(parser: argparse.ArgumentParser) -> None:
     shared.model(parser)
     parser.add_argument("--tasks", required=True, help="suites, sets, tasks or globs, comma or space separated")
     parser.add_argument("--lengths", type=shared.lengths, metavar="N,N", help="tokens, as for run")
-    parser.add_argument("--rope", "--arms", dest="rope", default="native", metavar="ARM,ARM", help="as for run")
+    parser.add_argument(
+        "--rope", "--arms", dest="rope", action=shared.Arms, default="native", metavar="ARM,ARM", help="as for run"
+    )
     parser.add_argument("--limit", type=shared.positive, metavar="N", help="samples of each task and length")
     parser.add_argument("--document-tokens", type=shared.positive, metavar="N", help="as for run")
     shared.template(parser, None, "as for run")

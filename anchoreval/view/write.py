@@ -20,7 +20,7 @@ from anchoreval.board.outcomes import outcome_lines
 from anchoreval.board.view import EXTENSION
 from anchoreval.board.words import plain, sentence
 from anchoreval.errors import RunError
-from anchoreval.header_facts import environment_words, incomparable_words
+from anchoreval.header_facts import environment_words, incomparable_words, raw_words
 from anchoreval.progress import SILENT, Progress
 from anchoreval.results import Run, to_line, write_whole
 from anchoreval.schema import Json, Record
@@ -123,6 +123,8 @@ def _notes(run: Run, rows: Sequence[Row], made: Prompts) -> Iterator[str]:
         yield "This run is not finished: the records that it had when the page was written are shown."
     if why := incomparable_words(run.header):
         yield f"Not comparable with published scores: {plain(why)}."
+    if raw := raw_words(run.header):
+        yield f"{raw[:1].upper()}{raw[1:]}."
     if several := environment_words(run.header):
         yield f"Computed in {plain(several)}: last bits may differ from one record to the next; records name theirs."
     yield from (f"{line.text}." for line in outcome_lines(run.header, run.records) if not line.quiet)
