@@ -116,8 +116,9 @@ class Visible:
         if "\x1b" in text and _MOVES.fullmatch(text):
             return text if self.isatty() else ""
         start = "\r" if text.startswith("\r") else ""
-        end = "\r" if text.endswith("\r") and len(text) > 1 else "\r\n" if text.endswith("\r\n") else ""
-        shown = start + spelled(text[len(start) : len(text) - len(end)]) + end
+        rest = text[len(start) :]
+        end = next((each for each in ("\r", "\r\n") if rest.endswith(each)), "")
+        shown = start + spelled(rest.removesuffix(end)) + end
         encoding = getattr(self.stream, "encoding", None) or "utf-8"
         return shown.encode(encoding, "backslashreplace").decode(encoding)
 
