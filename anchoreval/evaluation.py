@@ -26,7 +26,7 @@ from anchoreval.fleet.loop import run_cells_on
 from anchoreval.groups import in_order, run_cells
 from anchoreval.header_facts import UNUSED_TEMPLATE, raw_words
 from anchoreval.identity import decided_by, environment_of, tell_beside
-from anchoreval.progress import Progress, Watch
+from anchoreval.progress import Progress, Watch, work
 from anchoreval.progress import unwatched as unwatched
 from anchoreval.prompt import NO_ARGS, Anchor, Template, anchor_from, anchor_token, require_no_anchor
 from anchoreval.results import HEADER, Run, RunFolder, load_run
@@ -231,8 +231,7 @@ def _execute(
     folder = folder_of(subject.card.checkpoint, weights=False)
     tokenizer = load_tokenizer(folder)
     window = window_of(subject.card, max_length)
-    with watch(0) as progress:
-        progress.at("making the first prompt of every task and length")
+    with work(watch, 0, "making the first prompt of every task and length"):
         made = make_cells(plan, tokenizer, window)
     for row in made.unmakeable:
         tell(f"left out: {row['why']}")
@@ -243,8 +242,7 @@ def _execute(
         tell(words)
     if plan.served and not tokenizer.chat_template:
         tell("lengths leave out the chat template of the server: the tokenizer given has none to count")
-    with watch(0) as progress:
-        progress.at(f"opening {subject.name}")
+    with work(watch, 0, f"opening {subject.name}"):
         engine = open_engine()
     try:
         window, made = _within_server(engine, made, plan, tokenizer, window)
@@ -253,8 +251,7 @@ def _execute(
         facts = {"name": subject.name, "path": subject.asked, "about": subject.card.about, "window": window}
         described = engine.describe()
         decided = decided_by(plan, made, described, tokenizer, folder)
-        with watch(0) as progress:
-            progress.at("trying every arm once")
+        with work(watch, 0, "trying every arm once"):
             header = header_of(plan, made, engine, tokenizer, facts, _now(), decided)
         header["tokenizer"] |= {"path": subject.tokenizer} if subject.tokenizer else {}
         header |= {"version": metadata.version("anchoreval"), "environments": [environment_of(described)]}
@@ -267,7 +264,7 @@ def _execute(
             tell_beside(directory, json.loads(json.dumps(header)), tell)
         with RunFolder(directory, header, same_environment) as disk:
             plan, made = gone_on(plan, made, disk, tokenizer, window, tell)
-            with watch(_records(made, plan)) as progress:
+            with work(watch, _records(made, plan)) as progress:
                 _compute(engine, made, plan, tokenizer, window, disk, progress)
             disk.finish(finished=_now(), sources=plan.sources.describe(), source_files=plan.sources.files())
     finally:

@@ -19,7 +19,7 @@ from anchoreval import flags as shared
 from anchoreval.arms import DEFAULT_KERNEL, widest_product
 from anchoreval.errors import LengthError, ModelError, RunError, SourceError, UnsupportedArm
 from anchoreval.nll_report import LEVEL, Losses, Row, csv_of, rows_of, spans, table_of
-from anchoreval.progress import Progress, Watch
+from anchoreval.progress import Progress, Watch, work
 
 if TYPE_CHECKING:
     from anchoreval.arms import Arm
@@ -152,8 +152,7 @@ def measure(
     asked = {**_asked(name, texts, chosen), "lengths": lengths, **numbers}
     place = _folder(Path(output), asked)
     options = {"device": device, "chunk_tokens": chunk_tokens, "trust_remote_code": trust_remote_code}
-    with watch(0) as progress:
-        progress.at(f"opening {name}")
+    with work(watch, 0, f"opening {name}"):
         backend = _open(card.checkpoint, dtype or card.dtype, kernel, chosen, options)
     try:
         for line in notices(backend.describe()):
@@ -307,7 +306,7 @@ def _losses(
 
     applied: dict[str, Json] = {}
     found: list[dict[str, Any]] = [{} for _ in cut]
-    with watch(len(arms) * sum(len(windows.ids) for windows in cut)) as progress:
+    with work(watch, len(arms) * sum(len(windows.ids) for windows in cut)) as progress:
         for arm in arms:
             with backend.under(arm) as state:
                 for windows, by_arm in zip(cut, found, strict=True):

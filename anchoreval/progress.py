@@ -35,13 +35,36 @@ class Progress:
 
 SILENT = Progress()
 #: Opens the progress of so many units of work; none (0) is a stage before the work, of which only the time is known.
-Watch = Callable[[int], AbstractContextManager[Progress]]
+#: What it gives is called with how many more are done; a plain function is told nothing else.
+Watch = Callable[[int], AbstractContextManager[Callable[[int], None]]]
 
 
 @contextlib.contextmanager
 def unwatched(total: int) -> Iterator[Progress]:
     """Progress that is not shown; `total` is the number of units to come."""
     yield SILENT
+
+
+class _Counted(Progress):
+    """Progress that a function of the caller's own is told of."""
+
+    def __init__(self, count: Callable[[int], None]) -> None:
+        self._count = count
+
+    def __call__(self, done: int) -> None:
+        self._count(done)
+
+    def had(self, done: int) -> None:
+        self._count(done)
+
+
+@contextlib.contextmanager
+def work(watch: Watch, total: int, what: str = "") -> Iterator[Progress]:
+    """The progress of so many units, or of the stage `what` before them."""
+    with watch(total) as given:
+        progress = given if isinstance(given, Progress) else _Counted(given)
+        progress.at(what)
+        yield progress
 
 
 class Way(Progress):

@@ -21,7 +21,7 @@ from anchoreval.documents import document_tokens
 from anchoreval.errors import AnchorEvalError, RunError
 from anchoreval.header_check import header_differences, unmade
 from anchoreval.identity import changed_files
-from anchoreval.progress import SILENT, Progress, Watch, unwatched
+from anchoreval.progress import SILENT, Progress, Watch, unwatched, work
 from anchoreval.remake import HeaderParts, Remake, header_parts
 from anchoreval.rescore import earned, same
 from anchoreval.results import HEADER, RECORDS, Run, find_runs, from_line, header_alone, require_file, seal_of
@@ -327,7 +327,7 @@ def main(
 ) -> int:
     """Exit code 0 when all is well, 1 when anything differs, 2 when a run could not be verified at all."""
     code, paths = 0, find_runs(options.runs)
-    with watch(sum(map(_steps, paths))) as progress:
+    with work(watch, sum(map(_steps, paths))) as progress:
         for path in paths:
             differing = 0
             try:

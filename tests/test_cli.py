@@ -57,7 +57,9 @@ FLAGS = {
         "--anchor", "--arms", "--buckets", "--chunk-tokens", "--device", "--dtype", "--kernel", "--lengths", "--limit",
         "--max-length", "--model", "--output", "--text", "--trust-remote-code",
     },
-    "doctor": {"--anchor", "--device", "--dtype", "--json", "--kernel", "--max-length", "--model", "--trust-remote-code"},
+    "doctor": {
+        "--anchor", "--device", "--dtype", "--json", "--kernel", "--max-length", "--model", "--trust-remote-code"
+    },
     "bench": {"kind"},
     "compare": {"--baseline", "--margin", "--output", "runs"},
     "view": {"--data-dir", "--output", "--prompt-megabytes", "--serve", "--tokenizer", "runs"},
@@ -136,7 +138,7 @@ def test_an_output_that_cannot_be_written_is_said_before_anything_is_read(
 
 def test_a_call_from_python_tries_its_output_as_well(tmp_path: Path) -> None:
     (tmp_path / "anchor-tiny").write_text("")
-    with pytest.raises(RunError, match="cannot write .*anchor-tiny"):
+    with pytest.raises(RunError, match=r"cannot write .*anchor-tiny"):
         evaluate("anchor-tiny", "ruler/vt", lengths=[512], limit=1, backend="fake", output=tmp_path)
 
 

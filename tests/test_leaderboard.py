@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from test_board import ARMS, HOSTILE, LENGTHS, Folder, make_run
 
-from anchoreval.errors import CardError, RunError
-from anchoreval.leaderboard import load_definition, write_leaderboard
+from anchoreval.errors import CardError, RunError, UnknownName
+from anchoreval.leaderboard import find_definition, load_definition, write_leaderboard
 from anchoreval.leaderboard.bench import measure
 from anchoreval.leaderboard.cells import Mean
 from anchoreval.leaderboard.columns import Row, columns_of
@@ -69,6 +69,17 @@ def test_a_bad_definition_is_one_line_that_names_file_and_key(tmp_path: Path, te
     with pytest.raises(CardError) as caught:
         load_definition(path)
     assert says in str(caught.value) and "bad.yaml" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_definition_is_found_by_its_path_or_by_the_name_of_one_that_ships(tmp_path: Path) -> None:
+    mine = declared(tmp_path)
+    assert find_definition(mine) == mine
+    assert find_definition(Path("anchor-tiny")) == find_definition(Path("anchor-tiny.yaml"))
+    assert find_definition(Path("long-context")).samefile(BOARDS / "long-context.yaml")
+    with pytest.raises(UnknownName, match="did you mean anchor-tiny"):
+        find_definition(Path("anchor-tinny"))
+    with pytest.raises(CardError, match="no such file"):
+        find_definition(tmp_path / "anchor-tiny")
 
 
 def test_the_shipped_definitions_load() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from command_line import cli
 
 from anchoreval import progress
 from anchoreval.errors import AnchorEvalError, ModelError
-from anchoreval.progress import Way, duration, rate_words, shown, told
+from anchoreval.progress import Way, duration, rate_words, shown, told, work
 
 FAKE = ["--model", "anchor-tiny", "--backend", "fake", "--lengths", "512", "--limit", "4"]
 
@@ -55,7 +57,7 @@ def test_a_stage_says_its_name_and_its_time() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0.4, "0 s"), (59.4, "59 s"), (60, "1 min 0 s"), (3599, "59 min 59 s"), (12000, "3 h 20 min"), (187200, "2 d 4 h")],
+    [(0.4, "0 s"), (59.4, "59 s"), (60, "1 min 0 s"), (3599, "59 min 59 s"), (12e3, "3 h 20 min"), (187200, "2 d 4 h")],
 )
 def test_durations_are_told_in_two_units(seconds: float, words: str) -> None:
     assert duration(seconds) == words
@@ -97,6 +99,21 @@ def test_an_error_inside_the_work_is_one_of_running_and_says_how_far_it_was() ->
     with pytest.raises(AnchorEvalError) as full, shown(4):
         raise OSError(28, "No space left on device")
     assert full.value.while_running == "after 0 of 4 records"
+
+
+def test_a_function_of_the_callers_own_is_told_how_many_are_done() -> None:
+    told: list[int] = []
+
+    @contextlib.contextmanager
+    def watch(total: int) -> Iterator[Callable[[int], None]]:
+        told.append(total)
+        yield told.append
+
+    with work(watch, 5, "opening") as way:
+        way.at("ruler/vt")
+        way.had(2)
+        way(3)
+    assert told == [5, 2, 3]
 
 
 def test_an_error_of_a_stage_before_the_work_is_bad_input() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from anchoreval import flags as shared
-from anchoreval.progress import Watch
+from anchoreval.progress import Watch, work
 
 if TYPE_CHECKING:
     from anchoreval.cards import ModelCard
@@ -78,7 +78,7 @@ def _planned(options: argparse.Namespace, watch: Watch) -> RunPlan:
     made = make_cells(plan, tokenizer, window)
     machine = machine or this_machine(card.checkpoint, dtype, shape, options.chunk_tokens)
     limits = Limits(options.chunk_tokens, options.batch_tokens)
-    with watch(sum(cell.asked for cell in made.cells)) as progress:
+    with work(watch, sum(cell.asked for cell in made.cells)) as progress:
         return plan_run(plan, made, tokenizer, window, shape, machine, limits, progress)
 
 

@@ -28,7 +28,7 @@ from anchoreval.cards import find_model
 from anchoreval.data import prose
 from anchoreval.errors import LengthError, ModelError, SourceError
 from anchoreval.probe.sheet import ALL, RANDOM, Against, Mode, Row, Setting, Study
-from anchoreval.progress import Progress, Watch, unwatched
+from anchoreval.progress import Progress, Watch, unwatched, work
 from anchoreval.prompt import Anchor, anchor_token
 from anchoreval.tokenizer import TextTokenizer, load_tokenizer
 
@@ -99,8 +99,7 @@ def investigate(
     tokenizer = load_tokenizer(checkpoint.folder)
     texts = {n: read_texts(file, tokenizer, n, settings.count(n), settings.seed, anchor) for n in settings.lengths}
     stock = DEFAULT if kernel in ("auto", "fused") else kernel
-    with watch(0) as progress:
-        progress.at(f"opening {name}")
+    with work(watch, 0, f"opening {name}"):
         network = load(checkpoint, dtype, device, stock, trust_remote_code).model
     report = inspect_rope(network)
     if not report.has_rope:
@@ -112,7 +111,7 @@ def investigate(
     stored = report.model_dtype
     randomised = settings.random_init or network.num_parameters() <= RANDOM_UP_TO
     computations = tuple(dict.fromkeys((stored, "fp32")))
-    with watch((randomised + len(rungs) * len(computations)) * sum(map(len, texts.values()))) as progress:
+    with work(watch, (randomised + len(rungs) * len(computations)) * sum(map(len, texts.values()))) as progress:
         asked = (texts, settings, rows, tell, progress)
         if randomised:
             _measure(random_weights(network, settings.seed), stored, [Rung(RANDOM, LEVELS["native"])], *asked)

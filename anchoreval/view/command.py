@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from anchoreval import flags as shared
-from anchoreval.progress import Watch, unwatched
+from anchoreval.progress import Watch, unwatched, work
 from anchoreval.results import find_runs, load_run
 from anchoreval.view.prompts import PROMPT_MEGABYTES
 
@@ -57,7 +57,7 @@ def main(options: argparse.Namespace, say: Tell, watch: Watch = unwatched) -> in
     for number, (name, path) in enumerate(zip(names, paths, strict=True), 1):
         folder = path / FOLDER if given is None else given if len(paths) == 1 else given / name
         run = load_run(path)
-        with watch(len({record.sample_id for record in run.records})) as progress:
+        with work(watch, len({record.sample_id for record in run.records})) as progress:
             progress.at(f"{path}, run {number} of {len(paths)}")
             page = write_view(
                 run,
