@@ -1,6 +1,7 @@
 """The command line: parse, call one function, print one-line errors. Importing it imports no torch.
 
-Exit codes: 0 done, 1 something differs or failed while running, 2 bad input. stdout carries results only.
+Exit codes: 0 done, 1 something differs or failed while running, 2 bad input, found before any work began, 130 stopped
+by Ctrl-C. stdout carries results only.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from anchoreval import (
     commands,
     compare_runs,
+    console,
     data_files,
     doctor,
     export,
@@ -23,12 +25,15 @@ from anchoreval import (
     nll,
     prefill_bench,
 )
-from anchoreval.errors import AnchorEvalError, RunError
+from anchoreval.errors import AnchorEvalError
 from anchoreval.lm_eval_plugin import bench as lm_eval_bench
 from anchoreval.lm_eval_plugin import bench_engines
 from anchoreval.lm_eval_plugin import command as lm_eval
 from anchoreval.plan import command as plan
 from anchoreval.view import command as view
+from anchoreval.writable import BROKEN, require_writable
+
+STOPPED = 130  # 128 and the number of SIGINT, as shells count
 
 EXAMPLES = """examples:
   anchoreval run --model anchor-tiny --tasks ruler --lengths 512,1024 --rope bf16,fp32 --limit 20 --haystack generated
@@ -54,6 +59,7 @@ def _run(parser: argparse.ArgumentParser) -> None:
         "--rope",
         "--arms",
         dest="rope",
+        action=flags.Arms,
         default="native",
         metavar="ARM,ARM",
         help="arms, [attention/]rope[+positions]: native, fp64, fp32-qk, fp32, bf16-table, bf16, bf16-angle, "
@@ -173,8 +179,9 @@ def _board(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--definition",
         type=Path,
-        metavar="FILE.yaml",
-        help="a declared board: NAME.csv and NAME.html of what the file names, e.g. leaderboards/long-context.yaml",
+        metavar="NAME-or-FILE.yaml",
+        help="a declared board: NAME.csv and NAME.html of what a file names, or a definition of the package: "
+        "anchor-tiny, long-context",
     )
 
 
@@ -238,6 +245,7 @@ def _probe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-length", type=flags.length, metavar="N", help="the length that it was trained at, where known"
     )
+    flags.anchor(parser)
     flags.loading(parser)
     parser.add_argument(
         "--kernel",
@@ -300,21 +308,53 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code."""
+    with console.visible():
+        try:
+            code = _done(arguments)
+            sys.stdout.flush()
+        except SystemExit:  # of --help, --version and the parser's errors
+            sys.stdout.flush()
+            raise
+        except console.StdoutLost as error:
+            console.note(f"anchoreval: {error}: what a command writes to files is written")
+            return 1
+        except KeyboardInterrupt:
+            console.note("anchoreval: stopped before it began")
+            return STOPPED
+        return code
+
+
+def _done(arguments: Sequence[str] | None) -> int:
+    """The exit code of a command whose stdout can be written; one line for each error that a user can cause."""
     options = parser().parse_args(arguments)
     try:
+        if (output := getattr(options, "output", None)) is not None:
+            require_writable(output.parent if options.command == "samples" else output)
         return COMMANDS[options.command][2](options)
-    except RunError as error:
-        sys.stderr.write(f"anchoreval: {error}\n")
-        return 1 if error.__cause__ else 2
     except AnchorEvalError as error:
-        sys.stderr.write(f"anchoreval: {error}\n")
-        return 2
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 0
+        console.note(f"anchoreval: {_line(error)}")
+        if isinstance(error.__cause__, KeyboardInterrupt):
+            return STOPPED
+        return 1 if error.while_running or _is_broken(error.__cause__) else 2
     except KeyboardInterrupt:
-        sys.stderr.write("anchoreval: stopped; the same command goes on where it was\n")
-        return 1
+        console.note(f"anchoreval: stopped{'; the same command goes on where it was' * (options.command == 'run')}")
+        return STOPPED
+    except OSError as error:
+        console.note(f"anchoreval: {error}")
+        return 1 if _is_broken(error) else 2
+
+
+def _line(error: AnchorEvalError) -> str:
+    """What went wrong; where work had begun, how far it was and what to do about the rest."""
+    if not error.while_running:
+        return str(error)
+    goes_on = f"; {error.goes_on}" if error.goes_on and "same command" not in str(error) else ""
+    return f"failed {error.while_running}: {error}{goes_on}"
+
+
+def _is_broken(cause: BaseException | None) -> bool:
+    """Whether a disk that is full or fails is the reason: no input is to blame for that."""
+    return isinstance(cause, OSError) and cause.errno in BROKEN
 
 
 if __name__ == "__main__":

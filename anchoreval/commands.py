@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from anchoreval.console import note, say
 from anchoreval.errors import AnchorEvalError, LengthError
+from anchoreval.progress import Progress, shown
 
 if TYPE_CHECKING:
     from anchoreval.data.sources import Sources
     from anchoreval.prompt import Template
-    from anchoreval.run import Plan, Progress
+    from anchoreval.run import Plan
     from anchoreval.schema import Sample
     from anchoreval.tokenizer import TextTokenizer
 
@@ -27,43 +28,19 @@ def version() -> str:
     return metadata.version("anchoreval")
 
 
-def say(text: str) -> None:
-    """A line on stdout."""
-    sys.stdout.write(text + "\n")
+def records(total: int) -> AbstractContextManager[Progress]:
+    """Progress over the records of a run, which the same command goes on with."""
+    return shown(total, "records", "the same command goes on where it was")
 
 
-def note(text: str) -> None:
-    """A line on stderr."""
-    sys.stderr.write(text + "\n")
+def windows(total: int) -> AbstractContextManager[Progress]:
+    """Progress over the windows of `nll`."""
+    return shown(total, "windows", "nothing is kept of it: give the same command again")
 
 
-@contextlib.contextmanager
-def progress_bar(total: int) -> Iterator[Progress]:
-    """A bar with rate and time left on stderr; nothing when stderr is no terminal."""
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    rate = TextColumn("{task.fields[rate]}")
-    columns = (BarColumn(), MofNCompleteColumn(), rate, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("run", total=total, rate="records")
-
-        def advance(done: int) -> None:
-            bar.advance(task, done)
-            speed = bar.tasks[0].speed
-            bar.update(task, rate=f"{speed:.1f} records/s" if speed else "records")
-
-        yield advance
+def prompts(total: int) -> AbstractContextManager[Progress]:
+    """Progress over prompts."""
+    return shown(total, "prompts")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -72,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     from anchoreval.evaluation import evaluate
     from anchoreval.flags import chosen_settings, engine_options, template_args
     from anchoreval.readable import draw, load_runs
-    from anchoreval.resume import nothing_scored
+    from anchoreval.resume import nothing_scored, unanswered
     from anchoreval.rounds import words
     from anchoreval.view.beside import renew
 
@@ -105,19 +82,31 @@ def run(options: argparse.Namespace) -> int:
         options=engine_options(options),
         same_environment=options.same_environment,
         rehash=options.rehash,
-        watch=progress_bar,
+        watch=records,
         tell=note,
     )
-    say("\n".join([run_table(result), *words(result.header)]))
-    renew(result, note)
-    note(f"records: {result.path}")
-    runs = [run for run in load_runs([options.output], note) if run.path != result.path]
-    csv, html = draw(sorted([*runs, result], key=lambda run: run.path), options.output, [result.path], note)
-    note(f"board: {html}\ncsv: {csv}")
-    if why := nothing_scored(result):
+    try:
+        say("\n".join([run_table(result), *words(result.header)]))
+    finally:  # also where stdout is lost
+        renew(result, note)
+        note(f"records: {result.path}")
+        runs = [run for run in load_runs([options.output], note) if run.path != result.path]
+        csv, html = draw(sorted([*runs, result], key=lambda run: run.path), options.output, [result.path], note)
+        note(f"board: {html}\ncsv: {csv}")
+    if why := nothing_scored(result) or unanswered(result):
         note(f"anchoreval: {why}")
         return 1
     return 0
+
+
+def steps(total: int) -> AbstractContextManager[Progress]:
+    """Progress over prompts and records."""
+    return shown(total, "prompts and records")
+
+
+def measurements(total: int) -> AbstractContextManager[Progress]:
+    """Progress over the levels and texts of `probe`."""
+    return shown(total, "levels on texts", "nothing is kept of it: give the same command again")
 
 
 def _sources(options: argparse.Namespace) -> Sources:
@@ -238,7 +227,7 @@ def verify(options: argparse.Namespace) -> int:
     """`anchoreval verify`: differences and a summary of each run on stdout, notices on stderr."""
     from anchoreval.verify import main
 
-    return main(options, say, note)
+    return main(options, say, note, steps)
 
 
 def board(options: argparse.Namespace) -> int:
@@ -265,7 +254,7 @@ def view(options: argparse.Namespace) -> int:
     """`anchoreval view`: where each index.html was written, and the address that serves them."""
     from anchoreval.view.command import main
 
-    return main(options, lambda text: print(text, flush=True))  # noqa: T201 - a pipe shows the address at once
+    return main(options, say, prompts)
 
 
 def probe(options: argparse.Namespace) -> int:
@@ -275,8 +264,9 @@ def probe(options: argparse.Namespace) -> int:
     from anchoreval.probe.reading import reading
 
     names = ("shift", "levels", "text", "texts", "queries", "dtype", "device", "kernel", "seed", "trust_remote_code")
-    asked = {name: getattr(options, name) for name in (*names, "max_length", "random_init", "curve_length")}
-    study = measure(options.model, options.lengths, kept=options.output / "probe.jsonl", tell=note, **asked)
+    asked = {name: getattr(options, name) for name in (*names, "max_length", "random_init", "curve_length", "anchor")}
+    kept = options.output / "probe.jsonl"
+    study = measure(options.model, options.lengths, kept=kept, tell=note, watch=measurements, **asked)
     csv, html = write_probe(study, options.output)
     say(reading(study))
     note(f"probe: {html}\ncsv: {csv}")
@@ -287,14 +277,14 @@ def nll(options: argparse.Namespace) -> int:
     """`anchoreval nll`: the table on stdout, the places of nll.csv and nll.json on stderr."""
     from anchoreval.nll import main
 
-    return main(options, say, note, progress_bar)
+    return main(options, say, note, windows)
 
 
 def plan(options: argparse.Namespace) -> int:
     """`anchoreval plan`: the page on stdout, what cannot be made on stderr."""
     from anchoreval.plan.command import main
 
-    return main(options, say, note, progress_bar)
+    return main(options, say, note, prompts)
 
 
 def doctor(options: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 
 from anchoreval.board.rows import fields_of
+from anchoreval.board.sheet import inert
 from anchoreval.board.words import NONE as EMPTY
 from anchoreval.board.words import (
     apart_words,
@@ -130,5 +131,6 @@ def csv_of(contrasts: Sequence[Contrast]) -> str:
     out = io.StringIO()
     writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    texts = {"arm", "baseline", "task", "says", "logprob_says", "prompts"}
+    writer.writerows({k: inert(str(v)) if k in texts and v is not None else v for k, v in row.items()} for row in rows)
     return out.getvalue()

@@ -15,6 +15,7 @@ from anchoreval.errors import ModelError
 if TYPE_CHECKING:
     from anchoreval.backends.hf import HfBackend
     from anchoreval.cards import ModelCard
+    from anchoreval.prompt import Anchor
     from anchoreval.schema import Json
     from anchoreval.tokenizer import TextTokenizer
 
@@ -32,6 +33,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-length", type=shared.length, metavar="N", help="the length that it was trained at, where known"
     )
+    shared.anchor(parser)
     shared.loading(parser)
     shared.kernel(parser)
 
@@ -45,6 +47,7 @@ def main(options: argparse.Namespace, say: Callable[[str], None]) -> int:
         options.device,
         kernel=getattr(options, "kernel", "default"),
         trust_remote_code=options.trust_remote_code,
+        anchor=options.anchor,
     )
     say(json.dumps(facts, indent=1, sort_keys=True) if options.json else page(facts))
     return 0
@@ -58,8 +61,12 @@ def examine(
     *,
     kernel: str = "default",
     trust_remote_code: bool = False,
+    anchor: Anchor = "auto",
 ) -> Facts:
-    """All facts of a checkpoint as JSON values. Errors: AnchorEvalError where it cannot be loaded."""
+    """All facts of a checkpoint as JSON values, with `anchor="none"` of what a run without the anchor token would see.
+
+    Errors: AnchorEvalError where it cannot be loaded.
+    """
     from anchoreval.backends import open_backend
     from anchoreval.backends.checkpoint import folder_of
     from anchoreval.cards import find_model
@@ -78,7 +85,7 @@ def examine(
         trust_remote_code=trust_remote_code,
     )
     try:
-        measured = _measured(engine, tokenizer)
+        measured = _measured(engine, tokenizer, anchor)
     finally:
         engine.close()
     where: Facts = {
@@ -86,17 +93,17 @@ def examine(
         "path": str(Path(card.checkpoint)),
         "length": trained_length(stated, card, max_length),
     }
-    return {**where, "anchor": anchor_facts(tokenizer), **measured}
+    return {**where, "anchor": anchor_facts(tokenizer, anchor), **measured}
 
 
-def _measured(backend: HfBackend, tokenizer: TextTokenizer) -> Facts:
+def _measured(backend: HfBackend, tokenizer: TextTokenizer, anchor: Anchor) -> Facts:
     from anchoreval import doctor_checks as checks
     from anchoreval.backends.hf_load import StockNetwork
 
     model, facts = backend.model, backend.describe()
     rope, config = facts["rope"], backend.model.config.get_text_config(decoder=True)
     network = StockNetwork(model, next(model.parameters()).device)
-    ids = prose_ids(tokenizer, min(SINK_TOKENS, facts["max_length"] or SINK_TOKENS))
+    ids = prose_ids(tokenizer, min(SINK_TOKENS, facts["max_length"] or SINK_TOKENS), anchor)
     return {
         "engine": {
             key: facts[key]
@@ -111,7 +118,7 @@ def _measured(backend: HfBackend, tokenizer: TextTokenizer) -> Facts:
         "resolved_radians": {"fine": checks.FINE, "coarse": checks.COARSE},
         "sink": {"tokens": len(ids), **checks.sinks(network, ids), "even": _even(len(ids))},
         "layers": checks.layer_kinds(model.config),
-        "arms": checks.allowed_arms(backend),
+        "arms": checks.allowed_arms(backend, anchor),
     }
 
 
@@ -121,16 +128,17 @@ def _even(length: int) -> float:
     return sum(1 / (row + 1) for row in rows) / len(rows)
 
 
-def prose_ids(tokenizer: TextTokenizer, length: int) -> list[int]:
-    """The anchor token and generated prose, `length` tokens in all."""
+def prose_ids(tokenizer: TextTokenizer, length: int, anchor: Anchor = "auto") -> list[int]:
+    """The anchor token, unless `anchor` is none, and generated prose, `length` tokens in all."""
     from anchoreval.data.prose import sentences
     from anchoreval.prompt import anchor_token
 
+    front = [anchor_token(tokenizer)[1]] if anchor == "auto" else []
     ids, text, source = list[int](), "", sentences(0)
-    while len(ids) < length - 1:
+    while len(ids) < length - len(front):
         text = " ".join([text, *(next(source) for _ in range(32))]).strip()
         ids = tokenizer.encode(text)
-    return [anchor_token(tokenizer)[1], *ids[: length - 1]]
+    return [*front, *ids[: length - len(front)]]
 
 
 def trained_length(stated: Mapping[str, Json], card: ModelCard, asked: int | None) -> Facts:
@@ -174,10 +182,16 @@ def _meaning(stated: int | None, original: int | None, afterwards: bool, kinds: 
     return f"original {original:,} is what {kinds or 'its'} scaling starts from; {stated:,} is where it was trained to"
 
 
-def anchor_facts(tokenizer: TextTokenizer) -> Facts:
-    """The anchor token, and how often tokenizer and chat template put it in front by themselves."""
+def anchor_facts(tokenizer: TextTokenizer, anchor: Anchor = "auto") -> Facts:
+    """The anchor token, and how often tokenizer and chat template put it in front by themselves.
+
+    Under `none` no token is the anchor (`id` is None).
+    """
     from anchoreval.prompt import anchor_token
 
+    if anchor == "none":
+        own = len(tokenizer.front)
+        return {"text": None, "id": None, "kind": None, "from_tokenizer": own, "from_tokenizer_and_template": None}
     text, number = anchor_token(tokenizer)
     kind = "BOS" if tokenizer.bos else "EOS"
     alone = _leading(tokenizer.encode("x", special_tokens=True), number)
@@ -234,6 +248,9 @@ def _sink_lines(sink: Facts) -> list[str]:
 
 
 def _anchor_line(anchor: Facts) -> str:
+    if anchor["id"] is None:
+        count = anchor["from_tokenizer"]
+        return f"anchor       none, as asked; what the tokenizer itself puts in front ({count} tokens) is left out too"
     line = f"anchor       {anchor['text']!r} ({anchor['kind']}, id {anchor['id']})"
     line += f"; the tokenizer puts {anchor['from_tokenizer']} in front"
     both = anchor["from_tokenizer_and_template"]

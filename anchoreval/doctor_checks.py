@@ -24,6 +24,7 @@ from anchoreval.backends.hf import HfBackend
 from anchoreval.backends.hf_cache import KvStore
 from anchoreval.backends.hf_load import StockNetwork
 from anchoreval.errors import AnchorEvalError
+from anchoreval.prompt import Anchor, require_no_anchor
 from anchoreval.schema import Json
 
 TORCH = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -141,16 +142,19 @@ def _weights(network: StockNetwork, ids: list[int], cache: Any, at: tuple[int, i
     return [weight_1HQC[0] for weight_1HQC in made.attentions]
 
 
-def allowed_arms(backend: HfBackend) -> dict[str, dict[str, Json]]:
+def allowed_arms(backend: HfBackend, anchor: Anchor = "auto") -> dict[str, dict[str, Json]]:
     """By arm `allowed`, the `kernel` it needs and `why` not: each was installed and one short pass run under it.
 
-    First with the kernel that the model was loaded with, as `run` does without a flag, then with `fused`.
+    First with the kernel that the model was loaded with, as `run` does without a flag, then with `fused`. Under the
+    anchor `none` arms that act on it are not.
     """
     found = {}
     for name in ASKED:
         refusals = []
         for kernel in (str(backend.describe()["kernel"]), "fused"):
             try:
+                if anchor == "none":
+                    require_no_anchor(name, parse_arm(name).positions, parse_arm(name).attention)
                 with backend.under(replace(parse_arm(name), kernel=kernel)) as applied:
                     _one_pass(backend.model)
                 found[name] = {"allowed": True, "kernel": applied["kernel"], "why": None}

@@ -1,4 +1,5 @@
-"""Every error that a user can cause, as one tree; the command line prints one line and exits with code 2.
+"""Every error that a user can cause, as one tree; the command line prints one line and exits with code 2, or with 1
+where work had begun.
 
 AnchorEvalError
 |-- CardError            a card: names file, entry and key
@@ -20,7 +21,14 @@ from collections.abc import Iterable
 
 
 class AnchorEvalError(Exception):
-    """One line that names what is wrong and how to mend it."""
+    """One line that names what is wrong and how to mend it.
+
+    `while_running` says how far the work was that it ended (`after 2 of 4 records`), empty before any work began;
+    `goes_on` what to do about the rest.
+    """
+
+    while_running: str = ""
+    goes_on: str = ""
 
 
 class CardError(AnchorEvalError):

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +24,10 @@ from anchoreval.errors import AnchorEvalError
 from anchoreval.fleet.fleet import Fleet, Opening
 from anchoreval.fleet.loop import run_cells_on
 from anchoreval.groups import in_order, run_cells
+from anchoreval.header_facts import UNUSED_TEMPLATE, raw_words
 from anchoreval.identity import decided_by, environment_of, tell_beside
+from anchoreval.progress import Progress, Watch, work
+from anchoreval.progress import unwatched as unwatched
 from anchoreval.prompt import NO_ARGS, Anchor, Template, anchor_from, anchor_token, require_no_anchor
 from anchoreval.results import HEADER, Run, RunFolder, load_run
 from anchoreval.resume import gone_on
@@ -34,7 +36,6 @@ from anchoreval.run import (
     Cell,
     Makeable,
     Plan,
-    Progress,
     header_of,
     make_cells,
     run_directory,
@@ -42,16 +43,10 @@ from anchoreval.run import (
 )
 from anchoreval.stats.sequential import parse_until
 from anchoreval.tokenizer import TextTokenizer, load_tokenizer
+from anchoreval.writable import require_writable
 
 BackendName = Literal["hf", "vllm", "openai", "fake"]
 Engine = Backend | Fleet
-Watch = Callable[[int], contextlib.AbstractContextManager[Progress]]
-
-
-@contextlib.contextmanager
-def unwatched(total: int) -> Iterator[Progress]:
-    """Progress that is not shown; `total` is the number of records to come."""
-    yield lambda _: None
 
 
 def evaluate(
@@ -115,11 +110,15 @@ def evaluate(
         served=backend == "openai" and (options or {}).get("api") == "chat",
     )  # fmt: skip
     _check(plan, backend, ray, str((options or {}).get("api")))
+    require_writable(Path(output) / subject.name)
     given = {"dtype": dtype, "kernel": kernel} | _own_options(backend, card, max_length, plan.arms) | (options or {})
+    if kernel == "flex_attention" and backend == "hf":
+        tell("kernel flex_attention is compiled by torch anew for every shape: that takes minutes on a CPU")
     if rehash:
         forget(folder_of(card.checkpoint, weights=False))
     opener = partial(_open, Opening(backend, subject.checkpoint, given, rehash), ray, workers)
-    return _execute(plan, subject, max_length, Path(output), opener, same_environment, watch, tell)
+    raw = template is None and plan.form == "base"
+    return _execute(plan, subject, max_length, Path(output), opener, same_environment, raw, watch, tell)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,21 +220,30 @@ def _execute(
     output: Path,
     open_engine: Callable[[], Engine],
     same_environment: bool,
+    raw: bool,
     watch: Watch,
     tell: Callable[[str], None],
 ) -> Run:
-    """Prompts first, the model second, then every record; the run as it lies on disk."""
+    """Prompts first, the model second, then every record; the run as it lies on disk.
+
+    `raw`: prompts are raw text, and nobody asked for that.
+    """
     folder = folder_of(subject.card.checkpoint, weights=False)
     tokenizer = load_tokenizer(folder)
     window = window_of(subject.card, max_length)
-    made = make_cells(plan, tokenizer, window)
+    with work(watch, 0, "making the first prompt of every task and length"):
+        made = make_cells(plan, tokenizer, window)
     for row in made.unmakeable:
         tell(f"left out: {row['why']}")
     for line in tokenizer_lines(plan, tokenizer):
         tell(line)
+    unused = {UNUSED_TEMPLATE: True} if raw and tokenizer.chat_template else {}
+    if words := raw_words(unused):
+        tell(words)
     if plan.served and not tokenizer.chat_template:
         tell("lengths leave out the chat template of the server: the tokenizer given has none to count")
-    engine = open_engine()
+    with work(watch, 0, f"opening {subject.name}"):
+        engine = open_engine()
     try:
         window, made = _within_server(engine, made, plan, tokenizer, window)
         for notice in made.notices:
@@ -243,9 +251,11 @@ def _execute(
         facts = {"name": subject.name, "path": subject.asked, "about": subject.card.about, "window": window}
         described = engine.describe()
         decided = decided_by(plan, made, described, tokenizer, folder)
-        header = header_of(plan, made, engine, tokenizer, facts, _now(), decided)
+        with work(watch, 0, "trying every arm once"):
+            header = header_of(plan, made, engine, tokenizer, facts, _now(), decided)
         header["tokenizer"] |= {"path": subject.tokenizer} if subject.tokenizer else {}
         header |= {"version": metadata.version("anchoreval"), "environments": [environment_of(described)]}
+        header |= unused
         header |= {"until": rule_of(plan.until)} if plan.until else {}
         for line in notices(header["backend"]):
             tell(line)
@@ -254,7 +264,7 @@ def _execute(
             tell_beside(directory, json.loads(json.dumps(header)), tell)
         with RunFolder(directory, header, same_environment) as disk:
             plan, made = gone_on(plan, made, disk, tokenizer, window, tell)
-            with watch(_records(made, plan)) as progress:
+            with work(watch, _records(made, plan)) as progress:
                 _compute(engine, made, plan, tokenizer, window, disk, progress)
             disk.finish(finished=_now(), sources=plan.sources.describe(), source_files=plan.sources.files())
     finally:

@@ -98,6 +98,23 @@ def sources(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=int, default=42, help="seed of the prompts (default: %(default)s, RULER's)")
 
 
+class Arms(argparse.Action):
+    """Arms under either of two names; a second list would take the place of the first, so it is refused."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        """Keep the list; an error of the parser where one was given before."""
+        if getattr(namespace, "arms_given", None):
+            parser.error(f"{namespace.arms_given} and {option_string}: one list names all arms: --arms bf16,fp32")
+        namespace.arms_given = option_string
+        setattr(namespace, self.dest, values)
+
+
 def settings(parser: argparse.ArgumentParser) -> None:
     """Flags that choose between what a suite lets be chosen; absent ones leave the card's."""
     group = parser.add_argument_group("settings of suites")

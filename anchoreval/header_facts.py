@@ -17,6 +17,16 @@ FORMS: Mapping[str, str] = {
 }
 
 
+#: A header's key, true where the model has a chat template, prompts were raw text and `--template` was not given.
+UNUSED_TEMPLATE = "unused_chat_template"
+RAW_TEXT = "raw text is sent to a model that has a chat template: --template chat puts prompts into it"
+
+
+def raw_words(header: Mapping[str, Json]) -> str:
+    """What to say of raw text that was sent to a model with a chat template; empty for every other run."""
+    return RAW_TEXT if header.get(UNUSED_TEMPLATE) is True else ""
+
+
 def section(header: Mapping[str, Json], key: str) -> Mapping[str, Json]:
     """The object under `key` of a header; empty where there is none."""
     value = header.get(key)

@@ -12,7 +12,6 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ from anchoreval.arms import DEFAULT_KERNEL, widest_product
 from anchoreval.errors import LengthError, ModelError, RunError, SourceError, UnsupportedArm
 from anchoreval.kept import Kept, name_of
 from anchoreval.nll_report import Losses, Row, csv_of, rows_of, spans, table_of
+from anchoreval.progress import Progress, Watch, work
 from anchoreval.stats.intervals import LEVEL
 
 if TYPE_CHECKING:
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from anchoreval.arms import Arm
     from anchoreval.attention.positions import PositionScheme
     from anchoreval.backends.hf import HfBackend
+    from anchoreval.prompt import Anchor
     from anchoreval.schema import Json
     from anchoreval.tokenizer import TextTokenizer
 
 HEADER, TABLE, LOSSES = "nll.json", "nll.csv", "losses.jsonl"
 SCHEMA = 1
 Tell = Callable[[str], None]
-Watch = Callable[[int], AbstractContextManager[Callable[[int], None]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +95,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
         help="so many of equal width (default: 1-63, 64-127, 128-255, doubling)",
     )
     parser.add_argument("--limit", type=shared.positive, metavar="N", help="windows of each text (default: all)")
+    shared.anchor(parser)
     shared.engine(parser.add_argument_group("engine"))
 
 
@@ -120,6 +121,7 @@ def measure(
     kernel: str = DEFAULT_KERNEL,
     device: str = "auto",
     chunk_tokens: int = 512,
+    anchor: Anchor = "auto",
     max_length: int | None = None,
     trust_remote_code: bool = False,
     watch: Watch,
@@ -132,27 +134,32 @@ def measure(
     from anchoreval.backends.checkpoint import folder_of
     from anchoreval.cards import find_model
     from anchoreval.evaluation import notices, window_of
-    from anchoreval.prompt import anchor_token
+    from anchoreval.prompt import anchor_token, require_no_anchor
     from anchoreval.tokenizer import load_tokenizer
 
     name, card = find_model(model)
     chosen = _arms(arms, dtype or card.dtype, kernel)
+    for arm in chosen if anchor == "none" else ():
+        require_no_anchor(arm.name, arm.positions, arm.attention)
     lengths = sorted(set(lengths))
     for length in lengths:
         spans(length, buckets)
     folder = folder_of(card.checkpoint, weights=False)
     tokenizer, window = load_tokenizer(folder), window_of(card, max_length)
-    texts = read_texts(Path(text), tokenizer)
-    cut, left_out = cut_all(texts, lengths, anchor_token(tokenizer), limit, window)
+    front = anchor_token(tokenizer) if anchor == "auto" else None
+    texts = read_texts(Path(text), tokenizer, front)
+    cut, left_out = cut_all(texts, lengths, front, limit, window)
     for line in left_out:
         tell(f"left out: {line}")
     for line in beyond(chosen, lengths, window):
         tell(line)
     numbers = {"buckets": buckets or "doubling", "limit": limit, "chunk_tokens": chunk_tokens, "window": window}
+    numbers |= {"anchor": anchor} if anchor != "auto" else {}
     asked = {**_asked(name, texts, chosen), "lengths": lengths, **numbers}
     place = _folder(Path(output), asked)
     options = {"device": device, "chunk_tokens": chunk_tokens, "trust_remote_code": trust_remote_code}
-    backend = _open(card.checkpoint, dtype or card.dtype, kernel, chosen, options)
+    with work(watch, 0, f"opening {name}"):
+        backend = _open(card.checkpoint, dtype or card.dtype, kernel, chosen, options)
     try:
         for line in notices(backend.describe()):
             tell(line)
@@ -162,7 +169,7 @@ def measure(
         backend.close()
     rows = [row for own in losses for row in rows_of(own, buckets)]
     tally = [{"length": own.length, "by_text": _tally(own, texts)} for own in cut]
-    _write(place, {**_header(tokenizer), **facts, "windows": tally, "left_out": left_out}, rows)
+    _write(place, {**_header(tokenizer, front), **facts, "windows": tally, "left_out": left_out}, rows)
     return rows
 
 
@@ -171,33 +178,32 @@ def _asked(model: str, texts: Sequence[Text], arms: Sequence[Arm]) -> dict[str, 
     return {"model": model, "texts": listed, "arms": [arm.asked() for arm in arms]}
 
 
-def _header(tokenizer: TextTokenizer) -> dict[str, Json]:
+def _header(tokenizer: TextTokenizer, front: tuple[str, int] | None) -> dict[str, Json]:
     """What nll.json says besides what was asked, applied and found; nothing in it depends on the time."""
     from importlib import metadata
-
-    from anchoreval.prompt import anchor_token
 
     return {
         "schema": SCHEMA,
         "version": metadata.version("anchoreval"),
-        "anchor": dict(zip(("text", "id"), anchor_token(tokenizer), strict=True)),
+        "anchor": dict(zip(("text", "id"), front, strict=True)) if front else None,
         "tokenizer_sha256": tokenizer.sha256,
         "unit": "nats per token; a difference is the arm minus the first arm, token by token",
         "intervals": f"{LEVEL:.0%}, t over the units of each row, variance by leaving out one unit (jackknife)",
     }
 
 
-def read_texts(path: Path, tokenizer: TextTokenizer) -> list[Text]:
-    """The texts of a file, or of all *.txt in and under a folder, sorted by name; SourceError names the file."""
+def read_texts(path: Path, tokenizer: TextTokenizer, front: tuple[str, int] | None = None) -> list[Text]:
+    """The texts of a file, or of all *.txt in and under a folder, sorted by name; SourceError names the file, also
+    where it spells the anchor token `front`.
+    """
     files = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
     if not files:
         raise SourceError(f"--text {path}: no *.txt in this folder")
-    return [_read(file, str(file.relative_to(path)) if path.is_dir() else file.name, tokenizer) for file in files]
+    names = [str(file.relative_to(path)) if path.is_dir() else file.name for file in files]
+    return [_read(file, name, tokenizer, front) for file, name in zip(files, names, strict=True)]
 
 
-def _read(file: Path, name: str, tokenizer: TextTokenizer) -> Text:
-    from anchoreval.prompt import anchor_token
-
+def _read(file: Path, name: str, tokenizer: TextTokenizer, front: tuple[str, int] | None) -> Text:
     try:
         raw = file.read_bytes()
         text = raw.decode("utf-8")
@@ -208,36 +214,39 @@ def _read(file: Path, name: str, tokenizer: TextTokenizer) -> Text:
     if not text.strip():
         raise SourceError(f"--text {file}: the file is empty")
     ids = tuple(tokenizer.encode(text))
-    anchor_text, anchor = anchor_token(tokenizer)
-    if anchor in ids:
-        raise SourceError(f"--text {file}: spells the anchor token {anchor_text!r}, which stands at position 0 alone")
+    if front is not None and front[1] in ids:
+        raise SourceError(f"--text {file}: spells the anchor token {front[0]!r}, which stands at position 0 alone")
     return Text(name, hashlib.sha256(raw).hexdigest(), ids)
 
 
 def cut_all(
-    texts: Sequence[Text], lengths: Sequence[int], anchor: tuple[str, int], limit: int | None, window: int | None
+    texts: Sequence[Text], lengths: Sequence[int], front: tuple[str, int] | None, limit: int | None, window: int | None
 ) -> tuple[list[Windows], list[str]]:
-    """The windows of each length, and a line for each text that is too short for one.
+    """The windows of each length, the anchor token `front` first where there is one, and a line for each text that is
+    too short for one.
 
     LengthError for a length that the model does not have, or that no text fills.
     """
     made, short = [], []
+    before = (front[1],) if front else ()
+    said = " with the anchor" if front else ""
     for length in lengths:
         if length < 2:
-            raise LengthError(f"--lengths {length}: a window has the anchor token and at least one more")
+            raise LengthError(f"--lengths {length}: a window has a first token and at least one more")
         if window is not None and length > window:
             raise LengthError(f"--lengths {length}: the model has {window} positions (--max-length overrides)")
         ids, text_of = [], []
         for number, text in enumerate(texts):
-            count = min(len(text.ids) // (length - 1), limit or len(text.ids))
-            for at in range(0, count * (length - 1), length - 1):
-                ids.append((anchor[1], *text.ids[at : at + length - 1]))
+            step = length - len(before)
+            count = min(len(text.ids) // step, limit or len(text.ids))
+            for at in range(0, count * step, step):
+                ids.append((*before, *text.ids[at : at + step]))
                 text_of.append(number)
             if not count:
-                short.append(f"{text.name} has {len(text.ids) + 1} tokens with the anchor, a window {length}")
+                short.append(f"{text.name} has {len(text.ids) + len(before)} tokens{said}, a window {length}")
         if not ids:
-            longest = max(len(text.ids) for text in texts) + 1
-            raise LengthError(f"--lengths {length}: the longest text has {longest} tokens with the anchor", longest)
+            longest = max(len(text.ids) for text in texts) + len(before)
+            raise LengthError(f"--lengths {length}: the longest text has {longest} tokens{said}", longest)
         made.append(Windows(length, tuple(ids), tuple(text_of)))
     return made, short
 
@@ -303,17 +312,18 @@ def _losses(
 
     applied: dict[str, Json] = {}
     found: list[dict[str, Any]] = [{} for _ in cut]
-    with watch(len(arms) * sum(len(windows.ids) for windows in cut)) as progress:
+    with work(watch, len(arms) * sum(len(windows.ids) for windows in cut)) as progress:
         for arm in arms:
             with backend.under(arm) as state:
                 for windows, by_arm in zip(cut, found, strict=True):
+                    progress.at(f"{windows.length:,} tokens, {arm.name}")
                     by_arm[arm.name] = np.stack(list(_of_windows(backend, windows, arm, kept, progress)))
                 applied[arm.name] = dict(state)
     return [Losses(own.length, by_arm, own.text_of) for own, by_arm in zip(cut, found, strict=True)], applied
 
 
 def _of_windows(
-    backend: HfBackend, windows: Windows, arm: Arm, kept: Kept, progress: Callable[[int], None]
+    backend: HfBackend, windows: Windows, arm: Arm, kept: Kept, progress: Progress
 ) -> Iterator[Any]:
     """Losses [L - 1] of each window in float64; those that are kept are not computed again."""
     import torch

@@ -75,3 +75,12 @@ def nothing_scored(run: Run) -> str | None:
     advice = ADVICE.get(outcome or "failed", ADVICE["failed"])
     said = str(why or "no reason is known").rstrip(". ")
     return f"nothing was scored: {count} of {len(run.records)} records {outcome}: {said}: {advice}"
+
+
+def unanswered(run: Run) -> str | None:
+    """How many samples of a finished run failed, why the first did, and what to do; None where none did."""
+    failed = [record for record in run.records if record.outcome == "failed"]
+    if not failed:
+        return None
+    said = str(failed[0].why or "no reason is known").rstrip(". ")
+    return f"{len(failed)} of {len(run.records)} records failed, the first: {said}: the same command asks them again"

@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import json
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from anchoreval.data.sources import Sources
 from anchoreval.dealing import names_source, shuffled
 from anchoreval.documents import RULE, cut_documents, document_tokens
 from anchoreval.errors import AnchorEvalError, LengthError, MissingExtra
+from anchoreval.progress import Progress as Progress
 from anchoreval.prompt import Anchor, Template, first_token, to_request, trimmed, wording, wrap_of
 from anchoreval.results import SCHEMA, RunFolder, fingerprint
 from anchoreval.schema import GENERATED, SCORED, Output, Record, Request, Sample, Score, Wrap, uses_generated
@@ -33,8 +34,6 @@ from anchoreval.scoring import SCORERS, likeliest, require, with_choices
 from anchoreval.stats.sequential import Until
 from anchoreval.steps import Answered, Second, answers
 from anchoreval.tokenizer import TextTokenizer
-
-Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,9 +319,9 @@ def run_group(
     requests, rule = requests_of(cell, samples, plan, tokenizer), plan.rule(tokenizer)
     second, found = second_of(cell.task, plan, tokenizer, window), {}
     for arm in plan.arms:
-        keys = _run_group(cell.task, samples, requests, arm, backend, window, rule, folder, second)
+        progress.at(f"{cell.task.address} at {cell.length:,}, {arm.name}")
+        keys = _run_group(cell.task, samples, requests, arm, backend, window, rule, folder, second, progress)
         found[arm.name] = [folder.done[keys[sample.id]] for sample in samples]
-        progress(len(samples))
     return found
 
 
@@ -342,10 +341,13 @@ def _run_group(
     rule: counted.LengthRule,
     folder: RunFolder,
     second: Second,
+    progress: Progress,
 ) -> dict[str, str]:
     """Answer what has no answer yet of one group under one arm. Sample id -> key of its record."""
     keys = {request.sample_id: key_of(request, arm, backend.fingerprint) for request in requests}
-    if not (waiting := folder.waiting(arm.name, keys)):
+    waiting = folder.waiting(arm.name, keys)
+    progress.had(len(keys) - len(waiting))
+    if not waiting:
         return keys
     by_id = {sample.id: (sample, request) for sample, request in zip(samples, requests, strict=True)}
     asked = {name: pair for name, pair in by_id.items() if name in waiting}
@@ -353,6 +355,7 @@ def _run_group(
     with backend.under(arm):
         for one in itertools.chain(refused, answers(backend, short, second, keys, folder.firsts)):
             store(task, one, arm, keys, folder, folder.environment)
+            progress(1)
     return keys
 
 

@@ -8,6 +8,7 @@ records only keys and counts are held.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import math
@@ -20,6 +21,7 @@ from anchoreval.documents import document_tokens
 from anchoreval.errors import AnchorEvalError, RunError
 from anchoreval.header_check import header_differences, unmade
 from anchoreval.identity import changed_files
+from anchoreval.progress import SILENT, Progress, Watch, unwatched, work
 from anchoreval.remake import HeaderParts, Remake, header_parts
 from anchoreval.rescore import earned, same
 from anchoreval.results import HEADER, RECORDS, Run, find_runs, from_line, header_alone, require_file, seal_of
@@ -85,7 +87,7 @@ class Expected:
         return self.keys[number * KEY_BYTES : (number + 1) * KEY_BYTES].hex()
 
 
-def expected_of(remake: Remake) -> Expected:
+def expected_of(remake: Remake, progress: Progress = SILENT) -> Expected:
     """All that the run's records must say, from its header alone."""
     expected = Expected({arm.name: number for number, arm in enumerate(remake.plan.arms)})
     engine = remake.header.identity.engine
@@ -94,6 +96,7 @@ def expected_of(remake: Remake) -> Expected:
         keys = [key_of(request, arm, engine) for arm in remake.plan.arms]
         bet_on = source_bet_on(remake, sample) if remake.header.until else None
         expected.add(sample, replace(made_of(sample, request, group), source=bet_on), keys)
+        progress(1)
     return expected
 
 
@@ -183,7 +186,7 @@ class Reading:
         self._behind = 0
         self._scores = array("d", [math.nan] * len(expected.lines))
 
-    def findings(self) -> Iterator[Finding]:
+    def findings(self, progress: Progress = SILENT) -> Iterator[Finding]:
         """Every difference of every line, then the notices that the whole file gives rise to."""
         require_file(self.path)
         if self.path.exists():
@@ -192,6 +195,7 @@ class Reading:
                     self.digest.update(line)
                     for what in self._line(line):
                         yield Finding(f"{self.path}:{self.lines}", what)
+                    progress(1)
         if self._backwards and self._backwards <= self.resumed:
             yield Finding(
                 str(self.path), f"{self._backwards} records out of order: the run was resumed or many compute it", False
@@ -276,7 +280,9 @@ class Reading:
                     yield f"{sample} {name}: no record"
 
 
-def findings(path: Path, data_dir: Path | None = None, tokenizer: Path | None = None) -> Iterator[Finding]:
+def findings(
+    path: Path, data_dir: Path | None = None, tokenizer: Path | None = None, progress: Progress = SILENT
+) -> Iterator[Finding]:
     """Every difference between a run folder and what its header says, and the notices, as they are found.
 
     Where the header itself is wrong the records are not looked at. Errors: those of Remake.
@@ -294,10 +300,12 @@ def findings(path: Path, data_dir: Path | None = None, tokenizer: Path | None = 
     yield from (Finding(header, *changed) for changed in changed_files(run))
     remake = Remake(run, data_dir, tokenizer)
     yield from (Finding(header, what) for what in unmade(remake))
-    parts, expected = header_parts(run), expected_of(remake)
+    progress.at(f"prompts of {path}")
+    parts, expected = header_parts(run), expected_of(remake, progress)
+    progress.at(f"records of {path}")
     unordered = parts.workers and not parts.finished  # workers' records are put in order at the end
     reading = Reading(run, expected, len(expected.lines) if unordered else parts.resumed, remake.second)
-    yield from reading.findings()
+    yield from reading.findings(progress)
     if parts.until:
         rounds = in_rounds((made.task, made.length, made.group) for made in expected.made)
         told = verdict_differences(remake, rounds, lambda number: expected.made[number].source, reading.score)
@@ -321,19 +329,30 @@ def _whole(run: Run, reading: Reading, parts: HeaderParts) -> Iterator[Finding]:
         yield Finding(str(run.path / HEADER), f"seal: the {part} changed since the run finished")
 
 
-def main(options: argparse.Namespace, say: Callable[[str], None], note: Callable[[str], None]) -> int:
+def main(
+    options: argparse.Namespace, say: Callable[[str], None], note: Callable[[str], None], watch: Watch = unwatched
+) -> int:
     """Exit code 0 when all is well, 1 when anything differs, 2 when a run could not be verified at all."""
-    code = 0
-    for path in find_runs(options.runs):
-        differing = 0
-        try:
-            for finding in findings(path, options.data_dir, options.tokenizer):
-                differing += finding.differs
-                (say if finding.differs else note)(str(finding))
-        except AnchorEvalError as error:
-            note(f"anchoreval: {error}")
-            code = 2
-            continue
-        say(f"{path}: {f'{differing} differences' if differing else 'as its header says'}")
-        code = max(code, min(differing, 1))
+    code, paths = 0, find_runs(options.runs)
+    with work(watch, sum(map(_steps, paths))) as progress:
+        for path in paths:
+            differing = 0
+            try:
+                for finding in findings(path, options.data_dir, options.tokenizer, progress):
+                    differing += finding.differs
+                    (say if finding.differs else note)(str(finding))
+            except AnchorEvalError as error:
+                note(f"anchoreval: {error}")
+                code = 2
+                continue
+            say(f"{path}: {f'{differing} differences' if differing else 'as its header says'}")
+            code = max(code, min(differing, 1))
     return code
+
+
+def _steps(path: Path) -> int:
+    """How many prompts are made and records read for a run, by its header; 1 where that does not say it."""
+    with contextlib.suppress(AnchorEvalError, KeyError, TypeError, ValueError, AttributeError):
+        header = header_alone(path).header
+        return max(1, sum(int(row["samples"]) for row in header["asked"]) * (1 + len(header["arms"])))
+    return 1

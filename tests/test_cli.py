@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
+import errno
 import json
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from command_line import cli, process
 
+from anchoreval.backends.fake import FakeBackend
 from anchoreval.cli import COMMANDS, parser
+from anchoreval.errors import AnchorEvalError, ModelError, RunError
+from anchoreval.evaluation import evaluate
 from anchoreval.flags import backend_args
+from anchoreval.schema import Output, Request
+from anchoreval.writable import require_writable
 
 SOURCES = {"--data-dir", "--no-context", "--haystack", "--wordlists", "--seed"}
 FLAGS = {
@@ -41,14 +50,16 @@ FLAGS = {
     "score": {"runs"},
     "board": {"--definition", "--output", "runs"},
     "probe": {
-        "--curve-length", "--device", "--dtype", "--kernel", "--lengths", "--levels", "--max-length", "--model",
-        "--output", "--queries", "--random-init", "--seed", "--shift", "--text", "--texts", "--trust-remote-code",
+        "--anchor", "--curve-length", "--device", "--dtype", "--kernel", "--lengths", "--levels", "--max-length",
+        "--model", "--output", "--queries", "--random-init", "--seed", "--shift", "--text", "--texts", "--trust-remote-code",
     },
     "nll": {
-        "--arms", "--buckets", "--chunk-tokens", "--device", "--dtype", "--kernel", "--lengths", "--limit",
+        "--anchor", "--arms", "--buckets", "--chunk-tokens", "--device", "--dtype", "--kernel", "--lengths", "--limit",
         "--max-length", "--model", "--output", "--text", "--trust-remote-code",
     },
-    "doctor": {"--device", "--dtype", "--json", "--kernel", "--max-length", "--model", "--trust-remote-code"},
+    "doctor": {
+        "--anchor", "--device", "--dtype", "--json", "--kernel", "--max-length", "--model", "--trust-remote-code"
+    },
     "bench": {"kind"},
     "compare": {"--baseline", "--margin", "--output", "runs"},
     "view": {"--data-dir", "--output", "--prompt-megabytes", "--serve", "--tokenizer", "runs"},
@@ -63,8 +74,6 @@ FAKE = ["--model", "anchor-tiny", "--backend", "fake", "--lengths", "512", "--li
 
 
 def test_the_set_of_flags_is_frozen() -> None:
-    import argparse
-
     actions = next(action for action in parser()._actions if isinstance(action, argparse._SubParsersAction))
     found = {
         name: {action.option_strings[0] if action.option_strings else action.dest for action in sub._actions} - {"-h"}
@@ -109,10 +118,90 @@ def test_bad_input_is_one_line_with_the_fix_and_exit_code_2(tmp_path: Path, argu
     assert not done.stdout and not (tmp_path / "out").exists()
 
 
-def test_a_run_that_cannot_be_written_ends_with_exit_code_1(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["file", "file/below", "x" * 300, "link", "proc"])
+@pytest.mark.parametrize("command", ["run", "nll", "probe", "board"])
+def test_an_output_that_cannot_be_written_is_said_before_anything_is_read(
+    command: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("")
-    done = process("run", *FAKE, "--tasks", "ruler/vt", "--output", str(tmp_path / "file"))
-    assert done.returncode == 1 and "cannot write" in done.stderr and "Traceback" not in done.stderr
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    output = "/proc/self/anchoreval" if place == "proc" else str(tmp_path / place)
+    monkeypatch.setitem(COMMANDS, command, (*COMMANDS[command][:2], lambda _: pytest.fail("it began")))
+    asked = {
+        "run": [*FAKE, "--tasks", "ruler/vt"], "nll": ["--model", "m", "--text", "t", "--lengths", "64"],
+        "probe": ["--model", "m"], "board": ["r"],
+    }[command]  # fmt: skip
+    done = cli(command, *asked, "--output", output)
+    assert done.returncode == 2 and "cannot write" in done.stderr and "--output" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_call_from_python_tries_its_output_as_well(tmp_path: Path) -> None:
+    (tmp_path / "anchor-tiny").write_text("")
+    with pytest.raises(RunError, match=r"cannot write .*anchor-tiny"):
+        evaluate("anchor-tiny", "ruler/vt", lengths=[512], limit=1, backend="fake", output=tmp_path)
+
+
+def test_trying_an_output_leaves_nothing_behind(tmp_path: Path) -> None:
+    require_writable(tmp_path / "a" / "b")
+    assert not list(tmp_path.iterdir())
+
+
+def failing(error: BaseException, *, while_running: str = "") -> Callable[[argparse.Namespace], int]:
+    def command(_: argparse.Namespace) -> int:
+        if isinstance(error, AnchorEvalError):
+            error.while_running, error.goes_on = while_running, "the same command goes on where it was"
+        raise error
+
+    return command
+
+
+def with_cause(cause: BaseException) -> RunError:
+    error = RunError("cannot write x")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "while_running", "code", "says"),
+    [
+        (ModelError("no such model"), "", 2, "anchoreval: no such model"),
+        (ModelError("gone"), "after 2 of 4 records", 1, "failed after 2 of 4 records: gone; the same command goes on"),
+        (RunError("mend it, then the same command"), "after 2 of 4 records", 1, "mend it, then the same command"),
+        (with_cause(OSError(errno.ENOSPC, "No space left on device")), "", 1, "cannot write x"),
+        (with_cause(OSError(errno.EACCES, "Permission denied")), "", 2, "cannot write x"),
+        (OSError(errno.ENOSPC, "No space left on device", "f"), "", 1, "No space left on device"),
+        (KeyboardInterrupt(), "", 130, "stopped; the same command goes on where it was"),
+    ],
+)
+def test_the_exit_code_says_when_it_failed(
+    error: BaseException, while_running: str, code: int, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(COMMANDS, "run", (*COMMANDS["run"][:2], failing(error, while_running=while_running)))
+    done = cli("run", *FAKE, "--tasks", "ruler/vt")
+    assert done.returncode == code and says in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_arms_are_named_in_one_list_alone() -> None:
+    done = cli("run", *FAKE, "--tasks", "ruler/vt", "--rope", "bf16", "--arms", "fp32")
+    assert done.returncode == 2 and "--rope and --arms: one list names all arms" in done.stderr
+    assert parser().parse_args(["run", *FAKE, "--tasks", "t", "--arms", "bf16,fp32"]).rope == "bf16,fp32"
+
+
+def test_a_run_with_samples_that_failed_ends_with_exit_code_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = FakeBackend.answer
+
+    def answer(self: FakeBackend, requests: Sequence[Request]) -> Iterator[Output]:
+        first, *others = whole(self, requests)
+        yield dataclasses.replace(first, finish="error", text="", why="HTTP 500: boom", lost="failed")
+        yield from others
+
+    monkeypatch.setattr(FakeBackend, "answer", answer)
+    done = cli("run", *FAKE, "--tasks", "ruler/vt", "--output", str(tmp_path))
+    said = "anchoreval: 1 of 3 records failed, the first: HTTP 500: boom: the same command asks them again"
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, said)
+    monkeypatch.setattr(FakeBackend, "answer", whole)
+    assert cli("run", *FAKE, "--tasks", "ruler/vt", "--output", str(tmp_path)).returncode == 0
 
 
 def test_samples_writes_one_json_line_each(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from anchoreval import progress
 from anchoreval.backends import BACKENDS
 from anchoreval.cli import main, parser
 
@@ -125,6 +126,7 @@ REFUSED: dict[tuple[str, str], str] = {
     ("--backend", "vllm"): "pip install 'anchoreval[vllm]'",
     ("--haystack", "published"): "PaulGrahamEssays.json",
 }
+TELLS = {"probe": " levels on texts", "nll": " windows", "run": " records"}  # progress in a log
 NO_RUN_OF_THE_KIND = frozenset({"longbench", "general"})  # whose reports have nothing to say of the run at hand: 2
 
 
@@ -197,8 +199,15 @@ def name_of(value: str | list[str]) -> str:
 
 @pytest.mark.parametrize(("command", "words"), list(each_line()), ids=name_of)
 def test_a_command_line_with_each_value_goes_through(
-    command: str, words: list[str], finished: Path, chat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: str,
+    words: list[str],
+    finished: Path,
+    chat: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(progress, "EVERY_S", 0.05)
     text = tmp_path / "text.txt"
     text.write_text("The river runs past the old mill and the people walk beside it. " * 60)
     places = {"OUT": str(tmp_path / "out"), "RUN": str(finished), "TEXT": str(text), "CHAT": str(chat)}
@@ -215,6 +224,8 @@ def test_a_command_line_with_each_value_goes_through(
     else:
         assert code == 0, said.err
     assert "Traceback" not in said.err
+    if command in TELLS and not words:
+        assert TELLS[command] in said.err and "opening anchor-tiny, for " in said.err
 
 
 @pytest.mark.parametrize("name", BACKENDS)

@@ -269,6 +269,15 @@ def test_an_anchor_that_is_added_twice_is_seen(
     assert ("TWICE" in doctor._anchor_line(facts)) == (expected[1] == 2)
 
 
+def test_without_an_anchor_the_page_says_so_and_arms_that_need_it_are_not_allowed(tmp_path: Path) -> None:
+    tokenizer = tokenizer_of(tmp_path, adds_bos=True, template=None)
+    facts = doctor.anchor_facts(tokenizer, "none")
+    line = doctor._anchor_line(facts)
+    assert facts["id"] is None and "none, as asked" in line and "(1 tokens)" in line
+    assert len(doctor.prose_ids(tokenizer, 16, "none")) == 16
+    assert doctor.prose_ids(tokenizer, 16)[1:] == doctor.prose_ids(tokenizer, 16, "none")[:15]
+
+
 def test_a_tokenizer_without_bos_has_eos_for_anchor(tmp_path: Path) -> None:
     facts = doctor.anchor_facts(tokenizer_of(tmp_path, adds_bos=False, template=None, bos=False))
     assert (facts["kind"], facts["text"], facts["from_tokenizer"]) == ("EOS", "</s>", 0)

@@ -289,6 +289,19 @@ def test_windows_begin_with_the_anchor_and_cover_each_text_once(llama: Path, tex
     assert short == ["2.txt has 901 tokens with the anchor, a window 1000"]
 
 
+def test_without_an_anchor_windows_are_the_text_alone(llama: Path, texts: Path, tmp_path: Path) -> None:
+    read = nll.read_texts(texts, load_tokenizer(llama))
+    (cut,), short = nll.cut_all(read, [1000], None, None, 4096)
+    assert cut.ids[0] + cut.ids[1] == read[0].ids[:2000] and short == ["2.txt has 900 tokens, a window 1000"]
+    rows = measure(llama, texts, tmp_path, anchor="none", limit=1)
+    header = json.loads((tmp_path / nll.HEADER).read_text("utf-8"))
+    assert rows and header["anchor"] is None and header["asked"]["anchor"] == "none"
+    with pytest.raises(RunError, match="made with other settings"):
+        measure(llama, texts, tmp_path, limit=1)
+    with pytest.raises(UnsupportedArm, match="needs the anchor token"):
+        measure(llama, texts, tmp_path / "b", anchor="none", arms="fp32,fp32+anchor-shift:16")
+
+
 def test_a_text_that_fills_its_window_to_the_last_token_counts(llama: Path, texts: Path) -> None:
     read = nll.read_texts(texts / "2.txt", load_tokenizer(llama))
     (cut,), _ = nll.cut_all(read, [901], ("<s>", BOS), None, None)

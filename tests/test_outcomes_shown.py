@@ -102,6 +102,16 @@ def test_a_mean_from_which_a_task_or_a_sample_is_lost_is_marked_on_every_row(who
         assert row["value"] in html_.read_text("utf-8") and "as wrong</span>" in html_.read_text("utf-8")
 
 
+def test_the_mean_over_tasks_says_in_board_csv_what_was_lost_behind_it(whole: Folder) -> None:
+    run = lost(lost(whole, "refused", count=3), "failed", task="ruler/vt", count=1)
+    means = [row for row in csv.DictReader(io.StringIO(board_csv([run]))) if row["kind"] == "mean"]
+    (row,) = [row for row in means if (row["length"], row["arm"]) == ("512", "fp32")]
+    records = [r for r in run.records if (r.length, r.arm) == (512, "fp32")]
+    assert row["lost"] == "3 refused, 1 failed"
+    assert (row["asked"], row["scored"]) == (str(len(records)), str(len(records) - 4))
+    assert {row["lost"] for row in means if row["arm"] != "fp32"} == {""}
+
+
 def test_the_lost_count_as_wrong_in_the_lower_bound(whole: Folder) -> None:
     run = lost(whole, "refused", count=6)
     rows = csv.DictReader(io.StringIO(board_csv([run])))

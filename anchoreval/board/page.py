@@ -32,7 +32,7 @@ from anchoreval.board.words import (
     tally,
     tokens,
 )
-from anchoreval.header_facts import anchor_words, environments, form_words, section
+from anchoreval.header_facts import anchor_words, environments, form_words, raw_words, section
 from anchoreval.schema import Json
 from anchoreval.stats import Cell, Contrast, Row
 
@@ -189,6 +189,8 @@ def _engine(said: Mapping[str, Json]) -> str:
 def _warnings(view: RunView) -> Iterator[str]:
     if view.incomparable:
         yield f"Not comparable with published scores: {plain(view.incomparable, 400)}."
+    if raw := raw_words(view.header):
+        yield f"{raw[:1].upper()}{raw[1:]}."
     if view.extension:
         yield view.extension
     if view.environments:

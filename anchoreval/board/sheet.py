@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from anchoreval.board.view import RunView
 from anchoreval.board.words import plain
 from anchoreval.header_facts import environments, form_of
-from anchoreval.schema import OUTCOMES
-from anchoreval.stats import Cell
+from anchoreval.schema import OUTCOMES, SCORED
+from anchoreval.stats import UNSCORED, Cell
 from anchoreval.stats import Row as Compared
 
 Row = dict[str, str]
@@ -117,11 +117,27 @@ def _averages(view: RunView) -> Iterator[Row]:
             bound = f"{average.as_wrong[length]:.4f}"
             low, high = (_number(end, 100) for end in average.ends[length])
             ends = {"low": low, "high": high, "interval": "pseudo-scores"}
-            yield row | ends | {"tasks": str(average.tasks[length]), "as_wrong_x100": bound}
+            tasks = {"tasks": str(average.tasks[length]), "as_wrong_x100": bound}
+            yield row | ends | tasks | _behind(view, arm, length)
         row = {"arm": arm, "tasks": average.coverage}
         yield _of(view, "wavg_inc") | row | {"mean_x100": _number(average.increasing)}
         yield _of(view, "wavg_dec") | row | {"mean_x100": _number(average.decreasing)}
         yield _of(view, "effective_length") | row | {"length": average.effective or ""}
+
+
+def _behind(view: RunView, arm: str, length: int) -> Row:
+    """How many samples were asked and scored behind a mean over tasks, and what became of those without a score."""
+    cells = [cell for cell in view.cells.values() if (cell.length, cell.arm) == (length, arm)]
+    cells = [cell for cell in cells if cell.task.startswith("ruler/")]
+    counts = {outcome: sum(cell.outcomes.get(outcome, 0) for cell in cells) for outcome in OUTCOMES}
+    lost: dict[str, int] = {outcome: count for outcome, count in counts.items() if count and outcome not in SCORED}
+    if others := sum(cell.lost for cell in cells) - sum(lost.values()):
+        lost[UNSCORED] = others
+    return {
+        "asked": str(sum(cell.asked for cell in cells)),
+        "scored": str(sum(cell.scored for cell in cells)),
+        "lost": ", ".join(f"{count} {reason}" for reason, count in lost.items()),
+    }
 
 
 def _of(view: RunView, kind: str, task: str | None = None) -> Row:

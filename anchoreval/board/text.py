@@ -22,6 +22,7 @@ from anchoreval.board.words import (
     tally,
     tokens,
 )
+from anchoreval.header_facts import raw_words
 from anchoreval.stats import Cell, Contrast, Difference, Place
 from anchoreval.stats.fill import underfilled
 
@@ -59,6 +60,8 @@ def run_table(run: Run, baseline: str | None = None, width: int = 100) -> str:
     else:
         lines += [f"{plain(arm, 40)}: RULER {average.summary}" for arm, average in shown.averages.items()]
     notes = [line.text for line in sorted(shown.outcomes, key=lambda line: not line.quiet)]
+    if raw := raw_words(run.header):
+        notes.append(f"{raw[:1].upper()}{raw[1:]}.")
     if shown.environments:
         notes.append(f"{shown.environments}.")
     if shown.incomparable:

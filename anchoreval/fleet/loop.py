@@ -56,13 +56,14 @@ def _units(
                 for one in refused:
                     store(cell.task, one, arm, keys, folder, folder.environment)
                 left = {name: pair for name, pair in short.items() if name in waiting}
-                progress(len(samples) - len(left))
+                progress.had(len(samples) - len(left))
                 group = _Group(cell.task, arm, asked, keys, second, folder, progress)
                 group.waiting = first_answers(left, keys, folder.firsts)
                 sent = [request for name, (_, request) in left.items() if name not in group.waiting]
                 for request in [request for request in sent if folder.failed(keys[request.sample_id])]:
                     sent.remove(request)
                     last.append(Unit(arm, [request], group))
+                progress.at(f"{cell.task.address} at {cell.length:,}, {arm.name}")
                 if unit := Unit(arm, sent, group) if sent else group.done():
                     yield unit
     yield from last

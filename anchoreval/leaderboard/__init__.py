@@ -18,12 +18,12 @@ from pathlib import Path
 
 from anchoreval.board.assets import require_page
 from anchoreval.leaderboard.build import Board, build
-from anchoreval.leaderboard.definition import Declared, Definition, load_definition
+from anchoreval.leaderboard.definition import Declared, Definition, find_definition, load_definition
 from anchoreval.leaderboard.gather import gather
 from anchoreval.leaderboard.sheet import csv_lines
 from anchoreval.results import find_runs, write_whole
 
-__all__ = ["Board", "Declared", "Definition", "build", "load_definition", "write_leaderboard"]
+__all__ = ["Board", "Declared", "Definition", "build", "find_definition", "load_definition", "write_leaderboard"]
 
 
 def write_leaderboard(
@@ -35,13 +35,14 @@ def write_leaderboard(
 ) -> tuple[Path, Path]:
     """Paths of `<name>.csv` and `<name>.html` in `folder`, named for the definition. The same runs, the same bytes.
 
+    `definition` is a file, or the name of one that comes with the package.
     `runs` are run folders or folders of them, shared out among so many processes. A run that was found under a folder
     and cannot be read is told and left out where there is a `tell`. CardError for a definition, RunError for a run that
     cannot be read.
     """
     from anchoreval.leaderboard.page import page
 
-    declared = load_definition(definition)
+    declared = load_definition(find_definition(definition))
     require_page(folder / f"{declared.name}.csv", "kind,model,")
     require_page(folder / f"{declared.name}.html", " · anchoreval leaderboard</title>")
     named = frozenset(runs)

@@ -13,7 +13,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from anchoreval.cards import Strict, load_card, select_tasks
+from anchoreval.cards import Strict, folder, load_card, select_tasks
 from anchoreval.errors import AnchorEvalError, CardError, UnknownName
 from anchoreval.leaderboard.reported import Reported, load_reported
 
@@ -84,6 +84,18 @@ class Declared:
     def tasks(self) -> tuple[str, ...]:
         """The tasks of all suites, each once."""
         return tuple(dict.fromkeys(task for tasks in self.suites.values() for task in tasks))
+
+
+def find_definition(name: Path) -> Path:
+    """The file of a board: a path, or the name of one that comes with the package; UnknownName gives the nearest."""
+    if name.exists():
+        return name
+    shipped = {path.stem: path for path in folder("leaderboards").glob("*.yaml")}
+    if len(name.parts) > 1:
+        raise CardError(f"{name}: no such file; boards of the package are named alone: {', '.join(sorted(shipped))}")
+    if (stem := name.name.removesuffix(".yaml")) not in shipped:
+        raise UnknownName("board (no file and no definition of that name)", name.name, shipped)
+    return shipped[stem]
 
 
 def load_definition(path: Path) -> Declared:

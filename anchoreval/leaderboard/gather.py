@@ -24,6 +24,7 @@ from anchoreval.header_facts import (
     form_of,
     form_words,
     incomparable,
+    raw_words,
     section,
 )
 from anchoreval.leaderboard.definition import Declared
@@ -191,7 +192,8 @@ def setting(header: Mapping[str, Json]) -> str:
 def facts(header: Mapping[str, Json]) -> tuple[str, ...]:
     """What stands beside a run's folder: the form of its prompts, its anchor, and how many environments computed it."""
     form, anchor = form_words(header), anchor_words(header)
-    found = [f"prompts: {form}" if form else "", f"anchor: {anchor}" if anchor else "", environment_words(header)]
+    found = [f"prompts: {form}" if form else "", raw_words(header)]
+    found += [f"anchor: {anchor}" if anchor else "", environment_words(header)]
     return tuple(filter(None, found))
 
 

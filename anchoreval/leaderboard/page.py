@@ -16,6 +16,7 @@ from anchoreval.board.links import encoded
 from anchoreval.board.outcomes import counted_lines
 from anchoreval.board.view import EXTENSION
 from anchoreval.board.words import NONE, left_out, lost_counts, p_text, plain, tokens
+from anchoreval.header_facts import RAW_TEXT
 from anchoreval.leaderboard.build import Board, Group, Line
 from anchoreval.leaderboard.cells import Gap, Map, Mean
 from anchoreval.leaderboard.columns import Value
@@ -75,6 +76,9 @@ def _notes(board: Board) -> Iterator[str]:
             f"{several} row{'s' * (several != 1)} marked with a number of environments: machines or versions changed "
             "within the run, so last bits may differ from one record to the next."
         )
+    raw = sum(RAW_TEXT in run.facts for run in board.sources)
+    if raw:
+        yield f"{raw} run{'s' * (raw != 1)} of {len(board.sources)}: {RAW_TEXT}."
     lost = Counter[Outcome]()
     for group in board.groups:
         for mean in group.tasks.means.values():

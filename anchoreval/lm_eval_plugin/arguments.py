@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from argparse import ArgumentTypeError
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -10,7 +11,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 from anchoreval.arms import DEFAULT_KERNEL, Arm, parse_arm
 from anchoreval.backends import options_of
 from anchoreval.errors import AnchorEvalError
-from anchoreval.flags import SETTINGS
+from anchoreval.flags import SETTINGS, template_arg
 
 #: What lm-eval itself adds to the arguments of a model; batches are sized by `batch_tokens` and `rows`.
 GIVEN_BY_LM_EVAL = frozenset({"batch_size", "max_batch_size"})
@@ -65,9 +66,14 @@ class ModelArguments:
 
 @dataclass(frozen=True, slots=True)
 class PromptArguments:
-    """How the prompts of our own tasks are made; the defaults are those of `anchoreval run`."""
+    """How the prompts of our own tasks are made; the defaults are those of `anchoreval run`.
+
+    `template_args` are an object in JSON, or `enable_thinking=false` with `;` before each further one.
+    """
 
     template: Literal["base", "chat"] | None = None
+    template_args: dict[str, Any] | None = None
+    anchor: Literal["auto", "none"] = "auto"
     haystack: Literal["published", "generated"] | None = None
     data_dir: str | None = None
     wordlists: Literal["3.0.1", "2.2.0"] = "3.0.1"
@@ -134,11 +140,25 @@ def _as(hint: Any, value: Any, name: str) -> Any:
         if text not in get_args(kind):
             raise BadArgument(f"{said} not one of {', '.join(get_args(kind))}")
         return text
+    if get_origin(kind) is dict:
+        return _template_args(value, said)
     if kind is bool:
         if text.lower() not in ("true", "false"):
             raise BadArgument(f"{said} neither True nor False")
         return text.lower() == "true"
     return _whole(value, said) if kind is int else text
+
+
+def _template_args(value: Any, said: str) -> dict[str, Any]:
+    """Arguments of a chat template by name; BadArgument as for the flag of the same name."""
+    if isinstance(value, Mapping):
+        if not all(isinstance(each, str | int | float | bool | None) for each in value.values()):
+            raise BadArgument(f"{said} no object of text, numbers, true, false and null")
+        return {str(name): each for name, each in value.items()}
+    try:
+        return dict(template_arg(part.strip()) for part in str(value).split(";") if part.strip())
+    except ArgumentTypeError as error:
+        raise BadArgument(f"{said} none: {error}") from error
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from anchoreval import lm_eval_tasks
+from anchoreval.console import StdoutLost, note
 from anchoreval.errors import AnchorEvalError, RunError
 from anchoreval.lm_eval_plugin import MODELS, names, register
 
@@ -122,7 +123,7 @@ def _folders(given: Any) -> list[str]:
             try:
                 load_yaml(path, resolve_func=False, recursive=True)
             except Exception as error:  # whatever a parser makes of it
-                sys.stderr.write(f"anchoreval: lm-eval skips {path}: {_line(error)}\n")
+                note(f"anchoreval: lm-eval skips {path}: {_line(error)}")
     return folders
 
 
@@ -141,7 +142,7 @@ def _one_line() -> Iterator[None]:
     """Errors of lm-eval as ours, one line each; those of what is asked end with 2, the others with 1."""
     try:
         yield
-    except AnchorEvalError:
+    except (AnchorEvalError, StdoutLost):
         raise
     except KeyboardInterrupt as stopped:
         text = "stopped; answers are kept, and the same command goes on behind them, with --use_cache PATH alone"
@@ -152,7 +153,9 @@ def _one_line() -> Iterator[None]:
         line = f"lm-eval: {_line(error)}"
         if _line(error).startswith(_INPUT):
             raise AnchorEvalError(line) from error
-        raise RunError(f"{line} ({type(error).__name__}; LMEVAL_LOG_LEVEL=DEBUG shows where)") from error
+        failed = RunError(f"{line} ({type(error).__name__}; LMEVAL_LOG_LEVEL=DEBUG shows where)")
+        failed.while_running = "while running"
+        raise failed from error
 
 
 def _line(error: BaseException) -> str:
@@ -194,7 +197,9 @@ def _writing(output: str | None) -> Iterator[None]:
     finally:
         talk.removeHandler(heard)
     if heard.said:
-        raise RunError(f"{folder}: {heard.said[0]}") from OSError(heard.said[0])
+        unsaved = RunError(f"{folder}: {heard.said[0]}")
+        unsaved.while_running = "behind the last answer"
+        raise unsaved
 
 
 @contextlib.contextmanager

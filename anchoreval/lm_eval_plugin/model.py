@@ -34,9 +34,9 @@ from anchoreval.chat_template import Renderer, TurnRefused
 from anchoreval.documents import cut_documents
 from anchoreval.errors import ModelError
 from anchoreval.lengths import room_of
-from anchoreval.lm_eval_plugin.arguments import BadArgument, model_arguments
+from anchoreval.lm_eval_plugin.arguments import BadArgument, model_arguments, prompt_arguments
 from anchoreval.lm_eval_plugin.tasks import card_of, model_of, sample_of, window_of
-from anchoreval.prompt import to_request
+from anchoreval.prompt import require_no_anchor, to_request
 from anchoreval.schema import ChoiceScore, Continuation, Json, Output, Request, Sample
 from anchoreval.tokenizer_check import PROBES
 
@@ -63,6 +63,9 @@ class AnchorEvalLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not analysed
             _log.info("--batch_size is not used: batches are sized by batch_tokens and rows of --model_args")
         self._card, self._texts = model_of({"pretrained": self.asked.pretrained, "tokenizer": self.asked.tokenizer})
         self.arm: Arm = self.asked.as_arm(self.asked.dtype or self._card.dtype)
+        self._anchor = prompt_arguments(given).anchor
+        if self._anchor == "none":
+            require_no_anchor(self.arm.name, self.arm.positions, self.arm.attention)
         self.tokenizer = self._load_tokenizer()
         self._applied: dict[str, Json] = {}
         self._cut = self._told = 0
@@ -263,6 +266,7 @@ class AnchorEvalLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not analysed
         texts = (asked.max_length, asked.add_bos_token, asked.prefix_token_id, asked.document_tokens)
         versions = self._backend.describe()["versions"]  # a cache says nothing of where its answers come from
         identity = [self._backend.fingerprint, versions, self.arm.fingerprint(), self._texts.sha256, *texts]
+        identity += [] if self._anchor == "auto" else [f"anchor {self._anchor}"]
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
     def _load_tokenizer(self) -> Any:
@@ -290,7 +294,7 @@ class AnchorEvalLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not analysed
         """A sample of our tasks as `anchoreval run` sends it, but for its reference, whose score has no place there."""
         task = card_of(sample.task)
         room = None if task.length_of == "natural" else room_of(task, window_of(self._card, self.asked.max_length))
-        request = to_request(replace(sample, references=()), self._texts, task.reference, room)
+        request = to_request(replace(sample, references=()), self._texts, task.reference, room, anchor=self._anchor)
         return cut_documents(request, self.asked.document_tokens)
 
     def _plain(self, name: str, ids: Sequence[int], new_tokens: int, **more: Any) -> Request:

@@ -141,6 +141,8 @@ def documents(metadata: Mapping[str, Any]) -> Documents:
         limit=about.get("limit"),
         seed=asked.seed,
         template=asked.template or card.template,
+        template_args=asked.template_args or {},
+        anchor=asked.anchor,
         sources=Sources(asked.data_dir, haystack, asked.wordlists, context=not asked.no_context),
         single=frozenset({task.address}),
     )
@@ -148,7 +150,7 @@ def documents(metadata: Mapping[str, Any]) -> Documents:
     said = {
         **about, "card": task.model_dump(mode="json", exclude_defaults=True), "seed": plan.seed,
         "template": plan.template, "sources": plan.sources.describe(), "comparable": not plan.incomparable([cell]),
-        "tokenizer_sha256": tokenizer.sha256,
+        "tokenizer_sha256": tokenizer.sha256, **plan.wording(tokenizer),
     }  # fmt: skip
     made = Documents(cell.samples, cell.asked, said)
     if made[0]["then"]:

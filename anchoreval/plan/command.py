@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from anchoreval import flags as shared
+from anchoreval.progress import Watch, work
 
 if TYPE_CHECKING:
     from anchoreval.cards import ModelCard
@@ -20,7 +20,9 @@ def flags(parser: argparse.ArgumentParser) -> None:
     shared.model(parser)
     parser.add_argument("--tasks", required=True, help="suites, sets, tasks or globs, comma or space separated")
     parser.add_argument("--lengths", type=shared.lengths, metavar="N,N", help="tokens, as for run")
-    parser.add_argument("--rope", "--arms", dest="rope", default="native", metavar="ARM,ARM", help="as for run")
+    parser.add_argument(
+        "--rope", "--arms", dest="rope", action=shared.Arms, default="native", metavar="ARM,ARM", help="as for run"
+    )
     parser.add_argument("--limit", type=shared.positive, metavar="N", help="samples of each task and length")
     parser.add_argument("--document-tokens", type=shared.positive, metavar="N", help="as for run")
     shared.template(parser, None, "as for run")
@@ -47,19 +49,17 @@ def main(
     options: argparse.Namespace,
     say: Callable[[str], None],
     note: Callable[[str], None],
-    bar: Callable[[int], AbstractContextManager[Callable[[int], None]]],
+    watch: Watch,
 ) -> int:
     """The plan on stdout; what cannot be made on stderr."""
-    said = _planned(options, bar)
+    said = _planned(options, watch)
     for why in said.unmakeable:
         note(f"left out: {why}")
     say(page(said))
     return 0
 
 
-def _planned(
-    options: argparse.Namespace, bar: Callable[[int], AbstractContextManager[Callable[[int], None]]]
-) -> RunPlan:
+def _planned(options: argparse.Namespace, watch: Watch) -> RunPlan:
     from anchoreval.backends.checkpoint import folder_of
     from anchoreval.backends.hf_plan import Limits
     from anchoreval.cards import find_model
@@ -78,7 +78,7 @@ def _planned(
     made = make_cells(plan, tokenizer, window)
     machine = machine or this_machine(card.checkpoint, dtype, shape, options.chunk_tokens)
     limits = Limits(options.chunk_tokens, options.batch_tokens)
-    with bar(sum(cell.asked for cell in made.cells)) as progress:
+    with work(watch, sum(cell.asked for cell in made.cells)) as progress:
         return plan_run(plan, made, tokenizer, window, shape, machine, limits, progress)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from anchoreval.arms import Arm
@@ -13,6 +13,7 @@ from anchoreval.backends.hf_plan import Limits
 from anchoreval.lengths import fitting
 from anchoreval.plan.cost import Machine, Shape, peak_bytes
 from anchoreval.plan.dry import Counted, DryArm
+from anchoreval.progress import SILENT, Progress
 from anchoreval.run import Cell, Makeable, Plan, requests_of
 from anchoreval.schema import Request
 from anchoreval.tokenizer import TextTokenizer
@@ -59,13 +60,14 @@ def plan_run(
     shape: Shape,
     machine: Machine,
     limits: Limits,
-    progress: Callable[[int], None] = lambda _: None,
+    progress: Progress = SILENT,
 ) -> RunPlan:
     """The plan of a run on the hf backend; the tokens are exact, seconds and bytes are estimates (cost.py)."""
     arms = {arm: DryArm(_limits(arm, limits), _arrangement(arm), shape.whole_prompts) for arm in plan.arms}
     cells, left_out = [], [*(str(row["why"]) for row in made.unmakeable), *made.notices]
     for cell in made.cells:
         prompts = prompt_tokens = answer_tokens = 0
+        progress.at(f"{cell.task.address} at {cell.length:,}")
         for group in _groups(cell, plan, tokenizer, window):
             prompts += len(group)
             prompt_tokens += sum(len(request.token_ids) for request in group)

@@ -16,6 +16,8 @@ from pathlib import Path
 from anchoreval.errors import LengthError
 from anchoreval.kept import Kept
 from anchoreval.probe.sheet import Study, csv_text, texts_csv
+from anchoreval.progress import Watch, unwatched
+from anchoreval.prompt import Anchor
 from anchoreval.results import write_whole
 
 __all__ = ["Study", "csv_text", "probe", "write_probe"]
@@ -39,7 +41,9 @@ def probe(
     random_init: bool = False,
     curve_length: int | None = None,
     kept: Path | None = None,
+    anchor: Anchor = "auto",
     tell: Callable[[str], None] = lambda _: None,
+    watch: Watch = unwatched,
 ) -> Study:
     """The measured study of `model` (a card of models/, a folder or a hub id).
 
@@ -51,8 +55,8 @@ def probe(
     (default: the checkpoint's, for a card's own dtype says how tasks run); `max_length` is what the model was trained
     at, where its card and configuration do not say;
     `random_init` adds the same architecture with random weights also where the model is large (up to 100 million
-    parameters it is always there). What is measured is appended to the file `kept`, from which a study that was cut
-    goes on. Raises AnchorEvalError, one line, for what cannot be done.
+    parameters it is always there); `anchor="none"` puts no anchor token in front. What is measured is appended to the
+    file `kept`, from which a study that was cut goes on. Raises AnchorEvalError, one line, for what cannot be done.
     """
     from anchoreval.probe.study import Settings, investigate
 
@@ -60,9 +64,8 @@ def probe(
         raise LengthError(f"--curve-length {curve_length}: not one of --lengths")
     counts = ((0, texts),) if isinstance(texts, int) else tuple(sorted(texts or ()))
     settings = Settings(tuple(sorted(set(lengths))), shift, levels, counts, queries, seed, random_init, curve_length)
-    return investigate(
-        model, settings, text, dtype or "auto", device, kernel, trust_remote_code, max_length, tell, Kept(kept)
-    )
+    how = (dtype or "auto", device, kernel, trust_remote_code, max_length)
+    return investigate(model, settings, text, *how, tell, Kept(kept), watch, anchor)
 
 
 def write_probe(study: Study, folder: Path) -> tuple[Path, Path]:

@@ -231,7 +231,7 @@ def _facts(study: Study) -> list[tuple[str, str]]:
         ("its own RoPE equals", str(f.get("detected") or "no named level")),
         ("layers × heads", f"{f.get('layers', '?')} × {f.get('heads', '?')}"),
         ("texts", str(f.get("text", "?"))),
-        ("first token", str(f.get("anchor", "?"))),
+        ("first token", str(f.get("anchor", "?") or "none in front")),
         ("length: texts × query rows", detail),
         ("positions of the model", _window(study)),
         ("damaged frequencies", ", ".join(f.get("damaged", [])) or "none"),

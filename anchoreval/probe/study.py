@@ -33,7 +33,8 @@ from anchoreval.errors import LengthError, ModelError, SourceError
 from anchoreval.kept import Kept, name_of
 from anchoreval.probe.parts import Part, packed, rounded, unpacked
 from anchoreval.probe.sheet import ALL, RANDOM, Against, Mode, OfText, Row, Setting, Study
-from anchoreval.prompt import anchor_token
+from anchoreval.progress import Progress, Watch, unwatched, work
+from anchoreval.prompt import Anchor, anchor_token
 from anchoreval.tokenizer import TextTokenizer, load_tokenizer
 
 MAX = "max_position_embeddings"
@@ -122,39 +123,47 @@ def investigate(
     max_length: int | None,
     tell: Callable[[str], None],
     kept: Kept | None = None,
+    watch: Watch = unwatched,
+    anchor: Anchor = "auto",
 ) -> Study:
-    """The study; `tell` takes a line per model dtype and length, `kept` has what was measured before."""
+    """The study; `tell` takes a line per model dtype and length, `kept` has what was measured before.
+
+    A level on a text is the unit of work of `watch`.
+    """
     rungs = parse_rungs(settings.levels)
     name, card = find_model(model)
     checkpoint = find_checkpoint(card.checkpoint)
     tokenizer = load_tokenizer(checkpoint.folder)
-    texts = {n: read_texts(file, tokenizer, n, settings.count(n), settings.seed) for n in settings.lengths}
+    texts = {n: read_texts(file, tokenizer, n, settings.count(n), settings.seed, anchor) for n in settings.lengths}
     stock = DEFAULT if kernel in ("auto", "fused") else kernel
-    network = load(checkpoint, dtype, device, stock, trust_remote_code).model
+    with work(watch, 0, f"opening {name}"):
+        network = load(checkpoint, dtype, device, stock, trust_remote_code).model
     report = inspect_rope(network)
     if not report.has_rope:
         raise ModelError(f"{model} has no RoPE: there is nothing to probe")
     check = selftest(network)
     if not (check["native_equals_stock"] and check["restored"]):
         raise ModelError(f"{model}: the untouched level does not reproduce this model's own logits")
-    bench = _Bench(settings, texts, checkpoint.weights_sha256, kept or Kept(), tell)
     stored = report.model_dtype
     randomised = settings.random_init or network.num_parameters() <= RANDOM_UP_TO
-    if randomised:
-        bench.measure(random_weights(network, settings.seed), stored, [Rung(RANDOM, LEVELS["native"])])
-    for computed in dict.fromkeys((stored, "fp32")):
-        if computed != stored:
-            network = network.to(torch.float32)
-        exact = report.detected if check["explicit_equals_stock"] and not report.damaged else None
-        applied = [Rung(r.name, isolated(r.level, stored, report.detected, computed, exact)) for r in rungs]
-        bench.measure(network, computed, applied)
+    computations = tuple(dict.fromkeys((stored, "fp32")))
+    with work(watch, (randomised + len(rungs) * len(computations)) * sum(map(len, texts.values()))) as progress:
+        bench = _Bench(settings, texts, checkpoint.weights_sha256, kept or Kept(), tell, progress)
+        if randomised:
+            bench.measure(random_weights(network, settings.seed), stored, [Rung(RANDOM, LEVELS["native"])])
+        for computed in computations:
+            if computed != stored:
+                network = network.to(torch.float32)
+            exact = report.detected if check["explicit_equals_stock"] and not report.damaged else None
+            applied = [Rung(r.name, isolated(r.level, stored, report.detected, computed, exact)) for r in rungs]
+            bench.measure(network, computed, applied)
     rows = _rows(bench.measured)
     facts = {
         "stored": stored,
         "detected": report.detected,
         "damaged": [f"{d.name} ({d.dtype}, {d.max_relative_error:.2g})" for d in report.damaged],
         "text": file.name if file else f"generated prose, seed {settings.seed}",
-        "anchor": anchor_token(tokenizer)[0],
+        "anchor": anchor_token(tokenizer)[0] if anchor == "auto" else None,
         "weights_sha256": checkpoint.weights_sha256,
         "layers": len({row.layer for row in rows if row.layer != ALL}),
         "heads": len({row.head for row in rows if row.head != ALL}),
@@ -173,6 +182,7 @@ class _Bench:
     weights: str
     kept: Kept
     tell: Callable[[str], None]
+    progress: Progress
     measured: list[Measured] = field(default_factory=list)
 
     def measure(self, network: Any, computed: str, rungs: Sequence[Rung]) -> None:
@@ -186,12 +196,16 @@ class _Bench:
         for length, ids in self.texts.items():
             about = f"{computed} model{', random weights' if randomised else ''}"
             self.tell(f"{about}, {length} tokens, {len(ids)} text{'s' if len(ids) > 1 else ''}")
+            self.progress.at(f"{about}, {length:,} tokens")
             for at, one in enumerate(ids):
                 text = _Text(network, one, self.settings, with_heads=at == 0)
                 for rung in rungs:
                     name = name_of(self._named(computed, randomised, rung, one, at == 0))
-                    if name not in self.kept.lines:
+                    if name in self.kept.lines:
+                        self.progress.had(1)
+                    else:
                         self.kept.add(name, packed(text.measure(rung.level, modes)))
+                        self.progress(1)
                     parts = unpacked(self.kept.lines[name])
                     self.measured.append(Measured(computed, rung, length, len(text.rows), at, parts))
 
@@ -246,22 +260,25 @@ def isolated(level: RopeLevel, stored: str, detected: str | None, computed: str,
     return replace(level, product=stored) if level.product == "model" else level
 
 
-def read_texts(file: Path | None, tokenizer: TextTokenizer, length: int, count: int, seed: int) -> list[list[int]]:
-    """`count` texts of `length` token ids, the anchor token first.
+def read_texts(
+    file: Path | None, tokenizer: TextTokenizer, length: int, count: int, seed: int, anchor: Anchor = "auto"
+) -> list[list[int]]:
+    """`count` texts of `length` token ids, the anchor token first unless `anchor` is none.
 
     Of a file, one part after the other; of a folder, the first part of each *.txt, then the second of each, and on.
     """
-    anchor = anchor_token(tokenizer)[1]
+    front = [anchor_token(tokenizer)[1]] if anchor == "auto" else []
+    taken = length - len(front)
     if file is None:
-        return [[anchor, *_prose(tokenizer, length - 1, seed + at)] for at in range(count)]
+        return [[*front, *_prose(tokenizer, taken, seed + at)] for at in range(count)]
     files = sorted(file.rglob("*.txt")) if file.is_dir() else [file]
-    cut = [_cut(_ids(one, tokenizer), length - 1) for one in files]
+    cut = [_cut(_ids(one, tokenizer), taken) for one in files]
     turns = (part for turn in zip_longest(*cut) for part in turn if part)
     parts = list(islice(turns, count))
     if not parts:
         most = max((len(_ids(one, tokenizer)) for one in files), default=0)
         raise LengthError(f"{file} has {most} tokens, fewer than a text of {length} needs")
-    return [[anchor, *part] for part in parts]
+    return [[*front, *part] for part in parts]
 
 
 def _ids(file: Path, tokenizer: TextTokenizer) -> list[int]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from anchoreval import flags as shared
+from anchoreval.progress import Watch, unwatched, work
 from anchoreval.results import find_runs, load_run
 from anchoreval.view.prompts import PROMPT_MEGABYTES
 
@@ -47,7 +48,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def main(options: argparse.Namespace, say: Tell) -> int:
+def main(options: argparse.Namespace, say: Tell, watch: Watch = unwatched) -> int:
     """The place of every index.html on stdout; then, with --serve, the address."""
     from anchoreval.view.serve import serve
     from anchoreval.view.write import FOLDER, write_view
@@ -56,15 +57,19 @@ def main(options: argparse.Namespace, say: Tell) -> int:
     names = _names(paths)
     given: Path | None = options.output
     viewers: dict[str, Path] = {}
-    for name, path in zip(names, paths, strict=True):
+    for number, (name, path) in enumerate(zip(names, paths, strict=True), 1):
         folder = path / FOLDER if given is None else given if len(paths) == 1 else given / name
-        page = write_view(
-            load_run(path),
-            folder,
-            megabytes=options.prompt_megabytes,
-            data_dir=options.data_dir,
-            tokenizer=options.tokenizer,
-        )
+        run = load_run(path)
+        with work(watch, len({record.sample_id for record in run.records})) as progress:
+            progress.at(f"{path}, run {number} of {len(paths)}")
+            page = write_view(
+                run,
+                folder,
+                megabytes=options.prompt_megabytes,
+                data_dir=options.data_dir,
+                tokenizer=options.tokenizer,
+                progress=progress,
+            )
         say(str(page))
         viewers[name] = folder
     if options.serve is not None:

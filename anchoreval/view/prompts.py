@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anchoreval.errors import AnchorEvalError
+from anchoreval.progress import SILENT, Progress
 from anchoreval.results import Run
 from anchoreval.schema import Json, Sample
 from anchoreval.view.files import to_json
@@ -39,7 +40,12 @@ def no_prompts() -> Prompts:
 
 
 def remade_prompts(
-    run: Run, rows: Sequence[Row], megabytes: int, data_dir: Path | None = None, tokenizer: Path | None = None
+    run: Run,
+    rows: Sequence[Row],
+    megabytes: int,
+    data_dir: Path | None = None,
+    tokenizer: Path | None = None,
+    progress: Progress = SILENT,
 ) -> Prompts:
     """The prompts that can be made again; of more than `megabytes`, first those on which arms disagree.
 
@@ -57,7 +63,7 @@ def remade_prompts(
         for row in rows
         if row.sample_id not in wanted
     }
-    return Prompts(_lines(remake, run, wanted, why), why, "The run's header makes no such sample.")
+    return Prompts(_lines(remake, run, wanted, why, progress), why, "The run's header makes no such sample.")
 
 
 def _within(rows: Sequence[Row], megabytes: int) -> dict[str, Row]:
@@ -67,7 +73,9 @@ def _within(rows: Sequence[Row], megabytes: int) -> dict[str, Row]:
     return {row.sample_id: row for row, size in zip(order, sizes, strict=True) if size <= megabytes * 1_000_000}
 
 
-def _lines(remake: Remake, run: Run, wanted: Mapping[str, Row], why: dict[str, str]) -> Iterator[tuple[str, str]]:
+def _lines(
+    remake: Remake, run: Run, wanted: Mapping[str, Row], why: dict[str, str], progress: Progress
+) -> Iterator[tuple[str, str]]:
     """Sample id and JSON of every wanted prompt whose hash is the one recorded; the others go to `why`."""
     cells: dict[tuple[str, int], set[str]] = {}
     for row in wanted.values():
@@ -75,6 +83,7 @@ def _lines(remake: Remake, run: Run, wanted: Mapping[str, Row], why: dict[str, s
     for (task, length), ids in cells.items():
         try:
             for sample in _until(remake.samples(task, length), ids):
+                progress(1)
                 row = wanted[sample.id]
                 if problem := _problem(sample, row):
                     why[sample.id] = problem

@@ -21,7 +21,8 @@ from anchoreval.board.outcomes import outcome_lines
 from anchoreval.board.view import EXTENSION
 from anchoreval.board.words import plain, sentence
 from anchoreval.errors import RunError
-from anchoreval.header_facts import environment_words, incomparable_words
+from anchoreval.header_facts import environment_words, incomparable_words, raw_words
+from anchoreval.progress import SILENT, Progress
 from anchoreval.results import Run, to_line, write_whole
 from anchoreval.schema import Json, Record
 from anchoreval.stats import contrast, sides
@@ -42,6 +43,7 @@ def write_view(
     megabytes: int = PROMPT_MEGABYTES,
     data_dir: Path | None = None,
     tokenizer: Path | None = None,
+    progress: Progress = SILENT,
 ) -> Path:
     """The path of index.html, written whole or not at all; default folder: `view` in the run's folder.
 
@@ -56,7 +58,7 @@ def write_view(
         require_page(folder / PAGE, TITLE)
     _require_no_link(folder / DATA)
     rows = rows_of(run)
-    made = remade_prompts(run, rows, megabytes, data_dir, tokenizer) if prompts else no_prompts()
+    made = remade_prompts(run, rows, megabytes, data_dir, tokenizer, progress) if prompts else no_prompts()
     try:
         (folder / DATA).mkdir(parents=True, exist_ok=True)
         with _alone(folder):
@@ -144,6 +146,8 @@ def _notes(run: Run, rows: Sequence[Row], made: Prompts) -> Iterator[str]:
         yield "This run is not finished: the records that it had when the page was written are shown."
     if why := incomparable_words(run.header):
         yield f"Not comparable with published scores: {plain(why)}."
+    if raw := raw_words(run.header):
+        yield f"{raw[:1].upper()}{raw[1:]}."
     if several := environment_words(run.header):
         yield f"Computed in {plain(several)}: last bits may differ from one record to the next; records name theirs."
     yield from (f"{line.text}." for line in outcome_lines(run.header, run.records) if not line.quiet)

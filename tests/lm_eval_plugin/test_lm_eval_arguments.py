@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from anchoreval.arms import parse_arm
+from anchoreval.errors import UnsupportedArm
 from anchoreval.flags import SETTINGS
 from anchoreval.lm_eval_plugin import names
 from anchoreval.lm_eval_plugin.arguments import BadArgument, model_arguments, prompt_arguments, settings
@@ -66,6 +67,40 @@ def test_an_argument_that_is_wrong_is_named_with_what_it_may_be(text: str, says:
         model_arguments(parsed(text))
         prompt_arguments(parsed(text))
     assert says in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("template_args=enable_thinking=false", {"enable_thinking": False}),
+        ("template_args=enable_thinking=False;mood=calm;n=2", {"enable_thinking": False, "mood": "calm", "n": 2}),
+        ('template_args={"enable_thinking": false}', {"enable_thinking": False}),
+    ],
+)
+def test_arguments_of_a_chat_template_and_no_anchor_are_taken(text: str, read: dict[str, Any]) -> None:
+    asked = prompt_arguments(parsed(f"{text},template=chat,anchor=none"))
+    assert asked.template_args == read and (asked.template, asked.anchor) == ("chat", "none")
+    assert prompt_arguments({}).template_args is None and prompt_arguments({}).anchor == "auto"
+
+
+@pytest.mark.parametrize("value", ["thinking", "a=[1]", {"a": [1]}])
+def test_arguments_of_a_chat_template_that_are_none_are_named(value: Any) -> None:
+    with pytest.raises(BadArgument, match="template_args"):
+        prompt_arguments({"template_args": value})
+
+
+def test_no_anchor_reaches_the_prompts_of_our_tasks() -> None:
+    from anchoreval.lm_eval_plugin.model import AnchorEvalLM
+    from anchoreval.lm_eval_plugin.tasks import documents, sample_of
+
+    given = {"pretrained": "anchor-tiny", "anchor": "none"}
+    doc = documents(given | {"anchoreval": {"task": "ruler/vt", "length": 512, "limit": 1}})[0]
+    sample = sample_of(doc)
+    assert sample is not None
+    bare, whole = (AnchorEvalLM(**given | {"anchor": each})._own(sample) for each in ("none", "auto"))
+    assert whole.token_ids[1:] == bare.token_ids and -1 not in bare.segment_ids
+    with pytest.raises(UnsupportedArm, match="needs the anchor token"):
+        AnchorEvalLM(**given, arm="anchor/fp32")
 
 
 def test_an_arm_in_one_word_is_all_of_it() -> None:

@@ -210,11 +210,11 @@ def test_missing_texts_are_said_before_weights_are_loaded(tmp_path: Path, capsys
     assert "PaulGrahamEssays.json is missing" in one_line(capsys)
 
 
-def test_results_that_cannot_be_written_end_with_exit_code_1(
+def test_results_that_cannot_be_written_end_with_2_before_and_with_1_behind_the_answers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")
-    assert main([*RUN, "--limit", "1", "--output_path", str(tmp_path / "file")]) == 1
+    assert main([*RUN, "--limit", "1", "--output_path", str(tmp_path / "file")]) == 2
     assert "cannot write to" in one_line(capsys)
     (tmp_path / "anchor-tiny").write_text("where the folder of the model would be")
     assert main([*RUN, "--limit", "1", "--output_path", str(tmp_path)]) == 1
@@ -326,7 +326,7 @@ def test_a_run_that_is_stopped_says_what_is_kept(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(lm_eval._cli.HarnessCLI, "execute", stopped)
-    assert main(RUN) == 1
+    assert main(RUN) == 130
     assert "with --use_cache PATH alone" in one_line(capsys)
 
 
