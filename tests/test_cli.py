@@ -51,7 +51,8 @@ FLAGS = {
     "board": {"--definition", "--output", "runs"},
     "probe": {
         "--anchor", "--curve-length", "--device", "--dtype", "--kernel", "--lengths", "--levels", "--max-length",
-        "--model", "--output", "--queries", "--random-init", "--seed", "--shift", "--text", "--texts", "--trust-remote-code",
+        "--model", "--output", "--queries", "--random-init", "--seed", "--shift", "--text", "--texts",
+        "--trust-remote-code",
     },
     "nll": {
         "--anchor", "--arms", "--buckets", "--chunk-tokens", "--device", "--dtype", "--kernel", "--lengths", "--limit",

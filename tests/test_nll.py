@@ -319,7 +319,7 @@ def test_a_text_that_fills_its_window_to_the_last_token_counts(llama: Path, text
         (b"abc", 64, LengthError, "4 tokens"),
         (b"spelled <s> out" * 10, 64, SourceError, "anchor token '<s>'"),
         (b"a" * 9000, 8192, LengthError, "4096 positions"),
-        (b"a" * 100, 1, LengthError, "anchor token"),
+        (b"a" * 100, 1, LengthError, "at least one more"),
     ],
 )
 def test_bad_texts_are_one_line(
