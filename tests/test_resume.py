@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 
 from anchoreval import cards, evaluate, remake
-from anchoreval import run as run_module
 from anchoreval.backends.fake import FakeBackend
 from anchoreval.cards import load_tasks
 from anchoreval.cli import main
@@ -391,20 +390,6 @@ def test_a_run_that_is_cut_after_every_few_records_ends_and_asks_nothing_twice(
     whole = run(tmp_path / "whole", 6, tasks)
     assert {(r.key, r.output, r.score) for r in result.records} == {(r.key, r.output, r.score) for r in whole.records}
     assert not differences(result.path)
-
-
-def test_a_finished_run_and_finished_cells_make_no_prompt_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: list[str]
-) -> None:
-    made: list[str] = []
-    stock = run_module.to_request
-    noted = lambda sample, *given, **named: (made.append(sample.id), stock(sample, *given, **named))[1]  # noqa: E731
-    monkeypatch.setattr(run_module, "to_request", noted)
-    run(tmp_path, 5, "ruler/vt")
-    made.clear()
-    sent.clear()
-    run(tmp_path, 5, "ruler/vt")
-    assert set(made) == {"ruler/vt@512#0"} and not sent  # the first sample of a cell is compared with the one on disk
 
 
 def test_half_files_of_processes_that_are_gone_are_deleted_and_no_others(tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ ALLOWED = {
     "identity": {
         "backends", "cards", "data", "errors", "prompt", "results", "run", "schema", "tokenizer",
     },
+    "finished": {"backends", "data", "errors", "identity", "results", "run", "schema", "tokenizer"},
     "resume": {"errors", "results", "run", "schema", "tokenizer"},
     "readable": {"board", "errors", "results"},
     "stats": {"errors", "schema"},
@@ -56,8 +57,8 @@ ALLOWED = {
     "lengths": {"cards", "errors", "prompt", "schema", "steps"},
     "steps": {"backends", "errors", "kept", "schema"},
     "evaluation": {
-        "arms", "backends", "cards", "data", "errors", "fleet", "groups", "identity", "prompt", "results", "resume",
-        "rounds", "run", "stats", "tokenizer",
+        "arms", "backends", "cards", "data", "errors", "finished", "fleet", "groups", "identity", "prompt", "results",
+        "resume", "rounds", "run", "stats", "tokenizer",
     },
     "fleet": {
         "arms", "backends", "cards", "errors", "groups", "identity", "lengths", "results", "run", "schema", "steps",
