@@ -21,6 +21,7 @@ from anchoreval.backends.hashes import forget
 from anchoreval.cards import ModelCard, find_model, select_tasks, with_settings
 from anchoreval.data.sources import HaystackKind, Sources
 from anchoreval.errors import AnchorEvalError
+from anchoreval.finished import Finished, finished_beside
 from anchoreval.fleet.fleet import Fleet, Opening
 from anchoreval.fleet.loop import run_cells_on
 from anchoreval.groups import in_order, run_cells
@@ -231,10 +232,9 @@ def _execute(
     folder = folder_of(subject.card.checkpoint, weights=False)
     tokenizer = load_tokenizer(folder)
     window = window_of(subject.card, max_length)
+    finished = [] if same_environment else finished_beside(output / subject.name, plan)
     with work(watch, 0, "making the first prompt of every task and length"):
-        made = make_cells(plan, tokenizer, window)
-    for row in made.unmakeable:
-        tell(f"left out: {row['why']}")
+        made = _cells(plan, tokenizer, window, tell) if not finished else None
     for line in tokenizer_lines(plan, tokenizer):
         tell(line)
     unused = {UNUSED_TEMPLATE: True} if raw and tokenizer.chat_template else {}
@@ -245,7 +245,13 @@ def _execute(
     with work(watch, 0, f"opening {subject.name}"):
         engine = open_engine()
     try:
-        window, made = _within_server(engine, made, plan, tokenizer, window)
+        within = _within_server(engine, window)
+        for run in finished:
+            if run.is_asked_for(plan, engine, tokenizer, folder, within) and run.is_whole(plan, engine):
+                return _as_it_is(run, engine, watch, tell)
+        made = made or _cells(plan, tokenizer, window, tell)
+        if within != window:
+            window, made = within, make_cells(plan, tokenizer, within)
         for notice in made.notices:
             tell(notice)
         facts = {"name": subject.name, "path": subject.asked, "about": subject.card.about, "window": window}
@@ -270,6 +276,26 @@ def _execute(
     finally:
         engine.close()
     return load_run(directory)
+
+
+def _cells(plan: Plan, tokenizer: TextTokenizer, window: int | None, tell: Callable[[str], None]) -> Makeable:
+    """The cells of the plan; what is left out of it is told."""
+    made = make_cells(plan, tokenizer, window)
+    for row in made.unmakeable:
+        tell(f"left out: {row['why']}")
+    return made
+
+
+def _as_it_is(finished: Finished, engine: Engine, watch: Watch, tell: Callable[[str], None]) -> Run:
+    """A run that had finished with every answer, told of as one that is computed."""
+    for row in finished.header["unmakeable"]:
+        tell(f"left out: {row['why']}")
+    for line in notices(engine.describe()):
+        tell(line)
+    run = load_run(finished.path)
+    with watch(len(run.records)) as progress:
+        progress(len(run.records))
+    return run
 
 
 def tokenizer_lines(plan: Plan, tokenizer: TextTokenizer) -> Iterator[str]:
@@ -323,15 +349,13 @@ def _compute(
         disk.sort([record.key for record in in_order(disk.done.values(), cells, plan)])
 
 
-def _within_server(
-    engine: Engine, made: Makeable, plan: Plan, tokenizer: TextTokenizer, window: int | None
-) -> tuple[int | None, Makeable]:
-    """The positions that the run has and its cells, made anew where a server says that it has fewer than the card."""
+def _within_server(engine: Engine, window: int | None) -> int | None:
+    """The positions that the run has: the server's, where it says that it has fewer than the card."""
     described = engine.describe()
     served = described.get("max_length")
     if described["engine"] != "openai" or not isinstance(served, int) or (window is not None and window <= served):
-        return window, made
-    return served, make_cells(plan, tokenizer, served)
+        return window
+    return served
 
 
 def _with_placebo(

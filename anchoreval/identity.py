@@ -62,13 +62,20 @@ def decided_by(
         if task.generator in POOLS
     }
     return {
-        "files": files_of(described, plan.template, folder),
-        "eos_token_ids": described.get("eos_token_ids"),
-        "anchor_token": list(anchor_token(tokenizer)) if plan.anchor == "auto" else None,
+        **read_by(plan, described, tokenizer, folder),
         **({"cut": cut} if cut else {}),
         **({"less": less} if less else {}),
         **({"shuffled": mixed} if mixed else {}),
         **({"pools": known} if (known := {name: size for name, size in pools.items() if size is not None}) else {}),
+    }
+
+
+def read_by(plan: Plan, described: Mapping[str, Json], tokenizer: TextTokenizer, folder: Path) -> dict[str, Json]:
+    """What of `decided_by` follows from the files of the model alone."""
+    return {
+        "files": files_of(described, plan.template, folder),
+        "eos_token_ids": described.get("eos_token_ids"),
+        "anchor_token": list(anchor_token(tokenizer)) if plan.anchor == "auto" else None,
     }
 
 

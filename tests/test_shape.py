@@ -48,6 +48,7 @@ ALLOWED = {
     "identity": {
         "backends", "cards", "data", "errors", "prompt", "results", "run", "schema", "tokenizer",
     },
+    "finished": {"backends", "data", "errors", "identity", "results", "run", "schema", "tokenizer"},
     "resume": {"errors", "results", "run", "schema", "tokenizer"},
     "readable": {"board", "errors", "results"},
     "stats": {"errors", "schema"},
@@ -62,8 +63,8 @@ ALLOWED = {
     "lengths": {"cards", "errors", "prompt", "schema", "steps"},
     "steps": {"backends", "errors", "kept", "schema"},
     "evaluation": {
-        "arms", "backends", "cards", "data", "errors", "fleet", "groups", "header_facts", "identity", "progress",
-        "prompt", "results", "resume", "rounds", "run", "stats", "tokenizer", "writable",
+        "arms", "backends", "cards", "data", "errors", "finished", "fleet", "groups", "header_facts", "identity",
+        "progress", "prompt", "results", "resume", "rounds", "run", "stats", "tokenizer", "writable",
     },
     "fleet": {
         "arms", "backends", "cards", "errors", "groups", "identity", "lengths", "results", "run", "schema", "steps",
