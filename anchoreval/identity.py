@@ -17,7 +17,7 @@ from anchoreval.cards import find_model
 from anchoreval.data import POOLS
 from anchoreval.errors import AnchorEvalError, RunError
 from anchoreval.prompt import anchor_token
-from anchoreval.results import HEADER, Run, load_run_header
+from anchoreval.results import HEADER, Run, read_header
 from anchoreval.run import Cell, Makeable, Plan, recipe_of
 from anchoreval.schema import Json
 from anchoreval.tokenizer import TextTokenizer
@@ -113,7 +113,7 @@ def _created(header: Mapping[str, Json]) -> str:
 def _same(path: Path, asked: str) -> dict[str, Json] | None:
     """The header at `path`, None where it was asked for something else or cannot be read."""
     try:
-        other = load_run_header(path)
+        other = read_header(path)
         return other if _asked(other) == asked else None
     except (RunError, AttributeError, KeyError, TypeError):
         return None
