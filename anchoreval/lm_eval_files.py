@@ -224,6 +224,7 @@ def _extra(run: Run, arm: str, cells: Mapping[str, list[Record]]) -> dict[str, J
         "incomparable": dict(incomparable(run.header)),
         "environments": [dict(one) for one in environments(run.header)],
         "differences": _differences(run, arm),
+        **({"changed": run.changed} if run.changed else {}),
     }
 
 

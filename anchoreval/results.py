@@ -12,7 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -144,6 +144,12 @@ def read_header(path: Path) -> dict[str, Json]:
     return header
 
 
+def tell_changed(run: Run, tell: Callable[[str], None]) -> None:
+    """Tell of a run that is not what it was when it finished."""
+    if run.changed:
+        tell(f"{run.path}: {run.changed}: `anchoreval verify` says where")
+
+
 def changed_since(header: Mapping[str, Json], lines: Lines) -> str:
     """What of a finished run is not as its seal has it, once all `lines` were read; empty where all is, or it has none.
 
@@ -249,6 +255,10 @@ class RunFolder:
     def _begin(self) -> None:
         """Write the header of a run that is under way."""
         if self.old is not None:
+            if self.old.get("finished") and self.old.get("seal") is None and self.old.get("schema") == SCHEMA:
+                raise RunError(
+                    f"{self.path}: its seal is gone: `anchoreval verify {self.path}` says more; use another --output"
+                )
             self._header["resumed"] = int(self.old.get("resumed", 0)) + 1
         for name in ("finished", "seal"):
             self._header.pop(name, None)
@@ -363,7 +373,7 @@ def _check_seal(path: Path, header: Mapping[str, Json]) -> None:
     if header.get("finished") and there(lines.path):
         for _ in lines:
             pass
-    if changed := changed_since(header, lines):
+    if (changed := changed_since(header, lines)) and header.get("seal") is not None:
         raise RunError(f"{path}: {changed}: `anchoreval verify {path}` says where; use another --output")
 
 

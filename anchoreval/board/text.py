@@ -59,6 +59,8 @@ def run_table(run: Run, baseline: str | None = None, width: int = 100) -> str:
     else:
         lines += [f"{plain(arm, 40)}: RULER {average.summary}" for arm, average in shown.averages.items()]
     notes = [line.text for line in sorted(shown.outcomes, key=lambda line: not line.quiet)]
+    if shown.changed:
+        notes.append(f"This run is not what it was when it finished: {shown.changed}.")
     if shown.environments:
         notes.append(f"{shown.environments}.")
     if shown.incomparable:

@@ -90,7 +90,7 @@ class Average:
 class RunView:
     """One run, ready to be rendered. `path` is the run's folder as seen from the board's folder, with `/`.
 
-    `viewer`: whether a page of all its samples lies in the folder.
+    `viewer`: whether a page of all its samples lies in the folder; `changed`: what is not as it was when it finished.
     """
 
     path: str
@@ -102,6 +102,7 @@ class RunView:
     cells: Mapping[tuple[str, int, str], Cell]
     unmakeable: Mapping[Place, str]
     viewer: bool = False
+    changed: str = ""
 
     @property
     def name(self) -> str:
@@ -221,6 +222,7 @@ def view(run: Run, folder: Path) -> RunView:
         found,
         unmakeable(header),
         (run.path / VIEWER).is_file(),
+        str(getattr(run, "changed", "")),
     )
 
 

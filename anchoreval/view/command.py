@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from anchoreval import flags as shared
-from anchoreval.results import find_runs, load_run
+from anchoreval.results import find_runs, load_run, tell_changed
 from anchoreval.view.prompts import PROMPT_MEGABYTES
 
 Tell = Callable[[str], None]
@@ -44,8 +44,8 @@ def flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def main(options: argparse.Namespace, say: Tell) -> int:
-    """The place of every index.html on stdout; then, with --serve, the address."""
+def main(options: argparse.Namespace, say: Tell, note: Tell) -> int:
+    """The place of every index.html on stdout; then, with --serve, the address; on stderr what changed."""
     from anchoreval.view.serve import serve
     from anchoreval.view.write import FOLDER, write_view
 
@@ -55,8 +55,10 @@ def main(options: argparse.Namespace, say: Tell) -> int:
     viewers: dict[str, Path] = {}
     for name, path in zip(names, paths, strict=True):
         folder = path / FOLDER if given is None else given if len(paths) == 1 else given / name
+        run = load_run(path)
+        tell_changed(run, note)
         page = write_view(
-            load_run(path),
+            run,
             folder,
             megabytes=options.prompt_megabytes,
             data_dir=options.data_dir,

@@ -117,6 +117,8 @@ def _index(run: Run, rows: Sequence[Row], holds: Sequence[int], shown: Mapping[s
 
 def _notes(run: Run, rows: Sequence[Row], made: Prompts) -> Iterator[str]:
     """Sentences that stand above the list."""
+    if run.changed:
+        yield f"This run is not what it was when it finished: {run.changed}."
     if "finished" not in run.header:
         yield "This run is not finished: the records that it had when the page was written are shown."
     if why := incomparable_words(run.header):
