@@ -26,6 +26,7 @@ from anchoreval.fleet.fleet import Fleet, Opening
 from anchoreval.fleet.loop import run_cells_on
 from anchoreval.groups import in_order, run_cells
 from anchoreval.identity import decided_by, environment_of, tell_beside
+from anchoreval.own_records import require_own
 from anchoreval.prompt import NO_ARGS, Anchor, Template, anchor_from, anchor_token, require_no_anchor
 from anchoreval.results import HEADER, Run, RunFolder, load_run
 from anchoreval.resume import gone_on
@@ -253,6 +254,7 @@ def _execute(
         if not (directory / HEADER).exists():
             tell_beside(directory, json.loads(json.dumps(header)), tell)
         with RunFolder(directory, header, same_environment) as disk:
+            require_own(disk)
             plan, made = gone_on(plan, made, disk, tokenizer, window, tell)
             with watch(_records(made, plan)) as progress:
                 _compute(engine, made, plan, tokenizer, window, disk, progress)

@@ -6,11 +6,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from anchoreval.errors import RunError
-from anchoreval.results import Run
+from anchoreval.results import RECORDS, Run
 from anchoreval.schema import SCORED, Record, Score
 from anchoreval.scoring import SCORERS, with_choices
 
 TOLERANCE = 1e-12
+#: Facts without which a rule cannot judge.
+NEEDS: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("babilong", "babilong_corrected"), ("question", "labels")),
+    "likeliest": ("gold",),
+}
 
 
 def earned(record: Record, scorers: Mapping[str, str], path: Path) -> Score:
@@ -22,6 +27,8 @@ def earned(record: Record, scorers: Mapping[str, str], path: Path) -> Score:
         return Score(None, record.why)
     if scorers.get(record.task) not in SCORERS:
         raise RunError(f"{path}: header.json names no known scorer for {record.task}")
+    if lacks := [name for name in NEEDS.get(scorers[record.task], ()) if name not in record.facts]:
+        raise RunError(f"{path / RECORDS}: {record.sample_id}: facts > {lacks[0]} is not there, and its rule reads it")
     facts = with_choices(record.facts, record.choices)
     return SCORERS[scorers[record.task]](record.output, record.references, facts)
 

@@ -290,6 +290,10 @@ class RunFolder:
         if self._same_environment and known and (other := [each for each in environments if each != known[0]]):
             raise RunError(f"{self.path}: --same-environment: where it was begun, {_apart(known[0], other[0])}")
 
+    def line_of(self, key: str) -> int:
+        """The number of the line on which a record of this key lay when the folder was opened; 0 for none."""
+        return self._lines.get(key, 0)
+
     def answered(self, key: str) -> bool:
         """Whether the record of this key is there and is not to be asked again."""
         return key in self.done and self.done[key].outcome in SCORED
@@ -302,9 +306,11 @@ class RunFolder:
         """
         for name, key in keys.items():
             if self._keys.get((name, arm), key) != key:
+                where = f"{self.path / RECORDS}:{self.line_of(self._keys[name, arm])}"
                 raise RunError(
-                    f"{self.path}: {name} under {arm} stands there with another prompt or engine than this version "
-                    "makes of the same settings: use another --output"
+                    f"{where}: {name} under {arm} stands there with another prompt or engine than this version makes of "
+                    "the same settings: use another --output; where the line was edited or comes from another run, "
+                    "delete it and give the same command again"
                 )
         lost = {name for name, key in keys.items() if not self.answered(key)}
         return lost if all(key in self.done for key in keys.values()) else set(keys)

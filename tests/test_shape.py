@@ -40,6 +40,7 @@ ALLOWED = {
     "header_shape": {"record_line", "schema", "strict_json"},
     "plain_files": {"errors"},
     "strict_json": {"schema"},
+    "own_records": {"errors", "rescore", "results", "schema"},
     "groups": {"backends", "results", "run", "schema", "tokenizer"},
     "identity": {
         "backends", "cards", "data", "errors", "prompt", "results", "run", "schema", "tokenizer",
@@ -57,8 +58,8 @@ ALLOWED = {
     "lengths": {"cards", "errors", "prompt", "schema", "steps"},
     "steps": {"backends", "errors", "schema"},
     "evaluation": {
-        "arms", "backends", "cards", "data", "errors", "fleet", "groups", "identity", "prompt", "results", "resume",
-        "rounds", "run", "stats", "tokenizer",
+        "arms", "backends", "cards", "data", "errors", "fleet", "groups", "identity", "own_records", "prompt",
+        "results", "resume", "rounds", "run", "stats", "tokenizer",
     },
     "fleet": {
         "arms", "backends", "cards", "errors", "groups", "identity", "lengths", "results", "run", "schema", "steps",
