@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from anchoreval.arms import Arm
     from anchoreval.attention.positions import PositionScheme
     from anchoreval.backends.hf import HfBackend
-    from anchoreval.schema import Json
+    from anchoreval.plain_files import content_of, there
+from anchoreval.schema import Json
+from anchoreval.strict_json import parse
     from anchoreval.tokenizer import TextTokenizer
 
 HEADER, TABLE = "nll.json", "nll.csv"
@@ -330,10 +332,10 @@ def _folder(place: Path, asked: dict[str, Json]) -> Path:
     header = place / HEADER
     try:
         place.mkdir(parents=True, exist_ok=True)
-        old = json.loads(header.read_text("utf-8")) if header.exists() else {"asked": asked}
+        old = parse(content_of(header)) if there(header) else {"asked": asked}
     except (OSError, ValueError) as error:
         raise RunError(f"{place}: cannot write here: {getattr(error, 'strerror', None) or error}") from error
-    if old.get("asked") != json.loads(json.dumps(asked)):
+    if not isinstance(old, dict) or old.get("asked") != json.loads(json.dumps(asked)):
         raise RunError(f"{header}: made with other settings; use another --output")
     return place
 
