@@ -25,9 +25,7 @@ if TYPE_CHECKING:
     from anchoreval.arms import Arm
     from anchoreval.attention.positions import PositionScheme
     from anchoreval.backends.hf import HfBackend
-    from anchoreval.plain_files import content_of, there
-from anchoreval.schema import Json
-from anchoreval.strict_json import parse
+    from anchoreval.schema import Json
     from anchoreval.tokenizer import TextTokenizer
 
 HEADER, TABLE = "nll.json", "nll.csv"
@@ -329,6 +327,9 @@ def _of_windows(backend: HfBackend, windows: Windows, arm: Arm, progress: Callab
 
 def _folder(place: Path, asked: dict[str, Json]) -> Path:
     """The folder, made; RunError where results of other settings lie in it."""
+    from anchoreval.plain_files import content_of, there
+    from anchoreval.strict_json import parse
+
     header = place / HEADER
     try:
         place.mkdir(parents=True, exist_ok=True)

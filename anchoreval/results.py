@@ -308,8 +308,8 @@ class RunFolder:
             if self._keys.get((name, arm), key) != key:
                 where = f"{self.path / RECORDS}:{self.line_of(self._keys[name, arm])}"
                 raise RunError(
-                    f"{where}: {name} under {arm} stands there with another prompt or engine than this version makes of "
-                    "the same settings: use another --output; where the line was edited or comes from another run, "
+                    f"{where}: {name} under {arm} stands there with another prompt or engine than this version makes "
+                    "of the same settings: use another --output; where the line was edited or comes from another run, "
                     "delete it and give the same command again"
                 )
         lost = {name for name, key in keys.items() if not self.answered(key)}

@@ -82,8 +82,8 @@ ALLOWED = {
         "tokenizer", "verify", "view",
     },
     "nll": {
-        "arms", "attention", "backends", "cards", "errors", "evaluation", "flags", "nll_report", "plain_files", "prompt",
-        "results", "schema", "strict_json", "token_losses", "tokenizer",
+        "arms", "attention", "backends", "cards", "errors", "evaluation", "flags", "nll_report", "plain_files",
+        "prompt", "results", "schema", "strict_json", "token_losses", "tokenizer",
     },
     "nll_report": {"errors"},
     "plan": {
