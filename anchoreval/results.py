@@ -178,7 +178,7 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
     """The run folders at or under each path, sorted; RunError for a path that holds none."""
     found: list[Path] = []
     for path in paths:
-        here = [path] if (path / HEADER).is_file() else sorted(item.parent for item in path.glob(f"**/{HEADER}"))
+        here = [path] if there(path / HEADER) else sorted(item.parent for item in path.glob(f"**/{HEADER}"))
         if not here:
             raise RunError(f"{path}: no run here: no {HEADER} in it or under it")
         found += here

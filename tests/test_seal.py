@@ -112,7 +112,8 @@ def test_what_is_no_file_of_the_folder_is_named_by_every_command(
     (path / name).unlink()
     monkeypatch.chdir(path)  # a socket's path is short
     if kind == "socket":
-        socket.socket(socket.AF_UNIX).bind(name)
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(name)
     elif kind == "link":
         (tmp_path / "outside").write_bytes(content)
         (path / name).symlink_to(tmp_path / "outside")
