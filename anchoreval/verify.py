@@ -26,7 +26,7 @@ from anchoreval.rescore import earned, same
 from anchoreval.results import HEADER, RECORDS, Lines, Run, find_runs, from_line, header_alone, seal_of
 from anchoreval.rounds_check import in_rounds, rounds_taken, verdict_differences
 from anchoreval.run import key_of
-from anchoreval.schema import OUTPUT_FACTS, SCORED, Json, Record, Request, Sample
+from anchoreval.schema import OUTPUT_FACTS, SCORED, Json, Record, Request, Sample, uses_generated
 from anchoreval.steps import FIRST, Second, facts_of
 
 KEY_BYTES = 32
@@ -184,6 +184,7 @@ class Reading:
         self._rank, self._backwards, self._bare, self._again = -1, 0, 0, 0
         self._lost: set[int] = set()
         self._behind = 0
+        self._generated: dict[str, int] = {}  # by task, the first line that holds generated text
         self._scores = array("d", [math.nan] * len(expected.lines))
 
     def findings(self) -> Iterator[Finding]:
@@ -194,6 +195,11 @@ class Reading:
                 for what in self._line(line):
                     yield Finding(f"{self.path}:{self.lines}", what)
         self.sha256 = lines.sha256
+        said = self.run.header.get("incomparable")
+        known = said.keys() if isinstance(said, dict) else self._generated.keys()
+        for task in self._generated.keys() - known:
+            what = f"{task} holds generated text, and the header does not say that it is not comparable"
+            yield Finding(f"{self.path}:{self._generated[task]}", what)
         if self._backwards and self._backwards <= self.resumed:
             yield Finding(
                 str(self.path), f"{self._backwards} records out of order: the run was resumed or many compute it", False
@@ -216,6 +222,8 @@ class Reading:
             yield f"corrupt line: {error}"
             return
         self.records += 1
+        if uses_generated(record.facts):
+            self._generated.setdefault(record.task, self.lines)
         expected = self.expected
         if self._is_behind(record):
             self._behind += 1

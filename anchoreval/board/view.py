@@ -118,11 +118,11 @@ class RunView:
     @property
     def incomparable(self) -> str:
         """Why scores do not stand beside published ones, and which tasks'; empty where all do."""
-        return incomparable_words(self.header)
+        return incomparable_words(self.header, records=self.records)
 
     def comparable(self, tasks: Sequence[str]) -> bool:
         """Whether the scores of all these tasks may stand beside published ones."""
-        return not incomparable_words(self.header, tasks)
+        return not incomparable_words(self.header, tasks, self.records)
 
     @property
     def environments(self) -> str:

@@ -121,7 +121,7 @@ def _notes(run: Run, rows: Sequence[Row], made: Prompts) -> Iterator[str]:
         yield f"This run is not what it was when it finished: {run.changed}."
     if "finished" not in run.header:
         yield "This run is not finished: the records that it had when the page was written are shown."
-    if why := incomparable_words(run.header):
+    if why := incomparable_words(run.header, records=run.records):
         yield f"Not comparable with published scores: {plain(why)}."
     if several := environment_words(run.header):
         yield f"Computed in {plain(several)}: last bits may differ from one record to the next; records name theirs."
