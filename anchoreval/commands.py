@@ -49,6 +49,7 @@ def run(options: argparse.Namespace) -> int:
     from anchoreval.evaluation import evaluate
     from anchoreval.flags import chosen_settings, engine_options, template_args
     from anchoreval.readable import draw, load_runs
+    from anchoreval.results import tell_changed
     from anchoreval.resume import nothing_scored, unanswered
     from anchoreval.rounds import words
     from anchoreval.view.beside import renew
@@ -88,6 +89,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         say("\n".join([run_table(result), *words(result.header)]))
     finally:  # also where stdout is lost
+        tell_changed(result, note)
         renew(result, note)
         note(f"records: {result.path}")
         runs = [run for run in load_runs([options.output], note) if run.path != result.path]
@@ -210,11 +212,12 @@ def score(options: argparse.Namespace) -> int:
     """`anchoreval score`: exit code 1 when a score on disk is not the one that its output earns."""
     from anchoreval.board import run_table
     from anchoreval.rescore import rescored
-    from anchoreval.results import find_runs, load_run
+    from anchoreval.results import find_runs, load_run, tell_changed
 
     differing = 0
     for path in find_runs(options.runs):
         result = load_run(path)
+        tell_changed(result, note)
         for record, value in rescored(result):
             differing += 1
             note(f"{path}: {record.sample_id} {record.arm}: on disk {record.score}, scored again {value}")
@@ -234,7 +237,7 @@ def board(options: argparse.Namespace) -> int:
     """`anchoreval board`: where the page and its CSV were written."""
     from anchoreval.leaderboard import write_leaderboard
     from anchoreval.readable import draw, load_runs
-    from anchoreval.results import find_runs
+    from anchoreval.results import find_runs, tell_changed
     from anchoreval.view.beside import supply
 
     if options.definition:
@@ -244,6 +247,8 @@ def board(options: argparse.Namespace) -> int:
         say(f"{html}\n{csv}")
         return 0
     runs = load_runs(options.runs, note)
+    for run in runs:
+        tell_changed(run, note)
     supply([run.path for run in runs], note)
     csv, html = draw(runs, options.output or options.runs[0], options.runs, note)
     say(f"{html}\n{csv}")
@@ -254,7 +259,7 @@ def view(options: argparse.Namespace) -> int:
     """`anchoreval view`: where each index.html was written, and the address that serves them."""
     from anchoreval.view.command import main
 
-    return main(options, say, prompts)
+    return main(options, say, note, prompts)
 
 
 def probe(options: argparse.Namespace) -> int:
@@ -312,14 +317,14 @@ def longbench(options: argparse.Namespace) -> int:
     """`anchoreval longbench`: the averages of each run."""
     from anchoreval.longbench_report import main
 
-    return main(options, say)
+    return main(options, say, note)
 
 
 def general(options: argparse.Namespace) -> int:
     """`anchoreval general`: every metric of lm-eval, and what was lost, of each run."""
     from anchoreval.general_report import main
 
-    return main(options, say)
+    return main(options, say, note)
 
 
 def data(options: argparse.Namespace) -> int:

@@ -17,7 +17,7 @@ from pathlib import Path
 from anchoreval import stats
 from anchoreval.errors import RunError, UnknownName
 from anchoreval.header_facts import form_of, other_prompts, section
-from anchoreval.results import Run, find_runs, load_run, write_whole
+from anchoreval.results import Run, find_runs, load_run, tell_changed, write_whole
 from anchoreval.schema import Json
 from anchoreval.stats import Contrast, Side
 
@@ -58,7 +58,7 @@ def main(options: argparse.Namespace, say: Say, note: Say) -> int:
     """`anchoreval compare`: tables on stdout; with --output also compare.csv and compare.json."""
     from anchoreval.compare_table import table_of
 
-    contrasts = compare(options.runs, baseline=options.baseline, margin=options.margin)
+    contrasts = compare(options.runs, baseline=options.baseline, margin=options.margin, tell=note)
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDTH
     say("\n\n".join(table_of(contrast, width) for contrast in contrasts))
     if options.output is not None:
@@ -68,18 +68,23 @@ def main(options: argparse.Namespace, say: Say, note: Say) -> int:
 
 
 def compare(
-    runs: Sequence[Run | str | Path] | Run | str | Path, *, baseline: str | None = None, margin: float = 1.0
+    runs: Sequence[Run | str | Path] | Run | str | Path,
+    *,
+    baseline: str | None = None,
+    margin: float = 1.0,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> list[Contrast]:
     """One contrast for each arm and its baseline; `margin` is in points of 100.
 
     One run: its arms against `baseline` (the first arm). A folder of several runs: each by itself. Several runs: the
-    arms of each against those of the same name in the first, or all against the arm `baseline` of the first.
+    arms of each against those of the same name in the first, or all against the arm `baseline` of the first. `tell`
+    takes notices of runs that are not what they were when they finished; the contrasts say so too.
     Errors: RunError where the prompts differ, with the count and the reason, or no sample is shared; UnknownName.
     """
     given = [runs] if isinstance(runs, Run | str | Path) else list(runs)
     if len(given) == 1:
-        return [contrast for run in _loaded(given[0]) for contrast in _within(run, baseline, margin / 100)]
-    single = [_only(one) for one in given]
+        return [contrast for run in _loaded(given[0], tell) for contrast in _within(run, baseline, margin / 100)]
+    single = [_only(one, tell) for one in given]
     names = _labels(single)
     return [
         contrast
@@ -88,12 +93,19 @@ def compare(
     ]
 
 
-def _loaded(run: Run | str | Path) -> list[Run]:
-    return [run] if isinstance(run, Run) else [load_run(path) for path in find_runs([Path(run)])]
+def _loaded(run: Run | str | Path, tell: Callable[[str], None]) -> list[Run]:
+    found = [run] if isinstance(run, Run) else [load_run(path) for path in find_runs([Path(run)])]
+    for each in found:
+        tell_changed(each, tell)
+    return found
 
 
-def _only(run: Run | str | Path) -> Run:
-    found = _loaded(run)
+def _changed(*runs: Run) -> tuple[str, ...]:
+    return tuple(f"{run.path}: {run.changed}" for run in runs if run.changed)
+
+
+def _only(run: Run | str | Path, tell: Callable[[str], None]) -> Run:
+    found = _loaded(run, tell)
     if len(found) > 1:
         raise RunError(f"{run}: {len(found)} runs lie here, the first {found[0].path}: name one run folder")
     return found[0]
@@ -115,7 +127,8 @@ def _within(run: Run, baseline: str | None, margin: float) -> list[Contrast]:
         raise UnknownName("arm", base, known)
     if len(known) < 2:
         raise RunError(f"{run.path}: the run has one arm, {base}: name a second run to compare it with")
-    return [stats.contrast(side, known[base], margin) for arm, side in known.items() if arm != base]
+    against = [stats.contrast(side, known[base], margin) for arm, side in known.items() if arm != base]
+    return [replace(contrast, notes=(*_changed(run), *contrast.notes)) for contrast in against]
 
 
 def _across(run: tuple[Run, str], first: tuple[Run, str], baseline: str | None, margin: float) -> Iterator[Contrast]:
@@ -130,7 +143,7 @@ def _across(run: tuple[Run, str], first: tuple[Run, str], baseline: str | None, 
         pair = _silent(ours[arm], one_tokenizer), _silent(theirs[base], one_tokenizer)
         contrast = stats.contrast(*pair, margin)
         silent = () if one_tokenizer else ("log-probabilities per token are not compared: the tokenizers differ",)
-        yield replace(contrast, prompts=prompts, notes=(*contrast.notes, *judged, *silent))
+        yield replace(contrast, prompts=prompts, notes=(*_changed(run[0], first[0]), *contrast.notes, *judged, *silent))
 
 
 def _partners(ours: Sequence[str], theirs: Sequence[str], baseline: str | None) -> list[tuple[str, str]]:

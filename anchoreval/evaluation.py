@@ -27,6 +27,7 @@ from anchoreval.fleet.loop import run_cells_on
 from anchoreval.groups import in_order, run_cells
 from anchoreval.header_facts import UNUSED_TEMPLATE, raw_words
 from anchoreval.identity import decided_by, environment_of, tell_beside
+from anchoreval.own_records import require_own
 from anchoreval.progress import Progress, Watch, work
 from anchoreval.progress import unwatched as unwatched
 from anchoreval.prompt import NO_ARGS, Anchor, Template, anchor_from, anchor_token, require_no_anchor
@@ -269,6 +270,7 @@ def _execute(
         if not (directory / HEADER).exists():
             tell_beside(directory, json.loads(json.dumps(header)), tell)
         with RunFolder(directory, header, same_environment) as disk:
+            require_own(disk)
             plan, made = gone_on(plan, made, disk, tokenizer, window, tell)
             with work(watch, _records(made, plan)) as progress:
                 _compute(engine, made, plan, tokenizer, window, disk, progress)

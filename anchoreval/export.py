@@ -59,7 +59,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace, say: Tell, note: Tell) -> int:
     """The place of every table or results file on stdout, what is incomplete on stderr."""
     from anchoreval.lm_eval_files import unpaired
-    from anchoreval.results import find_runs, load_run
+    from anchoreval.results import find_runs, load_run, tell_changed
 
     if options.format not in FORMATS:
         raise UnknownName("--format", options.format, FORMATS)
@@ -69,6 +69,7 @@ def main(options: argparse.Namespace, say: Tell, note: Tell) -> int:
     for path in export(runs, options.format, options.output):
         say(str(path))
     for run in runs:
+        tell_changed(run, note)
         if not run.header.get("finished"):
             note(f"{run.path}: not finished: {len(run.records)} records so far")
     if count := unpaired(runs):

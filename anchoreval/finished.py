@@ -19,7 +19,7 @@ from anchoreval.data.download import sha256_of
 from anchoreval.data.sources import RULER_FILES, Sources
 from anchoreval.errors import RunError
 from anchoreval.identity import environment_of, read_by
-from anchoreval.results import HEADER, RunFolder, fingerprint, load_run_header
+from anchoreval.results import HEADER, RunFolder, fingerprint, read_header
 from anchoreval.run import Plan
 from anchoreval.schema import SCORED, Json
 from anchoreval.tokenizer import TextTokenizer
@@ -64,7 +64,7 @@ def finished_beside(folder: Path, plan: Plan) -> list[Finished]:
 def _finished(paths: Sequence[Path], plan: Plan) -> Iterator[Finished]:
     for path in paths:
         try:
-            header = load_run_header(path)
+            header = read_header(path)
             if _may_be(header, plan):
                 yield Finished(path.parent, header)
         except (RunError, AttributeError, KeyError, TypeError):

@@ -16,7 +16,7 @@ from anchoreval.compare_runs import points
 from anchoreval.errors import RunError
 from anchoreval.general_losses import losses
 from anchoreval.lm_eval_tasks import Judge, judge_of, require_definition
-from anchoreval.results import RECORDS, Run, find_runs, load_run
+from anchoreval.results import RECORDS, Run, find_runs, load_run, tell_changed
 from anchoreval.schema import Record
 from anchoreval.scoring import with_choices
 from anchoreval.scoring.general import results
@@ -60,10 +60,12 @@ def flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def main(options: argparse.Namespace, say: Callable[[str], None]) -> int:
+def main(options: argparse.Namespace, say: Callable[[str], None], note: Callable[[str], None]) -> int:
     """`anchoreval general`: the text for each run."""
     for path in find_runs(options.runs):
-        say(report(load_run(path), options.margin))
+        run = load_run(path)
+        tell_changed(run, note)
+        say(report(run, options.margin))
     return 0
 
 
@@ -130,7 +132,8 @@ def report(run: Run, margin: float = 1.0) -> str:
     rows = [list(HEAD) + arms, *_rows(found, arms)]
     own = groups(found)
     rows += [[f"group {row[0]}", *row[1:]] for row in _rows(own, arms)]
-    notes = ["shares x 100; groups are means over all their rows, as lm-eval weighs them"]
+    notes = [f"changed: {run.changed}"] if run.changed else []
+    notes += ["shares x 100; groups are means over all their rows, as lm-eval weighs them"]
     if any(one.rows < one.asked for one in found):
         notes.append("* some rows have no score and are left out of the mean:")
     own_records = [record for record in run.records if "lm_eval" in record.facts]

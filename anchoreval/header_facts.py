@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
-from anchoreval.schema import Json
+from anchoreval.schema import GENERATED, Json, Record, uses_generated
 
 Form = Literal["base", "chat", "server"]
 FORMS: Mapping[str, str] = {
@@ -107,25 +107,29 @@ def environment_words(header: Mapping[str, Json]) -> str:
     return f"{len(listed)} environments" + (f" ({', '.join(differ)} differ)" if differ else "")
 
 
-def incomparable(header: Mapping[str, Json]) -> Mapping[str, str]:
+def incomparable(header: Mapping[str, Json], records: Iterable[Record] = ()) -> Mapping[str, str]:
     """Task -> why its scores do not stand beside published ones.
 
-    A header without this field says it of the run as a whole, by the sources that were asked for.
+    A header says it by the first sample of each cell; where any of `records` holds generated text, so does its task. A
+    header without this field says it of the run as a whole, by the sources that were asked for.
     """
     if isinstance(found := header.get("incomparable"), Mapping):
-        return {str(task): str(why) for task, why in found.items()}
+        made = {record.task: f"haystack {GENERATED}" for record in records if uses_generated(record.facts)}
+        return made | {str(task): str(why) for task, why in found.items()}
     if header.get("comparable") is not False:
         return {}
     why = ", ".join(_own_sources(header)) or "see header.json"
     return {str(task): why for task in header.get("tasks") or ["all tasks"]}
 
 
-def incomparable_words(header: Mapping[str, Json], shown: Iterable[str] | None = None) -> str:
+def incomparable_words(
+    header: Mapping[str, Json], shown: Iterable[str] | None = None, records: Iterable[Record] = ()
+) -> str:
     """Why scores do not stand beside published ones, and which tasks where it is not all; empty where all do.
 
-    `shown` are the tasks that are asked about, where that is not every task of the run.
+    `shown` are the tasks that are asked about, where that is not every task of the run; `records` as in `incomparable`.
     """
-    found = incomparable(header)
+    found = incomparable(header, records)
     tasks = [str(task) for task in header.get("tasks") or found] if shown is None else list(shown)
     by_reason: dict[str, list[str]] = {}
     for task in tasks:

@@ -18,7 +18,7 @@ from anchoreval.cards import find_model
 from anchoreval.data import POOLS
 from anchoreval.errors import AnchorEvalError, RunError
 from anchoreval.prompt import anchor_token
-from anchoreval.results import HEADER, Run, load_run_header
+from anchoreval.results import HEADER, Run, read_header
 from anchoreval.run import Cell, Makeable, Plan, recipe_of
 from anchoreval.schema import Json
 from anchoreval.tokenizer import TextTokenizer
@@ -125,7 +125,7 @@ def _created(header: Mapping[str, Json]) -> str:
 def _same(path: Path, asked: str) -> dict[str, Json] | None:
     """The header at `path`, None where it was asked for something else or cannot be read."""
     try:
-        other = load_run_header(path)
+        other = read_header(path)
         same = other if _asked(other) == asked and isinstance(other.get("run"), str) else None
         parts = [same["identity"].get(name) for name in ("files", "pools")] if same else []
         return same if all(part is None or isinstance(part, dict) for part in parts) else None

@@ -221,9 +221,10 @@ def _extra(run: Run, arm: str, cells: Mapping[str, list[Record]]) -> dict[str, J
         "unscored": {task: dict(reasons) for task, reasons in why.items() if reasons},
         "outcomes": {task: counted(rows) for task, rows in cells.items()},
         "form": form_of(run.header),
-        "incomparable": dict(incomparable(run.header)),
+        "incomparable": dict(incomparable(run.header, run.records)),
         "environments": [dict(one) for one in environments(run.header)],
         "differences": _differences(run, arm),
+        **({"changed": run.changed} if run.changed else {}),
     }
 
 

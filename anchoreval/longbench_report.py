@@ -11,7 +11,7 @@ from pathlib import Path
 
 from anchoreval import longbench_v2_report
 from anchoreval.rescore import earned
-from anchoreval.results import Run, find_runs, load_run
+from anchoreval.results import Run, find_runs, load_run, tell_changed
 from anchoreval.schema import Record
 from anchoreval.scoring.aggregate import task_score
 from anchoreval.scoring.longbench import DEVIATIONS, LIMIT
@@ -42,10 +42,12 @@ def flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def main(options: argparse.Namespace, say: Callable[[str], None]) -> int:
+def main(options: argparse.Namespace, say: Callable[[str], None], note: Callable[[str], None]) -> int:
     """`anchoreval longbench`: the text for each run."""
     for path in find_runs(options.runs):
-        say(report(load_run(path), options.deviation))
+        run = load_run(path)
+        tell_changed(run, note)
+        say(report(run, options.deviation))
     return 0
 
 
@@ -74,7 +76,7 @@ def report(run: Run, deviation: str | None = None) -> str:
     lines = [f"{run.header.get('run', run.path.name)} of {run.header.get('model', {}).get('name', 'a model')}"]
     if run.header.get("sources", {}).get("context"):
         lines.append("the context was left out of every prompt (--no-context)")
-    lines += notes
+    lines += [*([f"changed: {run.changed}"] if run.changed else []), *notes]
     if run.records and not any(record.task.startswith(V1) for record in run.records):
         return f"{lines[0]}: no task of the suites {V1}, {EXTENDED} and longbench_v2"
     for arm in arms:

@@ -362,13 +362,16 @@ def unpacked(text: str) -> NDArray[np.float64]:
 
 def _folder(place: Path, asked: dict[str, Json]) -> Path:
     """The folder, made; RunError where results of other settings lie in it."""
+    from anchoreval.plain_files import content_of, there
+    from anchoreval.strict_json import parse
+
     header = place / HEADER
     try:
         place.mkdir(parents=True, exist_ok=True)
-        old = json.loads(header.read_text("utf-8")) if header.exists() else {"asked": asked}
+        old = parse(content_of(header)) if there(header) else {"asked": asked}
     except (OSError, ValueError) as error:
         raise RunError(f"{place}: cannot write here: {getattr(error, 'strerror', None) or error}") from error
-    if old.get("asked") != json.loads(json.dumps(asked)):
+    if not isinstance(old, dict) or old.get("asked") != json.loads(json.dumps(asked)):
         raise RunError(f"{header}: made with other settings; use another --output")
     return place
 

@@ -7,20 +7,60 @@ import json
 from collections.abc import Mapping
 from functools import cache
 from operator import itemgetter
-from typing import Any
+from typing import Any, get_args
 
-from anchoreval.schema import OUTCOMES, SCORED, ChoiceScore, Json, Record, outcome_of
+from anchoreval.schema import OUTCOMES, SCORED, ChoiceScore, Finish, Record, outcome_of
+from anchoreval.strict_json import (
+    FLAG,
+    LARGEST,
+    OBJECT,
+    TEXT,
+    Shape,
+    Wrong,
+    brief,
+    either,
+    list_of,
+    number,
+    object_of,
+    or_null,
+    parse,
+    row_of,
+    whole,
+    whole_characters,
+    word,
+)
 
-_NUMBER = (int, float, type(None))
-_KINDS: dict[str, type | tuple[type, ...]] = {
-    **dict.fromkeys(("key", "sample_id", "task", "arm", "prompt_sha256", "output", "finish"), str),
-    **dict.fromkeys(("length", "index", "prompt_tokens", "output_tokens", "reference_tokens"), int),
-    **dict.fromkeys(("score", "reference_logprob"), _NUMBER),
-    "references": list, "facts": dict, "why": (str, type(None)), "seconds": (int, float),
+LONGEST = 2**27  # tokens of a length
+_TALLY, _LOGPROB = whole(), or_null(number())
+_NAMES = ("key", "sample_id", "task", "arm", "prompt_sha256")  # texts that are whole characters
+#: Every field that each line has.
+_FIELDS: dict[str, Shape] = {
+    **dict.fromkeys((*_NAMES, "output"), TEXT), "length": whole(0, LONGEST),
+    **dict.fromkeys(("index", "prompt_tokens", "output_tokens", "reference_tokens"), _TALLY),
+    "references": list_of(TEXT), "facts": OBJECT, "finish": word(*get_args(Finish)), "score": or_null(number(0, 1)),
+    "why": or_null(TEXT), "reference_logprob": _LOGPROB, "seconds": number(0),
 }  # fmt: skip
-_FIELDS = itemgetter(*_KINDS)
-_SINCE_FORMAT_2 = frozenset({"outcome", "environment"})  # fields that lines of format 1 lack
-_OPTIONAL = _SINCE_FORMAT_2 | {"choices"}
+#: Fields that a line may lack: choices where there are none, the others in format 1.
+_OPTIONAL: dict[str, Shape] = {
+    "choices": list_of(row_of(number(), FLAG)), "outcome": word(*OUTCOMES), "environment": whole(0, 10**6),
+}  # fmt: skip
+_RECORD = object_of(_FIELDS, _OPTIONAL)
+_TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(_FIELDS, (str,)),
+    **dict.fromkeys(("length", "index", "prompt_tokens", "output_tokens", "reference_tokens"), (int,)),
+    **dict.fromkeys(("score", "reference_logprob"), (int, float, type(None))),
+    "references": (list,), "facts": (dict,), "why": (str, type(None)), "seconds": (int, float),
+}  # fmt: skip
+_VALUES = itemgetter(*_TYPES)
+_SIZES = itemgetter("length", "index", "prompt_tokens", "output_tokens", "reference_tokens")
+_ENDS, _WITH_OUTCOME = frozenset(get_args(Finish)), frozenset(_FIELDS) | {"outcome", "environment"}
+#: Facts of a sample that rules of scoring read; a sample has those of its own rule.
+_FACTS: dict[str, Shape] = {
+    "question": either(whole(), TEXT), "labels": list_of(TEXT), "all_classes": list_of(TEXT), "doc": OBJECT,
+    "shots": whole(0, 10**6),
+    "lm_eval": object_of({"task": TEXT, "metric": TEXT, "filter": TEXT}, {"folder": TEXT}),
+}  # fmt: skip
+_KNOWN_FACTS = object_of({"facts": object_of({}, _FACTS)})
 
 
 def to_line(record: Record) -> bytes:
@@ -52,52 +92,63 @@ def record_of(values: Mapping[str, Any]) -> Record:
 
 
 def checked(line: bytes) -> dict[str, Any]:
-    """The fields of one line, all there and of the right kind; ValueError otherwise."""
-    try:
-        values: Any = _PLAIN.decode(line.decode("ascii")) if line.isascii() else _decoded(line)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    if not isinstance(values, dict) or values.keys() - _OPTIONAL != _KINDS.keys():
+    """The fields of one line, all there and of the right kind; ValueError names the first that is not."""
+    values: Any = parse(line)
+    if not isinstance(values, dict):
         raise ValueError("not a record")
-    if name := _first_wrong(tuple(map(type, _FIELDS(values)))):
-        raise ValueError(f"not a record: {name} is {json.dumps(values[name])[:40]}")
-    for text in values["references"]:
-        if not isinstance(text, str):
-            raise ValueError("not a record: references are not all text")
-    if not _are_choices(values.get("choices", [])):
-        raise ValueError("not a record: choices are no pairs of a log-probability and a yes or no")
-    if values.get("outcome", OUTCOMES[0]) not in OUTCOMES:
-        raise ValueError(f"not a record: outcome is {json.dumps(values['outcome'])[:40]}")
-    if type(environment := values.get("environment", 0)) is not int or environment < 0:
-        raise ValueError(f"not a record: environment is {json.dumps(environment)[:40]}")
+    if not _is_plain(values):
+        if foreign := values.keys() - _FIELDS.keys() - _OPTIONAL.keys():
+            raise ValueError(f"not a record: it has a field {brief(min(foreign))}")
+        if (wrong := _RECORD(values)) is not None:
+            raise ValueError(_said(wrong, values))
+    if _FACTS.keys() & values["facts"].keys() and (wrong := _KNOWN_FACTS(values)) is not None:
+        raise ValueError(_said(wrong, values))
+    if b"\\u" in line:
+        for name in _NAMES:
+            if not whole_characters(values[name]):
+                raise ValueError(f"not a record: {name} is {brief(values[name])}, expected whole characters")
     return values
 
 
-def _are_choices(values: Json) -> bool:
-    return isinstance(values, list) and all(
-        isinstance(each, list) and len(each) == 2 and type(each[0]) in (int, float) and type(each[1]) is bool
-        for each in values
+def _said(wrong: Wrong, values: Mapping[str, Any]) -> str:
+    """What is wrong with a record, with the name and the value of its field."""
+    name, *inside = wrong.place
+    if name not in values:
+        return f"not a record: {name} is not there"
+    at = f" at {' > '.join(inside)!a}" if inside else ""
+    return f"not a record: {name} is {brief(values[name])}, expected {wrong.expected}{at}"
+
+
+def _is_plain(values: Mapping[str, Any]) -> bool:
+    """Whether an object is of the shape of a record, found in a third of the time; False where that is not sure."""
+    try:
+        kinds, sizes = tuple(map(type, _VALUES(values))), _SIZES(values)
+    except KeyError:
+        return False
+    if not _are_plain(kinds) or min(sizes) < 0 or max(sizes) > LONGEST:
+        return False
+    score, logprob = values["score"], values["reference_logprob"]
+    return (
+        (values.keys() == _FIELDS.keys() or _optional_is_plain(values))
+        and (score is None or 0 <= score <= 1)
+        and (logprob is None or -LARGEST <= logprob <= LARGEST)
+        and 0 <= values["seconds"] <= LARGEST
+        and values["finish"] in _ENDS
+        and all(type(text) is str for text in values["references"])
     )
 
 
+def _optional_is_plain(values: Mapping[str, Any]) -> bool:
+    if values.keys() - _WITH_OUTCOME:
+        return False
+    environment = values.get("environment", 0)
+    return values.get("outcome", "answered") in OUTCOMES and type(environment) is int and 0 <= environment <= 10**6
+
+
 @cache
-def _first_wrong(kinds: tuple[type, ...]) -> str | None:
-    """The first field, in the order of `_KINDS`, of another kind; None where all are right. JSON has seven types."""
-    for (name, kind), found in zip(_KINDS.items(), kinds, strict=True):
-        if not issubclass(found, kind) or found is bool:
-            return name
-    return None
-
-
-def _decoded(line: bytes) -> Json:
-    return json.loads(line, parse_constant=_refuse)
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
-
-
-_PLAIN = json.JSONDecoder(parse_constant=_refuse)
+def _are_plain(kinds: tuple[type, ...]) -> bool:
+    """Whether these are the types of the fields, in the order of `_FIELDS`. JSON has seven types."""
+    return all(found in wanted for wanted, found in zip(_TYPES.values(), kinds, strict=True))
 
 
 def unanswered(values: Mapping[str, Any]) -> bool:

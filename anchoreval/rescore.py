@@ -12,6 +12,11 @@ from anchoreval.schema import SCORED, Record, Score
 from anchoreval.scoring import SCORERS, with_choices
 
 TOLERANCE = 1e-12
+#: Facts without which a rule cannot judge.
+NEEDS: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("babilong", "babilong_corrected"), ("question", "labels")),
+    "likeliest": ("gold",),
+}
 
 
 def earned(record: Record, scorers: Mapping[str, str], path: Path) -> Score:
@@ -24,6 +29,8 @@ def earned(record: Record, scorers: Mapping[str, str], path: Path) -> Score:
         return Score(None, record.why)
     if scorers.get(record.task) not in SCORERS:
         raise RunError(f"{path}: header.json names no known scorer for {record.task}")
+    if lacks := [name for name in NEEDS.get(scorers[record.task], ()) if name not in record.facts]:
+        raise RunError(f"{path / RECORDS}: {record.sample_id}: facts > {lacks[0]} is not there, and its rule reads it")
     facts = with_choices(record.facts, record.choices)
     try:
         if scorers[record.task] == "lm_eval" and "lm_eval" in facts:

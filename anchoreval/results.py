@@ -12,7 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,11 +20,14 @@ from typing import Any
 
 from anchoreval.errors import RunError
 from anchoreval.files import clear_parts, part_of
+from anchoreval.header_shape import problem_of
 from anchoreval.kept import Kept
+from anchoreval.plain_files import MOST_BYTES, content_of, opened, there
 from anchoreval.record_line import checked, record_of, unanswered
 from anchoreval.record_line import from_line as from_line
 from anchoreval.record_line import to_line as to_line
 from anchoreval.schema import SCORED, Json, Record
+from anchoreval.strict_json import parse
 
 SCHEMA = 2  # of runs that are written
 READ = (1, 2)  # of runs that are read
@@ -32,17 +35,14 @@ HEADER, RECORDS, LOCK = "header.json", "records.jsonl", "lock"
 FIRSTS = "first_answers.jsonl"  # of samples of two steps, until the run finishes
 
 
-#: Lists of a header, and what stands in each of their rows.
-_ROWS = {"tasks": (), "asked": ("task", "length", "samples"), "unmakeable": ("task", "length", "why")}
-
-
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run read from disk."""
+    """A run read from disk; `changed` says what of a finished run is not what it was when it finished."""
 
     path: Path
     header: Mapping[str, Json]
     records: tuple[Record, ...]
+    changed: str = ""
 
 
 def fingerprint(identity: Mapping[str, Json]) -> str:
@@ -50,11 +50,34 @@ def fingerprint(identity: Mapping[str, Json]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _complete_lines(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        for line in file:
-            if line.endswith(b"\n"):
-                yield line
+class Lines:
+    """The lines of a records file, each with its number from 1, a torn last one left out unless `torn`.
+
+    Once they are read `sha256` is that of the whole file and `count` the number of its lines. RunError for what is no
+    file of the folder, or no file of lines.
+    """
+
+    def __init__(self, path: Path, torn: bool = False) -> None:
+        self.path, self.count = path, 0
+        self._torn, self._digest = torn, hashlib.sha256()
+
+    def __iter__(self) -> Iterator[tuple[int, bytes]]:
+        try:
+            with opened(self.path) as file:
+                while line := file.readline(MOST_BYTES + 1):
+                    self._digest.update(line)
+                    self.count += 1
+                    if len(line) > MOST_BYTES:
+                        raise RunError(f"{self.path}:{self.count}: longer than {MOST_BYTES >> 20} MiB: not a record")
+                    if self._torn or line.endswith(b"\n"):
+                        yield self.count, line
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be read ({error.strerror or error})") from error
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of what was read so far."""
+        return self._digest.hexdigest()
 
 
 def each_record(path: Path) -> Iterator[Record]:
@@ -63,15 +86,15 @@ def each_record(path: Path) -> Iterator[Record]:
     Of a sample that was asked again the last line counts. RunError names a line that is broken inside, and one that
     repeats an earlier one that has an answer.
     """
-    for values in each_fields(path):
+    for _, values in each_fields(Lines(path)):
         yield record_of(values)
 
 
-def each_fields(path: Path) -> Iterator[dict[str, Any]]:
-    """The fields of every record by name, checked and refused as in `each_record`, no record made."""
-    first: dict[str, int] = {}
+def each_fields(lines: Lines) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The number of the line and the fields of every record by name, checked and refused as in `each_record`."""
+    path, first = lines.path, dict[str, int]()
     last: dict[str, int] | None = None
-    for number, line in enumerate(_complete_lines(path), 1):
+    for number, line in lines:
         try:
             values = checked(line)
         except ValueError as error:
@@ -84,13 +107,13 @@ def each_fields(path: Path) -> Iterator[dict[str, Any]]:
             raise RunError(
                 f"{path}:{number}: the same record as line {earlier}: delete this line and run the command again"
             )
-        yield values
+        yield number, values
 
 
 def _last_lines(path: Path) -> dict[str, int]:
     """The number of the last line of each key; lines that are broken are left out."""
     last: dict[str, int] = {}
-    for number, line in enumerate(_complete_lines(path), 1):
+    for number, line in Lines(path):
         with contextlib.suppress(ValueError):
             last[checked(line)["key"]] = number
     return last
@@ -103,43 +126,48 @@ def read_records(path: Path) -> list[Record]:
 
 def load_run(path: Path) -> Run:
     """Header and records of one run folder; RunError for what is not of their shape."""
-    run = header_alone(path)
-    for name, keys in _ROWS.items():
-        _require_rows(path / HEADER, name, run.header.get(name) or [], keys)
-    if not isinstance(run.header.get("until") or {}, dict):
-        raise RunError(f"{path / HEADER}: not that of a run: until is no object")
-    require_file(path / RECORDS)
-    try:
-        records = read_records(path / RECORDS) if (path / RECORDS).exists() else []
-    except OSError as error:
-        raise RunError(f"{path / RECORDS}: cannot be read ({error.strerror or error})") from error
-    return dataclasses.replace(run, records=tuple(records))
-
-
-def require_file(path: Path) -> None:
-    """Raise RunError for a folder, or a pipe that nobody writes into, where a file belongs."""
-    if path.exists() and not path.is_file():
-        raise RunError(f"{path} is no file: move it away")
+    run, lines = header_alone(path), Lines(path / RECORDS)
+    records = [record_of(values) for _, values in each_fields(lines)] if there(path / RECORDS) else []
+    return dataclasses.replace(run, records=tuple(records), changed=changed_since(run.header, lines))
 
 
 def header_alone(path: Path) -> Run:
-    """A run folder without its records; RunError where there is no header."""
-    require_file(path / HEADER)
+    """A run folder without its records; RunError where there is no header, or none of its shape."""
+    return Run(path, read_header(path / HEADER), ())
+
+
+def read_header(path: Path) -> dict[str, Json]:
+    """A header file as JSON, each key that is there of its kind; RunError names the first that is not."""
     try:
-        header = json.loads((path / HEADER).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{path}: no run here: {HEADER} cannot be read ({error})") from error
-    if not isinstance(header, dict):
-        raise RunError(f"{path / HEADER}: not a header: expected an object")
-    return Run(path, header, ())
+        header: dict[str, Json] = parse(content_of(path))
+    except ValueError as error:
+        raise RunError(f"{path}: cannot be read ({error}): no run here") from error
+    if problem := problem_of(header):
+        raise RunError(f"{path}: {problem}")
+    return header
 
 
-def _require_rows(file: Path, name: str, rows: Json, keys: tuple[str, ...]) -> None:
-    """Raise RunError where a list of a header, or one of its rows, is of another shape."""
-    if not isinstance(rows, list) or (
-        keys and not all(isinstance(row, dict) and row.keys() >= set(keys) for row in rows)
-    ):
-        raise RunError(f"{file}: not that of a run: {name} is no list{' of ' + ', '.join(keys) if keys else ''}")
+def tell_changed(run: Run, tell: Callable[[str], None]) -> None:
+    """Tell of a run that is not what it was when it finished."""
+    if run.changed:
+        tell(f"{run.path}: {run.changed}: `anchoreval verify` says where")
+
+
+def changed_since(header: Mapping[str, Json], lines: Lines) -> str:
+    """What of a finished run is not as its seal has it, once all `lines` were read; empty where all is, or it has none.
+
+    Runs of format 1 may have none.
+    """
+    if not header.get("finished"):
+        return ""
+    seal = header.get("seal")
+    if seal is None:
+        return "its seal is gone" if header.get("schema") == SCHEMA else ""
+    said = seal_of(header, lines.sha256, lines.count)
+    parts = [part for part in ("header", "records") if seal.get(f"{part}_sha256") != said[f"{part}_sha256"]]
+    if not parts and seal != said:
+        parts = ["seal"]
+    return f"the {' and the '.join(parts)} changed since it finished (seal)" if parts else ""
 
 
 def seal_of(header: Mapping[str, Json], records_sha256: str, records: int) -> dict[str, Json]:
@@ -153,7 +181,7 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
     """The run folders at or under each path, sorted; RunError for a path that holds none."""
     found: list[Path] = []
     for path in paths:
-        here = [path] if (path / HEADER).is_file() else sorted(item.parent for item in path.glob(f"**/{HEADER}"))
+        here = [path] if there(path / HEADER) else sorted(item.parent for item in path.glob(f"**/{HEADER}"))
         if not here:
             raise RunError(f"{path}: no run here: no {HEADER} in it or under it")
         found += here
@@ -174,13 +202,14 @@ class RunFolder:
         self._here: list[Json] = header.get("environments") or []
         self._same_environment = same_environment
         self._keys: dict[tuple[str, str], str] = {}
+        self._lines: dict[str, int] = {}  # of records that lay there
         self._written, self._stale = False, 0
         self.firsts = Kept()
 
     def __enter__(self) -> RunFolder:
         with _named(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.path / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
+            self._lock = os.open(self.path / LOCK, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o644)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -196,7 +225,7 @@ class RunFolder:
                 raise RunError(f"{self.path / FIRSTS} is a link: delete it")
             self.firsts = Kept(self.path / FIRSTS)
             with _named(self.path):
-                self._file = os.open(self.path / RECORDS, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
+                self._file = os.open(self.path / RECORDS, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW, 0o644)
         except BaseException:
             os.close(self._lock)
             raise
@@ -205,25 +234,40 @@ class RunFolder:
     def _resume(self) -> None:
         """Check the header and the seal that lie there, drop a torn last line, go on with that header."""
         header, records = self.path / HEADER, self.path / RECORDS
-        if header.exists():
-            self.old = old = load_run_header(header)
+        if there(header):
+            self.old = old = self._old(header)
             if fingerprint(old.get("identity", {})) != fingerprint(self._header.get("identity", {})):
                 raise RunError(f"{header}: made with other settings; use another --output")
             _check_seal(self.path, old)
             self._header = {**self._header, **old}
             self._require_known(self._here)
-        if records.exists():
+        if there(records):
+            opened(records).close()
             with _named(self.path):
                 _drop_torn_line(records)
-            self.done = {record.key: record for record in read_records(records)}
+            lines = Lines(records)
+            numbered = [(number, record_of(values)) for number, values in each_fields(lines)]
+            self.done = {record.key: record for _, record in numbered}
             self._keys = {(record.sample_id, record.arm): record.key for record in self.done.values()}
-            self._stale = sum(1 for _ in _complete_lines(records)) - len(self.done)
+            self._lines = {record.key: number for number, record in numbered}
+            self._stale = lines.count - len(self.done)
         if not (self.old or {}).get("finished"):
             self._begin()
+
+    @staticmethod
+    def _old(header: Path) -> dict[str, Json]:
+        try:
+            return read_header(header)
+        except RunError as error:
+            raise RunError(f"{error}; delete the folder or use another --output") from error
 
     def _begin(self) -> None:
         """Write the header of a run that is under way."""
         if self.old is not None:
+            if self.old.get("finished") and self.old.get("seal") is None and self.old.get("schema") == SCHEMA:
+                raise RunError(
+                    f"{self.path}: its seal is gone: `anchoreval verify {self.path}` says more; use another --output"
+                )
             self._header["resumed"] = int(self.old.get("resumed", 0)) + 1
         for name in ("finished", "seal"):
             self._header.pop(name, None)
@@ -255,6 +299,10 @@ class RunFolder:
         if self._same_environment and known and (other := [each for each in environments if each != known[0]]):
             raise RunError(f"{self.path}: --same-environment: where it was begun, {_apart(known[0], other[0])}")
 
+    def line_of(self, key: str) -> int:
+        """The number of the line on which a record of this key lay when the folder was opened; 0 for none."""
+        return self._lines.get(key, 0)
+
     def answered(self, key: str) -> bool:
         """Whether the record of this key is there and is not to be asked again."""
         return key in self.done and self.done[key].outcome in SCORED
@@ -266,9 +314,11 @@ class RunFolder:
         """
         for name, key in keys.items():
             if self._keys.get((name, arm), key) != key:
+                where = f"{self.path / RECORDS}:{self.line_of(self._keys[name, arm])}"
                 raise RunError(
-                    f"{self.path}: {name} under {arm} stands there with another prompt or engine than this version "
-                    "makes of the same settings: use another --output"
+                    f"{where}: {name} under {arm} stands there with another prompt or engine than this version makes "
+                    "of the same settings: use another --output; where the line was edited or comes from another run, "
+                    "delete it and give the same command again"
                 )
         return {name for name, key in keys.items() if not self.answered(key)}
 
@@ -335,18 +385,12 @@ class RunFolder:
 
 def _check_seal(path: Path, header: Mapping[str, Json]) -> None:
     """RunError where a finished run is not what it was when it finished."""
-    if not header.get("finished") or header.get("seal") is None:
-        return
-    digest, lines = hashlib.sha256(), 0
-    if (path / RECORDS).exists():
-        with (path / RECORDS).open("rb") as file:
-            for line in file:
-                digest.update(line)
-                lines += 1
-    if header["seal"] != seal_of(header, digest.hexdigest(), lines):
-        raise RunError(
-            f"{path}: changed since it finished (seal): `anchoreval verify {path}` says where; use another --output"
-        )
+    lines = Lines(path / RECORDS)
+    if header.get("finished") and there(lines.path):
+        for _ in lines:
+            pass
+    if (changed := changed_since(header, lines)) and header.get("seal") is not None:
+        raise RunError(f"{path}: {changed}: `anchoreval verify {path}` says where; use another --output")
 
 
 def _write_line(file: int, line: bytes) -> None:
@@ -366,17 +410,6 @@ def _apart(one: Mapping[str, Json], other: Mapping[str, Json]) -> str:
     """The first thing in which two environments differ, in words."""
     name = next(name for name in sorted(one.keys() | other.keys()) if one.get(name) != other.get(name))
     return f"{name} was {one.get(name)}, here it is {other.get(name)}"
-
-
-def load_run_header(path: Path) -> dict[str, Json]:
-    """A header file as JSON; RunError when it is not."""
-    try:
-        header: dict[str, Json] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{path}: cannot be read ({error}); delete the folder or use another --output") from error
-    if not isinstance(header, dict):
-        raise RunError(f"{path}: not a header: expected an object; delete the folder or use another --output")
-    return header
 
 
 def _drop_torn_line(path: Path) -> None:

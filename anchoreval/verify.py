@@ -21,13 +21,14 @@ from anchoreval.documents import document_tokens
 from anchoreval.errors import AnchorEvalError, RunError
 from anchoreval.header_check import header_differences, unmade
 from anchoreval.identity import changed_files
+from anchoreval.plain_files import there
 from anchoreval.progress import SILENT, Progress, Watch, unwatched, work
 from anchoreval.remake import HeaderParts, Remake, header_parts
 from anchoreval.rescore import earned, same
-from anchoreval.results import HEADER, RECORDS, Run, find_runs, from_line, header_alone, require_file, seal_of
+from anchoreval.results import HEADER, RECORDS, Lines, Run, find_runs, from_line, header_alone, seal_of
 from anchoreval.rounds_check import in_rounds, rounds_taken, source_bet_on, verdict_differences
 from anchoreval.run import key_of
-from anchoreval.schema import OUTPUT_FACTS, SCORED, Json, Record, Request, Sample
+from anchoreval.schema import OUTPUT_FACTS, SCORED, Json, Record, Request, Sample, uses_generated
 from anchoreval.steps import FIRST, Second, facts_of
 
 KEY_BYTES = 32
@@ -35,11 +36,15 @@ KEY_BYTES = 32
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the report: the file and line, what is wrong; a notice when it is no difference."""
+    """One line of the report: the file and line, what is wrong; a notice when it is no difference.
+
+    `unreadable` is a header of another shape, for which nothing else could be compared.
+    """
 
     where: str
     what: str
     differs: bool = True
+    unreadable: bool = False
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}"
@@ -180,22 +185,27 @@ class Reading:
     def __init__(self, run: Run, expected: Expected, resumed: int, second: Second) -> None:
         self.run, self.expected, self.resumed, self._second = run, expected, resumed, second
         self.path = run.path / RECORDS
-        self.records, self.lines, self.digest = 0, 0, hashlib.sha256()
+        self.records, self.lines, self.sha256 = 0, 0, ""
         self._rank, self._backwards, self._bare, self._again = -1, 0, 0, 0
         self._lost: set[int] = set()
         self._behind = 0
+        self._generated: dict[str, int] = {}  # by task, the first line that holds generated text
         self._scores = array("d", [math.nan] * len(expected.lines))
 
     def findings(self, progress: Progress = SILENT) -> Iterator[Finding]:
         """Every difference of every line, then the notices that the whole file gives rise to."""
-        require_file(self.path)
-        if self.path.exists():
-            with self.path.open("rb") as file:
-                for self.lines, line in enumerate(file, 1):
-                    self.digest.update(line)
-                    for what in self._line(line):
-                        yield Finding(f"{self.path}:{self.lines}", what)
-                    progress(1)
+        lines = Lines(self.path, torn=True)
+        if there(self.path):
+            for self.lines, line in lines:
+                for what in self._line(line):
+                    yield Finding(f"{self.path}:{self.lines}", what)
+                progress(1)
+        self.sha256 = lines.sha256
+        said = self.run.header.get("incomparable")
+        known = said.keys() if isinstance(said, dict) else self._generated.keys()
+        for task in self._generated.keys() - known:
+            what = f"{task} holds generated text, and the header does not say that it is not comparable"
+            yield Finding(f"{self.path}:{self._generated[task]}", what)
         if self._backwards and self._backwards <= self.resumed:
             yield Finding(
                 str(self.path), f"{self._backwards} records out of order: the run was resumed or many compute it", False
@@ -218,6 +228,8 @@ class Reading:
             yield f"corrupt line: {error}"
             return
         self.records += 1
+        if uses_generated(record.facts):
+            self._generated.setdefault(record.task, self.lines)
         expected = self.expected
         if self._is_behind(record):
             self._behind += 1
@@ -287,11 +299,12 @@ def findings(
 
     Where the header itself is wrong the records are not looked at. Errors: those of Remake.
     """
-    run, header = header_alone(path), str(path / HEADER)
+    header = str(path / HEADER)
     try:
+        run = header_alone(path)
         wrong = list(header_differences(run))
     except RunError as error:
-        yield Finding(header, str(error).removeprefix(f"{header}: "))
+        yield Finding(header, str(error).removeprefix(f"{header}: "), unreadable=True)
         return
     yield from (Finding(header, what) for what in wrong)
     if wrong:
@@ -324,7 +337,7 @@ def _whole(run: Run, reading: Reading, parts: HeaderParts) -> Iterator[Finding]:
     if parts.finished and seal is None:
         what = "no seal, the run is older: a change of an output that leaves its score does not show"
         yield Finding(str(run.path / HEADER), what, False)
-    elif parts.finished and seal is not None and seal != seal_of(run.header, reading.digest.hexdigest(), reading.lines):
+    elif parts.finished and seal is not None and seal != seal_of(run.header, reading.sha256, reading.lines):
         part = "header" if seal_of(run.header, "", 0)["header_sha256"] != seal.get("header_sha256") else "records"
         yield Finding(str(run.path / HEADER), f"seal: the {part} changed since the run finished")
 
@@ -336,17 +349,17 @@ def main(
     code, paths = 0, find_runs(options.runs)
     with work(watch, sum(map(_steps, paths))) as progress:
         for path in paths:
-            differing = 0
+            differing, unreadable = 0, False
             try:
                 for finding in findings(path, options.data_dir, options.tokenizer, progress):
-                    differing += finding.differs
+                    differing, unreadable = differing + finding.differs, unreadable or finding.unreadable
                     (say if finding.differs else note)(str(finding))
             except AnchorEvalError as error:
                 note(f"anchoreval: {error}")
                 code = 2
                 continue
             say(f"{path}: {f'{differing} differences' if differing else 'as its header says'}")
-            code = max(code, min(differing, 1))
+            code = max(code, 2 if unreadable else min(differing, 1))
     return code
 
 

@@ -42,8 +42,12 @@ ALLOWED = {
     "backends": {"attention", "errors", "files", "schema", "tokenizer", "vllm_plugin"},
     "vllm_plugin": {"attention", "errors"},
     "files": set(),
-    "results": {"errors", "files", "kept", "record_line", "schema"},
-    "record_line": {"schema"},
+    "results": {"errors", "files", "header_shape", "kept", "plain_files", "record_line", "schema", "strict_json"},
+    "record_line": {"schema", "strict_json"},
+    "header_shape": {"record_line", "schema", "strict_json"},
+    "plain_files": {"errors"},
+    "strict_json": {"schema"},
+    "own_records": {"errors", "rescore", "results", "schema"},
     "groups": {"backends", "results", "run", "schema", "tokenizer"},
     "identity": {
         "backends", "cards", "data", "errors", "prompt", "results", "run", "schema", "tokenizer",
@@ -64,7 +68,7 @@ ALLOWED = {
     "steps": {"backends", "errors", "kept", "schema"},
     "evaluation": {
         "arms", "backends", "cards", "data", "errors", "finished", "fleet", "groups", "header_facts", "identity",
-        "progress", "prompt", "results", "resume", "rounds", "run", "stats", "tokenizer", "writable",
+        "own_records", "progress", "prompt", "results", "resume", "rounds", "run", "stats", "tokenizer", "writable",
     },
     "fleet": {
         "arms", "backends", "cards", "errors", "groups", "identity", "lengths", "results", "run", "schema", "steps",
@@ -87,8 +91,9 @@ ALLOWED = {
         "tokenizer", "verify", "view",
     },
     "nll": {
-        "arms", "attention", "backends", "cards", "errors", "evaluation", "flags", "kept", "nll_report", "progress",
-        "prompt", "results", "schema", "stats", "token_losses", "tokenizer",
+        "arms", "attention", "backends", "cards", "errors", "evaluation", "flags", "kept", "nll_report",
+        "plain_files", "progress", "prompt", "results", "schema", "stats", "strict_json", "token_losses",
+        "tokenizer",
     },
     "nll_report": {"errors", "stats"},
     "plan": {
@@ -118,14 +123,17 @@ ALLOWED = {
         "board", "errors", "flags", "header_facts", "progress", "remake", "results", "schema", "stats", "tokenizer",
     },
     "remake": {
-        "arms", "backends", "card_yaml", "cards", "data", "documents", "errors", "lengths", "prompt", "results", "run",
-        "schema", "tokenizer",
+        "arms", "backends", "card_yaml", "cards", "data", "documents", "errors", "lengths", "prompt", "results",
+        "run", "schema", "tokenizer",
     },
-    "leaderboard": {"board", "card_yaml", "cards", "errors", "header_facts", "results", "schema", "scoring", "stats"},
+    "leaderboard": {
+        "board", "card_yaml", "cards", "errors", "header_facts", "plain_files", "results", "schema", "scoring",
+        "stats",
+    },
     "header_check": {"arms", "errors", "lengths", "remake", "results", "rounds_check", "run", "schema"},
     "verify": {
-        "documents", "errors", "header_check", "identity", "progress", "remake", "rescore", "results", "rounds_check",
-        "run", "schema", "steps",
+        "documents", "errors", "header_check", "identity", "plain_files", "progress", "remake", "rescore",
+        "results", "rounds_check", "run", "schema", "steps",
     },
     "data_files": {"data", "errors", "general_data"},
     "general_data": {"cards", "data", "errors", "lm_eval_tasks", "results"},

@@ -284,3 +284,17 @@ def test_what_is_held_of_a_sample_stays_under_two_kilobytes() -> None:
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert held / 2000 < 2048
+
+
+def test_generated_text_behind_the_first_sample_is_not_comparable(run: Path) -> None:
+    def comparable(header: dict[str, Any]) -> None:
+        header.update(comparable=True, incomparable={})
+
+    edit_header(run, comparable, seal=True)
+    rewrite(run, lambda lines: [*lines[:1], with_facts(lines[1], haystack="generated"), *lines[2:]])
+    says = "niah_single_1 holds generated text, and the header does not say that it is not comparable"
+    assert any(f"{RECORDS}:2: " in line and says in line for line in differences(run)), differences(run)
+
+
+def with_facts(line: bytes, **facts: Any) -> bytes:
+    return with_fields(line, facts={**json.loads(line)["facts"], **facts})

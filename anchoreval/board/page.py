@@ -187,6 +187,8 @@ def _engine(said: Mapping[str, Json]) -> str:
 
 
 def _warnings(view: RunView) -> Iterator[str]:
+    if view.changed:
+        yield f"This run is not what it was when it finished: {view.changed}."
     if view.incomparable:
         yield f"Not comparable with published scores: {plain(view.incomparable, 400)}."
     if raw := raw_words(view.header):

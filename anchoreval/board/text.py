@@ -62,6 +62,8 @@ def run_table(run: Run, baseline: str | None = None, width: int = 100) -> str:
     notes = [line.text for line in sorted(shown.outcomes, key=lambda line: not line.quiet)]
     if raw := raw_words(run.header):
         notes.append(f"{raw[:1].upper()}{raw[1:]}.")
+    if shown.changed:
+        notes.append(f"This run is not what it was when it finished: {shown.changed}.")
     if shown.environments:
         notes.append(f"{shown.environments}.")
     if shown.incomparable:

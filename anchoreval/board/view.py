@@ -92,7 +92,7 @@ class Average:
 class RunView:
     """One run, ready to be rendered. `path` is the run's folder as seen from the board's folder, with `/`.
 
-    `viewer`: whether a page of all its samples lies in the folder.
+    `viewer`: whether a page of all its samples lies in the folder; `changed`: what is not as it was when it finished.
     """
 
     path: str
@@ -104,6 +104,7 @@ class RunView:
     cells: Mapping[tuple[str, int, str], Cell]
     unmakeable: Mapping[Place, str]
     viewer: bool = False
+    changed: str = ""
 
     @property
     def name(self) -> str:
@@ -119,11 +120,11 @@ class RunView:
     @property
     def incomparable(self) -> str:
         """Why scores do not stand beside published ones, and which tasks'; empty where all do."""
-        return incomparable_words(self.header)
+        return incomparable_words(self.header, records=self.records)
 
     def comparable(self, tasks: Sequence[str]) -> bool:
         """Whether the scores of all these tasks may stand beside published ones."""
-        return not incomparable_words(self.header, tasks)
+        return not incomparable_words(self.header, tasks, self.records)
 
     @property
     def environments(self) -> str:
@@ -226,6 +227,7 @@ def view(run: Run, folder: Path) -> RunView:
         found,
         unmakeable(header),
         has_viewer(run.path),
+        str(getattr(run, "changed", "")),
     )
 
 

@@ -28,7 +28,8 @@ from anchoreval.header_facts import (
     section,
 )
 from anchoreval.leaderboard.definition import Declared
-from anchoreval.results import HEADER, RECORDS, each_fields, load_run_header
+from anchoreval.plain_files import there
+from anchoreval.results import HEADER, RECORDS, Lines, changed_since, each_fields, read_header
 from anchoreval.schema import OUTCOMES, PLACEBO, Json, Outcome, outcome_of
 from anchoreval.stats import per_token_of, stopped_of, unit_of
 
@@ -96,7 +97,8 @@ def _outcome(record: Mapping[str, Any]) -> Outcome:
 class Gathered:
     """What a board keeps of one run; `path` is the folder as seen from the board's own.
 
-    `incomparable` is that of header_facts, `stopped` the words of a rule that ended cells, as in stats.stopped_of.
+    `incomparable` is that of header_facts, `stopped` the words of a rule that ended cells, as in stats.stopped_of,
+    `changed` is that of results.Run.
     """
 
     path: str
@@ -111,6 +113,7 @@ class Gathered:
     environments: int
     stopped: Mapping[str, Mapping[tuple[str, int], str]]
     cells: Mapping[Key, Scores]
+    changed: str = ""
 
 
 def gather(
@@ -129,6 +132,8 @@ def gather(
     for run in spread_out(partial(_gathered, declared=declared, folder=folder, strict=strict), paths, workers):
         if isinstance(run, Gathered):
             if any(arms is None or arm in arms for _, _, arm in run.cells):
+                if run.changed and tell is not None:
+                    tell(f"{run.path}: {run.changed}: `anchoreval verify` says where")
                 yield run
         elif tell is not None:
             tell(f"left out: {run}")
@@ -157,10 +162,12 @@ def gathered(path: Path, declared: Declared, folder: Path) -> Gathered:
 
     RunError where a record is broken or repeated.
     """
-    header = load_run_header(path / HEADER)
+    header, lines = read_header(path / HEADER), Lines(path / RECORDS)
     model = section(header, "model")
     name = str(model.get("name") or header.get("run") or path.name)
     wanted = declared.definition.models is None or name in declared.definition.models
+    found = _cells(lines, declared) if wanted and there(lines.path) else {}
+    changed = changed_since(header, lines) if wanted else ""
     return Gathered(
         relative(path, folder),
         str(header.get("run") or path.name),
@@ -170,10 +177,11 @@ def gathered(path: Path, declared: Declared, folder: Path) -> Gathered:
         str(header.get("created") or ""),
         incomparable(header),
         has_viewer(path),
-        facts(header),
+        (*facts(header), *([f"changed: {changed}"] if changed else [])),
         max(1, len(environments(header))),
         stopped_of(header),
-        _cells(path / RECORDS, declared) if wanted and (path / RECORDS).exists() else {},
+        found,
+        changed,
     )
 
 
@@ -197,11 +205,12 @@ def facts(header: Mapping[str, Json]) -> tuple[str, ...]:
     return tuple(filter(None, found))
 
 
-def _cells(path: Path, declared: Declared) -> dict[Key, Scores]:
+def _cells(lines: Lines, declared: Declared) -> dict[Key, Scores]:
     definition, tasks = declared.definition, frozenset(declared.tasks)
     lengths, arms = frozenset(definition.lengths or ()), frozenset(definition.arms or ())
     found: dict[Key, Scores] = {}
-    for number, record in enumerate(each_fields(path), 1):
+    path = lines.path
+    for number, record in each_fields(lines):
         key = task, length, arm = record["task"], record["length"], record["arm"]
         if task in tasks and (not lengths or length in lengths) and (not arms or arm in arms or arm.endswith(PLACEBO)):
             try:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from anchoreval import flags as shared
 from anchoreval.progress import Watch, unwatched, work
-from anchoreval.results import find_runs, load_run
+from anchoreval.results import find_runs, load_run, tell_changed
 from anchoreval.view.prompts import PROMPT_MEGABYTES
 
 Tell = Callable[[str], None]
@@ -48,8 +48,8 @@ def flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def main(options: argparse.Namespace, say: Tell, watch: Watch = unwatched) -> int:
-    """The place of every index.html on stdout; then, with --serve, the address."""
+def main(options: argparse.Namespace, say: Tell, note: Tell, watch: Watch = unwatched) -> int:
+    """The place of every index.html on stdout; then, with --serve, the address; on stderr what changed."""
     from anchoreval.view.serve import serve
     from anchoreval.view.write import FOLDER, write_view
 
@@ -60,6 +60,7 @@ def main(options: argparse.Namespace, say: Tell, watch: Watch = unwatched) -> in
     for number, (name, path) in enumerate(zip(names, paths, strict=True), 1):
         folder = path / FOLDER if given is None else given if len(paths) == 1 else given / name
         run = load_run(path)
+        tell_changed(run, note)
         with work(watch, len({record.sample_id for record in run.records})) as progress:
             progress.at(f"{path}, run {number} of {len(paths)}")
             page = write_view(

@@ -142,9 +142,11 @@ def _index(run: Run, rows: Sequence[Row], holds: Sequence[int], shown: Mapping[s
 
 def _notes(run: Run, rows: Sequence[Row], made: Prompts) -> Iterator[str]:
     """Sentences that stand above the list."""
+    if run.changed:
+        yield f"This run is not what it was when it finished: {run.changed}."
     if "finished" not in run.header:
         yield "This run is not finished: the records that it had when the page was written are shown."
-    if why := incomparable_words(run.header):
+    if why := incomparable_words(run.header, records=run.records):
         yield f"Not comparable with published scores: {plain(why)}."
     if raw := raw_words(run.header):
         yield f"{raw[:1].upper()}{raw[1:]}."
