@@ -18,8 +18,10 @@ from simulation.laws import (
     six_steps,
 )
 from simulation.questions import (
+    BEFORE,
     MARGIN,
     TASKS,
+    Against,
     Averages,
     Detects,
     Floor,
@@ -64,7 +66,14 @@ class Bound:
             return rate.value >= self.nominal - slack
         return self.kind == "shown" or abs(rate.value - self.nominal) <= 0.1 + slack
 
+    @property
+    def promised(self) -> str:
+        """`at most 5`, `at least 93`, `about 80`; a dash where the figure is only shown."""
+        word = {"most": "at most", "least": "at least", "near": "about", "shown": ""}[self.kind]
+        return f"{word} {100 * self.nominal:g}" if word else "–"
+
     def said(self, rate: Rate) -> str:
+        """The figure as it is printed."""
         return f"{rate.value / self.unit:.{self.digits}f}"
 
 
@@ -206,9 +215,7 @@ DETECTS = Table(
     "Detects: points said / power there",
     _sizes(DETECTS_SIZES),
     (Bound("detects"), Bound("power", "near", 0.8)),
-    tuple(
-        Line(f"{100 * d:g}% differ", tuple(Detects(d, n) for n in DETECTS_SIZES)) for d in (0.01, 0.05, 0.2, 0.5)
-    ),
+    tuple(Line(f"{100 * d:g}% differ", tuple(Detects(d, n) for n in DETECTS_SIZES)) for d in (0.01, 0.05, 0.2, 0.5)),
 )
 
 NEEDS = Table(
@@ -220,6 +227,23 @@ NEEDS = Table(
         for label, effect in (("no difference", 0.0), ("half the margin", -MARGIN / 2), ("the margin", -MARGIN))
     ),
 )
+
+POWER_SIZES = (260, 500, 1000)
+POWER = Table(
+    "Right/wrong: words / before / width in points / before / cost of the change in %",
+    _sizes(POWER_SIZES),
+    (
+        Bound("told"), Bound("told before"), Bound("width", digits=2), Bound("width before", digits=2),
+        Bound("cost", "most", 0.1),
+    ),
+    tuple(
+        Line(
+            f"{100 * d:g}% differ, " + (f"true {100 * e:+g}" if e else "no difference"),
+            tuple(Against(d, e, n) for n in POWER_SIZES),
+        )
+        for d, e in dict.fromkeys((d, e) for d, e, _ in BEFORE)
+    ),
+)  # fmt: skip
 
 SPREAD = Table(
     "Pooled row of 13 tasks of 20 that lose nothing, all or half: coverage / width",
@@ -367,6 +391,6 @@ FLOORS = Table(
 )
 
 TABLES = (
-    NULL, SKEWED, TOGETHER, SPREAD, MARGIN_TABLE, MARGIN_GRADED, MARGIN_TOGETHER, DETECTS, NEEDS, LOGS, LOG_POWER,
+    NULL, SKEWED, TOGETHER, SPREAD, MARGIN_TABLE, MARGIN_GRADED, MARGIN_TOGETHER, POWER, DETECTS, NEEDS, LOGS, LOG_POWER,
     UNTIL, UNTIL_TEXTS, STOPPED, SCORES, MEANS, FLOORS,
 )  # fmt: skip

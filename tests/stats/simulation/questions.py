@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cache
 from statistics import fmean
 from typing import NamedTuple
@@ -17,8 +17,6 @@ from zlib import crc32
 
 import numpy as np
 import pytest
-from simulation import laws
-from simulation.laws import Drawn, Law, LogLaw
 
 from anchoreval import stats
 from anchoreval.leaderboard.cells import Mean
@@ -26,6 +24,8 @@ from anchoreval.leaderboard.columns import average
 from anchoreval.sequential_bench import WORDS, false_words, simulate
 from anchoreval.stats import Difference, Row
 from anchoreval.stats.sequential import Until, Watcher
+from simulation import laws
+from simulation.laws import Drawn, Law, LogLaw
 
 MARGIN = 0.01
 TASKS = 13
@@ -97,6 +97,48 @@ class One:
         sims = 0 if exact else self.sims
         names = ("worse", "better", "told", "any", "equivalent", "within", "false", "coverage", "p", "width")
         return {name: Rate(found[name] / found["all"], sims) for name in names}
+
+
+#: (share that differs, true difference, pairs) -> share of words, width: by McNemar's test with adjusted Wald alone.
+BEFORE = {
+    (0.01, 0, 260): (0.0012, 0.03170),
+    (0.01, 0, 500): (0.0088, 0.02038),
+    (0.01, 0, 1000): (0.0219, 0.01343),
+    (0.05, 0, 260): (0.0254, 0.05744),
+    (0.05, 0, 500): (0.0298, 0.04037),
+    (0.05, 0, 1000): (0.0366, 0.02813),
+    (0.05, -0.02, 260): (0.2134, 0.05725),
+    (0.05, -0.02, 500): (0.4398, 0.04022),
+    (0.05, -0.02, 1000): (0.7850, 0.02803),
+    (0.05, -0.05, 260): (0.9906, 0.05624),
+    (0.05, -0.05, 500): (1.0000, 0.03945),
+    (0.05, -0.05, 1000): (1.0000, 0.02746),
+    (0.2, 0, 260): (0.0368, 0.10954),
+    (0.2, 0, 500): (0.0395, 0.07871),
+    (0.2, 0, 1000): (0.0424, 0.05555),
+    (0.2, -0.02, 260): (0.0878, 0.10944),
+    (0.2, -0.02, 500): (0.1455, 0.07863),
+    (0.2, -0.02, 1000): (0.2694, 0.05549),
+    (0.2, -0.05, 260): (0.3902, 0.10889),
+    (0.2, -0.05, 500): (0.6764, 0.07823),
+    (0.2, -0.05, 1000): (0.9377, 0.05520),
+}
+
+
+@dataclass(frozen=True)
+class Against:
+    """The power and the width of independent right/wrong pairs beside what McNemar and adjusted Wald give."""
+
+    differ: float
+    effect: float
+    n: int
+
+    def measure(self) -> Rates:
+        """Both, what they were, and the larger cost: the share of power lost, or the share added to the width."""
+        now, (told, width) = One(laws.right_wrong(self.differ, self.effect), self.n).measure(), BEFORE[astuple(self)]
+        costs = [now["width"].value / width - 1, 1 - now["told"].value / told if self.effect else 0.0]
+        found = {"told before": told, "width before": width, "cost": max(costs)}
+        return {"told": now["told"], "width": now["width"]} | {name: Rate(value, 0) for name, value in found.items()}
 
 
 @dataclass(frozen=True)
@@ -439,7 +481,7 @@ class StoppedPooled:
 
 
 Question = (
-    One | Tasks | Spread | Detects | Needs | LogProbs | LogPower | Score | Averages | Floor | LogFloor | Stops
+    One | Against | Tasks | Spread | Detects | Needs | LogProbs | LogPower | Score | Averages | Floor | LogFloor | Stops
     | StopsTexts | StoppedPooled
 )  # fmt: skip
 
