@@ -29,7 +29,7 @@ from anchoreval.identity import decided_by, environment_of, tell_beside
 from anchoreval.prompt import NO_ARGS, Anchor, Template, anchor_from, anchor_token, require_no_anchor
 from anchoreval.results import HEADER, Run, RunFolder, load_run
 from anchoreval.resume import gone_on
-from anchoreval.rounds import rule_of, run_rounds
+from anchoreval.rounds import drop_behind, rule_of, run_rounds
 from anchoreval.run import (
     Cell,
     Makeable,
@@ -294,7 +294,9 @@ def _compute(
     """
     cells: Sequence[Cell] = made.cells
     if plan.until is not None and not isinstance(engine, Fleet):
-        verdicts = run_rounds(cells, plan, plan.until, engine, tokenizer, window, disk, progress)
+        taken: set[str] = set()
+        verdicts = run_rounds(cells, plan, plan.until, engine, tokenizer, window, disk, progress, taken)
+        drop_behind(disk, taken)
         disk.update_header(until=rule_of(plan.until) | {"cells": verdicts})
         return
     if isinstance(engine, Fleet):

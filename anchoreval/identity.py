@@ -46,10 +46,11 @@ def decided_by(
     """The part of a run's identity that follows from its files; `folder` holds the tokenizer, as a rule the checkpoint.
 
     The anchor token and the end tokens stand there as they were read. `cut` is where prompts are cut that no length was
-    asked for, `less` where the window takes a token from answers, `pools` what of the number of samples the samples
-    follow from.
+    asked for, `less` where the window takes a token from answers, `shuffled` where a rule that stops cells has samples
+    in another order than their own, `pools` what of the number of samples the samples follow from.
     """
     cells = [(cell.task, cell.length, cell.asked) for cell in made.cells]
+    mixed = [f"{cell.task.address}@{cell.length}" for cell in made.cells if cell.shuffled]
     cut = {task.address: length for task, length, _ in cells if task.length_of == "prompt" and not plan.lengths}
     less = [f"{cell.task.address}@{cell.length}" for cell in made.cells if _less_for_room(cell)]
     pools = {
@@ -63,6 +64,7 @@ def decided_by(
         "anchor_token": list(anchor_token(tokenizer)) if plan.anchor == "auto" else None,
         **({"cut": cut} if cut else {}),
         **({"less": less} if less else {}),
+        **({"shuffled": mixed} if mixed else {}),
         **({"pools": known} if (known := {name: size for name, size in pools.items() if size is not None}) else {}),
     }
 

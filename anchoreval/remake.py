@@ -74,6 +74,7 @@ class _Identity(_Part):
     length_rule: RuleName = "published"
     document_tokens: int | None = None  # absent in runs of the first release, which cut no documents
     until: str | None = None
+    shuffled: list[str] = Field(default_factory=list)  # cells of a run that stops by a rule
     sources: _SourcesSaid
 
 
@@ -111,6 +112,7 @@ class VerdictSaid(_Part):
 
     verdict: str
     pairs: int
+    sources: int | None = None  # where several pairs share one
     difference: float | None
     low: float
     high: float

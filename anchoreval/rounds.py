@@ -2,27 +2,25 @@
 
 A round is 16 samples of one cell under every arm. Rounds go over all open cells in the plan's order, so every prefix
 is balanced over tasks and lengths; within a cell, blocks of 32 samples are dealt into rounds by rank of
-depth, so each round is balanced over depths. Verdicts follow from the records in that order alone: a killed run that
-goes on ends with the same ones.
+depth, so each round is balanced over depths; samples that share a source are dealt whole and count once (dealing.py).
+Verdicts follow from the records in that order alone: a killed run that goes on ends with the same ones.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import fmean
 from textwrap import wrap
 from typing import Any
 
 from anchoreval.backends import Backend
+from anchoreval.dealing import BLOCK, ROUND, bets, dealt, source
 from anchoreval.results import RunFolder
 from anchoreval.run import Cell, Plan, Progress, run_group
 from anchoreval.schema import Json, Record, Sample
 from anchoreval.stats.sequential import METHOD, Until, Watcher
 from anchoreval.tokenizer import TextTokenizer
 
-ROUND, BLOCK = 16, 32
 WIDTH = 100  # of a sentence on the terminal, as in the result table
 REFERS = (
     "each verdict by itself, of one arm against the first at one task and length: the probability that it is ever "
@@ -57,16 +55,16 @@ def run_rounds(
     window: int | None,
     folder: RunFolder,
     progress: Progress,
+    taken: set[str] | None = None,
 ) -> list[dict[str, Json]]:
     """Each cell's verdicts and samples used, as JSON; every record is on disk. Placebo arms do not hold a cell open.
 
-    Where samples that had no answer have one now, a verdict may come earlier than it did: records behind it that have
-    no answer are dropped.
+    The keys of the records that the verdicts rest on are put into `taken`.
     """
     arms = [arm.name for arm in plan.arms if not arm.placebo]
     base, others = arms[0], arms[1:]
     opened = [_Open(cell, dealt(cell.samples), {arm: Watcher(until) for arm in others}) for cell in cells]
-    going, taken = list(opened), set[str]()
+    going, taken = list(opened), set() if taken is None else taken
     while going:
         for one in list(going):
             samples = next(one.rounds, [])
@@ -74,51 +72,35 @@ def run_rounds(
                 found = run_group(one.cell, samples, plan, backend, tokenizer, window, folder, progress)
                 taken.update(record.key for records in found.values() for record in records)
                 one.used += len(samples)
+                sources = [source(sample) for sample in samples]
                 for arm, watcher in one.watchers.items():
-                    watcher.add(differences(_scores(found[arm]), _scores(found[base])))
+                    watcher.add(*bets(_scores(found[arm]), _scores(found[base]), sources))
             if not samples or one.decided():
                 going.remove(one)
-    folder.drop([key for key in folder.done if key not in taken and not folder.answered(key)])
     return [cell_said(one.cell.task.address, one.cell.length, one.cell.asked, one.used, one.watchers) for one in opened]
 
 
-def differences(arm: Iterable[float | None], base: Iterable[float | None]) -> list[float]:
-    """Score of `arm` minus score of `base`, sample by sample; pairs that lack a score are left out."""
-    return [a - b for a, b in zip(arm, base, strict=True) if a is not None and b is not None]
+def drop_behind(folder: RunFolder, taken: Container[str]) -> None:
+    """Drop records behind a verdict that have no answer: it came earlier, once samples had one that had none."""
+    folder.drop([key for key in folder.done if key not in taken and not folder.answered(key)])
 
 
 def _scores(records: Iterable[Record]) -> list[float | None]:
     return [record.score for record in records]
 
 
-def dealt(samples: Iterator[Sample]) -> Iterator[list[Sample]]:
-    """Rounds of up to 16 samples, from blocks of 32 ranked by depth and dealt in turn, the first seat moving on.
-
-    Samples without a depth keep their order. Nothing but the block in hand is made ahead.
-    """
-    while block := list(itertools.islice(samples, BLOCK)):
-        seats = -(-len(block) // ROUND)
-        ranked = sorted(block, key=lambda sample: (depth(sample), sample.index))
-        rounds: list[list[Sample]] = [[] for _ in range(seats)]
-        for rank, sample in enumerate(ranked):
-            rounds[(rank + rank // seats) % seats].append(sample)
-        yield from (sorted(each, key=lambda sample: sample.index) for each in rounds)
-
-
-def depth(sample: Sample) -> float:
-    """The mean depth of a sample's needles, 0 at the top; 0 where it has none."""
-    depths = sample.facts.get("depths") or []
-    return fmean(depths) if depths else 0.0
-
-
 def cell_said(task: str, length: int, asked: int, used: int, watchers: Mapping[str, Watcher]) -> dict[str, Json]:
-    """What the header says of one cell: samples used, and each arm's verdict with the numbers behind it."""
+    """What the header says of one cell: samples used, and each arm's verdict with the numbers behind it.
+
+    `sources` stands there where several pairs share one; difference, low and high are then those of a source's mean.
+    """
     arms: dict[str, Any] = {}
     for arm, watcher in watchers.items():
         result = watcher.result
         arms[arm] = {
             "verdict": str(result),
             "pairs": result.pairs,
+            **({"sources": result.bets} if result.bets < result.pairs else {}),
             "difference": result.difference,
             "low": result.low,
             "high": result.high,
@@ -130,7 +112,9 @@ def words(header: Mapping[str, Json]) -> list[str]:
     """A line per cell and arm of a run that stopped by its rule; empty for other runs."""
     rule = header.get("until") or {}
     lines = [
-        f"{cell['task']} at {cell['length']}: {arm} {said['verdict']} after {said['pairs']} of {cell['asked']} pairs"
+        f"{cell['task']} at {cell['length']}: {arm} {said['verdict']} after "
+        + (f"{said['sources']} sources, " if said.get("sources") else "")
+        + f"{said['pairs']} of {cell['asked']} pairs"
         for cell in rule.get("cells", [])
         for arm, said in cell["arms"].items()
     ]

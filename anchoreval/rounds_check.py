@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 
+from anchoreval.dealing import bets, dealt, dealt_by_depth, shuffled, source
 from anchoreval.errors import AnchorEvalError
-from anchoreval.remake import HeaderParts, Remake, StoppedCell, VerdictSaid
+from anchoreval.remake import AskedCell, HeaderParts, Remake, StoppedCell, VerdictSaid
 from anchoreval.results import Run
-from anchoreval.rounds import cell_said, dealt, differences, rule_of
+from anchoreval.rounds import cell_said, rule_of
 from anchoreval.schema import Sample
 from anchoreval.stats.sequential import Until, Watcher, parse_until
 
 TOLERANCE = 1e-6  # bounds of a mean are found to 1e-9; machines may round differently
 Rounds = Sequence[Sequence[int]]  # of a cell: the numbers of each round's samples
 Scores = Callable[[int, str], float | None]  # of a sample's number under an arm
+SourceOf = Callable[[int], Hashable]  # of a sample's number
 
 
 def rounds_taken(remake: Remake) -> Iterator[tuple[int, Sample]]:
@@ -28,11 +30,24 @@ def rounds_taken(remake: Remake) -> Iterator[tuple[int, Sample]]:
     used = {(cell.task, cell.length): cell.used for cell in until.cells} if until else {}
     for number, cell in enumerate(asked):
         left = used.get((cell.task, cell.length), cell.samples)
-        for turn, samples in enumerate(dealt(remake.samples(cell.task, cell.length))):
+        made = remake.samples(cell.task, cell.length)
+        rounds = dealt(shuffled(made, remake.plan.seed)) if _whole(remake, cell) else dealt_by_depth(made)
+        for turn, samples in enumerate(rounds):
             yield from ((turn * len(asked) + number, sample) for sample in samples)
             left -= len(samples)
             if left <= 0:
                 break
+
+
+def _whole(remake: Remake, cell: AskedCell) -> bool:
+    """Whether the run shuffled the samples of a cell and dealt them by source, which runs of before did not."""
+    return f"{cell.task}@{cell.length}" in remake.header.identity.shuffled
+
+
+def source_bet_on(remake: Remake, sample: Sample) -> Hashable:
+    """What of a sample the run's rule bet on: its source, or where it took every sample for itself, the sample."""
+    cell = AskedCell(task=sample.task, length=sample.length, samples=0)
+    return source(sample) if _whole(remake, cell) else sample.id
 
 
 def rule_differences(run: Run, parts: HeaderParts) -> Iterator[str]:
@@ -56,7 +71,9 @@ def rule_differences(run: Run, parts: HeaderParts) -> Iterator[str]:
         yield "until: the run finished and no verdict stands here"
 
 
-def verdict_differences(remake: Remake, rounds: dict[tuple[str, int], Rounds], scores: Scores) -> Iterator[str]:
+def verdict_differences(
+    remake: Remake, rounds: dict[tuple[str, int], Rounds], sources: SourceOf, scores: Scores
+) -> Iterator[str]:
     """What the header says of its cells and the records do not, each rule applied again from the first round."""
     parts = remake.header
     if parts.until is None or parts.identity.until is None:
@@ -64,7 +81,7 @@ def verdict_differences(remake: Remake, rounds: dict[tuple[str, int], Rounds], s
     rule = parse_until(parts.identity.until)
     arms = [arm.name for arm in remake.plan.arms if not arm.placebo]
     for said in parts.until.cells:
-        again = stopped(said, rule, arms, rounds.get((said.task, said.length), ()), scores)
+        again = stopped(said, rule, arms, rounds.get((said.task, said.length), ()), sources, scores)
         place = f"until: {said.task} at {said.length}"
         if again.used != said.used:
             yield f"{place}: used is {said.used}, by the rule {again.used}"
@@ -76,7 +93,9 @@ def verdict_differences(remake: Remake, rounds: dict[tuple[str, int], Rounds], s
             yield from (f"{place}: {arm}: {what}" for what in _apart(said.arms[arm], again.arms[arm]))
 
 
-def stopped(cell: StoppedCell, rule: Until, arms: Sequence[str], rounds: Rounds, scores: Scores) -> StoppedCell:
+def stopped(
+    cell: StoppedCell, rule: Until, arms: Sequence[str], rounds: Rounds, sources: SourceOf, scores: Scores
+) -> StoppedCell:
     """The cell as its rule leaves it: rounds in order until every arm has its verdict against the first."""
     base, others = arms[0], arms[1:]
     watchers, used = {arm: Watcher(rule) for arm in others}, 0
@@ -84,7 +103,7 @@ def stopped(cell: StoppedCell, rule: Until, arms: Sequence[str], rounds: Rounds,
         used += len(samples)
         first = [scores(sample, base) for sample in samples]
         for arm, watcher in watchers.items():
-            watcher.add(differences([scores(sample, arm) for sample in samples], first))
+            watcher.add(*bets([scores(sample, arm) for sample in samples], first, map(sources, samples)))
         if all(watcher.word != "undecided" for watcher in watchers.values()):
             break
     return StoppedCell.model_validate(cell_said(cell.task, cell.length, cell.asked, used, watchers))

@@ -22,6 +22,7 @@ from anchoreval.cards import Task
 from anchoreval.data import CONTEXT_FREE, FOLLOW_UPS, GENERATORS, MADE_OF_WORDS, OWN_TEXTS, PROSE_FREE, SIZES
 from anchoreval.data.recipe import Recipe
 from anchoreval.data.sources import Sources
+from anchoreval.dealing import names_source, shuffled
 from anchoreval.documents import RULE, cut_documents, document_tokens
 from anchoreval.errors import AnchorEvalError, LengthError, MissingExtra
 from anchoreval.prompt import Anchor, Template, first_token, to_request, trimmed, wording, wrap_of
@@ -122,7 +123,7 @@ class Plan:
 class Cell:
     """The samples of one task at one length, made one after the other, with answers of up to `new_tokens`.
 
-    `facts` are those of the first sample.
+    `facts` are those of the first sample in the task's own order; `shuffled` says that samples are taken in another.
     """
 
     task: Task
@@ -131,6 +132,7 @@ class Cell:
     asked: int
     new_tokens: int = 0
     facts: Mapping[str, Any] = field(default_factory=dict)
+    shuffled: bool = False
 
 
 @dataclass(slots=True)
@@ -224,12 +226,19 @@ def make_cells(plan: Plan, tokenizer: TextTokenizer, window: int | None) -> Make
 
 
 def _cell(task: Task, length: int, plan: Plan, tokenizer: TextTokenizer, window: int | None) -> Cell:
-    """One cell with its first sample made; its scorer has what it needs."""
+    """One cell with its first sample made; its scorer has what it needs.
+
+    Under a rule that stops cells, samples that stand in the order of a file or of their sources are shuffled.
+    """
     require(task.scorer)
     count = min(plan.limit or task.samples, task.samples)
     samples = samples_of(task, length, count, plan, tokenizer, window)
     first = next(samples)
-    return Cell(task, length, itertools.chain([first], samples), count, first.max_new_tokens, first.facts)
+    whole: Iterator[Sample] = itertools.chain([first], samples)
+    in_order = task.generator in PROSE_FREE or names_source(first)
+    if mixed := plan.until is not None and in_order:
+        whole = shuffled(whole, plan.seed)
+    return Cell(task, length, whole, count, first.max_new_tokens, first.facts, mixed)
 
 
 def _acts_on_documents(arm: Arm) -> bool:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from anchoreval.stats.intervals import Z80, Z95
+from anchoreval.stats.intervals import SAME, Z80, Z95
 from anchoreval.stats.sequential import Until, bets
 
 if TYPE_CHECKING:
@@ -93,10 +93,10 @@ def _log_capital(
 
 def false_words(effect: float, margin: float) -> tuple[str, ...]:
     """The verdicts that are false when this is the true mean difference."""
-    if abs(effect) < 1e-12:
+    if abs(effect) < SAME:
         return ("worse", "better")
     wrong = "better" if effect < 0 else "worse"
-    return (wrong,) if abs(effect) < margin else (wrong, "equivalent")
+    return (wrong,) if abs(effect) < margin - SAME else (wrong, "equivalent")
 
 
 def figures(worse: float, better: float, margin: float) -> Figures:
@@ -110,7 +110,7 @@ def figures(worse: float, better: float, margin: float) -> Figures:
     word, used = simulate(worse, better, Until(margin, 0.95), cap)
     shares = tuple(float((word == i).mean()) for i in range(len(WORDS)))
     false = sum(shares[WORDS.index(name)] for name in false_words(effect, margin))
-    known = fixed(abs(effect)) if abs(effect) > 1e-12 else None
+    known = fixed(abs(effect)) if abs(effect) > SAME else None
     return Figures(effect, discordant, margin, shares, false, float(used.mean()), cap, known)
 
 

@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from anchoreval.identity import changed_files
 from anchoreval.remake import HeaderParts, Remake, header_parts
 from anchoreval.rescore import earned, same
 from anchoreval.results import HEADER, RECORDS, Run, find_runs, from_line, header_alone, require_file, seal_of
-from anchoreval.rounds_check import in_rounds, rounds_taken, verdict_differences
+from anchoreval.rounds_check import in_rounds, rounds_taken, source_bet_on, verdict_differences
 from anchoreval.run import key_of
 from anchoreval.schema import OUTPUT_FACTS, SCORED, Json, Record, Request, Sample
 from anchoreval.steps import FIRST, Second, facts_of
@@ -47,7 +47,7 @@ class Finding:
 class Made:
     """What the record of a sample must say, made again; `group` is its place in the order of the plan.
 
-    `then` is the sample without its prompt where a second step follows.
+    `then` is the sample without its prompt where a second step follows, `source` what the rule of a run bets on.
     """
 
     task: str
@@ -60,6 +60,7 @@ class Made:
     reference_tokens: int
     facts: tuple[tuple[str, bytes], ...]
     then: Sample | None = None
+    source: Hashable = None
 
 
 @dataclass(slots=True)
@@ -91,7 +92,8 @@ def expected_of(remake: Remake) -> Expected:
     for group, sample in rounds_taken(remake) if remake.header.until else groups(remake):
         request = remake.request(sample)
         keys = [key_of(request, arm, engine) for arm in remake.plan.arms]
-        expected.add(sample, made_of(sample, request, group), keys)
+        bet_on = source_bet_on(remake, sample) if remake.header.until else None
+        expected.add(sample, replace(made_of(sample, request, group), source=bet_on), keys)
     return expected
 
 
@@ -294,7 +296,8 @@ def findings(path: Path, data_dir: Path | None = None, tokenizer: Path | None = 
     yield from reading.findings()
     if parts.until:
         rounds = in_rounds((made.task, made.length, made.group) for made in expected.made)
-        yield from (Finding(header, what) for what in verdict_differences(remake, rounds, reading.score))
+        told = verdict_differences(remake, rounds, lambda number: expected.made[number].source, reading.score)
+        yield from (Finding(header, what) for what in told)
     yield from _whole(run, reading, parts)
 
 

@@ -48,9 +48,10 @@ ALLOWED = {
     "board": {"errors", "header_facts", "results", "schema", "scoring", "stats"},
     "rescore": {"errors", "results", "schema", "scoring"},
     "run": {
-        "arms", "backends", "cards", "data", "documents", "errors", "lengths", "prompt", "results", "schema", "scoring",
-        "stats", "steps", "tokenizer",
+        "arms", "backends", "cards", "data", "dealing", "documents", "errors", "lengths", "prompt", "results", "schema",
+        "scoring", "stats", "steps", "tokenizer",
     },
+    "dealing": {"errors", "schema", "stats"},
     "lengths": {"cards", "errors", "prompt", "schema", "steps"},
     "steps": {"backends", "errors", "schema"},
     "evaluation": {
@@ -101,7 +102,7 @@ ALLOWED = {
         "tokenizer_check",
     },
     "__init__": {"board", "compare_runs", "errors", "evaluation", "results", "stats"},
-    "rounds": {"backends", "results", "run", "schema", "stats", "tokenizer"},
+    "rounds": {"backends", "dealing", "results", "run", "schema", "stats", "tokenizer"},
     "compare_runs": {"compare_table", "errors", "header_facts", "results", "schema", "stats"},
     "compare_table": {"board", "schema", "stats"},
     "sequential_bench": {"stats"},
@@ -122,7 +123,7 @@ ALLOWED = {
     "longbench_v2_report": {"schema", "scoring", "stats"},
     "export": {"board", "errors", "header_facts", "lm_eval_files", "results", "schema", "stats"},
     "lm_eval_files": {"board", "errors", "header_facts", "results", "schema", "stats"},
-    "rounds_check": {"errors", "remake", "results", "rounds", "schema", "stats"},
+    "rounds_check": {"dealing", "errors", "remake", "results", "rounds", "schema", "stats"},
 }  # fmt: skip
 TORCH_FREE = {
     "schema",

@@ -85,21 +85,21 @@ Gaps = Mapping[tuple[str, str, str, float, int], Row]  # (task, arm, baseline, d
 
 
 def _gaps(arms: Sequence[str], by_depth: Mapping[float, Sequence[Record]]) -> Gaps:
-    """Every difference with its verdict: Holm's correction is over the cells of one map, floors are those of a spot."""
-    found: dict[tuple[str, str, str], dict[Spot, Difference]] = {}
+    """Every difference with its verdict: Holm's correction is over all maps of two arms, floors are those of a spot."""
+    found: dict[tuple[str, str], dict[tuple[str, Spot], Difference]] = {}
     for depth, records in by_depth.items():
         for i, baseline in enumerate(arms):
             for arm in arms[i + 1 :]:
                 comparison = paired(records, arm, baseline)
                 for cell in (*comparison.cells, *comparison.reversed().cells):
-                    of = found.setdefault((str(cell.task), cell.arm, cell.baseline), {})
-                    of[depth, int(cell.length or 0)] = cell
+                    of = found.setdefault((cell.arm, cell.baseline), {})
+                    of[str(cell.task), (depth, int(cell.length or 0))] = cell
     gaps: dict[tuple[str, str, str, float, int], Row] = {}
-    for (task, arm, base), cells_ in found.items():
-        placebos = [of for (other, one, own), of in found.items() if other == task and one == own + PLACEBO]
-        floors = [noise_floor([of[spot] for of in placebos if spot in of]) for spot in cells_]
+    placebos = [of for (one, own), of in found.items() if one == own + PLACEBO]
+    for (arm, base), cells_ in found.items():
+        floors = [noise_floor([of[place] for of in placebos if place in of]) for place in cells_]
         rows = family(list(cells_.values()), MARGIN, floors, placebo_of(arm, base))
-        gaps |= {(task, arm, base, *spot): row for spot, row in zip(cells_, rows, strict=True)}
+        gaps |= {(task, arm, base, *spot): row for (task, spot), row in zip(cells_, rows, strict=True)}
     return gaps
 
 

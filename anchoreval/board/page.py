@@ -227,6 +227,7 @@ def _mean(view: RunView, average: Average, length: int, number: int) -> Field:
     label = f"{plain(average.arm, 60)} at {tokens(length)}: mean of {count} of {RULER_TASKS} tasks"
     if lost := average.lost.get(length, 0):
         label += f", {lost:,} samples without a score left out; {average.as_wrong[length]:.1f} with the lost as wrong"
+    label += f"; {interval(*ends)}" if (ends := average.ends.get(length)) else ""
     text = NONE if value is None else f"{value:.1f}" + ("*" if lost or count < RULER_TASKS else "")
     return Field(text, "mean", label, samples_of(view, f"#run{number}", length=length, arm=average.arm))
 

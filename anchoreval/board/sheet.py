@@ -115,7 +115,9 @@ def _averages(view: RunView) -> Iterator[Row]:
         for length, mean in average.by_length.items():
             row = {**_of(view, "mean"), "arm": arm, "length": str(length), "mean_x100": f"{mean:.4f}"}
             bound = f"{average.as_wrong[length]:.4f}"
-            yield row | {"tasks": str(average.tasks[length]), "as_wrong_x100": bound}
+            low, high = (_number(end, 100) for end in average.ends[length])
+            ends = {"low": low, "high": high, "interval": "pseudo-scores"}
+            yield row | ends | {"tasks": str(average.tasks[length]), "as_wrong_x100": bound}
         row = {"arm": arm, "tasks": average.coverage}
         yield _of(view, "wavg_inc") | row | {"mean_x100": _number(average.increasing)}
         yield _of(view, "wavg_dec") | row | {"mean_x100": _number(average.decreasing)}

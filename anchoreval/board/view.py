@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
@@ -17,7 +17,7 @@ from anchoreval.board.outcomes import OutcomeLine, outcome_lines
 from anchoreval.header_facts import environment_words, incomparable_words
 from anchoreval.schema import Json, Record
 from anchoreval.scoring.aggregate import TASKS, effective_length, weighted_decreasing, weighted_increasing
-from anchoreval.stats import Cell, Contrast, Place, Row, Side, cells, contrast, paired_sides, sides
+from anchoreval.stats import Cell, Contrast, Place, Row, Side, average_ends, cells, contrast, paired_sides, sides
 
 RULER_TASKS = TASKS
 
@@ -49,7 +49,8 @@ class Average:
     """RULER's averages for one arm; scores 0..100. `tasks[length]` counts the tasks in `by_length[length]`.
 
     A mean over fewer than 13 tasks is shown as such, and so is one from which samples without a score are left out:
-    `lost[length]` counts them and `as_wrong[length]` is the mean where they count as wrong. The weighted means and the
+    `lost[length]` counts them and `as_wrong[length]` is the mean where they count as wrong. `ends[length]` is the 95%
+    interval of the mean. The weighted means and the
     effective length ("<4K", "8K", ">128K") are RULER's own: six lengths of 13 tasks each, None where one that matters
     is missing.
     """
@@ -62,6 +63,7 @@ class Average:
     effective: str | None
     lost: Mapping[int, int]
     as_wrong: Mapping[int, float]
+    ends: Mapping[int, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def summary(self) -> str:
@@ -183,6 +185,7 @@ class RunView:
 
     def _average(self, arm: str) -> Average:
         by_length: dict[int, dict[str, float]] = {}
+        scored: dict[int, list[Cell]] = {}
         lost: dict[int, int] = {}
         as_wrong: dict[int, list[float]] = {}
         for (task, length, of), cell in self.cells.items():
@@ -192,6 +195,7 @@ class RunView:
             as_wrong.setdefault(length, []).append(round(100 * cell.as_wrong, 2))
             if cell.mean is not None:
                 by_length.setdefault(length, {})[task] = round(100 * cell.mean, 2)  # as upstream
+                scored.setdefault(length, []).append(cell)
         means = {length: fmean(by_length[length].values()) for length in sorted(by_length)}
         whole = {length: mean for length, mean in means.items() if len(by_length[length]) == RULER_TASKS}
         return Average(
@@ -203,6 +207,7 @@ class RunView:
             effective_length(whole),
             lost,
             {length: fmean(values) for length, values in as_wrong.items()},
+            {length: average_ends([(1.0, cell) for cell in scored[length]]) for length in means},
         )
 
 

@@ -127,9 +127,14 @@ def floor_words(contrast: Contrast) -> str:
 
 
 def cell_words(cell: Cell) -> str:
-    """`95.0 [76.4, 99.1], 20 of 20 scored, log-probability -0.123 per token`; where some have no score, both bounds."""
+    """`95.0 [76.4, 99.1], 20 of 20 scored, log-probability -0.123 per token`; where some have no score, both bounds.
+
+    Where samples share sources, the number of sources is said.
+    """
     score = f"{percent(cell.mean)} {interval(cell.low, cell.high)}" if cell.scored else "no score"
     parts = [score, f"{cell.scored} of {cell.asked} scored"]
+    if 0 < cell.sources < cell.scored:
+        parts.append(f"from {cell.sources:,} source{'s' * (cell.sources != 1)}")
     if cell.lost:
         parts += [f"{percent(cell.as_wrong)} with the lost as wrong", lost_counts(cell.outcomes, cell.lost)]
     return ", ".join(filter(None, [*parts, logprob(cell.logprob)]))

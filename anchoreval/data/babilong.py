@@ -106,6 +106,7 @@ class Mixture:
         segments = self._segments(context)
         tokens = recipe.counted(tokenizer.count("".join(segment.text for segment in segments)))
         facts: dict[str, Json] = {"tokens": tokens, "story": self.number, "facts": len(self.story.facts)}
+        facts |= {"source": f"bAbI {self.data} {self.story.number}"}  # several questions ask of one story
         facts |= {"background": recipe.sources.haystack} | self._places(parts, segments[0].text, len(context))
         return Sample(
             recipe.task,

@@ -26,12 +26,16 @@ ZIP = "tasks_1-20_v1-2.zip"
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """A question with the facts told before it; `supporting` are the places of those that it needs."""
+    """A question with the facts told before it; `supporting` are the places of those that it needs.
+
+    `number` is that of the story in its file, of which several questions may ask.
+    """
 
     facts: tuple[str, ...]
     question: str
     answer: str
     supporting: tuple[int, ...]
+    number: int = 0
 
 
 def file_name(data: str) -> str:
@@ -73,6 +77,7 @@ def parse(text: str, where: str) -> Iterator[Story]:
     As upstream (get_dataset_df), earlier questions of a story are no facts of later ones.
     """
     told: list[tuple[int, str]] = []
+    begun = 0
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
@@ -80,7 +85,7 @@ def parse(text: str, where: str) -> Iterator[Story]:
         if not _is_number(place):
             raise SourceError(f"{where}:{number}: not a line of bAbI, which begins with its number in the story")
         if int(place) == 1:
-            told = []
+            told, begun = [], begun + 1
         if "\t" not in rest:
             told.append((int(place), rest))
             continue
@@ -93,6 +98,7 @@ def parse(text: str, where: str) -> Iterator[Story]:
             question,
             answer,
             tuple(at for at, (line_number, _) in enumerate(told) if line_number in needed),
+            begun,
         )
 
 

@@ -218,6 +218,15 @@ class Maker:
         before, after, prefix = self._around(one)
         return Draft([before], [pieces], [after], prefix, one.answers, marks)
 
+    @property
+    def _source(self) -> dict[str, Json]:
+        """The haystack of a repeat, where there are several: it is the same at every depth and length, for every task.
+
+        The one haystack of a grid without repeats is part of the benchmark, and so is noise.
+        """
+        several = self.recipe.count > self.grid.depths and self.grid.filler == "prose"
+        return {"source": f"niah haystack {self._repeat}"} if several else {}
+
     def _facts(self, draft: Draft, tokens: int, units: int, percent: float) -> dict[str, Json]:
         repeats = {} if self._period is None or units <= self._period else {"haystack_repeats": units / self._period}
         return {
@@ -226,6 +235,7 @@ class Maker:
             "unit": "sentences",
             "haystack": "noise" if self.grid.filler == "noise" else self.recipe.sources.haystack,
             "repeat": self._repeat,
+            **self._source,
             "depth_percent": percent,
             **{name: round(value, 2) for name, value in repeats.items()},
             **draft.positions(self.tally),

@@ -123,9 +123,9 @@ def _group(
         len(offers) - len(set(offers)),
     )
     lines = []
+    pooled = _pooled(taken, declared.suites, arms, definition.baseline, margin)
     for suite, tasks in declared.suites.items():
-        part = {place: found for place, found in taken.items() if place[0] in tasks}
-        gaps = _pooled(part, arms, definition.baseline, margin)
+        gaps = {arm: gap for (of, arm), gap in pooled.items() if of == suite}
         for arm in arms:
             means = {(p, length): mean for (p, length, of), mean in group.tasks.means.items() if of == arm}
             cells = {(group.tasks.rows[p], length): mean for (p, length), mean in means.items()}
@@ -146,14 +146,17 @@ def _incomparable(taken: Taken, runs: Mapping[int, Gathered]) -> Iterator[str]:
             yield task
 
 
-def _pooled(taken: Taken, arms: Sequence[str], baseline: str, margin: float) -> dict[str, Gap]:
-    """Arm -> its difference to the baseline over all pairs of a suite: one question for each arm."""
-    slots: dict[str, dict[str, dict[Place, Chosen]]] = {"all": {}}
+def _pooled(
+    taken: Taken, suites: Mapping[str, Sequence[str]], arms: Sequence[str], baseline: str, margin: float
+) -> dict[tuple[str, str], Gap]:
+    """(suite, arm) -> its difference to the baseline over all pairs; the suites of an arm are asked together."""
+    slots: dict[str, dict[str, dict[Place, Chosen]]] = {suite: {} for suite in suites}
     for place, of in sorted(taken.items()):
-        for arm, one in of.items():
-            slots["all"].setdefault(arm, {})[place] = one
+        for suite, tasks in suites.items():
+            for arm, one in of.items() if place[0] in tasks else ():
+                slots[suite].setdefault(arm, {})[place] = one
     pairs = [(arm, baseline) for arm in arms if arm != baseline]
-    return {arm: gap for (_, arm, _), gap in versus(slots, pairs, lambda _, whole: whole, margin).items()}
+    return {(suite, arm): gap for (suite, arm, _), gap in versus(slots, pairs, lambda _, whole: whole, margin).items()}
 
 
 def _ordered(lines: Sequence[Line], declared: Declared, lengths: Sequence[int]) -> list[Line]:

@@ -14,14 +14,17 @@ from anchoreval.leaderboard.gather import DECILES, Gathered, Scores
 from anchoreval.schema import OUTCOMES, PLACEBO, Outcome
 from anchoreval.stats import (
     ALONE,
+    Asked,
     Difference,
     Row,
+    Sampled,
     family,
     judged,
     left_out,
     mean_interval,
     noise_floor,
     placebo_of,
+    sampled,
     why_lost,
     with_logprobs,
 )
@@ -51,7 +54,7 @@ class Chosen:
 
 
 @dataclass(frozen=True, slots=True)
-class Mean:
+class Mean(Asked):
     """A mean with its interval, None where nothing was scored; `run` is the one most samples are from."""
 
     run: int
@@ -62,16 +65,7 @@ class Mean:
     high: float | None
     logprob: float | None
     outcomes: Mapping[Outcome, int] = field(default_factory=dict, hash=False)
-
-    @property
-    def lost(self) -> int:
-        """Samples without a score."""
-        return self.asked - self.scored
-
-    @property
-    def as_wrong(self) -> float:
-        """The mean where every sample without a score counts as wrong."""
-        return (self.mean or 0.0) * self.scored / self.asked
+    sampled: Sampled | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +119,14 @@ def mean_of(parts: Sequence[tuple[Chosen, Sequence[int]]]) -> Mean | None:
         return None
     scores = [value for part, i in at if (value := part.score[i]) == value]
     logprobs = [value for part, i in at if (value := part.logprob[i]) == value]
-    low, high = mean_interval(scores)[:2] if scores else (None, None)
+    sources = [part.cluster[i] for part, i in at if part.score[i] == part.score[i]]
+    low, high = mean_interval(scores, sources)[:2] if scores else (None, None)
+    mean, varying = (fmean(scores), sampled(scores, sources)) if scores else (None, None)
     run = max(parts, key=lambda part: len(part[1]))[0].run
     logprob = fmean(logprobs) if logprobs else None
     found = Counter(part.outcome[i] for part, i in at)
     outcomes = {outcome: found[number] for number, outcome in enumerate(OUTCOMES) if found[number]}
-    return Mean(run, len(at), len(scores), fmean(scores) if scores else None, low, high, logprob, outcomes)
+    return Mean(run, len(at), len(scores), mean, low, high, logprob, outcomes, varying)
 
 
 def side(arm: Chosen, base: Chosen, where: str) -> Side | None:

@@ -2,12 +2,11 @@
 
 An average over fewer tasks than it names is shown with a star and never ranked; one that lacks a length is not
 shown. One from which samples without a score are left out has a star too, stands above the mean where they count as
-wrong, and is ranked by that. Its interval puts the intervals of its cells together (MOVER: Zou & Donner 2008).
+wrong, and is ranked by that. Its interval is that of stats/averages.py, for one single cell the cell's own.
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from anchoreval.leaderboard.cells import Gap, Mean
 from anchoreval.leaderboard.definition import BY_LENGTH
 from anchoreval.schema import Outcome
 from anchoreval.scoring.aggregate import LENGTHS, TASKS, THRESHOLD, effective_length
+from anchoreval.stats import average_ends
 
 Cells = Mapping[tuple[str, int], Mean]
 
@@ -116,12 +116,10 @@ def average(means: Cells, tasks: Sequence[str], weights: Mapping[int, float]) ->
     if not parts:
         return None
     value = sum(weight * round(mean.mean or 0.0, 4) for weight, mean in parts) / total
-    below = sum((weight * ((mean.mean or 0.0) - (mean.low or 0.0))) ** 2 for weight, mean in parts)
-    above = sum((weight * ((mean.high or 0.0) - (mean.mean or 0.0))) ** 2 for weight, mean in parts)
+    low, high = average_ends(parts)
     whole = len(parts) == len(tasks) * len(weights)
-    low, high = value - math.sqrt(below) / total, value + math.sqrt(above) / total
     as_wrong = sum(weight * mean.as_wrong for weight, mean in wrong) / sum(weight for weight, _ in wrong)
-    return Average(value, max(0.0, low), min(1.0, high), whole, sum(mean.lost for _, mean in wrong), as_wrong)
+    return Average(value, low, high, whole, sum(mean.lost for _, mean in wrong), as_wrong)
 
 
 def _averaged(row: Row, tasks: Sequence[str], weights: Mapping[int, float], what: str, *also: tuple[str, str]) -> Value:
@@ -227,7 +225,7 @@ def _p_holm(row: Row) -> Value:
     gap = row.gap
     if gap is None or gap.row.p_holm is None:
         return _nothing_to_compare(row)
-    label = f"{p_value(gap.row.p_holm)}: all pairs of an arm are one question, which Holm's correction leaves as it is"
+    label = f"{p_value(gap.row.p_holm)}: all pairs of a suite are one question, corrected by Holm over the arm's suites"
     query = (("arm", row.arm), ("differ", "1"))
     return Value(p_number(gap.row.p_holm), gap.row.p_holm, label, None, None, gap.run, query)
 

@@ -29,7 +29,7 @@ COLUMNS = {
     "ruler_effective_length": "the longest length up to which RULER's 13 tasks average at least 85.6",
     "difference": "paired difference to the baseline over all samples of the row, in points",
     "verdict": "what the paired difference says",
-    "p_holm": "its p value: one question for each arm, as in `anchoreval compare`",
+    "p_holm": "its p value, corrected by Holm over the suites of an arm; with one suite that of `anchoreval compare`",
     "logprob": "log-probability per token of the reference answer, mean over cells",
     "samples": "scored of asked samples",
 }

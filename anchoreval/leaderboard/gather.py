@@ -29,7 +29,7 @@ from anchoreval.header_facts import (
 from anchoreval.leaderboard.definition import Declared
 from anchoreval.results import HEADER, RECORDS, each_fields, load_run_header
 from anchoreval.schema import OUTCOMES, PLACEBO, Json, Outcome, outcome_of
-from anchoreval.stats import per_token_of, source_of, stopped_of
+from anchoreval.stats import per_token_of, stopped_of, unit_of
 
 DECILES = 10
 NOWHERE = -1  # the decile of a sample without one single depth
@@ -65,7 +65,8 @@ class Scores:
         self.score.append(math.nan if score is None else score)
         self.logprob.append(math.nan if logprob is None else logprob)
         self.prompt.append(mark(record["prompt_sha256"]))
-        self.cluster.append(mark(repr(source_of(record["task"], record["sample_id"], facts))))
+        unit = unit_of(record["task"], record["sample_id"], record["index"], record["references"], facts)
+        self.cluster.append(mark(repr(unit)))
         self.decile.append(decile(facts))
         self.output.append(mark(record["output"]))
         self.outcome.append(_NUMBER[_outcome(record)])

@@ -3,7 +3,8 @@
 Values are fractions 0..1 (differences -1..1); boards multiply by 100. numpy and scipy are imported when needed.
 """
 
-from anchoreval.stats.cells import Cell, cells, counted, per_token, per_token_of, put
+from anchoreval.stats.averages import Sampled, sampled
+from anchoreval.stats.cells import Asked, Cell, average_ends, cells, counted, per_token, per_token_of, put
 from anchoreval.stats.contrasts import (
     MARGIN,
     Contrast,
@@ -29,16 +30,15 @@ from anchoreval.stats.paired import (
     Comparison,
     Difference,
     Place,
-    cluster_of,
     judged,
     left_out,
     paired,
     paired_sides,
-    source_of,
     why_lost,
     with_logprobs,
 )
 from anchoreval.stats.significance import holm, mean_p, sign_flip, sign_test
+from anchoreval.stats.sources import cluster_of, source_of, unit_of
 from anchoreval.stats.verdicts import (
     NoiseFloor,
     Verdict,
@@ -53,6 +53,7 @@ __all__ = [
     "ALONE",
     "MARGIN",
     "UNSCORED",
+    "Asked",
     "Cell",
     "Comparison",
     "Contrast",
@@ -61,8 +62,10 @@ __all__ = [
     "NoiseFloor",
     "Place",
     "Row",
+    "Sampled",
     "Side",
     "Verdict",
+    "average_ends",
     "cells",
     "cluster_of",
     "contrast",
@@ -85,12 +88,14 @@ __all__ = [
     "per_token_of",
     "placebo_of",
     "put",
+    "sampled",
     "sides",
     "sign_flip",
     "sign_test",
     "source_of",
     "spread",
     "stopped_of",
+    "unit_of",
     "verdict",
     "why_lost",
     "wilson",

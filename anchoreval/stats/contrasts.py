@@ -119,7 +119,8 @@ def stopped_of(header: Mapping[str, Json]) -> dict[str, dict[tuple[str, int], st
     found: dict[str, dict[tuple[str, int], str]] = {}
     for cell in rule.get("cells", []):
         for arm, said in cell["arms"].items():
-            words = f"{said['verdict']} ({rule['rule']} after {said['pairs']})"
+            after = f"{said['sources']} sources" if said.get("sources") else said["pairs"]
+            words = f"{said['verdict']} ({rule['rule']} after {after})"
             found.setdefault(arm, {})[cell["task"], cell["length"]] = words
     return found
 

@@ -40,7 +40,7 @@ SAME = 1e-12  # scores closer than this are equal
 FEWEST_ONE_SIDED = 6  # pairs that must differ, all one way, before the exact test can reach p < 0.05
 
 
-def mean_interval(scores: Sequence[float]) -> tuple[float, float, Method]:
+def mean_interval(scores: Sequence[float], clusters: Sequence[Hashable] | None = None) -> tuple[float, float, Method]:
     """95% interval of the mean of scores in 0..1: Wilson for 0/1, t cut to 0..1 for graded ones."""
     n, mean = len(scores), fmean(scores)
     if right_or_wrong(scores) or n < 2 or max(scores) - min(scores) < SAME:

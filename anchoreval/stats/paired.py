@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from anchoreval.errors import RunError
-from anchoreval.schema import OUTCOMES, SCORED, Json, Outcome, Record
+from anchoreval.schema import OUTCOMES, SCORED, Outcome, Record
 from anchoreval.stats.cells import per_token, put
 from anchoreval.stats.intervals import (
     SAME,
@@ -26,6 +26,7 @@ from anchoreval.stats.intervals import (
     t_interval,
 )
 from anchoreval.stats.significance import mean_p, sign_flip, sign_test
+from anchoreval.stats.sources import cluster_of
 
 Place = tuple[str, int]  # (task, length)
 Pair = tuple[Record, Record]
@@ -160,19 +161,6 @@ def matched(a: Mapping[str, Record], b: Mapping[str, Record]) -> tuple[list[Pair
         raise RunError(f"{len(differ)} samples had different prompts in the two arms, the first: {differ[0]}")
     lone = [record for key, record in a.items() if key not in b]
     return pairs, lone + [record for key, record in b.items() if key not in a]
-
-
-def cluster_of(record: Record) -> Hashable:
-    """What a sample shares with others that are not independent of it: its task's source or question, else itself."""
-    return source_of(record.task, record.sample_id, record.facts)
-
-
-def source_of(task: str, sample_id: str, facts: Mapping[str, Json]) -> Hashable:
-    """`cluster_of` a record with these fields."""
-    for fact in ("source", "question"):
-        if fact in facts:
-            return task, fact, str(facts[fact])
-    return sample_id
 
 
 def _difference(

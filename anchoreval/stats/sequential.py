@@ -1,5 +1,8 @@
 """An anytime-valid test of paired differences in -1..1: look after every sample, stop when the verdict is in.
 
+Each difference is bet on once, and its mean must not depend on those before it. Samples that share a source are not so:
+what is bet on is then the mean of the source's differences, once all of them are in.
+
 Grid-Kelly betting (Waudby-Smith & Ramdas 2024, "Estimating means of bounded random variables by betting", JRSS B
 86(1), section 5 and the appendix on betting strategies). Against "the mean is m or less" the capital
 
@@ -94,10 +97,10 @@ class Capital:
 
 @dataclass(frozen=True, slots=True)
 class Sequential:
-    """A verdict, after how many pairs it fell (or how many there were), and the mean difference of those pairs.
+    """A verdict, after how many pairs it fell (or how many there were), and the mean of what was bet on.
 
-    `low` and `high`: the confidence sequence at that point, which holds the mean at all times at once with the
-    probability of the rule's level.
+    `bets` are as many as pairs, or as sources where pairs share them. `low` and `high`: the confidence sequence at that
+    point, which holds the mean at all times at once with the probability of the rule's level.
     """
 
     word: SequentialWord
@@ -106,6 +109,7 @@ class Sequential:
     low: float
     high: float
     rule: Until
+    bets: int
 
     def __str__(self) -> str:
         """`worse`, `better`, `equivalent within 1`, `undecided`."""
@@ -122,16 +126,22 @@ class Watcher:
         self._above, self._below = Capital(-rule.margin), Capital(-rule.margin)
         self._reached = {"above": False, "below": False}
         self._seen: list[float] = []
+        self._pairs = 0
         self.word: SequentialWord = "undecided"
 
-    def add(self, differences: Iterable[float]) -> None:
-        """Takes a round of differences in -1..1 in and looks once; nothing after the verdict."""
+    def add(self, differences: Iterable[float], pairs: int | None = None) -> None:
+        """Takes a round of differences in -1..1 in and looks once; nothing after the verdict.
+
+        `pairs` says of how many pairs they are, where each is the mean of a source's.
+        """
         if self.word != "undecided":
             return
+        before = len(self._seen)
         for difference in differences:
             self._seen.append(difference)
             for capital, sign in ((self._up, 1), (self._above, 1), (self._down, -1), (self._below, -1)):
                 capital.add(sign * difference)
+        self._pairs += len(self._seen) - before if pairs is None else pairs
         self._look()
 
     def _look(self) -> None:
@@ -149,7 +159,7 @@ class Watcher:
         """The verdict so far."""
         n = len(self._seen)
         low, high = confidence_sequence(self._seen, self._rule.level)
-        return Sequential(self.word, n, sum(self._seen) / n if n else None, low, high, self._rule)
+        return Sequential(self.word, self._pairs, sum(self._seen) / n if n else None, low, high, self._rule, n)
 
 
 def confidence_sequence(differences: Sequence[float], level: float = 0.95) -> tuple[float, float]:
