@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from anchoreval import stats
+from anchoreval.dealing import bets
 from anchoreval.leaderboard.cells import Mean
 from anchoreval.leaderboard.columns import average
 from anchoreval.sequential_bench import WORDS, false_words, simulate
@@ -329,7 +330,7 @@ class Score:
 
 def score_interval(values: Sequence[float], texts: Sequence[int]) -> tuple[float, float]:
     """The interval that tables and boards show of these scores."""
-    low, high, _ = stats.mean_interval(values)
+    low, high, _ = stats.mean_interval(values, texts)
     return low, high
 
 
@@ -433,7 +434,7 @@ class Stops:
 
 @dataclass(frozen=True)
 class StopsTexts:
-    """`--until` where pairs share texts: rounds of 16 pairs, those of a text one behind the other."""
+    """`--until` where pairs share texts: rounds of whole texts, 16 pairs or as many as end the last text."""
 
     law: Law
     n: int
@@ -448,10 +449,12 @@ class StopsTexts:
         }
 
     def _word(self, codes: Sequence[int]) -> str:
-        watcher = Watcher(Until(MARGIN, 0.95))
-        steps = [arm - base for arm, base in self.law.values]
-        for start in range(0, self.n, 16):
-            watcher.add([steps[code] for code in codes[start : start + 16]])
+        watcher, texts = Watcher(Until(MARGIN, 0.95)), self.law.texts(self.n)
+        rounds = -(-16 // self.law.each) * self.law.each  # whole texts, as they are dealt
+        for start in range(0, self.n, rounds):
+            pairs = [self.law.values[code] for code in codes[start : start + rounds]]
+            arm, base = zip(*pairs, strict=True)
+            watcher.add(*bets(arm, base, texts[start : start + rounds]))
             if watcher.word != "undecided":
                 break
         return watcher.word
@@ -462,19 +465,19 @@ class StoppedPooled:
     """The pooled row of 13 tasks without a difference, each of which `--until 5pt@95%` ended."""
 
     differ: float
-    sims: int = 200
+    sims: int = 120
 
     def measure(self) -> Rates:
         law, false, rng = laws.right_wrong(self.differ), 0, seeded(self)
         for _ in range(self.sims):
             tasks = []
             for codes in law.sequences(256, TASKS, rng).tolist():
+                pairs = [law.values[code] for code in codes]
                 watcher, used = Watcher(Until(0.05, 0.95)), 0
-                while used < len(codes) and watcher.word == "undecided":
-                    pairs = [law.values[code] for code in codes[used : used + 16]]
-                    watcher.add([arm - base for arm, base in pairs])
+                while used < len(pairs) and watcher.word == "undecided":
+                    watcher.add([arm - base for arm, base in pairs[used : used + 16]])
                     used += 16
-                pairs = [law.values[code] for code in codes[:used]]
+                pairs = pairs[:used]
                 tasks.append(Drawn(1.0, tuple(pairs), tuple(range(len(pairs)))))
             false += pooled_row(tasks).word in ("worse", "better")
         return {"false": Rate(false / self.sims, self.sims)}
