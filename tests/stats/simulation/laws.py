@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 Pair = tuple[float, float]
 Numbers = NDArray[np.float64]
-LEAST = 1e-9  # rarer outcomes of a whole distribution are left out, together less than 1e-5
+LEAST = 1e-8  # rarer outcomes of a whole distribution are left out, together less than 1e-5
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Law:
         for head in product(*(_likely(n, p) for p in chances[:-1])):
             counts = (*head, n - sum(head))
             if counts[-1] >= 0 and (weight := _multinomial(counts, chances)) > LEAST:
-                yield Drawn(weight, _spelled(kinds, counts), texts)
+                yield Drawn(weight, spelled(kinds, counts), texts)
 
     def some(self, n: int, sims: int, rng: np.random.Generator) -> Iterator[Drawn]:
         """`sims` data sets of n pairs, equal ones put together."""
@@ -96,7 +96,7 @@ class Law:
 
 def _likely(n: int, p: float) -> range:
     """The counts of n that come about with a chance above LEAST, and some more."""
-    width = 6.5 * math.sqrt(n * p * (1 - p)) + 7
+    width = 6 * math.sqrt(n * p * (1 - p)) + 7
     return range(max(0, math.floor(n * p - width)), min(n, math.ceil(n * p + width)) + 1)
 
 
@@ -108,7 +108,8 @@ def _multinomial(counts: tuple[int, ...], chances: tuple[float, ...]) -> float:
     return math.exp(log)
 
 
-def _spelled(kinds: tuple[Pair, ...], counts: tuple[int, ...]) -> tuple[Pair, ...]:
+def spelled(kinds: tuple[Pair, ...], counts: tuple[int, ...]) -> tuple[Pair, ...]:
+    """So many pairs of each kind."""
     return tuple(kind for kind, count in zip(kinds, counts, strict=True) for _ in range(count))
 
 

@@ -72,6 +72,3 @@ def read(text: str) -> dict[tuple[str, str, str], str]:
                 (title, label, column): cell for column, cell in zip(columns, cells, strict=True) if cell != NOTHING
             }
     return found
-
-
-SECTIONS = (Section("# Statistics: what is promised, and what was measured", "TODO", tuple(TABLES)),)

@@ -201,7 +201,7 @@ MARGIN_GRADED = Table(
 MARGIN_TOGETHER = Table(
     f"{TASKS} tasks at the margin: any task falsely within / pooled falsely within",
     ("n = 34", "299", "438"),
-    (Bound("any"), Bound("pooled false", "most", 0.025)),
+    (Bound("any", "most", 0.025), Bound("pooled false", "most", 0.025)),
     (
         Line(
             "right/wrong, 1% differ, all losses",
@@ -223,7 +223,13 @@ NEEDS = Table(
     ("5% differ, pilot 50", "pilot 260", "20% differ, pilot 50", "pilot 260"),
     (Bound("needs", unit=1, digits=0), Bound("told", "least", 0.8), Bound("within")),
     tuple(
-        Line(label, tuple(Needs(d, effect, pilot) for d in (0.05, 0.2) for pilot in (50, 260)))
+        Line(
+            label + (f", one of {tasks} tasks" if tasks > 1 else ""),
+            tuple(
+                Needs(d, effect, pilot, tasks, 600 if tasks == 1 else 780) for d in (0.05, 0.2) for pilot in (50, 260)
+            ),
+        )
+        for tasks in (1, TASKS)
         for label, effect in (("no difference", 0.0), ("half the margin", -MARGIN / 2), ("the margin", -MARGIN))
     ),
 )
@@ -391,6 +397,6 @@ FLOORS = Table(
 )
 
 TABLES = (
-    NULL, SKEWED, TOGETHER, SPREAD, MARGIN_TABLE, MARGIN_GRADED, MARGIN_TOGETHER, POWER, DETECTS, NEEDS, LOGS, LOG_POWER,
-    UNTIL, UNTIL_TEXTS, STOPPED, SCORES, MEANS, FLOORS,
+    NULL, SKEWED, TOGETHER, SPREAD, MARGIN_TABLE, MARGIN_GRADED, MARGIN_TOGETHER, POWER, DETECTS, NEEDS, LOGS,
+    LOG_POWER, UNTIL, UNTIL_TEXTS, STOPPED, SCORES, MEANS, FLOORS,
 )  # fmt: skip

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
 from functools import cache
 from statistics import fmean
 from typing import NamedTuple
@@ -17,6 +17,7 @@ from zlib import crc32
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from anchoreval import stats
 from anchoreval.dealing import bets
@@ -51,9 +52,9 @@ def seeded(question: object) -> np.random.Generator:
     return np.random.default_rng(crc32(repr(question).encode()))
 
 
-def row_of(drawn: Drawn, floor: stats.NoiseFloor | None = None) -> Row:
+def row_of(drawn: Drawn) -> Row:
     """The row that compare shows of one task with these pairs."""
-    return stats.family([judged(drawn)], MARGIN, [floor])[0]
+    return stats.family([judged(drawn)], MARGIN, [None])[0]
 
 
 def judged(drawn: Drawn) -> Difference:
@@ -178,7 +179,7 @@ class Tasks:
         }
 
     def _spelled(self, counts: tuple[int, ...]) -> Drawn:
-        pairs = tuple(value for value, count in zip(self.law.values, counts, strict=True) for _ in range(count))
+        pairs = laws.spelled(self.law.values, counts)
         return Drawn(1.0, pairs, self.law.texts(len(pairs)))
 
 
@@ -186,7 +187,8 @@ def pooled_row(tasks: Sequence[Drawn]) -> Row:
     """The row that compare shows of several tasks together."""
     pairs = [pair for task in tasks for pair in task.pairs]
     texts = [(i, text) for i, task in enumerate(tasks) for text in task.texts]
-    return stats.family([stats.judged(EMPTY, pairs, texts)], MARGIN, [None])[0]
+    strata = [i for i, task in enumerate(tasks) for _ in task.pairs]
+    return stats.family([stats.judged(EMPTY, pairs, texts, strata)], MARGIN, [None])[0]
 
 
 @dataclass(frozen=True)
@@ -210,26 +212,25 @@ class Spread:
 
 @dataclass(frozen=True)
 class Detects:
-    """What n pairs of which a share differ say they detect, and how often they would: p < 0.05."""
+    """What n pairs of which a share differ say they detect, and how often they would; among `tasks` that are alike."""
 
     differ: float
     n: int
+    tasks: int = 1
 
     def measure(self) -> Rates:
         """The median of `detects` where nothing differs in truth, and the power where that is the true effect."""
-        said = _median([(judged(each).detectable or 1.0, each.weight) for each in _likeliest(self.differ, self.n)])
+        others = [judged(Drawn(1.0, ((1.0, 1.0),) * self.n, tuple(range(self.n))))] * (self.tasks - 1)
+
+        def row(drawn: Drawn) -> Row:
+            return stats.family([judged(drawn), *others], MARGIN, [None] * self.tasks)[0]
+
+        null = laws.right_wrong(self.differ).all(self.n)
+        said = _median([(row(each).difference.detectable or 1.0, each.weight) for each in null])
         law = laws.right_wrong(max(self.differ, said), -said)
-        power = fmean_weighted((judged(each).p or 1.0, each.weight) for each in law.all(self.n))
+        found = [((row(each).p_holm or 0.0) < 0.05, each.weight) for each in law.all(self.n)]
+        power = sum(weight for told, weight in found if told) / sum(weight for _, weight in found)
         return {"detects": Rate(said, 0), "power": Rate(power, 0)}
-
-
-def fmean_weighted(ps: Iterable[tuple[float, float]]) -> float:
-    found = [(p < 0.05, weight) for p, weight in ps]
-    return sum(weight for told, weight in found if told) / sum(weight for _, weight in found)
-
-
-def _likeliest(differ: float, n: int) -> Iterable[Drawn]:
-    return laws.right_wrong(differ).all(n)
 
 
 def _median(values: Sequence[tuple[float, float]]) -> float:
@@ -243,29 +244,42 @@ def _median(values: Sequence[tuple[float, float]]) -> float:
 
 @dataclass(frozen=True)
 class Needs:
-    """The number of samples that pilots say a verdict needs, in the median, and how often it then comes."""
+    """The number of samples that pilots say a verdict needs, in the median, and how often it then comes.
+
+    Of one of `tasks` that all have the same law.
+    """
 
     differ: float
     effect: float
     pilot: int
+    tasks: int = 1
     sims: int = 600
 
     def measure(self) -> Rates:
         """The median of `needs about n` over pilots that cannot tell, and the share of any verdict at that n."""
-        law, rng = laws.right_wrong(self.differ, self.effect), seeded(self)
-        asked = []
-        for each in law.some(self.pilot, self.sims, rng):
-            needs = row_of(each).verdict.needs
-            asked += [(float(needs), each.weight)] if needs else []
+        rng = seeded(self)
+        pilots = [row.verdict.needs for row in self._rows(self.pilot, rng)]
+        asked = [(float(needs), 1.0) for needs in pilots if needs]
         if not asked:
             return {}
         n = int(_median(asked))
-        told = equal = 0.0
-        for each in law.some(n, self.sims, rng):
-            row = row_of(each)
-            equal += each.weight * row.verdict.within
-            told += each.weight * (row.word in ("worse", "better") or row.verdict.within)
-        return {"needs": Rate(n, self.sims), "told": Rate(told, self.sims), "within": Rate(equal, self.sims)}
+        told = equal = count = 0
+        for row in self._rows(n, rng):
+            count += 1
+            equal += row.verdict.within
+            told += row.word in ("worse", "better") or row.verdict.within
+        sims = self.sims
+        return {"needs": Rate(n, sims), "told": Rate(told / count, sims), "within": Rate(equal / count, sims)}
+
+    def _rows(self, n: int, rng: np.random.Generator) -> Iterator[Row]:
+        law = laws.right_wrong(self.differ, self.effect)
+        known: dict[tuple[int, ...], Difference] = {}
+        for _ in range(self.sims // self.tasks):
+            keys = [tuple(key) for key in rng.multinomial(n, law.chances, self.tasks).tolist()]
+            for key in keys:
+                if key not in known:
+                    known[key] = judged(Drawn(1.0, laws.spelled(law.values, key), tuple(range(n))))
+            yield from stats.family([known[key] for key in keys], MARGIN, [None] * self.tasks)
 
 
 @dataclass(frozen=True)
@@ -287,8 +301,13 @@ class LogProbs:
         return {name: Rate(found[name] / self.sims, self.sims) for name in ("false", "coverage")}
 
 
-def logprob_row(values: Sequence[float], texts: Sequence[int], floor: stats.NoiseFloor | None = None) -> Row:
-    return stats.family([stats.with_logprobs(EMPTY, values, texts)], MARGIN, [floor])[0]
+def logprob_row(
+    values: Sequence[float],
+    texts: Sequence[int],
+    floor: stats.NoiseFloor | None = None,
+    beyond: Sequence[Sequence[Difference]] = (),
+) -> Row:
+    return stats.family([stats.with_logprobs(EMPTY, values, texts)], MARGIN, [floor], beyond=beyond)[0]
 
 
 @dataclass(frozen=True)
@@ -377,15 +396,22 @@ class Floor:
                 & (rng.random(self.n) >= self.lose)
                 for _ in range(2)
             )
-            texts = tuple(range(self.n))
-            of = {
-                name: Drawn(1.0, tuple(zip(a.astype(float).tolist(), b.astype(float).tolist(), strict=True)), texts)
-                for name, (a, b) in {"floor": (placebo, base), "arm": (arm, base)}.items()
-            }
-            floor = stats.noise_floor([judged(of["floor"])])
-            found["real"] += row_of(of["arm"], floor).word in ("worse", "better")
-            found["alone"] += row_of(of["arm"]).word in ("worse", "better")
+            effect = _answers(arm, base)
+            floor = stats.noise_floor([_answers(placebo, base)])
+            (row,) = stats.family([effect], MARGIN, [floor], beyond=[[_answers(arm, placebo)]])
+            found["real"] += row.word in ("worse", "better")
+            found["alone"] += stats.family([effect], MARGIN, [None])[0].word in ("worse", "better")
         return {name: Rate(found[name] / self.sims, self.sims) for name in ("real", "alone")}
+
+
+def _answers(arm: NDArray[np.bool_], base: NDArray[np.bool_]) -> Difference:
+    return _counted(int((base & ~arm).sum()), int((arm & ~base).sum()), len(arm))
+
+
+@cache
+def _counted(down: int, up: int, n: int) -> Difference:
+    pairs = laws.spelled(((0.0, 1.0), (1.0, 0.0), (1.0, 1.0)), (down, up, n - down - up))
+    return judged(Drawn(1.0, pairs, tuple(range(n))))
 
 
 @dataclass(frozen=True)
@@ -401,9 +427,10 @@ class LogFloor:
         for _ in range(self.sims):
             base, placebo, arm = rng.standard_normal((3, self.n)) / math.sqrt(2)
             one = stats.with_logprobs(EMPTY, (placebo - base + self.shift).tolist(), texts)
-            floor = stats.noise_floor([stats.judged(one, [(1.0, 1.0)] * self.n, texts)])
+            floor = stats.noise_floor([replace(one, pairs=self.n, difference=0.0)])
             values = (arm - base + self.shift).tolist()
-            found["real"] += logprob_row(values, texts, floor).logprob_says in ("lower", "higher")
+            beyond = stats.with_logprobs(EMPTY, (arm - placebo).tolist(), texts)
+            found["real"] += logprob_row(values, texts, floor, [[beyond]]).logprob_says in ("lower", "higher")
             found["alone"] += logprob_row(values, texts).logprob_says in ("lower", "higher")
         return {name: Rate(found[name] / self.sims, self.sims) for name in ("real", "alone")}
 
@@ -494,6 +521,5 @@ def measured(question: Question) -> Rates:
     law = getattr(question, "law", None)
     with pytest.MonkeyPatch.context() as patch:
         if isinstance(law, laws.F1):
-            patch.setattr("anchoreval.stats.intervals.RESAMPLES", 1000)
             patch.setattr("anchoreval.stats.significance.FLIPS", 999)
         return question.measure()
