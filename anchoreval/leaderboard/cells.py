@@ -149,23 +149,25 @@ def difference_of(sides: Iterable[Side], arm: str, baseline: str) -> Difference:
     """`arm` minus `baseline` over every pair of the sides that both have scored."""
     scores: list[tuple[float, float]] = []
     clusters: list[int] = []
-    logprobs: list[tuple[float, int]] = []
+    strata: list[int] = []
+    logprobs: list[tuple[float, int, int]] = []
     reasons: list[str] = []
     same = 0
-    for a, b, pairs, alone in sides:
+    for place, (a, b, pairs, alone) in enumerate(sides):
         reasons += [ALONE] * alone
         for i, j in pairs:
             if (x := a.score[i]) == x and (y := b.score[j]) == y:
                 scores.append((x, y))
                 clusters.append(a.cluster[i])
+                strata.append(place)
                 same += a.output[i] == b.output[j]
             else:
                 reasons.append(why_lost(OUTCOMES[a.outcome[i] if x != x else b.outcome[j]]))
             if (value := a.logprob[i] - b.logprob[j]) == value:
-                logprobs.append((value, a.cluster[i]))
+                logprobs.append((value, a.cluster[i], place))
     unscored = left_out(Difference(None, None, arm, baseline, same_outputs=same), reasons)
-    whole = with_logprobs(unscored, [value for value, _ in logprobs], [cluster for _, cluster in logprobs])
-    return judged(whole, scores, clusters)
+    whole = with_logprobs(unscored, *(list(column) for column in zip(*logprobs, strict=True))) if logprobs else unscored
+    return judged(whole, scores, clusters, strata)
 
 
 def versus(

@@ -10,6 +10,7 @@ from anchoreval.stats.contrasts import (
     Contrast,
     Row,
     Side,
+    beyond_of,
     contrast,
     family,
     placebo_of,
@@ -22,7 +23,6 @@ from anchoreval.stats.intervals import (
     difference_interval,
     mean_interval,
     spread,
-    wilson,
 )
 from anchoreval.stats.paired import (
     ALONE,
@@ -37,7 +37,7 @@ from anchoreval.stats.paired import (
     why_lost,
     with_logprobs,
 )
-from anchoreval.stats.significance import holm, mean_p, sign_flip, sign_test
+from anchoreval.stats.significance import holm, mcnemar, mean_p, sign_flip, sign_test
 from anchoreval.stats.sources import cluster_of, source_of, unit_of
 from anchoreval.stats.verdicts import (
     NoiseFloor,
@@ -66,6 +66,7 @@ __all__ = [
     "Side",
     "Verdict",
     "average_ends",
+    "beyond_of",
     "cells",
     "cluster_of",
     "contrast",
@@ -78,6 +79,7 @@ __all__ = [
     "judged",
     "left_out",
     "logprob_word",
+    "mcnemar",
     "mean_interval",
     "mean_p",
     "noise_floor",
@@ -98,6 +100,5 @@ __all__ = [
     "unit_of",
     "verdict",
     "why_lost",
-    "wilson",
     "with_logprobs",
 ]

@@ -1,20 +1,30 @@
 """Arms that are compared: every paired difference with its corrected p, its noise floor and its words.
 
 Whatever shows a comparison, on a terminal, a page or in a file, takes these rows. Holm's correction is over the tasks
-and lengths of one arm against one baseline, and over its lengths; the pooled row is one question.
+and lengths of one arm against one baseline, and over its lengths; the pooled row is one question. It is made of each
+kind of claim: that arms differ (5%), that they are equivalent (2.5% each way), and the same of log-probabilities.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from anchoreval.schema import PLACEBO, Json, Record
 from anchoreval.stats.cells import put
+from anchoreval.stats.intervals import ALPHA, detects
 from anchoreval.stats.paired import Comparison, Difference, paired, paired_sides
 from anchoreval.stats.significance import holm
-from anchoreval.stats.verdicts import NoiseFloor, Verdict, logprob_word, noise_floor, too_few, verdict
+from anchoreval.stats.verdicts import (
+    NoiseFloor,
+    Verdict,
+    equivalence_p,
+    logprob_word,
+    noise_floor,
+    too_few,
+    verdict,
+)
 
 MARGIN = 0.01  # differences up to this are equivalent, where no other margin is asked for
 AT_FLOOR, FLOOR_ZERO, ABOVE_FLOOR = "at the floor", "floor 0 here", "ABOVE THE FLOOR"  # words of a placebo's own row
@@ -78,13 +88,17 @@ class Contrast:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One arm of one run: its label in tables, its records by sample id, what its run knows of noise and stopping."""
+    """One arm of one run: its label in tables, its records by sample id, what its run knows of noise and stopping.
+
+    `placebos` are the records of the run's placebos by arm and sample id.
+    """
 
     arm: str
     label: str
     records: Mapping[str, Record]
     floors: Floors = field(default_factory=dict)
     stopped: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    placebos: Mapping[str, Mapping[str, Record]] = field(default_factory=dict)
 
 
 def sides(header: Mapping[str, Json], records: Sequence[Record], label: str = "") -> dict[str, Side]:
@@ -94,10 +108,11 @@ def sides(header: Mapping[str, Json], records: Sequence[Record], label: str = ""
     }
     for record in records:
         put(by_arm.setdefault(record.arm, {}), record)
-    floors = _floors(records, [arm for arm in by_arm if arm.endswith(PLACEBO)])
+    placebos = {arm: own for arm, own in by_arm.items() if arm.endswith(PLACEBO) and own}
+    floors = _floors(records, list(placebos))
     stopped = stopped_of(header)
     return {
-        arm: Side(arm, f"{arm} ({label})" if label else arm, own, floors, stopped.get(arm, {}))
+        arm: Side(arm, f"{arm} ({label})" if label else arm, own, floors, stopped.get(arm, {}), placebos)
         for arm, own in by_arm.items()
         if own
     }
@@ -133,10 +148,13 @@ def contrast(side: Side, base: Side, margin: float = MARGIN, comparison: Compari
     ruled = base.label == base.arm and not base.stopped and not base.arm.endswith(PLACEBO)
     stopped = side.stopped if ruled else {}
 
+    others = [] if placebo else [_by_place(other) for other in _beyond(side, base)]
+
     def rows(differences: Sequence[Difference]) -> tuple[Row, ...]:
         places = [(one.task, one.length) for one in differences]
         words = [stopped.get((task or "", length or 0), "") for task, length in places]
-        return family(differences, margin, [floors.get(place) for place in places], placebo, words)
+        beyond = [[other.get(place) for place in places] for other in others]
+        return family(differences, margin, [floors.get(place) for place in places], placebo, words, beyond)
 
     notes = [] if floors else ["noise floor: no placebo in this run"]
     if lone := sum(not one.pairs for one in comparison.cells):
@@ -145,6 +163,37 @@ def contrast(side: Side, base: Side, margin: float = MARGIN, comparison: Compari
         notes.append("p and intervals are for a fixed number of samples; where the run stopped early, its rule decides")
     parts = rows(comparison.cells), rows(comparison.lengths), rows([comparison.pooled])[0]
     return Contrast(side.label, base.label, margin, *parts, tuple(notes), computed_apart=_computed_apart(side, base))
+
+
+def _beyond(side: Side, base: Side) -> Iterator[Comparison]:
+    """The comparisons with the placebos that stand for one of the two: of the baseline, the arm minus each of them.
+
+    Of a placebo of the arm itself, it minus the baseline. They are those of the run that gives the noise floor.
+    """
+    for name, records in (base if base.floors else side).placebos.items():
+        own = name.removesuffix(PLACEBO)
+        if records is side.records or records is base.records:
+            continue
+        if own == base.arm:
+            yield paired_sides(side.records, records, side.label, name)
+        elif own == side.arm:
+            yield paired_sides(records, base.records, name, base.label)
+
+
+def _by_place(comparison: Comparison) -> dict[Where, Difference]:
+    rows = (*comparison.cells, *comparison.lengths, comparison.pooled)
+    return {(one.task, one.length): one for one in rows}
+
+
+def beyond_of(arm: str, base: str, placebos: Sequence[str]) -> list[tuple[str, str]]:
+    """The pairs (arm, baseline) that must say what `arm` minus `base` says: each placebo in place of its own arm."""
+    if placebo_of(arm, base):
+        return []
+    found = []
+    for placebo in placebos:
+        if placebo not in (arm, base) and (own := placebo.removesuffix(PLACEBO)) in (arm, base):
+            found.append((arm, placebo) if own == base else (placebo, base))
+    return found
 
 
 def placebo_of(arm: str, baseline: str) -> Placebo | None:
@@ -160,35 +209,79 @@ def family(
     floors: Sequence[NoiseFloor | None],
     placebo: Placebo | None = None,
     stopped: Sequence[str] = (),
+    beyond: Sequence[Sequence[Difference | None]] = (),
 ) -> tuple[Row, ...]:
     """The rows of differences that are asked together: Holm's correction is over all of them.
 
     `floors` has the noise floor of each and `stopped` the words of a rule that ended it, empty where none did;
-    `placebo` is that of `placebo_of`.
+    `placebo` is that of `placebo_of`. `beyond` has for each placebo the differences, at the same places, with it in
+    place of its own arm: what is worse or better must be so there too, Holm's correction being made there as well.
     """
     ps, logprob_ps = holm([one.p for one in differences]), holm([one.logprob_p for one in differences])
+    within = holm([equivalence_p(one, margin) for one in differences])
+    signs = holm([one.logprob_sign_p for one in differences])
+    asked = max(1, sum(p is not None and p >= ALPHA for p in ps))
+    shown = [replace(one, detectable=_detectable(one, asked)) if asked > 1 else one for one in differences]
     words = stopped or [""] * len(differences)
-    return tuple(_row(*each, margin, placebo) for each in zip(differences, ps, logprob_ps, floors, words, strict=True))
+    others = _words(beyond, margin, len(differences))
+    corrected = [_Corrected(*each, asked) for each in zip(ps, within, logprob_ps, signs, strict=True)]
+    parts = zip(shown, corrected, floors, words, others, strict=True)
+    return tuple(_row(*each, margin, placebo) for each in parts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Corrected:
+    """Holm's p values of a row, and how many questions he still counts."""
+
+    p: float | None
+    within: float | None
+    logprob_p: float | None
+    sign_p: float | None
+    questions: int
+
+
+def _detectable(difference: Difference, questions: int) -> float | None:
+    """What the pairs detect at the level that Holm's correction leaves of so many questions."""
+    if difference.spread is None:
+        return None
+    sources = difference.clusters or difference.pairs
+    return detects(difference.pairs, sources, difference.spread, difference.mid, ALPHA / questions)
+
+
+def _words(beyond: Sequence[Sequence[Difference | None]], margin: float, places: int) -> list[list[tuple[str, str]]]:
+    """At every place the words on scores and on log-probabilities with each placebo in place of its own arm."""
+    found: list[list[tuple[str, str]]] = [[] for _ in range(places)]
+    for other in beyond:
+        at = [i for i, one in enumerate(other) if one is not None and (one.pairs or one.logprob_pairs)]
+        rows = family(
+            [one for one in other if one is not None and (one.pairs or one.logprob_pairs)], margin, [None] * len(at)
+        )
+        for i, row in zip(at, rows, strict=True):
+            found[i].append((str(row.verdict.word), row.logprob_says))
+    return found
 
 
 def _row(
     difference: Difference,
-    p: float | None,
-    logprob_p: float | None,
+    corrected: _Corrected,
     floor: NoiseFloor | None,
     stopped: str,
+    beyond: Collection[tuple[str, str]],
     margin: float,
     placebo: Placebo | None,
 ) -> Row:
     against = None if placebo else floor
-    found = verdict(difference, margin, against, p)
+    on_scores, on_logprobs = [word for word, _ in beyond], [word for _, word in beyond]
+    found = verdict(
+        difference, margin, against, corrected.p, within=corrected.within, beyond=on_scores, questions=corrected.questions
+    )  # fmt: skip
     word, says = str(found.word), str(found)
-    logprob_says = logprob_word(difference, against, logprob_p)
+    logprob_says = logprob_word(difference, against, corrected.logprob_p, corrected.sign_p, on_logprobs)
     if placebo:
         word, says, logprob_says = _at_the_floor(difference, found, logprob_says, placebo)
     if stopped:
         word, says = stopped.partition(" (")[0].partition(" within")[0], stopped
-    return Row(difference, p, logprob_p, floor, found, word, says, logprob_says)
+    return Row(difference, corrected.p, corrected.logprob_p, floor, found, word, says, logprob_says)
 
 
 def _at_the_floor(difference: Difference, found: Verdict, logprob: str, placebo: Placebo) -> tuple[str, str, str]:
@@ -198,7 +291,8 @@ def _at_the_floor(difference: Difference, found: Verdict, logprob: str, placebo:
     if logprob in ("lower", "higher"):
         logprob = f"{ABOVE_FLOOR}: {logprob}"
     elif logprob:
-        logprob = FLOOR_ZERO if logprob == "the same" else AT_FLOOR
+        most = logprob.partition(" (")[2]
+        logprob = FLOOR_ZERO if logprob == "the same" else f"{AT_FLOOR} ({most}" if most else AT_FLOOR
     if found.word in ("worse", "better"):
         worse = (found.word == "worse") == (placebo == "arm")
         return ABOVE_FLOOR, f"{ABOVE_FLOOR}: the placebo is {'worse' if worse else 'better'}", logprob

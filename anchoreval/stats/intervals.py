@@ -4,108 +4,165 @@ Values are fractions 0..1 (differences -1..1). Every interval is two-sided, 95%.
 
 | what | interval | source |
 |---|---|---|
-| mean of right/wrong scores | Wilson | Wilson 1927 |
-| mean of graded scores | t, cut to 0..1; Wilson on the mean where the scores do not vary (or n < 2) | |
+| mean of right/wrong scores | exact | Clopper & Pearson 1934 |
+| mean of graded scores, or of scores that share a source | the same bound for any law (bounds.py) | Gaffke 2005 |
 | difference of right/wrong scores | adjusted Wald: one pair added on either side | Bonett & Price 2012 |
-| difference of graded scores | paired bootstrap, two pairs added, expanded percentiles | Hesterberg 2015 |
-| difference, samples that share a source | the same, whole clusters drawn | Davison & Hinkley 1997, 3.8 |
-| difference, no pair differs | +- the share of differing pairs n can hide, 1 - 0.05^(1/n) | Clopper 1934 |
-| difference of log-probabilities | paired t, cluster-robust where samples share a source | Liang & Zeger 1986 |
+| difference of graded scores, or of pairs that share a source | the bound for any law (bounds.py) | Gaffke 2005 |
+| difference, no pair differs | +- the share that G sources can hide, 1 - 0.05^(1/G) | Clopper & Pearson 1934 |
+| the same over several tasks | variance within tasks only: the tasks are fixed | Cochran 1977, 5.4 |
+| difference of log-probabilities | t, jackknife over sources | Efron & Stein 1981 |
 
-Without the two added pairs the percentile bootstrap covered 87% where 7% of 20 pairs differ; with them
-95-100%. Where all differences are multiples of one step the percentiles are those of every possible resample
-(`exact`), else those of 5,000.
+What was not seen may be as large as a difference can be: ends of graded and clustered differences lie at least
+1 - 0.025^(1/G) from the mean. The t interval of log-probabilities, which have no bound, holds for laws that are not too
+skewed; a value that is too rare to be seen is in no interval.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterable, Sequence
-from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Literal
+from statistics import fmean
+from typing import Literal
 
-from anchoreval.stats.exact import resampled
+from anchoreval.stats.bounds import Units, units_of
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-Method = Literal["wilson", "t", "adjusted-wald", "bootstrap", "cluster-bootstrap", "exact-bound"]
+Method = Literal["clopper-pearson", "gaffke", "adjusted-wald", "exact-bound"]
 
 LEVEL = 0.95
+ALPHA = 0.05
+ONE_SIDED = ALPHA / 2
 Z95 = 1.959963984540054
 Z80 = 0.8416212335729143  # power 80%
-RESAMPLES = 5_000
 SEED = 42
 SAME = 1e-12  # scores closer than this are equal
-FEWEST_ONE_SIDED = 6  # pairs that must differ, all one way, before the exact test can reach p < 0.05
 
 
 def mean_interval(scores: Sequence[float], clusters: Sequence[Hashable] | None = None) -> tuple[float, float, Method]:
-    """95% interval of the mean of scores in 0..1: Wilson for 0/1, t cut to 0..1 for graded ones."""
-    n, mean = len(scores), fmean(scores)
-    if right_or_wrong(scores) or n < 2 or max(scores) - min(scores) < SAME:
-        low, high = wilson(mean, n)
-        return low, high, "wilson"
-    half = _t_quantile(n - 1) * stdev(scores) / math.sqrt(n)
-    return max(0.0, mean - half), min(1.0, mean + half), "t"
+    """95% interval of the mean of scores in 0..1; `clusters` names each score's source, whole sources count as one."""
+    from scipy.special import betaincinv
 
-
-def wilson(mean: float, n: int) -> tuple[float, float]:
-    """Wilson's 95% score interval of a proportion `mean` of n (conservative for graded scores in 0..1)."""
-    shrink = 1 + Z95**2 / n
-    centre = (mean + Z95**2 / (2 * n)) / shrink
-    half = Z95 / shrink * math.sqrt(mean * (1 - mean) / n + Z95**2 / (4 * n * n))
-    return (0.0 if mean <= 0 else max(0.0, centre - half)), (1.0 if mean >= 1 else min(1.0, centre + half))
+    if right_or_wrong(scores) and not shared(clusters):
+        n, right = len(scores), round(sum(scores))
+        low = float(betaincinv(right, n - right + 1, ONE_SIDED)) if right else 0.0
+        high = float(betaincinv(right + 1, n - right, 1 - ONE_SIDED)) if right < n else 1.0
+        return low, high, "clopper-pearson"
+    units = units_of(scores, clusters)
+    return max(0.0, units.lower(ONE_SIDED, 0.0)), min(1.0, -units.negated().lower(ONE_SIDED, -1.0)), "gaffke"
 
 
 def difference_interval(
-    differences: Sequence[float], binary: bool, clusters: Sequence[Hashable] | None = None
+    differences: Sequence[float],
+    binary: bool,
+    clusters: Sequence[Hashable] | None = None,
+    strata: Sequence[Hashable] | None = None,
 ) -> tuple[float, float, Method]:
     """95% interval of the mean of paired differences in -1..1; never of zero width, always holds the mean.
 
-    `binary`: all scores are right or wrong. `clusters` names each pair's source; whole sources are drawn where
-    several pairs share one.
+    `binary`: all scores are right or wrong. `clusters` names each pair's source, `strata` its task, where there are
+    several: the mean is then that of these very tasks.
     """
     n, mean = len(differences), fmean(differences)
     if all(abs(d) < SAME for d in differences):
-        hidden = 1 - (1 - LEVEL) ** (1 / n)
+        hidden = 1 - ALPHA ** (1 / sources(differences, clusters))
         return -hidden, hidden, "exact-bound"
-    if shared(clusters):
-        low, high = _cluster_bootstrap(differences, clusters or ())
-        return max(-1.0, min(low, mean)), min(1.0, max(high, mean)), "cluster-bootstrap"
-    if binary:
-        centre, half = sum(differences) / (n + 2), Z95 * spread(differences) / math.sqrt(n + 2)
-        low, high = centre - half, centre + half
+    values = within_strata(differences, clusters, strata)
+    if binary and not shared(clusters):
+        centre, half = sum(differences) / (n + 2), Z95 * spread(values, None, 1.0) / math.sqrt(n + 2)
+        low, high, method = centre - half, centre + half, "adjusted-wald"
     else:
-        low, high = _bootstrap(differences)
-    method: Method = "adjusted-wald" if binary else "bootstrap"
-    return max(-1.0, min(low, mean)), min(1.0, max(high, mean)), method
+        units = units_of(values, clusters)
+        low, high, method = units.lower(ONE_SIDED, -1.0), -units.negated().lower(ONE_SIDED, -1.0), "gaffke"
+    return max(-1.0, min(low, mean)), min(1.0, max(high, mean)), method  # type: ignore[return-value]
 
 
-def detectable(differences: Sequence[float], clusters: Sequence[Hashable] | None = None) -> float | None:
-    """The smallest true mean difference that n pairs show with p < 0.05 at 80% power; None when none can be.
+def sources(values: Sequence[float], clusters: Sequence[Hashable] | None) -> int:
+    """How many sources the values come from."""
+    return len(values) if clusters is None else len(set(clusters))
 
-    The larger of two: the normal approximation with the spread seen here, and the floor of the exact test,
-    which needs six pairs that differ: P(Binomial(n, d) >= 6) = 0.8, times the typical size of a difference.
+
+def within_strata(
+    values: Sequence[float], clusters: Sequence[Hashable] | None, strata: Sequence[Hashable] | None
+) -> list[float]:
+    """Return the values with every stratum moved to the mean of all, so that they vary as they do within strata.
+
+    With the degrees of freedom that the means of strata cost (Cochran 1977, 5.4); strata of one source are put together
+    (5A.12). A source may lie in several strata: its values move together.
     """
-    from scipy.special import betaincinv
+    if strata is None or len(set(strata)) < 2:
+        return list(values)
+    at = _strata(strata, list(range(len(values))) if clusters is None else clusters)
+    mean, units, found = fmean(values), sources(values, clusters), [0.0] * len(values)
+    for members, own in at:
+        centre = math.fsum(values[i] for i in members) / len(members)
+        scale = math.sqrt(own / (own - 1) * (units - 1) / units) if own > 1 else 1.0
+        for i in members:
+            found[i] = mean + (values[i] - centre) * scale
+    return found
 
-    n = len(differences)
-    if n < FEWEST_ONE_SIDED:
+
+def _strata(strata: Sequence[Hashable], clusters: Sequence[Hashable]) -> list[tuple[list[int], int]]:
+    """Positions and number of sources of every stratum, those of one source put together."""
+    members: dict[Hashable, list[int]] = {}
+    for i, stratum in enumerate(strata):
+        members.setdefault(stratum, []).append(i)
+    alone = [at for at in members.values() if len({clusters[i] for i in at}) < 2]
+    groups = [at for at in members.values() if len({clusters[i] for i in at}) > 1]
+    if together := [i for at in alone for i in at]:
+        if len({clusters[i] for i in together}) < 2 and groups:
+            together += groups.pop()
+        groups.append(together)
+    return [(at, len({clusters[i] for i in at})) for at in groups]
+
+
+def detectable(
+    differences: Sequence[float], clusters: Sequence[Hashable] | None = None, alpha: float = ALPHA
+) -> float | None:
+    """The smallest true mean difference that n pairs show with p < `alpha` at 80% power; None when none can be."""
+    mid = not shared(clusters) and all(d in (-1, 0, 1) for d in differences)
+    return detects(len(differences), sources(differences, clusters), spread(differences, clusters), mid, alpha)
+
+
+def detects(pairs: int, units: int, deviation: float, mid: bool, alpha: float = ALPHA) -> float | None:
+    """`detectable` of so many pairs from so many sources with this spread; `mid`: by McNemar's mid-p.
+
+    The larger of two: the normal approximation with the spread seen, and the floor of the exact test, which needs
+    `fewest` sources that differ: P(Binomial(sources, d) >= fewest) = 0.8, each by 1, as large as what was not seen
+    may be.
+    """
+    from scipy.special import betaincinv, ndtri
+
+    least = fewest(mid, alpha)
+    if units < least:
         return None
-    floor = float(betaincinv(FEWEST_ONE_SIDED, n - FEWEST_ONE_SIDED + 1, 0.8)) * typical_size(differences)
-    return min(1.0, max((Z95 + Z80) * spread(differences, clusters) / math.sqrt(n + 2), floor))
+    floor = float(betaincinv(least, units - least + 1, 0.8))
+    return min(1.0, max((float(ndtri(1 - alpha / 2)) + Z80) * deviation / math.sqrt(pairs + 2), floor))
 
 
-def spread(differences: Sequence[float], clusters: Sequence[Hashable] | None = None) -> float:
-    """Standard deviation of one pair's difference, after one pair has been added on either side.
+def fewest(mid: bool, alpha: float = ALPHA) -> int:
+    """How many sources must differ, all one way, before the exact test can reach p < `alpha`."""
+    least = math.floor(-math.log2(alpha)) + 1
+    return least if mid else least + 1
 
-    Where pairs share a source it is that of as many independent pairs with a mean as uncertain (design effect).
+
+def spread(
+    differences: Sequence[float], clusters: Sequence[Hashable] | None = None, size: float | None = None
+) -> float:
+    """Standard deviation of one pair's difference, after one pair of this size has been added on either side.
+
+    The size is by default the root mean square of the differences that are not zero; 1.0, the largest possible, when
+    all are. Where pairs share a source it is that of as many independent pairs with a mean as uncertain.
     """
     n = len(differences) + 2
     mean = sum(differences) / n
-    squares = (sum(d * d for d in differences) + 2 * typical_size(differences) ** 2) / n
+    squares = (sum(d * d for d in differences) + 2 * (size or typical_size(differences)) ** 2) / n
     return math.sqrt(max(0.0, squares - mean * mean) * design_effect(differences, clusters))
+
+
+def deviation(differences: Sequence[float], clusters: Sequence[Hashable] | None = None) -> float:
+    """Standard deviation of one pair's difference as it was seen, with no pair added."""
+    mean = fmean(differences)
+    squares = fmean((d - mean) ** 2 for d in differences)
+    return math.sqrt(squares * design_effect(differences, clusters))
 
 
 def typical_size(differences: Sequence[float]) -> float:
@@ -114,63 +171,61 @@ def typical_size(differences: Sequence[float]) -> float:
     return math.sqrt(fmean(squares)) if squares else 1.0
 
 
-def _bootstrap(differences: Sequence[float]) -> tuple[float, float]:
-    """Expanded percentile interval over pairs plus two added; of the exact distribution where there is one."""
-    import numpy as np
-    from scipy.special import ndtr
-
-    typical, n = typical_size(differences), len(differences)
-    tail = float(ndtr(-math.sqrt((n + 2) / (n + 1)) * _t_quantile(n + 1)))
-    values: NDArray[np.float64]
-    values, counts = np.unique(np.round(differences, 12), return_counts=True)
-    if (ends := resampled(values, counts, typical, (tail, 1 - tail))) is not None:
-        return ends[0], ends[1]
-    values, counts = np.unique(np.round([*differences, typical, -typical], 12), return_counts=True)
-    rng = np.random.default_rng(SEED)
-    means = rng.multinomial(n + 2, counts / (n + 2), size=RESAMPLES) @ values / (n + 2)
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return float(low), float(high)
-
-
-def _cluster_bootstrap(differences: Sequence[float], clusters: Sequence[Hashable]) -> tuple[float, float]:
-    """Expanded percentile interval of the mean where whole clusters are drawn; two clusters of one pair are added."""
-    import numpy as np
-    from scipy.special import ndtr
-
-    typical = typical_size(differences)
-    sums = {"+": typical, "-": -typical} | dict.fromkeys(clusters, 0.0)
-    sizes = {"+": 1, "-": 1} | dict.fromkeys(clusters, 0)
-    for difference, cluster in zip(differences, clusters, strict=True):
-        sums[cluster] += difference
-        sizes[cluster] += 1
-    kinds, counts = np.unique(
-        np.round(np.stack([list(sums.values()), list(sizes.values())]), 12), axis=1, return_counts=True
-    )
-    rng, units = np.random.default_rng(SEED), len(sums)
-    drawn = rng.multinomial(units, counts / units, size=RESAMPLES)
-    means = (drawn @ kinds[0]) / (drawn @ kinds[1])
-    tail = float(ndtr(-math.sqrt(units / (units - 1)) * _t_quantile(units - 1)))
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return float(low), float(high)
-
-
 def t_interval(
-    values: Sequence[float], clusters: Sequence[Hashable] | None = None
+    values: Sequence[float], clusters: Sequence[Hashable] | None = None, strata: Sequence[Hashable] | None = None
 ) -> tuple[float | None, float | None]:
     """Paired t interval; (None, None) where the values do not vary and so tell nothing of their spread."""
-    error, df = standard_error(values, clusters)
+    error, df = standard_error(values, clusters, strata)
     if error is None:
         return None, None
-    mean, half = fmean(values), _t_quantile(df) * error
+    mean, half = fmean(values), t_quantile(df) * error
     return mean - half, mean + half
 
 
-def standard_error(values: Sequence[float], clusters: Sequence[Hashable] | None = None) -> tuple[float | None, int]:
+def standard_error(
+    values: Sequence[float], clusters: Sequence[Hashable] | None = None, strata: Sequence[Hashable] | None = None
+) -> tuple[float | None, float]:
     """Standard error of the mean and its degrees of freedom; None where the values do not vary."""
-    units = len(set(clusters)) if clusters and shared(clusters) else len(values)
-    if units < 2 or max(values) == min(values):
+    if sources(values, clusters) < 2 or max(values) == min(values):
         return None, 0
-    return stdev(values) / math.sqrt(len(values)) * math.sqrt(design_effect(values, clusters)), units - 1
+    units = units_of(within_strata(values, clusters, strata), clusters)
+    df = degrees(units.sizes) + 1 - _parts(clusters, strata)
+    error = jackknife(units.sums, units.sizes)
+    return (error, max(1.0, df)) if error > SAME * abs(units.mean) else (None, 0)
+
+
+def jackknife(sums: Sequence[float], sizes: Sequence[float]) -> float:
+    """Standard error of sum(sums) / sum(sizes) by leaving out one unit at a time (Efron & Stein 1981).
+
+    With units of equal size that of the ordinary t test; with unequal ones it errs on the wide side ("CR3" of MacKinnon
+    & White 1985).
+    """
+    total, size, n = math.fsum(sums), math.fsum(sizes), len(sums)
+    without = [(total - value) / (size - own) for value, own in zip(sums, sizes, strict=True)]
+    centre = fmean(without)
+    return math.sqrt((n - 1) / n * math.fsum((value - centre) ** 2 for value in without))
+
+
+def degrees(sizes: Sequence[float]) -> float:
+    """Degrees of freedom of a mean over units of these sizes: as many equal units as weigh so, less one (Kish 1965)."""
+    return math.fsum(sizes) ** 2 / math.fsum(size * size for size in sizes) - 1
+
+
+def _parts(clusters: Sequence[Hashable] | None, strata: Sequence[Hashable] | None) -> int:
+    """Into how many parts strata fall that have no source in common: each costs a degree of freedom."""
+    if strata is None:
+        return 1
+    part: dict[Hashable, Hashable] = {stratum: stratum for stratum in strata}
+
+    def root(stratum: Hashable) -> Hashable:
+        while part[stratum] != stratum:
+            stratum = part[stratum]
+        return stratum
+
+    first: dict[Hashable, Hashable] = {}
+    for stratum, cluster in dict.fromkeys(zip(strata, clusters or (), strict=False)):
+        part[root(stratum)] = root(first.setdefault(cluster, stratum))
+    return len({root(stratum) for stratum in part})
 
 
 def shared(clusters: Sequence[Hashable] | None) -> bool:
@@ -195,10 +250,16 @@ def design_effect(values: Sequence[float], clusters: Sequence[Hashable] | None) 
     return g / (g - 1) * (n - 1) / n * sum(value * value for value in sums.values()) / alone
 
 
-def _t_quantile(df: int) -> float:
+def within_p(units: Units, margin: float) -> float:
+    """p of "the mean is not within +-margin": the larger of two one-sided exact tests (Schuirmann 1987; bounds.py)."""
+    return max(units.below(-margin, -1.0), units.negated().below(-margin, -1.0))
+
+
+def t_quantile(df: float) -> float:
+    """Two-sided 95% quantile of Student's t."""
     from scipy.special import stdtrit
 
-    return float(stdtrit(df, 1 - (1 - LEVEL) / 2))
+    return float(stdtrit(df, 1 - ONE_SIDED))
 
 
 def right_or_wrong(scores: Iterable[float]) -> bool:

@@ -1,8 +1,11 @@
 """Records -> paired differences: per (task, length), per length, over everything. Pure: no files, no model.
 
 Values are fractions 0..1 (differences -1..1). Pairs whose facts name one source are not independent: intervals and p
-are then those of whole sources. The p value of right/wrong scores is McNemar's exact test, the sign test over
-the pairs that differ; of graded or clustered ones a sign-flip test of the mean.
+are then those of whole sources. The p value of right/wrong scores is McNemar's mid-p test over the pairs that differ; of
+graded or clustered ones a sign-flip test. Both ask whether the arms are exchangeable: where they are not, their
+means may still be equal, and only the interval tells.
+
+Rows over several tasks or lengths are of these very tasks and lengths: what differs between them is no noise.
 """
 
 from __future__ import annotations
@@ -14,18 +17,21 @@ from statistics import fmean
 
 from anchoreval.errors import RunError
 from anchoreval.schema import OUTCOMES, SCORED, Outcome, Record
+from anchoreval.stats.bounds import Units, units_of
 from anchoreval.stats.cells import per_token, put
 from anchoreval.stats.intervals import (
     SAME,
     Method,
-    detectable,
+    detects,
+    deviation,
     difference_interval,
     right_or_wrong,
     shared,
     spread,
     t_interval,
+    within_strata,
 )
-from anchoreval.stats.significance import mean_p, sign_flip, sign_test
+from anchoreval.stats.significance import mcnemar, mean_p, sign_flip, sign_test
 from anchoreval.stats.sources import cluster_of
 
 Place = tuple[str, int]  # (task, length)
@@ -41,8 +47,10 @@ class Difference:
     `left_out` counts samples that only one arm has, or that lack a score in one, `lost` the same by reason (an outcome,
     UNSCORED or ALONE); `discordant` pairs differ in score, `same_outputs` counts pairs of equal text (None: not known).
     `detectable` is the smallest true difference that these pairs would show (p < 0.05) four times in five; `clusters`
-    counts the sources they come from, `spread` is one pair's standard deviation (intervals.spread) and
-    `logprob_spread` the root mean square of the differences of log-probability.
+    counts the sources they come from, `spread` is one pair's standard deviation (intervals.spread), `deviation` the one
+    seen, with no pair added, and `logprob_spread` the root mean square of the differences of log-probability.
+    `logprob_lower` and `logprob_higher` count sources, and `logprob_sign_p` is their sign test's; `mid` tells whether p
+    is McNemar's mid-p, and `units` hold the differences by source, as they vary within tasks.
     """
 
     task: str | None
@@ -70,6 +78,12 @@ class Difference:
     logprob_spread: float | None = None
     same_outputs: int | None = None
     lost: Mapping[str, int] = field(default_factory=dict, hash=False)
+    deviation: float | None = None
+    logprob_lower: int = 0
+    logprob_higher: int = 0
+    logprob_sign_p: float | None = None
+    mid: bool = False
+    units: Units | None = field(default=None, compare=False, repr=False)
 
     def reversed(self) -> Difference:
         """The same pairs read the other way round: `baseline` minus `arm`."""
@@ -87,6 +101,9 @@ class Difference:
             logprob=_negated(self.logprob),
             logprob_low=lp_low,
             logprob_high=lp_high,
+            logprob_lower=self.logprob_higher,
+            logprob_higher=self.logprob_lower,
+            units=self.units and self.units.negated(),
         )
 
 
@@ -173,10 +190,14 @@ def _difference(
     missing = [why_lost(a.outcome if a.score is None else b.outcome) for a, b in pairs if None in (a.score, b.score)]
     same = sum(a.output == b.output for a, b in scored)
     unscored = replace(left_out(Difference(*place, *arms), [*missing, *[ALONE] * len(lone)]), same_outputs=same)
-    values = [
-        (x - y, cluster_of(a)) for a, b in pairs if (x := per_token(a)) is not None and (y := per_token(b)) is not None
-    ]
-    return _judged(with_logprobs(unscored, [value for value, _ in values], [cluster for _, cluster in values]), scored)
+    logprobs = [(x - y, a) for a, b in pairs if (x := per_token(a)) is not None and (y := per_token(b)) is not None]
+    told = with_logprobs(unscored, [value for value, _ in logprobs], *_sampling([a for _, a in logprobs]))
+    return judged(told, [(a.score or 0.0, b.score or 0.0) for a, b in scored], *_sampling([a for a, _ in scored]))
+
+
+def _sampling(records: Sequence[Record]) -> tuple[list[Hashable], list[Place]]:
+    """The source and the place of every record."""
+    return [cluster_of(record) for record in records], [(record.task, record.length) for record in records]
 
 
 def why_lost(outcome: Outcome | None) -> str:
@@ -191,40 +212,55 @@ def left_out(difference: Difference, reasons: Sequence[str]) -> Difference:
     return replace(difference, left_out=len(reasons), lost=lost)
 
 
-def with_logprobs(difference: Difference, values: Sequence[float], clusters: Sequence[Hashable]) -> Difference:
-    """`difference` with the fields that differences of log-probability per token, in nats, fill in."""
+def with_logprobs(
+    difference: Difference,
+    values: Sequence[float],
+    clusters: Sequence[Hashable],
+    strata: Sequence[Hashable] | None = None,
+) -> Difference:
+    """`difference` with the fields that differences of log-probability per token, in nats, fill in.
+
+    `clusters` names the source of every value, `strata` its task and length where there are several.
+    """
     if not values:
         return difference
-    low, high = t_interval(values, clusters)
+    low, high = t_interval(values, clusters, strata)
+    signs = units_of(values, clusters).sums
+    lower, higher = sum(value < 0 for value in signs), sum(value > 0 for value in signs)
     return replace(
         difference,
         logprob_pairs=len(values),
         logprob=fmean(values),
         logprob_low=low,
         logprob_high=high,
-        logprob_p=mean_p(values, clusters),
+        logprob_p=mean_p(values, clusters, strata),
         logprob_spread=fmean(value * value for value in values) ** 0.5,
+        logprob_lower=lower,
+        logprob_higher=higher,
+        logprob_sign_p=sign_test(higher, lower),
     )
 
 
-def _judged(unscored: Difference, pairs: Sequence[Pair]) -> Difference:
-    scores = [(a.score or 0.0, b.score or 0.0) for a, b in pairs]
-    return judged(unscored, scores, [cluster_of(a) for a, _ in pairs])
-
-
-def judged(unscored: Difference, scores: Sequence[tuple[float, float]], clusters: Sequence[Hashable]) -> Difference:
+def judged(
+    unscored: Difference,
+    scores: Sequence[tuple[float, float]],
+    clusters: Sequence[Hashable],
+    strata: Sequence[Hashable] | None = None,
+) -> Difference:
     """`unscored` with the fields that scores (arm, baseline) fill in; as it is when there are none.
 
-    `clusters` names the source of every pair (`cluster_of`).
+    `clusters` names the source of every pair (`cluster_of`), `strata` its task and length where there are several.
     """
     if not scores:
         return unscored
     differences = [a - b for a, b in scores]
     binary = right_or_wrong(x for pair in scores for x in pair)
-    low, high, method = difference_interval(differences, binary, clusters)
+    low, high, method = difference_interval(differences, binary, clusters, strata)
     up = sum(d > SAME for d in differences)
     down = sum(d < -SAME for d in differences)
-    exact = binary and not shared(clusters)
+    mid, sources = binary and not shared(clusters), len(set(clusters))
+    values = within_strata(differences, clusters, strata)
+    wide = spread(values, clusters, 1.0 if binary else None)
     return replace(
         unscored,
         pairs=len(scores),
@@ -235,10 +271,13 @@ def judged(unscored: Difference, scores: Sequence[tuple[float, float]], clusters
         high=high,
         method=method,
         discordant=up + down,
-        p=sign_test(up, down) if exact else sign_flip(differences, clusters),
-        detectable=detectable(differences, clusters),
-        clusters=len(set(clusters)),
-        spread=spread(differences, clusters),
+        p=mcnemar(up, down) if mid else sign_flip(differences, clusters),
+        detectable=detects(len(scores), sources, wide, mid),
+        clusters=sources,
+        spread=wide,
+        deviation=deviation(values, clusters),
+        mid=mid,
+        units=units_of(values, clusters),
     )
 
 

@@ -1,13 +1,19 @@
-"""What a paired difference says in words, against a margin and the noise floor that a placebo arm gives."""
+"""What a paired difference says in words, against a margin and the noise floor that a placebo arm gives.
+
+"worse" and "better" ask for p < 0.05, for an interval that leaves 0 out and, where there is a placebo, for more than it
+shows: the arm differs from the placebo the same way as from the baseline (an intersection-union test, Berger 1982), by
+more samples and a larger mean. "equivalent" asks for two one-sided tests at 2.5% each (Schuirmann 1987), exact ones
+(bounds.py), and an interval within the margin.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from anchoreval.stats.intervals import FEWEST_ONE_SIDED, LEVEL, Z80, Z95
+from anchoreval.stats.intervals import ALPHA, LEVEL, ONE_SIDED, Z80, Z95, fewest, within_p
 from anchoreval.stats.paired import Difference
 
 Word = Literal["worse", "better", "identical", "equivalent", "cannot tell"]
@@ -96,65 +102,126 @@ def logprob_above(difference: Difference, floor: NoiseFloor | None) -> bool:
 
 
 def equivalent(low: float | None, high: float | None, margin: float) -> bool:
-    """Whether a 95% interval lies within +-margin: two one-sided tests (TOST) at 2.5% each (Schuirmann 1987)."""
+    """Whether a 95% interval lies within +-margin."""
     return low is not None and high is not None and -margin <= low and high <= margin
 
 
-def pairs_needed(difference: Difference, margin: float) -> int | None:
+def equivalence_p(difference: Difference, margin: float) -> float | None:
+    """Return p of the two one-sided tests that the difference is within +-margin; 1 where the interval is not.
+
+    At most 2.5% is "equivalent".
+    """
+    if difference.units is None:
+        return None
+    return within_p(difference.units, margin) if equivalent(difference.low, difference.high, margin) else 1.0
+
+
+def pairs_needed(difference: Difference, margin: float, questions: float = 1) -> int | None:
     """About how many pairs give a verdict, from the spread seen; None without pairs.
 
-    For 80% power at a difference of `margin`; where no pair differs, so many that their interval fits in it;
-    where so many were there and do not tell, for the difference seen or what it leaves of the margin.
+    With 80% power at the difference seen, where that is significant and beyond `margin`. Else so many that whatever the
+    difference is, "worse" or "equivalent" can be said of it in four cases of five: between the two nothing can be said
+    of means that lie 1.96 and c - 1.96 standard errors off, for a margin of c; most often that is half the margin,
+    and c is 2 * 1.96 - 2 * 0.25. Without a difference that is 90% for "equivalent" (80%: c = 1.96 + 1.28, Julious
+    2004). `questions` are those that Holm's correction still counts.
     """
-    if not difference.pairs or difference.spread is None:
+    from scipy.special import ndtri
+
+    if not difference.pairs or difference.deviation is None:
         return None
+    pairs, size, seen = difference.pairs, difference.deviation, abs(difference.difference or 0.0)
+    each = pairs / (difference.clusters or pairs)
+    hidden = each * math.log(ONE_SIDED / questions) / math.log1p(-margin)
     if not difference.discordant:
-        return math.ceil(math.log(1 - LEVEL) / math.log1p(-margin))
-    seen = abs(difference.difference or 0.0)
-    for size in (margin, max(seen, margin - seen)):
-        needed = math.ceil(((Z95 + Z80) * difference.spread / size) ** 2)
-        if needed > difference.pairs:
-            return needed
-    return None
+        return math.ceil(hidden)
+    apart, within = (-float(ndtri(alpha / questions)) for alpha in (ALPHA / 2, ONE_SIDED))
+    if seen > margin and seen >= Z95 * size / math.sqrt(pairs):
+        needed = [max(((apart + Z80) * size / seen) ** 2, each * _sources_needed(difference, questions))]
+    else:
+        undecided = float(ndtri(0.6))
+        needed = [max(((apart + within - 2 * undecided) * size / margin) ** 2, hidden)]
+    needed.append(((apart + Z80) * size / max(seen, margin - seen)) ** 2)
+    return next((math.ceil(each) for each in needed if math.ceil(each) > pairs), None)
+
+
+def _sources_needed(difference: Difference, questions: float) -> int:
+    """Sources among which as many as the exact test needs differ, four times in five, at the share that differs now."""
+    from scipy.special import bdtrc
+
+    least = fewest(difference.mid, ALPHA / questions)
+    share, sources = difference.discordant / difference.pairs, least
+    while bdtrc(least - 1, sources, share) < 0.8:
+        sources += 1 + sources // 50
+    return sources
 
 
 def verdict(
-    difference: Difference, margin: float, floor: NoiseFloor | None = None, p: float | None = None, level: float = LEVEL
+    difference: Difference,
+    margin: float,
+    floor: NoiseFloor | None = None,
+    p: float | None = None,
+    level: float = LEVEL,
+    within: float | None = None,
+    beyond: Collection[str] = (),
+    questions: float | None = None,
 ) -> Verdict:
     """The verdict on scores; `margin` is a fraction, `p` the corrected p value (default: the difference's own).
 
-    Better and worse ask for all three: p, an interval that leaves 0 out, and more than the noise floor. Fewer pairs
-    than can show any difference (`too_few`) are said to be so.
+    `within` is the corrected p of equivalence, `beyond` has the words of the arm minus each placebo, and `questions`
+    counts those that Holm's correction still asks (default: what it multiplied p by). Fewer pairs than can show any
+    difference (`too_few`) are said to be so.
     """
-    p = difference.p if p is None else p
-    within = equivalent(difference.low, difference.high, margin)
-    significant = p is not None and p < 1 - level
+    corrected = difference.p if p is None else p
+    own = equivalence_p(difference, margin)
+    close = equivalent(difference.low, difference.high, margin) and (own is None or own <= ONE_SIDED)
+    inside = close and (within is None or within <= ONE_SIDED)
+    significant = corrected is not None and corrected < 1 - level
     apart = difference.low is not None and difference.high is not None and difference.low * difference.high > 0
     if significant and apart and above(difference, floor) and difference.difference:
-        return Verdict("better" if difference.difference > 0 else "worse", margin, within)
+        word: Word = "better" if difference.difference > 0 else "worse"
+        if all(other == word for other in beyond):
+            return Verdict(word, margin, inside)
     if not difference.pairs:
         return Verdict("cannot tell", margin, why="no pairs")
-    few = "too few pairs" if too_few(difference) and not within else ""
+    asked = _multiplied(difference.p, corrected) if questions is None else questions
+    needs = None if inside else pairs_needed(difference, margin, asked)
+    few = "too few pairs" if too_few(difference) and not inside else ""
+    lost = "equivalence not after Holm's correction" if close and not inside else ""
     if not difference.discordant:
-        return Verdict("identical", margin, within, None if within else pairs_needed(difference, margin), few)
-    if within:
+        return Verdict("identical", margin, inside, needs, few or lost)
+    if inside:
         return Verdict("equivalent", margin, True)
     raw = difference.p is not None and difference.p < 1 - level
-    why = "not after Holm's correction" if raw else ""
+    why = "not after Holm's correction" if raw else lost
     if significant:
         why = "not above the noise floor" if apart else "the interval holds 0"
-    return Verdict("cannot tell", margin, needs=pairs_needed(difference, margin), why=few or why)
+    return Verdict("cannot tell", margin, needs=needs, why=few or why)
+
+
+def _multiplied(own: float | None, corrected: float | None) -> float:
+    return max(1.0, corrected / own) if own and corrected else 1.0
 
 
 def too_few(difference: Difference) -> bool:
-    """Whether there are pairs, and fewer than could show a difference even if every one differed."""
-    return 0 < difference.pairs < FEWEST_ONE_SIDED
+    """Whether there are pairs, and fewer sources than could show a difference even if every one differed."""
+    return 0 < (difference.clusters or difference.pairs) < fewest(difference.mid)
 
 
-def logprob_word(difference: Difference, floor: NoiseFloor | None = None, p: float | None = None) -> str:
+MOST = {-1: "cannot tell (most are lower)", 1: "cannot tell (most are higher)"}
+
+
+def logprob_word(
+    difference: Difference,
+    floor: NoiseFloor | None = None,
+    p: float | None = None,
+    sign_p: float | None = None,
+    beyond: Collection[str] = (),
+) -> str:
     """`lower`, `higher`, `the same`, `at the floor` or `cannot tell` for log-probabilities; empty when there are none.
 
-    `the same` is bit for bit: every sample has the same log-probability in both arms.
+    `the same` is bit for bit: every sample has the same log-probability in both arms. Where the mean cannot tell, as
+    when one sample drowns it, the sign test may: `cannot tell (most are lower)`, of sources. `p` and `sign_p` are the
+    corrected ones, `beyond` has the words of the arm minus each placebo.
     """
     if difference.logprob is None:
         return ""
@@ -162,7 +229,20 @@ def logprob_word(difference: Difference, floor: NoiseFloor | None = None, p: flo
         return "the same"
     p = difference.logprob_p if p is None else p
     if p is None or p >= 1 - LEVEL:
-        return "cannot tell"
-    if not logprob_above(difference, floor):
+        return _most(difference, floor, sign_p, beyond)
+    word = "higher" if difference.logprob > 0 else "lower"
+    if not logprob_above(difference, floor) or any(other != word for other in beyond):
         return "at the floor"
-    return "higher" if difference.logprob > 0 else "lower"
+    return word
+
+
+def _most(difference: Difference, floor: NoiseFloor | None, sign_p: float | None, beyond: Collection[str]) -> str:
+    """What the sign test says of log-probabilities whose mean tells nothing."""
+    p = difference.logprob_sign_p if sign_p is None else sign_p
+    if p is None or p >= 1 - LEVEL:
+        return "cannot tell"
+    if floor is not None and (difference.logprob_spread or 0.0) <= (floor.logprob_spread or 0.0):
+        return "cannot tell"
+    up = difference.logprob_higher > difference.logprob_lower
+    word = MOST[1 if up else -1]
+    return word if all(other in (word, "higher" if up else "lower") for other in beyond) else "cannot tell"

@@ -1,0 +1,139 @@
+"""Bounds of a mean that ask nothing of the law of values but its range, from few values as from many.
+
+The values and one more at the far end of the range are weighted at random, all weightings that sum to 1 alike; the
+bound is a quantile of the weighted mean (Gaffke 2005, "Three test statistics for a nonparametric one-sided hypothesis
+on the mean of a nonnegative variable", Math. Methods Statist. 14; Learned-Miller & Thomas 2019, arXiv 1905.06208). Of
+right/wrong values it is Clopper & Pearson's; where all of G values are alike it lies 1 - a^(1/G) of the way to the far
+end, since that share of what was not seen may lie there. That it holds for every law is proven for some and has no
+counterexample. Values that share a source are one unit: its sum and size are drawn together, and what is added
+is a unit of the mean size.
+
+A weighted mean is at most t where a sum of gamma variables is at most 0; its tail is that of the saddlepoint (Lugannani
+& Rice 1980 in the form of Barndorff-Nielsen 1986), within 3% of a tail of 2.5% for one value and 0.3% for 20.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Numbers = NDArray[np.float64]
+
+CLOSE = 1e-9  # of the range: bounds are found to this
+ROUNDED = 12  # digits to which units are alike
+
+
+@dataclass(frozen=True)
+class Units:
+    """Values in units that are independent: the sum of each unit and how many values it has."""
+
+    sums: tuple[float, ...]
+    sizes: tuple[int, ...]
+
+    @cached_property
+    def mean(self) -> float:
+        """The mean over values."""
+        return math.fsum(self.sums) / sum(self.sizes)
+
+    @cached_property
+    def _kinds(self) -> tuple[Numbers, Numbers, Numbers]:
+        """Sum, size and number of the units that are alike."""
+        import numpy as np
+
+        kinds, counts = np.unique(
+            np.round(np.array([self.sums, self.sizes], np.float64), ROUNDED), axis=1, return_counts=True
+        )
+        return kinds[0], kinds[1], counts.astype(np.float64)
+
+    def negated(self) -> Units:
+        """The same units with every value's sign turned."""
+        return Units(tuple(-value for value in self.sums), self.sizes)
+
+    def below(self, mean: float, least: float) -> float:
+        """One-sided p of "the mean is `mean` or less", for values that are `least` or more."""
+        from scipy.special import ndtr
+
+        return float(ndtr(self._root(mean, least)))
+
+    def lower(self, tail: float, least: float) -> float:
+        """The mean's lower bound with this probability of an error, for values that are `least` or more."""
+        from scipy.special import ndtri
+
+        aim, low, high = float(ndtri(tail)), least, self.mean
+        if high - low < CLOSE:
+            return least
+        width = high - low
+        at, of = [low, high], [-math.inf, self._root(high, least)]
+        guess = high - min(width / 2, 2 * self._error())
+        for _ in range(60):
+            root = self._root(guess, least)
+            low, high = (guess, high) if root < aim else (low, guess)
+            at, of = [at[1], guess], [of[1], root]
+            if high - low < CLOSE * width or abs(root - aim) < CLOSE:
+                break
+            slope = (of[1] - of[0]) / (at[1] - at[0]) if at[1] != at[0] else 0.0
+            guess = at[1] + (aim - of[1]) / slope if slope and math.isfinite(slope) else math.nan
+            if not low < guess < high:
+                guess = (low + high) / 2
+        return guess
+
+    def _error(self) -> float:
+        sums, sizes, counts = self._kinds
+        return math.sqrt(float(counts @ (sums - self.mean * sizes) ** 2)) / sum(self.sizes) + 1 / (len(self.sums) + 1)
+
+    def _root(self, mean: float, least: float) -> float:
+        """The normal quantile of the probability that the weighted mean is at most `mean`."""
+        import numpy as np
+
+        sums, sizes, counts = self._kinds
+        typical = sum(self.sizes) / len(self.sizes)
+        steps = np.append(sums - mean * sizes, typical * (least - mean))
+        counts = np.append(counts, 1.0)
+        lowest, highest = float(steps.min()), float(steps.max())
+        if lowest >= 0 or highest <= 0:
+            return -math.inf if highest > 0 else math.inf
+        return _signed_root(steps, counts, 1 / lowest, 1 / highest)
+
+
+def _signed_root(steps: Numbers, counts: Numbers, low: float, high: float) -> float:
+    """r* of "the sum of `steps` times gamma variables of shape `counts` is at most 0" (Barndorff-Nielsen 1986).
+
+    The cumulants are K(s) = -sum of counts * log(1 - s * steps), for s between `low` and `high`.
+    """
+    import numpy as np
+
+    s = 0.0
+    for _ in range(100):
+        terms = steps / (1 - s * steps)
+        first, second = float(counts @ terms), float(counts @ (terms * terms))
+        low, high = (low, s) if first > 0 else (s, high)
+        step = first / second
+        following = s - step if low < s - step < high else (low + high) / 2
+        if abs(following - s) * math.sqrt(second) < 1e-9:
+            break
+        s = following
+    terms = steps / (1 - s * steps)
+    second = float(counts @ (terms * terms))
+    w = math.copysign(math.sqrt(max(0.0, 2 * float(counts @ np.log1p(-s * steps)))), s)
+    if abs(w) < 1e-4:
+        return float(counts @ terms**3) / (3 * float(second) ** 1.5)
+    return w + math.log(s * math.sqrt(second) / w) / w
+
+
+def units_of(values: Sequence[float], clusters: Sequence[Hashable] | None) -> Units:
+    """The values by the source that `clusters` names; each by itself where it names none."""
+    if clusters is None:
+        return Units(tuple(values), (1,) * len(values))
+    sums: dict[Hashable, float] = dict.fromkeys(clusters, 0.0)
+    sizes = dict.fromkeys(clusters, 0)
+    for value, cluster in zip(values, clusters, strict=True):
+        sums[cluster] += value
+        sizes[cluster] += 1
+    return Units(tuple(sums.values()), tuple(sizes.values()))
