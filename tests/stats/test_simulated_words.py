@@ -59,7 +59,7 @@ PART: tuple[tuple[Table, Callable[[Question], bool]], ...] = (
     (promises.UNTIL_TEXTS, lambda question: isinstance(question, StopsTexts) and question.law.each == 10),
     (promises.SCORES, small(20)),
     (promises.MEANS, small(20)),
-    (promises.FLOORS, lambda question: question in (Floor(0.0, 0.05, 260, 2000), LogFloor(0.3, 260, 2000))),
+    (promises.FLOORS, lambda question: question in (Floor(0.0, 0.05, 260, 2000), LogFloor(0.3, 260))),
 )
 
 

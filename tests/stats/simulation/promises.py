@@ -265,7 +265,7 @@ LOGS = Table(
     (COVERAGE,),
     (
         *(
-            Line(name, tuple(LogProbs(LogLaw(name), n, 2000) for n in SIZES), named)
+            Line(name, tuple(LogProbs(LogLaw(name), n) for n in SIZES), named)
             for name, named in {
                 "normal": "",
                 "t, 3 df": "",
@@ -277,12 +277,12 @@ LOGS = Table(
             }.items()
         ),
         *(
-            Line(f"4 a text, 0.7, {name}", tuple(LogProbs(LogLaw(name, 4), n, 2000) for n in SIZES))
+            Line(f"4 a text, 0.7, {name}", tuple(LogProbs(LogLaw(name, 4), n) for n in SIZES))
             for name in ("normal", "t, 3 df")
         ),
         Line(
             "one text holds a third, 0.7",
-            (None, *(LogProbs(LogLaw("normal", 1, True), n, 2000) for n in (20, 50, 100, 260)), None),
+            (None, *(LogProbs(LogLaw("normal", 1, True), n) for n in (20, 50, 100, 260)), None),
         ),
     ),
 )
@@ -390,7 +390,7 @@ FLOORS = Table(
             for lost in (0.02, 0.05, 0.1)
         ),
         *(
-            Line(f"log-probabilities shifted by {shift:g} sd", tuple(LogFloor(shift, n, 2000) for n in (260, 520)))
+            Line(f"log-probabilities shifted by {shift:g} sd", tuple(LogFloor(shift, n) for n in (260, 520)))
             for shift in (0.0, 0.1, 0.3, 1.0)
         ),
     ),
