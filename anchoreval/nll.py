@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from anchoreval import flags as shared
 from anchoreval.arms import DEFAULT_KERNEL, widest_product
 from anchoreval.errors import LengthError, ModelError, RunError, SourceError, UnsupportedArm
-from anchoreval.nll_report import LEVEL, Losses, Row, csv_of, rows_of, spans, table_of
+from anchoreval.nll_report import Losses, Row, csv_of, rows_of, spans, table_of
+from anchoreval.stats.intervals import LEVEL
 
 if TYPE_CHECKING:
     from anchoreval.arms import Arm

@@ -1,9 +1,8 @@
 """Losses of tokens -> mean loss by position and paired differences between arms, with intervals. Pure: numpy, no torch.
 
 Losses are nats per token; an array of one arm is [windows, length - 1], column c being the token at position c + 1
-(position 0 is the anchor, which is given). Every interval is two-sided, 95%: t with G - 1 degrees of freedom over G
-units, the variance by leaving out one unit at a time (Efron & Stein 1981; "CR3" of MacKinnon & White 1985). With units
-of equal size that is the ordinary t interval; with unequal ones it errs on the wide side.
+(position 0 is the anchor, which is given). Every interval is two-sided, 95%: t over units, the variance by leaving out
+one unit at a time (stats/intervals.py). With units of equal size that is the ordinary t interval.
 
 Units are texts, as soon as there are two. Tokens, blocks and windows of one text are alike: with a single text its
 windows (else blocks of 128 tokens of its only window) are the units, and the interval speaks of that text alone.
@@ -20,6 +19,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal
 
 from anchoreval.errors import AnchorEvalError
+from anchoreval.stats.intervals import degrees, jackknife, t_quantile
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 Unit = Literal["text", "window", "block"]
 Span = tuple[int, int]  # positions from .. up to, the end left out
 
-LEVEL = 0.95
 FIRST_EDGE = 64  # shorter buckets of the doubling kind hold too few tokens to be read
 BLOCK_TOKENS = 128
 LEAST_BLOCKS = 4
@@ -105,20 +104,13 @@ def unit_of(text_of: Sequence[int]) -> Unit:
 
 def interval(sums: Sequence[float], counts: Sequence[int]) -> tuple[float | None, float | None]:
     """95% interval of sum(sums) / sum(counts), one pair per independent unit; (None, None) where nothing varies."""
-    import numpy as np
-    from scipy.special import stdtrit
-
-    units = len(sums)
-    if units < 2:
+    if len(sums) < 2:
         return None, None
-    total, tokens = np.asarray(sums, np.float64), np.asarray(counts, np.float64)
-    mean = total.sum() / tokens.sum()
-    without = (total.sum() - total) / (tokens.sum() - tokens)
-    error = math.sqrt((units - 1) / units * float(((without - without.mean()) ** 2).sum()))
+    mean, error = math.fsum(sums) / math.fsum(counts), jackknife(sums, counts)
     if error <= abs(mean) * 1e-14:
         return None, None
-    half = float(stdtrit(units - 1, 1 - (1 - LEVEL) / 2)) * error
-    return float(mean - half), float(mean + half)
+    half = t_quantile(degrees(counts)) * error
+    return mean - half, mean + half
 
 
 def _row(losses: Losses, span: Span, arm: str, baseline: str | None) -> Row:

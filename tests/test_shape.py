@@ -82,7 +82,7 @@ ALLOWED = {
         "arms", "attention", "backends", "cards", "errors", "evaluation", "flags", "nll_report", "prompt",
         "results", "schema", "token_losses", "tokenizer",
     },
-    "nll_report": {"errors"},
+    "nll_report": {"errors", "stats"},
     "plan": {
         "arms", "attention", "backends", "cards", "data", "errors", "evaluation", "flags", "lengths", "prompt", "run",
         "schema", "tokenizer",

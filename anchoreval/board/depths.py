@@ -16,7 +16,7 @@ from anchoreval.board.heat import Field, HeatMap, samples_of
 from anchoreval.board.view import RunView
 from anchoreval.board.words import NONE, cell_words, logprob_difference, percent, plain, sentence, tokens
 from anchoreval.schema import PLACEBO, Record
-from anchoreval.stats import MARGIN, Cell, Difference, Row, cells, family, noise_floor, paired, placebo_of
+from anchoreval.stats import MARGIN, Cell, Difference, Row, beyond_of, cells, family, noise_floor, paired, placebo_of
 
 STEPS = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)  # a map of differences in nats ends at one of these times a power of ten
 
@@ -95,10 +95,11 @@ def _gaps(arms: Sequence[str], by_depth: Mapping[float, Sequence[Record]]) -> Ga
                     of = found.setdefault((cell.arm, cell.baseline), {})
                     of[str(cell.task), (depth, int(cell.length or 0))] = cell
     gaps: dict[tuple[str, str, str, float, int], Row] = {}
-    placebos = [of for (one, own), of in found.items() if one == own + PLACEBO]
+    placebos = {one: of for (one, own), of in found.items() if one == own + PLACEBO}
     for (arm, base), cells_ in found.items():
-        floors = [noise_floor([of[place] for of in placebos if place in of]) for place in cells_]
-        rows = family(list(cells_.values()), MARGIN, floors, placebo_of(arm, base))
+        floors = [noise_floor([of[place] for of in placebos.values() if place in of]) for place in cells_]
+        others = [[found.get(pair, {}).get(place) for place in cells_] for pair in beyond_of(arm, base, list(placebos))]
+        rows = family(list(cells_.values()), MARGIN, floors, placebo_of(arm, base), beyond=others)
         gaps |= {(task, arm, base, *spot): row for (task, spot), row in zip(cells_, rows, strict=True)}
     return gaps
 

@@ -18,6 +18,7 @@ from anchoreval.stats import (
     Difference,
     Row,
     Sampled,
+    beyond_of,
     family,
     judged,
     left_out,
@@ -185,7 +186,8 @@ def versus(
     raw: dict[tuple[str, str], dict[Slot, tuple[int, Difference]]] = {}
     arms = {arm for found in slots.values() for arm in found}
     placebos = [(arm, own) for arm in sorted(arms) if (own := arm.removesuffix(PLACEBO)) != arm]
-    for arm, base in dict.fromkeys([*pairs, *placebos]):
+    beyond = {pair: beyond_of(*pair, [arm for arm, _ in placebos]) for pair in pairs}
+    for arm, base in dict.fromkeys([*pairs, *placebos, *(other for found in beyond.values() for other in found)]):
         for slot, found in slots.items():
             if arm in found and base in found and (offered := _at(found[arm], found[base], slot, cut)):
                 run, sides = offered
@@ -195,7 +197,8 @@ def versus(
         of = raw.get((arm, base), {})
         floors = [noise_floor(raw[key][slot][1] for key in placebos if slot in raw.get(key, {})) for slot in of]
         words = [stopped(slot, arm, base) for slot in of]
-        rows = family([each for _, each in of.values()], margin, floors, placebo_of(arm, base), words)
+        others = [[raw[key][slot][1] if slot in raw.get(key, {}) else None for slot in of] for key in beyond[arm, base]]
+        rows = family([each for _, each in of.values()], margin, floors, placebo_of(arm, base), words, others)
         gaps |= {(slot, arm, base): Gap(run, row) for (slot, (run, _)), row in zip(of.items(), rows, strict=True)}
     return gaps
 

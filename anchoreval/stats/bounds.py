@@ -123,7 +123,7 @@ def _signed_root(steps: Numbers, counts: Numbers, low: float, high: float) -> fl
     second = float(counts @ (terms * terms))
     w = math.copysign(math.sqrt(max(0.0, 2 * float(counts @ np.log1p(-s * steps)))), s)
     if abs(w) < 1e-4:
-        return float(counts @ terms**3) / (3 * float(second) ** 1.5)
+        return float(counts @ terms**3) / float(3 * second**1.5)
     return w + math.log(s * math.sqrt(second) / w) / w
 
 

@@ -7,8 +7,9 @@ kind of claim: that arms differ (5%), that they are equivalent (2.5% each way), 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 from anchoreval.schema import PLACEBO, Json, Record
@@ -17,6 +18,7 @@ from anchoreval.stats.intervals import ALPHA, detects
 from anchoreval.stats.paired import Comparison, Difference, paired, paired_sides
 from anchoreval.stats.significance import holm
 from anchoreval.stats.verdicts import (
+    LOGPROB_TOLD,
     NoiseFloor,
     Verdict,
     equivalence_p,
@@ -148,13 +150,16 @@ def contrast(side: Side, base: Side, margin: float = MARGIN, comparison: Compari
     ruled = base.label == base.arm and not base.stopped and not base.arm.endswith(PLACEBO)
     stopped = side.stopped if ruled else {}
 
-    others = [] if placebo else [_by_place(other) for other in _beyond(side, base)]
+    others = None if placebo else _Beyond(side, base)
 
     def rows(differences: Sequence[Difference]) -> tuple[Row, ...]:
         places = [(one.task, one.length) for one in differences]
         words = [stopped.get((task or "", length or 0), "") for task, length in places]
-        beyond = [[other.get(place) for place in places] for other in others]
-        return family(differences, margin, [floors.get(place) for place in places], placebo, words, beyond)
+        on = [floors.get(place) for place in places]
+        found = family(differences, margin, on, placebo, words)
+        if others is None or not any(row.told or row.logprob_says in LOGPROB_TOLD for row in found):
+            return found
+        return family(differences, margin, on, placebo, words, others.at(places))
 
     notes = [] if floors else ["noise floor: no placebo in this run"]
     if lone := sum(not one.pairs for one in comparison.cells):
@@ -165,24 +170,31 @@ def contrast(side: Side, base: Side, margin: float = MARGIN, comparison: Compari
     return Contrast(side.label, base.label, margin, *parts, tuple(notes), computed_apart=_computed_apart(side, base))
 
 
-def _beyond(side: Side, base: Side) -> Iterator[Comparison]:
-    """The comparisons with the placebos that stand for one of the two: of the baseline, the arm minus each of them.
+class _Beyond:
+    """The comparisons with the placebos that stand for one of two sides, made where they are asked for.
 
-    Of a placebo of the arm itself, it minus the baseline. They are those of the run that gives the noise floor.
+    Of a placebo of the baseline, the arm minus it; of one of the arm, it minus the baseline. They are those of the run
+    that gives the noise floor.
     """
-    for name, records in (base if base.floors else side).placebos.items():
-        own = name.removesuffix(PLACEBO)
-        if records is side.records or records is base.records:
-            continue
-        if own == base.arm:
-            yield paired_sides(side.records, records, side.label, name)
-        elif own == side.arm:
-            yield paired_sides(records, base.records, name, base.label)
 
+    def __init__(self, side: Side, base: Side) -> None:
+        self._side, self._base = side, base
 
-def _by_place(comparison: Comparison) -> dict[Where, Difference]:
-    rows = (*comparison.cells, *comparison.lengths, comparison.pooled)
-    return {(one.task, one.length): one for one in rows}
+    @cached_property
+    def _by_place(self) -> list[dict[Where, Difference]]:
+        side, base, found = self._side, self._base, []
+        for name, records in (base if base.floors else side).placebos.items():
+            own = name.removesuffix(PLACEBO)
+            if own not in (side.arm, base.arm) or records is side.records or records is base.records:
+                continue
+            pair = (side.records, records) if own == base.arm else (records, base.records)
+            one = paired_sides(*pair, side.label, name) if own == base.arm else paired_sides(*pair, name, base.label)
+            found.append({(row.task, row.length): row for row in (*one.cells, *one.lengths, one.pooled)})
+        return found
+
+    def at(self, places: Sequence[Where]) -> list[list[Difference | None]]:
+        """For each placebo its differences at these places."""
+        return [[found.get(place) for place in places] for found in self._by_place]
 
 
 def beyond_of(arm: str, base: str, placebos: Sequence[str]) -> list[tuple[str, str]]:
@@ -252,11 +264,8 @@ def _words(beyond: Sequence[Sequence[Difference | None]], margin: float, places:
     """At every place the words on scores and on log-probabilities with each placebo in place of its own arm."""
     found: list[list[tuple[str, str]]] = [[] for _ in range(places)]
     for other in beyond:
-        at = [i for i, one in enumerate(other) if one is not None and (one.pairs or one.logprob_pairs)]
-        rows = family(
-            [one for one in other if one is not None and (one.pairs or one.logprob_pairs)], margin, [None] * len(at)
-        )
-        for i, row in zip(at, rows, strict=True):
+        at = {i: one for i, one in enumerate(other) if one is not None and (one.pairs or one.logprob_pairs)}
+        for i, row in zip(at, family(list(at.values()), margin, [None] * len(at)), strict=True):
             found[i].append((str(row.verdict.word), row.logprob_says))
     return found
 
@@ -273,8 +282,14 @@ def _row(
     against = None if placebo else floor
     on_scores, on_logprobs = [word for word, _ in beyond], [word for _, word in beyond]
     found = verdict(
-        difference, margin, against, corrected.p, within=corrected.within, beyond=on_scores, questions=corrected.questions
-    )  # fmt: skip
+        difference,
+        margin,
+        against,
+        corrected.p,
+        within=corrected.within,
+        beyond=on_scores,
+        questions=corrected.questions,
+    )
     word, says = str(found.word), str(found)
     logprob_says = logprob_word(difference, against, corrected.logprob_p, corrected.sign_p, on_logprobs)
     if placebo:

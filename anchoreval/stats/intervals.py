@@ -61,11 +61,17 @@ def difference_interval(
     `binary`: all scores are right or wrong. `clusters` names each pair's source, `strata` its task, where there are
     several: the mean is then that of these very tasks.
     """
+    return interval_within(differences, within_strata(differences, clusters, strata), binary, clusters)
+
+
+def interval_within(
+    differences: Sequence[float], values: Sequence[float], binary: bool, clusters: Sequence[Hashable] | None
+) -> tuple[float, float, Method]:
+    """`difference_interval` of differences that vary within strata as `values` do (`within_strata`)."""
     n, mean = len(differences), fmean(differences)
     if all(abs(d) < SAME for d in differences):
         hidden = 1 - ALPHA ** (1 / sources(differences, clusters))
         return -hidden, hidden, "exact-bound"
-    values = within_strata(differences, clusters, strata)
     if binary and not shared(clusters):
         centre, half = sum(differences) / (n + 2), Z95 * spread(values, None, 1.0) / math.sqrt(n + 2)
         low, high, method = centre - half, centre + half, "adjusted-wald"
@@ -251,7 +257,7 @@ def design_effect(values: Sequence[float], clusters: Sequence[Hashable] | None) 
 
 
 def within_p(units: Units, margin: float) -> float:
-    """p of "the mean is not within +-margin": the larger of two one-sided exact tests (Schuirmann 1987; bounds.py)."""
+    """Return p of "the mean is not within +-margin": the larger of two one-sided exact tests (Schuirmann 1987)."""
     return max(units.below(-margin, -1.0), units.negated().below(-margin, -1.0))
 
 

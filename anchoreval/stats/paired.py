@@ -1,9 +1,9 @@
 """Records -> paired differences: per (task, length), per length, over everything. Pure: no files, no model.
 
 Values are fractions 0..1 (differences -1..1). Pairs whose facts name one source are not independent: intervals and p
-are then those of whole sources. The p value of right/wrong scores is McNemar's mid-p test over the pairs that differ; of
-graded or clustered ones a sign-flip test. Both ask whether the arms are exchangeable: where they are not, their
-means may still be equal, and only the interval tells.
+are then those of whole sources. The p value of right/wrong scores is McNemar's mid-p over the pairs that differ; of
+graded or clustered ones that of a sign-flip test. Both ask whether the arms are exchangeable: where they are not, their
+means may still be equal, which only the interval tells.
 
 Rows over several tasks or lengths are of these very tasks and lengths: what differs between them is no noise.
 """
@@ -24,7 +24,7 @@ from anchoreval.stats.intervals import (
     Method,
     detects,
     deviation,
-    difference_interval,
+    interval_within,
     right_or_wrong,
     shared,
     spread,
@@ -36,7 +36,8 @@ from anchoreval.stats.sources import cluster_of
 
 Place = tuple[str, int]  # (task, length)
 Pair = tuple[Record, Record]
-_Group = tuple[list[Pair], list[Record]]
+_Sourced = tuple[Record, Record, Hashable]  # a pair and its source
+_Group = tuple[list[_Sourced], list[Record]]
 UNSCORED, ALONE = "without a score", "on one side only"  # why a pair is left out, where no outcome says it
 
 
@@ -145,8 +146,8 @@ def paired_sides(a: Mapping[str, Record], b: Mapping[str, Record], arm: str, bas
     pairs, lone = matched(a, b)
     places = list(dict.fromkeys((record.task, record.length) for record in [a for a, _ in pairs] + lone))
     by_place: dict[Place, _Group] = {place: ([], []) for place in places}
-    for pair in pairs:
-        by_place[pair[0].task, pair[0].length][0].append(pair)
+    for one, other in pairs:
+        by_place[one.task, one.length][0].append((one, other, cluster_of(one)))
     for record in lone:
         by_place[record.task, record.length][1].append(record)
     return _comparison(by_place, arm, baseline)
@@ -183,21 +184,25 @@ def matched(a: Mapping[str, Record], b: Mapping[str, Record]) -> tuple[list[Pair
 def _difference(
     place: tuple[str | None, int | None],
     arms: tuple[str, str],
-    pairs: Sequence[Pair],
+    pairs: Sequence[_Sourced],
     lone: Sequence[Record],
 ) -> Difference:
-    scored = [(a, b) for a, b in pairs if a.score is not None and b.score is not None]
-    missing = [why_lost(a.outcome if a.score is None else b.outcome) for a, b in pairs if None in (a.score, b.score)]
-    same = sum(a.output == b.output for a, b in scored)
+    scored = [(a, b, source) for a, b, source in pairs if a.score is not None and b.score is not None]
+    missing = [why_lost(a.outcome if a.score is None else b.outcome) for a, b, _ in pairs if None in (a.score, b.score)]
+    same = sum(a.output == b.output for a, b, _ in scored)
     unscored = replace(left_out(Difference(*place, *arms), [*missing, *[ALONE] * len(lone)]), same_outputs=same)
-    logprobs = [(x - y, a) for a, b in pairs if (x := per_token(a)) is not None and (y := per_token(b)) is not None]
-    told = with_logprobs(unscored, [value for value, _ in logprobs], *_sampling([a for _, a in logprobs]))
-    return judged(told, [(a.score or 0.0, b.score or 0.0) for a, b in scored], *_sampling([a for a, _ in scored]))
-
-
-def _sampling(records: Sequence[Record]) -> tuple[list[Hashable], list[Place]]:
-    """The source and the place of every record."""
-    return [cluster_of(record) for record in records], [(record.task, record.length) for record in records]
+    values, clusters, strata = [], [], []
+    for a, b, source in pairs:
+        if (x := per_token(a)) is not None and (y := per_token(b)) is not None:
+            values.append(x - y)
+            clusters.append(source)
+            strata.append((a.task, a.length))
+    return judged(
+        with_logprobs(unscored, values, clusters, strata),
+        [(a.score or 0.0, b.score or 0.0) for a, b, _ in scored],
+        [source for *_, source in scored],
+        [(a.task, a.length) for a, *_ in scored],
+    )
 
 
 def why_lost(outcome: Outcome | None) -> str:
@@ -255,11 +260,11 @@ def judged(
         return unscored
     differences = [a - b for a, b in scores]
     binary = right_or_wrong(x for pair in scores for x in pair)
-    low, high, method = difference_interval(differences, binary, clusters, strata)
+    values = within_strata(differences, clusters, strata)
+    low, high, method = interval_within(differences, values, binary, clusters)
     up = sum(d > SAME for d in differences)
     down = sum(d < -SAME for d in differences)
     mid, sources = binary and not shared(clusters), len(set(clusters))
-    values = within_strata(differences, clusters, strata)
     wide = spread(values, clusters, 1.0 if binary else None)
     return replace(
         unscored,

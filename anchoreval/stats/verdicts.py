@@ -119,29 +119,33 @@ def equivalence_p(difference: Difference, margin: float) -> float | None:
 def pairs_needed(difference: Difference, margin: float, questions: float = 1) -> int | None:
     """About how many pairs give a verdict, from the spread seen; None without pairs.
 
-    With 80% power at the difference seen, where that is significant and beyond `margin`. Else so many that whatever the
-    difference is, "worse" or "equivalent" can be said of it in four cases of five: between the two nothing can be said
-    of means that lie 1.96 and c - 1.96 standard errors off, for a margin of c; most often that is half the margin,
-    and c is 2 * 1.96 - 2 * 0.25. Without a difference that is 90% for "equivalent" (80%: c = 1.96 + 1.28, Julious
-    2004). `questions` are those that Holm's correction still counts.
+    With 80% power at the difference seen, where that is significant and beyond `margin`. Else so many that one of
+    "worse", "better" and "equivalent" is said in four cases of five whatever the difference is: nothing is said of a
+    mean between c - 1.96 and 1.96 standard errors, c being those in the margin, and a true difference in the middle of
+    these is met least often; c is 2 * (1.96 - 0.25). Where the arms do not differ, 1.96 + 1.28 is enough (Julious 2004).
+    To either comes what is needed as unseen differences may be large, if the interval heeds it (Gaffke's).
+    `questions` are those that Holm's correction still counts.
     """
     from scipy.special import ndtri
 
-    if not difference.pairs or difference.deviation is None:
+    size = difference.spread if difference.deviation is None else difference.deviation
+    if not difference.pairs or size is None:
         return None
-    pairs, size, seen = difference.pairs, difference.deviation, abs(difference.difference or 0.0)
+    pairs, seen = difference.pairs, abs(difference.difference or 0.0)
     each = pairs / (difference.clusters or pairs)
-    hidden = each * math.log(ONE_SIDED / questions) / math.log1p(-margin)
+    least = each * math.log(ONE_SIDED / questions) / math.log1p(-margin)
     if not difference.discordant:
-        return math.ceil(hidden)
-    apart, within = (-float(ndtri(alpha / questions)) for alpha in (ALPHA / 2, ONE_SIDED))
+        return math.ceil(least)
+    apart, within = -float(ndtri(ALPHA / 2 / questions)), -float(ndtri(ONE_SIDED / questions))
+    unseen = difference.method == "gaffke"
     if seen > margin and seen >= Z95 * size / math.sqrt(pairs):
-        needed = [max(((apart + Z80) * size / seen) ** 2, each * _sources_needed(difference, questions))]
+        needed = ((apart + Z80) * size / seen) ** 2 - unseen * each * math.log(ONE_SIDED) / math.log1p(seen)
+        needed = max(needed, each * _sources_needed(difference, questions))
     else:
-        undecided = float(ndtri(0.6))
-        needed = [max(((apart + within - 2 * undecided) * size / margin) ** 2, hidden)]
-    needed.append(((apart + Z80) * size / max(seen, margin - seen)) ** 2)
-    return next((math.ceil(each) for each in needed if math.ceil(each) > pairs), None)
+        normal = ((apart + within - 2 * float(ndtri(0.6))) * size / margin) ** 2
+        needed = normal + least if unseen else max(normal, least)
+    further = ((apart + Z80) * size / max(seen, margin - seen)) ** 2
+    return next((math.ceil(n) for n in (needed, further) if math.ceil(n) > pairs), None)
 
 
 def _sources_needed(difference: Difference, questions: float) -> int:
@@ -208,6 +212,7 @@ def too_few(difference: Difference) -> bool:
 
 
 MOST = {-1: "cannot tell (most are lower)", 1: "cannot tell (most are higher)"}
+LOGPROB_TOLD = ("lower", "higher", *MOST.values())
 
 
 def logprob_word(
