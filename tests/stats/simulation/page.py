@@ -103,7 +103,7 @@ SECTIONS = (
         """
 `make test-stats` makes this page: it draws data whose truth is known, asks the functions that `compare`, boards and
 `run --until` ask, and counts. Figures are in % of data sets unless they are named otherwise. Right/wrong pairs that
-share nothing are summed over every possible data set; the rest are 300 to 2,000 drawn ones with fixed seeds, and a
+share nothing are summed over every possible data set; the rest are 100 to 2,000 drawn ones with fixed seeds, and a
 promise of "at most 5" is kept if the rate is no more than three Monte Carlo errors above it (1.5 points at 2,000 data
 sets). The command fails otherwise; a part of it runs with every `make test`.
 
@@ -119,13 +119,13 @@ Two arms see the same samples, so their scores are compared pair by pair. Values
 - **identical**: no pair differs. What that shows is the width of the interval, and the words say whether it is
   enough.
 - **cannot tell**: neither. "needs about n" is how many samples would tell, **detects** the smallest true difference
-  that so many pairs show four times in five; both count Holm's correction.
+  that so many pairs show about four times in five; both count Holm's correction and are approximations.
 - **p** says how often arms that are exchangeable, so that neither is the better on any sample, would differ so much:
   McNemar's mid-p for right/wrong answers that share nothing (Fagerland, Lydersen & Laake 2013), else the share of
   ways to sign the sources' differences. It says nothing of arms that lose much on few samples and gain a little on
   many, where only the interval does; so a word asks for both.
-- **interval**: 95%, and it holds for every law of values: Clopper & Pearson 1934 for right/wrong scores, Gaffke 2005
-  for graded ones and for sources. What was not seen may be as large as values can be, so that few samples give wide
+- **interval**: 95%, and it asks nothing of the law of values: Clopper & Pearson 1934 for right/wrong scores, Gaffke
+  2005 for graded ones and for sources. What was not seen may be as large as values can be, so that few samples give wide
   ends. Right/wrong differences that share nothing have the adjusted Wald interval (Bonett & Price 2012).
 - **sources**: samples that ask of one text, needle or story are not independent, and count as one wherever anything
   is counted. Rows over several tasks are of these very tasks: what differs between tasks is no noise.
