@@ -125,8 +125,8 @@ Two arms see the same samples, so their scores are compared pair by pair. Values
   ways to sign the sources' differences. It says nothing of arms that lose much on few samples and gain a little on
   many, where only the interval does; so a word asks for both.
 - **interval**: 95%, and it asks nothing of the law of values: Clopper & Pearson 1934 for right/wrong scores, Gaffke
-  2005 for graded ones and for sources. What was not seen may be as large as values can be, so that few samples give wide
-  ends. Right/wrong differences that share nothing have the adjusted Wald interval (Bonett & Price 2012).
+  2005 for graded ones and for sources. What was not seen may be as large as values can be, so that few samples give
+  wide ends. Right/wrong differences that share nothing have the adjusted Wald interval (Bonett & Price 2012).
 - **sources**: samples that ask of one text, needle or story are not independent, and count as one wherever anything
   is counted. Rows over several tasks are of these very tasks: what differs between tasks is no noise.
 - **log-probabilities** have no bound, so that no interval of their mean holds for every law; t with the jackknife
