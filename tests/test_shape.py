@@ -80,7 +80,7 @@ ALLOWED = {
     },
     "nll": {
         "arms", "attention", "backends", "cards", "errors", "evaluation", "flags", "nll_report", "prompt",
-        "results", "schema", "token_losses", "tokenizer",
+        "results", "schema", "stats", "token_losses", "tokenizer",
     },
     "nll_report": {"errors", "stats"},
     "plan": {

@@ -62,24 +62,27 @@ class Units:
 
         return float(ndtr(self._root(mean, least)))
 
-    def lower(self, tail: float, least: float) -> float:
-        """The mean's lower bound with this probability of an error, for values that are `least` or more."""
+    def lower(self, tail: float, least: float, mid: bool = False) -> float:
+        """The mean's lower bound with this probability of an error, for values that are `least` or more.
+
+        `mid`: of the mean of two tails, with the value that is added and without it, as a mid-p is.
+        """
         from scipy.special import ndtri
 
         aim, low, high = float(ndtri(tail)), least, self.mean
         if high - low < CLOSE:
             return least
         width = high - low
-        at, of = [low, high], [-math.inf, self._root(high, least)]
-        guess = high - min(width / 2, 2 * self._error())
+        root = self._middle if mid else self._root
+        guess, before, last = high - min(width / 2, 2 * self._error()), high, root(high, least)
         for _ in range(60):
-            root = self._root(guess, least)
-            low, high = (guess, high) if root < aim else (low, guess)
-            at, of = [at[1], guess], [of[1], root]
-            if high - low < CLOSE * width or abs(root - aim) < CLOSE:
+            at = root(guess, least)
+            low, high = (guess, high) if at < aim else (low, guess)
+            if high - low < CLOSE * width or abs(at - aim) < CLOSE:
                 break
-            slope = (of[1] - of[0]) / (at[1] - at[0]) if at[1] != at[0] else 0.0
-            guess = at[1] + (aim - of[1]) / slope if slope and math.isfinite(slope) else math.nan
+            slope = (at - last) / (guess - before) if math.isfinite(at) and math.isfinite(last) else 0.0
+            before, last = guess, at
+            guess = guess + (aim - at) / slope if slope else (low + high) / 2
             if not low < guess < high:
                 guess = (low + high) / 2
         return guess
@@ -88,14 +91,21 @@ class Units:
         sums, sizes, counts = self._kinds
         return math.sqrt(float(counts @ (sums - self.mean * sizes) ** 2)) / sum(self.sizes) + 1 / (len(self.sums) + 1)
 
-    def _root(self, mean: float, least: float) -> float:
-        """The normal quantile of the probability that the weighted mean is at most `mean`."""
+    def _middle(self, mean: float, least: float) -> float:
+        """`_root` of the mean of the probabilities with the value that is added and without it."""
+        from scipy.special import ndtr, ndtri
+
+        return float(ndtri((ndtr(self._root(mean, least)) + ndtr(self._root(mean, None))) / 2))
+
+    def _root(self, mean: float, least: float | None) -> float:
+        """The normal quantile of the probability that the weighted mean is at most `mean`; None adds no value."""
         import numpy as np
 
         sums, sizes, counts = self._kinds
-        typical = sum(self.sizes) / len(self.sizes)
-        steps = np.append(sums - mean * sizes, typical * (least - mean))
-        counts = np.append(counts, 1.0)
+        steps = sums - mean * sizes
+        if least is not None:
+            typical = sum(self.sizes) / len(self.sizes)
+            steps, counts = np.append(steps, typical * (least - mean)), np.append(counts, 1.0)
         lowest, highest = float(steps.min()), float(steps.max())
         if lowest >= 0 or highest <= 0:
             return -math.inf if highest > 0 else math.inf

@@ -77,7 +77,8 @@ def interval_within(
         low, high, method = centre - half, centre + half, "adjusted-wald"
     else:
         units = units_of(values, clusters)
-        low, high, method = units.lower(ONE_SIDED, -1.0), -units.negated().lower(ONE_SIDED, -1.0), "gaffke"
+        low, method = units.lower(ONE_SIDED, -1.0, mid=True), "gaffke"
+        high = -units.negated().lower(ONE_SIDED, -1.0, mid=True)
     return max(-1.0, min(low, mean)), min(1.0, max(high, mean)), method  # type: ignore[return-value]
 
 
@@ -125,15 +126,15 @@ def detectable(
 ) -> float | None:
     """The smallest true mean difference that n pairs show with p < `alpha` at 80% power; None when none can be."""
     mid = not shared(clusters) and all(d in (-1, 0, 1) for d in differences)
-    return detects(len(differences), sources(differences, clusters), spread(differences, clusters), mid, alpha)
+    return detects(len(differences), sources(differences, clusters), deviation(differences, clusters), mid, alpha)
 
 
-def detects(pairs: int, units: int, deviation: float, mid: bool, alpha: float = ALPHA) -> float | None:
-    """`detectable` of so many pairs from so many sources with this spread; `mid`: by McNemar's mid-p.
+def detects(pairs: int, units: int, size: float, mid: bool, alpha: float = ALPHA) -> float | None:
+    """`detectable` of so many pairs from so many sources with this `deviation`; `mid`: by McNemar's mid-p.
 
-    The larger of two: the normal approximation with the spread seen, and the floor of the exact test, which needs
-    `fewest` sources that differ: P(Binomial(sources, d) >= fewest) = 0.8, each by 1, as large as what was not seen
-    may be.
+    The larger of two: the normal approximation with the spread seen, less the part that the effect itself explains
+    (Connor 1987), and the floor of the exact test, which needs `fewest` sources that differ:
+    P(Binomial(sources, d) >= fewest) = 0.8, each by 1, as large as what was not seen may be.
     """
     from scipy.special import betaincinv, ndtri
 
@@ -141,7 +142,11 @@ def detects(pairs: int, units: int, deviation: float, mid: bool, alpha: float = 
     if units < least:
         return None
     floor = float(betaincinv(least, units - least + 1, 0.8))
-    return min(1.0, max((float(ndtri(1 - alpha / 2)) + Z80) * deviation / math.sqrt(pairs + 2), floor))
+    effect = 0.0
+    for _ in range(4):
+        rest = math.sqrt(max(0.0, size**2 - effect**2))
+        effect = (float(ndtri(1 - alpha / 2)) * size + Z80 * rest) / math.sqrt(pairs)
+    return min(1.0, max(effect, floor))
 
 
 def fewest(mid: bool, alpha: float = ALPHA) -> int:

@@ -265,7 +265,7 @@ def judged(
     up = sum(d > SAME for d in differences)
     down = sum(d < -SAME for d in differences)
     mid, sources = binary and not shared(clusters), len(set(clusters))
-    wide = spread(values, clusters, 1.0 if binary else None)
+    seen = deviation(values, clusters)
     return replace(
         unscored,
         pairs=len(scores),
@@ -277,10 +277,10 @@ def judged(
         method=method,
         discordant=up + down,
         p=mcnemar(up, down) if mid else sign_flip(differences, clusters),
-        detectable=detects(len(scores), sources, wide, mid),
+        detectable=detects(len(scores), sources, seen, mid),
         clusters=sources,
-        spread=wide,
-        deviation=deviation(values, clusters),
+        spread=spread(values, clusters, 1.0 if binary else None),
+        deviation=seen,
         mid=mid,
         units=units_of(values, clusters),
     )

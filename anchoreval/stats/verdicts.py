@@ -119,11 +119,12 @@ def equivalence_p(difference: Difference, margin: float) -> float | None:
 def pairs_needed(difference: Difference, margin: float, questions: float = 1) -> int | None:
     """About how many pairs give a verdict, from the spread seen; None without pairs.
 
-    With 80% power at the difference seen, where that is significant and beyond `margin`. Else so many that one of
-    "worse", "better" and "equivalent" is said in four cases of five whatever the difference is: nothing is said of a
-    mean between c - 1.96 and 1.96 standard errors, c being those in the margin, and a true difference in the middle of
-    these is met least often; c is 2 * (1.96 - 0.25). Where the arms do not differ, 1.96 + 1.28 is enough (Julious 2004).
-    To either comes what is needed as unseen differences may be large, if the interval heeds it (Gaffke's).
+    With 80% power at the difference seen, where that is significant and beyond `margin`. Else so many that "worse",
+    "better" or "equivalent" is said in four cases of five whatever the true difference is: with c standard errors in
+    the margin nothing is said of means between c - 1.96 and 1.96, most often of differences of half the margin,
+    and so c is 2 * (1.96 - 0.25); where the arms do not differ, 1.96 + 1.28 would be enough (Julious 2004). To this
+    comes what is needed as differences that were not seen may be large, where the test or the interval heeds it; the
+    spread is that of half a differing pair more than was seen, which is too few as often as too many.
     `questions` are those that Holm's correction still counts.
     """
     from scipy.special import ndtri
@@ -137,13 +138,13 @@ def pairs_needed(difference: Difference, margin: float, questions: float = 1) ->
     if not difference.discordant:
         return math.ceil(least)
     apart, within = -float(ndtri(ALPHA / 2 / questions)), -float(ndtri(ONE_SIDED / questions))
-    unseen = difference.method == "gaffke"
     if seen > margin and seen >= Z95 * size / math.sqrt(pairs):
-        needed = ((apart + Z80) * size / seen) ** 2 - unseen * each * math.log(ONE_SIDED) / math.log1p(seen)
+        unseen = each * math.log(1 / ONE_SIDED) / math.log1p(seen) if difference.method == "gaffke" else 0.0
+        needed = ((apart + Z80) * size / seen) ** 2 + unseen
         needed = max(needed, each * _sources_needed(difference, questions))
     else:
-        normal = ((apart + within - 2 * float(ndtri(0.6))) * size / margin) ** 2
-        needed = normal + least if unseen else max(normal, least)
+        likely = size**2 + (size**2 + seen**2) / (2 * difference.discordant)
+        needed = ((apart + within - 2 * float(ndtri(0.6))) / margin) ** 2 * likely + least
     further = ((apart + Z80) * size / max(seen, margin - seen)) ** 2
     return next((math.ceil(n) for n in (needed, further) if math.ceil(n) > pairs), None)
 
