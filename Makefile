@@ -1,5 +1,6 @@
 # Two commands for a fresh machine: `make demo` (set-up and the main job) and `make test` (set-up and the tests).
-# `make test-cpus` computes the numeric tests again as other processors do.
+# `make test-cpus` computes the numeric tests again as other processors do; `make test-stats` simulates what verdicts
+# promise, and writes docs/statistics.md.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -12,7 +13,7 @@ VLLM := .venv-vllm/bin
 VLLM_TESTS := tests/vllm_plugin tests/backends/test_vllm*.py tests/backends/test_openai*.py tests/fleet/test_fleet_vllm.py \
 	tests/lm_eval_plugin/test_lm_eval_vllm.py
 
-.PHONY: demo smollm2 test test-cpus test-crash test-long test-vllm check
+.PHONY: demo smollm2 test test-cpus test-crash test-long test-stats test-vllm check
 demo: .venv/run.stamp
 	$(BIN)/anchoreval run --model anchor-tiny --tasks ruler --lengths 512,1024,2048 --rope bf16,fp32 --limit 20 \
 		--haystack generated --output runs/demo
@@ -43,6 +44,9 @@ test-long: .venv/dev.stamp
 
 test-crash: .venv/dev.stamp
 	$(BIN)/python -m pytest -m crash
+
+test-stats: .venv/dev.stamp
+	OMP_NUM_THREADS=1 PYTHONPATH=tests/stats $(BIN)/python -m simulation docs/statistics.md
 
 test-vllm: .venv-vllm/stamp
 	$(VLLM)/python -m pytest --numprocesses 2 --dist loadfile $(VLLM_TESTS)
