@@ -33,7 +33,7 @@ ALLOWED = {
     },
     "general_losses": {"board", "compare_runs", "results", "stats"},
     "attention": {"errors"},
-    "backends": {"attention", "errors", "schema", "tokenizer", "vllm_plugin"},
+    "backends": {"attention", "errors", "prompt", "schema", "tokenizer", "vllm_plugin"},
     "vllm_plugin": {"attention", "errors"},
     "results": {"errors", "record_line", "schema"},
     "record_line": {"schema"},
