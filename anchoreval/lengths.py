@@ -130,10 +130,17 @@ def room_of(task: Task, window: int | None) -> int | None:
     return None if task.length_of == "prompt" and window in task.lengths else window
 
 
-def require_length(task: Task, length: int, window: int | None) -> None:
-    """LengthError for a length to be filled that the model does not have."""
-    if task.length_of == "sample" and window is not None and length > window:
-        raise LengthError(f"length {length} is over the model's limit of {window} positions: --lengths up to {window}")
+def require_lengths(pairs: Sequence[tuple[Task, int]], window: int | None) -> list[str]:
+    """What is to be said of lengths to be filled that the model does not have; LengthError where it has none of them.
+
+    Their samples are made and counted, and get no answer: `fitting` says so of each.
+    """
+    filled = sorted({length for task, length in pairs if task.length_of == "sample"})
+    over = [length for length in filled if window is not None and length > window]
+    limit = f"over the model's limit of {window} positions"
+    if over and len(over) == len(filled):
+        raise LengthError(f"length {over[0]} is {limit}: --lengths up to {window}")
+    return [f"length {length} is {limit}: its samples get no answer (does_not_fit)" for length in over]
 
 
 class Prompts(Protocol):

@@ -198,16 +198,16 @@ def sized(tasks: Iterable[Task]) -> list[Task]:
 def make_cells(plan: Plan, tokenizer: TextTokenizer, window: int | None) -> Makeable:
     """Every cell of the plan, its first sample already made.
 
-    A length that the model does not have, and a singly named task that cannot be made at its length or scored without
+    Lengths of which the model has none, and a singly named task that cannot be made at its length or scored without
     an extra, are errors; a task that came with its suite is set aside with the reason instead, unless no cell is left.
     """
-    made = Makeable()
+    pairs = [(task, length) for task in plan.tasks for length in counted.lengths_of(task, plan.lengths, window)]
+    made = Makeable(notices=counted.require_lengths(pairs, window))
     last: AnchorEvalError | None = None
     for task in plan.tasks:
         if not plan.sources.context and task.generator not in CONTEXT_FREE:
             raise AnchorEvalError(f"{task.address} has no prompt without its context: leave out --no-context")
         for length in counted.lengths_of(task, plan.lengths, window):
-            counted.require_length(task, length, window)
             try:
                 cell = _cell(task, length, plan, tokenizer, window)
             except (LengthError, MissingExtra) as error:
