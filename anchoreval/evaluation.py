@@ -118,6 +118,8 @@ def evaluate(
     given = {"dtype": dtype, "kernel": kernel} | _own_options(backend, card, max_length, plan.arms) | (options or {})
     if rehash:
         forget(folder_of(card.checkpoint, weights=False))
+    if plan.served and template_args:
+        given |= {"template_args": dict(template_args)}
     opener = partial(_open, Opening(backend, subject.checkpoint, given, rehash), ray, workers)
     return _execute(plan, subject, max_length, Path(output), opener, same_environment, watch, tell)
 
@@ -198,8 +200,9 @@ def _check(plan: Plan, backend: BackendName, ray: str | None, api: str) -> None:
         raise AnchorEvalError("--limit takes a number of samples from 1 upwards")
     if (backend, api, plan.template) == ("openai", "chat", "chat"):
         raise AnchorEvalError("api=chat: the server applies the chat template itself: use --template base")
-    if plan.template_args and plan.template == "base":
-        raise AnchorEvalError("--template-args are arguments of a chat template: add --template chat")
+    if plan.template_args and plan.template == "base" and not plan.served:
+        how = "api=chat to --backend-args, or --template chat" if backend == "openai" else "--template chat"
+        raise AnchorEvalError(f"--template-args are arguments of a chat template: add {how}")
     for arm in plan.arms if plan.anchor == "none" else ():
         require_no_anchor(arm.name, arm.positions, arm.attention)
     if plan.until is not None and ray is not None:
@@ -237,6 +240,7 @@ def _execute(
         tell("lengths leave out the chat template of the server: the tokenizer given has none to count")
     engine = open_engine()
     try:
+        plan, made = _as_served(engine, made, plan, tokenizer, window)
         window, made = _within_server(engine, made, plan, tokenizer, window)
         for notice in made.notices:
             tell(notice)
@@ -309,6 +313,17 @@ def _compute(
         cells = make_cells(plan, tokenizer, window).cells if arms is not groups[0] else cells
     if isinstance(engine, Fleet) or len(groups) > 1 or disk.unordered:
         disk.sort([record.key for record in in_order(disk.done.values(), cells, plan)])
+
+
+def _as_served(
+    engine: Engine, made: Makeable, plan: Plan, tokenizer: TextTokenizer, window: int | None
+) -> tuple[Plan, Makeable]:
+    """The plan and its cells, made anew where a server turned out to answer chat alone, in its own template."""
+    said = engine.describe()
+    if said["engine"] != "openai" or plan.served or said["server"]["api"] != "chat":
+        return plan, made
+    _check(served := replace(plan, served=True), "openai", None, "chat")
+    return served, make_cells(served, tokenizer, window)
 
 
 def _within_server(

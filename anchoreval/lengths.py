@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 
 from anchoreval.cards import LengthOf, Task
 from anchoreval.errors import LengthError
-from anchoreval.prompt import Anchor, PromptTokenizer, positions, to_request, wrap_of
+from anchoreval.prompt import NO_ARGS, Anchor, PromptTokenizer, positions, to_request, wrap_of
 from anchoreval.schema import NATURAL, Json, Output, Request, Sample
 from anchoreval.steps import Answered
 
@@ -75,15 +75,17 @@ class LengthRule:
 PUBLISHED_RULE = LengthRule(anchor=0)
 
 
-def rule_of(name: RuleName, form: Form, tokenizer: PromptTokenizer, anchor: Anchor = "auto") -> LengthRule:
+def rule_of(
+    name: RuleName, form: Form, tokenizer: PromptTokenizer, anchor: Anchor = "auto", args: Mapping[str, Json] = NO_ARGS
+) -> LengthRule:
     """The rule of that name for prompts of a form, with the anchor token in front or with none."""
     if name == "published":
         return PUBLISHED_RULE
-    template = template_tokens(tokenizer, anchor) if form == "server" else 0
+    template = template_tokens(tokenizer, anchor, args) if form == "server" else 0
     return LengthRule(ANCHOR_TOKENS if anchor == "auto" else 0, template)
 
 
-def template_tokens(tokenizer: PromptTokenizer, anchor: Anchor = "auto") -> int:
+def template_tokens(tokenizer: PromptTokenizer, anchor: Anchor = "auto", args: Mapping[str, Json] = NO_ARGS) -> int:
     """Return the tokens that the tokenizer's chat template puts around a user's turn.
 
     The BOS in front is among them where no anchor is counted, since a server puts it there all the same. Without a
@@ -91,7 +93,7 @@ def template_tokens(tokenizer: PromptTokenizer, anchor: Anchor = "auto") -> int:
     """
     if not tokenizer.chat_template:
         return 0 if anchor == "auto" else len(tokenizer.front)
-    wrap = wrap_of(tokenizer, "chat", anchor=anchor)
+    wrap = wrap_of(tokenizer, "chat", args, anchor)
     return len(tokenizer.encode(wrap.opening)) + len(tokenizer.encode(wrap.closing))
 
 

@@ -24,7 +24,7 @@ from anchoreval.data.recipe import Recipe
 from anchoreval.data.sources import Sources
 from anchoreval.documents import RULE, cut_documents, document_tokens
 from anchoreval.errors import AnchorEvalError, LengthError, MissingExtra
-from anchoreval.prompt import Anchor, Template, first_token, to_request, trimmed, wording, wrap_of
+from anchoreval.prompt import NO_ARGS, Anchor, Template, first_token, to_request, trimmed, wording, wrap_of
 from anchoreval.results import SCHEMA, RunFolder, fingerprint
 from anchoreval.schema import GENERATED, SCORED, Output, Record, Request, Sample, Score, Wrap, uses_generated
 from anchoreval.scoring import SCORERS, likeliest, require, with_choices
@@ -68,11 +68,11 @@ class Plan:
 
     def rule(self, tokenizer: TextTokenizer) -> counted.LengthRule:
         """What lengths count beside prompt and answer."""
-        return counted.rule_of(self.length_rule, self.form, tokenizer, self.anchor)
+        return counted.rule_of(self.length_rule, self.form, tokenizer, self.anchor, self.template_args)
 
     def wrap(self, tokenizer: TextTokenizer) -> Wrap:
         """What the chat template writes around a turn; empty without one."""
-        return wrap_of(tokenizer, self.template, self.template_args, self.anchor)
+        return wrap_of(tokenizer, self.template, NO_ARGS if self.served else self.template_args, self.anchor)
 
     def wording(self, tokenizer: TextTokenizer) -> dict[str, Any]:
         """See `prompt.wording`."""
