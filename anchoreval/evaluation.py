@@ -118,6 +118,8 @@ def evaluate(
         tell("kernel flex_attention is compiled by torch anew for every shape: that takes minutes on a CPU")
     if rehash:
         forget(folder_of(card.checkpoint, weights=False))
+    if plan.served and template_args:
+        given |= {"template_args": dict(template_args)}
     opener = partial(_open, Opening(backend, subject.checkpoint, given, rehash), ray, workers)
     raw = template is None and plan.form == "base"
     return _execute(plan, subject, max_length, Path(output), opener, same_environment, raw, watch, tell)
@@ -199,8 +201,9 @@ def _check(plan: Plan, backend: BackendName, ray: str | None, api: str) -> None:
         raise AnchorEvalError("--limit takes a number of samples from 1 upwards")
     if (backend, api, plan.template) == ("openai", "chat", "chat"):
         raise AnchorEvalError("api=chat: the server applies the chat template itself: use --template base")
-    if plan.template_args and plan.template == "base":
-        raise AnchorEvalError("--template-args are arguments of a chat template: add --template chat")
+    if plan.template_args and plan.template == "base" and not plan.served:
+        how = "api=chat to --backend-args, or --template chat" if backend == "openai" else "--template chat"
+        raise AnchorEvalError(f"--template-args are arguments of a chat template: add {how}")
     for arm in plan.arms if plan.anchor == "none" else ():
         require_no_anchor(arm.name, arm.positions, arm.attention)
     if plan.until is not None and ray is not None:
@@ -247,6 +250,8 @@ def _execute(
         engine = open_engine()
     try:
         within = _within_server(engine, window)
+        if (served := _as_served(engine, plan)) is not plan:
+            plan, made, finished = served, None, []
         for run in finished:
             if run.is_asked_for(plan, engine, tokenizer, folder, within) and run.is_whole(plan, engine):
                 return _as_it_is(run, engine, watch, tell)
@@ -349,6 +354,15 @@ def _compute(
         cells = make_cells(plan, tokenizer, window).cells if arms is not groups[0] else cells
     if isinstance(engine, Fleet) or len(groups) > 1 or disk.unordered:
         disk.sort([record.key for record in in_order(disk.done.values(), cells, plan)])
+
+
+def _as_served(engine: Engine, plan: Plan) -> Plan:
+    """The plan, another one where a server turned out to answer chat alone, in its own template."""
+    said = engine.describe()
+    if said["engine"] != "openai" or plan.served or said["server"]["api"] != "chat":
+        return plan
+    _check(served := replace(plan, served=True), "openai", None, "chat")
+    return served
 
 
 def _within_server(engine: Engine, window: int | None) -> int | None:

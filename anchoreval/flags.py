@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from anchoreval.backends import BACKENDS
+from anchoreval.backends.options import help_of_options
 from anchoreval.errors import AnchorEvalError
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
@@ -230,7 +231,7 @@ def backend(group: argparse._ActionsContainer) -> None:
         type=backend_args,
         default={},
         metavar="K=V,K=V",
-        help="options of the backend: tensor_parallel_size=4, concurrency=16, ... (a wrong one lists them)",
+        help=f"options of the backend, tensor_parallel_size=4,enforce_eager=true; {help_of_options()}",
     )
     group.add_argument("--base-url", metavar="URL", help="of an OpenAI-compatible server: http://127.0.0.1:8000/v1")
     group.add_argument("--tokenizer", metavar="PATH", help="of the model behind --base-url: a folder, hub id or card")

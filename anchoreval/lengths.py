@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 
 from anchoreval.cards import LengthOf, Task
 from anchoreval.errors import LengthError
-from anchoreval.prompt import Anchor, PromptTokenizer, positions, to_request, wrap_of
+from anchoreval.prompt import NO_ARGS, Anchor, PromptTokenizer, positions, to_request, wrap_of
 from anchoreval.schema import NATURAL, Json, Output, Request, Sample
 from anchoreval.steps import Answered
 
@@ -75,15 +75,17 @@ class LengthRule:
 PUBLISHED_RULE = LengthRule(anchor=0)
 
 
-def rule_of(name: RuleName, form: Form, tokenizer: PromptTokenizer, anchor: Anchor = "auto") -> LengthRule:
+def rule_of(
+    name: RuleName, form: Form, tokenizer: PromptTokenizer, anchor: Anchor = "auto", args: Mapping[str, Json] = NO_ARGS
+) -> LengthRule:
     """The rule of that name for prompts of a form, with the anchor token in front or with none."""
     if name == "published":
         return PUBLISHED_RULE
-    template = template_tokens(tokenizer, anchor) if form == "server" else 0
+    template = template_tokens(tokenizer, anchor, args) if form == "server" else 0
     return LengthRule(ANCHOR_TOKENS if anchor == "auto" else 0, template)
 
 
-def template_tokens(tokenizer: PromptTokenizer, anchor: Anchor = "auto") -> int:
+def template_tokens(tokenizer: PromptTokenizer, anchor: Anchor = "auto", args: Mapping[str, Json] = NO_ARGS) -> int:
     """Return the tokens that the tokenizer's chat template puts around a user's turn.
 
     The BOS in front is among them where no anchor is counted, since a server puts it there all the same. Without a
@@ -91,7 +93,7 @@ def template_tokens(tokenizer: PromptTokenizer, anchor: Anchor = "auto") -> int:
     """
     if not tokenizer.chat_template:
         return 0 if anchor == "auto" else len(tokenizer.front)
-    wrap = wrap_of(tokenizer, "chat", anchor=anchor)
+    wrap = wrap_of(tokenizer, "chat", args, anchor)
     return len(tokenizer.encode(wrap.opening)) + len(tokenizer.encode(wrap.closing))
 
 
@@ -130,10 +132,17 @@ def room_of(task: Task, window: int | None) -> int | None:
     return None if task.length_of == "prompt" and window in task.lengths else window
 
 
-def require_length(task: Task, length: int, window: int | None) -> None:
-    """LengthError for a length to be filled that the model does not have."""
-    if task.length_of == "sample" and window is not None and length > window:
-        raise LengthError(f"length {length} is over the model's limit of {window} positions: --lengths up to {window}")
+def require_lengths(pairs: Sequence[tuple[Task, int]], window: int | None) -> list[str]:
+    """What is to be said of lengths to be filled that the model does not have; LengthError where it has none of them.
+
+    Their samples are made and counted, and get no answer: `fitting` says so of each.
+    """
+    filled = sorted({length for task, length in pairs if task.length_of == "sample"})
+    over = [length for length in filled if window is not None and length > window]
+    limit = f"over the model's limit of {window} positions"
+    if over and len(over) == len(filled):
+        raise LengthError(f"length {over[0]} is {limit}: --lengths up to {window}")
+    return [f"length {length} is {limit}: its samples get no answer (does_not_fit)" for length in over]
 
 
 class Prompts(Protocol):

@@ -27,7 +27,7 @@ from anchoreval.dealing import names_source, shuffled
 from anchoreval.documents import RULE, cut_documents, document_tokens
 from anchoreval.errors import AnchorEvalError, LengthError, MissingExtra
 from anchoreval.progress import Progress as Progress
-from anchoreval.prompt import Anchor, Template, first_token, to_request, trimmed, wording, wrap_of
+from anchoreval.prompt import NO_ARGS, Anchor, Template, first_token, to_request, trimmed, wording, wrap_of
 from anchoreval.results import SCHEMA, RunFolder, fingerprint
 from anchoreval.schema import GENERATED, SCORED, Output, Record, Request, Sample, Score, Wrap, uses_generated
 from anchoreval.scoring import SCORERS, likeliest, require, with_choices
@@ -69,11 +69,11 @@ class Plan:
 
     def rule(self, tokenizer: TextTokenizer) -> counted.LengthRule:
         """What lengths count beside prompt and answer."""
-        return counted.rule_of(self.length_rule, self.form, tokenizer, self.anchor)
+        return counted.rule_of(self.length_rule, self.form, tokenizer, self.anchor, self.template_args)
 
     def wrap(self, tokenizer: TextTokenizer) -> Wrap:
         """What the chat template writes around a turn; empty without one."""
-        return wrap_of(tokenizer, self.template, self.template_args, self.anchor)
+        return wrap_of(tokenizer, self.template, NO_ARGS if self.served else self.template_args, self.anchor)
 
     def wording(self, tokenizer: TextTokenizer) -> dict[str, Any]:
         """See `prompt.wording`."""
@@ -200,16 +200,16 @@ def sized(tasks: Iterable[Task]) -> list[Task]:
 def make_cells(plan: Plan, tokenizer: TextTokenizer, window: int | None) -> Makeable:
     """Every cell of the plan, its first sample already made.
 
-    A length that the model does not have, and a singly named task that cannot be made at its length or scored without
+    Lengths of which the model has none, and a singly named task that cannot be made at its length or scored without
     an extra, are errors; a task that came with its suite is set aside with the reason instead, unless no cell is left.
     """
-    made = Makeable()
+    pairs = [(task, length) for task in plan.tasks for length in counted.lengths_of(task, plan.lengths, window)]
+    made = Makeable(notices=counted.require_lengths(pairs, window))
     last: AnchorEvalError | None = None
     for task in plan.tasks:
         if not plan.sources.context and task.generator not in CONTEXT_FREE:
             raise AnchorEvalError(f"{task.address} has no prompt without its context: leave out --no-context")
         for length in counted.lengths_of(task, plan.lengths, window):
-            counted.require_length(task, length, window)
             try:
                 cell = _cell(task, length, plan, tokenizer, window)
             except (LengthError, MissingExtra) as error:

@@ -26,7 +26,10 @@ class Rules:
     """What a stand-in does; `change` may change an answer, or return a status and anything to send instead."""
 
     change: Callable[[Said, Said], tuple[int, Any] | None] = lambda body, said: None
-    pages: dict[str, Any] = field(default_factory=dict)  # by path: objects that GET and POST beside /v1 answer with
+    #: By path: objects that GET and POST beside the interface answer with, or a status and anything.
+    pages: dict[str, Any] = field(default_factory=dict)
+    interfaces: tuple[str, ...] = ("/v1/completions", "/v1/chat/completions")
+    heeds_template_args: bool = True
     row: Said = field(default_factory=dict)  # more of its model's row
     at_opening: bool = False  # whether `change` sees what is asked when the backend opens
     token_prompts: bool = True
@@ -43,7 +46,7 @@ def prompt_of(body: Said) -> str:
 def tokens_of(body: Said) -> int:
     """The tokens of a body's prompt as a good server counts them."""
     if "messages" in body:
-        return TOKENIZER.count(prompt_of(body)) + TEMPLATE_TOKENS
+        return TOKENIZER.count(prompt_of(body)) + TEMPLATE_TOKENS + len(body.get("chat_template_kwargs", ()))
     prompt = body["prompt"]
     return len(prompt) if isinstance(prompt, list) else len(TOKENIZER.encode(prompt, special_tokens=True))
 
@@ -66,21 +69,25 @@ class _Handler(BaseHTTPRequestHandler):
         rules = self.server.rules
         rules.asked.append(self.path)
         pages = {"/v1/models": {"data": [{"id": NAME, "owned_by": "someone"} | rules.row]}} | rules.pages
-        self._say(*((200, pages[self.path]) if self.path in pages else (404, {"detail": "Not Found"})))
+        self._say(*self._page(pages))
 
     def do_POST(self) -> None:
         rules, body = self.server.rules, json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if not self.path.startswith("/v1/"):
+        if self.path not in rules.interfaces:
             rules.asked.append(self.path)
-            return self._say(*((200, rules.pages[self.path]) if self.path in rules.pages else (404, {})))
+            return self._say(*self._page(rules.pages))
         if not rules.token_prompts and isinstance(body.get("prompt"), list):
             return self._say(400, {"error": {"message": "prompt must be a string"}})
         opening = prompt_of(body).rstrip().endswith(_PROBE)
-        said = answer_of(body)
+        said = answer_of(body if rules.heeds_template_args else {k: v for k, v in body.items() if "kwargs" not in k})
         if not opening:
             rules.bodies.append(body)
         other = rules.change(body, said) if rules.at_opening or not opening else None
         self._say(*(other or (200, said)))
+
+    def _page(self, pages: dict[str, Any]) -> tuple[int, Any]:
+        page = pages.get(self.path, (404, {"detail": "Not Found"}))
+        return page if isinstance(page, tuple) else (200, page)
 
     def _say(self, status: int, said: Any) -> None:
         body = said if isinstance(said, bytes) else json.dumps(said).encode()

@@ -124,6 +124,13 @@ def test_records_can_be_scored_again_without_the_model(tmp_path: Path) -> None:
     assert record.score == 0.123 and value in (0.0, 1.0)
 
 
+def test_lengths_over_the_models_limit_lose_their_samples_where_others_fit(tmp_path: Path) -> None:
+    told: list[str] = []
+    result = run(tmp_path, lengths=[512, 16384], limit=1, tell=told.append)
+    assert {(r.length, r.outcome) for r in result.records} == {(512, "answered"), (16384, "does_not_fit")}
+    assert any(line.startswith("length 16384 is over the model's limit of 8192 positions") for line in told)
+
+
 def test_a_length_over_the_models_limit_says_the_limit(tmp_path: Path) -> None:
     with pytest.raises(LengthError, match="over the model's limit of 8192"):
         run(tmp_path, lengths=[16384])

@@ -39,7 +39,7 @@ ALLOWED = {
     },
     "general_losses": {"board", "compare_runs", "results", "stats"},
     "attention": {"errors"},
-    "backends": {"attention", "errors", "files", "schema", "tokenizer", "vllm_plugin"},
+    "backends": {"attention", "errors", "files", "prompt", "schema", "tokenizer", "vllm_plugin"},
     "vllm_plugin": {"attention", "errors"},
     "files": set(),
     "results": {"errors", "files", "header_shape", "kept", "plain_files", "record_line", "schema", "strict_json"},

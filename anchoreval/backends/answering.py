@@ -8,6 +8,7 @@ from anchoreval.backends.detokenize import TextStream
 from anchoreval.schema import ChoiceScore, Finish, Outcome, Output, Request
 
 NOT_FINITE = "the logits are not finite"
+REFERENCE_NOT_FINITE = "it is not finite"  # why a reference has no log-probability, behind an answer that is one
 UNCLOSED = "reasoning that never ended is all of the answer"
 _REASONING = {
     "<think>": "</think>",

@@ -15,13 +15,13 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from anchoreval.backends.answering import NOT_FINITE, Growing
+from anchoreval.backends.answering import NOT_FINITE, REFERENCE_NOT_FINITE, Growing
 from anchoreval.backends.detokenize import Decodes, TextStream
 from anchoreval.backends.hf_cache import KvStore
 from anchoreval.backends.hf_forward import Network, extend
@@ -29,7 +29,7 @@ from anchoreval.backends.hf_layout import Arrangement, Layout
 from anchoreval.backends.hf_plan import LEAST_ROWS, Batch, Limits, plan, shared, width
 from anchoreval.backends.hf_rows import KeptDocuments, RowPrefill
 from anchoreval.backends.hf_score import Behind, Scoring
-from anchoreval.schema import ChoiceScore, Outcome, Output, Request
+from anchoreval.schema import NO_LOGPROB, ChoiceScore, Outcome, Output, Request
 
 #: Errors of allocators that have no class of their own: CPU, CUDA libraries, MPS.
 _OUT_OF_MEMORY = re.compile("allocate memory|out of memory|ALLOC_FAILED", re.IGNORECASE)
@@ -42,13 +42,12 @@ class Row(Growing):
     start: int
     after: int
     logprob: float | None = None
+    unscored: bool = False  # the reference: its log-probability is not finite, which costs no answer
     choices: tuple[ChoiceScore, ...] = ()
 
     def refer(self, logprob: float) -> None:
-        if math.isfinite(logprob):
-            self.logprob = logprob
-        else:
-            self.fail(NOT_FINITE, "not_finite")
+        self.unscored = not math.isfinite(logprob)
+        self.logprob = None if self.unscored else logprob
 
     def choose(self, choices: tuple[ChoiceScore, ...]) -> None:
         if all(math.isfinite(choice.logprob) for choice in choices):
@@ -64,7 +63,8 @@ class Row(Growing):
     def output(self, seconds: float) -> Output:
         if self.finish == "error":
             return self.said(seconds, None, ())
-        return self.said(seconds, self.logprob, self.choices)
+        said = self.said(seconds, self.logprob, self.choices)
+        return replace(said, facts={NO_LOGPROB: REFERENCE_NOT_FINITE}) if self.unscored else said
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import json
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -24,7 +24,8 @@ from anchoreval.backends import ArmLike
 from anchoreval.backends.hf_layout import Arrangement
 from anchoreval.backends.openai_answers import Asking, Unanswerable, lost
 from anchoreval.backends.openai_http import Link, NoAnswer, Refused
-from anchoreval.backends.openai_server import Api, identify, probe, require_same
+from anchoreval.backends.openai_probe import PATHS, probe
+from anchoreval.backends.openai_server import Api, require_same
 from anchoreval.backends.openai_window import stated_window
 from anchoreval.backends.vllm_plan import context_of
 from anchoreval.errors import ModelError, UnknownName, UnsupportedArm
@@ -59,38 +60,43 @@ class OpenAiBackend:
         *,
         base_url: str | None = None,
         tokenizer: str | None = None,
-        api: str = "completions",
+        api: str | None = None,
         concurrency: int = 8,
         patience_s: float = 600.0,
         timeout_s: float = 600.0,
         max_model_len: int | None = None,
         seed: int = 0,
         logprobs: bool = True,
+        template_args: Mapping[str, Json] | None = None,
         dtype: str = "auto",
         kernel: str = "auto",
     ) -> OpenAiBackend:
         """The backend for the model that a server calls `model`, once the server answers.
 
-        `base_url` ends in /v1 as a rule; `tokenizer` is the model's, a folder or tokenizer.json. `patience_s` is how
-        long a server may be away or refuse for now, `timeout_s` how long one answer may take. `max_model_len` is for
-        servers that state none, or another than they have. `logprobs=False` asks for no log-probabilities, which cost a
-        pass each. `dtype` and `kernel` are the server's own, so that only `auto` is taken here; arms are looked at in
-        `under`.
+        `base_url` ends in /v1 as a rule, and where it does not is found by trying; `tokenizer` is the model's, a folder
+        or tokenizer.json. `api` is `completions`, or `chat`, which is also taken where there is nothing else.
+        `patience_s` is how long a server may be away or refuse for now, `timeout_s` how long one answer may take, from
+        the connection to its last byte. `max_model_len` is for servers that state none, or another than they have.
+        `logprobs=False` asks for no log-probabilities, which cost a pass each. `template_args` are sent along with chat
+        as `chat_template_kwargs`. `dtype` and `kernel` are the server's own, so that only `auto` is taken here; arms
+        are looked at in `under`.
         """
         _check(base_url, tokenizer, api, concurrency, patience_s, timeout_s)
         reader = load_tokenizer(str(tokenizer))
-        chosen: Api = "chat" if api == "chat" else "completions"
+        ways: dict[str | None, Api] = {way: way for way in get_args(Api)}
         link = Link(str(base_url), patience_s, timeout_s)
         try:
-            identity = identify(link, model)
-            offers, around = probe(link, identity, reader, chosen, logprobs)
+            link.require_no_key(f"{base_url} {model} {tokenizer}")
+            opened = probe(link, model, reader, ways.get(api), logprobs, template_args)
+            identity, offers, chosen, around = opened.listed.identity, opened.offers, opened.api, opened.around
             if around:
                 link.tell(f"api=chat: the server's own chat template adds {around} tokens to each prompt, by its count")
-            link.confirm = partial(require_same, link, identity)
+            link.confirm = partial(require_same, link, opened.listed)
             plugin = identity.plugin
             level = parse_level(plugin["rope"] if plugin else "native")
             asked = max_model_len or identity.max_model_len  # part of the identity; what stands elsewhere is not
-            asking = Asking(identity, offers, chosen, reader, seed, asked or stated_window(link, model))
+            more = {"chat_template_kwargs": dict(template_args)} if template_args and chosen == "chat" else {}
+            asking = Asking(identity, offers, chosen, reader, seed, asked or stated_window(link, model), more)
             return cls(link, asking, concurrency, level, asked, around)
         except BaseException:
             link.close()
@@ -185,7 +191,7 @@ class OpenAiBackend:
         if not arrangement.stock:
             context = context_of(request, arrangement, arm)
             plan = {"vllm_xargs": {"anchoreval_plan": list(context.plan or ())}, "cache_salt": context.salt}
-            asking = replace(asking, more=plan)
+            asking = replace(asking, more={**asking.more, **plan})
         try:
             logprob, facts = self._reference(asking, request)
             choices = tuple(self._choice(asking, request, choice) for choice in request.choices)
@@ -200,7 +206,8 @@ class OpenAiBackend:
         except NoAnswer as error:
             return lost(request, str(error), "failed")
         self._notice(asking, request, output)
-        return replace(output, reference_logprob=logprob, choices=choices, facts={**facts, **output.facts})
+        said = replace(output, reference_logprob=logprob, choices=choices, facts={**facts, **output.facts})
+        return replace(said, text=self._link.key.hide_secret(said.text))
 
     def _reference(self, asking: Asking, request: Request) -> tuple[float | None, dict[str, Json]]:
         """The log-probability of the reference, and the fact that says why the server gives none."""
@@ -237,7 +244,7 @@ class OpenAiBackend:
         body = asking.scoring(ids, given, counted)
         if body is None:
             return None
-        return asking.scored(self._post(asking, "/completions", body), len(ids), given, counted)
+        return asking.scored(self._post(asking, PATHS["completions"], body), len(ids), given, counted)
 
     def _post(self, asking: Asking, path: str, body: dict[str, Json]) -> dict[str, Any]:
         """The server's answer; `ModelError` where it names another build of the engine than at opening."""
@@ -251,7 +258,8 @@ class OpenAiBackend:
     def _server(self) -> dict[str, Json]:
         """Everything that tells this server from another, without a key."""
         asking = self._asking
-        said = {"address": self._link.address, "api": asking.api, "seed": asking.seed}
+        said: dict[str, Json] = {"address": self._link.address, "api": asking.api, "seed": asking.seed}
+        said |= {"chat_template_kwargs": asked} if (asked := asking.more.get("chat_template_kwargs")) else {}
         return said | asdict(asking.identity) | {"max_model_len": self._max_model_len, "offers": asdict(asking.offers)}
 
     def _as_applied(self, scheme: PositionScheme, arm: ArmLike) -> dict[str, Json]:
@@ -320,7 +328,7 @@ def _unsupported(arm: ArmLike, what: str, why: str) -> UnsupportedArm:
 def _check(
     base_url: str | None,
     tokenizer: str | None,
-    api: str,
+    api: str | None,
     concurrency: int,
     patience_s: float,
     timeout_s: float,
@@ -330,7 +338,7 @@ def _check(
         raise ModelError("backend openai needs --base-url, the address of a server: http://127.0.0.1:8000/v1")
     if not tokenizer:
         raise ModelError("backend openai needs --tokenizer, the folder or tokenizer.json of the served model")
-    if api not in get_args(Api):
+    if api not in (None, *get_args(Api)):
         raise ModelError(f"unknown api {api!r} of backend openai: one of {', '.join(get_args(Api))}")
     if concurrency < 1 or timeout_s <= 0 or patience_s < 0:
         raise ModelError("concurrency must be at least 1, timeout_s above 0 and patience_s not below 0")

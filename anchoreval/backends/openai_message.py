@@ -95,6 +95,25 @@ def count_of(value: Json) -> int | None:
     return value if type(value) is int and 0 < value < _HIGHEST_COUNT else None
 
 
+def rows_of(said: Json) -> list[Mapping[str, Any]] | None:
+    """The rows of a list of models, whatever server made it; None where it is none."""
+    rows = said
+    if isinstance(said, dict):
+        rows = next((said[name] for name in ("data", "models", "model_list") if said.get(name) is not None), None)
+    if isinstance(rows, dict):  # by name
+        rows = [{"id": name} | dict(_dict(row)) for name, row in rows.items()]
+    if not isinstance(rows, list):
+        return None
+    rows = [{"id": row} if isinstance(row, str) else row for row in rows]
+    return [row for row in rows if isinstance(row, dict) and names_of(row)]
+
+
+def names_of(row: Mapping[str, Any]) -> list[str]:
+    """What a row of a list of models calls its model."""
+    names = (row.get(key) for key in ("id", "model", "name"))
+    return list(dict.fromkeys(name for name in names if isinstance(name, str) and name))
+
+
 def one_line(said: object, most: int = 240) -> str:
     """What a server said as one short line of printable characters."""
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from anchoreval.backends.openai_http import Link
-from anchoreval.backends.openai_message import count_of
+from anchoreval.backends.openai_message import count_of, names_of, rows_of
 from anchoreval.schema import Json
 
 #: Names in a row of a list of models, those of what is loaded before those of what the model could have.
@@ -39,21 +39,20 @@ def stated_window(link: Link, model: str) -> int | None:
 
 def _stated(link: Link, model: str) -> Iterator[int]:
     root = link.address.removesuffix("/v1")
-    yield from _in_row(link.aside(f"{link.address}/models"), "data", model)
+    yield from _in_row(link.aside(f"{link.address}/models"), model)
     for path, place in _BESIDE:
         yield from _numbers(link.aside(f"{root}{path}"), place)
-    yield from _in_row(link.aside(f"{root}/api/v0/models"), "data", model)
+    yield from _in_row(link.aside(f"{root}/api/v0/models"), model)
     running = link.aside(f"{root}/api/ps")
-    yield from _in_row(running, "models", model)
+    yield from _in_row(running, model)
     if isinstance(running, dict) and "models" in running:  # no other server than Ollama is posted what it may not know
         yield from _parameter(link.aside(f"{root}/api/show", {"model": model}))
 
 
-def _in_row(said: Json, name: str, model: str) -> Iterator[int]:
-    """The counts in the model's row of the list `name`."""
-    rows = said.get(name) if isinstance(said, dict) else None
-    for row in rows if isinstance(rows, list) else ():
-        if isinstance(row, dict) and model in (row.get("id"), row.get("name"), row.get("model")):
+def _in_row(said: Json, model: str) -> Iterator[int]:
+    """The counts in the model's row of a list of models."""
+    for row in rows_of(said) or ():
+        if model in names_of(row):
             yield from _numbers(row, *_IN_ROW)
 
 

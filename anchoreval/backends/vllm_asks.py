@@ -15,7 +15,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from anchoreval.backends.answering import NOT_FINITE, Growing
+from anchoreval.backends.answering import NOT_FINITE, REFERENCE_NOT_FINITE, Growing
 from anchoreval.schema import NO_LOGPROB, ChoiceScore, Continuation, Output
 
 MOST_IDS = 128  # vLLM takes no more ids per prompt in `logprob_token_ids` (sampling_params.py, MAX_LOGPROB_TOKEN_IDS)
@@ -134,7 +134,7 @@ class Row(Growing):
         choices = tuple(self.scores.get(each, ChoiceScore(0.0, True)) for each in self.request.choices)
         if reference is None or math.isfinite(reference.logprob):
             return self.said(seconds, reference.logprob if reference else None, choices)
-        return replace(self.said(seconds, None, choices), facts={NO_LOGPROB: "it is not finite"})
+        return replace(self.said(seconds, None, choices), facts={NO_LOGPROB: REFERENCE_NOT_FINITE})
 
 
 def judged(target: int, logprob: float, likeliest: Mapping[int, float]) -> ChoiceScore:

@@ -31,7 +31,7 @@ from transformers import (
 
 from anchoreval.backends.hf_probe import tolerance
 from anchoreval.errors import ModelError
-from anchoreval.schema import Continuation
+from anchoreval.schema import NO_LOGPROB, Continuation
 
 IDS = {"vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": BOS, "eos_token_id": EOS}
 GPT = {**IDS, "n_embd": 64, "n_layer": 2, "n_head": 4, "initializer_range": 0.2}
@@ -153,7 +153,9 @@ def test_positions_without_a_table_have_no_end(name: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("weight", ["embed", "lm_head"])
-def test_log_probabilities_that_are_not_numbers_are_an_outcome_and_harm_no_other(llama: Path, weight: str) -> None:
+def test_a_reference_whose_log_probability_is_no_number_costs_no_answer_and_harms_no_other(
+    llama: Path, weight: str
+) -> None:
     backend = open_hf(llama)
     good, poisoned = request("good", (1, 9, 9), NEW_TOKENS, (4, 5)), 77
     want = outputs(backend, [good])["good"]
@@ -163,9 +165,9 @@ def test_log_probabilities_that_are_not_numbers_are_an_outcome_and_harm_no_other
         else:  # the logit of one token is minus infinity: a model says so of tokens that it never gives
             backend.model.lm_head = _Masked(backend.model.lm_head, poisoned)
     made = outputs(backend, [good, request("bad", (1, 9, 9), NEW_TOKENS, (poisoned, 6))])
-    assert (made["bad"].outcome, made["bad"].why) == ("not_finite", "the logits are not finite")
-    assert (made["bad"].reference_logprob, made["bad"].choices) == (None, ())
-    assert made["good"].token_ids == want.token_ids
+    assert made["bad"].outcome == made["good"].outcome and made["bad"].why is None
+    assert (made["bad"].reference_logprob, made["bad"].facts) == (None, {NO_LOGPROB: "it is not finite"})
+    assert made["bad"].token_ids == made["good"].token_ids == want.token_ids
     if weight == "embed":
         rounding = logprob_tolerance(backend.model, 2)
         assert made["good"].reference_logprob == pytest.approx(want.reference_logprob, abs=rounding)

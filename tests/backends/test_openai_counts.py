@@ -215,7 +215,14 @@ def test_a_servers_window_is_held_against_the_prompts_and_not_the_model(tmp_path
         line for line in told if "600" in line
     ]
     with pytest.raises(LengthError, match="length 1024 is over the model's limit of 600 positions: --lengths up to"):
-        run(Rules(row={"max_model_len": 600}), tmp_path, max_length=2048, lengths=[512, 1024])
+        run(Rules(row={"max_model_len": 600}), tmp_path, max_length=2048, lengths=[1024, 2048])
+
+
+def test_a_length_over_a_servers_window_loses_its_samples_and_no_others(tmp_path: Path) -> None:
+    result, told = run(Rules(row={"max_model_len": 600}), tmp_path, max_length=2048, lengths=[512, 1024])
+    assert [(r.length, r.outcome) for r in result.records] == 2 * [(512, "answered")] + 2 * [(1024, "does_not_fit")]
+    assert "length 1024 is over the model's limit of 600 positions: its samples get no answer (does_not_fit)" in told
+    assert [str(each) for each in findings(result.path, None, TINY) if each.differs] == []
 
 
 @pytest.mark.parametrize("api", ["chat", "completions"])
