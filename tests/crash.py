@@ -12,6 +12,7 @@ import io
 import itertools
 import json
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -23,7 +24,7 @@ from typing import Any
 
 from longbench_v2_files import write_folder
 
-from anchoreval import evaluate
+from anchoreval import cards, evaluate
 from anchoreval.results import FIRSTS, RECORDS, Run
 
 CHANGES = ("write", "fsync", "replace", "rename", "unlink", "ftruncate", "mkdir", "open")
@@ -45,7 +46,7 @@ def ruler(folder: Path, limit: int = 6) -> Run:
 
 def run(folder: Path) -> None:
     """The runs that are killed: one that goes on with more samples once it has finished, and one of two steps."""
-    for limit in (2, 6):
+    for limit in (1, 3):
         ruler(folder, limit)
     more: dict[str, Any] = {"limit": 2, "lengths": [200], "settings": {"prompting": "cot"}, "data_dir": texts().name}
     evaluate("anchor-tiny", "longbench_v2/questions", output=folder, **ASKED | more)
@@ -127,6 +128,9 @@ def answers(folder: Path) -> set[str]:
 def main(folder: Path, points: list[str]) -> None:
     """Kill once at each point of one run, which begins anew once it is whole; with `each`, at every change of a run."""
     texts()
+    cards.load_tasks = cache(cards.load_tasks)
+    ruler(folder / "first", 1)  # what is read once is there in every fork
+    shutil.rmtree(folder / "first")
     said = {"kills": 0, "lost": 0, "failed": 0, "runs": 0}
     each = points == ["each"]
     for number, point in enumerate(f"write:{n}" for n in itertools.count(1)) if each else enumerate(points):
