@@ -307,6 +307,17 @@ class RunFolder:
         """Whether the record of this key is there and is not to be asked again."""
         return key in self.done and self.done[key].outcome in SCORED
 
+    def holds(self, sample_id: str, arm: str) -> bool:
+        """Whether there is a record of this sample under this arm."""
+        return (sample_id, arm) in self._keys
+
+    def of(self, sample_id: str, arm: str) -> Record:
+        """The record of a sample under an arm; RunError where there is none."""
+        try:
+            return self.done[self._keys[sample_id, arm]]
+        except KeyError:
+            raise RunError(f"{self.path}: {sample_id} under {arm} was left out: run the same command again") from None
+
     def waiting(self, arm: str, keys: Mapping[str, str]) -> set[str]:
         """Of samples, by id with their keys, those that have no answer under an arm.
 

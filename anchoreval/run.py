@@ -280,7 +280,7 @@ def to_record(
         length=sample.length,
         index=sample.index,
         arm=arm.name,
-        prompt_sha256=hashlib.sha256(sample.prompt.encode("utf-8", "surrogatepass")).hexdigest(),
+        prompt_sha256=prompt_sha256(sample),
         prompt_tokens=len(request.token_ids),
         references=sample.references,
         facts={**sample.facts, "document_tokens": document_tokens(request), **output.facts},
@@ -316,13 +316,39 @@ def run_group(
     progress: Progress,
 ) -> dict[str, list[Record]]:
     """Arm -> the records of `samples` in their order, all on disk."""
-    requests, rule = requests_of(cell, samples, plan, tokenizer), plan.rule(tokenizer)
-    second, found = second_of(cell.task, plan, tokenizer, window), {}
+    left, rule = to_look_at(samples, plan, folder), plan.rule(tokenizer)
+    requests, second = requests_of(cell, left, plan, tokenizer), second_of(cell.task, plan, tokenizer, window)
+    found = {}
     for arm in plan.arms:
         progress.at(f"{cell.task.address} at {cell.length:,}, {arm.name}")
-        keys = _run_group(cell.task, samples, requests, arm, backend, window, rule, folder, second, progress)
-        found[arm.name] = [folder.done[keys[sample.id]] for sample in samples]
+        progress.had(len(samples) - len(left))
+        _run_group(cell.task, left, requests, arm, backend, window, rule, folder, second, progress)
+        found[arm.name] = [folder.of(sample.id, arm.name) for sample in samples]
     return found
+
+
+def to_look_at(samples: Sequence[Sample], plan: Plan, folder: RunFolder) -> list[Sample]:
+    """The samples of a group whose requests are made: those that wait under an arm or lie there with another prompt.
+
+    The first is among them, so that the keys of what lies there are compared once a group.
+    """
+    return [
+        sample
+        for at, sample in enumerate(samples)
+        if at == 0 or not all(_has_its_answer(sample, arm.name, folder) for arm in plan.arms)
+    ]
+
+
+def _has_its_answer(sample: Sample, arm: str, folder: RunFolder) -> bool:
+    if not folder.holds(sample.id, arm):
+        return False
+    record = folder.of(sample.id, arm)
+    return record.outcome in SCORED and record.prompt_sha256 == prompt_sha256(sample)
+
+
+def prompt_sha256(sample: Sample) -> str:
+    """SHA-256 of the text that is sent."""
+    return hashlib.sha256(sample.prompt.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def requests_of(cell: Cell, samples: Sequence[Sample], plan: Plan, tokenizer: TextTokenizer) -> list[Request]:
@@ -342,13 +368,13 @@ def _run_group(
     folder: RunFolder,
     second: Second,
     progress: Progress,
-) -> dict[str, str]:
-    """Answer what has no answer yet of one group under one arm. Sample id -> key of its record."""
+) -> None:
+    """Answer what has no answer yet of one group under one arm."""
     keys = {request.sample_id: key_of(request, arm, backend.fingerprint) for request in requests}
     waiting = folder.waiting(arm.name, keys)
     progress.had(len(keys) - len(waiting))
     if not waiting:
-        return keys
+        return
     by_id = {sample.id: (sample, request) for sample, request in zip(samples, requests, strict=True)}
     asked = {name: pair for name, pair in by_id.items() if name in waiting}
     short, refused = counted.fitting(task, asked, window, rule)
@@ -356,7 +382,6 @@ def _run_group(
         for one in itertools.chain(refused, answers(backend, short, second, keys, folder.firsts)):
             store(task, one, arm, keys, folder, folder.environment)
             progress(1)
-    return keys
 
 
 def store(

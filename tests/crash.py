@@ -8,27 +8,48 @@ is whole. One line of JSON says what happened.
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from anchoreval import evaluate
-from anchoreval.results import RECORDS
+from longbench_v2_files import write_folder
+
+from anchoreval import cards, evaluate
+from anchoreval.results import FIRSTS, RECORDS, Run
 
 CHANGES = ("write", "fsync", "replace", "rename", "unlink", "ftruncate", "mkdir", "open")
 ASKED: dict[str, Any] = {"lengths": [512], "rope": "bf16,fp32", "backend": "fake", "limit": 6}
 
 
+@cache
+def texts() -> tempfile.TemporaryDirectory[str]:
+    """A --data-dir of the task of two steps, which no run changes."""
+    folder = tempfile.TemporaryDirectory()
+    write_folder(Path(folder.name))
+    return folder
+
+
+def ruler(folder: Path, limit: int = 6) -> Run:
+    """Two tasks under two arms."""
+    return evaluate("anchor-tiny", "ruler/vt,ruler/niah_single_1", output=folder, **ASKED | {"limit": limit})
+
+
 def run(folder: Path) -> None:
-    """The run that is killed: two tasks, two arms, six samples."""
-    evaluate("anchor-tiny", "ruler/vt,ruler/niah_single_1", output=folder, **ASKED)
+    """The runs that are killed: one that goes on with more samples once it has finished, and one of two steps."""
+    for limit in (1, 3):
+        ruler(folder, limit)
+    more: dict[str, Any] = {"limit": 2, "lengths": [200], "settings": {"prompting": "cot"}, "data_dir": texts().name}
+    evaluate("anchor-tiny", "longbench_v2/questions", output=folder, **ASKED | more)
 
 
 def kill_at_change(number: int) -> None:
@@ -51,6 +72,16 @@ def kill_at_change(number: int) -> None:
 
     for name in CHANGES:
         setattr(os, name, counted(name, getattr(os, name)))
+    stock_open = io.open
+
+    def opened(*given: Any, **named: Any) -> Any:
+        file = stock_open(*given, **named)
+        if file.writable():
+            for name in ("flush", "truncate"):
+                setattr(file, name, counted(name, getattr(file, name)))
+        return file
+
+    io.open = opened
 
 
 def forked(act: Callable[[], None], seconds: float | None = None) -> int:
@@ -83,22 +114,32 @@ def kill(folder: Path, point: str) -> int:
 
 
 def lines(folder: Path) -> list[bytes]:
-    """The whole lines of the run's records."""
+    """The whole lines of the records of runs."""
     found = [path.read_bytes() for path in folder.glob(f"*/*/{RECORDS}")]
     return [line for text in found for line in text.split(b"\n")[:-1]]
 
 
+def answers(folder: Path) -> set[str]:
+    """The keys of all that was answered: of records, and of first answers of two as long as there is no record."""
+    firsts = [line for path in folder.glob(f"*/*/{FIRSTS}") for line in path.read_bytes().split(b"\n")[:-1]]
+    return {json.loads(line)["key"] for line in lines(folder)} | {json.loads(line)["name"] for line in firsts}
+
+
 def main(folder: Path, points: list[str]) -> None:
     """Kill once at each point of one run, which begins anew once it is whole; with `each`, at every change of a run."""
+    texts()
+    cards.load_tasks = cache(cards.load_tasks)
+    ruler(folder / "first", 1)  # what is read once is there in every fork
+    shutil.rmtree(folder / "first")
     said = {"kills": 0, "lost": 0, "failed": 0, "runs": 0}
     each = points == ["each"]
     for number, point in enumerate(f"write:{n}" for n in itertools.count(1)) if each else enumerate(points):
         place = folder / str(number if each else said["runs"])
-        before = {json.loads(line)["key"] for line in lines(place)}
+        before = answers(place)
         status = kill(place, point)
         ended = os.WIFEXITED(status)
         said["kills"] += not ended
-        said["lost"] += len(before - {json.loads(line)["key"] for line in lines(place)})
+        said["lost"] += len(before - answers(place))
         said["failed"] += ended and os.WEXITSTATUS(status) != 0
         if each or ended:
             said["runs"] += 1

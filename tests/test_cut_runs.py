@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -12,9 +14,11 @@ import pytest
 from standin import NAME, TINY, Rules, prompt_of, standing_in
 
 from anchoreval import evaluate
+from anchoreval import run as loop
 from anchoreval.backends.fake import FakeBackend
-from anchoreval.results import Run, RunFolder
-from anchoreval.schema import Output, Record, Request
+from anchoreval.errors import RunError
+from anchoreval.results import Run, RunFolder, load_run
+from anchoreval.schema import Output, Record, Request, Sample
 from anchoreval.verify import findings
 
 TASKS = "ruler/vt,ruler/niah_single_1"
@@ -134,10 +138,37 @@ def test_a_run_against_a_server_that_is_cut_asks_nothing_that_is_on_disk(tmp_pat
 
 def prompts_on_disk(output: Path, prompts: set[str]) -> set[str]:
     """Those of the prompts that have a record."""
-    import hashlib
-
-    from anchoreval.results import load_run
-
     (folder,) = output.glob("*/*")
     hashes = {record.prompt_sha256 for record in load_run(folder).records}
     return {text for text in prompts if hashlib.sha256(text.encode()).hexdigest() in hashes}
+
+
+def test_prompts_that_have_their_answers_are_not_cut_into_tokens_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[str] = []
+    stock = loop.to_request
+
+    def noted(sample: Sample, *given: Any, **named: Any) -> Request:
+        sent.append(sample.id)
+        return stock(sample, *given, **named)
+
+    with cut_after(70), suppress(KeyboardInterrupt):
+        run(tmp_path, 80, "niah/number", rope="native", settings={"depths": 10, "repeats": 8})
+    monkeypatch.setattr(loop, "to_request", noted)
+    result = run(tmp_path, 80, "niah/number", rope="native", settings={"depths": 10, "repeats": 8})
+    ids = [record.sample_id for record in result.records]
+    assert len(ids) == 80 and sent == [ids[0], ids[64], *ids[70:]], "and the first of each group, to be compared"
+
+
+def test_a_record_of_another_prompt_is_named_wherever_it_stands(tmp_path: Path) -> None:
+    with cut_after(9), suppress(KeyboardInterrupt):
+        run(tmp_path, 10, "ruler/vt", rope="native")
+    (file,) = tmp_path.glob("*/*/records.jsonl")
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    rows[4] |= {"prompt_sha256": "0" * 64, "key": rows[4]["key"][::-1]}
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    before = file.read_bytes()
+    with pytest.raises(RunError, match="ruler/vt@512#4 under native stands there with another prompt"):
+        run(tmp_path, 10, "ruler/vt", rope="native")
+    assert file.read_bytes() == before

@@ -11,7 +11,7 @@ from anchoreval.fleet.fleet import Fleet, Unit
 from anchoreval.groups import answered_of, groups_of, whole
 from anchoreval.lengths import fitting
 from anchoreval.results import RunFolder
-from anchoreval.run import Cell, Plan, Progress, key_of, requests_of, second_of, store
+from anchoreval.run import Cell, Plan, Progress, key_of, requests_of, second_of, store, to_look_at
 from anchoreval.schema import Json, Output, Request, Sample
 from anchoreval.steps import Answered, Second, both, first_answers, keep, seconds
 from anchoreval.tokenizer import TextTokenizer
@@ -47,8 +47,9 @@ def _units(
             continue
         second = second_of(cell.task, plan, tokenizer, window)
         for samples in groups_of(cell, plan):
-            requests = requests_of(cell, samples, plan, tokenizer)
-            asked = {sample.id: (sample, request) for sample, request in zip(samples, requests, strict=True)}
+            looked_at = to_look_at(samples, plan, folder)
+            requests = requests_of(cell, looked_at, plan, tokenizer)
+            asked = {sample.id: (sample, request) for sample, request in zip(looked_at, requests, strict=True)}
             short, refused = fitting(cell.task, asked, window, plan.rule(tokenizer))
             for arm in plan.arms:
                 keys = {request.sample_id: key_of(request, arm, engine) for request in requests}

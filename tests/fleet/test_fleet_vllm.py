@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 from pathlib import Path
@@ -36,5 +37,11 @@ def test_a_killed_worker_costs_no_record_and_the_rest_is_that_of_one_process(clu
     thread = when_records(tmp_path / "many", 4, kill)
     many = run(tmp_path / "many", ray=cluster.address, workers=2)
     thread.join()
-    one = run(tmp_path / "one")
-    assert killed and timeless(many) == timeless(one) and len(many.records) == 70
+    assert killed and len(many.records) == 70
+    before = timeless(run(tmp_path / "one"))
+    for key, record in timeless(many).items():
+        other = before[key]
+        # What the killed worker had left is computed beside fewer others, which rounds otherwise.
+        tolerance = 2e-3 * record.reference_tokens
+        assert record.reference_logprob == pytest.approx(other.reference_logprob, abs=tolerance, rel=0)
+        assert dataclasses.replace(record, reference_logprob=other.reference_logprob) == other
