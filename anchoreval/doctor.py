@@ -47,7 +47,7 @@ def main(options: argparse.Namespace, say: Callable[[str], None]) -> int:
         options.device,
         kernel=getattr(options, "kernel", "default"),
         trust_remote_code=options.trust_remote_code,
-        anchor=options.anchor,
+        anchor=getattr(options, "anchor", "auto"),
     )
     say(json.dumps(facts, indent=1, sort_keys=True) if options.json else page(facts))
     return 0

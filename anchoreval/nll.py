@@ -229,10 +229,10 @@ def cut_all(
     """
     made, short = [], []
     before = (front[1],) if front else ()
-    said = " with the anchor" if front else ""
+    said, first = (" with the anchor", "the anchor token") if front else ("", "a first token")
     for length in lengths:
         if length < 2:
-            raise LengthError(f"--lengths {length}: a window has a first token and at least one more")
+            raise LengthError(f"--lengths {length}: a window has {first} and at least one more")
         if window is not None and length > window:
             raise LengthError(f"--lengths {length}: the model has {window} positions (--max-length overrides)")
         ids, text_of = [], []

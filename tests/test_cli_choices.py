@@ -126,7 +126,7 @@ REFUSED: dict[tuple[str, str], str] = {
     ("--backend", "vllm"): "pip install 'anchoreval[vllm]'",
     ("--haystack", "published"): "PaulGrahamEssays.json",
 }
-TELLS = {"probe": " levels on texts", "nll": " windows", "run": " records"}  # progress in a log
+TELLS = {"probe": " levels on texts", "nll": "opening", "run": "opening"}  # progress in a log
 NO_RUN_OF_THE_KIND = frozenset({"longbench", "general"})  # whose reports have nothing to say of the run at hand: 2
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from argparse import ArgumentTypeError
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -151,6 +152,11 @@ def _as(hint: Any, value: Any, name: str) -> Any:
 
 def _template_args(value: Any, said: str) -> dict[str, Any]:
     """Arguments of a chat template by name; BadArgument as for the flag of the same name."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise BadArgument(f"{said} no JSON: {error}") from error
     if isinstance(value, Mapping):
         if not all(isinstance(each, str | int | float | bool | None) for each in value.values()):
             raise BadArgument(f"{said} no object of text, numbers, true, false and null")
