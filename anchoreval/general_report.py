@@ -135,7 +135,8 @@ def report(run: Run, margin: float = 1.0) -> str:
     if lost := losses(run, members, margin):
         text += [
             "",
-            f"was anything lost? the scores of the cards, paired, margin {margin:g} points",
+            f"was anything lost? the scores of the cards, paired, margin {margin:g} points; Holm over an arm's tasks "
+            "outside groups; a group, and all together, are one question each",
             *_aligned(lost, 3),
         ]
     return "\n".join(text)

@@ -17,9 +17,10 @@ from browser import Tab
 from test_board import Folder, make_run
 
 from anchoreval.board import board_html, colours, write_board
-from anchoreval.board.depths import Depths, depth_maps, nats_scale
+from anchoreval.board.depths import Depths, _gaps, depth_maps, nats_scale
 from anchoreval.board.view import view
 from anchoreval.schema import Record
+from anchoreval.stats import holm
 
 ARMS, LENGTHS, DEPTHS, TASKS = ("native", "bf16-angle"), (512, 1024), (0, 50, 100), ("niah/single", "niah/multi")
 
@@ -164,3 +165,10 @@ def test_the_maps_are_read_by_everyone_and_follow_the_baseline(
         cell = tab.page.locator(".heat.grid td a").first
         cell.hover()
         assert re.search(r"depth 0%, native: .*3 of 3 scored", tab.page.locator("#tip").inner_text())
+
+
+def test_the_cells_of_all_maps_of_an_arm_are_corrected_together(run: Folder) -> None:
+    by_depth = {float(depth): [r for r in run.records if r.facts["depth_percent"] == depth] for depth in DEPTHS}
+    rows = [row for (_, arm, *_), row in _gaps(ARMS, by_depth).items() if arm == "bf16-angle"]
+    assert len(rows) == len(TASKS) * len(DEPTHS) * len(LENGTHS)
+    assert [row.p_holm for row in rows] == holm([row.difference.p for row in rows])

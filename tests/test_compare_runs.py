@@ -51,7 +51,7 @@ def test_every_arm_is_compared_with_the_first_by_task_length_and_pooled() -> Non
     assert [row.difference.task for row in worse.rows] == ["ruler/vt", "ruler/cwe", None, None]
     assert {row.verdict.word for row in worse.rows} == {"worse"}
     assert {row.word for row in same.cells} == {"identical"}
-    assert all("needs about 299 samples" in row.says for row in same.cells)
+    assert all("equivalence within 1 needs about " in row.says for row in same.cells)
     assert {row.difference.same_outputs for row in same.cells} == {100}
     assert {row.logprob_says for row in same.rows} == {"the same"}
 

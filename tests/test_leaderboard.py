@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
 import re
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from test_board import ARMS, HOSTILE, LENGTHS, Folder, make_run
 
+from anchoreval.board.words import p_number
 from anchoreval.errors import CardError, RunError
 from anchoreval.leaderboard import load_definition, write_leaderboard
 from anchoreval.leaderboard.bench import measure
@@ -21,7 +23,7 @@ from anchoreval.leaderboard.columns import Row, columns_of
 from anchoreval.leaderboard.gather import NOWHERE, decile
 from anchoreval.leaderboard.reported import load_reported
 from anchoreval.results import to_line
-from anchoreval.stats import paired
+from anchoreval.stats import holm, paired
 
 BOARDS = Path(__file__).parents[1] / "leaderboards"
 GOOD: dict[str, Any] = {
@@ -69,6 +71,24 @@ def test_a_bad_definition_is_one_line_that_names_file_and_key(tmp_path: Path, te
     with pytest.raises(CardError) as caught:
         load_definition(path)
     assert says in str(caught.value) and "bad.yaml" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_suites_of_an_arm_are_corrected_together_and_the_page_says_so(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    path = declared(
+        tmp_path, suites=["ruler", "ruler-11-wang"], columns=["by_length", "difference", "p_holm", "verdict"]
+    )
+    found, page = write_leaderboard([saved(run)], path, tmp_path / "out")
+    for arm in ARMS[1:]:
+        rows = [r for r in table(found) if (r["kind"], r["column"], r["arm"]) == ("row", "p (Holm)", arm)]
+        suites = load_definition(path).suites
+        parts = {suite: [r for r in run.records if r.task in tasks] for suite, tasks in suites.items()}
+        ps = holm([paired(records, arm, "native").pooled.p for records in parts.values()])
+        shown = {r["suite"]: r["value"] for r in rows}
+        assert [shown[suite] for suite in parts] == [p_number(p) for p in ps]
+    said = " ".join(html.unescape(page.read_text("utf-8")).split())
+    assert "Holm's correction is over the suites of an arm in the table" in said
+    assert "over more arms, models or maps the chances add up" in said
 
 
 def test_the_shipped_definitions_load() -> None:

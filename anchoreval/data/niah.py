@@ -224,7 +224,7 @@ class Maker:
 
         The one haystack of a grid without repeats is part of the benchmark, and so is noise.
         """
-        several = self.recipe.count > self.grid.depths and self.grid.filler == "prose"
+        several = self.grid.repeats > 1 and self.grid.filler == "prose"
         return {"source": f"niah haystack {self._repeat}"} if several else {}
 
     def _facts(self, draft: Draft, tokens: int, units: int, percent: float) -> dict[str, Json]:

@@ -68,6 +68,7 @@ def test_a_story_is_read_as_upstream_reads_it() -> None:
     assert second.facts == (*first.facts, "Mary left.") and second.supporting == (1, 2), "no earlier question"
     assert (second.question, second.answer) == ("Where is John? ", "cellar")
     assert third.facts == ("Bill slept.",) and third.supporting == (0,)
+    assert (first.number, second.number, third.number) == (1, 1, 2)
 
 
 def test_a_file_that_is_not_babis_names_its_line() -> None:

@@ -298,3 +298,17 @@ def test_essays_are_taken_in_order_once_and_a_haystack_that_must_repeat_says_so(
     (long,) = GENERATORS["niah"](recipe_of("number", 4096, tokenizer, sources, depths=1))
     inside = [part for part in split(document(long)) if part.startswith("Essay")]
     assert long.facts["haystack_repeats"] == pytest.approx(len(inside) / 60, abs=0.02) and len(inside) > 60
+
+
+def test_the_haystack_of_a_repeat_is_a_source_where_there_are_several(ask: Ask) -> None:
+    found = {
+        (name, length): ask(name, length, depths=3, repeats=2) for name in ("single", "number") for length in (512, 640)
+    }
+    for samples in found.values():
+        assert [one.facts["source"] for one in samples] == ["niah haystack 0"] * 3 + ["niah haystack 1"] * 3
+    begins = {
+        (document(one)[:40] if one.facts["depth_percent"] else "", one.facts["source"]) for one in found["single", 512]
+    }
+    assert len({text for text, _ in begins if text}) == 2, "a text for each source"
+    assert all("source" not in one.facts for one in ask("single", 512, depths=3, repeats=1))
+    assert all("source" not in one.facts for one in ask("passkey", 512, depths=3, repeats=2)), "one noise for all"

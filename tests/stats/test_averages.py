@@ -46,6 +46,23 @@ def test_the_mean_of_graded_tasks_is_covered() -> None:
     assert held / RUNS >= LEAST
 
 
+def test_the_mean_over_lengths_at_which_the_needle_is_the_same_is_covered() -> None:
+    rng, n, lengths, p, held, apart = np.random.default_rng(3), 20, 6, 0.7, 0, 0
+    for _ in range(RUNS):
+        parts, alone = [], []
+        for task in range(2):
+            needles = rng.random(n) < p
+            for length in range(lengths):
+                scores = np.where(rng.random(n) < 0.5**0.5, needles, rng.random(n) < p).astype(float).tolist()
+                parts.append((1.0, fmean(scores), sampled(scores, [100 * task + i for i in range(n)])))
+                alone.append((1.0, fmean(scores), sampled(scores, [(task, length, i) for i in range(n)])))
+        low, high = average_interval(parts)
+        held += low <= p <= high
+        low, high = average_interval(alone)
+        apart += low <= p <= high
+    assert held / RUNS >= LEAST > 0.85 > apart / RUNS
+
+
 def test_weights_are_those_of_the_mean_and_the_mean_lies_within() -> None:
     parts = [(3.0, 1.0, of_right_or_wrong(1.0, 50)), (1.0, 0.5, of_right_or_wrong(0.5, 50))]
     low, high = average_interval(parts)

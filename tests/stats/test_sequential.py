@@ -137,3 +137,9 @@ def test_the_printed_table_has_three_times_fewer_samples_for_five_points_and_no_
     rows = [line.split() for line in report_sequential().splitlines()[1:3]]
     assert all(float(row[7].rstrip("%")) <= 5 for row in rows)
     assert float(rows[1][0]) == -5.0 and float(rows[1][10].rstrip("x")) >= 3
+
+
+@pytest.mark.parametrize(("worse", "better"), [(0.060, 0.040), (0.07, 0.05), (0.15, 0.13)])
+def test_equivalent_at_exactly_the_margin_counts_as_false(worse: float, better: float) -> None:
+    assert false_words(better - worse, 0.02) == ("better", "equivalent")
+    assert false_words(better - worse, 0.03) == ("better",)
