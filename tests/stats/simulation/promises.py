@@ -180,7 +180,7 @@ MARGIN_TABLE = Table(
     ),
 )
 
-GRADED_SIZES = (50, 100, 200, 299, 300, 400, 500, 1000)
+GRADED_SIZES = (50, 100, 200, 300, 400, 500, 1000)
 MARGIN_GRADED = Table(
     "The same where scores are graded or share a text: falsely within / coverage",
     _sizes(GRADED_SIZES),
