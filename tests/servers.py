@@ -102,7 +102,15 @@ class TransformersServer(Server):
     """`transformers serve MODEL`, which serves the model under the name of its folder, in float32."""
 
     def command(self) -> list[str]:
-        command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(self.model), "--dtype", "float32"]
+        command = [
+            sys.executable,
+            "-m",
+            "transformers.cli.transformers",
+            "serve",
+            str(self.model),
+            "--dtype",
+            "float32",
+        ]
         return [*command, "--device", "cpu", "--host", "127.0.0.1", "--port", str(self.port), *self.arguments]
 
 
