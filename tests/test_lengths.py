@@ -168,14 +168,12 @@ class Served:
 
 
 def test_a_server_of_fewer_positions_than_the_card_runs_what_it_has_room_for() -> None:
-    which = plan("recall/passkey", lengths=(512,))
-    made = make_cells(which, TINY, 8192)
     for served, window in ((512, 512), (600, 600), (9000, 8192), (None, 8192)):
-        assert _within_server(Served(served), made, which, TINY, 8192)[0] == window  # type: ignore[arg-type]
-    assert _within_server(Served(512), made, which, TINY, None)[0] == 512  # type: ignore[arg-type]
-    assert _within_server(Served(64, "hf"), made, which, TINY, 8192) == (8192, made)  # type: ignore[arg-type]
+        assert _within_server(Served(served), 8192) == window  # type: ignore[arg-type]
+    assert _within_server(Served(512), None) == 512  # type: ignore[arg-type]
+    assert _within_server(Served(64, "hf"), 8192) == 8192  # type: ignore[arg-type]
     with pytest.raises(LengthError, match="length 512 is over the model's limit of 511 positions: --lengths up to 511"):
-        _within_server(Served(511), made, which, TINY, 8192)  # type: ignore[arg-type]
+        make_cells(plan("recall/passkey", lengths=(512,)), TINY, _within_server(Served(511), 8192))  # type: ignore[arg-type]
 
 
 def test_the_header_names_the_form_and_the_rule(tmp_path: Path) -> None:
