@@ -53,7 +53,7 @@ test-vllm: .venv-vllm/stamp
 
 # llama.cpp's server is a source package of an hour's build: in an environment of its own, for these tests alone.
 test-servers: .venv-servers/stamp
-	PATH="$(CURDIR)/.venv-servers/bin:$$PATH" .venv-servers/bin/python -m pytest tests/backends/test_openai_others.py
+	.venv-servers/bin/python -m pytest tests/backends/test_openai_others.py
 
 check: .venv/dev.stamp
 	$(BIN)/ruff check .

@@ -274,9 +274,11 @@ def test_a_fault_changes_no_answer(
 
 
 def test_a_server_that_starts_is_waited_for(proxy: Proxy, capsys: pytest.CaptureFixture[str]) -> None:
+    proxy.faults.extend([FAULTS["503"], FAULTS["reset"]])
     proxy.at_opening.extend([FAULTS["503"], FAULTS["reset"]])
-    opened(proxy.url).close()
-    assert proxy.made == ["503", "reset"] and "waiting up to 60 s" in capsys.readouterr().err
+    backend = opened(proxy.url)
+    assert proxy.made == ["503", "reset"] * 2 and "waiting up to 60 s" in capsys.readouterr().err
+    assert backend.describe()["server"]["root"] == str(MODEL)
 
 
 def test_no_more_requests_are_under_way_than_asked_for(proxy: Proxy, tokenizer: TextTokenizer) -> None:

