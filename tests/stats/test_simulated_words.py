@@ -23,6 +23,7 @@ from simulation.questions import (
     One,
     Question,
     Rate,
+    Score,
     StopsTexts,
     measured,
     pooled_row,
@@ -43,12 +44,14 @@ def small(n: int) -> Callable[[Question], bool]:
 
 def exact_up_to(n: int, sampled: int) -> Callable[[Question], bool]:
     """Whole distributions up to n pairs, and what is sampled up to so many."""
-    return lambda question: isinstance(question, One) and question.n <= (n if question.law.enumerable else sampled)
+    return lambda question: (
+        isinstance(question, One | Score) and question.n <= (n if question.law.enumerable else sampled)
+    )
 
 
 PART: tuple[tuple[Table, Callable[[Question], bool]], ...] = (
-    (promises.NULL, exact_up_to(260, 20)),
-    (promises.SKEWED, exact_up_to(100, 8)),
+    (promises.NULL, exact_up_to(260, 8)),
+    (promises.SKEWED, exact_up_to(50, 8)),
     (promises.TOGETHER, small(20)),
     (promises.SPREAD, small(0)),
     (promises.MARGIN_TABLE, exact_up_to(500, 0)),
@@ -56,8 +59,11 @@ PART: tuple[tuple[Table, Callable[[Question], bool]], ...] = (
     (promises.POWER, small(260)),
     (promises.LOGS, small(20)),
     (promises.UNTIL, lambda question: True),
-    (promises.UNTIL_TEXTS, lambda question: isinstance(question, StopsTexts) and question.law.each == 10),
-    (promises.SCORES, small(20)),
+    (
+        promises.UNTIL_TEXTS,
+        lambda question: isinstance(question, StopsTexts) and question.law.each == 10 and len(question.law.values) == 2,
+    ),
+    (promises.SCORES, exact_up_to(100, 5)),
     (promises.MEANS, small(20)),
     (promises.FLOORS, lambda question: question in (Floor(0.0, 0.05, 260, 2000), LogFloor(0.3, 260))),
 )
