@@ -56,7 +56,8 @@ _SIZES = itemgetter("length", "index", "prompt_tokens", "output_tokens", "refere
 _ENDS, _WITH_OUTCOME = frozenset(get_args(Finish)), frozenset(_FIELDS) | {"outcome", "environment"}
 #: Facts of a sample that rules of scoring read; a sample has those of its own rule.
 _FACTS: dict[str, Shape] = {
-    "question": either(whole(), TEXT), "labels": list_of(TEXT), "all_classes": list_of(TEXT), "doc": OBJECT,
+    "question": either(whole(), TEXT), "labels": either(whole(), list_of(TEXT)), "all_classes": list_of(TEXT),
+    "doc": OBJECT,
     "shots": whole(0, 10**6),
     "lm_eval": object_of({"task": TEXT, "metric": TEXT, "filter": TEXT}, {"folder": TEXT}),
 }  # fmt: skip

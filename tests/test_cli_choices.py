@@ -90,7 +90,8 @@ VALUES: dict[tuple[str, str] | str, list[list[str]]] = {
     "--baseline": [["fp32"]], "--margin": [["2"]],
     "--definition": [[str(REPOSITORY / "leaderboards" / "anchor-tiny.yaml")]],
     "--prompt-megabytes": [["1"]],
-    "--shift": [["0,16"]], "--text": [["TEXT"]], "--texts": [["1"]], "--queries": [["8"]],
+    "--shift": [["0,16"], ["0,8,16"]], "--curve-length": [["64"]],
+    "--text": [["TEXT"]], "--texts": [["1"]], "--queries": [["8"]],
     "--buckets": [["2"]],
     "--format": [["csv"], ["lm-eval"], ["parquet"]],
 }  # fmt: skip

@@ -308,7 +308,7 @@ def test_a_run_without_records_and_a_folder_that_cannot_be_written_are_said(
     assert exported([empty], "csv", tmp_path / "out") == 2 and "no records yet" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
     for form in FORMATS:
-        assert exported([run.path], form, tmp_path / "file") == 1
+        assert exported([run.path], form, tmp_path / "file") == 2
         assert "cannot write" in capsys.readouterr().err
 
 

@@ -24,6 +24,7 @@ MODULES = {"pyyaml": "yaml", "scikit-learn": "sklearn"}
 WHERE: dict[str, tuple[str, ...]] = {
     "babilong": ("data/babilong_published.py",),
     "export": ("export.py",),
+    "gguf": ("packaged.py",),
     "lm-eval": ("lm_eval_plugin/", "lm_eval_tasks.py", "data/general_rows.py"),
     "openai": ("backends/openai",),
     "ray": ("fleet/",),

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from anchoreval.errors import RunError
 from anchoreval.schema import Json, Score
 from anchoreval.scoring.match import NO_FACTS, NO_REFERENCES
 
@@ -36,7 +37,7 @@ def babilong_corrected(answer: str, references: Sequence[str], facts: Mapping[st
 
 def _official(answer: str, reference: str, facts: Mapping[str, Json]) -> bool:
     text, question, target = _first(answer.lower(), _ENDS), str(facts["question"]).lower(), reference.lower()
-    labels = {str(label).lower() for label in facts["labels"]}
+    labels = {str(label).lower() for label in _labels(facts)}
     left = {label for label in labels if label in text and label not in question}
     return _only(target, left)
 
@@ -44,9 +45,17 @@ def _official(answer: str, reference: str, facts: Mapping[str, Json]) -> bool:
 def _corrected(answer: str, reference: str, facts: Mapping[str, Json]) -> bool:
     text, question = (re.sub(r",\s+", ",", part.lower()) for part in (answer, str(facts["question"])))
     text = _first(text, (*_ENDS, "question"))
-    labels = {str(label).lower() for label in facts["labels"]}
+    labels = {str(label).lower() for label in _labels(facts)}
     left = {label for label in labels if _has(text, label) and not _has(question, label)}
     return _only(re.sub(r",\s+", ",", reference.lower()), left)
+
+
+def _labels(facts: Mapping[str, Json]) -> list[Json]:
+    """The labels of the task; RunError where the record of another task stands there."""
+    labels = facts["labels"]
+    if not isinstance(labels, list | tuple):
+        raise RunError("facts > labels is no list, which the rule of babilong reads")
+    return list(labels)
 
 
 def _first(text: str, ends: Sequence[str]) -> str:

@@ -80,7 +80,9 @@ class Units:
             low, high = (guess, high) if at < aim else (low, guess)
             if high - low < CLOSE * width or abs(at - aim) < CLOSE:
                 break
-            slope = (at - last) / (guess - before) if math.isfinite(at) and math.isfinite(last) else 0.0
+            slope = (
+                (at - last) / (guess - before) if math.isfinite(at) and math.isfinite(last) and guess != before else 0.0
+            )
             before, last = guess, at
             guess = guess + (aim - at) / slope if slope else (low + high) / 2
             if not low < guess < high:
