@@ -26,7 +26,7 @@ def run_cells(
     there = answered_of(folder)
     for cell in cells:
         if whole(cell, plan, there, backend.fingerprint, tokenizer, folder):
-            progress(cell.asked * len(plan.arms))
+            progress.had(cell.asked * len(plan.arms))
             continue
         for samples in groups_of(cell, plan):
             run_group(cell, samples, plan, backend, tokenizer, window, folder, progress)

@@ -43,7 +43,7 @@ def _units(
     there, last = answered_of(folder), list[Unit]()
     for cell in cells:
         if whole(cell, plan, there, engine, tokenizer, folder):
-            progress(cell.asked * len(plan.arms))
+            progress.had(cell.asked * len(plan.arms))
             continue
         second = second_of(cell.task, plan, tokenizer, window)
         for samples in groups_of(cell, plan):

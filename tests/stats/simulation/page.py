@@ -151,7 +151,8 @@ wider.
     ),
     Section(
         "## Log-probabilities",
-        f"(*) No method holds here from few samples: {SKEWED_LOGS} (Bahadur & Savage 1956).",
+        "(*) Measured, and held to no promise: under skewed laws t covers less, and no method holds where "
+        f"{SKEWED_LOGS} (Bahadur & Savage 1956).",
         (LOGS, LOG_POWER),
     ),
     Section(
