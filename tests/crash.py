@@ -1,8 +1,8 @@
 """Kills a run at points that are given, and goes on with it: a process of its own, which forks for every run.
 
 `python tests/crash.py FOLDER POINT...`: a POINT is `write:N`, the N-th call that changes the disk (the process is
-killed instead, or for every third N in the middle of a write), or `time:S`, a moment in seconds; `each` is every such
-call of one run after the other. After each kill the records that had been written are still there; at the end the run
+killed instead, or for every third N in the middle of a write), or `time:F`, a moment as a share of the time of a whole
+run; `each` is every such call of one run after the other. After each kill the records that had been written are still there; at the end the run
 is whole. One line of JSON says what happened.
 """
 
@@ -100,11 +100,11 @@ def forked(act: Callable[[], None], seconds: float | None = None) -> int:
     return os.waitpid(child, 0)[1]
 
 
-def kill(folder: Path, point: str) -> int:
-    """One run that is killed at `point`; its wait status."""
+def kill(folder: Path, point: str, whole_s: float) -> int:
+    """One run that is killed at `point`; its wait status. A whole run takes `whole_s`."""
     kind, _, at = point.partition(":")
     if kind == "time":
-        return forked(lambda: run(folder), float(at))
+        return forked(lambda: run(folder), float(at) * whole_s)
 
     def act() -> None:
         kill_at_change(int(at))
@@ -131,12 +131,16 @@ def main(folder: Path, points: list[str]) -> None:
     cards.load_tasks = cache(cards.load_tasks)
     ruler(folder / "first", 1)  # what is read once is there in every fork
     shutil.rmtree(folder / "first")
+    start = time.perf_counter()
+    forked(partial(run, folder / "first"))
+    whole_s = time.perf_counter() - start
+    shutil.rmtree(folder / "first")
     said = {"kills": 0, "lost": 0, "failed": 0, "runs": 0}
     each = points == ["each"]
     for number, point in enumerate(f"write:{n}" for n in itertools.count(1)) if each else enumerate(points):
         place = folder / str(number if each else said["runs"])
         before = answers(place)
-        status = kill(place, point)
+        status = kill(place, point, whole_s)
         ended = os.WIFEXITED(status)
         said["kills"] += not ended
         said["lost"] += len(before - answers(place))
