@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from anchoreval.console import note, say
 from anchoreval.errors import AnchorEvalError, LengthError
-from anchoreval.progress import Progress, shown
+from anchoreval.progress import shown
+from anchoreval.schema import Progress
 
 if TYPE_CHECKING:
     from anchoreval.data.sources import Sources
@@ -149,7 +150,7 @@ def _tokenizer(name: str) -> TextTokenizer:
 
 def samples(options: argparse.Namespace) -> int:
     """`anchoreval samples`: one JSON line per sample; the file appears when it is whole."""
-    from anchoreval.results import write_whole
+    from anchoreval.files import write_whole
     from anchoreval.run import make_cells
 
     tokenizer = _tokenizer(options.tokenizer)

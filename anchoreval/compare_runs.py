@@ -16,8 +16,9 @@ from pathlib import Path
 
 from anchoreval import stats
 from anchoreval.errors import RunError, UnknownName
+from anchoreval.files import write_whole
 from anchoreval.header_facts import form_of, other_prompts, section
-from anchoreval.results import Run, find_runs, load_run, tell_changed, write_whole
+from anchoreval.results import Run, find_runs, load_run, tell_changed
 from anchoreval.schema import Json
 from anchoreval.stats import Contrast, Side
 

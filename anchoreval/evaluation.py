@@ -28,8 +28,6 @@ from anchoreval.groups import in_order, run_cells
 from anchoreval.header_facts import UNUSED_TEMPLATE, raw_words
 from anchoreval.identity import decided_by, environment_of, tell_beside
 from anchoreval.own_records import require_own
-from anchoreval.progress import Progress, Watch, work
-from anchoreval.progress import unwatched as unwatched
 from anchoreval.prompt import NO_ARGS, Anchor, Template, anchor_from, anchor_token, require_no_anchor
 from anchoreval.results import HEADER, Run, RunFolder, load_run
 from anchoreval.resume import gone_on
@@ -43,6 +41,8 @@ from anchoreval.run import (
     run_directory,
     sized,
 )
+from anchoreval.schema import Progress, Watch, work
+from anchoreval.schema import unwatched as unwatched
 from anchoreval.stats.sequential import parse_until
 from anchoreval.tokenizer import TextTokenizer, load_tokenizer
 from anchoreval.writable import require_writable

@@ -170,8 +170,8 @@ def _write_table(rows: Sequence[Row], columns: dict[str, str], path: Path) -> Pa
     """The rows as CSV, where text is inert in a spreadsheet, or as Parquet, where only lone surrogates are named."""
     import pandas
 
+    from anchoreval.files import write_whole
     from anchoreval.lm_eval_files import paired_only
-    from anchoreval.results import write_whole
 
     safe = _inert if path.suffix == ".csv" else paired_only
     frame = pandas.DataFrame(

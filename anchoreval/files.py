@@ -1,10 +1,16 @@
-"""Half-written files: named after the process that writes them, and deleted once it is gone."""
+"""Files that are written whole or not at all.
+
+A half-written file is named after the process that writes it, and deleted once that is gone.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from anchoreval.errors import RunError
 
 PART = ".part"
 
@@ -24,6 +30,37 @@ def clear_parts(path: Path) -> None:
             if named and entry.is_file(follow_symlinks=False) and not _alive(int(process)):
                 with contextlib.suppress(OSError):
                     os.unlink(entry.path)
+
+
+def write_whole(path: Path, pieces: Iterable[str | bytes]) -> Path:
+    """Write all pieces to `path`, or leave what it held before: written beside, synced, renamed; return `path`.
+
+    Text becomes UTF-8. Folders are made as needed. RunError when it cannot be written; nothing half written stays.
+    """
+    clear_parts(path)
+    part = part_of(path)
+    try:
+        with write_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part.unlink(missing_ok=True)  # of a killed process of the same number
+            with part.open("xb") as file:  # never through a link that lies there
+                file.writelines(piece.encode("utf-8") if isinstance(piece, str) else piece for piece in pieces)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+    return path
+
+
+@contextlib.contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """Raise RunError that names the file or folder where a write inside the block fails."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _alive(process: int) -> bool:

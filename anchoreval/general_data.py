@@ -14,7 +14,7 @@ from anchoreval.data import general_rows
 from anchoreval.data.general_rows import FOLDER, HUB, OnHub
 from anchoreval.data.sources import Sources
 from anchoreval.errors import SourceError
-from anchoreval.results import write_whole
+from anchoreval.files import write_whole
 
 State = Literal["published", "differs", "unpinned", "missing"]
 

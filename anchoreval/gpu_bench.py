@@ -44,8 +44,8 @@ def _counts(text: str) -> list[int]:
 
 def main(options: argparse.Namespace, say: Callable[[str], None], note: Callable[[str], None]) -> int:
     """The table on stdout as it is measured; 1 where a measurement failed."""
+    from anchoreval.files import write_whole
     from anchoreval.gpu_measures import machine, measures, open_bench
-    from anchoreval.results import write_whole
 
     bench = open_bench(options.device, options.repeats)
     facts = {"command": _command(options), **machine(bench.device)}

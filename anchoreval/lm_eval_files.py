@@ -21,8 +21,9 @@ from typing import Any
 
 from anchoreval.board.rows import fields_of
 from anchoreval.errors import RunError
+from anchoreval.files import write_whole
 from anchoreval.header_facts import environments, form_of, incomparable, section
-from anchoreval.results import HEADER, Run, write_whole
+from anchoreval.results import HEADER, Run
 from anchoreval.schema import NATURAL, Json, Record
 from anchoreval.stats import contrast, counted, per_token, put, sides
 

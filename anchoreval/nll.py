@@ -21,7 +21,7 @@ from anchoreval.arms import DEFAULT_KERNEL, widest_product
 from anchoreval.errors import LengthError, ModelError, RunError, SourceError, UnsupportedArm
 from anchoreval.kept import Kept, name_of
 from anchoreval.nll_report import Losses, Row, csv_of, rows_of, spans, table_of
-from anchoreval.progress import Progress, Watch, work
+from anchoreval.schema import Progress, Watch, work
 from anchoreval.stats.intervals import LEVEL
 
 if TYPE_CHECKING:
@@ -322,9 +322,7 @@ def _losses(
     return [Losses(own.length, by_arm, own.text_of) for own, by_arm in zip(cut, found, strict=True)], applied
 
 
-def _of_windows(
-    backend: HfBackend, windows: Windows, arm: Arm, kept: Kept, progress: Progress
-) -> Iterator[Any]:
+def _of_windows(backend: HfBackend, windows: Windows, arm: Arm, kept: Kept, progress: Progress) -> Iterator[Any]:
     """Losses [L - 1] of each window in float64; those that are kept are not computed again."""
     import torch
 
@@ -377,7 +375,7 @@ def _folder(place: Path, asked: dict[str, Json]) -> Path:
 
 
 def _write(place: Path, header: dict[str, Json], rows: Sequence[Row]) -> None:
-    from anchoreval.results import write_whole
+    from anchoreval.files import write_whole
 
     write_whole(place / TABLE, [csv_of(rows)])
     body = {**header, "rows": [asdict(row) for row in rows]}

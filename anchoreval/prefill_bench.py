@@ -61,8 +61,8 @@ def flags(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace, say: Callable[[str], None], note: Callable[[str], None]) -> int:
     """The table on stdout as it is measured; 1 where a measurement failed."""
+    from anchoreval.files import write_whole
     from anchoreval.gpu_measures import machine, open_bench
-    from anchoreval.results import write_whole
 
     device = open_bench(options.device, 1).device
     layers = layers_that_fit(options.shape, max(options.lengths), memory_of(device))

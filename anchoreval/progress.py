@@ -11,60 +11,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from typing import Any
 
 from anchoreval import console
 from anchoreval.errors import AnchorEvalError, RunError
+from anchoreval.schema import Progress
 
 EVERY_S = 20.0
-
-
-class Progress:
-    """What a piece of work says of its way; nobody listens to this one."""
-
-    def __call__(self, done: int) -> None:
-        """So many more are done."""
-
-    def had(self, done: int) -> None:
-        """So many more are done, which were done before this process began."""
-
-    def at(self, what: str) -> None:
-        """What is being computed from here on."""
-
-
-SILENT = Progress()
-#: Opens the progress of so many units of work; none (0) is a stage before the work, of which only the time is known.
-#: What it gives is called with how many more are done; a plain function is told nothing else.
-Watch = Callable[[int], AbstractContextManager[Callable[[int], None]]]
-
-
-@contextlib.contextmanager
-def unwatched(total: int) -> Iterator[Progress]:
-    """Progress that is not shown; `total` is the number of units to come."""
-    yield SILENT
-
-
-class _Counted(Progress):
-    """Progress that a function of the caller's own is told of."""
-
-    def __init__(self, count: Callable[[int], None]) -> None:
-        self._count = count
-
-    def __call__(self, done: int) -> None:
-        self._count(done)
-
-    def had(self, done: int) -> None:
-        self._count(done)
-
-
-@contextlib.contextmanager
-def work(watch: Watch, total: int, what: str = "") -> Iterator[Progress]:
-    """The progress of so many units, or of the stage `what` before them."""
-    with watch(total) as given:
-        progress = given if isinstance(given, Progress) else _Counted(given)
-        progress.at(what)
-        yield progress
 
 
 class Way(Progress):

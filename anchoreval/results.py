@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any
 
 from anchoreval.errors import RunError
-from anchoreval.files import clear_parts, part_of
+from anchoreval.files import clear_parts, write_errors, write_whole
 from anchoreval.header_shape import problem_of
 from anchoreval.kept import Kept
 from anchoreval.plain_files import MOST_BYTES, content_of, opened, there
@@ -207,7 +207,7 @@ class RunFolder:
         self.firsts = Kept()
 
     def __enter__(self) -> RunFolder:
-        with _named(self.path):
+        with write_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self.path / LOCK, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o644)
         try:
@@ -224,7 +224,7 @@ class RunFolder:
             if (self.path / FIRSTS).is_symlink():
                 raise RunError(f"{self.path / FIRSTS} is a link: delete it")
             self.firsts = Kept(self.path / FIRSTS)
-            with _named(self.path):
+            with write_errors(self.path):
                 self._file = os.open(self.path / RECORDS, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW, 0o644)
         except BaseException:
             os.close(self._lock)
@@ -243,7 +243,7 @@ class RunFolder:
             self._require_known(self._here)
         if there(records):
             opened(records).close()
-            with _named(self.path):
+            with write_errors(self.path):
                 _drop_torn_line(records)
             lines = Lines(records)
             numbered = [(number, record_of(values)) for number, values in each_fields(lines)]
@@ -345,7 +345,7 @@ class RunFolder:
         if not self._written:
             self._begin()
         line = to_line(record)
-        with _named(self.path):
+        with write_errors(self.path):
             _write_line(self._file, line)
         self._stale += before is not None
         self.done[record.key] = record
@@ -367,7 +367,7 @@ class RunFolder:
         os.close(self._file)
         write_whole(self.path / RECORDS, map(to_line, self.done.values()))
         self._stale = 0
-        with _named(self.path):
+        with write_errors(self.path):
             self._file = os.open(self.path / RECORDS, os.O_WRONLY | os.O_APPEND)
 
     def update_header(self, **changes: Json) -> None:
@@ -438,34 +438,3 @@ def _drop_torn_line(path: Path) -> None:
             end = start
         if end < size:
             file.truncate(end)
-
-
-def write_whole(path: Path, pieces: Iterable[str | bytes]) -> Path:
-    """`path`, which holds all pieces, or what it held before: written beside, synced, renamed.
-
-    Text becomes UTF-8. Folders are made as needed. RunError when it cannot be written; nothing half written stays.
-    """
-    clear_parts(path)
-    part = part_of(path)
-    try:
-        with _named(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part.unlink(missing_ok=True)  # of a killed process of the same number
-            with part.open("xb") as file:  # never through a link that lies there
-                file.writelines(piece.encode("utf-8") if isinstance(piece, str) else piece for piece in pieces)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-    return path
-
-
-@contextlib.contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """A failed write as RunError that names the file or folder."""
-    try:
-        yield
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror or error}") from error

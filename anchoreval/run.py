@@ -26,10 +26,10 @@ from anchoreval.data.sources import Sources
 from anchoreval.dealing import names_source, shuffled
 from anchoreval.documents import RULE, cut_documents, document_tokens
 from anchoreval.errors import AnchorEvalError, LengthError, MissingExtra
-from anchoreval.progress import Progress as Progress
 from anchoreval.prompt import NO_ARGS, Anchor, Template, first_token, to_request, trimmed, wording, wrap_of
 from anchoreval.results import SCHEMA, RunFolder, fingerprint
 from anchoreval.schema import GENERATED, SCORED, Output, Record, Request, Sample, Score, Wrap, uses_generated
+from anchoreval.schema import Progress as Progress
 from anchoreval.scoring import SCORERS, likeliest, require, with_choices
 from anchoreval.stats.sequential import Until
 from anchoreval.steps import Answered, Second, answers

@@ -5,7 +5,9 @@ Sample (text) -> Request (token ids) -> Output (what the model said) -> Score ->
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, get_args
 
@@ -247,3 +249,50 @@ class Record:
     def __post_init__(self) -> None:
         if self.outcome is None:
             object.__setattr__(self, "outcome", outcome_of(self.finish, self.output, bool(self.choices)))
+
+
+class Progress:
+    """What a piece of work says of its way; nobody listens to this one."""
+
+    def __call__(self, done: int) -> None:
+        """So many more are done."""
+
+    def had(self, done: int) -> None:
+        """So many more are done, which were done before this process began."""
+
+    def at(self, what: str) -> None:
+        """What is being computed from here on."""
+
+
+SILENT = Progress()
+#: Opens the progress of so many units of work; none (0) is a stage before the work, of which only the time is known.
+#: What it gives is called with how many more are done; a plain function is told nothing else.
+Watch = Callable[[int], AbstractContextManager[Callable[[int], None]]]
+
+
+@contextlib.contextmanager
+def unwatched(total: int) -> Iterator[Progress]:
+    """Progress that is not shown; `total` is the number of units to come."""
+    yield SILENT
+
+
+class _Counted(Progress):
+    """Progress that a function of the caller's own is told of."""
+
+    def __init__(self, count: Callable[[int], None]) -> None:
+        self._count = count
+
+    def __call__(self, done: int) -> None:
+        self._count(done)
+
+    def had(self, done: int) -> None:
+        self._count(done)
+
+
+@contextlib.contextmanager
+def work(watch: Watch, total: int, what: str = "") -> Iterator[Progress]:
+    """The progress of so many units, or of the stage `what` before them."""
+    with watch(total) as given:
+        progress = given if isinstance(given, Progress) else _Counted(given)
+        progress.at(what)
+        yield progress

@@ -22,13 +22,25 @@ from anchoreval.errors import AnchorEvalError, RunError
 from anchoreval.header_check import header_differences, unmade
 from anchoreval.identity import changed_files
 from anchoreval.plain_files import there
-from anchoreval.progress import SILENT, Progress, Watch, unwatched, work
 from anchoreval.remake import HeaderParts, Remake, header_parts
 from anchoreval.rescore import earned, same
 from anchoreval.results import HEADER, RECORDS, Lines, Run, find_runs, from_line, header_alone, seal_of
 from anchoreval.rounds_check import in_rounds, rounds_taken, source_bet_on, verdict_differences
 from anchoreval.run import key_of
-from anchoreval.schema import OUTPUT_FACTS, SCORED, Json, Record, Request, Sample, uses_generated
+from anchoreval.schema import (
+    OUTPUT_FACTS,
+    SCORED,
+    SILENT,
+    Json,
+    Progress,
+    Record,
+    Request,
+    Sample,
+    Watch,
+    unwatched,
+    uses_generated,
+    work,
+)
 from anchoreval.steps import FIRST, Second, facts_of
 
 KEY_BYTES = 32

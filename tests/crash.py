@@ -2,8 +2,8 @@
 
 `python tests/crash.py FOLDER POINT...`: a POINT is `write:N`, the N-th call that changes the disk (the process is
 killed instead, or for every third N in the middle of a write), or `time:F`, a moment as a share of the time of a whole
-run; `each` is every such call of one run after the other. After each kill the records that had been written are still there; at the end the run
-is whole. One line of JSON says what happened.
+run; `each` is every such call of one run after the other. After each kill the records that had been written are still
+there; at the end the run is whole. One line of JSON says what happened.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from anchoreval.backends import hashes
-from anchoreval.results import write_whole
+from anchoreval.files import write_whole
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,8 @@ from command_line import cli
 
 from anchoreval import progress
 from anchoreval.errors import AnchorEvalError, ModelError
-from anchoreval.progress import Way, duration, rate_words, shown, told, work
+from anchoreval.progress import Way, duration, rate_words, shown, told
+from anchoreval.schema import work
 
 FAKE = ["--model", "anchor-tiny", "--backend", "fake", "--lengths", "512", "--limit", "4"]
 

@@ -16,7 +16,7 @@ from anchoreval.board.assets import require_page
 from anchoreval.board.sheet import csv_text
 from anchoreval.board.text import run_table, table
 from anchoreval.board.view import Run, RunView, view
-from anchoreval.results import write_whole
+from anchoreval.files import write_whole
 
 __all__ = ["Run", "RunView", "board_csv", "board_html", "run_table", "table", "view", "write_board"]
 

@@ -6,9 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from random import Random
 
-from anchoreval.data.recipe import Recipe
 from anchoreval.errors import TooLong
-from anchoreval.schema import Json, Sample, Segment, Tokenizer
+from anchoreval.schema import Tokenizer
 
 STRATA = 10
 PATIENCE = 6  # estimates before the search only halves
@@ -87,14 +86,3 @@ def topped_up(
         at, text = before.pop()
         best[at] = text
     return best
-
-
-def sample_of(
-    recipe: Recipe, index: int, segments: Sequence[Segment], reference: str, facts: dict[str, Json]
-) -> Sample:
-    """The finished sample: empty segments left out, `tokens` (Recipe.tokens) among its facts."""
-    kept = tuple(segment for segment in segments if segment.text)
-    tokens = recipe.counted(recipe.tokenizer.count("".join(segment.text for segment in kept)))
-    return Sample(
-        recipe.task, recipe.length, index, kept, (reference,), recipe.max_new_tokens, {"tokens": tokens, **facts}
-    )

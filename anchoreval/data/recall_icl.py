@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from random import Random
 
 from anchoreval.data import prose_words as words
-from anchoreval.data.filling import most, new, sample_of, topped_up
+from anchoreval.data.filling import most, new, topped_up
 from anchoreval.data.fit import too_short
-from anchoreval.data.recipe import Recipe, options
+from anchoreval.data.recipe import Recipe, options, sample_of
 from anchoreval.errors import CardError
 from anchoreval.schema import Sample, Segment
 

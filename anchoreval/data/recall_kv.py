@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
-from anchoreval.data.filling import depth, most, sample_of
+from anchoreval.data.filling import depth, most
 from anchoreval.data.fit import too_short
-from anchoreval.data.recipe import Recipe, options
+from anchoreval.data.recipe import Recipe, options, sample_of
 from anchoreval.data.ruler_niah import uuid4
 from anchoreval.schema import Json, Role, Sample, Segment
 

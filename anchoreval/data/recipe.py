@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from anchoreval.errors import CardError
-from anchoreval.schema import Json, Sample, Tokenizer, Wrap
+from anchoreval.schema import Json, Sample, Segment, Tokenizer, Wrap
 
 if TYPE_CHECKING:
     from anchoreval.data.sources import Sources
@@ -99,3 +99,14 @@ def _check(where: str, value: Json, hint: Any) -> None:
         raise CardError(f"{where}: {value!r} is not {'a number' if hint is float else 'a whole number'}")
     elif value <= 0:
         raise CardError(f"{where}: {value!r} is not positive")
+
+
+def sample_of(
+    recipe: Recipe, index: int, segments: Sequence[Segment], reference: str, facts: dict[str, Json]
+) -> Sample:
+    """The finished sample: empty segments left out, `tokens` (Recipe.tokens) among its facts."""
+    kept = tuple(segment for segment in segments if segment.text)
+    tokens = recipe.counted(recipe.tokenizer.count("".join(segment.text for segment in kept)))
+    return Sample(
+        recipe.task, recipe.length, index, kept, (reference,), recipe.max_new_tokens, {"tokens": tokens, **facts}
+    )

@@ -17,11 +17,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from anchoreval.board.assets import require_page
+from anchoreval.files import write_whole
 from anchoreval.leaderboard.build import Board, build
 from anchoreval.leaderboard.definition import Declared, Definition, find_definition, load_definition
 from anchoreval.leaderboard.gather import gather
 from anchoreval.leaderboard.sheet import csv_lines
-from anchoreval.results import find_runs, write_whole
+from anchoreval.results import find_runs
 
 __all__ = ["Board", "Declared", "Definition", "build", "find_definition", "load_definition", "write_leaderboard"]
 

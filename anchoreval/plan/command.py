@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from anchoreval import flags as shared
-from anchoreval.progress import Watch, work
+from anchoreval.schema import Watch, work
 
 if TYPE_CHECKING:
     from anchoreval.cards import ModelCard

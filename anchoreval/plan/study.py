@@ -13,9 +13,8 @@ from anchoreval.backends.hf_plan import Limits
 from anchoreval.lengths import fitting
 from anchoreval.plan.cost import Machine, Shape, peak_bytes
 from anchoreval.plan.dry import Counted, DryArm
-from anchoreval.progress import SILENT, Progress
 from anchoreval.run import Cell, Makeable, Plan, requests_of
-from anchoreval.schema import Request
+from anchoreval.schema import SILENT, Progress, Request
 from anchoreval.tokenizer import TextTokenizer
 
 

@@ -14,11 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from anchoreval.errors import LengthError
+from anchoreval.files import write_whole
 from anchoreval.kept import Kept
 from anchoreval.probe.sheet import Study, csv_text, texts_csv
-from anchoreval.progress import Watch, unwatched
 from anchoreval.prompt import Anchor
-from anchoreval.results import write_whole
+from anchoreval.schema import Watch, unwatched
 
 __all__ = ["Study", "csv_text", "probe", "write_probe"]
 

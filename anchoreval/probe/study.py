@@ -33,8 +33,8 @@ from anchoreval.errors import LengthError, ModelError, SourceError
 from anchoreval.kept import Kept, name_of
 from anchoreval.probe.parts import Part, packed, rounded, unpacked
 from anchoreval.probe.sheet import ALL, RANDOM, Against, Mode, OfText, Row, Setting, Study
-from anchoreval.progress import Progress, Watch, unwatched, work
 from anchoreval.prompt import Anchor, anchor_token
+from anchoreval.schema import Progress, Watch, unwatched, work
 from anchoreval.tokenizer import TextTokenizer, load_tokenizer
 
 MAX = "max_position_embeddings"

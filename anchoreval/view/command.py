@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from anchoreval import flags as shared
-from anchoreval.progress import Watch, unwatched, work
 from anchoreval.results import find_runs, load_run, tell_changed
+from anchoreval.schema import Watch, unwatched, work
 from anchoreval.view.prompts import PROMPT_MEGABYTES
 
 Tell = Callable[[str], None]

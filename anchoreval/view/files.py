@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from anchoreval.results import write_whole
+from anchoreval.files import write_whole
 from anchoreval.schema import Json
 
 FILE_CHARACTERS = 1_000_000  # a file is closed once it holds so many

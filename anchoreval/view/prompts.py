@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anchoreval.errors import AnchorEvalError
-from anchoreval.progress import SILENT, Progress
 from anchoreval.results import Run
-from anchoreval.schema import Json, Sample
+from anchoreval.schema import SILENT, Json, Progress, Sample
 from anchoreval.view.files import to_json
 from anchoreval.view.rows import Row, arms_of
 

@@ -21,10 +21,10 @@ from anchoreval.board.outcomes import outcome_lines
 from anchoreval.board.view import EXTENSION
 from anchoreval.board.words import plain, sentence
 from anchoreval.errors import RunError
+from anchoreval.files import write_whole
 from anchoreval.header_facts import environment_words, incomparable_words, raw_words
-from anchoreval.progress import SILENT, Progress
-from anchoreval.results import Run, to_line, write_whole
-from anchoreval.schema import Json, Record
+from anchoreval.results import Run, to_line
+from anchoreval.schema import SILENT, Json, Progress, Record
 from anchoreval.stats import contrast, sides
 from anchoreval.view.files import DataFiles, remove_data, to_json
 from anchoreval.view.page import page

@@ -11,8 +11,9 @@ import pytest
 from anchoreval.board import write_board
 from anchoreval.board.links import has_viewer
 from anchoreval.errors import RunError
+from anchoreval.files import write_whole
 from anchoreval.leaderboard import write_leaderboard
-from anchoreval.results import Run, load_run, write_whole
+from anchoreval.results import Run, load_run
 from anchoreval.view import beside, write_view
 from anchoreval.view.files import DataFiles, is_inert, script
 from tests.conftest import REPOSITORY
