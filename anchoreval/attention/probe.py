@@ -18,6 +18,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -223,8 +224,8 @@ def record(
 
     Without `take` the layers are kept: all keys of all layers, on the CPU. With `shared`, every layer is
     given the hidden states that `shared` kept, so that its q and k differ by this layer's RoPE alone; the
-    attention itself is then left out, for nothing downstream is used. Raises UnsupportedArm for what cannot
-    be computed or captured.
+    attention itself and the matrices outside of it are then left out, for nothing downstream is used. Raises
+    UnsupportedArm for what cannot be computed or captured.
     """
     made = Recording()
     device = next(model.parameters()).device
@@ -239,6 +240,8 @@ def record(
                 hooks.callback(_give(module, shared.inputs[at]).remove)
             elif keep_inputs:
                 hooks.callback(_keep(module, made.inputs, at).remove)
+        if shared is not None:
+            hooks.enter_context(_idle(model, [model.get_submodule(path) for path in rotating_modules(model)]))
         mask = torch.ones_like(ids_1L)
         model(ids_1L, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=1)
     if capture.taken != set(layers.values()):
@@ -272,6 +275,27 @@ def _give(module: nn.Module, hidden: Tensor) -> Any:
         return ((given, *args[1:]), named) if args else (args, {**named, "hidden_states": given})
 
     return module.register_forward_pre_hook(hook, with_kwargs=True)
+
+
+@contextlib.contextmanager
+def _idle(model: nn.Module, attentions: Sequence[nn.Module]) -> Iterator[None]:
+    """Inside the block every linear layer outside of `attentions` returns zeros and computes nothing."""
+    busy = {id(module) for attention in attentions for module in attention.modules()}
+    linear = [module for module in model.modules() if type(module) is nn.Linear and id(module) not in busy]
+    stock = {id(module): vars(module)["forward"] for module in linear if "forward" in vars(module)}
+
+    def zeros(hidden: Tensor, features: int) -> Tensor:
+        return hidden.new_zeros(*hidden.shape[:-1], features)
+
+    for module in linear:
+        vars(module)["forward"] = partial(zeros, features=module.out_features)
+    try:
+        yield
+    finally:
+        for module in linear:
+            del vars(module)["forward"]
+            if id(module) in stock:
+                vars(module)["forward"] = stock[id(module)]
 
 
 @dataclass

@@ -215,7 +215,7 @@ class _Bench:
             "weights": self.weights,
             "random": self.settings.seed if randomised else None,
             "dtype": computed,
-            "level": str(rung.level),
+            "level": str(_canonical(rung.level, computed)),
             "ids": name_of({"ids": ids}),
             "shifts": [*self.settings.pair, *self.settings.sweep(len(ids))],
             "queries": self.settings.queries,
@@ -258,6 +258,11 @@ def isolated(level: RopeLevel, stored: str, detected: str | None, computed: str,
     if level.native:
         return isolated(parse_level(detected), stored, None, computed) if detected else level
     return replace(level, product=stored) if level.product == "model" else level
+
+
+def _canonical(level: RopeLevel, computed: str) -> RopeLevel:
+    """The level of the same computation in a model of this dtype that names the product by "model"."""
+    return replace(level, product="model") if level.product == computed else level
 
 
 def read_texts(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -170,6 +171,17 @@ def test_on_shared_hidden_states_the_oracle_meets_itself_and_a_deep_layer_differ
     end_to_end = shifted("llama", LEVELS["bf16"], model=model)
     assert total(alone[:1], "D_logit") == pytest.approx(total(end_to_end[:1], "D_logit"), rel=1e-9)
     assert total(alone[1:], "D_logit") < total(end_to_end[1:], "D_logit")
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_what_is_left_out_on_shared_hidden_states_changes_no_bit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, ids, rows = tiny.build(name), tiny.token_ids(LENGTH)[0].tolist(), query_rows(LENGTH, LENGTH)
+    oracle = record(model, LEVELS["fp64"], ids, shift=0, rows=rows, keep_inputs=True)
+    short = record(model, LEVELS["bf16"], ids, shift=16, rows=rows, shared=oracle)
+    monkeypatch.setattr("anchoreval.attention.probe._idle", lambda *_: contextlib.nullcontext())
+    whole = record(model, LEVELS["bf16"], ids, shift=16, rows=rows, shared=oracle)
+    for at, heads in whole.layers.items():
+        assert torch.equal(heads.q, short.layers[at].q) and torch.equal(heads.k, short.layers[at].k)
 
 
 def test_the_same_run_again_differs_by_exactly_nothing() -> None:
