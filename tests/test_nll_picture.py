@@ -75,7 +75,7 @@ def test_both_sides_of_zero_have_the_same_steps_and_every_value_fits() -> None:
 @pytest.mark.parametrize(("low", "high"), [(3.1, 4.4), (-0.02, 0.5), (0.0, 1200.0)])
 def test_even_axes_have_round_ticks_within_their_ends(low: float, high: float) -> None:
     ticks = list(Even(low, high).ticks())
-    assert 3 <= len(ticks) <= 7 and all(low - 1e-9 <= at <= high + 1e-9 for at, _ in ticks)
+    assert 3 <= len(ticks) <= 8 and all(low - 1e-9 <= at <= high + 1e-9 for at, _ in ticks)
     assert all(float(text) == pytest.approx(at, abs=1e-9) for at, text in ticks)
 
 

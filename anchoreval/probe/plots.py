@@ -105,8 +105,8 @@ class Even(NamedTuple):
         return (y - self.low) / (self.high - self.low)
 
     def ticks(self) -> Iterator[tuple[float, str]]:
-        """Yield round values, five or so."""
-        rough = (self.high - self.low) / 5
+        """Yield round values, four to eight of them."""
+        rough = (self.high - self.low) / 7
         unit = 10.0 ** math.floor(math.log10(rough))
         step = unit * next(times for times in (1, 2, 5, 10) if unit * times >= rough)
         for at in range(math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9) + 1):
