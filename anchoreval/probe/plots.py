@@ -105,7 +105,7 @@ class Even(NamedTuple):
         return (y - self.low) / (self.high - self.low)
 
     def ticks(self) -> Iterator[tuple[float, str]]:
-        """Yield round values, four to eight of them."""
+        """Yield round values, a few of them."""
         rough = (self.high - self.low) / 7
         unit = 10.0 ** math.floor(math.log10(rough))
         step = unit * next(times for times in (1, 2, 5, 10) if unit * times >= rough)

@@ -8,6 +8,7 @@ from findings.words import Finding, Sentence, digits, grid, spread
 ALL = "all"
 RATIOS = ("logit", "weight")
 TOLD = "bf16"  # the level that sentences are of, where it was measured
+SINK = 0.3  # as the page of the probe counts them
 STORED = {"fp32": "float32", "bf16": "bfloat16"}
 
 
@@ -45,6 +46,7 @@ def finding(table: Table) -> Finding:
     own = Tables(table)
     title = f"Probe, {own.host}: what a shift of all positions does to attention"
     tables = [_by_length(own), _by_key(own), *_layers(own)]
+    tables += _heads(own)
     if own.curve:
         tables = [_curve(own), *tables, *_single_texts(own)]
     picture = RESULTS / table.name / "probe.svg"
@@ -68,28 +70,26 @@ def _sentences(own: Tables) -> list[Sentence]:
     assert line is not None, own.name
     at = f"`{MODEL}`, probe in the {own.host} at {longest:,} tokens, {line['texts']} texts"
     moved = f"a shift of all positions from {own.pair[0]} to {own.pair[1]} under `{own.level}`"
-    first = 10 if own.dtype == "fp32" else 16
     ratios = {kind: float(line[f"{kind}_first"]) / float(line[f"{kind}_other"]) for kind in RATIOS}
     said = [
         Sentence(
-            first,
+            1,
             f"{at}: {moved} moves attention by D = {spread(line['D'], line['D_half'])} (Equation 4, summed over "
             f"layers and heads); {floor_of(own, 'D', longest)}.",
         ),
         Sentence(
-            first + 1,
+            2,
             f"{at}: {moved} changes the first key's score {digits(str(ratios['logit']))} times as much as another "
-            f"key's and its weight {digits(str(ratios['weight']))} times; the first key holds "
-            f"{_share(line, 'mass_first')} of the weight and makes up {_share(line, 'share_first')} of the change; "
-            f"{floor_of(own, 'weight_first', longest)} of change of its weight, "
-            f"{spread(line['weight_first'], line['weight_first_half'])} under `{own.level}`.",
+            f"key's and its weight {digits(str(ratios['weight']))} times as much, by "
+            f"{spread(line['weight_first'], line['weight_first_half'])}; it holds {_share(line, 'mass_first')} of the "
+            f"weight and {_share(line, 'share_first')} of the change; {floor_of(own, 'weight_first', longest)}.",
         ),
     ]
     start = own.at(own.lengths[0], level=own.level)
     if start is not None and len(own.lengths) > 1:
         said.append(
             Sentence(
-                first + 2,
+                9,
                 f"`{MODEL}`, probe in the {own.host}: from {own.lengths[0]:,} to {longest:,} tokens {moved} changes "
                 f"the first key's score (Equation 5) by {spread(start['D_logit'], start['D_logit_half'])} and "
                 f"{spread(line['D_logit'], line['D_logit_half'])}; {floor_of(own, 'D_logit', longest)}.",
@@ -162,6 +162,18 @@ def _layers(own: Tables) -> list[str]:
     head = [f"layer, {int(longest):,} tokens, `{own.level}`", "weight on the first key", "its part of the change",
             "first key's score", "another key's", "first key's weight", "another key's"]  # fmt: skip
     return [grid(head, rows)] if rows else []
+
+
+def _heads(own: Tables) -> list[str]:
+    """How many heads put much of their weight on the first key, in the first text of the longest length."""
+    heads = [line for line in own.lines if line["head"] != ALL and line["length"] == str(own.lengths[-1])]
+    if not heads:
+        return []
+    sinks = sum(float(line["mass_first"]) >= SINK for line in heads)
+    return [
+        f"In the first text of {own.lengths[-1]:,} tokens {sinks} of {len(heads)} heads put {SINK:.0%} or more of "
+        f"their weight on the first key (`{heads[0]['level']}`)."
+    ]
 
 
 def _single_texts(own: Tables) -> list[str]:

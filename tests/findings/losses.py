@@ -7,7 +7,7 @@ from findings.evidence import HOSTS, MODEL, RESULTS, Line, Table
 from findings.words import Finding, Sentence, grid
 
 PLACEBO = "~placebo"
-RANKS = {"bf16": 0, "bf16-angle": 1}
+RANKS = {"bf16": 0, "bf16-angle": 4}
 
 
 def finding(table: Table) -> Finding:
@@ -35,7 +35,7 @@ def _sentences(length: int, host: str, paired: list[Line]) -> list[Sentence]:
         seen = "" if not line["low"] or float(line["low"]) * float(line["high"]) > 0 else ": not told from none"
         said.append(
             Sentence(
-                RANKS.get(line["arm"], 40) + (0 if length >= 8192 else 4),
+                RANKS.get(line["arm"], 40),
                 f"`{MODEL}`, loss on {line['units']} {line['unit']}s of {length:,} tokens, {host}: `{line['arm']}` "
                 f"minus `{line['baseline']}` is {_value(line)} nats per token{seen}; {floor}.",
             )
@@ -44,6 +44,8 @@ def _sentences(length: int, host: str, paired: list[Line]) -> list[Sentence]:
 
 
 def _value(line: Line) -> str:
+    if not float(line["differing"]):
+        return "0, the same bits"
     ends = f" [{nats(float(line['low']))}, {nats(float(line['high']))}]" if line["low"] else ""
     return nats(float(line["value"])) + ends
 

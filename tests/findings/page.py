@@ -6,7 +6,7 @@ from findings import attention, losses, runs
 from findings.evidence import MODEL, Evidence
 from findings.words import Finding
 
-TOP = 5
+TOP, LATER = 5, 100
 RUNS = {
     "ruler-1024": "RULER at 1,024 tokens, raw text",
     "ruler-1024-chat": "RULER at 1,024 tokens, chat template",
@@ -60,9 +60,13 @@ NOT_SHOWN = """## What was not shown
 
 
 def rendered(evidence: Evidence) -> str:
-    """The page."""
-    findings = _findings(evidence)
-    quoted = sorted((one for each in findings for one in each.sentences), key=lambda one: one.rank)[:TOP]
+    """The page; of each kind of measurement the first that is committed is quoted before the others."""
+    kinds = _findings(evidence)
+    findings = [each for kind in kinds for each in kind]
+    ranked = [
+        (one.rank + LATER * bool(at), one) for kind in kinds for at, each in enumerate(kind) for one in each.sentences
+    ]
+    quoted = [one for _, one in sorted(ranked, key=lambda pair: pair[0])[:TOP]]
     parts = [ASKED.format(count=_count(len(quoted)))]
     parts.append("".join(f"{at}. {one.text}\n" for at, one in enumerate(quoted, 1)))
     for each in findings:
@@ -75,10 +79,12 @@ def rendered(evidence: Evidence) -> str:
     return "\n".join(parts).rstrip() + "\n"
 
 
-def _findings(evidence: Evidence) -> list[Finding]:
-    made = [attention.finding(evidence.probes[name]) for name in (*PROBES,) if name in evidence.probes]
-    made += [losses.finding(evidence.losses[name]) for name in LOSSES if name in evidence.losses]
-    return made + [runs.finding(title, evidence.runs[name]) for name, title in RUNS.items() if name in evidence.runs]
+def _findings(evidence: Evidence) -> tuple[list[Finding], ...]:
+    return (
+        [attention.finding(evidence.probes[name]) for name in PROBES if name in evidence.probes],
+        [losses.finding(evidence.losses[name]) for name in LOSSES if name in evidence.losses],
+        [runs.finding(title, evidence.runs[name]) for name, title in RUNS.items() if name in evidence.runs],
+    )
 
 
 def _not_yet(evidence: Evidence) -> list[str]:

@@ -12,7 +12,7 @@ from anchoreval.stats import Contrast, Row, cluster_of, mean_interval
 from findings.evidence import HOSTS, MODEL
 from findings.words import Finding, Sentence, grid
 
-CONTROL = "bf16-angle"
+RANKS = {"bf16": (3, 7, 6), "bf16-angle": (5, 12, 8)}  # of scores, texts, log-probabilities
 
 
 def finding(title: str, run: Run) -> Finding:
@@ -41,12 +41,12 @@ def _sentences(run: Run, contrasts: list[Contrast]) -> list[Sentence]:
         if name.endswith(PLACEBO):
             said.append(Sentence(60, _placebo(where, one)))
             continue
-        rank = 30 if name == CONTROL else 20 if name == "bf16" else 50
-        said.append(Sentence(rank, _score(where, one)))
+        ranks = RANKS.get(name, (50, 51, 52))
+        said.append(Sentence(ranks[0], _score(where, one)))
         if row.difference.same_outputs is not None:
-            said.append(Sentence(rank + 3, _outputs(where, one, same_texts(run, one.arm, one.baseline))))
+            said.append(Sentence(ranks[1], _outputs(where, one, same_texts(run, one.arm, one.baseline))))
         if row.difference.logprob is not None:
-            said.append(Sentence(rank + 2, _logprob(where, one)))
+            said.append(Sentence(ranks[2], _logprob(where, one)))
     return said
 
 
