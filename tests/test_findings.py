@@ -14,7 +14,9 @@ from findings.evidence import MODEL, REPOSITORY, RESULTS, Evidence, lines, read
 from findings.gather import gather
 from findings.page import LOSSES, PROBES, RUNS, rendered
 
+from anchoreval import compare
 from anchoreval.attention.measures import BY_HEAD, MEASURES
+from anchoreval.board.words import size
 from anchoreval.kept import Kept
 from anchoreval.nll_report import Losses, csv_of, rows_of
 from anchoreval.probe import Study, write_probe
@@ -53,6 +55,17 @@ def test_what_is_committed_stands_on_the_page_and_the_rest_is_named_as_not_measu
         )
     assert evidence.runs.keys() <= RUNS.keys() and evidence.probes.keys() <= PROBES.keys()
     assert evidence.losses.keys() <= LOSSES.keys()
+
+
+def test_readme_prints_the_committed_figures() -> None:
+    readme = (REPOSITORY / "README.md").read_text("utf-8")
+    paragraph = readme.split("## What it finds on a real model")[1].split("\n## ")[0]
+    assert "(docs/findings.md)" in paragraph and MODEL in paragraph
+    contrasts = {one.arm: one.pooled for one in compare(RESULTS / "eb79dc8496f766f6")}
+    for arm in ("bf16", "bf16-angle"):
+        assert f"`{arm}`" in paragraph and size(contrasts[arm]) in paragraph and contrasts[arm].word in paragraph
+    picture = paragraph.split("](")[-1].split(")")[0]
+    assert (REPOSITORY / picture).is_file()
 
 
 def study_of(dtype: str) -> Study:
@@ -119,11 +132,12 @@ def test_every_kind_of_measurement_has_its_section_and_its_sentence_at_the_top(m
     gather(measured, tmp_path / "place")
     text = rendered(read(tmp_path / "place"))
     top = text.split("sentences\n")[1].split("\n## ")[0]
-    assert "moves attention by D = 0.1 ± 0.01" in top and "floor: 1.0e-04 ± 1.0e-05 under `fp32-qk`" in top
+    assert "moves attention by D = 0.100 ± 0.010" in top and "floor: 1.0e-04 ± 1.0e-05 under `fp32-qk`" in top
     assert "first key's score 1 times as much" in top and "`bf16` minus `fp32` is +0.0100" in top
     assert "`bf16` minus `fp32` is -0.4 [-2.8, +2.0] points" in top
     assert "2 of 2 heads put 30% or more" in text and "| 64–127 |" in text and "| text 2 |" in text
     assert "- RULER at 1,024 tokens, chat template (520 records so far)" in text
+    assert "and Figure 7 (so far to 128 tokens)" in text
     probe = tmp_path / "place" / "probe-float32" / "probe.csv"
     probe.unlink()
     assert "and Figure 7 (1 lines so far)" in rendered(read(tmp_path / "place"))

@@ -7,6 +7,7 @@ from findings.evidence import MODEL, Evidence
 from findings.words import Finding
 
 TOP, LATER = 5, 100
+WINDOW = 8192  # positions of the model
 RUNS = {
     "ruler-1024": "RULER at 1,024 tokens, raw text",
     "ruler-1024-chat": "RULER at 1,024 tokens, chat template",
@@ -89,10 +90,14 @@ def _findings(evidence: Evidence) -> tuple[list[Finding], ...]:
 
 def _not_yet(evidence: Evidence) -> list[str]:
     measured = {*evidence.probes, *evidence.losses, *evidence.runs}
+    far = dict(evidence.unfinished)
+    for name, table in evidence.probes.items():
+        if (longest := max(int(line["length"]) for line in table.lines)) < WINDOW:
+            far[name] = f"so far to {longest:,} tokens"
     lines = [
-        f"- {title}" + (f" ({evidence.unfinished[name]})" if name in evidence.unfinished else "")
+        f"- {title}" + (f" ({far[name]})" if name in far else "")
         for name, title in {**PROBES, **LOSSES, **RUNS}.items()
-        if name not in measured
+        if name not in measured or name in far
     ]
     return ["## Not measured yet\n", "\n".join(lines)] if lines else []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,5 +42,11 @@ def digits(text: str, count: int = 2) -> str:
 
 
 def spread(value: str, half: str) -> str:
-    """`0.25 ± 0.01`, the half of an interval where there is one."""
-    return f"{digits(value)} ± {digits(half)}" if half else digits(value)
+    """`1.962 ± 0.018`: a mean to the digits of the half of its interval, where it has one."""
+    if not half:
+        return digits(value)
+    if float(half) and 1e-3 <= abs(float(value)) < 1e4:
+        places = max(0, 1 - math.floor(math.log10(float(half))))
+        if places <= 4:
+            return f"{float(value):.{places}f} ± {float(half):.{places}f}"
+    return f"{digits(value)} ± {digits(half)}"
