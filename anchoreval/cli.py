@@ -243,6 +243,12 @@ def _probe(parser: argparse.ArgumentParser) -> None:
         "--random-init", action="store_true", help="add random weights also for a model over 100 million parameters"
     )
     parser.add_argument(
+        "--no-copy",
+        dest="copy",
+        action="store_false",
+        help="leave out the float32 copy of a model of 16 bits, and shared hidden states with it",
+    )
+    parser.add_argument(
         "--max-length", type=flags.length, metavar="N", help="the length that it was trained at, where known"
     )
     flags.anchor(parser)

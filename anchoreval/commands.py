@@ -269,8 +269,9 @@ def probe(options: argparse.Namespace) -> int:
     from anchoreval.probe import write_probe
     from anchoreval.probe.reading import reading
 
-    names = ("shift", "levels", "text", "texts", "queries", "dtype", "device", "kernel", "seed", "trust_remote_code")
-    asked = {name: getattr(options, name) for name in (*names, "max_length", "random_init", "curve_length", "anchor")}
+    names: tuple[str, ...] = ("shift", "levels", "text", "texts", "queries", "dtype", "device", "kernel", "seed")
+    names += ("trust_remote_code", "max_length", "random_init", "curve_length", "copy", "anchor")
+    asked = {name: getattr(options, name) for name in names}
     kept = options.output / "probe.jsonl"
     study = measure(options.model, options.lengths, kept=kept, tell=note, watch=measurements, **asked)
     csv, html = write_probe(study, options.output)

@@ -20,7 +20,7 @@ from anchoreval import flags as shared
 from anchoreval.arms import DEFAULT_KERNEL, widest_product
 from anchoreval.errors import LengthError, ModelError, RunError, SourceError, UnsupportedArm
 from anchoreval.kept import Kept, name_of
-from anchoreval.nll_report import Losses, Row, csv_of, rows_of, spans, table_of
+from anchoreval.nll_report import Losses, OfText, Row, csv_of, of_texts, rows_of, spans, table_of
 from anchoreval.schema import Progress, Watch, work
 from anchoreval.stats.intervals import LEVEL
 
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from anchoreval.schema import Json
     from anchoreval.tokenizer import TextTokenizer
 
-HEADER, TABLE, LOSSES = "nll.json", "nll.csv", "losses.jsonl"
+HEADER, TABLE, TEXTS, PICTURE, LOSSES = "nll.json", "nll.csv", "texts.csv", "nll.svg", "losses.jsonl"
+WRITTEN = {"csv": TABLE, "by text": TEXTS, "picture": PICTURE, "header": HEADER}
 SCHEMA = 1
 Tell = Callable[[str], None]
 
@@ -86,7 +87,8 @@ def flags(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("nll"),
         metavar="DIR",
-        help="for nll.csv, nll.json and losses.jsonl, from which the same command goes on (default: %(default)s)",
+        help="for nll.csv, .json, .svg, texts.csv and losses.jsonl, from which the same command goes on "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--buckets",
@@ -104,7 +106,7 @@ def main(options: argparse.Namespace, say: Tell, note: Tell, watch: Watch) -> in
     asked = {name: value for name, value in vars(options).items() if name not in {"command", "output"}}
     rows = measure(**asked, output=options.output, watch=watch, tell=note)
     say(table_of(rows))
-    note(f"csv: {options.output / TABLE}\nheader: {options.output / HEADER}")
+    note("\n".join(f"{what}: {options.output / name}" for what, name in WRITTEN.items()))
     return 0
 
 
@@ -169,7 +171,8 @@ def measure(
         backend.close()
     rows = [row for own in losses for row in rows_of(own, buckets)]
     tally = [{"length": own.length, "by_text": _tally(own, texts)} for own in cut]
-    _write(place, {**_header(tokenizer, front), **facts, "windows": tally, "left_out": left_out}, rows)
+    by_text = [line for own in losses for line in of_texts(own, [text.name for text in texts], buckets)]
+    _write(place, {**_header(tokenizer, front), **facts, "windows": tally, "left_out": left_out}, rows, by_text)
     return rows
 
 
@@ -374,9 +377,13 @@ def _folder(place: Path, asked: dict[str, Json]) -> Path:
     return place
 
 
-def _write(place: Path, header: dict[str, Json], rows: Sequence[Row]) -> None:
+def _write(place: Path, header: dict[str, Any], rows: Sequence[Row], by_text: Sequence[OfText]) -> None:
+    """The header last: where it is, the rest is whole."""
     from anchoreval.files import write_whole
+    from anchoreval.nll_picture import picture
 
     write_whole(place / TABLE, [csv_of(rows)])
+    write_whole(place / TEXTS, [csv_of(by_text)])
+    write_whole(place / PICTURE, [picture(header["asked"]["model"], header["engine"]["dtype"], rows)])
     body = {**header, "rows": [asdict(row) for row in rows]}
     write_whole(place / HEADER, [json.dumps(body, indent=1, sort_keys=True, allow_nan=False), "\n"])

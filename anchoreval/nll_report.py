@@ -95,6 +95,39 @@ def rows_of(losses: Losses, equal: int | None = None) -> list[Row]:
     return made
 
 
+@dataclass(frozen=True, slots=True)
+class OfText:
+    """What a row is of one text: the mean of its tokens, and of their differences to the baseline."""
+
+    length: int
+    first: int
+    last: int
+    text: str
+    arm: str
+    value: float
+    difference: float | None
+    differing: float | None
+    tokens: int
+
+
+def of_texts(losses: Losses, names: Sequence[str], equal: int | None = None) -> list[OfText]:
+    """By bucket, text and arm; with the tokens as weights they add up to the rows."""
+    baseline, made = next(iter(losses.by_arm)), []
+    for first, end in spans(losses.length, equal):
+        for text in dict.fromkeys(losses.text_of):
+            windows = [i for i, own in enumerate(losses.text_of) if own == text]
+            base = losses.by_arm[baseline][windows, first - 1 : end - 1]
+            for arm, every in losses.by_arm.items():
+                values = every[windows, first - 1 : end - 1]
+                difference = differing = None
+                if arm != baseline:
+                    difference, differing = float((values - base).mean()), float((values != base).mean())
+                value, tokens = float(values.mean()), int(values.size)
+                place = (losses.length, first, end - 1)
+                made.append(OfText(*place, names[text], arm, value, difference, differing, tokens))
+    return made
+
+
 def unit_of(text_of: Sequence[int]) -> Unit:
     """What is counted as independent: texts where there are two, else windows, else blocks of one window."""
     if len(set(text_of)) > 1:
@@ -138,9 +171,9 @@ def _units(values: NDArray[np.float64], text_of: Sequence[int], unit: Unit) -> t
     return [float(part.sum()) for part in parts], [int(part.size) for part in parts]
 
 
-def csv_of(rows: Sequence[Row]) -> str:
+def csv_of(rows: Sequence[Row] | Sequence[OfText]) -> str:
     """The rows as CSV; numbers to nine significant digits, None as an empty field."""
-    names = [field.name for field in fields(Row)]
+    names = [field.name for field in fields(rows[0])]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(names)

@@ -51,7 +51,7 @@ FLAGS = {
     "board": {"--definition", "--output", "runs"},
     "probe": {
         "--anchor", "--curve-length", "--device", "--dtype", "--kernel", "--lengths", "--levels", "--max-length",
-        "--model", "--output", "--queries", "--random-init", "--seed", "--shift", "--text", "--texts",
+        "--model", "--no-copy", "--output", "--queries", "--random-init", "--seed", "--shift", "--text", "--texts",
         "--trust-remote-code",
     },
     "nll": {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import math
 from collections.abc import Iterator
@@ -221,7 +222,7 @@ def test_arms_without_meaning_for_one_text_are_refused(llama: Path, texts: Path,
 def test_the_same_settings_give_the_same_bytes(llama: Path, texts: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         measure(llama, texts, tmp_path / name, arms="bf16,fp32", lengths=[128, 256])
-    for name in (nll.HEADER, nll.TABLE):
+    for name in (nll.HEADER, nll.TABLE, nll.TEXTS, nll.PICTURE):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     measure(llama, texts, tmp_path / "c", arms="bf16,fp32", lengths=[128, 256], limit=1)
     assert (tmp_path / "a" / nll.TABLE).read_bytes() != (tmp_path / "c" / nll.TABLE).read_bytes()
@@ -252,8 +253,27 @@ def test_a_measurement_that_was_cut_goes_on_and_computes_no_window_twice(
         pytest.fail("never ended")
     each = [ids for ids in computed if ids is not None]
     assert len(each) == 2 * 2 * 6  # arms, lengths, windows
-    for name in (nll.HEADER, nll.TABLE):
+    for name in (nll.HEADER, nll.TABLE, nll.TEXTS, nll.PICTURE):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_the_table_of_texts_adds_up_to_the_rows_and_their_intervals(
+    llama: Path, texts: Path, tmp_path: Path
+) -> None:
+    rows = measure(llama, texts, tmp_path, arms="bf16,fp32")
+    with (tmp_path / nll.TEXTS).open(encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    for row in (one for one in rows if (one.first, one.last) != (1, 255)):
+        place = [str(row.first), str(row.last), row.arm]
+        own = [line for line in lines if [line["first"], line["last"], line["arm"]] == place]
+        counts = [int(line["tokens"]) for line in own]
+        means = [float(line["difference" if row.baseline else "value"]) for line in own]
+        sums = [mean * count for mean, count in zip(means, counts, strict=True)]
+        assert len(own) == row.units == 3 and sum(counts) == row.tokens
+        # nine digits of losses below 16 and of differences below 1
+        assert math.fsum(sums) / sum(counts) == pytest.approx(row.value, rel=1e-7, abs=1e-8)
+        if row.low is not None and row.high is not None:
+            assert interval(sums, counts) == pytest.approx((row.low, row.high), rel=1e-5, abs=1e-7)
 
 
 def test_the_header_says_what_was_asked_and_applied(llama: Path, texts: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import json
 import re
 import statistics
 from dataclasses import replace
@@ -18,11 +19,12 @@ import transformers
 
 from anchoreval.attention.rope import LEVELS, parse_level
 from anchoreval.cli import main
-from anchoreval.errors import LengthError, SourceError, UnknownName
+from anchoreval.errors import LengthError, RunError, SourceError, UnknownName
 from anchoreval.flags import counts, lengths, shifts
 from anchoreval.probe import Study, csv_text, probe, write_probe
 from anchoreval.probe import study as study_module
-from anchoreval.probe.plots import Axis, Curve, chart, decades, power_text
+from anchoreval.probe.parts import Part, packed, unpacked
+from anchoreval.probe.plots import Axis, Curve, Powers, chart, decades, power_text
 from anchoreval.probe.reading import number, reading, slope
 from anchoreval.probe.sheet import MEASURES, Row, Setting
 from anchoreval.probe.study import bins, isolated, parse_rungs, read_texts
@@ -30,6 +32,7 @@ from anchoreval.tokenizer import load_tokenizer
 from tests.conftest import REPOSITORY
 
 TOKENIZER = REPOSITORY / "models" / "anchor-tiny"
+PLACE: tuple[Any, ...] = ("one-layer", "oracle", 0, 0, "all", "all")
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +219,7 @@ def test_numbers_and_slopes_are_plain() -> None:
 def test_a_chart_puts_powers_of_ten_and_doublings_at_even_steps() -> None:
     curve = Curve("a<b", 0, ((64, 1.0), (128, 10.0), (256, 100.0), (512, 0.0)))
     assert decades([curve]) == (0, 2)
-    drawn = chart([curve], Axis("tokens", ((64, "64"),)), (0, 2), "label")
+    drawn = chart([curve], Axis("tokens", ((64, "64"),)), Powers(0, 2), "label")
     (points,) = re.findall(r'polyline points="([^"]+)"', drawn)
     (x0, y0), (x1, y1), (x2, y2) = (map(float, point.split(",")) for point in points.split())
     assert x1 - x0 == pytest.approx(x2 - x1, abs=0.2) and y0 - y1 == pytest.approx(y1 - y2, abs=0.2) and y1 < y0
@@ -281,6 +284,33 @@ def test_a_study_that_was_cut_goes_on_and_measures_nothing_twice(
         pytest.fail("never ended")
     before, most = runs, 10**9
     assert csv_text(measured()) == whole and runs == before
+
+
+def test_lines_of_plain_json_are_read_as_those_that_are_packed() -> None:
+    parts = [Part(*PLACE, "all", {"D": 0.125}), Part(*PLACE, "3", {"key_logit": 1e-6})]
+    plain = [
+        [p.mode, p.against, p.shift, p.other, p.layer, p.head, p.key, [p.values.get(name) for name in MEASURES]]
+        for p in parts
+    ]
+    assert unpacked(plain) == unpacked(packed(parts)) == parts
+    for wrong in ("no base85 \x00", packed(parts)[:-9], [["end-to-end"]], 7):
+        with pytest.raises(RunError, match="kept line"):
+            unpacked(wrong)
+
+
+@pytest.mark.half
+def test_without_the_copy_a_model_of_16_bits_is_measured_as_it_is_stored(checkpoint: Path, tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"levels": "fp32-qk", "texts": 1, "queries": 16, "kept": tmp_path / "k"}
+    alone = probe(str(checkpoint), [24], copy=False, **asked)
+    assert {(row.setting.dtype, row.setting.mode) for row in alone.rows} == {("bf16", "end-to-end")}
+    assert "In the bf16 model, end to end" in reading(alone) and "float32" not in reading(alone)
+    assert write_page(alone).count("<figure>") == 5
+    names = {json.loads(line)["name"] for line in (tmp_path / "k").read_text().splitlines()}
+    probe(str(checkpoint), [24], **asked)
+    both = {json.loads(line)["name"] for line in (tmp_path / "k").read_text().splitlines()}
+    probe(str(checkpoint), [24], **asked | {"dtype": "float32"})  # other weights than those of the copy
+    every = {json.loads(line)["name"] for line in (tmp_path / "k").read_text().splitlines()}
+    assert names < both < every and len(every) - len(both) == 2  # the level, and random weights
 
 
 @pytest.fixture(scope="module")

@@ -81,7 +81,10 @@ ALLOWED = {
     "gpu_measures": {"attention", "errors"},
     "prefill_bench": {"arms", "backends", "cards", "flags", "gpu_measures", "results", "schema"},
     "anchor_bench": {"arms", "backends", "schema"},
-    "probe": {"attention", "backends", "cards", "data", "errors", "kept", "progress", "prompt", "results", "tokenizer"},
+    "probe": {
+        "attention", "backends", "cards", "data", "errors", "kept", "progress", "prompt", "results", "schema",
+        "tokenizer",
+    },
     "training": {"attention", "cards", "data", "errors", "prompt", "schema", "tokenizer"},
     "commands": {
         "anchor_bench", "backends", "bench", "board", "cards", "compare_runs", "console", "data", "data_files",
@@ -91,11 +94,12 @@ ALLOWED = {
         "tokenizer", "verify", "view",
     },
     "nll": {
-        "arms", "attention", "backends", "cards", "errors", "evaluation", "flags", "kept", "nll_report",
+        "arms", "attention", "backends", "cards", "errors", "evaluation", "flags", "kept", "nll_picture", "nll_report",
         "plain_files", "progress", "prompt", "results", "schema", "stats", "strict_json", "token_losses",
         "tokenizer",
     },
     "nll_report": {"errors", "stats"},
+    "nll_picture": {"nll_report", "probe", "schema"},
     "plan": {
         "arms", "attention", "backends", "cards", "data", "errors", "evaluation", "flags", "lengths", "progress",
         "prompt", "run", "schema", "tokenizer",

@@ -40,6 +40,7 @@ def probe(
     max_length: int | None = None,
     random_init: bool = False,
     curve_length: int | None = None,
+    copy: bool = True,
     kept: Path | None = None,
     anchor: Anchor = "auto",
     tell: Callable[[str], None] = lambda _: None,
@@ -55,15 +56,18 @@ def probe(
     (default: the checkpoint's, for a card's own dtype says how tasks run); `max_length` is what the model was trained
     at, where its card and configuration do not say;
     `random_init` adds the same architecture with random weights also where the model is large (up to 100 million
-    parameters it is always there); `anchor="none"` puts no anchor token in front. What is measured is appended to the
-    file `kept`, from which a study that was cut goes on. Raises AnchorEvalError, one line, for what cannot be done.
+    parameters it is always there); `copy=False` leaves out the float32 copy of a model of 16 bits; `anchor="none"`
+    puts no anchor token in front. What is measured is appended to the file `kept`, from which a study that was cut
+    goes on. Raises AnchorEvalError, one line, for what cannot be done.
     """
     from anchoreval.probe.study import Settings, investigate
 
     if curve_length is not None and curve_length not in lengths:
         raise LengthError(f"--curve-length {curve_length}: not one of --lengths")
     counts = ((0, texts),) if isinstance(texts, int) else tuple(sorted(texts or ()))
-    settings = Settings(tuple(sorted(set(lengths))), shift, levels, counts, queries, seed, random_init, curve_length)
+    settings = Settings(
+        tuple(sorted(set(lengths))), shift, levels, counts, queries, seed, random_init, curve_length, copy
+    )
     how = (dtype or "auto", device, kernel, trust_remote_code, max_length)
     return investigate(model, settings, text, *how, tell, Kept(kept), watch, anchor)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from anchoreval.probe.plots import Axis, Curve, Point, chart, decades, sheet, swatch
+from anchoreval.probe.plots import Axis, Curve, Drawing, Floor, Point, chart, decades, sheet, swatch
 from anchoreval.probe.reading import (
     MODE_WORDS,
     beyond,
@@ -27,6 +27,8 @@ from anchoreval.probe.sheet import Mode, Row, Study
 
 TEMPLATES = Path(__file__).parent / "templates"
 TOP_HEADS = 12
+#: The first of these levels that was measured is the floor: what is left to see where RoPE rounds in float32 alone.
+FLOORS = ("fp32-qk", "fp32")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,7 @@ def page(study: Study) -> str:
         facts=_facts(study),
         reading=reading(study),
         legend=[(name, swatch(at)) for at, name in enumerate(levels(study))],
+        floor=floor_words(study),
         panels=[panel(study) for panel in (_shift_panel, _score_panel, _weight_panel, _length_panel, _oracle_panel)],
         table=_table(study),
         heads=_heads(study),
@@ -67,10 +70,23 @@ def picture(study: Study) -> str:
     """The text of probe.svg: the paper's three panels of the model as stored, in one drawing that needs no page."""
     dtype, mode = settings(study)[0]
     panels = [panel(study) for panel in (_shift_panel, _weight_panel, _length_panel)]
-    drawn = [(panel.title, panel.charts[0][1]) for panel in panels]
-    style = (TEMPLATES / "probe.css").read_text("utf-8")
-    head = f"{study.model}: {_words(study, dtype, mode)}; {lengths(study)[-1]:,} tokens in the middle panel"
-    return sheet(head, drawn, levels(study), style)
+    drawn = [Drawing(panel.title, panel.note, panel.charts[0][1]) for panel in panels]
+    words = _words(study, dtype, mode)
+    head = f"{study.model}: what a shift of all positions does to attention, by RoPE level ({words})"
+    counts = {row.setting.length: row.setting.texts for row in study.totals()}
+    texts = ", ".join(f"{counts[length]} at {length:,}" for length in lengths(study))
+    notes = [f"Vertical bars: 95% interval over the texts; tokens and texts: {texts}.", floor_words(study)]
+    return sheet(head, drawn, levels(study), [*filter(None, notes)], (TEMPLATES / "probe.css").read_text("utf-8"))
+
+
+def floor_words(study: Study) -> str:
+    """What the grey area of a chart is; nothing where no level can be the floor."""
+    level = _floor_level(study)
+    return f"Grey: at or below the floor {level}, where RoPE rounds in float32 alone." if level else ""
+
+
+def _floor_level(study: Study) -> str | None:
+    return next((level for level in FLOORS if level in levels(study)), None)
 
 
 def _words(study: Study, dtype: str, mode: Mode) -> str:
@@ -81,13 +97,19 @@ def _panel(
     study: Study, title: str, note: str, axis: Axis, points: Callable[[str, Mode, str], Iterable[Point]]
 ) -> Panel:
     """A chart per setting with a curve per level; `points` of (dtype, mode, level)."""
-    names = levels(study)
+    names, floor = levels(study), _floor_level(study)
     drawn = [
         (_words(study, dtype, mode), [Curve(n, at, tuple(points(dtype, mode, n))) for at, n in enumerate(names)])
         for dtype, mode in settings(study)
     ]
-    y_range = decades([curve for _, curves in drawn for curve in curves])
-    return Panel(title, note, tuple((name, chart(c, axis, y_range, f"{title}: {name}")) for name, c in drawn))
+    scale = decades([curve for _, curves in drawn for curve in curves])
+
+    def draw(curves: list[Curve], name: str) -> str:
+        below = next((curve.points for curve in curves if curve.name == floor), ())
+        area = Floor(tuple((x, None, y) for x, y, *_ in below if y > 0)) if below else None
+        return chart(curves, axis, scale, f"{title}: {name}", area)
+
+    return Panel(title, note, tuple((name, draw(curves, name)) for name, curves in drawn))
 
 
 def _shift_panel(study: Study) -> Panel:
@@ -102,7 +124,7 @@ def _shift_panel(study: Study) -> Panel:
     starts = sorted({s.shift for s in swept} | {shift})
     ticks = [at for at in (0, 8, other, 100, 1000) if starts[0] <= at <= starts[-1]]
     axis = Axis(f"first shift (second: {other})", tuple((at, str(at)) for at in ticks), from_zero=True)
-    note = f"{length:,} tokens. Equation 4 of the paper, summed over layers and heads."
+    note = f"{length:,} tokens. y: D, Equation 4 of the paper, a sum of weight changes over layers and heads."
     return _panel(study, "D against the shift", note, axis, points)
 
 
@@ -122,21 +144,25 @@ def _key_panel(study: Study, measure: str, title: str, note: str) -> Panel:
 
 
 def _score_panel(study: Study) -> Panel:
-    note = "Mean over queries, summed over layers and heads."
+    note = "y: change of the score in logits, mean over queries, summed over layers and heads."
     return _key_panel(study, "key_logit", "Difference per key, before softmax", note)
 
 
 def _weight_panel(study: Study) -> Panel:
-    return _key_panel(study, "key_weight", "Difference per key, after softmax", "Equation 4 without its sum over keys.")
+    note = "y: change of the key's weight, Equation 4 without its sum over keys."
+    return _key_panel(study, "key_weight", "Difference per key, after softmax", note)
 
 
 def _length_panel(study: Study) -> Panel:
-    note = "Equation 5: the first key's score, mean over queries, summed over layers and heads; with the model's 1/√d."
+    note = (
+        "y: D_logit, Equation 5: change of the first key's score in logits, mean over queries, summed over layers and "
+        "heads; with the model's 1/√d."
+    )
     return _by_length(study, "D_logit against the length", note, "shift", "D_logit")
 
 
 def _oracle_panel(study: Study) -> Panel:
-    note = "Equation 4 between the level and the fp64-angle oracle of the same model, at the first shift."
+    note = "y: D, Equation 4 between the level and the fp64-angle oracle of the same model, at the first shift."
     return _by_length(study, "Distance to the oracle against the length", note, "oracle", "D")
 
 

@@ -47,9 +47,12 @@ def lengths(study: Study) -> list[int]:
 
 
 def settings(study: Study) -> list[tuple[str, Mode]]:
-    """(dtype, mode) that the page shows: every dtype end to end, then the last one on shared hidden states."""
+    """(dtype, mode) that the page shows: every dtype end to end, then the last on shared hidden states, if it ran."""
     dtypes = list(dict.fromkeys(row.setting.dtype for row in study.rows))
-    return [*((dtype, "end-to-end") for dtype in dtypes), (dtypes[-1], "one-layer")]
+    shown: list[tuple[str, Mode]] = [(dtype, "end-to-end") for dtype in dtypes]
+    if any(row.setting.mode == "one-layer" for row in study.rows):
+        shown.append((dtypes[-1], "one-layer"))
+    return shown
 
 
 def pair(study: Study) -> tuple[int, int]:

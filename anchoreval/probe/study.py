@@ -57,7 +57,8 @@ class Settings:
     """What the user asks for. The last of `shifts` is the second run's in every pair.
 
     The first run's is the first of them; the others, or SWEEP where there are only two, make the curve at one length:
-    `curve_length`, else the one nearest to SWEEP_LENGTH. `texts` are (from this length on, so many), ascending.
+    `curve_length`, else the one nearest to SWEEP_LENGTH. `texts` are (from this length on, so many), ascending. Without
+    `copy` a model stored in 16 bits is not measured in float32 as well.
     """
 
     lengths: tuple[int, ...]
@@ -68,6 +69,7 @@ class Settings:
     seed: int
     random_init: bool = False
     curve_length: int | None = None
+    copy: bool = True
 
     @property
     def pair(self) -> tuple[int, int]:
@@ -146,9 +148,9 @@ def investigate(
         raise ModelError(f"{model}: the untouched level does not reproduce this model's own logits")
     stored = report.model_dtype
     randomised = settings.random_init or network.num_parameters() <= RANDOM_UP_TO
-    computations = tuple(dict.fromkeys((stored, "fp32")))
+    computations = tuple(dict.fromkeys((stored, "fp32"))) if settings.copy else (stored,)
     with work(watch, (randomised + len(rungs) * len(computations)) * sum(map(len, texts.values()))) as progress:
-        bench = _Bench(settings, texts, checkpoint.weights_sha256, kept or Kept(), tell, progress)
+        bench = _Bench(settings, texts, checkpoint.weights_sha256, stored, kept or Kept(), tell, progress)
         if randomised:
             bench.measure(random_weights(network, settings.seed), stored, [Rung(RANDOM, LEVELS["native"])])
         for computed in computations:
@@ -180,6 +182,7 @@ class _Bench:
     settings: Settings
     texts: dict[int, list[list[int]]]
     weights: str
+    stored: str
     kept: Kept
     tell: Callable[[str], None]
     progress: Progress
@@ -210,8 +213,12 @@ class _Bench:
                     self.measured.append(Measured(computed, rung, length, len(text.rows), at, parts))
 
     def _named(self, computed: str, randomised: bool, rung: Rung, ids: list[int], heads: bool) -> dict[str, Any]:
-        """All that decides the numbers of one text under one rung."""
+        """All that decides the numbers of one text under one rung.
+
+        A float32 copy has the weights as the 16-bit model rounds them, which may not be those of the file.
+        """
         return {
+            **({} if computed == self.stored else {"stored": self.stored}),
             "weights": self.weights,
             "random": self.settings.seed if randomised else None,
             "dtype": computed,
