@@ -18,7 +18,7 @@ import pytest
 from findings.evidence import MODEL, REPOSITORY, RESULTS, Evidence, Table, read
 
 from anchoreval import Run, evaluate
-from anchoreval.progress import unwatched
+from anchoreval.schema import unwatched
 
 LOGIT = 30 * 100 * 24 * 2.0**-24
 TASK = "ruler/niah_single_1"  # answers of ten tokens, most of them right
