@@ -5,8 +5,9 @@ bound is a quantile of the weighted mean (Gaffke 2005, "Three test statistics fo
 on the mean of a nonnegative variable", Math. Methods Statist. 14; Learned-Miller & Thomas 2019, arXiv 1905.06208). Of
 right/wrong values it is Clopper & Pearson's; where all of G values are alike it lies 1 - a^(1/G) of the way to the far
 end, since that share of what was not seen may lie there. That it holds for every law is proven for some and has no
-counterexample. Values that share a source are one unit: its sum and size are drawn together, and what is added
-is a unit of the mean size.
+counterexample. Values that share a source are one unit: its sum and size are drawn together. What is added is a unit
+as large as hides as much as units of these very sizes can (`hidden`): of their size where all are alike, and almost
+that of the largest where a few hold most values, for these may all have come out alike by chance.
 
 A weighted mean is at most t where a sum of gamma variables is at most 0; its tail is that of the saddlepoint (Lugannani
 & Rice 1980 in the form of Barndorff-Nielsen 1986), within 3% of a tail of 2.5% for one value and 0.3% for 20.
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 CLOSE = 1e-9  # of the range: bounds are found to this
 ROUNDED = 12  # digits to which units are alike
+TAIL = 0.025  # of a bound, at which what units can hide is counted
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,11 @@ class Units:
     def mean(self) -> float:
         """The mean over values."""
         return math.fsum(self.sums) / sum(self.sizes)
+
+    @cached_property
+    def effective(self) -> float:
+        """How many units of one size can hide as much as these; their number where all are of one size."""
+        return math.log(TAIL) / math.log1p(-hidden(self.sizes, TAIL))
 
     @cached_property
     def _kinds(self) -> tuple[Numbers, Numbers, Numbers]:
@@ -106,8 +113,8 @@ class Units:
         sums, sizes, counts = self._kinds
         steps = sums - mean * sizes
         if least is not None:
-            typical = sum(self.sizes) / len(self.sizes)
-            steps, counts = np.append(steps, typical * (least - mean)), np.append(counts, 1.0)
+            added = sum(self.sizes) / self.effective
+            steps, counts = np.append(steps, added * (least - mean)), np.append(counts, 1.0)
         lowest, highest = float(steps.min()), float(steps.max())
         if lowest >= 0 or highest <= 0:
             return -math.inf if highest > 0 else math.inf
@@ -137,6 +144,21 @@ def _signed_root(steps: Numbers, counts: Numbers, low: float, high: float) -> fl
     if abs(w) < 1e-4:
         return float(counts @ terms**3) / float(3 * second**1.5)
     return w + math.log(s * math.sqrt(second) / w) / w
+
+
+def hidden(sizes: Sequence[int], tail: float) -> float:
+    """The largest share of all values that are lost, in the mean, where with this chance no unit is seen to be.
+
+    Every unit is lost with a chance of its own. The worst are 1 - rest / size, for the units larger than `rest`, as
+    Lagrange's multiplier has it; of G units alike that is 1 - tail^(1/G).
+    """
+    logs, values, ordered = math.log(tail), 0, sorted(sizes, reverse=True)
+    for k, size in enumerate(ordered, 1):
+        logs, values = logs + math.log(size), values + size
+        rest = math.exp(logs / k)
+        if k == len(ordered) or rest >= ordered[k]:
+            break
+    return (values - k * rest) / sum(ordered)
 
 
 def units_of(values: Sequence[float], clusters: Sequence[Hashable] | None) -> Units:

@@ -254,10 +254,9 @@ class _Corrected:
 
 def _detectable(difference: Difference, questions: int) -> float | None:
     """What the pairs detect at the level that Holm's correction leaves of so many questions."""
-    if difference.deviation is None:
+    if difference.deviation is None or difference.units is None:
         return difference.detectable
-    sources = difference.clusters or difference.pairs
-    return detects(difference.pairs, sources, difference.deviation, difference.mid, ALPHA / questions)
+    return detects(difference.pairs, difference.units, difference.deviation, difference.mid, ALPHA / questions)
 
 
 def _words(beyond: Sequence[Sequence[Difference | None]], margin: float, places: int) -> list[list[tuple[str, str]]]:

@@ -1,9 +1,9 @@
 """Records -> paired differences: per (task, length), per length, over everything. Pure: no files, no model.
 
 Values are fractions 0..1 (differences -1..1). Pairs whose facts name one source are not independent: intervals and p
-are then those of whole sources. The p value of right/wrong scores is McNemar's mid-p over the pairs that differ; of
-graded or clustered ones that of a sign-flip test. Both ask whether the arms are exchangeable: where they are not, their
-means may still be equal, which only the interval tells.
+are then those of whole sources. The p value of right/wrong scores is McNemar's mid-p over the pairs that differ, where
+those are at most two thirds, else the exact one; of graded or clustered ones that of a sign-flip test. All ask whether
+the arms are exchangeable: where they are not, their means may still be equal, which only the interval tells.
 
 Rows over several tasks or lengths are of these very tasks and lengths: what differs between them is no noise.
 """
@@ -22,6 +22,7 @@ from anchoreval.stats.cells import per_token, put
 from anchoreval.stats.intervals import (
     SAME,
     Method,
+    by_mid_p,
     detects,
     deviation,
     interval_within,
@@ -264,8 +265,8 @@ def judged(
     low, high, method = interval_within(differences, values, binary, clusters)
     up = sum(d > SAME for d in differences)
     down = sum(d < -SAME for d in differences)
-    mid, sources = binary and not shared(clusters), len(set(clusters))
-    seen = deviation(values, clusters)
+    mid = binary and not shared(clusters) and by_mid_p(up + down, len(scores))
+    units, seen = units_of(values, clusters), deviation(values, clusters)
     return replace(
         unscored,
         pairs=len(scores),
@@ -277,12 +278,12 @@ def judged(
         method=method,
         discordant=up + down,
         p=mcnemar(up, down) if mid else sign_flip(differences, clusters),
-        detectable=detects(len(scores), sources, seen, mid),
-        clusters=sources,
+        detectable=detects(len(scores), units, seen, mid),
+        clusters=len(units.sizes),
         spread=spread(values, clusters, 1.0 if binary else None),
         deviation=seen,
         mid=mid,
-        units=units_of(values, clusters),
+        units=units,
     )
 
 

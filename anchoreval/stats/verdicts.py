@@ -133,7 +133,7 @@ def pairs_needed(difference: Difference, margin: float, questions: float = 1) ->
     if not difference.pairs or size is None:
         return None
     pairs, seen = difference.pairs, abs(difference.difference or 0.0)
-    each = pairs / (difference.clusters or pairs)
+    each = pairs / (difference.units.effective if difference.units else difference.clusters or pairs)
     least = each * math.log(ONE_SIDED / questions) / math.log1p(-margin)
     if not difference.discordant:
         return math.ceil(least)
