@@ -16,6 +16,7 @@ A weighted mean is at most t where a sum of gamma variables is at most 0; its ta
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,10 +35,15 @@ TAIL = 0.025  # of a bound, at which what units can hide is counted
 
 @dataclass(frozen=True)
 class Units:
-    """Values in units that are independent: the sum of each unit and how many values it has."""
+    """Values in units that are independent: the sum of each unit and how many values it has.
+
+    `falls` and `rises` say how far its sum may lie below and above the mean, where that is not as its size has it.
+    """
 
     sums: tuple[float, ...]
     sizes: tuple[int, ...]
+    falls: tuple[float, ...] = ()
+    rises: tuple[float, ...] = ()
 
     @cached_property
     def mean(self) -> float:
@@ -47,7 +53,7 @@ class Units:
     @cached_property
     def effective(self) -> float:
         """How many units of one size can hide as much as these; their number where all are of one size."""
-        return math.log(TAIL) / math.log1p(-hidden(self.sizes, TAIL))
+        return math.log(TAIL) / math.log1p(-hidden(self.falls or self.sizes, TAIL))
 
     @cached_property
     def _kinds(self) -> tuple[Numbers, Numbers, Numbers]:
@@ -61,7 +67,7 @@ class Units:
 
     def negated(self) -> Units:
         """The same units with every value's sign turned."""
-        return Units(tuple(-value for value in self.sums), self.sizes)
+        return Units(tuple(-value for value in self.sums), self.sizes, self.rises, self.falls)
 
     def below(self, mean: float, least: float) -> float:
         """One-sided p of "the mean is `mean` or less", for values that are `least` or more."""
@@ -146,28 +152,42 @@ def _signed_root(steps: Numbers, counts: Numbers, low: float, high: float) -> fl
     return w + math.log(s * math.sqrt(second) / w) / w
 
 
-def hidden(sizes: Sequence[int], tail: float) -> float:
+def hidden(sizes: Sequence[float], tail: float) -> float:
     """The largest share of all values that are lost, in the mean, where with this chance no unit is seen to be.
 
     Every unit is lost with a chance of its own. The worst are 1 - rest / size, for the units larger than `rest`, as
     Lagrange's multiplier has it; of G units alike that is 1 - tail^(1/G).
     """
-    logs, values, ordered = math.log(tail), 0, sorted(sizes, reverse=True)
+    logs, values, ordered = math.log(tail), 0.0, sorted((size for size in sizes if size > 0), reverse=True)
     for k, size in enumerate(ordered, 1):
         logs, values = logs + math.log(size), values + size
         rest = math.exp(logs / k)
         if k == len(ordered) or rest >= ordered[k]:
             break
-    return (values - k * rest) / sum(ordered)
+    return (values - k * rest) / math.fsum(ordered)
 
 
-def units_of(values: Sequence[float], clusters: Sequence[Hashable] | None) -> Units:
-    """The values by the source that `clusters` names; each by itself where it names none."""
+def units_of(
+    values: Sequence[float],
+    clusters: Sequence[Hashable] | None,
+    falls: Sequence[float] = (),
+    rises: Sequence[float] = (),
+) -> Units:
+    """The values by the source that `clusters` names; each by itself where it names none.
+
+    `falls` and `rises` say of every value how far below and above the mean one may lie, where values differ in it.
+    """
     if clusters is None:
-        return Units(tuple(values), (1,) * len(values))
+        return Units(tuple(values), (1,) * len(values), tuple(falls), tuple(rises))
+    counts = Counter(clusters)
+    by_source = (_summed(each, clusters) if each else () for each in (values, falls, rises))
+    sums, low, high = by_source
+    return Units(sums, tuple(counts.values()), low, high)
+
+
+def _summed(values: Sequence[float], clusters: Sequence[Hashable]) -> tuple[float, ...]:
+    """The sums over sources, in the order in which these come."""
     sums: dict[Hashable, float] = dict.fromkeys(clusters, 0.0)
-    sizes = dict.fromkeys(clusters, 0)
     for value, cluster in zip(values, clusters, strict=True):
         sums[cluster] += value
-        sizes[cluster] += 1
-    return Units(tuple(sums.values()), tuple(sizes.values()))
+    return tuple(sums.values())

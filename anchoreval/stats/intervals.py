@@ -64,23 +64,26 @@ def difference_interval(
     `binary`: all scores are right or wrong. `clusters` names each pair's source, `strata` its task, where there are
     several: the mean is then that of these very tasks.
     """
-    return interval_within(differences, within_strata(differences, clusters, strata), binary, clusters)
+    values, units = within_strata(differences, clusters, strata), units_within(differences, clusters, strata)
+    return interval_within(differences, values, binary and not shared(clusters), units)
 
 
 def interval_within(
-    differences: Sequence[float], values: Sequence[float], binary: bool, clusters: Sequence[Hashable] | None
+    differences: Sequence[float], values: Sequence[float], wald: bool, units: Units
 ) -> tuple[float, float, Method]:
-    """`difference_interval` of differences that vary within strata as `values` do (`within_strata`)."""
+    """`difference_interval` of differences that vary within strata as `values` do (`within_strata`).
+
+    `units` are those of `units_within`; `wald`: all scores are right or wrong and share no source.
+    """
     n, mean = len(differences), fmean(differences)
     if all(abs(d) < SAME for d in differences):
-        share = hidden(units_of(values, clusters).sizes, ALPHA)
+        share = hidden(units.sizes, ALPHA)
         return -share, share, "exact-bound"
-    if binary and not shared(clusters):
+    if wald:
         centre = sum(differences) / (n + 2)
         half = t_quantile(max(1, n - 1)) * spread(values, None, 1.0) / math.sqrt(n + 2)
         low, high, method = centre - half, centre + half, "adjusted-wald"
     else:
-        units = units_of(values, clusters)
         low, method = units.lower(ONE_SIDED, -1.0, mid=True), "gaffke"
         high = -units.negated().lower(ONE_SIDED, -1.0, mid=True)
     return max(-1.0, min(low, mean)), min(1.0, max(high, mean)), method  # type: ignore[return-value]
@@ -99,15 +102,33 @@ def within_strata(
     With the degrees of freedom that the means of strata cost (Cochran 1977, 5.4); strata of one source are put together
     (5A.12). A source may lie in several strata: its values move together.
     """
+    moves = _moves(values, clusters, strata)
+    mean = fmean(values) if moves else 0.0
+    parts = zip(values, moves, strict=True)
+    return [mean + (value - centre) * scale for value, (centre, scale) in parts] if moves else list(values)
+
+
+def units_within(
+    values: Sequence[float], clusters: Sequence[Hashable] | None, strata: Sequence[Hashable] | None
+) -> Units:
+    """The units of `within_strata` of values in -1..1: where a stratum's mean is 1, a value may fall by 2."""
+    found, moves = within_strata(values, clusters, strata), _moves(values, clusters, strata)
+    falls = [(1 + centre) * scale for centre, scale in moves]
+    return units_of(found, clusters, falls, [(1 - centre) * scale for centre, scale in moves])
+
+
+def _moves(
+    values: Sequence[float], clusters: Sequence[Hashable] | None, strata: Sequence[Hashable] | None
+) -> list[tuple[float, float]]:
+    """The mean of every value's stratum, and by how much the deviation from it is stretched; none of one stratum."""
     if strata is None or len(set(strata)) < 2:
-        return list(values)
-    at = _strata(strata, list(range(len(values))) if clusters is None else clusters)
-    mean, units, found = fmean(values), sources(values, clusters), [0.0] * len(values)
-    for members, own in at:
+        return []
+    units, found = sources(values, clusters), [(0.0, 1.0)] * len(values)
+    for members, own in _strata(strata, list(range(len(values))) if clusters is None else clusters):
         centre = math.fsum(values[i] for i in members) / len(members)
         scale = math.sqrt(own / (own - 1) * (units - 1) / units) if own > 1 else 1.0
         for i in members:
-            found[i] = mean + (values[i] - centre) * scale
+            found[i] = centre, scale
     return found
 
 

@@ -30,6 +30,7 @@ from anchoreval.stats.intervals import (
     shared,
     spread,
     t_interval,
+    units_within,
     within_strata,
 )
 from anchoreval.stats.significance import mcnemar, mean_p, sign_flip, sign_test
@@ -262,11 +263,11 @@ def judged(
     differences = [a - b for a, b in scores]
     binary = right_or_wrong(x for pair in scores for x in pair)
     values = within_strata(differences, clusters, strata)
-    low, high, method = interval_within(differences, values, binary, clusters)
+    units, alone = units_within(differences, clusters, strata), binary and not shared(clusters)
+    low, high, method = interval_within(differences, values, alone, units)
     up = sum(d > SAME for d in differences)
     down = sum(d < -SAME for d in differences)
-    mid = binary and not shared(clusters) and by_mid_p(up + down, len(scores))
-    units, seen = units_of(values, clusters), deviation(values, clusters)
+    mid, seen = alone and by_mid_p(up + down, len(scores)), deviation(values, clusters)
     return replace(
         unscored,
         pairs=len(scores),
