@@ -185,9 +185,12 @@ def by_mid_p(differ: int, pairs: int) -> bool:
 
 
 def fewest(mid: bool, alpha: float = ALPHA) -> int:
-    """How many sources must differ, all one way, before the exact test can reach p < `alpha`."""
+    """How many sources must differ, all one way, before the exact test can reach p < `alpha` and the interval leave 0.
+
+    Five that differ have a mid-p of 3%, but an interval that holds 0.
+    """
     least = math.floor(-math.log2(alpha)) + 1
-    return least if mid else least + 1
+    return max(6, least if mid else least + 1)
 
 
 def spread(

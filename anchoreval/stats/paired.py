@@ -30,6 +30,7 @@ from anchoreval.stats.intervals import (
     shared,
     spread,
     t_interval,
+    typical_size,
     units_within,
     within_strata,
 )
@@ -51,9 +52,10 @@ class Difference:
     UNSCORED or ALONE); `discordant` pairs differ in score, `same_outputs` counts pairs of equal text (None: not known).
     `detectable` is the smallest true difference that these pairs would show (p < 0.05) four times in five; `clusters`
     counts the sources they come from, `spread` is one pair's standard deviation (intervals.spread), `deviation` the one
-    seen, with no pair added, and `logprob_spread` the root mean square of the differences of log-probability.
-    `logprob_lower` and `logprob_higher` count sources, and `logprob_sign_p` is their sign test's; `mid` tells whether p
-    is McNemar's mid-p, and `units` hold the differences by source, as they vary within tasks.
+    seen, with no pair added, `typical` the root mean square of the differences that are not zero, and `logprob_spread`
+    that of the differences of log-probability. `logprob_lower` and `logprob_higher` count sources, and
+    `logprob_sign_p` is their sign test's; `mid` tells whether p is McNemar's mid-p, and `units` hold the differences by
+    source, as they vary within tasks.
     """
 
     task: str | None
@@ -86,6 +88,7 @@ class Difference:
     logprob_higher: int = 0
     logprob_sign_p: float | None = None
     mid: bool = False
+    typical: float = 1.0
     units: Units | None = field(default=None, compare=False, repr=False)
 
     def reversed(self) -> Difference:
@@ -284,6 +287,7 @@ def judged(
         spread=spread(values, clusters, 1.0 if binary else None),
         deviation=seen,
         mid=mid,
+        typical=typical_size(values),
         units=units,
     )
 
