@@ -186,6 +186,27 @@ def test_an_effect_beside_a_placebo_that_shifts_less_is_real() -> None:
     assert lost.says.startswith("cannot tell (not above the noise floor")
 
 
+def test_what_a_rule_calls_worse_is_above_the_noise_floor_too() -> None:
+    rng, base = np.random.default_rng(7), np.ones(96)
+    arm, alike, better = ((rng.random((3, 96))).T > [0.3, 0.3, 0.02]).astype(float).T
+    told = []
+    for placebo in (alike, better):
+        floor, beyond = stats.noise_floor([between(placebo, base)]), [[between(arm, placebo)]]
+        stopped = ["worse (5pt@95% after 96)"]
+        told += stats.family([between(arm, base)], 0.01, [floor], stopped=stopped, beyond=beyond)
+    assert [row.word for row in told] == ["cannot tell", "worse"]
+    assert told[0].says == "cannot tell (not above the noise floor; worse, 5pt@95% after 96)"
+    assert told[1].says == "worse (5pt@95% after 96)"
+
+
+def test_few_clustered_pairs_need_more_as_a_source_may_differ_whole() -> None:
+    scores = [(0.0, 1.0), (1.0, 0.0)] + [(1.0, 1.0)] * 158
+    one = stats.Difference("longbench/qasper", 0, "a", "b")
+    alone, texts = stats.judged(one, scores, range(160)), stats.judged(one, scores, [i // 20 for i in range(160)])
+    needed = [stats.verdict(each, 0.01).needs for each in (alone, texts)]
+    assert needed[0] and needed[1] and needed[1] > 50 * needed[0]  # of whole texts that differ nothing was seen
+
+
 def between(arm: NDArray[np.float64], base: NDArray[np.float64]) -> stats.Difference:
     scores = list(zip(arm.tolist(), base.tolist(), strict=True))
     return stats.judged(stats.Difference("ruler/vt", 4096, "a", "b"), scores, range(len(scores)))
