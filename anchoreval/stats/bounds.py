@@ -53,7 +53,12 @@ class Units:
     @cached_property
     def effective(self) -> float:
         """How many units of one size can hide as much as these; their number where all are of one size."""
-        return math.log(TAIL) / math.log1p(-hidden(self.falls or self.sizes, TAIL))
+        return alike(self.sizes)
+
+    @cached_property
+    def _added(self) -> float:
+        """The size of what is added to a lower bound."""
+        return sum(self.sizes) / (alike(self.falls) if any(self.falls) else self.effective)
 
     @cached_property
     def _kinds(self) -> tuple[Numbers, Numbers, Numbers]:
@@ -119,8 +124,7 @@ class Units:
         sums, sizes, counts = self._kinds
         steps = sums - mean * sizes
         if least is not None:
-            added = sum(self.sizes) / self.effective
-            steps, counts = np.append(steps, added * (least - mean)), np.append(counts, 1.0)
+            steps, counts = np.append(steps, self._added * (least - mean)), np.append(counts, 1.0)
         lowest, highest = float(steps.min()), float(steps.max())
         if lowest >= 0 or highest <= 0:
             return -math.inf if highest > 0 else math.inf
@@ -150,6 +154,11 @@ def _signed_root(steps: Numbers, counts: Numbers, low: float, high: float) -> fl
     if abs(w) < 1e-4:
         return float(counts @ terms**3) / float(3 * second**1.5)
     return w + math.log(s * math.sqrt(second) / w) / w
+
+
+def alike(sizes: Sequence[float]) -> float:
+    """How many units of one size can hide as much as those of these sizes."""
+    return math.log(TAIL) / math.log1p(-hidden(sizes, TAIL))
 
 
 def hidden(sizes: Sequence[float], tail: float) -> float:

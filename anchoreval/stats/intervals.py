@@ -26,7 +26,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from statistics import fmean
 from typing import Literal
 
-from anchoreval.stats.bounds import Units, hidden, units_of
+from anchoreval.stats.bounds import ROUNDED, Units, hidden, units_of
 
 Method = Literal["clopper-pearson", "gaffke", "adjusted-wald", "exact-bound"]
 
@@ -113,8 +113,8 @@ def units_within(
 ) -> Units:
     """The units of `within_strata` of values in -1..1: where a stratum's mean is 1, a value may fall by 2."""
     found, moves = within_strata(values, clusters, strata), _moves(values, clusters, strata)
-    falls = [(1 + centre) * scale for centre, scale in moves]
-    return units_of(found, clusters, falls, [(1 - centre) * scale for centre, scale in moves])
+    falls, rises = ([round((1 + sign * centre) * scale, ROUNDED) for centre, scale in moves] for sign in (1, -1))
+    return units_of(found, clusters, falls, rises)
 
 
 def _moves(

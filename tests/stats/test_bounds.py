@@ -103,6 +103,8 @@ def test_where_a_task_gained_all_its_values_may_fall_twice_as_far() -> None:
     units = units_within(values, None, tasks)
     assert units.falls[0] == pytest.approx(2 * units.falls[20]) and units.rises[0] == 0
     assert units.negated().falls == units.rises
+    both = stats.judged(stats.Difference(None, None, "a", "b"), [(0.0, 1.0)] * 40, [i // 2 for i in range(40)], tasks)
+    assert both.low == -1 and both.high is not None and -0.8 < both.high < -0.5
 
 
 def test_a_small_difference_makes_no_interval_narrower() -> None:

@@ -122,8 +122,8 @@ Two arms see the same samples, so their scores are compared pair by pair. Values
   that so many pairs show about four times in five; both count Holm's correction and are approximations.
 - **p** says how often arms that are exchangeable, so that neither is the better on any sample, would differ so much:
   McNemar's mid-p for right/wrong answers that share nothing and of which no more than two thirds differ (Fagerland,
-  Lydersen & Laake 2013), else the share of ways to sign the sources' differences. It says nothing of arms that lose much on few samples and gain a little on
-  many, where only the interval does; so a word asks for both.
+  Lydersen & Laake 2013), else the share of ways to sign the sources' differences. It says nothing of arms that lose
+  much on few samples and gain a little on many, where only the interval does; so a word asks for both.
 - **interval**: 95%, and it asks nothing of the law of values: Clopper & Pearson 1934 for right/wrong scores, Gaffke
   2005 for graded ones and for sources. What was not seen may be as large as values can be, so that few samples give
   wide ends. Right/wrong differences that share nothing have the adjusted Wald interval (Bonett & Price 2012) with t.
