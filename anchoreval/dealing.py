@@ -20,7 +20,7 @@ ROUND, BLOCK = 16, 32
 
 def source(sample: Sample) -> Hashable:
     """What the sample shares with others of its cell, else its id."""
-    return source_of(sample.task, sample.id, sample.facts)
+    return source_of(sample.task, sample.id, sample.index, sample.facts)
 
 
 def names_source(sample: Sample) -> bool:

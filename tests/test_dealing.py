@@ -48,8 +48,8 @@ def test_sources_that_come_back_are_put_together() -> None:
 
 @pytest.mark.parametrize("deal", [dealt, lambda made: shuffled(made, 42)])
 def test_sources_that_recur_all_along_are_refused_with_their_number(deal: Any) -> None:
-    made = samples([i % 24 for i in range(416)], "ruler-balanced/qa_1")
-    said = "--until: ruler-balanced/qa_1 at 512 asks of 24 sources over 416 samples"
+    made = samples([i % 24 for i in range(416)], "ruler/qa_1")
+    said = "--until: ruler/qa_1 at 512 asks of 24 sources over 416 samples"
     with pytest.raises(AnchorEvalError, match=said):
         deal(iter(made))
 
@@ -75,14 +75,15 @@ def test_false_verdicts_on_clustered_samples_keep_the_level() -> None:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return evaluate(
-        "anchor-tiny", "ruler-balanced/qa_1,ruler/vt", lengths=[512], limit=72, backend="fake", rope="bf16,fp32",
-        haystack="generated", until="20pt@80%", output=tmp_path_factory.mktemp("run"),
+        "anchor-tiny", "niah/single,ruler/vt", lengths=[512], limit=72, backend="fake", rope="bf16,fp32",
+        haystack="generated", until="20pt@80%", settings={"depths": 3, "repeats": 24},
+        output=tmp_path_factory.mktemp("run"),
     ).path  # fmt: skip
 
 
 def test_a_run_says_after_how_many_sources_and_verifies(run: Path) -> None:
     header = json.loads((run / HEADER).read_text())
-    assert header["identity"]["shuffled"] == ["ruler-balanced/qa_1@512"]
+    assert header["identity"]["shuffled"] == ["niah/single@512"]
     clustered, alone = (cell["arms"]["fp32"] for cell in header["until"]["cells"])
     assert clustered["pairs"] == 3 * clustered["sources"] and "sources" not in alone
     assert any(
@@ -100,4 +101,4 @@ def test_a_changed_number_of_sources_is_named(run: Path) -> None:
     (run / HEADER).write_text(json.dumps(header))
     said = [str(one) for one in findings(run)]
     (run / HEADER).write_text(before)
-    assert any("ruler-balanced/qa_1 at 512: fp32: sources is 3, from the records" in line for line in said)
+    assert any("niah/single at 512: fp32: sources is 3, from the records" in line for line in said)

@@ -2,6 +2,7 @@
 
 The interval adds 4 / T pseudo-scores, half of them right, to each of T tasks, and is Wald's about the mean of those
 (Agresti & Coull 1998 for one proportion, Price & Bonett 2004 for several), with the unbiased variance of each task.
+Where scores share sources, what is added are whole sources, as large as hides as much as these can (bounds.py).
 Putting the intervals of 13 tasks together instead (MOVER) covered 86 to 90% where tasks are near the ceiling.
 """
 
@@ -13,7 +14,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
-from anchoreval.stats.intervals import LEVEL, Z95, design_effect, right_or_wrong, shared
+from anchoreval.stats.bounds import units_of
+from anchoreval.stats.intervals import LEVEL, Z95, degrees, right_or_wrong, shared
 
 PSEUDO = 4.0  # scores that are added to all tasks together
 
@@ -22,13 +24,14 @@ PSEUDO = 4.0  # scores that are added to all tasks together
 class Sampled:
     """How the scores of one task vary: their variance, as how many independent ones they count, degrees of freedom.
 
-    `df` is None for right/wrong scores that share no source, whose variance follows from their mean. `sources` names
-    what the scores come from, and `shares` what each adds to the deviation of their mean.
+    Where they share sources these count, and the variance is that of so many with a mean as uncertain. `df` is None for
+    right/wrong scores that share no source, whose variance follows from their mean. `sources` names what the scores
+    come from, and `shares` what each adds to the deviation of their mean.
     """
 
     variance: float
     independent: float
-    df: int | None
+    df: float | None
     sources: Sequence[Hashable] = field(default=(), repr=False)
     shares: Sequence[float] = field(default=(), repr=False)
 
@@ -42,8 +45,9 @@ def sampled(scores: Sequence[float], clusters: Sequence[Hashable] | None = None)
         shares[source] += (score - mean) / len(scores)
     own = _packed(list(shares)), array("d", shares.values())
     if shared(clusters):
-        effect = max(1.0, design_effect(scores, clusters))
-        return Sampled(variance, len(scores) / effect, len(shares) - 1, *own)
+        units = units_of(scores, clusters)
+        alone, together = variance / len(scores), math.fsum(share * share for share in shares.values())
+        return Sampled(max(alone, together) * units.effective, units.effective, degrees(units.sizes), *own)
     return Sampled(variance, len(scores), None if right_or_wrong(scores) else len(scores) - 1, *own)
 
 
@@ -92,7 +96,7 @@ def _overlap(parts: Sequence[tuple[float, float, Sampled]]) -> float:
     return max(1.0, sum(share * share for share in together.values()) / apart) if apart > 0 else 1.0
 
 
-def _quantile(errors: Sequence[tuple[float, int | None]], again: float) -> float:
+def _quantile(errors: Sequence[tuple[float, float | None]], again: float) -> float:
     """Student's quantile with the degrees of freedom of a sum of variances (Satterthwaite 1946), or the normal one.
 
     Those of sources that count `again` times are so many times fewer.

@@ -21,6 +21,7 @@ from anchoreval.stats.verdicts import (
     LOGPROB_TOLD,
     NoiseFloor,
     Verdict,
+    above,
     equivalence_p,
     logprob_word,
     noise_floor,
@@ -41,7 +42,8 @@ class Row:
     """One paired difference with its corrected p values, its noise floor and what it says in words.
 
     `word` is the verdict on scores in short and `says` in full; where a run stopped early by its own rule, that
-    rule's, and on the row of a placebo whether it is at the noise floor that it gives. Fractions and nats.
+    rule's, if it is above the noise floor, and on the row of a placebo whether it is at the noise floor that it gives.
+    Fractions and nats.
     """
 
     difference: Difference
@@ -254,10 +256,9 @@ class _Corrected:
 
 def _detectable(difference: Difference, questions: int) -> float | None:
     """What the pairs detect at the level that Holm's correction leaves of so many questions."""
-    if difference.deviation is None:
+    if difference.deviation is None or difference.units is None:
         return difference.detectable
-    sources = difference.clusters or difference.pairs
-    return detects(difference.pairs, sources, difference.deviation, difference.mid, ALPHA / questions)
+    return detects(difference.pairs, difference.units, difference.deviation, difference.mid, ALPHA / questions)
 
 
 def _words(beyond: Sequence[Sequence[Difference | None]], margin: float, places: int) -> list[list[tuple[str, str]]]:
@@ -295,8 +296,18 @@ def _row(
     if placebo:
         word, says, logprob_says = _at_the_floor(difference, found, logprob_says, placebo)
     if stopped:
-        word, says = stopped.partition(" (")[0].partition(" within")[0], stopped
+        word, says = _by_rule(stopped, difference, against, on_scores)
     return Row(difference, corrected.p, corrected.logprob_p, floor, found, word, says, logprob_says)
+
+
+def _by_rule(
+    stopped: str, difference: Difference, floor: NoiseFloor | None, beyond: Collection[str]
+) -> tuple[str, str]:
+    """The word of a rule that ended a run, and its full words: worse and better must be above the noise floor."""
+    word = stopped.partition(" (")[0].partition(" within")[0]
+    if word in ("worse", "better") and not (above(difference, floor) and all(other == word for other in beyond)):
+        return "cannot tell", f"cannot tell (not above the noise floor; {stopped.replace(' (', ', ')}"
+    return word, stopped
 
 
 def _at_the_floor(difference: Difference, found: Verdict, logprob: str, placebo: Placebo) -> tuple[str, str, str]:

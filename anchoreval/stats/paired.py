@@ -1,9 +1,9 @@
 """Records -> paired differences: per (task, length), per length, over everything. Pure: no files, no model.
 
 Values are fractions 0..1 (differences -1..1). Pairs whose facts name one source are not independent: intervals and p
-are then those of whole sources. The p value of right/wrong scores is McNemar's mid-p over the pairs that differ; of
-graded or clustered ones that of a sign-flip test. Both ask whether the arms are exchangeable: where they are not, their
-means may still be equal, which only the interval tells.
+are then those of whole sources. The p value of right/wrong scores is McNemar's mid-p over the pairs that differ, where
+those are at most two thirds, else the exact one; of graded or clustered ones that of a sign-flip test. All ask whether
+the arms are exchangeable: where they are not, their means may still be equal, which only the interval tells.
 
 Rows over several tasks or lengths are of these very tasks and lengths: what differs between them is no noise.
 """
@@ -22,6 +22,7 @@ from anchoreval.stats.cells import per_token, put
 from anchoreval.stats.intervals import (
     SAME,
     Method,
+    by_mid_p,
     detects,
     deviation,
     interval_within,
@@ -29,6 +30,8 @@ from anchoreval.stats.intervals import (
     shared,
     spread,
     t_interval,
+    typical_size,
+    units_within,
     within_strata,
 )
 from anchoreval.stats.significance import mcnemar, mean_p, sign_flip, sign_test
@@ -49,9 +52,10 @@ class Difference:
     UNSCORED or ALONE); `discordant` pairs differ in score, `same_outputs` counts pairs of equal text (None: not known).
     `detectable` is the smallest true difference that these pairs would show (p < 0.05) four times in five; `clusters`
     counts the sources they come from, `spread` is one pair's standard deviation (intervals.spread), `deviation` the one
-    seen, with no pair added, and `logprob_spread` the root mean square of the differences of log-probability.
-    `logprob_lower` and `logprob_higher` count sources, and `logprob_sign_p` is their sign test's; `mid` tells whether p
-    is McNemar's mid-p, and `units` hold the differences by source, as they vary within tasks.
+    seen, with no pair added, `typical` the root mean square of the differences that are not zero, and `logprob_spread`
+    that of the differences of log-probability. `logprob_lower` and `logprob_higher` count sources, and
+    `logprob_sign_p` is their sign test's; `mid` tells whether p is McNemar's mid-p, and `units` hold the differences by
+    source, as they vary within tasks.
     """
 
     task: str | None
@@ -84,6 +88,7 @@ class Difference:
     logprob_higher: int = 0
     logprob_sign_p: float | None = None
     mid: bool = False
+    typical: float = 1.0
     units: Units | None = field(default=None, compare=False, repr=False)
 
     def reversed(self) -> Difference:
@@ -261,11 +266,11 @@ def judged(
     differences = [a - b for a, b in scores]
     binary = right_or_wrong(x for pair in scores for x in pair)
     values = within_strata(differences, clusters, strata)
-    low, high, method = interval_within(differences, values, binary, clusters)
+    units, alone = units_within(differences, clusters, strata), binary and not shared(clusters)
+    low, high, method = interval_within(differences, values, alone, units)
     up = sum(d > SAME for d in differences)
     down = sum(d < -SAME for d in differences)
-    mid, sources = binary and not shared(clusters), len(set(clusters))
-    seen = deviation(values, clusters)
+    mid, seen = alone and by_mid_p(up + down, len(scores)), deviation(values, clusters)
     return replace(
         unscored,
         pairs=len(scores),
@@ -277,12 +282,13 @@ def judged(
         method=method,
         discordant=up + down,
         p=mcnemar(up, down) if mid else sign_flip(differences, clusters),
-        detectable=detects(len(scores), sources, seen, mid),
-        clusters=sources,
+        detectable=detects(len(scores), units, seen, mid),
+        clusters=len(units.sizes),
         spread=spread(values, clusters, 1.0 if binary else None),
         deviation=seen,
         mid=mid,
-        units=units_of(values, clusters),
+        typical=typical_size(values),
+        units=units,
     )
 
 

@@ -16,6 +16,7 @@ from anchoreval.schema import Json, Record
 PASSAGES = (
     "passage", "article", "paragraph", "context", "story", "document", "background", "source_id", "goal",
 )  # fmt: skip
+QA_BLOCK = 24  # generated questions of ruler-balanced/qa_* that are about the same invented people
 MMLU_PASSAGE = "This question refers to the following information."  # the passage follows, the last line asks
 
 
@@ -30,16 +31,19 @@ def unit_of(task: str, sample_id: str, index: int, references: Sequence[str], fa
     Generators draw for sample i of a task the same needle at every length, as a rule; where they do not, references
     differ, and so do units. At one length every number is there once.
     """
-    source = source_of(task, sample_id, facts)
+    source = source_of(task, sample_id, index, facts)
     return (task, index, *references) if source == sample_id else source
 
 
-def source_of(task: str, sample_id: str, facts: Mapping[str, Json]) -> Hashable:
+def source_of(task: str, sample_id: str, index: int, facts: Mapping[str, Json]) -> Hashable:
     """Return the source of a sample with these facts: a document, a story or a row, else the sample itself.
 
     The fact `source` names it: a text by its hash or name, whatever task asks of it, or by its number within the task.
-    Records of before that fact name the number of RULER's question, or of BABILong's story.
+    Records of before that fact name the number of RULER's question, or of BABILong's story. The people whom
+    ruler-balanced invents have the numbers of those before, 24 samples later.
     """
+    if facts.get("haystack") == "generated" and task.startswith("ruler-balanced/qa_"):
+        task = f"{task}, people {index // QA_BLOCK}"
     source = facts.get("source")
     if isinstance(source, str):
         return "source", source

@@ -124,7 +124,7 @@ def pairs_needed(difference: Difference, margin: float, questions: float = 1) ->
     the margin nothing is said of means between c - 1.96 and 1.96, most often of differences of half the margin,
     and so c is 2 * (1.96 - 0.25); where the arms do not differ, 1.96 + 1.28 would be enough (Julious 2004). To this
     comes what is needed as differences that were not seen may be large, where the test or the interval heeds it; the
-    spread is that of half a differing pair more than was seen, which is too few as often as too many.
+    spread is that of half a differing source more than was seen, which is too few as often as too many.
     `questions` are those that Holm's correction still counts.
     """
     from scipy.special import ndtri
@@ -133,7 +133,7 @@ def pairs_needed(difference: Difference, margin: float, questions: float = 1) ->
     if not difference.pairs or size is None:
         return None
     pairs, seen = difference.pairs, abs(difference.difference or 0.0)
-    each = pairs / (difference.clusters or pairs)
+    each = pairs / (difference.units.effective if difference.units else difference.clusters or pairs)
     least = each * math.log(ONE_SIDED / questions) / math.log1p(-margin)
     if not difference.discordant:
         return math.ceil(least)
@@ -143,7 +143,7 @@ def pairs_needed(difference: Difference, margin: float, questions: float = 1) ->
         needed = ((apart + Z80) * size / seen) ** 2 + unseen
         needed = max(needed, each * _sources_needed(difference, questions))
     else:
-        likely = size**2 + (size**2 + seen**2) / (2 * difference.discordant)
+        likely = size**2 + (each * difference.typical) ** 2 / (2 * pairs)
         needed = ((apart + within - 2 * float(ndtri(0.6))) / margin) ** 2 * likely + least
     further = ((apart + Z80) * size / max(seen, margin - seen)) ** 2
     return next((math.ceil(n) for n in (needed, further) if math.ceil(n) > pairs), None)

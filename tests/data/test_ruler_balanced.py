@@ -12,16 +12,19 @@ import pytest
 from anchoreval.cards import load_tasks
 from anchoreval.data import GENERATORS, SAMPLERS, Recipe
 from anchoreval.data.balanced import FILL, depths
+from anchoreval.data.balanced_qa import BLOCK
 from anchoreval.data.balanced_words import least_clear
 from anchoreval.data.recipe import BASE
 from anchoreval.data.ruler_niah import NOISE
 from anchoreval.data.ruler_words import appearances
 from anchoreval.data.sources import Sources
+from anchoreval.dealing import source
 from anchoreval.errors import LengthError, SourceError
 from anchoreval.prompt import to_request
 from anchoreval.run import Cell, Plan
 from anchoreval.schema import Sample, Tokenizer, Wrap
 from anchoreval.scoring import SCORERS
+from anchoreval.stats.sources import QA_BLOCK
 from anchoreval.tokenizer import TextTokenizer, load_tokenizer
 
 CARDS = {task.name: task for task in load_tasks()[0].values() if task.suite == "ruler-balanced"}
@@ -279,6 +282,18 @@ def test_documents_that_answer_stand_once_and_no_other_has_the_answer(
 def test_questions_come_from_all_over_the_file(golden_tokenizer: TextTokenizer, golden_sources: Sources) -> None:
     asked = [sample.facts["question"] for sample in made(recipe("qa_1", 1024, 40, golden_tokenizer, golden_sources))]
     assert len(set(asked)) == 40 and max(asked) - min(asked) > len(golden_sources.squad.questions) // 2
+
+
+@pytest.mark.parametrize("task", ["qa_1", "qa_2"])
+def test_generated_questions_of_one_number_ask_of_other_people(
+    task: str, tiny: TextTokenizer, generated: Sources
+) -> None:
+    samples = made(recipe(task, 512, BLOCK + 4, tiny, generated))
+    alike = [(one, other) for one in samples for other in samples[one.index + 1 :]
+             if one.facts["source"] == other.facts["source"]]  # fmt: skip
+    assert [(one.index, other.index) for one, other in alike] == [(i, i + QA_BLOCK) for i in range(4)]
+    assert not any(one.references == other.references for one, other in alike)
+    assert len({source(sample) for sample in samples}) == len(samples)
 
 
 @pytest.mark.parametrize("task", CARDS)

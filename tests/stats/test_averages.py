@@ -38,6 +38,19 @@ def test_the_mean_of_tasks_whose_questions_share_texts_is_covered() -> None:
     assert held / RUNS >= LEAST
 
 
+def test_the_mean_of_tasks_of_which_a_few_texts_hold_most_questions_is_covered() -> None:
+    rng, p, held, runs = np.random.default_rng(4), 0.97, 0, 200
+    texts = np.repeat(np.arange(100), [50] * 10 + [2] * 30 + [1] * 60)
+    for _ in range(runs):
+        parts = []
+        for task in range(3):
+            scores = (rng.random(100) < p)[texts].astype(float).tolist()
+            parts.append((1.0, fmean(scores), sampled(scores, [(task, int(text)) for text in texts])))
+        low, high = average_interval(parts)
+        held += low <= p <= high
+    assert held / runs >= 0.93 - 3 * (0.93 * 0.07 / runs) ** 0.5
+
+
 def test_the_mean_of_graded_tasks_is_covered() -> None:
     rng, truth, held = np.random.default_rng(2), 0.97 + 0.03 * 0.8, 0
     for draw in np.where(rng.random((RUNS, TASKS, 100)) < 0.97, 1.0, 0.8):

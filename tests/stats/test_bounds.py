@@ -7,8 +7,8 @@ import pytest
 from scipy import stats as reference
 
 from anchoreval import stats
-from anchoreval.stats.bounds import Units, units_of
-from anchoreval.stats.intervals import degrees, jackknife, standard_error, within_p, within_strata
+from anchoreval.stats.bounds import Units, hidden, units_of
+from anchoreval.stats.intervals import degrees, jackknife, standard_error, units_within, within_p, within_strata
 
 
 @pytest.mark.parametrize(("right", "n"), [(0, 5), (0, 299), (1, 20), (10, 20), (3, 100), (20, 20), (495, 500)])
@@ -44,6 +44,67 @@ def test_pairs_that_do_not_differ_hide_what_their_sources_can(sources: int) -> N
     low, high, method = stats.difference_interval([0.0] * 4 * sources, True, [i // 4 for i in range(4 * sources)])
     hidden = 1 - 0.05 ** (1 / sources)
     assert (low, high, method) == (pytest.approx(-hidden), pytest.approx(hidden), "exact-bound")
+
+
+@pytest.mark.parametrize("sizes", [[4] * 20, [10] + [1] * 200, [50] * 10 + [2] * 30 + [1] * 60, [7]])
+def test_sources_hide_what_the_worst_of_their_laws_loses_unseen(sizes: list[int]) -> None:
+    share, sized = hidden(sizes, 0.025), np.array(sizes)
+    worst = max(
+        float(np.maximum(0, 1 - rest / sized) @ sized / sized.sum())
+        for rest in np.geomspace(0.01, 50, 20_000)
+        if np.log(np.minimum(1, rest / sized)).sum() >= np.log(0.025)
+    )  # losses of a chance 1 - rest / size, all unseen with at least 2.5%
+    assert share == pytest.approx(worst, abs=0.001)
+    rng = np.random.default_rng(3)
+    for _ in range(200):  # no other law with that chance hides more
+        logs = rng.dirichlet(rng.uniform(0.01, 2, len(sizes))) * np.log(0.025)
+        assert (1 - np.exp(logs)) @ sized / sized.sum() <= share + 1e-9
+
+
+@pytest.mark.parametrize("large", [2, 10])
+def test_a_few_sources_that_hold_most_pairs_are_covered(large: int) -> None:
+    rng, held, scored, runs = np.random.default_rng(11), 0, 0, 150
+    sizes = np.array([50] * large + [2] * 30 + [1] * 60)
+    texts = np.repeat(np.arange(len(sizes)), sizes)
+    for _ in range(runs):
+        drawn = rng.choice([-1.0, 1.0, 0.0], len(sizes), p=[0.1, 0.1, 0.8])[texts]
+        low, high, _ = stats.difference_interval(drawn.tolist(), True, texts.tolist())
+        held += low <= 0 <= high
+        low, high, _ = stats.mean_interval((drawn > -1).astype(float).tolist(), texts.tolist())
+        scored += low <= 0.9 <= high
+    assert min(held, scored) >= 0.93 * runs - 3 * (runs * 0.93 * 0.07) ** 0.5
+
+
+def test_whole_texts_of_unequal_sizes_that_are_lost_are_not_called_equivalent() -> None:
+    rng, said = np.random.default_rng(12), 0
+    sizes = np.array([50] * 100 + [1] * 900)
+    texts = np.repeat(np.arange(1000), sizes).tolist()
+    for _ in range(100):
+        lost = rng.random(1000) < 0.01
+        scores = [(0.0 if lost[text] else 1.0, 1.0) for text in texts]
+        one = stats.judged(stats.Difference("t", 1, "a", "b"), scores, texts)
+        said += stats.verdict(one, 0.01).within
+    assert said <= 2.5 + 3 * (100 * 0.025 * 0.975) ** 0.5
+
+
+def test_a_task_of_two_sources_among_others_is_covered_in_the_pooled_row() -> None:
+    rng, held = np.random.default_rng(13), 0
+    texts, tasks = [0] * 40 + [1] * 40 + list(range(2, 152)), [0] * 80 + [1] * 150
+    for _ in range(100):
+        values = np.append(np.repeat(rng.choice([-1.0, 1.0, 0.0], 2, p=[0.3, 0.3, 0.4]), 40), np.zeros(150))
+        values[80 + rng.integers(150)] = rng.choice([-1.0, 1.0])
+        low, high, _ = stats.difference_interval(values.tolist(), True, texts, tasks)
+        held += low <= 0 <= high
+    assert held >= 93 - 3 * (100 * 0.93 * 0.07) ** 0.5
+
+
+def test_where_a_task_gained_all_its_values_may_fall_twice_as_far() -> None:
+    values, tasks = [1.0] * 20 + [0.0] * 20, [0] * 20 + [1] * 20
+    units = units_within(values, None, tasks)
+    assert units.falls[0] == pytest.approx(2 * units.falls[20]) and units.rises[0] == 0
+    assert units.negated().falls == units.rises
+    both = stats.judged(stats.Difference(None, None, "a", "b"), [(0.0, 1.0)] * 40, [i // 2 for i in range(40)], tasks)
+    assert both.low == -1 and both.high is not None and -0.8 < both.high < -0.5
 
 
 def test_a_small_difference_makes_no_interval_narrower() -> None:

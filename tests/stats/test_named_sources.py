@@ -25,6 +25,7 @@ def row(task: str, index: int, doc: Mapping[str, Any], folder: str = "mmlu/defau
     return record(f"general/{task}", index, {"lm_eval": {"task": task, "folder": folder}, "doc": doc})
 
 
+PEOPLE = {"question": 3, "source": 6, "haystack": "generated"}
 PASSAGE = "This question refers to the following information.\nA decree of 1789.\n"
 
 
@@ -42,6 +43,15 @@ PASSAGE = "This question refers to the following information.\nA decree of 1789.
         pytest.param(
             record("ruler/qa_1", 3, {"question": 3, "source": 8}, 512),
             record("ruler/qa_1", 5, {"question": 5, "source": 8}, 1024), id="two questions on a paragraph",
+        ),
+        pytest.param(
+            record("ruler-balanced/qa_1", 30, PEOPLE, 512), record("ruler-balanced/qa_1", 31, PEOPLE, 1024),
+            id="one invented person at two lengths",
+        ),
+        pytest.param(
+            record("ruler-balanced/qa_1", 3, {"source": 6, "haystack": "published"}),
+            record("ruler-balanced/qa_1", 27, {"source": 6, "haystack": "published"}),
+            id="two questions on a published paragraph",
         ),
         pytest.param(
             record("ruler/qa_1", 3, {"question": 3}), record("ruler/qa_1", 2, {"question": 3}, 1024),
@@ -87,6 +97,7 @@ def test_samples_of_one_source_are_one_unit(one: Record, other: Record) -> None:
         (record("babilong/qa1", 0, {"question": "Where?"}), record("babilong/qa1", 1, {"question": "Where?"})),
         (record("babilong/qa1", 0, {"story": 0}), record("babilong/qa1", 1, {"story": 1})),
         (record("ruler/qa_1", 0, {"source": 8}), record("ruler/qa_2", 0, {"source": 8})),
+        (record("ruler-balanced/qa_1", 3, PEOPLE), record("ruler-balanced/qa_1", 27, PEOPLE)),
         (record("longbench/qasper", 0, {"source": "ab12"}), record("longbench/qasper", 1, {"source": "cd34"})),
         (row("arc_easy", 0, {"question": "Why?"}, "arc"), row("arc_easy", 1, {"question": "How?"}, "arc")),
         (row("mmlu_law", 0, {"question": "Who?\nA"}), row("mmlu_law", 1, {"question": "Who?\nB"})),

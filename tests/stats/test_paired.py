@@ -214,7 +214,7 @@ def test_mid_p_keeps_its_level_when_nothing_differs() -> None:
 def test_the_detectable_difference_is_found_four_times_in_five(n: int) -> None:
     size = stats.detectable([0.0] * n)
     assert size is not None
-    power = 1 - float(reference.binom.cdf(4, n, size))  # five pairs, all one way, give p = 0.031
+    power = 1 - float(reference.binom.cdf(5, n, size))  # of five pairs, all one way, the interval holds 0
     assert power == pytest.approx(0.8, abs=1e-6) or (power > 0.8 and n > 100)
 
 
@@ -229,10 +229,13 @@ def test_the_detectable_difference_against_a_background_is_found_four_times_in_f
     assert 700 <= seen <= 880
 
 
-def test_four_right_or_wrong_pairs_and_five_graded_ones_can_show_nothing() -> None:
-    assert stats.detectable([1.0] * 4) is None and stats.detectable([0.5] * 5) is None
-    assert min(stats.mcnemar(k, 4 - k) for k in range(5)) > 0.05 > stats.mcnemar(0, 5)
+def test_five_pairs_can_show_nothing() -> None:
+    assert stats.detectable([1.0] * 5) is None and stats.detectable([0.5] * 5) is None
     assert min(stats.sign_test(k, 5 - k) for k in range(6)) > 0.05
+    for n in (10, 50, 1000):  # a mid-p of 3%, and an interval that holds 0
+        low, high, _ = stats.difference_interval([-1.0] * 5 + [0.0] * (n - 5), True)
+        assert stats.mcnemar(0, 5) < 0.05 and low < 0 < high
+        assert stats.difference_interval([-1.0] * 6 + [0.0] * (n - 6), True)[1] < 0
 
 
 @pytest.mark.parametrize(("up", "down"), [(0, 0), (0, 6), (1, 5), (3, 3), (40, 2), (0, 38)])
@@ -251,6 +254,38 @@ def test_mid_p_is_under_nominal_for_every_share_that_differs() -> None:
         for differ in (0.01, 0.05, 0.2, 0.5):
             at = np.arange(min(n, 300) + 1)
             assert reference.binom.pmf(at, n, differ) @ told[at] <= 0.05
+
+
+def test_p_is_under_nominal_where_almost_all_pairs_differ() -> None:
+    for n in range(5, 60):
+        told = sum(reference.binom.pmf(k, n, 0.5) for k in range(n + 1) if p_of(k, n - k, 0) < 0.05)
+        assert told <= 0.05
+    assert p_of(0, 6, 2) == stats.sign_test(0, 6) and p_of(0, 6, 4) == stats.mcnemar(0, 6)
+
+
+def p_of(up: int, down: int, same: int) -> float:
+    scores = [(1.0, 0.0)] * up + [(0.0, 1.0)] * down + [(1.0, 1.0)] * same
+    p = stats.judged(stats.Difference("ruler/vt", 512, "a", "b"), scores, range(len(scores))).p
+    assert p is not None
+    return p
+
+
+@pytest.mark.parametrize(
+    ("n", "down", "up"),
+    [(7, 0.5, 0.5), (10, 0.5, 0.5), (17, 0.6, 0.4), (17, 0.23, 0.0), (20, 0.2, 0.0), (41, 0.17, 0.0)],
+)
+def test_intervals_of_few_right_or_wrong_pairs_are_covered_in_at_least_93_of_100(
+    n: int, down: float, up: float
+) -> None:
+    covered = 0.0
+    for lost in range(n + 1):
+        for gained in range(n - lost + 1):
+            chance = float(reference.multinomial.pmf([lost, gained, n - lost - gained], n, [down, up, 1 - down - up]))
+            if chance > 1e-7:
+                values = [-1.0] * lost + [1.0] * gained + [0.0] * (n - lost - gained)
+                low, high, _ = stats.difference_interval(values, True)
+                covered += chance * (low <= up - down + 1e-9 and up - down - 1e-9 <= high)
+    assert covered >= 0.93
 
 
 def test_every_pair_of_arms_gives_finite_numbers() -> None:

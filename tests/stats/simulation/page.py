@@ -121,14 +121,16 @@ Two arms see the same samples, so their scores are compared pair by pair. Values
 - **cannot tell**: neither. "needs about n" is how many samples would tell, **detects** the smallest true difference
   that so many pairs show about four times in five; both count Holm's correction and are approximations.
 - **p** says how often arms that are exchangeable, so that neither is the better on any sample, would differ so much:
-  McNemar's mid-p for right/wrong answers that share nothing (Fagerland, Lydersen & Laake 2013), else the share of
-  ways to sign the sources' differences. It says nothing of arms that lose much on few samples and gain a little on
-  many, where only the interval does; so a word asks for both.
+  McNemar's mid-p for right/wrong answers that share nothing and of which no more than two thirds differ (Fagerland,
+  Lydersen & Laake 2013), else the share of ways to sign the sources' differences. It says nothing of arms that lose
+  much on few samples and gain a little on many, where only the interval does; so a word asks for both.
 - **interval**: 95%, and it asks nothing of the law of values: Clopper & Pearson 1934 for right/wrong scores, Gaffke
   2005 for graded ones and for sources. What was not seen may be as large as values can be, so that few samples give
-  wide ends. Right/wrong differences that share nothing have the adjusted Wald interval (Bonett & Price 2012).
+  wide ends. Right/wrong differences that share nothing have the adjusted Wald interval (Bonett & Price 2012) with t.
 - **sources**: samples that ask of one text, needle or story are not independent, and count as one wherever anything
-  is counted. Rows over several tasks are of these very tasks: what differs between tasks is no noise.
+  is counted. Where some hold more samples than others, what was not seen is what the largest can hide: as much as
+  under the worst chances of each to be lost with which none is seen to be. Rows over several tasks are of these very
+  tasks: what differs between tasks is no noise.
 - **log-probabilities** have no bound, so that no interval of their mean holds for every law; t with the jackknife
   over sources does where they are not too skewed. One sample that moves by 50 nats drowns a mean: a sign test beside
   it then says "cannot tell (most are lower)".

@@ -212,7 +212,7 @@ class Detects:
     tasks: int = 1
 
     def measure(self) -> Rates:
-        """The median of `detects` where nothing differs in truth, and the power where that is the true effect."""
+        """The median of `detects` where nothing differs in truth, and how often so much is called worse."""
         others = [judged(Drawn(1.0, ((1.0, 1.0),) * self.n, tuple(range(self.n))))] * (self.tasks - 1)
 
         def row(drawn: Drawn) -> Row:
@@ -221,7 +221,7 @@ class Detects:
         null = laws.right_wrong(self.differ).all(self.n)
         said = _median([(row(each).difference.detectable or 1.0, each.weight) for each in null])
         law = laws.right_wrong(max(self.differ, said), -said)
-        found = [((row(each).p_holm or 0.0) < 0.05, each.weight) for each in law.all(self.n)]
+        found = [(row(each).word == "worse", each.weight) for each in law.all(self.n)]
         power = sum(weight for told, weight in found if told) / sum(weight for _, weight in found)
         return {"detects": Rate(said, 0), "power": Rate(power, 0)}
 
