@@ -10,7 +10,7 @@ WORKERS := --numprocesses auto --maxprocesses 4 --dist loadfile
 CPUS := ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=SSE4_2 MKL_ENABLE_INSTRUCTIONS=AVX2
 
 VLLM := .venv-vllm/bin
-VLLM_TESTS := tests/vllm_plugin tests/backends/test_vllm*.py tests/backends/test_openai*.py tests/fleet/test_fleet_vllm.py \
+VLLM_TESTS := tests/vllm_plugin tests/backends/test_vllm*.py tests/backends/test_openai*.py tests/runs/workers/test_fleet_vllm.py \
 	tests/lm_eval_plugin/test_lm_eval_vllm.py
 
 .PHONY: demo smollm2 findings test test-cpus test-crash test-long test-servers test-stats test-vllm check

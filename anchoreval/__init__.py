@@ -10,24 +10,24 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from anchoreval.board import write_board as write_board
-    from anchoreval.compare_runs import compare as compare
     from anchoreval.errors import AnchorEvalError as AnchorEvalError
-    from anchoreval.evaluation import evaluate as evaluate
-    from anchoreval.results import Run as Run
-    from anchoreval.results import load_run as load_run
+    from anchoreval.records.folder import Run as Run
+    from anchoreval.records.folder import load_run as load_run
+    from anchoreval.reports.board import write_board as write_board
+    from anchoreval.reports.compare.contrasts import compare as compare
+    from anchoreval.runs.evaluate import evaluate as evaluate
     from anchoreval.stats import cells as cells
     from anchoreval.stats import paired as paired
 
 _PUBLIC = {
     "AnchorEvalError": "anchoreval.errors",
-    "Run": "anchoreval.results",
+    "Run": "anchoreval.records.folder",
     "cells": "anchoreval.stats",
-    "compare": "anchoreval.compare_runs",
-    "evaluate": "anchoreval.evaluation",
-    "load_run": "anchoreval.results",
+    "compare": "anchoreval.reports.compare.contrasts",
+    "evaluate": "anchoreval.runs.evaluate",
+    "load_run": "anchoreval.records.folder",
     "paired": "anchoreval.stats",
-    "write_board": "anchoreval.board",
+    "write_board": "anchoreval.reports.board",
 }
 __all__ = list(_PUBLIC)
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from anchoreval.cli import main
+from anchoreval.cli.parser import main
 
 sys.exit(main())

@@ -7,8 +7,8 @@ import zipfile
 from pathlib import Path
 from random import Random
 
-from anchoreval.data.babilong_prompts import LABELS
-from anchoreval.data.babilong_stories import file_name
+from anchoreval.suites.babilong.prompts import LABELS
+from anchoreval.suites.babilong.stories import file_name
 
 STORIES = 40
 _PEOPLE = ("Mary", "John", "Sandra", "Daniel")

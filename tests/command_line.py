@@ -15,7 +15,7 @@ def process(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
     """What the same command prints where, and its exit code."""
-    from anchoreval.cli import main
+    from anchoreval.cli.parser import main
 
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

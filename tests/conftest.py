@@ -23,6 +23,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of torch here, and of what the tests start; read when torch is imported
 
 REPOSITORY = Path(__file__).parents[1]
+pytest_plugins = ["recorders", "text_fixtures"]
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

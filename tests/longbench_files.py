@@ -89,7 +89,7 @@ def record(name: str, i: int, words: int | None = None) -> dict[str, Any]:
 
 def files(count: int = 2) -> dict[str, list[dict[str, Any]]]:
     """File name without its ending -> its records, LongBench-E's one in each bucket."""
-    from anchoreval.data.longbench_prompts import PROMPTS
+    from anchoreval.suites.longbench.prompts import PROMPTS
 
     made = {name: [record(name, i) for i in range(count)] for name in PROMPTS}
     words = (3999, 4000, 8000)

@@ -11,12 +11,12 @@ from longbench_files import write_folder as write_longbench
 from longbench_v2_files import write_folder as write_longbench_v2
 
 from anchoreval.cards import Task, load_tasks
-from anchoreval.data import GENERATORS
-from anchoreval.data.recipe import Recipe
-from anchoreval.data.sources import Sources
 from anchoreval.prompt import reference_text
 from anchoreval.schema import NATURAL, ChoiceScore, Sample
-from anchoreval.scoring import SCORERS, require, with_choices
+from anchoreval.suites import GENERATORS
+from anchoreval.suites.recipe import Recipe
+from anchoreval.suites.scorers import SCORERS, require, with_choices
+from anchoreval.texts.sources import Sources
 from anchoreval.tokenizer import TextTokenizer, load_tokenizer
 
 CARDS = load_tasks()[0]

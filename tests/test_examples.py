@@ -40,7 +40,7 @@ def test_the_example_measures_compares_and_writes_a_board(
 def test_without_the_package_the_example_says_how_to_install_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from anchoreval import packaged
+    from anchoreval.cards import packaged
 
     module = example("smollm2")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from anchoreval.backends import hashes
 from anchoreval.files import write_whole
+from anchoreval.model import hashes
 
 
 @pytest.fixture(scope="module")

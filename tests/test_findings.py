@@ -15,13 +15,13 @@ from findings.gather import gather
 from findings.page import LOSSES, PROBES, RUNS, rendered
 
 from anchoreval import compare
-from anchoreval.attention.measures import BY_HEAD, MEASURES
-from anchoreval.board.words import size
-from anchoreval.kept import Kept
-from anchoreval.nll_report import Losses, csv_of, rows_of
-from anchoreval.probe import Study, write_probe
-from anchoreval.probe.parts import unpacked
-from anchoreval.probe.sheet import OfText, Row, Setting
+from anchoreval.diagnostics.nll.report import Losses, csv_of, rows_of
+from anchoreval.diagnostics.probe import Study, write_probe
+from anchoreval.diagnostics.probe.measures import BY_HEAD, MEASURES
+from anchoreval.diagnostics.probe.parts import unpacked
+from anchoreval.diagnostics.probe.sheet import OfText, Row, Setting
+from anchoreval.records.kept import Kept
+from anchoreval.reports.words import size
 
 PAGE = REPOSITORY / "docs" / "findings.md"
 

@@ -22,14 +22,21 @@ PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["pro
 MODULES = {"pyyaml": "yaml", "scikit-learn": "sklearn"}
 #: Extra -> the modules of the package that need it; all others run on the dependencies alone.
 WHERE: dict[str, tuple[str, ...]] = {
-    "babilong": ("data/babilong_published.py",),
-    "export": ("export.py",),
-    "gguf": ("packaged.py",),
-    "lm-eval": ("lm_eval_plugin/", "lm_eval_tasks.py", "data/general_rows.py"),
+    "babilong": ("suites/babilong/published.py",),
+    "export": ("reports/export/tables.py",),
+    "gguf": ("cards/packaged.py",),
+    "lm-eval": (
+        "lm_eval_plugin/",
+        "bench/engines.py",
+        "bench/lm_eval.py",
+        "cli/lm_eval.py",
+        "suites/general/harness.py",
+        "suites/general/rows.py",
+    ),
     "openai": ("backends/openai",),
-    "ray": ("fleet/",),
+    "ray": ("runs/workers/",),
     "vllm": ("backends/vllm", "vllm_plugin/"),
-    "zh": ("scoring/longbench.py",),
+    "zh": ("suites/longbench/scoring.py",),
 }
 
 

@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar
 
-from anchoreval.attention.rope import RopeLevel
+from anchoreval.arms.rope import RopeLevel
 from anchoreval.errors import MissingExtra, UnknownName
 from anchoreval.schema import Json, Output, Request
 
 BACKENDS: Mapping[str, str] = {
     "fake": "anchoreval.backends.fake:FakeBackend",
-    "hf": "anchoreval.backends.hf:HfBackend",
-    "openai": "anchoreval.backends.openai:OpenAiBackend",
-    "vllm": "anchoreval.backends.vllm:VllmBackend",
+    "hf": "anchoreval.backends.hf.backend:HfBackend",
+    "openai": "anchoreval.backends.openai.backend:OpenAiBackend",
+    "vllm": "anchoreval.backends.vllm.backend:VllmBackend",
 }
 #: Backends that start anew for another RoPE level and the like: their arms come one engine after the other.
 RESTARTING = frozenset({"vllm"})

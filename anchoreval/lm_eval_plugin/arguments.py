@@ -9,10 +9,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from anchoreval.arms import DEFAULT_KERNEL, Arm, parse_arm
+from anchoreval.arms.arm import DEFAULT_KERNEL, Arm, parse_arm
 from anchoreval.backends import options_of
+from anchoreval.cli.options import SETTINGS, template_arg
 from anchoreval.errors import AnchorEvalError
-from anchoreval.flags import SETTINGS, template_arg
 
 #: What lm-eval itself adds to the arguments of a model; batches are sized by `batch_tokens` and `rows`.
 GIVEN_BY_LM_EVAL = frozenset({"batch_size", "max_batch_size"})

@@ -26,19 +26,19 @@ from lm_eval.models.utils import resolve_max_length as stated_by
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 
-from anchoreval.arms import Arm
+from anchoreval.arms.arm import Arm
 from anchoreval.backends import Backend, open_backend
-from anchoreval.backends.checkpoint import folder_of
 from anchoreval.cards import find_model
-from anchoreval.chat_template import Renderer, TurnRefused
-from anchoreval.documents import cut_documents
 from anchoreval.errors import ModelError
-from anchoreval.lengths import room_of
 from anchoreval.lm_eval_plugin.arguments import BadArgument, model_arguments, prompt_arguments
 from anchoreval.lm_eval_plugin.tasks import card_of, model_of, sample_of, window_of
+from anchoreval.model import folder_of
 from anchoreval.prompt import require_no_anchor, to_request
+from anchoreval.prompt.documents import cut_documents
+from anchoreval.runs.lengths import room_of
 from anchoreval.schema import ChoiceScore, Continuation, Json, Output, Request, Sample
-from anchoreval.tokenizer_check import PROBES
+from anchoreval.tokenizer.chat_template import Renderer, TurnRefused
+from anchoreval.tokenizer.check import PROBES
 
 MAX_NEW_TOKENS = 256  # HFLM.max_gen_toks
 #: What lm-eval's command line hands on where no --device is given; its `hf` model takes what there is instead.

@@ -15,15 +15,15 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 
-from anchoreval import evaluation
-from anchoreval.backends.checkpoint import folder_of
 from anchoreval.cards import ModelCard, Task, find_model, load_tasks, with_settings
-from anchoreval.data.sources import Sources
 from anchoreval.errors import AnchorEvalError
 from anchoreval.lm_eval_plugin.arguments import BadArgument, prompt_arguments, settings
-from anchoreval.run import Plan, make_cells, sized
+from anchoreval.model import folder_of
+from anchoreval.runs import evaluate as evaluation
+from anchoreval.runs.loop import Plan, make_cells, sized
 from anchoreval.schema import Choice, ChoiceScore, Json, Sample, Segment
-from anchoreval.scoring import SCORERS, with_choices
+from anchoreval.suites.scorers import SCORERS, with_choices
+from anchoreval.texts.sources import Sources
 from anchoreval.tokenizer import TextTokenizer, load_tokenizer
 
 _log = logging.getLogger("lm_eval.anchoreval")

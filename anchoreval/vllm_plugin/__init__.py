@@ -1,7 +1,7 @@
 """vLLM general plugin: RoPE levels, per-request position plans and document masks in a stock vLLM.
 
 vLLM calls `register` in each of its processes (entry point group `vllm.general_plugins`). What an engine then
-computes is said by its `additional_config["anchoreval"]` alone (asked.py); without it vLLM is untouched.
+computes is said by its `additional_config["anchoreval"]` alone (vllm_plugin/asked.py); without it vLLM is untouched.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from vllm.model_executor.layers.rotary_embedding import RotaryEmbedding
 
-from anchoreval.attention.precision import TORCH, rounded
-from anchoreval.attention.rope import RopeLevel
+from anchoreval.arms.precision import TORCH, rounded
+from anchoreval.arms.rope import RopeLevel
 from anchoreval.errors import UnsupportedArm
 
 _COMPARED_ROWS = 4096

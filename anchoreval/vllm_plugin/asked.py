@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from anchoreval.attention.rope import LEVELS, RopeLevel, parse_level
+from anchoreval.arms.rope import LEVELS, RopeLevel, parse_level
 from anchoreval.errors import AnchorEvalError, UnknownName, UnsupportedArm
 
 KEY = "anchoreval"

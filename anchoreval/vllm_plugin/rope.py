@@ -20,8 +20,8 @@ from vllm.logger import init_logger
 from vllm.model_executor.custom_op import CustomOp, op_registry_oot
 from vllm.model_executor.layers import rotary_embedding
 
-from anchoreval.attention.precision import NAMES, wider
-from anchoreval.attention.rope import RopeLevel
+from anchoreval.arms.precision import NAMES, wider
+from anchoreval.arms.rope import RopeLevel
 from anchoreval.errors import UnsupportedArm
 from anchoreval.vllm_plugin import arithmetic, asked
 

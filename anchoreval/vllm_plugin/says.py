@@ -16,8 +16,8 @@ from vllm.config import CompilationMode
 from vllm.model_executor.layers import rotary_embedding
 from vllm.model_executor.layers.rotary_embedding.base import RotaryEmbeddingBase
 
-from anchoreval.attention.precision import NAMES, rounded, wider
-from anchoreval.attention.rope import LEVELS, RopeLevel
+from anchoreval.arms.precision import NAMES, rounded, wider
+from anchoreval.arms.rope import LEVELS, RopeLevel
 from anchoreval.errors import UnsupportedArm
 from anchoreval.vllm_plugin import arithmetic, asked
 

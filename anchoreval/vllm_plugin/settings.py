@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from anchoreval.attention.rope import RopeLevel
+from anchoreval.arms.rope import RopeLevel
 from anchoreval.errors import ModelError, UnsupportedArm
 from anchoreval.vllm_plugin.asked import KEY, PLAN_WORKER, Asked
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from standin import TOKENIZER
 
+from anchoreval.arms.layout import Arrangement
 from anchoreval.backends.answering import Growing, is_unclosed
 from anchoreval.backends.detokenize import TextStream
-from anchoreval.backends.hf_layout import Arrangement
-from anchoreval.backends.vllm_answer import Answering
-from anchoreval.backends.vllm_asks import Ask, Context, Reply, Row
-from anchoreval.backends.vllm_plan import Batching, Cache
+from anchoreval.backends.vllm.answer import Answering
+from anchoreval.backends.vllm.asks import Ask, Context, Reply, Row
+from anchoreval.backends.vllm.batches import Batching, Cache
 from anchoreval.schema import NO_LOGPROB, ChoiceScore, Continuation, Output, Request
 
 

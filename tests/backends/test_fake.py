@@ -7,11 +7,11 @@ import pytest
 from checkpoints import FIRST_BYTE, request
 from tokenizers import Tokenizer
 
-from anchoreval.arms import parse_arm
+from anchoreval.arms.arm import parse_arm
 from anchoreval.backends import open_backend
 from anchoreval.errors import UnknownName
 from anchoreval.schema import Continuation, Output, Request
-from anchoreval.scoring import likeliest
+from anchoreval.suites.scorers import likeliest
 
 
 def ids_of(folder: Path, text: str) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from anchoreval.backends.hf import HfBackend
+from anchoreval.backends.hf.backend import HfBackend
 from anchoreval.schema import Output, Request
 
 SMALL = {"chunk_tokens": 32, "batch_tokens": 2_048, "rows": 8}
@@ -198,8 +198,8 @@ def test_any_end_token_ends_an_answer_and_is_not_shown(llama: Path) -> None:
 
 
 def test_a_shared_prefix_is_prefilled_once_with_the_same_bits(llama: Path) -> None:
-    from anchoreval.backends.hf_decode import Answering
-    from anchoreval.backends.hf_plan import Limits
+    from anchoreval.backends.hf.answer import Answering
+    from anchoreval.backends.hf.batches import Limits
 
     head = prompts(1, 200, 200)[0]
     requests = [request(str(i), head + (40 + i,) * (3 + i), NEW_TOKENS, (9, 8)) for i in range(9)]

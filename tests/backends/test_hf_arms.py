@@ -12,9 +12,9 @@ from checkpoints import SHAPE, prompts, request, save_model
 from test_hf_answers import logprob_tolerance
 from transformers import GPT2Config
 
-from anchoreval.arms import parse_arm
-from anchoreval.backends import hf
-from anchoreval.backends.hf import HfBackend
+from anchoreval.arms.arm import parse_arm
+from anchoreval.backends.hf import backend as hf
+from anchoreval.backends.hf.backend import HfBackend
 from anchoreval.errors import UnsupportedArm
 
 REQUESTS = [request(str(i), ids, 6, reference=(9, 8, 7)) for i, ids in enumerate(prompts(6, 100, 300))]

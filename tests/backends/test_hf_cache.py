@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from anchoreval.backends.hf_cache import KvStore
+from anchoreval.backends.hf.cache import KvStore
 
 
 def columns(rows: int, count: int, first: float) -> Tensor:

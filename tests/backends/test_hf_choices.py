@@ -15,8 +15,8 @@ from test_hf_answers import logprob_tolerance, spy
 from test_hf_patterns import ARMS, ASKED, dense
 from transformers import Gemma3TextConfig, GPTNeoXConfig, LlamaConfig, MistralConfig
 
-from anchoreval.arms import parse_arm
-from anchoreval.backends.hf import HfBackend
+from anchoreval.arms.arm import parse_arm
+from anchoreval.backends.hf.backend import HfBackend
 from anchoreval.cards import find_model
 from anchoreval.errors import ModelError
 from anchoreval.schema import Continuation, Output, Request

@@ -9,7 +9,7 @@ import torch
 from checkpoints import EOS, prompts, request
 
 from anchoreval.backends.fake import FakeBackend, Numbers
-from anchoreval.backends.hf import HfBackend
+from anchoreval.backends.hf.backend import HfBackend
 from anchoreval.schema import Request
 
 NEW_TOKENS = 10

@@ -13,9 +13,9 @@ from checkpoints import BOS, SHAPE, save_model
 from test_hf_patterns import ASKED, CONFIGS, agree, answers, bits, dense, open_hf, prompt
 
 from anchoreval import evaluate
-from anchoreval.arms import parse_arm
-from anchoreval.backends import hf_load
-from anchoreval.backends.hf import HfBackend
+from anchoreval.arms.arm import parse_arm
+from anchoreval.backends.hf import load as hf_load
+from anchoreval.backends.hf.backend import HfBackend
 from anchoreval.errors import ModelError, UnsupportedArm
 
 ARMS = ["anchor/native", "intra-doc/native+reset", "anchor/native+anchor-reset"]
@@ -94,7 +94,7 @@ def test_the_identity_of_an_engine_holds_what_decides_answers_and_no_version(
     """What runs of format 2 are known by: another field here would make every run begin anew."""
     import json
 
-    from anchoreval.backends import hf
+    from anchoreval.backends.hf import backend as hf
 
     hashed: list[Any] = []
     dumps = json.dumps

@@ -15,8 +15,8 @@ from checkpoints import SHAPE, prompts, request, save_model
 from test_hf_answers import logprob_tolerance, open_hf, outputs
 from transformers import LlamaConfig, Phi3Config, Phi4MultimodalConfig, PhimoeConfig
 
-from anchoreval.arms import parse_arm
-from anchoreval.backends.hf import HfBackend
+from anchoreval.arms.arm import parse_arm
+from anchoreval.backends.hf.backend import HfBackend
 from anchoreval.schema import Continuation, Request
 
 SWITCH, NEW = 64, 10

@@ -11,13 +11,13 @@ import pytest
 import torch
 from checkpoints import BOS, FIRST_BYTE, VOCABULARY
 
-from anchoreval.arms import parse_arm
-from anchoreval.attention.patch_hf import applied
-from anchoreval.attention.rope import LEVELS
-from anchoreval.backends.hf import HfBackend, _bits_of
-from anchoreval.backends.hf_layout import Arrangement
-from anchoreval.backends.hf_plan import Limits
-from anchoreval.backends.hf_rows import KeptDocuments, KeysValues
+from anchoreval.arms.arm import parse_arm
+from anchoreval.arms.layout import Arrangement
+from anchoreval.arms.patch_hf import applied
+from anchoreval.arms.rope import LEVELS
+from anchoreval.backends.hf.backend import HfBackend, _bits_of
+from anchoreval.backends.hf.batches import Limits
+from anchoreval.backends.hf.documents import KeptDocuments, KeysValues
 from anchoreval.schema import Output, Request
 
 SIZES = (20, 33, 9)

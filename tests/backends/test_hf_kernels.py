@@ -21,9 +21,9 @@ from transformers import (
     VaultGemmaConfig,
 )
 
-from anchoreval import cli
-from anchoreval.arms import parse_arm, parse_arms, widest_product
-from anchoreval.backends.hf import HfBackend
+from anchoreval.arms.arm import parse_arm, parse_arms, widest_product
+from anchoreval.backends.hf.backend import HfBackend
+from anchoreval.cli import parser as cli
 from anchoreval.errors import ModelError, UnsupportedArm
 
 GEMMA = {**SHAPE, "head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 24, "attn_logit_softcapping": 5.0}
@@ -179,7 +179,8 @@ def test_native_needs_nothing_of_rope(falcon: Path) -> None:
 
 
 def test_a_self_test_that_breaks_stops_levels_and_not_native(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from anchoreval.backends import hf, hf_proof
+    from anchoreval.backends.hf import backend as hf
+    from anchoreval.backends.hf import proof as hf_proof
 
     def broken(_: Any) -> Any:
         raise AttributeError("no such field")

@@ -14,11 +14,11 @@ from checkpoints import EOS, SHAPE, prompts, request, save_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig, MambaConfig
 
-from anchoreval.backends.checkpoint import find_checkpoint
-from anchoreval.backends.hf import HfBackend
-from anchoreval.backends.hf_forward import extend
-from anchoreval.backends.hf_load import load
+from anchoreval.backends.hf.backend import HfBackend
+from anchoreval.backends.hf.load import load
+from anchoreval.backends.hf.network import extend
 from anchoreval.errors import ModelError
+from anchoreval.model import find_checkpoint
 
 REQUESTS = [request(str(i), ids, 6, reference=(9, 8)) for i, ids in enumerate(prompts(4, 20, 90))]
 

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from test_hf_probe import BROKEN
 
 from anchoreval.cards import find_model
-from anchoreval.cli import main
-from anchoreval.results import load_run
+from anchoreval.cli.parser import main
+from anchoreval.records.folder import load_run
 
 ASKED = ["--tasks", "ruler/niah_single_1", "--lengths", "512", "--limit", "2", "--haystack", "generated"]
 

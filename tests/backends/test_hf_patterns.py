@@ -14,11 +14,11 @@ import transformers
 from agreement import assert_agree, logit_tolerance
 from checkpoints import BOS, EOS, FIRST_BYTE, SHAPE, VOCABULARY, save_model
 
-from anchoreval.arms import parse_arm
-from anchoreval.attention.blocks import blocks_of
-from anchoreval.attention.patterns import mask
-from anchoreval.attention.positions import SCHEMES, parse_positions
-from anchoreval.backends.hf import HfBackend
+from anchoreval.arms.arm import parse_arm
+from anchoreval.arms.blocks import blocks_of
+from anchoreval.arms.patterns import mask
+from anchoreval.arms.positions import SCHEMES, parse_positions
+from anchoreval.backends.hf.backend import HfBackend
 from anchoreval.errors import UnsupportedArm
 from anchoreval.schema import Output, Request
 

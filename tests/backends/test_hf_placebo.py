@@ -12,10 +12,10 @@ from test_hf_answers import logprob_tolerance, spy
 from transformers import LlamaConfig
 
 from anchoreval import evaluate
-from anchoreval.arms import parse_arm
-from anchoreval.backends.hf import HfBackend
-from anchoreval.backends.hf_decode import Answering
-from anchoreval.backends.hf_plan import Limits
+from anchoreval.arms.arm import parse_arm
+from anchoreval.backends.hf.answer import Answering
+from anchoreval.backends.hf.backend import HfBackend
+from anchoreval.backends.hf.batches import Limits
 from anchoreval.errors import UnsupportedArm
 
 pytestmark = pytest.mark.numeric

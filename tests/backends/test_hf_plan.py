@@ -5,7 +5,7 @@ import random
 
 from checkpoints import prompts, request
 
-from anchoreval.backends.hf_plan import LEAST_ROWS, Limits, plan, shared, width
+from anchoreval.backends.hf.batches import LEAST_ROWS, Limits, plan, shared, width
 
 LIMITS = Limits(chunk_tokens=64, batch_tokens=4_096, rows=16)
 

@@ -29,7 +29,7 @@ from transformers import (
     WhisperConfig,
 )
 
-from anchoreval.backends.hf_probe import tolerance
+from anchoreval.backends.hf.probe import tolerance
 from anchoreval.errors import ModelError
 from anchoreval.schema import NO_LOGPROB, Continuation
 

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import DeepseekV3Config, GPT2Config, GPTNeoXConfig, LlamaConfig
 
-from anchoreval import cli
-from anchoreval.backends.hf import HfBackend
+from anchoreval.backends.hf.backend import HfBackend
+from anchoreval.cli import parser as cli
 from anchoreval.errors import ModelError
 
 LATENT = {

@@ -15,15 +15,15 @@ import pytest
 from servers import FAULTS, KEY, NAME, REPOSITORY, WINDOW, Proxy, Server, proxied
 
 from anchoreval import evaluate
-from anchoreval.arms import parse_arm, parse_arms
+from anchoreval.arms.arm import parse_arm, parse_arms
 from anchoreval.backends import open_backend
-from anchoreval.backends.hf import HfBackend
-from anchoreval.backends.openai import OpenAiBackend
+from anchoreval.backends.hf.backend import HfBackend
+from anchoreval.backends.openai.backend import OpenAiBackend
 from anchoreval.cards import select_tasks
-from anchoreval.data.sources import Sources
 from anchoreval.errors import ModelError, UnknownName, UnsupportedArm
-from anchoreval.run import Plan, make_cells, requests_of
+from anchoreval.runs.loop import Plan, make_cells, requests_of
 from anchoreval.schema import Continuation, Output, Request
+from anchoreval.texts.sources import Sources
 from anchoreval.tokenizer import TextTokenizer, load_tokenizer
 
 if find_spec("vllm") is None:

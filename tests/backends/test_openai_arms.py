@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 from servers import KEY, NAME, REPOSITORY, WINDOW, Server, serving
 
-from anchoreval.arms import parse_arm, parse_arms
-from anchoreval.attention.rope import parse_level
-from anchoreval.backends.hf import HfBackend
-from anchoreval.backends.openai import OpenAiBackend
+from anchoreval.arms.arm import parse_arm, parse_arms
+from anchoreval.arms.rope import parse_level
+from anchoreval.backends.hf.backend import HfBackend
+from anchoreval.backends.openai.backend import OpenAiBackend
 from anchoreval.cards import select_tasks
-from anchoreval.data.sources import Sources
 from anchoreval.errors import UnsupportedArm
-from anchoreval.run import Plan, make_cells, requests_of
+from anchoreval.runs.loop import Plan, make_cells, requests_of
 from anchoreval.schema import Output, Request
+from anchoreval.texts.sources import Sources
 from anchoreval.tokenizer import load_tokenizer
 
 if find_spec("vllm") is None:

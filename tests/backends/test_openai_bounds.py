@@ -18,9 +18,9 @@ import pytest
 
 pytest.importorskip("httpx2", reason="HTTPX2 ABSENT: no server was asked (pip install 'anchoreval[openai]')")
 
-from anchoreval.backends.openai_http import Link, NoAnswer, Refused
-from anchoreval.backends.openai_key import Key
-from anchoreval.backends.openai_wire import Unbounded, client, is_loopback, json_of
+from anchoreval.backends.openai.http import Link, NoAnswer, Refused
+from anchoreval.backends.openai.key import Key
+from anchoreval.backends.openai.wire import Unbounded, client, is_loopback, json_of
 from anchoreval.errors import ModelError
 
 KEY = "sk-proj/abc+DEF_0123456789"

@@ -12,15 +12,15 @@ import pytest
 from standin import NAME, TEMPLATE_TOKENS, TINY, TOKENIZER, Rules, Said, prompt_of, standing_in
 
 from anchoreval import evaluate
-from anchoreval.arms import parse_arm
+from anchoreval.arms.arm import parse_arm
 from anchoreval.errors import LengthError, ModelError
-from anchoreval.results import Run, load_run
+from anchoreval.records.folder import Run, load_run
+from anchoreval.runs.verify.records import findings
 from anchoreval.schema import PROMPT_READ, Output, Request
-from anchoreval.verify import findings
 
 pytest.importorskip("httpx2", reason="HTTPX2 ABSENT: no server was asked (pip install 'anchoreval[openai]')")
 
-from anchoreval.backends.openai import OpenAiBackend
+from anchoreval.backends.openai.backend import OpenAiBackend
 
 
 @contextmanager

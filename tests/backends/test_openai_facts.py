@@ -13,12 +13,12 @@ from anchoreval import evaluate
 from anchoreval.backends import BACKENDS, options_of
 from anchoreval.backends.options import ELSEWHERE, OPTIONS
 from anchoreval.errors import AnchorEvalError, ModelError, UnknownName
-from anchoreval.results import Run
-from anchoreval.verify import findings
+from anchoreval.records.folder import Run
+from anchoreval.runs.verify.records import findings
 
 pytest.importorskip("httpx2", reason="HTTPX2 ABSENT: no server was asked (pip install 'anchoreval[openai]')")
 
-from anchoreval.backends.openai import OpenAiBackend
+from anchoreval.backends.openai.backend import OpenAiBackend
 
 BOTH = ("/v1/completions", "/v1/chat/completions")
 

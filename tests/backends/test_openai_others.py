@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from servers import NAME, REPOSITORY, WINDOW, LlamaServer, Server, TransformersServer, started
 
-from anchoreval.arms import parse_arm, parse_arms
+from anchoreval.arms.arm import parse_arm, parse_arms
 from anchoreval.backends import Backend, open_backend
 from anchoreval.cards import select_tasks
-from anchoreval.data.sources import Sources
-from anchoreval.run import Plan, make_cells, requests_of
+from anchoreval.runs.loop import Plan, make_cells, requests_of
 from anchoreval.schema import Output, Request
+from anchoreval.texts.sources import Sources
 from anchoreval.tokenizer import load_tokenizer
 
 pytest.importorskip("httpx2", reason="HTTPX2 ABSENT: no server was asked (pip install 'anchoreval[openai]')")

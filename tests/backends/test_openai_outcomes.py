@@ -13,16 +13,16 @@ import pytest
 from standin import NAME, TINY, TOKENIZER, Rules, Said, standing_in
 
 from anchoreval import evaluate
-from anchoreval.arms import parse_arm
+from anchoreval.arms.arm import parse_arm
 from anchoreval.errors import ModelError
-from anchoreval.results import Run, from_line, to_line
-from anchoreval.run import judge
+from anchoreval.records.folder import Run, from_line, to_line
+from anchoreval.runs.loop import judge
+from anchoreval.runs.verify.records import findings
 from anchoreval.schema import NO_LOGPROB, SCORED, Continuation, Outcome, Output, Request
-from anchoreval.verify import findings
 
 pytest.importorskip("httpx2", reason="HTTPX2 ABSENT: no server was asked (pip install 'anchoreval[openai]')")
 
-from anchoreval.backends.openai import OpenAiBackend
+from anchoreval.backends.openai.backend import OpenAiBackend
 
 BUDGET = 16
 WORDS = " seven old men and a dog went over the hill to the sea and sang of a home far away from all"
@@ -136,7 +136,7 @@ def test_an_answer_of_chat_says_what_became_of_it(name: str) -> None:
 
 
 def _record(output: Output) -> Any:
-    from anchoreval.run import to_record
+    from anchoreval.runs.loop import to_record
     from anchoreval.schema import Sample, Score
 
     sample = Sample("t", 1, 0, (), (), 1)
@@ -204,7 +204,7 @@ REFUSALS: list[tuple[int, Any, Outcome]] = [
 def test_what_a_server_does_not_answer_is_lost_alone(
     status: int, said: Any, outcome: Outcome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("anchoreval.backends.openai_http._FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr("anchoreval.backends.openai.http._FIRST_PAUSE_S", 0.001)
 
     def change(body: Said, answer: Said) -> tuple[int, Any] | None:
         return (status, said) if "BAD" in TOKENIZER.decode(body["prompt"]) else None
@@ -334,7 +334,7 @@ def mutated(said: Any, draw: random.Random) -> Any:
 
 @pytest.mark.parametrize("api", ["chat", "completions"])
 def test_nothing_in_an_answer_ends_a_run(api: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anchoreval.backends.openai_http._FIRST_PAUSE_S", 0.0005)
+    monkeypatch.setattr("anchoreval.backends.openai.http._FIRST_PAUSE_S", 0.0005)
     draw = random.Random(7)
 
     def change(body: Said, said: Said) -> tuple[int, Any] | None:

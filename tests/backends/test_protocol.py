@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from checkpoints import prompts, request
 
-from anchoreval.arms import parse_arm
+from anchoreval.arms.arm import parse_arm
 from anchoreval.backends import Backend, open_backend, waves
 from anchoreval.errors import MissingExtra, ModelError, UnknownName
 

@@ -13,7 +13,7 @@ pytest.importorskip("vllm", reason="VLLM ABSENT: nothing was computed by vLLM (m
 from checkpoints import VOCABULARY, prompts, request
 from vllm_models import Both, assert_equal, by_name, drawn, mixed, opened, save_llama
 
-from anchoreval.arms import parse_arm
+from anchoreval.arms.arm import parse_arm
 from anchoreval.backends import open_backend
 from anchoreval.errors import ModelError
 from anchoreval.schema import Continuation, Request

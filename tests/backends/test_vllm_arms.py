@@ -15,10 +15,11 @@ pytest.importorskip("vllm", reason="VLLM ABSENT: nothing was computed by vLLM (m
 from checkpoints import prompts
 from vllm_models import TOKEN, Both, assert_equal, by_name, drawn, opened, save_llama
 
-from anchoreval.arms import parse_arm
-from anchoreval.attention.rope import LEVELS
-from anchoreval.backends import open_backend, vllm_answer
-from anchoreval.backends.vllm_asks import Context
+from anchoreval.arms.arm import parse_arm
+from anchoreval.arms.rope import LEVELS
+from anchoreval.backends import open_backend
+from anchoreval.backends.vllm import answer as vllm_answer
+from anchoreval.backends.vllm.asks import Context
 from anchoreval.errors import ModelError, UnknownName, UnsupportedArm
 from anchoreval.schema import Output, Request
 from anchoreval.vllm_plugin import settings
@@ -74,7 +75,7 @@ def test_placed_arms_share_an_engine_and_are_computed_as_by_hf(both: Both) -> No
 def test_without_the_salt_another_plans_keys_and_values_are_reused(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = laid_out()
     wanted = {scheme: answered(both[1], f"native+{scheme}", asked) for scheme in ("shift:1000", "anchor-reset")}
-    monkeypatch.setattr("anchoreval.backends.vllm_engine.Engine.forget", lambda self: None)
+    monkeypatch.setattr("anchoreval.backends.vllm.engine.Engine.forget", lambda self: None)
     first, second = (apart(answered(both[0], f"native+{name}", asked), those) for name, those in wanted.items())
     assert max(first, second) < TOKEN
 

@@ -9,12 +9,12 @@ from dataclasses import replace
 import pytest
 from checkpoints import prompts, request
 
-from anchoreval.attention.positions import parse_positions
+from anchoreval.arms.layout import Arrangement
+from anchoreval.arms.positions import parse_positions
 from anchoreval.backends.detokenize import TextStream
 from anchoreval.backends.fake import Numbers
-from anchoreval.backends.hf_layout import Arrangement
-from anchoreval.backends.vllm_asks import Context, Reply, Row, judged
-from anchoreval.backends.vllm_plan import Batching, Cache, batches, context_of, lots
+from anchoreval.backends.vllm.asks import Context, Reply, Row, judged
+from anchoreval.backends.vllm.batches import Batching, Cache, batches, context_of, lots
 from anchoreval.schema import ChoiceScore, Continuation, Request
 
 CACHE = Cache(blocks=40, tokens=16)

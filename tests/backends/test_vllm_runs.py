@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("vllm", reason="VLLM ABSENT: nothing was computed by vLLM (make test-vllm)")
 
 
-from anchoreval.evaluation import evaluate
+from anchoreval.runs.evaluate import evaluate
 from anchoreval.schema import Record
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -14,8 +14,8 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from anchoreval.kept import Kept
-from anchoreval.probe.parts import packed, unpacked
+from anchoreval.diagnostics.probe.parts import packed, unpacked
+from anchoreval.records.kept import Kept
 from findings.evidence import MODEL, RESULTS, Line, lines
 from findings.page import LOSSES, PROBES
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anchoreval.board.words import nats
+from anchoreval.reports.words import nats
 from findings.evidence import HOSTS, MODEL, RESULTS, Line, Table
 from findings.words import Finding, Sentence, grid
 

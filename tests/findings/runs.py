@@ -5,8 +5,8 @@ from __future__ import annotations
 from statistics import fmean
 
 from anchoreval import compare
-from anchoreval.board.words import interval, logprob_interval, nats, percent, size
-from anchoreval.results import Run
+from anchoreval.records.folder import Run
+from anchoreval.reports.words import interval, logprob_interval, nats, percent, size
 from anchoreval.schema import PLACEBO
 from anchoreval.stats import Contrast, Row, cluster_of, mean_interval
 from findings.evidence import HOSTS, MODEL

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from anchoreval.arms import parse_arm
+from anchoreval.arms.arm import parse_arm
+from anchoreval.cli.options import SETTINGS
 from anchoreval.errors import UnsupportedArm
-from anchoreval.flags import SETTINGS
 from anchoreval.lm_eval_plugin import names
 from anchoreval.lm_eval_plugin.arguments import BadArgument, model_arguments, prompt_arguments, settings
 

@@ -20,7 +20,7 @@ from longbench_v2_files import write_folder as write_longbench_v2
 
 from anchoreval import evaluate
 from anchoreval.cards import load_tasks
-from anchoreval.cli import main
+from anchoreval.cli.parser import main
 from anchoreval.lm_eval_plugin import MODELS, names
 
 pytest.importorskip("lm_eval", reason="LM-EVAL ABSENT: pip install 'anchoreval[lm-eval]'; no command was run")
@@ -38,7 +38,7 @@ def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> Any:
         raise AssertionError("weights were loaded")
 
-    monkeypatch.setattr("anchoreval.backends.hf.HfBackend.open", refuse)
+    monkeypatch.setattr("anchoreval.backends.hf.backend.HfBackend.open", refuse)
 
 
 def one_line(capsys: pytest.CaptureFixture[str]) -> str:
@@ -258,7 +258,7 @@ def few(self, *given):
             os.kill(os.getpid(), signal.SIGKILL)
         yield output
 model.AnchorEvalLM._answers = few
-from anchoreval.cli import main
+from anchoreval.cli.parser import main
 main(sys.argv[1:])
 """
 
@@ -333,7 +333,7 @@ def test_a_run_that_is_stopped_says_what_is_kept(
 def test_without_lm_eval_the_command_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("anchoreval.lm_eval_tasks.find_spec", lambda _: None)
+    monkeypatch.setattr("anchoreval.suites.general.harness.find_spec", lambda _: None)
     assert main(RUN) == 2
     assert "pip install 'anchoreval[lm-eval]'" in one_line(capsys)
 

@@ -122,7 +122,7 @@ def test_chat_prompts_and_examples_are_those_of_its_hf_model(tasks: Any, tmp_pat
 def test_the_tokenizer_is_that_of_run_where_transformers_class_loses_blanks(tmp_path: Path) -> None:
     from anchoreval.lm_eval_plugin.model import AnchorEvalLM
     from anchoreval.tokenizer import load_tokenizer
-    from anchoreval.tokenizer_check import ORDINARY
+    from anchoreval.tokenizer.check import ORDINARY
 
     folder = shutil.copytree(TINY, tmp_path / "llama")
     told = json.loads((folder / "tokenizer_config.json").read_text()) | {"tokenizer_class": "LlamaTokenizerFast"}
@@ -135,8 +135,8 @@ def test_the_tokenizer_is_that_of_run_where_transformers_class_loses_blanks(tmp_
 def test_a_template_that_never_ends_is_stopped_before_it_is_rendered_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from anchoreval import chat_template
     from anchoreval.lm_eval_plugin.model import AnchorEvalLM
+    from anchoreval.tokenizer import chat_template
 
     monkeypatch.setattr(chat_template, "SECONDS", 1)
     folder = shutil.copytree(TINY, tmp_path / "endless")
@@ -149,7 +149,7 @@ def test_a_template_that_never_ends_is_stopped_before_it_is_rendered_here(
 def test_a_template_that_hangs_over_one_turn_alone_is_stopped_and_goes_on_with_the_next(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from anchoreval import chat_template
+    from anchoreval.tokenizer import chat_template
 
     monkeypatch.setattr(chat_template, "SECONDS", 1)
     loop = "{% for x in range(99999) %}{% for y in range(99999) %}{% endfor %}{% endfor %}"
@@ -171,7 +171,7 @@ def test_a_template_that_hangs_over_one_turn_alone_is_stopped_and_goes_on_with_t
 def test_choices_behind_one_context_are_one_request_and_contexts_share_their_beginning(
     tasks: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from anchoreval.backends.hf import HfBackend
+    from anchoreval.backends.hf.backend import HfBackend
     from anchoreval.schema import Request
 
     sent: list[Request] = []

@@ -9,7 +9,10 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from anchoreval.training import tiny, tiny_data, tiny_ruler, tiny_tokenizer
+from anchoreval.training.tiny import examples as tiny_data
+from anchoreval.training.tiny import ruler as tiny_ruler
+from anchoreval.training.tiny import tokenizer as tiny_tokenizer
+from anchoreval.training.tiny import train as tiny
 
 
 @pytest.fixture(scope="module")

@@ -26,8 +26,8 @@ from checkpoints import SHAPE, save_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
-from anchoreval.attention.patch_hf import applied
-from anchoreval.attention.rope import parse_level
+from anchoreval.arms.patch_hf import applied
+from anchoreval.arms.rope import parse_level
 
 WHY = "VLLM ABSENT: nothing was computed by vLLM (make test-vllm)"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from checkpoints import prompts
 
-from anchoreval.attention.blocks import Block, blocks_of
-from anchoreval.attention.positions import parse_positions
+from anchoreval.arms.blocks import Block, blocks_of
+from anchoreval.arms.positions import parse_positions
 
 ROLES = ("preamble", "document", "document", "document", "query", "answer_prefix")
 

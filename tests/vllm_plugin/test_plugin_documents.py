@@ -13,8 +13,8 @@ pytest.importorskip("vllm", reason="VLLM ABSENT: nothing was computed by vLLM (m
 from engines import Engine, Reference, checkpoint, engine, picked
 from layouts import laid_out, plan_of, positions_of
 
-from anchoreval.attention.patterns import mask
-from anchoreval.attention.rope import parse_level
+from anchoreval.arms.patterns import mask
+from anchoreval.arms.rope import parse_level
 from anchoreval.errors import UnsupportedArm
 from anchoreval.vllm_plugin.settings import engine_settings
 

@@ -16,7 +16,7 @@ pytest.importorskip("vllm", reason="VLLM ABSENT: nothing was computed by vLLM (m
 from checkpoints import prompts
 from engines import TYPES, Engine, Reference, checkpoint, engine
 
-from anchoreval.attention.rope import parse_level
+from anchoreval.arms.rope import parse_level
 from anchoreval.errors import UnsupportedArm
 from anchoreval.vllm_plugin.settings import engine_settings
 

@@ -14,7 +14,7 @@ from engines import Answer, Engine, Reference, checkpoint, engine, picked
 from layouts import laid_out, plan_of, positions_of
 from vllm.exceptions import VLLMValidationError
 
-from anchoreval.attention.rope import parse_level
+from anchoreval.arms.rope import parse_level
 from anchoreval.errors import AnchorEvalError
 from anchoreval.vllm_plugin.settings import engine_settings
 

@@ -22,7 +22,7 @@ pytest.importorskip("vllm", reason="VLLM ABSENT: nothing was computed by vLLM (m
 from engines import Reference
 from layouts import laid_out, plan_of, positions_of
 
-from anchoreval.attention.rope import parse_level
+from anchoreval.arms.rope import parse_level
 from anchoreval.vllm_plugin.settings import engine_settings
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("vllm", reason="VLLM ABSENT: nothing was computed by vLLM (make test-vllm)")
 
-from anchoreval.attention.rope import parse_level
+from anchoreval.arms.rope import parse_level
 from anchoreval.errors import AnchorEvalError, ModelError, UnsupportedArm
 from anchoreval.vllm_plugin.asked import Asked, read
 from anchoreval.vllm_plugin.settings import engine_settings

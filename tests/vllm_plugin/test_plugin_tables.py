@@ -12,8 +12,8 @@ pytest.importorskip("vllm", reason="VLLM ABSENT: nothing was computed by vLLM (m
 
 from engines import ROWS, TYPES, checkpoint
 
-from anchoreval.attention.precision import TORCH
-from anchoreval.attention.rope import DIGITS, LEVELS, RopeLevel, parse_level
+from anchoreval.arms.precision import TORCH
+from anchoreval.arms.rope import DIGITS, LEVELS, RopeLevel, parse_level
 from anchoreval.errors import UnsupportedArm
 
 pytestmark = pytest.mark.filterwarnings("ignore")

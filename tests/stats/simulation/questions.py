@@ -20,10 +20,10 @@ import pytest
 from numpy.typing import NDArray
 
 from anchoreval import stats
-from anchoreval.dealing import bets
-from anchoreval.leaderboard.cells import Mean
-from anchoreval.leaderboard.columns import average
-from anchoreval.sequential_bench import WORDS, false_words, simulate
+from anchoreval.bench.until import WORDS, false_words, simulate
+from anchoreval.reports.board.cells import Mean
+from anchoreval.reports.board.columns import average
+from anchoreval.runs.dealing import bets
 from anchoreval.stats import Difference, Row
 from anchoreval.stats.sequential import Until, Watcher
 from simulation import laws

@@ -1,0 +1,201 @@
+"""What RoPE a loaded model really computes, found by running its own code beside every level, bit for bit."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from anchoreval.arms.frequencies import DamagedBuffer, frequency_buffers, private_copy, sound_copy, unchecked
+from anchoreval.arms.patch_hf import applied, model_dtype, rotary_modules, rotating_modules
+from anchoreval.arms.precision import NAMES, TORCH, Rotation, Tables, real_pair, rope_types
+from anchoreval.arms.rope import LEVELS, RopeLevel, parse_level
+from anchoreval.errors import UnsupportedArm
+
+#: Positions of the probe: enough for every rounding to show, below every length at which a RoPE type changes
+#: state.
+PROBE_POSITIONS = 64
+#: What modelling code raises that meets tables, arguments or state of another shape than it was written for.
+BROKEN = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, NotImplementedError, AssertionError)
+
+
+@dataclass(frozen=True, slots=True)
+class RotaryModule:
+    """One module that makes tables: its path, class and RoPE types (one, or one per layer type)."""
+
+    path: str
+    kind: str
+    rope_types: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class RopeReport:
+    """What was found; `detected` is the level, as text, that equals the stock code bit for bit, if any.
+
+    `unchecked` says of which modules nobody knows what their frequencies should be, and why.
+    """
+
+    has_rope: bool
+    model_dtype: str
+    rotary: tuple[RotaryModule, ...]
+    rotating: tuple[str, ...]
+    detected: str | None
+    damaged: tuple[DamagedBuffer, ...]
+    unchecked: dict[str, str]
+    uses_kernels: bool
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as JSON values."""
+        return asdict(self)
+
+
+def inspect_rope(model: nn.Module) -> RopeReport:
+    """The report of a loaded model, which is left as it was; `has_rope` is False where there is no RoPE."""
+    rotary, rotating = rotary_modules(model), rotating_modules(model)
+    damaged = [buffer for path, module in rotary.items() for buffer in sound_copy(module, path)[1]]
+    return RopeReport(
+        has_rope=bool(rotary),
+        model_dtype=NAMES.get(model_dtype(model), str(model_dtype(model))),
+        rotary=tuple(_describe(path, module) for path, module in rotary.items()),
+        rotating=tuple(rotating),
+        detected=_detect(model),
+        damaged=tuple(damaged),
+        unchecked={path: why for path, module in rotary.items() if (why := unchecked(module)) is not None},
+        uses_kernels=bool(getattr(model, "use_kernels", False)),
+    )
+
+
+def selftest(model: nn.Module, tokens: int = 32) -> dict[str, Any]:
+    """Whether the patch is inert where it must be, as JSON values; `ok` sums it up.
+
+    Compares logits bit for bit: before any block; under `native`; under the detected level applied
+    explicitly; after. A model whose RoPE equals no level, or that no level can be applied to (`why` says so: falcon
+    with alibi makes no rotation), has `explicit_equals_stock` None and is not `ok`.
+    """
+    report = inspect_rope(model)
+    before = _logits(model, tokens)
+    with applied(model, LEVELS["native"]):
+        native = _logits(model, tokens)
+    explicit, why, rotations = None, None, None
+    if report.detected is not None:
+        try:
+            with applied(model, parse_level(report.detected), "stock") as state:
+                explicit = _logits(model, tokens)
+                rotations = sum(state.rotations.values())
+        except UnsupportedArm as error:
+            explicit, why = None, str(error)
+    after = _logits(model, tokens)
+    checks = {
+        "native_equals_stock": _same(before, native),
+        "explicit_equals_stock": None if explicit is None else _same(before, explicit),
+        "restored": _same(before, after),
+    }
+    distance = None if explicit is None else _distance(explicit, before)
+    passed = all(same for name, same in checks.items() if report.has_rope or name != "explicit_equals_stock")
+    said = {"ok": passed, "detected": report.detected, "tokens": tokens, **checks, "max_difference": distance}
+    return said | {"rotations": rotations} | ({"why": why} if why else {})
+
+
+def _same(logits: Tensor, others: Tensor) -> bool:
+    """Whether two passes give the same numbers; damaged weights give the same NaN."""
+    return torch.allclose(logits, others, rtol=0, atol=0, equal_nan=True)
+
+
+def _distance(logits: Tensor, others: Tensor) -> float | None:
+    """The largest difference among those that are finite, None where none is."""
+    apart = (logits - others).abs()
+    apart = apart[apart.isfinite()]
+    return float(apart.max()) if apart.numel() else None
+
+
+@torch.no_grad()
+def _logits(model: Any, tokens: int) -> Tensor:
+    """Logits [1, tokens, vocabulary] of a fixed row of token ids, an explicit mask and no cache."""
+    device = next(model.parameters()).device
+    ids = (torch.arange(tokens, device=device) * 7 + 3)[None] % model.config.get_text_config().vocab_size
+    mask, positions = torch.ones_like(ids), torch.arange(tokens, device=device)[None]
+    logits: Tensor = model(ids, attention_mask=mask, position_ids=positions, use_cache=False).logits
+    return logits
+
+
+def _describe(path: str, module: nn.Module) -> RotaryModule:
+    types = {layer_type or "all": kind for layer_type, kind in rope_types(module).items()}
+    return RotaryModule(path, type(module).__name__, types)
+
+
+def _detect(model: nn.Module) -> str | None:
+    """The first level, as text, whose rotated q and k equal the stock ones for every probe, if any."""
+    probes = list(_probes(model))
+    if not probes or model_dtype(model) not in NAMES:
+        return None
+    try:
+        stock = [probe(None) for probe in probes]
+        for level in _candidates(NAMES[model_dtype(model)]):
+            if all(torch.equal(probe(level), want) for probe, want in zip(probes, stock, strict=True)):
+                return str(level)
+    except (UnsupportedArm, *BROKEN):  # complex tables, or a rotation with other arguments
+        return None
+    return None
+
+
+def _candidates(dtype: str) -> Iterator[RopeLevel]:
+    """Levels that a model of this dtype may compute: named ones, then frequencies rounded by a cast."""
+    names = ("bf16", "fp32", "bf16-table", "fp16", "fp16-table", "bf16-angle")
+    yield from (LEVELS[name] for name in names)
+    halves = ("fp32", "bf16", "fp16")
+    for inv_freq, angle, table, rotate in itertools.product(halves, ("fp32", "bf16"), halves, halves):
+        yield RopeLevel(inv_freq, angle, table, rotate, "model" if dtype == "fp32" else dtype)
+
+
+Probe = Callable[[RopeLevel | None], Tensor]
+Rotate = Callable[..., Any]
+
+
+def _probes(model: nn.Module) -> Iterator[Probe]:
+    """One probe per distinct kind of rotary module, layer type and rotation function."""
+    functions = {id(f): f for found in rotating_modules(model).values() for f in found.values()}
+    seen: set[tuple[Any, ...]] = set()
+    for path, module in rotary_modules(model).items():
+        kinds = rope_types(module)
+        key = (type(module), *kinds.items(), *(tuple(b.tolist()) for b in frequency_buffers(module).values()))
+        if key in seen:
+            continue
+        seen.add(key)
+        for layer_type, stock in itertools.product(kinds, functions.values()):
+            yield _probe(module, path, layer_type, stock, model_dtype(model))
+
+
+def _probe(
+    module: nn.Module, path: str, layer_type: str | None, stock: Callable[..., Any], dtype: torch.dtype
+) -> Probe:
+    """A function from a level (None: the stock code) to what becomes of fixed random q and k under it."""
+    buffer = next(b for name, b in frequency_buffers(module).items() if name.startswith(layer_type or ""))
+    generator = torch.Generator().manual_seed(0)
+    shape = (2, 1, 2, PROBE_POSITIONS, 2 * buffer.numel())
+    qk = torch.randn(shape, generator=generator).to(buffer.device, dtype)
+    positions = torch.arange(PROBE_POSITIONS, device=buffer.device)[None]
+    named = () if layer_type is None else (layer_type,)
+
+    def run(level: RopeLevel | None) -> Tensor:
+        forward: Callable[..., Any] = private_copy(module)
+        rotate = stock
+        if level is not None:
+            forward = Tables(sound_copy(module, path)[0], level, lambda _: None)
+            rotate = Rotation(stock, level, lambda: None)
+        cos, sin = real_pair(forward(qk[0], positions, *named))
+        return torch.stack([t.to(TORCH["fp64"]) for t in _rotate(rotate, stock, qk, cos, sin)])
+
+    return run
+
+
+def _rotate(rotate: Rotate, stock: Rotate, qk: Tensor, cos: Tensor, sin: Tensor) -> Any:
+    """Rotated (q, k), also by functions that take one tensor at a time."""
+    names = list(inspect.signature(stock).parameters)
+    if names[1] == "cos":
+        return rotate(qk[0], cos, sin), rotate(qk[1], cos, sin)
+    return rotate(qk[0], qk[1], cos, sin)

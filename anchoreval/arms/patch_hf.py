@@ -1,0 +1,291 @@
+"""RoPE levels and the fused kernel on a stock transformers model, for the duration of a `with` block.
+
+Nothing is patched at import, no modelling code is copied and no global of transformers is replaced. Inside
+the block
+
+  * each rotary module of the model has a `forward` of its own (an instance attribute: precision.Tables);
+  * each attention module has a `forward` of its own: the stock code object with a private dictionary of
+    globals in which `apply_rotary_pos_emb` is precision.Rotation. So two models, and two threads, never see
+    each other's level; in it also stands a table of attention kernels that reports what q and k enter
+    them (entering.Reporting);
+  * latent attention joins the rotated and the unrotated part of k in `expand_kv`, which copies both into a tensor of
+    the model's dtype: a method of its own joins them in the wider one;
+  * with `kernel="fused"`, the model's configuration names the kernel, which is registered with transformers.
+    The two names that registration adds to transformers' tables stay: other models may be using them.
+
+Leaving the block removes all of it, also after an exception. A model that shares its configuration object
+with another shares the kernel too. In models that slice the rotated part of q and k off before the rotation
+(Phi, StableLM, Persimmon, latent attention), or that compute a norm after it (HunYuan, NanoChat), what enters the
+product is not wholly of its bits: `at_kernel` says what entered. Facts about transformers are of 5.23.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import re
+import threading
+import types
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from anchoreval.arms.entering import Entered, reporting_table, summary, with_globals
+from anchoreval.arms.frequencies import DamagedBuffer, frequency_buffers, sound_copy, unchecked
+from anchoreval.arms.kernels import FUSED, fused, row_mask, switched
+from anchoreval.arms.precision import NAMES, Rotation, Tables, rope_types, wider
+from anchoreval.arms.rope import DIGITS, RopeLevel
+from anchoreval.errors import UnsupportedArm
+
+Kernel = Literal["stock", "fused"]
+
+_APPLY = re.compile(r"^_?apply_(?!.*vision).*(rotary|rope)")
+_INSTALLING = threading.Lock()
+
+
+@dataclass
+class Applied:
+    """What holds inside the block: the level as applied, and counts of what went through it."""
+
+    level: RopeLevel
+    kernel: Kernel
+    attention: str
+    model_dtype: str
+    rotary: dict[str, str] = field(default_factory=dict)
+    repaired: list[DamagedBuffer] = field(default_factory=list)
+    unchecked: dict[str, str] = field(default_factory=dict)
+    rotating: tuple[str, ...] = ()
+    entered: dict[str, Entered] = field(default_factory=dict)
+    tables: Counter[str] = field(default_factory=Counter)
+    rotations: Counter[str] = field(default_factory=Counter)
+    passes: Counter[str] = field(default_factory=Counter)
+    patched: dict[str, tuple[nn.Module, Callable[..., Any]]] = field(default_factory=dict, repr=False)
+    _handed: dict[str, torch.dtype] = field(default_factory=dict, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON values: level, sites, kernel, rotary modules with their RoPE types, repaired buffers."""
+        return {
+            "level": str(self.level),
+            "sites": self.level.sites,
+            "kernel": self.kernel,
+            "attention": self.attention,
+            "model_dtype": self.model_dtype,
+            "rotary": dict(self.rotary),
+            "repaired": [_as_json(buffer) for buffer in self.repaired],
+            **({"unchecked": dict(self.unchecked)} if self.unchecked else {}),
+            **({"at_kernel": self.at_kernel} if self.entered else {}),
+            "forwards": self.forwards,
+            "rotations": sum(self.rotations.values()),
+            "layers_without_rope": self.unrotated,
+        }
+
+    @property
+    def forwards(self) -> int:
+        """Passes so far, broken off ones too: how often the busiest rotary module made tables."""
+        return max(self.tables.values(), default=0)
+
+    @property
+    def unrotated(self) -> list[str]:
+        """Attention modules that did not rotate in any pass so far, as NoPE layers do (SmolLM3, Cohere 2)."""
+        return [name for name in self.rotating if not self.rotations[name]] if self.forwards else []
+
+    @property
+    def at_kernel(self) -> dict[str, Any]:
+        """Dtype and bits of the q and k that entered attention kernels, over all modules seen, as JSON values."""
+        said = summary(self.entered)
+        product = self.level.sites.get("product", "model")
+        widest = max((DIGITS.get(said[name]["bits"], 0) for name in ("q", "k") if name in said), default=0)
+        if product != "model" and widest > DIGITS[product]:
+            said["note"] = f"{product} before what follows the rotation (a norm), or in the rotated part only"
+        return said
+
+    def verify(self) -> None:
+        """Raises UnsupportedArm unless every pass rotated through the level, in each layer that rotates.
+
+        Call it between passes; `native` and an unused block have nothing to verify. After a pass that an
+        error broke off (out of memory, say) the layers' counts differ by right and are no longer compared.
+        """
+        if self.level.native or not (self.tables or self.rotations):
+            return
+        for name, (module, forward) in self.patched.items():
+            if module.__dict__.get("forward") is not forward:
+                raise UnsupportedArm(f"rope: the forward of {name} was replaced under {self.level}")
+        if not any(self.rotations.values()):
+            raise UnsupportedArm(f"rope: {self.level} made tables, but no rotation went through it")
+        broken_off = self.passes["begun"] != self.passes["ended"]
+        for name in self.rotating:
+            if self.forwards == 0 or (self.rotations[name] % self.forwards and not broken_off):
+                times = f"{self.forwards} passes, but {self.rotations[name]} rotations in {name}"
+                raise UnsupportedArm(f"rope: {self.level} was not served throughout: {times}")
+
+    def count_pass(self, step: str, *_: Any) -> None:
+        """A hook on the model: `step` is "begun" or "ended"."""
+        with self._lock:
+            self.passes[step] += 1
+
+    def count_table(self, name: str, layer_type: str) -> None:
+        with self._lock:
+            self.tables[f"{name}:{layer_type}"] += 1
+
+    def count_rotation(self, name: str) -> None:
+        with self._lock:
+            self.rotations[name] += 1
+
+    def hand_on(self, name: str, dtype: torch.dtype) -> None:
+        """Notes the dtype in which a rotation of module `name` handed q and k on."""
+        with self._lock:
+            self._handed[name] = dtype
+
+    def enter(self, name: str, kernel: str, _: Any, query: Tensor, key: Tensor, rest: Mapping[str, Any]) -> None:
+        """Looks at the q and k that enter a kernel: UnsupportedArm where they lost what the level gives them.
+
+        Their bits are looked at once for each module; layers that do not rotate are none of the level's.
+        """
+        handed = self._handed.pop(name, None)
+        if handed is None:
+            return
+        if name not in self.entered:
+            self.entered[name] = Entered.of(query, key)
+        asked = {NAMES.get(handed, str(handed)), *([self.model_dtype] if self.level.product == "model" else [])}
+        for what, tensor in (("q", query), ("k", key)):
+            if NAMES.get(tensor.dtype, str(tensor.dtype)) in asked:
+                continue
+            text = f"{what} enters the kernel of {name} in {NAMES.get(tensor.dtype, tensor.dtype)}"
+            wanted = NAMES.get(handed, handed)
+            raise UnsupportedArm(f"rope: {self.level} hands q and k on in {wanted}, and {text}")
+
+
+def _as_json(buffer: DamagedBuffer) -> dict[str, Any]:
+    """A damaged buffer as JSON values."""
+    return {"name": buffer.name, "dtype": buffer.dtype, "max_relative_error": buffer.max_relative_error}
+
+
+@contextlib.contextmanager
+def applied(model: nn.Module, level: RopeLevel, kernel: Kernel | None = None) -> Iterator[Applied]:
+    """`model` computes RoPE at `level` inside the block, and exactly as before after it.
+
+    `kernel`: "stock" is the attention the model was loaded with, "fused" is kernels.fused; None is fused
+    where the level needs it (q and k wider than the model) and stock elsewhere. `native` with the stock
+    kernel touches nothing. Leaving the block without an error verifies that every rotation was served. Raises
+    UnsupportedArm, naming the field, for what cannot be computed, and when the model is already under a
+    level.
+    """
+    state = _plan(model, level, kernel)
+    with contextlib.ExitStack() as stack:
+        with _INSTALLING:
+            if not level.native:
+                _install_rope(model, state, stack)
+            if state.kernel == "fused":
+                stack.enter_context(switched(model, FUSED, fused, row_mask))
+        yield state
+        state.verify()
+
+
+def rotary_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Path to module, for every module that turns position ids into tables by inverse frequencies."""
+    return {path: m for path, m in model.named_modules() if frequency_buffers(m) and _takes_positions(m)}
+
+
+def rotating_modules(model: nn.Module) -> dict[str, dict[str, Callable[..., Any]]]:
+    """Path to {name: stock function}, for every module whose forward calls a global `apply_*rotary*`."""
+    found: dict[str, dict[str, Callable[..., Any]]] = {}
+    for path, module in model.named_modules():
+        forward = inspect.unwrap(type(module).forward)
+        names = [name for name in getattr(forward, "__code__", _NO_CODE).co_names if _APPLY.match(name)]
+        functions = {name: forward.__globals__.get(name) for name in names}
+        if reachable := {name: f for name, f in functions.items() if callable(f)}:
+            found[path] = reachable
+    return found
+
+
+_NO_CODE = (lambda: None).__code__
+
+
+def model_dtype(model: nn.Module) -> torch.dtype:
+    """The dtype of the first floating parameter, torch.float32 for a model without any."""
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+
+
+def _takes_positions(module: nn.Module) -> bool:
+    parameters = inspect.signature(inspect.unwrap(type(module).forward)).parameters
+    return list(parameters)[1:3] == ["x", "position_ids"]
+
+
+def _plan(model: nn.Module, level: RopeLevel, kernel: Kernel | None) -> Applied:
+    """What is to be applied, with everything refused that can be refused before the model is touched."""
+    dtype = model_dtype(model)
+    needs_fused = not level.native and wider(level.product, dtype)
+    if kernel == "stock" and needs_fused:
+        text = f"{level} on a {NAMES[dtype]} model needs --kernel auto or fused"
+        raise UnsupportedArm(f"kernel: {text}, for q and k stay wide")
+    if not level.native:
+        _refuse_unpatchable(model, level)
+    chosen: Kernel = kernel or ("fused" if needs_fused else "stock")
+    stock = str(getattr(getattr(model, "config", None), "_attn_implementation", "none"))
+    return Applied(level, chosen, FUSED if chosen == "fused" else stock, NAMES.get(dtype, str(dtype)))
+
+
+def _refuse_unpatchable(model: nn.Module, level: RopeLevel) -> None:
+    rotary, rotating, name = rotary_modules(model), rotating_modules(model), type(model).__name__
+    if not rotary:
+        raise UnsupportedArm(f"rope: no RoPE found in {name}; only `native` runs, not {level}")
+    if not rotating:
+        raise UnsupportedArm(f"rope: {name} rotates in a way that cannot be reached; only `native` runs")
+    if getattr(model, "use_kernels", False):
+        raise UnsupportedArm(f"rope: {level} cannot be applied to a model loaded with use_kernels=True")
+    for path in (*rotary, *rotating):
+        if "forward" in model.get_submodule(path).__dict__:
+            raise UnsupportedArm(f"rope: {path} is already patched, by another level or by device hooks")
+
+
+def _install_rope(model: nn.Module, state: Applied, stack: contextlib.ExitStack) -> None:
+    _refuse_unpatchable(model, state.level)  # again, under the lock
+    for path, module in rotary_modules(model).items():
+        sound, damage = sound_copy(module, path)
+        state.repaired.extend(damage)
+        if why := unchecked(module):
+            state.unchecked[path] = why
+        state.rotary[path] = "+".join(sorted(set(rope_types(module).values())))
+        state.patched[path] = module, Tables(sound, state.level, partial(state.count_table, path))
+    rotating = rotating_modules(model)
+    state.rotating = tuple(rotating)
+    for path, functions in rotating.items():
+        count, handed = partial(state.count_rotation, path), partial(state.hand_on, path)
+        module = model.get_submodule(path)
+        replaced: dict[str, Any] = {
+            name: Rotation(stock, state.level, count, handed) for name, stock in functions.items()
+        }
+        own = with_globals(module, replaced | reporting_table(module, partial(state.enter, path)))
+        state.patched[path] = module, own
+        if wider(state.level.product, model_dtype(model)) and _joins_latent(module):
+            module.__dict__["expand_kv"] = types.MethodType(_expand_kv, module)
+            stack.callback(module.__dict__.pop, "expand_kv", None)
+    stack.callback(model.register_forward_pre_hook(partial(state.count_pass, "begun")).remove)
+    stack.callback(model.register_forward_hook(partial(state.count_pass, "ended")).remove)
+    for module, forward in state.patched.values():
+        module.__dict__["forward"] = forward
+        stack.callback(module.__dict__.pop, "forward", None)
+
+
+def _joins_latent(module: nn.Module) -> bool:
+    """Whether the module is latent attention whose `expand_kv` (DeepSeek-V3 and its kin) joins both parts of k."""
+    parts = ("kv_b_proj", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
+    return hasattr(type(module), "expand_kv") and all(hasattr(module, part) for part in parts)
+
+
+def _expand_kv(self: Any, kv_nope: Tensor, k_rot: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values [B, H, L, D] of latents [B, 1, L, rank] and the rotated shared key [B, 1, L, d].
+
+    As `expand_kv` of transformers 5.16 to 5.24 (models/deepseek_v3/modeling_deepseek_v3.py) computes them, which copies
+    `k_rot` into a tensor of the dtype of the latents; joined here, k has the wider dtype of the two.
+    """
+    rows, _, length, _ = kv_nope.shape
+    both = self.kv_b_proj(kv_nope).view(rows, length, -1, self.qk_nope_head_dim + self.v_head_dim).transpose(1, 2)
+    k_nope, values = torch.split(both, [self.qk_nope_head_dim, self.v_head_dim], dim=-1)
+    return torch.cat((k_nope, k_rot.expand(-1, k_nope.shape[1], -1, -1)), dim=-1), values

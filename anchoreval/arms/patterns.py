@@ -1,0 +1,94 @@
+"""Attention patterns: which tokens see which, beyond causality. Pure, no torch.
+
+| pattern | the anchor sees | a document (or the preamble) sees | query, answer prefix, generated see |
+|---|---|---|---|
+| `full` | itself | everything before | everything before |
+| `intra-doc` | itself | itself: no anchor, no preamble, no other document | everything before |
+| `anchor` | itself | itself and the anchor: no preamble, no other document | everything before |
+
+AnchorAttention (arXiv 2411.13476) is a rule for training; as a rule for inference, with a query that sees
+everything, it is this project's extension.
+
+Sliding windows: a window of w tokens counts the tokens of the row that a token is computed in. For a document
+that is [anchor; document] (`anchor`) or the document alone (`intra-doc`), so the anchor counts as the token
+just before the document and leaves the window of a document longer than w; for the query it is the whole
+prompt. One document is then what the stock model computes. The alternatives (an anchor exempt from the
+window, distances in the whole prompt) are not offered.
+
+`sees` is the definition, pair by pair: the reference of the tests. What is run is `rows`: each document as an
+ordinary causal row of its own, whose keys and values are then joined. It is the same function, because under
+the rule nothing in a document depends on what is outside its row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from anchoreval.arms.blocks import Block
+from anchoreval.errors import UnknownName
+
+#: Name to the rule in one sentence, for a run's header.
+PATTERNS: dict[str, str] = {
+    "full": "every token sees all tokens before it",
+    "intra-doc": "a document sees itself only; anchor and preamble are documents of their own; query, answer prefix "
+    "and generated tokens see everything before them",
+    "anchor": "a document sees itself and the anchor token; the preamble is a document of its own; query, answer "
+    "prefix and generated tokens see everything before them",
+}
+WINDOW_RULE = (
+    "a sliding window counts the tokens of the row: anchor and document in a document, the prompt in the query"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One document as it is computed: its block, behind the first token of the prompt where `anchored`."""
+
+    block: Block
+    anchored: bool
+
+
+def parse_pattern(text: str) -> str:
+    """`text`, a key of PATTERNS; raises UnknownName."""
+    if text not in PATTERNS:
+        raise UnknownName("attention pattern", text, PATTERNS)
+    return text
+
+
+def rows(blocks: Sequence[Block], pattern: str) -> tuple[Row, ...]:
+    """The rows that documents and anchor are computed in, in order; none where the pattern is plain causality.
+
+    It is that for every prompt under `full`, and where each block sees all that comes before it: under
+    `anchor` a prompt with one document, right behind the anchor. Such a prompt runs as under `full`, so it
+    gets the same bits.
+    """
+    if pattern == "full":
+        return ()
+    own = [block for block in blocks if block.kind != "query"]
+    behind = 1 if pattern == "anchor" else 0
+    if all(block.start <= (behind if block.kind == "document" else 0) for block in own):
+        return ()
+    return tuple(Row(block, pattern == "anchor" and block.kind == "document") for block in own)
+
+
+def sees(blocks: Sequence[Block], pattern: str, query: int, key: int, window: int | None = None) -> bool:
+    """Whether token `query` sees token `key`; `window` is that of a sliding-window layer, None for the others.
+
+    Tokens behind the last block are generated: part of the query.
+    """
+    if key > query:
+        return False
+    own = next((block for block in blocks if block.start <= query < block.stop), None)
+    if pattern == "full" or own is None or own.kind == "query":
+        return window is None or query - key < window
+    if key >= own.start:
+        return window is None or query - key < window
+    if pattern == "anchor" and key == 0:
+        return window is None or query - own.start + 1 < window
+    return False
+
+
+def mask(blocks: Sequence[Block], pattern: str, tokens: int, window: int | None = None) -> list[list[bool]]:
+    """`sees` as rows of booleans [tokens, tokens]: for tiny prompts and tests, quadratic in every way."""
+    return [[sees(blocks, pattern, q, k, window) for k in range(tokens)] for q in range(tokens)]

@@ -1,0 +1,90 @@
+"""Position schemes: which position id every token of a prompt has. Pure, no torch.
+
+| scheme | anchor | preamble, documents | query, answer prefix, generated |
+|---|---|---|---|
+| `contiguous` | 0 | 0, 1, 2, ... over the whole prompt | go on |
+| `shift:M` | M | M, M + 1, ... over the whole prompt | go on |
+| `anchor-shift:M` | 0 | M + 1, M + 2, ...: every token but the first is M further on | go on |
+| `reset` | 0 | each restarts at 0 | from one past the highest position before them |
+| `anchor-reset` | 0 | each restarts at 1, so 0 is the anchor's alone | from one past the highest position before them |
+
+Under the two resets the preamble restarts like a document (see blocks.py), the query starts right after the
+longest document, and its answer prefix follows without a gap. In every scheme, and with explicit arrays,
+generated and teacher-forced tokens stand one after the other behind the last prompt token's position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from anchoreval.arms.blocks import Block
+from anchoreval.errors import UnknownName, UnsupportedArm
+
+#: Spelling to what it means, in one sentence.
+SCHEMES: dict[str, str] = {
+    "contiguous": "0, 1, 2, ... over the whole prompt",
+    "shift:M": "M, M + 1, ... over the whole prompt, the first token included",
+    "anchor-shift:M": "the first token at 0, every other token M further on than contiguous",
+    "reset": "anchor at 0; preamble and documents each restart at 0; the query starts one past the highest position "
+    "before it",
+    "anchor-reset": "anchor at 0; preamble and documents each restart at 1; the query starts one past the highest "
+    "position before it",
+}
+GENERATED = "generated and teacher-forced tokens go on from the last prompt position"
+_LARGEST_SHIFT = 1 << 24  # fp32 counts whole numbers up to here: a larger position is no longer exact
+
+
+@dataclass(frozen=True, slots=True)
+class PositionScheme:
+    """A scheme and its shift (0 where it has none)."""
+
+    name: str
+    shift: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.shift}" if self.name.endswith("shift") else self.name
+
+    @property
+    def rule(self) -> str:
+        """The scheme in words, for a run's header."""
+        spelling = f"{self.name}:M" if self.name.endswith("shift") else self.name
+        return f"{SCHEMES[spelling].replace('M', str(self.shift)) if self.shift else SCHEMES[spelling]}; {GENERATED}"
+
+    @property
+    def consecutive(self) -> bool:
+        """Whether each position is one more than that before it, in every prompt."""
+        return self.name in {"contiguous", "shift"}
+
+    def of(self, blocks: Sequence[Block]) -> tuple[int, ...]:
+        """The position ids of a prompt, one per token."""
+        if self.name.endswith("reset"):
+            return tuple(_restarted(blocks, 1 if self.name == "anchor-reset" else 0))
+        tokens = blocks[-1].stop if blocks else 0
+        shifted = range(self.shift, self.shift + tokens)
+        return (0, *shifted[1:]) if self.name == "anchor-shift" else tuple(shifted)
+
+
+def parse_positions(text: str) -> PositionScheme:
+    """The scheme that `text` spells, a key of SCHEMES with a whole number for M.
+
+    Raises UnknownName for another name, UnsupportedArm for a shift that is no whole number of 1 to 2^24.
+    """
+    name, colon, number = text.partition(":")
+    shifts = f"{name}:M" in SCHEMES
+    if not shifts and (colon or name not in SCHEMES):
+        raise UnknownName("position scheme", text, SCHEMES)
+    if not shifts:
+        return PositionScheme(name)
+    if not (number.isascii() and number.isdigit() and 0 < int(number) <= _LARGEST_SHIFT):
+        raise UnsupportedArm(f"positions {text!r}: {name} takes a whole number from 1 to {_LARGEST_SHIFT}, {name}:4096")
+    return PositionScheme(name, int(number))
+
+
+def _restarted(blocks: Sequence[Block], first: int) -> Iterator[int]:
+    """Documents from `first` on, the anchor at 0, a query behind everything before it."""
+    highest = -1
+    for block in blocks:
+        start = {"anchor": 0, "document": first, "query": highest + 1}[block.kind]
+        highest = max(highest, start + len(block) - 1)
+        yield from range(start, start + len(block))

@@ -1,0 +1,53 @@
+"""An adapter of peft on top of the weights of its folder.
+
+transformers would load both at once, and then says which weights of the adapter are missing and of the model nothing:
+layers that no file has would be drawn at random without a word.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import logging
+
+from anchoreval.errors import ModelError
+from anchoreval.model import ADAPTER, Checkpoint
+
+
+@contextmanager
+def bare(checkpoint: Checkpoint) -> Iterator[Checkpoint]:
+    """The checkpoint without its adapter, for the length of the block."""
+    if checkpoint.adapter is None:
+        yield checkpoint
+        return
+    with tempfile.TemporaryDirectory() as beside:
+        folder = Path(beside) / checkpoint.folder.resolve().name
+        folder.mkdir()
+        for path in checkpoint.folder.resolve().iterdir():
+            if path.name != ADAPTER:
+                (folder / path.name).symlink_to(path)
+        yield replace(checkpoint, folder=folder)
+
+
+def attach(model: Any, checkpoint: Checkpoint) -> None:
+    """Load the checkpoint's adapter, where it has one, into its model; ModelError where a part of it is missing."""
+    if checkpoint.adapter is None:
+        return
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        said = model.load_adapter(str(checkpoint.folder))
+    except (ValueError, OSError, ImportError, KeyError, RuntimeError, TypeError) as error:
+        why = " ".join(str(error).split())[:300]
+        raise ModelError(f"{checkpoint.folder}: its adapter cannot be loaded: {why}") from error
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+    if lacking := sorted([*said.missing_keys, *said.unexpected_keys]):
+        raise ModelError(f"{checkpoint.folder}: {len(lacking)} weights of its adapter do not fit: {lacking[0]}, ...")
+    model.to(model.device).eval()

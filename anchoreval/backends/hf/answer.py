@@ -1,0 +1,352 @@
+"""Batches of requests to outputs: prefill row by row, reference and choices scored on forks, greedy decode of all rows.
+
+Shapes: B rows of a batch, Q new tokens, C cache columns filled, V vocabulary. Prefill runs one row at a time
+in chunks on an absolute grid, so a prompt gets the same bits whoever shares its batch and whether or not a
+prefix was reused. The model is always given a 2-D mask and position ids, so transformers never guesses at
+packed sequences (`masking_utils.py:876`), and builds at most a [chunk x C] mask. Where an attention pattern isolates
+documents, these come from documents.py and only the rest of the prompt is prefilled here, on top of them; or the
+whole prompt goes through FlexAttention in one pass. Rotations that depend on the length of a pass: growth.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from anchoreval.arms.layout import Arrangement, Layout
+from anchoreval.backends.answering import NOT_FINITE, REFERENCE_NOT_FINITE, Growing
+from anchoreval.backends.detokenize import Decodes, TextStream
+from anchoreval.backends.hf.batches import LEAST_ROWS, Batch, Limits, plan, shared, width
+from anchoreval.backends.hf.cache import KvStore
+from anchoreval.backends.hf.documents import KeptDocuments, RowPrefill
+from anchoreval.backends.hf.network import Network, extend
+from anchoreval.backends.hf.score import Behind, Scoring
+from anchoreval.schema import NO_LOGPROB, ChoiceScore, Outcome, Output, Request
+
+#: Errors of allocators that have no class of their own: CPU, CUDA libraries, MPS.
+_OUT_OF_MEMORY = re.compile("allocate memory|out of memory|ALLOC_FAILED", re.IGNORECASE)
+
+
+@dataclass(slots=True)
+class Row(Growing):
+    """A request on its way; `start` is the column of its first token, `after` the position of the first behind it."""
+
+    start: int
+    after: int
+    logprob: float | None = None
+    unscored: bool = False  # the reference: its log-probability is not finite, which costs no answer
+    choices: tuple[ChoiceScore, ...] = ()
+
+    def refer(self, logprob: float) -> None:
+        self.unscored = not math.isfinite(logprob)
+        self.logprob = None if self.unscored else logprob
+
+    def choose(self, choices: tuple[ChoiceScore, ...]) -> None:
+        if all(math.isfinite(choice.logprob) for choice in choices):
+            self.choices = choices
+        else:
+            self.fail(NOT_FINITE, "not_finite")
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Prompt and answer so far."""
+        return (*self.request.token_ids, *self.tokens)
+
+    def output(self, seconds: float) -> Output:
+        if self.finish == "error":
+            return self.said(seconds, None, ())
+        said = self.said(seconds, self.logprob, self.choices)
+        return replace(said, facts={NO_LOGPROB: REFERENCE_NOT_FINITE}) if self.unscored else said
+
+
+@dataclass(frozen=True, slots=True)
+class _Prefilled:
+    """Where the keys and values of the prompt that was prefilled last are."""
+
+    ids: tuple[int, ...]
+    positions: tuple[int, ...]
+    store: KvStore
+    row: int
+    start: int
+
+
+class Answering:
+    """One pass over a list of requests; holds the buffers that its batches share.
+
+    `interrupted` is called when a pass through the model broke off for lack of memory. `arrangement` gives every
+    prompt its positions and rows, `kept` holds the documents of earlier prompts. `prefilled_tokens` and
+    `reused_tokens` count prompt tokens computed and taken from an earlier prompt, documents not among them.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        decoder: Decodes,
+        eos: frozenset[int],
+        limits: Limits,
+        interrupted: Callable[[], None],
+        arrangement: Arrangement | None = None,
+        kept: KeptDocuments | None = None,
+    ) -> None:
+        self._network, self._decoder, self._eos, self._limits = network, decoder, eos, limits
+        self._interrupted = interrupted
+        self._arrangement = arrangement or Arrangement()
+        self._kept = kept or KeptDocuments(limits.batch_tokens)
+        self._documents = RowPrefill(network, self._kept, limits.chunk_tokens)
+        self._scoring = Scoring(network, limits)
+        self._store: KvStore | None = None
+        self._previous: _Prefilled | None = None
+        self._cells_refused: int | None = None  # rows x columns that did not fit into memory
+        self.prefilled_tokens = 0
+        self.reused_tokens = 0
+
+    @property
+    def forked_columns(self) -> int:
+        """Rows x columns that forks for choices hold beside the batch."""
+        return self._scoring.columns
+
+    def outputs(self, requests: Sequence[Request]) -> Iterator[Output]:
+        """One output per request, batch by batch."""
+        if self._network.growth is not None:
+            with torch.inference_mode():
+                self._network.restart()
+        for batch in plan(requests, self._limits, alone=self._network.alone):
+            yield from self._fitting(batch)
+
+    def _fitting(self, batch: Batch) -> Iterator[Output]:
+        """The outputs of a batch, halved as often as memory asks for."""
+        cells = width(len(batch.requests), batch.solo) * batch.columns
+        splits = len(batch.requests) > 1
+        if splits and self._cells_refused is not None and cells >= self._cells_refused:
+            outputs = None
+        else:
+            outputs = self._try(batch)
+        if outputs is not None:
+            yield from outputs
+        elif splits:
+            self._cells_refused = min(cells, self._cells_refused or cells)
+            for half in batch.halves():
+                yield from self._fitting(half)
+        elif batch.requests[0].choices and self._scoring.one_by_one():
+            yield from self._fitting(batch)
+        else:
+            yield lost(batch.requests[0], "failed", "out of memory with one row")
+
+    def _try(self, batch: Batch) -> list[Output] | None:
+        """The outputs, or None where memory ran out; buffers are released then."""
+        try:
+            return self._run(batch)
+        except (torch.OutOfMemoryError, MemoryError):
+            pass
+        except RuntimeError as error:
+            if not _OUT_OF_MEMORY.search(str(error)):
+                raise
+        self._store = self._previous = None
+        self._kept.clear()
+        self._scoring.release()
+        self._interrupted()
+        if self._network.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return None
+
+    @torch.inference_mode()
+    def _run(self, batch: Batch) -> list[Output]:
+        began = time.perf_counter()
+        store = self._store_for(batch)
+        with self._unchanged():
+            rows = [self._prefill(store, i, batch, request) for i, request in enumerate(batch.requests)]
+            self._decode(store, batch, rows)
+        seconds = (time.perf_counter() - began) / len(rows)
+        return [row.output(seconds) for row in rows]
+
+    def _unchanged(self) -> contextlib.AbstractContextManager[None]:
+        """A block behind which the model's rotations are those before it."""
+        growth = self._network.growth
+        return contextlib.nullcontext() if growth is None else growth.kept()
+
+    def _store_for(self, batch: Batch) -> KvStore:
+        """The buffers in use where they fit, else new ones; the old stay only for a shared prefix."""
+        rows = width(len(batch.requests), batch.solo)
+        store = self._store
+        if store is not None and store.rows >= rows:
+            spare = store.columns - batch.columns
+            if spare == 0 or (batch.solo and spare > 0):
+                return store
+        if self._previous is not None and not self._prefix(batch.requests[0]):
+            self._previous = None
+        self._store = store = None
+        self._store = KvStore(self._network.layers, rows, batch.columns)
+        return self._store
+
+    def _prefix(self, request: Request, layout: Layout | None = None) -> int:
+        """Tokens of the request that the previous prompt has already prefilled at the same positions."""
+        if self._previous is None:
+            return 0
+        layout, chunk = layout or self._arrangement.of(request), self._chunk(request)
+        if layout.rows:
+            return 0
+        tokens = shared(self._previous.ids, request.token_ids, chunk)
+        return min(tokens, shared(self._previous.positions, layout.positions, chunk))
+
+    def _chunk(self, request: Request) -> int:
+        return len(request.token_ids) if self._network.whole_prompts else self._limits.chunk_tokens
+
+    def _prefill(self, store: KvStore, row: int, batch: Batch, request: Request) -> Row:
+        """The row with its prompt in the store, its reference and choices scored and its first token chosen."""
+        layout, start = self._arrangement.of(request), batch.start(request)
+        if layout.rows and self._arrangement.realisation == "flex":
+            last_1V = self._prefill_flex(store, (row, start), request, layout)
+        elif layout.rows:
+            last_1V = self._prefill_rows(store, (row, start), request, layout)
+        else:
+            last_1V = self._prefill_plain(store, (row, start), request, layout)
+        made = Row(request, TextStream(self._decoder, request.token_ids, request.stop), start, layout.after)
+        behind = Behind(store, (row, start), request.token_ids, layout.after, last_1V)
+        with self._unchanged():
+            if request.reference_ids:
+                made.refer(self._scoring.reference(behind, request.reference_ids))
+        with self._unchanged():
+            if request.choices:
+                made.choose(self._scoring.choices(behind, request.choices))
+        if made.finish is not None:
+            return made
+        if request.max_new_tokens > 0:
+            self._advance([made], last_1V)
+        else:
+            made.finish = "stop" if request.choices else "length"
+        return made
+
+    def _prefill_plain(self, store: KvStore, place: tuple[int, int], request: Request, layout: Layout) -> Tensor:
+        """Logits `1V` behind a prompt of plain causal attention; what the previous one shares is copied."""
+        ids = request.token_ids
+        done, source = self._prefix(request, layout), self._previous
+        if source is not None and done:
+            store.take(place, source.store, (source.row, source.start), done)
+        store.clear_left(*place)
+        cache, chunk = store.row(*place, done), self._chunk(request)
+        for at in range(done, len(ids), chunk):
+            part = slice(at, at + chunk)
+            last_1V = extend(self._network, cache, ids[part], layout.positions[part], at)
+        self._previous = _Prefilled(ids, layout.positions, store, *place)
+        self.prefilled_tokens += len(ids) - done
+        self.reused_tokens += done
+        return last_1V
+
+    def _prefill_rows(self, store: KvStore, place: tuple[int, int], request: Request, layout: Layout) -> Tensor:
+        """Logits `1V` behind a prompt of isolated documents: rows first, then each query on what is before it."""
+        self._previous = None  # its columns may be written over
+        last_1V = self._documents.fill(request, layout, store, place)
+        store.clear_left(*place)
+        for block in (block for block in layout.blocks if block.kind == "query"):
+            cache = store.row(*place, block.start)
+            for at in range(block.start, block.stop, self._limits.chunk_tokens):
+                part = slice(at, min(at + self._limits.chunk_tokens, block.stop))
+                given_1V = extend(self._network, cache, request.token_ids[part], layout.positions[part], at)
+            self.prefilled_tokens += len(block)
+            if block is layout.blocks[-1]:
+                last_1V = given_1V
+        assert last_1V is not None
+        return last_1V
+
+    def _prefill_flex(self, store: KvStore, place: tuple[int, int], request: Request, layout: Layout) -> Tensor:
+        """Logits `1V` behind a prompt of isolated documents, all of it in one pass."""
+        self._previous = None  # its columns may be written over
+        store.clear_left(*place)
+        device, tokens = self._network.device, len(request.token_ids)
+        ids_1N = torch.tensor([request.token_ids], device=device)
+        position_1N = torch.tensor([layout.positions], device=device)
+        mask_1N = torch.ones(1, tokens, dtype=torch.bool, device=device)
+        seen = layout.blocks, self._arrangement.pattern
+        self.prefilled_tokens += tokens
+        return self._network.masked_logits(ids_1N, store.row(*place, 0), (position_1N, mask_1N), seen)[0]
+
+    def _decode(self, store: KvStore, batch: Batch, rows: list[Row]) -> None:
+        """Adds greedy tokens until all rows ended; ended rows leave when half of the width is idle."""
+        device = self._network.device
+        fillers = width(len(rows), batch.solo) - len(rows)
+        slots: list[Row | None] = [*rows, *[None] * fillers]
+        state = _State.of([*rows, *[rows[0]] * fillers], batch.columns, device)
+        filled = len(rows[0].request.token_ids) if batch.solo else batch.base
+        cache = store.top(len(slots), filled)
+        while active := [i for i, slot in enumerate(slots) if slot is not None and slot.finish is None]:
+            room = max(LEAST_ROWS, len(active))
+            if room <= len(slots) // 2:
+                store.compact(active)
+                state = state.pick(active + [active[0]] * (room - len(active)))
+                slots = [*(slots[i] for i in active), *[None] * (room - len(active))]
+                cache = store.top(room, filled)
+            filled += 1
+            if self._drops_cache(rows, cache):
+                cache, ids = store.top(1, 0), rows[0].ids
+                logits_BV = extend(self._network, cache, ids, range(len(ids)), 0)
+            else:
+                at = (state.position, state.mask[:, :filled])
+                logits_BV = self._network.logits(state.token, cache, at, keep=1)[:, -1]
+            state = state.next(self._advance(slots, logits_BV))
+
+    def _advance(self, slots: Sequence[Row | None], logits_BV: Tensor) -> Tensor:
+        """The most likely token of every row `B`, added to the rows that are still going."""
+        token_B = _allowed(slots, logits_BV, self._eos).argmax(-1)
+        finite_B = logits_BV.gather(1, token_B[:, None])[:, 0].isfinite()
+        for slot, token, finite in zip(slots, token_B.tolist(), finite_B.tolist(), strict=True):
+            if slot is not None and slot.finish is None:
+                slot.add(token, finite, self._eos)
+        return token_B
+
+    def _drops_cache(self, rows: Sequence[Row], cache: Cache) -> bool:
+        """Whether the only row goes on without the keys and values it has, by the model's own generation code."""
+        growth = self._network.growth
+        if growth is None or not growth.may_drop:
+            return False
+        return growth.drops_cache(torch.tensor([rows[0].ids], device=self._network.device), cache)
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What the next step is given: last tokens `B1`, their positions `B1`, the columns a row may see `BC`."""
+
+    token: Tensor
+    position: Tensor
+    mask: Tensor
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], columns: int, device: torch.device) -> _State:
+        start_B1 = torch.tensor([[row.start] for row in rows], device=device)
+        return cls(
+            token=torch.tensor([row.tokens[-1:] or [0] for row in rows], device=device),
+            position=torch.tensor([[row.after] for row in rows], device=device),
+            mask=torch.arange(columns, device=device)[None] >= start_B1,
+        )
+
+    def pick(self, rows: list[int]) -> _State:
+        index = torch.tensor(rows, device=self.token.device)
+        return _State(self.token[index], self.position[index], self.mask[index])
+
+    def next(self, token_B: Tensor) -> _State:
+        return _State(token_B[:, None], self.position + 1, self.mask)
+
+
+def _allowed(slots: Sequence[Row | None], logits_BV: Tensor, eos: frozenset[int]) -> Tensor:
+    """The logits, -inf for the tokens that would end an answer before it has its fewest tokens."""
+    short = [i for i, slot in enumerate(slots) if slot and len(slot.tokens) < slot.request.min_new_tokens]
+    if not short:
+        return logits_BV
+    logits_BV = logits_BV.clone()
+    for i in short:
+        slot = slots[i]
+        assert slot is not None
+        logits_BV[i, sorted({*eos, *slot.request.end_ids})] = -torch.inf
+    return logits_BV
+
+
+def lost(request: Request, outcome: Outcome, why: str) -> Output:
+    """Return the output of a request without an answer."""
+    return Output(request.sample_id, "", (), "error", None, 0.0, why, lost=outcome)

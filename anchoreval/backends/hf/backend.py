@@ -1,0 +1,402 @@
+"""The Hugging Face backend: stock transformers models, answered in batches under an arm."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+import transformers
+
+from anchoreval.arms.blocks import Block
+from anchoreval.arms.inspect_hf import selftest
+from anchoreval.arms.kernels import FUSED
+from anchoreval.arms.layout import Arrangement, Place, Realisation
+from anchoreval.arms.patch_hf import Applied, Kernel, applied, rotary_modules
+from anchoreval.arms.patterns import PATTERNS, WINDOW_RULE
+from anchoreval.arms.positions import GENERATED, SCHEMES, PositionScheme, parse_positions
+from anchoreval.backends import ArmLike
+from anchoreval.backends.hf.adapter import attach, bare
+from anchoreval.backends.hf.answer import Answering, lost
+from anchoreval.backends.hf.batches import Limits
+from anchoreval.backends.hf.cache import KvStore
+from anchoreval.backends.hf.documents import KeptDocuments
+from anchoreval.backends.hf.load import DEFAULT, StockNetwork, attention_kinds, eos_ids, load, max_length
+from anchoreval.backends.hf.probe import settle
+from anchoreval.backends.hf.proof import Proofs, fused_for_all
+from anchoreval.backends.hf.score import REFERENCE_TOKENS
+from anchoreval.errors import ModelError, UnknownName, UnsupportedArm
+from anchoreval.model import Checkpoint, find_checkpoint
+from anchoreval.model.machine import processor
+from anchoreval.schema import Json, Output, Request
+from anchoreval.tokenizer import load_tokenizer
+
+_MASKED_BY_INDEX = {"sdpa", "eager", FUSED}  # kernels that never read packed sequences out of position ids
+_FLEX = "one pass of FlexAttention with a block mask, compiled on CUDA, unfused on a CPU; then the kernel"
+_REALISED = {
+    ("rows", "anchor"): "each document a causal row [anchor; document], their keys and values joined, the query on top",
+    ("rows", "intra-doc"): "each document a causal row of its own, their keys and values joined, the query on top",
+    ("flex", "anchor"): _FLEX,
+    ("flex", "intra-doc"): _FLEX,
+}
+
+
+class HfBackend:
+    """A causal language model of transformers; see `Backend`."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        network: StockNetwork,
+        limits: Limits,
+        realisation: Realisation = "rows",
+        asked: str = DEFAULT,
+        product: str | None = None,
+    ) -> None:
+        self._checkpoint, self._network, self._limits = checkpoint, network, limits
+        self._asked_kernel, self._auto_fused = asked, fused_for_all(network, product)
+        self._proofs = Proofs(network, lambda: selftest(network.model))
+        self._realisation: Realisation = realisation
+        self._flexes: set[str] = set()  # kernels under which FlexAttention was tried
+        self._tokenizer = load_tokenizer(checkpoint.folder)
+        self._eos = eos_ids(network.model, self._tokenizer)
+        self._applied: Applied | None = None
+        self._arrangement = Arrangement()
+        self._now = limits  # those of the arm in force
+        self._kept = self.documents = KeptDocuments(limits.batch_tokens)
+        self._positions: int | None = None  # of a table that ends; probe.py finds it
+        self._closed = False
+
+    @classmethod
+    def open(
+        cls,
+        model: str,
+        *,
+        dtype: str = "auto",
+        device: str = "auto",
+        kernel: str = DEFAULT,
+        trust_remote_code: bool = False,
+        use_kernels: bool = False,
+        chunk_tokens: int = 512,
+        batch_tokens: int = 32_768,
+        rows: int = 32,
+        realisation: str = "rows",
+        product: str | None = None,
+        unused_weights: str = "refuse",
+    ) -> HfBackend:
+        """The backend with the model of a folder or hub id loaded, and tried on two short rows (probe.py).
+
+        `kernel` is one of transformers', or `default` (sdpa, or eager where sdpa does not exist or drops part of the
+        model's attention), `fused` (this package's own) or `auto`: one for all arms that are compared, `fused` where
+        one of them needs it, the default elsewhere. `product` is the widest product of those arms, None where they
+        are not known; then `auto` is decided arm by arm, but always `fused` where sdpa does not do.
+        `unused_weights` is what becomes of weights that the architecture has no place for: `refuse` or `allow`.
+
+        `chunk_tokens` changes rounding and belongs to the identity; `batch_tokens` (rows x columns of the
+        cache) and `rows` only change speed and memory. `realisation` says how isolated documents are
+        computed, `rows` or `flex`; it changes rounding too. `use_kernels` is refused: it swaps the rotation for
+        an unknown one.
+        """
+        if use_kernels:
+            raise ModelError("use_kernels=True replaces the rotary code that is measured: leave it off")
+        if min(chunk_tokens, batch_tokens, rows) < 1:
+            raise ModelError("chunk_tokens, batch_tokens and rows must be at least 1")
+        if realisation not in get_args(Realisation):
+            raise ModelError(f"unknown realisation {realisation!r}: one of {', '.join(get_args(Realisation))}")
+        checkpoint = find_checkpoint(model, code=trust_remote_code, adapters=True)
+        stock = DEFAULT if kernel in ("auto", "fused") else kernel
+        with bare(checkpoint) as base:
+            network = load(base, dtype, device, stock, trust_remote_code, unused_weights)
+        attach(network.model, checkpoint)
+        chosen: Realisation = "flex" if realisation == "flex" else "rows"
+        backend = cls(checkpoint, network, Limits(chunk_tokens, batch_tokens, rows), chosen, kernel, product)
+        backend._positions = settle(network, backend._tokenizer)
+        return backend
+
+    @property
+    def limits(self) -> Limits:
+        """What is computed at once, under the arm in force."""
+        return self._now
+
+    @property
+    def model(self) -> Any:
+        """The transformers model, for the self-test of the rotary sites and for probes."""
+        return self._network.model
+
+    @property
+    def folder(self) -> Path:
+        """Where the checkpoint and its tokenizer lie."""
+        return self._checkpoint.folder
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over weights, end tokens, engine and every setting that changes what is computed."""
+        identity = {
+            "weights": self._checkpoint.weights_sha256,
+            "eos": sorted(self._eos),
+            "engine": "hf",
+            "dtype": self._network.dtype,
+            "prefill": self._prefill(),
+            "reference_tokens": REFERENCE_TOKENS,
+        } | ({} if self._realisation == "rows" else {"realisation": self._realisation})
+        if self._alone:
+            identity["rows"] = "alone"
+        if self._asked_kernel in (DEFAULT, "auto") and self._kernel != "sdpa":
+            identity["kernel"] = self._kernel
+        if self._network.unused.refused:
+            identity["unused_weights"] = self._network.unused.refused
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+    def describe(self) -> dict[str, Json]:
+        """What the run's header says of the engine and the model."""
+        network = self._network
+        return {
+            "engine": "hf",
+            "versions": _versions(),
+            "environment": self._environment(),
+            "device": str(network.device),
+            "device_name": _device_name(network.device),
+            "dtype": network.dtype,
+            "kernel": self._kernel,
+            "kernel_why": None if self._kernel == "fused" else network.kernel_why,
+            "unused_weights": network.unused.as_json(),
+            "model_type": network.model.config.model_type,
+            "parameters": sum(p.numel() for p in network.model.parameters()),
+            "max_length": max_length(network.model.config),
+            "eos_token_ids": sorted(self._eos),
+            "weights_sha256": self._checkpoint.weights_sha256,
+            "files_sha256": dict(self._checkpoint.sha256),
+            "adapter": self._checkpoint.adapter,
+            "prefill": self._prefill(),
+            "realisation": self._realisation,
+            "throughput": {"batch_tokens": self._limits.batch_tokens, "rows": self._limits.rows},
+            **({"rows": "alone: beside padding this model's answers are others"} if self._alone else {}),
+            "rope": self._proofs.inspected(),
+            "rope_selftest": self._proofs.tested(),
+        }
+
+    @property
+    def _kernel(self) -> str:
+        """The attention kernel of the arms, `fused` or that of the loaded model."""
+        auto = self._asked_kernel == "auto" and self._auto_fused
+        return "fused" if auto or self._asked_kernel == "fused" else self._network.kernel
+
+    @contextmanager
+    def under(self, arm: ArmLike, place: Place | None = None) -> Iterator[dict[str, Json]]:
+        """The arm as applied; `UnsupportedArm` names the field that cannot be computed.
+
+        Kernels: the one the model was loaded with, also as `default`, `fused`, or `auto` (see `open`). The first time
+        that an arm is put on, one token runs under it: `at_kernel` says in which dtype and bits q and k enter the
+        attention kernels, and what does not run, or does not get there as the level says, is refused here. `place`
+        gives explicit position ids per request, instead of the arm's scheme. Inside the block `documents` holds the
+        keys and values of isolated documents for the prompts to come, those of earlier blocks of the same arm among
+        them.
+        """
+        stock = self._network.kernel
+        auto: Kernel | None = "fused" if self._auto_fused else None
+        kernels: dict[str, Kernel | None] = {"auto": auto, "fused": "fused", DEFAULT: "stock", stock: "stock"}
+        arrangement = Arrangement(_scheme(arm), arm.attention, place, self._realisation)
+        _only(arm, "attention", arm.attention, PATTERNS)
+        _only(arm, "dtype", arm.dtype, ["auto", self._network.dtype])
+        if arm.kernel == "sdpa" and stock != "sdpa" and self._network.kernel_why:
+            text = f"kernel 'sdpa': {self._network.kernel_why}; leave out --kernel"
+            raise UnsupportedArm(f"arm {arm.name!r}: hf cannot compute {text}")
+        _only(arm, "kernel", arm.kernel, kernels)
+        self._require_placeable(arm, arrangement)
+        self._require_inert(arm)
+        self._require_chunks(arm)
+        with applied(self._network.model, arm.rope, kernels[arm.kernel]) as state:
+            if state.attention not in _MASKED_BY_INDEX and not arrangement.stock:
+                text = f"kernel {state.attention!r} may take these positions for packed sequences: use sdpa"
+                raise UnsupportedArm(f"arm {arm.name!r}: {text}")
+            if self._realisation == "flex" and arrangement.pattern != "full":
+                self._require_flex(arm, state)
+            at_kernel = self._proofs.at_kernel(arm, state)
+            self._applied, self._arrangement = state, arrangement
+            self._now = self._limits.placebo() if arm.placebo else self._limits
+            self.documents = self._kept.of(_bits_of(state, arrangement, self._now))
+            try:
+                said = self._as_applied(state, arrangement, at_kernel)
+                yield said | ({"computed_in": asdict(self._now)} if arm.placebo else {})
+            finally:
+                self._applied, self._arrangement, self._now = None, Arrangement(), self._limits
+                self.documents = self._kept
+
+    def answer(self, requests: Sequence[Request]) -> Iterator[Output]:
+        """One output per request, batch by batch, in an order that shares prefixes."""
+        if self._closed:
+            raise ModelError("the backend is closed")
+        for request in requests:
+            self._check(request)
+        answering = Answering(
+            self._network,
+            self._tokenizer,
+            self._eos,
+            self._now,
+            self._recount,
+            self._arrangement,
+            self.documents,
+        )
+        fitting = []
+        for request in requests:
+            if self._positions is not None and (needed := self._needed(request)) > self._positions:
+                yield lost(request, "does_not_fit", f"{needed} positions are needed, the model has {self._positions}")
+            else:
+                fitting.append(request)
+        yield from answering.outputs(fitting)
+
+    def close(self) -> None:
+        """Releases the model and the documents kept."""
+        self._closed = True
+        self._kept.clear()
+        del self._network.model
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _environment(self) -> dict[str, Json]:
+        """What changes the last bits of an answer and is none of its settings."""
+        device = self._network.device
+        if device.type != "cpu":
+            name, cuda = _device_name(device), torch.version.cuda
+            return {"versions": _versions() | {"cuda": cuda}, "device": device.type, "device_name": name}
+        cpu = {"processor": processor(), "instructions": torch.backends.cpu.get_cpu_capability()}
+        return {"versions": _versions(), "device": "cpu", **cpu, "threads": torch.get_num_threads()}
+
+    def _as_applied(self, state: Applied, arrangement: Arrangement, at_kernel: dict[str, Json]) -> dict[str, Json]:
+        """What the run's header says of an arm."""
+        explicit, pattern = arrangement.place is not None, arrangement.pattern
+        said: dict[str, Json] = {
+            "rope": state.as_json() | {"at_kernel": at_kernel},
+            "positions": "explicit" if explicit else str(arrangement.scheme),
+            "positions_rule": f"given per prompt; {GENERATED}" if explicit else arrangement.scheme.rule,
+            "attention": pattern,
+            "attention_rule": PATTERNS[pattern],
+            "realisation": _REALISED.get((arrangement.realisation, pattern), "one causal row"),
+            "dtype": self._network.dtype,
+            "kernel": "fused" if state.attention == FUSED else state.attention,
+        }
+        if pattern != "full" and "sliding_attention" in attention_kinds(self._network.model.config):
+            said["window_rule"] = WINDOW_RULE
+        return said
+
+    def _require_placeable(self, arm: ArmLike, arrangement: Arrangement) -> None:
+        """Refuses positions and patterns where the model's own code would make something else of them."""
+        asked = []
+        if str(arrangement.scheme) != "contiguous" or arrangement.place is not None:
+            asked.append(f"positions {arm.positions!r}" if arrangement.place is None else "positions 'explicit'")
+        if arrangement.pattern != "full":
+            asked.append(f"attention {arm.attention!r}")
+        if not asked:
+            return
+        why = None
+        if not rotary_modules(self._network.model):
+            why = "no rotary embedding was found in the model"
+        elif self._proofs.tested().get("rotations") == 0:
+            why = "nothing is rotated in the model"
+        elif self._network.whole_prompts:
+            why = "the model picks its rotary frequencies by the highest position of a pass"
+        elif other := attention_kinds(self._network.model.config) - {"full_attention", "sliding_attention"}:
+            why = f"the model has layers of {', '.join(sorted(other))}"
+        if why is not None:
+            raise UnsupportedArm(f"arm {arm.name!r}: hf cannot compute {' and '.join(asked)}: {why}")
+
+    @torch.inference_mode()
+    def _require_flex(self, arm: ArmLike, state: Applied) -> None:
+        """Refuses an arm that FlexAttention cannot compute in this model; tried once per kernel, on three tokens."""
+        if state.attention in self._flexes:
+            return
+        at_13 = torch.arange(3, device=self._network.device)[None]
+        blocks = (Block("anchor", 0, 1), Block("document", 1, 2), Block("document", 2, 3))
+        cache = KvStore(self._network.layers, 1, 3).top(1, 0)
+        try:
+            mask_13 = torch.ones_like(at_13, dtype=torch.bool)
+            self._network.masked_logits(at_13, cache, (at_13, mask_13), (blocks, arm.attention))
+        except Exception as error:  # torch has no one class for what a compiler refuses
+            why = f"{type(error).__name__}: {error}".strip().splitlines()[0][:300]
+            text = f"attention {arm.attention!r} with realisation 'flex': {why}"
+            raise UnsupportedArm(f"arm {arm.name!r}: hf cannot compute {text}") from error
+        for counts in (state.tables, state.rotations, state.passes):
+            counts.clear()
+        self._flexes.add(state.attention)
+
+    def _require_inert(self, arm: ArmLike) -> None:
+        """Refuses all but `native` where the patch does not give the stock logits bit for bit."""
+        if arm.rope.native:
+            return
+        tested = self._proofs.tested()
+        failed = [name for name, same in tested.items() if same is False and name != "ok"]
+        if failed:
+            why = tested.get("why") or f"the model fails {', '.join(failed)}"
+            raise UnsupportedArm(f"arm {arm.name!r}: rope is refused, {why}")
+
+    def _require_chunks(self, arm: ArmLike) -> None:
+        if arm.placebo and self._network.whole_prompts:
+            why = "this model's prompts are computed whole, one by one, so that nothing can be varied"
+            raise UnsupportedArm(f"arm {arm.name!r}: no placebo: {why}")
+
+    @property
+    def _alone(self) -> bool:
+        """Whether rows are computed alone though their prompts need not be computed whole."""
+        return self._network.alone and not self._network.whole_prompts
+
+    def _needed(self, request: Request) -> int:
+        """Positions that the tokens of a request take; the last one of an answer is never read."""
+        choices = (len(choice.token_ids) - 1 for choice in request.choices)
+        longest = max(request.max_new_tokens - 1, len(request.reference_ids) - 1, 0, *choices)
+        return self._arrangement.of(request).after + longest
+
+    def _recount(self) -> None:
+        """Forgets the counts of a broken pass, which would look like rotations not served."""
+        if self._applied is not None:
+            self._applied.tables.clear()
+            self._applied.rotations.clear()
+
+    def _prefill(self) -> Json:
+        return "whole prompts" if self._network.whole_prompts else {"chunk_tokens": self._limits.chunk_tokens}
+
+    def _check(self, request: Request) -> None:
+        if not request.token_ids:
+            raise ModelError(f"{request.sample_id}: an empty prompt cannot be continued")
+        self._arrangement.check(request)
+        chosen = (max(choice.token_ids, default=0) for choice in request.choices)
+        highest = max(*request.token_ids, *request.reference_ids, *chosen)
+        if highest >= self._network.vocabulary:
+            text = f"token {highest} is not among the model's {self._network.vocabulary}: another tokenizer?"
+            raise ModelError(f"{request.sample_id}: {text}")
+
+
+def _only(arm: ArmLike, field: str, asked: str, known: Collection[str]) -> None:
+    if asked not in known:
+        raise UnsupportedArm(f"arm {arm.name!r}: hf cannot compute {field} {asked!r}, only {' or '.join(known)}")
+
+
+def _bits_of(state: Applied, arrangement: Arrangement, limits: Limits) -> str:
+    """An arm as applied and computed: documents of two arms are never shared, even where they would be equal."""
+    counts = {"forwards", "rotations", "layers_without_rope", "at_kernel"}
+    rope = {name: value for name, value in state.as_json().items() if name not in counts}
+    scheme = "explicit" if arrangement.place is not None else str(arrangement.scheme)
+    said = [rope, scheme, arrangement.pattern, arrangement.realisation, asdict(limits)]
+    return json.dumps(said, sort_keys=True)
+
+
+def _scheme(arm: ArmLike) -> PositionScheme:
+    try:
+        return parse_positions(arm.positions)
+    except UnknownName as error:
+        known = " or ".join(SCHEMES)
+        raise UnsupportedArm(
+            f"arm {arm.name!r}: hf cannot compute positions {arm.positions!r}, only {known}"
+        ) from error
+
+
+def _versions() -> dict[str, str]:
+    return {"torch": torch.__version__, "transformers": transformers.__version__}
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -1,0 +1,304 @@
+"""A checkpoint to a loaded model: from safetensors, complete, run once, and no code of its own unasked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, cache_utils
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.initialization import no_init_weights
+from transformers.utils import logging as transformers_logging
+
+from anchoreval.arms.blocks import Block
+from anchoreval.arms.entering import looked_at, summary
+from anchoreval.arms.flex_hf import prefilling
+from anchoreval.backends.hf.growth import GROWING_ROPE, Growth, rope_groups
+from anchoreval.backends.hf.unused import Unused, unused_weights
+from anchoreval.errors import ModelError
+from anchoreval.model import Checkpoint
+from anchoreval.tokenizer import TextTokenizer
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+_ALIGNED_BYTES = 64
+#: The kernel that is asked for where the user names none: STOCK, or eager where that drops part of the model.
+DEFAULT, STOCK, WHOLE = "default", "sdpa", "eager"
+_NO_KERNEL = "does not support an attention implementation"
+#: Layers of the cache that keys and values are kept for; a DummyLayer (5.23 on) belongs to a layer that shares them.
+_KEPT = (DynamicLayer, DynamicSlidingWindowLayer, *filter(None, [getattr(cache_utils, "DummyLayer", None)]))
+#: The blocks of a prompt and its attention pattern.
+Seen = tuple[Sequence[Block], str]
+
+
+class StockNetwork:
+    """A transformers model behind the few calls that are made of it."""
+
+    def __init__(self, model: Any, device: torch.device) -> None:
+        self.model = model
+        self.device = device
+        self.kernel_why: str | None = None  # why the kernel is not STOCK, where nobody asked for another
+        self.unused = Unused()
+        self.entering: dict[str, Any] = summary({})  # q and k in the attention kernels, as loaded
+        self.layers = count_layers(model.config)
+        self.whole_prompts = bool(_rope_types(model.config) & GROWING_ROPE)
+        self.growth = Growth(model) if self.whole_prompts else None
+        self.alone = self.whole_prompts  # probe.py sets it for models that are wrong beside padding
+        self._sees_all = attention_kinds(model.config) == {"full_attention"}
+        self._takes_floats = not _reads_mask(model.config)
+
+    @property
+    def dtype(self) -> str:
+        """The number format of the weights, as the user writes it."""
+        return str(self.model.dtype).removeprefix("torch.")
+
+    @property
+    def kernel(self) -> str:
+        """The attention implementation in use."""
+        return str(self.model.config._attn_implementation)
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the embedding."""
+        return int(self.model.get_input_embeddings().num_embeddings)
+
+    def logits(self, ids_BQ: Tensor, cache: Cache, at: tuple[Tensor, Tensor], keep: int) -> Tensor:
+        """Logits `BkV` of the last `keep` tokens; `at` is (position ids `BQ`, mask `BC`)."""
+        position_BQ, mask_BC = at
+        made = self.model(
+            input_ids=ids_BQ,
+            past_key_values=cache,
+            position_ids=position_BQ,
+            attention_mask=self._mask(ids_BQ.shape[1], mask_BC),
+            logits_to_keep=keep,
+            use_cache=True,
+        )
+        logits_BkV: Tensor = made.logits
+        return logits_BkV
+
+    def _mask(self, queries: int, mask_BC: Tensor) -> Tensor:
+        """The mask as the model takes it: for a chunk of one row on a CPU, the floats `11QC` that SDPA makes of it.
+
+        Made here they are made once, not in every layer, which is an eighth of the time of a long prompt; the bits
+        stay. Only where every layer sees all that came before.
+        """
+        columns = mask_BC.shape[1]
+        if mask_BC.shape[0] > 1 or not 1 < queries < columns or not bool(mask_BC.all()):
+            return mask_BC
+        if not self._sees_all or not self._takes_floats or self.device.type != "cpu" or self.kernel != STOCK:
+            return mask_BC
+        mask_QC = torch.full((queries, columns), -torch.inf, dtype=self.model.dtype)
+        return mask_QC.triu_(columns - queries + 1)[None, None]
+
+    def masked_logits(self, ids_1N: Tensor, cache: Cache, at: tuple[Tensor, Tensor], seen: Seen) -> Tensor:
+        """Logits `11V` behind a whole prompt in one pass of FlexAttention; `seen` is (blocks, pattern)."""
+        with prefilling(self.model, *seen):
+            return self.logits(ids_1N, cache, at, keep=1)
+
+    def one_token(self) -> None:
+        """One pass of one token: not of id 0, which may be padding, nor at position 0, where nothing is turned."""
+        at_11 = torch.full((1, 1), 7, device=self.device)
+        mask_11 = torch.ones_like(at_11, dtype=torch.bool)
+        self.logits(at_11 % self.vocabulary, DynamicCache(config=self.model.config), (at_11, mask_11), 1)
+
+    def restart(self) -> None:
+        """Resets frequencies that grew with an earlier prompt: `dynamic_rope_update` does at position 0."""
+        zero_11 = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+        mask_11 = torch.ones(1, 1, dtype=torch.bool, device=self.device)
+        self.logits(zero_11, DynamicCache(config=self.model.config), (zero_11, mask_11), 1)
+
+
+def load(
+    checkpoint: Checkpoint, dtype: str, device: str, kernel: str, trust_remote_code: bool, unused: str = "refuse"
+) -> StockNetwork:
+    """The model on its device, run once on one token so that what cannot work fails here.
+
+    `kernel` is a name of transformers, or DEFAULT: STOCK where it exists and computes all of the model's attention,
+    else WHOLE. `unused` says what becomes of weights that the architecture has no place for: "refuse" or "allow".
+    Errors: `ModelError`, among them for a kernel asked for by name that leaves out a part of the model's attention.
+    """
+    if dtype != "auto" and dtype not in DTYPES:
+        raise ModelError(f"unknown dtype {dtype!r}: one of auto, {', '.join(DTYPES)}")
+    if unused not in ("refuse", "allow"):
+        raise ModelError(f"unused_weights={unused!r}: refuse or allow")
+    place = _device(device)
+    if not trust_remote_code:
+        _refuse_own_code(checkpoint.folder)
+    first, why = (STOCK if kernel == DEFAULT else kernel), None
+    try:
+        try:
+            model, loaded = _read(checkpoint.folder, dtype, first, trust_remote_code)
+        except ValueError as error:
+            if kernel != DEFAULT or _NO_KERNEL not in str(error):
+                raise
+            why = f"this architecture has no kernel {STOCK!r}"
+            model, loaded = _read(checkpoint.folder, dtype, WHOLE, trust_remote_code)
+        network = StockNetwork(_own_memory(model.to(place).eval()), place)
+        network.kernel_why = _whole_attention(network, kernel, checkpoint.folder) or why
+    except SafetensorError as error:
+        raise ModelError(_why(checkpoint.folder, kernel, str(error))) from error
+    except _LOADING as error:
+        raise ModelError(_why(checkpoint.folder, kernel, str(error) or type(error).__name__)) from error
+    if missing := sorted(loaded["missing_keys"]):
+        raise ModelError(f"{checkpoint.folder} lacks {len(missing)} weights that the model has: {missing[0]}, ...")
+    network.unused = unused_weights(network.model, checkpoint, loaded["unexpected_keys"])
+    if network.unused.refused and unused == "refuse":
+        raise ModelError(network.unused.refusal(checkpoint.folder, type(network.model).__name__))
+    return network
+
+
+#: What transformers and modelling code raise over files and configurations that they cannot make a model of.
+_LOADING = (
+    ValueError, OSError, ImportError, LookupError, RuntimeError, AttributeError, TypeError, AssertionError,
+)  # fmt: skip
+
+
+def _read(folder: Path, dtype: str, kernel: str, trust_remote_code: bool) -> tuple[Any, dict[str, Any]]:
+    """The model of a folder, and transformers' report of what was loaded."""
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    count_layers(config)
+    with _quiet():
+        model, loaded = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=DTYPES.get(dtype, "auto"),
+            attn_implementation=kernel,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+        )
+    if not type(model).__module__.startswith("transformers."):
+        _make_buffers(model)
+    return model, loaded
+
+
+def _make_buffers(model: Any) -> None:
+    """Gives a model of the checkpoint's own code the buffers that its constructor makes and that are not saved.
+
+    transformers 5 builds models without memory and then fills such buffers only in modules that it knows: the rotary
+    frequencies of InternLM 2's code would be what lay in memory.
+    """
+    with no_init_weights():
+        made = dict(type(model)(model.config).named_non_persistent_buffers())
+    for name, buffer in model.named_non_persistent_buffers():
+        buffer.data = made[name].to(buffer.device)
+
+
+@torch.inference_mode()
+def _whole_attention(network: StockNetwork, kernel: str, folder: Path) -> str | None:
+    """Runs the model once; where its kernel leaves out a part of the attention, puts WHOLE in its place and says why.
+
+    `ModelError` where that kernel was asked for by name.
+    """
+    dropped, entered = looked_at(network.model, network.one_token)
+    parts, network.entering = dropped.get(network.kernel), summary(entered)
+    if network.kernel == WHOLE and network.model.config.model_type == "falcon" and _reads_mask(network.model.config):
+        text = "adds this model's ALiBi twice (transformers puts it into the mask too)"
+        raise ModelError(f"{folder}: kernel {WHOLE} {text}: leave out --kernel, or name {STOCK}")
+    if not parts:
+        return None
+    why = f"{network.kernel} leaves out this model's {' and '.join(parts)}"
+    if kernel != DEFAULT:
+        raise ModelError(f"{folder}: kernel {why}: leave out --kernel, or name eager or fused")
+    network.model.set_attn_implementation(WHOLE)
+    network.one_token()
+    return why
+
+
+def _why(folder: Path, kernel: str, error: str) -> str:
+    """One line for an error of the library."""
+    if _NO_KERNEL in error:
+        return f"{folder}: this architecture has no attention kernel {kernel!r}: leave out --kernel, or name eager"
+    named = "" if kernel == DEFAULT else f" with kernel {kernel!r}"
+    return f"{folder} cannot be loaded{named}: {' '.join(error.split())[:300]}"
+
+
+def _own_memory(model: Any) -> Any:
+    """The model, its weights on aligned memory: mapped files put them anywhere, and MKL's bits follow."""
+    for weight in model.parameters():
+        if weight.device.type == "cpu" and weight.data_ptr() % _ALIGNED_BYTES:
+            weight.data = weight.data.clone()
+    return model
+
+
+def _refuse_own_code(folder: Path) -> None:
+    """`ModelError` where the checkpoint brings a model type that transformers does not have."""
+    stated = json.loads((folder / "config.json").read_text("utf-8"))
+    if "auto_map" in stated and stated.get("model_type") not in CONFIG_MAPPING:
+        text = "runs code of its own: read it, then allow it with trust_remote_code"
+        raise ModelError(f"{folder}: model type {stated.get('model_type')!r} {text}")
+
+
+def eos_ids(model: Any, tokenizer: TextTokenizer) -> frozenset[int]:
+    """Every id that ends an answer: generation config, model config and the tokenizer's end token."""
+    found = {tokenizer.eos[1]} if tokenizer.eos else set()
+    for config in (getattr(model, "generation_config", None), model.config):
+        ids = getattr(config, "eos_token_id", None)
+        found.update([ids] if isinstance(ids, int) else ids or [])
+    return frozenset(found)
+
+
+def max_length(config: Any) -> int | None:
+    """Positions that the model was made for, None where it does not say."""
+    stated = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return int(stated) if isinstance(stated, int) else None
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ModelError(f"unknown device {name!r}: one of auto, cpu, cuda, cuda:0, ...") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError(f"device {name!r}: this machine has no CUDA device; use cpu or auto")
+    return device
+
+
+def count_layers(config: Any) -> int:
+    """Layers of the cache; `ModelError` for models that keep more than keys and values."""
+    layers = DynamicCache(config=config).layers
+    other = {type(layer).__name__ for layer in layers if type(layer) not in _KEPT}
+    if other or not layers:
+        kinds = ", ".join(sorted(other)) or "no layers"
+        raise ModelError(f"model type {config.model_type!r} keeps state this backend cannot batch: {kinds}")
+    return len(layers)
+
+
+def attention_kinds(config: Any) -> set[str]:
+    """What the layers attend to: `full_attention`, `sliding_attention`, or what else the config names."""
+    text = config.get_text_config(decoder=True)
+    kinds = {str(kind) for kind in getattr(text, "layer_types", None) or ()}
+    if not kinds:
+        windowed = getattr(text, "sliding_window", None) and getattr(text, "use_sliding_window", True)
+        kinds = {"sliding_attention" if windowed else "full_attention"}
+    chunked = {"chunked_attention"} if getattr(text, "attention_chunk_size", None) else set()
+    return kinds | chunked
+
+
+def _reads_mask(config: Any) -> bool:
+    """Whether the model makes more of a mask than who sees whom: ALiBi counts its columns (falcon)."""
+    return bool(getattr(config, "alibi", False))
+
+
+def _rope_types(config: Any) -> set[str]:
+    """The `rope_type` of every rotary embedding that the config describes."""
+    return {str(group["rope_type"]) for group in rope_groups(config)}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars of the library inside the block."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()

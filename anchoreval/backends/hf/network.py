@@ -1,0 +1,59 @@
+"""What is asked of a loaded model, and one pass of it over tokens behind those in a cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from anchoreval.arms.blocks import Block
+from anchoreval.backends.hf.growth import Growth
+
+
+class Network(Protocol):
+    """What is asked of a loaded model.
+
+    `alone`: rows are never computed beside others; `whole_prompts`: a prompt is one pass; `growth` is what rotations
+    that depend on the length of a pass ask for, None for other models.
+    """
+
+    layers: int
+    device: torch.device
+    whole_prompts: bool
+    alone: bool
+    growth: Growth | None
+
+    def logits(self, ids_BQ: Tensor, cache: Cache, at: tuple[Tensor, Tensor], keep: int) -> Tensor:
+        """Logits `BkV` of the last `keep` tokens; `at` is (position ids `BQ`, mask `BC`)."""
+        ...
+
+    def masked_logits(
+        self, ids_1N: Tensor, cache: Cache, at: tuple[Tensor, Tensor], seen: tuple[Sequence[Block], str]
+    ) -> Tensor:
+        """Logits `11V` behind a whole prompt in one pass of FlexAttention; `seen` is (blocks, pattern)."""
+        ...
+
+    def restart(self) -> None:
+        """Forgets what rotary modules remember of longer prompts."""
+        ...
+
+
+def extend(
+    network: Network, cache: Cache, ids: Sequence[int], positions: Sequence[int], at: int, keep: int = 1
+) -> Tensor:
+    """Logits `kV` of the last `keep` of `ids`, which follow the `at` tokens in the cache of one row."""
+    ids_1Q = torch.tensor([ids], device=network.device)
+    return extend_rows(network, cache, ids_1Q, positions, at, keep)[0]
+
+
+def extend_rows(
+    network: Network, cache: Cache, ids_BQ: Tensor, positions: Sequence[int], at: int, keep: int = 1
+) -> Tensor:
+    """Logits `BkV` of the last `keep` columns of `ids_BQ`, which follow the `at` tokens in the cache of every row."""
+    rows, new = ids_BQ.shape
+    position_BQ = torch.tensor([positions], device=network.device).expand(rows, new)
+    mask_BC = torch.ones(rows, at + new, dtype=torch.bool, device=network.device)
+    return network.logits(ids_BQ, cache, (position_BQ, mask_BC), keep)

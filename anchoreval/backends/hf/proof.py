@@ -1,0 +1,91 @@
+"""What is found out about a loaded model before it answers: its RoPE, the self-test, and what enters its kernels.
+
+Levels of RoPE need all of it. `native` touches nothing and needs nothing of it: what cannot be found out about a model
+then stands in the header with its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from anchoreval.arms.inspect_hf import BROKEN, inspect_rope
+from anchoreval.arms.kernels import switchable
+from anchoreval.arms.patch_hf import Applied, model_dtype, rotary_modules
+from anchoreval.arms.precision import wider
+from anchoreval.backends import ArmLike
+from anchoreval.backends.hf.load import StockNetwork
+from anchoreval.errors import UnsupportedArm
+from anchoreval.schema import Json
+
+
+class Proofs:
+    """Each of the findings is made once for a loaded model."""
+
+    def __init__(self, network: StockNetwork, selftest: Callable[[], dict[str, Json]]) -> None:
+        self._network, self._run_selftest = network, selftest
+        self._selftest: dict[str, Json] | None = None
+        self._at_kernel: dict[tuple[object, str], dict[str, Json]] = {}
+
+    def tested(self) -> dict[str, Json]:
+        """The self-test of the rotary patch; where it cannot be made it is not passed, and `why` says so."""
+        if self._selftest is None:
+            try:
+                self._selftest = self._run_selftest()
+            except (UnsupportedArm, *BROKEN) as error:
+                self._selftest = {"ok": False, "restored": False, "why": _line(error)}
+        return self._selftest
+
+    def inspected(self) -> dict[str, Json]:
+        """What RoPE the model has; where its rotary modules cannot be described, `why` says so."""
+        model = self._network.model
+        try:
+            return inspect_rope(model).as_json()
+        except (UnsupportedArm, *BROKEN) as error:
+            rotary = [
+                {"path": path, "kind": type(module).__name__, "rope_types": {}}
+                for path, module in rotary_modules(model).items()
+            ]
+            found: dict[str, Json] = {"has_rope": bool(rotary), "rotary": rotary, "rotating": [], "detected": None}
+            return found | {"damaged": [], "unchecked": {}, "why": _line(error)}
+
+    @torch.inference_mode()
+    def at_kernel(self, arm: ArmLike, state: Applied) -> dict[str, Json]:
+        """Dtype and bits of q and k in the attention kernels under the arm in force, from one short pass.
+
+        UnsupportedArm where a level does not get there: no rotation goes through it, q or k lose what it gives them,
+        or the model's code does not take its tables. For `native`, which is refused nothing, it was seen at load.
+        """
+        if arm.rope.native:
+            return self._network.entering
+        key = (arm.rope, state.attention)
+        if key not in self._at_kernel:
+            try:
+                self._at_kernel[key] = self._entering(state)
+            except BROKEN as error:
+                text = f"rope {arm.rope}: {_line(error)}"
+                raise UnsupportedArm(f"arm {arm.name!r}: hf cannot compute {text}") from error
+            for counts in (state.tables, state.rotations, state.passes):
+                counts.clear()
+        return self._at_kernel[key]
+
+    def _entering(self, state: Applied) -> dict[str, Json]:
+        """What enters the attention kernels in one pass of one token."""
+        self._network.one_token()
+        if not state.rotations:
+            raise UnsupportedArm(f"rope: no rotation of this model goes through {state.level}; only `native` runs")
+        state.verify()
+        return state.at_kernel
+
+
+def fused_for_all(network: StockNetwork, product: str | None) -> bool:
+    """Whether kernel `auto` is `fused` for all arms, whose widest product is `product` (None: not known)."""
+    if product is not None:
+        return wider(product, model_dtype(network.model))
+    return network.kernel_why is not None and switchable(network.model)
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error).split())[:300]
+    return text if isinstance(error, UnsupportedArm) else f"{type(error).__name__}: {text}"

@@ -1,0 +1,192 @@
+"""Log-probabilities of given tokens behind a prompt: the reference answer, and choices on forks of its cache.
+
+Shapes: R rows of forks, Q new tokens, V vocabulary. A choice alone goes on the prompt's own row, which costs no copy;
+several are rows that begin with copies of the prompt's keys and values, filled up on the right, where no token sees the
+filling. A choice of one token costs no pass at all: its logits are those behind the prompt. Logits are asked for from
+the first counted token on only, and reduced by a float32 log-softmax, a few rows at a time.
+
+The log-probability of a reference is the one that a stock forward pass over prompt and reference gives; a choice's is
+that of a pass over prompt and choice without its last token, as lm-eval computes it. Both go on from the prompt's keys
+and values, and where rotations depend on the length of the pass (growth.py) and change between the two lengths,
+that one pass is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from anchoreval.backends.hf.batches import Limits
+from anchoreval.backends.hf.cache import KvStore
+from anchoreval.backends.hf.network import Network, extend, extend_rows
+from anchoreval.schema import ChoiceScore, Continuation
+
+#: Rows of reference scored at once: bounds logits to 64 x V, and is part of the identity.
+REFERENCE_TOKENS = 64
+_PASS_TOKENS = 256  # tokens of choices in one pass, all rows together: bounds logits to 256 x V
+_MOST_FORKS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """The end of a prompt in a store.
+
+    `place` is (row, column) of its first token, `after` the position of the token to come and `last` (`1V`) that
+    token's logits.
+    """
+
+    store: KvStore
+    place: tuple[int, int]
+    ids: tuple[int, ...]
+    after: int
+    last: Tensor
+
+    @property
+    def tokens(self) -> int:
+        """The length of the prompt."""
+        return len(self.ids)
+
+    def positions(self, first: int, tokens: int) -> range:
+        """The position ids of tokens, the first of which is the `first` behind the prompt."""
+        return range(self.after + first, self.after + first + tokens)
+
+
+class Scoring:
+    """Scores what stands behind prompts; holds the buffers of forks, which its prompts share."""
+
+    def __init__(self, network: Network, limits: Limits) -> None:
+        self._network, self._limits = network, limits
+        self._forks: KvStore | None = None
+        self._alone = network.alone
+
+    @property
+    def columns(self) -> int:
+        """Rows x columns of the forks."""
+        return self._forks.rows * self._forks.columns if self._forks else 0
+
+    def release(self) -> None:
+        """Gives the memory of the forks back."""
+        self._forks = None
+
+    def one_by_one(self) -> bool:
+        """Has choices scored on the prompt's own row from now on, which needs the least memory; whether that is new."""
+        new, self._alone = not self._alone, True
+        return new
+
+    def reference(self, behind: Behind, ids: Sequence[int]) -> float:
+        """Summed natural log-probability of `ids`."""
+        growth = self._network.growth
+        if growth is not None and not growth.alike(behind.tokens, behind.tokens + len(ids)):
+            return _judged(growth.logits((*behind.ids, *ids), len(ids) + 1)[:-1], ids)[0]
+        fork = behind.store.row(*behind.place, behind.tokens)
+        total = _judged(behind.last, ids[:1])[0]
+        for at in range(0, len(ids) - 1, REFERENCE_TOKENS):
+            given = ids[at : min(at + REFERENCE_TOKENS, len(ids) - 1)]
+            positions = behind.positions(at, len(given))
+            logits_QV = extend(self._network, fork, given, positions, behind.tokens + at, keep=len(given))
+            total += _judged(logits_QV, ids[at + 1 : at + 1 + len(given)])[0]
+        return total
+
+    def choices(self, behind: Behind, choices: Sequence[Continuation]) -> tuple[ChoiceScore, ...]:
+        """A score per choice, in order; choices of like length are computed together."""
+        order = sorted(range(len(choices)), key=lambda i: len(choices[i].token_ids))
+        short = [i for i in order if len(choices[i].token_ids) < 2 or choices[i].counted == 0]
+        scored = {i: _first(behind.last, choices[i]) for i in short}
+        scored |= {
+            i: self._whole(behind, choices[i]) for i in order if i not in scored and self._grows(behind, choices[i])
+        }
+        rest = [i for i in order if i not in scored]
+        while rest:
+            group = rest[-self._rows(behind, choices[rest[-1]], len(rest)) :]
+            del rest[-len(group) :]
+            scored |= zip(group, self._scores(behind, [choices[i] for i in group]), strict=True)
+        return tuple(scored[i] for i in range(len(choices)))
+
+    def _grows(self, behind: Behind, choice: Continuation) -> bool:
+        """Whether rotations of a pass over prompt and choice differ from those of the prompt's own."""
+        growth, last = self._network.growth, behind.tokens + len(choice.token_ids) - 1
+        return growth is not None and not growth.alike(behind.tokens, last)
+
+    def _whole(self, behind: Behind, choice: Continuation) -> ChoiceScore:
+        """The score of a choice of two tokens or more in a pass of its own over prompt and choice."""
+        assert self._network.growth is not None
+        with self._network.growth.kept():
+            logits_kV = self._network.growth.logits((*behind.ids, *choice.token_ids[:-1]), choice.counted)
+        return _judged(logits_kV, choice.token_ids[-choice.counted :])
+
+    def _rows(self, behind: Behind, longest: Continuation, wanted: int) -> int:
+        """How many choices are computed at once, `longest` among them."""
+        if self._alone:
+            return 1
+        columns = behind.tokens + len(longest.token_ids)
+        return max(1, min(wanted, _MOST_FORKS, self._limits.rows, self._limits.batch_tokens // columns))
+
+    def _scores(self, behind: Behind, group: Sequence[Continuation]) -> list[ChoiceScore]:
+        """Scores of choices of two tokens or more, those behind the first token computed in passes of all rows."""
+        longest = max(len(choice.token_ids) for choice in group) - 1  # no logits behind the last token are used
+        ids_RQ = torch.tensor([_padded(choice, longest) for choice in group], device=self._network.device)
+        cache = self._forked(behind, len(group), longest)
+        first = min(len(choice.token_ids) - choice.counted for choice in group)
+        made = [_first(behind.last, choice) for choice in group]
+        step = max(1, _PASS_TOKENS // len(group))
+        for at in range(0, longest, step):
+            stop = min(at + step, longest)
+            keep = max(1, stop - max(at, first - 1))
+            positions = behind.positions(at, stop - at)
+            part = ids_RQ[:, at:stop]
+            logits_RkV = extend_rows(self._network, cache, part, positions, behind.tokens + at, keep)
+            for i, choice in enumerate(group):
+                made[i] = _joined(made[i], _part(logits_RkV[i], choice, stop - keep))
+        return made
+
+    def _forked(self, behind: Behind, rows: int, more: int) -> Cache:
+        """A cache of `rows` rows that each hold the prompt, with room for `more` tokens."""
+        if rows == 1:
+            return behind.store.row(*behind.place, behind.tokens)
+        forks, columns = self._forks, behind.tokens + more
+        if forks is None or forks.rows < rows or forks.columns < columns:
+            self._forks = forks = None  # before the new ones are allocated
+            forks = self._forks = KvStore(self._network.layers, rows, columns)
+        for row in range(rows):
+            forks.take((row, 0), behind.store, behind.place, behind.tokens)
+        return forks.top(rows, behind.tokens)
+
+
+def _padded(choice: Continuation, tokens: int) -> list[int]:
+    """All ids but the last, that one repeated up to `tokens`."""
+    return [*choice.token_ids[:-1], *choice.token_ids[-1:] * (tokens + 1 - len(choice.token_ids))]
+
+
+def _first(last_1V: Tensor, choice: Continuation) -> ChoiceScore:
+    """What the first token alone scores, if it is counted."""
+    ids = choice.token_ids
+    return _judged(last_1V, ids[:1]) if ids and choice.counted == len(ids) else ChoiceScore(0.0, True)
+
+
+def _part(logits_kV: Tensor, choice: Continuation, column: int) -> ChoiceScore:
+    """The score of those counted tokens that the logits of columns from `column` on are for."""
+    begin = max(column, len(choice.token_ids) - choice.counted - 1)
+    end = min(column + len(logits_kV), len(choice.token_ids) - 1)
+    if begin >= end:
+        return ChoiceScore(0.0, True)
+    return _judged(logits_kV[begin - column : end - column], choice.token_ids[begin + 1 : end + 1])
+
+
+def _joined(first: ChoiceScore, second: ChoiceScore) -> ChoiceScore:
+    return ChoiceScore(first.logprob + second.logprob, first.greedy and second.greedy)
+
+
+def _judged(logits_QV: Tensor, ids: Sequence[int]) -> ChoiceScore:
+    """One id per row: their summed log-probability, fp32 log-softmax, summed in fp64; whether each is the likeliest."""
+    total, greedy = 0.0, True
+    for at in range(0, len(ids), REFERENCE_TOKENS):
+        wide_QV = logits_QV[at : at + REFERENCE_TOKENS].float()
+        index_Q1 = torch.tensor(ids[at : at + REFERENCE_TOKENS], device=wide_QV.device)[:, None]
+        each_Q = wide_QV.gather(1, index_Q1)[:, 0] - wide_QV.logsumexp(-1)
+        total += float(each_Q.double().sum())
+        greedy = greedy and bool((wide_QV.argmax(-1) == index_Q1[:, 0]).all())
+    return ChoiceScore(total, greedy)

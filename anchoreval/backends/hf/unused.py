@@ -1,0 +1,143 @@
+"""Weights of a checkpoint that the loaded architecture has no place for: harmless by a rule, or refused.
+
+transformers leaves them out of the computation with a table on stderr. Here each is of one of these kinds:
+
+  * `ignored`: what the architecture itself names as not its own (`_keys_to_ignore_on_load_unexpected`: the layers of
+    DeepSeek-V3 and GLM-4.5 that predict further tokens); a whole decoder layer among them is refused all the same;
+  * `buffers`: what older versions saved and the model makes anew: rotary frequencies (how far off they are is said),
+    `position_ids`, the triangular masks of GPT-2, GPT-NeoX and GPT-J;
+  * `other inputs`: towers and projectors of images, sound and video, which a prompt of text does not reach;
+  * `refused`: everything else, biases of a "llamafied" model or layers beyond num_hidden_layers among them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from torch import Tensor
+
+from anchoreval.arms.frequencies import frequency_buffers
+from anchoreval.model import Checkpoint
+from anchoreval.schema import Json
+
+_FREQUENCIES = re.compile(r"(^|\.)inv_freq$")
+_POSITIONS = re.compile(r"(^|\.)position_ids$")
+_MASKS = re.compile(r"(^|\.)(attn|attention)\.(bias|masked_bias|causal_mask)$")
+_LAYER = re.compile(r"^(.*\blayers\.\d+)\.")
+#: What only a layer that predicts further tokens has.
+_PREDICTS = re.compile(r"\.(eh_proj|enorm|hnorm|shared_head|embed_tokens)\.")
+_OTHER_INPUTS = re.compile(
+    r"(^|\.)(vision_tower|vision_model|vision_encoder|vision_embed_tokens|visual|image_newline|multi_modal_projector|"
+    r"mm_projector|audio_tower|audio_model|audio_encoder|embed_vision|embed_audio|vision_projector)(\.|$)"
+)
+#: Relative: frequencies that were saved in bf16 are off by 2**-9.
+_NEAR = 2.0**-8
+
+
+@dataclass(frozen=True, slots=True)
+class Unused:
+    """Names of the weights that are left out, by kind; all empty where the architecture uses every weight."""
+
+    ignored: tuple[str, ...] = ()
+    buffers: tuple[str, ...] = ()
+    other_inputs: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+    frequencies_off: float | None = None
+
+    def as_json(self) -> dict[str, Json]:
+        """Kind to how many weights there are and the names of the first, for the kinds that there are.
+
+        `frequencies_off` is the relative error of stored rotary frequencies against the model's, where it is more than
+        that of a rounding to bf16.
+        """
+        kinds = {
+            "ignored by the architecture": self.ignored,
+            "buffers made anew": self.buffers,
+            "of other inputs than text": self.other_inputs,
+            "allowed": self.refused,
+        }
+        said = {kind: {"weights": len(names), "first": list(names[:8])} for kind, names in kinds.items() if names}
+        return said | ({} if self.frequencies_off is None else {"frequencies_off": self.frequencies_off})
+
+    def refusal(self, folder: Path, architecture: str) -> str:
+        """One line that names the first weights and the way out."""
+        count, more = len(self.refused), ", ..." if len(self.refused) > 2 else ""
+        return (
+            f"{folder} has {count} weight{'s' if count > 1 else ''} that {architecture} has no place for "
+            f"({', '.join(self.refused[:2])}{more}): config.json names another architecture or too few layers; "
+            "--backend-args unused_weights=allow computes without them"
+        )
+
+
+def unused_weights(model: Any, checkpoint: Checkpoint, unexpected: Collection[str]) -> Unused:
+    """The weights that are left out; `unexpected` are those of transformers' report, which names no ignored ones."""
+    stored = dict(_stored(checkpoint))
+    ignored = _ignored(model, stored)
+    decoders = _decoders(ignored)
+    left = {*unexpected, *ignored} - decoders
+    buffers = {name for name in left if _is_buffer(name, stored.get(name, (0,)))}
+    named = ignored - decoders - buffers
+    others = {name for name in left - buffers - named if _OTHER_INPUTS.search(name)}
+    refused = {*unexpected, *decoders} - named - buffers - others
+    kinds = [tuple(sorted(names)) for names in (named, buffers, others, refused)]
+    off = _frequencies_off(model, checkpoint, [name for name in buffers if _FREQUENCIES.search(name)])
+    return Unused(kinds[0], kinds[1], kinds[2], kinds[3], off)
+
+
+def _stored(checkpoint: Checkpoint) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Name and shape of every tensor of the checkpoint's files."""
+    for file in checkpoint.sha256:
+        if file.endswith(".safetensors"):
+            with safe_open(checkpoint.folder / file, framework="pt") as opened:
+                for name in opened.keys():  # noqa: SIM118 - no dictionary
+                    yield name, tuple(opened.get_slice(name).get_shape())
+
+
+def _ignored(model: Any, stored: Collection[str]) -> set[str]:
+    """The stored weights that the architecture says are not its own, and that it has no place for."""
+    patterns = [*(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()), r"rotary_emb\.inv_freq"]
+    ignore, prefix = re.compile("|".join(f"({pattern})" for pattern in patterns)), f"{model.base_model_prefix}."
+    places = set(model.state_dict())
+    places |= {name.removeprefix(prefix) for name in places} | {f"{prefix}{name}" for name in places}
+    found = {name for name in stored if name not in places and (ignore.search(name) or _POSITIONS.search(name))}
+    return found
+
+
+def _decoders(ignored: Collection[str]) -> set[str]:
+    """Those of the ignored weights that are of plain decoder layers: patterns of transformers go by number alone."""
+    layers: dict[str, set[str]] = {}
+    for name in ignored:
+        if (match := _LAYER.match(name)) and not _FREQUENCIES.search(name):
+            layers.setdefault(match[1], set()).add(name)
+    whole = [names for names in layers.values() if any("proj" in name for name in names)]
+    return {name for names in whole if not any(_PREDICTS.search(each) for each in names) for name in names}
+
+
+def _is_buffer(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether this is no weight, but what older versions saved beside them."""
+    if _FREQUENCIES.search(name) or _POSITIONS.search(name):
+        return True
+    square = len(shape) >= 2 and shape[-1] == shape[-2] and not any(size > 1 for size in shape[:-2])
+    return bool(_MASKS.search(name)) and (square or shape in ((), (1,)))
+
+
+def _frequencies_off(model: Any, checkpoint: Checkpoint, names: Sequence[str]) -> float | None:
+    """The largest relative error of stored frequencies against the nearest of the model's, None up to _NEAR."""
+    made = [buffer.double().cpu() for module in model.modules() for buffer in frequency_buffers(module).values()]
+    errors = [0.0]
+    for stored in _read(checkpoint, names):
+        near = [float(((stored.double() - own) / own).abs().max()) for own in made if own.shape == stored.shape]
+        errors.append(min(near, default=float("inf")))
+    return None if max(errors) <= _NEAR else max(errors)
+
+
+def _read(checkpoint: Checkpoint, names: Collection[str]) -> Iterator[Tensor]:
+    for file in checkpoint.sha256:
+        if names and file.endswith(".safetensors"):
+            with safe_open(checkpoint.folder / file, framework="pt") as opened:
+                yield from (opened.get_tensor(name) for name in opened.keys() if name in names)  # noqa: SIM118

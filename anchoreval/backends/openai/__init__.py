@@ -1,0 +1,1 @@
+"""The backend of servers with an OpenAI-compatible interface."""

@@ -1,0 +1,144 @@
+"""Which server is behind an address, asked again after reconnecting."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from anchoreval.backends.openai.http import Link, NoAnswer, Refused
+from anchoreval.backends.openai.message import count_of, names_of, rows_of
+from anchoreval.errors import ModelError
+from anchoreval.schema import Json
+from anchoreval.tokenizer import TextTokenizer
+
+Api = Literal["completions", "chat"]
+#: `prompt_logprobs`: vLLM's; `echo`: the prompt comes back with its log-probabilities, and `echo+1` with a new token.
+Logprobs = Literal["prompt_logprobs", "echo", "echo+1", "none"]
+SAYS = "x-anchoreval"  # the header in which a vLLM server with our plugin says what it computes
+
+
+def text_of(tokenizer: TextTokenizer, ids: Sequence[int]) -> str | None:
+    """The text that the tokenizer, with its special tokens, turns into `ids`; None where there is none.
+
+    The anchor stands in the text where the tokenizer does not put it in front itself.
+    """
+    for first in (1, 0):
+        text = tokenizer.decode(list(ids[first:]), skip_special_tokens=False)
+        if tokenizer.encode(text, special_tokens=True) == list(ids):
+            return text
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The model and the engine as the server names them; None where it does not say."""
+
+    model: str
+    owned_by: str | None = None
+    root: str | None = None
+    max_model_len: int | None = None
+    version: str | None = None
+    says: str | None = None
+
+    @property
+    def vllm(self) -> bool:
+        """Whether the fields that only vLLM has may be sent."""
+        return self.version is not None and self.owned_by == "vllm"
+
+    @property
+    def plugin(self) -> Mapping[str, Json] | None:
+        """What our plugin in the server says that it computes; None where there is no such plugin."""
+        if self.says is None:
+            return None
+        try:
+            said = json.loads(self.says)
+        except ValueError:
+            said = None
+        if not isinstance(said, dict) or "rope" not in said:
+            raise ModelError(f"the server's header {SAYS} cannot be read: {self.says[:80]!r}")
+        return said
+
+
+@dataclass(frozen=True, slots=True)
+class Offers:
+    """What was found by trying: prompts as token ids, log-probabilities, token ids of answers."""
+
+    token_prompts: bool
+    logprobs: Logprobs
+    token_ids: bool
+    system_fingerprint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """The identity of a server, the models in its list (None: it has none), and what is to be said of that list."""
+
+    identity: Identity
+    names: tuple[str, ...] | None
+    notice: str = ""
+
+    def lacks(self, model: str) -> bool:
+        """Whether there is a list, and the model is not in it."""
+        return self.names is not None and model not in self.names
+
+
+def identify(link: Link, model: str) -> Listed:
+    """The identity of the server behind an address, as much of it as the server tells; its list is no condition."""
+    try:
+        said, headers = link.get(f"{link.address}/models")
+    except Refused as error:
+        return _unlisted(link, model, f"HTTP {error.status}")
+    except NoAnswer as error:
+        return _unlisted(link, model, error.why.partition(":")[0])
+    rows = rows_of(said)
+    if rows is None:
+        return _unlisted(link, model, f"it is {link.clean(said)[:60]}")
+    names = tuple(dict.fromkeys(name for row in rows for name in names_of(row)))
+    row = next((row for row in rows if model in names_of(row)), None)
+    if row is None:
+        others = ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
+        what = f"holds {link.clean(others)} alone" if names else "is empty"
+        notice = f"the model list here {what}: asked as {model}"
+        return Listed(Identity(model, version=_version(link), says=headers.get(SAYS)), names, notice)
+    owner, root, window = row.get("owned_by"), row.get("root"), count_of(row.get("max_model_len"))
+    version, says = _version(link), headers.get(SAYS)
+    return Listed(Identity(model, text_or_none(owner), text_or_none(root), window, version, says), names)
+
+
+def _unlisted(link: Link, model: str, why: str) -> Listed:
+    return Listed(Identity(model, version=_version(link)), None, f"no model list here, asked as {model} ({why})")
+
+
+def text_or_none(value: Json) -> str | None:
+    """A text; None for anything else."""
+    return value if isinstance(value, str) else None
+
+
+def require_same(link: Link, known: Listed) -> None:
+    """`ModelError` where another model or engine than the known one is behind the address now.
+
+    A list that was there and now is not, or a version, tells of nothing; nor does one that was not there before.
+    """
+    now, model = identify(link, known.identity.model), known.identity.model
+    if now.names is None or known.names is None:
+        return
+    text = f"another server is behind {link.address} than when the run began"
+    if now.lacks(model) and not known.lacks(model):
+        raise ModelError(f"{text}: {now.notice}")
+    before, after = asdict(known.identity), asdict(now.identity)
+    if after["version"] is None:
+        after["version"] = before["version"]
+    if changed := [f"{name} was {before[name]}, is {after[name]}" for name in before if before[name] != after[name]]:
+        raise ModelError(f"{text}: {', '.join(changed)}; start the first one and give the same command again")
+
+
+def _version(link: Link) -> str | None:
+    """The engine's version, where the server has /version beside or below the address."""
+    try:
+        said, _ = link.get(f"{link.address.removesuffix('/v1')}/version")
+    except (Refused, NoAnswer):
+        return None
+    version = said.get("version") if isinstance(said, dict) else None
+    return link.clean(str(version)) if version else None

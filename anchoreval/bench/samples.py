@@ -1,0 +1,87 @@
+"""`bench samples`: the CPU seconds and the peak memory that making samples costs."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TextIO
+
+from anchoreval.cards import Task
+from anchoreval.errors import LengthError, SourceError
+from anchoreval.runs.lengths import LengthRule
+from anchoreval.suites import GENERATORS, Recipe
+from anchoreval.texts.sources import Sources
+from anchoreval.tokenizer import TextTokenizer
+
+RULE = LengthRule()
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one cell cost: CPU seconds (user + system), samples made, mean share of the length that they
+    fill.
+    """
+
+    task: str
+    length: int
+    samples: int
+    cpu_seconds: float
+    fill: float
+    why: str = ""
+
+
+def cpu_seconds() -> float:
+    """User and system seconds of this process so far, start-up and imports included."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def peak_megabytes() -> float:
+    """The largest resident size of this process so far, in 10^6 bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+def measure(
+    tasks: Sequence[Task], lengths: Sequence[int], count: int, tokenizer: TextTokenizer, sources: Sources
+) -> Iterator[Row]:
+    """Makes `count` samples of every task at every length, keeping none; a cell that cannot be made says
+    why.
+    """
+    for length in lengths:
+        for task in tasks:
+            start, made, filled, why = cpu_seconds(), 0, 0.0, ""
+            recipe = Recipe(task.address, length, task.max_new_tokens, count, task.args, tokenizer, sources)
+            recipe = replace(recipe, outside=RULE.outside, uncounted=RULE.uncounted(task))
+            try:
+                for sample in GENERATORS[task.generator](recipe):
+                    made += 1
+                    filled += RULE.settled(sample, task, tokenizer, None).facts["tokens"] / length
+            except (LengthError, SourceError) as error:
+                why = str(error)
+            yield Row(task.address, length, made, cpu_seconds() - start, filled / max(made, 1), why)
+
+
+def bench_samples(
+    tasks: Sequence[Task],
+    lengths: Sequence[int],
+    count: int,
+    tokenizer: TextTokenizer,
+    sources: Sources,
+    out: TextIO | None = None,
+) -> list[Row]:
+    """The rows of `measure`, each printed as it is done, then the CPU seconds and peak memory of the
+    process.
+    """
+    stream, rows = out or sys.stdout, []
+    stream.write(f"{'task':24}{'length':>8}{'samples':>9}{'CPU s':>9}{'filled':>9}\n")
+    for row in measure(tasks, lengths, count, tokenizer, sources):
+        rows.append(row)
+        figures = f"{row.task:24}{row.length:>8}{row.samples:>9}{row.cpu_seconds:>9.2f}{row.fill:>9.1%}"
+        stream.write(f"{figures}{'  ' + row.why if row.why else ''}\n")
+        stream.flush()
+    total = f"{cpu_seconds():.2f} CPU s (start-up and imports included), peak {peak_megabytes():.0f} MB"
+    stream.write(f"process: {total}\n")
+    return rows

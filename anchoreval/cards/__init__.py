@@ -1,0 +1,252 @@
+"""Cards: strict YAML of `tasks/` and `models/` as frozen objects.
+
+Unknown keys, repeated keys and wrong types are refused with file, entry and key. Numbers in YAML are plain integers or
+decimals; nothing is inherited across files.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from anchoreval.cards.packaged import Package, packaged_folder
+from anchoreval.cards.strict_yaml import one_line, read_yaml
+from anchoreval.errors import CardError, UnknownName
+
+LengthOf = Literal["sample", "prompt", "natural"]
+
+
+class Strict(BaseModel):
+    """Frozen, and a key it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class TaskEntry(Strict):
+    """One task of a suite card; `reference` is how the reference answer is written out, for its log-probability.
+
+    `samples` and `scorer` are the suite's where they are not given; `settings` are this task's beside the suite's.
+    """
+
+    generator: str
+    args: dict[str, Any] = Field(default_factory=dict)
+    max_new_tokens: Annotated[int, Field(ge=0)]
+    samples: Annotated[int, Field(gt=0)] | None = None
+    scorer: str | None = None
+    reference: Literal["comma", "space", "numbered", "first"] = "comma"
+    settings: list[str] = Field(default_factory=list)
+
+
+class Defaults(Strict):
+    """What every task of a suite shares. `length_of` says what a length is.
+
+    `sample`: all that the model is fed and its answer, to be filled; `prompt`: where a longer prompt is cut. A suite of
+    the second kind is run at one of its lengths, the longest that the model has room for. `natural`: prompts are as
+    long as they are; such a suite has no lengths, and those that are asked for do not concern it.
+    """
+
+    samples: Annotated[int, Field(gt=0)]
+    lengths: list[Annotated[int, Field(gt=0)]]
+    length_of: LengthOf = "sample"
+    scorer: str
+
+    @model_validator(mode="after")
+    def _lengths_where_there_are_any(self) -> Self:
+        if bool(self.lengths) == (self.length_of == "natural"):
+            raise ValueError("lengths: [] goes with length_of: natural, and with nothing else")
+        return self
+
+
+class SuiteCard(Strict):
+    """A file of `tasks/`. `settings` are the arguments of its generators that a run may choose (`with_settings`)."""
+
+    about: str
+    source: str
+    license: str
+    version: int
+    defaults: Defaults
+    sets: dict[str, list[str]] = Field(default_factory=dict)
+    settings: list[str] = Field(default_factory=list)
+    tasks: dict[str, TaskEntry]
+
+
+class ModelCard(Strict):
+    """A file of `models/`: a checkpoint and the flags it is meant to run with.
+
+    `checkpoint` is a hub id, or a folder beside the card; `package` stands in its place where the weights ship inside a
+    Python package, and `find_model` then says the folder that is made of them.
+    """
+
+    about: str
+    checkpoint: str = ""
+    package: Package | None = None
+    max_length: Annotated[int, Field(gt=0)] | None = None
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    template: Literal["base", "chat"] = "base"
+    haystack: Literal["published", "generated"] = "published"
+    license: str | None = None
+
+    @model_validator(mode="after")
+    def _one_place_of_weights(self) -> Self:
+        if bool(self.checkpoint) == (self.package is not None):
+            raise ValueError("a model has one place: checkpoint, or package")
+        return self
+
+
+class Task(Strict):
+    """A task with everything that can change a score, its suite's defaults filled in."""
+
+    suite: str
+    name: str
+    version: int
+    generator: str
+    args: dict[str, Any]
+    scorer: str
+    reference: Literal["comma", "space", "numbered", "first"]
+    max_new_tokens: int
+    samples: int
+    lengths: tuple[int, ...]
+    length_of: LengthOf = "sample"
+    settings: tuple[str, ...] = ()
+
+    @property
+    def address(self) -> str:
+        """`suite/task`."""
+        return f"{self.suite}/{self.name}"
+
+
+Card = TypeVar("Card", bound=BaseModel)
+
+
+def load_card(path: Path, kind: type[Card]) -> Card:
+    """One card as `kind`; CardError names the file, the entry and the key."""
+    content = read_yaml(path)
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = " > ".join(str(part) for part in first["loc"]) or "top level"
+        raise CardError(f"{path}: {one_line(where)}: {one_line(first['msg'].lower())}") from error
+
+
+def folder(kind: str) -> Path:
+    """Where the cards of a kind (`tasks`, `models`) lie: inside an installed wheel, or beside the package."""
+    installed = Path(__file__).parents[1] / "_cards" / kind
+    return installed if installed.is_dir() else Path(__file__).parents[2] / kind
+
+
+def _tasks_of(path: Path) -> tuple[list[Task], Mapping[str, list[str]]]:
+    card, suite = load_card(path, SuiteCard), path.stem
+    tasks = [
+        Task(
+            suite=suite,
+            name=name,
+            version=card.version,
+            generator=entry.generator,
+            args=entry.args,
+            scorer=entry.scorer or card.defaults.scorer,
+            reference=entry.reference,
+            max_new_tokens=entry.max_new_tokens,
+            samples=entry.samples or card.defaults.samples,
+            lengths=tuple(card.defaults.lengths),
+            length_of=card.defaults.length_of,
+            settings=(*card.settings, *entry.settings),
+        )
+        for name, entry in card.tasks.items()
+    ]
+    for set_name, members in card.sets.items():
+        for member in members:
+            if member not in card.tasks:
+                raise CardError(f"{path}: sets > {set_name}: {member!r} is no task of this card")
+    return tasks, card.sets
+
+
+def load_tasks(where: Path | None = None) -> tuple[dict[str, Task], dict[str, tuple[str, ...]]]:
+    """All tasks by address, and the named sets (suites among them) as tuples of addresses."""
+    tasks: dict[str, Task] = {}
+    sets: dict[str, tuple[str, ...]] = {}
+    for path in sorted((where or folder("tasks")).glob("*.yaml")):
+        found, named = _tasks_of(path)
+        tasks |= {task.address: task for task in found}
+        sets[path.stem] = tuple(task.address for task in found)
+        sets |= {name: tuple(f"{path.stem}/{member}" for member in members) for name, members in named.items()}
+    return tasks, sets
+
+
+def select_tasks(names: str, where: Path | None = None) -> tuple[list[Task], frozenset[str]]:
+    """The tasks that `names` stand for (suites, sets, tasks, globs, ranges as `babilong/qa1..qa10`), and which of them
+    were named singly.
+
+    Names stand between commas or spaces. Order is the order of asking, each task once.
+    UnknownName gives the nearest suite or task.
+    """
+    tasks, sets = load_tasks(where)
+    chosen: dict[str, Task] = {}
+    single: set[str] = set()
+    for name in re.split(r"[,\s]+", names.strip()):
+        matches = list(sets.get(name, ())) or _range(name) or fnmatch.filter(tasks, name)
+        if unknown := [each for each in matches if each not in tasks] or [name] * (not matches):
+            raise UnknownName("task", unknown[0], [*sets, *tasks])
+        if name in tasks:
+            single.add(name)
+        chosen |= {address: tasks[address] for address in matches}
+    return list(chosen.values()), frozenset(single)
+
+
+def with_settings(tasks: Sequence[Task], settings: Mapping[str, Any]) -> list[Task]:
+    """The tasks with the values of `settings` as arguments of their generators, where their suite lets them be chosen.
+
+    CardError for a setting that none of the tasks has.
+    """
+    for name in settings:
+        if not any(name in task.settings for task in tasks):
+            having = sorted({task.suite for task in load_tasks()[0].values() if name in task.settings})
+            said = f"{' and '.join(having) or 'no suite'} {'have' if len(having) > 1 else 'has'} it"
+            raise CardError(f"--{name.replace('_', '-')} is no setting of the chosen tasks: {said}")
+    own = [{name: value for name, value in settings.items() if name in task.settings} for task in tasks]
+    return [task.model_copy(update={"args": task.args | args}) for task, args in zip(tasks, own, strict=True)]
+
+
+def _range(name: str) -> list[str]:
+    """The names from `suite/qa1` to `suite/qa10` for `suite/qa1..qa10` (or `..10`); none for any other text."""
+    match = re.fullmatch(r"(.*?/(\D*))(\d{1,4})\.\.(?:\1|\2)?(\d{1,4})", name)
+    return [f"{match[1]}{number}" for number in range(int(match[3]), int(match[4]) + 1)] if match else []
+
+
+def load_models(where: Path | None = None) -> dict[str, ModelCard]:
+    """All model cards by name."""
+    return {path.stem: load_card(path, ModelCard) for path in sorted((where or folder("models")).glob("*.yaml"))}
+
+
+def find_model(name: str, where: Path | None = None) -> tuple[str, ModelCard]:
+    """Display name and card of `name`: a card of `models/`, a local folder, or a hub id (`owner/name`)."""
+    cards = load_models(where)
+    if name in cards:
+        card = cards[name]
+        if card.package:
+            return name, card.model_copy(update={"checkpoint": str(packaged_folder(name, card.package))})
+        beside = (where or folder("models")) / card.checkpoint
+        return name, card.model_copy(update={"checkpoint": str(beside)}) if beside.is_dir() else card
+    path = _place(name) if name else None
+    if path is not None and path.is_dir():
+        return path.resolve().name, ModelCard(about=f"local checkpoint {path}", checkpoint=str(path))
+    if path and name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name.split("/")[0]).is_dir():
+        return name.split("/")[1], ModelCard(about=f"hub checkpoint {name}", checkpoint=name)
+    raise UnknownName("model (no card, folder or hub id of that name)", name, cards)
+
+
+def _place(name: str) -> Path | None:
+    """A name as a path; None where it cannot be one (a user that is not there, too long, a NUL)."""
+    try:
+        path = Path(name).expanduser()
+        path.stat()
+    except FileNotFoundError:
+        return path
+    except (OSError, RuntimeError, ValueError):
+        return None
+    return path

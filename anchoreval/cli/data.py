@@ -1,0 +1,200 @@
+"""`anchoreval data`: fetches the published texts of a benchmark, or says which are there, of which revision."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from anchoreval.errors import SourceError
+
+if TYPE_CHECKING:
+    from anchoreval.texts.sources import Published, Sources
+
+SUITES = ("babilong", "general", "longbench", "longbench_v2", "ruler")
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One file that a suite reads: what was found of it."""
+
+    suite: str
+    file: str
+    state: Literal["published", "differs", "unpinned", "missing"]
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.suite:12} {self.file:34} {self.state:10} {self.what}".rstrip()
+
+
+def flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of the command."""
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
+    fetch = kinds.add_parser("fetch", help="download what is published, go on where an earlier try broke off")
+    fetch.add_argument("suite", choices=SUITES)
+    check = kinds.add_parser("check", help="say what is there, which revision, what is missing; 1: a file differs")
+    for sub in (fetch, check):
+        sub.add_argument(
+            "--data-dir", type=Path, metavar="DIR", help="folder of the source texts (default: the user's cache)"
+        )
+
+
+def main(options: argparse.Namespace, say: Say, note: Say) -> int:
+    """`anchoreval data fetch|check`: places, or a row for each file, on stdout."""
+    from anchoreval.texts.sources import Sources
+
+    if options.kind == "fetch":
+        return fetch(options.suite, options.data_dir, say, note)
+    rows = list(check(Sources(options.data_dir, offline=True)))
+    for row in rows:
+        say(str(row))
+    return int(any(row.state == "differs" for row in rows))
+
+
+def fetch(suite: str, folder: Path | None, say: Say, note: Say) -> int:
+    """Brings the files of a suite into `folder` or the cache; those that are there and right are left alone.
+
+    1 where a file could not be had; SourceError names the addresses and why each failed, for a suite of one file.
+    """
+    from anchoreval.texts.sources import BABI, LONGBENCH, LONGBENCH_V2, RULER_FILES, default_cache
+
+    if suite == "general":
+        from anchoreval.suites.general import fetch as general_data
+
+        general_data.fetch(folder or default_cache(), say)
+        return 0
+    wanted = {
+        "babilong": (BABI,),
+        "longbench": (LONGBENCH,),
+        "longbench_v2": (LONGBENCH_V2,),
+        "ruler": RULER_FILES,
+    }[suite]
+    failed = 0
+    for source in wanted:
+        try:
+            say(str(_fetched(source, (folder or default_cache()) / source.file, note)))
+        except SourceError as error:
+            if len(wanted) == 1:
+                raise
+            failed += 1
+            note(str(error))
+    return int(bool(failed))
+
+
+def _fetched(source: Published, target: Path, note: Say) -> Path:
+    """The file at `target`, downloaded from the first address that serves it right."""
+    from anchoreval.texts.download import address_of, digest_of, download
+
+    if target.is_file():
+        if digest_of(target, source.sha256) == source.sha256:
+            return target
+        raise SourceError(f"{target} is not the published file: move it away, then fetch again")
+    reasons = []
+    for address in map(address_of, source.addresses):
+        note(f"fetching {address}")
+        try:
+            return download(address, target, source.sha256)
+        except (OSError, SourceError) as error:
+            reasons.append(f"{address}: {error}")
+    raise SourceError(f"{source.file} could not be fetched: {'; '.join(reasons) or source.recipe}")
+
+
+def check(sources: Sources) -> Iterator[Row]:
+    """A row for each file of each suite, read whole for its SHA-256."""
+    from anchoreval.texts.sources import RULER_FILES
+
+    for source in RULER_FILES:
+        paths = [place / source.file for place in sources.places() if (place / source.file).is_file()]
+        yield _row("ruler", source, paths[0] if paths else None)
+    yield from _longbench(sources)
+    yield from _longbench_v2(sources)
+    yield from _babilong(sources)
+    yield from _general(sources)
+
+
+def _row(suite: str, source: Published, path: Path | None) -> Row:
+    from anchoreval.texts.download import digest_of, sha256_of
+
+    if path is None:
+        return Row(suite, source.file, "missing", source.recipe or f"published at {source.addresses[0]}")
+    revision = f"revision {source.revision[:7]} " if source.revision else ""
+    if digest_of(path, source.sha256) == source.sha256:
+        return Row(suite, source.file, "published", f"{revision}{path}")
+    return Row(suite, source.file, "differs", f"{path} sha256 {sha256_of(path)}")
+
+
+def _longbench(sources: Sources) -> Iterator[Row]:
+    """data.zip where it is there, then its files that lie apart, and those that are nowhere."""
+    from anchoreval.suites.longbench.records import file_names, find, folders
+    from anchoreval.texts.sources import LONGBENCH
+
+    archives = [path for folder in folders(sources) if (path := folder / "data.zip").is_file()]
+    for path in archives:
+        yield _row("longbench", LONGBENCH, path)
+    try:
+        places = {file: find(sources, file) for file in file_names()}
+    except SourceError as error:  # an archive that cannot be read hides what lies behind it
+        yield Row("longbench", LONGBENCH.file, "differs", str(error))
+        return
+    for file, place in places.items():
+        if place is None:
+            if archives or any(places.values()):
+                yield Row("longbench", f"{file}.jsonl", "missing", "")
+        elif not place.member:
+            yield _apart(file, place.path)
+    if not archives and not any(places.values()):
+        yield _row("longbench", LONGBENCH, None)
+
+
+def _longbench_v2(sources: Sources) -> Iterator[Row]:
+    """data.json, wherever a run would read it."""
+    from anchoreval.suites.longbench_v2.records import find
+    from anchoreval.texts.sources import LONGBENCH_V2
+
+    yield _row("longbench_v2", LONGBENCH_V2, find(sources))
+
+
+def _general(sources: Sources) -> Iterator[Row]:
+    """The splits of lm-eval's data sets that lie in a folder, and the data sets that do not."""
+    from anchoreval.suites.general.fetch import states
+
+    for file, state, what in states(sources):
+        yield Row("general", file, state, what)
+
+
+def _apart(file: str, path: Path) -> Row:
+    """A jsonl file of a folder, judged by its number of records: no SHA-256 of it was published."""
+    from anchoreval.suites.longbench.records import published_records
+
+    with path.open("rb") as lines:
+        there = sum(1 for line in lines if line.strip())
+    said, of = f"{there} records {path}", published_records(file)
+    if there != of:
+        return Row("longbench", f"{file}.jsonl", "differs", f"{said}, published: {of} records")
+    return Row("longbench", f"{file}.jsonl", "unpinned", f"{said}, as many as published; only data.zip has a SHA-256")
+
+
+def _babilong(sources: Sources) -> Iterator[Row]:
+    """The zip of bAbI or its unpacked files, then the published samples that are there, for which no hash is known."""
+    from anchoreval.suites.babilong import published
+    from anchoreval.suites.babilong.stories import NAMES, ZIP, file_name, find
+    from anchoreval.texts.sources import BABI
+
+    stories = {data: find(sources, data) for data in NAMES}
+    unpacked = {data: path for data, path in stories.items() if path and path.name != ZIP}
+    if not unpacked or any(path and path.name == ZIP for path in stories.values()):
+        yield _row("babilong", BABI, next((path for path in stories.values() if path and path.name == ZIP), None))
+    for data, own in unpacked.items():
+        yield Row("babilong", file_name(data), "unpinned", f"{own}, only {ZIP} has a hash")
+    known = [(data, name) for data in NAMES for name in published.names(data)]
+    there = {(data, name): path for data, name in known if (path := published.find(sources, data, name))}
+    for (data, name), path in there.items():
+        yield Row(
+            "babilong", f"{data}/{name}.json", "unpinned", f"{path}, revision {published.REVISION[:7]} has no hash"
+        )
+    if not there:
+        said = f"published at {published.ADDRESS}: a run takes them from the hub"
+        yield Row("babilong", "qa*/*k.json", "missing", said)

@@ -1,0 +1,144 @@
+"""`anchoreval plan`: prompts, tokens, hours and memory of a run, before anything is computed."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from anchoreval.cli import options as shared
+from anchoreval.schema import Watch, work
+
+if TYPE_CHECKING:
+    from anchoreval.cards import ModelCard
+    from anchoreval.runs.estimate.estimate import RunPlan
+    from anchoreval.runs.loop import Plan
+
+
+def flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of the command: those of `run` that decide what is computed, and the machine."""
+    shared.model(parser)
+    parser.add_argument("--tasks", required=True, help="suites, sets, tasks or globs, comma or space separated")
+    parser.add_argument("--lengths", type=shared.lengths, metavar="N,N", help="tokens, as for run")
+    parser.add_argument(
+        "--rope", "--arms", dest="rope", action=shared.Arms, default="native", metavar="ARM,ARM", help="as for run"
+    )
+    parser.add_argument("--limit", type=shared.positive, metavar="N", help="samples of each task and length")
+    parser.add_argument("--document-tokens", type=shared.positive, metavar="N", help="as for run")
+    shared.template(parser, None, "as for run")
+    shared.anchor(parser)
+    parser.add_argument(
+        "--gpus",
+        metavar="NxNAME",
+        help="8xH200: estimate from data sheets, each GPU with a copy of the model "
+        "(default: this machine, measured with the model loaded)",
+    )
+    parser.add_argument("--dtype", choices=shared.DTYPES, help="of weights and activations, as for run")
+    parser.add_argument(
+        "--chunk-tokens", type=shared.positive, default=512, help="prefill chunk (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--batch-tokens", type=shared.positive, default=32768, help="cache budget of a batch (default: %(default)s)"
+    )
+    parser.add_argument("--max-length", type=shared.length, metavar="N", help="positions the model has, as for run")
+    shared.sources(parser)
+    shared.settings(parser)
+
+
+def main(
+    options: argparse.Namespace,
+    say: Callable[[str], None],
+    note: Callable[[str], None],
+    watch: Watch,
+) -> int:
+    """The plan on stdout; what cannot be made on stderr."""
+    said = _planned(options, watch)
+    for why in said.unmakeable:
+        note(f"left out: {why}")
+    say(page(said))
+    return 0
+
+
+def _planned(options: argparse.Namespace, watch: Watch) -> RunPlan:
+    from anchoreval.backends.hf.batches import Limits
+    from anchoreval.cards import find_model
+    from anchoreval.model import folder_of
+    from anchoreval.runs.estimate.cost import parse_gpus, shape_of
+    from anchoreval.runs.estimate.estimate import plan_run
+    from anchoreval.runs.estimate.machine import this_machine
+    from anchoreval.runs.evaluate import window_of
+    from anchoreval.runs.loop import make_cells
+    from anchoreval.tokenizer import load_tokenizer
+
+    machine = parse_gpus(options.gpus) if options.gpus else None
+    _, card = find_model(options.model)
+    folder, dtype = folder_of(card.checkpoint, weights=False), options.dtype or card.dtype
+    tokenizer, window = load_tokenizer(folder), window_of(card, options.max_length)
+    plan, shape = _plan(options, card, dtype), shape_of(folder, dtype)
+    made = make_cells(plan, tokenizer, window)
+    machine = machine or this_machine(card.checkpoint, dtype, shape, options.chunk_tokens)
+    limits = Limits(options.chunk_tokens, options.batch_tokens)
+    with work(watch, sum(cell.asked for cell in made.cells)) as progress:
+        return plan_run(plan, made, tokenizer, window, shape, machine, limits, progress)
+
+
+def _plan(options: argparse.Namespace, card: ModelCard, dtype: str) -> Plan:
+    """What `run` would be asked for with the same flags."""
+    from anchoreval.arms.arm import parse_arms
+    from anchoreval.cards import select_tasks, with_settings
+    from anchoreval.prompt import require_no_anchor
+    from anchoreval.runs.loop import Plan, sized
+    from anchoreval.texts.sources import Sources
+
+    chosen, single = select_tasks(options.tasks)
+    arms = parse_arms(options.rope, dtype)
+    for arm in arms if options.anchor == "none" else ():
+        require_no_anchor(arm.name, arm.positions, arm.attention)
+    haystack = options.haystack or card.haystack
+    return Plan(
+        tasks=tuple(sized(with_settings(chosen, shared.chosen_settings(options)))),
+        lengths=tuple(sorted(set(options.lengths))) if options.lengths else None,
+        arms=arms,
+        limit=options.limit,
+        seed=options.seed,
+        template=options.template or card.template,
+        sources=Sources(options.data_dir, haystack, options.wordlists, context=not options.no_context),
+        single=single,
+        document_tokens=options.document_tokens,
+        template_args=shared.template_args(options),
+        anchor=options.anchor,
+    )
+
+
+def page(plan: RunPlan) -> str:
+    """The plan as text."""
+    shape, machine = plan.shape, plan.machine
+    lines = [f"{shape.parameters:,} parameters in {shape.dtype}; {shape.token_bytes:,} bytes a token in the cache", ""]
+    lines += [f"{'task':32} {'length':>8} {'prompts':>8} {'prompt tokens':>15} {'answer, at most':>16}"]
+    lines += [
+        f"{cell.task:32} {cell.length or 'natural':>8} {cell.prompts:>8} {cell.prompt_tokens:>15,} "
+        f"{cell.answer_tokens:>16,}"
+        for cell in plan.cells
+    ]
+    totals = [sum(getattr(cell, name) for cell in plan.cells) for name in ("prompts", "prompt_tokens", "answer_tokens")]
+    lines += [f"{'all':32} {'':>8} {totals[0]:>8} {totals[1]:>15,} {totals[2]:>16,}", ""]
+    lines += [f"{'arm':32} {'tokens computed':>16} {'taken from before':>18} {'time':>10} {'at once':>10}"]
+    for arm in plan.arms:
+        share = arm.reused_tokens / max(1, arm.reused_tokens + arm.computed_tokens)
+        fits = machine.memory is None or arm.peak_bytes <= machine.memory
+        lines.append(
+            f"{arm.arm:32} {arm.computed_tokens:>16,} {arm.reused_tokens:>12,} {share:>5.0%} {_time(arm.seconds):>10} "
+            f"{_size(arm.peak_bytes):>10}{'' if fits else '  does not fit one device'}"
+        )
+    lines += [f"{'all':32} {'':>35} {_time(sum(arm.seconds for arm in plan.arms)):>10}", ""]
+    return "\n".join([*lines, f"{machine.count} x {machine.name}; {machine.says}"])
+
+
+def _time(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _size(count: int) -> str:
+    return f"{count / (1 << 20):,.0f} MiB" if count < 10 << 30 else f"{count / (1 << 30):,.1f} GiB"

@@ -1,0 +1,146 @@
+"""How far a piece of work is: done of asked, rate, time left and what is being computed.
+
+On a terminal that is a live line; elsewhere (a log, a pipe) a line every EVERY_S seconds, from a timer, so that a
+single long prompt or a model that loads is seen as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from anchoreval.cli import console
+from anchoreval.errors import AnchorEvalError, RunError
+from anchoreval.schema import Progress
+
+EVERY_S = 20.0
+
+
+class Way(Progress):
+    """Progress that counts: `line` says where it stands."""
+
+    def __init__(self, total: int, unit: str = "records", clock: Callable[[], float] = time.monotonic) -> None:
+        self.total, self._unit, self._clock = total, unit, clock
+        self._start, self.done, self._new, self._what = clock(), 0, 0, ""
+
+    def __call__(self, done: int) -> None:
+        """Count work that was done here."""
+        self.done += done
+        self._new += done
+
+    def had(self, done: int) -> None:
+        """Count work that was there, which says nothing of the rate."""
+        self.done += done
+
+    def at(self, what: str) -> None:
+        """Name what is being computed."""
+        self._what = what
+
+    def line(self) -> str:
+        """`12 of 60 records, 1.3 a second, 37 s left; ruler/vt at 4,096, fp32`; of a stage its name and its time."""
+        elapsed = self._clock() - self._start
+        if not self.total:
+            return f"{self._what or 'at work'}, for {duration(elapsed)} so far"
+        parts = [f"{min(self.done, self.total):,} of {self.total:,} {self._unit}"]
+        if self._new and elapsed > 0:
+            rate = self._new / elapsed
+            parts += [rate_words(rate), f"{duration(max(0, self.total - self.done) / rate)} left"]
+        else:
+            parts.append(f"none new in {duration(elapsed)}")
+        return ", ".join(parts) + (f"; {self._what}" if self._what else "")
+
+
+def rate_words(rate: float) -> str:
+    """`1.3 a second`, `4.2 a minute` or `2.0 an hour`."""
+    for factor, unit in ((1, "a second"), (60, "a minute")):
+        if rate * factor >= 1:
+            return f"{rate * factor:,.1f} {unit}"
+    return f"{rate * 3600:,.1f} an hour"
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `12 min 5 s`, `3 h 20 min`, `2 d 4 h`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+@contextlib.contextmanager
+def shown(total: int, unit: str = "records", goes_on: str = "", every_s: float | None = None) -> Iterator[Progress]:
+    """Progress that is shown on stderr.
+
+    An error that ends the work is marked as one of running, with `goes_on`, what to do about it.
+    """
+    way = Way(total, unit)
+    try:
+        if console.on_terminal():
+            with _live(way):
+                yield way
+        else:
+            with told(way, console.note, EVERY_S if every_s is None else every_s):
+                yield way
+    except AnchorEvalError as error:
+        if total:
+            error.while_running = f"after {way.done:,} of {total:,} {unit}"
+            error.goes_on = goes_on
+        raise
+    except OSError as error:
+        if not total:
+            raise
+        failed = RunError(str(error))
+        failed.while_running, failed.goes_on = f"after {way.done:,} of {total:,} {unit}", goes_on
+        raise failed from error
+
+
+@contextlib.contextmanager
+def told(way: Way, tell: Callable[[str], None], every_s: float) -> Iterator[None]:
+    """Tell where the work stands every `every_s` seconds, whatever the work is busy with."""
+    over = threading.Event()
+
+    def lines() -> None:
+        while not over.wait(every_s):
+            tell(way.line())
+
+    teller = threading.Thread(target=lines, name="progress", daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        over.set()
+        teller.join(timeout=1.0)
+
+
+@contextlib.contextmanager
+def _live(way: Way) -> Iterator[None]:
+    """A line that is drawn anew on the terminal; a stage has none, for what a model prints as it loads stands there."""
+    if not way.total:
+        yield
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, ProgressColumn, Task
+    from rich.progress import Progress as Bars
+    from rich.text import Text
+
+    class Line(ProgressColumn):
+        """Where the work stands, in the words of a log."""
+
+        def render(self, task: Task) -> Text:
+            bar.update(task.id, completed=way.done)
+            return Text(console.spelled(way.line()), no_wrap=True, overflow="ellipsis")
+
+    drawn: Any = Console(file=console.terminal(), no_color=False)
+    same = sys.stdout is not None and sys.stdout.isatty()  # results go through the bar where both are one terminal
+    bar = Bars(BarColumn(bar_width=20), Line(), console=drawn, transient=True, redirect_stdout=same)
+    with bar:
+        bar.add_task("work", total=way.total)
+        with console.visible():
+            yield

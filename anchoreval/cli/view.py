@@ -1,0 +1,94 @@
+"""`anchoreval view`: the viewer of each run, and a server of them on this machine alone."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from anchoreval.cli import options as shared
+from anchoreval.records.folder import find_runs, load_run, tell_changed
+from anchoreval.reports.viewer.prompts import PROMPT_MEGABYTES
+from anchoreval.schema import Watch, unwatched, work
+
+Tell = Callable[[str], None]
+
+
+def flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of the command."""
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, or folders of them")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="for index.html and data/; of several runs, one folder each (default: view in each run's folder)",
+    )
+    parser.add_argument(
+        "--serve",
+        nargs="?",
+        type=_port,
+        const=0,
+        metavar="PORT",
+        help="answer on 127.0.0.1 until Ctrl-C (default port: any free one)",
+    )
+    parser.add_argument(
+        "--prompt-megabytes",
+        type=shared.positive,
+        default=PROMPT_MEGABYTES,
+        metavar="N",
+        help="prompts to store, about; where arms disagree first (default: %(default)s)",
+    )
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with the published source texts")
+    parser.add_argument(
+        "--tokenizer",
+        type=Path,
+        metavar="PATH",
+        help="the run's tokenizer, where its checkpoint is not at hand: a folder, a file, or a hub id to fetch it from",
+    )
+
+
+def main(options: argparse.Namespace, say: Tell, note: Tell, watch: Watch = unwatched) -> int:
+    """The place of every index.html on stdout; then, with --serve, the address; on stderr what changed."""
+    from anchoreval.reports.viewer.serve import serve
+    from anchoreval.reports.viewer.write import FOLDER, write_view
+
+    paths = find_runs(options.runs)
+    names = _names(paths)
+    given: Path | None = options.output
+    viewers: dict[str, Path] = {}
+    for number, (name, path) in enumerate(zip(names, paths, strict=True), 1):
+        folder = path / FOLDER if given is None else given if len(paths) == 1 else given / name
+        run = load_run(path)
+        tell_changed(run, note)
+        with work(watch, len({record.sample_id for record in run.records})) as progress:
+            progress.at(f"{path}, run {number} of {len(paths)}")
+            page = write_view(
+                run,
+                folder,
+                megabytes=options.prompt_megabytes,
+                data_dir=options.data_dir,
+                tokenizer=options.tokenizer,
+                progress=progress,
+            )
+        say(str(page))
+        viewers[name] = folder
+    if options.serve is not None:
+        serve(viewers, options.serve, say)
+    return 0
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """A name for each run that is safe in an address and in a path: its folder's, numbered where it repeats."""
+    names: list[str] = []
+    for path in paths:
+        name = re.sub(r"[^A-Za-z0-9_-]+", "-", path.resolve().name).strip("-") or "run"
+        count = sum(other == name or other.startswith(f"{name}.") for other in names)
+        names.append(f"{name}.{count + 1}" if count else name)
+    return names
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: a number up to 65535")
+    return int(text)

@@ -1,0 +1,1 @@
+"""Measurements of a model without a task."""

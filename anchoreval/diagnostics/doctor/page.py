@@ -1,0 +1,314 @@
+"""`anchoreval doctor`: what a checkpoint's RoPE honestly is, on one page: measured on the loaded model, not assumed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import textwrap
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anchoreval.cli import options as shared
+from anchoreval.errors import ModelError
+
+if TYPE_CHECKING:
+    from anchoreval.backends.hf.backend import HfBackend
+    from anchoreval.cards import ModelCard
+    from anchoreval.prompt import Anchor
+    from anchoreval.schema import Json
+    from anchoreval.tokenizer import TextTokenizer
+
+SINK_TOKENS = 512
+#: Scalings that users put on a model that was never trained with them, as well as those that trained with them.
+SCALED_AFTERWARDS = frozenset({"yarn", "linear", "dynamic"})
+Facts = dict[str, Any]
+_LOADED = ("kernel", "kernel_why", "unused_weights")
+
+
+def flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of the command."""
+    shared.model(parser)
+    parser.add_argument("--json", action="store_true", help="the same facts as JSON")
+    parser.add_argument(
+        "--max-length", type=shared.length, metavar="N", help="the length that it was trained at, where known"
+    )
+    shared.anchor(parser)
+    shared.loading(parser)
+    shared.kernel(parser)
+
+
+def main(options: argparse.Namespace, say: Callable[[str], None]) -> int:
+    """`anchoreval doctor`: the page, or its facts as JSON, on stdout."""
+    facts = examine(
+        options.model,
+        options.max_length,
+        options.dtype,
+        options.device,
+        kernel=getattr(options, "kernel", "default"),
+        trust_remote_code=options.trust_remote_code,
+        anchor=getattr(options, "anchor", "auto"),
+    )
+    say(json.dumps(facts, indent=1, sort_keys=True) if options.json else page(facts))
+    return 0
+
+
+def examine(
+    model: str,
+    max_length: int | None = None,
+    dtype: str | None = None,
+    device: str = "auto",
+    *,
+    kernel: str = "default",
+    trust_remote_code: bool = False,
+    anchor: Anchor = "auto",
+) -> Facts:
+    """All facts of a checkpoint as JSON values, with `anchor="none"` of what a run without the anchor token would see.
+
+    Errors: AnchorEvalError where it cannot be loaded.
+    """
+    from anchoreval.backends import open_backend
+    from anchoreval.cards import find_model
+    from anchoreval.model import folder_of
+    from anchoreval.tokenizer import load_tokenizer
+
+    name, card = find_model(model)
+    folder = folder_of(card.checkpoint)
+    tokenizer = load_tokenizer(folder)
+    stated = json.loads((folder / "config.json").read_text("utf-8")) if (folder / "config.json").is_file() else {}
+    engine: Any = open_backend(
+        "hf",
+        card.checkpoint,
+        dtype=dtype or card.dtype,
+        device=device,
+        kernel=kernel,
+        trust_remote_code=trust_remote_code,
+    )
+    try:
+        measured = _measured(engine, tokenizer, anchor)
+    finally:
+        engine.close()
+    where: Facts = {
+        "name": name,
+        "path": str(Path(card.checkpoint)),
+        "length": trained_length(stated, card, max_length),
+    }
+    return {**where, "anchor": anchor_facts(tokenizer, anchor), **measured}
+
+
+def _measured(backend: HfBackend, tokenizer: TextTokenizer, anchor: Anchor) -> Facts:
+    from anchoreval.backends.hf.load import StockNetwork
+    from anchoreval.diagnostics.doctor import checks
+
+    model, facts = backend.model, backend.describe()
+    rope, config = facts["rope"], backend.model.config.get_text_config(decoder=True)
+    network = StockNetwork(model, next(model.parameters()).device)
+    ids = prose_ids(tokenizer, min(SINK_TOKENS, facts["max_length"] or SINK_TOKENS), anchor)
+    return {
+        "engine": {
+            key: facts[key]
+            for key in ("versions", "device", "dtype", "model_type", "parameters", "weights_sha256", *_LOADED)
+        },
+        "rope": {**rope, "parameters": getattr(config, "rope_parameters", None) if rope["has_rope"] else None},
+        "selftest": facts["rope_selftest"],
+        "inv_freq_error_after_cast": checks.after_cast(model),
+        "detected_by_dtype": checks.detected_levels(model) if rope["has_rope"] else {},
+        "resolved": checks.resolved(model, checks.CEILING),
+        "resolved_ceiling": checks.CEILING,
+        "resolved_radians": {"fine": checks.FINE, "coarse": checks.COARSE},
+        "sink": {"tokens": len(ids), **checks.sinks(network, ids), "even": _even(len(ids))},
+        "layers": checks.layer_kinds(model.config),
+        "arms": checks.allowed_arms(backend, anchor),
+    }
+
+
+def _even(length: int) -> float:
+    """The first token's share, had every query in the second half looked at all keys alike."""
+    rows = range(length // 2, length)
+    return sum(1 / (row + 1) for row in rows) / len(rows)
+
+
+def prose_ids(tokenizer: TextTokenizer, length: int, anchor: Anchor = "auto") -> list[int]:
+    """The anchor token, unless `anchor` is none, and generated prose, `length` tokens in all."""
+    from anchoreval.prompt import anchor_token
+    from anchoreval.texts.prose import sentences
+
+    front = [anchor_token(tokenizer)[1]] if anchor == "auto" else []
+    ids, text, source = list[int](), "", sentences(0)
+    while len(ids) < length - len(front):
+        text = " ".join([text, *(next(source) for _ in range(32))]).strip()
+        ids = tokenizer.encode(text)
+    return [*front, *ids[: length - len(front)]]
+
+
+def trained_length(stated: Mapping[str, Json], card: ModelCard, asked: int | None) -> Facts:
+    """`trained` tokens and where that is from; never max_position_embeddings times a factor.
+
+    In order: what the user says, the model card, then the configuration: max_position_embeddings, but under a scaling
+    that is also switched on without training (SCALED_AFTERWARDS) original_max_position_embeddings where it is stated.
+    `meaning` says in words what the two numbers are.
+    """
+    text = {**stated, **(stated.get("text_config") or {})}
+    rope: dict[str, Json] = {**(text.get("rope_scaling") or {}), **(text.get("rope_parameters") or {})}
+    groups = [rope, *(value for value in rope.values() if isinstance(value, dict))]
+    positions = text.get("max_position_embeddings") or text.get("n_positions")
+    original = next((n for group in (text, *groups) if (n := group.get("original_max_position_embeddings"))), None)
+    kinds = {str(group.get("rope_type") or group.get("type") or "default") for group in groups}
+    afterwards = original is not None and bool(kinds & SCALED_AFTERWARDS)
+    sources = {
+        "--max-length": asked,
+        "the model card": card.max_length,
+        "original_max_position_embeddings": original if afterwards else None,
+        "max_position_embeddings": positions,
+    }
+    trained, source = next(((value, name) for name, value in sources.items() if value), (None, None))
+    factor = next((group["factor"] for group in groups if group.get("factor")), None)
+    meaning = _meaning(positions, original, afterwards, "/".join(sorted(kinds - {"default"})))
+    return {
+        "trained": trained, "source": source, "stated": positions, "original": original, "factor": factor,
+        "meaning": meaning,
+    }  # fmt: skip
+
+
+def _meaning(stated: int | None, original: int | None, afterwards: bool, kinds: str) -> str | None:
+    """What the two numbers of a configuration mean, None where it states but one."""
+    if original is None:
+        return None
+    if afterwards:
+        return (
+            f"original {original:,} is what was trained before {kinds} scaling, which may be switched on without "
+            f"training; if {stated:,} was trained too, say so with --max-length"
+        )
+    return f"original {original:,} is what {kinds or 'its'} scaling starts from; {stated:,} is where it was trained to"
+
+
+def anchor_facts(tokenizer: TextTokenizer, anchor: Anchor = "auto") -> Facts:
+    """The anchor token, and how often tokenizer and chat template put it in front by themselves.
+
+    Under `none` no token is the anchor (`id` is None).
+    """
+    from anchoreval.prompt import anchor_token
+
+    if anchor == "none":
+        own = len(tokenizer.front)
+        return {"text": None, "id": None, "kind": None, "from_tokenizer": own, "from_tokenizer_and_template": None}
+    text, number = anchor_token(tokenizer)
+    kind = "BOS" if tokenizer.bos else "EOS"
+    alone = _leading(tokenizer.encode("x", special_tokens=True), number)
+    opening = _opening(tokenizer)
+    both = None if opening is None else _leading(tokenizer.encode(f"{opening}x", special_tokens=True), number)
+    return {"text": text, "id": number, "kind": kind, "from_tokenizer": alone, "from_tokenizer_and_template": both}
+
+
+def _opening(tokenizer: TextTokenizer) -> str | None:
+    """What the chat template writes before the user's turn, its own BOS included; None without a usable template."""
+    from anchoreval.prompt import rendered
+
+    try:
+        return rendered(tokenizer).opening
+    except ModelError:
+        return None
+
+
+def _leading(ids: list[int], anchor: int) -> int:
+    return next((at for at, token in enumerate(ids) if token != anchor), len(ids))
+
+
+def page(facts: Facts) -> str:
+    """The facts on one page of text."""
+    engine, length, rope = facts["engine"], facts["length"], facts["rope"]
+    versions = f"transformers {engine['versions']['transformers']}, torch {engine['versions']['torch']}"
+    lines = [
+        f"{facts['name']}: {engine['model_type']}, {engine['parameters']:,} parameters, {engine['dtype']}",
+        f"computed by  {versions}",
+        *_listed("kernel", f"{engine['kernel']}: {engine['kernel_why']}" if engine["kernel_why"] else engine["kernel"]),
+        f"trained at   {length['trained']} tokens, from {length['source']}; stated: {length['stated']} positions",
+    ]
+    if length["meaning"]:
+        lines += _listed("", length["meaning"])
+    if length["factor"]:
+        lines.append(f"             factor {length['factor']} is not multiplied in; some engines do")
+    lines += [_anchor_line(facts["anchor"]), _layer_line(facts["layers"]), ""]
+    lines += (
+        _rope_lines(facts)
+        if rope["has_rope"]
+        else ["RoPE         none found: positions are not rotated; only `native` runs"]
+    )
+    return "\n".join([*lines, "", *_sink_lines(facts["sink"]), "", *_arm_lines(facts["arms"])])
+
+
+def _sink_lines(sink: Facts) -> list[str]:
+    if sink["by_layer"] is None:
+        return _listed("first token", f"share of attention not measured: {sink['why']}")
+    shares = " ".join(f"{share:.0%}" for share in sink["by_layer"])
+    return [
+        f"first token  share of attention by layer: {shares}",
+        f"             {sink['tokens']} tokens of prose, later half; even: {sink['even']:.1%}",
+    ]
+
+
+def _anchor_line(anchor: Facts) -> str:
+    if anchor["id"] is None:
+        count = anchor["from_tokenizer"]
+        return f"anchor       none, as asked; what the tokenizer itself puts in front ({count} tokens) is left out too"
+    line = f"anchor       {anchor['text']!r} ({anchor['kind']}, id {anchor['id']})"
+    line += f"; the tokenizer puts {anchor['from_tokenizer']} in front"
+    both = anchor["from_tokenizer_and_template"]
+    if both is None:
+        return f"{line}, no chat template"
+    return f"{line}, with its chat template {both}{': TWICE' if both > 1 else ''}"
+
+
+def _layer_line(layers: Facts) -> str:
+    kinds = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in layers["kinds"].items())
+    window = f", window {layers['sliding_window']} tokens" if layers["sliding_window"] else ""
+    without = f", no RoPE in layers {layers['without_rope']}" if layers["without_rope"] else ""
+    return f"layers       {kinds}{window}{without}"
+
+
+def _rope_lines(facts: Facts) -> list[str]:
+    rope, selftest = facts["rope"], facts["selftest"]
+    kinds = ", ".join(f"{m['kind']} {'+'.join(sorted(set(m['rope_types'].values())))}" for m in rope["rotary"])
+    given = json.dumps(rope["parameters"], sort_keys=True)
+    damaged = "; ".join(f"{b['name']} {b['dtype']}, off by {b['max_relative_error']:.1e}" for b in rope["damaged"])
+    levels = ", ".join(f"{dtype}: {level or 'no named level'}" for dtype, level in facts["detected_by_dtype"].items())
+    survived = "DAMAGED: " + damaged if damaged else "sound as loaded"
+    if unchecked := "; ".join(f"{path} cannot be checked ({why})" for path, why in rope["unchecked"].items()):
+        survived = unchecked
+    error = facts["inv_freq_error_after_cast"]
+    cast = "" if error is None else f"; model.to(torch.bfloat16) would leave it off by {error:.1e}"
+    failed = f"FAILED: {selftest['why']}" if "why" in selftest else "FAILED"
+    lines = [
+        *_listed("RoPE", kinds),
+        *_listed("", given if len(given) <= 320 else f"{given[:317]}..."),
+        *_listed("inv_freq", f"{survived}{cast}"),
+        f"computes     {rope['detected'] or 'no named level'} as loaded; by dtype: {levels}",
+        *_listed("self-test", "passed" if selftest["ok"] else failed),
+        "angles       off by at most 2^-9 rad (what a BF16 table rounds) up to | by 0.5 rad up to position",
+    ]
+    groups: dict[tuple[int, int], list[str]] = {}
+    for level, last in facts["resolved"].items():
+        groups.setdefault((last["fine"], last["coarse"]), []).append(level)
+    top = facts["resolved_ceiling"] - 1
+    for ends, levels_of in groups.items():
+        fine, coarse = (f"{'over ' if end == top else ''}{end:,}" for end in ends)
+        lines.append(f"             {fine:>15} | {coarse:>15}   {', '.join(levels_of)}")
+    return lines
+
+
+def _arm_lines(arms: Mapping[str, Facts]) -> list[str]:
+    stock = [name for name, arm in arms.items() if arm["allowed"] and arm["kernel"] != "fused"]
+    fused = [name for name, arm in arms.items() if arm["allowed"] and arm["kernel"] == "fused"]
+    lines = _listed("arms", ", ".join(stock)) + (_listed("with fused", ", ".join(fused)) if fused else [])
+    why: dict[str, list[str]] = {}
+    for name, arm in arms.items():
+        if not arm["allowed"]:
+            why.setdefault(arm["why"], []).append(name)
+    for reason, names in why.items():
+        lines += _listed("not", f"{', '.join(names)}: {reason}")
+    return lines
+
+
+def _listed(head: str, text: str) -> list[str]:
+    """Lines of at most 110 characters with `head` in the margin."""
+    return textwrap.wrap(text, 110, initial_indent=f"{head:<13}", subsequent_indent=" " * 13, break_long_words=False)

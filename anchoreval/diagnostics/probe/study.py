@@ -1,0 +1,427 @@
+"""Which runs the probe makes and compares, and the rows that come of them.
+
+What was measured of a text under a level is kept at once (parts.py), so that the same study goes on where it was cut.
+For each text and length the model runs once under the oracle (level `fp64`, first shift), then under every
+level at both shifts. A model stored in bf16 or fp16 is then turned into float32 in place, which changes no
+weight, and everything is done again with the rungs' roundings made explicit: there they are the only roundings
+to 16 bits. In float32 every rung also runs layer by layer on the oracle's hidden states.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import islice, zip_longest
+from pathlib import Path
+from statistics import stdev
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anchoreval.arms.inspect_hf import inspect_rope, selftest
+from anchoreval.arms.rope import LEVELS, RopeLevel, parse_level
+from anchoreval.backends.hf.load import DEFAULT, load
+from anchoreval.cards import find_model
+from anchoreval.diagnostics.probe.measures import BY_HEAD, Difference
+from anchoreval.diagnostics.probe.parts import Part, packed, rounded, unpacked
+from anchoreval.diagnostics.probe.record import Recording, compare, query_rows, record
+from anchoreval.diagnostics.probe.sheet import ALL, RANDOM, Against, Mode, OfText, Row, Setting, Study
+from anchoreval.errors import LengthError, ModelError, SourceError
+from anchoreval.model import find_checkpoint
+from anchoreval.prompt import Anchor, anchor_token
+from anchoreval.records.kept import Kept, name_of
+from anchoreval.schema import Progress, Watch, unwatched, work
+from anchoreval.texts import prose
+from anchoreval.tokenizer import TextTokenizer, load_tokenizer
+
+MAX = "max_position_embeddings"
+ORACLE = LEVELS["fp64"]
+#: What `all` means: the oracle is in every study anyway, and fp16 tables alone are close to fp16.
+LADDER = ("native", "fp32-qk", "fp32", "bf16-table", "bf16", "bf16-angle", "fp16")
+MODES: tuple[Mode, Mode] = ("end-to-end", "one-layer")
+TEXTS = 2
+#: Tokens of all texts of one length, where the number of texts is left open: two of 512, one of 1024 and above.
+TEXT_TOKENS = 1024
+#: First shifts of the curve of D against the shift, the second staying what it is: the paper's, thinned out.
+SWEEP = (0, 8, 15, 17, 20, 100, 1000)
+SWEEP_LENGTH = 256
+#: Keys listed one by one; the rest in bins that double.
+SINGLE_KEYS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the user asks for. The last of `shifts` is the second run's in every pair.
+
+    The first run's is the first of them; the others, or SWEEP where there are only two, make the curve at one length:
+    `curve_length`, else the one nearest to SWEEP_LENGTH. `texts` are (from this length on, so many), ascending. Without
+    `copy` a model stored in 16 bits is not measured in float32 as well.
+    """
+
+    lengths: tuple[int, ...]
+    shifts: tuple[int, ...]
+    levels: str
+    texts: tuple[tuple[int, int], ...]
+    queries: int
+    seed: int
+    random_init: bool = False
+    curve_length: int | None = None
+    copy: bool = True
+
+    @property
+    def pair(self) -> tuple[int, int]:
+        """The shifts that are measured at every length."""
+        return self.shifts[0], self.shifts[-1]
+
+    def count(self, length: int) -> int:
+        """Texts of this length."""
+        stated = [count for least, count in self.texts if least <= length]
+        return stated[-1] if stated else max(1, min(TEXTS, TEXT_TOKENS // length))
+
+    def sweep(self, length: int) -> list[int]:
+        """Further first shifts at this length: none but at that of the curve."""
+        at = self.curve_length or min(self.lengths, key=lambda n: abs(math.log(n / SWEEP_LENGTH)))
+        return [s for s in self.shifts[1:-1] or SWEEP if s not in self.pair] if length == at else []
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """A level as asked and as it is applied in the model at hand."""
+
+    name: str
+    level: RopeLevel
+
+
+#: Parameters up to which the series of random weights, the green line of the paper's Figure 1, is always there.
+RANDOM_UP_TO = 100_000_000
+
+
+Rows = dict[tuple[Setting, str, str, str], list[dict[str, float]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The parts of one text under one rung."""
+
+    dtype: str
+    rung: Rung
+    length: int
+    queries: int
+    text: int
+    parts: list[Part]
+
+
+def investigate(
+    model: str,
+    settings: Settings,
+    file: Path | None,
+    dtype: str,
+    device: str,
+    kernel: str,
+    trust_remote_code: bool,
+    max_length: int | None,
+    tell: Callable[[str], None],
+    kept: Kept | None = None,
+    watch: Watch = unwatched,
+    anchor: Anchor = "auto",
+) -> Study:
+    """The study; `tell` takes a line per model dtype and length, `kept` has what was measured before.
+
+    A level on a text is the unit of work of `watch`.
+    """
+    rungs = parse_rungs(settings.levels)
+    name, card = find_model(model)
+    checkpoint = find_checkpoint(card.checkpoint)
+    tokenizer = load_tokenizer(checkpoint.folder)
+    texts = {n: read_texts(file, tokenizer, n, settings.count(n), settings.seed, anchor) for n in settings.lengths}
+    stock = DEFAULT if kernel in ("auto", "fused") else kernel
+    with work(watch, 0, f"opening {name}"):
+        network = load(checkpoint, dtype, device, stock, trust_remote_code).model
+    report = inspect_rope(network)
+    if not report.has_rope:
+        raise ModelError(f"{model} has no RoPE: there is nothing to probe")
+    check = selftest(network)
+    if not (check["native_equals_stock"] and check["restored"]):
+        raise ModelError(f"{model}: the untouched level does not reproduce this model's own logits")
+    stored = report.model_dtype
+    randomised = settings.random_init or network.num_parameters() <= RANDOM_UP_TO
+    computations = tuple(dict.fromkeys((stored, "fp32"))) if settings.copy else (stored,)
+    with work(watch, (randomised + len(rungs) * len(computations)) * sum(map(len, texts.values()))) as progress:
+        bench = _Bench(settings, texts, checkpoint.weights_sha256, stored, kept or Kept(), tell, progress)
+        if randomised:
+            bench.measure(random_weights(network, settings.seed), stored, [Rung(RANDOM, LEVELS["native"])])
+        for computed in computations:
+            if computed != stored:
+                network = network.to(torch.float32)
+            exact = report.detected if check["explicit_equals_stock"] and not report.damaged else None
+            applied = [Rung(r.name, isolated(r.level, stored, report.detected, computed, exact)) for r in rungs]
+            bench.measure(network, computed, applied)
+    rows = _rows(bench.measured)
+    facts = {
+        "stored": stored,
+        "detected": report.detected,
+        "damaged": [f"{d.name} ({d.dtype}, {d.max_relative_error:.2g})" for d in report.damaged],
+        "text": file.name if file else f"generated prose, seed {settings.seed}",
+        "anchor": anchor_token(tokenizer)[0] if anchor == "auto" else None,
+        "weights_sha256": checkpoint.weights_sha256,
+        "layers": len({row.layer for row in rows if row.layer != ALL}),
+        "heads": len({row.head for row in rows if row.head != ALL}),
+        "scale": "scores carry the model's own scaling",
+        "window": max_length or card.max_length or getattr(network.config.get_text_config(), MAX, None),
+    }
+    return Study(name, rows, facts, tuple(_of_texts(bench.measured)))
+
+
+@dataclass
+class _Bench:
+    """What is measured in every model alike, and all that was measured so far."""
+
+    settings: Settings
+    texts: dict[int, list[list[int]]]
+    weights: str
+    stored: str
+    kept: Kept
+    tell: Callable[[str], None]
+    progress: Progress
+    measured: list[Measured] = field(default_factory=list)
+
+    def measure(self, network: Any, computed: str, rungs: Sequence[Rung]) -> None:
+        """Measure every text under every rung, or take it from what is kept.
+
+        On shared hidden states in float32 alone, where a rung's roundings are the only ones: a 16-bit model would round
+        q and k before the rotation in both runs alike, so it shows the same at the same cost.
+        """
+        randomised = rungs[0].name == RANDOM
+        modes = MODES if computed == "fp32" and not randomised else MODES[:1]
+        for length, ids in self.texts.items():
+            about = f"{computed} model{', random weights' if randomised else ''}"
+            self.tell(f"{about}, {length} tokens, {len(ids)} text{'s' if len(ids) > 1 else ''}")
+            self.progress.at(f"{about}, {length:,} tokens")
+            for at, one in enumerate(ids):
+                text = _Text(network, one, self.settings, with_heads=at == 0)
+                for rung in rungs:
+                    name = name_of(self._named(computed, randomised, rung, one, at == 0))
+                    if name in self.kept.lines:
+                        self.progress.had(1)
+                    else:
+                        self.kept.add(name, packed(text.measure(rung.level, modes)))
+                        self.progress(1)
+                    parts = unpacked(self.kept.lines[name])
+                    self.measured.append(Measured(computed, rung, length, len(text.rows), at, parts))
+
+    def _named(self, computed: str, randomised: bool, rung: Rung, ids: list[int], heads: bool) -> dict[str, Any]:
+        """All that decides the numbers of one text under one rung.
+
+        A float32 copy has the weights as the 16-bit model rounds them, which may not be those of the file.
+        """
+        return {
+            **({} if computed == self.stored else {"stored": self.stored}),
+            "weights": self.weights,
+            "random": self.settings.seed if randomised else None,
+            "dtype": computed,
+            "level": str(_canonical(rung.level, computed)),
+            "ids": name_of({"ids": ids}),
+            "shifts": [*self.settings.pair, *self.settings.sweep(len(ids))],
+            "queries": self.settings.queries,
+            "heads": heads,
+        }
+
+
+def random_weights(network: Any, seed: int) -> Any:
+    """A model of the same configuration, dtype and device that learnt nothing.
+
+    Matrices are Kaiming uniform with a = sqrt(5), as torch.nn.Linear starts and as the paper says of its random
+    model; vectors (norms, biases) are what the architecture starts with.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        made = type(network)._from_config(network.config, dtype=network.dtype)
+        with torch.no_grad():
+            for weight in made.parameters():
+                if weight.ndim > 1:
+                    torch.nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
+    return made.to(network.device).eval()
+
+
+def parse_rungs(levels: str) -> list[Rung]:
+    """The levels that the user names, `all` is LADDER; levels with explicit sites are split at blanks."""
+    if levels.strip() == ALL:
+        return [Rung(name, LEVELS[name]) for name in LADDER]
+    parts = levels.replace(";", " ").split() if "rope:" in levels else levels.replace(",", " ").split()
+    return [Rung(name, parse_level(name)) for name in dict.fromkeys(parts)]
+
+
+def isolated(level: RopeLevel, stored: str, detected: str | None, computed: str, exact: str | None = None) -> RopeLevel:
+    """`level` with every rounding that the stored dtype would bring, made explicit for the float32 copy.
+
+    `native` becomes what was detected; where nothing was, it stays the float32 copy's own code. In the model
+    as stored a level is itself, and `native` is `exact`, the level that equals it bit for bit, if any.
+    """
+    if computed == stored:
+        return parse_level(exact) if level.native and exact else level
+    if level.native:
+        return isolated(parse_level(detected), stored, None, computed) if detected else level
+    return replace(level, product=stored) if level.product == "model" else level
+
+
+def _canonical(level: RopeLevel, computed: str) -> RopeLevel:
+    """The level of the same computation in a model of this dtype that names the product by "model"."""
+    return replace(level, product="model") if level.product == computed else level
+
+
+def read_texts(
+    file: Path | None, tokenizer: TextTokenizer, length: int, count: int, seed: int, anchor: Anchor = "auto"
+) -> list[list[int]]:
+    """`count` texts of `length` token ids, the anchor token first unless `anchor` is none.
+
+    Of a file, one part after the other; of a folder, the first part of each *.txt, then the second of each, and on.
+    """
+    front = [anchor_token(tokenizer)[1]] if anchor == "auto" else []
+    taken = length - len(front)
+    if file is None:
+        return [[*front, *_prose(tokenizer, taken, seed + at)] for at in range(count)]
+    files = sorted(file.rglob("*.txt")) if file.is_dir() else [file]
+    cut = [_cut(_ids(one, tokenizer), taken) for one in files]
+    turns = (part for turn in zip_longest(*cut) for part in turn if part)
+    parts = list(islice(turns, count))
+    if not parts:
+        most = max((len(_ids(one, tokenizer)) for one in files), default=0)
+        raise LengthError(f"{file} has {most} tokens, fewer than a text of {length} needs")
+    return [[*front, *part] for part in parts]
+
+
+def _ids(file: Path, tokenizer: TextTokenizer) -> list[int]:
+    try:
+        return tokenizer.encode(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceError(f"cannot read {file} as UTF-8 text: {error}") from error
+
+
+def _cut(ids: list[int], tokens: int) -> list[list[int]]:
+    """The parts of so many tokens, without what is left over."""
+    return [ids[at : at + tokens] for at in range(0, len(ids) - tokens + 1, tokens)]
+
+
+def _prose(tokenizer: TextTokenizer, tokens: int, seed: int) -> list[int]:
+    """Generated prose of exactly so many tokens."""
+    source, text, ids = prose.sentences(seed), "", list[int]()
+    while len(ids) < tokens:
+        text += " ".join(islice(source, max(8, tokens // 8))) + " "
+        ids = tokenizer.encode(text)
+    return ids[:tokens]
+
+
+class _Text:
+    """All runs over one text in one model."""
+
+    def __init__(self, model: Any, ids: list[int], settings: Settings, with_heads: bool) -> None:
+        self.model, self.ids, self.settings, self.with_heads = model, ids, settings, with_heads
+        self.rows = query_rows(len(ids), settings.queries)
+
+    @cached_property
+    def oracle(self) -> Recording:
+        """The run that others are compared with, and whose hidden states they share."""
+        return self._run(ORACLE, self.settings.pair[0], keep_inputs=True)
+
+    def measure(self, level: RopeLevel, modes: Sequence[Mode]) -> list[Part]:
+        """The level against the oracle and against itself shifted, in these modes."""
+        shift, other = self.settings.pair
+        parts: list[Part] = []
+
+        def add(mode: Mode, against: Against, shifts: tuple[int, int], one: Recording, two: Recording) -> None:
+            differences = [compare(one.layers[at], two.layers[at]) for at in sorted(one.layers)]
+            whole = shifts[0] == shift
+            values = _values(differences, whole, whole and against == "shift", whole and self.with_heads)
+            parts.extend(Part(mode, against, *shifts, *place, rounded(measures)) for place, measures in values)
+
+        for mode in modes:
+            shared = self.oracle if mode == "one-layer" else None
+            first = self._run(level, shift, shared=shared)
+            add(mode, "oracle", (shift, shift), first, self.oracle)
+            second = self._run(level, other, shared=shared)
+            add(mode, "shift", (shift, other), first, second)
+            for start in self.settings.sweep(len(self.ids)):
+                add(mode, "shift", (start, other), self._run(level, start, shared=shared), second)
+        return parts
+
+    def _run(self, level: RopeLevel, shift: int, **named: Any) -> Recording:
+        return record(self.model, level, self.ids, shift=shift, rows=self.rows, **named)
+
+
+def _values(
+    differences: list[Difference], keys: bool, layers: bool, heads: bool
+) -> Iterator[tuple[tuple[str, str, str], dict[str, float]]]:
+    """(layer, head, key) with its measures: all together, then as asked single keys, layers and single heads."""
+    by_head = {name: torch.stack([getattr(one, name) for one in differences]) for name in BY_HEAD}
+
+    def over(values: dict[str, Tensor]) -> dict[str, float]:
+        return {n: float(v.sum() if n in ("D", "D_logit") else v.mean()) for n, v in values.items()}
+
+    yield (ALL, ALL, ALL), over(by_head)
+    if keys:
+        weight = torch.stack([one.key_weight for one in differences]).sum(0)
+        logit = torch.stack([one.key_logit for one in differences]).sum(0)
+        for low, high in bins(len(weight)):
+            name = str(low) if high == low + 1 else f"{low}-{high - 1}"
+            yield (ALL, ALL, name), {"key_logit": _part(logit, low, high), "key_weight": _part(weight, low, high)}
+    for layer in range(len(differences)):
+        if layers:
+            yield (str(layer), ALL, ALL), over({name: v[layer] for name, v in by_head.items()})
+        if heads:
+            for head in range(by_head["D"].shape[1]):
+                yield (str(layer), str(head), ALL), {name: float(v[layer, head]) for name, v in by_head.items()}
+
+
+def _part(values: Tensor, low: int, high: int) -> float:
+    return float(values[low:high].mean())
+
+
+def bins(length: int) -> Iterator[tuple[int, int]]:
+    """(low, high) of the first keys one by one, then of bins that double, up to `length`."""
+    yield from ((at, at + 1) for at in range(min(SINGLE_KEYS, length)))
+    low = SINGLE_KEYS
+    while low < length:
+        yield low, min(2 * low, length)
+        low *= 2
+
+
+def _rows(measured: Sequence[Measured]) -> tuple[Row, ...]:
+    """A row for every place, its numbers means over the texts with half the width of their intervals."""
+    texts: dict[tuple[str, str, int], int] = {}
+    for one in measured:
+        key = (one.dtype, one.rung.name, one.length)
+        texts[key] = max(texts.get(key, 0), one.text + 1)
+    found: Rows = {}
+    for one in measured:
+        for row in one.parts:
+            setting = _setting(one, row, texts[one.dtype, one.rung.name, one.length])
+            found.setdefault((setting, row.layer, row.head, row.key), []).append(row.values)
+    return tuple(Row(*place, *_mean(each)) for place, each in found.items())
+
+
+def _of_texts(measured: Sequence[Measured]) -> Iterator[OfText]:
+    """What single texts show over all layers, heads and keys."""
+    for one in measured:
+        for row in one.parts:
+            if row.layer == row.head == row.key == ALL:
+                yield OfText(_setting(one, row, 1), one.text, row.values)
+
+
+def _setting(one: Measured, row: Part, texts: int) -> Setting:
+    place = (one.length, row.shift, row.other, 1 if row.head != ALL else texts, one.queries)
+    return Setting(one.dtype, row.mode, row.against, one.rung.name, str(one.rung.level), *place)
+
+
+def _mean(found: list[dict[str, float]]) -> tuple[dict[str, float], dict[str, float]]:
+    """Means over the texts, and half the width of their 95% t intervals, where there is more than one text."""
+    from scipy.special import stdtrit
+
+    count = len(found)
+    means = {name: math.fsum(one[name] for one in found) / count for name in found[0]}
+    if count < 2:
+        return means, {}
+    quantile = float(stdtrit(count - 1, 0.975)) / math.sqrt(count)
+    return means, {name: quantile * stdev(one[name] for one in found) for name in means}

@@ -1,0 +1,289 @@
+"""Sample + tokenizer -> Request: the anchor token, the prompt's tokens with their segments, the reference answer.
+
+The text is tokenised once and whole, so its tokens are those that any other harness sends. Nothing is truncated.
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any, Literal, Protocol
+
+from anchoreval.errors import ModelError, OverlongPrompt, UnsupportedArm
+from anchoreval.schema import Choice, Continuation, Request, Sample, Segment, Wrap
+from anchoreval.tokenizer.chat_template import Around, Scalar, around
+
+ReferenceForm = Literal["comma", "space", "numbered", "first"]
+Template = Literal["base", "chat"]
+#: auto: the anchor token stands first in every prompt; none: prompts are sent as upstream makes them, without it.
+Anchor = Literal["auto", "none"]
+AnchorFrom = Literal["tokenizer", "anchoreval", "none"]
+NO_ARGS: Mapping[str, Scalar] = MappingProxyType({})
+
+
+class PromptTokenizer(Protocol):
+    """What this module needs of a tokenizer."""
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`, no special tokens added."""
+        ...
+
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Character span of every token of `text`, no special tokens added."""
+        ...
+
+    @property
+    def bos(self) -> tuple[str, int] | None:
+        """Text and id of the BOS token."""
+        ...
+
+    @property
+    def eos(self) -> tuple[str, int] | None:
+        """Text and id of the EOS token."""
+        ...
+
+    @property
+    def special_tokens(self) -> Mapping[str, str]:
+        """The text of every named special token, by names such as bos_token."""
+        ...
+
+    @property
+    def front(self) -> list[int]:
+        """The token ids that the tokenizer itself puts in front of a text."""
+        ...
+
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja text of the chat template."""
+        ...
+
+
+def anchor_token(tokenizer: PromptTokenizer) -> tuple[str, int]:
+    """Text and id of the token at index 0 of every prompt: BOS, or EOS for tokenizers without one (Qwen)."""
+    anchor = tokenizer.bos or tokenizer.eos
+    if anchor is None:
+        raise ModelError(
+            "the tokenizer has neither a BOS nor an EOS token, so there is no anchor token to put first: "
+            "`run` takes --anchor none, or name one in tokenizer_config.json"
+        )
+    return anchor
+
+
+def anchor_from(tokenizer: PromptTokenizer, template: Template, args: Mapping[str, Scalar] = NO_ARGS) -> AnchorFrom:
+    """Return who puts the anchor token in front: the tokenizer (its chat template too), or anchoreval alone."""
+    text, number = anchor_token(tokenizer)
+    opening = rendered(tokenizer, args).opening if template == "chat" else ""
+    return "tokenizer" if tokenizer.front[:1] == [number] or opening.lstrip().startswith(text) else "anchoreval"
+
+
+def first_token(
+    tokenizer: PromptTokenizer, template: Template, args: Mapping[str, Scalar], anchor: Anchor
+) -> dict[str, str | int | None]:
+    """Return text and id of the token that stands first in every prompt, and who puts it there, for a run's header."""
+    if anchor == "none":
+        return {"anchor_token": None, "anchor_id": None, "anchor_from": "none"}
+    text, number = anchor_token(tokenizer)
+    return {"anchor_token": text, "anchor_id": number, "anchor_from": anchor_from(tokenizer, template, args)}
+
+
+def wording(wrap: Wrap, template: Template, args: Mapping[str, Scalar], anchor: Anchor) -> dict[str, Any]:
+    """Return what decides the text and the first token of prompts beside the template's name, for a run's identity."""
+    text = {"template_text": template_text(wrap)} if template == "chat" else {}
+    given = {"template_args": dict(args)} if args else {}
+    return text | given | ({"anchor": anchor} if anchor != "auto" else {})
+
+
+def require_no_anchor(name: str, positions: str, attention: str) -> None:
+    """Raise UnsupportedArm for an arm that acts on the anchor token, under --anchor none."""
+    if attention == "anchor" or positions.startswith("anchor-"):
+        what = f"attention {attention!r}" if attention == "anchor" else f"positions {positions!r}"
+        raise UnsupportedArm(f"arm {name!r}: {what} needs the anchor token: leave out --anchor none, or this arm")
+
+
+def rendered(tokenizer: PromptTokenizer, args: Mapping[str, Scalar] = NO_ARGS) -> Around:
+    """Return what the model's chat template writes around a user turn; ModelError where there is none."""
+    if not tokenizer.chat_template:
+        raise ModelError("this tokenizer has no chat template: use --template base")
+    return around(tokenizer.chat_template, tokenizer.special_tokens, args)
+
+
+def wrap_of(
+    tokenizer: PromptTokenizer,
+    template: Template,
+    args: Mapping[str, Scalar] = NO_ARGS,
+    anchor: Anchor = "auto",
+) -> Wrap:
+    """The text before and after the user's turn: empty for `base`, the model's own chat template for `chat`.
+
+    The anchor token at the start of the template's opening (BOS; EOS for OLMo), with white space before it, is left
+    out: `to_request` puts it in front, exactly once. Under `none` the opening stays as it is.
+    """
+    if template == "base":
+        if args:
+            raise ModelError("--template-args are arguments of a chat template: add --template chat")
+        return Wrap()
+    made = rendered(tokenizer, args)
+    if anchor == "none":
+        return Wrap(made.opening, made.closing, made.trims)
+    text, number = anchor_token(tokenizer)
+    opening = made.opening
+    if opening.lstrip().startswith(text):
+        opening = opening.lstrip().removeprefix(text)
+        _require_same_tokens(tokenizer, text, number, opening)
+    return Wrap(opening, made.closing, made.trims)
+
+
+def _require_same_tokens(tokenizer: PromptTokenizer, anchor: str, number: int, opening: str) -> None:
+    """ModelError where the tokens behind the anchor are not those that they are together with it."""
+    if opening.startswith(anchor):
+        raise ModelError(f"the chat template begins with {anchor!r} twice: use --template base")
+    if tokenizer.encode(f"{anchor}{opening}x") != [number, *tokenizer.encode(f"{opening}x")]:
+        raise ModelError(
+            f"the text behind {anchor!r} has other tokens behind it than alone, so the chat template's tokens cannot "
+            "be kept with the anchor token put first: --anchor none sends them as they are"
+        )
+
+
+def template_text(wrap: Wrap) -> str:
+    """Return the SHA-256 of what a chat template writes around a turn, for a run's identity."""
+    return hashlib.sha256(json.dumps([wrap.opening, wrap.closing, wrap.trims]).encode()).hexdigest()
+
+
+def trimmed(sample: Sample, wrap: Wrap, tokenizer: PromptTokenizer) -> Sample:
+    """The sample without the white space at the edges of its turn, where its chat template takes it off.
+
+    Its number of tokens is corrected where it stands among the facts. Prompts without the template stay as they are.
+    """
+    text = sample.prompt
+    start, stop = len(wrap.opening), _end_of_turn(sample, wrap)
+    if not (wrap.trims and (wrap.opening or wrap.closing.strip())) or not text.startswith(wrap.opening) or stop < start:
+        return sample
+    turn = text[start:stop]
+    first, last = start + len(turn) - len(turn.lstrip()), start + len(turn.rstrip())
+    if (first, last) == (start, stop) or first >= last:
+        return sample
+    segments, at = [], 0
+    for segment in sample.segments:
+        kept = "".join(c for i, c in enumerate(segment.text, at) if i < start or first <= i < last or i >= stop)
+        at += len(segment.text)
+        segments += [Segment(segment.role, kept)] if kept else []
+    short = replace(sample, segments=tuple(segments))
+    if isinstance(tokens := sample.facts.get("tokens"), int):
+        fewer = len(tokenizer.encode(text)) - len(tokenizer.encode(short.prompt))
+        short = replace(short, facts={**sample.facts, "tokens": tokens - fewer})
+    return short
+
+
+def _end_of_turn(sample: Sample, wrap: Wrap) -> int:
+    """Return where the user's turn ends in a prompt, -1 where nothing says so.
+
+    A closing of white space alone is found where it ends the text before the answer prefix, or ends the prompt.
+    """
+    if wrap.closing.strip():
+        return sample.prompt.rfind(wrap.closing)
+    last = sample.segments[-1]
+    behind = last.text if last.role == "answer_prefix" and last.text != wrap.closing else ""
+    turn = sample.prompt.removesuffix(behind)
+    return len(turn) - len(wrap.closing) if turn.endswith(wrap.closing) else -1
+
+
+def reference_text(references: Sequence[str], form: ReferenceForm) -> str:
+    """The reference answer as a model would write it, the text whose log-probability is taken."""
+    if form == "first":
+        return references[0] if references else ""
+    if form == "numbered":
+        return " ".join(f"{number}. {text}" for number, text in enumerate(references, 1))
+    return (", " if form == "comma" else " ").join(references)
+
+
+def to_request(
+    sample: Sample,
+    tokenizer: PromptTokenizer,
+    form: ReferenceForm,
+    window: int | None,
+    stop: tuple[str, ...] = (),
+    anchor: Anchor = "auto",
+) -> Request:
+    """The sample as token ids, the anchor token first; a text that begins with it gets no second one.
+
+    Under `none` no token is put in front, and no token is the anchor.
+
+    `window` is the number of positions the model has: anchor, prompt and all generated tokens but the last (which
+    is never fed back) must fit, else OverlongPrompt.
+    """
+    text = sample.prompt
+    ids, choices = _split(text, sample.choices, tokenizer)
+    seams = list(itertools.accumulate(len(segment.text) for segment in sample.segments[:-1]))
+    segment_ids = [bisect.bisect_right(seams, start) for start, _ in tokenizer.spans(text)][: len(ids)]
+    token_ids, segment_ids = _anchored(ids, segment_ids, tokenizer) if anchor == "auto" else (ids, segment_ids)
+    said = "" if choices or sample.then else reference_text(sample.references, form)
+    reference = _continuation(text, said, ids, tokenizer)
+    request = Request(
+        sample_id=sample.id,
+        token_ids=tuple(token_ids),
+        segment_ids=tuple(segment_ids),
+        roles=tuple(segment.role for segment in sample.segments),
+        max_new_tokens=sample.max_new_tokens,
+        stop=stop or sample.stop,
+        reference_ids=tuple(reference[: sample.max_new_tokens]),
+        end_ids=tuple(tokenizer.encode(sample.end)[-1:]),
+        min_new_tokens=1 if sample.end else 0,
+        choices=choices,
+        gold=sample.facts.get("gold") if choices else None,
+    )
+    if window is not None and (needed := positions(request)) > window:
+        raise OverlongPrompt(f"{sample.id}: needs {needed} positions, the model has {window}")
+    return request
+
+
+def _anchored(ids: list[int], segment_ids: list[int], tokenizer: PromptTokenizer) -> tuple[list[int], list[int]]:
+    """The ids with the anchor token at index 0, once, and their segments: -1 is the anchor's."""
+    number = anchor_token(tokenizer)[1]
+    if ids[:1] == [number]:
+        return ids, [-1, *segment_ids[1:]]
+    return [number, *ids], [-1, *segment_ids]
+
+
+def positions(request: Request) -> int:
+    """The positions that a prompt takes with its answer or its longest choice, the last new token left out."""
+    longest = max(request.max_new_tokens, *(len(choice.token_ids) for choice in request.choices), 0)
+    return len(request.token_ids) - 1 + longest
+
+
+def _split(
+    prompt: str, choices: Sequence[Choice], tokenizer: PromptTokenizer
+) -> tuple[list[int], tuple[Continuation, ...]]:
+    """The ids of the prompt, and of every choice behind them; the prompt is what all choices begin with.
+
+    A choice is tokenised together with all that precedes it and its tokens are those beyond what precedes it alone,
+    blanks at whose end belong to the choice (lm-evaluation-harness 0.4.13, `TemplateLM._encode_pair`).
+    """
+    if not choices:
+        return tokenizer.encode(prompt), ()
+    starts = {before: len(tokenizer.encode((prompt + before).rstrip())) for before in {each.before for each in choices}}
+    wholes = [tokenizer.encode(prompt + choice.before + choice.text) for choice in choices]
+    pairs = [(whole, starts[choice.before]) for whole, choice in zip(wholes, choices, strict=True)]
+    least = min(min(start, len(whole)) for whole, start in pairs)
+    same = next((i for i in range(least) if len({whole[i] for whole, _ in pairs}) > 1), least)
+    ids = pairs[0][0][:same]
+    return ids, tuple(Continuation(tuple(whole[same:]), max(len(whole) - start, 0)) for whole, start in pairs)
+
+
+def _continuation(prompt: str, answer: str, ids: list[int], tokenizer: PromptTokenizer) -> list[int]:
+    """Token ids of the answer after the prompt; tokenised together where that leaves the prompt's tokens alone.
+
+    Only the prompt's last line is tokenised again: no pre-tokenizer joins text across it and the answer differently.
+    """
+    if not answer:
+        return []
+    glue = "" if prompt[-1:].isspace() else " "
+    tail = prompt[prompt.rfind("\n") + 1 :]
+    alone, together = tokenizer.encode(tail), tokenizer.encode(tail + glue + answer)
+    if together[: len(alone)] == alone:
+        return together[len(alone) :]
+    return tokenizer.encode(glue + answer)

@@ -1,0 +1,158 @@
+"""A record as one JSON line in ASCII and back; every field is there and of its kind, or it is no record."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from functools import cache
+from operator import itemgetter
+from typing import Any, get_args
+
+from anchoreval.records.strict_json import (
+    FLAG,
+    LARGEST,
+    OBJECT,
+    TEXT,
+    Shape,
+    Wrong,
+    brief,
+    either,
+    list_of,
+    number,
+    object_of,
+    or_null,
+    parse,
+    row_of,
+    whole,
+    whole_characters,
+    word,
+)
+from anchoreval.schema import OUTCOMES, SCORED, ChoiceScore, Finish, Record, outcome_of
+
+LONGEST = 2**27  # tokens of a length
+_TALLY, _LOGPROB = whole(), or_null(number())
+_NAMES = ("key", "sample_id", "task", "arm", "prompt_sha256")  # texts that are whole characters
+#: Every field that each line has.
+_FIELDS: dict[str, Shape] = {
+    **dict.fromkeys((*_NAMES, "output"), TEXT), "length": whole(0, LONGEST),
+    **dict.fromkeys(("index", "prompt_tokens", "output_tokens", "reference_tokens"), _TALLY),
+    "references": list_of(TEXT), "facts": OBJECT, "finish": word(*get_args(Finish)), "score": or_null(number(0, 1)),
+    "why": or_null(TEXT), "reference_logprob": _LOGPROB, "seconds": number(0),
+}  # fmt: skip
+#: Fields that a line may lack: choices where there are none, the others in format 1.
+_OPTIONAL: dict[str, Shape] = {
+    "choices": list_of(row_of(number(), FLAG)), "outcome": word(*OUTCOMES), "environment": whole(0, 10**6),
+}  # fmt: skip
+_RECORD = object_of(_FIELDS, _OPTIONAL)
+_TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(_FIELDS, (str,)),
+    **dict.fromkeys(("length", "index", "prompt_tokens", "output_tokens", "reference_tokens"), (int,)),
+    **dict.fromkeys(("score", "reference_logprob"), (int, float, type(None))),
+    "references": (list,), "facts": (dict,), "why": (str, type(None)), "seconds": (int, float),
+}  # fmt: skip
+_VALUES = itemgetter(*_TYPES)
+_SIZES = itemgetter("length", "index", "prompt_tokens", "output_tokens", "reference_tokens")
+_ENDS, _WITH_OUTCOME = frozenset(get_args(Finish)), frozenset(_FIELDS) | {"outcome", "environment"}
+#: Facts of a sample that rules of scoring read; a sample has those of its own rule.
+_FACTS: dict[str, Shape] = {
+    "question": either(whole(), TEXT), "labels": either(whole(), list_of(TEXT)), "all_classes": list_of(TEXT),
+    "doc": OBJECT,
+    "shots": whole(0, 10**6),
+    "lm_eval": object_of({"task": TEXT, "metric": TEXT, "filter": TEXT}, {"folder": TEXT}),
+}  # fmt: skip
+_KNOWN_FACTS = object_of({"facts": object_of({}, _FACTS)})
+
+
+def to_line(record: Record) -> bytes:
+    """Return the record as one JSON line in UTF-8; unpaired surrogates are escaped, so any text survives.
+
+    A record of format 1, which names no environment, has no outcome on its line: it follows from the rest.
+    """
+    values = dataclasses.asdict(record)
+    if not record.choices:
+        del values["choices"]
+    if record.environment is None:
+        del values["environment"]
+        if record.outcome == outcome_of(record.finish, record.output, bool(record.choices)):
+            del values["outcome"]
+    return (json.dumps(values, ensure_ascii=True, allow_nan=False) + "\n").encode("ascii")
+
+
+def from_line(line: bytes) -> Record:
+    """The record of one line; ValueError when it is torn or has other fields."""
+    return record_of(checked(line))
+
+
+def record_of(values: Mapping[str, Any]) -> Record:
+    """The record of checked fields."""
+    lists = {"references": tuple(values["references"])}
+    if "choices" in values:
+        lists["choices"] = tuple(ChoiceScore(*each) for each in values["choices"])
+    return Record(**{**values, **lists})
+
+
+def checked(line: bytes) -> dict[str, Any]:
+    """The fields of one line, all there and of the right kind; ValueError names the first that is not."""
+    values: Any = parse(line)
+    if not isinstance(values, dict):
+        raise ValueError("not a record")
+    if not _is_plain(values):
+        if foreign := values.keys() - _FIELDS.keys() - _OPTIONAL.keys():
+            raise ValueError(f"not a record: it has a field {brief(min(foreign))}")
+        if (wrong := _RECORD(values)) is not None:
+            raise ValueError(_said(wrong, values))
+    if _FACTS.keys() & values["facts"].keys() and (wrong := _KNOWN_FACTS(values)) is not None:
+        raise ValueError(_said(wrong, values))
+    if b"\\u" in line:
+        for name in _NAMES:
+            if not whole_characters(values[name]):
+                raise ValueError(f"not a record: {name} is {brief(values[name])}, expected whole characters")
+    return values
+
+
+def _said(wrong: Wrong, values: Mapping[str, Any]) -> str:
+    """What is wrong with a record, with the name and the value of its field."""
+    name, *inside = wrong.place
+    if name not in values:
+        return f"not a record: {name} is not there"
+    at = f" at {' > '.join(inside)!a}" if inside else ""
+    return f"not a record: {name} is {brief(values[name])}, expected {wrong.expected}{at}"
+
+
+def _is_plain(values: Mapping[str, Any]) -> bool:
+    """Whether an object is of the shape of a record, found in a third of the time; False where that is not sure."""
+    try:
+        kinds, sizes = tuple(map(type, _VALUES(values))), _SIZES(values)
+    except KeyError:
+        return False
+    if not _are_plain(kinds) or min(sizes) < 0 or max(sizes) > LONGEST:
+        return False
+    score, logprob = values["score"], values["reference_logprob"]
+    return (
+        (values.keys() == _FIELDS.keys() or _optional_is_plain(values))
+        and (score is None or 0 <= score <= 1)
+        and (logprob is None or -LARGEST <= logprob <= LARGEST)
+        and 0 <= values["seconds"] <= LARGEST
+        and values["finish"] in _ENDS
+        and all(type(text) is str for text in values["references"])
+    )
+
+
+def _optional_is_plain(values: Mapping[str, Any]) -> bool:
+    if values.keys() - _WITH_OUTCOME:
+        return False
+    environment = values.get("environment", 0)
+    return values.get("outcome", "answered") in OUTCOMES and type(environment) is int and 0 <= environment <= 10**6
+
+
+@cache
+def _are_plain(kinds: tuple[type, ...]) -> bool:
+    """Whether these are the types of the fields, in the order of `_FIELDS`. JSON has seven types."""
+    return all(found in wanted for wanted, found in zip(_TYPES.values(), kinds, strict=True))
+
+
+def unanswered(values: Mapping[str, Any]) -> bool:
+    """Whether checked fields hold an outcome that is not scored, so that the sample is asked again."""
+    outcome = values.get("outcome") or ("failed" if values["finish"] == "error" else "answered")
+    return outcome not in SCORED

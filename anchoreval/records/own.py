@@ -1,0 +1,70 @@
+"""Whether the records that a run goes on with are its own: what of them contradicts the header or each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+
+from anchoreval.errors import RunError
+from anchoreval.records.folder import RECORDS, RunFolder
+from anchoreval.records.rescore import earned, same
+from anchoreval.schema import Json, Record
+
+HEAVY = frozenset({"lm_eval"})  # rules that load data sets; `anchoreval verify` applies them
+_SHARED = ("prompt_sha256", "prompt_tokens", "references")  # by the records of a sample under every arm
+
+
+def require_own(folder: RunFolder) -> None:
+    """Raise RunError that names the first record of an unsealed run that was edited or belongs to another run.
+
+    A seal that holds proves the records. What no other part of a run says, as the text of an answer that earns the
+    same score, is covered by the seal alone.
+    """
+    header = folder.old
+    if header is None or (header.get("finished") and header.get("seal") is not None):
+        return
+    found = list(islice(_foreign(folder, header), 2))
+    if found:
+        line, what = found[0]
+        more = " (and more lines)" if len(found) > 1 else ""
+        raise RunError(
+            f"{folder.path / RECORDS}:{line}: {what}{more}: it was edited or belongs to another run: delete this line "
+            "and give the same command again, which asks the sample anew"
+        )
+
+
+def _foreign(folder: RunFolder, header: Mapping[str, Json]) -> Iterator[tuple[int, str]]:
+    asked = {(row["task"], row["length"]): row["samples"] for row in header.get("asked") or []}
+    arms = [arm["name"] if isinstance(arm, Mapping) else arm for arm in header.get("arms") or []]
+    scorers, environments = header.get("scorers") or {}, len(header.get("environments") or [])
+    first: dict[str, tuple[int, Record]] = {}
+    seen: dict[tuple[str, str], int] = {}
+    for key, record in folder.done.items():
+        line = folder.line_of(key)
+        what = _contradiction(record, asked, arms, environments)
+        where, other = first.setdefault(record.sample_id, (line, record))
+        if not what and (before := seen.setdefault((record.sample_id, record.arm), line)) != line:
+            what = f"{record.sample_id} under {record.arm} stands on line {before} too, with another key"
+        if not what and (name := next((one for one in _SHARED if getattr(record, one) != getattr(other, one)), None)):
+            what = f"{name} is not that of {record.sample_id} on line {where}"
+        if not what and record.task in scorers and scorers[record.task] not in HEAVY:
+            value = earned(record, scorers, folder.path).value
+            if not same(record.score, value):
+                what = f"{record.sample_id} under {record.arm} has the score {record.score}, its answer earns {value}"
+        if what:
+            yield line, what
+
+
+def _contradiction(
+    record: Record, asked: Mapping[tuple[str, int], int], arms: list[str], environments: int
+) -> str | None:
+    """What in a record is not of a run with this header."""
+    if record.sample_id != f"{record.task}@{record.length}#{record.index}":
+        return f"{record.sample_id} is not sample {record.index} of {record.task} at {record.length}"
+    if asked and record.index >= asked.get((record.task, record.length), 0):
+        return f"the run asks for no sample {record.sample_id}"
+    if arms and record.arm not in arms:
+        return f"the run has no arm {record.arm}"
+    if record.environment is not None and record.environment >= environments:
+        return f"the run has no environment {record.environment}"
+    return None

@@ -1,0 +1,1 @@
+"""The averages that suites' authors publish."""

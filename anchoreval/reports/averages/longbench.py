@@ -1,0 +1,138 @@
+"""`anchoreval longbench`: the averages of LongBench, the buckets of LongBench-E, the table of LongBench v2, and what a
+reader must know.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from anchoreval.records.folder import Run, find_runs, load_run, tell_changed
+from anchoreval.records.rescore import earned
+from anchoreval.reports.averages import longbench_v2 as longbench_v2_report
+from anchoreval.schema import Record
+from anchoreval.suites.longbench.averages import (
+    BUCKETS,
+    FLAT_16,
+    FLAT_21,
+    SIX,
+    bucket_scores,
+    category_scores,
+    flat_16,
+    flat_21,
+    six_categories,
+)
+from anchoreval.suites.longbench.scoring import DEVIATIONS, LIMIT
+from anchoreval.suites.ruler.averages import task_score
+
+V1, EXTENDED = "longbench", "longbench_e"
+NONE = "–"
+
+
+def flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of the command."""
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, or folders of them")
+    parser.add_argument(
+        "--deviation",
+        choices=DEVIATIONS,
+        help="score the answers again by another rule than the cards', and say so: 0 where upstream's recursion dies; "
+        "no class name skipped; blank lines of code passed over; fuzzywuzzy with python-Levenshtein (default: none)",
+    )
+
+
+def main(options: argparse.Namespace, say: Callable[[str], None], note: Callable[[str], None]) -> int:
+    """`anchoreval longbench`: the text for each run."""
+    for path in find_runs(options.runs):
+        run = load_run(path)
+        tell_changed(run, note)
+        say(report(run, options.deviation))
+    return 0
+
+
+def deviating(run: Run, name: str) -> tuple[Run, int]:
+    """The run with the scores that its answers earn under a named deviation, and how many of them that changed."""
+    instead = DEVIATIONS[name]
+    asked: dict[str, str] = run.header.get("scorers", {})
+    scorers = {task: instead[scorer] for task, scorer in asked.items() if scorer in instead}
+    records = [
+        replace(record, score=score.value, why=score.why)
+        if record.task in scorers and (score := earned(record, scorers, run.path))
+        else record
+        for record in run.records
+    ]
+    changed = sum(new.score != old.score for new, old in zip(records, run.records, strict=True))
+    return replace(run, records=tuple(records)), changed
+
+
+def report(run: Run, deviation: str | None = None) -> str:
+    """The text for one run, arm by arm; scores x 100. An average of which a data set is missing is a dash."""
+    notes = []
+    if deviation:
+        run, changed = deviating(run, deviation)
+        notes = [f"scored again with the deviation {deviation}, which changed {changed} scores: not those of the cards"]
+    arms = dict.fromkeys(record.arm for record in run.records)
+    lines = [f"{run.header.get('run', run.path.name)} of {run.header.get('model', {}).get('name', 'a model')}"]
+    if run.header.get("sources", {}).get("context"):
+        lines.append("the context was left out of every prompt (--no-context)")
+    lines += [*([f"changed: {run.changed}"] if run.changed else []), *notes]
+    if run.records and not any(record.task.startswith(V1) for record in run.records):
+        return f"{lines[0]}: no task of the suites {V1}, {EXTENDED} and longbench_v2"
+    for arm in arms:
+        lines += ["", f"arm {arm}", *_arm([record for record in run.records if record.arm == arm])]
+    return "\n".join(lines)
+
+
+def _arm(records: Sequence[Record]) -> Iterator[str]:
+    by_name = _by_name(records, V1)
+    v1 = {name: task_score(record.score for record in of) for name, of in by_name.items()}
+    short = {name for name, of in by_name.items() if any(record.score is None for record in of)}
+    if v1:
+        there = len(v1.keys() & set(FLAT_21))
+        yield f"LongBench, {there} of {len(FLAT_21)} data sets"
+        yield _line("six categories, English", six_categories(v1), short)
+        yield _line("six categories, Chinese", six_categories(v1, "zh"), short)
+        yield _line(f"flat over {len(FLAT_16)}, English and code", flat_16(v1), short)
+        yield _line(f"flat over {len(FLAT_21)}", flat_21(v1), short)
+        for name in SIX["en"]:
+            parts = (category_scores(v1)[name], category_scores(v1, "zh")[name])
+            yield f"  {name:30}" + "".join(f"{_number(part, short):>8}" for part in parts)
+    extended = _by_name(records, EXTENDED)
+    if extended:
+        yield f"{'LongBench-E, by words':32}" + "".join(f"{name:>8}" for name in BUCKETS)
+    for name, of in extended.items():
+        found = bucket_scores((str(record.facts.get("bucket")), record.score) for record in of)
+        lost = {name for record in of if record.score is None}
+        yield f"  {name:30}" + "".join(f"{_number(found[each], lost):>8}" for each in BUCKETS)
+    if v1 or extended:
+        yield from _notes([record for record in records if record.task.split("/")[0] in (V1, EXTENDED)])
+    yield from longbench_v2_report.lines(records)
+
+
+def _notes(records: Sequence[Record]) -> Iterator[str]:
+    """Counts of what makes a score differ from one computed elsewhere."""
+    cut = sum(bool(record.facts.get("cut")) for record in records)
+    zeroed = sum((record.why or "").startswith(LIMIT) for record in records)
+    yield f"{cut} of {len(records)} prompts lost their middle; upstream's recursion limit lowers {zeroed} scores there"
+    if lost := sum(record.score is None for record in records):
+        why = longbench_v2_report.by_outcome(records)
+        yield f"* {lost} of {len(records)} answers have no score and are left out: {why}"
+
+
+def _by_name(records: Sequence[Record], suite: str) -> dict[str, list[Record]]:
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        of, _, name = record.task.partition("/")
+        if of == suite:
+            found.setdefault(name, []).append(record)
+    return found
+
+
+def _line(label: str, value: float | None, short: Collection[str]) -> str:
+    return f"  {label:30}{_number(value, short):>8}"
+
+
+def _number(value: float | None, short: Collection[str]) -> str:
+    """The value, with a star where data sets that stand behind it have answers without a score."""
+    return NONE if value is None else f"{value:.2f}{'*' if short else ''}"

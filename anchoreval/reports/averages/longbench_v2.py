@@ -1,0 +1,64 @@
+"""What `anchoreval longbench` prints of LongBench v2: upstream's table (result.py), domains, unparsable answers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from anchoreval.schema import Record
+from anchoreval.stats import why_lost
+from anchoreval.suites.longbench_v2.scoring import UNPARSABLE
+
+ASKED, CHOSEN = "longbench_v2", "longbench_v2_choices"  # the suites: an answer is written, or a letter chosen
+QUESTIONS = 503
+NONE = "–"
+DIFFICULTIES, SIZES = ("easy", "hard"), ("short", "medium", "long")
+DOMAINS = (
+    "Single-Document QA", "Multi-Document QA", "Long In-context Learning", "Long-dialogue History Understanding",
+    "Code Repository Understanding", "Long Structured Data Understanding",
+)  # fmt: skip
+
+
+def lines(records: Sequence[Record]) -> Iterator[str]:
+    """The tables of one arm's records, one for each task, length and prompt; nothing where it has none."""
+    tables: dict[tuple[str, int, str], list[Record]] = {}
+    for record in records:
+        if record.task.split("/")[0] in (ASKED, CHOSEN):
+            place = (record.task, record.length, str(record.facts.get("prompting")))
+            tables.setdefault(place, []).append(record)
+    for (task, length, prompting), of in tables.items():
+        yield f"LongBench v2 ({task}, {prompting}, prompts cut at {length} tokens), {len(of)} of {QUESTIONS} questions"
+        yield from _table(of)
+
+
+def _table(records: Sequence[Record]) -> Iterator[str]:
+    """Overall, difficulties, sizes, domains; then what a reader must know of the answers."""
+    yield _line("overall", records)
+    for fact, names in (("difficulty", DIFFICULTIES), ("size", SIZES)):
+        for name in names:
+            yield _line(name, [record for record in records if record.facts.get(fact) == name])
+    others = sorted({str(record.facts.get("domain")) for record in records} - set(DOMAINS))
+    for name in (*DOMAINS, *others):
+        yield _line(name, [record for record in records if record.facts.get("domain") == name])
+    unparsable = sum((record.why or "").startswith(UNPARSABLE) for record in records)
+    unscored = sum(record.score is None for record in records)
+    cut = sum(bool(record.facts.get("cut")) for record in records)
+    if records[0].task.split("/")[0] == ASKED:
+        yield f"  {unparsable} answers unparsable, counted as wrong ({100 * unparsable / len(records):.1f} of 100)"
+    if unscored:
+        yield f"* {unscored} questions without a score, counted nowhere: {by_outcome(records)}"
+    yield f"  {cut} of {len(records)} prompts lost their middle; chance is 25.0"
+
+
+def _line(label: str, records: Sequence[Record]) -> str:
+    """A row: the mean x 100 with upstream's one decimal, a dash for none, and of how many questions it is."""
+    scores = [record.score for record in records if record.score is not None]
+    mean = f"{100 * sum(scores) / len(scores):.1f}" if scores else NONE
+    star = "*" if scores and len(scores) < len(records) else ""
+    return f"  {label:36}{mean + star:>8}{f'of {len(scores)}':>8}"
+
+
+def by_outcome(records: Sequence[Record]) -> str:
+    """`3 refused, 1 failed`: the records without a score."""
+    found = Counter(why_lost(record.outcome) for record in records if record.score is None)
+    return ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in found.items())

@@ -1,0 +1,52 @@
+"""Runs -> tables people read: text for the terminal, board.csv, and board.html, one self-contained page.
+
+view   what a board shows of one run: cells, differences, averages, provenance
+words  numbers and differences as short English
+text   the result table on stdout
+sheet  board.csv
+page   board.html (imports jinja2)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from anchoreval.files import write_whole
+from anchoreval.reports.board.run_csv import csv_text
+from anchoreval.reports.board.view import Run, RunView, view
+from anchoreval.reports.page import require_page
+from anchoreval.reports.terminal import run_table, table
+
+__all__ = ["Run", "RunView", "board_csv", "board_html", "run_table", "table", "view", "write_board"]
+
+
+def write_board(runs: Sequence[Run], folder: Path) -> tuple[Path, Path]:
+    """Paths of board.csv and board.html, written whole or not at all. The same runs give the same bytes.
+
+    Run folders are named relative to `folder`. Raises RunError when a file cannot be written, or lies there and is not
+    one of ours.
+    """
+    views = [view(run, folder) for run in runs]
+    require_page(folder / "board.csv", "run,kind,task,")
+    require_page(folder / "board.html", " · anchoreval board</title>")
+    return (
+        write_whole(folder / "board.csv", [csv_text(views)]),
+        write_whole(folder / "board.html", [_html(views)]),
+    )
+
+
+def board_csv(runs: Sequence[Run], folder: Path = Path()) -> str:
+    """The text of board.csv."""
+    return csv_text([view(run, folder) for run in runs])
+
+
+def board_html(runs: Sequence[Run], folder: Path = Path()) -> str:
+    """The text of board.html; links to run folders are relative to `folder`."""
+    return _html([view(run, folder) for run in runs])
+
+
+def _html(views: Sequence[RunView]) -> str:
+    from anchoreval.reports.board.run_page import page
+
+    return page(views)

@@ -1,0 +1,267 @@
+"""The columns that a definition may name: from a row's cells to what is shown, sorted by and linked to.
+
+An average over fewer tasks than it names is shown with a star and never ranked; one that lacks a length is not
+shown. One from which samples without a score are left out has a star too, stands above the mean where they count as
+wrong, and is ranked by that. Its interval is that of stats/averages.py, for one single cell the cell's own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from anchoreval.cards import select_tasks
+from anchoreval.reports.board.cells import Gap, Mean
+from anchoreval.reports.board.definition import BY_LENGTH
+from anchoreval.reports.words import NONE, interval, lost_counts, p_number, p_value, percent, plain, sentence, tokens
+from anchoreval.schema import Outcome
+from anchoreval.stats import average_ends
+from anchoreval.suites.ruler.averages import LENGTHS, TASKS, THRESHOLD, effective_length
+
+Cells = Mapping[tuple[str, int], Mean]
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """One field of a row: shown text, sort key, sentence, low and high (points) and where its samples are.
+
+    `run` is None where nothing stands behind it; `query` holds the viewer's filter; `bound` is shown below the text:
+    what it is where the lost count as wrong, by which the row is ranked; `mean` is what the text rounds, in points.
+    """
+
+    text: str
+    key: float | str | None
+    label: str
+    low: float | None = None
+    high: float | None = None
+    run: int | None = None
+    query: tuple[tuple[str, str], ...] = ()
+    bound: str = ""
+    mean: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What columns are computed from: one arm of a group on one suite."""
+
+    arm: str
+    tasks: tuple[str, ...]
+    lengths: tuple[int, ...]
+    means: Cells
+    gap: Gap | None
+    baseline: str
+
+    @property
+    def run(self) -> int | None:
+        """The run that most samples of the row are from."""
+        sizes: dict[int, int] = {}
+        for mean in self.means.values():
+            sizes[mean.run] = sizes.get(mean.run, 0) + mean.asked
+        return max(sizes, key=lambda run: (sizes[run], -run), default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Average:
+    """A weighted mean of cells, 0..1, with its interval; `whole` when no cell that it names is missing.
+
+    `lost` samples have no score; `as_wrong` is the mean where they count as wrong, cells lost whole included.
+    """
+
+    mean: float
+    low: float
+    high: float
+    whole: bool
+    lost: int
+    as_wrong: float
+
+
+def columns_of(row: Row, names: Sequence[str]) -> tuple[Value, ...]:
+    """The values of a row, in the order of `heads`."""
+    values: list[Value] = []
+    for name in names:
+        if name == BY_LENGTH:
+            values += [_by_length(row, length) for length in row.lengths]
+        else:
+            values.append(_COLUMNS[name][1](row))
+    return tuple(values)
+
+
+def heads(names: Sequence[str], lengths: Sequence[int], baseline: str, plain_names: bool = False) -> tuple[str, ...]:
+    """The heads over the values of a row; `plain_names` gives the names that a definition uses instead."""
+    found: list[str] = []
+    for name in names:
+        if name == BY_LENGTH:
+            found += [BY_LENGTH if plain_names else tokens(length) for length in lengths]
+        else:
+            found.append(name if plain_names else _COLUMNS[name][0].format(baseline=plain(baseline, 60)))
+    return tuple(found)
+
+
+def average(means: Cells, tasks: Sequence[str], weights: Mapping[int, float]) -> Average | None:
+    """The mean over the tasks of every length, weighted over lengths; None without a cell.
+
+    Cells are rounded to two digits of points first, as RULER does. Missing cells are left out and the rest is marked
+    as not whole.
+    """
+    parts: list[tuple[float, Mean]] = []
+    wrong: list[tuple[float, Mean]] = []
+    for length, weight in weights.items():
+        asked = [mean for task in tasks if (mean := means.get((task, length)))]
+        there = [mean for mean in asked if mean.mean is not None]
+        parts += [(weight / len(there), mean) for mean in there]
+        wrong += [(weight / len(asked), mean) for mean in asked]
+    total = sum(weight for weight, _ in parts)
+    if not parts:
+        return None
+    value = sum(weight * round(mean.mean or 0.0, 4) for weight, mean in parts) / total
+    low, high = average_ends(parts)
+    whole = len(parts) == len(tasks) * len(weights)
+    as_wrong = sum(weight * mean.as_wrong for weight, mean in wrong) / sum(weight for weight, _ in wrong)
+    return Average(value, low, high, whole, sum(mean.lost for _, mean in wrong), as_wrong)
+
+
+def _averaged(row: Row, tasks: Sequence[str], weights: Mapping[int, float], what: str, *also: tuple[str, str]) -> Value:
+    if not set(tasks) <= set(row.tasks):
+        return Value(NONE, None, f"{what}: this row's suite lacks some of the tasks")
+    there = [task for task in tasks if any((task, length) in row.means for length in weights)]
+    found = average(row.means, tasks, weights)
+    if found is None:
+        return Value(NONE, None, f"{what}: no samples")
+    runs = [mean.run for (task, length), mean in row.means.items() if task in tasks and length in weights]
+    run = max(sorted(set(runs)), key=runs.count)
+    spans = sum(any((task, length) in row.means for task in tasks) for length in weights)
+    count = f"{len(there)} of {len(tasks)} tasks" + (f", {spans} of {len(weights)} lengths" if len(weights) > 1 else "")
+    label = f"{what}: {percent(found.mean)} {interval(found.low, found.high)}, {count}"
+    query = (*also, ("arm", row.arm))
+    if not found.whole and len(weights) > 1:
+        return Value(NONE, None, f"{what}: cells are missing or lost whole, {count}")
+    text, bound, key = percent(found.mean), "", 100 * found.mean
+    if found.lost:
+        bound, key = f"{percent(found.as_wrong)} as wrong", 100 * found.as_wrong
+        label += (
+            f"; {found.lost:,} samples without a score left out, {percent(found.as_wrong)} where they count as wrong"
+        )
+    if not found.whole:
+        label += "; not ranked: cells are missing or lost whole"
+    star = "*" if found.lost or not found.whole else ""
+    ends = 100 * found.low, 100 * found.high
+    return Value(text + star, key if found.whole else None, label, *ends, run, query, bound, 100 * found.mean)
+
+
+def _by_length(row: Row, length: int) -> Value:
+    return _averaged(row, row.tasks, {length: 1.0}, f"mean at {tokens(length)}", ("length", str(length)))
+
+
+def _mean(row: Row) -> Value:
+    return _averaged(row, row.tasks, dict.fromkeys(row.lengths, 1.0), "mean over lengths")
+
+
+def _ruler(name: str, title: str) -> Callable[[Row], Value]:
+    def value(row: Row) -> Value:
+        return _averaged(row, _ruler_tasks(name), dict.fromkeys(row.lengths, 1.0), title)
+
+    return value
+
+
+def _weighted(weights: Sequence[int], title: str) -> Callable[[Row], Value]:
+    def value(row: Row) -> Value:
+        found = _averaged(row, _ruler_tasks("ruler"), dict(zip(LENGTHS, weights, strict=True)), title)
+        return found if found.key is not None else Value(NONE, None, f"{title}: needs {TASKS} tasks at 4K to 128K")
+
+    return value
+
+
+def _effective(row: Row) -> Value:
+    title, tasks = "effective length", _ruler_tasks("ruler")
+    by_length, lost = {}, 0
+    for length in LENGTHS:
+        found = average(row.means, tasks, {length: 1.0})
+        if found is not None and found.whole:
+            by_length[length] = 100 * found.mean
+            lost += found.lost
+    said = effective_length(by_length)
+    if said is None:
+        return Value(NONE, None, f"{title}: hangs on a length, 4K to 128K, at which not all {TASKS} tasks were run")
+    longest = 0 if said.startswith("<") else 1024 * int(said.strip("<>K"))
+    label = f"{title} {said}: the last length up to which {TASKS} tasks average at least {THRESHOLD}"
+    if lost:
+        said, label = f"{said}*", f"{label}; {lost:,} samples without a score are left out"
+    return Value(said, float(longest + said.startswith(">")), label, None, None, row.run, (("arm", row.arm),))
+
+
+@cache
+def _ruler_tasks(name: str) -> tuple[str, ...]:
+    return tuple(task.address for task in select_tasks(name)[0])
+
+
+def _difference(row: Row) -> Value:
+    gap = row.gap
+    if gap is None or gap.difference.difference is None:
+        return _nothing_to_compare(row)
+    found = gap.difference
+    low, high = (None if end is None else 100 * end for end in (found.low, found.high))
+    size = 100 * (found.difference or 0.0)
+    query = (("arm", row.arm), ("differ", "1"))
+    label = f"minus {plain(found.baseline, 60)}: {sentence(gap.row)}"
+    text = percent(found.difference, True) + ("*" if found.left_out else "")
+    return Value(text, size, label, low, high, gap.run, query)
+
+
+def _nothing_to_compare(row: Row) -> Value:
+    return Value(NONE, None, "this is the baseline" if row.arm == row.baseline else "no pairs with the baseline")
+
+
+def _verdict(row: Row) -> Value:
+    gap = row.gap
+    if gap is None:
+        return _nothing_to_compare(row)
+    query = (("arm", row.arm), ("differ", "1"))
+    return Value(gap.row.word, gap.row.word, gap.row.says, None, None, gap.run, query)
+
+
+def _p_holm(row: Row) -> Value:
+    gap = row.gap
+    if gap is None or gap.row.p_holm is None:
+        return _nothing_to_compare(row)
+    label = f"{p_value(gap.row.p_holm)}: all pairs of a suite are one question, corrected by Holm over the arm's suites"
+    query = (("arm", row.arm), ("differ", "1"))
+    return Value(p_number(gap.row.p_holm), gap.row.p_holm, label, None, None, gap.run, query)
+
+
+def _logprob(row: Row) -> Value:
+    found = [mean.logprob for mean in row.means.values() if mean.logprob is not None]
+    if not found:
+        return Value(NONE, None, "no log-probability")
+    value = sum(found) / len(found)
+    label = f"log-probability {value:.4f} per token of the reference, mean over {len(found)} cells"
+    return Value(f"{value:.3f}", value, label, None, None, row.run, (("arm", row.arm),))
+
+
+def _samples(row: Row) -> Value:
+    scored, asked = (sum(getattr(mean, name) for mean in row.means.values()) for name in ("scored", "asked"))
+    text = f"{scored:,}" if scored == asked else f"{scored:,}/{asked:,}"
+    label = f"{scored:,} of {asked:,} samples scored"
+    counts: Counter[Outcome] = Counter()
+    for mean in row.means.values():
+        counts.update(mean.outcomes)
+    if scored < asked:
+        label += f": {lost_counts(counts, asked - scored)}"
+    label += "".join(f"; {counts[outcome]:,} {outcome}" for outcome in ("cut", "empty") if counts[outcome])
+    return Value(text, float(scored), label, None, None, row.run, (("arm", row.arm),))
+
+
+_COLUMNS: dict[str, tuple[str, Callable[[Row], Value]]] = {
+    "mean": ("mean", _mean),
+    "ruler_13": ("RULER 13", _ruler("ruler", "RULER, 13 tasks")),
+    "ruler_11_wang": ("RULER 11", _ruler("ruler-11-wang", "RULER, the 11 tasks of arXiv 2411.13476")),
+    "ruler_wavg_increasing": ("wAvg (inc)", _weighted(range(1, 7), "RULER wAvg (inc)")),
+    "ruler_wavg_decreasing": ("wAvg (dec)", _weighted(range(6, 0, -1), "RULER wAvg (dec)")),
+    "ruler_effective_length": ("effective length", _effective),
+    "difference": ("minus {baseline}", _difference),
+    "verdict": ("verdict", _verdict),
+    "p_holm": ("p (Holm)", _p_holm),
+    "logprob": ("log-prob", _logprob),
+    "samples": ("samples", _samples),
+}

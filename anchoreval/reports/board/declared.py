@@ -1,0 +1,54 @@
+"""Run folders and a definition -> one CSV and one self-contained HTML page: a board that people share.
+
+definition  strict YAML: what the board shows
+reported    numbers that a paper printed, kept apart from what was measured
+gather      run folders, streamed into a few numbers per record
+cells       means, paired differences and maps
+columns     the columns that a definition may name
+build       groups, maps and rows
+links       where the samples behind a number are
+sheet       <name>.csv
+page        <name>.html (imports jinja2)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from anchoreval.files import write_whole
+from anchoreval.records.folder import find_runs
+from anchoreval.reports.board.build import Board, build
+from anchoreval.reports.board.definition import Declared, Definition, find_definition, load_definition
+from anchoreval.reports.board.gather import gather
+from anchoreval.reports.board.sheet import csv_lines
+from anchoreval.reports.page import require_page
+
+__all__ = ["Board", "Declared", "Definition", "build", "find_definition", "load_definition", "write_leaderboard"]
+
+
+def write_leaderboard(
+    runs: Sequence[Path],
+    definition: Path,
+    folder: Path,
+    workers: int = 1,
+    tell: Callable[[str], None] | None = None,
+) -> tuple[Path, Path]:
+    """Paths of `<name>.csv` and `<name>.html` in `folder`, named for the definition. The same runs, the same bytes.
+
+    `definition` is a file, or the name of one that comes with the package.
+    `runs` are run folders or folders of them, shared out among so many processes. A run that was found under a folder
+    and cannot be read is told and left out where there is a `tell`. CardError for a definition, RunError for a run that
+    cannot be read.
+    """
+    from anchoreval.reports.board.page import page
+
+    declared = load_definition(find_definition(definition))
+    require_page(folder / f"{declared.name}.csv", "kind,model,")
+    require_page(folder / f"{declared.name}.html", " · anchoreval leaderboard</title>")
+    named = frozenset(runs)
+    board = build(declared, gather(find_runs(runs), declared, folder, workers, tell, named), workers)
+    return (
+        write_whole(folder / f"{declared.name}.csv", csv_lines(board)),
+        write_whole(folder / f"{declared.name}.html", page(board)),
+    )

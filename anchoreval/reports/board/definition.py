@@ -1,0 +1,121 @@
+"""Strict YAML -> what a leaderboard shows: title, suites, lengths, arms, models, columns, order, baseline, reported.
+
+An unknown or repeated key, a column that nothing computes, a suite or file that is not there: one line that names the
+file, the key and what is known instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from anchoreval.cards import Strict, folder, load_card, select_tasks
+from anchoreval.errors import AnchorEvalError, CardError, UnknownName
+from anchoreval.reports.board.reported import Reported, load_reported
+
+IDENTITY = ("model", "setting", "arm", "suite")
+BY_LENGTH = "by_length"
+COLUMNS = {
+    BY_LENGTH: "one column per length: the mean over the suite's tasks there",
+    "mean": "the mean of the columns by length",
+    "ruler_13": "RULER's 13 tasks: the mean over tasks and the board's lengths",
+    "ruler_11_wang": "the 11 tasks of arXiv 2411.13476: the mean over tasks and the board's lengths",
+    "ruler_wavg_increasing": "RULER's mean over 4K to 128K with weights 1 to 6",
+    "ruler_wavg_decreasing": "RULER's mean over 4K to 128K with weights 6 to 1",
+    "ruler_effective_length": "the longest length up to which RULER's 13 tasks average at least 85.6",
+    "difference": "paired difference to the baseline over all samples of the row, in points",
+    "verdict": "what the paired difference says",
+    "p_holm": "its p value, corrected by Holm over the suites of an arm; with one suite that of `anchoreval compare`",
+    "logprob": "log-probability per token of the reference answer, mean over cells",
+    "samples": "scored of asked samples",
+}
+Name = Annotated[str, Field(min_length=1)]
+
+
+class Definition(Strict):
+    """A file of `leaderboards/`; `lengths`, `arms` and `models` left out stand for all that the runs hold.
+
+    `baseline` is the arm that differences are taken to; `margin`, in points, is what counts as equivalent.
+    """
+
+    title: Name
+    about: str = ""
+    suites: Annotated[list[Name], Field(min_length=1)]
+    lengths: list[Annotated[int, Field(gt=0)]] | None = None
+    arms: list[Name] | None = None
+    models: list[Name] | None = None
+    baseline: Name
+    margin: Annotated[float, Field(gt=0, lt=100)] = 1.0
+    columns: Annotated[list[Name], Field(min_length=1)]
+    order: list[Name] = Field(default_factory=list)
+    reported: list[Name] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Definition:
+        for key in ("suites", "lengths", "arms", "models", "columns", "order", "reported"):
+            values = getattr(self, key) or []
+            twice = [value for i, value in enumerate(values) if value in values[:i]]
+            if twice:
+                raise ValueError(f"{key}: {twice[0]!r} is there twice")
+        for name in self.columns:
+            _known("columns", name, [*COLUMNS])
+        sortable = [*IDENTITY, *(name for name in self.columns if name != BY_LENGTH)]
+        for name in self.order:
+            _known("order", name.removeprefix("-"), sortable)
+        if self.arms is not None and self.baseline not in self.arms:
+            raise ValueError(f"baseline: {self.baseline!r} is not among the arms {', '.join(self.arms)}")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """A definition with its name (the file's stem), the tasks of every suite and the reported tables."""
+
+    name: str
+    definition: Definition
+    suites: Mapping[str, tuple[str, ...]]
+    reported: tuple[Reported, ...]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks of all suites, each once."""
+        return tuple(dict.fromkeys(task for tasks in self.suites.values() for task in tasks))
+
+
+def find_definition(name: Path) -> Path:
+    """The file of a board: a path, or the name of one that comes with the package; UnknownName gives the nearest."""
+    if name.exists():
+        return name
+    shipped = {path.stem: path for path in folder("leaderboards").glob("*.yaml")}
+    if len(name.parts) > 1:
+        raise CardError(f"{name}: no such file; boards of the package are named alone: {', '.join(sorted(shipped))}")
+    if (stem := name.name.removesuffix(".yaml")) not in shipped:
+        raise UnknownName("board (no file and no definition of that name)", name.name, shipped)
+    return shipped[stem]
+
+
+def load_definition(path: Path) -> Declared:
+    """The board that a file declares; CardError names the file and the key."""
+    definition = load_card(path, Definition)
+    suites: dict[str, tuple[str, ...]] = {}
+    for name in definition.suites:
+        try:
+            suites[name] = tuple(task.address for task in select_tasks(name)[0])
+        except AnchorEvalError as error:
+            raise CardError(f"{path}: suites: {error}") from error
+    tables = []
+    for name in definition.reported:
+        try:
+            tables.append(load_reported(path.parent / name))
+        except CardError as error:
+            raise CardError(f"{path}: reported: {error}") from error
+    return Declared(path.stem, definition, suites, tuple(tables))
+
+
+def _known(key: str, name: str, known: list[str]) -> None:
+    if name not in known:
+        raise ValueError(f"{key}: {UnknownName('column', name, known)}")

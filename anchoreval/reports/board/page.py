@@ -1,0 +1,164 @@
+"""<name>.html: one self-contained page, offline, a readable table without scripts, inert whatever the runs hold.
+
+The table and the reported numbers are HTML; the maps are JSON, one block per model, drawn when they are chosen. All
+text goes through `words.plain` and Jinja's autoescape; the content policy names the page's own style and script.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from anchoreval.records.facts import RAW_TEXT
+from anchoreval.reports import colours
+from anchoreval.reports.board.build import Board, Group, Line
+from anchoreval.reports.board.cells import Gap, Map, Mean
+from anchoreval.reports.board.columns import Value
+from anchoreval.reports.board.reported import Reported, is_length
+from anchoreval.reports.board.run_links import base, samples
+from anchoreval.reports.board.view import EXTENSION
+from anchoreval.reports.links import encoded
+from anchoreval.reports.outcomes import counted_lines
+from anchoreval.reports.page import data_block, environment, policy_hash, script, style
+from anchoreval.reports.words import NONE, left_out, lost_counts, p_text, plain, tokens
+from anchoreval.schema import Json, Outcome
+from anchoreval.stats import placebo_of
+
+TEMPLATES = Path(__file__).parent / "templates"
+NAME = 100  # characters of a name that are shown
+
+
+def page(board: Board) -> Iterator[str]:
+    """The page in pieces."""
+    css = style(TEMPLATES / "leaderboard.css")
+    js = script(TEMPLATES / "leaderboard.js")
+    engine = environment(TEMPLATES)
+    engine.filters["tokens"] = tokens
+    engine.filters["plain"] = lambda value: plain(value, NAME)
+    definition = board.declared.definition
+    yield from engine.get_template("leaderboard.html").generate(
+        title=plain(definition.title, 200), about=plain(definition.about, 2000), name=plain(board.declared.name, NAME),
+        baseline=definition.baseline, margin=f"{definition.margin:g}", heads=board.heads, facts=_facts(board),
+        lines=(_line(board, line) for line in board.lines), notes=list(_notes(board)),
+        arms=list(dict.fromkeys(line.arm for line in board.lines)), suites=list(board.declared.suites),
+        groups=[(i, f"{group.model} · {group.setting}") for i, group in enumerate(board.groups)],
+        count=len(board.lines), reported=[_reported(table) for table in board.declared.reported],
+        runs=[(run.path, base(run), run.viewer, run.facts) for run in board.sources],
+        shared=data_block(_shared(board)), blocks=(data_block(_group(group)) for group in board.groups),
+        style=css, script=js, style_hash=policy_hash(css), script_hash=policy_hash(js), none=NONE,
+    )  # fmt: skip
+
+
+def _facts(board: Board) -> str:
+    models, runs = len({group.model for group in board.groups}), len(board.sources)
+    spans = " / ".join(tokens(length) for length in board.lengths)
+    return f"{models} model{'s' * (models != 1)}, {runs} run{'s' * (runs != 1)}, {spans} tokens"
+
+
+def _line(board: Board, line: Line) -> Mapping[str, Json]:
+    fields = [(value, _href(board, value)) for value in line.values]
+    return {"line": line, "fields": fields}
+
+
+def _href(board: Board, value: Value) -> str:
+    return "" if value.run is None else samples(board.sources[value.run], value.query)
+
+
+def _notes(board: Board) -> Iterator[str]:
+    apart = sum(not line.comparable for line in board.lines)
+    if apart:
+        of = "All rows are" if apart == len(board.lines) else "Rows marked † are"
+        yield f"{of} measured on other texts than the published ones: not comparable with published or reported scores."
+    several = sum(line.environments > 1 for line in board.lines)
+    if several:
+        yield (
+            f"{several} row{'s' * (several != 1)} marked with a number of environments: machines or versions changed "
+            "within the run, so last bits may differ from one record to the next."
+        )
+    raw = sum(RAW_TEXT in run.facts for run in board.sources)
+    if raw:
+        yield f"{raw} run{'s' * (raw != 1)} of {len(board.sources)}: {RAW_TEXT}."
+    lost = Counter[Outcome]()
+    for group in board.groups:
+        for mean in group.tasks.means.values():
+            lost.update(mean.outcomes)
+    yield from (f"{plain(one.text, 400)}." for one in counted_lines(lost) if one.outcome != "cut")
+    if any(arm.startswith(("anchor/", "intra-doc/")) for group in board.groups for arm in group.arms):
+        yield EXTENSION
+    if board.absent:
+        yield f"Declared, but in no run: {plain('; '.join(board.absent), 600)}."
+    repeated = sum(group.repeated for group in board.groups)
+    if repeated:
+        yield (
+            f"{repeated} cell{'s' * (repeated != 1)} ran more than once: shown is the run with the most arms there, "
+            "then the most samples; samples of different runs are never put together."
+        )
+    if not all(run.viewer for run in board.sources):
+        yield "Runs without a viewer link to their records: `anchoreval view RUN`, then write the board again."
+    if not board.lines:
+        yield "No run holds a cell of this board."
+
+
+def _reported(table: Reported) -> Mapping[str, Json]:
+    columns = table.columns
+    heads = [tokens(int(name)) if is_length(name) else name for name in columns]
+    rows = [
+        (row, [" / ".join(one.value for one in found.get(name, ())) or NONE for name in columns])
+        for row, found in table.rows.items()
+    ]
+    suites = dict.fromkeys(number.suite for number in table.numbers)
+    return {"title": f"{table.source}: {', '.join(suites)}", "heads": heads, "rows": rows, "notes": table.notes}
+
+
+def _shared(board: Board) -> Json:
+    return {
+        "lengths": list(board.lengths),
+        "baseline": plain(board.declared.definition.baseline, NAME),
+        "runs": [[base(run), int(run.viewer)] for run in board.sources],
+    }
+
+
+def _group(group: Group) -> Json:
+    """The maps of one model; numbers are whole tenths of a point."""
+    arms = {arm: i for i, arm in enumerate(group.arms)}
+    return {
+        "arms": [_name(arm) for arm in group.arms],
+        "tasks": _map(group.tasks, arms, [_name(task) for task in group.tasks.rows]),
+        "depths": _map(group.depths, arms, [[row, None] for row in group.depths.rows]),
+    }
+
+
+def _name(text: str) -> list[str | None]:
+    return [plain(text, NAME), encoded(text)]
+
+
+def _map(found: Map, arms: Mapping[str, int], rows: list[list[str | None]]) -> Json:
+    return {
+        "rows": rows,
+        "scale": colours.shown_scale(gap.row for gap in found.gaps.values()),
+        "means": [[row, n, arms[arm], *_mean(mean)] for (row, n, arm), mean in found.means.items()],
+        "gaps": [[row, n, arms[a], arms[b], *_gap(gap)] for (row, n, a, b), gap in found.gaps.items()],
+    }
+
+
+def _mean(mean: Mean) -> list[Json]:
+    logprob = None if mean.logprob is None else round(mean.logprob, 3)
+    ends = [_tenths(mean.mean), _tenths(mean.low), _tenths(mean.high), mean.scored, mean.asked, logprob, mean.run]
+    return [*ends, _tenths(mean.as_wrong), lost_counts(mean.outcomes, mean.lost)] if mean.lost else ends
+
+
+def _gap(gap: Gap) -> list[Json]:
+    found = gap.difference
+    ends = [_tenths(found.difference), _tenths(found.low), _tenths(found.high)]
+    row = gap.row
+    p = p_text(found.p, row.p_holm) if found.discordant else ""
+    detects = None if row.told else _tenths(found.detectable)
+    fixed = None if row.says.startswith(str(row.verdict)) or placebo_of(found.arm, found.baseline) else str(row.verdict)
+    said = [p, detects, row.says, gap.run, int(row.told), found.same_outputs, int(row.too_few), fixed]
+    return [*ends, found.pairs, left_out(found), *said]
+
+
+def _tenths(value: float | None) -> int | None:
+    """Tenths of a point, rounded as `words.percent` prints them."""
+    return None if value is None else int(f"{100 * value:.1f}".replace(".", ""))

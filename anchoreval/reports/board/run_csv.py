@@ -1,0 +1,169 @@
+"""board.csv: one tidy row per (run, task, length, arm), then one per average. Same runs, same bytes."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+
+from anchoreval.records.facts import environments, form_of
+from anchoreval.reports.board.view import RunView
+from anchoreval.reports.words import plain
+from anchoreval.schema import OUTCOMES, SCORED
+from anchoreval.stats import UNSCORED, Cell
+from anchoreval.stats import Row as Compared
+
+Row = dict[str, str]
+
+COLUMNS = (
+    "run", "kind", "task", "length", "arm", "asked", "scored", "mean_x100", "low", "high", "interval",
+    "logprob_per_token", "baseline", "pairs", "left_out", "difference", "difference_low", "difference_high",
+    "discordant", "p", "detectable", "logprob_difference", "tasks", "comparable", "unmakeable", "path",
+    "header", "as_wrong_x100", *OUTCOMES, "p_holm", "verdict", "says", "logprob_says", "same_outputs", "lost", "floor",
+    "form", "environments",
+)  # fmt: skip
+
+
+def csv_text(views: Sequence[RunView]) -> str:
+    """All runs as CSV. Scores and differences are x 100; differences are to the run's first arm, verdicts as `compare`
+    gives them. `as_wrong_x100` is the mean where samples without a score count as wrong; the names of outcomes are
+    columns that count them.
+
+    kind: `cell`; `mean` (over tasks, per length), `wavg_inc`, `wavg_dec`; `effective_length`, its value in
+    the column `length`; `difference` (all pairs of an arm, or of a length). `tasks` says over how many of RULER's 13
+    tasks an average runs.
+    """
+    out = io.StringIO()
+    writer = csv.DictWriter(out, COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
+    for view in views:
+        writer.writerows(_safe(row) for row in (*_cells(view), *_averages(view), *_pooled(view)))
+    return out.getvalue()
+
+
+def _cells(view: RunView) -> Iterator[Row]:
+    differences = {arm: view.differences(arm, view.arms[0]) for arm in view.arms[1:]}
+    for task in view.tasks:
+        for length in view.lengths:
+            why = view.unmakeable.get((task, length), "")
+            for arm in view.arms:
+                row = {
+                    **_of(view, "cell", task),
+                    "task": task,
+                    "length": str(length),
+                    "arm": arm,
+                    "unmakeable": why,
+                }
+                cell = view.cells.get((task, length, arm))
+                if cell is not None:
+                    row |= _scored(cell)
+                difference = differences.get(arm, {}).get((task, length))
+                if difference is not None:
+                    row |= _compared(difference)
+                if cell is not None or why:
+                    yield row
+
+
+def _scored(cell: Cell) -> Row:
+    return {
+        "asked": str(cell.asked),
+        "scored": str(cell.scored),
+        "mean_x100": _number(cell.mean, 100),
+        "low": _number(cell.low, 100),
+        "high": _number(cell.high, 100),
+        "interval": cell.method or "",
+        "logprob_per_token": _number(cell.logprob, digits=6),
+        "as_wrong_x100": _number(cell.as_wrong, 100),
+        **{outcome: str(cell.outcomes.get(outcome, 0)) for outcome in OUTCOMES},
+    }
+
+
+def _compared(row: Compared) -> Row:
+    difference = row.difference
+    return {
+        "baseline": difference.baseline,
+        "pairs": str(difference.pairs),
+        "left_out": str(difference.left_out),
+        "difference": _number(difference.difference, 100),
+        "difference_low": _number(difference.low, 100),
+        "difference_high": _number(difference.high, 100),
+        "discordant": str(difference.discordant),
+        "p": "" if difference.p is None else f"{difference.p:.6g}",
+        "detectable": _number(difference.detectable, 100),
+        "logprob_difference": _number(difference.logprob, digits=6),
+        "p_holm": "" if row.p_holm is None else f"{row.p_holm:.6g}",
+        "verdict": row.word,
+        "says": row.says,
+        "logprob_says": row.logprob_says,
+        "same_outputs": "" if difference.same_outputs is None else str(difference.same_outputs),
+        "lost": ", ".join(f"{count} {reason}" for reason, count in difference.lost.items()),
+        "floor": _number(row.floor.difference if row.floor else None, 100),
+    }
+
+
+def _pooled(view: RunView) -> Iterator[Row]:
+    """Every arm against the first, over all pairs and at every length."""
+    for arm in view.arms[1:]:
+        contrast = view.contrasts[arm, view.arms[0]]
+        for row in (*contrast.lengths, contrast.pooled):
+            length = "" if row.difference.length is None else str(row.difference.length)
+            yield {**_of(view, "difference"), "arm": arm, "length": length} | _compared(row)
+
+
+def _averages(view: RunView) -> Iterator[Row]:
+    for arm, average in view.averages.items():
+        for length, mean in average.by_length.items():
+            row = {**_of(view, "mean"), "arm": arm, "length": str(length), "mean_x100": f"{mean:.4f}"}
+            bound = f"{average.as_wrong[length]:.4f}"
+            low, high = (_number(end, 100) for end in average.ends[length])
+            ends = {"low": low, "high": high, "interval": "pseudo-scores"}
+            tasks = {"tasks": str(average.tasks[length]), "as_wrong_x100": bound}
+            yield row | ends | tasks | _behind(view, arm, length)
+        row = {"arm": arm, "tasks": average.coverage}
+        yield _of(view, "wavg_inc") | row | {"mean_x100": _number(average.increasing)}
+        yield _of(view, "wavg_dec") | row | {"mean_x100": _number(average.decreasing)}
+        yield _of(view, "effective_length") | row | {"length": average.effective or ""}
+
+
+def _behind(view: RunView, arm: str, length: int) -> Row:
+    """How many samples were asked and scored behind a mean over tasks, and what became of those without a score."""
+    cells = [cell for cell in view.cells.values() if (cell.length, cell.arm) == (length, arm)]
+    cells = [cell for cell in cells if cell.task.startswith("ruler/")]
+    counts = {outcome: sum(cell.outcomes.get(outcome, 0) for cell in cells) for outcome in OUTCOMES}
+    lost: dict[str, int] = {outcome: count for outcome, count in counts.items() if count and outcome not in SCORED}
+    if others := sum(cell.lost for cell in cells) - sum(lost.values()):
+        lost[UNSCORED] = others
+    return {
+        "asked": str(sum(cell.asked for cell in cells)),
+        "scored": str(sum(cell.scored for cell in cells)),
+        "lost": ", ".join(f"{count} {reason}" for reason, count in lost.items()),
+    }
+
+
+def _of(view: RunView, kind: str, task: str | None = None) -> Row:
+    comparable = "yes" if view.comparable([task] if task else view.tasks) else "no"
+    return {
+        "run": view.name,
+        "kind": kind,
+        "comparable": comparable,
+        "path": view.path,
+        "header": view.fingerprint,
+        "form": form_of(view.header),
+        "environments": str(max(1, len(environments(view.header)))),
+    }
+
+
+def _number(value: float | None, factor: float = 1.0, digits: int = 4) -> str:
+    return "" if value is None else f"{factor * value + 0.0:.{digits}f}"
+
+
+def _safe(row: Row) -> Row:
+    """The row with hostile characters spelled out; text that a spreadsheet would run gets a leading `'`."""
+    texts = {"run", "task", "arm", "baseline", "unmakeable", "path", "says", "form"}
+    return {key: inert(value) if key in texts else value for key, value in row.items()}
+
+
+def inert(value: str, limit: int = 400) -> str:
+    """The text as `plain`, which cuts it at `limit`; what a spreadsheet would run gets a leading `'`."""
+    text = plain(value, limit)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

@@ -1,0 +1,123 @@
+"""<name>.csv of a declared board: one line per number, measured ones first, reported ones marked as such.
+
+kind: `row` (a column of the board's table), `cell` (task x length), `depth` (tenth of the context x length),
+`difference` and `depth_difference` (arm minus baseline), `reported` (printed in a paper). Scores are x 100.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+
+from anchoreval.reports.board.build import Board, Group
+from anchoreval.reports.board.cells import Gap, Map, Mean
+from anchoreval.reports.board.run_csv import inert
+from anchoreval.schema import OUTCOMES
+
+COLUMNS = (
+    "kind", "model", "setting", "arm", "suite", "task", "depth", "length", "column", "value", "low", "high", "asked",
+    "scored", "logprob_per_token", "baseline", "pairs", "p", "p_holm", "detectable", "verdict", "comparable", "run",
+    "source", "note", "as_wrong", *OUTCOMES, "says", "logprob_says", "same_outputs", "left_out", "lost", "floor",
+    "environments",
+)  # fmt: skip
+TEXTS = (
+    "model", "setting", "arm", "suite", "task", "column", "value", "baseline", "verdict", "run", "source", "note",
+    "says",
+)  # fmt: skip
+Row = dict[str, str]
+
+
+def csv_lines(board: Board) -> Iterator[str]:
+    """The file's lines, the head first."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
+    for row in _rows(board):
+        writer.writerow({key: _inert(value) if key in TEXTS else value for key, value in row.items()})
+        yield out.getvalue()
+        out.seek(0)
+        out.truncate()
+
+
+def _inert(value: str) -> str:
+    """Text that no spreadsheet runs; a number stays a number, its sign too."""
+    return value if _is_number(value) else inert(value)
+
+
+def _is_number(value: str) -> bool:
+    return value.removeprefix("-").replace(".", "", 1).isdecimal()
+
+
+def _rows(board: Board) -> Iterator[Row]:
+    for line in board.lines:
+        of = {"model": line.model, "setting": line.setting, "arm": line.arm, "suite": line.suite}
+        of |= {"comparable": "yes" if line.comparable else "no", "environments": str(line.environments)}
+        for head, value in zip(board.heads, line.values, strict=True):
+            run = "" if value.run is None else board.sources[value.run].path
+            shown = value.key if value.mean is None else value.mean
+            text = f"{shown:.4f}" if isinstance(value.key, float) and value.low is not None else value.text
+            ends = {"low": _number(value.low), "high": _number(value.high), "as_wrong": value.bound.partition(" ")[0]}
+            yield of | ends | {"kind": "row", "column": head, "value": text, "run": run, "note": value.label}
+    for group in board.groups:
+        yield from _map(board, group, group.tasks, "cell", "difference", "task")
+        yield from _map(board, group, group.depths, "depth", "depth_difference", "depth")
+    for table in board.declared.reported:
+        for one in table.numbers:
+            yield {
+                "kind": "reported", "model": one.model, "setting": one.trained_on, "arm": one.method,
+                "suite": one.suite, "column": one.column, "value": one.value,
+                "source": f"{one.source}, table {one.table}", "note": one.note,
+            }  # fmt: skip
+
+
+def _map(board: Board, group: Group, found: Map, kind: str, differing: str, row_name: str) -> Iterator[Row]:
+    group_of = {"model": group.model, "setting": group.setting, "environments": str(group.environments)}
+
+    def said(row: int) -> Row:
+        tasks = {found.rows[row]} if row_name == "task" else set(group.tasks.rows)
+        return group_of | {"comparable": "no" if group.incomparable & tasks else "yes"}
+
+    for (row, length, arm), mean in found.means.items():
+        place = {row_name: found.rows[row], "length": str(length), "arm": arm, "run": board.sources[mean.run].path}
+        yield said(row) | place | {"kind": kind} | _mean(mean)
+    for (row, length, arm, baseline), gap in found.gaps.items():
+        place = {row_name: found.rows[row], "length": str(length), "arm": arm, "run": board.sources[gap.run].path}
+        yield said(row) | place | {"kind": differing, "baseline": baseline} | _gap(gap)
+
+
+def _mean(mean: Mean) -> Row:
+    return {
+        "value": _number(mean.mean, 100),
+        "low": _number(mean.low, 100),
+        "high": _number(mean.high, 100),
+        "asked": str(mean.asked),
+        "scored": str(mean.scored),
+        "logprob_per_token": _number(mean.logprob, digits=6),
+        "as_wrong": _number(mean.as_wrong, 100),
+        **{outcome: str(mean.outcomes.get(outcome, 0)) for outcome in OUTCOMES},
+    }
+
+
+def _gap(gap: Gap) -> Row:
+    found = gap.difference
+    return {
+        "value": _number(found.difference, 100),
+        "low": _number(found.low, 100),
+        "high": _number(found.high, 100),
+        "pairs": str(found.pairs),
+        "p": "" if found.p is None else f"{found.p:.6g}",
+        "p_holm": "" if gap.row.p_holm is None else f"{gap.row.p_holm:.6g}",
+        "detectable": _number(found.detectable, 100),
+        "verdict": gap.row.word,
+        "says": gap.row.says,
+        "logprob_says": gap.row.logprob_says,
+        "same_outputs": "" if found.same_outputs is None else str(found.same_outputs),
+        "left_out": str(found.left_out),
+        "lost": ", ".join(f"{count} {reason}" for reason, count in found.lost.items()),
+        "floor": _number(gap.row.floor.difference if gap.row.floor else None, 100),
+    }
+
+
+def _number(value: float | None, factor: float = 1.0, digits: int = 4) -> str:
+    return "" if value is None else f"{factor * value + 0.0:.{digits}f}"

@@ -1,0 +1,258 @@
+"""What a board shows of one run: its cells, paired differences, RULER averages and where they come from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Protocol
+
+from anchoreval.records.facts import environment_words, incomparable_words
+from anchoreval.reports.links import has_viewer
+from anchoreval.reports.outcomes import OutcomeLine, outcome_lines
+from anchoreval.schema import Json, Record
+from anchoreval.stats import Cell, Contrast, Place, Row, Side, average_ends, cells, contrast, paired_sides, sides
+from anchoreval.suites.ruler.averages import TASKS, effective_length, weighted_decreasing, weighted_increasing
+
+RULER_TASKS = TASKS
+
+
+class Run(Protocol):
+    """A run folder that has been read."""
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        ...
+
+    @property
+    def header(self) -> Mapping[str, Json]:
+        """header.json."""
+        ...
+
+    @property
+    def records(self) -> Sequence[Record]:
+        """records.jsonl, in order."""
+        ...
+
+
+EXTENSION = "Attention masked by documents at inference is this project's extension, not part of arXiv 2411.13476."
+
+
+@dataclass(frozen=True, slots=True)
+class Average:
+    """RULER's averages for one arm; scores 0..100. `tasks[length]` counts the tasks in `by_length[length]`.
+
+    A mean over fewer than 13 tasks is shown as such, and so is one from which samples without a score are left out:
+    `lost[length]` counts them and `as_wrong[length]` is the mean where they count as wrong. `ends[length]` is the 95%
+    interval of the mean. The weighted means and the
+    effective length ("<4K", "8K", ">128K") are RULER's own: six lengths of 13 tasks each, None where one that matters
+    is missing.
+    """
+
+    arm: str
+    by_length: Mapping[int, float]
+    tasks: Mapping[int, int]
+    increasing: float | None
+    decreasing: float | None
+    effective: str | None
+    lost: Mapping[int, int]
+    as_wrong: Mapping[int, float]
+    ends: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def summary(self) -> str:
+        """RULER's weighted means and effective length in words, or why there are none."""
+        parts = []
+        if self.increasing is not None and self.decreasing is not None:
+            parts += [f"wAvg(inc) {self.increasing:.1f}", f"wAvg(dec) {self.decreasing:.1f}"]
+        if self.effective is not None:
+            parts.append(f"effective length {self.effective}")
+        if len(parts) < 3:
+            parts.append(f"wAvg needs RULER's six lengths, 4K to 128K, with all {RULER_TASKS} tasks")
+        left = (
+            f"{sum(self.lost.values()):,} samples have no score and are left out; " if any(self.lost.values()) else ""
+        )
+        return f"means over {self.coverage} tasks; {left}" + ", ".join(parts)
+
+    @property
+    def coverage(self) -> str:
+        """`13 of 13`, or `11-12 of 13` where lengths differ."""
+        counts = sorted(set(self.tasks.values()))
+        span = str(counts[0]) if len(counts) == 1 else f"{counts[0]}-{counts[-1]}" if counts else "0"
+        return f"{span} of {RULER_TASKS}"
+
+
+@dataclass(frozen=True)
+class RunView:
+    """One run, ready to be rendered. `path` is the run's folder as seen from the board's folder, with `/`.
+
+    `viewer`: whether a page of all its samples lies in the folder; `changed`: what is not as it was when it finished.
+    """
+
+    path: str
+    header: Mapping[str, Json]
+    records: tuple[Record, ...]
+    tasks: tuple[str, ...]
+    lengths: tuple[int, ...]
+    arms: tuple[str, ...]
+    cells: Mapping[tuple[str, int, str], Cell]
+    unmakeable: Mapping[Place, str]
+    viewer: bool = False
+    changed: str = ""
+
+    @property
+    def name(self) -> str:
+        """The run's name in its header."""
+        return str(self.header.get("run") or self.path)
+
+    @property
+    def extension(self) -> str:
+        """A sentence where arms mask attention by documents at inference, else empty."""
+        masked = [arm for arm in self.arms if arm.startswith(("anchor/", "intra-doc/"))]
+        return EXTENSION if masked else ""
+
+    @property
+    def incomparable(self) -> str:
+        """Why scores do not stand beside published ones, and which tasks'; empty where all do."""
+        return incomparable_words(self.header, records=self.records)
+
+    def comparable(self, tasks: Sequence[str]) -> bool:
+        """Whether the scores of all these tasks may stand beside published ones."""
+        return not incomparable_words(self.header, tasks, self.records)
+
+    @property
+    def environments(self) -> str:
+        """A sentence where the run was computed in several environments, else empty."""
+        words = environment_words(self.header)
+        return f"{words}: last bits may differ from one record to the next; records name theirs" if words else ""
+
+    @cached_property
+    def outcomes(self) -> Sequence[OutcomeLine]:
+        """What became of the samples that were not simply answered."""
+        return outcome_lines(self.header, self.records)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """First 12 hex digits of the SHA-256 of the header as canonical JSON."""
+        text = json.dumps(self.header, sort_keys=True, separators=(",", ":"), default=str)
+        return hashlib.sha256(text.encode("ascii")).hexdigest()[:12]
+
+    @cached_property
+    def contrasts(self) -> Mapping[tuple[str, str], Contrast]:
+        """(arm, baseline) -> their paired differences with their verdicts, for every ordered pair of arms."""
+        known = sides(self.header, self.records)
+        for arm in self.arms:
+            known.setdefault(arm, Side(arm, arm, {}))
+        found: dict[tuple[str, str], Contrast] = {}
+        for i, baseline in enumerate(self.arms):
+            for arm in self.arms[i + 1 :]:
+                side, base = known[arm], known[baseline]
+                comparison = paired_sides(side.records, base.records, arm, baseline)
+                found[arm, baseline] = contrast(side, base, comparison=comparison)
+                found[baseline, arm] = contrast(base, side, comparison=comparison.reversed())
+        return found
+
+    @cached_property
+    def averages(self) -> Mapping[str, Average]:
+        """Arm -> RULER averages; empty when the run holds no RULER task."""
+        if not any(task.startswith("ruler/") for task in self.tasks):
+            return {}
+        return {arm: self._average(arm) for arm in self.arms}
+
+    @property
+    def expected(self) -> int | None:
+        """How many records the finished run has, by its header; None when the header does not tell."""
+        limit, rule = self.header.get("limit"), self.header.get("until")
+        if rule:  # stopped by verdicts: known when they are in
+            used = [int(cell["used"]) for cell in rule.get("cells", [])]
+            return sum(used) * len(self.arms) if used else None
+        if asked := _list(self.header, "asked"):
+            return sum(int(cell["samples"]) for cell in asked) * len(self.arms)
+        if not isinstance(limit, int):
+            return None
+        places = [(task, length) for task in self.tasks for length in self.lengths]
+        return limit * len(self.arms) * sum(place not in self.unmakeable for place in places)
+
+    def differences(self, arm: str, baseline: str) -> Mapping[Place, Row]:
+        """(task, length) -> the difference there."""
+        found = self.contrasts[arm, baseline].cells
+        return {(str(row.difference.task), int(row.difference.length or 0)): row for row in found}
+
+    def _average(self, arm: str) -> Average:
+        by_length: dict[int, dict[str, float]] = {}
+        scored: dict[int, list[Cell]] = {}
+        lost: dict[int, int] = {}
+        as_wrong: dict[int, list[float]] = {}
+        for (task, length, of), cell in self.cells.items():
+            if of != arm or not task.startswith("ruler/"):
+                continue
+            lost[length] = lost.get(length, 0) + cell.lost
+            as_wrong.setdefault(length, []).append(round(100 * cell.as_wrong, 2))
+            if cell.mean is not None:
+                by_length.setdefault(length, {})[task] = round(100 * cell.mean, 2)  # as upstream
+                scored.setdefault(length, []).append(cell)
+        means = {length: fmean(by_length[length].values()) for length in sorted(by_length)}
+        whole = {length: mean for length, mean in means.items() if len(by_length[length]) == RULER_TASKS}
+        return Average(
+            arm,
+            means,
+            {length: len(by_length[length]) for length in means},
+            weighted_increasing(whole),
+            weighted_decreasing(whole),
+            effective_length(whole),
+            lost,
+            {length: fmean(values) for length, values in as_wrong.items()},
+            {length: average_ends([(1.0, cell) for cell in scored[length]]) for length in means},
+        )
+
+
+def view(run: Run, folder: Path) -> RunView:
+    """The run as a board in `folder` shows it; tasks and arms in the header's order, lengths ascending."""
+    found = {(cell.task, cell.length, cell.arm): cell for cell in cells(run.records)}
+    header = run.header
+    arms = [_name(arm) for arm in _list(header, "arms")]
+    return RunView(
+        relative(run.path, folder),
+        header,
+        tuple(run.records),
+        _ordered([str(task) for task in _list(header, "tasks")], (task for task, _, _ in found)),
+        tuple(sorted({*map(int, _list(header, "lengths")), *(length for _, length, _ in found)})),
+        _ordered(arms, (arm for _, _, arm in found)),
+        found,
+        unmakeable(header),
+        has_viewer(run.path),
+        str(getattr(run, "changed", "")),
+    )
+
+
+def unmakeable(header: Mapping[str, Json]) -> dict[Place, str]:
+    """(task, length) -> why the header says that no such sample can be made."""
+    return {(str(one["task"]), int(one["length"])): str(one["why"]) for one in _list(header, "unmakeable")}
+
+
+def _name(arm: Any) -> str:
+    return str(arm["name"] if isinstance(arm, Mapping) else arm)
+
+
+def _list(header: Mapping[str, Json], key: str) -> list[Any]:
+    return list(header.get(key) or [])
+
+
+def _ordered(first: Iterable[str], then: Iterable[str]) -> tuple[str, ...]:
+    """`first`, then what else is in `then`, sorted; each once."""
+    known = dict.fromkeys(first)
+    return (*known, *sorted(set(then) - set(known)))
+
+
+def relative(path: Path, folder: Path) -> str:
+    """`path` as seen from `folder`, with `/`."""
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:  # another drive
+        return path.as_posix()

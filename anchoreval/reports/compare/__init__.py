@@ -1,0 +1,1 @@
+"""Arms of one or several runs against a baseline."""

@@ -1,0 +1,136 @@
+"""A contrast as a table on stdout and as CSV rows. Scores in points of 100, log-probabilities in nats per token."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+
+from anchoreval.reports.board.run_csv import inert
+from anchoreval.reports.rows import fields_of
+from anchoreval.reports.words import NONE as EMPTY
+from anchoreval.reports.words import (
+    apart_words,
+    column,
+    floor_words,
+    interval,
+    left_out,
+    logprob_interval,
+    nats,
+    p_number,
+    percent,
+    plain,
+    tokens,
+)
+from anchoreval.schema import Json
+from anchoreval.stats import ALONE, Contrast, Row
+
+NONE = "-"
+HEAD = (
+    "task", "length", "pairs", "same output", "baseline", "arm", "difference", "95% interval", "p", "Holm", "detects",
+    "verdict",
+)  # fmt: skip
+SHORT = 12  # places from which pairs are left out that are named
+LOGPROBS = ("log-prob", "95% interval", "p", "Holm", "verdict")
+
+
+def table_of(contrast: Contrast, width: int | None = None) -> str:
+    """The contrast as text: a title, a row for each task and length, each length and all; then the noise floor.
+
+    Scores and log-probabilities stand side by side, or one below the other where that is wider than `width` columns.
+    """
+    lengths = contrast.lengths if len(contrast.lengths) > 1 else ()
+    shown = [*(row for row in contrast.cells if row.difference.pairs), *lengths, contrast.pooled]
+    scores = [[*HEAD], *(_fields(row) for row in shown)]
+    logprobs = [[*LOGPROBS], *(_logprob_fields(row) for row in shown)]
+    lines = _block([[*one, *other] for one, other in zip(scores, logprobs, strict=True)])
+    if width is not None and len(lines[1]) > width:
+        lines = _block(scores)
+        lines += ["", *_block([[*one[:2], *other] for one, other in zip(scores, logprobs, strict=True)])]
+    title = [f"{plain(contrast.arm, 60)} minus {plain(contrast.baseline, 60)}"]
+    title += [f"NOT THE SAME PROMPTS: {plain(one, 200)}" for one in contrast.prompts]
+    return "\n".join([*title, *lines, *_notes(contrast)])
+
+
+def _block(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows in columns, words to the left and numbers to the right, a rule below the first row."""
+    words = [name in {"task", "verdict"} for name in rows[0]]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            f"{text:<{w}}" if word else f"{text:>{w}}" for text, w, word in zip(row, widths, words, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
+    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
+
+
+def _fields(row: Row) -> list[str]:
+    one = row.difference
+    task = plain(one.task, 60) if one.task else "all" if one.length is None else "all tasks"
+    return [
+        task,
+        "all" if one.length is None else column(one.length),
+        f"{one.pairs}{'*' if one.left_out else ''}",
+        NONE if one.same_outputs is None else str(one.same_outputs),
+        _dash(percent(one.mean_baseline)),
+        _dash(percent(one.mean_arm)),
+        _dash(percent(one.difference, True)),
+        NONE if row.too_few else interval(one.low, one.high, True) or NONE,
+        _dash(p_number(one.p)),
+        _dash(p_number(row.p_holm)),
+        _dash(percent(one.detectable)),
+        row.says,
+    ]
+
+
+def _logprob_fields(row: Row) -> list[str]:
+    one = row.difference
+    if one.logprob is None:
+        return [NONE] * 4 + [""]
+    numbers = [nats(one.logprob), logprob_interval(one) or NONE, _dash(p_number(one.logprob_p))]
+    return [*numbers, _dash(p_number(row.logprob_p_holm)), row.logprob_says]
+
+
+def _dash(text: str) -> str:
+    """The text, a dash where it holds no number in this table's ASCII."""
+    return NONE if text == EMPTY else text
+
+
+def _notes(contrast: Contrast) -> list[str]:
+    notes = list(contrast.notes)
+    if contrast.pooled.difference.left_out:
+        notes.append(f"* {left_out(contrast.pooled.difference)}")
+        notes += [f"  {_place(row)}: {left_out(row.difference)}" for row in _short(contrast)]
+    notes += filter(None, [floor_words(contrast), apart_words(contrast)])
+    notes.append(
+        f"margin {100 * contrast.margin:g} points; Holm over the tasks and lengths, and over the lengths; "
+        "detects: the smallest effect seen with 80% power"
+    )
+    return notes
+
+
+def _short(contrast: Contrast) -> list[Row]:
+    """The rows of tasks from which pairs are left out that have no score, where there are several tasks."""
+    short = [row for row in contrast.cells if row.difference.lost.keys() - {ALONE}]
+    return short[:SHORT] if len(contrast.cells) > 1 else []
+
+
+def _place(row: Row) -> str:
+    return f"{plain(row.difference.task, 60)} at {tokens(row.difference.length or 0)}"
+
+
+def rows_of(contrast: Contrast) -> list[dict[str, Json]]:
+    """One mapping per row, names as in compare.csv."""
+    return [fields_of(contrast, row) for row in contrast.rows]
+
+
+def csv_of(contrasts: Sequence[Contrast]) -> str:
+    """All rows of all contrasts; empty where there is no value."""
+    rows = [row for contrast in contrasts for row in rows_of(contrast)]
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    texts = {"arm", "baseline", "task", "says", "logprob_says", "prompts"}
+    writer.writerows({k: inert(str(v)) if k in texts and v is not None else v for k, v in row.items()} for row in rows)
+    return out.getvalue()

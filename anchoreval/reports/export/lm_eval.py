@@ -1,0 +1,306 @@
+"""Runs as lm-evaluation-harness 0.4.13 writes its own: one folder per arm, results_*.json and samples_*.jsonl.
+
+Each arm is a model, each (task, length) a task. Schema: lm_eval/result_schema.py and loggers/evaluation_tracker.py of
+that release. What it has no place for stands under the one key `anchoreval` of a results file. Text that UTF-8 cannot
+hold, an unpaired surrogate, is spelled out as ⟨U+D800⟩. Prompts are in no record: `arg_0` is null, and `prompt_hash` is
+the SHA-256 of the prompt, as there.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from anchoreval.errors import RunError
+from anchoreval.files import write_whole
+from anchoreval.records.facts import environments, form_of, incomparable, section
+from anchoreval.records.folder import HEADER, Run
+from anchoreval.reports.rows import fields_of
+from anchoreval.schema import NATURAL, Json, Record
+from anchoreval.stats import contrast, counted, per_token, put, sides
+
+FOLDER_BYTES = 200
+SCORE, LOGPROB = "score", "logprob_per_token"
+_UNPAIRED = re.compile("[\ud800-\udfff]")
+_UNSAFE = re.compile(r'["<>:/|\\?*\[\]\x00-\x1f\x7f]+')  # lm_eval.utils.sanitize_model_name, and control characters
+
+
+def write_lm_eval(runs: Sequence[Run], output: Path) -> list[Path]:
+    """The results file of every run and arm, samples beside it; the same runs give the same bytes.
+
+    RunError where two runs would be one file, where an arm holds a sample twice, or where nothing can be written.
+    """
+    made: dict[Path, Path] = {}
+    for run in runs:
+        for arm, cells in _arms(run).items():
+            path = output / folder_name(f"{model_of(run)}__{arm}") / f"results_{stamp(run)}.json"
+            if path in made:
+                path = path.parent.with_name(folder_name(f"{path.parent.name}__{run.header.get('run')}")) / path.name
+            if path in made:
+                raise RunError(f"{run.path} and {made[path]} are the same run: name one of them")
+            made[path] = run.path
+            _write_arm(run, arm, cells, path)
+    return list(made)
+
+
+def _write_arm(run: Run, arm: str, cells: Mapping[str, list[Record]], path: Path) -> None:
+    hashes = {}
+    for task, records in cells.items():
+        rows = [sample_row(run, record) for record in records]
+        hashes[task] = _sha256("".join(row["doc_hash"] + row["prompt_hash"] + row["target_hash"] for row in rows))
+        lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+        write_whole(path.with_name(f"samples_{task}_{stamp(run)}.jsonl"), lines)
+    results = paired_only(results_of(run, arm, cells, path.parent.name)) | {"task_hashes": hashes}
+    write_whole(path, [json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False)])
+
+
+def _arms(run: Run) -> dict[str, dict[str, list[Record]]]:
+    """Arm -> name of the task there -> its records by index; arms and tasks in the header's order."""
+    found: dict[str, dict[tuple[str, int], dict[str, Record]]] = {str(one["name"]): {} for one in _arms_said(run)}
+    for record in run.records:
+        put(found.setdefault(record.arm, {}).setdefault((record.task, record.length), {}), record)
+    order = {str(task): number for number, task in enumerate(run.header.get("tasks") or [])}
+    arms: dict[str, dict[str, list[Record]]] = {}
+    for arm, cells in found.items():
+        for task, length in sorted(cells, key=lambda cell: (order.get(cell[0], len(order)), cell)):
+            name = task_name(task, length)
+            if name in arms.setdefault(arm, {}):
+                raise RunError(f"{run.path}: two tasks are {name} once made safe for a file name")
+            arms[arm][name] = sorted(cells[task, length].values(), key=lambda record: record.index)
+    return {arm: tasks for arm, tasks in arms.items() if tasks}
+
+
+def task_name(task: str, length: int) -> str:
+    """`ruler_niah_single_1_4096`; the task alone where prompts are as long as they are."""
+    return re.sub(r"[^A-Za-z0-9_]", "_", task if length == NATURAL else f"{task}_{length}")
+
+
+def folder_name(name: str) -> str:
+    """The name as lm-eval makes it safe for a path; one that is too long is cut and ends in a hash of the whole."""
+    safe = _UNSAFE.sub("__", _spelled(name))
+    if len(safe.encode("utf-8")) <= FOLDER_BYTES:
+        return safe
+    return f"{safe.encode('utf-8')[: FOLDER_BYTES - 18].decode('utf-8', 'ignore')}__{_sha256(safe)[:16]}"
+
+
+def model_of(run: Run) -> str:
+    """The name of the model in the header."""
+    return str(section(run.header, "model").get("name") or run.header.get("run") or run.path.name)
+
+
+def stamp(run: Run) -> str:
+    """When the run finished, or else was created, as in lm-eval's file names: UTC, `-` for `:`."""
+    return _time(run, "finished", "created").replace(tzinfo=None).isoformat(timespec="microseconds").replace(":", "-")
+
+
+def _time(run: Run, *keys: str) -> datetime.datetime:
+    """The first of the header's times that is there, in UTC."""
+    key = next((key for key in keys if run.header.get(key)), keys[-1])
+    try:
+        time = datetime.datetime.fromisoformat(str(run.header.get(key)))
+    except ValueError:
+        raise RunError(f"{run.path / HEADER}: {key}: {str(run.header.get(key))[:40]!r} is no time") from None
+    return (time if time.tzinfo else time.replace(tzinfo=datetime.UTC)).astimezone(datetime.UTC)
+
+
+def results_of(run: Run, arm: str, cells: Mapping[str, list[Record]], folder: str) -> dict[str, Json]:
+    """What results_*.json holds but for the hashes; scores are 0..1, log-probabilities in nats per token."""
+    every = [record for records in cells.values() for record in records]
+    model = section(run.header, "model")
+    return {
+        "results": {task: _metrics(task, records) for task, records in cells.items()},
+        "group_subtasks": {task: [] for task in cells},
+        "configs": {task: _task_config(run, task, records[0]) for task, records in cells.items()},
+        "versions": {task: _card(run, records[0].task).get("version") for task, records in cells.items()},
+        "n-shot": dict.fromkeys(cells, 0),
+        "higher_is_better": {task: {SCORE: True, LOGPROB: True} for task in cells},
+        "n-samples": {task: _counts(run, records) for task, records in cells.items()},
+        "config": _config(run, arm),
+        "git_hash": None,
+        "date": _time(run, "created").timestamp(),
+        "lm_eval_version": None,
+        "max_length": model.get("window"),
+        "model_source": "anchoreval",
+        "model_name": f"{model_of(run)}__{arm}",
+        "model_name_sanitized": folder,
+        "system_instruction": None,
+        "system_instruction_sha": None,
+        "fewshot_as_multiturn": None,
+        "chat_template": None,
+        "chat_template_sha": None,
+        "total_evaluation_time_seconds": str(round(math.fsum(record.seconds for record in every), 4)),
+        "anchoreval": _extra(run, arm, cells),
+    }
+
+
+def _metrics(task: str, records: Sequence[Record]) -> dict[str, Json]:
+    scores = [record.score for record in records if record.score is not None]
+    logprobs = [value for record in records if (value := per_token(record)) is not None]
+    found: dict[str, Json] = {"name": task, "alias": task, "sample_len": len(records)}
+    found |= _metric(SCORE, scores)
+    return found | _metric(LOGPROB, logprobs) if logprobs else found
+
+
+def _metric(name: str, values: Sequence[float]) -> dict[str, Json]:
+    """The mean, null over no value, and its standard error, "N/A" as there where it has none."""
+    error = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else "N/A"
+    return {f"{name},none": float(fmean(values)) if values else None, f"{name}_stderr,none": error}
+
+
+def _task_config(run: Run, task: str, record: Record) -> dict[str, Json]:
+    metrics = [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in (SCORE, LOGPROB)]
+    card = _card(run, record.task)
+    return {
+        "task": task,
+        "output_type": "generate_until",
+        "num_fewshot": 0,
+        "repeats": 1,
+        "metric_list": metrics,
+        "generation_kwargs": _decoding(run, record.task),
+        "metadata": {**card, "task": record.task, "length": record.length},
+    }
+
+
+def _decoding(run: Run, task: str) -> dict[str, Json]:
+    most = _card(run, task).get("max_new_tokens")
+    return {"do_sample": False, "temperature": 0.0} | ({"max_gen_toks": most} if most else {})
+
+
+def _card(run: Run, task: str) -> Mapping[str, Json]:
+    """The task's row of the header's identity; empty where it has none."""
+    rows: list[Mapping[str, Json]] = section(run.header, "identity").get("tasks") or []
+    return next((row for row in rows if (row["suite"], row["name"]) == tuple(task.split("/", 1))), {})
+
+
+def _counts(run: Run, records: Sequence[Record]) -> dict[str, int]:
+    """How many samples the header asked for in this cell, and how many records there are."""
+    place = (records[0].task, records[0].length)
+    asked = {(row["task"], row["length"]): int(row["samples"]) for row in run.header.get("asked") or []}
+    return {"original": asked.get(place, len(records)), "effective": len(records)}
+
+
+def _config(run: Run, arm: str) -> dict[str, Json]:
+    model, seed = section(run.header, "model"), run.header.get("seed")
+    backend = section(run.header, "backend")
+    return {
+        "model": "anchoreval",
+        "model_args": {"pretrained": model.get("path"), "arm": arm},
+        "model_num_parameters": model.get("parameters"),
+        "model_dtype": model.get("dtype"),
+        "model_sha": model.get("sha256"),
+        "batch_size": None,
+        "batch_sizes": [],
+        "device": backend.get("device"),
+        "use_cache": None,
+        "limit": run.header.get("limit"),
+        "bootstrap_iters": 0,
+        "gen_kwargs": None,
+        "random_seed": seed,
+        "numpy_seed": seed,
+        "torch_seed": seed,
+        "fewshot_seed": seed,
+    }
+
+
+def _extra(run: Run, arm: str, cells: Mapping[str, list[Record]]) -> dict[str, Json]:
+    """What lm-eval has no place for: the arm as applied, and how many scores are null and why."""
+    why = {task: Counter(r.why or "no reason given" for r in rows if r.score is None) for task, rows in cells.items()}
+    keys = ("run", "version", "created", "finished", "comparable", "template", "document_tokens", "sources")
+    return {
+        **{key: run.header.get(key) for key in (*keys, "unmakeable")},
+        "arm": next((one for one in _arms_said(run) if one.get("name") == arm), {"name": arm}),
+        "tokenizer": run.header.get("tokenizer"),
+        "scorers": run.header.get("scorers"),
+        "unscored": {task: dict(reasons) for task, reasons in why.items() if reasons},
+        "outcomes": {task: counted(rows) for task, rows in cells.items()},
+        "form": form_of(run.header),
+        "incomparable": dict(incomparable(run.header, run.records)),
+        "environments": [dict(one) for one in environments(run.header)],
+        "differences": _differences(run, arm),
+        **({"changed": run.changed} if run.changed else {}),
+    }
+
+
+def _differences(run: Run, arm: str) -> list[dict[str, Json]]:
+    """The arm against the run's first, as `anchoreval compare` has it; empty for the first."""
+    known = sides(run.header, run.records)
+    first = next(iter(known), arm)
+    if arm == first or arm not in known:
+        return []
+    against = contrast(known[arm], known[first])
+    return [fields_of(against, row) for row in against.rows]
+
+
+def _arms_said(run: Run) -> list[Mapping[str, Json]]:
+    return [one if isinstance(one, Mapping) else {"name": str(one)} for one in run.header.get("arms") or []]
+
+
+def sample_row(run: Run, record: Record) -> dict[str, Json]:
+    """One line of samples_*.jsonl; the score is null where there is none, with the reason in `why`."""
+    doc = {
+        "id": record.sample_id, "task": record.task, "length": record.length, "index": record.index,
+        "references": list(record.references), "facts": dict(record.facts),
+    }  # fmt: skip
+    doc = paired_only(doc)
+    answer = _spelled(record.output)
+    references = doc["references"]
+    target = references[0] if len(references) == 1 else str(references)
+    row = {
+        "doc_id": record.index,
+        "doc": doc,
+        "target": target,
+        "arguments": {"gen_args_0": {"arg_0": None, "arg_1": _decoding(run, record.task)}},
+        "resps": [[answer]],
+        "filtered_resps": [answer],
+        "filter": "none",
+        "metrics": [SCORE, LOGPROB],
+        "doc_hash": _sha256(json.dumps(doc, indent=2, ensure_ascii=False)),
+        "prompt_hash": record.prompt_sha256,
+        "target_hash": _sha256(target),
+        SCORE: record.score,
+        LOGPROB: per_token(record),
+    }
+    kept = (
+        "why",
+        "arm",
+        "key",
+        "finish",
+        "outcome",
+        "prompt_tokens",
+        "output_tokens",
+        "reference_logprob",
+        "reference_tokens",
+    )
+    whole: dict[str, Json] = paired_only(row | {name: getattr(record, name) for name in (*kept, "seconds")})
+    return whole
+
+
+def paired_only(value: Any) -> Any:
+    """The JSON value with every unpaired surrogate in it spelled out, so that it can be UTF-8."""
+    if isinstance(value, str):
+        return _spelled(value)
+    if isinstance(value, Mapping):
+        return {_spelled(str(key)): paired_only(one) for key, one in value.items()}
+    return [paired_only(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def unpaired(runs: Sequence[Run]) -> int:
+    """How many outputs and references hold text that UTF-8 cannot."""
+    texts = (text for run in runs for record in run.records for text in (record.output, *record.references))
+    return sum(_UNPAIRED.search(text) is not None for text in texts)
+
+
+def _spelled(text: str) -> str:
+    return _UNPAIRED.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", text)
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()

@@ -1,0 +1,193 @@
+"""`anchoreval export`: runs as files that other tools read: lm-eval's results and samples, CSV, Parquet.
+
+Times in names and files are the header's, so that the same runs give the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anchoreval.errors import MissingExtra, RunError, UnknownName
+from anchoreval.schema import OUTCOMES
+
+if TYPE_CHECKING:
+    from anchoreval.records.folder import Run
+    from anchoreval.schema import Record
+
+FORMATS = ("lm-eval", "csv", "parquet")
+INSTALL = "pip install 'anchoreval[export]'"
+WHOLE = 1 << 40  # characters: a text in a table is never cut
+TEXT, NUMBER, COUNT = "string", "Float64", "Int64"
+RUN = {"run": TEXT, "path": TEXT, "model": TEXT, "weights_sha256": TEXT}
+RECORD_COLUMNS = {
+    **RUN, "arm": TEXT, "task": TEXT, "length": COUNT, "index": COUNT, "sample_id": TEXT, "depth": NUMBER,
+    "score": NUMBER, "why": TEXT, "reference_logprob": NUMBER, "reference_tokens": COUNT, "logprob_per_token": NUMBER,
+    "output": TEXT, "output_tokens": COUNT, "finish": TEXT, "outcome": TEXT, "references": TEXT, "prompt_tokens": COUNT,
+    "prompt_sha256": TEXT, "seconds": NUMBER, "facts": TEXT, "key": TEXT,
+}  # fmt: skip
+CELL_COLUMNS: dict[str, str] = {
+    **RUN, "arm": TEXT, "task": TEXT, "length": COUNT, "asked": COUNT, "scored": COUNT, "mean": NUMBER,
+    "low": NUMBER, "high": NUMBER, "method": TEXT, "logprob": NUMBER, "as_wrong": NUMBER,
+    **dict.fromkeys(OUTCOMES, COUNT),
+}  # fmt: skip
+DIFFERENCE_COLUMNS = {
+    **RUN, "arm": TEXT, "baseline": TEXT, "scope": TEXT, "task": TEXT, "length": COUNT, "pairs": COUNT,
+    "left_out": COUNT, "lost": TEXT, "same_outputs": COUNT, "sources": COUNT, "margin": NUMBER, "mean_arm": NUMBER,
+    "mean_baseline": NUMBER, "difference": NUMBER, "low": NUMBER, "high": NUMBER, "interval": TEXT,
+    "discordant": COUNT, "p": NUMBER, "p_holm": NUMBER, "detectable": NUMBER, "verdict": TEXT, "says": TEXT,
+    "logprob": NUMBER, "logprob_low": NUMBER, "logprob_high": NUMBER, "logprob_p": NUMBER, "logprob_p_holm": NUMBER,
+    "logprob_says": TEXT, "floor_discordant": NUMBER, "floor_difference": NUMBER, "floor_logprob_spread": NUMBER,
+    "floor_outputs": NUMBER,
+}  # fmt: skip
+Row = dict[str, Any]
+Tell = Callable[[str], None]
+
+
+def flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of the command."""
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, or folders of them")
+    parser.add_argument("--format", required=True, metavar="FORMAT", help="lm-eval, csv or parquet")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where the files go")
+
+
+def main(options: argparse.Namespace, say: Tell, note: Tell) -> int:
+    """The place of every table or results file on stdout, what is incomplete on stderr."""
+    from anchoreval.records.folder import find_runs, load_run, tell_changed
+    from anchoreval.reports.export.lm_eval import unpaired
+
+    if options.format not in FORMATS:
+        raise UnknownName("--format", options.format, FORMATS)
+    if options.format != "lm-eval":
+        need(*(("pandas",) if options.format == "csv" else ("pandas", "pyarrow")))
+    runs = [load_run(path) for path in find_runs(options.runs)]
+    for path in export(runs, options.format, options.output):
+        say(str(path))
+    for run in runs:
+        tell_changed(run, note)
+        if not run.header.get("finished"):
+            note(f"{run.path}: not finished: {len(run.records)} records so far")
+    if count := unpaired(runs):
+        note(f"{count} texts hold unpaired surrogates, which UTF-8 cannot: they are spelled out, as in ⟨U+D800⟩")
+    return 0
+
+
+def export(runs: Sequence[Run], form: str, output: Path) -> list[Path]:
+    """The files of `runs` in one of FORMATS under `output`; RunError where there are no records at all."""
+    from anchoreval.reports.export.lm_eval import write_lm_eval
+
+    if not any(run.records for run in runs):
+        raise RunError(f"{runs[0].path}: no records yet: wait for the run, or start it again")
+    if form == "lm-eval":
+        return write_lm_eval(runs, output)
+    records = [row for run in runs for row in record_rows(run, output)]
+    cells = [row for run in runs for row in cell_rows(run, output)]
+    differences = [row for run in runs for row in difference_rows(run, output)]
+    return [
+        _write_table(records, RECORD_COLUMNS, output / f"records.{form}"),
+        _write_table(cells, CELL_COLUMNS, output / f"cells.{form}"),
+        _write_table(differences, DIFFERENCE_COLUMNS, output / f"differences.{form}"),
+    ]
+
+
+def need(*packages: str) -> None:
+    """Nothing; MissingExtra when a package cannot be imported."""
+    for package in packages:
+        try:
+            import_module(package)
+        except ImportError as error:
+            raise MissingExtra(f"the export needs {error.name or package}: {INSTALL}") from error
+
+
+def record_rows(run: Run, output: Path) -> Iterator[Row]:
+    """One row per record in RECORD_COLUMNS. Scores are 0..1, log-probabilities nats, references and facts JSON."""
+    from anchoreval.stats import per_token
+
+    of = _of(run, output)
+    for record in run.records:
+        own = {name: getattr(record, name) for name in RECORD_COLUMNS if hasattr(record, name)}
+        yield {
+            **of,
+            **own,
+            "depth": single_depth(record),
+            "logprob_per_token": per_token(record),
+            "references": json.dumps(record.references, ensure_ascii=False),
+            "facts": json.dumps(record.facts, ensure_ascii=False, sort_keys=True),
+        }
+
+
+def cell_rows(run: Run, output: Path) -> Iterator[Row]:
+    """One row per (task, length, arm) in CELL_COLUMNS; means and 95% intervals are 0..1."""
+    from anchoreval.stats import cells
+
+    of = _of(run, output)
+    for cell in cells(run.records):
+        counts = {outcome: cell.outcomes.get(outcome, 0) for outcome in OUTCOMES}
+        yield of | {name: getattr(cell, name) for name in CELL_COLUMNS if hasattr(cell, name)} | counts
+
+
+def difference_rows(run: Run, output: Path) -> Iterator[Row]:
+    """One row per difference of an arm to the first, with its verdict, in DIFFERENCE_COLUMNS; points of 100 and nats.
+
+    What `anchoreval compare` says of the run, under the names of compare.csv.
+    """
+    from anchoreval.reports.rows import fields_of
+    from anchoreval.stats import contrast, sides
+
+    of, known = _of(run, output), list(sides(run.header, run.records).values())
+    for side in known[1:]:
+        against = contrast(side, known[0])
+        for row in against.rows:
+            yield of | {name: value for name, value in fields_of(against, row).items() if name in DIFFERENCE_COLUMNS}
+
+
+def single_depth(record: Record) -> float | None:
+    """Where in the context, 0..1, the one needle or gold document stands; None for none or several."""
+    depths = record.facts.get("depths", record.facts.get("depth"))
+    if isinstance(depths, list):
+        depths = depths[0] if len(depths) == 1 else None
+    return float(depths) if isinstance(depths, int | float) and not isinstance(depths, bool) else None
+
+
+def _of(run: Run, output: Path) -> Row:
+    """The columns that say which run; `path` as seen from the folder of the tables."""
+    from anchoreval.records.facts import section
+    from anchoreval.reports.board.view import relative
+    from anchoreval.reports.export.lm_eval import model_of
+
+    sha256 = section(run.header, "model").get("sha256")
+    weights = None if sha256 is None else str(sha256)
+    name = str(run.header.get("run") or run.path.name)
+    return {"run": name, "path": relative(run.path, output), "model": model_of(run), "weights_sha256": weights}
+
+
+def _write_table(rows: Sequence[Row], columns: dict[str, str], path: Path) -> Path:
+    """The rows as CSV, where text is inert in a spreadsheet, or as Parquet, where only lone surrogates are named."""
+    import pandas
+
+    from anchoreval.files import write_whole
+    from anchoreval.reports.export.lm_eval import paired_only
+
+    safe = _inert if path.suffix == ".csv" else paired_only
+    frame = pandas.DataFrame(
+        {
+            name: pandas.array([safe(row[name]) if kind == TEXT else row[name] for row in rows], dtype=kind)
+            for name, kind in columns.items()
+        }
+    )
+    if path.suffix == ".csv":
+        return write_whole(path, [frame.to_csv(index=False, lineterminator="\n")])
+    file = io.BytesIO()
+    frame.to_parquet(file, engine="pyarrow", index=False)
+    return write_whole(path, [file.getvalue()])
+
+
+def _inert(text: str | None) -> str | None:
+    from anchoreval.reports.board.run_csv import inert
+
+    return None if text is None else inert(text, WHOLE)

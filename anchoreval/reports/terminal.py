@@ -1,0 +1,252 @@
+"""The result table on stdout: task rows x length columns, a panel per arm and per difference, then words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from textwrap import wrap
+
+from anchoreval.records.facts import raw_words
+from anchoreval.reports.board.view import Run, view
+from anchoreval.reports.words import (
+    NONE,
+    apart_words,
+    column,
+    floor_words,
+    logprob_difference,
+    percent,
+    plain,
+    sentence,
+    shortened,
+    tally,
+    tokens,
+)
+from anchoreval.stats import Cell, Contrast, Difference, Place
+from anchoreval.stats.fill import underfilled
+
+COLUMN = 8
+GAP = "   "
+INCOMPARABLE = "Not comparable with published scores: "
+
+
+@dataclass(frozen=True, slots=True)
+class _Panel:
+    """One block of columns: `text(task, length)` fills it, `mean(length)` its last row."""
+
+    title: str
+    lengths: tuple[int, ...]
+    text: Callable[[str, int], str]
+    mean: Callable[[int], str]
+
+    @property
+    def width(self) -> int:
+        return max(len(self.title), COLUMN * len(self.lengths))
+
+    def row(self, texts: Iterable[str]) -> str:
+        return "".join(f"{text:>{COLUMN}}" for text in texts).rjust(self.width)
+
+
+def run_table(run: Run, baseline: str | None = None, width: int = 100) -> str:
+    """The whole result of a run as text: scores, differences to `baseline` (the first arm), verdicts, notes."""
+    shown = view(run, Path())
+    base = baseline or (shown.arms[0] if shown.arms else "")
+    contrasts = [shown.contrasts[arm, base] for arm in shown.arms if arm != base]
+    lines = [table(list(shown.cells.values()), contrasts, shown.unmakeable, width)]
+    summaries = {average.summary for average in shown.averages.values() if average.by_length}
+    if len(summaries) == 1:
+        lines.append(f"RULER: {summaries.pop()}")
+    else:
+        lines += [f"{plain(arm, 40)}: RULER {average.summary}" for arm, average in shown.averages.items()]
+    notes = [line.text for line in sorted(shown.outcomes, key=lambda line: not line.quiet)]
+    if raw := raw_words(run.header):
+        notes.append(f"{raw[:1].upper()}{raw[1:]}.")
+    if shown.changed:
+        notes.append(f"This run is not what it was when it finished: {shown.changed}.")
+    if shown.environments:
+        notes.append(f"{shown.environments}.")
+    if shown.incomparable:
+        notes.append(f"{INCOMPARABLE}{plain(shown.incomparable, 400)}.")
+    if shown.extension:
+        notes.append(shown.extension)
+    if short := underfilled(run.records):
+        named = (f"{plain(task, 60)} at {tokens(length)} {share:.0%}" for (task, length), share in short.items())
+        notes.append(f"Prompts and answers fill, of their lengths: {'; '.join(shortened(named))}.")
+    return "\n".join(lines + [line for note in notes for line in wrap(note, width, subsequent_indent="  ")])
+
+
+def table(
+    cells: Sequence[Cell],
+    contrasts: Sequence[Contrast] = (),
+    unmakeable: Mapping[Place, str] | None = None,
+    width: int = 100,
+) -> str:
+    """Scores x 100 per arm and differences per contrast, then what was left out, and verdicts in words."""
+    why = unmakeable or {}
+    tasks = list(dict.fromkeys([cell.task for cell in cells] + [task for task, _ in why]))
+    lengths = tuple(sorted({cell.length for cell in cells} | {length for _, length in why}))
+    panels = [_scores(arm, cells, lengths, why) for arm in dict.fromkeys(cell.arm for cell in cells)]
+    panels += [_differences(contrast, lengths) for contrast in contrasts]
+    lines = [line for group in _grouped(panels, tasks, width) for line in (*_block(group, tasks), "")]
+    notes = [wrapped for note in _notes(cells, why) for wrapped in wrap(note, width, subsequent_indent="  ")]
+    return "\n".join([*lines, *notes, *_verdicts(contrasts)]).rstrip()
+
+
+def _scores(arm: str, cells: Sequence[Cell], lengths: tuple[int, ...], unmakeable: Mapping[Place, str]) -> _Panel:
+    found = {(cell.task, cell.length): cell for cell in cells if cell.arm == arm}
+
+    def text(task: str, length: int) -> str:
+        cell = found.get((task, length))
+        return NONE if cell is None else percent(cell.mean) + _mark(cell.lost)
+
+    def mean(length: int) -> str:
+        over = means_over([cell for (_, of), cell in found.items() if of == length])
+        short = over.lost or any(of == length for _, of in unmakeable)
+        return NONE if over.mean is None else percent(over.mean) + _mark(short)
+
+    return _Panel(plain(arm, 60), lengths, text, mean)
+
+
+def _mark(short: int | bool) -> str:
+    """A star behind a number from which something is left out, else the room for it."""
+    return "*" if short else " "
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    """A mean over tasks of what was scored, the same with the lost as wrong, and how much was lost."""
+
+    mean: float | None
+    as_wrong: float
+    scored: int
+    asked: int
+    lost_tasks: int
+
+    @property
+    def lost(self) -> int:
+        """Samples without a score."""
+        return self.asked - self.scored
+
+
+def means_over(cells: Sequence[Cell]) -> Over:
+    """The mean over the tasks of one arm and length."""
+    means = [cell.mean for cell in cells if cell.mean is not None]
+    return Over(
+        fmean(means) if means else None,
+        fmean(cell.as_wrong for cell in cells) if cells else 0.0,
+        sum(cell.scored for cell in cells),
+        sum(cell.asked for cell in cells),
+        len(cells) - len(means),
+    )
+
+
+def _differences(contrast: Contrast, lengths: tuple[int, ...]) -> _Panel:
+    cells = {(row.difference.task, row.difference.length): row.difference for row in contrast.cells}
+    pooled = {row.difference.length: row.difference for row in contrast.lengths}
+
+    def shown(difference: Difference | None) -> str:
+        if difference is None or difference.difference is None:
+            return NONE + " "
+        return percent(difference.difference, signed=True) + _mark(difference.left_out)
+
+    return _Panel(
+        title(contrast),
+        lengths,
+        lambda task, length: shown(cells.get((task, length))),
+        lambda length: shown(pooled.get(length)),
+    )
+
+
+def _grouped(panels: Sequence[_Panel], tasks: Sequence[str], width: int) -> Iterator[list[_Panel]]:
+    """Panels side by side, as many as fit in `width` characters."""
+    group: list[_Panel] = []
+    for panel in panels:
+        used = _label_width(tasks) + sum(len(GAP) + one.width for one in (*group, panel))
+        if group and used > width:
+            yield group
+            group = []
+        group.append(panel)
+    if group:
+        yield group
+
+
+def _block(group: Sequence[_Panel], tasks: Sequence[str]) -> list[str]:
+    label, suite = _label_width(tasks), _suite(tasks)
+
+    def line(name: str, fields: Iterable[str]) -> str:
+        return GAP.join([f"{name:<{label}}", *fields]).rstrip()
+
+    heads = [panel.row(f"{column(length)} " for length in panel.lengths) for panel in group]
+    lines = [line("", [panel.title.rjust(panel.width - 1) + " " for panel in group])]
+    lines += [line(suite.rstrip("/") or "task", heads), "-" * len(line("", heads))]
+    for task in tasks:
+        rows = [panel.row(panel.text(task, length) for length in panel.lengths) for panel in group]
+        lines.append(line(plain(task.removeprefix(suite), 40), rows))
+    rows = [panel.row(panel.mean(length) for length in panel.lengths) for panel in group]
+    return [*lines, line("all", rows)]
+
+
+def _suite(tasks: Sequence[str]) -> str:
+    """`ruler/` when every task is of that suite, else nothing."""
+    suites = {task.partition("/")[0] + "/" for task in tasks if "/" in task}
+    return suites.pop() if len(suites) == 1 and all("/" in task for task in tasks) else ""
+
+
+def _label_width(tasks: Sequence[str]) -> int:
+    suite = _suite(tasks)
+    return max([len(plain(task.removeprefix(suite), 40)) for task in tasks] + [len(suite), 4])
+
+
+def _notes(cells: Sequence[Cell], unmakeable: Mapping[Place, str]) -> Iterator[str]:
+    """What the stars stand for: how much was scored, and the mean where the lost count as wrong."""
+    short: dict[str, list[str]] = {}
+    for cell in cells:
+        if cell.lost:
+            counts = f"{plain(cell.arm, 40)} {cell.scored}/{cell.asked} ({percent(cell.as_wrong)})"
+            short.setdefault(f"{plain(cell.task, 60)} at {tokens(cell.length)}", []).append(counts)
+    if parts := shortened(f"{place} {', '.join(counts)}" for place, counts in short.items()):
+        yield f"* scored/asked, and the mean with the lost as wrong in brackets: {'; '.join(parts)}"
+    whole = [
+        f"{tokens(length)} {plain(arm, 40)} {percent(over.mean)}, {percent(over.as_wrong)} with the lost as wrong"
+        + (f", {over.lost_tasks} of {len(own)} tasks lost whole" if over.lost_tasks else "")
+        for (length, arm), own in _by_column(cells).items()
+        if (over := means_over(own)).lost
+    ]
+    if whole:
+        yield f"* all: a mean of what was scored: {'; '.join(shortened(whole))}"
+    for length in dict.fromkeys(length for _, length in unmakeable):
+        missing = sum(of == length for _, of in unmakeable)
+        made = len({cell.task for cell in cells if cell.length == length})
+        yield f"* all at {tokens(length)}: a mean over {made} of {made + missing} tasks"
+    for (task, length), why in unmakeable.items():
+        yield f"{NONE} {plain(task, 60)} at {tokens(length)}: {plain(why, 160)}"
+
+
+def _by_column(cells: Sequence[Cell]) -> dict[tuple[int, str], list[Cell]]:
+    found: dict[tuple[int, str], list[Cell]] = {}
+    for cell in cells:
+        found.setdefault((cell.length, cell.arm), []).append(cell)
+    return found
+
+
+def _verdicts(contrasts: Sequence[Contrast]) -> Iterator[str]:
+    """The verdict of every contrast over all pairs, at every length where there are several, and over its cells."""
+    for contrast in contrasts:
+        yield f"{title(contrast)}, all pairs: {sentence(contrast.pooled)}"
+        judged = [row for row in contrast.lengths if row.difference.difference is not None]
+        if len(judged) > 1:
+            yield from (f"  at {tokens(row.difference.length or 0)}: {sentence(row)}" for row in judged)
+        if logprob := logprob_difference(contrast.pooled):
+            yield f"  {logprob}"
+        if len(contrast.cells) > 1:
+            yield f"  by task and length: {tally(contrast.cells)}"
+        if apart := apart_words(contrast):
+            yield f"  {apart}"
+    if contrasts:
+        yield next(filter(None, map(floor_words, contrasts)), "noise floor: no placebo in this run")
+
+
+def title(contrast: Contrast) -> str:
+    """`fp32 minus bf16`."""
+    return f"{plain(contrast.arm, 40)} minus {plain(contrast.baseline, 40)}"

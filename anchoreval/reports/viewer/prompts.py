@@ -1,0 +1,163 @@
+"""The prompts of a run for its viewer: made again from the header, and kept only where the hash is the recorded one."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from anchoreval.errors import AnchorEvalError
+from anchoreval.records.folder import Run
+from anchoreval.reports.viewer.files import to_json
+from anchoreval.reports.viewer.rows import Row, arms_of
+from anchoreval.schema import SILENT, Json, Progress, Sample
+
+if TYPE_CHECKING:
+    from anchoreval.runs.rebuild import Remake
+    from anchoreval.tokenizer import TextTokenizer
+
+PROMPT_MEGABYTES = 200
+CHARACTERS_PER_TOKEN = 5  # a guess from above for English prose, before a prompt is made
+NOT_ASKED = "This page was written without prompts: anchoreval view RUN adds them."
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """Prompts as JSON by sample id, to be read once; then `why` says for a sample, or `otherwise`, why it has none."""
+
+    lines: Iterable[tuple[str, str]] = ()
+    why: dict[str, str] = field(default_factory=dict)
+    otherwise: str = NOT_ASKED
+
+
+def no_prompts() -> Prompts:
+    """None, because none were asked for."""
+    return Prompts()
+
+
+def remade_prompts(
+    run: Run,
+    rows: Sequence[Row],
+    megabytes: int,
+    data_dir: Path | None = None,
+    tokenizer: Path | None = None,
+    progress: Progress = SILENT,
+) -> Prompts:
+    """The prompts that can be made again; of more than `megabytes`, first those on which arms disagree.
+
+    `data_dir` holds the published source texts, `tokenizer` is used instead of the checkpoint's.
+    """
+    from anchoreval.runs.rebuild import Remake
+
+    try:
+        remake = Remake(run, data_dir, tokenizer)
+    except AnchorEvalError as error:
+        return Prompts(otherwise=f"The prompts cannot be made again: {error}")
+    wanted = _within(rows, megabytes)
+    why = {
+        row.sample_id: f"Left out: this page holds about {megabytes} MB of prompts (--prompt-megabytes N for more)."
+        for row in rows
+        if row.sample_id not in wanted
+    }
+    return Prompts(_lines(remake, run, wanted, why, progress), why, "The run's header makes no such sample.")
+
+
+def _within(rows: Sequence[Row], megabytes: int) -> dict[str, Row]:
+    """The rows whose prompts fit, by sample id."""
+    order = sorted(rows, key=lambda row: not row.disagree)
+    sizes = itertools.accumulate(CHARACTERS_PER_TOKEN * row.first.prompt_tokens for row in order)
+    return {row.sample_id: row for row, size in zip(order, sizes, strict=True) if size <= megabytes * 1_000_000}
+
+
+def _lines(
+    remake: Remake, run: Run, wanted: Mapping[str, Row], why: dict[str, str], progress: Progress
+) -> Iterator[tuple[str, str]]:
+    """Sample id and JSON of every wanted prompt whose hash is the one recorded; the others go to `why`."""
+    cells: dict[tuple[str, int], set[str]] = {}
+    for row in wanted.values():
+        cells.setdefault((row.first.task, row.first.length), set()).add(row.sample_id)
+    for (task, length), ids in cells.items():
+        try:
+            for sample in _until(remake.samples(task, length), ids):
+                progress(1)
+                row = wanted[sample.id]
+                if problem := _problem(sample, row):
+                    why[sample.id] = problem
+                else:
+                    yield sample.id, to_json(_shown(remake, sample, row, arms_of(run)))
+        except AnchorEvalError as error:
+            why |= dict.fromkeys(ids, f"This prompt cannot be made again: {error}")
+
+
+def _until(samples: Iterator[Sample], ids: Collection[str]) -> Iterator[Sample]:
+    """The samples of `ids`; none is made beyond the last of them."""
+    left = set(ids)
+    for sample in samples:
+        if sample.id in left:
+            yield sample
+            left.discard(sample.id)
+        if not left:
+            return
+
+
+def _problem(sample: Sample, row: Row) -> str:
+    made = hashlib.sha256(sample.prompt.encode("utf-8", "surrogatepass")).hexdigest()
+    recorded = sorted({record.prompt_sha256 for record in row.answers.values()} - {made})
+    if not recorded:
+        return ""
+    return (
+        f"Not shown: the prompt made again from the header has SHA-256 {made[:16]}, "
+        f"the records say {', '.join(other[:16] for other in recorded)}."
+    )
+
+
+def _shown(remake: Remake, sample: Sample, row: Row, arms: Sequence[str]) -> Json:
+    """`segments` as [role, text], characters at which `needles` begin, and where the arms' answers part."""
+    spans = remake.tokenizer.spans(sample.prompt)
+    positions = sample.facts.get("token_positions") or []
+    return {
+        "id": sample.id,
+        "segments": _segments(remake, sample, spans),
+        "needles": sorted(spans[at][0] for at in positions if 0 <= at < len(spans)),
+        "tokens": _partings(row, arms, remake.tokenizer),
+    }
+
+
+def _segments(remake: Remake, sample: Sample, spans: Sequence[tuple[int, int]]) -> list[list[str]]:
+    """Role and text; documents that the run cut into blocks are cut as they were sent."""
+    if remake.plan.document_tokens is None:
+        return [[segment.role, segment.text] for segment in sample.segments]
+    request = remake.request(sample)
+    starts = [0]
+    roles = [request.roles[request.segment_ids[1]]]
+    for token in range(2, len(request.token_ids)):
+        if request.segment_ids[token] != request.segment_ids[token - 1]:
+            starts.append(spans[token - 1][0])
+            roles.append(request.roles[request.segment_ids[token]])
+    ends = [*starts[1:], len(sample.prompt)]
+    return [[role, sample.prompt[low:high]] for role, low, high in zip(roles, starts, ends, strict=True)]
+
+
+def _partings(row: Row, arms: Sequence[str], tokenizer: TextTokenizer) -> dict[str, Json]:
+    """Arm -> [position, its token, the first arm's token] where the answers part; None past an answer's end.
+
+    Records hold no token ids: these are the tokens of the texts, tokenised again, counted from 0.
+    """
+    first, *others = [(arm, row.answers[arm].output) for arm in arms if arm in row.answers]
+    found: dict[str, Json] = {}
+    for arm, text in others:
+        if text != first[1]:
+            pairs = itertools.zip_longest(_tokens(text, tokenizer), _tokens(first[1], tokenizer))
+            parting = next(((at, own, other) for at, (own, other) in enumerate(pairs) if own != other), None)
+            if parting:
+                found[arm] = list(parting)
+    return found
+
+
+def _tokens(text: str, tokenizer: TextTokenizer) -> list[str]:
+    """The text of each token; a lone surrogate, which no tokenizer takes, as a replacement character."""
+    whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return [whole[low:high] for low, high in tokenizer.spans(whole)]

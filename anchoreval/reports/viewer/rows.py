@@ -1,0 +1,97 @@
+"""Records -> what the list of a viewer shows: one row per sample, and the lines of records.jsonl behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from anchoreval.records.folder import Run
+from anchoreval.schema import Json, Record
+
+COLUMNS = ("id", "task", "length", "index", "file", "prompt", "scores", "logprobs", "outputs")
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One record and the number of its line in records.jsonl, from 1."""
+
+    number: int
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One sample with every line on it, in the order of the file; `answers` holds the last line of each arm."""
+
+    sample_id: str
+    lines: tuple[Line, ...]
+    answers: Mapping[str, Record]
+
+    @property
+    def first(self) -> Record:
+        """A record of the sample."""
+        return self.lines[0].record
+
+    @property
+    def repeated(self) -> int:
+        """Lines that an arm has beyond one."""
+        return len(self.lines) - len(self.answers)
+
+    @property
+    def disagree(self) -> bool:
+        """Whether scores or outputs differ between the arms."""
+        return len({(record.score, record.output) for record in self.answers.values()}) > 1
+
+
+def rows_of(run: Run) -> list[Row]:
+    """One row per sample id: tasks in the header's order, then by length and index."""
+    lines: dict[str, list[Line]] = {}
+    for number, record in enumerate(run.records, 1):
+        lines.setdefault(record.sample_id, []).append(Line(number, record))
+    tasks = tasks_of(run)
+    place = {task: at for at, task in enumerate(tasks)}
+
+    def order(row: Row) -> tuple[int, int, int, str]:
+        return place[row.first.task], row.first.length, row.first.index, row.sample_id
+
+    found = (Row(name, tuple(own), {line.record.arm: line.record for line in own}) for name, own in lines.items())
+    return sorted(found, key=order)
+
+
+def tasks_of(run: Run) -> tuple[str, ...]:
+    """The header's tasks, then what else the records hold."""
+    return _ordered([str(task) for task in run.header.get("tasks") or []], (record.task for record in run.records))
+
+
+def arms_of(run: Run) -> tuple[str, ...]:
+    """The header's arms, then what else the records hold."""
+    listed = run.header.get("arms") or []
+    names = [str(arm["name"] if isinstance(arm, Mapping) else arm) for arm in listed]
+    return _ordered(names, (record.arm for record in run.records))
+
+
+def listed(row: Row, arms: Sequence[str], file: int, prompt: int) -> list[Json]:
+    """The row as COLUMNS has it.
+
+    `scores` hold a number, None (no score) or -1 (no record); `logprobs` are per reference token; equal numbers in
+    `outputs` are equal outputs, None where there is no record. `prompt` is the number of the file that holds the
+    prompt, or -1 - i where none does, for reason i of the viewer.
+    """
+    first = row.first
+    kinds: dict[str, int] = {}
+    answers = [row.answers.get(arm) for arm in arms]
+    outputs = [None if one is None else kinds.setdefault(one.output, len(kinds)) for one in answers]
+    scores = [-1 if one is None else one.score for one in answers]
+    place = [row.sample_id, first.task, first.length, first.index, file, prompt]
+    return [*place, scores, [_per_token(one) for one in answers], outputs]
+
+
+def _per_token(record: Record | None) -> float | None:
+    if record is None or record.reference_logprob is None or not record.reference_tokens:
+        return None
+    return round(record.reference_logprob / record.reference_tokens, 6)
+
+
+def _ordered(first: Sequence[str], then: Iterator[str]) -> tuple[str, ...]:
+    known = dict.fromkeys(first)
+    return (*known, *sorted(set(then) - set(known)))

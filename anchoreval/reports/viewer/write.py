@@ -1,0 +1,207 @@
+"""A run -> its viewer: `index.html` and `data/<hash>/NNN.js`. The same run gives the same bytes.
+
+Data files are written under another name, renamed, and named by their content; index.html, replaced in one step, says
+which folder it reads. Killed at any moment, the old viewer or the new one stands.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import filecmp
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from anchoreval.errors import RunError
+from anchoreval.files import write_whole
+from anchoreval.records.facts import environment_words, incomparable_words, raw_words
+from anchoreval.records.folder import Run, to_line
+from anchoreval.reports.board.view import EXTENSION
+from anchoreval.reports.outcomes import outcome_lines
+from anchoreval.reports.page import require_page
+from anchoreval.reports.viewer.files import DataFiles, remove_data, to_json
+from anchoreval.reports.viewer.page import page
+from anchoreval.reports.viewer.prompts import PROMPT_MEGABYTES, Prompts, no_prompts, remade_prompts
+from anchoreval.reports.viewer.rows import COLUMNS, Row, arms_of, listed, rows_of, tasks_of
+from anchoreval.reports.words import plain, sentence
+from anchoreval.schema import SILENT, Json, Progress, Record
+from anchoreval.stats import contrast, sides
+
+PAGE, DATA, FOLDER = "index.html", "data", "view"
+TITLE = " · anchoreval samples</title>"
+
+
+def write_view(
+    run: Run,
+    folder: Path | None = None,
+    *,
+    prompts: bool = True,
+    megabytes: int = PROMPT_MEGABYTES,
+    data_dir: Path | None = None,
+    tokenizer: Path | None = None,
+    progress: Progress = SILENT,
+) -> Path:
+    """The path of index.html, written whole or not at all; default folder: `view` in the run's folder.
+
+    With `prompts`, the run's prompts are made again (`data_dir` and `tokenizer` as for `remade_prompts`), and at most
+    about `megabytes` of them are stored. RunError when a file cannot be written, or would be written through a link or
+    over a page of somebody else: the viewer that was there stands, and so does everything that is none.
+    """
+    if folder is None:
+        folder = run.path / FOLDER
+        _require_no_link(folder)
+    else:
+        require_page(folder / PAGE, TITLE)
+    _require_no_link(folder / DATA)
+    rows = rows_of(run)
+    made = remade_prompts(run, rows, megabytes, data_dir, tokenizer, progress) if prompts else no_prompts()
+    try:
+        (folder / DATA).mkdir(parents=True, exist_ok=True)
+        with _alone(folder):
+            name, count = _write_data(run, rows, made, folder / DATA)
+            title = plain(f"{_model(run)} · {run.header.get('run') or run.path.name}", 200)
+            path = write_whole(folder / PAGE, [page(title, f"{DATA}/{name}/", mark_of(run), count)])
+            _drop_others(folder / DATA, name)
+    except OSError as error:
+        raise RunError(f"cannot write {folder}: {error.strerror or error}") from error
+    return path
+
+
+def _require_no_link(folder: Path) -> None:
+    if folder.is_symlink():
+        raise RunError(f"cannot write {folder}: it is a link: remove it, or name another folder with --output")
+
+
+def mark_of(run: Run) -> str:
+    """SHA-256 of a run's identity and records: the same when the same command ran again and had nothing to do."""
+    digest = hashlib.sha256(json.dumps(run.header.get("identity"), sort_keys=True).encode())
+    for record in run.records:
+        digest.update(to_line(record))
+    return digest.hexdigest()
+
+
+def _write_data(run: Run, rows: Sequence[Row], made: Prompts, folder: Path) -> tuple[str, int]:
+    """The name of the folder in `folder` that now holds the data files, and the number of prompts in it."""
+    part = _new(folder)
+    try:
+        files = DataFiles(part)
+        holds = [files.add(f"{line.number}\t{_json(line.record)}" for line in row.lines) for row in rows]
+        files.close()
+        shown = {sample_id: files.add([line]) for sample_id, line in made.lines}
+        files.close()
+        files.write("index", to_json(_index(run, rows, holds, shown, made)))
+        name = files.sha256[:12]
+        _move(part, folder / name)
+    finally:
+        remove_data(part)
+    return name, len(shown)
+
+
+def _new(folder: Path) -> Path:
+    """A new folder in `folder`, so that nothing is written into one, or through a link, that was there."""
+    for number in itertools.count():
+        part = folder / f"new.{os.getpid()}.{number}.part"
+        with contextlib.suppress(FileExistsError):
+            part.mkdir()
+            return part
+    raise AssertionError
+
+
+def _json(record: Record) -> str:
+    """The line of records.jsonl."""
+    return to_line(record).decode("ascii").rstrip("\n")
+
+
+def _index(run: Run, rows: Sequence[Row], holds: Sequence[int], shown: Mapping[str, int], made: Prompts) -> Json:
+    """What the page reads first: the list, and what is to be said of the run."""
+    arms = arms_of(run)
+    reasons: dict[str, int] = {}
+
+    def prompt(row: Row) -> int:
+        if row.sample_id in shown:
+            return shown[row.sample_id]
+        return -1 - reasons.setdefault(made.why.get(row.sample_id, made.otherwise), len(reasons))
+
+    listing = [listed(row, arms, file, prompt(row)) for row, file in zip(rows, holds, strict=True)]
+    return {
+        "run": {"name": run.header.get("run") or run.path.name, "model": _model(run), "records": len(run.records)},
+        "columns": COLUMNS,
+        "arms": arms,
+        "tasks": tasks_of(run),
+        "rows": listing,
+        "reasons": list(reasons),
+        "notes": list(_notes(run, rows, made)),
+        "verdicts": list(_verdicts(run)),
+        "header": run.header,
+    }
+
+
+def _notes(run: Run, rows: Sequence[Row], made: Prompts) -> Iterator[str]:
+    """Sentences that stand above the list."""
+    if run.changed:
+        yield f"This run is not what it was when it finished: {run.changed}."
+    if "finished" not in run.header:
+        yield "This run is not finished: the records that it had when the page was written are shown."
+    if why := incomparable_words(run.header, records=run.records):
+        yield f"Not comparable with published scores: {plain(why)}."
+    if raw := raw_words(run.header):
+        yield f"{raw[:1].upper()}{raw[1:]}."
+    if several := environment_words(run.header):
+        yield f"Computed in {plain(several)}: last bits may differ from one record to the next; records name theirs."
+    yield from (f"{line.text}." for line in outcome_lines(run.header, run.records) if not line.quiet)
+    if any(arm.startswith(("anchor/", "intra-doc/")) for arm in arms_of(run)):
+        yield EXTENSION
+    if repeated := sum(row.repeated for row in rows):
+        yield f"{repeated} lines of records.jsonl repeat a sample under an arm; the list shows the last one of each."
+    for one in run.header.get("unmakeable") or []:
+        yield f"{one['task']} at {one['length']:,} tokens is not in the run: {one['why']}"
+
+
+def _verdicts(run: Run) -> Iterator[str]:
+    """What every arm differs by from the first over all pairs, as `anchoreval compare` says it."""
+    try:
+        known = list(sides(run.header, run.records).values())
+        against = [contrast(side, known[0]) for side in known[1:]]
+    except RunError:  # samples that are there twice, or were asked in other words: the list says so
+        return
+    for one in against:
+        yield f"{plain(one.arm, 60)} minus {plain(one.baseline, 60)}: {sentence(one.pooled)}"
+
+
+def _model(run: Run) -> str:
+    model = run.header.get("model")
+    return str(model.get("name") if isinstance(model, Mapping) else model)
+
+
+def _move(part: Path, place: Path) -> None:
+    """`part` as `place`; a folder that lies there stays when it holds the same, as its name says it does."""
+    _require_no_link(place)
+    if place.exists():
+        names = sorted(os.listdir(part))
+        if names == sorted(os.listdir(place)) and filecmp.cmpfiles(part, place, names, shallow=False)[0] == names:
+            return
+        if not remove_data(place):
+            raise RunError(f"cannot write {place}: what lies there is no data of a viewer: move it away")
+    part.replace(place)
+
+
+def _drop_others(folder: Path, name: str) -> None:
+    """Data folders of earlier pages, and what was left by a process that was killed; nothing else."""
+    for other in folder.iterdir():
+        if other.name != name:
+            remove_data(other)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Waits until no other process writes this viewer."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

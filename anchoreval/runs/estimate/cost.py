@@ -1,0 +1,159 @@
+"""What a pass through a decoder takes: operations, bytes read, memory; and machines that do so many a second.
+
+Shapes: B rows, Q new tokens, C cache columns, k positions whose logits are asked for. Operations count products and
+sums; the chunked prefill is given a mask, so all of Q x C is computed, nothing skipped for being causal.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from anchoreval.backends.hf.load import DTYPES, StockNetwork, max_length
+from anchoreval.errors import AnchorEvalError, ModelError
+from anchoreval.runs.estimate.dry import Counted, Pass
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The sizes of a decoder. `body` are the entries of all matrices that a token is multiplied with."""
+
+    parameters: int
+    body: int
+    layers: int
+    hidden: int
+    inner: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    itemsize: int
+    dtype: str
+    positions: int | None
+    whole_prompts: bool
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of all weights."""
+        return self.parameters * self.itemsize
+
+    @property
+    def token_bytes(self) -> int:
+        """Of one token's keys and values in all layers."""
+        return 2 * self.layers * self.kv_heads * self.head_dim * self.itemsize
+
+    def operations(self, each: Pass) -> float:
+        """Of one pass."""
+        products = self.body * each.queries + self.vocabulary * self.hidden * each.keep
+        attention = 2 * self.layers * self.heads * self.head_dim * each.queries * each.columns
+        return 2.0 * each.rows * (products + attention)
+
+    def read_bytes(self, each: Pass) -> float:
+        """Weights and cache that one pass reads."""
+        return float(self.body * self.itemsize + each.rows * each.columns * self.token_bytes)
+
+    def work_bytes(self, each: Pass) -> int:
+        """Memory of one pass beyond weights and cache: keys and values repeated for every head, mask, activations."""
+        rows, queries, columns = each.rows, each.queries, each.columns
+        repeated = 2 * rows * columns * self.heads * self.head_dim if self.heads > self.kv_heads else 0
+        mask = rows * queries * columns
+        attention = (2 * self.heads + 2 * self.kv_heads) * self.head_dim
+        activations = rows * queries * (max(3 * self.inner, attention) + 3 * self.hidden)
+        logits = rows * each.keep * self.vocabulary
+        return (repeated + mask + activations + logits) * self.itemsize + mask + 8 * logits
+
+
+def shape_of(folder: Path, dtype: str) -> Shape:
+    """The sizes that config.json of a checkpoint gives; no weights are read. ModelError where there is no decoder."""
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"{folder}: no decoder that transformers knows: {' '.join(str(error).split())[:200]}"
+        ) from error
+    text: Any = config.get_text_config(decoder=True)
+    chosen = DTYPES.get(dtype) or getattr(config, "dtype", None) or torch.float32
+    parameters = sum(weight.numel() for weight in model.parameters())
+    matrices = sum(weight.numel() for weight in model.parameters() if weight.ndim > 1)
+    embedding = int(model.get_input_embeddings().weight.numel())
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    heads = text.num_attention_heads
+    return Shape(
+        parameters=parameters,
+        body=matrices - embedding * (1 if tied else 2),
+        layers=StockNetwork(model, torch.device("meta")).layers,
+        hidden=text.hidden_size,
+        inner=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
+        heads=heads,
+        kv_heads=getattr(text, "num_key_value_heads", None) or heads,
+        head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
+        vocabulary=text.vocab_size,
+        itemsize=chosen.itemsize,
+        dtype=str(chosen).removeprefix("torch."),
+        positions=max_length(config),
+        whole_prompts=StockNetwork(model, torch.device("meta")).whole_prompts,
+    )
+
+
+def peak_bytes(shape: Shape, counted: Counted) -> int:
+    """Weights, the largest cache, the documents kept beside it and the work of the largest pass."""
+    work = max(map(shape.work_bytes, counted.passes), default=0)
+    return shape.weight_bytes + (counted.columns + counted.kept_tokens) * shape.token_bytes + work
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What is computed on: operations and bytes a second that a pass gets, seconds that every pass takes besides.
+
+    `memory` is that of one device in bytes, `libraries` what lies in it before the model does.
+    """
+
+    name: str
+    count: int
+    operations: float
+    bandwidth: float
+    memory: int | None = None
+    overhead: float = 0.0
+    libraries: int = 0
+    says: str = ""
+
+    def seconds(self, shape: Shape, passes: Mapping[Pass, int]) -> float:
+        """Of passes and how often each is made, one after the other, dealt out to all devices.
+
+        A pass is bound by arithmetic or by memory.
+        """
+        found = 0.0
+        for one, times in passes.items():
+            bound = max(shape.operations(one) / self.operations, shape.read_bytes(one) / self.bandwidth)
+            found += times * (self.overhead + bound)
+        return found / self.count
+
+
+#: Dense bf16 operations a second, bytes of memory a second, bytes of memory: the makers' data sheets.
+GPUS: dict[str, tuple[float, float, int]] = {
+    "A100": (312e12, 2.0e12, 80 * 10**9),
+    "H100": (989e12, 3.35e12, 80 * 10**9),
+    "H200": (989e12, 4.8e12, 141 * 10**9),
+    "L40S": (362e12, 0.864e12, 48 * 10**9),
+}
+SHARE = 0.4  # of the data sheet's figures that are assumed to be had
+
+
+def parse_gpus(text: str) -> Machine:
+    """The machine of `8xH200` or `H100`; AnchorEvalError names the GPUs that are known."""
+    match = re.fullmatch(r"(?:(\d+)x)?([A-Za-z0-9]+)", text.strip())
+    name = match[2].upper() if match else ""
+    count = int(match[1] or 1) if match else 0
+    if name not in GPUS or count < 1:
+        raise AnchorEvalError(f"--gpus {text}: a number and one of {', '.join(GPUS)}, such as 8xH200")
+    operations, bandwidth, memory = GPUS[name]
+    said = f"assumed: {SHARE:.0%} of the data sheet's operations and bandwidth; not measured"
+    return Machine(name, count, SHARE * operations, SHARE * bandwidth, memory, says=said)

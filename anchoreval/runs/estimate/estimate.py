@@ -1,0 +1,111 @@
+"""A plan of a run: every prompt really made, every pass of the hf backend counted, hours and memory estimated."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from anchoreval.arms.arm import Arm
+from anchoreval.arms.layout import Arrangement
+from anchoreval.arms.positions import parse_positions
+from anchoreval.backends.hf.batches import Limits
+from anchoreval.runs.estimate.cost import Machine, Shape, peak_bytes
+from anchoreval.runs.estimate.dry import Counted, DryArm
+from anchoreval.runs.lengths import fitting
+from anchoreval.runs.loop import Cell, Makeable, Plan, requests_of
+from anchoreval.schema import SILENT, Progress, Request
+from anchoreval.tokenizer import TextTokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class CellPlan:
+    """One task at one length: prompts that fit, their tokens, and the tokens that answers may take at most."""
+
+    task: str
+    length: int
+    prompts: int
+    prompt_tokens: int
+    answer_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class ArmPlan:
+    """One arm: prompt tokens computed and taken from earlier prompts, seconds, bytes at once."""
+
+    arm: str
+    computed_tokens: int
+    reused_tokens: int
+    seconds: float
+    peak_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """What a run takes; `unmakeable` are reasons for cells and prompts that are left out."""
+
+    cells: tuple[CellPlan, ...]
+    arms: tuple[ArmPlan, ...]
+    shape: Shape
+    machine: Machine
+    unmakeable: tuple[str, ...]
+
+
+def plan_run(
+    plan: Plan,
+    made: Makeable,
+    tokenizer: TextTokenizer,
+    window: int | None,
+    shape: Shape,
+    machine: Machine,
+    limits: Limits,
+    progress: Progress = SILENT,
+) -> RunPlan:
+    """The plan of a run on the hf backend; the tokens are exact, seconds and bytes are estimates (cost.py)."""
+    arms = {arm: DryArm(_limits(arm, limits), _arrangement(arm), shape.whole_prompts) for arm in plan.arms}
+    cells, left_out = [], [*(str(row["why"]) for row in made.unmakeable), *made.notices]
+    for cell in made.cells:
+        prompts = prompt_tokens = answer_tokens = 0
+        progress.at(f"{cell.task.address} at {cell.length:,}")
+        for group in _groups(cell, plan, tokenizer, window):
+            prompts += len(group)
+            prompt_tokens += sum(len(request.token_ids) for request in group)
+            answer_tokens += sum(request.max_new_tokens for request in group)
+            for dry in arms.values():
+                dry.count(group)
+            progress(len(group))
+        cells.append(CellPlan(cell.task.address, cell.length, prompts, prompt_tokens, answer_tokens))
+        if over := cell.asked - prompts:
+            left_out.append(
+                f"{cell.task.address}: {over} of {cell.asked} prompts do not fit the model's {window} positions"
+            )
+    rows = tuple(_arm(arm, dry.counted, shape, machine) for arm, dry in arms.items())
+    return RunPlan(tuple(cells), rows, shape, machine, tuple(left_out))
+
+
+def _arm(arm: Arm, counted: Counted, shape: Shape, machine: Machine) -> ArmPlan:
+    seconds = machine.seconds(shape, counted.passes)
+    return ArmPlan(
+        arm.name,
+        counted.prefilled_tokens,
+        counted.reused_tokens,
+        seconds,
+        machine.libraries + peak_bytes(shape, counted),
+    )
+
+
+def _groups(cell: Cell, plan: Plan, tokenizer: TextTokenizer, window: int | None) -> Iterator[list[Request]]:
+    """The requests of a cell in the groups that the run takes."""
+    while samples := list(itertools.islice(cell.samples, plan.group)):
+        requests = requests_of(cell, samples, plan, tokenizer)
+        asked = {sample.id: (sample, request) for sample, request in zip(samples, requests, strict=True)}
+        short, _ = fitting(cell.task, asked, window, plan.rule(tokenizer))
+        yield [request for _, request in short.values()]
+
+
+def _limits(arm: Arm, limits: Limits) -> Limits:
+    return limits.placebo() if arm.placebo else limits
+
+
+def _arrangement(arm: Arm) -> Arrangement:
+    return Arrangement(parse_positions(arm.positions), arm.attention)

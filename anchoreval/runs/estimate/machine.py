@@ -1,0 +1,70 @@
+"""The speed of this machine on a model, measured by a few passes; its memory before a model is loaded."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+from transformers.cache_utils import DynamicCache
+
+from anchoreval.backends.hf.backend import HfBackend
+from anchoreval.backends.hf.load import StockNetwork
+from anchoreval.runs.estimate.cost import Machine, Shape
+from anchoreval.runs.estimate.dry import Pass
+
+_FEW_TOKENS, _ROWS, _TIMES = 16, 4, 3
+
+
+def this_machine(model: str, dtype: str, shape: Shape, chunk: int) -> Machine:
+    """The machine of a plan, from a short prefill, a chunk of it and a decoding step; the model is loaded for it."""
+    before = library_bytes()
+    backend = HfBackend.open(model, dtype=dtype)
+    network = StockNetwork(backend.model, next(backend.model.parameters()).device)
+    chunk = min(chunk, shape.positions or chunk)
+    short, long, step = Pass(1, _FEW_TOKENS, _FEW_TOKENS, 1), Pass(1, chunk, chunk, 1), Pass(_ROWS, 1, chunk, 1)
+    times = {one: min(_seconds(network, one) for _ in range(_TIMES)) for one in (short, long, step)}
+    backend.close()
+    rate = (shape.operations(long) - shape.operations(short)) / max(times[long] - times[short], 1e-9)
+    overhead = max(times[short] - shape.operations(short) / rate, 0.0)
+    reading = max(times[step] - overhead, 1e-9)
+    said = f"measured here: {rate / 1e9:.1f} billion operations a second, and {overhead * 1e3:.1f} ms for every pass"
+    return Machine(
+        str(network.device),
+        1,
+        rate,
+        shape.read_bytes(step) / reading,
+        overhead=overhead,
+        libraries=before if network.device.type == "cpu" else 0,
+        says=said,
+    )
+
+
+@torch.inference_mode()
+def _seconds(network: StockNetwork, one: Pass) -> float:
+    """Wall time of a pass with its cache already filled."""
+    device, filled = network.device, one.columns - one.queries
+    cache = DynamicCache(config=network.model.config)
+    if filled:
+        _run(network, cache, (one.rows, filled, 0), device)
+    began = time.perf_counter()
+    _run(network, cache, (one.rows, one.queries, filled), device)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def _run(network: StockNetwork, cache: DynamicCache, size: tuple[int, int, int], device: torch.device) -> None:
+    rows, queries, at = size
+    ids_BQ = torch.zeros(rows, queries, dtype=torch.long, device=device)
+    position_BQ = torch.arange(at, at + queries, device=device).expand(rows, queries)
+    mask_BC = torch.ones(rows, at + queries, dtype=torch.bool, device=device)
+    network.logits(ids_BQ, cache, (position_BQ, mask_BC), 1)
+
+
+def library_bytes(status: Path = Path("/proc/self/status")) -> int:
+    """Memory that this process holds now: Python and the libraries; 0 where the system does not say."""
+    if not status.exists():
+        return 0
+    lines = (line.split() for line in status.read_text("ascii").splitlines())
+    return next((int(line[1]) * 1024 for line in lines if line[0] == "VmRSS:"), 0)

@@ -1,0 +1,109 @@
+"""What a run's header says twice, or what follows from the rest of it, compared."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator
+
+from anchoreval.arms.arm import parse_arm
+from anchoreval.errors import AnchorEvalError, LengthError
+from anchoreval.records.folder import Run, fingerprint
+from anchoreval.runs.lengths import lengths_of
+from anchoreval.runs.loop import samples_of
+from anchoreval.runs.rebuild import HeaderParts, Remake, header_parts
+from anchoreval.runs.verify.rounds import rule_differences
+from anchoreval.schema import Json, uses_generated
+
+TWICE = ("seed", "template", "template_args", "template_text", "anchor", "form", "document_tokens")
+
+
+def header_differences(run: Run) -> Iterator[str]:
+    """Every contradiction in a header; RunError where a part is absent or of another type."""
+    parts, header, identity = header_parts(run), run.header, run.header["identity"]
+    if fingerprint(identity) != header["run"]:
+        yield f"run: {header['run']} is not the fingerprint {fingerprint(identity)} of its identity"
+    for name in (*TWICE, *(["limit"] if "limit" in identity else [])):
+        if header.get(name) != identity.get(name):
+            yield f"{name}: {header.get(name)} here, {identity.get(name)} in its identity"
+    if parts.tokenizer.sha256 != parts.identity.tokenizer:
+        yield "tokenizer: sha256 is not that of its identity"
+    tasks = {f"{row['suite']}/{row['name']}": row for row in identity["tasks"]}
+    if header.get("tasks") != list(tasks):
+        yield "tasks: not those of its identity"
+    if header.get("scorers") != {address: row.get("scorer") for address, row in tasks.items()}:
+        yield "scorers: not those of its identity"
+    sources = header.get("sources", {})
+    if any(sources.get(name) != identity["sources"].get(name) for name in ("haystack", "wordlists")):
+        yield "sources: not those of its identity"
+    yield from _comparable(run, parts)
+    yield from _arms(parts, header["arms"])
+    yield from _weights(header)
+    yield from _counts(parts)
+    yield from rule_differences(run, parts)
+
+
+def _comparable(run: Run, parts: HeaderParts) -> Iterator[str]:
+    """Why a header that calls the run comparable with published scores is wrong; records are looked at where read."""
+    header = run.header
+    if not header.get("comparable"):
+        return
+    if said := header.get("incomparable"):
+        yield f"comparable: true, though {', '.join(said)} are not"
+    elif "incomparable" not in header and (header["sources"]["haystack"] != "published" or parts.identity.seed != 42):
+        yield "comparable: true, with another haystack or seed than the published ones"
+    if made := {record.task for record in run.records if uses_generated(record.facts)}:
+        yield f"comparable: true, though samples of {', '.join(sorted(made))} hold generated text"
+
+
+def _arms(parts: HeaderParts, rows: list[Json]) -> Iterator[str]:
+    try:
+        arms = [parse_arm(arm.name, arm.asked.dtype, arm.asked.kernel) for arm in parts.arms]
+    except AnchorEvalError as error:
+        yield f"arms: {error}"
+        return
+    if [arm.fingerprint() for arm in arms] != parts.identity.arms:
+        yield "arms: not those of its identity"
+    for arm, row in zip(arms, rows, strict=True):
+        if row["asked"] != arm.asked():
+            yield f"arms: {arm.name}: asked is not what its name spells"
+
+
+def _weights(header: Json) -> Iterator[str]:
+    """The hashes of the weights, which the model, the backend and its files name."""
+    backend = header.get("backend", {})
+    if header["model"].get("sha256") != backend.get("weights_sha256"):
+        yield "model: sha256 is not the backend's weights_sha256"
+    if files := backend.get("files_sha256"):
+        whole = hashlib.sha256(json.dumps(sorted(files.items())).encode()).hexdigest()
+        if whole != backend.get("weights_sha256"):
+            yield "backend: weights_sha256 is not that of its files_sha256"
+
+
+def _counts(parts: HeaderParts) -> Iterator[str]:
+    """Cells whose number of samples is not the one that tasks, lengths and limit give."""
+    left = Counter((row.task, row.length) for row in parts.unmakeable)
+    there = left + Counter((row.task, row.length) for row in parts.asked)
+    limit = parts.limit
+    wanted = {
+        (task.address, length): min(limit or task.samples, task.samples)
+        for task in parts.identity.tasks
+        for length in lengths_of(task, parts.identity.lengths, parts.model.window)
+    }
+    for task, length in sorted(there.keys() | wanted.keys()):
+        if there[task, length] != (1 if (task, length) in wanted else 0):
+            yield f"asked: {task} at {length} stands there {there[task, length]} times"
+    for row in parts.asked:
+        if row.samples != wanted.get((row.task, row.length), row.samples):
+            yield f"asked: {row.task} at {row.length}: {row.samples} samples, not {wanted[row.task, row.length]}"
+
+
+def unmade(remake: Remake) -> Iterator[str]:
+    """Cells that the header calls unmakeable and that can be made."""
+    for row in remake.header.unmakeable:
+        try:
+            next(samples_of(remake.tasks[row.task], row.length, 1, remake.plan, remake.tokenizer))
+        except LengthError:
+            continue
+        yield f"unmakeable: {row.task} at {row.length} can be made"

@@ -1,0 +1,383 @@
+"""Whether a run on disk is what its header says: prompts made again, outputs scored again, every line accounted for.
+
+What cannot be made again without the model (outputs, log-probabilities, seconds) is covered by the seal that a
+finished run carries; runs of before it have none, which is said. Records are read as a stream: of a run of a million
+records only keys and counts are held.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import math
+from array import array
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from anchoreval.errors import AnchorEvalError, RunError
+from anchoreval.prompt.documents import document_tokens
+from anchoreval.records.folder import HEADER, RECORDS, Lines, Run, find_runs, from_line, header_alone, seal_of
+from anchoreval.records.plain_files import there
+from anchoreval.records.rescore import earned, same
+from anchoreval.runs.identity import changed_files
+from anchoreval.runs.loop import key_of
+from anchoreval.runs.rebuild import HeaderParts, Remake, header_parts
+from anchoreval.runs.two_steps import FIRST, Second, facts_of
+from anchoreval.runs.verify.header import header_differences, unmade
+from anchoreval.runs.verify.rounds import in_rounds, rounds_taken, source_bet_on, verdict_differences
+from anchoreval.schema import (
+    OUTPUT_FACTS,
+    SCORED,
+    SILENT,
+    Json,
+    Progress,
+    Record,
+    Request,
+    Sample,
+    Watch,
+    unwatched,
+    uses_generated,
+    work,
+)
+
+KEY_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report: the file and line, what is wrong; a notice when it is no difference.
+
+    `unreadable` is a header of another shape, for which nothing else could be compared.
+    """
+
+    where: str
+    what: str
+    differs: bool = True
+    unreadable: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}"
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What the record of a sample must say, made again; `group` is its place in the order of the plan.
+
+    `then` is the sample without its prompt where a second step follows, `source` what the rule of a run bets on.
+    """
+
+    task: str
+    length: int
+    index: int
+    group: int
+    prompt_sha256: bytes
+    prompt_tokens: int
+    references: bytes
+    reference_tokens: int
+    facts: tuple[tuple[str, bytes], ...]
+    then: Sample | None = None
+    source: Hashable = None
+
+
+@dataclass(slots=True)
+class Expected:
+    """Every (sample, arm) of a plan: a number each, its key, and the line on which it was seen (0: not yet)."""
+
+    arms: dict[str, int]
+    numbers: dict[str, int] = field(default_factory=dict)
+    made: list[Made] = field(default_factory=list)
+    keys: bytearray = field(default_factory=bytearray)
+    lines: array[int] = field(default_factory=lambda: array("Q"))
+
+    def add(self, sample: Sample, made: Made, keys: list[str]) -> None:
+        """One more sample with its key under every arm."""
+        self.numbers[sample.id] = len(self.made)
+        self.made.append(made)
+        self.keys += b"".join(map(bytes.fromhex, keys))
+        self.lines.extend([0] * len(keys))
+
+    def key(self, number: int) -> str:
+        """The key of a (sample, arm)."""
+        return self.keys[number * KEY_BYTES : (number + 1) * KEY_BYTES].hex()
+
+
+def expected_of(remake: Remake, progress: Progress = SILENT) -> Expected:
+    """All that the run's records must say, from its header alone."""
+    expected = Expected({arm.name: number for number, arm in enumerate(remake.plan.arms)})
+    engine = remake.header.identity.engine
+    for group, sample in rounds_taken(remake) if remake.header.until else groups(remake):
+        request = remake.request(sample)
+        keys = [key_of(request, arm, engine) for arm in remake.plan.arms]
+        bet_on = source_bet_on(remake, sample) if remake.header.until else None
+        expected.add(sample, replace(made_of(sample, request, group), source=bet_on), keys)
+        progress(1)
+    return expected
+
+
+def groups(remake: Remake) -> Iterator[tuple[int, Sample]]:
+    """Every sample and the number of its group, of a run that takes all samples of one cell after the other."""
+    first, at, group = None, 0, -1
+    for sample in remake.samples():
+        if first != (sample.task, sample.length):
+            first, at = (sample.task, sample.length), 0
+        group += at % remake.plan.group == 0
+        at += 1
+        yield group, sample
+
+
+def made_of(sample: Sample, request: Request, group: int) -> Made:
+    """A sample's part of its records."""
+    facts = {**sample.facts, "document_tokens": document_tokens(request)}
+    return Made(
+        sample.task,
+        sample.length,
+        sample.index,
+        group,
+        hashlib.sha256(sample.prompt.encode("utf-8", "surrogatepass")).digest(),
+        len(request.token_ids),
+        _digest(list(sample.references)),
+        request.reference_tokens,
+        tuple((name, _digest(value)) for name, value in facts.items()),
+        replace(sample, segments=()) if sample.then else None,
+    )
+
+
+def with_first_answer(made: Made, record: Record, second: Second) -> Made:
+    """What the record must say besides, given the first answer that stands on it; as made where there is no such step.
+
+    How long that answer was and how it ended cannot be made again.
+    """
+    first = record.facts.get(FIRST)
+    if made.then is None or not isinstance(first, str):
+        return made
+    said = {name: record.facts.get(name) for name in (FIRST, f"{FIRST}_tokens", f"{FIRST}_finish")}
+    try:
+        prompt, request = second(made.then, first)
+    except (AnchorEvalError, TypeError, UnicodeError):  # of a text that no tokenizer takes
+        return made
+    facts = tuple((name, _digest(value)) for name, value in (said | facts_of(prompt, request)).items())
+    return replace(made, facts=made.facts + facts, reference_tokens=request.reference_tokens)
+
+
+def _digest(value: Json) -> bytes:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).digest()[:16]
+
+
+def record_differences(record: Record, number: int, made: Made, key: str) -> Iterator[str]:
+    """Fields of a record that are not those of the sample made again; `number` is that of its (sample, arm)."""
+    if bytes.fromhex(record.prompt_sha256 if _is_sha256(record.prompt_sha256) else "") != made.prompt_sha256:
+        yield "prompt_sha256 is not that of the prompt made again"
+    pairs = {name: (getattr(record, name), getattr(made, name)) for name in ("task", "length", "index")}
+    pairs |= {name: (getattr(record, name), getattr(made, name)) for name in ("prompt_tokens", "reference_tokens")}
+    for name, (found, again) in pairs.items():
+        if found != again:
+            yield f"{name} is {found}, made again {again}"
+    if _digest(list(record.references)) != made.references:
+        yield "references are not those of the sample made again"
+    known = dict(made.facts)
+    if made.then and record.outcome in SCORED and FIRST not in known:
+        yield f"fact {FIRST!r}, the first of two answers, is not there"
+    for name, value in record.facts.items():
+        if name not in OUTPUT_FACTS and known.get(name) != _digest(value):
+            yield f"fact {name!r} is not that of the sample made again"
+    if record.key != key:
+        yield "key is not that of this prompt, arm and engine"
+
+
+def _is_sha256(text: str) -> bool:
+    return len(text) == 64 and not set(text) - set("0123456789abcdef")
+
+
+class Reading:
+    """One pass over a records file against what is expected of it."""
+
+    def __init__(self, run: Run, expected: Expected, resumed: int, second: Second) -> None:
+        self.run, self.expected, self.resumed, self._second = run, expected, resumed, second
+        self.path = run.path / RECORDS
+        self.records, self.lines, self.sha256 = 0, 0, ""
+        self._rank, self._backwards, self._bare, self._again = -1, 0, 0, 0
+        self._lost: set[int] = set()
+        self._behind = 0
+        self._generated: dict[str, int] = {}  # by task, the first line that holds generated text
+        self._scores = array("d", [math.nan] * len(expected.lines))
+
+    def findings(self, progress: Progress = SILENT) -> Iterator[Finding]:
+        """Every difference of every line, then the notices that the whole file gives rise to."""
+        lines = Lines(self.path, torn=True)
+        if there(self.path):
+            for self.lines, line in lines:
+                for what in self._line(line):
+                    yield Finding(f"{self.path}:{self.lines}", what)
+                progress(1)
+        self.sha256 = lines.sha256
+        said = self.run.header.get("incomparable")
+        known = said.keys() if isinstance(said, dict) else self._generated.keys()
+        for task in self._generated.keys() - known:
+            what = f"{task} holds generated text, and the header does not say that it is not comparable"
+            yield Finding(f"{self.path}:{self._generated[task]}", what)
+        if self._backwards and self._backwards <= self.resumed:
+            yield Finding(
+                str(self.path), f"{self._backwards} records out of order: the run was resumed or many compute it", False
+            )
+        if self._behind:
+            said = f"{self._behind} records lie behind their cell's verdict, which came earlier once more had answers"
+            yield Finding(str(self.path), said, False)
+        if self._again:
+            yield Finding(str(self.path), f"{self._again} records stand there again: they had no answer", False)
+        if self._bare:
+            yield Finding(str(self.path), f"{self._bare} records lack facts that runs of today have", False)
+
+    def _line(self, line: bytes) -> Iterator[str]:
+        if not line.endswith(b"\n"):
+            yield "torn last line: running the same command again drops and redoes it"
+            return
+        try:
+            record = from_line(line)
+        except ValueError as error:
+            yield f"corrupt line: {error}"
+            return
+        self.records += 1
+        if uses_generated(record.facts):
+            self._generated.setdefault(record.task, self.lines)
+        expected = self.expected
+        if self._is_behind(record):
+            self._behind += 1
+        elif record.sample_id not in expected.numbers:
+            yield f"foreign: the run asks for no sample {record.sample_id}"
+        elif record.arm not in expected.arms:
+            yield f"foreign: the run has no arm {record.arm}"
+        else:
+            sample, arm = expected.numbers[record.sample_id], expected.arms[record.arm]
+            yield from self._known(record, sample, arm)
+
+    def _is_behind(self, record: Record) -> bool:
+        """Whether a record is of a sample that its run asks for, in a round behind the verdict of its cell."""
+        if not self.run.header.get("until") or record.sample_id in self.expected.numbers:
+            return False
+        asked = {(row["task"], row["length"]): row["samples"] for row in self.run.header["asked"]}
+        known = record.sample_id == f"{record.task}@{record.length}#{record.index}" and record.arm in self.expected.arms
+        return known and 0 <= record.index < asked.get((record.task, record.length), 0)
+
+    def _known(self, record: Record, sample: int, arm: int) -> Iterator[str]:
+        """Differences of a record whose sample and arm belong to the run."""
+        made, number = self.expected.made[sample], sample * len(self.expected.arms) + arm
+        if self.expected.lines[number] and number not in self._lost:
+            yield f"{record.sample_id} {record.arm}: a second time, first on line {self.expected.lines[number]}"
+            return
+        self._again += number in self._lost
+        (self._lost.discard if record.outcome in SCORED else self._lost.add)(number)
+        self.expected.lines[number] = self.lines
+        name = f"{record.sample_id} {record.arm}"
+        made = with_first_answer(made, record, self._second)
+        for what in record_differences(record, number, made, self.expected.key(number)):
+            yield f"{name}: {what}"
+        self._bare += len(record.facts.keys() - OUTPUT_FACTS) < len(made.facts)
+        try:
+            score = earned(record, self.run.header.get("scorers", {}), self.run.path)
+        except RunError as error:  # facts that no scorer takes, or that name code
+            yield f"{name}: cannot be scored again: {error}"
+            return
+        self._scores[number] = math.nan if score.value is None else score.value
+        if not same(record.score, score.value) or record.why != score.why:
+            yield f"{name}: score on disk {record.score} ({record.why}), scored again {score.value} ({score.why})"
+        rank = made.group * len(self.expected.arms) + arm
+        if rank < self._rank:
+            self._backwards += 1
+            if self._backwards > self.resumed:
+                yield f"{name}: out of order: its group comes before that of the line above"
+        self._rank = rank
+
+    def score(self, sample: int, arm: str) -> float | None:
+        """What the output of a sample, by its number, earns under an arm; None where there is no score."""
+        value = self._scores[sample * len(self.expected.arms) + self.expected.arms[arm]]
+        return None if math.isnan(value) else value
+
+    def missing(self) -> Iterator[str]:
+        """The (sample, arm) pairs of the plan that no line holds."""
+        arms = list(self.expected.arms)
+        for sample, start in self.expected.numbers.items():
+            for arm, name in enumerate(arms):
+                if not self.expected.lines[start * len(arms) + arm]:
+                    yield f"{sample} {name}: no record"
+
+
+def findings(
+    path: Path, data_dir: Path | None = None, tokenizer: Path | None = None, progress: Progress = SILENT
+) -> Iterator[Finding]:
+    """Every difference between a run folder and what its header says, and the notices, as they are found.
+
+    Where the header itself is wrong the records are not looked at. Errors: those of Remake.
+    """
+    header = str(path / HEADER)
+    try:
+        run = header_alone(path)
+        wrong = list(header_differences(run))
+    except RunError as error:
+        yield Finding(header, str(error).removeprefix(f"{header}: "), unreadable=True)
+        return
+    yield from (Finding(header, what) for what in wrong)
+    if wrong:
+        yield Finding(header, "the records were not compared: mend the header first", False)
+        return
+    yield from (Finding(header, *changed) for changed in changed_files(run))
+    remake = Remake(run, data_dir, tokenizer)
+    yield from (Finding(header, what) for what in unmade(remake))
+    progress.at(f"prompts of {path}")
+    parts, expected = header_parts(run), expected_of(remake, progress)
+    progress.at(f"records of {path}")
+    unordered = parts.workers and not parts.finished  # workers' records are put in order at the end
+    reading = Reading(run, expected, len(expected.lines) if unordered else parts.resumed, remake.second)
+    yield from reading.findings(progress)
+    if parts.until:
+        rounds = in_rounds((made.task, made.length, made.group) for made in expected.made)
+        told = verdict_differences(remake, rounds, lambda number: expected.made[number].source, reading.score)
+        yield from (Finding(header, what) for what in told)
+    yield from _whole(run, reading, parts)
+
+
+def _whole(run: Run, reading: Reading, parts: HeaderParts) -> Iterator[Finding]:
+    """What the end of the file shows: records that are missing, and the seal."""
+    asked, there = len(reading.expected.lines), sum(map(bool, reading.expected.lines))
+    if parts.finished:
+        yield from (Finding(str(reading.path), what) for what in reading.missing())
+    elif there < asked:
+        yield Finding(str(reading.path), f"not finished: {there} of {asked} records", False)
+    seal = parts.seal
+    if parts.finished and seal is None:
+        what = "no seal, the run is older: a change of an output that leaves its score does not show"
+        yield Finding(str(run.path / HEADER), what, False)
+    elif parts.finished and seal is not None and seal != seal_of(run.header, reading.sha256, reading.lines):
+        part = "header" if seal_of(run.header, "", 0)["header_sha256"] != seal.get("header_sha256") else "records"
+        yield Finding(str(run.path / HEADER), f"seal: the {part} changed since the run finished")
+
+
+def main(
+    options: argparse.Namespace, say: Callable[[str], None], note: Callable[[str], None], watch: Watch = unwatched
+) -> int:
+    """Exit code 0 when all is well, 1 when anything differs, 2 when a run could not be verified at all."""
+    code, paths = 0, find_runs(options.runs)
+    with work(watch, sum(map(_steps, paths))) as progress:
+        for path in paths:
+            differing, unreadable = 0, False
+            try:
+                for finding in findings(path, options.data_dir, options.tokenizer, progress):
+                    differing, unreadable = differing + finding.differs, unreadable or finding.unreadable
+                    (say if finding.differs else note)(str(finding))
+            except AnchorEvalError as error:
+                note(f"anchoreval: {error}")
+                code = 2
+                continue
+            say(f"{path}: {f'{differing} differences' if differing else 'as its header says'}")
+            code = max(code, 2 if unreadable else min(differing, 1))
+    return code
+
+
+def _steps(path: Path) -> int:
+    """How many prompts are made and records read for a run, by its header; 1 where that does not say it."""
+    with contextlib.suppress(AnchorEvalError, KeyError, TypeError, ValueError, AttributeError):
+        header = header_alone(path).header
+        return max(1, sum(int(row["samples"]) for row in header["asked"]) * (1 + len(header["arms"])))
+    return 1

@@ -1,0 +1,327 @@
+"""Backends as Ray actors. The driver makes prompts, hands out groups of them and is the only one that writes.
+
+Outputs stream back one by one, so what a worker has answered is on disk before it goes on. A worker that dies is
+replaced, on another node where its own is gone, and what it had left is computed by whoever is free. What costs a
+second worker its life goes out sample by sample, and the one that costs a third has failed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol
+
+from anchoreval.arms.arm import Arm
+from anchoreval.backends import ArmLike, Backend, open_backend
+from anchoreval.errors import AnchorEvalError, MissingExtra, RunError
+from anchoreval.model import folder_of
+from anchoreval.model.hashes import forget
+from anchoreval.runs.identity import environment_of
+from anchoreval.schema import Json, Output, Request
+
+TRIES = 3  # deaths of workers on one sample before it has failed, and while opening before none is opened any more
+START_SECONDS = 600.0  # without any worker
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """How every worker opens its backend."""
+
+    backend: str
+    model: str
+    options: Mapping[str, Json]
+    rehash: bool = False  # whether files are read again whose hashes are known on the worker's node
+
+
+class Taker(Protocol):
+    """What becomes of the outputs of a unit."""
+
+    def take(self, output: Output, environment: Mapping[str, Json]) -> None:
+        """One output as it comes, and what computed it; those of a worker that died come again."""
+        ...
+
+    def done(self) -> Unit | None:
+        """Called when all have come; the unit that follows, if any."""
+        ...
+
+
+@dataclass(slots=True)
+class Unit:
+    """Requests that are computed together under one arm, and who takes their outputs; `deaths` is what they cost."""
+
+    arm: Arm
+    requests: Sequence[Request]
+    taker: Taker
+    deaths: int = 0
+    taken: set[str] = field(default_factory=set)
+
+    @property
+    def left(self) -> list[Request]:
+        """What has not come yet."""
+        return [request for request in self.requests if request.sample_id not in self.taken]
+
+    def again(self) -> Iterator[Unit]:
+        """What has not come yet; each alone in the last try, so that the one that kills workers shows."""
+        left = self.left
+        parts = [left] if self.deaths < TRIES - 1 else [[request] for request in left]
+        return (Unit(self.arm, part, self.taker, self.deaths) for part in parts if part)
+
+
+class Worker:
+    """What runs in an actor: one backend, one group at a time."""
+
+    def __init__(self, opening: Opening) -> None:
+        self._opening = opening
+
+    def about(self) -> tuple[str, dict[str, Json]]:
+        """Opens the backend; its fingerprint and description."""
+        described = self._backend.describe()
+        return self._backend.fingerprint, described | {"environment": environment_of(described)}
+
+    @cached_property
+    def _backend(self) -> Backend:
+        if self._opening.rehash:
+            forget(folder_of(self._opening.model))
+        return open_backend(self._opening.backend, self._opening.model, **self._opening.options)
+
+    def applied(self, arm: ArmLike) -> dict[str, Json]:
+        """The arm as applied; UnsupportedArm names the field."""
+        with self._backend.under(arm) as applied:
+            return dict(applied)
+
+    def answer(self, arm: Arm, requests: Sequence[Request]) -> Iterator[Output]:
+        """One output per request, as they come."""
+        with self._backend.under(arm):
+            for output in self._backend.answer(requests):  # noqa: UP028 - Ray calls `send`, which lists do not have
+                yield output
+
+
+@dataclass(slots=True)
+class _Hand:
+    """A worker as the driver sees it: its actor, what it is waited for with, and its unit."""
+
+    actor: Any
+    waiting: Any
+    ready: bool = False
+    unit: Unit | None = None
+    environment: Mapping[str, Json] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Fleet:
+    """Workers that answer units; opened with `Fleet.open`, closed with `close`.
+
+    The first worker describes the engine; one whose fingerprint differs (other weights on its node) is an error.
+    Versions and processors of nodes may differ: each output is stored with what computed it.
+    """
+
+    workers: int
+    _ray: Any
+    _opening: Opening
+    _resources: Mapping[str, float]
+    _fingerprint: str = ""
+    _about: dict[str, Json] = field(default_factory=dict)
+    _hands: list[_Hand] = field(default_factory=list)
+    _owned: bool = False
+    _unopened: int = 0  # workers that died while they opened their backend, since one last opened it
+
+    @classmethod
+    def open(cls, address: str, workers: int | None, opening: Opening) -> Fleet:
+        """Workers on the cluster at `address`: `local` starts Ray here, `auto` is RAY_ADDRESS or the cluster that
+        runs on this machine, else host:port. Without `workers`, one for every GPU, else for every CPU.
+        """
+        ray = _import_ray()
+        owned = not ray.is_initialized()
+        if owned:
+            _connect(ray, address)
+        gpus = int(ray.cluster_resources().get("GPU", 0))
+        each = int(opening.options.get("tensor_parallel_size", 1) or 1)
+        resources = {"num_gpus": each} if gpus else {"num_cpus": 1}
+        count = workers or max(1, gpus // each if gpus else int(ray.cluster_resources().get("CPU", 1)))
+        fleet = cls(count, ray, opening, resources, _owned=owned)
+        try:
+            fleet._start()
+        except BaseException:
+            fleet.close()
+            raise
+        return fleet
+
+    @property
+    def fingerprint(self) -> str:
+        """That of every worker's backend."""
+        return self._fingerprint
+
+    def describe(self) -> dict[str, Json]:
+        """What the first worker says of its backend."""
+        return self._about
+
+    @contextmanager
+    def under(self, arm: ArmLike) -> Iterator[dict[str, Json]]:
+        """The arm as the first worker applies it; units name their own arm."""
+        hand = next(hand for hand in self._hands if hand.ready)
+        yield self._got(hand.actor.applied.remote(arm))
+
+    def work(self, units: Iterable[Unit]) -> None:
+        """Every unit computed; a sample that costs `TRIES` workers their life has failed, and the others go on."""
+        fresh, back = iter(units), deque[Unit]()
+        while True:
+            for hand in self._hands:
+                if hand.ready and hand.unit is None and (unit := back.popleft() if back else next(fresh, None)):
+                    hand.unit = unit
+                    hand.waiting = hand.actor.answer.remote(unit.arm, list(unit.requests))
+            if not back and all(hand.unit is None for hand in self._hands if hand.ready) and self._any_ready():
+                return
+            for hand in self._awaited():
+                self._advance(hand, back)
+
+    def close(self) -> None:
+        """Ends the workers, and Ray where it was started here."""
+        for hand in self._hands:
+            with contextlib.suppress(Exception):
+                self._ray.kill(hand.actor)
+        self._hands = []
+        if self._owned:
+            self._ray.shutdown()
+
+    def _start(self) -> None:
+        self._hands = [self._new() for _ in range(self.workers)]
+        while not self._any_ready():
+            for hand in self._awaited():
+                self._advance(hand, deque())
+
+    def _any_ready(self) -> bool:
+        return any(hand.ready for hand in self._hands)
+
+    def _new(self) -> _Hand:
+        actor = self._ray.remote(Worker).options(**self._resources, max_restarts=0).remote(self._opening)
+        return _Hand(actor, actor.about.remote())
+
+    def _awaited(self) -> list[_Hand]:
+        """The hands that have something to say; RunError when no worker can be had."""
+        asked = [hand for hand in self._hands if not hand.ready or hand.unit is not None]
+        began = time.monotonic()
+        while True:
+            found, _ = self._ray.wait([hand.waiting for hand in asked], timeout=5.0, fetch_local=False)
+            if found:
+                return [hand for hand in asked if hand.waiting in found]
+            if not self._any_ready() and time.monotonic() - began > START_SECONDS:
+                raise RunError(
+                    f"no worker could be started in {START_SECONDS:.0f} s: the cluster has too few free "
+                    f"{' or '.join(self._resources)}, see `ray status`"
+                )
+
+    def _advance(self, hand: _Hand, back: deque[Unit]) -> None:
+        """Takes what a hand has to say: that it is ready, one output, the end of its unit, or that it died."""
+        try:
+            if not hand.ready:
+                self._greet(hand, *self._got(hand.waiting))
+            elif hand.unit is not None:
+                self._take(hand, hand.unit, back)
+        except self._ray.exceptions.RayActorError as error:
+            self._replace(hand, back, error)
+
+    def _take(self, hand: _Hand, unit: Unit, back: deque[Unit]) -> None:
+        try:
+            reference = next(hand.waiting)
+        except StopIteration:
+            hand.unit = None
+            if unit.left:
+                first = unit.left[0].sample_id
+                raise RunError(f"a worker left out {first} under {unit.arm.name}: run the same command again") from None
+            self._end(unit, back)
+            return
+        output: Output = self._got(reference)
+        unit.taken.add(output.sample_id)
+        unit.taker.take(output, hand.environment)
+
+    @staticmethod
+    def _end(unit: Unit, back: deque[Unit]) -> None:
+        if (following := unit.taker.done()) is not None:
+            back.append(following)
+
+    def _greet(self, hand: _Hand, fingerprint: str, about: dict[str, Json]) -> None:
+        if self._fingerprint and fingerprint != self._fingerprint:
+            raise RunError("the workers' engines differ: the same weights and settings are needed on every node")
+        self._fingerprint, self._about, hand.ready = fingerprint, self._about or about, True
+        self._unopened = 0
+        hand.environment = environment_of(about)
+
+    def _replace(self, hand: _Hand, back: deque[Unit], error: Exception) -> None:
+        """Another worker in the place of one that died, as long as they can be opened."""
+        if hand.unit is not None:
+            self._bury(hand.unit, hand, back)
+        elif not hand.ready:
+            self._unopened += 1
+        with contextlib.suppress(Exception):
+            self._ray.kill(hand.actor)  # one that is only out of reach must not go on
+        at = next(i for i, each in enumerate(self._hands) if each is hand)
+        if self._unopened < TRIES:
+            self._hands[at] = self._new()
+            return
+        del self._hands[at]
+        if not self._hands:
+            raise RunError(f"{TRIES} workers died while they opened their backend: {_line(error)}") from error
+
+    def _bury(self, unit: Unit, hand: _Hand, back: deque[Unit]) -> None:
+        """What a unit that cost a worker its life becomes: the rest of it once more, or a sample that has failed."""
+        unit.deaths += 1
+        if unit.deaths < TRIES:
+            back.extend(unit.again())
+        for request in unit.left if unit.deaths >= TRIES else ():
+            why = f"{TRIES} workers died on it"
+            output = Output(request.sample_id, "", (), "error", None, 0.0, why, lost="failed")
+            unit.taken.add(request.sample_id)
+            unit.taker.take(output, hand.environment)
+        if not unit.left:
+            self._end(unit, back)
+
+    def _got(self, reference: Any) -> Any:
+        """The value; an error of the product is raised as it was in the worker."""
+        try:
+            return self._ray.get(reference)
+        except self._ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, AnchorEvalError):
+                raise error.cause from None
+            raise RunError(f"a worker failed: {_line(error.cause)}") from error
+
+
+def _import_ray() -> Any:
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+    except ModuleNotFoundError as error:
+        raise MissingExtra("--ray needs ray: pip install 'anchoreval[ray]'") from error
+    return ray
+
+
+def _connect(ray: Any, address: str) -> None:
+    """Joins the cluster, or starts one here for `local`; AnchorEvalError where there is none."""
+    asked: dict[str, Any] = {"log_to_driver": False, "logging_level": "error", "include_dashboard": False}
+    try:
+        if address == "local":
+            ray.init(address="local", **asked)
+        else:
+            _knock(os.environ.get("RAY_ADDRESS", "") if address == "auto" else address)
+            ray.init(address=address, **{name: asked[name] for name in ("log_to_driver", "logging_level")})
+    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+        raise AnchorEvalError(
+            f"--ray {address}: no cluster there ({_line(error)}): start one with `ray start --head`, or use --ray local"
+        ) from error
+
+
+def _knock(address: str) -> None:
+    """OSError at once where nothing listens at host:port; Ray itself tries for minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon and "/" not in address:
+        socket.create_connection((host, int(port)), timeout=10).close()
+
+
+def _line(error: object) -> str:
+    return " ".join(str(error).split())[:200]

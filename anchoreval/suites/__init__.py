@@ -1,0 +1,109 @@
+"""How samples are made: one generator per kind of task, looked up by the name a task card gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+
+from anchoreval.errors import LengthError, TooLong
+from anchoreval.schema import Json, Sample
+from anchoreval.suites.babilong import generate as babilong_samples
+from anchoreval.suites.babilong import published as babilong_published
+from anchoreval.suites.general import generate as general_samples
+from anchoreval.suites.longbench import generate as longbench_samples
+from anchoreval.suites.longbench_v2 import generate as longbench_v2_samples
+from anchoreval.suites.niah import generate as niah_samples
+from anchoreval.suites.recall import icl as recall_icl
+from anchoreval.suites.recall import kv as recall_kv
+from anchoreval.suites.recall import passkey
+from anchoreval.suites.recipe import Generator, Recipe
+from anchoreval.suites.ruler import niah as ruler_niah
+from anchoreval.suites.ruler import qa as ruler_qa
+from anchoreval.suites.ruler import vt as ruler_vt
+from anchoreval.suites.ruler import words as ruler_words
+from anchoreval.suites.ruler_balanced import niah as balanced_niah
+from anchoreval.suites.ruler_balanced import qa as balanced_qa
+from anchoreval.suites.ruler_balanced import vt as balanced_vt
+from anchoreval.suites.ruler_balanced import words as balanced_words
+from anchoreval.suites.ruler_balanced.balanced import Sampler, one_by_one
+
+ATTEMPTS = 32  # lengths tried to find the smallest possible one
+
+
+def _explained(generator: Generator) -> Generator:
+    """The generator, whose LengthError names the task and the smallest length seen to work, or the longest."""
+
+    def generate(recipe: Recipe) -> Iterator[Sample]:
+        try:
+            yield from generator(recipe)
+        except TooLong as error:
+            hint = f"the longest is about {error.longest}" if error.longest else "try a shorter one"
+            said = f"{recipe.task} cannot be made at {recipe.length} tokens: {error}; {hint}"
+            raise TooLong(said, error.longest) from None
+        except LengthError as error:
+            smallest = _smallest(generator, recipe, error.smallest)
+            hint = f"the smallest is {smallest}" if smallest else "try a longer one"
+            raise LengthError(f"{recipe.task} cannot be made at {recipe.length} tokens: {hint}", smallest) from None
+
+    return generate
+
+
+def _smallest(generator: Generator, recipe: Recipe, guess: int | None) -> int | None:
+    """A length that works, from the first guess upwards; None when none was found."""
+    for _ in range(ATTEMPTS):
+        if guess is None:
+            return None
+        try:
+            for _sample in generator(replace(recipe, length=guess)):
+                pass
+            return guess
+        except TooLong:
+            return None
+        except LengthError as error:
+            guess = max(guess + 1, error.smallest or 0)
+    return None
+
+
+SAMPLERS: dict[str, Callable[[Recipe], Sampler]] = {  # generators whose samples can be made alone
+    "balanced_niah": balanced_niah.sampler,
+    "balanced_vt": balanced_vt.sampler,
+    "balanced_cwe": balanced_words.common_sampler,
+    "balanced_fwe": balanced_words.coded_sampler,
+    "balanced_qa": balanced_qa.sampler,
+}
+GENERATORS: dict[str, Generator] = {
+    "ruler_niah": _explained(ruler_niah.generate),
+    "ruler_vt": _explained(ruler_vt.generate),
+    "ruler_cwe": _explained(ruler_words.generate_common),
+    "ruler_fwe": _explained(ruler_words.generate_coded),
+    "ruler_qa": _explained(ruler_qa.generate),
+    "longbench": _explained(longbench_samples.generate),
+    "longbench_v2": _explained(longbench_v2_samples.generate),
+    "longbench_v2_choices": _explained(longbench_v2_samples.generate_letters),
+    "lm_eval": general_samples.generate,
+    "niah": _explained(niah_samples.generate),
+    "babilong": _explained(babilong_samples.generate),
+    "babilong_published": _explained(babilong_published.generate),
+    "recall_kv": _explained(recall_kv.generate),
+    "recall_icl": _explained(recall_icl.generate),
+    "passkey": _explained(passkey.generate),
+    **{name: _explained(one_by_one(sampler)) for name, sampler in SAMPLERS.items()},
+}
+#: How many samples a length has under the arguments of its task, where that is not what the card says.
+SIZES: dict[str, Callable[[str, Mapping[str, Json]], int]] = {"niah": niah_samples.size}
+#: What of the number of samples asked for the samples follow from; None: nothing, the first are always the same.
+POOLS: dict[str, Callable[[Recipe], int | None]] = {"ruler_qa": ruler_qa.pool}
+#: How the second prompt of a sample (`Sample.then`) is made of the answer to the first.
+FOLLOW_UPS: dict[str, Callable[[Recipe, Sample, str], Sample]] = {"longbench_v2": longbench_v2_samples.follow_up}
+CONTEXT_FREE = frozenset({"longbench", "longbench_v2"})  # can make a prompt without its context
+#: These read files only: neither a seed nor the kind of haystack changes a prompt.
+PROSE_FREE = frozenset({"longbench", "longbench_v2", "longbench_v2_choices", "babilong_published", "lm_eval"})
+#: Made here: no score was published for their prompts.
+OWN_TEXTS = frozenset({"recall_kv", "recall_icl", "passkey", *SAMPLERS})
+#: Haystacks, as a sample's facts name them, that no text of another makes.
+MADE_OF_WORDS = frozenset({"noise", "needle", "coded words"})
+
+__all__ = [
+    "CONTEXT_FREE", "FOLLOW_UPS", "GENERATORS", "MADE_OF_WORDS", "OWN_TEXTS", "POOLS", "PROSE_FREE", "SIZES",
+    "Generator", "Recipe",
+]  # fmt: skip

@@ -1,0 +1,1 @@
+"""BABILong: facts of bAbI hidden in books."""

@@ -1,0 +1,139 @@
+"""BABILong as it is published: the samples of RMT-team/babilong, each a JSON file of `input`, `question` and `target`.
+
+A file of a source folder is read, else the same rows of the hub, at a pinned revision.
+
+Their lengths, 0k to 10M, are in GPT-2's tokens and leave 300 for the rest of the prompt. Here a length is, as
+everywhere, in tokens of the model under test, and nothing is cut: at a length the longest file is read whose name
+promises no more, and a length that does not hold one of its samples is an error that says which does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from anchoreval.errors import SourceError
+from anchoreval.schema import Json, Sample
+from anchoreval.suites.babilong.prompts import DataSet, judged_by, prompt_of
+from anchoreval.suites.general import harness as lm_eval_tasks
+from anchoreval.suites.general.rows import sha256_of_rows
+from anchoreval.suites.recipe import Recipe, options
+from anchoreval.texts.fit import too_short
+from anchoreval.texts.reading import checked_text, json_of, text_of
+from anchoreval.texts.sources import Sources
+
+DATASET = "RMT-team/babilong"
+REVISION = "ee0d588794c7ac098062ee0d247c733d62e94fe2"
+ADDRESS = f"https://huggingface.co/datasets/{DATASET}/tree/{REVISION}/data"
+SAMPLES = 100  # in every file
+FOLDERS = ("", "data", "babilong", "babilong/data")
+_FIELDS = ("input", "question", "target")
+_THOUSANDS = {
+    "0k": 0, "1k": 1, "2k": 2, "4k": 4, "8k": 8, "16k": 16, "32k": 32, "64k": 64, "128k": 128, "256k": 256,
+    "512k": 512, "1M": 1000, "10M": 10_000,
+}  # fmt: skip
+_LONGEST = {**{f"qa{n}": "10M" for n in range(1, 6)}, **{f"qa{n}": "1M" for n in range(6, 11)}}  # the others: 0k
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedTask:
+    """The `args` of a task card: which of bAbI's tasks."""
+
+    data: DataSet
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A published sample."""
+
+    input: str
+    question: str
+    target: str
+
+
+def names(data: str) -> list[str]:
+    """The lengths that a task is published at, shortest first."""
+    last = _THOUSANDS[_LONGEST.get(data, "0k")]
+    return [name for name, thousands in _THOUSANDS.items() if thousands <= last]
+
+
+def name_at(data: str, length: int) -> str:
+    """The published length that is read at `length` tokens."""
+    return [name for name in names(data) if _THOUSANDS[name] * 1000 <= length][-1]
+
+
+def generate(recipe: Recipe) -> Iterator[Sample]:
+    """The samples of a file in order. LengthError where one of them does not fit."""
+    task = options(recipe, PublishedTask)
+    name = name_at(task.data, recipe.length)
+    samples = [_sample(recipe, task, name, index, row) for index, row in enumerate(rows(recipe, task.data, name))]
+    needed = max(sample.facts["tokens"] for sample in samples) + recipe.outside - recipe.uncounted
+    if needed > recipe.length:
+        raise too_short(recipe.length, needed if name_at(task.data, needed) == name else None)
+    yield from samples
+
+
+def _sample(recipe: Recipe, task: PublishedTask, name: str, index: int, row: Row) -> Sample:
+    segments = prompt_of(task.data, row.input, row.question, recipe.wrap)
+    tokens = recipe.counted(recipe.tokenizer.count("".join(segment.text for segment in segments)))
+    facts = {"tokens": tokens, "published_length": name, **judged_by(task.data, row.question)}
+    return Sample(recipe.task, recipe.length, index, segments, (row.target,), recipe.max_new_tokens, facts)
+
+
+def find(sources: Sources, data: str, name: str) -> Path | None:
+    """Where a file lies, source folders in order."""
+    paths = (place / inner / data / f"{name}.json" for place in sources.places() for inner in FOLDERS)
+    return next((path for path in paths if path.is_file()), None)
+
+
+def rows(recipe: Recipe, data: str, name: str) -> list[Row]:
+    """The first samples of a file, as many as asked for; what is read is noted. SourceError where there are fewer."""
+    file = f"babilong/{data}/{name}.json"
+    path = find(recipe.sources, data, name)
+    content: Sequence[Json] = of_hub(recipe.sources, data, name) if path is None else parse(path)
+    where = str(path or f"{DATASET}/{data}/{name}")
+    if len(content) < recipe.count:
+        hint = f": --limit {len(content)}" * bool(content)
+        raise SourceError(f"{where} has {len(content)} samples, {recipe.count} were asked for{hint}")
+    if path:
+        recipe.sources.note(file, path, None, folder="babilong")
+    else:
+        said: dict[str, Json] = {"dataset": DATASET, "revision": REVISION}
+        recipe.sources.note_rows(file, sha256_of_rows(content), len(content), True, folder="babilong", **said)
+    return [_row(content[index], f"{where}: sample {index}") for index in range(recipe.count)]
+
+
+def of_hub(sources: Sources, data: str, name: str) -> Sequence[Json]:
+    """The rows that the hub has of a task and length; SourceError where they cannot be had."""
+    why = "offline"
+    if not sources.offline:
+        try:
+            with lm_eval_tasks.quiet():
+                import datasets
+
+                loaded: Sequence[Json] = datasets.load_dataset(DATASET, name, split=data, revision=REVISION)
+            return loaded
+        except ModuleNotFoundError:
+            why = "that needs pip install datasets"
+        except Exception as error:  # datasets and huggingface_hub raise many kinds
+            why = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    looked = " and ".join(map(str, sources.places()))
+    raise SourceError(
+        f"{data}/{name}.json of BABILong is missing (looked in {looked}; from the hub: {why}), published at {ADDRESS}: "
+        "put it there and name the folder with --data-dir"
+    )
+
+
+def parse(path: Path) -> list[Json]:
+    """The samples of a file, a JSON list or one object in each line."""
+    text = text_of(path)
+    if text.lstrip().startswith("["):
+        return list(json_of(text, str(path)))
+    lines = enumerate(text.split("\n"), 1)
+    return [json_of(line, f"{path}:{number}") for number, line in lines if line.strip()]
+
+
+def _row(each: Json, where: str) -> Row:
+    found = each if isinstance(each, dict) else {}
+    return Row(*(checked_text(found.get(key), where, key, "BABILong's own samples") for key in _FIELDS))

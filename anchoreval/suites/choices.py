@@ -1,0 +1,25 @@
+"""Answers that are chosen: the one with the highest log-probability, by lm-evaluation-harness's rule for `acc`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from anchoreval.schema import ChoiceScore, Json, Score
+from anchoreval.suites.ruler.scoring import NO_FACTS
+
+
+def with_choices(facts: Mapping[str, Json], choices: Sequence[ChoiceScore]) -> Mapping[str, Json]:
+    """The facts that a scorer is given: the sample's, and the scores of its choices where it has any."""
+    return {**facts, "choices": choices} if choices else facts
+
+
+def likeliest(choices: Sequence[ChoiceScore]) -> int:
+    """Index of the choice with the highest log-probability, the first of equals."""
+    return max(range(len(choices)), key=lambda index: choices[index].logprob)
+
+
+def gold_is_likeliest(_: str, __: Sequence[str], facts: Mapping[str, Json] = NO_FACTS) -> Score:
+    """1 when the right choice (fact `gold`) has the highest log-probability, else 0."""
+    if not facts.get("choices"):
+        return Score(None, "no choice was scored")
+    return Score(float(likeliest(facts["choices"]) == facts["gold"]))

@@ -1,0 +1,1 @@
+"""General benchmarks, as lm-eval's task definitions ask them."""

@@ -1,0 +1,101 @@
+"""Data of the general benchmarks: what of them lies in a folder, and fetched there from the hub at pinned revisions."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal
+
+from anchoreval.cards import Task, load_tasks
+from anchoreval.errors import SourceError
+from anchoreval.files import write_whole
+from anchoreval.suites.general import harness as lm_eval_tasks
+from anchoreval.suites.general import rows as general_rows
+from anchoreval.suites.general.rows import FOLDER, HUB, OnHub
+from anchoreval.texts.sources import Sources
+
+State = Literal["published", "differs", "unpinned", "missing"]
+
+
+def splits_of(task: Task) -> tuple[str, ...]:
+    """The splits that prompts of a task are made of: what is asked, then what examples are drawn from."""
+    hub = HUB[task.args["folder"]]
+    return (hub.asked, hub.examples) if task.args.get("shots") and hub.examples else (hub.asked,)
+
+
+def states(sources: Sources) -> Iterator[tuple[str, State, str]]:
+    """(file, its state, what of it) for every split that is needed and lies in a folder; a line for each data set that
+    does not.
+    """
+    lacking: Counter[str] = Counter()
+    for task in _tasks():
+        rows = general_rows.local(sources, task.args["task"])
+        if rows is None:
+            lacking[task.args["folder"]] += 1
+            continue
+        for split in splits_of(task):
+            path = rows.folder / f"{split}.jsonl"
+            yield f"{FOLDER}/{rows.folder.name}/{path.name}", *_state(path, task, split)
+    for folder, count in lacking.items():
+        hub, tasks = HUB[folder], f"{count} task{'s' if count > 1 else ''}"
+        yield hub.dataset, "missing", f"revision {hub.revision[:7]}, {tasks}: a run takes the rows from the hub"
+
+
+def _state(path: Path, task: Task, split: str) -> tuple[State, str]:
+    """A file that `data fetch` brought is held against its stamp. Of others no SHA-256 was published: the number of
+    rows is what is known of the split that is asked.
+    """
+    if not path.is_file():
+        return "missing", str(path)
+    if stamped := general_rows.fetched(path.parent, split):
+        return _fetched_state(path, HUB[task.args["folder"]], stamped)
+    with path.open("rb") as lines:
+        there = sum(1 for line in lines if line.strip())
+    if split == HUB[task.args["folder"]].asked and there != task.samples:
+        return "differs", f"{there} rows {path}, published: {task.samples} rows"
+    return "unpinned", f"{there} rows {path}"
+
+
+def _fetched_state(path: Path, hub: OnHub, stamped: object) -> tuple[State, str]:
+    try:
+        sha256 = general_rows.sha256_of_file(path)
+    except SourceError as error:
+        return "differs", str(error)
+    if stamped == general_rows.stamp(hub, sha256):
+        return "published", f"revision {hub.revision[:7]} {path}"
+    return "differs", f"{path} is not what was fetched at revision {hub.revision[:7]}: move it away, then fetch again"
+
+
+def fetch(folder: Path, say: Callable[[str], None]) -> None:
+    """`folder`/general/<task>/<split>.jsonl of every task, as the hub has them at the pinned revision.
+
+    Files that are there are left alone. SourceError for the first data set that cannot be had.
+    """
+    lm_eval_tasks.require()
+    for task in _tasks():
+        paths = [folder / FOLDER / task.args["task"] / f"{split}.jsonl" for split in splits_of(task)]
+        if not all(path.is_file() for path in paths):
+            _fetch(task, paths)
+        for path in paths:
+            say(str(path))
+
+
+def _fetch(task: Task, paths: list[Path]) -> None:
+    name, folder = task.args["task"], task.args["folder"]
+    try:
+        loaded = lm_eval_tasks.load(name, folder, 0, **general_rows.pinned(folder))
+    except Exception as error:  # datasets and huggingface_hub raise many kinds
+        said = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        raise SourceError(f"{task.address}: {HUB[folder].dataset} cannot be had from the hub ({said})") from error
+    stamps = {}
+    for path in paths:
+        rows = loaded.dataset[path.stem]
+        write_whole(path, (json.dumps(row, default=str) + "\n" for row in rows))
+        stamps[path.stem] = general_rows.stamp(HUB[folder], general_rows.sha256_of_rows(rows))
+    write_whole(paths[0].parent / general_rows.FETCHED, [json.dumps(stamps, indent=1) + "\n"])
+
+
+def _tasks() -> list[Task]:
+    return [task for task in load_tasks()[0].values() if task.suite == FOLDER]

@@ -1,0 +1,180 @@
+"""General benchmarks as lm-evaluation-harness 0.4.13 asks them: its prompts, examples, choices and stop strings.
+
+Prompts are those of its `hf` model without a chat template. The examples of a row follow from lm-eval's seed and the
+row's number alone: every task draws from the first row on, whatever runs beside it and however many rows are asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from anchoreval.errors import CardError, ModelError, SourceError
+from anchoreval.schema import NATURAL, Choice, Json, Sample, Segment
+from anchoreval.suites.general import harness as lm_eval_tasks
+from anchoreval.suites.general import rows as general_rows
+from anchoreval.suites.general.harness import MAX_NEW_TOKENS, LmTask
+from anchoreval.suites.recipe import BASE, Recipe, options
+
+
+@dataclass(frozen=True, slots=True)
+class GeneralTask:
+    """The `args` of a task card: lm-eval's task, the folder of its YAML, examples, and the metric that is the score."""
+
+    task: str
+    folder: str
+    metric: str
+    filter: str = "none"
+    shots: int = 0
+
+
+def generate(recipe: Recipe) -> Iterator[Sample]:
+    """The first rows of a task, in the order of its data set; errors are said before the first."""
+    card = options(recipe, GeneralTask)
+    if recipe.wrap != BASE:
+        raise ModelError(f"{recipe.task} is sent without a chat template, as lm-eval does: --template base")
+    lm_eval_tasks.require()
+    task = _task(recipe, card)
+    _check(recipe, card, task)
+    for index in range(recipe.count):
+        doc = lm_eval_tasks.plain(task.task_docs[index])
+        try:
+            with lm_eval_tasks.quiet():
+                sample = _sample(recipe, card, index, task, doc)
+        except Exception as error:  # whatever a template or a function of lm-eval makes of a row
+            raise SourceError(f"{recipe.task}: row {index} is not as lm-eval expects it: {_said(error)}") from error
+        if not sample.prompt.strip():
+            raise SourceError(f"{recipe.task}: row {index} has no text")
+        yield sample
+
+
+def _task(recipe: Recipe, card: GeneralTask) -> LmTask:
+    """lm-eval's task over rows of a source folder, else of the hub; SourceError where neither has them."""
+    rows = general_rows.local(recipe.sources, card.task)
+    place = f"{general_rows.FOLDER}/{card.task}"
+    if rows is None and recipe.sources.offline:
+        raise SourceError(_missing(recipe, place, "offline"))
+    try:
+        pins = {} if rows is not None else general_rows.pinned(card.folder)
+        task = lm_eval_tasks.load(card.task, card.folder, card.shots, rows, **pins)
+    except (CardError, SourceError):
+        raise
+    except Exception as error:  # datasets and huggingface_hub raise many kinds; so do templates on other rows
+        if rows is None:
+            raise SourceError(_missing(recipe, place, _said(error))) from error
+        raise SourceError(f"{rows.folder}: not the rows that lm-eval's {card.task} expects: {_said(error)}") from error
+    for split in _splits(task, card.shots):
+        hub, folder = general_rows.HUB.get(card.folder), rows.folder if rows is not None else None
+        general_rows.note(recipe.sources, card.task, split, task.dataset[split], hub, folder)
+    if len(task.task_docs) < recipe.count:
+        raise SourceError(
+            f"{recipe.task}: {len(task.task_docs)} rows are there, {recipe.count} were asked for: "
+            f"--limit {len(task.task_docs)}, or the whole split in {place}"
+        )
+    return task
+
+
+def _missing(recipe: Recipe, place: str, why: str) -> str:
+    looked = " and ".join(map(str, recipe.sources.places()))
+    return (
+        f"{recipe.task}: its rows are neither in {place} (looked in {looked}) nor to be had from the hub ({why}): "
+        f"put <split>.jsonl files there and name the folder above with --data-dir"
+    )
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+
+
+def _splits(task: LmTask, shots: int) -> list[str]:
+    """The splits that prompts are made of: what is asked, then what examples are drawn from."""
+    config, examples = task.config, task.config.fewshot_config
+    asked = config.test_split or config.validation_split
+    if not shots or (examples.split is None and examples.samples is not None):
+        return [asked]
+    drawn = examples.split or config.training_split or config.validation_split or config.test_split
+    return list(dict.fromkeys([asked, drawn]))
+
+
+def _check(recipe: Recipe, card: GeneralTask, task: LmTask) -> None:
+    """CardError where the card and lm-eval's task disagree, or its kind of request is none that is computed."""
+    kind, where = task.OUTPUT_TYPE, f"{recipe.task}: lm-eval's {card.task}"
+    if kind == "loglikelihood_rolling":
+        raise CardError(f"{where} scores whole texts (loglikelihood_rolling), which has no prompt: anchoreval nll does")
+    if (card.metric, card.filter) not in lm_eval_tasks.metrics(task):
+        known = ", ".join(",".join(pair) for pair in lm_eval_tasks.metrics(task))
+        raise CardError(f"{where} reports {known}, not {card.metric},{card.filter}")
+    said: dict[str, Any] = task.config.generation_kwargs or {} if kind == "generate_until" else {"max_gen_toks": 0}
+    if said.get("do_sample") or float(said.get("temperature") or 0) > 0 or task.config.repeats > 1:
+        raise CardError(f"{where} draws its answers at random, and answers here are greedy")
+    most = said.get("max_gen_toks", MAX_NEW_TOKENS)
+    if recipe.max_new_tokens != most:
+        raise CardError(f"{where} generates {most} tokens, the card says max_new_tokens: {recipe.max_new_tokens}")
+
+
+def _sample(recipe: Recipe, card: GeneralTask, index: int, task: LmTask, doc: Mapping[str, Json]) -> Sample:
+    asked = lm_eval_tasks.instances(task, doc)
+    facts: dict[str, Json] = {
+        "lm_eval": {"task": card.task, "folder": card.folder, "metric": card.metric, "filter": card.filter},
+        "shots": card.shots,
+        "doc": doc,
+    }
+    if task.OUTPUT_TYPE == "generate_until":
+        context, decoding = asked[0].args
+        prompt, choices, stop = context, tuple[Choice, ...](), tuple(decoding.get("until") or ())
+        target = task.doc_to_target(doc)
+        references = tuple(map(str, target)) if isinstance(target, list) else (str(target),)
+    else:
+        prompt, choices = split([one.args for one in asked])
+        stop, gold = (), _gold(task, doc)
+        references = () if gold is None else (_named(task, doc, gold, choices),)
+        facts |= {} if gold is None else {"gold": gold}
+    segments = _segments(prompt, lm_eval_tasks.alone(task, doc))
+    return Sample(
+        recipe.task, NATURAL, index, segments, references, recipe.max_new_tokens, facts, stop=stop, choices=choices
+    )
+
+
+def split(pairs: Sequence[tuple[str, str]]) -> tuple[str, tuple[Choice, ...]]:
+    """The prompt that all (context, continuation) begin with, and each choice with what precedes it alone.
+
+    Where contexts differ the prompt ends before a blank, so that no token lies across its end.
+    """
+    contexts = [context for context, _ in pairs]
+    shared = contexts[0][: min(_same(contexts[0], other) for other in contexts)]
+    if len(set(contexts)) > 1:
+        shared = shared[: max(shared.rfind(" "), shared.rfind("\n"), 0)]
+    return shared, tuple(Choice(text, context[len(shared) :]) for context, text in pairs)
+
+
+def _same(one: str, other: str) -> int:
+    """How many characters two texts begin with alike."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def _gold(task: LmTask, doc: Mapping[str, Json]) -> int | None:
+    """Index of the one right choice, None where there are several; ValueError where a row names none of its choices."""
+    if task.OUTPUT_TYPE == "loglikelihood":
+        return 0
+    named = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
+    if isinstance(named, list):
+        return None
+    choices = task.doc_to_choice(doc)
+    index = choices.index(named) if isinstance(named, str) and named in choices else named
+    if not isinstance(index, int) or not 0 <= index < len(choices):
+        raise ValueError(f"the right one is {str(named)[:40]!r}, of {len(choices)} choices")
+    return index
+
+
+def _named(task: LmTask, doc: Mapping[str, Json], gold: int, choices: Sequence[Choice]) -> str:
+    if task.OUTPUT_TYPE == "loglikelihood":
+        return choices[0].text.strip()
+    return str(task.doc_to_choice(doc)[gold])
+
+
+def _segments(prompt: str, question: str) -> tuple[Segment, ...]:
+    """The prompt as what precedes the question, a description and examples, and the question itself."""
+    same = _same(prompt[::-1], question[::-1]) or len(prompt)
+    pieces = (Segment("preamble", prompt[:-same]), Segment("query", prompt[-same:]))
+    return tuple(piece for piece in pieces if piece.text)

@@ -1,0 +1,136 @@
+"""Rows of lm-eval's data sets: `general/<task>/<split>.jsonl` of a source folder, else of the hub, revisions pinned."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from anchoreval.errors import CardError, SourceError
+from anchoreval.schema import Json
+from anchoreval.texts.reading import json_of
+from anchoreval.texts.sources import Sources
+
+FOLDER = "general"
+FETCHED = "fetched.json"  # beside the files of a task that `data fetch` wrote: what they are, split by split
+
+
+@dataclass(frozen=True, slots=True)
+class OnHub:
+    """A data set that lies on the hub as plain files: its revision, what is asked, what examples are drawn from."""
+
+    dataset: str
+    revision: str
+    asked: str
+    examples: str = ""
+
+
+#: Folder of lm-eval's tasks -> the data set that all of them read. Revisions are those that the hub had in 2026.
+HUB = {
+    "arc": OnHub("allenai/ai2_arc", "210d026faf9955653af8916fad021475a3f00453", "test", "train"),
+    "bbh/cot_fewshot": OnHub("SaylorTwift/bbh", "b5306be6f827cfafbb545ff5a51f96916029b0fd", "test"),
+    "gsm8k": OnHub("openai/gsm8k", "740312add88f781978c0658806c59bc2815b9866", "test", "train"),
+    "hellaswag": OnHub("Rowan/hellaswag", "218ec52e09a7e7462a5400043bb9a69a41d06b76", "validation", "train"),
+    "lambada": OnHub("EleutherAI/lambada_openai", "900124bf3b8235c6daf21033af9948b3f07346c4", "test"),
+    "mmlu/default": OnHub("cais/mmlu", "c30699e8356da336a370243923dbaf21066bb9fe", "test", "dev"),
+    "piqa": OnHub("baber/piqa", "142f6d7367fd9877f0fb3b5734ea6a545f54cdd1", "validation", "train"),
+    "truthfulqa": OnHub("truthfulqa/truthful_qa", "741b8276f2d1982aa3d5b832d3ee81ed3b896490", "validation"),
+    "winogrande": OnHub("allenai/winogrande", "01e74176c63542e6b0bcb004dcdea22d94fb67b5", "validation", "train"),
+}
+
+
+def pinned(folder: str) -> dict[str, Json]:
+    """What `load` is to change so that the hub's rows are those of the pinned revision; CardError where none is."""
+    if folder not in HUB:
+        known = ", ".join(sorted(HUB))
+        raise CardError(
+            f"no revision is pinned for lm-eval's folder {folder!r} ({known}): put its rows into --data-dir"
+        )
+    return {"dataset_kwargs": {"revision": HUB[folder].revision}}
+
+
+class LocalRows(Mapping[str, Any]):
+    """`datasets.Dataset` by split, each read from its file when first asked for; SourceError where there is none."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.splits: dict[str, Any] = {}
+
+    def __getitem__(self, split: str) -> Any:
+        if split not in self.splits:
+            import datasets
+
+            self.splits[split] = datasets.Dataset.from_list(list(_lines(self.folder / f"{split}.jsonl")))
+        return self.splits[split]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(path.stem for path in self.folder.glob("*.jsonl")))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+
+def _lines(path: Path) -> Iterator[dict[str, Json]]:
+    """The rows of a file; SourceError names the file and line that is wrong."""
+    if not path.is_file():
+        raise SourceError(f"{path} is missing: put the rows of that split there, one JSON object a line")
+    first: set[str] = set()
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                row: Json = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise SourceError(f"{path}:{number}: not JSON ({error})") from None
+            if not isinstance(row, dict) or not row:
+                raise SourceError(f"{path}:{number}: not a record")
+            first = first or set(row)
+            if lacking := first ^ {key for key, value in row.items() if value is not None}:
+                raise SourceError(f"{path}:{number}: {', '.join(sorted(lacking))[:80]} is not in every line, or null")
+            yield row
+
+
+def local(sources: Sources, task: str) -> LocalRows | None:
+    """The folder of a task's rows, the first that is there; None where there is none."""
+    places = (place / FOLDER / task for place in sources.places())
+    return next((LocalRows(place) for place in places if place.is_dir()), None)
+
+
+def note(sources: Sources, task: str, split: str, rows: Any, hub: OnHub | None, folder: Path | None) -> None:
+    """Remembers a split that prompts are made of: SHA-256 over its rows as JSON, data set and revision of the hub's.
+
+    Rows of a `folder` have those where they are the ones that `data fetch` brought there.
+    """
+    name = f"{FOLDER}/{task}/{split}"
+    if name not in sources.files():
+        sha256 = sha256_of_rows(rows)
+        known = hub is not None and (folder is None or fetched(folder, split) == stamp(hub, sha256))
+        said = {"dataset": hub.dataset, "revision": hub.revision} if hub and known else {}
+        sources.note_rows(name, sha256, len(rows), known, folder=FOLDER, **said)
+
+
+def stamp(hub: OnHub, sha256: str) -> dict[str, Json]:
+    """What is written of a split that was fetched."""
+    return {"dataset": hub.dataset, "revision": hub.revision, "sha256": sha256}
+
+
+def fetched(folder: Path, split: str) -> Json:
+    """The stamp of a split in the folder of a task; None where it has none."""
+    path = folder / FETCHED
+    said = json_of(path.read_bytes(), str(path)) if path.is_file() else {}
+    return said.get(split) if isinstance(said, dict) else None
+
+
+def sha256_of_file(path: Path) -> str:
+    """`sha256_of_rows` of a file."""
+    return sha256_of_rows(_lines(path))
+
+
+def sha256_of_rows(rows: Iterable[Mapping[str, Json]]) -> str:
+    """SHA-256 over the rows, each as canonical JSON on a line: the same from a file as from the hub."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps(row, sort_keys=True, default=str).encode() + b"\n")
+    return digest.hexdigest()

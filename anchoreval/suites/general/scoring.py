@@ -1,0 +1,35 @@
+"""Answers judged by lm-evaluation-harness: its filters and `process_results`, given the row that was asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from anchoreval.schema import Json, Score
+from anchoreval.suites.general import harness as lm_eval_tasks
+from anchoreval.suites.ruler.scoring import NO_FACTS
+
+
+def results(text: str, facts: Mapping[str, Json]) -> lm_eval_tasks.Results:
+    """What an answer adds to every (metric, filter) of its task.
+
+    `facts` are a sample's of the generator `lm_eval`, with `choices` where it has any.
+    """
+    said = facts["lm_eval"]
+    judge = lm_eval_tasks.judge_of(said["task"], said["folder"], facts["doc"])
+    answers: list[Any] = [tuple(each) for each in facts.get("choices", ())] or [text]
+    return judge.results(facts["doc"], answers)
+
+
+def lm_eval(text: str, _: Sequence[str], facts: Mapping[str, Json] = NO_FACTS) -> Score:
+    """The one metric that the task card names, 0..1; None with the reason where it is no such number."""
+    said = facts.get("lm_eval")
+    if not isinstance(said, Mapping):
+        return Score(None, "the record does not hold the document that lm-eval judges")
+    value: Any = results(text, facts).get((said["metric"], said["filter"]))
+    if not isinstance(value, int | float) and not hasattr(value, "item"):
+        return Score(None, f"lm-eval gives no number for {said['metric']}")
+    number = float(value)
+    if not 0 <= number <= 1:
+        return Score(None, f"lm-eval gives {number} for {said['metric']}, no score between 0 and 1")
+    return Score(number)

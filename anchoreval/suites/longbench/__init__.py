@@ -1,0 +1,1 @@
+"""LongBench and LongBench-E: prompts, records, scores and averages."""

@@ -1,0 +1,166 @@
+"""LongBench's records, from data.zip or a folder of `<name>.jsonl`; never from a mirror whose rows hold the prompts."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from anchoreval.errors import SourceError
+from anchoreval.schema import Json
+from anchoreval.texts.reading import checked_text, json_of, lines_of, opened
+from anchoreval.texts.sources import LONGBENCH, Published, Sources
+
+#: Records of every file as published; None: no such file in LongBench-E.
+RECORDS: dict[str, tuple[int, int | None]] = {
+    "narrativeqa": (200, None), "qasper": (200, 224), "multifieldqa_en": (150, 150), "multifieldqa_zh": (200, None),
+    "hotpotqa": (200, 300), "2wikimqa": (200, 300), "musique": (200, None), "dureader": (200, None),
+    "gov_report": (200, 300), "qmsum": (200, None), "multi_news": (200, 294), "vcsum": (200, None),
+    "trec": (200, 300), "triviaqa": (200, 300), "samsum": (200, 300), "lsht": (200, None),
+    "passage_count": (200, 300), "passage_retrieval_en": (200, 300), "passage_retrieval_zh": (200, None),
+    "lcc": (500, 300), "repobench-p": (500, 300),
+}  # fmt: skip
+FOLDERS = ("", "data", "longbench", "longbench/data")  # where files may lie inside a source folder
+CLASSIFIED = ("trec", "lsht")  # answers are judged by the list of all classes
+_SUITE, _FORM = "longbench", "LongBench's own records"
+
+
+@dataclass(frozen=True, slots=True)
+class LongRecord:
+    """One line of a file. `words` are characters in Chinese; `classes` are empty but for classification."""
+
+    input: str
+    context: str
+    answers: tuple[str, ...]
+    words: int
+    language: str
+    classes: tuple[str, ...]
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the records of a file lie: a jsonl file, or `member` of a zip."""
+
+    path: Path
+    member: str = ""
+
+    def open(self) -> AbstractContextManager[IO[bytes]]:
+        """The bytes of the file."""
+        return lines_of(self.path, self.member, _SUITE)
+
+    def records(self) -> Iterator[LongRecord]:
+        """Every record of the file, read one by one."""
+        with self.open() as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield self._judgeable(line, f"{self.path}{':' * bool(self.member)}{self.member}:{number}")
+
+    def _judgeable(self, line: bytes, where: str) -> LongRecord:
+        """The record; SourceError where no answer to it could be judged."""
+        record = parse(line, where)
+        if Path(self.member or self.path).stem.removesuffix("_e") in CLASSIFIED and not record.classes:
+            raise SourceError(f"{where}: 'all_classes' is empty, and answers are judged by it: expected {_FORM}")
+        return record
+
+
+def file_names() -> list[str]:
+    """The names of all files of the benchmark, without their ending."""
+    extended = [f"{name}_e" for name, (_, more) in RECORDS.items() if more is not None]
+    return [*RECORDS, *extended]
+
+
+def published_records(file: str) -> int:
+    """How many records the published file has."""
+    if file in RECORDS:
+        return RECORDS[file][0]
+    return RECORDS[file.removesuffix("_e")][1] or 0
+
+
+def find(sources: Sources, file: str) -> Place | None:
+    """Where a file lies, a jsonl file before data.zip, source folders in order. SourceError for a broken zip."""
+    for folder in folders(sources):
+        if (folder / f"{file}.jsonl").is_file():
+            return Place(folder / f"{file}.jsonl")
+        if (folder / "data.zip").is_file() and (member := _member(folder / "data.zip", file)):
+            return Place(folder / "data.zip", member)
+    return None
+
+
+def folders(sources: Sources) -> list[Path]:
+    """Where files may lie, in order."""
+    return [place / inner for place in sources.places() for inner in FOLDERS]
+
+
+def _member(archive: Path, file: str) -> str:
+    with opened(archive, _SUITE) as its:
+        return next((name for name in its.namelist() if name.split("/")[-1] == f"{file}.jsonl"), "")
+
+
+def records(sources: Sources, file: str, count: int) -> Iterator[LongRecord]:
+    """The first `count` records of a file, read one by one; its SHA-256 is noted in `sources`.
+
+    SourceError where it is missing, has fewer records or another form, all said before the first.
+    """
+    place = find(sources, file)
+    if place is None:
+        raise SourceError(_missing(file, sources))
+    if not _noted(sources, place, file):
+        there = sum(1 for _ in itertools.islice(place.records(), count))
+        if there < count:
+            raise SourceError(
+                f"{place.path} has {there} records of {file}, {count} were asked for and {published_records(file)} are "
+                f"published: {f'--limit {there}, or ' * bool(there)}anchoreval data fetch longbench"
+            )
+    yield from itertools.islice(place.records(), count)
+
+
+def _noted(sources: Sources, place: Place, file: str) -> bool:
+    """Whether what is read is the published archive; noted once per file that is opened."""
+    name = LONGBENCH.file if place.member else f"longbench/{file}.jsonl"
+    if name not in sources.files():
+        if place.member:
+            sources.note(name, place.path, LONGBENCH.sha256, revision=LONGBENCH.revision)
+        else:
+            sources.note(name, place.path, None, folder="longbench")
+    return bool(sources.files()[name]["published"])
+
+
+def parse(line: bytes, where: str) -> LongRecord:
+    """One record; SourceError names the place and the key that is wrong."""
+    row = json_of(line, where)
+    if not isinstance(row, dict):
+        raise SourceError(f"{where}: not a record")
+    if "input" not in row and {"question", "answer_prefix"} & row.keys():
+        raise SourceError(
+            f"{where}: these rows already hold prompts (a formatted mirror): use the published data.zip, "
+            "anchoreval data fetch longbench"
+        )
+    question, context, language, name = (
+        checked_text(row.get(key), where, key, _FORM) for key in ("input", "context", "language", "_id")
+    )
+    words = row.get("length")
+    if isinstance(words, bool) or not isinstance(words, int) or words < 0:
+        raise SourceError(f"{where}: 'length' is not a number of words: expected {_FORM}")
+    answers = _texts(row.get("answers"), where, "answers")
+    classes = _texts(row.get("all_classes") or [], where, "all_classes")
+    return LongRecord(question, context, answers, words, language, classes, name)
+
+
+def _texts(value: Json, where: str, key: str) -> tuple[str, ...]:
+    """A list of texts; a whole number among them is taken as its digits."""
+    if not isinstance(value, list):
+        raise SourceError(f"{where}: {key!r} is not a list: expected {_FORM}")
+    return tuple(str(each) if type(each) is int else checked_text(each, where, key, _FORM) for each in value)
+
+
+def _missing(file: str, sources: Sources) -> str:
+    looked = " and ".join(map(str, sources.places()))
+    source: Published = LONGBENCH
+    return (
+        f"{file}.jsonl of LongBench is missing (looked in {looked} for it and for data.zip, published at "
+        f"{source.addresses[0]}): anchoreval data fetch longbench, or put it there and name the folder with --data-dir"
+    )

@@ -1,0 +1,1 @@
+"""LongBench v2: multiple-choice questions over long files."""

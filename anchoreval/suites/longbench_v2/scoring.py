@@ -1,0 +1,28 @@
+"""LongBench v2's rule (THUDM/LongBench 2e00731, pred.py and result.py; MIT, Copyright (c) 2023 THU-KEG & Zhipu AI)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from anchoreval.schema import Json, Score
+from anchoreval.suites.ruler.scoring import NO_FACTS, NO_REFERENCES
+
+UNPARSABLE = 'unparsable: nowhere "The correct answer is (A)"'
+_FORMS = (re.compile(r"The correct answer is \(([A-D])\)"), re.compile(r"The correct answer is ([A-D])"))
+
+
+def letter(answer: str) -> str | None:
+    """The letter that upstream's extract_answer finds: every "*" removed, the first match of the form with brackets,
+    else of the one without; None where there is neither. Other words, or small letters, are no answer.
+    """
+    plain = answer.replace("*", "")
+    return next((found[1] for form in _FORMS if (found := form.search(plain))), None)
+
+
+def same_letter(answer: str, references: Sequence[str], _: Mapping[str, Json] = NO_FACTS) -> Score:
+    """1 when the letter is the reference's, else 0; an answer without one is wrong, with a note that says so."""
+    if not references:
+        return NO_REFERENCES
+    found = letter(answer)
+    return Score(0.0, UNPARSABLE) if found is None else Score(float(found == letter(references[0])))

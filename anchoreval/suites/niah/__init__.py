@@ -1,0 +1,1 @@
+"""Needle in a haystack: a grid of lengths and depths."""

@@ -1,0 +1,296 @@
+"""Needle in a haystack: gkamradt's grid of lengths and depths, with answers that cannot be guessed and exact lengths.
+
+From needlehaystack/llm_needle_haystack_tester.py and llm_multi_needle_haystack_tester.py of
+https://github.com/gkamradt/needle-in-a-haystack at 7b90d28: the depths, and a needle that goes back from its token to
+the end of a sentence. Unlike upstream, sentences end at any full stop, question or exclamation mark that white space
+follows; several needles are placed by the tokens of the haystack alone; sigmoid depths ascend (upstream's descend);
+and the haystack is cut at a word, closed by a full stop.
+
+Any sample can be made alone: it follows from seed, task, length and index.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Literal
+
+from anchoreval.errors import CardError
+from anchoreval.schema import Json, Sample
+from anchoreval.suites.niah import needles as hidden
+from anchoreval.suites.niah.needles import Hidden
+from anchoreval.suites.recipe import Recipe, checked, options
+from anchoreval.suites.ruler.niah import NOISE
+from anchoreval.texts.draft import Draft, Template, sample_of
+from anchoreval.texts.fit import too_short
+from anchoreval.texts.passage import Prose, Sentences
+from anchoreval.texts.prose import sentences
+from anchoreval.texts.tally import Piece, Tally
+
+TEXT = (
+    "There is important information hidden inside a long text. Find it and memorize it. "
+    "I will quiz you about it afterwards.\n\n{context}\n\n{query}"
+)
+ANSWER = " Answer: {lead}"
+# LongLoRA, passkey_retrivial.py: the texts of landmark attention
+PASSKEY_TEXT = (
+    "There is an important info hidden inside a lot of irrelevant text. Find it and memorize them. "
+    "I will quiz you about the important information there.\n{context}\n{query}"
+)
+PASSKEY_ANSWER = " {lead}"
+MOST_DEPTHS = 101  # upstream rounds linear depths to whole percents
+LEAST = 2  # sentences of haystack without which there is no depth
+DRAWS = 100  # of answers, none of which may occur in the haystack
+FILL = 0.99
+Spacing = Literal["linear", "sigmoid"]
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """What is hidden where: the `args` of a task card. `filler` is prose (essays or generated) or LongLoRA's lines."""
+
+    kind: hidden.Kind
+    depths: int = 11
+    depth_spacing: Spacing = "linear"
+    repeats: int = 1
+    needles: int = 1
+    distractors: int = 0
+    filler: Literal["prose", "noise"] = "prose"
+
+    @property
+    def percents(self) -> tuple[float, ...]:
+        """The depths, ascending."""
+        return spaced(self.depths, self.depth_spacing)
+
+
+def size(task: str, args: Mapping[str, Json]) -> int:
+    """Samples of one length under a task's `args`: every depth as often as it is repeated."""
+    grid = checked(task, args, Grid)
+    return grid.depths * grid.repeats
+
+
+def spaced(count: int, spacing: Spacing) -> tuple[float, ...]:
+    """`count` depths in percent, 0 first and 100 last: whole percents, or a logistic curve that is dense at both ends.
+
+    One depth is 0, as upstream's `np.linspace(0, 100, 1)`.
+    """
+    width = 100 / max(1, count - 1)
+    evenly = [*(step * width for step in range(count - 1)), 100.0] if count > 1 else [0.0]  # linspace, to the last bit
+    return tuple(float(round(x)) if spacing == "linear" else _logistic(x) for x in evenly)
+
+
+def _logistic(x: float) -> float:
+    return x if x in (0.0, 100.0) else round(100 / (1 + math.exp(-0.1 * (x - 50))), 3)
+
+
+@dataclass(slots=True)
+class Maker:
+    """Makes the samples of one cell; keeps nothing but the haystack of the repeat in hand."""
+
+    recipe: Recipe
+    grid: Grid
+    tally: Tally
+    _template: Template = field(init=False)
+    _repeat: int = field(init=False, default=-1)
+    _haystack: Prose = field(init=False)
+    _period: int | None = field(init=False, default=None)  # sentences until the haystack repeats itself
+
+    def __post_init__(self) -> None:
+        texts = (PASSKEY_TEXT, PASSKEY_ANSWER) if self.grid.kind == "passkey" else (TEXT, ANSWER)
+        self._template = Template.of(self.recipe.wrap, *texts)
+
+    @property
+    def room(self) -> int:
+        """Tokens that a prompt may take."""
+        return self.recipe.room
+
+    def sample(self, index: int) -> Sample:
+        """The sample of that index: depth by depth, then the next repeat. LengthError when it has no room."""
+        self._turn(index // self.grid.depths)
+        percent = self.grid.percents[index % self.grid.depths]
+        rng, recipe = self._rng(index), self.recipe
+        for _ in range(DRAWS):
+            one = self._draw(rng)
+            draft, tokens, units, text = self._fitted(one, percent, rng)
+            if not hidden.found_in(one.answers, f"{text} {one.question} {one.lead} {' '.join(one.near)}"):
+                facts = self._facts(draft, recipe.counted(tokens), units, percent)
+                return sample_of(draft, recipe.task, recipe.length, index, recipe.max_new_tokens, facts)
+        raise CardError(f"{recipe.task}: {DRAWS} answers were drawn, and every one occurs in the haystack")
+
+    def check(self) -> None:
+        """LengthError when the longest of all first draws has no room, so that no sample later on has none."""
+        self._turn(0)
+        total = self.grid.depths * self.grid.repeats
+        longest = max(self._least(self._draw(self._rng(index))) for index in range(total))
+        if longest > self.room:
+            raise too_short(self.recipe.length, longest + self.recipe.reserved)
+
+    def _rng(self, index: int) -> Random:
+        return Random(f"niah-{self.recipe.seed}-{self.recipe.task}-{self.recipe.length}-{index}")
+
+    def _draw(self, rng: Random) -> Hidden:
+        return hidden.draw(self.grid.kind, rng, self.grid.needles, self.grid.distractors)
+
+    def _turn(self, repeat: int) -> None:
+        """Takes up the haystack of a repeat: another text, or the essays from another sentence on."""
+        if repeat == self._repeat:
+            return
+        self._repeat = repeat
+        if self.grid.filler == "prose" and self.recipe.sources.haystack == "generated":
+            source: Iterator[str] = sentences(self.recipe.seed + repeat)
+        else:
+            text = NOISE if self.grid.filler == "noise" else self.recipe.sources.essay()
+            whole = split(text)
+            start = 0 if repeat == 0 else Random(f"niah-{self.recipe.seed}-{repeat}").randrange(len(whole))
+            source, self._period = itertools.cycle([*whole[start:], *whole[:start]]), len(whole)
+        self._haystack = Prose(source, self.tally)
+
+    def _least(self, one: Hidden) -> int:
+        """Tokens of the shortest prompt that hides it."""
+        return self._count(one, self._haystack.upto(LEAST).chunk(0, LEAST))
+
+    def _around(self, one: Hidden) -> tuple[Piece, Piece, Piece]:
+        before, after, prefix = self._template.fill(query=one.question, lead=one.lead)
+        return Piece(before), Piece(after), Piece(prefix)
+
+    def _count(self, one: Hidden, haystack: Sequence[Piece]) -> int:
+        """Tokens of a prompt with everything hidden behind the haystack."""
+        before, after, prefix = self._around(one)
+        behind = [Piece(f" {text}") for text in (*one.near, *one.sentences)]
+        return self.tally.count([before, *haystack, *behind, after, prefix])
+
+    def _fitted(self, one: Hidden, percent: float, rng: Random) -> tuple[Draft, int, int, str]:
+        """The prompt, its tokens, the sentences of its haystack (a cut one included) and the haystack's text.
+
+        What is hidden may take other tokens where it stands than at the end: then it is fitted to so many fewer.
+        """
+        room, state = self.room, rng.getstate()
+        while True:
+            haystack, units, cut = self._cut(one, room)
+            rng.setstate(state)
+            draft = self._placed(one, haystack, units, cut, percent, rng)
+            tokens = self.tally.count(draft.pieces())
+            if tokens <= self.room:
+                return draft, tokens, units + bool(cut), _text(haystack.chunk(0, units)) + cut
+            room -= tokens - self.room
+
+    def _cut(self, one: Hidden, room: int) -> tuple[Sentences, int, str]:
+        """Whole sentences, how many, and the beginning of the next one: as much as there is room for."""
+        most = room // 2 + 1  # no sentence is shorter
+        whole = self._haystack.upto(most)
+        low = bisect_right(range(LEAST, most), room, key=lambda units: self._count(one, whole.chunk(0, units)))
+        units = LEAST + low - 1
+        if units < LEAST:
+            raise too_short(self.recipe.length, self._least(one) + self.recipe.reserved)
+        body, following = whole.chunk(0, units), _text(whole.chunk(units, units + 1))
+        for pattern in (r"\w(?=\W)", r"\w"):  # at a word; inside a word where that leaves too much room
+            ends = [match.end() for match in re.finditer(pattern, following.rstrip(".!?\"')"))]
+            cuts = ["", *(f" {following[:end]}." for end in ends)]
+            counts = [self._count(one, [*body, Piece(cut)]) for cut in cuts]
+            best = max(at for at, count in enumerate(counts) if count <= room)
+            if self.recipe.tokens(counts[best]) >= FILL * self.recipe.length:
+                break
+        return whole, units, cuts[best]
+
+    def _placed(self, one: Hidden, haystack: Sentences, units: int, cut: str, percent: float, rng: Random) -> Draft:
+        """The prompt with needles at their depths; near misses anywhere else, never beside a needle's own place."""
+        borders = Borders(haystack, units, cut, self.tally)
+        count = len(one.sentences)
+        depths = [percent + at * (100 - percent) / count for at in range(count)]
+        places = [borders.at(depth) for depth in depths]
+        free = [border for border in range(borders.last + 1) if border not in places] or [places[0]]
+        texts = [(place, True, text) for place, text in zip(places, one.sentences, strict=True)]
+        texts += [(rng.choice(free), False, text) for text in one.near]
+        pieces: list[Piece] = []
+        marks, start = [], 0
+        for place, real, text in sorted(texts, key=lambda each: each[0]):
+            pieces += borders.between(start, place, bool(pieces))
+            if real:
+                marks.append((0, len(pieces)))
+            pieces.append(Piece(f" {text}" if pieces else text))
+            start = place
+        pieces += borders.between(start, borders.last, True)
+        before, after, prefix = self._around(one)
+        return Draft([before], [pieces], [after], prefix, one.answers, marks)
+
+    @property
+    def _source(self) -> dict[str, Json]:
+        """The haystack of a repeat, where there are several: it is the same at every depth and length, for every task.
+
+        The one haystack of a grid without repeats is part of the benchmark, and so is noise.
+        """
+        several = self.grid.repeats > 1 and self.grid.filler == "prose"
+        return {"source": f"niah haystack {self._repeat}"} if several else {}
+
+    def _facts(self, draft: Draft, tokens: int, units: int, percent: float) -> dict[str, Json]:
+        repeats = {} if self._period is None or units <= self._period else {"haystack_repeats": units / self._period}
+        return {
+            "tokens": tokens,
+            "units": units,
+            "unit": "sentences",
+            "haystack": "noise" if self.grid.filler == "noise" else self.recipe.sources.haystack,
+            "repeat": self._repeat,
+            **self._source,
+            "depth_percent": percent,
+            **{name: round(value, 2) for name, value in repeats.items()},
+            **draft.positions(self.tally),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Borders:
+    """Where a needle may stand: before each of `units` sentences, behind them, and behind what was `cut`."""
+
+    haystack: Sentences
+    units: int
+    cut: str
+    tally: Tally
+
+    @property
+    def last(self) -> int:
+        """The border at the end."""
+        return self.units + bool(self.cut)
+
+    def between(self, start: int, end: int, joined: bool) -> list[Piece]:
+        """The haystack between two borders; `joined` to what stands before."""
+        pieces = self.haystack.chunk(start, min(end, self.units))
+        if pieces and joined:
+            pieces.insert(0, Piece(" "))
+        return pieces + ([Piece(self.cut)] if start < end == self.last and self.cut else [])
+
+    def at(self, percent: float) -> int:
+        """The last border at or before that share of the haystack's tokens; the end for 100."""
+        if percent >= 100:
+            return self.last
+        target = int(self.tally.count(self.between(0, self.last, False)) * (percent / 100))
+        return bisect_right(range(self.units + 1), target, key=self._tokens) - 1
+
+    def _tokens(self, border: int) -> int:
+        return self.tally.count(self.haystack.chunk(0, border)) if border else 0
+
+
+def split(text: str) -> list[str]:
+    """The sentences of a text, each with the marks that end it."""
+    whole = " ".join(text.split())
+    return re.split(r"(?<=[.!?]) |(?<=[.!?][\"')]) ", whole)
+
+
+def _text(pieces: Sequence[Piece]) -> str:
+    return "".join(piece.text for piece in pieces)
+
+
+def generate(recipe: Recipe) -> Iterator[Sample]:
+    """The samples of a grid, at most `recipe.count`. Raises LengthError when the length is too short for one."""
+    grid = options(recipe, Grid)
+    for name, most in (("depths", MOST_DEPTHS), ("needles", hidden.MOST), ("distractors", hidden.MOST_NEAR)):
+        if getattr(grid, name) > most:
+            raise CardError(f"{recipe.task}: {name}: {getattr(grid, name)} are more than {most}")
+    maker = Maker(recipe, grid, Tally(recipe.tokenizer))
+    maker.check()
+    for index in range(min(recipe.count, grid.depths * grid.repeats)):
+        yield maker.sample(index)

@@ -1,0 +1,1 @@
+"""In-context recall: keys and values, passkeys, examples."""

@@ -1,0 +1,152 @@
+"""Classification from examples in the context: HELMET's ICL protocol (princeton-nlp/HELMET at 4526dfb, data.py), over
+texts made here.
+
+HELMET's prompt, its balanced rounds (every label once, in random order, before one comes again) and its labels,
+integers in a random order drawn for each sample, so that nothing but the examples says what a label means. Not its
+texts: HELMET takes questions from TREC, BANKING77, CLINC150 and NLU; here a text is a question about things of one
+place of the generated prose, and a label stands for a place, which is not named. The places are drawn for each sample.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from random import Random
+
+from anchoreval.errors import CardError
+from anchoreval.schema import Sample, Segment
+from anchoreval.suites.recipe import Recipe, options, sample_of
+from anchoreval.texts import prose_words as words
+from anchoreval.texts.filling import most, new, topped_up
+from anchoreval.texts.fit import too_short
+
+INSTRUCTION = (
+    "Use the provided mapping from the text to label to assign a label to the text. "
+    'Only output "label: {label}" and nothing else. \n\n'
+)
+CUE = "label:"
+LEAST_THINGS = 3
+FRAMES = (
+    "Where is the {a}?",
+    "Who {past} the {a}?",
+    "Is the {a} older than the {b}?",
+    "Did {person} {plain} the {a} {time}?",
+    "Why was the {a} left beside the {b} {time}?",
+    "Could {person} {plain} both the {a} and the {b}?",
+    "Who asked {person} to {plain} the {a} {reason}?",
+    "How long did {person} look for the {a} before the {b} was found {time}?",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelsTask:
+    """The `args` of a task card: how many labels there are."""
+
+    labels: int = 12
+
+
+def lexicons() -> dict[str, list[str]]:
+    """The things of each place that share no word with another place's or the cue; places with few are left out."""
+    known = Counter(word for things in words.TOPICS.values() for word in {*" ".join(things).split()})
+    known["label"] += 1
+    own = {
+        place: [thing for thing in things if all(known[word] == 1 for word in thing.split())]
+        for place, things in words.TOPICS.items()
+    }
+    return {place: things for place, things in own.items() if len(things) >= LEAST_THINGS}
+
+
+def generate(recipe: Recipe) -> Iterator[Sample]:
+    """Samples with as many examples as fit; LengthError where there is none for every label."""
+    task = options(recipe, LabelsTask)
+    if not 1 < task.labels <= len(lexicons()):
+        raise CardError(f"{recipe.task}: args.labels: {task.labels} is not one of 2..{len(lexicons())}")
+    for index in range(recipe.count):
+        yield _Maker(recipe, task.labels, index).sample()
+
+
+class _Maker:
+    """Draws one sample; `classes` are the places by number, `names` the label of each."""
+
+    def __init__(self, recipe: Recipe, labels: int, index: int) -> None:
+        self.recipe, self.index, self.labels = recipe, index, labels
+        self.rng = rng = Random(f"{recipe.seed}-icl_labels-{index}")
+        things = lexicons()
+        self.things = [things[place] for place in rng.sample(sorted(things), labels)]
+        self.names = rng.sample(range(labels), labels)
+        self.seen: set[str] = set()
+        self.asked = rng.randrange(labels)
+        self.question = self.text(self.asked)
+        self.order: list[int] = []
+        self.drawn: list[str] = []
+
+    def text(self, of: int) -> str:
+        """A question about things of a class, never the same twice."""
+        text = new(lambda: self._drawn(of), lambda text: text not in self.seen, "questions about things of a place")
+        self.seen.add(text)
+        return text
+
+    def _drawn(self, of: int) -> str:
+        rng = self.rng
+        a, b = rng.sample(self.things[of], 2)
+        past, plain = rng.choice(words.TRANSITIVE)
+        return rng.choice(FRAMES).format(
+            a=_described(rng, a), b=_described(rng, b), past=past, plain=plain, person=rng.choice(words.PEOPLE),
+            time=rng.choice(words.TIMES), reason=rng.choice(words.REASONS),
+        )  # fmt: skip
+
+    def example(self, of: int) -> str:
+        """A text and its label."""
+        return f"{self.text(of)}\n{CUE} {self.names[of]}"
+
+    def examples(self, count: int) -> list[str]:
+        """The first `count` examples of balanced rounds."""
+        while len(self.drawn) < count:
+            self.order += self.rng.sample(range(self.labels), self.labels)
+            self.drawn += [self.example(of) for of in self.order[len(self.drawn) :]]
+        return self.drawn[:count]
+
+    def segments(self, examples: list[str]) -> list[Segment]:
+        """The prompt."""
+        recipe = self.recipe
+        return [
+            Segment("preamble", recipe.wrap.opening + INSTRUCTION),
+            *(Segment("document", f"{text}\n\n") for text in examples),
+            Segment("query", self.question + (recipe.wrap.closing or "\n")),
+            Segment("answer_prefix", CUE),
+        ]
+
+    def tokens(self, examples: list[str]) -> int:
+        """Tokens of the prompt."""
+        return self.recipe.tokenizer.count("".join(segment.text for segment in self.segments(examples)))
+
+    def sample(self) -> Sample:
+        """The sample, filled."""
+        recipe, least = self.recipe, self.labels
+        room = recipe.room
+        each = recipe.tokenizer.count("\n\n".join(self.examples(least))) / least
+        count = most(lambda units: self.tokens(self.examples(units)), room, least, int(room / each))
+        if count is None:
+            raise too_short(recipe.length, self.tokens(self.examples(least)) + recipe.reserved)
+        found = topped_up(
+            self.examples(count),
+            range(count),
+            lambda at: self.example(self.order[at]),
+            self.tokens,
+            room,
+            recipe.tokenizer,
+        )
+        gold = [at for at in range(count) if self.order[at] == self.asked]
+        facts = {
+            "texts": "generated",
+            "examples": count,
+            "labels": self.labels,
+            "gold_examples": len(gold),
+            "nearest_gold": round(gold[-1] / max(1, count - 1), 4),
+        }
+        return sample_of(recipe, self.index, self.segments(found), str(self.names[self.asked]), facts)
+
+
+def _described(rng: Random, thing: str) -> str:
+    return f"{rng.choice(words.ADJECTIVES)} {thing}" if rng.random() < 0.4 else thing

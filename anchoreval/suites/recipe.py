@@ -1,0 +1,112 @@
+"""What a generator is asked for: task, length, how many, from which sources, counted with which tokenizer."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from anchoreval.errors import CardError
+from anchoreval.schema import Json, Sample, Segment, Tokenizer, Wrap
+
+if TYPE_CHECKING:
+    from anchoreval.texts.sources import Sources
+
+Options = TypeVar("Options")
+BASE = Wrap()  # no chat template
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """One task at one length, in tokens of the model; `args` are the card's.
+
+    `outside` are the tokens that the model is fed beside the prompt's text: an anchor, a server's own chat template.
+    The length holds them, the prompt and `max_new_tokens`, but for the `uncounted` ones of a published benchmark,
+    whose prompts stay as they were published (anchoreval.runs.lengths says which rule counts what).
+    """
+
+    task: str
+    length: int
+    max_new_tokens: int
+    count: int
+    args: Mapping[str, Json]
+    tokenizer: Tokenizer
+    sources: Sources
+    wrap: Wrap = BASE
+    seed: int = 42
+    outside: int = 0
+    uncounted: int = 0
+
+    @property
+    def reserved(self) -> int:
+        """Tokens of the length that are not the prompt's."""
+        return self.max_new_tokens + self.outside - self.uncounted
+
+    @property
+    def room(self) -> int:
+        """Tokens that a prompt may take."""
+        return self.length - self.reserved
+
+    def counted(self, prompt: int) -> int:
+        """Tokens of a prompt of so many and of its answer budget, as published benchmarks count: the fact `tokens`."""
+        return prompt + self.max_new_tokens
+
+    def tokens(self, prompt: int) -> int:
+        """Tokens of everything that the model is fed with a prompt of so many, and of the answer budget."""
+        return self.counted(prompt) + self.outside
+
+
+Generator = Callable[[Recipe], Iterator[Sample]]
+
+
+def options(recipe: Recipe, kind: type[Options]) -> Options:
+    """The card's `args` as an instance of the dataclass `kind`; CardError as for `checked`."""
+    return checked(recipe.task, recipe.args, kind)
+
+
+def checked(task: str, args: Mapping[str, Json], kind: type[Options]) -> Options:
+    """The arguments of a task as an instance of the dataclass `kind`.
+
+    Raises CardError that names the task, the argument and what it may be.
+    """
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(kind)
+    for name, value in args.items():
+        if name not in fields:
+            raise CardError(f"{task}: args: unknown argument {name!r} (known: {', '.join(fields)})")
+        _check(f"{task}: args.{name}", value, hints[name])
+    missing = [name for name, field in fields.items() if _required(field) and name not in args]
+    if missing:
+        raise CardError(f"{task}: args: missing {', '.join(missing)}")
+    return kind(**args)
+
+
+def _required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _check(where: str, value: Json, hint: Any) -> None:
+    """Raises CardError when `value` is not of the type `hint` (int, float, str or a Literal)."""
+    if typing.get_origin(hint) is typing.Literal:
+        if value not in typing.get_args(hint):
+            raise CardError(f"{where}: {value!r} is not one of {', '.join(map(str, typing.get_args(hint)))}")
+    elif hint is str:
+        if not isinstance(value, str):
+            raise CardError(f"{where}: {value!r} is not text")
+    elif isinstance(value, bool) or not isinstance(value, (int, float) if hint is float else hint):
+        raise CardError(f"{where}: {value!r} is not {'a number' if hint is float else 'a whole number'}")
+    elif value <= 0:
+        raise CardError(f"{where}: {value!r} is not positive")
+
+
+def sample_of(
+    recipe: Recipe, index: int, segments: Sequence[Segment], reference: str, facts: dict[str, Json]
+) -> Sample:
+    """The finished sample: empty segments left out, `tokens` (Recipe.tokens) among its facts."""
+    kept = tuple(segment for segment in segments if segment.text)
+    tokens = recipe.counted(recipe.tokenizer.count("".join(segment.text for segment in kept)))
+    return Sample(
+        recipe.task, recipe.length, index, kept, (reference,), recipe.max_new_tokens, {"tokens": tokens, **facts}
+    )

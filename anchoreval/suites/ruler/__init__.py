@@ -1,0 +1,1 @@
+"""RULER: its thirteen tasks, made and scored as upstream does."""

@@ -1,0 +1,227 @@
+"""RULER's two question-answering tasks, byte-exact with NVIDIA/RULER c3f5e3b scripts/data/synthetic/qa.py."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Literal
+
+from anchoreval.errors import LengthError, SourceError
+from anchoreval.schema import Json, Sample, Wrap
+from anchoreval.suites.recipe import BASE, Recipe, options
+from anchoreval.texts.draft import QA, QA_PREFIX, Draft, Template, sample_of
+from anchoreval.texts.fit import Draws, Fit, Fitted, Impossible
+from anchoreval.texts.prose import quiz
+from anchoreval.texts.questions import Question, Questions
+from anchoreval.texts.tally import Piece, Tally
+
+STEP = 10
+SENTENCE_TOKENS = 5  # fewer than any generated sentence has
+DOCUMENT_TOKENS = 40  # fewer than any generated document has
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionTask:
+    """The `args` of a task card: which questions."""
+
+    questions: Literal["squad", "hotpot"]
+
+
+@dataclass
+class QuestionMaker:
+    """Draws the documents around a question. `question` is the one to ask next."""
+
+    source: Questions
+    rng: Random
+    wrap: Wrap = BASE
+    seed: int = 42
+    question: int = 0
+
+    def __post_init__(self) -> None:
+        self._template = Template.of(self.wrap, QA, QA_PREFIX)
+        self._bodies: dict[int, Piece] = {}
+        self._gap = Piece("\n\n")
+        self._titles: list[Piece] = []
+
+    @property
+    def asked(self) -> Question:
+        """The current question."""
+        return self.source.questions[self.question]
+
+    def make(self, units: int) -> Draft:
+        """The question among `units` documents. Raises Impossible below the number of documents that answer
+        it.
+        """
+        chosen = self._choose(units)
+        Random(self.seed).shuffle(chosen)
+        return self.compose([(index, self.body(index)) for index in chosen])
+
+    def alone(self) -> Draft:
+        """The question among nothing but the documents that answer it."""
+        chosen = list(self.asked.gold)
+        Random(self.seed).shuffle(chosen)
+        return self.compose([(index, self.body(index)) for index in chosen])
+
+    def compose(self, documents: Sequence[tuple[int, Piece]]) -> Draft:
+        """The prompt with these documents, each with its index in the source, in this order."""
+        while len(self._titles) < len(documents):
+            self._titles.append(Piece(f"Document {len(self._titles) + 1}:\n"))
+        blocks = [[title, body, self._gap] for title, (_, body) in zip(self._titles, documents, strict=False)]
+        blocks[-1].pop()
+        gold = set(self.asked.gold)
+        marks = [(place, 0) for place, (index, _) in enumerate(documents) if index in gold]
+        before, after, prefix = self._template.fill(query=self.asked.text)
+        return Draft([Piece(before)], blocks, [Piece(after)], Piece(prefix), self.asked.answers, marks)
+
+    def body(self, index: int) -> Piece:
+        """A document of the source."""
+        if index not in self._bodies:
+            self._bodies[index] = Piece(self.source.documents[index])
+        return self._bodies[index]
+
+    def _choose(self, units: int) -> list[int]:
+        """Document indices in upstream's order: those that answer, the article's others, then any others."""
+        asked, size = self.asked, len(self.source.documents)
+        if units >= size:
+            return (list(range(size)) * -(-units // size))[:units]
+        missing = units - len(asked.gold)
+        if missing < 0:
+            raise Impossible
+        if missing <= len(asked.related):
+            return [*asked.gold, *self.rng.sample(asked.related, missing)]
+        taken = [*asked.gold, *asked.related]
+        wanted = max(0, missing - len(asked.related))
+        return [*taken, *_sample_without(self.rng, size, sorted(set(taken)), wanted)]
+
+
+def _sample_without(rng: Random, size: int, excluded: Sequence[int], count: int) -> list[int]:
+    """`rng.sample([i for i in range(size) if i not in excluded], count)` without that list."""
+    gaps = [place - before for before, place in enumerate(excluded)]  # free places before each excluded one
+    if count > size - len(excluded):
+        raise Impossible
+    return [free + bisect_right(gaps, free) for free in rng.sample(range(size - len(excluded)), count)]
+
+
+@dataclass
+class GeneratedMaker(QuestionMaker):
+    """Draws generated documents; the unit is a sentence of a document that does not answer, the last may be
+    cut.
+
+    Unlike upstream, the documents of every sample stand in an order of their own.
+    """
+
+    most: int = 0
+
+    def make(self, units: int) -> Draft:
+        """The question among `units` sentences of other documents."""
+        gold = self.asked.gold
+        others = _sample_without(self.rng, len(self.source.documents), sorted(gold), self.most)
+        order = Random(self.rng.getrandbits(64))
+        documents = [(index, self.body(index)) for index in gold]
+        for index in others:
+            if units <= 0:
+                break
+            lines = re.split(r"(?<=[.!]) ", self.source.documents[index])
+            whole = len(lines) <= units
+            documents.append((index, self.body(index) if whole else Piece(" ".join(lines[:units]))))
+            units -= len(lines)
+        order.shuffle(documents)
+        return self.compose(documents)
+
+
+def generate(recipe: Recipe) -> Iterator[Sample]:
+    """Samples of question answering. A question whose own documents do not fit is passed over for the next.
+
+    Raises LengthError when too few questions fit, SourceError when there are not as many as were asked for.
+    """
+    task = options(recipe, QuestionTask)
+    tally, rng = Tally(recipe.tokenizer), Random(recipe.seed)
+    room = recipe.room
+    generated = recipe.sources.haystack == "generated"
+    maker = _generated(recipe, task, rng, room) if generated else _published(recipe, task, rng)
+    _check_enough(recipe, maker, tally, room)
+    fit = Fit(maker.make, tally.count, room, recipe.reserved, STEP, 0, Draws(rng))
+    maker.question = 0
+    units = room // SENTENCE_TOKENS if generated else fit.search()
+    made, passed = 0, 0
+    for question in range(len(maker.source.questions)):
+        maker.question = question
+        if made == recipe.count:
+            return
+        fit.least = 0 if generated else len(maker.asked.gold)
+        try:
+            fitted = fit.refine(units) if generated else fit.sample(units)
+        except LengthError:
+            passed += 1
+            continue
+        facts = _facts(recipe, maker, tally, fitted, passed)
+        yield sample_of(fitted.draft, recipe.task, recipe.length, made, recipe.max_new_tokens, facts)
+        made += 1
+    if made < recipe.count:
+        raise LengthError(f"only {made} of {recipe.count} questions can be made at {recipe.length} tokens")
+
+
+def _check_enough(recipe: Recipe, maker: QuestionMaker, tally: Tally, room: int) -> None:
+    """Raises an error before the first sample is made when fewer questions fit than were asked for."""
+    total, needed = len(maker.source.questions), []
+    if total < recipe.count:
+        raise SourceError(
+            f"{recipe.task}: there are only {total} questions, {recipe.count} were asked for: --limit {total}"
+        )
+    fitting = 0
+    for question in range(total):
+        maker.question = question
+        needed.append(tally.count(maker.alone().pieces()))
+        fitting += needed[-1] <= room
+        if fitting == recipe.count:
+            return
+    enough = sorted(needed)[recipe.count - 1] + recipe.reserved
+    raise LengthError(f"only {fitting} of {total} questions fit", enough)
+
+
+def _published(recipe: Recipe, task: QuestionTask, rng: Random) -> QuestionMaker:
+    source = recipe.sources.squad if task.questions == "squad" else recipe.sources.hotpot
+    return QuestionMaker(source, rng, recipe.wrap, recipe.seed)
+
+
+def pool(recipe: Recipe) -> int | None:
+    """The number of people that generated questions are about; None for published questions."""
+    if recipe.sources.haystack != "generated":
+        return None
+    return _people(recipe, _most(recipe.length - recipe.max_new_tokens))
+
+
+def _most(room: int) -> int:
+    return max(2, room // DOCUMENT_TOKENS)
+
+
+def _people(recipe: Recipe, most: int) -> int:
+    return 2 * max(recipe.count, most) + 2
+
+
+def _generated(recipe: Recipe, task: QuestionTask, rng: Random, room: int) -> GeneratedMaker:
+    hops = 1 if task.questions == "squad" else 2
+    most = _most(room)
+    made = quiz(recipe.seed, hops, _people(recipe, most))
+    texts = [f"{title}\n{text}" for title, text in zip(made.titles, made.documents, strict=True)]
+    questions = [Question(each.text, each.answers, each.gold) for each in made.questions]
+    source = Questions(made.documents if hops == 1 else texts, questions)
+    return GeneratedMaker(source, rng, recipe.wrap, recipe.seed, most=most)
+
+
+def _facts(recipe: Recipe, maker: QuestionMaker, tally: Tally, fitted: Fitted, passed: int) -> dict[str, Json]:
+    return {
+        "tokens": recipe.counted(fitted.tokens),
+        "units": fitted.units,
+        "unit": "sentences" if isinstance(maker, GeneratedMaker) else "documents",
+        "fit": fitted.how,
+        "haystack": recipe.sources.haystack,
+        "documents": len(fitted.draft.documents),
+        "question": maker.question,
+        "source": maker.asked.gold[0],
+        "questions_passed_over": passed,
+        **fitted.draft.positions(tally),
+    }

@@ -1,0 +1,219 @@
+"""RULER's variable tracking, byte-exact with NVIDIA/RULER c3f5e3b
+scripts/data/synthetic/variable_tracking.py.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from random import Random
+from typing import Literal
+
+from anchoreval.errors import LengthError
+from anchoreval.schema import Json, Sample, Wrap
+from anchoreval.suites.recipe import BASE, Recipe, options
+from anchoreval.suites.ruler.niah import NOISE
+from anchoreval.texts.draft import VT, VT_PREFIX, Draft, Template, sample_of
+from anchoreval.texts.fit import Draws, Fit, Fitted, Numpy, Unlucky
+from anchoreval.texts.interleave import interleaved
+from anchoreval.texts.tally import Piece, Tally
+
+EXAMPLE_TOKENS = 500
+EXAMPLE_STEP = 5
+REMEDIES = 1000  # names drawn in the place of equal ones, which upstream draws without end
+EXAMPLE_VALUE = "12345"
+NOISE_TOKENS = 10  # fewer than a line of noise has
+
+
+@dataclass(frozen=True, slots=True)
+class ChainTask:
+    """The `args` of a task card; upstream's RULER task is one chain of four hops."""
+
+    hops: int = 4
+    chains: Literal[1] = 1
+
+
+def legacy_numpy(seed: int) -> Numpy:
+    """Numpy's legacy Mersenne twister, which RULER seeds and draws values from."""
+    from numpy.random import RandomState
+
+    return RandomState(seed)
+
+
+def names(rng: Random, count: int, letters: int) -> list[str]:
+    """Variable names. Raises Unlucky where two are equal: upstream then trips over its own remedy."""
+    drawn = ["".join(rng.choices(string.ascii_uppercase, k=letters)) for _ in range(count)]
+    if len(set(drawn)) == count:
+        return drawn
+    for _ in range(REMEDIES):
+        drawn.append("".join(rng.choices(string.ascii_uppercase, k=letters)))
+        if len(set(drawn)) == count:
+            break
+    raise Unlucky
+
+
+def value(numbers: Numpy) -> str:
+    """A value to assign (99999 is never drawn)."""
+    return str(numbers.randint(10000, 99999))
+
+
+def assignments(variables: Sequence[str], assigned: str) -> list[str]:
+    """The lines of a chain: the first variable gets the value, each other one that of the one before."""
+    return [
+        f"VAR {variables[0]} = {assigned}",
+        *(f"VAR {new} = VAR {old} " for old, new in pairwise(variables)),
+    ]
+
+
+class ChainWording:
+    """The prompt around lines of noise with a chain of assignments between them."""
+
+    def __init__(self, tally: Tally, wrap: Wrap = BASE) -> None:
+        self._template = Template.of(wrap, VT, VT_PREFIX)
+        self._tally, self._noise = tally, Piece(NOISE + "\n")
+
+    def draft(self, variables: Sequence[str], assigned: str, places: Sequence[int], units: int, last: str) -> Draft:
+        """Assignment i before line `places[i]` of `units` lines, the last of which is `last`."""
+        pieces, marks, start = interleaved(assignments(variables, assigned), places, self._lines)
+        pieces += [*self._lines(start, units - 1), Piece(last)]
+        before, after, prefix = self._template.fill(query=assigned, count=str(len(variables)))
+        answers, places_of = tuple(variables), [(0, mark) for mark in marks]
+        return Draft([Piece(before)], [pieces], [Piece(after)], Piece(prefix), answers, places_of, lines=True)
+
+    def _lines(self, start: int, end: int) -> list[Piece]:
+        return [self._tally.repeat(self._noise, end - start)] if end > start else []
+
+
+@dataclass
+class ChainMaker:
+    """Draws texts of the task. `example` is the one-shot text that precedes it, None for none."""
+
+    task: ChainTask
+    draws: Draws
+    tally: Tally
+    wrap: Wrap = BASE
+    example: str | None = None
+
+    def __post_init__(self) -> None:
+        self._wording = ChainWording(self.tally, self.wrap)
+
+    def make(self, units: int) -> Draft:
+        """A freshly drawn text with `units` lines of noise, without the example."""
+        rng = self.draws.python
+        variables = _draw_names(self.draws, self.task.hops + 1, 5)
+        assert self.draws.numpy is not None
+        return self._compose(variables, value(self.draws.numpy), rng, units)
+
+    def make_with_example(self, units: int) -> Draft:
+        """A freshly drawn text whose example has new names and a new value."""
+        draft = self.make(units)
+        if self.example is not None:
+            opening = self.wrap.opening
+            draft.opening = [Piece(opening)]
+            draft.example = [Piece(self._fresh_example(self.example) + "\n")]
+            draft.preamble = [Piece(draft.preamble[0].text[len(opening) :])]
+        return draft
+
+    def make_example(self, units: int) -> Draft:
+        """A text of the kind that becomes the example: three-letter names and a value to be replaced."""
+        return self._compose(names(self.draws.python, self.task.hops + 1, 3), EXAMPLE_VALUE, self.draws.python, units)
+
+    def _compose(self, variables: list[str], assigned: str, rng: Random, units: int) -> Draft:
+        chain = assignments(variables, assigned)
+        if units < len(chain):
+            raise Unlucky
+        places = sorted(rng.sample(range(units), len(chain)))
+        return self._wording.draft(variables, assigned, places, units, NOISE)
+
+    def _fresh_example(self, example: str) -> str:
+        """The example with other names and another value, replaced one after the other as upstream does."""
+        rng = self.draws.python
+        assert self.draws.numpy is not None
+        for name in example.strip().split()[-self.task.hops - 1 :]:
+            example = example.replace(name, "".join(rng.choices(string.ascii_uppercase, k=len(name))))
+        return example.replace(EXAMPLE_VALUE, value(self.draws.numpy))
+
+
+def _draw_names(draws: Draws, count: int, letters: int) -> list[str]:
+    """Names for a sample; a failed draw also uses up the value that upstream draws before it trips."""
+    try:
+        return names(draws.python, count, letters)
+    except Unlucky:
+        assert draws.numpy is not None
+        value(draws.numpy)
+        value(draws.numpy)
+        raise
+
+
+def example_text(task: ChainTask, draws: Draws, tally: Tally, lines: int | None = None) -> str:
+    """The one-shot example, answer included: upstream's size, or so many lines of noise."""
+    maker = ChainMaker(task, draws, tally)
+    fit = Fit(maker.make_example, tally.count, EXAMPLE_TOKENS, 0, EXAMPLE_STEP, task.hops + 1, draws)
+    fitted = fit.sample(fit.search()) if lines is None else fit.refine(lines)
+    text = "".join(piece.text for piece in fitted.draft.pieces())
+    return f"{text} {' '.join(fitted.draft.references)}\n"
+
+
+def generate(recipe: Recipe) -> Iterator[Sample]:
+    """Samples of variable tracking.
+
+    Where upstream's example of up to 500 tokens leaves no room for the task, a short example is used, else
+    none. Raises LengthError when the length is too short even without one.
+    """
+    task = options(recipe, ChainTask)
+    tally = Tally(recipe.tokenizer)
+    draws = Draws(Random(recipe.seed), legacy_numpy(recipe.seed))
+    maker = ChainMaker(task, draws, tally, recipe.wrap, example_text(task, draws, tally))
+    step = 5 if recipe.length < 4096 else 10
+    fit = Fit(
+        maker.make,
+        tally.count,
+        recipe.room,
+        recipe.reserved,
+        step,
+        task.hops + 1,
+        draws,
+    )
+    units = fit.search(extra=tally.whole(maker.example or ""))
+    fit.make = maker.make_with_example
+    shown = "upstream"
+    for index in range(recipe.count):
+        while True:
+            try:
+                fitted = fit.sample(units) if shown == "upstream" else fit.refine(fit.room // NOISE_TOKENS)
+                break
+            except LengthError:
+                if shown == "none":
+                    raise
+                shown = _shrink_example(maker, shown)
+        yield sample_of(
+            fitted.draft,
+            recipe.task,
+            recipe.length,
+            index,
+            recipe.max_new_tokens,
+            _facts(recipe, fitted, tally, shown),
+        )
+
+
+def _shrink_example(maker: ChainMaker, shown: str) -> str:
+    """Makes the example short, or takes a short one away; says which it is now."""
+    if shown == "upstream":
+        maker.example = example_text(maker.task, maker.draws, maker.tally, maker.task.hops + 1)
+        return "short"
+    maker.example = None
+    return "none"
+
+
+def _facts(recipe: Recipe, fitted: Fitted, tally: Tally, shown: str) -> dict[str, Json]:
+    return {
+        "tokens": recipe.counted(fitted.tokens),
+        "units": fitted.units,
+        "unit": "lines",
+        "fit": fitted.how,
+        "haystack": "noise",
+        "example": shown,
+        **fitted.draft.positions(tally),
+    }

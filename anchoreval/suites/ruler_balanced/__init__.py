@@ -1,0 +1,1 @@
+"""RULER with answers spread evenly over depths and needles."""

@@ -1,0 +1,177 @@
+"""What the balanced tasks share: samples that fill their length, each drawn for itself, answers spread over depth.
+
+A sample follows from seed, task, length and its index, never from how many are made or from other samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from random import Random
+from typing import Protocol
+
+from anchoreval.errors import LengthError, TooLong
+from anchoreval.schema import Json, Sample, Wrap
+from anchoreval.suites.recipe import Generator, Recipe
+from anchoreval.texts.draft import Draft, sample_of
+from anchoreval.texts.fit import Fitted, fullest
+from anchoreval.texts.tally import Piece, Tally
+
+FILL = 0.99
+FEW = 3  # attempts after the first, behind which a sample that never fits, or takes all there is, is given up
+ATTEMPTS = 64  # draws of one sample, of which the first that fills its length is taken
+STRATA = 10
+
+Sampler = Callable[[int], Sample]  # index -> that sample
+
+
+class Text(Protocol):
+    """A sample whose draws are made and whose size is open: whole units (lines, sentences, documents, words) and
+    words of one unit more, which is cut.
+    """
+
+    least: int
+    most: int
+
+    def draft(self, units: int, words: int) -> Draft: ...
+
+    def words(self, units: int) -> int:
+        """The most words that `draft` may be asked for behind so many units."""
+        ...
+
+    def finish(self, draft: Draft, units: int) -> dict[str, Json]:
+        """What is said about the finished draft of so many units; sets its marks where that would be slow before."""
+        ...
+
+
+def depths(recipe: Recipe, index: int, count: int) -> list[float]:
+    """Where the answers of a sample are to stand, 0..1, ascending: each of the `count` in a series of its own.
+
+    In a series every ten samples from a multiple of ten on stand once in each tenth of the depth, every hundred once
+    in each hundredth, in an order that the seed decides; the lengths of a task share them.
+    """
+    return sorted(_depth(f"depth/{recipe.seed}/{recipe.task}/{which}", index) for which in range(count))
+
+
+def _depth(series: str, index: int) -> float:
+    """A point of a scrambled two-digit sequence in base ten with a random remainder."""
+    block, place = divmod(index, STRATA)
+    tenth = _permuted(f"{series}/{block}")[place]
+    group, row = divmod(block, STRATA)
+    hundredth = _permuted(f"{series}/{group}/{tenth}")[row]
+    return (tenth + (hundredth + Random(f"{series}/rest/{index}").random()) / STRATA) / STRATA
+
+
+def _permuted(key: str) -> list[int]:
+    return Random(key).sample(range(STRATA), STRATA)
+
+
+def sample(
+    recipe: Recipe,
+    tally: Tally,
+    index: int,
+    draw: Callable[[Random, Sequence[float]], Text],
+    answers: int,
+    facts: Mapping[str, Json],
+) -> Sample:
+    """Sample `index`: the first draw that takes at least 99% of the length and never more.
+
+    Raises LengthError when no draw does, TooLong where the draws hold all that there is.
+    """
+    aims, smallest = depths(recipe, index, answers), None
+    whole: list[int] = []  # tokens of draws that have no unit more
+    for attempt in range(ATTEMPTS):
+        text = draw(Random(f"{recipe.seed}/{recipe.task}/{recipe.length}/{index}/{attempt}"), aims)
+        fitted, over = filled(recipe, tally, text)
+        smallest = smallest or over
+        if fitted is not None and recipe.tokens(fitted.tokens) >= FILL * recipe.length:
+            said = text.finish(fitted.draft, fitted.units)
+            own = {"tokens": recipe.counted(fitted.tokens), "units": fitted.units, "fit": fitted.how}
+            where = {"aimed_depths": [round(aim, 4) for aim in aims], **fitted.draft.positions(tally)}
+            return sample_of(
+                fitted.draft,
+                recipe.task,
+                recipe.length,
+                index,
+                recipe.max_new_tokens,
+                {**own, **facts, **said, **where},
+            )
+        if fitted is not None and fitted.units == text.most and _fits_whole(recipe, tally, text):
+            whole.append(recipe.tokens(fitted.tokens))
+        if attempt == FEW and (fitted is None or len(whole) > FEW):
+            break
+    if len(whole) > FEW:
+        raise TooLong("there are no more texts to fill it with", max(whole))
+    least = None if smallest is None else smallest + recipe.reserved
+    raise LengthError(f"no sample fills {recipe.length} tokens", max(recipe.length + 1, least or 0))
+
+
+def filled(recipe: Recipe, tally: Tally, text: Text) -> tuple[Fitted | None, int | None]:
+    """The text with as many units as fit, then as many words of the next; the tokens of one that was too long."""
+    room = recipe.room
+
+    def probe(units: int, words: int = 0) -> Fitted:
+        draft = wrapped(text.draft(units, words), recipe.wrap)
+        return Fitted(draft, tally.count(draft.pieces()), units, "filled")
+
+    best, over = fullest(probe, room, text.least, text.most)
+    if best is None or best.tokens == room:
+        return best, over
+    units = best.units
+    finer, _ = fullest(lambda words: probe(units, words), room, 0, text.words(units))
+    return finer or best, over
+
+
+def _fits_whole(recipe: Recipe, tally: Tally, text: Text) -> bool:
+    """Whether all that a text may hold is within the length."""
+    draft = wrapped(text.draft(text.most, text.words(text.most)), recipe.wrap)
+    return tally.count(draft.pieces()) <= recipe.room
+
+
+def wrapped(draft: Draft, wrap: Wrap) -> Draft:
+    """The draft as one user's turn of a chat template, its example inside it."""
+    draft.opening = [Piece(wrap.opening)] if wrap.opening else []
+    draft.query = [*draft.query, Piece(wrap.closing)] if wrap.closing else draft.query
+    return draft
+
+
+def mark_words(draft: Draft, items: Sequence[str], slots: Sequence[int]) -> None:
+    """Marks the items in these slots, ascending, of the draft's only document, which is `items` joined by spaces."""
+    places = [0, *slots, len(items)]
+    parts = [items[start:end] for start, end in pairwise(places)]
+    pieces = [
+        Piece((" " if start else "") + " ".join(part)) for start, part in zip(places, parts, strict=False) if part
+    ]
+    draft.documents = [pieces]
+    skipped = 0 if parts[0] else 1  # a word in the first slot has nothing before it
+    draft.marks = [(0, which + 1 - skipped) for which in range(len(slots))]
+
+
+def spread(
+    fixed: Sequence[str], aims: Sequence[float], others: Sequence[str], rng: Random
+) -> tuple[list[str], list[int]]:
+    """The words of `others` in random order with those of `fixed`, shuffled, at these shares of the list or next to
+    them; the slots of the latter, ascending.
+    """
+    size = len(fixed) + len(others)
+    slots: set[int] = set()
+    for aim in aims:
+        slots.add(next(slot for slot in _outwards(int(aim * size), size) if slot not in slots))
+    placed = dict(zip(sorted(slots), rng.sample(fixed, len(fixed)), strict=True))
+    rest = iter(rng.sample(others, len(others)))
+    return [placed[slot] if slot in placed else next(rest) for slot in range(size)], sorted(slots)
+
+
+def _outwards(middle: int, size: int) -> Iterator[int]:
+    """Every slot of 0..size, the nearest to the middle first."""
+    for step in range(size):
+        yield from {slot for slot in (middle - step, middle + step) if 0 <= slot < size}
+
+
+def one_by_one(sampler: Callable[[Recipe], Sampler]) -> Generator:
+    """The generator of a task whose samples can be made alone."""
+
+    def generate(recipe: Recipe) -> Iterator[Sample]:
+        return map(sampler(recipe), range(recipe.count))
+
+    return generate

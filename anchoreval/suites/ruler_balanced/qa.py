@@ -1,0 +1,182 @@
+"""RULER's question answering, balanced: the documents that answer at stratified places, their answer in no other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from itertools import accumulate
+from random import Random
+
+from anchoreval.errors import LengthError, SourceError
+from anchoreval.schema import Json, Sample
+from anchoreval.suites.recipe import Recipe, options
+from anchoreval.suites.ruler.qa import DOCUMENT_TOKENS, QuestionMaker, QuestionTask
+from anchoreval.suites.ruler_balanced.balanced import Sampler, Text, sample, wrapped
+from anchoreval.suites.ruler_balanced.niah import places
+from anchoreval.texts.draft import Draft
+from anchoreval.texts.prose import quiz
+from anchoreval.texts.questions import Question, Questions
+from anchoreval.texts.tally import Piece, Tally
+
+SHARE = 0.85  # of the prompt that a question may take with nothing but the documents that answer it
+BLOCK = 24  # generated questions that are drawn together
+TRIES = 16  # generated questions per sample, of which the first that fits is asked
+UNSAID = frozenset({"yes", "no", "noanswer"})  # answers that no document states
+
+Asked = Callable[[int], tuple[QuestionMaker, int]]  # sample index -> a maker and its question
+
+
+class AmongDocuments:
+    """A question whose documents stand among others; the unit is another document, the last may be cut."""
+
+    least = 0
+
+    def __init__(self, maker: QuestionMaker, question: int, rng: Random, aims: Sequence[float], room: int) -> None:
+        self._maker, self._question, self._aims = maker, question, aims
+        self._asked = maker.source.questions[question]
+        self._gold = rng.sample(self._asked.gold, len(self._asked.gold))
+        self._others = list(_others(maker.source, self._asked, rng, room))
+        self._order = [rng.random() for _ in self._others]
+        self.most = max(0, len(self._others) - 1)
+
+    def draft(self, units: int, words: int) -> Draft:
+        """The question among `units` whole documents and so many words of one more."""
+        documents = [(index, self._maker.body(index)) for index in self._others[:units]]
+        if words:
+            index = self._others[units]
+            documents.append((index, Piece(_first_words(self._maker.source.documents[index], words))))
+        documents = [documents[at] for at in sorted(range(len(documents)), key=self._order.__getitem__)]
+        starts = list(accumulate((len(body.text) for _, body in documents), initial=0))
+        where = places(starts, max(1, starts[-1]), self._aims, [0] * len(self._gold))
+        for place, gold in reversed(list(zip(where, self._gold, strict=True))):
+            documents.insert(place, (gold, self._maker.body(gold)))
+        self._maker.question = self._question
+        return self._maker.compose(documents)
+
+    def words(self, units: int) -> int:
+        """Words of the document that is cut, less one; none where there is no other."""
+        return len(_words(self._maker.source.documents[self._others[units]])) - 1 if units < len(self._others) else 0
+
+    def finish(self, draft: Draft, units: int) -> dict[str, Json]:
+        """How many documents, which question, and the first of its documents."""
+        source = self._asked.gold[0]
+        return {"unit": "documents", "documents": len(draft.documents), "question": self._question, "source": source}
+
+
+def _words(text: str) -> list[tuple[int, int]]:
+    return [match.span() for match in re.finditer(r"\S+", text)]
+
+
+def _first_words(text: str, words: int) -> str:
+    return text[: _words(text)[words - 1][1]]
+
+
+def _others(source: Questions, asked: Question, rng: Random, room: int) -> Iterator[int]:
+    """Documents that do not answer, those of the article first, in random order, until they are surely enough."""
+    answers = [re.escape(answer) for answer in asked.answers if answer.lower() not in UNSAID]
+    answered = re.compile(rf"(?<!\w)(?:{'|'.join(answers)})(?!\w)", re.IGNORECASE) if answers else None
+    size, left, taken = len(source.documents), room, set(asked.gold)
+    related = rng.sample(asked.related, len(asked.related))
+    for index in (*related, *_shuffled(size, rng)):
+        if left <= 0:
+            return
+        if index not in taken and not (answered and answered.search(source.documents[index])):
+            taken.add(index)
+            left -= len(_words(source.documents[index]))
+            yield index
+
+
+def _shuffled(size: int, rng: Random) -> Iterator[int]:
+    """0..size in random order, drawn as they are asked for."""
+    swapped: dict[int, int] = {}
+    for last in range(size - 1, -1, -1):
+        at = rng.randint(0, last)
+        yield swapped.get(at, at)
+        swapped[at] = swapped.get(last, last)
+
+
+def sampler(recipe: Recipe) -> Sampler:
+    """Makes any one sample of question answering.
+
+    Raises LengthError when too few questions leave room for other documents, SourceError when there are fewer than were
+    asked for.
+    """
+    task = options(recipe, QuestionTask)
+    tally, room = Tally(recipe.tokenizer), recipe.room
+    asked = (_generated if recipe.sources.haystack == "generated" else _published)(recipe, task, tally)
+
+    def make(index: int) -> Sample:
+        maker, question = asked(index)
+
+        def draw(rng: Random, aims: Sequence[float]) -> Text:
+            return AmongDocuments(maker, question, rng, aims, room)
+
+        answers = len(maker.source.questions[question].gold)
+        return sample(recipe, tally, index, draw, answers, {"haystack": recipe.sources.haystack})
+
+    return make
+
+
+def _alone(recipe: Recipe, tally: Tally, maker: QuestionMaker, question: int) -> int:
+    """Tokens of a question among nothing but its own documents."""
+    maker.question = question
+    return tally.count(wrapped(maker.alone(), recipe.wrap).pieces())
+
+
+def _published(recipe: Recipe, task: QuestionTask, tally: Tally) -> Asked:
+    """Questions in an order that the seed decides, those passed over that leave no room for other documents."""
+    source = recipe.sources.squad if task.questions == "squad" else recipe.sources.hotpot
+    maker = QuestionMaker(Questions(source.documents, [_supported(each) for each in source.questions]), Random())
+    total, allowed = len(source.questions), SHARE * recipe.room
+    if total < recipe.count:
+        raise SourceError(
+            f"{recipe.task}: there are only {total} questions, {recipe.count} were asked for: --limit {total}"
+        )
+    order = Random(f"{recipe.seed}/{recipe.task}/questions").sample(range(total), total)
+    fitting = (question for question in order if _alone(recipe, tally, maker, question) <= allowed)
+    found: list[int] = []
+
+    def asked(index: int) -> tuple[QuestionMaker, int]:
+        while len(found) <= index:
+            following = next(fitting, None)
+            if following is None:
+                needed = sorted(_alone(recipe, tally, maker, question) for question in order)[index]
+                raise LengthError("too few questions fit", int(needed / SHARE) + recipe.reserved + 1)
+            found.append(following)
+        return maker, found[index]
+
+    asked(recipe.count - 1)
+    return asked
+
+
+def _supported(question: Question) -> Question:
+    """The question with only those documents that are needed for the answer; its others are related ones."""
+    if not question.supporting:
+        return question
+    others = tuple(index for index in question.gold if index not in question.supporting)
+    return replace(question, gold=question.supporting, related=others)
+
+
+def _generated(recipe: Recipe, task: QuestionTask, tally: Tally) -> Asked:
+    """Questions about invented people, drawn in blocks; each sample takes the first of its own that fits."""
+    hops, room = 1 if task.questions == "squad" else 2, recipe.room
+
+    @lru_cache(maxsize=2)
+    def block(number: int) -> QuestionMaker:
+        seed = Random(f"{recipe.seed}/{recipe.task}/{number}").getrandbits(32)
+        made = quiz(seed, hops, max(2 * BLOCK * TRIES, 4 * room // DOCUMENT_TOKENS))
+        texts = [f"{title}\n{text}" for title, text in zip(made.titles, made.documents, strict=True)]
+        questions = [Question(each.text, each.answers, each.gold) for each in made.questions]
+        return QuestionMaker(Questions(made.documents if hops == 1 else texts, questions), Random())
+
+    def asked(index: int) -> tuple[QuestionMaker, int]:
+        maker, needed = block(index // BLOCK), []
+        for question in range(index % BLOCK, BLOCK * TRIES, BLOCK):
+            needed.append(_alone(recipe, tally, maker, question))
+            if needed[-1] <= SHARE * room:
+                return maker, question
+        raise LengthError("no question fits", int(min(needed) / SHARE) + recipe.reserved + 1)
+
+    return asked

@@ -1,0 +1,216 @@
+"""RULER's word-counting tasks, balanced: words in an order of each sample's own, answers stratified over depth."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate
+from random import Random
+
+from anchoreval.schema import Json, Sample
+from anchoreval.suites.recipe import Recipe, options
+from anchoreval.suites.ruler.words import (
+    ANSWER_RANKS,
+    COMMON,
+    NOISE_WORD,
+    PAIRS,
+    CodedTask,
+    CodedWordsMaker,
+    CommonTask,
+    CommonWording,
+    Form,
+    appearances,
+    coded,
+    forms,
+    zeta,
+)
+from anchoreval.suites.ruler_balanced.balanced import Sampler, Text, mark_words, sample, spread, wrapped
+from anchoreval.texts.draft import Draft
+from anchoreval.texts.filling import new
+from anchoreval.texts.tally import Tally
+from anchoreval.texts.wordlists import distinct_words, pairs
+
+ITEM_TOKENS = 3  # fewer than any numbered word has
+PROBES = 4  # texts that a form must fit to be taken
+SHARE = 0.95  # of the room that they may take
+LEAST_WORDS = 2 * COMMON
+VOCABULARY_SHARE = 50  # tokens for each coded word of the vocabulary, as upstream has it
+ANSWERS = ANSWER_RANKS.stop - ANSWER_RANKS.start
+SPARE = 1000  # words that may be passed over because an answer is a part of them
+
+
+class Pool:
+    """The words of a list, and pairs of an adjective and a noun behind them once the list is too short."""
+
+    def __init__(self, words: Sequence[str], pairs: Sequence[str]) -> None:
+        self._words, self._pairs, self.paired = words, pairs, False
+
+    def draw(self, rng: Random, wanted: int) -> list[str]:
+        """So many words, or all there are, in random order; pairs are drawn for themselves and come last."""
+        drawn = rng.sample(self._words, min(len(self._words), wanted))
+        if not self.paired:
+            return drawn
+        return drawn + Random(" ".join(drawn[:COMMON])).sample(self._pairs, max(0, wanted - len(drawn)))
+
+
+class CommonWords:
+    """A numbered list of common and other words; the unit is a different word."""
+
+    def __init__(
+        self, form: Form, pool: Pool, rng: Random, aims: Sequence[float], wording: CommonWording, most: int
+    ) -> None:
+        self._form, self._aims, self._wording = form, aims, wording
+        self.least, self.most = form.least, most
+        shown = form.example[0] if form.example else 0
+        drawn = _apart(pool.draw(rng, most + shown + SPARE))
+        self._common, rest = drawn[:COMMON], drawn[COMMON:]
+        self._example = self._shown(form.example, rest[:shown], rng) if form.example else None
+        self._others = rest[shown:]
+        self.most = min(most, COMMON + len(self._others))
+        self._order = rng.getrandbits(64)
+
+    @staticmethod
+    def _shown(sizes: tuple[int, int, int], words: list[str], rng: Random) -> tuple[list[str], list[str]]:
+        _, often, other = sizes
+        listed = words[:COMMON] * often + words[COMMON:] * other
+        return rng.sample(listed, len(listed)), words[:COMMON]
+
+    def _listed(self, units: int) -> tuple[list[str], list[int]]:
+        others = self._others[: units - COMMON] * self._form.other
+        again = self._common * (self._form.common - 1)
+        rest = [*again, *others]
+        aims = _slots(self._aims, [*self._common, *rest])
+        return spread(self._common, aims, rest, Random(f"{self._order}/{units}"))
+
+    def draft(self, units: int, words: int) -> Draft:
+        """The text with `units` different words."""
+        return self._wording.draft(self._listed(units)[0], self._common, self._example)
+
+    def words(self, units: int) -> int:
+        """A word is not cut."""
+        return 0
+
+    def finish(self, draft: Draft, units: int) -> dict[str, Json]:
+        """Marks that mention of each answer whose place was drawn."""
+        listed, slots = self._listed(units)
+        mark_words(draft, [f"{at}. {word}" for at, word in enumerate(listed, 1)], slots)
+        return {"unit": "words"}
+
+
+def _slots(aims: Sequence[float], words: Sequence[str]) -> list[float]:
+    """Shares of a numbered list's characters as shares of its words: later labels are longer."""
+    mean = sum(map(len, words)) / len(words)
+    ends = list(accumulate(len(str(at)) + len(". ") + mean + 1 for at in range(1, len(words) + 1)))
+    return [bisect_right(ends, aim * ends[-1]) / len(words) for aim in aims]
+
+
+def _apart(words: Sequence[str]) -> list[str]:
+    """The words in order: ten answers, and behind them those that hold none of the ten nor are a part of one."""
+    answers: list[str] = []
+    rest: list[str] = []
+    for word in words:
+        if any(answer in word or word in answer for answer in answers):
+            continue
+        (answers if len(answers) < COMMON else rest).append(word)
+    return [*answers, *rest]
+
+
+def common_sampler(recipe: Recipe) -> Sampler:
+    """Makes any one sample of common words."""
+    task = options(recipe, CommonTask)
+    tally, lists = Tally(recipe.tokenizer), recipe.sources.wordlists
+    pool = Pool(distinct_words(lists), pairs(lists))
+    wording, room = CommonWording(tally), recipe.room
+
+    def text(form: Form, rng: Random, aims: Sequence[float]) -> CommonWords:
+        most = COMMON + max(0, room // ITEM_TOKENS - COMMON * form.common) // form.other
+        return CommonWords(form, pool, rng, aims, wording, max(most, form.least))
+
+    def tokens(form: Form, probe: int) -> int:
+        drawn = text(form, Random(f"form/{probe}"), [0.0] * COMMON)
+        return tally.count(wrapped(drawn.draft(drawn.least, 0), recipe.wrap).pieces())
+
+    def ends(form: Form) -> bool:
+        every = text(form, Random("form/words"), [0.0] * COMMON)
+        return tally.count(wrapped(every.draft(every.most, 0), recipe.wrap).pieces()) < room
+
+    def fits(form: Form) -> bool:
+        return max(tokens(form, probe) for probe in range(PROBES)) <= SHARE * room
+
+    ladder = [replace(form, least=max(form.least, LEAST_WORDS)) for form in forms(task, recipe.length)]
+    form = next(filter(fits, ladder), ladder[-1])
+    pool.paired = ends(form)
+    facts = {
+        "haystack": f"wonderwords {recipe.sources.wordlists}",
+        "form": form.name,
+        "common_repeats": form.common,
+        "other_repeats": form.other,
+        **({"words": PAIRS} if pool.paired else {}),
+    }
+
+    def draw(rng: Random, aims: Sequence[float]) -> Text:
+        return text(form, rng, aims)
+
+    def make(index: int) -> Sample:
+        return sample(recipe, tally, index, draw, COMMON, facts)
+
+    return make
+
+
+class CodedWords:
+    """Coded words by frequency; the unit is a word in all."""
+
+    def __init__(self, maker: CodedWordsMaker, vocabulary: Sequence[str], aims: Sequence[float], order: int) -> None:
+        self._maker, self._vocabulary, self._aims, self._order = maker, vocabulary, aims, order
+        self.least, self.most = least_clear(maker.alpha), 0
+
+    def _spread(self, listed: Sequence[str]) -> tuple[list[str], list[int]]:
+        answers, others = list(self._vocabulary[ANSWER_RANKS]), list(listed)
+        for answer in answers:
+            others.remove(answer)
+        rng = Random(f"{self._order}/{len(listed)}")
+        return spread(answers, self._aims, others, rng)
+
+    def draft(self, units: int, words: int) -> Draft:
+        """The text of about `units` words."""
+        return self._maker.text(self._vocabulary, units, lambda listed: self._spread(listed)[0])
+
+    def words(self, units: int) -> int:
+        """A word is not cut."""
+        return 0
+
+    def finish(self, draft: Draft, units: int) -> dict[str, Json]:
+        """Marks that mention of each answer whose place was drawn."""
+        counts = appearances(units, len(self._vocabulary), self._maker.alpha)
+        ranked = [word for word, often in zip(self._vocabulary, counts, strict=True) for _ in range(often)]
+        mark_words(draft, *self._spread(ranked))
+        return {"unit": "words"}
+
+
+def least_clear(alpha: float) -> int:
+    """The fewest words in all from which on the third answer appears more often than the next word."""
+    last = float(ANSWER_RANKS.stop)
+    return math.ceil(zeta(alpha) / (math.pow(last, -alpha) - math.pow(last + 1, -alpha)))
+
+
+def coded_sampler(recipe: Recipe) -> Sampler:
+    """Makes any one sample of coded words."""
+    task = options(recipe, CodedTask)
+    tally, room = Tally(recipe.tokenizer), recipe.room
+    size = max(room // VOCABULARY_SHARE, ANSWER_RANKS.stop)
+    wording = CodedWordsMaker(size, Random(), tally, alpha=task.alpha)
+
+    def draw(rng: Random, aims: Sequence[float]) -> Text:
+        drawn: dict[str, None] = {NOISE_WORD: None}
+        for _ in range(size - 1):
+            drawn[new(lambda: coded(rng), lambda word: word not in drawn, "coded words")] = None
+        text = CodedWords(wording, list(drawn), aims, rng.getrandbits(64))
+        text.most = room
+        return text
+
+    def make(index: int) -> Sample:
+        return sample(recipe, tally, index, draw, ANSWERS, {"haystack": "coded words", "vocabulary": size})
+
+    return make

@@ -1,0 +1,36 @@
+"""How an answer is judged: pure functions (text, references, facts) -> Score, looked up by the name a task card
+gives.
+"""
+
+from __future__ import annotations
+
+from anchoreval.suites.babilong.scoring import babilong, babilong_corrected
+from anchoreval.suites.choices import gold_is_likeliest, likeliest, with_choices
+from anchoreval.suites.general import harness as lm_eval_tasks
+from anchoreval.suites.general.scoring import lm_eval
+from anchoreval.suites.longbench.scoring import LONGBENCH, require_jieba
+from anchoreval.suites.longbench_v2.scoring import same_letter
+from anchoreval.suites.recall.scoring import first_integer, helmet_label, helmet_substring
+from anchoreval.suites.ruler.scoring import Scorer, match_all, match_any
+
+SCORERS: dict[str, Scorer] = {
+    "match_all": match_all,
+    "match_any": match_any,
+    "likeliest": gold_is_likeliest,
+    "same_letter": same_letter,
+    "lm_eval": lm_eval,
+    **LONGBENCH,
+    "babilong": babilong,
+    "babilong_corrected": babilong_corrected,
+    "helmet_substring": helmet_substring,
+    "helmet_label": helmet_label,
+    "first_integer": first_integer,
+}
+
+
+def require(scorer: str) -> dict[str, str]:
+    """The packages that a scorer brings into the score, with their versions; MissingExtra where one is missing."""
+    return lm_eval_tasks.require() if scorer == "lm_eval" else require_jieba(scorer)
+
+
+__all__ = ["SCORERS", "Scorer", "likeliest", "match_all", "match_any", "require", "with_choices"]

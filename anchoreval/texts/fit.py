@@ -1,0 +1,187 @@
+"""How much haystack fits: NVIDIA's search, and a finer one where NVIDIA's would never end.
+
+Upstream finds one number of units for all samples by a binary search on freshly drawn texts, then, sample
+by sample, takes `step` units away while the text does not fit. It never goes to `step` units or below and
+draws for ever when that does not fit. Here those draws are bounded; after them the sample is fitted to the
+unit, from the same draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from random import Random
+from typing import Any, Protocol
+
+from anchoreval.errors import LengthError
+from anchoreval.texts.draft import Draft
+from anchoreval.texts.tally import Piece
+
+PATIENCE = 40  # fresh draws at the smallest upstream size before the finer search takes over
+
+
+class Unlucky(Exception):
+    """A draw that upstream's generator trips over (it swallows the error and draws again)."""
+
+
+class Impossible(Exception):
+    """A number of units that no draw can serve; upstream swallows the error and tries the same again."""
+
+
+class Numpy(Protocol):
+    """The part of numpy's legacy generator that RULER uses."""
+
+    def randint(self, low: int, high: int) -> int: ...
+    def get_state(self) -> Any: ...
+    def set_state(self, state: Any) -> None: ...
+
+
+@dataclass(slots=True)
+class Draws:
+    """The random numbers of one data file: Python's generator and, where a task needs it, numpy's legacy
+    one.
+    """
+
+    python: Random
+    numpy: Numpy | None = None
+
+    def save(self) -> tuple[Any, Any]:
+        """The state, to draw the same again."""
+        return self.python.getstate(), self.numpy.get_state() if self.numpy else None
+
+    def load(self, state: tuple[Any, Any]) -> None:
+        """Goes back to a saved state."""
+        self.python.setstate(state[0])
+        if self.numpy:
+            self.numpy.set_state(state[1])
+
+
+Make = Callable[[int], Draft]  # units -> a freshly drawn text
+Count = Callable[[Iterable[Piece]], int]
+
+
+@dataclass(slots=True)
+class Fitted:
+    """A text that fits: `tokens` without the answer budget, `how` is "upstream", "refined" or
+    "filled".
+    """
+
+    draft: Draft
+    tokens: int
+    units: int
+    how: str
+
+
+@dataclass(slots=True)
+class Fit:
+    """The fit of one task at one length, all in tokens.
+
+    `room` is what the prompt may take, `answer` what else the length holds, the answer budget above all;
+    `step` is upstream's step, `least` the fewest units that make sense.
+    """
+
+    make: Make
+    count: Count
+    room: int
+    answer: int
+    step: int
+    least: int
+    draws: Draws
+
+    @property
+    def length(self) -> int:
+        """The whole length."""
+        return self.room + self.answer
+
+    def search(self, highest: int | None = None, extra: int = 0) -> int:
+        """Upstream's number of units; `highest` replaces its 3x estimate, `extra` tokens come on top of
+        each text.
+        """
+        if highest is None:
+            highest = int((self.length / (self.measure(self.step) / self.step)) * 3)
+        low, high, best = self.step, max(highest, self.step * 2), 0
+        while low <= high:
+            middle = (low + high) // 2
+            if self.measure(middle) + extra <= self.room:
+                best, low = middle, middle + 1
+            else:
+                high = middle - 1
+        return best or self.step
+
+    def measure(self, units: int) -> int:
+        """Tokens of a freshly drawn text; a size that cannot be drawn counts as too long."""
+        for _ in range(PATIENCE):
+            try:
+                return self.count(self.make(units).pieces())
+            except Unlucky:
+                continue
+            except Impossible:
+                break
+        return self.room + 1
+
+    def sample(self, units: int) -> Fitted:
+        """One fitted text. Raises LengthError when even the fewest units do not fit."""
+        used, idle, overflow = units, 0, units + 1
+        while idle < PATIENCE:
+            try:
+                draft = self.make(used)
+                tokens = self.count(draft.pieces())
+                if tokens <= self.room:
+                    return Fitted(draft, tokens, used, "upstream")
+                overflow = min(overflow, used)
+            except Unlucky:
+                pass
+            except Impossible:
+                idle = PATIENCE if used <= self.step else idle
+            if used > self.step:
+                used -= self.step
+            else:
+                idle += 1
+        return self.refine(overflow - 1)
+
+    def refine(self, most: int) -> Fitted:
+        """The text with the most units (least..most) that fits, every size drawn from the same random
+        numbers.
+        """
+        state = self.draws.save()
+        best, smallest = fullest(lambda units: self._probe(state, units), self.room, self.least, most)
+        if best is None:
+            raise too_short(self.length, None if smallest is None else smallest + self.answer)
+        return best
+
+    def _probe(self, state: tuple[Any, Any], units: int) -> Fitted | None:
+        self.draws.load(state)
+        for _ in range(PATIENCE):
+            try:
+                draft = self.make(units)
+                return Fitted(draft, self.count(draft.pieces()), units, "refined")
+            except Unlucky:
+                continue
+            except Impossible:
+                return None
+        return None
+
+
+def fullest(
+    probe: Callable[[int], Fitted | None], room: int, least: int, most: int
+) -> tuple[Fitted | None, int | None]:
+    """The text of the most units (least..most) that takes up to `room` tokens, and the tokens of the smallest
+    one seen that takes more; None where there is no such text.
+    """
+    low, high, best = least, max(most, least), None
+    smallest: int | None = None
+    while low <= high:
+        middle = (low + high) // 2
+        fitted = probe(middle)
+        if fitted is not None and fitted.tokens <= room:
+            best, low = fitted, middle + 1
+        else:
+            smallest = fitted.tokens if fitted else smallest
+            high = middle - 1
+    return best, smallest
+
+
+def too_short(length: int, smallest: int | None) -> LengthError:
+    """The error for a length at which a task cannot be made."""
+    known = f"; the smallest is {smallest}" if smallest else ""
+    return LengthError(f"cannot be made at {length} tokens{known}", smallest)

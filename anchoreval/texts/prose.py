@@ -1,0 +1,214 @@
+"""Generated English: a haystack of any length, and documents with questions, for runs without published sources.
+
+Everything follows from a seed: the text for a longer context continues the text for a shorter one. Nothing in it
+is a number or a hyphenated word, so no sentence can be mistaken for a RULER needle. Scores on it are not comparable
+with published scores; the run header and the board say so.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+from anchoreval.errors import LengthError
+from anchoreval.texts import prose_words as words
+
+SENTENCES_PER_PARAGRAPH = (4, 9)
+DRAWS = 100  # of a name that was not given, for each short one there is, or before longer ones are drawn
+MOST_MIDDLES = 9  # syllables between the first and the last of a name
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question with its acceptable answers and the indices of the documents that hold them."""
+
+    text: str
+    answers: tuple[str, ...]
+    gold: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Quiz:
+    """Generated documents (`title` line excluded) and questions about them."""
+
+    titles: tuple[str, ...]
+    documents: tuple[str, ...]
+    questions: tuple[Question, ...]
+
+
+def paragraphs(seed: int) -> Iterator[tuple[str, ...]]:
+    """Paragraphs without end, each a tuple of sentences about one place; the same for the same seed."""
+    rng = random.Random(f"prose-{seed}")
+    while True:
+        place = rng.choice(tuple(words.TOPICS))
+        count = rng.randint(*SENTENCES_PER_PARAGRAPH)
+        yield (_opening(rng, place), *(_sentence(rng, place) for _ in range(count - 1)))
+
+
+def sentences(seed: int) -> Iterator[str]:
+    """Sentences without end, the paragraphs of `paragraphs(seed)` one after the other."""
+    for paragraph in paragraphs(seed):
+        yield from paragraph
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def _a(noun: str) -> str:
+    return ("an " if noun[0] in "aeiou" else "a ") + noun
+
+
+def _things(rng: random.Random, place: str) -> tuple[str, str]:
+    """Two different things of a place, most of them with an adjective."""
+    first, second = rng.sample(words.TOPICS[place], 2)
+    return _described(rng, first), _described(rng, second)
+
+
+def _described(rng: random.Random, noun: str) -> str:
+    return f"{rng.choice(words.ADJECTIVES)} {noun}" if rng.random() < 0.6 else noun
+
+
+def _was(person: str) -> str:
+    return "were" if person in words.PLURAL_PEOPLE else "was"
+
+
+def _opening(rng: random.Random, place: str) -> str:
+    """A first sentence that names the place."""
+    person = rng.choice(words.PEOPLE)
+    thing, other = _things(rng, place)
+    forms = (
+        f"the {place} was known for its {thing} and its {other}",
+        f"{person} {_was(person)} often seen at the {place} {rng.choice(words.TIMES)}",
+        f"nobody who visited the {place} forgot the {thing}",
+        f"behind the {place} there stood {_a(thing)} beside {_a(other)}",
+        f"the story of the {place} begins with {_a(thing)}",
+        f"{rng.choice(words.TIMES)} the {place} belonged to {person}",
+    )
+    return _capital(rng.choice(forms)) + "."
+
+
+def _sentence(rng: random.Random, place: str) -> str:
+    """One grammatical sentence about the things and people of a place."""
+    person, friend = rng.sample(words.PEOPLE, 2)
+    thing, other = _things(rng, place)
+    past, plain = rng.choice(words.TRANSITIVE)
+    does, time, reason = rng.choice(words.INTRANSITIVE), rng.choice(words.TIMES), rng.choice(words.REASONS)
+    forms = (
+        f"{time} {person} {past} the {thing} {reason}",
+        f"{person} {past} the {thing} and {does}",
+        f"{person} {does} {time}",
+        f"the {thing} stood next to the {other}, and {rng.choice(words.OPINIONS)}",
+        f"{person} wanted to {plain} the {thing}, but {friend} {does}",
+        f"{rng.choice(words.LINKS)} {person} {past} the {thing} {time}",
+        f"without the {thing}, {person} would never {plain} the {other}",
+        f"if you ask about the {thing}, {rng.choice(words.OPINIONS)}",
+        f"{rng.choice(words.OPINIONS)}, and the {thing} proved it",
+        f"who {past} the {other} {time} is still a matter of debate",
+        f"there was {_a(thing)} near the {other}, where {person} {does}",
+        f"{person} {past} {_a(thing)} {reason}, while {friend} {does}",
+    )
+    mark = "." if rng.random() < 0.97 else "!"
+    return _capital(rng.choice(forms)) + mark
+
+
+@cache
+def _short_towns() -> frozenset[str]:
+    """Every name of three syllables, in lower case."""
+    return frozenset("".join(parts).lower() for parts in itertools.product(*words.SYLLABLES))
+
+
+class _Names:
+    """Names of towns, or of people who are called after one, none given twice.
+
+    All names of three syllables come first; behind them names with more syllables in the middle, which hold no name of
+    three syllables and none that was given, so that no answer stands inside another name.
+    """
+
+    def __init__(self, rng: random.Random, people: bool) -> None:
+        self._rng, self._people, self._middles = rng, people, 1
+        self._short = len(_short_towns()) * (len(words.FIRST_NAMES) if people else 1)
+        self._given: set[str] = set()
+
+    def new(self) -> str:
+        """The next name. LengthError when there are no more."""
+        while self._middles <= MOST_MIDDLES:
+            for _ in range(self._draws()):
+                name = self._drawn()
+                if name not in self._given and not self._holds_another(name):
+                    self._given.add(name)
+                    return name
+            self._middles += 1
+        raise LengthError("there are no more names of towns and people")
+
+    def _draws(self) -> int:
+        """How often a name is drawn before longer ones are: short ones until all are given."""
+        if self._middles > 1:
+            return DRAWS
+        return DRAWS * self._short if len(self._given) < self._short else 0
+
+    def _drawn(self) -> str:
+        first, middle, last = words.SYLLABLES
+        called = f"{self._rng.choice(words.FIRST_NAMES)} " if self._people else ""
+        return called + "".join(self._rng.choice(part) for part in (first, *[middle] * self._middles, last))
+
+    def _holds_another(self, name: str) -> bool:
+        if self._middles == 1:
+            return False
+        text = name.rpartition(" ")[2]
+        inner = (text[start:end] for start, end in itertools.combinations(range(len(text) + 1), 2))
+        return any(part.lower() in _short_towns() or part.capitalize() in self._given for part in inner)
+
+
+def quiz(seed: int, hops: int, size: int = 400) -> Quiz:
+    """`size` documents about invented people and towns, and one question per person.
+
+    With one hop the answer stands in the person's document; with two, the person's document names a town and the
+    town's document holds the answer. Documents alternate person, town; a person's town is the one that follows.
+    """
+    rng = random.Random(f"quiz-{hops}-{seed}")
+    towns, people = _Names(rng, people=False), _Names(rng, people=True)
+    titles: list[str] = []
+    documents: list[str] = []
+    questions: list[Question] = []
+    for index in range(0, size, 2):
+        person, town, river = people.new(), towns.new(), towns.new()
+        job, instrument = rng.choice(words.OCCUPATIONS), rng.choice(words.INSTRUMENTS)
+        mentor = people.new()
+        life = [
+            f"{person} was {_a(job)} who was born in {town}.",
+            f"As a child {person} learned to play the {instrument}.",
+            f"The {job} was taught by {mentor}.",
+        ]
+        place = [f"{town} is a town on the river {river}.", f"The mayor of {town} was once {mentor}."]
+        titles += [person, town]
+        documents += [_document(rng, life), _document(rng, place)]
+        one = (
+            (f"In which town was {person} born?", town),
+            (f"Which instrument did {person} learn to play?", instrument),
+            (f"Who taught {person}?", mentor),
+            (f"What was the occupation of {person}?", job),
+        )
+        if hops == 1:
+            text, answer = rng.choice(one)
+            questions.append(Question(text, (answer,), (index,)))
+        else:
+            text = f"On which river is the town where {person} was born?"
+            questions.append(Question(text, (river,), (index, index + 1)))
+    return Quiz(tuple(titles), tuple(documents), tuple(questions))
+
+
+def _document(rng: random.Random, facts: list[str]) -> str:
+    """The facts in order, with two to five sentences of ordinary prose between and after them."""
+    place = rng.choice(tuple(words.TOPICS))
+    filler = [_sentence(rng, place) for _ in range(rng.randint(2, 5))]
+    slots = sorted(rng.randint(0, len(facts)) for _ in filler)
+    out: list[str] = []
+    for at, fact in enumerate(facts):
+        out.append(fact)
+        out += [text for text, slot in zip(filler, slots, strict=True) if slot == at]
+    out += [text for text, slot in zip(filler, slots, strict=True) if slot == len(facts)]
+    return " ".join(out)

@@ -1,0 +1,291 @@
+"""The published texts behind RULER, found in --data-dir or the cache, else downloaded once, and those of LongBench (v1
+and v2), which `anchoreval data fetch` brings; never bundled.
+
+Every text that is used is recorded (`describe`): its file, its SHA-256 and whether it is the published file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from anchoreval.errors import SourceError
+from anchoreval.schema import Json
+from anchoreval.texts.download import address_of, download, sha256_of
+from anchoreval.texts.passage import Split
+from anchoreval.texts.questions import Questions, of_hotpot, of_squad
+from anchoreval.texts.reading import expected, json_of
+from anchoreval.texts.wordlists import WordLists
+
+HaystackKind = Literal["published", "generated"]
+RULER_COMMIT = "c3f5e3b4f87f97e048793bb510a3a6b19a46bf3a"
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A file as it was published: its hash, and the addresses that serve it (none: `recipe` says how to
+    make it). `revision` is that of the repository it lies in. A `sha256` of 40 digits is the id of the git blob.
+    """
+
+    file: str
+    sha256: str
+    addresses: tuple[str, ...] = ()
+    recipe: str = ""
+    revision: str = ""
+
+
+ESSAYS = Published(
+    "PaulGrahamEssays.json",
+    "8d31e1b660e0f2180bcca6d238e18f77921df9d158611582b860da1762b6d3dd",
+    recipe="no address serves this file: it is scraped by "
+    "scripts/data/synthetic/json/download_paulgraham_essay.py of "
+    f"https://github.com/NVIDIA/RULER at {RULER_COMMIT[:7]} (html2text 2025.4.15 and beautifulsoup4 4.15.0 "
+    "are known to have given the published bytes)",
+)
+SQUAD = Published(
+    "squad.json",
+    "80a5225e94905956a6446d296ca1093975c4d3b3260f1d6c8f68bc2ab77182d8",
+    ("https://rajpurkar.github.io/SQuAD-explorer/dataset/dev-v2.0.json",),
+)
+HOTPOT = Published(
+    "hotpotqa.json",
+    "e3da074df24e8369009918aa5cdbdd254dadcde4c63f7569d36afd6f2268caa8",
+    (
+        "http://curtis.ml.cmu.edu/datasets/hotpot/hotpot_dev_distractor_v1.json",
+        "https://huggingface.co/datasets/namlh2004/hotpotqa/resolve/7e54db4656209750ff487f6fdf8e39a66dba136b/"
+        "hotpot_dev_distractor_v1.json",
+    ),
+)
+ENGLISH_WORDS = Published(
+    "english_words.json",
+    "affcd6d45fdf3cc843d585c99c97ad615094e760e6c4756b654bab6c73bc2eca",
+    (
+        f"https://media.githubusercontent.com/media/NVIDIA/RULER/{RULER_COMMIT}/scripts/data/synthetic/json/english_words.json",
+    ),
+)
+_LONGBENCH = "5e628be450b7e67fb7ae6e201bd6d8f7056f7672"
+LONGBENCH = Published(
+    "longbench/data.zip",
+    "cb45b11a4133c6bc1d6a44b0f8e701335ff1e543195db1103472e575857f7f64",
+    tuple(
+        f"https://huggingface.co/datasets/{owner}/LongBench/resolve/{_LONGBENCH}/data.zip"
+        for owner in ("zai-org", "THUDM")
+    ),
+    revision=_LONGBENCH,
+)
+_LONGBENCH_V2 = "2b48e494f2c7a2f0af81aae178e05c7e1dde0fe9"
+LONGBENCH_V2 = Published(  # 465,490,535 bytes
+    "longbench_v2/data.json",
+    "15d61c22d92c96900b3c4948b6aeea218d3214b676a65df48e7b8555604c7fe2",
+    tuple(
+        f"https://huggingface.co/datasets/{owner}/LongBench-v2/resolve/{_LONGBENCH_V2}/data.json"
+        for owner in ("zai-org", "THUDM")
+    ),
+    revision=_LONGBENCH_V2,
+)
+RULER_FILES = (ESSAYS, SQUAD, HOTPOT, ENGLISH_WORDS)
+_BABILONG = "7a6efee29f5cac03c3c410e6799c80fd2ffe3610"
+BABI = Published(
+    "babilong/tasks_1-20_v1-2.zip",
+    "039086666b117f06455a64aac804773b74847464",
+    (f"https://raw.githubusercontent.com/booydar/babilong/{_BABILONG}/data/tasks_1-20_v1-2.zip",),
+    revision=_BABILONG,
+)
+_OTHERWISE = "move the file away, or use --haystack generated"
+PUNKT = "tokenizers/punkt_tab/english"
+
+
+def default_cache() -> Path:
+    """$XDG_CACHE_HOME/anchoreval, else ~/.cache/anchoreval."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "anchoreval"
+
+
+class Sources:
+    """Where texts come from. `haystack="generated"` replaces essays and question sets by the package's own
+    prose; `context=False` leaves the context out of the prompts, a control that only some generators have.
+
+    Texts are read when first asked for. Raises SourceError for one that cannot be had.
+    """
+
+    def __init__(
+        self,
+        data_dir: str | Path | None = None,
+        haystack: HaystackKind = "published",
+        wordlists: WordLists = "3.0.1",
+        cache: str | Path | None = None,
+        offline: bool = False,
+        context: bool = True,
+    ) -> None:
+        self.data_dir = Path(data_dir).expanduser() if data_dir else None
+        self.haystack: HaystackKind = haystack
+        self.wordlists: WordLists = wordlists
+        self.cache = Path(cache).expanduser() if cache else default_cache()
+        self.offline = offline
+        self.context = context
+        self._used: dict[str, dict[str, Json]] = {}
+
+    @property
+    def published(self) -> bool:
+        """Whether every file used so far is the published one, and the prompts have their context."""
+        return self.context and all(each["published"] for each in self._used.values())
+
+    @property
+    def others(self) -> list[str]:
+        """What was read that is not the published file, and that the context is left out, where it is; in words."""
+        said = {name: str(value) for name, value in self.describe().items() if name not in ("haystack", "wordlists")}
+        return [f"{name} {value}" for name, value in said.items() if not value.startswith("published")]
+
+    def describe(self) -> dict[str, Json]:
+        """JSON for a run's header: the choices made, and for every file read so far what it is."""
+        files = {name: self._said(name) for name in sorted(self._used) if "folder" not in self._used[name]}
+        folders = {str(used["folder"]) for used in self._used.values() if "folder" in used}
+        files |= {folder: self._said_together(folder) for folder in sorted(folders)}
+        left_out = {} if self.context else {"context": "left out (--no-context)"}
+        return {"haystack": self.haystack, "wordlists": f"wonderwords {self.wordlists}", **left_out, **files}
+
+    def _said(self, name: str) -> str:
+        used = self._used[name]
+        if used["published"]:
+            return "published"
+        return f"not the published file: sha256 {used['sha256']}"
+
+    def _said_together(self, folder: str) -> str:
+        """One line for files of a folder, of which no SHA-256 was published; it holds a hash over theirs."""
+        files = {name: used for name, used in sorted(self._used.items()) if used.get("folder") == folder}
+        own = [f"{name} {used['sha256']}" for name, used in files.items()]
+        kind = "published" if all(used["published"] for used in files.values()) else "unpinned"
+        return f"{kind} files, {len(own)}: {hashlib.sha256(chr(10).join(own).encode()).hexdigest()[:16]}"
+
+    def files(self) -> dict[str, Json]:
+        """Every file read so far: its SHA-256, size, and whether it is the published one."""
+        return dict(sorted(self._used.items()))
+
+    def essay(self) -> str:
+        """The essays as one text."""
+        value = self._read(ESSAYS)
+        text = value.get("text") if isinstance(value, dict) else None
+        if not isinstance(text, str) or not text.strip():
+            raise SourceError(f'{self._find(ESSAYS)}: expected {{"text": "..."}} with a text; {_OTHERWISE}')
+        return text
+
+    @cached_property
+    def squad(self) -> Questions:
+        """SQuAD: answerable questions, the paragraphs of all articles as documents."""
+        value = self._read(SQUAD)
+        with expected(str(self._find(SQUAD)), f"SQuAD 2.0's own articles; {_OTHERWISE}"):
+            return of_squad(value)
+
+    @cached_property
+    def hotpot(self) -> Questions:
+        """HotpotQA (distractor setting): each question with its ten paragraphs."""
+        value = self._read(HOTPOT)
+        with expected(str(self._find(HOTPOT)), f"HotpotQA's own questions; {_OTHERWISE}"):
+            return of_hotpot(value)
+
+    @cached_property
+    def english_words(self) -> list[str]:
+        """The long word list: only asked for by common-words texts of more than about 8,000 words."""
+        value = self._read(ENGLISH_WORDS)
+        with expected(str(self._find(ENGLISH_WORDS)), "words under numbers, as RULER has them"):
+            return [str(word) for word in value.values()]
+
+    def sentence_splitter(self) -> Split:
+        """Nltk's English sentence splitter (importing nltk costs about one CPU second)."""
+        from nltk.tokenize.punkt import PunktSentenceTokenizer
+
+        splitter = PunktSentenceTokenizer()
+        splitter._params = _punkt_parameters(self._punkt())
+
+        def split(text: str) -> list[tuple[int, int]]:
+            return list(splitter.span_tokenize(text))
+
+        return split
+
+    def _punkt(self) -> Path:
+        """The punkt_tab folder: under --data-dir or the cache, else on nltk's own search path."""
+        import nltk.data
+
+        roots = [root / inner for root in self.places() for inner in ("nltk", "nltk_data", ".")]
+        for root in [*roots, *map(Path, nltk.data.path)]:
+            if (root / PUNKT / "abbrev_types.txt").is_file():
+                return root / PUNKT
+        raise SourceError(
+            f"nltk's sentence model is missing: expected nltk/{PUNKT} under --data-dir or an nltk_data "
+            "folder (python -m nltk.downloader punkt_tab), or use --haystack generated"
+        )
+
+    def places(self) -> list[Path]:
+        """The folders that are looked in, in order."""
+        return [*([self.data_dir] if self.data_dir else []), self.cache]
+
+    def note(self, file: str, path: Path, published: str | None, **more: Json) -> None:
+        """Remembers a file that is read; `published` is the SHA-256 of the published one, None where none is known.
+
+        A `revision` among `more` is that of the published file, and is left out of another one.
+        """
+        sha256 = sha256_of(path)
+        used = {"sha256": sha256, "published": sha256 == published, "bytes": path.stat().st_size}
+        kept = {name: value for name, value in more.items() if name != "revision" or used["published"]}
+        self._used[file] = used | kept
+
+    def note_rows(self, name: str, sha256: str, rows: int, published: bool, **more: Json) -> None:
+        """Remembers rows of a data set that are read; `published`: they came from those who publish it."""
+        self._used[name] = {"sha256": sha256, "published": published, "rows": rows} | more
+
+    def _read(self, source: Published) -> Any:
+        """The parsed file; remembers its hash."""
+        path = self._find(source)
+        content = path.read_bytes()
+        sha256 = hashlib.sha256(content).hexdigest()
+        self._used[source.file] = {
+            "sha256": sha256,
+            "published": sha256 == source.sha256,
+            "bytes": len(content),
+        }
+        return json_of(content, str(path))
+
+    def _find(self, source: Published) -> Path:
+        for place in self.places():
+            if (place / source.file).is_file():
+                return place / source.file
+        reasons = []
+        for address in () if self.offline else source.addresses:
+            try:
+                return download(address_of(address), self.cache / source.file, source.sha256)
+            except (OSError, SourceError) as error:
+                reasons.append(f"{address}: {error}")
+        raise SourceError(_missing(source, self.places(), reasons))
+
+
+def _punkt_parameters(folder: Path) -> Any:
+    """Nltk's PunktParameters from the four text files of a punkt_tab folder (nltk itself reads only its own
+    paths).
+    """
+    from nltk.tokenize.punkt import PunktParameters
+
+    def rows(name: str) -> list[list[str]]:
+        lines = (folder / name).read_text(encoding="utf-8").split("\n")
+        return [line.split("\t") for line in lines if line]
+
+    parameters = PunktParameters()
+    parameters.abbrev_types = {row[0] for row in rows("abbrev_types.txt")}
+    parameters.sent_starters = {row[0] for row in rows("sent_starters.txt")}
+    parameters.collocations = {(row[0], row[1]) for row in rows("collocations.tab")}
+    for word, flags in rows("ortho_context.tab"):
+        parameters.ortho_context[word] = int(flags)
+    return parameters
+
+
+def _missing(source: Published, places: Sequence[Path], reasons: Sequence[str]) -> str:
+    tried = "; ".join(reasons) or source.recipe or f"published at {' or '.join(source.addresses)}"
+    looked = " and ".join(map(str, places))
+    return (
+        f"{source.file} is missing (looked in {looked}; {tried}): put the file there and name the folder "
+        "with --data-dir, or use --haystack generated"
+    )

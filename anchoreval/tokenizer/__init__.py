@@ -1,0 +1,172 @@
+"""A checkpoint's tokenizer over the `tokenizers` library alone: importing transformers would cost 2.5 CPU
+seconds.
+
+Its files are read by transformers' rules (tokenizer/files.py), and its tokens are compared with those of transformers
+once per set of files (tokenizer/check.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from anchoreval.errors import ModelError
+from anchoreval.tokenizer.check import Reading, compared
+from anchoreval.tokenizer.cuts import cut_after
+from anchoreval.tokenizer.files import complete, config_of, special_tokens, text_of
+
+
+class TextTokenizer:
+    """Counts, spans and token ids of texts; no special token is ever added unless asked for.
+
+    `cut_after` holds the characters after which a single space is a safe cut (see token_cuts): the counts
+    of the parts of a text, cut there, add up exactly. It is empty for a tokenizer about which that cannot
+    be proved.
+    """
+
+    def __init__(
+        self,
+        inner: tokenizers.Tokenizer,
+        config: dict[str, Any] | None = None,
+        name: str = "",
+        reading: Reading | None = None,
+    ) -> None:
+        inner.no_truncation()
+        inner.no_padding()
+        self._inner = inner
+        self._config = config or {}
+        self.name = name
+        self.reading = reading
+
+    @cached_property
+    def cut_after(self) -> frozenset[str]:
+        """The characters after which a single space is a safe cut."""
+        return cut_after(json.loads(self._inner.to_str()))
+
+    def count(self, text: str) -> int:
+        """Tokens of `text`, no special tokens added."""
+        return len(self._inner.encode_batch_fast([text], add_special_tokens=False)[0])
+
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Character span (start, end) of every token of `text`, no special tokens added."""
+        return list(self._inner.encode(text, add_special_tokens=False).offsets)
+
+    def encode(self, text: str, special_tokens: bool = False) -> list[int]:
+        """Token ids of `text`; with `special_tokens`, what the checkpoint itself puts around a text."""
+        return list(self._inner.encode(text, add_special_tokens=special_tokens).ids)
+
+    def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
+        """The text of `ids`; without blanks before punctuation where the configuration has them cleaned up."""
+        text = str(self._inner.decode(ids, skip_special_tokens=skip_special_tokens))
+        if self._cleans:
+            for old, new in _CLEANED:
+                text = text.replace(old, new)
+        return text
+
+    @cached_property
+    def _cleans(self) -> bool:
+        """Whether transformers cleans up blanks: where it is told to, and not on BPE, whose blanks are text."""
+        forced = self._config.get("clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output")
+        byte_pairs = isinstance(self._inner.model, tokenizers.models.BPE)
+        return bool(self._config.get("clean_up_tokenization_spaces")) and (not byte_pairs or bool(forced))
+
+    @property
+    def vocab_size(self) -> int:
+        """Entries of the vocabulary, added tokens included."""
+        return int(self._inner.get_vocab_size())
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the whole definition (vocabulary, merges, rules), for fingerprints."""
+        split = "special tokens are split" if self._inner.encode_special_tokens else ""  # no part of the definition
+        return hashlib.sha256((self._inner.to_str() + split).encode()).hexdigest()
+
+    @property
+    def bos(self) -> tuple[str, int] | None:
+        """Text and id of the begin-of-sequence token, None when the checkpoint names none."""
+        return self._named("bos_token")
+
+    @property
+    def eos(self) -> tuple[str, int] | None:
+        """Text and id of the end-of-sequence token, None when the checkpoint names none."""
+        return self._named("eos_token")
+
+    @property
+    def special_tokens(self) -> Mapping[str, str]:
+        """The text of every named special token, by names such as bos_token: what chat templates are given."""
+        return special_tokens(self._config)
+
+    @property
+    def front(self) -> list[int]:
+        """The token ids that the tokenizer itself puts in front of a text."""
+        alone, whole = self.encode("x"), self.encode("x", special_tokens=True)
+        return next((whole[:at] for at in range(len(whole)) if whole[at : at + len(alone)] == alone), [])
+
+    @property
+    def chat_template(self) -> str | None:
+        """The checkpoint's chat template (Jinja text), None when it has none; the default one of several.
+
+        ModelError where there are several and none is the default, as transformers has it.
+        """
+        template = self._config.get("chat_template")
+        if isinstance(template, list):
+            try:
+                template = {entry["name"]: entry["template"] for entry in template}
+            except (TypeError, KeyError):
+                raise ModelError(
+                    f"{self.name}: chat_template: several are a list of objects of name and template"
+                ) from None
+        if not isinstance(template, dict):
+            return template
+        if "default" not in template:
+            names = ", ".join(sorted(template))
+            raise ModelError(f"{self.name} has several chat templates and none is called default: {names}")
+        return str(template["default"])
+
+    def _named(self, name: str) -> tuple[str, int] | None:
+        entry = self._config.get(name)
+        text = None if entry is None else text_of(entry)
+        number = None if text is None else self._inner.token_to_id(text)
+        return None if text is None or number is None else (text, number)
+
+
+_CLEANED = (
+    *((f" {mark}", mark) for mark in ".?!,"),
+    (" ' ", "'"),
+    *((f" {end}", end) for end in ("n't", "'m", "'s", "'ve", "'re")),
+)
+
+
+def load_tokenizer(path: str | Path) -> TextTokenizer:
+    """The tokenizer of a checkpoint folder, or of a tokenizer.json.
+
+    Raises ModelError when there is no tokenizer.json: a slow (pickled or sentencepiece-only) tokenizer is
+    not read; and where transformers reads other tokens in these files.
+    """
+    place = Path(path).expanduser()
+    file = place if place.is_file() else place / "tokenizer.json"
+    if not file.is_file():
+        raise ModelError(
+            f"no tokenizer at {place}: expected {file.name} (save one with "
+            "AutoTokenizer.from_pretrained(...).save_pretrained(DIR))"
+        )
+    try:
+        inner = tokenizers.Tokenizer.from_file(str(file))
+        inner.decode(inner.encode("x").ids)  # rules that name tokens which are not there fail here
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises a bare Exception, and a panic, which is none
+        raise ModelError(f"{file} cannot be read as a tokenizer: {' '.join(str(error).split())[:300]}") from error
+    config = config_of(file.parent)
+    complete(inner, config)
+    own = TextTokenizer(inner, config, str(path))
+    if file.name != "tokenizer.json":  # transformers reads no other name
+        return own
+    reading = compared(own, inner, file)
+    return TextTokenizer(inner, dict(reading.special) | config, str(path), reading)

@@ -1,0 +1,159 @@
+"""A tokenizer compared with what transformers makes of the same files, once per set of files.
+
+`AutoTokenizer` of transformers 5 builds some classes (LlamaTokenizer, GPT2Tokenizer, Qwen2Tokenizer, ...) anew from the
+vocabulary, with rules of its own, and leaves out the rules that stand in tokenizer.json. Where both give the same
+tokens for the probes nothing is said. Where transformers' tokens lose characters and those of tokenizer.json keep all,
+tokenizer.json is right (byte-level copies of DeepSeek that name LlamaTokenizer lose every blank); it also holds where
+rare text alone differs (SmolLM2 names GPT2Tokenizer, which knows nothing of its rule for digits). Any other difference
+is an error that names its place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol
+
+import tokenizers
+
+from anchoreval.errors import ModelError
+from anchoreval.tokenizer.child import kept_answer
+from anchoreval.tokenizer.files import CONFIG, FILES
+
+#: Text as it stands in every prompt: a difference here is an error.
+ORDINARY = "\n".join(
+    (
+        "The quick brown fox isn't here; they're 'quoted', can't, WON'T, I'll, we've. Is it? Yes!",
+        "Numbers 7 42 1999 1234567 3.14159 1,000,000 x1y2 0xFF",
+        "a  b   c    d\te\t\tf \n\n\n  g\r\nh \n \n i",
+        "Straße naïve café Ångström Привет мир ΑΒΓ αβγ",
+        "中文和日本語のテキスト 한국어 עברית العربية — “q” ‘r’ … 🙂 ✓",
+        "def f(x_1, *args):\n    return {'k': [x_1**2, \"s\"]}  # x != y -> z\n\tfor(i=0;i<n;++i){a[i]+=1;}",
+        "https://example.org/a?b=c&d=e#f user@host.tld C:\\dir <b>bold</b> <|x|> [INST] ▁ Ġ ##",
+        " leading and trailing ",
+    )
+)
+#: Text that is rare; where it alone differs the rules of tokenizer.json hold, and it is said.
+RARE = "１２３ ٣٤ ½ ² a  7 x   1999 cafe\u0301 ﬁ İstanbul ไทย हिन्दी 👩\u200d👩\u200d👧 🇩🇪 « » \u00a0nb\u200bz\u3000w"
+PROBES = (ORDINARY, RARE)
+_MOST = 2000  # special tokens in the second probe
+_OF_CONFIG = ("model_type", "tokenizer_class", "model_name", "_name_or_path", "transformers_version", "auto_map")
+
+
+class Compared(Protocol):
+    """What is compared."""
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`, no special tokens added."""
+        ...
+
+    def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
+        """The text of `ids`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How transformers reads the same files: its class, and the special tokens that it names.
+
+    `differs` says in one line that its tokens are others, wrongly so; `untried` why nothing could be compared.
+    """
+
+    kind: str | None = None
+    special: Mapping[str, str] = field(default_factory=dict)
+    differs: str | None = None
+    untried: str | None = None
+
+    def __str__(self) -> str:
+        return self.differs or (f"not compared: {self.untried}" if self.untried else f"{self.kind}, the same tokens")
+
+
+def compared(own: Compared, inner: tokenizers.Tokenizer, file: Path) -> Reading:
+    """Return transformers' reading of the folder of a tokenizer.json; ModelError where its tokens are others."""
+    folder = file.parent
+    if not any((folder / name).is_file() for name in (*FILES, "config.json")):
+        return Reading(untried="tokenizer.json stands alone")
+    texts = [ORDINARY, _with_special(inner), RARE]
+    answer = kept_answer({"do": "read", "folder": str(folder), "texts": texts}, _facts(file, texts))
+    if "error" in answer:
+        return Reading(untried=str(answer["error"]))
+    answer = answer | {"texts": texts}
+    special = {name: text for name, text in answer["special"].items() if inner.token_to_id(text) is not None}
+    for at, text in enumerate(texts):
+        ids = own.encode(text)
+        if ids != answer["ids"][at]:
+            where = _place(text, inner, ids, answer["ids"][at], answer["tokens"][at])
+            return Reading(answer["class"], special, _judged(own, inner, folder, answer, at, where))
+    return Reading(answer["class"], special)
+
+
+def _judged(
+    own: Compared, inner: tokenizers.Tokenizer, folder: Path, answer: Mapping[str, Any], at: int, where: str
+) -> str:
+    """Return in one line why tokenizer.json is right; ModelError where that cannot be said."""
+    text = answer["texts"][at]
+    kept = own.decode(own.encode(text), skip_special_tokens=False)
+    ours, theirs = _lost(text, kept), _lost(text, answer["decoded"][at])
+    if theirs - ours > len(text) // 20:  # a seventh of it are blanks; a normalised letter is no loss
+        return (
+            f"transformers' {answer['class']} leaves rules of tokenizer.json out and loses {theirs} characters of a "
+            "text: tokenizer.json is read as it stands"
+        )
+    if at == 2 or (at == 1 and _prepends(inner)):
+        what = "reads rare text otherwise" if at == 2 else "puts other blanks behind special tokens"
+        return f"transformers' {answer['class']} {what}; tokenizer.json is read as it stands: {where}"
+    raise ModelError(
+        f"{folder}: transformers' {answer['class']} reads other tokens than tokenizer.json holds: {where}; "
+        f'where tokenizer.json is right, set "tokenizer_class": "TokenizersBackend" in {CONFIG}'
+    )
+
+
+def _with_special(inner: tokenizers.Tokenizer) -> str:
+    """Return a text in which every added token stands between words, blanks and line ends."""
+    added = inner.get_added_tokens_decoder()
+    texts = [token.content for _, token in sorted(added.items())][:_MOST]
+    return "".join(f"a {text} b{text}c\n{text}\n" for text in texts)
+
+
+def _facts(file: Path, texts: Sequence[str]) -> dict[str, Any]:
+    """Return all that the tokens of the files follow from, for the cache."""
+    folder = file.parent
+    facts: dict[str, Any] = {"tokenizer.json": hashlib.sha256(file.read_bytes()).hexdigest(), "texts": list(texts)}
+    for name in FILES:
+        content = (folder / name).read_text(encoding="utf-8") if (folder / name).is_file() else None
+        facts[name] = content
+        if name == CONFIG and content is not None:
+            facts[name] = {key: value for key, value in json.loads(content).items() if key != "chat_template"}
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        facts["config.json"] = {name: config.get(name) for name in _OF_CONFIG}
+    except (OSError, ValueError, AttributeError):
+        facts["config.json"] = None
+    return facts | {"versions": [metadata.version(name) for name in ("transformers", "tokenizers")]}
+
+
+def _place(text: str, inner: tokenizers.Tokenizer, ours: list[int], theirs: list[int], tokens: list[str]) -> str:
+    """Return where two readings part: some of the text, and the tokens of both."""
+    at = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
+    offsets = inner.encode(text, add_special_tokens=False).offsets
+    start = offsets[at][0] if at < len(offsets) else len(text)
+    own = [inner.id_to_token(number) for number in ours[at : at + 4]]
+    return f"{text[start : start + 16]!r} is {own} in tokenizer.json, {tokens[at : at + 4]} there"
+
+
+def _lost(text: str, decoded: str) -> int:
+    """Return how many characters of a text are not in what its tokens decode to, whatever their order."""
+    return (Counter(text) - Counter(decoded)).total()
+
+
+def _prepends(inner: tokenizers.Tokenizer) -> bool:
+    """Return whether tokenizer.json puts a blank before stretches of text, as sentencepiece does."""
+    rules = json.loads(inner.to_str())
+    parts = [part for part in (rules["normalizer"], rules["pre_tokenizer"]) if part]
+    parts += [inside for part in parts for inside in part.get("normalizers") or part.get("pretokenizers") or ()]
+    return any(part["type"] == "Prepend" or part.get("prepend_scheme") in ("always", "first") for part in parts)

@@ -1,0 +1,258 @@
+"""The recipe of anchor-tiny: `python -m anchoreval.training.tiny.train --output DIR`, seeded and resumable.
+
+A Llama of 4 layers x 256 learns to retrieve: first to copy, then to recall, then RULER's tasks at growing lengths.
+Positions start at a random offset, so that rotations beyond the training length are seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from anchoreval.training.tiny import examples as tiny_data
+from anchoreval.training.tiny import ruler as tiny_ruler
+from anchoreval.training.tiny import tokenizer as tiny_tokenizer
+
+SEED = 20241120
+MAKERS: dict[str, tiny_data.Maker] = {
+    "copy": tiny_data.copy_example,
+    "recall": tiny_data.recall_example,
+    "needles": tiny_ruler.needles_example,
+    "ruler": tiny_ruler.ruler_example,
+}
+LEARNING_RATE = 1e-3
+WARM_UP_STEPS = 30
+MAX_POSITION = 8192
+COPY_GAIN, LOOK_BACK_GAIN, MATCH_GAIN = 0.5, 0.1, 1.8
+EMBEDDING_STD, CONSTANT, LOOK_BACK_AMPLITUDE, FAST_ROTATIONS = 0.08, 1.0, 6.3, 6
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Steps of one length and mixture; the learning rate is multiplied by `rate`, going to `rate_end` linearly.
+
+    `tokens` are those of a step, `first` the weight of the tokens that decide an answer.
+    """
+
+    name: str
+    steps: int
+    length: int
+    mixture: dict[str, float]
+    rate: float = 1.0
+    rate_end: float = 1.0
+    tokens: int = 4608
+    first: float = 1.0
+
+
+STAGES = (
+    Stage("copy-96", 60, 96, {"copy": 1.0}),
+    Stage("recall-192", 200, 192, {"copy": 0.2, "recall": 0.8}),
+    Stage("recall-384", 120, 384, {"copy": 0.1, "recall": 0.9}),
+    Stage("ruler-512", 400, 512, {"recall": 0.15, "needles": 0.45, "ruler": 0.4}, tokens=6144),
+    Stage("ruler-1024", 60, 1024, {"recall": 0.05, "needles": 0.4, "ruler": 0.55}, tokens=8192),
+    Stage("match-256", 380, 256, {"recall": 0.6, "needles": 0.4}, first=6.0),
+    Stage("match-512", 300, 512, {"recall": 0.2, "needles": 0.5, "ruler": 0.3}, first=6.0),
+    Stage("long-1024", 400, 1024, {"needles": 0.4, "ruler": 0.6}, 1.0, 0.6, tokens=8192, first=4.0),
+    Stage("long-2048", 400, 2048, {"needles": 0.4, "ruler": 0.6}, 0.6, 0.02, tokens=8192, first=4.0),
+)
+
+
+@torch.no_grad()
+def look_back(model: LlamaForCausalLM) -> None:
+    """Start head h of the first layer as one that looks h + 1 tokens back; copying then forms in minutes, not hours.
+
+    One embedding dimension is the same for all tokens. Queries and keys read only that dimension, into the six fastest
+    rotations, the query turned h + 1 positions ahead: their product peaks at that distance. Everything stays trainable.
+    """
+    config, attention = model.config, model.model.layers[0].self_attn
+    size = config.hidden_size // config.num_attention_heads
+    frequencies_F = model.model.rotary_emb.inv_freq[:FAST_ROTATIONS]
+    torch.nn.init.normal_(model.model.embed_tokens.weight, std=EMBEDDING_STD)
+    model.model.embed_tokens.weight[:, 0] = CONSTANT
+    norm = CONSTANT**2 + config.hidden_size * EMBEDDING_STD**2
+    entry = LOOK_BACK_AMPLITUDE / (CONSTANT / math.sqrt(norm / config.hidden_size))
+    for head in range(config.num_attention_heads):
+        rows = slice(head * size, (head + 1) * size)
+        attention.q_proj.weight[rows], attention.k_proj.weight[rows] = 0.0, 0.0
+        angles_F = -(head + 1) * frequencies_F
+        for turn, projection in ((angles_F, attention.q_proj), (0 * angles_F, attention.k_proj)):
+            first = head * size
+            projection.weight[first : first + FAST_ROTATIONS, 0] = entry * torch.cos(turn)
+            second = first + size // 2
+            projection.weight[second : second + FAST_ROTATIONS, 0] = entry * torch.sin(turn)
+
+
+@torch.no_grad()
+def copy_ready(model: LlamaForCausalLM) -> None:
+    """Start values of the later layers as orthogonal and outputs as their transpose: what is attended to is copied.
+
+    The first layer writes what it looked back at into one quarter of the width per distance, and the first head of the
+    second layer compares the current token with what stood before every earlier one: an induction head to refine.
+    """
+    layers = [layer.self_attn for layer in model.model.layers]
+    for attention in layers[1:]:
+        torch.nn.init.orthogonal_(attention.v_proj.weight)
+        attention.o_proj.weight.copy_(COPY_GAIN * attention.v_proj.weight.T)
+    width = model.config.hidden_size
+    size = width // model.config.num_attention_heads
+    code_HD, places_DD = torch.empty(size, width), torch.empty(width, width)
+    torch.nn.init.orthogonal_(code_HD)
+    torch.nn.init.orthogonal_(places_DD)
+    code_HD[:, 0] = 0.0
+    places_DD[:, 0] = 0.0
+    layers[0].v_proj.weight.copy_(code_HD.repeat(width // size, 1))
+    layers[0].o_proj.weight.copy_(LOOK_BACK_GAIN * places_DD.T)
+    layers[1].q_proj.weight[:size] = MATCH_GAIN * code_HD
+    layers[1].k_proj.weight[:size] = MATCH_GAIN * places_DD[:size]
+
+
+def new_model(vocabulary: int) -> LlamaForCausalLM:
+    """A Llama with fresh weights from the seed."""
+    torch.manual_seed(SEED)
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=256,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=MAX_POSITION,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+        tie_word_embeddings=True,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=2,
+    )
+    model = LlamaForCausalLM(config)
+    look_back(model)
+    copy_ready(model)
+    return model
+
+
+def rate_at(step: int) -> tuple[Stage, float]:
+    """The stage and the learning rate of a step counted from 0 over all stages."""
+    first = 0
+    for stage in STAGES:
+        if step < first + stage.steps:
+            share = (step - first) / stage.steps
+            factor = stage.rate + (stage.rate_end - stage.rate) * share
+            return stage, LEARNING_RATE * factor * min(1.0, (step + 1) / WARM_UP_STEPS)
+        first += stage.steps
+    raise IndexError(step)
+
+
+def loss_of(
+    model: LlamaForCausalLM, ids: list[list[int]], weights: list[list[float]], offset: int
+) -> tuple[torch.Tensor, tuple[float, float]]:
+    """Weighted cross-entropy in nats; the shares predicted right of answer tokens and of those that decide."""
+    ids_BL = torch.tensor(ids)
+    weights_N = torch.tensor(weights)[:, 1:].flatten()
+    positions_BL = torch.arange(ids_BL.shape[1])[None] + offset
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        hidden_BLD = model.model(input_ids=ids_BL, position_ids=positions_BL, use_cache=False).last_hidden_state
+        rows_N = weights_N.nonzero()[:, 0]
+        logits_NV = model.lm_head(hidden_BLD[:, :-1].flatten(0, 1)[rows_N]).float()
+    targets_N, weights_N = ids_BL[:, 1:].flatten()[rows_N], weights_N[rows_N]
+    losses_N = torch.nn.functional.cross_entropy(logits_NV, targets_N, reduction="none")
+    right_N = (logits_NV.argmax(-1) == targets_N).float()
+    right = float(right_N[weights_N >= 1.0].mean()), float(right_N[weights_N >= weights_N.max()].mean())
+    return (losses_N * weights_N).sum() / weights_N.sum(), right
+
+
+def train_step(
+    model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, tokenizer: Tokenizer, step: int
+) -> dict[str, Any]:
+    """One update; what is drawn depends on the seed and the step only, so a resumed run is the same run."""
+    stage, rate = rate_at(step)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    ids, weights = tiny_data.batch(
+        f"{SEED}-{step}", tokenizer, stage.length, stage.tokens, MAKERS, stage.mixture, stage.first
+    )
+    offset = random.Random(step).randrange(MAX_POSITION - stage.length) if step % 2 else 0
+    loss, right = loss_of(model, ids, weights, offset)
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    if not math.isfinite(loss.item()):
+        raise FloatingPointError(f"loss {loss.item()} at step {step}")
+    return {
+        "step": step,
+        "stage": stage.name,
+        "loss": round(loss.item(), 4),
+        "right": [round(share, 4) for share in right],
+    }
+
+
+def save_state(path: Path, model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Everything a resumed run needs, renamed into place when whole."""
+    torch.save(
+        {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, path.with_suffix(".part")
+    )
+    path.with_suffix(".part").rename(path)
+
+
+def export(model: LlamaForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
+    """The checkpoint in Hugging Face format, weights in bfloat16."""
+    bf16 = LlamaForCausalLM(model.config)
+    bf16.load_state_dict(model.state_dict())
+    bf16.to(dtype=torch.bfloat16).save_pretrained(str(folder), safe_serialization=True)
+    tiny_tokenizer.save(tokenizer, folder)
+
+
+def train(folder: Path, until: int, every: int) -> None:
+    """Train from the last saved state in `folder` to step `until`; logs to log.jsonl, exports to `folder`/model."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = tiny_tokenizer.build()
+    model = new_model(tokenizer.get_vocab_size()).train()
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.01, fused=True
+    )
+    state, first = folder / "state.pt", 0
+    if state.exists():
+        saved = torch.load(state, weights_only=True)
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        first = saved["step"]
+    started = time.time()
+    with (folder / "log.jsonl").open("a") as log:
+        for step in range(first, until):
+            row = train_step(model, optimizer, tokenizer, step)
+            row["seconds"] = round(time.time() - started, 1)
+            log.write(json.dumps(row) + "\n")
+            if step % 10 == 9:
+                log.flush()
+                sys.stderr.write(f"{row}\n")
+            if step % every == every - 1:
+                save_state(state, model, optimizer, step + 1)
+    save_state(state, model, optimizer, until)
+    export(model, tokenizer, folder / "model")
+
+
+def main() -> None:
+    """Command line."""
+    total = sum(stage.steps for stage in STAGES)
+    parser = argparse.ArgumentParser(description="Train anchor-tiny.")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the log, the state and the model")
+    parser.add_argument("--until", type=int, default=total, help=f"last step, of {total}")
+    parser.add_argument("--every", type=int, default=100, help="steps between saved states")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    train(options.output, options.until, options.every)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,316 @@
+"""The command line as a user meets it: a process, its exit code, what it prints where."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import errno
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from command_line import cli, process
+
+from anchoreval.backends.fake import FakeBackend
+from anchoreval.cli.options import backend_args
+from anchoreval.cli.parser import COMMANDS, parser
+from anchoreval.errors import AnchorEvalError, ModelError, RunError
+from anchoreval.records.writable import require_writable
+from anchoreval.runs.evaluate import evaluate
+from anchoreval.schema import Output, Request
+
+SOURCES = {"--data-dir", "--no-context", "--haystack", "--wordlists", "--seed"}
+FLAGS = {
+    "run": {
+        "--ray", "--workers", "--no-context", "--depths", "--depth-spacing", "--needles", "--prompting", "--repeats",
+        "--backend", "--backend-args", "--base-url", "--batch-tokens", "--chunk-tokens", "--data-dir", "--device",
+        "--document-tokens", "--dtype", "--haystack", "--kernel", "--lengths", "--limit", "--max-length", "--model",
+        "--output", "--placebo", "--rehash", "--same-environment",
+        "--realisation", "--rope", "--seed", "--tasks", "--template", "--tokenizer", "--trust-remote-code", "--until",
+        "--anchor", "--template-args", "--wordlists",
+    },
+    "samples": {
+        "--no-context", "--depths", "--depth-spacing", "--needles", "--prompting", "--repeats",
+        "--data-dir", "--haystack", "--lengths", "--limit", "--output", "--seed", "--tasks", "--template",
+        "--template-args", "--tokenizer", "--wordlists",
+    },
+    "plan": {
+        "--batch-tokens", "--chunk-tokens", "--data-dir", "--depth-spacing", "--depths", "--document-tokens", "--dtype",
+        "--gpus", "--haystack", "--lengths", "--limit", "--max-length", "--model", "--needles", "--no-context",
+        "--prompting", "--repeats", "--rope", "--seed", "--tasks", "--template", "--wordlists",
+        "--anchor", "--template-args",
+    },
+    "tasks": set(),
+    "models": set(),
+    "show": {
+        "--data-dir", "--haystack", "--no-context", "--seed", "--template", "--tokenizer", "--wordlists", "sample",
+        "--depths", "--depth-spacing", "--needles", "--prompting", "--repeats", "--template-args",
+    },
+    "score": {"runs"},
+    "board": {"--definition", "--output", "runs"},
+    "probe": {
+        "--anchor", "--curve-length", "--device", "--dtype", "--kernel", "--lengths", "--levels", "--max-length",
+        "--model", "--no-copy", "--output", "--queries", "--random-init", "--seed", "--shift", "--text", "--texts",
+        "--trust-remote-code",
+    },
+    "nll": {
+        "--anchor", "--arms", "--buckets", "--chunk-tokens", "--device", "--dtype", "--kernel", "--lengths", "--limit",
+        "--max-length", "--model", "--output", "--text", "--trust-remote-code",
+    },
+    "doctor": {
+        "--anchor", "--device", "--dtype", "--json", "--kernel", "--max-length", "--model", "--trust-remote-code"
+    },
+    "bench": {"kind"},
+    "compare": {"--baseline", "--margin", "--output", "runs"},
+    "view": {"--data-dir", "--output", "--prompt-megabytes", "--serve", "--tokenizer", "runs"},
+    "export": {"--format", "--output", "runs"},
+    "verify": {"--data-dir", "--tokenizer", "runs"},
+    "longbench": {"--deviation", "runs"},
+    "general": {"--margin", "runs"},
+    "lm-eval": {"action", "arguments"},
+    "data": {"kind"},
+}  # fmt: skip
+FAKE = ["--model", "anchor-tiny", "--backend", "fake", "--lengths", "512", "--limit", "3"]
+
+
+def test_the_set_of_flags_is_frozen() -> None:
+    actions = next(action for action in parser()._actions if isinstance(action, argparse._SubParsersAction))
+    found = {
+        name: {action.option_strings[0] if action.option_strings else action.dest for action in sub._actions} - {"-h"}
+        for name, sub in actions.choices.items()
+    }
+    assert found == FLAGS and set(found) == set(COMMANDS)
+
+
+def test_run_prints_the_table_alone_on_stdout_and_writes_both_boards(tmp_path: Path) -> None:
+    done = process(
+        "run", *FAKE, "--tasks", "ruler/niah_single_1 ruler/vt", "--rope", "bf16,fp32", "--output", str(tmp_path)
+    )
+    assert done.returncode == 0, done.stderr
+    assert "niah_single_1" in done.stdout and "100.0" in done.stdout and "fp32 minus bf16" in done.stdout
+    assert str(tmp_path) not in done.stdout and str(tmp_path / "board.html") in done.stderr
+    assert "<html" in (tmp_path / "board.html").read_text() and "ruler/vt" in (tmp_path / "board.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", *FAKE, "--tasks", "ruler/niah_sinle_1"], "ruler/niah_single_1"),
+        (["run", *FAKE, "--tasks", "ruler", "--rope", "fp31"], "fp32"),
+        (["run", "--model", "anchor-tinny", "--tasks", "ruler"], "anchor-tiny"),
+        (["run", "--model", "anchor-tiny", "--tasks", "ruler/vt", "--lengths", "64k"], "8192"),
+        (["run", "--model", "anchor-tiny", "--tasks", "ruler/vt", "--lengths", "64"], "smallest"),
+        (["run", "--model", "anchor-tiny", "--tasks", "ruler/vt", "--lengths", "4kb"], "4096 or 4k"),
+        (["run", "--model", "anchor-tiny", "--tasks", "ruler/vt", "--limit", "0"], "from 1 upwards"),
+        (["show", "ruler/vt@512", "--tokenizer", "anchor-tiny"], "ruler/qa_1@4096#3"),
+        (["score", "/nowhere"], "no run here"),
+        (
+            ["run", *FAKE, "--tasks", "ruler/niah_single_2", "--haystack", "published", "--data-dir", "/nowhere"],
+            "PaulGrahamEssays.json",
+        ),
+    ],
+)
+def test_bad_input_is_one_line_with_the_fix_and_exit_code_2(tmp_path: Path, arguments: list[str], says: str) -> None:
+    done = cli(*arguments, *(["--output", str(tmp_path / "out")] if arguments[0] == "run" else []))
+    assert done.returncode == 2
+    assert says in done.stderr and "Traceback" not in done.stderr
+    assert says in done.stderr.strip().splitlines()[-1]
+    assert not done.stdout and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "x" * 300, "link", "proc"])
+@pytest.mark.parametrize("command", ["run", "nll", "probe", "board"])
+def test_an_output_that_cannot_be_written_is_said_before_anything_is_read(
+    command: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    output = "/proc/self/anchoreval" if place == "proc" else str(tmp_path / place)
+    monkeypatch.setitem(COMMANDS, command, (*COMMANDS[command][:2], lambda _: pytest.fail("it began")))
+    asked = {
+        "run": [*FAKE, "--tasks", "ruler/vt"], "nll": ["--model", "m", "--text", "t", "--lengths", "64"],
+        "probe": ["--model", "m"], "board": ["r"],
+    }[command]  # fmt: skip
+    done = cli(command, *asked, "--output", output)
+    assert done.returncode == 2 and "cannot write" in done.stderr and "--output" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_call_from_python_tries_its_output_as_well(tmp_path: Path) -> None:
+    (tmp_path / "anchor-tiny").write_text("")
+    with pytest.raises(RunError, match=r"cannot write .*anchor-tiny"):
+        evaluate("anchor-tiny", "ruler/vt", lengths=[512], limit=1, backend="fake", output=tmp_path)
+
+
+def test_trying_an_output_leaves_nothing_behind(tmp_path: Path) -> None:
+    require_writable(tmp_path / "a" / "b")
+    assert not list(tmp_path.iterdir())
+
+
+def failing(error: BaseException, *, while_running: str = "") -> Callable[[argparse.Namespace], int]:
+    def command(_: argparse.Namespace) -> int:
+        if isinstance(error, AnchorEvalError):
+            error.while_running, error.goes_on = while_running, "the same command goes on where it was"
+        raise error
+
+    return command
+
+
+def with_cause(cause: BaseException) -> RunError:
+    error = RunError("cannot write x")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "while_running", "code", "says"),
+    [
+        (ModelError("no such model"), "", 2, "anchoreval: no such model"),
+        (ModelError("gone"), "after 2 of 4 records", 1, "failed after 2 of 4 records: gone; the same command goes on"),
+        (RunError("mend it, then the same command"), "after 2 of 4 records", 1, "mend it, then the same command"),
+        (with_cause(OSError(errno.ENOSPC, "No space left on device")), "", 1, "cannot write x"),
+        (with_cause(OSError(errno.EACCES, "Permission denied")), "", 2, "cannot write x"),
+        (OSError(errno.ENOSPC, "No space left on device", "f"), "", 1, "No space left on device"),
+        (KeyboardInterrupt(), "", 130, "stopped; the same command goes on where it was"),
+    ],
+)
+def test_the_exit_code_says_when_it_failed(
+    error: BaseException, while_running: str, code: int, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(COMMANDS, "run", (*COMMANDS["run"][:2], failing(error, while_running=while_running)))
+    done = cli("run", *FAKE, "--tasks", "ruler/vt")
+    assert done.returncode == code and says in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_arms_are_named_in_one_list_alone() -> None:
+    done = cli("run", *FAKE, "--tasks", "ruler/vt", "--rope", "bf16", "--arms", "fp32")
+    assert done.returncode == 2 and "--rope and --arms: one list names all arms" in done.stderr
+    assert parser().parse_args(["run", *FAKE, "--tasks", "t", "--arms", "bf16,fp32"]).rope == "bf16,fp32"
+
+
+def test_a_run_with_samples_that_failed_ends_with_exit_code_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = FakeBackend.answer
+
+    def answer(self: FakeBackend, requests: Sequence[Request]) -> Iterator[Output]:
+        first, *others = whole(self, requests)
+        yield dataclasses.replace(first, finish="error", text="", why="HTTP 500: boom", lost="failed")
+        yield from others
+
+    monkeypatch.setattr(FakeBackend, "answer", answer)
+    done = cli("run", *FAKE, "--tasks", "ruler/vt", "--output", str(tmp_path))
+    said = "anchoreval: 1 of 3 records failed, the first: HTTP 500: boom: the same command asks them again"
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, said)
+    monkeypatch.setattr(FakeBackend, "answer", whole)
+    assert cli("run", *FAKE, "--tasks", "ruler/vt", "--output", str(tmp_path)).returncode == 0
+
+
+def test_samples_writes_one_json_line_each(tmp_path: Path) -> None:
+    path = tmp_path / "made" / "samples.jsonl"
+    done = cli(
+        "samples",
+        "--tasks",
+        "ruler/niah_single_1,ruler/qa_1",
+        "--lengths",
+        "512,1k",
+        "--tokenizer",
+        "anchor-tiny",
+        "--limit",
+        "2",
+        "--output",
+        str(path),
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    assert [row["id"] for row in rows][:2] == ["ruler/niah_single_1@512#0", "ruler/niah_single_1@512#1"]
+    assert len(rows) == 8 and all(
+        row.keys() == {"id", "task", "length", "prompt", "references", "facts"} for row in rows
+    )
+    assert not list(path.parent.glob("*.part"))
+
+
+def test_show_prints_the_prompt_that_samples_writes(tmp_path: Path) -> None:
+    path = tmp_path / "samples.jsonl"
+    assert (
+        cli(
+            "samples",
+            "--tasks",
+            "ruler/vt",
+            "--lengths",
+            "512",
+            "--tokenizer",
+            "anchor-tiny",
+            "--limit",
+            "3",
+            "--output",
+            str(path),
+        ).returncode
+        == 0
+    )
+    row = json.loads(path.read_text("utf-8").splitlines()[2])
+    shown = cli("show", "ruler/vt@512#2", "--tokenizer", "anchor-tiny")
+    assert shown.stdout == row["prompt"] + "\n"
+    assert json.dumps(row["references"]) in shown.stderr
+
+
+def test_score_reports_a_changed_record_with_exit_code_1(tmp_path: Path) -> None:
+    assert cli("run", *FAKE, "--tasks", "ruler/vt", "--output", str(tmp_path)).returncode == 0
+    assert cli("score", str(tmp_path)).returncode == 0
+    (records,) = tmp_path.glob("*/*/records.jsonl")
+    records.write_text(records.read_text().replace('"score": 1.0', '"score": 0.5', 1))
+    done = cli("score", str(tmp_path))
+    assert done.returncode == 1 and "on disk 0.5, scored again 1.0" in done.stderr
+
+
+def test_board_of_two_runs_names_both(tmp_path: Path) -> None:
+    for seed in ("42", "43"):
+        assert (
+            cli("run", *FAKE, "--tasks", "ruler/vt", "--seed", seed, "--output", str(tmp_path / seed)).returncode == 0
+        )
+    done = cli("board", str(tmp_path / "42"), str(tmp_path / "43"), "--output", str(tmp_path / "both"))
+    assert done.returncode == 0, done.stderr
+    names = {path.name for path in tmp_path.glob("4*/anchor-tiny/*")}
+    text = (tmp_path / "both" / "board.csv").read_text()
+    assert len(names) == 2 and all(name in text for name in names)
+
+
+def test_lists_and_version_are_printed() -> None:
+    assert "ruler/niah_multikey_3" in cli("tasks").stdout and "ruler-11-wang" in cli("tasks").stdout
+    assert "anchor-tiny" in cli("models").stdout
+    assert cli("--version").stdout.startswith("anchoreval 0.")
+
+
+def test_anchor_masked_inference_is_called_an_extension_wherever_it_is_shown(tmp_path: Path) -> None:
+    for arms, said in (("fp32,anchor/fp32", True), ("fp32,bf16+shift:16", False)):
+        folder = tmp_path / str(said)
+        done = cli("run", *FAKE, "--tasks", "ruler/qa_1", "--arms", arms, "--output", str(folder))
+        assert done.returncode == 0, done.stderr
+        assert ("extension" in done.stdout) is said
+        assert ("project&#39;s extension" in (folder / "board.html").read_text()) is said
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--backend", "openai"], "--base-url"),
+        (["--base-url", "http://127.0.0.1:9/v1"], "--backend openai"),
+        (["--backend", "openai", "--base-url", "http://127.0.0.1:9/v1"], "--tokenizer"),
+        (["--tokenizer", "anchor-tiny"], "--backend openai"),
+        (["--backend", "vllm", "--realisation", "flex"], "--realisation is of backend hf"),
+        (["--backend-args", "row=1"], "did you mean rows"),
+        (["--backend-args", "rows"], "option=value"),
+        (["--backend-args", "rows=1,rows=2"], "option=value"),
+        (["--backend", "vllm", "--until", "1pt@95%", "--rope", "bf16,fp32"], "--until"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_one_line_with_the_fix(flags: list[str], says: str, tmp_path: Path) -> None:
+    asked = ["--model", "anchor-tiny", "--tasks", "ruler/vt", "--lengths", "512", "--output", str(tmp_path / "out")]
+    done = cli("run", *asked, *flags)
+    assert done.returncode == 2 and says in done.stderr and not done.stdout
+    assert "Traceback" not in done.stderr and not (tmp_path / "out").exists()
+
+
+def test_options_of_a_backend_are_read_as_what_they_are() -> None:
+    text = "tensor_parallel_size=4,gpu_memory_utilization=0.85, enforce_eager=true,mode=half,"
+    read = {"tensor_parallel_size": 4, "gpu_memory_utilization": 0.85, "enforce_eager": True, "mode": "half"}
+    assert backend_args(text) == read

@@ -1,0 +1,39 @@
+"""Lines of a long measurement: on the disk at once, read again, and whole after a kill in the middle of one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from anchoreval.errors import RunError
+from anchoreval.records.kept import Kept, name_of
+
+
+def test_what_was_kept_is_there_again(tmp_path: Path) -> None:
+    kept = Kept(tmp_path / "new" / "kept.jsonl")
+    kept.add("a", [1.5, "ü"])
+    kept.add("b", None)
+    assert Kept(tmp_path / "new" / "kept.jsonl").lines == {"a": [1.5, "ü"], "b": None}
+
+
+@pytest.mark.parametrize("torn", [b'{"name": "c", "con', b"\xff\xfe", b"[" * 100_000, b"null", b'{"name": "c"}'])
+def test_a_torn_line_is_left_out_and_the_next_one_stands_alone(tmp_path: Path, torn: bytes) -> None:
+    file = tmp_path / "kept.jsonl"
+    Kept(file).add("a", 1)
+    with file.open("ab") as out:
+        out.write(torn)
+    again = Kept(file)
+    assert again.lines == {"a": 1}
+    again.add("b", 2)
+    assert Kept(file).lines == {"a": 1, "b": 2}
+
+
+def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot be written"):
+        Kept(tmp_path / "file" / "kept.jsonl").add("a", 1)
+
+
+def test_a_name_follows_from_the_facts_and_not_from_their_order() -> None:
+    assert name_of({"a": 1, "b": [2]}) == name_of({"b": [2], "a": 1}) != name_of({"a": 1, "b": [3]})

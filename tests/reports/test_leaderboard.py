@@ -1,0 +1,225 @@
+"""Declared boards: definitions, what is computed from the records, reported numbers, and that pages repeat."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pytest
+from test_board import ARMS, HOSTILE, LENGTHS, Folder, make_run
+
+from anchoreval.bench.board import measure
+from anchoreval.errors import CardError, RunError
+from anchoreval.records.folder import to_line
+from anchoreval.reports.board.cells import Mean
+from anchoreval.reports.board.columns import Row, columns_of
+from anchoreval.reports.board.declared import load_definition, write_leaderboard
+from anchoreval.reports.board.gather import NOWHERE, decile
+from anchoreval.reports.board.reported import load_reported
+from anchoreval.stats import paired
+
+BOARDS = Path(__file__).parents[2] / "leaderboards"
+GOOD: dict[str, Any] = {
+    "title": "t", "suites": ["ruler"], "baseline": "native",
+    "columns": ["by_length", "ruler_13", "difference", "verdict", "p_holm", "samples"],
+}  # fmt: skip
+
+
+def saved(run: Folder) -> Path:
+    """The run on disk."""
+    run.path.mkdir(parents=True)
+    (run.path / "header.json").write_text(json.dumps(run.header), "utf-8")
+    (run.path / "records.jsonl").write_bytes(b"".join(map(to_line, run.records)))
+    return run.path
+
+
+def declared(folder: Path, **changes: Any) -> Path:
+    path = folder / "mine.yaml"
+    path.write_text(json.dumps(GOOD | changes), "utf-8")
+    return path
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (json.dumps(GOOD | {"colums": []}), "colums"),
+        ("title: a\ntitle: b\n", "'title' is repeated"),
+        (json.dumps(GOOD | {"columns": ["longbench_average"]}), "unknown column 'longbench_average'"),
+        (json.dumps(GOOD | {"suites": ["rular"]}), "suites: unknown task 'rular'"),
+        (json.dumps(GOOD | {"arms": ["bf16"]}), "baseline: 'native' is not among the arms"),
+        (json.dumps(GOOD | {"order": ["-logprob"]}), "order: unknown column 'logprob'"),
+        (json.dumps(GOOD | {"lengths": [4096, 4096]}), "lengths: 4096 is there twice"),
+        (json.dumps(GOOD | {"reported": ["no.csv"]}), "no.csv: cannot be read"),
+        (json.dumps(GOOD | {"lengths": ["4k"]}), "lengths"),
+    ],
+)
+def test_a_bad_definition_is_one_line_that_names_file_and_key(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text, "utf-8")
+    with pytest.raises(CardError) as caught:
+        load_definition(path)
+    assert says in str(caught.value) and "bad.yaml" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_shipped_definitions_load() -> None:
+    names = {"long-context", "anchor-tiny", "smollm2-135m-q4"}
+    assert {load_definition(path).name for path in BOARDS.glob("*.yaml")} == names
+
+
+@pytest.mark.parametrize("name", ["anchor-tiny", "smollm2-135m-q4"])
+def test_the_committed_boards_are_those_of_the_committed_runs(name: str, tmp_path: Path) -> None:
+    shutil.copytree(BOARDS / "results" / name, tmp_path / "results" / name)  # boards link to runs as they lie to them
+    for made in write_leaderboard([tmp_path / "results" / name], BOARDS / f"{name}.yaml", tmp_path / "boards"):
+        assert made.read_bytes() == (BOARDS / "boards" / made.name).read_bytes(), "leaderboards/README.md says how"
+
+
+def test_cells_and_differences_are_those_of_the_records(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    found, _ = write_leaderboard([saved(run)], declared(tmp_path), tmp_path / "out")
+    rows = table(found)
+    expected = paired(run.records, "bf16-angle", "native")
+    for cell in expected.cells:
+        (row,) = [
+            r for r in rows
+            if (r["kind"], r["task"], r["length"], r["arm"]) == ("difference", cell.task, str(cell.length), cell.arm)
+            and r["baseline"] == "native"
+        ]  # fmt: skip
+        assert float(row["value"]) == pytest.approx(100 * (cell.difference or 0), abs=1e-3)
+        assert float(row["p"]) == pytest.approx(cell.p, rel=1e-4) and row["pairs"] == str(cell.pairs)
+    pooled = next(r for r in rows if r["column"] == "minus native" and r["arm"] == "bf16-angle")
+    assert float(pooled["value"]) == pytest.approx(100 * (expected.pooled.difference or 0), abs=1e-3)
+    scores = [r.score for r in run.records if (r.task, r.length, r.arm) == ("ruler/qa_1", 2048, "native")]
+    cell_row = next(
+        r for r in rows
+        if (r["kind"], r["task"], r["length"], r["arm"]) == ("cell", "ruler/qa_1", "2048", "native")
+    )  # fmt: skip
+    assert float(cell_row["value"]) == pytest.approx(100 * fmean(s for s in scores if s is not None), abs=1e-3)
+
+
+def test_depth_counts_only_samples_with_one_depth() -> None:
+    facts: list[Mapping[str, Any]] = [{"depths": [0.31]}, {"depth": 1.0}, {"depths": [0.1, 0.2]}, {}, {"depth": "x"}]
+    assert [decile(one) for one in facts] == [3, 9, NOWHERE, NOWHERE, NOWHERE]
+
+
+def test_arms_that_saw_other_prompts_and_repeated_samples_are_refused(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    lines = [to_line(record) for record in run.records]
+    path = saved(run)
+    other = json.loads(lines[0]) | {"prompt_sha256": "f" * 64}
+    (path / "records.jsonl").write_bytes(json.dumps(other).encode() + b"\n" + b"".join(lines[1:]))
+    with pytest.raises(RunError, match="1 samples had different prompts"):
+        write_leaderboard([path], declared(tmp_path), tmp_path / "out")
+    (path / "records.jsonl").write_bytes(b"".join([*lines, lines[0]]))
+    with pytest.raises(RunError, match="the same record as line 1"):
+        write_leaderboard([path], declared(tmp_path), tmp_path / "out")
+    again = json.loads(lines[0]) | {"key": "f" * 64}
+    (path / "records.jsonl").write_bytes(b"".join([*lines, json.dumps(again).encode() + b"\n"]))
+    with pytest.raises(RunError, match="two records of sample 0"):
+        write_leaderboard([path], declared(tmp_path), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_rendering_twice_gives_the_same_bytes_and_numbers_link_to_the_viewer(tmp_path: Path) -> None:
+    path = saved(make_run(tmp_path / "run"))
+    (path / "view").mkdir()
+    (path / "view" / "index.html").write_text("")
+    first = [one.read_bytes() for one in write_leaderboard([path], declared(tmp_path), tmp_path / "out")]
+    assert [one.read_bytes() for one in write_leaderboard([path], declared(tmp_path), tmp_path / "out")] == first
+    assert b'href="../run/view/index.html#length=2048&amp;arm=bf16-angle"' in first[1]
+
+
+def test_hostile_names_are_spelled_out_and_cut(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    spelled = HOSTILE[3].replace("\ud800", "")  # half a character is no name: the reader refuses it
+    names = dict(zip(ARMS[1:], (HOSTILE[1] + spelled, HOSTILE[5]), strict=True))
+    lines = [
+        to_line(r).replace(f'"{r.arm}"'.encode(), json.dumps(names.get(r.arm, r.arm)).encode()) for r in run.records
+    ]
+    path = saved(Folder(run.path, {**run.header, "model": {"name": HOSTILE[0] + HOSTILE[2]}}, ()))
+    (path / "records.jsonl").write_bytes(b"".join(lines))
+    _, page = write_leaderboard([path], declared(tmp_path), tmp_path / "out")
+    text = page.read_text("utf-8")
+    assert text.count("<script") == text.count("</script>") == 3  # two data blocks and the page's own
+    assert "<img" not in text and "⟨U+202E⟩" in text and len(text) < 1_000_000
+
+
+def test_reported_numbers_never_enter_what_was_measured(tmp_path: Path) -> None:
+    path = saved(make_run(tmp_path / "run"))
+    reported = str(BOARDS / "reported" / "wang2024-ruler-llama2.csv")
+    bare = table(write_leaderboard([path], declared(tmp_path), tmp_path / "a")[0])
+    found, page = write_leaderboard([path], declared(tmp_path, reported=[reported]), tmp_path / "a")
+    rows = table(found)
+    assert [row for row in rows if row["kind"] != "reported"] == bare
+    marked = [row for row in rows if row["kind"] == "reported"]
+    assert len(marked) == 101 and all("T5" in row["source"] for row in marked)
+    measured, apart = page.read_text("utf-8").split('id="reported"')
+    assert "SlimPajama" not in measured and apart.count("UpSampledMix-128K") >= 5
+
+
+def test_reported_averages_agree_with_the_notes_on_the_paper(shared: Path) -> None:
+    """The mean gains over lengths that the notes print, recomputed from the committed numbers."""
+    notes = (shared / "reference" / "paper.md").read_text("utf-8")
+    llama2 = load_reported(BOARDS / "reported" / "wang2024-ruler-llama2.csv").rows
+    corpora = ("SlimPajama-64K", "SlimPajama-128K", "UpSampledMix-128K")
+
+    def gain(rows: Any, model: str, corpus: str, method: str, base: str) -> float:
+        a, b = rows[model, corpus, method], rows[model, corpus, base]
+        return fmean(float(a[name][0].value) - float(b[name][0].value) for name in a)
+
+    for words, method, base in (
+        ("Anchor - Full", "anchor", "full attention"),
+        ("Anchor - IntraDoc", "anchor", "intra-document"),
+        ("Anchor - Reset", "anchor", "intra-document + reset"),
+        ("Reset - IntraDoc", "intra-document + reset", "intra-document"),
+        ("Tag - Anchor", "anchor + tag", "anchor"),
+    ):
+        printed = re.search(rf"{words} ([+-][\d.]+) / ([+-][\d.]+) / ([+-]\d+\.\d+)", notes)
+        assert printed, words
+        for corpus, value in zip(corpora, printed.groups(), strict=True):
+            assert gain(llama2, "LLaMA-2-7B", corpus, method, base) == pytest.approx(float(value), abs=0.0051)
+    others = load_reported(BOARDS / "reported" / "wang2024-ruler-models.csv").rows
+    models = ("LLaMA-3-8B", "Mistral-7B-v0.3", "Qwen-1.5-1.8B")
+    gains = [gain(others, model, "not stated", "anchor", "full attention") for model in models]
+    assert [f"{value:+.1f}" for value in gains] == ["+9.2", "+8.3", "+1.4"] and "+9.2, +8.3, +1.4" in notes
+
+
+def test_every_reported_number_stands_in_the_notes_in_the_order_of_its_row(shared: Path) -> None:
+    notes = (shared / "reference" / "paper.md").read_text("utf-8").split("## 4. Results")[1].split("### 4.4")[0]
+    cells = [re.findall(r"\d+\.\d\d\b", line) for line in notes.splitlines() if line.startswith("|")]
+    for path in (BOARDS / "reported").glob("*.csv"):
+        for row in load_reported(path).rows.values():
+            printed = [number.value for numbers in row.values() for number in numbers]
+            assert any(sorted(printed) == sorted(line) for line in cells), (path.name, printed)
+            by_length = [name for name in row if name.isdigit()]
+            assert not by_length or (printed in cells and by_length == sorted(by_length, key=int, reverse=True))
+
+
+def test_the_bench_builds_a_board_of_generated_runs() -> None:
+    cost = measure(2, 60)
+    assert cost.seconds > 0 and cost.peak < 2e9 and cost.html > 10_000
+    assert str(cost).startswith("2 runs, 120 records: ") and LENGTHS
+
+
+def test_a_mean_without_the_lost_is_shown_and_ranked_by_the_mean_with_them_as_wrong() -> None:
+    whole = Mean(0, 10, 10, 0.5, 0.2, 0.8, None)
+    short = Mean(0, 10, 5, 0.8, 0.4, 0.9, None, {"answered": 5, "refused": 5})
+    values = {
+        name: columns_of(Row("fp32", ("ruler/vt",), (512,), {("ruler/vt", 512): mean}, None, "native"), ["by_length"])[
+            0
+        ]
+        for name, mean in (("whole", whole), ("short", short))
+    }
+    assert (values["whole"].text, values["whole"].key, values["whole"].bound) == ("50.0", 50.0, "")
+    assert (values["short"].text, values["short"].bound) == ("80.0*", "40.0 as wrong")
+    assert values["short"].key == pytest.approx(40.0) and values["short"].mean == pytest.approx(80.0)
