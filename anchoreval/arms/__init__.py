@@ -1,1 +1,1 @@
-"""The variables under study: RoPE precision, and the attention kernel that it needs."""
+"""What is computed: RoPE precision, positions, attention patterns and kernels, and how they act on a model."""

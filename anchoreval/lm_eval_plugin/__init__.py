@@ -1,4 +1,4 @@
-"""Our backends as models, and our cards as tasks, of lm-evaluation-harness: the only place that knows lm-eval.
+"""Our backends as models, and our cards as tasks, of lm-evaluation-harness.
 
 Releases that load entry points find the models by themselves; 0.4.13 loads none, so `anchoreval lm-eval` registers
 them, and in Python `register` does.

@@ -1,10 +1,9 @@
 """Runs -> tables people read: text for the terminal, board.csv, and board.html, one self-contained page.
 
-view   what a board shows of one run: cells, differences, averages, provenance
-words  numbers and differences as short English
-text   the result table on stdout
-sheet  board.csv
-page   board.html (imports jinja2)
+view      what a board shows of one run: cells, differences, averages, provenance
+run_csv   board.csv of runs
+run_page  board.html of runs (imports jinja2)
+declared  boards that a definition in YAML declares
 """
 
 from __future__ import annotations
