@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from contextlib import AbstractContextManager
 from importlib import metadata
@@ -143,7 +144,7 @@ def _tokenizer(name: str) -> TextTokenizer:
     from anchoreval.model import folder_of
     from anchoreval.tokenizer import load_tokenizer
 
-    if Path(name).expanduser().exists():
+    if Path(name).expanduser().is_file():
         return load_tokenizer(name)
     return load_tokenizer(folder_of(find_model(name)[1].checkpoint, weights=False))
 
@@ -193,10 +194,10 @@ def show(options: argparse.Namespace) -> int:
     """`anchoreval show`: one prompt, made again from its id."""
     from anchoreval.runs.loop import samples_of
 
-    address, at, rest = options.sample.partition("@")
-    length, mark, index = rest.partition("#")
-    if not (at and mark and length.isdigit() and index.isdigit()):
+    match = re.fullmatch(r"(.+)@(\d{1,8})#(\d{1,8})", options.sample)
+    if match is None:
         raise AnchorEvalError(f"{options.sample!r} is no sample id: SUITE/TASK@LENGTH#INDEX, e.g. ruler/qa_1@4096#3")
+    address, length, index = match.groups()
     plan = _plan(options, address, int(index) + 1)
     if address not in plan.single:
         raise AnchorEvalError(f"{address!r} is a set of tasks: name one of them")

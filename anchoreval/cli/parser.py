@@ -232,7 +232,9 @@ def _probe(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="query rows measured of a longer text (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=42, help="seed of the generated prose (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=flags.seed, default=42, help="seed of the generated prose (default: %(default)s)"
+    )
     parser.add_argument(
         "--random-init", action="store_true", help="add random weights also for a model over 100 million parameters"
     )
@@ -342,6 +344,9 @@ def _done(arguments: Sequence[str] | None) -> int:
     except OSError as error:
         console.note(f"anchoreval: {error}")
         return 1 if _is_broken(error) else 2
+    except MemoryError as error:
+        console.note(f"anchoreval: there is not enough memory{f': {error}' * bool(str(error))}")
+        return 1
 
 
 def _line(error: AnchorEvalError) -> str:

@@ -20,13 +20,13 @@ from typing import Any
 
 from anchoreval.errors import RunError
 from anchoreval.files import clear_parts, write_errors, write_whole
+from anchoreval.files.strict_json import parse
 from anchoreval.records.header_shape import problem_of
 from anchoreval.records.kept import Kept
 from anchoreval.records.line import checked, record_of, unanswered
 from anchoreval.records.line import from_line as from_line
 from anchoreval.records.line import to_line as to_line
 from anchoreval.records.plain_files import MOST_BYTES, content_of, opened, there
-from anchoreval.records.strict_json import parse
 from anchoreval.schema import SCORED, Json, Record
 
 SCHEMA = 2  # of runs that are written
@@ -207,8 +207,14 @@ class RunFolder:
         self.firsts = Kept()
 
     def __enter__(self) -> RunFolder:
+        if problem := problem_of(json.loads(json.dumps(self._header))):  # nobody could read it
+            raise RunError(f"{self.path}: what is asked for has no place in {HEADER}: {problem}")
+        for place in (self.path, self.path.parent):  # of the run and of its model, which boards do not follow
+            if place.is_symlink():
+                raise RunError(f"{place} is a link: name the folder that it leads to as --output, or move it away")
         with write_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
+        with write_errors(self.path / LOCK):
             self._lock = os.open(self.path / LOCK, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o644)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -221,10 +227,8 @@ class RunFolder:
             for name in (HEADER, RECORDS):
                 clear_parts(self.path / name)
             self._resume()
-            if (self.path / FIRSTS).is_symlink():
-                raise RunError(f"{self.path / FIRSTS} is a link: delete it")
             self.firsts = Kept(self.path / FIRSTS)
-            with write_errors(self.path):
+            with write_errors(self.path / RECORDS):
                 self._file = os.open(self.path / RECORDS, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW, 0o644)
         except BaseException:
             os.close(self._lock)

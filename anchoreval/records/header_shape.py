@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from anchoreval.records.line import LONGEST
-from anchoreval.records.strict_json import (
+from anchoreval.files.strict_json import (
     FLAG,
     OBJECT,
     TEXT,
@@ -20,6 +19,7 @@ from anchoreval.records.strict_json import (
     unpaired,
     whole,
 )
+from anchoreval.records.line import LONGEST
 from anchoreval.schema import Json
 
 MOST = 10**8  # samples of a cell

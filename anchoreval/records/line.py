@@ -9,7 +9,7 @@ from functools import cache
 from operator import itemgetter
 from typing import Any, get_args
 
-from anchoreval.records.strict_json import (
+from anchoreval.files.strict_json import (
     FLAG,
     LARGEST,
     OBJECT,

@@ -27,7 +27,7 @@ from anchoreval.diagnostics.probe.plots import Axis, Curve, Powers, chart, decad
 from anchoreval.diagnostics.probe.reading import number, reading, slope
 from anchoreval.diagnostics.probe.sheet import MEASURES, Row, Setting
 from anchoreval.diagnostics.probe.study import bins, isolated, parse_rungs, read_texts
-from anchoreval.errors import LengthError, RunError, SourceError, UnknownName
+from anchoreval.errors import LengthError, SourceError, UnknownName
 from anchoreval.tokenizer import load_tokenizer
 from tests.conftest import REPOSITORY
 
@@ -294,7 +294,7 @@ def test_lines_of_plain_json_are_read_as_those_that_are_packed() -> None:
     ]
     assert unpacked(plain) == unpacked(packed(parts)) == parts
     for wrong in ("no base85 \x00", packed(parts)[:-9], [["end-to-end"]], 7):
-        with pytest.raises(RunError, match="kept line"):
+        with pytest.raises(ValueError, match="expected"):
             unpacked(wrong)
 
 
@@ -369,3 +369,13 @@ def test_the_number_of_texts_may_depend_on_the_length(checkpoint: Path) -> None:
     assert {row.setting.length for row in found.totals(against="shift", shift=20)} == {32}
     with pytest.raises(LengthError, match="--curve-length 64"):
         probe(str(checkpoint), [16, 32], curve_length=64)
+
+
+def test_kept_parts_come_back_and_what_is_none_of_them_is_refused() -> None:
+    part = Part("one-layer", "oracle", 0, 16, "all", "all", "all", {MEASURES[0]: 0.5})
+    assert unpacked(packed([part])) == [part]
+    row = ["one-layer", "oracle", 0, 16, "all", "all", "all", [0.5, *[None] * (len(MEASURES) - 1)]]
+    place = [*row[:2], "16", *row[3:]]
+    for wrong in (None, {}, [[]], ["x"], [row[:-1]], [["other", *row[1:]]], [place], [[*row[:-1], [1.0]]]):
+        with pytest.raises(ValueError, match="expected"):
+            unpacked(wrong)

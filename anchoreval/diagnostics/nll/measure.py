@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -159,13 +160,14 @@ def measure(
     numbers |= {"anchor": anchor} if anchor != "auto" else {}
     asked = {**_asked(name, texts, chosen), "lengths": lengths, **numbers}
     place = _folder(Path(output), asked)
+    kept = Kept(place / LOSSES)
     options = {"device": device, "chunk_tokens": chunk_tokens, "trust_remote_code": trust_remote_code}
     with work(watch, 0, f"opening {name}"):
         backend = _open(card.checkpoint, dtype or card.dtype, kernel, chosen, options)
     try:
         for line in notices(backend.describe()):
             tell(line)
-        losses, applied = _losses(backend, cut, chosen, Kept(place / LOSSES), watch)
+        losses, applied = _losses(backend, cut, chosen, kept, watch)
         facts = {"asked": asked, "applied": applied, "engine": backend.describe()}
     finally:
         backend.close()
@@ -340,13 +342,17 @@ def _of_windows(backend: HfBackend, windows: Windows, arm: Arm, kept: Kept, prog
     chunk_tokens, weights = backend.limits.chunk_tokens, backend.describe()["weights_sha256"]
     for ids in windows.ids:
         name = name_of({"weights": weights, "arm": arm.asked(), "chunk_tokens": chunk_tokens, "ids": list(ids)})
-        if name not in kept.lines:
+        losses = kept.read(name, partial(unpacked, count=len(ids) - 1))
+        if losses is not None:
+            progress.had(1)
+        else:
             try:
                 kept.add(name, packed(token_losses(network, ids, positions_L, chunk_tokens).numpy()))
             except ModelError as error:
                 raise ModelError(f"arm {arm.name!r}, {windows.length} tokens: {error}") from error
-        yield unpacked(kept.lines[name])
-        progress(1)
+            losses = unpacked(kept.lines[name], len(ids) - 1)
+            progress(1)
+        yield losses
 
 
 def packed(losses: NDArray[np.float64]) -> str:
@@ -354,17 +360,22 @@ def packed(losses: NDArray[np.float64]) -> str:
     return base64.b64encode(losses.astype("<f4").tobytes()).decode()
 
 
-def unpacked(text: str) -> NDArray[np.float64]:
-    """The losses that `packed` wrote."""
+def unpacked(text: Json, count: int) -> NDArray[np.float64]:
+    """The losses that `packed` wrote; ValueError for what is not `count` of them."""
     import numpy as np
 
-    return np.frombuffer(base64.b64decode(text), "<f4").astype(np.float64)
+    if not isinstance(text, str):
+        raise ValueError("no text")
+    losses = np.frombuffer(base64.b64decode(text, validate=True), "<f4").astype(np.float64)
+    if len(losses) != count or not np.isfinite(losses).all():
+        raise ValueError(f"not {count} finite losses")
+    return losses
 
 
 def _folder(place: Path, asked: dict[str, Json]) -> Path:
     """The folder, made; RunError where results of other settings lie in it."""
+    from anchoreval.files.strict_json import parse
     from anchoreval.records.plain_files import content_of, there
-    from anchoreval.records.strict_json import parse
 
     header = place / HEADER
     try:

@@ -204,12 +204,13 @@ class _Bench:
                 text = _Text(network, one, self.settings, with_heads=at == 0)
                 for rung in rungs:
                     name = name_of(self._named(computed, randomised, rung, one, at == 0))
-                    if name in self.kept.lines:
+                    parts = self.kept.read(name, unpacked)
+                    if parts is not None:
                         self.progress.had(1)
                     else:
                         self.kept.add(name, packed(text.measure(rung.level, modes)))
+                        parts = unpacked(self.kept.lines[name])
                         self.progress(1)
-                    parts = unpacked(self.kept.lines[name])
                     self.measured.append(Measured(computed, rung, length, len(text.rows), at, parts))
 
     def _named(self, computed: str, randomised: bool, rung: Rung, ids: list[int], heads: bool) -> dict[str, Any]:

@@ -6,6 +6,7 @@ A half-written file is named after the process that writes it, and deleted once 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -60,7 +61,8 @@ def write_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
+        why = "it is a link: delete it" if error.errno == errno.ELOOP and path.is_symlink() else error.strerror
+        raise RunError(f"cannot write {path}: {why or error}") from error
 
 
 def _alive(process: int) -> bool:
