@@ -28,7 +28,9 @@ def read_yaml(path: Path) -> Any:
         raise CardError(f"{path}:{line}: {one_line(str(error.problem))}") from None
     except yaml.reader.ReaderError as error:
         raise CardError(f"{path}: cannot be read: U+{int(error.character):04X} is no character of YAML") from None
-    except (OSError, ValueError, RecursionError, MemoryError, yaml.YAMLError) as error:
+    except CardError:
+        raise
+    except Exception as error:  # whatever YAML's own code makes of a value that is not of its tag
         raise CardError(f"{path}: cannot be read: {one_line(str(error) or type(error).__name__)}") from error
 
 
@@ -80,7 +82,7 @@ class _Bounded(yaml.SafeLoader):
         """The value of a node; an error with its line where it is none of a card."""
         try:
             value = super().construct_object(node, deep)
-        except (ValueError, KeyError, AttributeError, OverflowError) as error:
+        except (ValueError, LookupError, AttributeError, OverflowError) as error:
             what = f"{str(node.value)[:40]!r} is no {node.tag.rpartition(':')[2]}"
             raise yaml.constructor.ConstructorError(None, None, what, node.start_mark) from error
         if isinstance(value, str) and not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
@@ -92,6 +94,8 @@ class _Bounded(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """The entries; an error for a key that is no text, number or the like, or that is there twice."""
+        if not isinstance(node, yaml.MappingNode):
+            raise yaml.constructor.ConstructorError(None, None, "no mapping, though its tag says so", node.start_mark)
         seen: set[str] = set()
         for key_node, _ in node.value:
             if not isinstance(key_node, yaml.ScalarNode):

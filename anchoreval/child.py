@@ -105,7 +105,7 @@ class Child:
             return {"error": f"it takes longer than {_PATIENCE_S} s", "died": True}
         if code == -signal.SIGALRM:
             return {"error": f"it takes longer than {job.get('seconds')} s", "died": True}
-        if "MemoryError" in said or code == -signal.SIGKILL:
+        if "MemoryError" in said or "memory allocation of" in said or code == -signal.SIGKILL:
             return {"error": f"it takes more than {job.get('megabytes')} MB", "died": True}
         lines = said.strip().splitlines() or [f"exit code {code}"]
         if "No module named 'transformers'" in lines[-1] or "No module named 'jinja2'" in lines[-1]:

@@ -342,6 +342,9 @@ def _done(arguments: Sequence[str] | None) -> int:
     except OSError as error:
         console.note(f"anchoreval: {error}")
         return 1 if _is_broken(error) else 2
+    except MemoryError as error:
+        console.note(f"anchoreval: there is not enough memory{f': {error}' * bool(str(error))}")
+        return 1
 
 
 def _line(error: AnchorEvalError) -> str:

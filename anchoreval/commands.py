@@ -142,7 +142,7 @@ def _tokenizer(name: str) -> TextTokenizer:
     from anchoreval.cards import find_model
     from anchoreval.tokenizer import load_tokenizer
 
-    if Path(name).expanduser().exists():
+    if Path(name).expanduser().is_file():
         return load_tokenizer(name)
     return load_tokenizer(folder_of(find_model(name)[1].checkpoint, weights=False))
 

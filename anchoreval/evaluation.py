@@ -391,9 +391,9 @@ def stated_length(folder: Path) -> int | None:
     """Positions that config.json states, None where it states none or where there is no such file."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    stated = config.get("text_config", config).get("max_position_embeddings")
+    stated = (config.get("text_config") or config).get("max_position_embeddings")
     return stated if isinstance(stated, int) else None
 
 

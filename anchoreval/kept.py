@@ -5,12 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from anchoreval.errors import RunError
+from anchoreval.plain_files import MOST_BYTES, opened, there
 from anchoreval.schema import Json
+from anchoreval.strict_json import parse
+
+Content = TypeVar("Content")
 
 
 def name_of(facts: Json) -> str:
@@ -29,9 +34,18 @@ class Kept:
     lines: dict[str, Json] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Read what the file has; RunError where it cannot be read."""
-        if self.file and self.file.is_file():
+        """Read what the file has; RunError where it cannot be read, or is a link or no file."""
+        if self.file and self.file.is_symlink():
+            raise RunError(f"{self.file} is a link: delete it")
+        if self.file and there(self.file):
             self.lines.update(_read(self.file))
+
+    def read(self, name: str, content: Callable[[Json], Content]) -> Content | None:
+        """Return what `content` makes of a line; None where there is none, or one of which it raises ValueError."""
+        try:
+            return content(self.lines[name])
+        except (LookupError, ValueError):
+            return None
 
     def add(self, name: str, content: Json) -> None:
         """Keep a line, on the disk before this returns; RunError where it cannot be written."""
@@ -60,12 +74,12 @@ def _ends_whole(file: Path) -> bool:
 
 def _read(file: Path) -> Iterator[tuple[str, Json]]:
     try:
-        with file.open("rb") as lines:
-            for line in lines:
+        with opened(file) as lines:
+            while line := lines.readline(MOST_BYTES + 1):
                 try:
-                    entry = json.loads(line)
+                    entry = parse(line)
                     yield str(entry["name"]), entry["content"]
-                except (ValueError, LookupError, TypeError, RecursionError):
+                except (ValueError, LookupError, TypeError):
                     continue
     except OSError as error:
         raise RunError(f"{file}: cannot be read: {error.strerror or error}") from error

@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -157,13 +158,14 @@ def measure(
     numbers |= {"anchor": anchor} if anchor != "auto" else {}
     asked = {**_asked(name, texts, chosen), "lengths": lengths, **numbers}
     place = _folder(Path(output), asked)
+    kept = Kept(place / LOSSES)
     options = {"device": device, "chunk_tokens": chunk_tokens, "trust_remote_code": trust_remote_code}
     with work(watch, 0, f"opening {name}"):
         backend = _open(card.checkpoint, dtype or card.dtype, kernel, chosen, options)
     try:
         for line in notices(backend.describe()):
             tell(line)
-        losses, applied = _losses(backend, cut, chosen, Kept(place / LOSSES), watch)
+        losses, applied = _losses(backend, cut, chosen, kept, watch)
         facts = {"asked": asked, "applied": applied, "engine": backend.describe()}
     finally:
         backend.close()
@@ -322,9 +324,7 @@ def _losses(
     return [Losses(own.length, by_arm, own.text_of) for own, by_arm in zip(cut, found, strict=True)], applied
 
 
-def _of_windows(
-    backend: HfBackend, windows: Windows, arm: Arm, kept: Kept, progress: Progress
-) -> Iterator[Any]:
+def _of_windows(backend: HfBackend, windows: Windows, arm: Arm, kept: Kept, progress: Progress) -> Iterator[Any]:
     """Losses [L - 1] of each window in float64; those that are kept are not computed again."""
     import torch
 
@@ -339,13 +339,17 @@ def _of_windows(
     chunk_tokens, weights = backend.limits.chunk_tokens, backend.describe()["weights_sha256"]
     for ids in windows.ids:
         name = name_of({"weights": weights, "arm": arm.asked(), "chunk_tokens": chunk_tokens, "ids": list(ids)})
-        if name not in kept.lines:
+        losses = kept.read(name, partial(unpacked, count=len(ids) - 1))
+        if losses is not None:
+            progress.had(1)
+        else:
             try:
                 kept.add(name, packed(token_losses(network, ids, positions_L, chunk_tokens).numpy()))
             except ModelError as error:
                 raise ModelError(f"arm {arm.name!r}, {windows.length} tokens: {error}") from error
-        yield unpacked(kept.lines[name])
-        progress(1)
+            losses = unpacked(kept.lines[name], len(ids) - 1)
+            progress(1)
+        yield losses
 
 
 def packed(losses: NDArray[np.float64]) -> str:
@@ -353,11 +357,16 @@ def packed(losses: NDArray[np.float64]) -> str:
     return base64.b64encode(losses.astype("<f4").tobytes()).decode()
 
 
-def unpacked(text: str) -> NDArray[np.float64]:
-    """The losses that `packed` wrote."""
+def unpacked(text: Json, count: int) -> NDArray[np.float64]:
+    """The losses that `packed` wrote; ValueError for what is not `count` of them."""
     import numpy as np
 
-    return np.frombuffer(base64.b64decode(text), "<f4").astype(np.float64)
+    if not isinstance(text, str):
+        raise ValueError("no text")
+    losses = np.frombuffer(base64.b64decode(text, validate=True), "<f4").astype(np.float64)
+    if len(losses) != count or not np.isfinite(losses).all():
+        raise ValueError(f"not {count} finite losses")
+    return losses
 
 
 def _folder(place: Path, asked: dict[str, Json]) -> Path:

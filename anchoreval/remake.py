@@ -297,7 +297,7 @@ def _tokenizer(run: Run, header: HeaderParts, given: str | Path | None) -> TextT
 
 def _given(given: str | Path) -> TextTokenizer:
     """The tokenizer that the user names: a file, a folder, a card, or an id of the hub, which is fetched from there."""
-    if Path(given).expanduser().exists():
+    if Path(given).expanduser().is_file():
         return load_tokenizer(given)
     return load_tokenizer(folder_of(find_model(str(given))[1].checkpoint, weights=False))
 

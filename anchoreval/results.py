@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import hashlib
 import json
@@ -207,8 +208,12 @@ class RunFolder:
         self.firsts = Kept()
 
     def __enter__(self) -> RunFolder:
+        for place in (self.path, self.path.parent):  # of the run and of its model, which boards do not follow
+            if place.is_symlink():
+                raise RunError(f"{place} is a link: name the folder that it leads to as --output, or move it away")
         with _named(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
+        with _named(self.path / LOCK):
             self._lock = os.open(self.path / LOCK, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o644)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -221,10 +226,8 @@ class RunFolder:
             for name in (HEADER, RECORDS):
                 clear_parts(self.path / name)
             self._resume()
-            if (self.path / FIRSTS).is_symlink():
-                raise RunError(f"{self.path / FIRSTS} is a link: delete it")
             self.firsts = Kept(self.path / FIRSTS)
-            with _named(self.path):
+            with _named(self.path / RECORDS):
                 self._file = os.open(self.path / RECORDS, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW, 0o644)
         except BaseException:
             os.close(self._lock)
@@ -468,4 +471,5 @@ def _named(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
+        why = "it is a link: delete it" if error.errno == errno.ELOOP and path.is_symlink() else error.strerror
+        raise RunError(f"cannot write {path}: {why or error}") from error

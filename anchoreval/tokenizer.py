@@ -51,19 +51,23 @@ class TextTokenizer:
 
     def count(self, text: str) -> int:
         """Tokens of `text`, no special tokens added."""
-        return len(self._inner.encode_batch_fast([text], add_special_tokens=False)[0])
+        with _Panics(self.name):
+            return len(self._inner.encode_batch_fast([text], add_special_tokens=False)[0])
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         """Character span (start, end) of every token of `text`, no special tokens added."""
-        return list(self._inner.encode(text, add_special_tokens=False).offsets)
+        with _Panics(self.name):
+            return list(self._inner.encode(text, add_special_tokens=False).offsets)
 
     def encode(self, text: str, special_tokens: bool = False) -> list[int]:
         """Token ids of `text`; with `special_tokens`, what the checkpoint itself puts around a text."""
-        return list(self._inner.encode(text, add_special_tokens=special_tokens).ids)
+        with _Panics(self.name):
+            return list(self._inner.encode(text, add_special_tokens=special_tokens).ids)
 
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
         """The text of `ids`; without blanks before punctuation where the configuration has them cleaned up."""
-        text = str(self._inner.decode(ids, skip_special_tokens=skip_special_tokens))
+        with _Panics(self.name):
+            text = str(self._inner.decode(ids, skip_special_tokens=skip_special_tokens))
         if self._cleans:
             for old, new in _CLEANED:
                 text = text.replace(old, new)
@@ -141,6 +145,22 @@ _CLEANED = (
     (" ' ", "'"),
     *((f" {end}", end) for end in ("n't", "'m", "'s", "'ve", "'re")),
 )
+
+
+class _Panics:
+    """Raises a panic of the library, which is no Exception, as ModelError that names the tokenizer."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if kind is not None and kind.__name__ == "PanicException":
+            said = " ".join(str(error).split())[:200]
+            raise ModelError(f"the tokenizer of {self.name} cannot read a text: {said}") from error
 
 
 def load_tokenizer(path: str | Path) -> TextTokenizer:

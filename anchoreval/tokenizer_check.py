@@ -41,6 +41,7 @@ ORDINARY = "\n".join(
 #: Text that is rare; where it alone differs the rules of tokenizer.json hold, and it is said.
 RARE = "１２３ ٣٤ ½ ² a  7 x   1999 cafe\u0301 ﬁ İstanbul ไทย हिन्दी 👩\u200d👩\u200d👧 🇩🇪 « » \u00a0nb\u200bz\u3000w"
 PROBES = (ORDINARY, RARE)
+_SECONDS, _MEGABYTES = 60, 4096  # to read the files and two pages of text; the largest vocabularies take 3 s, 1 GB
 _MOST = 2000  # special tokens in the second probe
 _OF_CONFIG = ("model_type", "tokenizer_class", "model_name", "_name_or_path", "transformers_version", "auto_map")
 
@@ -79,7 +80,10 @@ def compared(own: Compared, inner: tokenizers.Tokenizer, file: Path) -> Reading:
     if not any((folder / name).is_file() for name in (*FILES, "config.json")):
         return Reading(untried="tokenizer.json stands alone")
     texts = [ORDINARY, _with_special(inner), RARE]
-    answer = kept_answer({"do": "read", "folder": str(folder), "texts": texts}, _facts(file, texts))
+    job = {"do": "read", "folder": str(folder), "texts": texts, "seconds": _SECONDS, "megabytes": _MEGABYTES}
+    answer = kept_answer(job, _facts(file, texts))
+    if "died" in answer:  # so would this process
+        raise ModelError(f"{folder}: its tokenizer cannot read a page of text: {answer['error'][:300]}")
     if "error" in answer:
         return Reading(untried=str(answer["error"]))
     answer = answer | {"texts": texts}

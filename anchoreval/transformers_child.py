@@ -17,7 +17,7 @@ from typing import Any
 #: The date that `strftime_now` of a chat template gives: prompts are the same on every day.
 TODAY = datetime.datetime(2025, 1, 1)
 _limited: list[int] = []  # the bytes that this process may have, once it is limited
-_LONGEST = 1_000_000  # characters that a template may write around a turn
+_LONGEST = 200_000  # characters that a template may write around a turn; prompts are counted with them
 
 
 class FixedDate(datetime.datetime):
@@ -59,6 +59,8 @@ def render(job: dict[str, Any]) -> dict[str, Any]:
     longest, given = max(map(len, texts)), len(json.dumps(job["chats"]))
     if longest > _LONGEST + 4 * given:
         return {"error": f"it writes {longest:,} characters around a turn"}
+    if any("\ud800" <= char <= "\udfff" for text in texts if not text.isascii() for char in text):
+        return {"error": "it writes half a character"}
     return {"texts": texts}
 
 
@@ -66,6 +68,7 @@ def read(job: dict[str, Any]) -> dict[str, Any]:
     """Return the special tokens and the token ids of `texts` as AutoTokenizer of the folder gives them."""
     from transformers import AutoTokenizer
 
+    _limit(job["seconds"], job["megabytes"])
     try:
         tokenizer = AutoTokenizer.from_pretrained(job["folder"], trust_remote_code=False)
         ids = [list(tokenizer.encode(text, add_special_tokens=False)) for text in job["texts"]]
@@ -73,6 +76,8 @@ def read(job: dict[str, Any]) -> dict[str, Any]:
         tokens = [tokenizer.convert_ids_to_tokens(each) for each in ids]
     except Exception as error:  # a class that needs another package, or code of the checkpoint
         return {"error": f"{type(error).__name__}: {str(error).strip().splitlines()[:1]}"}
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
     named = {name: str(text) for name, text in tokenizer.special_tokens_map.items()}
     return {"class": type(tokenizer).__name__, "special": named, "ids": ids, "tokens": tokens, "decoded": decoded}
 

@@ -14,6 +14,7 @@ from typing import Any
 from anchoreval.backends.hashes import sha256_of
 from anchoreval.errors import ModelError
 from anchoreval.schema import Json
+from anchoreval.strict_json import OBJECT, Shape, either, list_of, number, object_of, or_null, whole
 
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 #: Files that a tokenizer is read from, ours or that of transformers.
@@ -25,9 +26,22 @@ _OF_TEMPLATES = ("chat_template.jinja", "chat_template.json", "additional_chat_t
 _OF_LOADERS = ("generation_config.json", ADAPTER)
 #: Ends of the names of files that anything is read from.
 _READ = (".json", ".jinja", ".safetensors", ".model", ".txt", ".py")
+_TEXTS = (".json", ".jinja")
 _LOADERS = ("hf", "vllm")  # engines that load the checkpoint itself
 
 
+_IDS = or_null(either(list_of(whole(-1, 2**31)), whole(-1, 2**31)))
+_STATED: dict[str, Shape] = {
+    "max_position_embeddings": or_null(number(1, 2**31)), "num_hidden_layers": or_null(number(0, 10_000)),
+    "eos_token_id": _IDS,
+}  # fmt: skip
+#: What is read of files that are otherwise the library's business, and what would build a model without end.
+_SHAPES: dict[str, Shape] = {
+    "config.json": object_of(
+        {}, {**_STATED, "text_config": or_null(object_of({}, _STATED)), "auto_map": or_null(OBJECT)}
+    ),
+    "generation_config.json": object_of({}, {"eos_token_id": _IDS}),
+}
 _SHARD = re.compile(r"[\w-][\w.+@=-]*\.safetensors", re.ASCII)
 _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 
@@ -61,8 +75,17 @@ def folder_of(model: str, weights: bool = True, download: bool = True) -> Path:
     except (OSError, RuntimeError, ValueError):  # too long, a user that is not there, a NUL
         folder = None
     folder = folder or _download(model, weights, download)
-    _require_inside(folder)
+    require_sound(folder)
     return folder
+
+
+def require_sound(folder: Path) -> None:
+    """Raise `ModelError` for files of a checkpoint that are none or lie elsewhere, and for sizes that no model has."""
+    _require_inside(folder)
+    for name, shape in _SHAPES.items():
+        path = folder / name
+        if path.is_file() and (wrong := shape(_json(path))) is not None:
+            raise ModelError(f"{path}: {wrong}")
 
 
 def _require_inside(folder: Path) -> None:
@@ -79,6 +102,8 @@ def _require_inside(folder: Path) -> None:
             real = path.resolve()
             if path.is_symlink() and not (real.is_relative_to(root) or real.is_relative_to(blobs)):
                 raise ModelError(f"{path} is a link out of its folder, to {real}: put a copy there")
+            if path.suffix in _TEXTS and not path.is_file():  # weights may be missing where none are read
+                raise ModelError(f"{path} is no file: put the file there, or move it away")
     except (OSError, RuntimeError) as error:  # links in a circle, or no right to look
         raise ModelError(f"{folder} cannot be read: {error}") from error
 

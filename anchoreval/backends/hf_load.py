@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, cache_utils
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
@@ -140,9 +139,9 @@ def load(
             model, loaded = _read(checkpoint.folder, dtype, WHOLE, trust_remote_code)
         network = StockNetwork(_own_memory(model.to(place).eval()), place)
         network.kernel_why = _whole_attention(network, kernel, checkpoint.folder) or why
-    except SafetensorError as error:
-        raise ModelError(_why(checkpoint.folder, kernel, str(error))) from error
-    except _LOADING as error:
+    except ModelError:
+        raise
+    except Exception as error:  # whatever transformers and modelling code raise over files of a stranger
         raise ModelError(_why(checkpoint.folder, kernel, str(error) or type(error).__name__)) from error
     if missing := sorted(loaded["missing_keys"]):
         raise ModelError(f"{checkpoint.folder} lacks {len(missing)} weights that the model has: {missing[0]}, ...")
@@ -150,12 +149,6 @@ def load(
     if network.unused.refused and unused == "refuse":
         raise ModelError(network.unused.refusal(checkpoint.folder, type(network.model).__name__))
     return network
-
-
-#: What transformers and modelling code raise over files and configurations that they cannot make a model of.
-_LOADING = (
-    ValueError, OSError, ImportError, LookupError, RuntimeError, AttributeError, TypeError, AssertionError,
-)  # fmt: skip
 
 
 def _read(folder: Path, dtype: str, kernel: str, trust_remote_code: bool) -> tuple[Any, dict[str, Any]]:

@@ -338,7 +338,7 @@ def _config(folder: Path, trust_remote_code: bool) -> Any:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         generation = GenerationConfig.from_pretrained(folder) if (folder / "generation_config.json").is_file() else None
-    except (ValueError, OSError, ImportError, KeyError) as error:
+    except Exception as error:  # whatever transformers raises over files of a stranger
         raise ModelError(f"{folder} cannot be read: {' '.join(str(error).split())[:300]}") from error
     return SimpleNamespace(config=config, generation_config=generation)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from anchoreval.attention.measures import MEASURES
 from anchoreval.probe.sheet import Against, Mode
+from anchoreval.schema import Json
+from anchoreval.strict_json import TEXT, WIDEST, list_of, number, or_null, row_of, whole, word
 
 DIGITS = 6  # of every number, so that a study that was cut has the bytes of one that ran through
 
@@ -38,8 +41,25 @@ def packed(parts: list[Part]) -> list[list[Any]]:
     ]
 
 
-def unpacked(rows: list[list[Any]]) -> list[Part]:
-    """The parts that `packed` wrote."""
+_NUMBER = number(-sys.float_info.max, sys.float_info.max)
+_SHIFT = whole(-WIDEST)
+_ROWS = list_of(
+    row_of(
+        word(*get_args(Mode)), word(*get_args(Against)), _SHIFT, _SHIFT, TEXT, TEXT, TEXT,
+        row_of(*[or_null(_NUMBER)] * len(MEASURES)),
+    )
+)  # fmt: skip
+
+
+def unpacked(rows: Json) -> list[Part]:
+    """The parts that `packed` wrote; ValueError for anything else."""
+    if (wrong := _ROWS(rows)) is not None:
+        raise ValueError(str(wrong))
+    return parts_of(rows)
+
+
+def parts_of(rows: list[list[Any]]) -> list[Part]:
+    """The parts of rows that `packed` made in this process."""
     parts = []
     for mode, against, shift, other, layer, head, key, values in rows:
         measures = {name: float(value) for name, value in zip(MEASURES, values, strict=True) if value is not None}

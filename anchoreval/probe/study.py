@@ -31,7 +31,7 @@ from anchoreval.cards import find_model
 from anchoreval.data import prose
 from anchoreval.errors import LengthError, ModelError, SourceError
 from anchoreval.kept import Kept, name_of
-from anchoreval.probe.parts import Part, packed, rounded, unpacked
+from anchoreval.probe.parts import Part, packed, parts_of, rounded, unpacked
 from anchoreval.probe.sheet import ALL, RANDOM, Against, Mode, OfText, Row, Setting, Study
 from anchoreval.progress import Progress, Watch, unwatched, work
 from anchoreval.prompt import Anchor, anchor_token
@@ -201,12 +201,13 @@ class _Bench:
                 text = _Text(network, one, self.settings, with_heads=at == 0)
                 for rung in rungs:
                     name = name_of(self._named(computed, randomised, rung, one, at == 0))
-                    if name in self.kept.lines:
+                    parts = self.kept.read(name, unpacked)
+                    if parts is not None:
                         self.progress.had(1)
                     else:
                         self.kept.add(name, packed(text.measure(rung.level, modes)))
+                        parts = parts_of(self.kept.lines[name])
                         self.progress(1)
-                    parts = unpacked(self.kept.lines[name])
                     self.measured.append(Measured(computed, rung, length, len(text.rows), at, parts))
 
     def _named(self, computed: str, randomised: bool, rung: Rung, ids: list[int], heads: bool) -> dict[str, Any]:

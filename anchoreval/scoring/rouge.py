@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from anchoreval.errors import RunError
+
 #: Calls of its walk that fit under CPython's limit of 1,000 frames when LongBench's eval.py calls it (measured).
 UPSTREAM_CALLS = 991
 _TINY = 1e-8
+_MOST_CELLS = 10**8  # of the tables for one answer: 32,000 words against a reference of 3,000
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +31,12 @@ class RougeL:
 
 
 def rouge_l(prediction: str, reference: str) -> RougeL:
-    """The F measure of the words that prediction and reference share in order; 0 where either holds no sentence."""
+    """The F measure of the words that prediction and reference share in order; 0 where either holds no sentence.
+
+    RunError where both are so long that it would take minutes.
+    """
     said, meant = _sentences(prediction), _sentences(reference)
+    _require_few(sum(map(len, said)), sum(map(len, meant)))
     if not said or not meant:
         return RougeL(0.0, 0)
     shared: set[str] = set()
@@ -42,6 +49,11 @@ def rouge_l(prediction: str, reference: str) -> RougeL:
     recall = len(shared) / len({word for words in meant for word in words})
     precision = len(shared) / len({word for words in said for word in words})
     return RougeL(2.0 * ((precision * recall) / (precision + recall + _TINY)), calls)
+
+
+def _require_few(said: int, meant: int) -> None:
+    if said * meant > _MOST_CELLS:
+        raise RunError(f"an answer of {said:,} and a reference of {meant:,} items are too long to be compared")
 
 
 def _sentences(text: str) -> list[list[str]]:
@@ -67,7 +79,8 @@ def common_words(one: Sequence[str], other: Sequence[str]) -> tuple[set[str], in
 
 
 def lengths(one: Sequence[str], other: Sequence[str]) -> list[list[int]]:
-    """`[i][j]`: how long a common subsequence of the first i and the first j items can be."""
+    """`[i][j]`: how long a common subsequence of the first i and the first j items can be; RunError for too many."""
+    _require_few(len(other), len(one))
     table = [[0] * (len(other) + 1)]
     for item in one:
         above, row = table[-1], [0]
