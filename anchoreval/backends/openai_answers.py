@@ -23,6 +23,7 @@ _IMPOSSIBLE = -9999.0  # what vLLM writes for a log-probability of minus infinit
 
 
 _NOT_FINITE = "the server's log-probabilities are not finite"
+_MOST_CHARACTERS, _PER_TOKEN = 2**16, 256  # of an answer, and with each token that was asked for
 _END_TOKENS = 8  # of a prompt: enough to hold what opens a block of reasoning
 
 
@@ -197,6 +198,8 @@ class Asking:
 
     def _as_text(self, request: Request, text: str, finish: Finish) -> tuple[str, list[int], Finish]:
         """The server's text, cut at the first stop; tokens are those of our tokenizer."""
+        if len(text) > (most := _MOST_CHARACTERS + _PER_TOKEN * request.max_new_tokens):
+            raise Unanswerable(f"the server's answer has {len(text):,} characters, {most:,} are the most")
         found = [at for at in (text.find(stop) for stop in request.stop if stop) if at >= 0]
         if found:
             text, finish = text[: min(found)], "stop"

@@ -278,7 +278,7 @@ class Link:
             )
             answer = self._client.send(request, stream=True)
             try:
-                if answer.is_redirect and (onwards := self._onwards(method, answer)) and hop < _HOPS:
+                if answer.has_redirect_location and (onwards := self._onwards(method, answer)) and hop < _HOPS:
                     url = onwards
                     continue
                 failed = not answer.is_success

@@ -15,7 +15,8 @@ KEYS = ("ANCHOREVAL_API_KEY", "OPENAI_API_KEY")  # the first that is set is sent
 _HIDDEN = "***"
 _SECRET = 8  # characters: a shorter key (EMPTY, none, x) is no secret, and a word of answers
 #: What may stand between two characters of a key that was broken into lines, or written as a string in a string.
-_GAP = r"(?:\s|\\+[nrtu]?|[\u00ad\u200b-\u200d\u2060\ufeff]|%0[aAdD]|%20)*"
+#: Runs of backslashes are taken in one way alone, or a long one would be searched without end.
+_GAP = r"(?:\s|\\{1,16}+[nrtu]?|[\u00ad\u200b-\u200d\u2060\ufeff]|%0[aAdD]|%20)*"
 
 
 class Key:
@@ -73,7 +74,7 @@ def key_of_environment() -> Key:
 def _spelled(key: str) -> str:
     """A pattern of the key, each character as it is or escaped, whatever breaks it into lines between them."""
     return _GAP.join(
-        rf"(?:{re.escape(letter)}|(?i:%{ord(letter):02x}|\\+u00{ord(letter):02x}|\\+x{ord(letter):02x}"
+        rf"(?:{re.escape(letter)}|(?i:%{ord(letter):02x}|\\{{1,16}}+(?:u00|x){ord(letter):02x}"
         rf"|&\#{ord(letter)};|&\#x{ord(letter):x};))"
         for letter in key
     )
