@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar
 
 from anchoreval.attention.rope import RopeLevel
-from anchoreval.errors import MissingExtra, UnknownName
+from anchoreval.errors import MissingExtra, ModelError, UnknownName
 from anchoreval.schema import Json, Output, Request
 
 BACKENDS: Mapping[str, str] = {
@@ -103,14 +104,31 @@ def open_backend(name: str, model: str, **options: Json) -> Backend:
     """The backend called `name` with `model` loaded.
 
     `options` are the keyword arguments of that backend's `open` (`dtype`, `device`, `batch_tokens`, ...).
-    Errors: `UnknownName` (an option that the backend does not have among them), `MissingExtra`, `ModelError`.
+    Errors: `UnknownName` (an option that the backend does not have among them), `MissingExtra`, `ModelError` (an option
+    of another kind among them).
     """
     opener, known = _opener(name), options_of(name)
-    for option in options:
+    taken = inspect.signature(opener).parameters
+    for option, value in options.items():
         if known is not None and option not in known:
             raise UnknownName(f"option of backend {name}", option, known)
+        if option in taken:
+            _require_kind(option, value, str(taken[option].annotation).removesuffix(" | None"))
     backend: Backend = opener(model, **options)
     return backend
+
+
+def _require_kind(option: str, value: Json, kind: str) -> None:
+    """`ModelError` for a value that is not of the kind its option is declared with, or a number that is none."""
+    words = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
+    fits = {
+        "int": type(value) is int and abs(value) < 2**63,
+        "float": type(value) in (int, float) and abs(value) <= sys.float_info.max,
+        "bool": type(value) is bool,
+        "str": isinstance(value, str),
+    }
+    if value is not None and not fits.get(kind, True):
+        raise ModelError(f"{option}={value}: expected {words[kind]}"[:200])
 
 
 def options_of(name: str) -> list[str] | None:

@@ -39,6 +39,8 @@ class FakeBackend:
     def __init__(self, mode: str, decoder: Decodes, delay_s: float = 0.0, dies_on: str | None = None) -> None:
         if mode not in _MODES:
             raise UnknownName("mode of the fake backend", mode, _MODES)
+        if delay_s < 0:
+            raise ModelError("delay_s must not be below 0")
         self._mode, self._decoder, self._delay_s = mode, decoder, delay_s
         self._closed, self._dies_on = False, Path(dies_on) if dies_on else None
 

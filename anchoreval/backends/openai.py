@@ -33,6 +33,7 @@ from anchoreval.schema import NO_LOGPROB, PROMPT_READ, ChoiceScore, Continuation
 from anchoreval.tokenizer import load_tokenizer
 
 _STOCK = Arrangement()
+_MOST_THREADS = 1024
 
 
 class OpenAiBackend:
@@ -81,7 +82,7 @@ class OpenAiBackend:
         as `chat_template_kwargs`. `dtype` and `kernel` are the server's own, so that only `auto` is taken here; arms
         are looked at in `under`.
         """
-        _check(base_url, tokenizer, api, concurrency, patience_s, timeout_s)
+        _check(base_url, tokenizer, api, concurrency, patience_s, timeout_s, max_model_len)
         reader = load_tokenizer(str(tokenizer))
         ways: dict[str | None, Api] = {way: way for way in get_args(Api)}
         link = Link(str(base_url), patience_s, timeout_s)
@@ -332,6 +333,7 @@ def _check(
     concurrency: int,
     patience_s: float,
     timeout_s: float,
+    max_model_len: int | None,
 ) -> None:
     """`ModelError` for options that are missing or mean nothing."""
     if not base_url:
@@ -342,6 +344,10 @@ def _check(
         raise ModelError(f"unknown api {api!r} of backend openai: one of {', '.join(get_args(Api))}")
     if concurrency < 1 or timeout_s <= 0 or patience_s < 0:
         raise ModelError("concurrency must be at least 1, timeout_s above 0 and patience_s not below 0")
+    if concurrency > _MOST_THREADS:
+        raise ModelError(f"concurrency must be at most {_MOST_THREADS}")
+    if max_model_len is not None and max_model_len < 1:
+        raise ModelError("max_model_len must be at least 1")
 
 
 def _pooled(work: Callable[[Request], Output], requests: Sequence[Request], threads: int) -> Iterator[Output]:

@@ -110,7 +110,7 @@ class Link:
         self.confirm: Callable[[], None] | None = None
         self.quit = threading.Event()
         self._patience_s, self._timeout_s = patience_s, timeout_s
-        self._client = client(self.address, _CONNECT_S, _IDLE_S)
+        self._client = _opened(self.address)
         self._lock, self._confirming = threading.Lock(), threading.Lock()
         self._connections = self._confirmed = 0
         self._waiting = False  # told that the server cannot be reached
@@ -371,6 +371,19 @@ def _causes(error: BaseException) -> list[BaseException]:
         found.append(cause)
         cause = cause.__cause__ or cause.__context__
     return found
+
+
+def _opened(address: str) -> httpx2.Client:
+    """The client; ModelError where the environment names proxies or certificates that cannot be used."""
+    try:
+        return client(address, _CONNECT_S, _IDLE_S)
+    except OSError as error:
+        text = f"SSL_CERT_FILE or SSL_CERT_DIR names what cannot be read ({error.strerror or type(error).__name__})"
+        raise ModelError(f"{text}: unset it, or name the certificates") from error
+    except (ValueError, ImportError, httpx2.InvalidURL) as error:  # their texts may hold a password
+        extra = ": pip install socksio" if isinstance(error, ImportError) else ""
+        text = "HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names a proxy that cannot be used"
+        raise ModelError(f"{text} ({type(error).__name__}{extra}): unset it, or mend it") from error
 
 
 def _checked(url: str) -> tuple[str, str]:
