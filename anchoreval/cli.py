@@ -238,7 +238,9 @@ def _probe(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="query rows measured of a longer text (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=42, help="seed of the generated prose (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=flags.seed, default=42, help="seed of the generated prose (default: %(default)s)"
+    )
     parser.add_argument(
         "--random-init", action="store_true", help="add random weights also for a model over 100 million parameters"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from contextlib import AbstractContextManager
 from importlib import metadata
@@ -192,10 +193,10 @@ def show(options: argparse.Namespace) -> int:
     """`anchoreval show`: one prompt, made again from its id."""
     from anchoreval.run import samples_of
 
-    address, at, rest = options.sample.partition("@")
-    length, mark, index = rest.partition("#")
-    if not (at and mark and length.isdigit() and index.isdigit()):
+    match = re.fullmatch(r"(.+)@(\d{1,8})#(\d{1,8})", options.sample)
+    if match is None:
         raise AnchorEvalError(f"{options.sample!r} is no sample id: SUITE/TASK@LENGTH#INDEX, e.g. ruler/qa_1@4096#3")
+    address, length, index = match.groups()
     plan = _plan(options, address, int(index) + 1)
     if address not in plan.single:
         raise AnchorEvalError(f"{address!r} is a set of tasks: name one of them")

@@ -18,7 +18,7 @@ _OF_HF = ("chunk_tokens", "batch_tokens", "realisation")  # flags of one backend
 
 def length(text: str) -> int:
     """Tokens, from `4096` or `4k`."""
-    match = re.fullmatch(r"(\d+)(k?)", text.strip().lower())
+    match = re.fullmatch(r"(\d{1,8})(k?)", text.strip().lower())
     if not match or not int(match[1]):
         raise argparse.ArgumentTypeError(f"{text!r} is no length: tokens such as 4096 or 4k")
     return int(match[1]) * (1024 if match[2] else 1)
@@ -62,9 +62,16 @@ def counts(text: str) -> tuple[tuple[int, int], ...]:
 
 
 def positive(text: str) -> int:
-    """A whole number from 1 upwards."""
-    if not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 upwards")
+    """A whole number from 1 upwards, of 9 digits at most."""
+    if not re.fullmatch(r"\d{1,9}", text) or not int(text):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from 1 upwards, of 9 digits at most")
+    return int(text)
+
+
+def seed(text: str) -> int:
+    """A whole number of 18 digits at most."""
+    if not re.fullmatch(r"[+-]?\d{1,18}", text.strip()):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no whole number of 18 digits at most")
     return int(text)
 
 
@@ -96,7 +103,7 @@ def sources(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--wordlists", choices=("3.0.1", "2.2.0"), default="3.0.1", help="wonderwords lists (default: %(default)s)"
     )
-    group.add_argument("--seed", type=int, default=42, help="seed of the prompts (default: %(default)s, RULER's)")
+    group.add_argument("--seed", type=seed, default=42, help="seed of the prompts (default: %(default)s, RULER's)")
 
 
 class Arms(argparse.Action):

@@ -208,6 +208,8 @@ class RunFolder:
         self.firsts = Kept()
 
     def __enter__(self) -> RunFolder:
+        if problem := problem_of(json.loads(json.dumps(self._header))):  # nobody could read it
+            raise RunError(f"{self.path}: what is asked for has no place in {HEADER}: {problem}")
         for place in (self.path, self.path.parent):  # of the run and of its model, which boards do not follow
             if place.is_symlink():
                 raise RunError(f"{place} is a link: name the folder that it leads to as --output, or move it away")

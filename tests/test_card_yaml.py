@@ -32,6 +32,8 @@ KINDS: dict[str, tuple[str | bytes, str]] = {
     "a day": ("about: 2001-01-01\n", "about: input should be a valid string"),
     "a wrong bool": ("about: !!bool x\n", ":5: 'x' is no bool"),
     "a wrong time": ("about: !!timestamp x\n", ":5: 'x' is no timestamp"),
+    "a number without digits": ("margin: !!int ''\n", ":5: '' is no int"),
+    "a list that says it is a mapping": ("about: !!map [1]\n", ":5: no mapping, though its tag says so"),
     "a tag that runs": ("about: !!python/object/apply:os.system ['x']\n", ":5: could not determine a constructor"),
     "a function": ("about: !function x.y\n", ":5: could not determine a constructor for the tag '!function'"),
     "bytes": (b"about: \xff\n", "cannot be read: 'utf-8' codec can't decode byte 0xff"),

@@ -103,7 +103,11 @@ def test_run_prints_the_table_alone_on_stdout_and_writes_both_boards(tmp_path: P
         (["run", "--model", "anchor-tiny", "--tasks", "ruler/vt", "--lengths", "64"], "smallest"),
         (["run", "--model", "anchor-tiny", "--tasks", "ruler/vt", "--lengths", "4kb"], "4096 or 4k"),
         (["run", "--model", "anchor-tiny", "--tasks", "ruler/vt", "--limit", "0"], "from 1 upwards"),
+        (["run", "--model", "anchor-tiny", "--tasks", "ruler/vt", "--limit", "9" * 30], "of 9 digits at most"),
+        (["run", "--model", "anchor-tiny", "--tasks", "ruler/vt", "--lengths", "9" * 30], "4096 or 4k"),
+        (["run", "--model", "anchor-tiny", "--tasks", "ruler/vt", "--seed", "9" * 30], "of 18 digits at most"),
         (["show", "ruler/vt@512", "--tokenizer", "anchor-tiny"], "ruler/qa_1@4096#3"),
+        (["show", f"ruler/vt@512#{'9' * 5000}", "--tokenizer", "anchor-tiny"], "ruler/qa_1@4096#3"),
         (["score", "/nowhere"], "no run here"),
         (
             ["run", *FAKE, "--tasks", "ruler/niah_single_2", "--haystack", "published", "--data-dir", "/nowhere"],
@@ -172,6 +176,7 @@ def with_cause(cause: BaseException) -> RunError:
         (with_cause(OSError(errno.ENOSPC, "No space left on device")), "", 1, "cannot write x"),
         (with_cause(OSError(errno.EACCES, "Permission denied")), "", 2, "cannot write x"),
         (OSError(errno.ENOSPC, "No space left on device", "f"), "", 1, "No space left on device"),
+        (MemoryError(), "", 1, "there is not enough memory"),
         (KeyboardInterrupt(), "", 130, "stopped; the same command goes on where it was"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -37,3 +38,24 @@ def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 
 def test_a_name_follows_from_the_facts_and_not_from_their_order() -> None:
     assert name_of({"a": 1, "b": [2]}) == name_of({"b": [2], "a": 1}) != name_of({"a": 1, "b": [3]})
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link", "link to nothing"])
+def test_what_is_no_file_of_its_own_is_refused_before_anything_is_written(tmp_path: Path, kind: str) -> None:
+    file, mine = tmp_path / "kept" / "kept.jsonl", tmp_path / "mine"
+    file.parent.mkdir()
+    mine.write_text("gold")
+    if kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "folder":
+        file.mkdir()
+    else:
+        file.symlink_to(mine if kind == "link" else tmp_path / "nowhere")
+    with pytest.raises(RunError, match=r"kept.jsonl is (no file: move it away|a link: delete it)"):
+        Kept(file)
+    assert mine.read_text() == "gold" and not (tmp_path / "nowhere").exists()
+
+
+def test_a_line_that_is_not_what_it_should_be_counts_as_none() -> None:
+    kept = Kept(lines={"a": "7", "b": "x"})
+    assert [kept.read(name, int) for name in "abc"] == [7, None, None]

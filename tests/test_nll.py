@@ -434,3 +434,13 @@ def test_the_table_names_units_baseline_and_every_bucket(llama: Path, texts: Pat
     assert "difference to bf16, 95% intervals over 3 texts" in text
     assert [line.split()[0] for line in text.splitlines()[2::2]] == ["1-63", "64-127", "128-255", "1-255"]
     assert max(len(line) for line in text.splitlines()) <= 100
+
+
+@pytest.mark.parametrize("content", [None, 7, [], "x", "é", "\ud800", "AAAA", "AACAfwAAgH8="])
+def test_kept_losses_of_another_kind_number_or_size_are_none(content: object) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        nll.unpacked(content, 2)
+
+
+def test_kept_losses_come_back_as_they_were() -> None:
+    assert list(nll.unpacked(nll.packed(np.array([0.5, 3.0])), 2)) == [0.5, 3.0]

@@ -20,7 +20,7 @@ from anchoreval.attention.rope import LEVELS, parse_level
 from anchoreval.cli import main
 from anchoreval.errors import LengthError, SourceError, UnknownName
 from anchoreval.flags import counts, lengths, shifts
-from anchoreval.probe import Study, csv_text, probe, write_probe
+from anchoreval.probe import Study, csv_text, parts, probe, write_probe
 from anchoreval.probe import study as study_module
 from anchoreval.probe.plots import Axis, Curve, chart, decades, power_text
 from anchoreval.probe.reading import number, reading, slope
@@ -339,3 +339,13 @@ def test_the_number_of_texts_may_depend_on_the_length(checkpoint: Path) -> None:
     assert {row.setting.length for row in found.totals(against="shift", shift=20)} == {32}
     with pytest.raises(LengthError, match="--curve-length 64"):
         probe(str(checkpoint), [16, 32], curve_length=64)
+
+
+def test_kept_parts_come_back_and_what_is_none_of_them_is_refused() -> None:
+    part = parts.Part("one-layer", "oracle", 0, 16, "all", "all", "all", {MEASURES[0]: 0.5})
+    rows = parts.packed([part])
+    assert parts.unpacked(rows) == [part]
+    place = [*rows[0][:2], "16", *rows[0][3:]]
+    for wrong in (None, {}, [[]], ["x"], [rows[0][:-1]], [["other", *rows[0][1:]]], [place], [[*rows[0][:-1], [1.0]]]):
+        with pytest.raises(ValueError, match="expected"):
+            parts.unpacked(wrong)

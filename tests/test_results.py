@@ -157,3 +157,26 @@ def test_a_field_of_another_kind_is_named(name: str, value: object) -> None:
     line = json.dumps(json.loads(to_line(record(1))) | {name: value}).encode()
     with pytest.raises(ValueError, match=f"not a record: {name} (is|are) "):
         from_line(line)
+
+
+@pytest.mark.parametrize("which", ["run", "model"])
+def test_nothing_is_written_through_a_link_in_the_place_of_a_run(tmp_path: Path, which: str) -> None:
+    (tmp_path / "mine").mkdir()
+    link = tmp_path / ("m/run" if which == "run" else "m")
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(tmp_path / "mine")
+    with pytest.raises(RunError, match=rf"{link} is a link: name the folder"), RunFolder(tmp_path / "m/run", HEADER):
+        pass
+    assert not list((tmp_path / "mine").iterdir())
+
+
+def test_a_lock_that_is_a_link_is_named(tmp_path: Path) -> None:
+    (tmp_path / "lock").symlink_to("nowhere")
+    with pytest.raises(RunError, match=r"lock: it is a link: delete it"), RunFolder(tmp_path, HEADER):
+        pass
+
+
+def test_a_header_that_could_not_be_read_again_is_not_begun(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"seed: expected a whole number"), RunFolder(tmp_path / "r", {"seed": 2**70}):
+        pass
+    assert not (tmp_path / "r").exists()

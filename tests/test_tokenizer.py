@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from anchoreval import child
 from anchoreval.cards import find_model
@@ -310,3 +310,23 @@ def test_odd_values_in_the_files_of_a_tokenizer_are_one_line(
     with pytest.raises(ModelError) as caught:
         load_tokenizer(folder)
     assert "\n" not in str(caught.value)
+
+
+def test_a_text_on_which_the_library_panics_is_one_line() -> None:
+    inner = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
+    slow = Regex(r"([a-z ]+)*\d{50}")  # retries without end on plain words
+    inner.pre_tokenizer = pre_tokenizers.Split(slow, "isolated")
+    tokenizer = TextTokenizer(inner, name="theirs")
+    for work in (tokenizer.count, tokenizer.encode, tokenizer.spans):
+        with pytest.raises(ModelError, match=r"the tokenizer of theirs cannot read a text: Onig"):
+            work("the quick brown fox jumps over the lazy dog " * 4)
+
+
+def test_a_tokenizer_of_which_a_process_of_its_own_dies_is_not_read_here(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(child, "answer_of", lambda job: {"error": f"more than {job['megabytes']} MB", "died": True})
+    monkeypatch.setattr(child, "_kept", {})
+    with pytest.raises(ModelError, match="its tokenizer cannot read a page of text: more than 4096 MB"):
+        load_tokenizer(folder)

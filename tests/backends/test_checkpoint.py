@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from anchoreval.backends import checkpoint, open_backend
-from anchoreval.backends.checkpoint import find_checkpoint
+from anchoreval.backends.checkpoint import find_checkpoint, folder_of
 from anchoreval.errors import ModelError
 
 TINY = Path(__file__).parents[2] / "models" / "anchor-tiny"
@@ -235,3 +236,51 @@ def test_a_damaged_file_of_a_tokenizer_is_named(name: str, folder: Path) -> None
         (folder / name).write_bytes(content)
         with pytest.raises(ModelError, match=name):
             load_tokenizer(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("config.json", "[" * 100_000, "config.json cannot be read"),
+        ("config.json", "[1]", "config.json is no object"),
+        (
+            "config.json",
+            '{"num_hidden_layers": 1000000000}',
+            "config.json: num_hidden_layers: expected a number from 0",
+        ),
+        ("config.json", '{"max_position_embeddings": 1e30}', "config.json: max_position_embeddings: expected a number"),
+        ("config.json", '{"text_config": {"max_position_embeddings": "x"}}', "text_config > max_position_embeddings"),
+        ("config.json", '{"eos_token_id": {"a": 1}}', "config.json: eos_token_id: expected a whole number"),
+        ("config.json", '{"auto_map": "x"}', "config.json: auto_map: expected an object"),
+        ("generation_config.json", '{"eos_token_id": ["x"]}', "generation_config.json: eos_token_id"),
+    ],
+)
+def test_a_configuration_that_no_model_has_is_refused_where_its_folder_is_found(
+    folder: Path, name: str, content: str, says: str
+) -> None:
+    (folder / name).write_text(content)
+    with pytest.raises(ModelError, match=says) as caught:
+        folder_of(str(folder), weights=False)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "chat_template.jinja"])
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link to nothing", "device"])
+def test_a_file_of_a_checkpoint_that_is_none_is_named(folder: Path, name: str, kind: str) -> None:
+    (folder / name).unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(folder / name)
+    elif kind == "folder":
+        (folder / name).mkdir()
+    else:
+        (folder / name).symlink_to("nowhere" if kind == "link to nothing" else "/dev/zero")
+    with pytest.raises(ModelError, match=rf"{name} is (no file|a link out of its folder)"):
+        folder_of(str(folder), weights=False)
+
+
+def test_whatever_the_library_raises_over_a_configuration_is_one_line(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_size": "x"}))
+    with pytest.raises(ModelError, match=r"cannot be loaded: .*hidden_size") as caught:
+        open_backend("hf", str(folder))
+    assert "\n" not in str(caught.value)

@@ -302,3 +302,18 @@ def test_what_a_server_need_not_have_is_a_fact_after_three_tries() -> None:
         with pytest.raises(NoAnswer) as caught:
             link.get(f"{url}/models")
         assert caught.value.why == "HTTP 503: oh" and link.aside(f"{url}/props") is None
+
+
+@pytest.mark.parametrize(
+    "text", ["s" + "\\" * 5000, "\\" * 50_000, "s\\n" * 20_000, "s" + " " * 50_000, "sk-proj/" * 9000]
+)
+def test_a_key_is_looked_for_in_no_time_whatever_a_server_says(text: str) -> None:
+    before = time.process_time()
+    assert Key(KEY).hide(text) == text
+    assert time.process_time() - before < 5
+
+
+@pytest.mark.parametrize("status", ["301 Moved", "304 Not Modified", "307 Again"])
+def test_a_redirect_to_nowhere_is_refused_in_one_line(status: str) -> None:
+    with pytest.raises(Refused, match="leads to nowhere"):
+        posted(lambda _, send: send(whole(b"", status)), timeout_s=10.0)

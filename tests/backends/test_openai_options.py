@@ -33,6 +33,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"tokenizer": None}, "needs --tokenizer"),
     ({"api": "responses"}, "unknown api 'responses'.*completions, chat"),
     ({"concurrency": 0}, "concurrency must be at least 1"),
+    ({"concurrency": 10**8}, "concurrency must be at most 1024"),
+    ({"patience_s": float("nan")}, "patience_s=nan: expected a number"),
+    ({"logprobs": "maybe"}, "logprobs=maybe: expected true or false"),
+    ({"max_model_len": 0}, "max_model_len must be at least 1"),
     ({"base_url": "http://me:secret@127.0.0.1/v1"}, "holds more than an address"),
     ({"base_url": "http://127.0.0.1/v1?key=secret"}, "holds more than an address"),
     ({"base_url": "127.0.0.1:8000"}, "is no address"),
@@ -61,3 +65,22 @@ def test_a_client_that_is_not_installed_is_named_with_what_installs_it(monkeypat
     monkeypatch.setitem(sys.modules, "httpx2", None)
     with pytest.raises(MissingExtra, match=r"needs httpx2: pip install 'anchoreval\[openai\]'"):
         opened("http://127.0.0.1:1/v1")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("HTTP_PROXY", "nonsense://me:secret@x", "names a proxy that cannot be used"),
+        ("HTTP_PROXY", "http://me:secret@[::1", "names a proxy that cannot be used"),
+        ("SSL_CERT_FILE", "/nowhere/secret", "SSL_CERT_FILE or SSL_CERT_DIR names what cannot be read"),
+    ],
+)
+def test_an_environment_that_no_client_takes_is_one_line(
+    name: str, value: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for other in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ModelError, match=says) as caught:
+        opened("http://example.invalid/v1", patience_s=0.1)
+    assert "secret" not in str(caught.value) and "\n" not in str(caught.value)

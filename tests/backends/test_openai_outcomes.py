@@ -154,6 +154,7 @@ def _record(output: Output) -> Any:
         ({"text": "<think> First", "finish_reason": "length"}, "unclosed"),
         ({"text": " 42", "token_ids": [-1, 2**40]}, "answered"),
         ({"text": " 42", "token_ids": "none"}, "answered"),
+        ({"text": "a" * 200_000}, "failed"),
     ],
 )
 def test_an_answer_of_completions_says_what_became_of_it(choice: Said, outcome: Outcome) -> None:

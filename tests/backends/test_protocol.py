@@ -106,3 +106,23 @@ def test_arms_come_engine_by_engine_where_an_engine_serves_one_level() -> None:
     names = [[arm.name for arm in group] for group in waves("vllm", asked)]
     assert names == [["bf16", "bf16"], ["fp32"], ["bf16+shift:16", "bf16+reset"], ["fp32~placebo"]]
     assert waves("hf", asked) == [tuple(asked)]
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value", "says"),
+    [
+        ("hf", "rows", "x", "rows=x: expected a whole number"),
+        ("hf", "rows", True, "rows=True: expected a whole number"),
+        ("hf", "rows", 2**70, "expected a whole number"),
+        ("hf", "use_kernels", 1, "use_kernels=1: expected true or false"),
+        ("hf", "realisation", 7, "realisation=7: expected text"),
+        ("fake", "delay_s", float("nan"), "delay_s=nan: expected a number"),
+        ("fake", "delay_s", float("inf"), "delay_s=inf: expected a number"),
+        ("fake", "delay_s", -1.0, "delay_s must not be below 0"),
+    ],
+)
+def test_an_option_of_another_kind_is_named_before_anything_is_opened(
+    name: str, option: str, value: object, says: str
+) -> None:
+    with pytest.raises(ModelError, match=says):
+        open_backend(name, "anywhere", **{option: value})

@@ -12,7 +12,7 @@ import pytest
 from longbench_files import files
 
 from anchoreval.cards import load_tasks
-from anchoreval.errors import MissingExtra
+from anchoreval.errors import MissingExtra, RunError
 from anchoreval.scoring import SCORERS, longbench, require
 from anchoreval.scoring.longbench import LIMIT, LONGBENCH, first_line
 from anchoreval.scoring.rouge import UPSTREAM_CALLS, common_words, lengths, rouge_l
@@ -160,3 +160,9 @@ def test_chinese_without_jieba_names_the_extra(monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_version_of_jieba_is_told(jieba: None) -> None:
     assert require("longbench_f1_zh")["jieba"]
+
+
+def test_an_answer_and_a_reference_of_a_book_each_are_refused_at_once() -> None:
+    for work in (rouge_l, lengths):
+        with pytest.raises(RunError, match=r"an answer of 20,000 and a reference of 20,000 items are too long"):
+            work("a " * 20_000, "a " * 20_000) if work is rouge_l else work("a" * 20_000, "a" * 20_000)
