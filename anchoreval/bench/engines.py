@@ -7,7 +7,6 @@ seconds of the process, the engines of vLLM within it, one thread each.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import gc
 import os
@@ -20,8 +19,6 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-
-from anchoreval.cli import options as shared
 
 NEW_TOKENS = 16
 _ANSWER = [100, 200, 300]  # tokens
@@ -36,14 +33,6 @@ class Job:
     name: str
     kind: str
     prompts: tuple[str, ...]
-
-
-def flags(parser: argparse.ArgumentParser) -> None:
-    """Sizes of the prompts."""
-    parser.add_argument("--length", type=shared.length, default=4_096, metavar="N", help="default: %(default)s")
-    parser.add_argument("--prompts", type=shared.positive, default=8, metavar="N", help="default: %(default)s")
-    text = "questions behind each shared context (default: %(default)s)"
-    parser.add_argument("--questions", type=shared.positive, default=8, metavar="N", help=text)
 
 
 def jobs(length: int, prompts: int, questions: int) -> tuple[Job, ...]:

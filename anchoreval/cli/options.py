@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 from anchoreval.backends import BACKENDS
 from anchoreval.backends.options import help_of_options
 from anchoreval.errors import AnchorEvalError
+from anchoreval.prompt.settings import SETTINGS, read_template_arg
+from anchoreval.tokenizer.chat_template import Scalar
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 _OF_HF = ("chunk_tokens", "batch_tokens", "realisation")  # flags of one backend alone, whose own defaults hold
@@ -68,14 +68,15 @@ def positive(text: str) -> int:
     return int(text)
 
 
-#: Settings by name: their type, what they may be, and what they are for.
-SETTINGS: dict[str, tuple[Callable[[str], str | int], tuple[str, ...] | None, str]] = {
-    "depths": (positive, None, "niah: depths of the grid (default: 11)"),
-    "depth_spacing": (str, ("linear", "sigmoid"), "niah: how the depths are spread (default: linear)"),
-    "repeats": (positive, None, "niah: samples of each length and depth (default: 1)"),
-    "needles": (positive, None, "niah/multi: needles in a prompt (default: 3)"),
-    "prompting": (str, ("zero_shot", "cot", "no_context"), "longbench_v2: the prompt (default: zero_shot)"),
-}
+def points(text: str) -> float:
+    """A number of points above 0 and below 100."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is no margin: points above 0 and below 100, e.g. 1 or 0.5")
+    return value
 
 
 def sources(parser: argparse.ArgumentParser) -> None:
@@ -119,8 +120,9 @@ class Arms(argparse.Action):
 def settings(parser: argparse.ArgumentParser) -> None:
     """Flags that choose between what a suite lets be chosen; absent ones leave the card's."""
     group = parser.add_argument_group("settings of suites")
-    for name, (kind, values, about) in SETTINGS.items():
-        group.add_argument(f"--{name.replace('_', '-')}", type=kind, choices=values, help=about)
+    for name, setting in SETTINGS.items():
+        kind = positive if setting.kind is int else str
+        group.add_argument(f"--{name.replace('_', '-')}", type=kind, choices=setting.values, help=setting.about)
 
 
 def chosen_settings(options: argparse.Namespace) -> dict[str, str | int]:
@@ -152,26 +154,25 @@ def anchor(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def template_arg(text: str) -> tuple[str, str | int | float | bool | None]:
-    """Name and value of an argument of a chat template: JSON's true, false, null and numbers, else text."""
-    name, equals, value = text.partition("=")
-    if not (equals and name.isidentifier()):
-        raise argparse.ArgumentTypeError(f"{text!r} is no KEY=VALUE such as enable_thinking=false")
+def template_arg(text: str) -> tuple[str, Scalar]:
+    """Name and value of an argument of a chat template."""
     try:
-        read = json.loads({"True": "true", "False": "false", "None": "null"}.get(value, value))
-    except ValueError:
-        return name, value
-    if isinstance(read, dict | list):
-        raise argparse.ArgumentTypeError(f"{text!r}: a value is text, a number, true, false or null")
-    return name, read
+        return read_template_arg(text)
+    except AnchorEvalError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def template_args(options: argparse.Namespace) -> dict[str, str | int | float | bool | None]:
+def template_args(options: argparse.Namespace) -> dict[str, Scalar]:
     """The arguments of the chat template by name; AnchorEvalError for one that is given twice."""
     names = [name for name, _ in options.template_args]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise AnchorEvalError(f"--template-args {twice} is given twice")
     return dict(options.template_args)
+
+
+def runs(parser: argparse.ArgumentParser) -> None:
+    """The runs that a command reads."""
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, or folders of them")
 
 
 def model(parser: argparse.ArgumentParser) -> None:
@@ -276,12 +277,3 @@ def engine_options(options: argparse.Namespace) -> dict[str, str | int | float |
     if name in ("hf", "vllm"):
         given |= {"device": options.device, "trust_remote_code": options.trust_remote_code}
     return given
-
-
-def verify(parser: argparse.ArgumentParser) -> None:
-    """Flags of `anchoreval verify`."""
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, or folders of them")
-    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with the published source texts")
-    parser.add_argument(
-        "--tokenizer", type=Path, metavar="PATH", help="folder with the run's tokenizer, where its checkpoint is gone"
-    )

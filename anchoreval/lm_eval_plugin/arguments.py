@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from argparse import ArgumentTypeError
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from anchoreval.arms.arm import DEFAULT_KERNEL, Arm, parse_arm
 from anchoreval.backends import options_of
-from anchoreval.cli.options import SETTINGS, template_arg
 from anchoreval.errors import AnchorEvalError
+from anchoreval.prompt.settings import SETTINGS, read_template_arg
 
 #: What lm-eval itself adds to the arguments of a model; batches are sized by `batch_tokens` and `rows`.
 GIVEN_BY_LM_EVAL = frozenset({"batch_size", "max_batch_size"})
@@ -121,7 +120,7 @@ def prompt_arguments(metadata: Mapping[str, Any]) -> PromptArguments:
 def settings(metadata: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
     """The settings of a suite (`known`) that stand in a task's metadata."""
     given = {name: metadata[name] for name in known if name in SETTINGS and metadata.get(name) is not None}
-    return {name: str(value) if SETTINGS[name][0] is str else _as(int, value, name) for name, value in given.items()}
+    return {name: str(value) if SETTINGS[name].kind is str else _as(int, value, name) for name, value in given.items()}
 
 
 def _read(kind: type[Kind], given: Mapping[str, Any], names: Collection[str]) -> Kind:
@@ -162,8 +161,8 @@ def _template_args(value: Any, said: str) -> dict[str, Any]:
             raise BadArgument(f"{said} no object of text, numbers, true, false and null")
         return {str(name): each for name, each in value.items()}
     try:
-        return dict(template_arg(part.strip()) for part in str(value).split(";") if part.strip())
-    except ArgumentTypeError as error:
+        return dict(read_template_arg(part.strip()) for part in str(value).split(";") if part.strip())
+    except AnchorEvalError as error:
         raise BadArgument(f"{said} none: {error}") from error
 
 

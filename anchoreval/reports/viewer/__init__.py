@@ -7,7 +7,6 @@ page     index.html: markup, style, script, content policy (imports jinja2)
 write    all of it on disk, whole or not at all
 beside   one without prompts for every run, for boards to link to
 serve    viewers over HTTP on 127.0.0.1
-command  `anchoreval view`
 """
 
 from __future__ import annotations
