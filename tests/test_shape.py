@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from anchoreval.backends import BACKENDS
+
 REPOSITORY = Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "anchoreval"
 #: Rooms are files and folders of the package. A module imports lower ranks, or its own room.
@@ -101,6 +103,13 @@ def test_a_command_line_imports_the_file_of_its_command_alone() -> None:
         done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
         names = {name.removeprefix("anchoreval.cli.") for name in done.stdout.splitlines()[-1].split()}
         assert names == files
+
+
+@pytest.mark.parametrize("path", [path for path in modules() if room(path) != "backends"], ids=named)
+def test_what_a_backend_can_is_asked_of_its_row_and_not_of_its_name(path: Path) -> None:
+    nodes = list(ast.walk(ast.parse(path.read_text("utf-8"))))
+    tested = [part for node in nodes if isinstance(node, ast.Compare | ast.MatchValue) for part in ast.walk(node)]
+    assert not {part.value for part in tested if isinstance(part, ast.Constant)} & set(BACKENDS)
 
 
 def test_card_folders_hold_no_python() -> None:

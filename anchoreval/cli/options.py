@@ -13,7 +13,7 @@ from anchoreval.prompt.settings import SETTINGS, read_template_arg
 from anchoreval.tokenizer.chat_template import Scalar
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
-_OF_HF = ("chunk_tokens", "batch_tokens", "realisation")  # flags of one backend alone, whose own defaults hold
+_OF_ONE = ("chunk_tokens", "batch_tokens", "realisation")  # flags of one backend alone, whose own defaults hold
 
 
 def length(text: str) -> int:
@@ -224,8 +224,7 @@ def backend(group: argparse._ActionsContainer) -> None:
         "--backend",
         choices=sorted(BACKENDS),
         default="hf",
-        help="hf: transformers; vllm: its offline engine; openai: a server, with --base-url and --tokenizer; "
-        "fake: answers without a model, to try a set-up (default: %(default)s)",
+        help="; ".join(f"{name}: {known.about}" for name, known in BACKENDS.items()) + " (default: %(default)s)",
     )
     group.add_argument(
         "--backend-args",
@@ -264,16 +263,13 @@ def _value(text: str) -> str | int | float | bool:
 
 def engine_options(options: argparse.Namespace) -> dict[str, str | int | float | bool]:
     """What the backend is opened with beside the run's own; AnchorEvalError for flags that are another backend's."""
-    name, given = options.backend, dict(options.backend_args)
-    if (options.base_url is None) == (name == "openai"):
+    name, backend, given = options.backend, BACKENDS[options.backend], dict(options.backend_args)
+    if (options.base_url is None) == backend.one_server:
         raise AnchorEvalError("--backend openai and --base-url go together: --base-url http://127.0.0.1:8000/v1")
-    if name == "openai":
-        given["base_url"] = options.base_url
-    own = {flag: value for flag in _OF_HF if (value := getattr(options, flag)) is not None}
-    if own and name in ("vllm", "openai"):
-        raise AnchorEvalError(f"--{next(iter(own)).replace('_', '-')} is of backend hf; {name} has --backend-args")
-    if name == "hf":
-        given = own | given
-    if name in ("hf", "vllm"):
-        given |= {"device": options.device, "trust_remote_code": options.trust_remote_code}
-    return given
+    own = {flag: value for flag in _OF_ONE if (value := getattr(options, flag)) is not None}
+    if not backend.lenient and (refused := next((flag for flag in own if flag not in backend.takes), None)):
+        owner = next(other for other, known in BACKENDS.items() if refused in known.takes)
+        raise AnchorEvalError(f"--{refused.replace('_', '-')} is of backend {owner}; {name} has --backend-args")
+    above = {flag: getattr(options, flag) for flag in ("base_url", "device", "trust_remote_code")}
+    taken = [{flag: value for flag, value in flags.items() if flag in backend.takes} for flags in (own, above)]
+    return taken[0] | given | taken[1]
