@@ -5,22 +5,76 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from anchoreval.arms.rope import RopeLevel
 from anchoreval.errors import MissingExtra, ModelError, UnknownName
 from anchoreval.schema import Json, Output, Request
 
-BACKENDS: Mapping[str, str] = {
-    "fake": "anchoreval.backends.fake:FakeBackend",
-    "hf": "anchoreval.backends.hf.backend:HfBackend",
-    "openai": "anchoreval.backends.openai.backend:OpenAiBackend",
-    "vllm": "anchoreval.backends.vllm.backend:VllmBackend",
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What the package knows of a backend without importing it.
+
+    `opens` is its class, `module:name`; `about` what the command line says of it. `takes` names the options of `open`
+    that a run or a flag gives beside `dtype` and `kernel`; a backend that is lenient ignores such flags. Arms for which
+    `restarts_for` returns the same are served by one start.
+    """
+
+    opens: str
+    about: str = ""
+    takes: frozenset[str] = frozenset()
+    lenient: bool = False
+    loads_checkpoint: bool = False  # and so reads generation_config.json and adapters
+    always_placebo: bool = False  # what is computed together may move log-probabilities: two arms need a noise floor
+    kernels_of_torch: bool = False  # `kernel` is an attention implementation of transformers, run by torch
+    restarts_for: Callable[[ArmLike], Hashable] = lambda _: None
+
+    @property
+    def one_server(self) -> bool:
+        """Whether answers come from one server, at an address, and not from engines that are started."""
+        return "base_url" in self.takes
+
+    @property
+    def needs_tokenizer(self) -> bool:
+        """Whether the model's tokenizer is named apart, for the checkpoint is not at hand."""
+        return "tokenizer" in self.takes
+
+
+def _engine_of_vllm(arm: ArmLike) -> Hashable:
+    placed = (arm.positions, arm.attention) != ("contiguous", "full")
+    return arm.rope, arm.placebo, placed, arm.attention
+
+
+_LOADING = frozenset({"device", "trust_remote_code"})
+BACKENDS: Mapping[str, Capabilities] = {
+    "hf": Capabilities(
+        "anchoreval.backends.hf.backend:HfBackend",
+        "transformers",
+        _LOADING | {"chunk_tokens", "batch_tokens", "realisation", "product"},
+        loads_checkpoint=True,
+        kernels_of_torch=True,
+    ),
+    "vllm": Capabilities(
+        "anchoreval.backends.vllm.backend:VllmBackend",
+        "its offline engine",
+        _LOADING | {"max_model_len"},
+        loads_checkpoint=True,
+        always_placebo=True,
+        restarts_for=_engine_of_vllm,
+    ),
+    "openai": Capabilities(
+        "anchoreval.backends.openai.backend:OpenAiBackend",
+        "a server, with --base-url and --tokenizer",
+        frozenset({"base_url", "tokenizer"}),
+    ),
+    "fake": Capabilities(
+        "anchoreval.backends.fake:FakeBackend", "answers without a model, to try a set-up", lenient=True
+    ),
 }
-#: Backends that start anew for another RoPE level and the like: their arms come one engine after the other.
-RESTARTING = frozenset({"vllm"})
 #: Module that may be absent -> what installs it.
 _INSTALLS = {
     **dict.fromkeys(("torch", "transformers", "safetensors", "huggingface_hub"), "anchoreval"),
@@ -79,7 +133,9 @@ class Described(Protocol):
     def describe(self) -> dict[str, Json]:
         """What the run's header says of the engine and the model.
 
-        Under `environment` stands what changes last bits only: versions, processor, threads, GPU, parallel size.
+        Always there: `engine`, which is the backend's name, `versions`, and, None where it is not known, `dtype`,
+        `parameters`, `max_length`, `weights_sha256` and `rope`. Under `environment` stands what changes last bits
+        only: versions, processor, threads, GPU, parallel size.
         """
         ...
 
@@ -107,7 +163,7 @@ def open_backend(name: str, model: str, **options: Json) -> Backend:
     Errors: `UnknownName` (an option that the backend does not have among them), `MissingExtra`, `ModelError` (an option
     of another kind among them).
     """
-    opener, known = _opener(name), options_of(name)
+    opener, known = opener_of(name), options_of(name)
     taken = inspect.signature(opener).parameters
     for option, value in options.items():
         if known is not None and option not in known:
@@ -133,15 +189,21 @@ def _require_kind(option: str, value: Json, kind: str) -> None:
 
 def options_of(name: str) -> list[str] | None:
     """What the backend called `name` may be opened with, None where it takes anything."""
-    taken = inspect.signature(_opener(name)).parameters
+    taken = inspect.signature(opener_of(name)).parameters
     anything = any(one.kind is one.VAR_KEYWORD for one in taken.values())
     return None if anything else list(taken)[1:]
 
 
-def _opener(name: str) -> Callable[..., Backend]:
+def capabilities_of(name: str) -> Capabilities:
+    """What is known of the backend called `name`; UnknownName where there is none."""
     if name not in BACKENDS:
         raise UnknownName("backend", name, BACKENDS)
-    module, _, attribute = BACKENDS[name].partition(":")
+    return BACKENDS[name]
+
+
+def opener_of(name: str) -> Callable[..., Backend]:
+    """The `open` of a backend, which is imported; UnknownName, or MissingExtra with what installs it."""
+    module, _, attribute = capabilities_of(name).opens.partition(":")
     try:
         opener: Callable[..., Backend] = getattr(importlib.import_module(module), attribute).open
     except ModuleNotFoundError as error:
@@ -156,10 +218,7 @@ Arm = TypeVar("Arm", bound=ArmLike)
 
 def waves(name: str, arms: Sequence[Arm]) -> list[tuple[Arm, ...]]:
     """The arms in the groups that one start of the backend `name` serves; a group comes where its first arm stood."""
-    if name not in RESTARTING:
-        return [tuple(arms)]
-    groups: dict[tuple[object, ...], list[Arm]] = {}
+    groups: dict[Hashable, list[Arm]] = {}
     for arm in arms:
-        placed = (arm.positions, arm.attention) != ("contiguous", "full")
-        groups.setdefault((arm.rope, arm.placebo, placed, arm.attention), []).append(arm)
+        groups.setdefault(capabilities_of(name).restarts_for(arm), []).append(arm)
     return [tuple(group) for group in groups.values()]

@@ -7,7 +7,6 @@ seconds of the process, the engines of vLLM within it, one thread each.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import gc
 import os
@@ -21,11 +20,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from anchoreval.cli import options as shared
+from anchoreval.lm_eval_plugin import ENGINES
 
 NEW_TOKENS = 16
 _ANSWER = [100, 200, 300]  # tokens
-OURS = {"anchoreval": "hf", "anchoreval-vllm": "vllm"}  # each beside the model of lm-eval that it is compared with
 _KV_CACHE_GB = 2
 
 
@@ -36,14 +34,6 @@ class Job:
     name: str
     kind: str
     prompts: tuple[str, ...]
-
-
-def flags(parser: argparse.ArgumentParser) -> None:
-    """Sizes of the prompts."""
-    parser.add_argument("--length", type=shared.length, default=4_096, metavar="N", help="default: %(default)s")
-    parser.add_argument("--prompts", type=shared.positive, default=8, metavar="N", help="default: %(default)s")
-    text = "questions behind each shared context (default: %(default)s)"
-    parser.add_argument("--questions", type=shared.positive, default=8, metavar="N", help=text)
 
 
 def jobs(length: int, prompts: int, questions: int) -> tuple[Job, ...]:
@@ -84,7 +74,7 @@ def report_engines(length: int = 4_096, prompts: int = 8, questions: int = 8) ->
         found = measure(length, prompts, questions)
     lines = [f"prompts of {length} tokens, anchor-tiny in float32, one thread; CPU seconds"]
     for job, seconds in found.items():
-        for ours, theirs in OURS.items():
+        for ours, theirs in ENGINES.items():  # backends are named as the models of lm-eval
             ratio = seconds[theirs] / seconds[ours]
             both = f"lm-eval {theirs:4} {seconds[theirs]:7.2f}  {ours:15} {seconds[ours]:7.2f}"
             lines.append(f"{job:48} {both}  {ratio:5.1f} times")

@@ -11,13 +11,8 @@ versions of torch, are not compared.
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from anchoreval.cli import options as kinds
 
 if TYPE_CHECKING:
     from anchoreval.bench.gpu_measures import Figure
@@ -25,50 +20,23 @@ if TYPE_CHECKING:
 _HEAD = f"{'what':14}{'tokens':>9}{'documents':>11}{'seconds':>11}{'of full':>9}{'peak MiB':>10}{'max error':>11}"
 
 
-def flags(parser: argparse.ArgumentParser) -> None:
-    """Flags of `bench gpu`."""
-    parser.add_argument(
-        "--lengths", type=kinds.lengths, default=[65536, 131072], metavar="N,N", help="tokens (default: 64k,128k)"
-    )
-    parser.add_argument(
-        "--documents", type=_counts, default=[16, 32], metavar="M,M", help="documents of a prompt (default: 16,32)"
-    )
-    parser.add_argument("--device", default="cuda", help="cuda, cuda:1, or cpu at toy lengths (default: %(default)s)")
-    parser.add_argument("--repeats", type=kinds.positive, default=5, help="timed runs (default: %(default)s)")
-    parser.add_argument("--output", type=Path, metavar="FILE.json", help="writes the figures there too")
-
-
-def _counts(text: str) -> list[int]:
-    return [kinds.positive(part.strip()) for part in text.split(",")]
-
-
-def main(options: argparse.Namespace, say: Callable[[str], None], note: Callable[[str], None]) -> int:
-    """The table on stdout as it is measured; 1 where a measurement failed."""
+def report_gpu(
+    lengths: Sequence[int], documents: Sequence[int], device: str, repeats: int, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """All figures with what made them, as JSON; `say` takes the table, row by row as it is measured."""
     from anchoreval.bench.gpu_measures import machine, measures, open_bench
-    from anchoreval.files import write_whole
 
-    bench = open_bench(options.device, options.repeats)
-    facts = {"command": _command(options), **machine(bench.device)}
+    bench = open_bench(device, repeats)
+    sizes = [",".join(map(str, given)) for given in (lengths, documents)]
+    asked = f"--lengths {sizes[0]} --documents {sizes[1]} --device {device} --repeats {repeats}"
+    facts = {"command": f"anchoreval bench gpu {asked}", **machine(bench.device)}
     say(f"{facts['device_name']}, " + ", ".join(f"{k} {v or 'absent'}" for k, v in facts["versions"].items()))
     say(_HEAD)
     figures: list[Figure] = []
-    for figure in measures(bench, options.lengths, options.documents):
+    for figure in measures(bench, lengths, documents):
         figures.append(figure)
         say(_line(figure, figures))
-    if options.output is not None:
-        made = facts | {"figures": [_as_json(figure, figures) for figure in figures]}
-        write_whole(options.output, [json.dumps(made, indent=1) + "\n"])
-        note(f"figures: {options.output}")
-    failed = [figure for figure in figures if figure.failed]
-    if failed:
-        note(f"{len(failed)} of {len(figures)} measurements failed")
-    return 1 if failed else 0
-
-
-def _command(options: argparse.Namespace) -> str:
-    lengths, documents = (",".join(map(str, given)) for given in (options.lengths, options.documents))
-    asked = f"--lengths {lengths} --documents {documents} --device {options.device} --repeats {options.repeats}"
-    return f"anchoreval bench gpu {asked}"
+    return facts | {"figures": [_as_json(figure, figures) for figure in figures]}
 
 
 def _of(figure: Figure, figures: Sequence[Figure]) -> float | None:

@@ -6,15 +6,12 @@ one long prompt. Both are of log-probabilities, where `hf` computes logits of th
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from anchoreval.cli import options as shared
 
 _MIB = 1 << 20
 VOCABULARY = 32_768
@@ -37,15 +34,6 @@ class Beside:
     def ratio(self) -> float:
         """How many times less ours takes."""
         return self.hf / self.ours
-
-
-def flags(parser: argparse.ArgumentParser) -> None:
-    """Sizes of the prompts."""
-    text = "tokens of the context that all questions share (default: %(default)s)"
-    parser.add_argument("--length", type=shared.length, default=13_000, metavar="N", help=text)
-    parser.add_argument("--questions", type=shared.positive, default=8, metavar="N", help="default: %(default)s")
-    text = "tokens of the prompt whose peak memory is taken (default: %(default)s)"
-    parser.add_argument("--memory-length", type=shared.length, default=32_768, metavar="N", help=text)
 
 
 def measure_time(length: int, questions: int) -> Beside:

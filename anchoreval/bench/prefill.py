@@ -8,16 +8,12 @@ random weights that are made on the device. Nothing is saved. On a CPU it runs a
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from anchoreval.cli import options as kinds
 
 if TYPE_CHECKING:
     from anchoreval.backends.hf.backend import HfBackend
@@ -48,39 +44,24 @@ class Prefill:
     failed: str | None = None
 
 
-def flags(parser: argparse.ArgumentParser) -> None:
-    """Flags of `bench prefill`."""
-    default = kinds.lengths("32k,64k,128k")
-    parser.add_argument("--lengths", type=kinds.lengths, default=default, metavar="N,N", help="default: 32k,64k,128k")
-    parser.add_argument("--documents", type=kinds.positive, default=32, metavar="N", help="default: %(default)s")
-    parser.add_argument("--shape", choices=SHAPES, default="70b", help="default: %(default)s")
-    parser.add_argument("--device", default="cuda", help="cuda, cuda:1, or cpu (default: %(default)s)")
-    parser.add_argument("--chunk-tokens", type=kinds.positive, default=2048, metavar="N", help="default: %(default)s")
-    parser.add_argument("--output", type=Path, metavar="FILE.json", help="writes the figures there too")
-
-
-def main(options: argparse.Namespace, say: Callable[[str], None], note: Callable[[str], None]) -> int:
-    """The table on stdout as it is measured; 1 where a measurement failed."""
+def report_prefill(
+    lengths: Sequence[int], documents: int, shape: str, device: str, chunk_tokens: int, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """All figures with what made them, as JSON; `say` takes the table, row by row as it is measured."""
     from anchoreval.bench.gpu_measures import machine, open_bench
-    from anchoreval.files import write_whole
 
-    device = open_bench(options.device, 1).device
-    layers = layers_that_fit(options.shape, max(options.lengths), memory_of(device))
-    facts = machine(device) | {"shape": options.shape, "layers": layers, "chunk_tokens": options.chunk_tokens}
-    say(f"{facts['device_name']}; {layers} layers of Llama-3-{options.shape}, bfloat16, random weights\n{_HEAD}")
-    backend = open_random(options.shape, layers, max(options.lengths), device, options.chunk_tokens)
-    made: list[Prefill] = []
-    for figure in measures(backend, options.lengths, options.documents, SHAPES[options.shape][4]):
-        made.append(figure)
-        say(line(figure, made))
-    if options.output is not None:
-        lengths = ",".join(map(str, options.lengths))
-        command = f"anchoreval bench prefill --lengths {lengths} --documents {options.documents}"
-        facts["command"] = f"{command} --shape {options.shape} --chunk-tokens {options.chunk_tokens}"
-        whole = facts | {"figures": [dataclasses.asdict(figure) for figure in made]}
-        write_whole(options.output, [json.dumps(whole, indent=1) + "\n"])
-        note(f"figures: {options.output}")
-    return 1 if any(figure.failed for figure in made) else 0
+    place = open_bench(device, 1).device
+    layers = layers_that_fit(shape, max(lengths), memory_of(place))
+    facts = machine(place) | {"shape": shape, "layers": layers, "chunk_tokens": chunk_tokens}
+    say(f"{facts['device_name']}; {layers} layers of Llama-3-{shape}, bfloat16, random weights\n{_HEAD}")
+    backend = open_random(shape, layers, max(lengths), place, chunk_tokens)
+    figures: list[Prefill] = []
+    for figure in measures(backend, lengths, documents, SHAPES[shape][4]):
+        figures.append(figure)
+        say(line(figure, figures))
+    asked = f"--lengths {','.join(map(str, lengths))} --documents {documents} --shape {shape}"
+    facts["command"] = f"anchoreval bench prefill {asked} --chunk-tokens {chunk_tokens}"
+    return facts | {"figures": [dataclasses.asdict(figure) for figure in figures]}
 
 
 def layers_that_fit(shape: str, tokens: int, memory: int | None) -> int:

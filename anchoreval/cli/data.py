@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from anchoreval.cli.console import note, say
 from anchoreval.errors import SourceError
 
 if TYPE_CHECKING:
     from anchoreval.texts.sources import Published, Sources
 
 SUITES = ("babilong", "general", "longbench", "longbench_v2", "ruler")
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +42,19 @@ def flags(parser: argparse.ArgumentParser) -> None:
         )
 
 
-def main(options: argparse.Namespace, say: Say, note: Say) -> int:
-    """`anchoreval data fetch|check`: places, or a row for each file, on stdout."""
+def main(options: argparse.Namespace) -> int:
+    """Places, or a row for each file, on stdout."""
     from anchoreval.texts.sources import Sources
 
     if options.kind == "fetch":
-        return fetch(options.suite, options.data_dir, say, note)
+        return fetch(options.suite, options.data_dir)
     rows = list(check(Sources(options.data_dir, offline=True)))
     for row in rows:
         say(str(row))
     return int(any(row.state == "differs" for row in rows))
 
 
-def fetch(suite: str, folder: Path | None, say: Say, note: Say) -> int:
+def fetch(suite: str, folder: Path | None) -> int:
     """Brings the files of a suite into `folder` or the cache; those that are there and right are left alone.
 
     1 where a file could not be had; SourceError names the addresses and why each failed, for a suite of one file.
@@ -75,7 +75,7 @@ def fetch(suite: str, folder: Path | None, say: Say, note: Say) -> int:
     failed = 0
     for source in wanted:
         try:
-            say(str(_fetched(source, (folder or default_cache()) / source.file, note)))
+            say(str(_fetched(source, (folder or default_cache()) / source.file)))
         except SourceError as error:
             if len(wanted) == 1:
                 raise
@@ -84,7 +84,7 @@ def fetch(suite: str, folder: Path | None, say: Say, note: Say) -> int:
     return int(bool(failed))
 
 
-def _fetched(source: Published, target: Path, note: Say) -> Path:
+def _fetched(source: Published, target: Path) -> Path:
     """The file at `target`, downloaded from the first address that serves it right."""
     from anchoreval.texts.download import address_of, digest_of, download
 

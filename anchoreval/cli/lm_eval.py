@@ -20,7 +20,7 @@ from typing import Any
 
 from anchoreval.cli.console import StdoutLost, note
 from anchoreval.errors import AnchorEvalError, RunError
-from anchoreval.lm_eval_plugin import MODELS, names, register
+from anchoreval.lm_eval_plugin import ENGINES, MODELS, names, register
 from anchoreval.suites.general import harness as lm_eval_tasks
 
 #: What lm-eval says of input, in errors of no class of its own.
@@ -102,7 +102,7 @@ def _check(wanted: Any) -> None:
     if wanted.model in MODELS:
         from anchoreval.lm_eval_plugin.arguments import model_arguments
 
-        model_arguments(wanted.model_args or {}).as_arm("auto")
+        model_arguments(wanted.model_args or {}, ENGINES[wanted.model]).as_arm("auto")
 
 
 def _names(tasks: Any) -> list[str]:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 from anchoreval.backends import BACKENDS
 from anchoreval.backends.options import help_of_options
 from anchoreval.errors import AnchorEvalError
+from anchoreval.prompt.settings import SETTINGS, read_template_arg
+from anchoreval.tokenizer.chat_template import Scalar
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
-_OF_HF = ("chunk_tokens", "batch_tokens", "realisation")  # flags of one backend alone, whose own defaults hold
+_OF_ONE = ("chunk_tokens", "batch_tokens", "realisation")  # flags of one backend alone, whose own defaults hold
 
 
 def length(text: str) -> int:
@@ -75,14 +75,15 @@ def seed(text: str) -> int:
     return int(text)
 
 
-#: Settings by name: their type, what they may be, and what they are for.
-SETTINGS: dict[str, tuple[Callable[[str], str | int], tuple[str, ...] | None, str]] = {
-    "depths": (positive, None, "niah: depths of the grid (default: 11)"),
-    "depth_spacing": (str, ("linear", "sigmoid"), "niah: how the depths are spread (default: linear)"),
-    "repeats": (positive, None, "niah: samples of each length and depth (default: 1)"),
-    "needles": (positive, None, "niah/multi: needles in a prompt (default: 3)"),
-    "prompting": (str, ("zero_shot", "cot", "no_context"), "longbench_v2: the prompt (default: zero_shot)"),
-}
+def points(text: str) -> float:
+    """A number of points above 0 and below 100."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is no margin: points above 0 and below 100, e.g. 1 or 0.5")
+    return value
 
 
 def sources(parser: argparse.ArgumentParser) -> None:
@@ -126,8 +127,9 @@ class Arms(argparse.Action):
 def settings(parser: argparse.ArgumentParser) -> None:
     """Flags that choose between what a suite lets be chosen; absent ones leave the card's."""
     group = parser.add_argument_group("settings of suites")
-    for name, (kind, values, about) in SETTINGS.items():
-        group.add_argument(f"--{name.replace('_', '-')}", type=kind, choices=values, help=about)
+    for name, setting in SETTINGS.items():
+        kind = positive if setting.kind is int else str
+        group.add_argument(f"--{name.replace('_', '-')}", type=kind, choices=setting.values, help=setting.about)
 
 
 def chosen_settings(options: argparse.Namespace) -> dict[str, str | int]:
@@ -159,26 +161,25 @@ def anchor(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def template_arg(text: str) -> tuple[str, str | int | float | bool | None]:
-    """Name and value of an argument of a chat template: JSON's true, false, null and numbers, else text."""
-    name, equals, value = text.partition("=")
-    if not (equals and name.isidentifier()):
-        raise argparse.ArgumentTypeError(f"{text!r} is no KEY=VALUE such as enable_thinking=false")
+def template_arg(text: str) -> tuple[str, Scalar]:
+    """Name and value of an argument of a chat template."""
     try:
-        read = json.loads({"True": "true", "False": "false", "None": "null"}.get(value, value))
-    except ValueError:
-        return name, value
-    if isinstance(read, dict | list):
-        raise argparse.ArgumentTypeError(f"{text!r}: a value is text, a number, true, false or null")
-    return name, read
+        return read_template_arg(text)
+    except AnchorEvalError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def template_args(options: argparse.Namespace) -> dict[str, str | int | float | bool | None]:
+def template_args(options: argparse.Namespace) -> dict[str, Scalar]:
     """The arguments of the chat template by name; AnchorEvalError for one that is given twice."""
     names = [name for name, _ in options.template_args]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise AnchorEvalError(f"--template-args {twice} is given twice")
     return dict(options.template_args)
+
+
+def runs(parser: argparse.ArgumentParser) -> None:
+    """The runs that a command reads."""
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, or folders of them")
 
 
 def model(parser: argparse.ArgumentParser) -> None:
@@ -230,8 +231,7 @@ def backend(group: argparse._ActionsContainer) -> None:
         "--backend",
         choices=sorted(BACKENDS),
         default="hf",
-        help="hf: transformers; vllm: its offline engine; openai: a server, with --base-url and --tokenizer; "
-        "fake: answers without a model, to try a set-up (default: %(default)s)",
+        help="; ".join(f"{name}: {known.about}" for name, known in BACKENDS.items()) + " (default: %(default)s)",
     )
     group.add_argument(
         "--backend-args",
@@ -270,25 +270,13 @@ def _value(text: str) -> str | int | float | bool:
 
 def engine_options(options: argparse.Namespace) -> dict[str, str | int | float | bool]:
     """What the backend is opened with beside the run's own; AnchorEvalError for flags that are another backend's."""
-    name, given = options.backend, dict(options.backend_args)
-    if (options.base_url is None) == (name == "openai"):
+    name, backend, given = options.backend, BACKENDS[options.backend], dict(options.backend_args)
+    if (options.base_url is None) == backend.one_server:
         raise AnchorEvalError("--backend openai and --base-url go together: --base-url http://127.0.0.1:8000/v1")
-    if name == "openai":
-        given["base_url"] = options.base_url
-    own = {flag: value for flag in _OF_HF if (value := getattr(options, flag)) is not None}
-    if own and name in ("vllm", "openai"):
-        raise AnchorEvalError(f"--{next(iter(own)).replace('_', '-')} is of backend hf; {name} has --backend-args")
-    if name == "hf":
-        given = own | given
-    if name in ("hf", "vllm"):
-        given |= {"device": options.device, "trust_remote_code": options.trust_remote_code}
-    return given
-
-
-def verify(parser: argparse.ArgumentParser) -> None:
-    """Flags of `anchoreval verify`."""
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, or folders of them")
-    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with the published source texts")
-    parser.add_argument(
-        "--tokenizer", type=Path, metavar="PATH", help="folder with the run's tokenizer, where its checkpoint is gone"
-    )
+    own = {flag: value for flag in _OF_ONE if (value := getattr(options, flag)) is not None}
+    if not backend.lenient and (refused := next((flag for flag in own if flag not in backend.takes), None)):
+        owner = next(other for other, known in BACKENDS.items() if refused in known.takes)
+        raise AnchorEvalError(f"--{refused.replace('_', '-')} is of backend {owner}; {name} has --backend-args")
+    above = {flag: getattr(options, flag) for flag in ("base_url", "device", "trust_remote_code")}
+    taken = [{flag: value for flag, value in flags.items() if flag in backend.takes} for flags in (own, above)]
+    return taken[0] | given | taken[1]

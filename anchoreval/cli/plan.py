@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from anchoreval.cli import options as shared
+from anchoreval.cli.console import note, say
+from anchoreval.cli.progress import shown
 from anchoreval.schema import Watch, work
 
 if TYPE_CHECKING:
@@ -45,14 +47,9 @@ def flags(parser: argparse.ArgumentParser) -> None:
     shared.settings(parser)
 
 
-def main(
-    options: argparse.Namespace,
-    say: Callable[[str], None],
-    note: Callable[[str], None],
-    watch: Watch,
-) -> int:
+def main(options: argparse.Namespace) -> int:
     """The plan on stdout; what cannot be made on stderr."""
-    said = _planned(options, watch)
+    said = _planned(options, partial(shown, unit="prompts"))
     for why in said.unmakeable:
         note(f"left out: {why}")
     say(page(said))

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from anchoreval.cli import options as shared
+from anchoreval.cli.console import note, say
+from anchoreval.cli.progress import shown
 from anchoreval.records.folder import find_runs, load_run, tell_changed
 from anchoreval.reports.viewer.prompts import PROMPT_MEGABYTES
-from anchoreval.schema import Watch, unwatched, work
-
-Tell = Callable[[str], None]
+from anchoreval.schema import work
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, or folders of them")
+    shared.runs(parser)
     parser.add_argument(
         "--output",
         type=Path,
@@ -48,11 +49,13 @@ def flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def main(options: argparse.Namespace, say: Tell, note: Tell, watch: Watch = unwatched) -> int:
+def main(options: argparse.Namespace) -> int:
     """The place of every index.html on stdout; then, with --serve, the address; on stderr what changed."""
     from anchoreval.reports.viewer.serve import serve
     from anchoreval.reports.viewer.write import FOLDER, write_view
+    from anchoreval.runs.rebuild import Remake
 
+    remake = partial(Remake, data_dir=options.data_dir, tokenizer=options.tokenizer)
     paths = find_runs(options.runs)
     names = _names(paths)
     given: Path | None = options.output
@@ -61,16 +64,9 @@ def main(options: argparse.Namespace, say: Tell, note: Tell, watch: Watch = unwa
         folder = path / FOLDER if given is None else given if len(paths) == 1 else given / name
         run = load_run(path)
         tell_changed(run, note)
-        with work(watch, len({record.sample_id for record in run.records})) as progress:
+        with work(partial(shown, unit="prompts"), len({record.sample_id for record in run.records})) as progress:
             progress.at(f"{path}, run {number} of {len(paths)}")
-            page = write_view(
-                run,
-                folder,
-                megabytes=options.prompt_megabytes,
-                data_dir=options.data_dir,
-                tokenizer=options.tokenizer,
-                progress=progress,
-            )
+            page = write_view(run, folder, remake=remake, megabytes=options.prompt_megabytes, progress=progress)
         say(str(page))
         viewers[name] = folder
     if options.serve is not None:

@@ -11,6 +11,7 @@ MODELS = {
     "anchoreval": "anchoreval.lm_eval_plugin.model:AnchorEvalLM",
     "anchoreval-vllm": "anchoreval.lm_eval_plugin.model:AnchorEvalVllm",
 }
+ENGINES = {"anchoreval": "hf", "anchoreval-vllm": "vllm"}  # the backend of each
 
 
 def register() -> None:

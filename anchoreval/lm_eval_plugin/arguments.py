@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from argparse import ArgumentTypeError
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from anchoreval.arms.arm import DEFAULT_KERNEL, Arm, parse_arm
-from anchoreval.backends import options_of
-from anchoreval.cli.options import SETTINGS, template_arg
+from anchoreval.backends import BACKENDS
+from anchoreval.backends.options import OPTIONS
 from anchoreval.errors import AnchorEvalError
+from anchoreval.prompt.settings import SETTINGS, read_template_arg
 
 #: What lm-eval itself adds to the arguments of a model; batches are sized by `batch_tokens` and `rows`.
 GIVEN_BY_LM_EVAL = frozenset({"batch_size", "max_batch_size"})
-#: The arguments that every backend of ours is opened with, and those of the `hf` backend alone.
+#: The arguments that every backend is opened with, and those that only some take.
 OF_ENGINES = ("dtype", "device", "kernel", "trust_remote_code")
-OF_HF = ("chunk_tokens", "batch_tokens", "rows", "realisation")
+OF_SOME = ("chunk_tokens", "batch_tokens", "rows", "realisation")
 
 
 class BadArgument(AnchorEvalError, ValueError):
@@ -47,11 +47,11 @@ class ModelArguments:
     rows: int | None = None
     realisation: str | None = None
     document_tokens: int | None = None
-    more: dict[str, Any] = field(default_factory=dict)  # options of another backend than `hf`
+    more: dict[str, Any] = field(default_factory=dict)  # other options of the backend
 
     def engine(self) -> dict[str, Any]:
         """What is given of a backend's own options."""
-        given = {name: value for name in (*OF_ENGINES, *OF_HF) if (value := getattr(self, name)) is not None}
+        given = {name: value for name in (*OF_ENGINES, *OF_SOME) if (value := getattr(self, name)) is not None}
         return given | self.more
 
     def as_arm(self, dtype: str) -> Arm:
@@ -90,22 +90,21 @@ def model_arguments(given: Mapping[str, Any], engine: str = "hf") -> ModelArgume
 
     The arguments of our tasks' prompts may stand among them, for lm-eval hands both to both.
     """
-    own = [each.name for each in dataclasses.fields(ModelArguments) if each.name != "more"]
-    options: list[str] = []
-    if engine != "hf":
-        options = [name for name in options_of(engine) or () if name not in (*own, *OF_ENGINES, "max_model_len")]
-        own = [name for name in own if name not in OF_HF]
+    fields = [each.name for each in dataclasses.fields(ModelArguments) if each.name != "more"]
+    given_by_run, options = BACKENDS[engine].takes, OPTIONS.get(engine, {})
+    own = [name for name in fields if name not in OF_SOME or name in given_by_run or name in options]
+    more = [name for name in options if name not in fields and name not in given_by_run]
     prompts = [each.name for each in dataclasses.fields(PromptArguments)]
-    known = {*own, *options, *prompts, *SETTINGS, *GIVEN_BY_LM_EVAL}
+    known = {*own, *more, *prompts, *SETTINGS, *GIVEN_BY_LM_EVAL}
     if "backend" in given:
         raise BadArgument("model_args: backend= is a word of lm-eval's hf model: the name of the model chooses ours")
     if unknown := sorted(set(given) - known):
-        said = ", ".join([*own, *options, *prompts])
+        said = ", ".join([*own, *more, *prompts])
         raise BadArgument(f"model_args: unknown {', '.join(unknown)} (known: {said})")
     if not given.get("pretrained"):
         raise BadArgument("model_args: pretrained=MODEL is needed: a card of models/, a folder or a hub id")
-    more = {name: _plain(given[name]) for name in options if given.get(name) is not None}
-    return dataclasses.replace(_read(ModelArguments, given, own), more=more)
+    others = {name: _plain(given[name]) for name in more if given.get(name) is not None}
+    return dataclasses.replace(_read(ModelArguments, given, own), more=others)
 
 
 def _plain(value: Any) -> Any:
@@ -121,7 +120,7 @@ def prompt_arguments(metadata: Mapping[str, Any]) -> PromptArguments:
 def settings(metadata: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
     """The settings of a suite (`known`) that stand in a task's metadata."""
     given = {name: metadata[name] for name in known if name in SETTINGS and metadata.get(name) is not None}
-    return {name: str(value) if SETTINGS[name][0] is str else _as(int, value, name) for name, value in given.items()}
+    return {name: str(value) if SETTINGS[name].kind is str else _as(int, value, name) for name, value in given.items()}
 
 
 def _read(kind: type[Kind], given: Mapping[str, Any], names: Collection[str]) -> Kind:
@@ -162,8 +161,8 @@ def _template_args(value: Any, said: str) -> dict[str, Any]:
             raise BadArgument(f"{said} no object of text, numbers, true, false and null")
         return {str(name): each for name, each in value.items()}
     try:
-        return dict(template_arg(part.strip()) for part in str(value).split(";") if part.strip())
-    except ArgumentTypeError as error:
+        return dict(read_template_arg(part.strip()) for part in str(value).split(";") if part.strip())
+    except AnchorEvalError as error:
         raise BadArgument(f"{said} none: {error}") from error
 
 

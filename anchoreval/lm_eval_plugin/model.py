@@ -27,9 +27,10 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 
 from anchoreval.arms.arm import Arm
-from anchoreval.backends import Backend, open_backend
+from anchoreval.backends import BACKENDS, Backend, open_backend, opener_of
 from anchoreval.cards import find_model
 from anchoreval.errors import ModelError
+from anchoreval.lm_eval_plugin import ENGINES
 from anchoreval.lm_eval_plugin.arguments import BadArgument, model_arguments, prompt_arguments
 from anchoreval.lm_eval_plugin.tasks import card_of, model_of, sample_of, window_of
 from anchoreval.model import folder_of
@@ -52,12 +53,13 @@ _log = logging.getLogger("lm_eval.anchoreval")
 class AnchorEvalLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not analysed
     """A backend under one arm; `model_args` are those of `ModelArguments`."""
 
-    engine = "hf"
+    engine = ENGINES["anchoreval"]
 
     def __init__(self, **given: Any) -> None:
         super().__init__()
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise BadArgument("models of anchoreval run in one process: start it without accelerate or torchrun")
+        opener_of(self.engine)  # MissingExtra before any task is loaded
         self.asked = model_arguments(given, self.engine)
         if str(given.get("batch_size", 1)) != "1":
             _log.info("--batch_size is not used: batches are sized by batch_tokens and rows of --model_args")
@@ -250,7 +252,7 @@ class AnchorEvalLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not analysed
 
     @cached_property
     def _backend(self) -> Backend:
-        own = {"max_model_len": self._room} if self.engine == "vllm" else {}
+        own = {"max_model_len": self._room} if "max_model_len" in BACKENDS[self.engine].takes else {}
         given = {"dtype": self._card.dtype} | own | self.asked.engine()
         return open_backend(self.engine, self._card.checkpoint, **given)
 
@@ -356,4 +358,4 @@ class AnchorEvalLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not analysed
 class AnchorEvalVllm(AnchorEvalLM):
     """The vLLM backend under one arm; `model_args` may hold its options (`tensor_parallel_size`, ...) too."""
 
-    engine = "vllm"
+    engine = ENGINES["anchoreval-vllm"]

@@ -27,7 +27,6 @@ _OF_LOADERS = ("generation_config.json", ADAPTER)
 #: Ends of the names of files that anything is read from.
 _READ = (".json", ".jinja", ".safetensors", ".model", ".txt", ".py")
 _TEXTS = (".json", ".jinja")
-_LOADERS = ("hf", "vllm")  # engines that load the checkpoint itself
 
 
 _IDS = or_null(either(list_of(whole(-1, 2**31)), whole(-1, 2**31)))
@@ -127,17 +126,17 @@ def find_checkpoint(model: str, code: bool = False, adapters: bool = False) -> C
     return Checkpoint(folder, hashes | (_code(folder) if code else {}), adapter)
 
 
-def reads(engine: str, template: str, server_template: bool = False) -> tuple[str, ...]:
+def reads(loader: bool, template: str, server_template: bool = False) -> tuple[str, ...]:
     """The names, or globs, of the files beside the weights that decide an answer.
 
     They are the tokenizer's, those of chat templates where one is rendered here (`template` "chat") or counted with
-    (`server_template`), and those of the loader where `engine` loads the checkpoint.
+    (`server_template`), and those of the loader where the engine has one (`loader`).
     """
     rendered = template != "base" or server_template
     return (
         *_OF_TOKENIZERS,
         *(_OF_TEMPLATES if rendered else ()),
-        *(_OF_LOADERS if engine in _LOADERS else ()),
+        *(_OF_LOADERS if loader else ()),
     )
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from anchoreval.arms.arm import DEFAULT_KERNEL, Arm, parse_arms, widest_product
-from anchoreval.backends import Backend, open_backend, waves
+from anchoreval.backends import Backend, capabilities_of, open_backend, waves
 from anchoreval.cards import ModelCard, find_model, select_tasks, with_settings
 from anchoreval.errors import AnchorEvalError
 from anchoreval.model import folder_of
@@ -47,7 +47,6 @@ from anchoreval.stats.sequential import parse_until
 from anchoreval.texts.sources import HaystackKind, Sources
 from anchoreval.tokenizer import TextTokenizer, load_tokenizer
 
-BackendName = Literal["hf", "vllm", "openai", "fake"]
 Engine = Backend | Fleet
 
 
@@ -61,7 +60,7 @@ def evaluate(
     output: str | Path = "runs",
     dtype: str | None = None,
     kernel: str = DEFAULT_KERNEL,
-    backend: BackendName = "hf",
+    backend: str = "hf",
     tokenizer: str | None = None,
     template: Template | None = None,
     template_args: Mapping[str, Any] = NO_ARGS,
@@ -109,12 +108,12 @@ def evaluate(
         template=template or card.template, template_args=template_args, anchor=anchor,
         sources=Sources(data_dir, _haystack(haystack, subject, tell), wordlists, context=context),
         document_tokens=document_tokens, until=parse_until(until) if until is not None else None,
-        served=backend == "openai" and (options or {}).get("api") == "chat",
+        served=capabilities_of(backend).one_server and (options or {}).get("api") == "chat",
     )  # fmt: skip
     _check(plan, backend, ray, str((options or {}).get("api")))
     require_writable(Path(output) / subject.name)
     given = {"dtype": dtype, "kernel": kernel} | _own_options(backend, card, max_length, plan.arms) | (options or {})
-    if kernel == "flex_attention" and backend == "hf":
+    if kernel == "flex_attention" and capabilities_of(backend).kernels_of_torch:
         tell("kernel flex_attention is compiled by torch anew for every shape: that takes minutes on a CPU")
     if rehash:
         forget(folder_of(card.checkpoint, weights=False))
@@ -138,12 +137,12 @@ class Subject:
     tokenizer: str | None = None  # where it is not the checkpoint's
 
 
-def _subject(model: str, backend: BackendName, tokenizer: str | None) -> Subject:
+def _subject(model: str, backend: str, tokenizer: str | None) -> Subject:
     """The model of a card, folder or hub id; behind a server, its name there and the card of its tokenizer."""
-    if backend == "openai":
+    if capabilities_of(backend).needs_tokenizer:
         if tokenizer is None:
             raise AnchorEvalError(
-                "--backend openai needs --tokenizer: a folder, hub id or card with the model's tokenizer"
+                f"--backend {backend} needs --tokenizer: a folder, hub id or card with the model's tokenizer"
             )
         card = find_model(tokenizer)[1].model_copy(update={"about": f"{model}, behind a server", "dtype": "auto"})
         return Subject(model.rstrip("/").rpartition("/")[2], model, card, model, tokenizer)
@@ -153,13 +152,14 @@ def _subject(model: str, backend: BackendName, tokenizer: str | None) -> Subject
     return Subject(name, model, card, card.checkpoint)
 
 
-def _own_options(backend: BackendName, card: ModelCard, max_length: int | None, arms: Sequence[Arm]) -> dict[str, Any]:
+def _own_options(backend: str, card: ModelCard, max_length: int | None, arms: Sequence[Arm]) -> dict[str, Any]:
     """What a backend is told of the run."""
-    if backend == "openai":
-        return {"tokenizer": str(folder_of(card.checkpoint, weights=False))}
-    if backend == "hf":
-        return {"product": widest_product(arms)}
-    return {"max_model_len": window_of(card, max_length)} if backend == "vllm" else {}
+    facts: dict[str, Callable[[], Any]] = {
+        "tokenizer": lambda: str(folder_of(card.checkpoint, weights=False)),
+        "product": lambda: widest_product(arms),
+        "max_model_len": lambda: window_of(card, max_length),
+    }
+    return {name: fact() for name, fact in facts.items() if name in capabilities_of(backend).takes}
 
 
 def notices(described: Mapping[str, Any]) -> Iterator[str]:
@@ -195,14 +195,15 @@ def _open(opening: Opening, ray: str | None, workers: int | None) -> Engine:
     return Fleet.open(ray, workers, opening)
 
 
-def _check(plan: Plan, backend: BackendName, ray: str | None, api: str) -> None:
+def _check(plan: Plan, backend: str, ray: str | None, api: str) -> None:
     """AnchorEvalError for a limit of nothing, a stopping rule with nothing to compare, and what cannot go together."""
     if plan.limit is not None and plan.limit < 1:
         raise AnchorEvalError("--limit takes a number of samples from 1 upwards")
-    if (backend, api, plan.template) == ("openai", "chat", "chat"):
+    server = capabilities_of(backend).one_server
+    if server and (api, plan.template) == ("chat", "chat"):
         raise AnchorEvalError("api=chat: the server applies the chat template itself: use --template base")
     if plan.template_args and plan.template == "base" and not plan.served:
-        how = "api=chat to --backend-args, or --template chat" if backend == "openai" else "--template chat"
+        how = "api=chat to --backend-args, or --template chat" if server else "--template chat"
         raise AnchorEvalError(f"--template-args are arguments of a chat template: add {how}")
     for arm in plan.arms if plan.anchor == "none" else ():
         require_no_anchor(arm.name, arm.positions, arm.attention)
@@ -214,8 +215,9 @@ def _check(plan: Plan, backend: BackendName, ray: str | None, api: str) -> None:
         raise AnchorEvalError(
             f"--until takes arms in turn, for which {backend} would start anew each time: leave it out"
         )
-    if backend == "openai" and ray is not None:
-        raise AnchorEvalError("--ray spreads engines over a cluster, openai has one server: use concurrency=N instead")
+    if server and ray is not None:
+        text = f"--ray spreads engines over a cluster, {backend} has one server: use concurrency=N instead"
+        raise AnchorEvalError(text)
 
 
 def _execute(
@@ -359,9 +361,9 @@ def _compute(
 def _as_served(engine: Engine, plan: Plan) -> Plan:
     """The plan, another one where a server turned out to answer chat alone, in its own template."""
     said = engine.describe()
-    if said["engine"] != "openai" or plan.served or said["server"]["api"] != "chat":
+    if plan.served or said.get("server", {}).get("api") != "chat":
         return plan
-    _check(served := replace(plan, served=True), "openai", None, "chat")
+    _check(served := replace(plan, served=True), str(said["engine"]), None, "chat")
     return served
 
 
@@ -369,21 +371,19 @@ def _within_server(engine: Engine, window: int | None) -> int | None:
     """The positions that the run has: the server's, where it says that it has fewer than the card."""
     described = engine.describe()
     served = described.get("max_length")
-    if described["engine"] != "openai" or not isinstance(served, int) or (window is not None and window <= served):
+    if not capabilities_of(str(described["engine"])).one_server or not isinstance(served, int):
         return window
-    return served
+    return served if window is None else min(window, served)
 
 
-def _with_placebo(
-    arms: tuple[Arm, ...], wanted: bool, backend: BackendName, tell: Callable[[str], None]
-) -> tuple[Arm, ...]:
+def _with_placebo(arms: tuple[Arm, ...], wanted: bool, backend: str, tell: Callable[[str], None]) -> tuple[Arm, ...]:
     """The arms, and the placebo of the first behind them where it is wanted and not there yet.
 
-    Two arms or more on vllm always have one, for there what is computed together may move log-probabilities too.
+    Two arms or more always have one on a backend where what is computed together may move log-probabilities too.
     """
-    if backend == "vllm" and len(arms) > 1 and not any(arm.placebo for arm in arms):
+    if capabilities_of(backend).always_placebo and len(arms) > 1 and not any(arm.placebo for arm in arms):
         wanted = True
-        tell(f"{arms[0].name}~placebo is added: on vllm every comparison has its noise floor")
+        tell(f"{arms[0].name}~placebo is added: on {backend} every comparison has its noise floor")
     return tuple(dict.fromkeys((*arms, replace(arms[0], placebo=True)))) if wanted else arms
 
 

@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from anchoreval.backends import BACKENDS
 from anchoreval.cards import find_model
 from anchoreval.errors import AnchorEvalError, RunError
 from anchoreval.model import folder_of, hashes_of, reads
@@ -91,7 +92,8 @@ def files_of(described: Mapping[str, Json], template: str, folder: Path) -> dict
 
 def _reads(described: Mapping[str, Json], template: str) -> tuple[str, ...]:
     server = described.get("server") or {}
-    return reads(str(described.get("engine")), template, server.get("api") == "chat")
+    engine = BACKENDS.get(str(described.get("engine")))
+    return reads(engine is not None and engine.loads_checkpoint, template, server.get("api") == "chat")
 
 
 def environment_of(described: Mapping[str, Json]) -> dict[str, Json]:

@@ -263,6 +263,11 @@ class Remake:
         return asked | {name: str(row["sha256"]) for name, row in self.header.source_files.items() if "sha256" in row}
 
     @property
+    def document_tokens(self) -> int | None:
+        """Tokens of the blocks that documents were cut into, None where they were not."""
+        return self.plan.document_tokens
+
+    @property
     def _place(self) -> Path:
         return self.run.path / HEADER
 

@@ -131,7 +131,7 @@ def test_an_output_that_cannot_be_written_is_said_before_anything_is_read(
     (tmp_path / "file").write_text("")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     output = "/proc/self/anchoreval" if place == "proc" else str(tmp_path / place)
-    monkeypatch.setitem(COMMANDS, command, (*COMMANDS[command][:2], lambda _: pytest.fail("it began")))
+    monkeypatch.setattr(f"anchoreval.cli.{command}.main", lambda _: pytest.fail("it began"))
     asked = {
         "run": [*FAKE, "--tasks", "ruler/vt"], "nll": ["--model", "m", "--text", "t", "--lengths", "64"],
         "probe": ["--model", "m"], "board": ["r"],
@@ -183,7 +183,7 @@ def with_cause(cause: BaseException) -> RunError:
 def test_the_exit_code_says_when_it_failed(
     error: BaseException, while_running: str, code: int, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(COMMANDS, "run", (*COMMANDS["run"][:2], failing(error, while_running=while_running)))
+    monkeypatch.setattr("anchoreval.cli.run.main", failing(error, while_running=while_running))
     done = cli("run", *FAKE, "--tasks", "ruler/vt")
     assert done.returncode == code and says in done.stderr and len(done.stderr.splitlines()) == 1
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from longbench_files import write_folder, write_zip
 
-from anchoreval.cli import data as data_files
 from anchoreval.cli.parser import main
 from anchoreval.errors import SourceError
 from anchoreval.suites.general.rows import HUB
@@ -187,14 +186,14 @@ def test_check_counts_the_records_of_files_that_lie_apart(
 
 
 def test_a_suite_of_several_files_brings_what_can_be_had(
-    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = (Published("a.json", SHA256, (server.address,)), Published("b.json", SHA256, recipe="made by hand"))
     monkeypatch.setattr(sources, "RULER_FILES", made)
-    said: list[str] = []
-    noted: list[str] = []
-    assert data_files.fetch("ruler", tmp_path, said.append, noted.append) == 1
-    assert said == [str(tmp_path / "a.json")] and noted[-1] == "b.json could not be fetched: made by hand"
+    assert main(["data", "fetch", "ruler", "--data-dir", str(tmp_path)]) == 1
+    said = capsys.readouterr()
+    assert said.out == f"{tmp_path / 'a.json'}\n"
+    assert said.err.splitlines()[-1] == "b.json could not be fetched: made by hand"
 
 
 def test_longbench_v2_is_fetched_and_checked_like_the_others(

@@ -38,7 +38,7 @@ def test_a_model_with_a_chat_template_without_template_is_named_on_stderr_under_
     assert raw_words(header) == RAW_TEXT and "unused_chat_template" not in header["identity"]
     assert cli("board", str(tmp_path), "--definition", "anchor-tiny", "--output", str(tmp_path / "b")).returncode == 0
     assert cli("verify", str(tmp_path)).returncode == 0
-    write_view(load_run(path.parent), tmp_path / "view", prompts=False)
+    write_view(load_run(path.parent), tmp_path / "view")
     assert any(RAW_TEXT[1:] in page.read_text("utf-8") for page in (tmp_path / "view").rglob("*.js"))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 import torch
 import transformers
 from checkpoints import SHAPE, VOCABULARY, save_model, save_tokenizer
+from command_line import cli
 from tiny_models import ARCHITECTURES, STOCK_IN_BF16, build
 from tokenizers import processors
 from transformers import GPT2Config, LlamaConfig
@@ -65,24 +65,14 @@ def test_every_family_gets_a_page(tmp_path: Path, name: str) -> None:
     assert len(text.splitlines()) <= 45 and max(len(line) for line in text.splitlines()) <= 130
 
 
-def test_a_model_without_rope_gets_a_page_that_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_without_rope_gets_a_page_that_says_so(tmp_path: Path) -> None:
     config = GPT2Config(
         vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=2, n_positions=512, bos_token_id=1, eos_token_id=2
     )
-    options = argparse.Namespace(
-        model=named(save_model(tmp_path, config)),
-        json=False,
-        max_length=None,
-        dtype=None,
-        device="cpu",
-        trust_remote_code=False,
-    )
-    assert doctor.main(options, print) == 0
-    printed = capsys.readouterr().out
+    model = named(save_model(tmp_path, config))
+    printed = cli("doctor", "--model", model, "--device", "cpu").stdout
     assert "none found" in printed and "trained at   512" in printed and "arms         native" in printed
-    options.json = True
-    assert doctor.main(options, print) == 0
-    facts = json.loads(capsys.readouterr().out)
+    facts = json.loads(cli("doctor", "--model", model, "--device", "cpu", "--json").stdout)
     assert facts["arms"]["native"]["allowed"] and not facts["arms"]["fp32"]["allowed"]
     assert "no RoPE found" in facts["arms"]["fp32"]["why"]
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from anchoreval.arms.arm import parse_arm
-from anchoreval.cli.options import SETTINGS
 from anchoreval.errors import UnsupportedArm
 from anchoreval.lm_eval_plugin import names
 from anchoreval.lm_eval_plugin.arguments import BadArgument, model_arguments, prompt_arguments, settings
+from anchoreval.prompt.settings import SETTINGS
 
 pytest.importorskip("lm_eval", reason="LM-EVAL ABSENT: pip install 'anchoreval[lm-eval]'; no arguments were read")
 

@@ -123,7 +123,7 @@ def test_the_lm_eval_files_say_every_row(run: Run, contrasts: list[Contrast], tm
 
 
 def test_the_viewer_says_the_pooled_rows(run: Run, contrasts: list[Contrast], tmp_path: Path) -> None:
-    write_view(run, tmp_path, prompts=False)
+    write_view(run, tmp_path)
     (index,) = tmp_path.glob("data/*/index.js")
     found = re.search(r'"verdicts":(\[.*?\]),"header"', index.read_text("utf-8"))
     verdicts = json.loads(found[1].replace("\\'", "'")) if found else []

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anchoreval.cli import options as shared
 from anchoreval.errors import ModelError
 
 if TYPE_CHECKING:
@@ -24,33 +22,6 @@ SINK_TOKENS = 512
 SCALED_AFTERWARDS = frozenset({"yarn", "linear", "dynamic"})
 Facts = dict[str, Any]
 _LOADED = ("kernel", "kernel_why", "unused_weights")
-
-
-def flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of the command."""
-    shared.model(parser)
-    parser.add_argument("--json", action="store_true", help="the same facts as JSON")
-    parser.add_argument(
-        "--max-length", type=shared.length, metavar="N", help="the length that it was trained at, where known"
-    )
-    shared.anchor(parser)
-    shared.loading(parser)
-    shared.kernel(parser)
-
-
-def main(options: argparse.Namespace, say: Callable[[str], None]) -> int:
-    """`anchoreval doctor`: the page, or its facts as JSON, on stdout."""
-    facts = examine(
-        options.model,
-        options.max_length,
-        options.dtype,
-        options.device,
-        kernel=getattr(options, "kernel", "default"),
-        trust_remote_code=options.trust_remote_code,
-        anchor=getattr(options, "anchor", "auto"),
-    )
-    say(json.dumps(facts, indent=1, sort_keys=True) if options.json else page(facts))
-    return 0
 
 
 def examine(

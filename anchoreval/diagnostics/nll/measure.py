@@ -7,7 +7,6 @@ text is one document, so attention patterns and positions that only act on docum
 
 from __future__ import annotations
 
-import argparse
 import base64
 import hashlib
 import json
@@ -18,8 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anchoreval.arms.arm import DEFAULT_KERNEL, widest_product
-from anchoreval.cli import options as shared
-from anchoreval.diagnostics.nll.report import Losses, OfText, Row, csv_of, of_texts, rows_of, spans, table_of
+from anchoreval.diagnostics.nll.report import Losses, OfText, Row, csv_of, of_texts, rows_of, spans
 from anchoreval.errors import LengthError, ModelError, RunError, SourceError, UnsupportedArm
 from anchoreval.records.kept import Kept, name_of
 from anchoreval.schema import Progress, Watch, work
@@ -58,57 +56,6 @@ class Windows:
     length: int
     ids: tuple[tuple[int, ...], ...]
     text_of: tuple[int, ...]
-
-
-def flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of the command."""
-    shared.model(parser)
-    parser.add_argument(
-        "--text",
-        required=True,
-        type=Path,
-        metavar="FILE-or-DIR",
-        help="UTF-8 text, or a folder of *.txt; several texts are the units of the intervals",
-    )
-    parser.add_argument(
-        "--lengths",
-        required=True,
-        type=shared.lengths,
-        metavar="N,N",
-        help="tokens of a window, the anchor token included: 4096 or 4k",
-    )
-    parser.add_argument(
-        "--arms",
-        default="native",
-        metavar="ARM,ARM",
-        help="the first is the baseline: bf16,fp32,bf16+shift:4096 (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=Path("nll"),
-        metavar="DIR",
-        help="for nll.csv, .json, .svg, texts.csv and losses.jsonl, from which the same command goes on "
-        "(default: %(default)s)",
-    )
-    parser.add_argument(
-        "--buckets",
-        type=shared.positive,
-        metavar="N",
-        help="so many of equal width (default: 1-63, 64-127, 128-255, doubling)",
-    )
-    parser.add_argument("--limit", type=shared.positive, metavar="N", help="windows of each text (default: all)")
-    shared.anchor(parser)
-    shared.engine(parser.add_argument_group("engine"))
-
-
-def main(options: argparse.Namespace, say: Tell, note: Tell, watch: Watch) -> int:
-    """`anchoreval nll`: the table on stdout, nll.csv and nll.json in the folder."""
-    asked = {name: value for name, value in vars(options).items() if name not in {"command", "output"}}
-    rows = measure(**asked, output=options.output, watch=watch, tell=note)
-    say(table_of(rows))
-    note("\n".join(f"{what}: {options.output / name}" for what, name in WRITTEN.items()))
-    return 0
 
 
 def measure(

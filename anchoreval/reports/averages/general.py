@@ -4,17 +4,14 @@ and whether an arm lost anything against the first.
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from anchoreval.cards import load_tasks
 from anchoreval.errors import RunError
-from anchoreval.records.folder import RECORDS, Run, find_runs, load_run, tell_changed
+from anchoreval.records.folder import RECORDS, Run
 from anchoreval.reports.averages.general_losses import losses
-from anchoreval.reports.compare.contrasts import points
 from anchoreval.reports.outcomes import outcome_lines
 from anchoreval.schema import Record
 from anchoreval.suites.general.harness import Judge, judge_of, require_definition
@@ -46,27 +43,6 @@ class Figure:
     def name(self) -> str:
         """`acc_norm,none`, as lm-eval writes it."""
         return f"{self.metric},{self.filter}"
-
-
-def flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of the command."""
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, or folders of them")
-    parser.add_argument(
-        "--margin",
-        type=points,
-        default=1.0,
-        metavar="POINTS",
-        help="nothing was lost where a difference is surely within this, in points of 100 (default: %(default)s)",
-    )
-
-
-def main(options: argparse.Namespace, say: Callable[[str], None], note: Callable[[str], None]) -> int:
-    """`anchoreval general`: the text for each run."""
-    for path in find_runs(options.runs):
-        run = load_run(path)
-        tell_changed(run, note)
-        say(report(run, options.margin))
-    return 0
 
 
 def figures(run: Run) -> list[Figure]:

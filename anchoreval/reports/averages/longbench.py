@@ -4,12 +4,10 @@ reader must know.
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
-from anchoreval.records.folder import Run, find_runs, load_run, tell_changed
+from anchoreval.records.folder import Run
 from anchoreval.records.rescore import earned
 from anchoreval.reports.averages import longbench_v2 as longbench_v2_report
 from anchoreval.schema import Record
@@ -29,26 +27,6 @@ from anchoreval.suites.ruler.averages import task_score
 
 V1, EXTENDED = "longbench", "longbench_e"
 NONE = "–"
-
-
-def flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of the command."""
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, or folders of them")
-    parser.add_argument(
-        "--deviation",
-        choices=DEVIATIONS,
-        help="score the answers again by another rule than the cards', and say so: 0 where upstream's recursion dies; "
-        "no class name skipped; blank lines of code passed over; fuzzywuzzy with python-Levenshtein (default: none)",
-    )
-
-
-def main(options: argparse.Namespace, say: Callable[[str], None], note: Callable[[str], None]) -> int:
-    """`anchoreval longbench`: the text for each run."""
-    for path in find_runs(options.runs):
-        run = load_run(path)
-        tell_changed(run, note)
-        say(report(run, options.deviation))
-    return 0
 
 
 def deviating(run: Run, name: str) -> tuple[Run, int]:

@@ -6,10 +6,7 @@ paired sample by sample, so runs whose prompts differ are refused.
 
 from __future__ import annotations
 
-import argparse
 import json
-import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,48 +21,6 @@ from anchoreval.stats import Contrast, Side
 
 TABLE, BODY = "compare.csv", "compare.json"
 SCHEMA = 1
-WIDTH = 160  # columns of a table that is not printed to a terminal
-Say = Callable[[str], None]
-
-
-def flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of the command."""
-    parser.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN", help="one: its arms among each other; more: each against the first"
-    )
-    parser.add_argument("--baseline", metavar="ARM", help="default: the first arm, or with several runs the same arm")
-    parser.add_argument(
-        "--margin",
-        type=points,
-        default=1.0,
-        metavar="POINTS",
-        help="differences up to this are equivalent, in points of 100 (default: %(default)s)",
-    )
-    parser.add_argument("--output", type=Path, metavar="DIR", help=f"for {TABLE} and {BODY} (default: none)")
-
-
-def points(text: str) -> float:
-    """A number of points above 0 and below 100."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 100:
-        raise argparse.ArgumentTypeError(f"{text!r} is no margin: points above 0 and below 100, e.g. 1 or 0.5")
-    return value
-
-
-def main(options: argparse.Namespace, say: Say, note: Say) -> int:
-    """`anchoreval compare`: tables on stdout; with --output also compare.csv and compare.json."""
-    from anchoreval.reports.compare.table import table_of
-
-    contrasts = compare(options.runs, baseline=options.baseline, margin=options.margin, tell=note)
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDTH
-    say("\n\n".join(table_of(contrast, width) for contrast in contrasts))
-    if options.output is not None:
-        csv, body = write_compare(contrasts, options.output)
-        note(f"csv: {csv}\njson: {body}")
-    return 0
 
 
 def compare(

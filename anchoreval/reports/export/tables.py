@@ -5,15 +5,14 @@ Times in names and files are the header's, so that the same runs give the same b
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anchoreval.errors import MissingExtra, RunError, UnknownName
+from anchoreval.errors import MissingExtra, RunError
 from anchoreval.schema import OUTCOMES
 
 if TYPE_CHECKING:
@@ -46,35 +45,6 @@ DIFFERENCE_COLUMNS = {
     "floor_outputs": NUMBER,
 }  # fmt: skip
 Row = dict[str, Any]
-Tell = Callable[[str], None]
-
-
-def flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of the command."""
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, or folders of them")
-    parser.add_argument("--format", required=True, metavar="FORMAT", help="lm-eval, csv or parquet")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where the files go")
-
-
-def main(options: argparse.Namespace, say: Tell, note: Tell) -> int:
-    """The place of every table or results file on stdout, what is incomplete on stderr."""
-    from anchoreval.records.folder import find_runs, load_run, tell_changed
-    from anchoreval.reports.export.lm_eval import unpaired
-
-    if options.format not in FORMATS:
-        raise UnknownName("--format", options.format, FORMATS)
-    if options.format != "lm-eval":
-        need(*(("pandas",) if options.format == "csv" else ("pandas", "pyarrow")))
-    runs = [load_run(path) for path in find_runs(options.runs)]
-    for path in export(runs, options.format, options.output):
-        say(str(path))
-    for run in runs:
-        tell_changed(run, note)
-        if not run.header.get("finished"):
-            note(f"{run.path}: not finished: {len(run.records)} records so far")
-    if count := unpaired(runs):
-        note(f"{count} texts hold unpaired surrogates, which UTF-8 cannot: they are spelled out, as in ⟨U+D800⟩")
-    return 0
 
 
 def export(runs: Sequence[Run], form: str, output: Path) -> list[Path]:

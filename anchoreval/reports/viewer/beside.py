@@ -57,7 +57,7 @@ def supply(paths: Iterable[Path], tell: Tell) -> None:
 
 def _write(run: Run, tell: Tell) -> None:
     try:
-        write_view(run, prompts=False)
+        write_view(run)
     except (AnchorEvalError, KeyError, TypeError, ValueError, AttributeError) as error:  # headers of any shape
         tell(f"no viewer: {error}; boards link to records.jsonl instead")
 

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from anchoreval.errors import AnchorEvalError
 from anchoreval.records.folder import Run
 from anchoreval.reports.viewer.files import to_json
 from anchoreval.reports.viewer.rows import Row, arms_of
-from anchoreval.schema import SILENT, Json, Progress, Sample
+from anchoreval.schema import Json, Progress, Request, Sample
 
 if TYPE_CHECKING:
-    from anchoreval.runs.rebuild import Remake
     from anchoreval.tokenizer import TextTokenizer
 
 PROMPT_MEGABYTES = 200
@@ -33,27 +31,34 @@ class Prompts:
     otherwise: str = NOT_ASKED
 
 
-def no_prompts() -> Prompts:
-    """None, because none were asked for."""
-    return Prompts()
+class Remade(Protocol):
+    """What makes the prompts of a run again."""
+
+    @property
+    def tokenizer(self) -> TextTokenizer:
+        """The run's tokenizer."""
+        ...
+
+    @property
+    def document_tokens(self) -> int | None:
+        """Tokens of the blocks that documents were cut into, None where they were not."""
+        ...
+
+    def samples(self, task: str, length: int) -> Iterator[Sample]:
+        """The samples of a cell, in order."""
+        ...
+
+    def request(self, sample: Sample) -> Request:
+        """The sample as token ids with its documents, as it was sent."""
+        ...
 
 
 def remade_prompts(
-    run: Run,
-    rows: Sequence[Row],
-    megabytes: int,
-    data_dir: Path | None = None,
-    tokenizer: Path | None = None,
-    progress: Progress = SILENT,
+    run: Run, rows: Sequence[Row], remake: Callable[[Run], Remade], megabytes: int, progress: Progress
 ) -> Prompts:
-    """The prompts that can be made again; of more than `megabytes`, first those on which arms disagree.
-
-    `data_dir` holds the published source texts, `tokenizer` is used instead of the checkpoint's.
-    """
-    from anchoreval.runs.rebuild import Remake
-
+    """The prompts that can be made again; of more than `megabytes`, first those on which arms disagree."""
     try:
-        remake = Remake(run, data_dir, tokenizer)
+        remade = remake(run)
     except AnchorEvalError as error:
         return Prompts(otherwise=f"The prompts cannot be made again: {error}")
     wanted = _within(rows, megabytes)
@@ -62,7 +67,7 @@ def remade_prompts(
         for row in rows
         if row.sample_id not in wanted
     }
-    return Prompts(_lines(remake, run, wanted, why, progress), why, "The run's header makes no such sample.")
+    return Prompts(_lines(remade, run, wanted, why, progress), why, "The run's header makes no such sample.")
 
 
 def _within(rows: Sequence[Row], megabytes: int) -> dict[str, Row]:
@@ -73,7 +78,7 @@ def _within(rows: Sequence[Row], megabytes: int) -> dict[str, Row]:
 
 
 def _lines(
-    remake: Remake, run: Run, wanted: Mapping[str, Row], why: dict[str, str], progress: Progress
+    remade: Remade, run: Run, wanted: Mapping[str, Row], why: dict[str, str], progress: Progress
 ) -> Iterator[tuple[str, str]]:
     """Sample id and JSON of every wanted prompt whose hash is the one recorded; the others go to `why`."""
     cells: dict[tuple[str, int], set[str]] = {}
@@ -81,13 +86,13 @@ def _lines(
         cells.setdefault((row.first.task, row.first.length), set()).add(row.sample_id)
     for (task, length), ids in cells.items():
         try:
-            for sample in _until(remake.samples(task, length), ids):
+            for sample in _until(remade.samples(task, length), ids):
                 progress(1)
                 row = wanted[sample.id]
                 if problem := _problem(sample, row):
                     why[sample.id] = problem
                 else:
-                    yield sample.id, to_json(_shown(remake, sample, row, arms_of(run)))
+                    yield sample.id, to_json(_shown(remade, sample, row, arms_of(run)))
         except AnchorEvalError as error:
             why |= dict.fromkeys(ids, f"This prompt cannot be made again: {error}")
 
@@ -114,23 +119,23 @@ def _problem(sample: Sample, row: Row) -> str:
     )
 
 
-def _shown(remake: Remake, sample: Sample, row: Row, arms: Sequence[str]) -> Json:
+def _shown(remade: Remade, sample: Sample, row: Row, arms: Sequence[str]) -> Json:
     """`segments` as [role, text], characters at which `needles` begin, and where the arms' answers part."""
-    spans = remake.tokenizer.spans(sample.prompt)
+    spans = remade.tokenizer.spans(sample.prompt)
     positions = sample.facts.get("token_positions") or []
     return {
         "id": sample.id,
-        "segments": _segments(remake, sample, spans),
+        "segments": _segments(remade, sample, spans),
         "needles": sorted(spans[at][0] for at in positions if 0 <= at < len(spans)),
-        "tokens": _partings(row, arms, remake.tokenizer),
+        "tokens": _partings(row, arms, remade.tokenizer),
     }
 
 
-def _segments(remake: Remake, sample: Sample, spans: Sequence[tuple[int, int]]) -> list[list[str]]:
+def _segments(remade: Remade, sample: Sample, spans: Sequence[tuple[int, int]]) -> list[list[str]]:
     """Role and text; documents that the run cut into blocks are cut as they were sent."""
-    if remake.plan.document_tokens is None:
+    if remade.document_tokens is None:
         return [[segment.role, segment.text] for segment in sample.segments]
-    request = remake.request(sample)
+    request = remade.request(sample)
     starts = [0]
     roles = [request.roles[request.segment_ids[1]]]
     for token in range(2, len(request.token_ids)):

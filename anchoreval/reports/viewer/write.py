@@ -13,7 +13,7 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from anchoreval.errors import RunError
@@ -25,7 +25,7 @@ from anchoreval.reports.outcomes import outcome_lines
 from anchoreval.reports.page import require_page
 from anchoreval.reports.viewer.files import DataFiles, remove_data, to_json
 from anchoreval.reports.viewer.page import page
-from anchoreval.reports.viewer.prompts import PROMPT_MEGABYTES, Prompts, no_prompts, remade_prompts
+from anchoreval.reports.viewer.prompts import PROMPT_MEGABYTES, Prompts, Remade, remade_prompts
 from anchoreval.reports.viewer.rows import COLUMNS, Row, arms_of, listed, rows_of, tasks_of
 from anchoreval.reports.words import plain, sentence
 from anchoreval.schema import SILENT, Json, Progress, Record
@@ -39,16 +39,14 @@ def write_view(
     run: Run,
     folder: Path | None = None,
     *,
-    prompts: bool = True,
+    remake: Callable[[Run], Remade] | None = None,
     megabytes: int = PROMPT_MEGABYTES,
-    data_dir: Path | None = None,
-    tokenizer: Path | None = None,
     progress: Progress = SILENT,
 ) -> Path:
     """The path of index.html, written whole or not at all; default folder: `view` in the run's folder.
 
-    With `prompts`, the run's prompts are made again (`data_dir` and `tokenizer` as for `remade_prompts`), and at most
-    about `megabytes` of them are stored. RunError when a file cannot be written, or would be written through a link or
+    Prompts are those that `remake` makes again (`runs.rebuild.Remake`), and at most about `megabytes` of them are
+    stored; without it there are none. RunError when a file cannot be written, or would be written through a link or
     over a page of somebody else: the viewer that was there stands, and so does everything that is none.
     """
     if folder is None:
@@ -58,7 +56,7 @@ def write_view(
         require_page(folder / PAGE, TITLE)
     _require_no_link(folder / DATA)
     rows = rows_of(run)
-    made = remade_prompts(run, rows, megabytes, data_dir, tokenizer, progress) if prompts else no_prompts()
+    made = remade_prompts(run, rows, remake, megabytes, progress) if remake else Prompts()
     try:
         (folder / DATA).mkdir(parents=True, exist_ok=True)
         with _alone(folder):

@@ -7,19 +7,18 @@ records only keys and counts are held.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import hashlib
 import json
 import math
 from array import array
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from anchoreval.errors import AnchorEvalError, RunError
 from anchoreval.prompt.documents import document_tokens
-from anchoreval.records.folder import HEADER, RECORDS, Lines, Run, find_runs, from_line, header_alone, seal_of
+from anchoreval.records.folder import HEADER, RECORDS, Lines, Run, from_line, header_alone, seal_of
 from anchoreval.records.plain_files import there
 from anchoreval.records.rescore import earned, same
 from anchoreval.runs.identity import changed_files
@@ -37,10 +36,7 @@ from anchoreval.schema import (
     Record,
     Request,
     Sample,
-    Watch,
-    unwatched,
     uses_generated,
-    work,
 )
 
 KEY_BYTES = 32
@@ -354,28 +350,7 @@ def _whole(run: Run, reading: Reading, parts: HeaderParts) -> Iterator[Finding]:
         yield Finding(str(run.path / HEADER), f"seal: the {part} changed since the run finished")
 
 
-def main(
-    options: argparse.Namespace, say: Callable[[str], None], note: Callable[[str], None], watch: Watch = unwatched
-) -> int:
-    """Exit code 0 when all is well, 1 when anything differs, 2 when a run could not be verified at all."""
-    code, paths = 0, find_runs(options.runs)
-    with work(watch, sum(map(_steps, paths))) as progress:
-        for path in paths:
-            differing, unreadable = 0, False
-            try:
-                for finding in findings(path, options.data_dir, options.tokenizer, progress):
-                    differing, unreadable = differing + finding.differs, unreadable or finding.unreadable
-                    (say if finding.differs else note)(str(finding))
-            except AnchorEvalError as error:
-                note(f"anchoreval: {error}")
-                code = 2
-                continue
-            say(f"{path}: {f'{differing} differences' if differing else 'as its header says'}")
-            code = max(code, 2 if unreadable else min(differing, 1))
-    return code
-
-
-def _steps(path: Path) -> int:
+def steps_of(path: Path) -> int:
     """How many prompts are made and records read for a run, by its header; 1 where that does not say it."""
     with contextlib.suppress(AnchorEvalError, KeyError, TypeError, ValueError, AttributeError):
         header = header_alone(path).header

@@ -19,6 +19,7 @@ from test_view_write import committed, stored
 
 from anchoreval.reports.viewer import prompts, write_view
 from anchoreval.reports.viewer.files import to_json
+from anchoreval.runs.rebuild import Remake
 from anchoreval.schema import Segment
 
 pytestmark = pytest.mark.browser
@@ -34,7 +35,7 @@ FULL = "8e482709f10cc4ba"  # 13 tasks, four arms
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_view(committed(tmp_path_factory.mktemp("viewed"), FULL))
+    return write_view(committed(tmp_path_factory.mktemp("viewed"), FULL), remake=Remake)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         name = "anchoreval.reports.viewer.write.remade_prompts"
         patch.setattr(name, lambda run, rows, *_: prompts.Prompts(_evil(rows), {}, evil))
-        return write_view(run)
+        return write_view(run, remake=Remake)
 
 
 def _evil(rows: Any) -> Any:
@@ -136,7 +137,7 @@ def test_a_sample_of_two_steps_shows_what_was_said_first(open_page: Opener, tmp_
     empty, odd = {**said, "reasoning": ""}, {"reasoning": EVIL[2]}
     facts = dict(zip(ARMS, (said, empty, odd), strict=False))
     records = tuple(dataclasses.replace(one, facts={**one.facts, **facts.get(one.arm, {})}) for one in run.records)
-    page = write_view(stored(dataclasses.replace(run, records=records)), prompts=False)
+    page = write_view(stored(dataclasses.replace(run, records=records)))
     name = records[0].sample_id
     with open_page(page, fragment=f"#sample={quote(name, safe='')}") as tab:
         ready(tab)
@@ -269,7 +270,7 @@ def test_the_content_policy_stops_every_other_script(open_page: Opener, page: Pa
 
 
 def test_a_data_file_that_is_gone_is_named(open_page: Opener, tmp_path: Path) -> None:
-    page = write_view(committed(tmp_path), prompts=False)
+    page = write_view(committed(tmp_path))
     next(page.parent.glob("data/*/000.js")).unlink()
     with open_page(page) as tab:
         at = ready(tab)
@@ -300,7 +301,7 @@ def test_ten_thousand_samples_stay_fluid(open_page: Opener, tmp_path: Path) -> N
         for at in range(10_000)
         for arm in (one, other)
     ]
-    page = write_view(stored(dataclasses.replace(run, records=tuple(records))), prompts=False)
+    page = write_view(stored(dataclasses.replace(run, records=tuple(records))))
     with open_page(page) as tab:
         at = ready(tab)
         assert at.locator("#samples tbody tr").count() < 100

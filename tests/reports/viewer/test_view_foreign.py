@@ -16,6 +16,7 @@ from anchoreval.reports.board.declared import write_leaderboard
 from anchoreval.reports.links import has_viewer
 from anchoreval.reports.viewer import beside, write_view
 from anchoreval.reports.viewer.files import DataFiles, is_inert, script
+from anchoreval.runs.rebuild import Remake
 from tests.conftest import REPOSITORY
 
 COMMITTED = REPOSITORY / "leaderboards" / "results" / "anchor-tiny" / "3ea75cb9ef6b0c93"
@@ -49,7 +50,7 @@ def test_folders_beside_the_data_of_a_viewer_stay(run: Run, mine: Path) -> None:
     (mine / "data" / "0123456789ae").symlink_to(mine / "data" / "thesis")
     (mine / "data" / "a file").write_text("mine")
     before = tree(mine)
-    write_view(run, mine, prompts=False)
+    write_view(run, mine)
     assert before.items() <= tree(mine).items()
     assert (mine / "data" / "0123456789ae").is_symlink()
 
@@ -58,7 +59,7 @@ def test_data_of_an_earlier_page_and_of_a_killed_process_go(run: Run, mine: Path
     DataFiles(mine / "data" / "0123456789ab").write("000", "earlier")
     DataFiles(mine / "data" / "new.77.0.part").write("000", "killed")
     (mine / "data" / "new.77.0.part" / "001.js.77.part").write_bytes(b"anchor")
-    write_view(run, mine, prompts=False)
+    write_view(run, mine)
     assert sorted(path.name for path in (mine / "data").iterdir())[-1] == "thesis"
     assert len(list((mine / "data").iterdir())) == 2
 
@@ -69,7 +70,7 @@ def test_nothing_is_written_through_a_link_of_a_run_folder(place: str, run: Run,
     (run.path / place).symlink_to(mine)
     before, told = tree(mine), list[str]()
     with pytest.raises(RunError, match=f"{place}: it is a link: remove it"):
-        write_view(run, prompts=False)
+        write_view(run)
     beside.supply([run.path], told.append)
     assert tree(mine) == before and "it is a link" in told[-1]
 
@@ -92,7 +93,7 @@ def test_a_page_of_somebody_else_is_not_replaced(run: Run, mine: Path, tmp_path:
     definition.write_text("title: T\nsuites: [ruler]\nbaseline: native\ncolumns: [mean]\n")
     before = tree(mine)
     with pytest.raises(RunError, match=r"index.html was not written by anchoreval: move it away, or name another"):
-        write_view(run, mine, prompts=False)
+        write_view(run, mine)
     with pytest.raises(RunError, match=r"board.csv was not written by anchoreval"):
         write_board([run], mine)
     with pytest.raises(RunError, match=r"index.html was not written by anchoreval"):
@@ -104,14 +105,14 @@ def test_pages_of_ours_are_replaced(run: Run, tmp_path: Path) -> None:
     definition = tmp_path / "index.yaml"
     definition.write_text("title: T\nsuites: [ruler]\nbaseline: native\ncolumns: [mean]\n")
     for _ in range(2):
-        write_view(run, tmp_path / "view", prompts=False)
+        write_view(run, tmp_path / "view")
         write_board([run], tmp_path / "board")
         write_leaderboard([run.path], definition, tmp_path / "leaderboard")
 
 
 @pytest.mark.parametrize("what", ["page", "data", "name", "link"])
 def test_a_viewer_that_came_with_a_run_is_written_anew_before_a_board_links_to_it(what: str, run: Run) -> None:
-    page = write_view(run)
+    page = write_view(run, remake=Remake)
     (data,) = (page.parent / "data").iterdir()
     told: list[str] = []
     beside.supply([run.path], told.append)

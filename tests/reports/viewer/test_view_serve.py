@@ -23,7 +23,7 @@ from anchoreval.reports.viewer.serve import ViewServer, serve
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ViewServer]:
     folder = tmp_path_factory.mktemp("served")
-    page = write_view(stored(make_run(folder / "run")), prompts=False)
+    page = write_view(stored(make_run(folder / "run")))
     (page.parent / "secret.txt").write_text("secret")
     (page.parent / "data" / "0123456789ab").mkdir()
     (page.parent / "data" / "0123456789ab" / "000.js").symlink_to(page.parent / "secret.txt")

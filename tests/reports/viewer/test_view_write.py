@@ -23,6 +23,7 @@ from anchoreval.errors import RunError
 from anchoreval.records.folder import HEADER, RECORDS, Run, load_run, to_line
 from anchoreval.reports.viewer import files, write_view
 from anchoreval.reports.viewer.rows import arms_of, listed, rows_of
+from anchoreval.runs.rebuild import Remake
 
 MODEL = Path(__file__).parents[3] / "models" / "anchor-tiny"
 RESULTS = Path(__file__).parents[3] / "leaderboards" / "results" / "anchor-tiny"
@@ -70,7 +71,7 @@ def reasons(page: Path) -> list[str]:
 
 def test_every_line_of_the_records_is_in_the_data_byte_for_byte_beside_its_number(tmp_path: Path) -> None:
     run = stored(make_run(tmp_path / "run", hostile=True))
-    held = texts(write_view(run, prompts=False))
+    held = texts(write_view(run))
     lines = dict(line.split("\t", 1) for name, text in held.items() if name != "index" for line in text.split("\n"))
     raw = (run.path / RECORDS).read_text("ascii").splitlines()
     assert [lines[str(at)] for at in range(1, len(raw) + 1)] == raw
@@ -89,20 +90,20 @@ def test_a_row_has_the_scores_of_all_arms_and_says_which_outputs_are_equal(tmp_p
 def test_an_arm_without_a_record_is_not_an_arm_without_a_score(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     few = dataclasses.replace(run, records=tuple(one for one in run.records if one.arm != "fp32" or one.index))
-    first = index(write_view(stored(few), prompts=False))["rows"][0]
+    first = index(write_view(stored(few)))["rows"][0]
     assert first[6][1] == -1 and first[8][1] is None and first[6][0] in (0, 1)
 
 
 def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
     run = committed(tmp_path)
-    first = tree(write_view(run).parent)
-    assert tree(write_view(run).parent) == first
-    assert tree(write_view(run, tmp_path / "other").parent) == first
+    first = tree(write_view(run, remake=Remake).parent)
+    assert tree(write_view(run, remake=Remake).parent) == first
+    assert tree(write_view(run, tmp_path / "other", remake=Remake).parent) == first
 
 
 def test_prompts_are_stored_once_per_sample_and_have_the_recorded_hash(tmp_path: Path) -> None:
     run = committed(tmp_path)
-    page = write_view(run)
+    page = write_view(run, remake=Remake)
     held = texts(page)
     numbers = {row[5] for row in index(page)["rows"]}
     made = [json.loads(line) for number in numbers for line in held[f"{number:03}"].split("\n")]
@@ -120,7 +121,8 @@ def test_where_the_arms_part_is_told_in_tokens(tmp_path: Path) -> None:
     page = write_view(
         dataclasses.replace(
             run, records=tuple(dataclasses.replace(one, output=said[one.arm]) for one in run.records if one.index < 2)
-        )
+        ),
+        remake=Remake,
     )
     number = index(page)["rows"][0][5]
     one = json.loads(texts(page)[f"{number:03}"].split("\n")[0])
@@ -133,7 +135,7 @@ def test_where_the_arms_part_is_told_in_tokens(tmp_path: Path) -> None:
 def test_a_prompt_with_another_hash_is_not_shown_and_the_reason_is(tmp_path: Path) -> None:
     run = committed(tmp_path)
     changed = [dataclasses.replace(one, prompt_sha256="0" * 64) if one.index == 7 else one for one in run.records]
-    said = reasons(write_view(dataclasses.replace(run, records=tuple(changed))))
+    said = reasons(write_view(dataclasses.replace(run, records=tuple(changed)), remake=Remake))
     assert [text for text in said if text != "shown"] == [said[7]]
     assert "Not shown" in said[7] and "0000000000000000" in said[7]
 
@@ -142,12 +144,12 @@ def test_a_run_whose_prompts_cannot_be_made_again_says_why(tmp_path: Path) -> No
     run = committed(tmp_path)
     header = json.loads(json.dumps(dict(run.header)))
     header["identity"]["tokenizer"] = header["tokenizer"]["sha256"] = "0" * 64
-    said = set(reasons(write_view(dataclasses.replace(run, header=header))))
+    said = set(reasons(write_view(dataclasses.replace(run, header=header), remake=Remake)))
     assert len(said) == 1 and "cannot be made again" in next(iter(said)) and "--tokenizer" in next(iter(said))
 
 
 def test_without_prompts_the_page_says_how_to_get_them(tmp_path: Path) -> None:
-    assert set(reasons(write_view(committed(tmp_path), prompts=False))) == {
+    assert set(reasons(write_view(committed(tmp_path)))) == {
         "This page was written without prompts: anchoreval view RUN adds them."
     }
 
@@ -155,10 +157,10 @@ def test_without_prompts_the_page_says_how_to_get_them(tmp_path: Path) -> None:
 def test_a_budget_of_prompts_is_kept_and_disagreeing_samples_come_first(tmp_path: Path) -> None:
     run = committed(tmp_path)
     same = [dataclasses.replace(one, output="x", score=1.0) if one.index < 40 else one for one in run.records]
-    said = reasons(write_view(dataclasses.replace(run, records=tuple(same)), megabytes=0))
+    said = reasons(write_view(dataclasses.replace(run, records=tuple(same)), megabytes=0, remake=Remake))
     assert all("--prompt-megabytes" in text for text in said)
     few = dataclasses.replace(run, records=tuple(dataclasses.replace(one, prompt_tokens=10_000) for one in same))
-    said = reasons(write_view(few, megabytes=1))
+    said = reasons(write_view(few, megabytes=1, remake=Remake))
     assert [at for at, text in enumerate(said) if text == "shown"] == list(range(40, 60))
 
 
@@ -167,7 +169,7 @@ def test_a_run_that_is_being_written_can_be_viewed(tmp_path: Path) -> None:
     with (run.path / RECORDS).open("ab") as file:
         file.write(b'{"key": "torn')
     (run.path / HEADER).write_text(json.dumps(dict(run.header)))
-    page = write_view(load_run(run.path), prompts=False)
+    page = write_view(load_run(run.path))
     assert len(index(page)["rows"]) * 3 == len(run.records)
     assert any("not finished" in note for note in index(page)["notes"])
 
@@ -175,20 +177,20 @@ def test_a_run_that_is_being_written_can_be_viewed(tmp_path: Path) -> None:
 def test_a_repeated_line_is_told_and_the_last_one_counts(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     again = dataclasses.replace(run.records[0], key="0" * 64, score=0.25)
-    listing = index(write_view(stored(dataclasses.replace(run, records=(*run.records, again))), prompts=False))
+    listing = index(write_view(stored(dataclasses.replace(run, records=(*run.records, again)))))
     assert listing["rows"][0][6][0] == 0.25 and any(note.startswith("1 lines") for note in listing["notes"])
 
 
 def test_masked_inference_is_called_an_extension(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     masked = [dataclasses.replace(one, arm="anchor/fp32") if one.arm == "fp32" else one for one in run.records]
-    notes = index(write_view(stored(dataclasses.replace(run, records=tuple(masked))), prompts=False))["notes"]
+    notes = index(write_view(stored(dataclasses.replace(run, records=tuple(masked)))))["notes"]
     assert any("extension" in note for note in notes)
 
 
 def test_a_full_disk_leaves_the_old_viewer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = committed(tmp_path)
-    page = write_view(run, prompts=False)
+    page = write_view(run)
     before, count = tree(page.parent), [0]
 
     def full(folder: Path, pieces: Any) -> Path:
@@ -200,19 +202,20 @@ def test_a_full_disk_leaves_the_old_viewer(tmp_path: Path, monkeypatch: pytest.M
     write = files.write_whole
     monkeypatch.setattr(files, "write_whole", full)
     with pytest.raises(RunError, match="No space left"):
-        write_view(run)
+        write_view(run, remake=Remake)
     assert tree(page.parent) == before
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.15, 0.3])
 def test_a_killed_writer_leaves_a_whole_viewer_and_the_next_one_clears_up(tmp_path: Path, delay: float) -> None:
     run = committed(tmp_path)
-    page = write_view(run, prompts=False)
+    page = write_view(run)
     old = page.read_bytes()
     code = (
         "import sys; from pathlib import Path; from anchoreval.records.folder import load_run\n"
-        "from anchoreval.reports.viewer import write_view; run = load_run(Path(sys.argv[1]))\n"
-        "print(flush=True)\nwhile True: write_view(run); write_view(run, prompts=False)"
+        "from anchoreval.reports.viewer import write_view; from anchoreval.runs.rebuild import Remake\n"
+        "run = load_run(Path(sys.argv[1]))\n"
+        "print(flush=True)\nwhile True: write_view(run, remake=Remake); write_view(run)"
     )
     writer = subprocess.Popen([sys.executable, "-c", code, str(run.path)], stdout=subprocess.PIPE)
     assert writer.stdout and writer.stdout.readline()
@@ -226,7 +229,7 @@ def test_a_killed_writer_leaves_a_whole_viewer_and_the_next_one_clears_up(tmp_pa
     )  # type: ignore[index]
     held = {path.stem for path in (page.parent / "data" / name).iterdir()}
     assert {f"{row[4]:03}" for row in listing["rows"]} <= held
-    write_view(run, prompts=False)
+    write_view(run)
     assert page.read_bytes() == old and len(list((page.parent / "data").iterdir())) == 1
 
 

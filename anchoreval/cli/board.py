@@ -1,0 +1,49 @@
+"""`anchoreval board`: board.csv and board.html of runs, or a declared board."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from anchoreval.cli.console import note, say
+
+
+def flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of the command."""
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="run folders, or folders of them, in which a run that cannot be read is named and left out",
+    )
+    parser.add_argument("--output", type=Path, metavar="DIR", help="default: the folder of the first RUN")
+    parser.add_argument(
+        "--definition",
+        type=Path,
+        metavar="NAME-or-FILE.yaml",
+        help="a declared board: NAME.csv and NAME.html of what a file names, or a definition of the package: "
+        "anchor-tiny, long-context",
+    )
+
+
+def main(options: argparse.Namespace) -> int:
+    """The places of the page and its CSV on stdout."""
+    from anchoreval.records.folder import find_runs, tell_changed
+    from anchoreval.reports.board.declared import write_leaderboard
+    from anchoreval.reports.readable import draw, load_runs
+    from anchoreval.reports.viewer.beside import supply
+
+    folder = options.output or options.runs[0]
+    if options.definition:
+        supply(find_runs(options.runs), note)
+        csv, html = write_leaderboard(options.runs, options.definition, folder, os.cpu_count() or 1, note)
+    else:
+        runs = load_runs(options.runs, note)
+        for run in runs:
+            tell_changed(run, note)
+        supply([run.path for run in runs], note)
+        csv, html = draw(runs, folder, options.runs, note)
+    say(f"{html}\n{csv}")
+    return 0

@@ -1,0 +1,39 @@
+"""`anchoreval export`: runs as lm-eval's files, CSV or Parquet."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from anchoreval.cli import options as shared
+from anchoreval.cli.console import note, say
+from anchoreval.errors import UnknownName
+
+
+def flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of the command."""
+    shared.runs(parser)
+    parser.add_argument("--format", required=True, metavar="FORMAT", help="lm-eval, csv or parquet")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where the files go")
+
+
+def main(options: argparse.Namespace) -> int:
+    """The place of every table or results file on stdout, what is incomplete on stderr."""
+    from anchoreval.records.folder import find_runs, load_run, tell_changed
+    from anchoreval.reports.export.lm_eval import unpaired
+    from anchoreval.reports.export.tables import FORMATS, export, need
+
+    if options.format not in FORMATS:
+        raise UnknownName("--format", options.format, FORMATS)
+    if options.format != "lm-eval":
+        need(*(("pandas",) if options.format == "csv" else ("pandas", "pyarrow")))
+    runs = [load_run(path) for path in find_runs(options.runs)]
+    for path in export(runs, options.format, options.output):
+        say(str(path))
+    for run in runs:
+        tell_changed(run, note)
+        if not run.header.get("finished"):
+            note(f"{run.path}: not finished: {len(run.records)} records so far")
+    if count := unpaired(runs):
+        note(f"{count} texts hold unpaired surrogates, which UTF-8 cannot: they are spelled out, as in ⟨U+D800⟩")
+    return 0

@@ -1,0 +1,65 @@
+"""`anchoreval nll`: loss by position on long texts, paired between arms."""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+from anchoreval.cli import options as shared
+from anchoreval.cli.console import note, say
+from anchoreval.cli.progress import shown
+
+
+def flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of the command."""
+    shared.model(parser)
+    parser.add_argument(
+        "--text",
+        required=True,
+        type=Path,
+        metavar="FILE-or-DIR",
+        help="UTF-8 text, or a folder of *.txt; several texts are the units of the intervals",
+    )
+    parser.add_argument(
+        "--lengths",
+        required=True,
+        type=shared.lengths,
+        metavar="N,N",
+        help="tokens of a window, the anchor token included: 4096 or 4k",
+    )
+    parser.add_argument(
+        "--arms",
+        default="native",
+        metavar="ARM,ARM",
+        help="the first is the baseline: bf16,fp32,bf16+shift:4096 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("nll"),
+        metavar="DIR",
+        help="for nll.csv, .json, .svg, texts.csv and losses.jsonl, from which the same command goes on "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--buckets",
+        type=shared.positive,
+        metavar="N",
+        help="so many of equal width (default: 1-63, 64-127, 128-255, doubling)",
+    )
+    parser.add_argument("--limit", type=shared.positive, metavar="N", help="windows of each text (default: all)")
+    shared.anchor(parser)
+    shared.engine(parser.add_argument_group("engine"))
+
+
+def main(options: argparse.Namespace) -> int:
+    """The table on stdout, the places of the files on stderr."""
+    from anchoreval.diagnostics.nll.measure import WRITTEN, measure
+    from anchoreval.diagnostics.nll.report import table_of
+
+    asked = {name: value for name, value in vars(options).items() if name != "command"}
+    watch = partial(shown, unit="windows", goes_on="nothing is kept of it: give the same command again")
+    say(table_of(measure(**asked, watch=watch, tell=note)))
+    note("\n".join(f"{what}: {options.output / name}" for what, name in WRITTEN.items()))
+    return 0

@@ -1,0 +1,143 @@
+"""`anchoreval run`: a model evaluated under arms, its records and a board."""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+from anchoreval.cli import options as shared
+from anchoreval.cli.console import note, say
+from anchoreval.cli.progress import shown
+
+
+def flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of the command."""
+    shared.model(parser)
+    parser.add_argument("--tasks", required=True, help="suites, sets, tasks or globs, comma or space separated")
+    parser.add_argument(
+        "--lengths",
+        type=shared.lengths,
+        metavar="N,N",
+        help="tokens, all that a model is fed and its answer: 4096, 4k or 1k..32k, doubling (default: the card's)",
+    )
+    parser.add_argument(
+        "--rope",
+        "--arms",
+        dest="rope",
+        action=shared.Arms,
+        default="native",
+        metavar="ARM,ARM",
+        help="arms, [attention/]rope[+positions]: native, fp64, fp32-qk, fp32, bf16-table, bf16, bf16-angle, "
+        "rope:table=bf16, bf16+shift:4096, anchor/fp32, intra-doc/fp32+reset (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--placebo",
+        action="store_true",
+        help="run the first arm once more, in other chunks and batches: the noise floor of every difference",
+    )
+    parser.add_argument(
+        "--document-tokens",
+        type=shared.positive,
+        metavar="N",
+        help="documents in blocks of N tokens: longer ones are cut, and the lines of a haystack are joined and cut "
+        "(default: the task's documents, each line of a haystack of lines one of them)",
+    )
+    parser.add_argument(
+        "--limit",
+        type=shared.positive,
+        metavar="N",
+        help="samples of each task and length (default: all); the same command with more of them goes on",
+    )
+    parser.add_argument(
+        "--until", metavar="RULE", help="stop each task and length when its verdict is in: 1pt@95%% (margin@level)"
+    )
+    parser.add_argument("--output", type=Path, default=Path("runs"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument(
+        "--same-environment",
+        action="store_true",
+        help="refuse to go on with a run that was begun with other versions, threads or on another processor or GPU",
+    )
+    parser.add_argument("--rehash", action="store_true", help="read all files of the checkpoint again for their hashes")
+    shared.template(parser, None, "base: raw text; chat: the model's chat template")
+    shared.anchor(parser)
+    shared.sources(parser)
+    shared.settings(parser)
+    engine = parser.add_argument_group("engine")
+    shared.backend(engine)
+    shared.engine(engine, chunk_tokens=None)
+    _workers(engine)
+
+
+def _workers(engine: argparse._ActionsContainer) -> None:
+    engine.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="compute on workers of a Ray cluster: local (starts one here), auto (RAY_ADDRESS, or the one that runs "
+        "here) or host:port; one worker for every GPU, else for every CPU",
+    )
+    engine.add_argument("--workers", type=shared.positive, metavar="N", help="how many workers, with --ray")
+    engine.add_argument("--batch-tokens", type=shared.positive, help="cache budget of a batch of hf (default: 32768)")
+    engine.add_argument(
+        "--realisation",
+        choices=("rows", "flex"),
+        help="how hf computes isolated documents: causal rows joined, or one pass of FlexAttention, which is fast "
+        "on CUDA only; changes rounding (default: rows)",
+    )
+
+
+def main(options: argparse.Namespace) -> int:
+    """The table on stdout, the places of records and board on stderr; 1 where a sample has no answer."""
+    from anchoreval.records.folder import tell_changed
+    from anchoreval.reports.board import run_table
+    from anchoreval.reports.readable import draw, load_runs
+    from anchoreval.reports.viewer.beside import renew
+    from anchoreval.runs.evaluate import evaluate
+    from anchoreval.runs.resume import nothing_scored, unanswered
+    from anchoreval.runs.rounds import words
+
+    result = evaluate(
+        options.model,
+        options.tasks,
+        lengths=options.lengths,
+        rope=options.rope,
+        limit=options.limit,
+        output=options.output,
+        dtype=options.dtype,
+        kernel=options.kernel,
+        backend=options.backend,
+        tokenizer=options.tokenizer,
+        template=options.template,
+        template_args=shared.template_args(options),
+        anchor=options.anchor,
+        haystack=options.haystack,
+        data_dir=options.data_dir,
+        wordlists=options.wordlists,
+        seed=options.seed,
+        max_length=options.max_length,
+        document_tokens=options.document_tokens,
+        placebo=options.placebo,
+        until=options.until,
+        context=not options.no_context,
+        settings=shared.chosen_settings(options),
+        ray=options.ray,
+        workers=options.workers,
+        options=shared.engine_options(options),
+        same_environment=options.same_environment,
+        rehash=options.rehash,
+        watch=partial(shown, unit="records", goes_on="the same command goes on where it was"),
+        tell=note,
+    )
+    try:
+        say("\n".join([run_table(result), *words(result.header)]))
+    finally:  # also where stdout is lost
+        tell_changed(result, note)
+        renew(result, note)
+        note(f"records: {result.path}")
+        runs = [run for run in load_runs([options.output], note) if run.path != result.path]
+        csv, html = draw(sorted([*runs, result], key=lambda run: run.path), options.output, [result.path], note)
+        note(f"board: {html}\ncsv: {csv}")
+    if why := nothing_scored(result) or unanswered(result):
+        note(f"anchoreval: {why}")
+        return 1
+    return 0

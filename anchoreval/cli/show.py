@@ -1,0 +1,41 @@
+"""`anchoreval show`: one prompt with its references and facts, made again from its id."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+
+from anchoreval.cli import options as shared
+from anchoreval.cli.console import note, say
+from anchoreval.cli.prompts import plan_of, tokenizer_of
+from anchoreval.errors import AnchorEvalError, LengthError
+
+
+def flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of the command."""
+    parser.add_argument("sample", metavar="SUITE/TASK@LENGTH#INDEX")
+    parser.add_argument("--tokenizer", required=True, metavar="PATH")
+    shared.template(parser, "base")
+    shared.sources(parser)
+    shared.settings(parser)
+
+
+def main(options: argparse.Namespace) -> int:
+    """The prompt on stdout, what is known of it on stderr."""
+    from anchoreval.runs.loop import samples_of
+
+    match = re.fullmatch(r"(.+)@(\d{1,8})#(\d{1,8})", options.sample)
+    if match is None:
+        raise AnchorEvalError(f"{options.sample!r} is no sample id: SUITE/TASK@LENGTH#INDEX, e.g. ruler/qa_1@4096#3")
+    address, length, index = match.groups()
+    plan = plan_of(options, address, int(index) + 1)
+    if address not in plan.single:
+        raise AnchorEvalError(f"{address!r} is a set of tasks: name one of them")
+    if int(index) >= plan.tasks[0].samples:
+        raise LengthError(f"{address} has samples 0 to {plan.tasks[0].samples - 1}")
+    made = samples_of(plan.tasks[0], int(length), int(index) + 1, plan, tokenizer_of(options.tokenizer))
+    sample = list(made)[-1]
+    say(sample.prompt)
+    note(f"\nid: {sample.id}\nreferences: {json.dumps(sample.references)}\nfacts: {json.dumps(dict(sample.facts))}")
+    return 0

@@ -1,0 +1,47 @@
+"""`anchoreval verify`: prompts and scores of runs made again."""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+from anchoreval.cli import options as shared
+from anchoreval.cli.console import note, say
+from anchoreval.cli.progress import shown
+from anchoreval.errors import AnchorEvalError
+from anchoreval.schema import work
+
+
+def flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of the command."""
+    shared.runs(parser)
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with the published source texts")
+    parser.add_argument(
+        "--tokenizer", type=Path, metavar="PATH", help="folder with the run's tokenizer, where its checkpoint is gone"
+    )
+
+
+def main(options: argparse.Namespace) -> int:
+    """Differences and a summary of each run on stdout, notices on stderr.
+
+    0 when all is well, 1 when anything differs, 2 when a run could not be verified at all.
+    """
+    from anchoreval.records.folder import find_runs
+    from anchoreval.runs.verify.records import findings, steps_of
+
+    code, paths = 0, find_runs(options.runs)
+    with work(partial(shown, unit="prompts and records"), sum(map(steps_of, paths))) as progress:
+        for path in paths:
+            differing, unreadable = 0, False
+            try:
+                for finding in findings(path, options.data_dir, options.tokenizer, progress):
+                    differing, unreadable = differing + finding.differs, unreadable or finding.unreadable
+                    (say if finding.differs else note)(str(finding))
+            except AnchorEvalError as error:
+                note(f"anchoreval: {error}")
+                code = 2
+                continue
+            say(f"{path}: {f'{differing} differences' if differing else 'as its header says'}")
+            code = max(code, 2 if unreadable else min(differing, 1))
+    return code

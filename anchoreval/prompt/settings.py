@@ -1,0 +1,45 @@
+"""What a user may choose of prompts by name: settings of suites, and arguments of chat templates."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from anchoreval.errors import AnchorEvalError
+from anchoreval.tokenizer.chat_template import Scalar
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a setting of a suite is for: a whole number from 1 upwards, or one of `values`."""
+
+    about: str
+    values: tuple[str, ...] | None = None
+
+    @property
+    def kind(self) -> type[str] | type[int]:
+        """The type of its value."""
+        return str if self.values else int
+
+
+SETTINGS = {
+    "depths": Setting("niah: depths of the grid (default: 11)"),
+    "depth_spacing": Setting("niah: how the depths are spread (default: linear)", ("linear", "sigmoid")),
+    "repeats": Setting("niah: samples of each length and depth (default: 1)"),
+    "needles": Setting("niah/multi: needles in a prompt (default: 3)"),
+    "prompting": Setting("longbench_v2: the prompt (default: zero_shot)", ("zero_shot", "cot", "no_context")),
+}
+
+
+def read_template_arg(text: str) -> tuple[str, Scalar]:
+    """Return name and value of KEY=VALUE: JSON's true, false, null and numbers, else text; AnchorEvalError for none."""
+    name, equals, value = text.partition("=")
+    if not (equals and name.isidentifier()):
+        raise AnchorEvalError(f"{text!r} is no KEY=VALUE such as enable_thinking=false")
+    try:
+        read = json.loads({"True": "true", "False": "false", "None": "null"}.get(value, value))
+    except ValueError:
+        return name, value
+    if isinstance(read, dict | list):
+        raise AnchorEvalError(f"{text!r}: a value is text, a number, true, false or null")
+    return name, read
