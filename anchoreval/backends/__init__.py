@@ -6,9 +6,9 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol, TypeVar
+from typing import Protocol
 
-from anchoreval.arms.rope import RopeLevel
+from anchoreval.arms.arm import Arm
 from anchoreval.errors import MissingExtra, UnknownName
 from anchoreval.schema import Json, Output, Request
 
@@ -28,45 +28,6 @@ _INSTALLS = {
 }
 
 
-class ArmLike(Protocol):
-    """What a backend reads of an arm: the value of each axis, and its name for messages."""
-
-    @property
-    def name(self) -> str:
-        """The arm as asked, for messages."""
-        ...
-
-    @property
-    def rope(self) -> RopeLevel:
-        """The dtype at each site of the rotary embedding."""
-        ...
-
-    @property
-    def positions(self) -> str:
-        """`contiguous`, `shift:M`, ..."""
-        ...
-
-    @property
-    def attention(self) -> str:
-        """`full`, `intra-doc`, `anchor`."""
-        ...
-
-    @property
-    def dtype(self) -> str:
-        """The model's number format, or `auto`."""
-        ...
-
-    @property
-    def kernel(self) -> str:
-        """The attention implementation, or `auto`."""
-        ...
-
-    @property
-    def placebo(self) -> bool:
-        """Whether the arm is computed in other chunks and batches than it would be, to measure noise."""
-        ...
-
-
 class Described(Protocol):
     """What can say what it computes, before any request."""
 
@@ -82,7 +43,7 @@ class Described(Protocol):
         """
         ...
 
-    def under(self, arm: ArmLike) -> AbstractContextManager[dict[str, Json]]:
+    def under(self, arm: Arm) -> AbstractContextManager[dict[str, Json]]:
         """The arm as applied, for the length of the block; `UnsupportedArm` names the field."""
         ...
 
@@ -133,15 +94,11 @@ def _opener(name: str) -> Callable[..., Backend]:
     return opener
 
 
-Arm = TypeVar("Arm", bound=ArmLike)
-
-
 def waves(name: str, arms: Sequence[Arm]) -> list[tuple[Arm, ...]]:
     """The arms in the groups that one start of the backend `name` serves; a group comes where its first arm stood."""
     if name not in RESTARTING:
         return [tuple(arms)]
     groups: dict[tuple[object, ...], list[Arm]] = {}
     for arm in arms:
-        placed = (arm.positions, arm.attention) != ("contiguous", "full")
-        groups.setdefault((arm.rope, arm.placebo, placed, arm.attention), []).append(arm)
+        groups.setdefault((arm.rope, arm.placebo, arm.arrangement.stock, arm.attention), []).append(arm)
     return [tuple(group) for group in groups.values()]

@@ -205,7 +205,7 @@ def _check(plan: Plan, backend: BackendName, ray: str | None, api: str) -> None:
         how = "api=chat to --backend-args, or --template chat" if backend == "openai" else "--template chat"
         raise AnchorEvalError(f"--template-args are arguments of a chat template: add {how}")
     for arm in plan.arms if plan.anchor == "none" else ():
-        require_no_anchor(arm.name, arm.positions, arm.attention)
+        require_no_anchor(arm)
     if plan.until is not None and ray is not None:
         raise AnchorEvalError("--until takes samples in rounds, which --ray cannot: leave one of them out")
     if plan.until is not None and sum(not arm.placebo for arm in plan.arms) < 2:
@@ -383,7 +383,7 @@ def _with_placebo(
     """
     if backend == "vllm" and len(arms) > 1 and not any(arm.placebo for arm in arms):
         wanted = True
-        tell(f"{arms[0].name}~placebo is added: on vllm every comparison has its noise floor")
+        tell(f"{replace(arms[0], placebo=True).name} is added: on vllm every comparison has its noise floor")
     return tuple(dict.fromkeys((*arms, replace(arms[0], placebo=True)))) if wanted else arms
 
 

@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 import torch
 
+from anchoreval.arms.arm import Arm
 from anchoreval.arms.inspect_hf import BROKEN, inspect_rope
 from anchoreval.arms.kernels import switchable
 from anchoreval.arms.patch_hf import Applied, model_dtype, rotary_modules
 from anchoreval.arms.precision import wider
-from anchoreval.backends import ArmLike
 from anchoreval.backends.hf.load import StockNetwork
 from anchoreval.errors import UnsupportedArm
 from anchoreval.schema import Json
@@ -51,7 +51,7 @@ class Proofs:
             return found | {"damaged": [], "unchecked": {}, "why": _line(error)}
 
     @torch.inference_mode()
-    def at_kernel(self, arm: ArmLike, state: Applied) -> dict[str, Json]:
+    def at_kernel(self, arm: Arm, state: Applied) -> dict[str, Json]:
         """Dtype and bits of q and k in the attention kernels under the arm in force, from one short pass.
 
         UnsupportedArm where a level does not get there: no rotation goes through it, q or k lose what it gives them,
