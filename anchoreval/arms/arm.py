@@ -80,8 +80,12 @@ class Arm:
         """Whether tokens stand elsewhere than at 0, 1, 2, ..."""
         return self.positions != CONTIGUOUS
 
-    def settled(self) -> Arm:
-        """Return the arm with the hash of each source from outside, which imports it: for arms that a user typed."""
+    def settled(self, backend: str) -> Arm:
+        """Return the arm with the hash of each source from outside, which imports it: for arms that a user typed.
+
+        UnsupportedArm, before anything is imported, where `backend` cannot compute the arm.
+        """
+        self.require(backend)
         return replace(self, outside=tuple(one.settled() for one in self.outside)) if self.outside else self
 
     def require(self, backend: str) -> None:

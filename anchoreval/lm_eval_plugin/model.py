@@ -62,7 +62,7 @@ class AnchorEvalLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not analysed
         if str(given.get("batch_size", 1)) != "1":
             _log.info("--batch_size is not used: batches are sized by batch_tokens and rows of --model_args")
         self._card, self._texts = model_of({"pretrained": self.asked.pretrained, "tokenizer": self.asked.tokenizer})
-        self.arm: Arm = self.asked.as_arm(self.asked.dtype or self._card.dtype)
+        self.arm: Arm = self.asked.as_arm(self.asked.dtype or self._card.dtype).settled(self.engine)
         self._anchor = prompt_arguments(given).anchor
         if self._anchor == "none":
             require_no_anchor(self.arm)

@@ -105,7 +105,7 @@ def evaluate(
     plan = Plan(
         tasks=tuple(sized(with_settings(chosen, settings or {}))), single=single, limit=limit, seed=seed,
         lengths=tuple(sorted(set(lengths))) if lengths else None,
-        arms=_with_placebo(parse_arms(rope, dtype, kernel), placebo, backend, tell),
+        arms=_arms(parse_arms(rope, dtype, kernel), placebo, backend, tell),
         template=template or card.template, template_args=template_args, anchor=anchor,
         sources=Sources(data_dir, _haystack(haystack, subject, tell), wordlists, context=context),
         document_tokens=document_tokens, until=parse_until(until) if until is not None else None,
@@ -374,13 +374,13 @@ def _within_server(engine: Engine, window: int | None) -> int | None:
     return served
 
 
-def _with_placebo(
-    arms: tuple[Arm, ...], wanted: bool, backend: BackendName, tell: Callable[[str], None]
-) -> tuple[Arm, ...]:
-    """The arms, and the placebo of the first behind them where it is wanted and not there yet.
+def _arms(arms: tuple[Arm, ...], wanted: bool, backend: BackendName, tell: Callable[[str], None]) -> tuple[Arm, ...]:
+    """The arms, settled, and the placebo of the first behind them where it is wanted and not there yet.
 
-    Two arms or more on vllm always have one, for there what is computed together may move log-probabilities too.
+    Two arms or more on vllm always have one, for there what is computed together may move log-probabilities too. What
+    is from outside is imported here, where a user typed it and the backend computes it, and nowhere before.
     """
+    arms = tuple(arm.settled(backend) for arm in arms)
     if backend == "vllm" and len(arms) > 1 and not any(arm.placebo for arm in arms):
         wanted = True
         tell(f"{replace(arms[0], placebo=True).name} is added: on vllm every comparison has its noise floor")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, get_args
 
 import torch
@@ -15,6 +16,7 @@ import transformers
 
 from anchoreval.arms.arm import Arm
 from anchoreval.arms.blocks import Block
+from anchoreval.arms.fields import installed
 from anchoreval.arms.inspect_hf import selftest
 from anchoreval.arms.kernels import FUSED
 from anchoreval.arms.layout import Arrangement, Place, Realisation
@@ -37,6 +39,7 @@ from anchoreval.schema import Json, Output, Request
 from anchoreval.tokenizer import load_tokenizer
 
 _MASKED_BY_INDEX = {"sdpa", "eager", FUSED}  # kernels that never read packed sequences out of position ids
+_NOTHING: Mapping[str, Json] = MappingProxyType({})
 _FLEX = "one pass of FlexAttention with a block mask, compiled on CUDA, unfused on a CPU; then the kernel"
 _REALISED = {
     ("rows", "anchor"): "each document a causal row [anchor; document], their keys and values joined, the query on top",
@@ -193,10 +196,12 @@ class HfBackend:
         Kernels: the one the model was loaded with, also as `default`, `fused`, or `auto` (see `open`). The first time
         that an arm is put on, one token runs under it: `at_kernel` says in which dtype and bits q and k enter the
         attention kernels, and what does not run, or does not get there as the level says, is refused here. `place`
-        gives explicit position ids per request, instead of the arm's scheme. Inside the block `documents` holds the
-        keys and values of isolated documents for the prompts to come, those of earlier blocks of the same arm among
-        them.
+        gives explicit position ids per request, instead of the arm's scheme. What is from outside is put on the model
+        inside its RoPE and kernel, and refused unless the stock bits come back without it. Inside the block `documents`
+        holds the keys and values of isolated documents for the prompts to come, those of earlier blocks of the same arm
+        among them.
         """
+        arm.require("hf")
         stock = self._network.kernel
         auto: Kernel | None = "fused" if self._auto_fused else None
         kernels: dict[str, Kernel | None] = {"auto": auto, "fused": "fused", DEFAULT: "stock", stock: "stock"}
@@ -210,7 +215,9 @@ class HfBackend:
         self._require_placeable(arm, arrangement)
         self._require_inert(arm)
         self._require_chunks(arm)
-        with applied(self._network.model, arm.rope, kernels[arm.kernel]) as state:
+        if arm.outside:
+            self._proofs.restored(arm, lambda: self._on_model(arm, kernels[arm.kernel]))
+        with self._on_model(arm, kernels[arm.kernel]) as (state, more):
             if state.attention not in _MASKED_BY_INDEX and not arrangement.stock:
                 text = f"kernel {state.attention!r} may take these positions for packed sequences: use sdpa"
                 raise UnsupportedArm(f"arm {arm.name!r}: {text}")
@@ -219,13 +226,19 @@ class HfBackend:
             at_kernel = self._proofs.at_kernel(arm, state)
             self._applied, self._arrangement = state, arrangement
             self._now = self._limits.placebo() if arm.placebo else self._limits
-            self.documents = self._kept.of(_bits_of(state, arrangement, self._now))
+            self.documents = self._kept.of(_bits_of(state, arrangement, self._now, more))
             try:
                 said = self._as_applied(state, arrangement, at_kernel)
-                yield said | ({"computed_in": asdict(self._now)} if arm.placebo else {})
+                yield said | more | ({"computed_in": asdict(self._now)} if arm.placebo else {})
             finally:
                 self._applied, self._arrangement, self._now = None, Arrangement(), self._limits
                 self.documents = self._kept
+
+    @contextmanager
+    def _on_model(self, arm: Arm, kernel: Kernel | None) -> Iterator[tuple[Applied, dict[str, Json]]]:
+        """All of an arm that acts on the model: RoPE and kernel as applied, and what the other fields say."""
+        with applied(self._network.model, arm.rope, kernel) as state, installed(arm, self._network.model) as more:
+            yield state, more
 
     def answer(self, requests: Sequence[Request]) -> Iterator[Output]:
         """One output per request, batch by batch, in an order that shares prefixes."""
@@ -370,12 +383,12 @@ class HfBackend:
             raise ModelError(f"{request.sample_id}: {text}")
 
 
-def _bits_of(state: Applied, arrangement: Arrangement, limits: Limits) -> str:
+def _bits_of(state: Applied, arrangement: Arrangement, limits: Limits, more: Mapping[str, Json] = _NOTHING) -> str:
     """An arm as applied and computed: documents of two arms are never shared, even where they would be equal."""
     counts = {"forwards", "rotations", "layers_without_rope", "at_kernel"}
     rope = {name: value for name, value in state.as_json().items() if name not in counts}
     scheme = "explicit" if arrangement.place is not None else str(arrangement.scheme)
-    said = [rope, scheme, arrangement.pattern, arrangement.realisation, asdict(limits)]
+    said = [rope, scheme, arrangement.pattern, arrangement.realisation, asdict(limits), *more.items()]
     return json.dumps(said, sort_keys=True)
 
 

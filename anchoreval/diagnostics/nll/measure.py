@@ -273,7 +273,7 @@ def _arms(text: str, dtype: str, kernel: str) -> tuple[Arm, ...]:
     """The arms that `text` spells; UnsupportedArm for attention and positions that need several documents."""
     from anchoreval.arms.arm import parse_arms
 
-    chosen = parse_arms(text, dtype, kernel)
+    chosen = tuple(arm.settled("hf") for arm in parse_arms(text, dtype, kernel))
     for arm in chosen:
         if arm.masks_documents:
             reason = f"attention {arm.attention!r} needs several"
