@@ -29,6 +29,11 @@ GENERATED = "generated"  # what facts say of a text that the package made in pla
 PLACEBO = "~placebo"  # behind an arm's name: the same arm, computed in other chunks and batches
 
 
+def original_of(arm: str) -> str | None:
+    """Return the name of the arm that `arm` is the placebo of; None where it is none."""
+    return arm.removesuffix(PLACEBO) if arm.endswith(PLACEBO) else None
+
+
 @dataclass(frozen=True, slots=True)
 class Segment:
     """A piece of a prompt. Masks and per-document positions act on documents: the pieces of role `document`, which

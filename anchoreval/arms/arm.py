@@ -1,23 +1,25 @@
-"""An arm: what is computed, apart from the weights and the prompt. Parsed from one spelling, printed back in it.
+"""An arm: what is computed, apart from the weights and the prompt. Parsed once, from one spelling, and printed in it.
 
-Grammar: `[attention/]rope[+positions][~placebo]`, for instance `fp32`, `bf16`, `rope:table=bf16,rotate=fp32`,
-`anchor/fp32`, `bf16+shift:4096`, `bf16~placebo`. Position schemes are those of
-arms/positions.py, attention patterns those of arms/patterns.py.
+Grammar: `[attention/]rope[+field:value...][~setting:value...]`, for instance `fp32`, `rope:table=bf16,rotate=fp32`,
+`anchor/fp32`, `bf16+shift:4096`, `fp32+x:evict:window`, `bf16~placebo`. The fields are those of arms/fields.py: they
+may stand in any order and are printed in that of the table.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
+from anchoreval.arms.fields import FIELDS, Field, field_of
+from anchoreval.arms.layout import Arrangement
+from anchoreval.arms.outside import Outside, offered
 from anchoreval.arms.patterns import parse_pattern
-from anchoreval.arms.positions import parse_positions
+from anchoreval.arms.positions import CONTIGUOUS, PositionScheme
 from anchoreval.arms.rope import DIGITS, RopeLevel, parse_level
-from anchoreval.errors import AnchorEvalError
-from anchoreval.schema import PLACEBO
+from anchoreval.errors import AnchorEvalError, UnsupportedArm
 
 #: The attention kernel where none is asked for: sdpa, or eager where sdpa would leave out a part of the model.
 DEFAULT_KERNEL = "default"
@@ -26,7 +28,7 @@ DTYPES = ("auto", "bfloat16", "float16", "float32")
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """RoPE precision, position scheme, attention pattern, model dtype and attention kernel.
+    """RoPE precision, position scheme, attention pattern, model dtype and attention kernel, and what is from outside.
 
     A `placebo` is the same arm, computed in other chunks and other batches: what it changes is noise.
 
@@ -35,50 +37,100 @@ class Arm:
     """
 
     rope: RopeLevel
-    positions: str = "contiguous"
+    positions: PositionScheme = CONTIGUOUS
     attention: str = "full"
     dtype: str = "auto"
     kernel: str = DEFAULT_KERNEL
     placebo: bool = False
+    outside: tuple[Outside, ...] = ()
 
     @property
     def name(self) -> str:
         """The spelling that `parse_arm` reads; the kernel and the run's own dtype are left out."""
-        attention = "" if self.attention == "full" else f"{self.attention}/"
-        positions = "" if self.positions == "contiguous" else f"+{self.positions}"
-        return f"{attention}{self.rope}{positions}{PLACEBO if self.placebo else ''}"
+        return "".join(field.printed(getattr(self, field.name)) for field in FIELDS)
 
     def asked(self) -> dict[str, Any]:
-        """The arm as JSON, the way it was asked for."""
+        """Return the arm as JSON, the way it was asked for; fields that came later stand there where they are used."""
+        later = {field.name: field.as_json(value) for field, value in self._used() if field.as_json}
         return {
             "name": self.name,
             "rope": {"level": str(self.rope), "sites": self.rope.sites},
-            "positions": self.positions,
+            "positions": str(self.positions),
             "attention": self.attention,
             "dtype": self.dtype,
             "kernel": self.kernel,
-        } | ({"placebo": True} if self.placebo else {})
+        } | later
 
     def fingerprint(self) -> str:
-        """SHA-256 over everything the arm computes."""
+        """Return the SHA-256 over everything the arm computes."""
         return hashlib.sha256(json.dumps(self.asked(), sort_keys=True).encode()).hexdigest()
 
+    @property
+    def arrangement(self) -> Arrangement:
+        """Where tokens stand and what they see; its `stock` says that both are the model's own."""
+        return Arrangement(self.positions, self.attention)
 
-def parse_arm(text: str, dtype: str = "auto", kernel: str = DEFAULT_KERNEL) -> Arm:
-    """The arm that `text` spells; UnknownName or AnchorEvalError for what is not in the grammar."""
+    @property
+    def masks_documents(self) -> bool:
+        """Whether documents do not see what is outside them."""
+        return self.attention != "full"
+
+    @property
+    def moves_positions(self) -> bool:
+        """Whether tokens stand elsewhere than at 0, 1, 2, ..."""
+        return self.positions != CONTIGUOUS
+
+    def settled(self, backend: str) -> Arm:
+        """Return the arm with the hash of each source from outside, which imports it: for arms that a user typed.
+
+        UnsupportedArm, before anything is imported, where `backend` cannot compute the arm.
+        """
+        self.require(backend)
+        return replace(self, outside=tuple(one.settled() for one in self.outside)) if self.outside else self
+
+    def require(self, backend: str) -> None:
+        """Raise UnsupportedArm, naming the field and the backends that can, where `backend` cannot compute the arm."""
+        for field, value in self._used():
+            if backend not in field.backends:
+                what = f"{field.name} {field.printed(value).strip('/+~')!r}, only {' and '.join(field.backends)} can"
+                raise UnsupportedArm(f"arm {self.name!r}: {backend} cannot compute {what}")
+
+    def require_one_of(self, known: Collection[str], field: str, backend: str) -> None:
+        """Raise UnsupportedArm where the value of `field` is not among those that `backend` knows."""
+        if (asked := getattr(self, field)) not in known:
+            text = f"{backend} cannot compute {field} {asked!r}, only {' or '.join(known)}"
+            raise UnsupportedArm(f"arm {self.name!r}: {text}")
+
+    def _used(self) -> Iterator[tuple[Field, Any]]:
+        """The fields that have another value than their default."""
+        values = ((field, getattr(self, field.name)) for field in FIELDS)
+        return ((field, value) for field, value in values if value != field.default)
+
+
+def parse_arm(
+    text: str, dtype: str = "auto", kernel: str = DEFAULT_KERNEL, outside: Mapping[str, str] | None = None
+) -> Arm:
+    """Return the arm that `text` spells; UnknownName or AnchorEvalError for what is not in the grammar.
+
+    Nothing is imported. `outside` is for arms of a header: the fields from outside that it names with their hashes, in
+    place of what is installed here.
+    """
     if dtype not in DTYPES:
         raise AnchorEvalError(f"unknown dtype {dtype!r}: one of {', '.join(DTYPES)}")
-    spelling = text.removesuffix(PLACEBO)
-    attention, slash, rest = spelling.partition("/")
-    rope, plus, positions = (rest if slash else spelling).partition("+")
-    return Arm(
-        rope=parse_level(rope),
-        positions=str(parse_positions(positions)) if plus else "contiguous",
-        attention=parse_pattern(attention) if slash else "full",
-        dtype=dtype,
-        kernel=kernel,
-        placebo=spelling != text,
-    )
+    spelled, *settings = text.split("~")
+    attention, slash, rest = spelled.partition("/")
+    rope, *fields = (rest if slash else spelled).split("+")
+    known = offered if outside is None else lambda: (name.partition(":")[0] for name in outside)
+    given: dict[Field, list[Any]] = {}
+    for sign, pieces in (("+", fields), ("~", settings)):
+        for piece in pieces:
+            field = field_of(sign, piece, known)
+            given.setdefault(field, []).append(field.parse(piece))
+    values = {field.name: field.whole(each) for field, each in given.items()}
+    if outside and "outside" in values:
+        values["outside"] = tuple(replace(one, sha256=outside.get(str(one), "")) for one in values["outside"])
+    pattern = parse_pattern(attention) if slash else "full"
+    return Arm(rope=parse_level(rope), attention=pattern, dtype=dtype, kernel=kernel, **values)
 
 
 def parse_arms(text: str, dtype: str = "auto", kernel: str = DEFAULT_KERNEL) -> tuple[Arm, ...]:

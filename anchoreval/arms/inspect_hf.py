@@ -91,9 +91,9 @@ def selftest(model: nn.Module, tokens: int = 32) -> dict[str, Any]:
             explicit, why = None, str(error)
     after = _logits(model, tokens)
     checks = {
-        "native_equals_stock": _same(before, native),
-        "explicit_equals_stock": None if explicit is None else _same(before, explicit),
-        "restored": _same(before, after),
+        "native_equals_stock": same(before, native),
+        "explicit_equals_stock": None if explicit is None else same(before, explicit),
+        "restored": same(before, after),
     }
     distance = None if explicit is None else _distance(explicit, before)
     passed = all(same for name, same in checks.items() if report.has_rope or name != "explicit_equals_stock")
@@ -101,7 +101,7 @@ def selftest(model: nn.Module, tokens: int = 32) -> dict[str, Any]:
     return said | {"rotations": rotations} | ({"why": why} if why else {})
 
 
-def _same(logits: Tensor, others: Tensor) -> bool:
+def same(logits: Tensor, others: Tensor) -> bool:
     """Whether two passes give the same numbers; damaged weights give the same NaN."""
     return torch.allclose(logits, others, rtol=0, atol=0, equal_nan=True)
 

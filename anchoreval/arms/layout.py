@@ -11,11 +11,10 @@ from typing import Literal
 
 from anchoreval.arms.blocks import ANCHOR_SEGMENT, Block, blocks_of
 from anchoreval.arms.patterns import Row, rows
-from anchoreval.arms.positions import PositionScheme
+from anchoreval.arms.positions import CONTIGUOUS, PositionScheme
 from anchoreval.errors import UnsupportedArm
 from anchoreval.schema import Request
 
-CONTIGUOUS = PositionScheme("contiguous")
 #: How isolated documents are computed: causal rows of their own (hf/documents.py), or one pass of FlexAttention.
 Realisation = Literal["rows", "flex"]
 #: Explicit arrays: the position ids of a request, one per prompt token.

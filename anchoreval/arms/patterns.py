@@ -56,6 +56,12 @@ def parse_pattern(text: str) -> str:
     return text
 
 
+def masks_documents(arm: str) -> bool:
+    """Whether an arm of this name, as records have it, keeps documents apart."""
+    pattern, slash, _ = arm.partition("/")
+    return bool(slash) and pattern in PATTERNS and pattern != "full"
+
+
 def rows(blocks: Sequence[Block], pattern: str) -> tuple[Row, ...]:
     """The rows that documents and anchor are computed in, in order; none where the pattern is plain causality.
 

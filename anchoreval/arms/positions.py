@@ -56,13 +56,26 @@ class PositionScheme:
         """Whether each position is one more than that before it, in every prompt."""
         return self.name in {"contiguous", "shift"}
 
+    @property
+    def restarts(self) -> bool:
+        """Whether each document begins anew."""
+        return self.name.endswith("reset")
+
+    @property
+    def needs_anchor(self) -> bool:
+        """Whether the first token is placed apart from the others."""
+        return self.name.startswith("anchor-")
+
     def of(self, blocks: Sequence[Block]) -> tuple[int, ...]:
         """The position ids of a prompt, one per token."""
-        if self.name.endswith("reset"):
+        if self.restarts:
             return tuple(_restarted(blocks, 1 if self.name == "anchor-reset" else 0))
         tokens = blocks[-1].stop if blocks else 0
         shifted = range(self.shift, self.shift + tokens)
         return (0, *shifted[1:]) if self.name == "anchor-shift" else tuple(shifted)
+
+
+CONTIGUOUS = PositionScheme("contiguous")
 
 
 def parse_positions(text: str) -> PositionScheme:

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol
 
-from anchoreval.arms.rope import RopeLevel
+from anchoreval.arms.arm import Arm
 from anchoreval.errors import MissingExtra, ModelError, UnknownName
 from anchoreval.schema import Json, Output, Request
 
@@ -31,7 +31,7 @@ class Capabilities:
     loads_checkpoint: bool = False  # and so reads generation_config.json and adapters
     always_placebo: bool = False  # what is computed together may move log-probabilities: two arms need a noise floor
     kernels_of_torch: bool = False  # `kernel` is an attention implementation of transformers, run by torch
-    restarts_for: Callable[[ArmLike], Hashable] = lambda _: None
+    restarts_for: Callable[[Arm], Hashable] = lambda _: None
 
     @property
     def one_server(self) -> bool:
@@ -44,9 +44,8 @@ class Capabilities:
         return "tokenizer" in self.takes
 
 
-def _engine_of_vllm(arm: ArmLike) -> Hashable:
-    placed = (arm.positions, arm.attention) != ("contiguous", "full")
-    return arm.rope, arm.placebo, placed, arm.attention
+def _engine_of_vllm(arm: Arm) -> Hashable:
+    return arm.rope, arm.placebo, arm.arrangement.stock, arm.attention
 
 
 _LOADING = frozenset({"device", "trust_remote_code"})
@@ -83,45 +82,6 @@ _INSTALLS = {
 }
 
 
-class ArmLike(Protocol):
-    """What a backend reads of an arm: the value of each axis, and its name for messages."""
-
-    @property
-    def name(self) -> str:
-        """The arm as asked, for messages."""
-        ...
-
-    @property
-    def rope(self) -> RopeLevel:
-        """The dtype at each site of the rotary embedding."""
-        ...
-
-    @property
-    def positions(self) -> str:
-        """`contiguous`, `shift:M`, ..."""
-        ...
-
-    @property
-    def attention(self) -> str:
-        """`full`, `intra-doc`, `anchor`."""
-        ...
-
-    @property
-    def dtype(self) -> str:
-        """The model's number format, or `auto`."""
-        ...
-
-    @property
-    def kernel(self) -> str:
-        """The attention implementation, or `auto`."""
-        ...
-
-    @property
-    def placebo(self) -> bool:
-        """Whether the arm is computed in other chunks and batches than it would be, to measure noise."""
-        ...
-
-
 class Described(Protocol):
     """What can say what it computes, before any request."""
 
@@ -139,7 +99,7 @@ class Described(Protocol):
         """
         ...
 
-    def under(self, arm: ArmLike) -> AbstractContextManager[dict[str, Json]]:
+    def under(self, arm: Arm) -> AbstractContextManager[dict[str, Json]]:
         """The arm as applied, for the length of the block; `UnsupportedArm` names the field."""
         ...
 
@@ -211,9 +171,6 @@ def opener_of(name: str) -> Callable[..., Backend]:
             raise
         raise MissingExtra(f"backend {name!r} needs {error.name}: pip install {_INSTALLS[error.name]}") from error
     return opener
-
-
-Arm = TypeVar("Arm", bound=ArmLike)
 
 
 def waves(name: str, arms: Sequence[Arm]) -> list[tuple[Arm, ...]]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from anchoreval.backends import ArmLike
+from anchoreval.arms.arm import Arm
 from anchoreval.backends.detokenize import Decodes, TextStream
 from anchoreval.errors import ModelError, UnknownName
 from anchoreval.schema import ChoiceScore, Finish, Json, Output, Request
@@ -73,11 +73,12 @@ class FakeBackend:
         }
 
     @contextmanager
-    def under(self, arm: ArmLike) -> Iterator[dict[str, Json]]:
+    def under(self, arm: Arm) -> Iterator[dict[str, Json]]:
         """Takes every arm and changes nothing."""
+        arm.require("fake")
         yield {
             "rope": str(arm.rope),
-            "positions": arm.positions,
+            "positions": str(arm.positions),
             "attention": arm.attention,
             "dtype": arm.dtype,
             "kernel": arm.kernel,

@@ -90,7 +90,7 @@ def _plan(options: argparse.Namespace, card: ModelCard, dtype: str) -> Plan:
     chosen, single = select_tasks(options.tasks)
     arms = parse_arms(options.rope, dtype)
     for arm in arms if options.anchor == "none" else ():
-        require_no_anchor(arm.name, arm.positions, arm.attention)
+        require_no_anchor(arm)
     haystack = options.haystack or card.haystack
     return Plan(
         tasks=tuple(sized(with_settings(chosen, shared.chosen_settings(options)))),

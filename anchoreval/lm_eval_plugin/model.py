@@ -64,10 +64,10 @@ class AnchorEvalLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not analysed
         if str(given.get("batch_size", 1)) != "1":
             _log.info("--batch_size is not used: batches are sized by batch_tokens and rows of --model_args")
         self._card, self._texts = model_of({"pretrained": self.asked.pretrained, "tokenizer": self.asked.tokenizer})
-        self.arm: Arm = self.asked.as_arm(self.asked.dtype or self._card.dtype)
+        self.arm: Arm = self.asked.as_arm(self.asked.dtype or self._card.dtype).settled(self.engine)
         self._anchor = prompt_arguments(given).anchor
         if self._anchor == "none":
-            require_no_anchor(self.arm.name, self.arm.positions, self.arm.attention)
+            require_no_anchor(self.arm)
         self.tokenizer = self._load_tokenizer()
         self._applied: dict[str, Json] = {}
         self._cut = self._told = 0
@@ -337,7 +337,7 @@ class AnchorEvalLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not analysed
         """Every output as it comes; ModelError behind the last where a request has none."""
         if not requests:
             return
-        if (self.arm.positions, self.arm.attention) != ("contiguous", "full"):
+        if not self.arm.arrangement.stock:
             without = sum("document" not in each.roles and "line" not in each.roles for each in requests)
             if without:
                 _log.warning("arm %s: %d of %d prompts have no documents", self.arm.name, without, len(requests))

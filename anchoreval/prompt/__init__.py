@@ -14,6 +14,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
+from anchoreval.arms.arm import Arm
 from anchoreval.errors import ModelError, OverlongPrompt, UnsupportedArm
 from anchoreval.schema import Choice, Continuation, Request, Sample, Segment, Wrap
 from anchoreval.tokenizer.chat_template import Around, Scalar, around
@@ -98,11 +99,12 @@ def wording(wrap: Wrap, template: Template, args: Mapping[str, Scalar], anchor: 
     return text | given | ({"anchor": anchor} if anchor != "auto" else {})
 
 
-def require_no_anchor(name: str, positions: str, attention: str) -> None:
+def require_no_anchor(arm: Arm) -> None:
     """Raise UnsupportedArm for an arm that acts on the anchor token, under --anchor none."""
-    if attention == "anchor" or positions.startswith("anchor-"):
-        what = f"attention {attention!r}" if attention == "anchor" else f"positions {positions!r}"
-        raise UnsupportedArm(f"arm {name!r}: {what} needs the anchor token: leave out --anchor none, or this arm")
+    anchored = arm.attention == "anchor"
+    if anchored or arm.positions.needs_anchor:
+        what = f"attention {arm.attention!r}" if anchored else f"positions {str(arm.positions)!r}"
+        raise UnsupportedArm(f"arm {arm.name!r}: {what} needs the anchor token: leave out --anchor none, or this arm")
 
 
 def rendered(tokenizer: PromptTokenizer, args: Mapping[str, Scalar] = NO_ARGS) -> Around:

@@ -104,7 +104,7 @@ def evaluate(
     plan = Plan(
         tasks=tuple(sized(with_settings(chosen, settings or {}))), single=single, limit=limit, seed=seed,
         lengths=tuple(sorted(set(lengths))) if lengths else None,
-        arms=_with_placebo(parse_arms(rope, dtype, kernel), placebo, backend, tell),
+        arms=_arms(parse_arms(rope, dtype, kernel), placebo, backend, tell),
         template=template or card.template, template_args=template_args, anchor=anchor,
         sources=Sources(data_dir, _haystack(haystack, subject, tell), wordlists, context=context),
         document_tokens=document_tokens, until=parse_until(until) if until is not None else None,
@@ -206,7 +206,7 @@ def _check(plan: Plan, backend: str, ray: str | None, api: str) -> None:
         how = "api=chat to --backend-args, or --template chat" if server else "--template chat"
         raise AnchorEvalError(f"--template-args are arguments of a chat template: add {how}")
     for arm in plan.arms if plan.anchor == "none" else ():
-        require_no_anchor(arm.name, arm.positions, arm.attention)
+        require_no_anchor(arm)
     if plan.until is not None and ray is not None:
         raise AnchorEvalError("--until takes samples in rounds, which --ray cannot: leave one of them out")
     if plan.until is not None and sum(not arm.placebo for arm in plan.arms) < 2:
@@ -376,14 +376,16 @@ def _within_server(engine: Engine, window: int | None) -> int | None:
     return served if window is None else min(window, served)
 
 
-def _with_placebo(arms: tuple[Arm, ...], wanted: bool, backend: str, tell: Callable[[str], None]) -> tuple[Arm, ...]:
-    """The arms, and the placebo of the first behind them where it is wanted and not there yet.
+def _arms(arms: tuple[Arm, ...], wanted: bool, backend: str, tell: Callable[[str], None]) -> tuple[Arm, ...]:
+    """The arms, settled, and the placebo of the first behind them where it is wanted and not there yet.
 
-    Two arms or more always have one on a backend where what is computed together may move log-probabilities too.
+    Two arms or more always have one on a backend where what is computed together may move log-probabilities too. What
+    is from outside is imported here, where a user typed it and the backend computes it, and nowhere before.
     """
+    arms = tuple(arm.settled(backend) for arm in arms)
     if capabilities_of(backend).always_placebo and len(arms) > 1 and not any(arm.placebo for arm in arms):
         wanted = True
-        tell(f"{arms[0].name}~placebo is added: on {backend} every comparison has its noise floor")
+        tell(f"{replace(arms[0], placebo=True).name} is added: on {backend} every comparison has its noise floor")
     return tuple(dict.fromkeys((*arms, replace(arms[0], placebo=True)))) if wanted else arms
 
 

@@ -97,7 +97,7 @@ class Plan:
             "length_rule": self.length_rule,
             "document_tokens": self.document_tokens,
             "sources": self.sources.describe(),
-            **({"documents": RULE} if any(map(_acts_on_documents, self.arms)) else {}),
+            **({"documents": RULE} if any(not arm.arrangement.stock for arm in self.arms) else {}),
             **self.wording(tokenizer),
         } | ({"until": str(self.until), "limit": self.limit} if self.until else {})
 
@@ -241,11 +241,6 @@ def _cell(task: Task, length: int, plan: Plan, tokenizer: TextTokenizer, window:
     return Cell(task, length, whole, count, first.max_new_tokens, first.facts, mixed)
 
 
-def _acts_on_documents(arm: Arm) -> bool:
-    """Whether where documents begin and end may change what is computed."""
-    return (arm.positions, arm.attention) != ("contiguous", "full")
-
-
 def key_of(request: Request, arm: Arm, engine: str) -> str:
     """SHA-256 over prompt tokens, reference, decoding, arm and engine (which holds the weights).
 
@@ -259,7 +254,7 @@ def key_of(request: Request, arm: Arm, engine: str) -> str:
         decoding |= {"choices": [(choice.token_ids, choice.counted) for choice in request.choices]}
     if request.end_ids:
         decoding |= {"end_ids": request.end_ids, "min_new_tokens": request.min_new_tokens}
-    if _acts_on_documents(arm):
+    if not arm.arrangement.stock:
         digest.update(json.dumps([request.segment_ids, request.roles]).encode())
     digest.update(json.dumps([request.sample_id, arm.fingerprint(), engine, decoding]).encode())
     return digest.hexdigest()

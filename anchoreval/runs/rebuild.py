@@ -85,14 +85,25 @@ class _Model(_Part):
     window: int | None
 
 
+class _OutsideSaid(_Part):
+    name: str
+    sha256: str
+
+
 class _Asked(_Part):
     dtype: str
     kernel: str
+    outside: list[_OutsideSaid] = Field(default_factory=list)
 
 
 class _ArmSaid(_Part):
     name: str
     asked: _Asked
+
+    def parsed(self) -> Arm:
+        """Return the arm; what is from outside is taken as the header has it, and neither looked for nor imported."""
+        outside = {one.name: one.sha256 for one in self.asked.outside}
+        return parse_arm(self.name, self.asked.dtype, self.asked.kernel, outside)
 
 
 class AskedCell(_Part):
@@ -350,7 +361,7 @@ def _brief(value: Any) -> str:
 
 def _arms(run: Run, header: HeaderParts) -> tuple[Arm, ...]:
     """The arms of the header, in its order; RunError when they are not those of the identity."""
-    arms = tuple(parse_arm(arm.name, arm.asked.dtype, arm.asked.kernel) for arm in header.arms)
+    arms = tuple(arm.parsed() for arm in header.arms)
     if [arm.fingerprint() for arm in arms] != header.identity.arms:
         raise RunError(f"{run.path / HEADER}: arms: not those of its identity")
     return arms

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from anchoreval.schema import PLACEBO, Json, Record
+from anchoreval.schema import Json, Record, original_of
 from anchoreval.stats.cells import put
 from anchoreval.stats.intervals import ALPHA, detects
 from anchoreval.stats.paired import Comparison, Difference, paired, paired_sides
@@ -112,7 +112,7 @@ def sides(header: Mapping[str, Json], records: Sequence[Record], label: str = ""
     }
     for record in records:
         put(by_arm.setdefault(record.arm, {}), record)
-    placebos = {arm: own for arm, own in by_arm.items() if arm.endswith(PLACEBO) and own}
+    placebos = {arm: own for arm, own in by_arm.items() if original_of(arm) is not None and own}
     floors = _floors(records, list(placebos))
     stopped = stopped_of(header)
     return {
@@ -126,7 +126,7 @@ def _floors(records: Sequence[Record], placebos: Sequence[str]) -> Floors:
     """(task, length) -> the noise floor there, pooled places included; empty without a placebo."""
     found: dict[Where, list[Difference]] = {}
     for placebo in placebos:
-        comparison = paired(records, placebo, placebo.removesuffix(PLACEBO))
+        comparison = paired(records, placebo, original_of(placebo) or placebo)
         for one in (*comparison.cells, *comparison.lengths, comparison.pooled):
             found.setdefault((one.task, one.length), []).append(one)
     return {place: floor for place, each in found.items() if (floor := noise_floor(each))}
@@ -149,7 +149,7 @@ def contrast(side: Side, base: Side, margin: float = MARGIN, comparison: Compari
     comparison = comparison or paired_sides(side.records, base.records, side.label, base.label)
     floors = base.floors or side.floors
     placebo = placebo_of(side.arm, base.arm)
-    ruled = base.label == base.arm and not base.stopped and not base.arm.endswith(PLACEBO)
+    ruled = base.label == base.arm and not base.stopped and original_of(base.arm) is None
     stopped = side.stopped if ruled else {}
 
     others = None if placebo else _Beyond(side, base)
@@ -186,7 +186,7 @@ class _Beyond:
     def _by_place(self) -> list[dict[Where, Difference]]:
         side, base, found = self._side, self._base, []
         for name, records in (base if base.floors else side).placebos.items():
-            own = name.removesuffix(PLACEBO)
+            own = original_of(name)
             if own not in (side.arm, base.arm) or records is side.records or records is base.records:
                 continue
             pair = (side.records, records) if own == base.arm else (records, base.records)
@@ -205,16 +205,16 @@ def beyond_of(arm: str, base: str, placebos: Sequence[str]) -> list[tuple[str, s
         return []
     found = []
     for placebo in placebos:
-        if placebo not in (arm, base) and (own := placebo.removesuffix(PLACEBO)) in (arm, base):
+        if placebo not in (arm, base) and (own := original_of(placebo)) in (arm, base):
             found.append((arm, placebo) if own == base else (placebo, base))
     return found
 
 
 def placebo_of(arm: str, baseline: str) -> Placebo | None:
     """Which of the two is the placebo of the other; None where neither is."""
-    if arm == baseline + PLACEBO:
+    if original_of(arm) == baseline:
         return "arm"
-    return "baseline" if baseline == arm + PLACEBO else None
+    return "baseline" if original_of(baseline) == arm else None
 
 
 def family(

@@ -66,7 +66,6 @@ def test_the_fused_kernel_agrees_with_the_stock_one_in_float32(llama: Path) -> N
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("positions", "backwards"),
         ("attention", "both"),
         ("dtype", "float16"),
         ("kernel", "flash_attention_2"),

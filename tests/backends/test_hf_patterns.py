@@ -76,7 +76,7 @@ def dense(model: Any, ids: tuple[int, ...], asked: Request, arm: str) -> torch.T
     """Logits of one unbatched pass without a cache, the mask written out pair by pair."""
     parsed = parse_arm(arm)
     blocks = blocks_of(asked.segment_ids, asked.roles)
-    positions = parse_positions(parsed.positions).of(blocks)
+    positions = parsed.positions.of(blocks)
     after = range(positions[-1] + 1, positions[-1] + 1 + len(ids) - len(positions))
 
     def seen(window: int | None) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import tokenizers
 from tokenizers import models, pre_tokenizers
 
+from anchoreval.arms.arm import parse_arm
 from anchoreval.backends.openai.answers import Asking
 from anchoreval.cards import find_model
 from anchoreval.errors import ModelError, OverlongPrompt, UnsupportedArm
@@ -272,11 +274,11 @@ def test_text_of_special_tokens_stays_in_a_turn(tiny: TextTokenizer) -> None:
 
 
 def test_arms_that_act_on_the_anchor_need_one() -> None:
-    for positions, attention in (("contiguous", "full"), ("reset", "intra-doc"), ("shift:4", "full")):
-        require_no_anchor("arm", positions, attention)
-    for positions, attention in (("contiguous", "anchor"), ("anchor-shift:4", "full"), ("anchor-reset", "full")):
-        with pytest.raises(UnsupportedArm, match=r"'my arm'.*needs the anchor token"):
-            require_no_anchor("my arm", positions, attention)
+    for name in ("bf16", "intra-doc/bf16+reset", "bf16+shift:4"):
+        require_no_anchor(parse_arm(name))
+    for name in ("anchor/bf16", "bf16+anchor-shift:4", "bf16+anchor-reset"):
+        with pytest.raises(UnsupportedArm, match=f"'{re.escape(name)}'.*needs the anchor token"):
+            require_no_anchor(parse_arm(name))
 
 
 def chosen(*choices: Choice, gold: int = 0) -> Sample:

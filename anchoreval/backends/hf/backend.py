@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, get_args
 
 import torch
 import transformers
 
+from anchoreval.arms.arm import Arm
 from anchoreval.arms.blocks import Block
+from anchoreval.arms.fields import installed
 from anchoreval.arms.inspect_hf import selftest
 from anchoreval.arms.kernels import FUSED
 from anchoreval.arms.layout import Arrangement, Place, Realisation
 from anchoreval.arms.patch_hf import Applied, Kernel, applied, rotary_modules
 from anchoreval.arms.patterns import PATTERNS, WINDOW_RULE
-from anchoreval.arms.positions import GENERATED, SCHEMES, PositionScheme, parse_positions
-from anchoreval.backends import ArmLike
+from anchoreval.arms.positions import GENERATED
 from anchoreval.backends.hf.adapter import attach, bare
 from anchoreval.backends.hf.answer import Answering, lost
 from anchoreval.backends.hf.batches import Limits
@@ -30,13 +32,14 @@ from anchoreval.backends.hf.load import DEFAULT, StockNetwork, attention_kinds, 
 from anchoreval.backends.hf.probe import settle
 from anchoreval.backends.hf.proof import Proofs, fused_for_all
 from anchoreval.backends.hf.score import REFERENCE_TOKENS
-from anchoreval.errors import ModelError, UnknownName, UnsupportedArm
+from anchoreval.errors import ModelError, UnsupportedArm
 from anchoreval.model import Checkpoint, find_checkpoint
 from anchoreval.model.machine import processor
 from anchoreval.schema import Json, Output, Request
 from anchoreval.tokenizer import load_tokenizer
 
 _MASKED_BY_INDEX = {"sdpa", "eager", FUSED}  # kernels that never read packed sequences out of position ids
+_NOTHING: Mapping[str, Json] = MappingProxyType({})
 _FLEX = "one pass of FlexAttention with a block mask, compiled on CUDA, unfused on a CPU; then the kernel"
 _REALISED = {
     ("rows", "anchor"): "each document a causal row [anchor; document], their keys and values joined, the query on top",
@@ -187,45 +190,55 @@ class HfBackend:
         return "fused" if auto or self._asked_kernel == "fused" else self._network.kernel
 
     @contextmanager
-    def under(self, arm: ArmLike, place: Place | None = None) -> Iterator[dict[str, Json]]:
+    def under(self, arm: Arm, place: Place | None = None) -> Iterator[dict[str, Json]]:
         """The arm as applied; `UnsupportedArm` names the field that cannot be computed.
 
         Kernels: the one the model was loaded with, also as `default`, `fused`, or `auto` (see `open`). The first time
         that an arm is put on, one token runs under it: `at_kernel` says in which dtype and bits q and k enter the
         attention kernels, and what does not run, or does not get there as the level says, is refused here. `place`
-        gives explicit position ids per request, instead of the arm's scheme. Inside the block `documents` holds the
-        keys and values of isolated documents for the prompts to come, those of earlier blocks of the same arm among
-        them.
+        gives explicit position ids per request, instead of the arm's scheme. What is from outside is put on the model
+        inside its RoPE and kernel, and refused unless the stock bits come back without it. Inside the block `documents`
+        holds the keys and values of isolated documents for the prompts to come, those of earlier blocks of the same arm
+        among them.
         """
+        arm.require("hf")
         stock = self._network.kernel
         auto: Kernel | None = "fused" if self._auto_fused else None
         kernels: dict[str, Kernel | None] = {"auto": auto, "fused": "fused", DEFAULT: "stock", stock: "stock"}
-        arrangement = Arrangement(_scheme(arm), arm.attention, place, self._realisation)
-        _only(arm, "attention", arm.attention, PATTERNS)
-        _only(arm, "dtype", arm.dtype, ["auto", self._network.dtype])
+        arrangement = replace(arm.arrangement, place=place, realisation=self._realisation)
+        arm.require_one_of(PATTERNS, "attention", "hf")
+        arm.require_one_of(["auto", self._network.dtype], "dtype", "hf")
         if arm.kernel == "sdpa" and stock != "sdpa" and self._network.kernel_why:
             text = f"kernel 'sdpa': {self._network.kernel_why}; leave out --kernel"
             raise UnsupportedArm(f"arm {arm.name!r}: hf cannot compute {text}")
-        _only(arm, "kernel", arm.kernel, kernels)
+        arm.require_one_of(kernels, "kernel", "hf")
         self._require_placeable(arm, arrangement)
         self._require_inert(arm)
         self._require_chunks(arm)
-        with applied(self._network.model, arm.rope, kernels[arm.kernel]) as state:
+        if arm.outside:
+            self._proofs.restored(arm, lambda: self._on_model(arm, kernels[arm.kernel]))
+        with self._on_model(arm, kernels[arm.kernel]) as (state, more):
             if state.attention not in _MASKED_BY_INDEX and not arrangement.stock:
                 text = f"kernel {state.attention!r} may take these positions for packed sequences: use sdpa"
                 raise UnsupportedArm(f"arm {arm.name!r}: {text}")
-            if self._realisation == "flex" and arrangement.pattern != "full":
+            if self._realisation == "flex" and arm.masks_documents:
                 self._require_flex(arm, state)
             at_kernel = self._proofs.at_kernel(arm, state)
             self._applied, self._arrangement = state, arrangement
             self._now = self._limits.placebo() if arm.placebo else self._limits
-            self.documents = self._kept.of(_bits_of(state, arrangement, self._now))
+            self.documents = self._kept.of(_bits_of(state, arrangement, self._now, more))
             try:
                 said = self._as_applied(state, arrangement, at_kernel)
-                yield said | ({"computed_in": asdict(self._now)} if arm.placebo else {})
+                yield said | more | ({"computed_in": asdict(self._now)} if arm.placebo else {})
             finally:
                 self._applied, self._arrangement, self._now = None, Arrangement(), self._limits
                 self.documents = self._kept
+
+    @contextmanager
+    def _on_model(self, arm: Arm, kernel: Kernel | None) -> Iterator[tuple[Applied, dict[str, Json]]]:
+        """All of an arm that acts on the model: RoPE and kernel as applied, and what the other fields say."""
+        with applied(self._network.model, arm.rope, kernel) as state, installed(arm, self._network.model) as more:
+            yield state, more
 
     def answer(self, requests: Sequence[Request]) -> Iterator[Output]:
         """One output per request, batch by batch, in an order that shares prefixes."""
@@ -284,12 +297,12 @@ class HfBackend:
             said["window_rule"] = WINDOW_RULE
         return said
 
-    def _require_placeable(self, arm: ArmLike, arrangement: Arrangement) -> None:
+    def _require_placeable(self, arm: Arm, arrangement: Arrangement) -> None:
         """Refuses positions and patterns where the model's own code would make something else of them."""
         asked = []
-        if str(arrangement.scheme) != "contiguous" or arrangement.place is not None:
-            asked.append(f"positions {arm.positions!r}" if arrangement.place is None else "positions 'explicit'")
-        if arrangement.pattern != "full":
+        if arm.moves_positions or arrangement.place is not None:
+            asked.append(f"positions {str(arm.positions)!r}" if arrangement.place is None else "positions 'explicit'")
+        if arm.masks_documents:
             asked.append(f"attention {arm.attention!r}")
         if not asked:
             return
@@ -306,7 +319,7 @@ class HfBackend:
             raise UnsupportedArm(f"arm {arm.name!r}: hf cannot compute {' and '.join(asked)}: {why}")
 
     @torch.inference_mode()
-    def _require_flex(self, arm: ArmLike, state: Applied) -> None:
+    def _require_flex(self, arm: Arm, state: Applied) -> None:
         """Refuses an arm that FlexAttention cannot compute in this model; tried once per kernel, on three tokens."""
         if state.attention in self._flexes:
             return
@@ -324,7 +337,7 @@ class HfBackend:
             counts.clear()
         self._flexes.add(state.attention)
 
-    def _require_inert(self, arm: ArmLike) -> None:
+    def _require_inert(self, arm: Arm) -> None:
         """Refuses all but `native` where the patch does not give the stock logits bit for bit."""
         if arm.rope.native:
             return
@@ -334,7 +347,7 @@ class HfBackend:
             why = tested.get("why") or f"the model fails {', '.join(failed)}"
             raise UnsupportedArm(f"arm {arm.name!r}: rope is refused, {why}")
 
-    def _require_chunks(self, arm: ArmLike) -> None:
+    def _require_chunks(self, arm: Arm) -> None:
         if arm.placebo and self._network.whole_prompts:
             why = "this model's prompts are computed whole, one by one, so that nothing can be varied"
             raise UnsupportedArm(f"arm {arm.name!r}: no placebo: {why}")
@@ -370,28 +383,13 @@ class HfBackend:
             raise ModelError(f"{request.sample_id}: {text}")
 
 
-def _only(arm: ArmLike, field: str, asked: str, known: Collection[str]) -> None:
-    if asked not in known:
-        raise UnsupportedArm(f"arm {arm.name!r}: hf cannot compute {field} {asked!r}, only {' or '.join(known)}")
-
-
-def _bits_of(state: Applied, arrangement: Arrangement, limits: Limits) -> str:
+def _bits_of(state: Applied, arrangement: Arrangement, limits: Limits, more: Mapping[str, Json] = _NOTHING) -> str:
     """An arm as applied and computed: documents of two arms are never shared, even where they would be equal."""
     counts = {"forwards", "rotations", "layers_without_rope", "at_kernel"}
     rope = {name: value for name, value in state.as_json().items() if name not in counts}
     scheme = "explicit" if arrangement.place is not None else str(arrangement.scheme)
-    said = [rope, scheme, arrangement.pattern, arrangement.realisation, asdict(limits)]
+    said = [rope, scheme, arrangement.pattern, arrangement.realisation, asdict(limits), *more.items()]
     return json.dumps(said, sort_keys=True)
-
-
-def _scheme(arm: ArmLike) -> PositionScheme:
-    try:
-        return parse_positions(arm.positions)
-    except UnknownName as error:
-        known = " or ".join(SCHEMES)
-        raise UnsupportedArm(
-            f"arm {arm.name!r}: hf cannot compute positions {arm.positions!r}, only {known}"
-        ) from error
 
 
 def _versions() -> dict[str, str]:

@@ -7,17 +7,24 @@ then stands in the header with its reason.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from anchoreval.arms.inspect_hf import BROKEN, inspect_rope
+from anchoreval.arms.arm import Arm
+from anchoreval.arms.inspect_hf import BROKEN, inspect_rope, same
 from anchoreval.arms.kernels import switchable
 from anchoreval.arms.patch_hf import Applied, model_dtype, rotary_modules
 from anchoreval.arms.precision import wider
-from anchoreval.backends import ArmLike
+from anchoreval.backends.hf.cache import KvStore
 from anchoreval.backends.hf.load import StockNetwork
+from anchoreval.backends.hf.network import extend
 from anchoreval.errors import UnsupportedArm
 from anchoreval.schema import Json
+
+_TOKENS = 32
 
 
 class Proofs:
@@ -26,7 +33,8 @@ class Proofs:
     def __init__(self, network: StockNetwork, selftest: Callable[[], dict[str, Json]]) -> None:
         self._network, self._run_selftest = network, selftest
         self._selftest: dict[str, Json] | None = None
-        self._at_kernel: dict[tuple[object, str], dict[str, Json]] = {}
+        self._at_kernel: dict[tuple[object, ...], dict[str, Json]] = {}
+        self._restored: set[tuple[object, ...]] = set()
 
     def tested(self) -> dict[str, Json]:
         """The self-test of the rotary patch; where it cannot be made it is not passed, and `why` says so."""
@@ -51,7 +59,7 @@ class Proofs:
             return found | {"damaged": [], "unchecked": {}, "why": _line(error)}
 
     @torch.inference_mode()
-    def at_kernel(self, arm: ArmLike, state: Applied) -> dict[str, Json]:
+    def at_kernel(self, arm: Arm, state: Applied) -> dict[str, Json]:
         """Dtype and bits of q and k in the attention kernels under the arm in force, from one short pass.
 
         UnsupportedArm where a level does not get there: no rotation goes through it, q or k lose what it gives them,
@@ -59,7 +67,7 @@ class Proofs:
         """
         if arm.rope.native:
             return self._network.entering
-        key = (arm.rope, state.attention)
+        key = (arm.rope, state.attention, arm.outside)
         if key not in self._at_kernel:
             try:
                 self._at_kernel[key] = self._entering(state)
@@ -69,6 +77,35 @@ class Proofs:
             for counts in (state.tables, state.rotations, state.passes):
                 counts.clear()
         return self._at_kernel[key]
+
+    @torch.inference_mode()
+    def restored(self, arm: Arm, put_on: Callable[[], AbstractContextManager[Any]]) -> None:
+        """Refuse an arm that leaves something behind: stock logits before and after it are compared bit for bit.
+
+        Looked at once for each arm, in a short prompt and a token behind it, which are also run under the arm.
+        """
+        key = (arm.rope, arm.kernel, arm.outside)
+        if key in self._restored:
+            return
+        before = self._logits()
+        try:
+            with put_on():
+                self._logits()
+            after = self._logits()
+        except BROKEN as error:
+            raise UnsupportedArm(f"arm {arm.name!r}: a short prompt under it: {_line(error)}") from error
+        if not same(before, after):
+            why = "the stock logits do not come back when it is taken off the model: it leaves something behind"
+            raise UnsupportedArm(f"arm {arm.name!r}: {why}")
+        self._restored.add(key)
+
+    def _logits(self) -> Tensor:
+        """Logits [1, tokens + 1, vocabulary] of a prompt and, from its cache, of a token behind it."""
+        cache = KvStore(self._network.layers, 1, _TOKENS + 1).top(1, 0)
+        ids = [(7 * place + 3) % self._network.vocabulary for place in range(_TOKENS + 1)]
+        prompt = extend(self._network, cache, ids[:_TOKENS], range(_TOKENS), 0, keep=_TOKENS)
+        behind = extend(self._network, cache, ids[_TOKENS:], [_TOKENS], _TOKENS)
+        return torch.cat([prompt, behind])
 
     def _entering(self, state: Applied) -> dict[str, Json]:
         """What enters the attention kernels in one pass of one token."""

@@ -17,18 +17,17 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, get_args
 
+from anchoreval.arms.arm import Arm
 from anchoreval.arms.layout import Arrangement
 from anchoreval.arms.patterns import PATTERNS
-from anchoreval.arms.positions import SCHEMES, PositionScheme, parse_positions
 from anchoreval.arms.rope import RopeLevel, parse_level
-from anchoreval.backends import ArmLike
 from anchoreval.backends.openai.answers import Asking, Unanswerable, lost
 from anchoreval.backends.openai.http import Link, NoAnswer, Refused
 from anchoreval.backends.openai.probe import PATHS, probe
 from anchoreval.backends.openai.server import Api, require_same
 from anchoreval.backends.openai.window import stated_window
 from anchoreval.backends.vllm.batches import context_of
-from anchoreval.errors import ModelError, UnknownName, UnsupportedArm
+from anchoreval.errors import ModelError, UnsupportedArm
 from anchoreval.schema import NO_LOGPROB, PROMPT_READ, ChoiceScore, Continuation, Json, Output, Request
 from anchoreval.tokenizer import load_tokenizer
 
@@ -154,15 +153,15 @@ class OpenAiBackend:
         }
 
     @contextmanager
-    def under(self, arm: ArmLike) -> Iterator[dict[str, Json]]:
+    def under(self, arm: Arm) -> Iterator[dict[str, Json]]:
         """The arm as applied; `UnsupportedArm` names the field that this server cannot be asked for."""
-        scheme = self._scheme(arm)
+        arm.require("openai")
         self._require_level(arm)
-        self._require_layout(arm, scheme)
+        self._require_layout(arm)
         self._require_own(arm)
-        self._arrangement, self._arm, self._placebo = Arrangement(scheme, arm.attention), arm.name, arm.placebo
+        self._arrangement, self._arm, self._placebo = arm.arrangement, arm.name, arm.placebo
         try:
-            yield self._as_applied(scheme, arm)
+            yield self._as_applied(arm)
         finally:
             self._arrangement, self._arm, self._placebo = _STOCK, "", False
 
@@ -263,12 +262,12 @@ class OpenAiBackend:
         said |= {"chat_template_kwargs": asked} if (asked := asking.more.get("chat_template_kwargs")) else {}
         return said | asdict(asking.identity) | {"max_model_len": self._max_model_len, "offers": asdict(asking.offers)}
 
-    def _as_applied(self, scheme: PositionScheme, arm: ArmLike) -> dict[str, Json]:
+    def _as_applied(self, arm: Arm) -> dict[str, Json]:
         varied = {"concurrency": 1, "order": "reversed"}
         return {
             "rope": {"level": str(self._level), "said_by": "the server's plugin" if self._plugin else None},
-            "positions": str(scheme),
-            "positions_rule": scheme.rule,
+            "positions": str(arm.positions),
+            "positions_rule": arm.positions.rule,
             "attention": arm.attention,
             "attention_rule": PATTERNS[arm.attention],
             "realisation": "what the server computes",
@@ -276,13 +275,7 @@ class OpenAiBackend:
             "kernel": None,
         } | ({"computed_in": varied} if arm.placebo else {})
 
-    def _scheme(self, arm: ArmLike) -> PositionScheme:
-        try:
-            return parse_positions(arm.positions)
-        except UnknownName as error:
-            raise _unsupported(arm, f"positions {arm.positions!r}", f"only {' or '.join(SCHEMES)}") from error
-
-    def _require_level(self, arm: ArmLike) -> None:
+    def _require_level(self, arm: Arm) -> None:
         if arm.rope == self._level:
             return
         if self._plugin is not None:
@@ -291,18 +284,18 @@ class OpenAiBackend:
         how = f"vllm serve M --additional-config '{asked}' --middleware anchoreval.vllm_plugin.http.SaysArm"
         raise _unsupported(arm, f"rope {str(arm.rope)!r}", f"a server computes its own, 'native'; a level needs {how}")
 
-    def _require_layout(self, arm: ArmLike, scheme: PositionScheme) -> None:
+    def _require_layout(self, arm: Arm) -> None:
         """Refuses positions and masks that the server does not take."""
         takes = self._plugin or {}
-        if scheme != _STOCK.scheme and not takes.get("plans"):
-            raise _unsupported(arm, f"positions {arm.positions!r}", "this server takes no position plans")
-        if arm.attention != "full" and takes.get("documents") != arm.attention:
+        if arm.moves_positions and not takes.get("plans"):
+            raise _unsupported(arm, f"positions {str(arm.positions)!r}", "this server takes no position plans")
+        if arm.masks_documents and takes.get("documents") != arm.attention:
             masks = (
                 f"the server's mask is {takes['documents']!r}" if takes.get("documents") else "it takes no documents"
             )
             raise _unsupported(arm, f"attention {arm.attention!r}", masks)
 
-    def _require_own(self, arm: ArmLike) -> None:
+    def _require_own(self, arm: Arm) -> None:
         """Refuses a dtype or kernel that is not known to be the server's."""
         known = ["auto", *filter(None, [(self._plugin or {}).get("dtype")])]
         if arm.dtype not in known:
@@ -322,7 +315,7 @@ _LOGPROBS_RULE = {
 _OTHER_TOKENS = "the server takes text only, and no text has the tokens of this prompt and its answers"
 
 
-def _unsupported(arm: ArmLike, what: str, why: str) -> UnsupportedArm:
+def _unsupported(arm: Arm, what: str, why: str) -> UnsupportedArm:
     return UnsupportedArm(f"arm {arm.name!r}: openai cannot compute {what}: {why}")
 
 

@@ -16,17 +16,16 @@ import torch
 import transformers
 from transformers import AutoConfig, GenerationConfig
 
+from anchoreval.arms.arm import Arm
 from anchoreval.arms.layout import Arrangement
 from anchoreval.arms.patterns import PATTERNS
-from anchoreval.arms.positions import SCHEMES, PositionScheme, parse_positions
 from anchoreval.arms.rope import LEVELS, RopeLevel, parse_level
-from anchoreval.backends import ArmLike
 from anchoreval.backends.hf.load import eos_ids, max_length
 from anchoreval.backends.vllm.answer import Answering
 from anchoreval.backends.vllm.batches import Batching
 from anchoreval.backends.vllm.engine import Engine, prepare
 from anchoreval.backends.vllm.settings import Settings, parameters_of, settings_of
-from anchoreval.errors import ModelError, UnknownName, UnsupportedArm
+from anchoreval.errors import ModelError, UnsupportedArm
 from anchoreval.model import Checkpoint, find_checkpoint
 from anchoreval.model.machine import processor
 from anchoreval.schema import Json, Output, Request
@@ -175,7 +174,7 @@ class VllmBackend:
         }
 
     @contextmanager
-    def under(self, arm: ArmLike) -> Iterator[dict[str, Json]]:
+    def under(self, arm: Arm) -> Iterator[dict[str, Json]]:
         """The arm as applied, its engine running and asked what it computes; `UnsupportedArm` names the field."""
         arrangement = self._arrangement(arm)
         kind = self._kind(arm, arrangement)
@@ -240,14 +239,15 @@ class VllmBackend:
             live, self._live = self._live[1], None
             live.close()
 
-    def _arrangement(self, arm: ArmLike) -> Arrangement:
+    def _arrangement(self, arm: Arm) -> Arrangement:
         """Positions and attention of an arm, all of its fields being ones that vLLM computes."""
-        _only(arm, "dtype", arm.dtype, ["auto", self._settings.dtype])
-        _only(arm, "kernel", arm.kernel, _KERNELS)
-        _only(arm, "attention", arm.attention, list(PATTERNS))
-        return Arrangement(_scheme(arm), arm.attention)
+        arm.require("vllm")
+        arm.require_one_of(["auto", self._settings.dtype], "dtype", "vllm")
+        arm.require_one_of(_KERNELS, "kernel", "vllm")
+        arm.require_one_of(PATTERNS, "attention", "vllm")
+        return arm.arrangement
 
-    def _kind(self, arm: ArmLike, arrangement: Arrangement) -> _Kind:
+    def _kind(self, arm: Arm, arrangement: Arrangement) -> _Kind:
         batching, pattern = self._settings.batching, arrangement.pattern
         planned = not arrangement.stock
         return _Kind(
@@ -264,7 +264,7 @@ class VllmBackend:
         stated = max_length(self._config.config)
         return 0 if stated is not None and needed <= stated else 1 << (needed - 1).bit_length()
 
-    def _verify(self, arm: ArmLike, said: dict[str, Json]) -> None:
+    def _verify(self, arm: Arm, said: dict[str, Json]) -> None:
         """Refuses an arm whose engine, run and compared bit for bit, computes another level than the one asked."""
         if arm.rope.native:
             return
@@ -273,7 +273,7 @@ class VllmBackend:
             found = said["detected"] or "no level"
             raise UnsupportedArm(f"arm {arm.name!r}: rope: vLLM was asked for {arm.rope} and computes {found}")
 
-    def _as_applied(self, arm: ArmLike, arrangement: Arrangement, said: dict[str, Json]) -> dict[str, Json]:
+    def _as_applied(self, arm: Arm, arrangement: Arrangement, said: dict[str, Json]) -> dict[str, Json]:
         """What the run's header says of an arm."""
         detected = said["detected"]
         applied: dict[str, Json] = {
@@ -341,19 +341,6 @@ def _config(folder: Path, trust_remote_code: bool) -> Any:
     except Exception as error:  # whatever transformers raises over files of a stranger
         raise ModelError(f"{folder} cannot be read: {' '.join(str(error).split())[:300]}") from error
     return SimpleNamespace(config=config, generation_config=generation)
-
-
-def _only(arm: ArmLike, field: str, asked: str, known: Sequence[str]) -> None:
-    if asked not in known:
-        raise UnsupportedArm(f"arm {arm.name!r}: vllm cannot compute {field} {asked!r}, only {' or '.join(known)}")
-
-
-def _scheme(arm: ArmLike) -> PositionScheme:
-    try:
-        return parse_positions(arm.positions)
-    except UnknownName as error:
-        text = f"vllm cannot compute positions {arm.positions!r}, only {' or '.join(SCHEMES)}"
-        raise UnsupportedArm(f"arm {arm.name!r}: {text}") from error
 
 
 def _versions() -> dict[str, str]:

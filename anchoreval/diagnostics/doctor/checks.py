@@ -154,7 +154,7 @@ def allowed_arms(backend: HfBackend, anchor: Anchor = "auto") -> dict[str, dict[
         for kernel in (str(backend.describe()["kernel"]), "fused"):
             try:
                 if anchor == "none":
-                    require_no_anchor(name, parse_arm(name).positions, parse_arm(name).attention)
+                    require_no_anchor(parse_arm(name))
                 with backend.under(replace(parse_arm(name), kernel=kernel)) as applied:
                     _one_pass(backend.model)
                 found[name] = {"allowed": True, "kernel": applied["kernel"], "why": None}

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from anchoreval.arms.arm import Arm
-    from anchoreval.arms.positions import PositionScheme
     from anchoreval.backends.hf.backend import HfBackend
     from anchoreval.prompt import Anchor
     from anchoreval.schema import Json
@@ -90,7 +89,7 @@ def measure(
     name, card = find_model(model)
     chosen = _arms(arms, dtype or card.dtype, kernel)
     for arm in chosen if anchor == "none" else ():
-        require_no_anchor(arm.name, arm.positions, arm.attention)
+        require_no_anchor(arm)
     lengths = sorted(set(lengths))
     for length in lengths:
         spans(length, buckets)
@@ -223,29 +222,23 @@ def _arms(text: str, dtype: str, kernel: str) -> tuple[Arm, ...]:
     """The arms that `text` spells; UnsupportedArm for attention and positions that need several documents."""
     from anchoreval.arms.arm import parse_arms
 
-    chosen = parse_arms(text, dtype, kernel)
+    chosen = tuple(arm.settled("hf") for arm in parse_arms(text, dtype, kernel))
     for arm in chosen:
-        if arm.attention != "full":
+        if arm.masks_documents:
             reason = f"attention {arm.attention!r} needs several"
-        elif _scheme(arm).name.endswith("reset"):
-            reason = f"positions {arm.positions!r} restart at each of several"
+        elif arm.positions.restarts:
+            reason = f"positions {str(arm.positions)!r} restart at each of several"
         else:
             continue
         raise UnsupportedArm(f"arm {arm.name!r}: a text is one document to nll; {reason}")
     return chosen
 
 
-def _scheme(arm: Arm) -> PositionScheme:
-    from anchoreval.arms.positions import parse_positions
-
-    return parse_positions(arm.positions)
-
-
 def _positions(arm: Arm, length: int) -> tuple[int, ...]:
     """Position ids of a window, one per token."""
     from anchoreval.arms.blocks import Block
 
-    return _scheme(arm).of((Block("anchor", 0, 1), Block("document", 1, length)))
+    return arm.positions.of((Block("anchor", 0, 1), Block("document", 1, length)))
 
 
 def _open(checkpoint: str, dtype: str, kernel: str, arms: Sequence[Arm], options: dict[str, Json]) -> HfBackend:

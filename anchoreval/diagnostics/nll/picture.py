@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from anchoreval.diagnostics.nll.report import Row
 from anchoreval.diagnostics.probe.page import TEMPLATES
 from anchoreval.diagnostics.probe.plots import Axis, Curve, Drawing, Floor, Point, both_signs, chart, even, sheet
-from anchoreval.schema import PLACEBO
+from anchoreval.schema import original_of
 
 APART = 2**0.07  # curves stand so far beside each other that their intervals can be told apart
 MOST_TICKS = 7
@@ -17,7 +17,7 @@ MOST_TICKS = 7
 def picture(model: str, dtype: str, rows: Sequence[Row]) -> str:
     """Return the text of nll.svg: two charts for every length, the loss and the differences to the first arm."""
     arms = list(dict.fromkeys(row.arm for row in rows))
-    shown = [arm for arm in arms if not arm.endswith(PLACEBO)]
+    shown = [arm for arm in arms if original_of(arm) is None]
     drawn: list[Drawing] = []
     for length in dict.fromkeys(row.length for row in rows):
         own = [row for row in rows if row.length == length and not _whole(row, rows)]
@@ -59,7 +59,7 @@ def _differences(rows: Sequence[Row], arms: Sequence[str], length: int) -> Drawi
 
 def floor_of(rows: Sequence[Row]) -> float:
     """Return the largest difference that the placebos show, their intervals included."""
-    placebos = [row for row in rows if row.baseline is not None and row.arm.endswith(PLACEBO)]
+    placebos = [row for row in rows if row.baseline is not None and original_of(row.arm) is not None]
     ends = [end for row in placebos for end in (row.value, row.low, row.high) if end is not None]
     return max(map(abs, ends), default=0.0)
 
@@ -67,7 +67,7 @@ def floor_of(rows: Sequence[Row]) -> float:
 def _notes(rows: Sequence[Row], baseline: str) -> list[str]:
     own = rows[-1]
     units = f"{own.units} {own.unit}{'s' if own.units > 1 else ''}"
-    placebos = list(dict.fromkeys(row.arm for row in rows if row.arm.endswith(PLACEBO)))
+    placebos = list(dict.fromkeys(row.arm for row in rows if original_of(row.arm) is not None))
     if not placebos:
         floor = "No placebo was measured, so no floor is drawn."
     elif size := floor_of([row for row in rows if not _whole(row, rows)]):

@@ -11,7 +11,7 @@ from anchoreval.reports.board.cells import Chosen, Gap, Map, Place, Taken, choos
 from anchoreval.reports.board.columns import Row, Value, columns_of, heads
 from anchoreval.reports.board.definition import IDENTITY, Declared
 from anchoreval.reports.board.gather import Gathered, spread_out
-from anchoreval.schema import PLACEBO
+from anchoreval.schema import original_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,8 @@ def _group(
     runs = dict(members)
 
     def stopped(run: int, arm: str, base: str, task: str, length: int) -> str:
-        said = {} if base.endswith(PLACEBO) or runs[run].stopped.get(base) else runs[run].stopped.get(arm, {})
+        unruled = original_of(base) is not None or runs[run].stopped.get(base)
+        said = {} if unruled else runs[run].stopped.get(arm, {})
         return said.get((task, length), "")
 
     group = Group(

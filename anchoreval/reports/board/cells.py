@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 
 from anchoreval.errors import RunError
 from anchoreval.reports.board.gather import DECILES, Gathered, Scores
-from anchoreval.schema import OUTCOMES, PLACEBO, Outcome
+from anchoreval.schema import OUTCOMES, Outcome, original_of
 from anchoreval.stats import (
     ALONE,
     Asked,
@@ -185,7 +185,7 @@ def versus(
     """
     raw: dict[tuple[str, str], dict[Slot, tuple[int, Difference]]] = {}
     arms = {arm for found in slots.values() for arm in found}
-    placebos = [(arm, own) for arm in sorted(arms) if (own := arm.removesuffix(PLACEBO)) != arm]
+    placebos = [(arm, own) for arm in sorted(arms) if (own := original_of(arm)) is not None]
     beyond = {pair: beyond_of(*pair, [arm for arm, _ in placebos]) for pair in pairs}
     for arm, base in dict.fromkeys([*pairs, *placebos, *(other for found in beyond.values() for other in found)]):
         for slot, found in slots.items():

@@ -15,7 +15,7 @@ from anchoreval.reports.board.evidence import place_id
 from anchoreval.reports.board.heat import Field, HeatMap, samples_of
 from anchoreval.reports.board.view import RunView
 from anchoreval.reports.words import NONE, cell_words, logprob_difference, percent, plain, sentence, tokens
-from anchoreval.schema import PLACEBO, Record
+from anchoreval.schema import Record, original_of
 from anchoreval.stats import MARGIN, Cell, Difference, Row, beyond_of, cells, family, noise_floor, paired, placebo_of
 
 STEPS = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)  # a map of differences in nats ends at one of these times a power of ten
@@ -95,7 +95,7 @@ def _gaps(arms: Sequence[str], by_depth: Mapping[float, Sequence[Record]]) -> Ga
                     of = found.setdefault((cell.arm, cell.baseline), {})
                     of[str(cell.task), (depth, int(cell.length or 0))] = cell
     gaps: dict[tuple[str, str, str, float, int], Row] = {}
-    placebos = {one: of for (one, own), of in found.items() if one == own + PLACEBO}
+    placebos = {one: of for (one, own), of in found.items() if original_of(one) == own}
     for (arm, base), cells_ in found.items():
         floors = [noise_floor([of[place] for of in placebos.values() if place in of]) for place in cells_]
         others = [[found.get(pair, {}).get(place) for place in cells_] for pair in beyond_of(arm, base, list(placebos))]

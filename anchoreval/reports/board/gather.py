@@ -30,7 +30,7 @@ from anchoreval.records.plain_files import there
 from anchoreval.reports.board.definition import Declared
 from anchoreval.reports.board.view import relative
 from anchoreval.reports.links import has_viewer
-from anchoreval.schema import OUTCOMES, PLACEBO, Json, Outcome, outcome_of
+from anchoreval.schema import OUTCOMES, Json, Outcome, original_of, outcome_of
 from anchoreval.stats import per_token_of, stopped_of, unit_of
 
 DECILES = 10
@@ -212,7 +212,8 @@ def _cells(lines: Lines, declared: Declared) -> dict[Key, Scores]:
     path = lines.path
     for number, record in each_fields(lines):
         key = task, length, arm = record["task"], record["length"], record["arm"]
-        if task in tasks and (not lengths or length in lengths) and (not arms or arm in arms or arm.endswith(PLACEBO)):
+        wanted = not arms or arm in arms or original_of(arm) is not None
+        if task in tasks and (not lengths or length in lengths) and wanted:
             try:
                 (found.get(key) or found.setdefault(key, Scores())).add(record)
             except (TypeError, ValueError, AttributeError, OverflowError) as error:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from anchoreval.arms.patterns import masks_documents
 from anchoreval.records.facts import RAW_TEXT
 from anchoreval.reports import colours
 from anchoreval.reports.board.build import Board, Group, Line
@@ -84,7 +85,7 @@ def _notes(board: Board) -> Iterator[str]:
         for mean in group.tasks.means.values():
             lost.update(mean.outcomes)
     yield from (f"{plain(one.text, 400)}." for one in counted_lines(lost) if one.outcome != "cut")
-    if any(arm.startswith(("anchor/", "intra-doc/")) for group in board.groups for arm in group.arms):
+    if any(masks_documents(arm) for group in board.groups for arm in group.arms):
         yield EXTENSION
     if board.absent:
         yield f"Declared, but in no run: {plain('; '.join(board.absent), 600)}."

@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Protocol
 
+from anchoreval.arms.patterns import masks_documents
 from anchoreval.records.facts import environment_words, incomparable_words
 from anchoreval.reports.links import has_viewer
 from anchoreval.reports.outcomes import OutcomeLine, outcome_lines
@@ -114,8 +115,7 @@ class RunView:
     @property
     def extension(self) -> str:
         """A sentence where arms mask attention by documents at inference, else empty."""
-        masked = [arm for arm in self.arms if arm.startswith(("anchor/", "intra-doc/"))]
-        return EXTENSION if masked else ""
+        return EXTENSION if any(map(masks_documents, self.arms)) else ""
 
     @property
     def incomparable(self) -> str:

@@ -16,6 +16,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from anchoreval.arms.patterns import masks_documents
 from anchoreval.errors import RunError
 from anchoreval.files import write_whole
 from anchoreval.records.facts import environment_words, incomparable_words, raw_words
@@ -151,7 +152,7 @@ def _notes(run: Run, rows: Sequence[Row], made: Prompts) -> Iterator[str]:
     if several := environment_words(run.header):
         yield f"Computed in {plain(several)}: last bits may differ from one record to the next; records name theirs."
     yield from (f"{line.text}." for line in outcome_lines(run.header, run.records) if not line.quiet)
-    if any(arm.startswith(("anchor/", "intra-doc/")) for arm in arms_of(run)):
+    if any(map(masks_documents, arms_of(run))):
         yield EXTENSION
     if repeated := sum(row.repeated for row in rows):
         yield f"{repeated} lines of records.jsonl repeat a sample under an arm; the list shows the last one of each."

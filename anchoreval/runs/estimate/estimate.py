@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from anchoreval.arms.arm import Arm
-from anchoreval.arms.layout import Arrangement
-from anchoreval.arms.positions import parse_positions
 from anchoreval.backends.hf.batches import Limits
 from anchoreval.runs.estimate.cost import Machine, Shape, peak_bytes
 from anchoreval.runs.estimate.dry import Counted, DryArm
@@ -62,7 +60,7 @@ def plan_run(
     progress: Progress = SILENT,
 ) -> RunPlan:
     """The plan of a run on the hf backend; the tokens are exact, seconds and bytes are estimates (cost.py)."""
-    arms = {arm: DryArm(_limits(arm, limits), _arrangement(arm), shape.whole_prompts) for arm in plan.arms}
+    arms = {arm: DryArm(_limits(arm, limits), arm.arrangement, shape.whole_prompts) for arm in plan.arms}
     cells, left_out = [], [*(str(row["why"]) for row in made.unmakeable), *made.notices]
     for cell in made.cells:
         prompts = prompt_tokens = answer_tokens = 0
@@ -107,5 +105,3 @@ def _limits(arm: Arm, limits: Limits) -> Limits:
     return limits.placebo() if arm.placebo else limits
 
 
-def _arrangement(arm: Arm) -> Arrangement:
-    return Arrangement(parse_positions(arm.positions), arm.attention)

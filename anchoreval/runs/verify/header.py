@@ -7,7 +7,6 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 
-from anchoreval.arms.arm import parse_arm
 from anchoreval.errors import AnchorEvalError, LengthError
 from anchoreval.records.folder import Run, fingerprint
 from anchoreval.runs.lengths import lengths_of
@@ -59,7 +58,7 @@ def _comparable(run: Run, parts: HeaderParts) -> Iterator[str]:
 
 def _arms(parts: HeaderParts, rows: list[Json]) -> Iterator[str]:
     try:
-        arms = [parse_arm(arm.name, arm.asked.dtype, arm.asked.kernel) for arm in parts.arms]
+        arms = [arm.parsed() for arm in parts.arms]
     except AnchorEvalError as error:
         yield f"arms: {error}"
         return

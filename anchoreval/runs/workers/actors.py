@@ -19,7 +19,7 @@ from functools import cached_property
 from typing import Any, Protocol
 
 from anchoreval.arms.arm import Arm
-from anchoreval.backends import ArmLike, Backend, open_backend
+from anchoreval.backends import Backend, open_backend
 from anchoreval.errors import AnchorEvalError, MissingExtra, RunError
 from anchoreval.model import folder_of
 from anchoreval.model.hashes import forget
@@ -91,7 +91,7 @@ class Worker:
             forget(folder_of(self._opening.model))
         return open_backend(self._opening.backend, self._opening.model, **self._opening.options)
 
-    def applied(self, arm: ArmLike) -> dict[str, Json]:
+    def applied(self, arm: Arm) -> dict[str, Json]:
         """The arm as applied; UnsupportedArm names the field."""
         with self._backend.under(arm) as applied:
             return dict(applied)
@@ -163,7 +163,7 @@ class Fleet:
         return self._about
 
     @contextmanager
-    def under(self, arm: ArmLike) -> Iterator[dict[str, Json]]:
+    def under(self, arm: Arm) -> Iterator[dict[str, Json]]:
         """The arm as the first worker applies it; units name their own arm."""
         hand = next(hand for hand in self._hands if hand.ready)
         yield self._got(hand.actor.applied.remote(arm))

@@ -18,8 +18,6 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.cache_utils import DynamicCache
 
 from anchoreval.arms.arm import Arm, parse_arms
-from anchoreval.arms.layout import Arrangement
-from anchoreval.arms.positions import parse_positions
 from anchoreval.backends.hf.backend import HfBackend
 from anchoreval.backends.hf.batches import Limits
 from anchoreval.backends.hf.load import StockNetwork
@@ -46,7 +44,7 @@ def requests(task: str, length: int, count: int) -> list[Request]:
 
 
 def dry(arm: Arm, limits: Limits, groups: list[list[Request]]) -> Counted:
-    counting = DryArm(limits, Arrangement(parse_positions(arm.positions), arm.attention), False)
+    counting = DryArm(limits, arm.arrangement, False)
     for group in groups:
         counting.count(group)
     return counting.counted

@@ -1,0 +1,105 @@
+"""The fields of an arm: how each is spelled, what it is, which backends compute it, and what puts it on a model.
+
+A new field is a row of FIELDS and an attribute of `Arm`, whose default is that of the row. Imports no torch: `install`
+names a function, which is imported when an arm with that field is put on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from anchoreval.arms.outside import X, parse_outside
+from anchoreval.arms.patterns import PATTERNS, parse_pattern
+from anchoreval.arms.positions import CONTIGUOUS, SCHEMES, parse_positions
+from anchoreval.arms.rope import parse_level
+from anchoreval.errors import AnchorEvalError, UnknownName
+from anchoreval.schema import PLACEBO, Json
+
+EVERY = ("fake", "hf", "openai", "vllm")
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field of an arm.
+
+    `name` is the attribute of `Arm`, `spelling` how it is written; `sign` stands before it (`+` a field, `~` a
+    setting), and `words` are what its text may begin with. `parse` reads the text behind the sign, `printed` gives it
+    back. `many`: it may stand several times, and its value is a tuple. `as_json` is for fields that are left out of
+    `asked` where they have their default. `install` names a context manager of (transformers model, value), which
+    yields what holds inside as JSON; the RoPE goes on together with the kernel (patch_hf.applied).
+    """
+
+    name: str
+    spelling: str
+    about: str
+    parse: Callable[[str], Any]
+    spell: Callable[[Any], str]
+    sign: str = ""
+    words: tuple[str, ...] = ()
+    default: Any = None
+    backends: tuple[str, ...] = EVERY
+    many: bool = False
+    as_json: Callable[[Any], Json] | None = None
+    install: str = ""
+
+    def printed(self, value: Any) -> str:
+        """Return the value as it stands in an arm's name; nothing where it is the default."""
+        return "" if value == self.default else self.spell(value)
+
+    def whole(self, given: list[Any]) -> Any:
+        """Return the value of the field where each of `given` stood in one arm; AnchorEvalError for one too many."""
+        if len(given) > 1 and (not self.many or len(set(given)) < len(given)):
+            raise AnchorEvalError(f"one arm takes {self.name} once, not {len(given)} times")
+        return tuple(sorted(given)) if self.many else given[0]
+
+
+#: In the order in which they are printed.
+FIELDS = (
+    Field(
+        "attention", "anchor/", "what documents see: " + ", ".join(PATTERNS), parse_pattern, "{}/".format,
+        sign="/", default="full",
+    ),
+    Field("rope", "fp32", "the precision of the rotary embedding, a level or rope:site=dtype,...", parse_level, str),
+    Field(
+        "positions", "+shift:4096", "where tokens stand: " + ", ".join(SCHEMES), parse_positions, "+{}".format,
+        sign="+", words=tuple(spelled.partition(":")[0] for spelled in SCHEMES), default=CONTIGUOUS,
+    ),
+    Field(
+        "outside", "+x:package.module:factory", "a context manager on the model, of a module or a package's name",
+        parse_outside, lambda chosen: "".join(f"+{one}" for one in chosen), sign="+", words=(X,), default=(),
+        backends=("hf",), many=True, as_json=lambda chosen: [one.as_json() for one in chosen],
+        install="anchoreval.arms.outside:installed",
+    ),
+    Field(
+        "placebo", PLACEBO, "the same arm in other chunks and batches: the noise floor", bool, lambda _: PLACEBO,
+        sign="~", words=(PLACEBO[1:],), default=False, as_json=bool,
+    ),
+)  # fmt: skip
+_OUTSIDE = next(field for field in FIELDS if field.name == "outside")
+
+
+def field_of(sign: str, text: str, known: Callable[[], Iterable[str]]) -> Field:
+    """Return the field that `text` behind `sign` is of; UnknownName. `known` gives the names from outside."""
+    word = text.partition(":")[0]
+    fields = {word: field for field in FIELDS if field.sign == sign for word in field.words}
+    if word not in fields and sign == "+":
+        fields |= dict.fromkeys(known(), _OUTSIDE)
+    if word not in fields:
+        raise UnknownName("field of an arm" if sign == "+" else "setting of an arm", text, fields)
+    return fields[word]
+
+
+@contextlib.contextmanager
+def installed(arm: Any, model: Any) -> Iterator[dict[str, Json]]:
+    """Put the fields of `arm` that name an `install` on the model; field to what holds, as JSON."""
+    with contextlib.ExitStack() as stack:
+        said = {}
+        for field in FIELDS:
+            if field.install and (value := getattr(arm, field.name)) != field.default:
+                module, _, name = field.install.partition(":")
+                said[field.name] = stack.enter_context(getattr(importlib.import_module(module), name)(model, value))
+        yield said

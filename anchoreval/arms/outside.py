@@ -1,0 +1,153 @@
+"""Arms from outside: a context manager on the transformers model, made by a factory of a module or of a package's name.
+
+`+x:package.module:factory[:value]` names a factory in any module that Python finds; `+name[:value]` one that an
+installed package offers in the entry point group `anchoreval.arms`. It is called with the model, and with the value as
+text where there is one. To read the spelling imports nothing, so headers and records never run what they name; only
+`Outside.settled` and `installed` do, for an arm that a user typed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import operator
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from anchoreval.errors import AnchorEvalError, UnsupportedArm
+from anchoreval.schema import Json
+
+GROUP = "anchoreval.arms"
+X = "x"
+
+Factory = Callable[..., Any]  # a context manager, as is looked at when it is called
+
+_IDENTIFIER = r"[A-Za-z_]\w*"
+_SPELLED = re.compile(
+    rf"(?P<name>x:{_IDENTIFIER}(\.{_IDENTIFIER})*:{_IDENTIFIER}(\.{_IDENTIFIER})*|(?!x(:|$))[A-Za-z][\w.-]*)"
+    r"(:(?P<value>[\w.-]+))?",
+    re.ASCII,
+)
+_HASH = "__anchoreval_sha256__"  # on a module: that of its source when an arm first asked for it
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Outside:
+    """A factory by its name, `x:package.module:factory` or that of an entry point, and the value that it is given.
+
+    `sha256` is that of the module's source file, empty until it is settled.
+    """
+
+    name: str
+    value: str = ""
+    sha256: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.value}" if self.value else self.name
+
+    def as_json(self) -> dict[str, Json]:
+        """Return what identifies it."""
+        return {"name": str(self), "sha256": self.sha256}
+
+    def settled(self) -> Outside:
+        """Return it with the hash of its source, which is imported; UnsupportedArm where the factory cannot be had."""
+        return replace(self, sha256=self.load()[1])
+
+    def load(self) -> tuple[Factory, str]:
+        """Return the factory and the hash of its module's source file; UnsupportedArm, in one line, without one.
+
+        A module that was imported before its source changed computes what the source said then, so it is refused.
+        """
+        module_name, attribute = self._place()
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            raise self._refused(f"no module {error.name!r}: install it, or put its folder on PYTHONPATH") from error
+        except (Exception, SystemExit) as error:
+            raise self._refused(f"importing {module_name} failed: {_line(error)}") from error
+        source = getattr(module.__spec__, "origin", None)
+        if source is None or not Path(source).is_file():
+            raise self._refused(f"{module_name} has no source file to hash")
+        digest = hashlib.sha256(Path(source).read_bytes()).hexdigest()
+        if vars(module).setdefault(_HASH, digest) != digest:
+            raise self._refused(f"{source} changed since it was imported: start Python anew")
+        try:
+            factory = operator.attrgetter(attribute)(module)
+        except AttributeError:
+            raise self._refused(f"{module_name} has no {attribute}") from None
+        if not callable(factory):
+            raise self._refused(f"{attribute} of {module_name} cannot be called: it is {type(factory).__name__}")
+        return factory, digest
+
+    def _place(self) -> tuple[str, str]:
+        """The module and the name in it."""
+        if self.name.startswith(f"{X}:"):
+            _, module, attribute = self.name.split(":")
+            return module, attribute
+        offered = list(metadata.entry_points(group=GROUP, name=self.name))
+        if len({(one.module, one.attr) for one in offered}) != 1:
+            raise self._refused(f"{len(offered)} installed packages offer it in the entry point group {GROUP}")
+        return offered[0].module, offered[0].attr
+
+    def _refused(self, why: str) -> UnsupportedArm:
+        return UnsupportedArm(f"arm from outside '+{self}': {why}")
+
+    @contextlib.contextmanager
+    def _naming(self, step: str) -> Iterator[None]:
+        """What the code from outside raises, as one line."""
+        try:
+            yield
+        except UnsupportedArm:
+            raise
+        except (Exception, SystemExit) as error:
+            raise self._refused(f"{step} failed: {_line(error)}") from error
+
+    @contextlib.contextmanager
+    def on(self, model: Any) -> Iterator[dict[str, Json]]:
+        """The factory's context manager around the block, which it hears nothing of: errors there are not its own."""
+        factory, digest = self.load()
+        if self.sha256 not in ("", digest):
+            raise self._refused(f"its source here has sha256 {digest[:16]}, that of the run {self.sha256[:16]}")
+        with self._naming("its factory"):
+            block = factory(model, self.value) if self.value else factory(model)
+        if not isinstance(block, AbstractContextManager):
+            raise self._refused(f"its factory returned {type(block).__name__}, which is no context manager")
+        with self._naming("entering it"):
+            block.__enter__()
+        try:
+            yield {**self.as_json(), "sha256": digest, "factory": ":".join(self._place())}
+        except BaseException:
+            with contextlib.suppress(Exception):
+                block.__exit__(None, None, None)
+            raise
+        with self._naming("leaving it"):
+            block.__exit__(None, None, None)
+
+
+def offered() -> frozenset[str]:
+    """Return the names that installed packages offer; only their metadata are read."""
+    return frozenset(metadata.entry_points(group=GROUP).names)
+
+
+def parse_outside(text: str) -> Outside:
+    """Return what `text` spells, without a look at whether it is there; AnchorEvalError for another grammar."""
+    if (match := _SPELLED.fullmatch(text)) is None:
+        raise AnchorEvalError(f"an arm from outside is spelled +x:package.module:factory[:value], not +{text}")
+    return Outside(match["name"], match["value"] or "")
+
+
+@contextlib.contextmanager
+def installed(model: Any, chosen: Sequence[Outside]) -> Iterator[list[Json]]:
+    """Put each of `chosen` on the model, the first outermost; what each is."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(one.on(model)) for one in chosen]
+
+
+def _line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}".removesuffix(": ")
