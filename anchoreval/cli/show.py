@@ -7,7 +7,7 @@ import json
 
 from anchoreval.cli import options as shared
 from anchoreval.cli.console import note, say
-from anchoreval.cli.prompts import plan_of, tokenizer_of
+from anchoreval.cli.prompts import plan_of
 from anchoreval.errors import AnchorEvalError, LengthError
 
 
@@ -23,6 +23,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     """The prompt on stdout, what is known of it on stderr."""
     from anchoreval.runs.loop import samples_of
+    from anchoreval.runs.rebuild import tokenizer_of
 
     address, at, rest = options.sample.partition("@")
     length, mark, index = rest.partition("#")
