@@ -29,19 +29,11 @@ class Capabilities:
     takes: frozenset[str] = frozenset()
     lenient: bool = False
     loads_checkpoint: bool = False  # and so reads generation_config.json and adapters
+    needs_tokenizer: bool = False  # the checkpoint is not at hand: whoever asks names its tokenizer
+    one_server: bool = False  # at an address, with a chat template and positions of its own
     always_placebo: bool = False  # what is computed together may move log-probabilities: two arms need a noise floor
     kernels_of_torch: bool = False  # `kernel` is an attention implementation of transformers, run by torch
     restarts_for: Callable[[Arm], Hashable] = lambda _: None
-
-    @property
-    def one_server(self) -> bool:
-        """Whether answers come from one server, at an address, and not from engines that are started."""
-        return "base_url" in self.takes
-
-    @property
-    def needs_tokenizer(self) -> bool:
-        """Whether the model's tokenizer is named apart, for the checkpoint is not at hand."""
-        return "tokenizer" in self.takes
 
 
 def _engine_of_vllm(arm: Arm) -> Hashable:
@@ -69,6 +61,8 @@ BACKENDS: Mapping[str, Capabilities] = {
         "anchoreval.backends.openai.backend:OpenAiBackend",
         "a server, with --base-url and --tokenizer",
         frozenset({"base_url", "tokenizer"}),
+        needs_tokenizer=True,
+        one_server=True,
     ),
     "fake": Capabilities(
         "anchoreval.backends.fake:FakeBackend", "answers without a model, to try a set-up", lenient=True
@@ -94,8 +88,8 @@ class Described(Protocol):
         """What the run's header says of the engine and the model.
 
         Always there: `engine`, which is the backend's name, `versions`, and, None where it is not known, `dtype`,
-        `parameters`, `max_length`, `weights_sha256` and `rope`. Under `environment` stands what changes last bits
-        only: versions, processor, threads, GPU, parallel size.
+        `parameters`, `max_length`, `weights_sha256` and `rope`. Under `environment` stands what changes last
+        bits only: versions, processor, threads, GPU, parallel size.
         """
         ...
 

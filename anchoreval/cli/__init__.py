@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from anchoreval.cli.parser import main
 
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; return its exit code."""
-    from anchoreval.cli import parser
-
-    return parser.main(arguments)
+__all__ = ["main"]

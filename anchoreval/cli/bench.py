@@ -98,7 +98,8 @@ def main(options: argparse.Namespace) -> int:
 def _samples(options: argparse.Namespace) -> None:
     from anchoreval.bench.samples import bench_samples
     from anchoreval.cards import select_tasks
-    from anchoreval.cli.prompts import sources_of, tokenizer_of
+    from anchoreval.cli.prompts import sources_of
+    from anchoreval.runs.rebuild import tokenizer_of
 
     tokenizer, sources = tokenizer_of(options.tokenizer), sources_of(options)
     bench_samples(select_tasks(options.tasks)[0], options.lengths, options.limit, tokenizer, sources, sys.stdout)

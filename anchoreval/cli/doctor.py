@@ -25,14 +25,7 @@ def main(options: argparse.Namespace) -> int:
     """The page on stdout, or its facts as JSON."""
     from anchoreval.diagnostics.doctor.page import examine, page
 
-    facts = examine(
-        options.model,
-        options.max_length,
-        options.dtype,
-        options.device,
-        kernel=options.kernel,
-        trust_remote_code=options.trust_remote_code,
-        anchor=options.anchor,
-    )
+    asked = ("max_length", "dtype", "device", "kernel", "trust_remote_code", "anchor")
+    facts = examine(options.model, **{name: getattr(options, name) for name in asked})
     say(json.dumps(facts, indent=1, sort_keys=True) if options.json else page(facts))
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from anchoreval.cli import options as shared
-from anchoreval.cli.console import note, say
+from anchoreval.cli.console import say
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
@@ -22,11 +22,8 @@ def flags(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """The text for each run on stdout."""
-    from anchoreval.records.folder import find_runs, load_run, tell_changed
     from anchoreval.reports.averages.general import report
 
-    for path in find_runs(options.runs):
-        run = load_run(path)
-        tell_changed(run, note)
+    for run in shared.runs_of(options):
         say(report(run, options.margin))
     return 0

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from anchoreval.arms.arm import DTYPES
 from anchoreval.backends import BACKENDS
 from anchoreval.backends.options import help_of_options
+from anchoreval.cli.console import note
 from anchoreval.errors import AnchorEvalError
 from anchoreval.prompt.settings import SETTINGS, read_template_arg
 from anchoreval.tokenizer.chat_template import Scalar
 
-DTYPES = ("auto", "bfloat16", "float16", "float32")
+if TYPE_CHECKING:
+    from anchoreval.records.folder import Run
+
 _OF_ONE = ("chunk_tokens", "batch_tokens", "realisation")  # flags of one backend alone, whose own defaults hold
 
 
@@ -180,6 +186,16 @@ def template_args(options: argparse.Namespace) -> dict[str, Scalar]:
 def runs(parser: argparse.ArgumentParser) -> None:
     """The runs that a command reads."""
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, or folders of them")
+
+
+def runs_of(options: argparse.Namespace) -> Iterator[Run]:
+    """Each of those runs as it lies on disk; on stderr where it is not what it was when it finished."""
+    from anchoreval.records.folder import find_runs, load_run, tell_changed
+
+    for path in find_runs(options.runs):
+        run = load_run(path)
+        tell_changed(run, note)
+        yield run
 
 
 def model(parser: argparse.ArgumentParser) -> None:

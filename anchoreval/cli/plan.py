@@ -6,6 +6,7 @@ import argparse
 from functools import partial
 from typing import TYPE_CHECKING
 
+from anchoreval.arms.arm import DTYPES
 from anchoreval.cli import options as shared
 from anchoreval.cli.console import note, say
 from anchoreval.cli.progress import shown
@@ -35,7 +36,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
         help="8xH200: estimate from data sheets, each GPU with a copy of the model "
         "(default: this machine, measured with the model loaded)",
     )
-    parser.add_argument("--dtype", choices=shared.DTYPES, help="of weights and activations, as for run")
+    parser.add_argument("--dtype", choices=DTYPES, help="of weights and activations, as for run")
     parser.add_argument(
         "--chunk-tokens", type=shared.positive, default=512, help="prefill chunk (default: %(default)s)"
     )

@@ -10,6 +10,13 @@ from anchoreval.cli import options as shared
 from anchoreval.cli.console import note, say
 from anchoreval.cli.progress import shown
 
+#: Flags that are keywords of `evaluate`.
+_ASKED = (
+    "lengths", "rope", "limit", "output", "dtype", "kernel", "backend", "tokenizer", "template", "anchor", "haystack",
+    "data_dir", "wordlists", "seed", "max_length", "document_tokens", "placebo", "until", "ray", "workers",
+    "same_environment", "rehash",
+)  # fmt: skip
+
 
 def flags(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
@@ -99,32 +106,11 @@ def main(options: argparse.Namespace) -> int:
     result = evaluate(
         options.model,
         options.tasks,
-        lengths=options.lengths,
-        rope=options.rope,
-        limit=options.limit,
-        output=options.output,
-        dtype=options.dtype,
-        kernel=options.kernel,
-        backend=options.backend,
-        tokenizer=options.tokenizer,
-        template=options.template,
+        **{name: getattr(options, name) for name in _ASKED},
         template_args=shared.template_args(options),
-        anchor=options.anchor,
-        haystack=options.haystack,
-        data_dir=options.data_dir,
-        wordlists=options.wordlists,
-        seed=options.seed,
-        max_length=options.max_length,
-        document_tokens=options.document_tokens,
-        placebo=options.placebo,
-        until=options.until,
         context=not options.no_context,
         settings=shared.chosen_settings(options),
-        ray=options.ray,
-        workers=options.workers,
         options=shared.engine_options(options),
-        same_environment=options.same_environment,
-        rehash=options.rehash,
         watch=partial(shown, unit="records", goes_on="the same command goes on where it was"),
         tell=note,
     )

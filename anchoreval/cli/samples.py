@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from anchoreval.cli import options as shared
 from anchoreval.cli.console import note
-from anchoreval.cli.prompts import plan_of, tokenizer_of
+from anchoreval.cli.prompts import plan_of
 
 if TYPE_CHECKING:
     from anchoreval.schema import Sample
@@ -31,6 +31,7 @@ def main(options: argparse.Namespace) -> int:
     """One JSON line per sample; the file appears when it is whole."""
     from anchoreval.files import write_whole
     from anchoreval.runs.loop import make_cells
+    from anchoreval.runs.rebuild import tokenizer_of
 
     tokenizer = tokenizer_of(options.tokenizer)
     made = make_cells(plan_of(options, options.tasks, options.limit, options.lengths), tokenizer, None)

@@ -15,17 +15,14 @@ def flags(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """The table of each run on stdout; 1 when a score on disk is not the one that its output earns."""
-    from anchoreval.records.folder import find_runs, load_run, tell_changed
     from anchoreval.records.rescore import rescored
     from anchoreval.reports.board import run_table
 
     differing = 0
-    for path in find_runs(options.runs):
-        result = load_run(path)
-        tell_changed(result, note)
-        for record, value in rescored(result):
+    for run in shared.runs_of(options):
+        for record, value in rescored(run):
             differing += 1
-            note(f"{path}: {record.sample_id} {record.arm}: on disk {record.score}, scored again {value}")
-        say(run_table(result))
+            note(f"{run.path}: {record.sample_id} {record.arm}: on disk {record.score}, scored again {value}")
+        say(run_table(run))
     note(f"{differing} scores differ")
     return 1 if differing else 0

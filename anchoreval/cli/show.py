@@ -8,7 +8,7 @@ import re
 
 from anchoreval.cli import options as shared
 from anchoreval.cli.console import note, say
-from anchoreval.cli.prompts import plan_of, tokenizer_of
+from anchoreval.cli.prompts import plan_of
 from anchoreval.errors import AnchorEvalError, LengthError
 
 
@@ -24,6 +24,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     """The prompt on stdout, what is known of it on stderr."""
     from anchoreval.runs.loop import samples_of
+    from anchoreval.runs.rebuild import tokenizer_of
 
     match = re.fullmatch(r"(.+)@(\d{1,8})#(\d{1,8})", options.sample)
     if match is None:

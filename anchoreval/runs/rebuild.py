@@ -293,7 +293,7 @@ def _word_lists(run: Run, said: str) -> WordLists:
 def _tokenizer(run: Run, header: HeaderParts, given: str | Path | None) -> TextTokenizer:
     """The tokenizer of the run: the one `given`, else that of the header's checkpoint; ModelError for another one."""
     where = str(given or header.tokenizer.path or header.model.path)
-    found = _given(given) if given else _of_checkpoint(run, where)
+    found = tokenizer_of(given) if given else _of_checkpoint(run, where)
     asked = header.identity.tokenizer
     if found.sha256 != asked:
         raise ModelError(
@@ -311,8 +311,8 @@ def _tokenizer(run: Run, header: HeaderParts, given: str | Path | None) -> TextT
     return found
 
 
-def _given(given: str | Path) -> TextTokenizer:
-    """The tokenizer that the user names: a file, a folder, a card, or an id of the hub, which is fetched from there."""
+def tokenizer_of(given: str | Path) -> TextTokenizer:
+    """The tokenizer that a user names: a file, a folder, a card, or an id of the hub, which is fetched from there."""
     if Path(given).expanduser().is_file():
         return load_tokenizer(given)
     return load_tokenizer(folder_of(find_model(str(given))[1].checkpoint, weights=False))
