@@ -69,7 +69,7 @@ FIELDS = (
         sign="+", words=tuple(spelled.partition(":")[0] for spelled in SCHEMES), default=CONTIGUOUS,
     ),
     Field(
-        "outside", "+x:package.module:factory", "a context manager on the model, of a module or a package's name",
+        "outside", "+x:package.module:factory", "a context manager on the model, of a module or an installed package",
         parse_outside, lambda chosen: "".join(f"+{one}" for one in chosen), sign="+", words=(X,), default=(),
         backends=("hf",), many=True, as_json=lambda chosen: [one.as_json() for one in chosen],
         install="anchoreval.arms.outside:installed",

@@ -35,8 +35,9 @@ def flags(parser: argparse.ArgumentParser) -> None:
         action=shared.Arms,
         default="native",
         metavar="ARM,ARM",
-        help="arms, [attention/]rope[+positions]: native, fp64, fp32-qk, fp32, bf16-table, bf16, bf16-angle, "
-        "rope:table=bf16, bf16+shift:4096, anchor/fp32, intra-doc/fp32+reset (default: %(default)s)",
+        help="arms, [attention/]rope[+field:value...]: native, fp64, fp32-qk, fp32, bf16-table, bf16, bf16-angle, "
+        "rope:table=bf16, bf16+shift:4096, anchor/fp32, intra-doc/fp32+reset, and fp32+x:module:factory, a context "
+        "manager of yours on the model (docs/arms.md) (default: %(default)s)",
     )
     parser.add_argument(
         "--placebo",

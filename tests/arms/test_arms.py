@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
 from anchoreval.arms.arm import parse_arm, parse_arms
+from anchoreval.arms.fields import FIELDS
 from anchoreval.arms.patterns import masks_documents
 from anchoreval.errors import AnchorEvalError, UnknownName
 from anchoreval.schema import original_of
@@ -108,6 +110,15 @@ def test_an_arm_says_what_it_moves_and_masks() -> None:
     arm = parse_arm("anchor/bf16")
     assert (arm.moves_positions, arm.masks_documents, arm.arrangement.stock) == (False, True, False)
     assert parse_arm("bf16~placebo").arrangement.stock
+
+
+def test_the_page_on_arms_has_every_field_and_the_example_as_it_is() -> None:
+    root = Path(__file__).parents[2]
+    page = (root / "docs" / "arms.md").read_text("utf-8")
+    for field in FIELDS:
+        assert f"| {field.name} | `{field.spelling}` | {field.about} | {', '.join(field.backends)} |" in page
+    source = (root / "examples" / "evict.py").read_text("utf-8")
+    assert source[source.index("@contextmanager") :] in page
 
 
 def test_the_name_of_an_arm_says_what_its_text_does() -> None:

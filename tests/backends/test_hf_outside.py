@@ -40,6 +40,17 @@ def forgetful(model: Any) -> Iterator[None]:
     yield
 
 
+@contextmanager
+def replaced(model: Any) -> Iterator[None]:
+    layer = model.model.layers[0].self_attn
+    before = layer.__dict__.get("forward")
+    layer.forward = type(layer).forward.__get__(layer)
+    yield
+    del layer.forward
+    if before is not None:
+        layer.forward = before
+
+
 def broken(model: Any) -> Any:
     def refuse(*_: Any) -> None:
         raise ValueError("no such layer\nhere")
@@ -101,6 +112,15 @@ def test_a_window_in_chunks_and_batches_is_the_window_of_whole_prompts(llama: Pa
 def test_an_arm_that_leaves_something_behind_is_refused(llama: Path) -> None:
     backend = HfBackend.open(str(llama))
     with pytest.raises(UnsupportedArm, match="stock logits do not come back"), backend.under(arm("forgetful")):
+        raise AssertionError("it was let in")
+
+
+def test_a_forward_that_takes_the_place_of_a_level_is_refused_and_of_the_stock_one_is_not(llama: Path) -> None:
+    backend = HfBackend.open(str(llama))
+    with backend.under(arm("replaced")):
+        assert len(scores(backend)) == len(REQUESTS)
+    level = parse_arm(f"fp32+x:{__name__}:replaced")
+    with pytest.raises(UnsupportedArm, match="self_attn was replaced under fp32"), backend.under(level):
         raise AssertionError("it was let in")
 
 

@@ -114,58 +114,51 @@ class Answering:
         return self._scoring.columns
 
     def outputs(self, requests: Sequence[Request]) -> Iterator[Output]:
-        """One output per request, batch by batch."""
+        """One output per request, batch by batch, each halved as often as memory asks for."""
         if self._network.growth is not None:
             with torch.inference_mode():
                 self._network.restart()
-        for batch in plan(requests, self._limits, alone=self._network.alone):
-            yield from self._fitting(batch)
+        waiting = [*plan(requests, self._limits, alone=self._network.alone)][::-1]
+        while waiting:
+            batch = waiting.pop()
+            cells = width(len(batch.requests), batch.solo) * batch.columns
+            splits = len(batch.requests) > 1
+            too_large = splits and self._cells_refused is not None and cells >= self._cells_refused
+            if not too_large and (outputs := self._run(batch)) is not None:
+                yield from outputs
+            elif splits:
+                self._cells_refused = min(cells, self._cells_refused or cells)
+                waiting.extend([*batch.halves()][::-1])
+            elif batch.requests[0].choices and self._scoring.one_by_one():
+                waiting.append(batch)
+            else:
+                yield lost(batch.requests[0], "failed", "out of memory with one row")
 
-    def _fitting(self, batch: Batch) -> Iterator[Output]:
-        """The outputs of a batch, halved as often as memory asks for."""
-        cells = width(len(batch.requests), batch.solo) * batch.columns
-        splits = len(batch.requests) > 1
-        if splits and self._cells_refused is not None and cells >= self._cells_refused:
-            outputs = None
-        else:
-            outputs = self._try(batch)
-        if outputs is not None:
-            yield from outputs
-        elif splits:
-            self._cells_refused = min(cells, self._cells_refused or cells)
-            for half in batch.halves():
-                yield from self._fitting(half)
-        elif batch.requests[0].choices and self._scoring.one_by_one():
-            yield from self._fitting(batch)
-        else:
-            yield lost(batch.requests[0], "failed", "out of memory with one row")
-
-    def _try(self, batch: Batch) -> list[Output] | None:
+    @torch.inference_mode()
+    def _run(self, batch: Batch) -> list[Output] | None:
         """The outputs, or None where memory ran out; buffers are released then."""
+        began, rows = time.perf_counter(), list[Row]()
+        store: KvStore | None = None
         try:
-            return self._run(batch)
+            store = self._store_for(batch)
+            with self._unchanged():
+                for i, request in enumerate(batch.requests):
+                    rows.append(self._prefill(store, i, batch, request))
+                self._decode(store, batch, rows)
+            seconds = (time.perf_counter() - began) / len(rows)
+            return [row.output(seconds) for row in rows]
         except (torch.OutOfMemoryError, MemoryError):
             pass
         except RuntimeError as error:
             if not _OUT_OF_MEMORY.search(str(error)):
                 raise
-        self._store = self._previous = None
+        store = self._store = self._previous = None
         self._kept.clear()
         self._scoring.release()
         self._interrupted()
         if self._network.device.type == "cuda":
             torch.cuda.empty_cache()
         return None
-
-    @torch.inference_mode()
-    def _run(self, batch: Batch) -> list[Output]:
-        began = time.perf_counter()
-        store = self._store_for(batch)
-        with self._unchanged():
-            rows = [self._prefill(store, i, batch, request) for i, request in enumerate(batch.requests)]
-            self._decode(store, batch, rows)
-        seconds = (time.perf_counter() - began) / len(rows)
-        return [row.output(seconds) for row in rows]
 
     def _unchanged(self) -> contextlib.AbstractContextManager[None]:
         """A block behind which the model's rotations are those before it."""

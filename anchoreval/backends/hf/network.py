@@ -46,14 +46,17 @@ def extend(
 ) -> Tensor:
     """Logits `kV` of the last `keep` of `ids`, which follow the `at` tokens in the cache of one row."""
     ids_1Q = torch.tensor([ids], device=network.device)
-    return extend_rows(network, cache, ids_1Q, positions, at, keep)[0]
+    return network.logits(ids_1Q, cache, _behind(network, 1, positions, at), keep)[0]
 
 
 def extend_rows(
     network: Network, cache: Cache, ids_BQ: Tensor, positions: Sequence[int], at: int, keep: int = 1
 ) -> Tensor:
     """Logits `BkV` of the last `keep` columns of `ids_BQ`, which follow the `at` tokens in the cache of every row."""
-    rows, new = ids_BQ.shape
-    position_BQ = torch.tensor([positions], device=network.device).expand(rows, new)
-    mask_BC = torch.ones(rows, at + new, dtype=torch.bool, device=network.device)
-    return network.logits(ids_BQ, cache, (position_BQ, mask_BC), keep)
+    return network.logits(ids_BQ, cache, _behind(network, len(ids_BQ), positions, at), keep)
+
+
+def _behind(network: Network, rows: int, positions: Sequence[int], at: int) -> tuple[Tensor, Tensor]:
+    """Position ids `BQ` and the mask `BC` of new tokens behind `at` in the cache, the same in every row."""
+    position_BQ = torch.tensor([positions], device=network.device).expand(rows, len(positions))
+    return position_BQ, torch.ones(rows, at + len(positions), dtype=torch.bool, device=network.device)
