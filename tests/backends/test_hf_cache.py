@@ -33,6 +33,15 @@ def test_a_fork_shares_the_prefix_and_grows_by_itself() -> None:
         assert keys[0, 0, :, 0].tolist() == [0, 1, 2, 3, first, first + 1]
 
 
+def test_what_a_row_holds_can_be_read_from_its_layer_before_and_behind_a_write() -> None:
+    store = KvStore(layers=1, rows=1, columns=10)
+    store.row(0, 2, 0).update(columns(1, 4, 0), columns(1, 4, 50), 0)
+    cache = store.row(0, 2, length=4)
+    assert cache.layers[0].keys[0, 0, :, 0].tolist() == [0, 1, 2, 3]
+    cache.update(columns(1, 1, 4), columns(1, 1, 54), 0)
+    assert cache.layers[0].values[0, 0, :, 0].tolist() == [50, 51, 52, 53, 54]
+
+
 def test_a_write_past_the_last_column_is_an_error() -> None:
     cache = KvStore(layers=1, rows=1, columns=3).row(0, 1, 0)
     with pytest.raises(RuntimeError, match="4 columns"):

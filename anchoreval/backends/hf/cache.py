@@ -87,6 +87,15 @@ class _Window(DynamicLayer):  # type: ignore[misc]  # transformers is not analys
         super().__init__()
         self._store, self._layer, self._rows = store, layer, rows
         self._start, self._length = start, length
+        if length:
+            self._show()
+
+    def _show(self) -> None:
+        """Hand out what is filled where stock layers have it, for code from outside that reads it."""
+        filled = slice(self._start, self._start + self._length)
+        keys, values = self._store.keys_BHCD[self._layer], self._store.values_BHCD[self._layer]
+        if keys is not None and values is not None:
+            self.keys, self.values = keys[self._rows, :, filled], values[self._rows, :, filled]
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """All keys and values up to and with the new ones."""
@@ -96,10 +105,8 @@ class _Window(DynamicLayer):  # type: ignore[misc]  # transformers is not analys
         columns = slice(self._start + self._length, self._start + end)
         self._store.write(self._layer, (self._rows, columns), key_states, value_states)
         self._length = end
-        filled = slice(self._start, self._start + end)
-        keys, values = self._store.keys_BHCD[self._layer], self._store.values_BHCD[self._layer]
-        assert keys is not None and values is not None
-        return keys[self._rows, :, filled], values[self._rows, :, filled]
+        self._show()
+        return self.keys, self.values
 
     def get_seq_length(self) -> int:
         """Columns filled so far."""
