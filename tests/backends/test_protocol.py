@@ -11,7 +11,7 @@ import pytest
 from checkpoints import prompts, request
 
 from anchoreval.arms.arm import parse_arm
-from anchoreval.backends import Backend, open_backend, waves
+from anchoreval.backends import BACKENDS, Backend, open_backend, options_of, waves
 from anchoreval.errors import MissingExtra, ModelError, UnknownName
 
 Open = Callable[..., Backend]
@@ -106,3 +106,12 @@ def test_arms_come_engine_by_engine_where_an_engine_serves_one_level() -> None:
     names = [[arm.name for arm in group] for group in waves("vllm", asked)]
     assert names == [["bf16", "bf16"], ["fp32"], ["bf16+shift:16", "bf16+reset"], ["fp32~placebo"]]
     assert waves("hf", asked) == [tuple(asked)]
+
+
+@pytest.mark.parametrize("name", sorted(BACKENDS))
+def test_what_a_run_hands_to_a_backend_is_an_option_of_it(name: str) -> None:
+    try:
+        known = options_of(name)
+    except MissingExtra as error:
+        pytest.skip(str(error))
+    assert known is None or BACKENDS[name].takes | {"dtype", "kernel"} <= set(known)
