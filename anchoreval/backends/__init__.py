@@ -41,6 +41,8 @@ def _engine_of_vllm(arm: Arm) -> Hashable:
 
 
 _LOADING = frozenset({"device", "trust_remote_code"})
+#: A backend is a class of the protocol below, `open` among its methods, and a row here; options of `open` that no flag
+#: gives may be explained in options.py.
 BACKENDS: Mapping[str, Capabilities] = {
     "hf": Capabilities(
         "anchoreval.backends.hf.backend:HfBackend",

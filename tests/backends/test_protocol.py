@@ -11,7 +11,7 @@ import pytest
 from checkpoints import prompts, request
 
 from anchoreval.arms.arm import parse_arm
-from anchoreval.backends import Backend, open_backend, waves
+from anchoreval.backends import BACKENDS, Backend, open_backend, options_of, waves
 from anchoreval.errors import MissingExtra, ModelError, UnknownName
 
 Open = Callable[..., Backend]
@@ -126,3 +126,12 @@ def test_an_option_of_another_kind_is_named_before_anything_is_opened(
 ) -> None:
     with pytest.raises(ModelError, match=says):
         open_backend(name, "anywhere", **{option: value})
+
+
+@pytest.mark.parametrize("name", sorted(BACKENDS))
+def test_what_a_run_hands_to_a_backend_is_an_option_of_it(name: str) -> None:
+    try:
+        known = options_of(name)
+    except MissingExtra as error:
+        pytest.skip(str(error))
+    assert known is None or BACKENDS[name].takes | {"dtype", "kernel"} <= set(known)

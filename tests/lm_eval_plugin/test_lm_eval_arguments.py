@@ -118,6 +118,13 @@ def test_every_setting_of_a_suite_may_stand_among_the_arguments_of_a_model() -> 
     assert model_arguments({"pretrained": "M"} | dict.fromkeys(SETTINGS, 3)).pretrained == "M"
 
 
+def test_options_of_the_engine_are_model_arguments_and_those_of_hf_are_not() -> None:
+    given = {"pretrained": "anchor-tiny", "max_num_seqs": 8.0, "rope": "fp32"}
+    assert model_arguments(given, "vllm").engine() == {"max_num_seqs": 8}
+    with pytest.raises(BadArgument, match=r"unknown chunk_tokens \(known: .*tensor_parallel_size"):
+        model_arguments({"pretrained": "anchor-tiny", "chunk_tokens": 64}, "vllm")
+
+
 def test_lengths_are_what_names_end_with() -> None:
     asked = ["anchor_ruler_vt_777", "anchor_ruler_96", "hellaswag_5", "anchor_ruler_*", "anchor_niah_single_0"]
     assert names.asked_lengths(asked) == {777, 96}

@@ -148,6 +148,7 @@ def test_an_entry_point_that_a_later_release_loads_is_the_same_model(monkeypatch
 
 BAD = [
     (["--model_args", "ropes=fp32"], "unknown ropes"),
+    (["--model", "anchoreval-vllm", "--model_args", "max_num_seqs=2,chunk_tokens=64"], "unknown chunk_tokens (known:"),
     (["--model_args", "backend=hf"], "the name of the model chooses"),
     (["--model_args", "rope=fp31"], "unknown"),
     (["--num_fewshot", "2"], "--num_fewshot would change the prompts"),

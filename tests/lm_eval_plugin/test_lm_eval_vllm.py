@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +12,6 @@ pytest.importorskip("vllm", reason="VLLM ABSENT: no engine was tried in lm-eval 
 pytest.importorskip("lm_eval", reason="LM-EVAL ABSENT: pip install 'anchoreval[lm-eval]'; no plugin was tried")
 
 from test_lm_eval_model import PER_TOKEN, assert_equal, run
-
-from anchoreval.lm_eval_plugin.arguments import BadArgument, model_arguments
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
@@ -37,10 +34,3 @@ def test_every_answer_and_log_probability_is_that_of_its_hf_model(tasks: Any, ro
     assert_equal(ours, run("hf", tasks))
     said = ours["config"]["anchoreval"]
     assert said["backend"]["engine"] == "vllm" and said["arm"]["asked"]["name"] == rope
-
-
-def test_options_of_the_engine_are_model_arguments_and_those_of_hf_are_not(tmp_path: Path) -> None:
-    given = {"pretrained": "anchor-tiny", "max_num_seqs": 8.0, "rope": "fp32"}
-    assert model_arguments(given, "vllm").engine() == {"max_num_seqs": 8}
-    with pytest.raises(BadArgument, match=r"unknown chunk_tokens \(known: .*tensor_parallel_size"):
-        model_arguments({"pretrained": "anchor-tiny", "chunk_tokens": 64}, "vllm")
