@@ -91,7 +91,7 @@ class Arm:
     def require(self, backend: str) -> None:
         """Raise UnsupportedArm, naming the field and the backends that can, where `backend` cannot compute the arm."""
         for field, value in self._used():
-            if backend not in field.backends:
+            if field.backends and backend not in field.backends:
                 what = f"{field.name} {field.printed(value).strip('/+~')!r}, only {' and '.join(field.backends)} can"
                 raise UnsupportedArm(f"arm {self.name!r}: {backend} cannot compute {what}")
 

@@ -19,8 +19,6 @@ from anchoreval.arms.rope import parse_level
 from anchoreval.errors import AnchorEvalError, UnknownName
 from anchoreval.schema import PLACEBO, Json
 
-EVERY = ("fake", "hf", "openai", "vllm")
-
 
 @dataclass(frozen=True, slots=True)
 class Field:
@@ -30,7 +28,8 @@ class Field:
     setting), and `words` are what its text may begin with. `parse` reads the text behind the sign, `printed` gives it
     back. `many`: it may stand several times, and its value is a tuple. `as_json` is for fields that are left out of
     `asked` where they have their default. `install` names a context manager of (transformers model, value), which
-    yields what holds inside as JSON; the RoPE goes on together with the kernel (patch_hf.applied).
+    yields what holds inside as JSON; the RoPE goes on together with the kernel (patch_hf.applied). `backends` are those
+    that compute the field; where none is named any may, and says itself which values it does not.
     """
 
     name: str
@@ -41,7 +40,7 @@ class Field:
     sign: str = ""
     words: tuple[str, ...] = ()
     default: Any = None
-    backends: tuple[str, ...] = EVERY
+    backends: tuple[str, ...] = ()
     many: bool = False
     as_json: Callable[[Any], Json] | None = None
     install: str = ""
