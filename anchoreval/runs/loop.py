@@ -7,10 +7,7 @@ an unbroken run in their last bits, as a placebo's do.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
-import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +18,9 @@ from anchoreval.backends import Backend, Described, waves
 from anchoreval.cards import Task
 from anchoreval.errors import AnchorEvalError, LengthError, MissingExtra
 from anchoreval.prompt import NO_ARGS, Anchor, Template, first_token, to_request, trimmed, wording, wrap_of
-from anchoreval.prompt.documents import RULE, cut_documents, document_tokens
+from anchoreval.prompt.documents import RULE, cut_documents
 from anchoreval.records.folder import SCHEMA, RunFolder, fingerprint
+from anchoreval.records.record import acts_on_documents, key_of, to_record
 from anchoreval.runs import lengths as counted
 from anchoreval.runs.dealing import names_source, shuffled
 from anchoreval.runs.two_steps import Answered, Second, answers
@@ -31,7 +29,7 @@ from anchoreval.schema import Progress as Progress
 from anchoreval.stats.sequential import Until
 from anchoreval.suites import CONTEXT_FREE, FOLLOW_UPS, GENERATORS, MADE_OF_WORDS, OWN_TEXTS, PROSE_FREE, SIZES
 from anchoreval.suites.recipe import Recipe
-from anchoreval.suites.scorers import SCORERS, likeliest, require, with_choices
+from anchoreval.suites.scorers import SCORERS, require, with_choices
 from anchoreval.texts.sources import Sources
 from anchoreval.tokenizer import TextTokenizer
 
@@ -97,7 +95,7 @@ class Plan:
             "length_rule": self.length_rule,
             "document_tokens": self.document_tokens,
             "sources": self.sources.describe(),
-            **({"documents": RULE} if any(map(_acts_on_documents, self.arms)) else {}),
+            **({"documents": RULE} if any(map(acts_on_documents, self.arms)) else {}),
             **self.wording(tokenizer),
         } | ({"until": str(self.until), "limit": self.limit} if self.until else {})
 
@@ -241,63 +239,6 @@ def _cell(task: Task, length: int, plan: Plan, tokenizer: TextTokenizer, window:
     return Cell(task, length, whole, count, first.max_new_tokens, first.facts, mixed)
 
 
-def _acts_on_documents(arm: Arm) -> bool:
-    """Whether where documents begin and end may change what is computed."""
-    return (arm.positions, arm.attention) != ("contiguous", "full")
-
-
-def key_of(request: Request, arm: Arm, engine: str) -> str:
-    """SHA-256 over prompt tokens, reference, decoding, arm and engine (which holds the weights).
-
-    Where documents begin and end is part of it under the arms that act on them.
-    """
-    digest = hashlib.sha256()
-    for ids in (request.token_ids, request.reference_ids):
-        digest.update(struct.pack(f"<{len(ids) + 1}i", len(ids), *ids))
-    decoding = {"max_new_tokens": request.max_new_tokens, "stop": request.stop, "greedy": True}
-    if request.choices:
-        decoding |= {"choices": [(choice.token_ids, choice.counted) for choice in request.choices]}
-    if request.end_ids:
-        decoding |= {"end_ids": request.end_ids, "min_new_tokens": request.min_new_tokens}
-    if _acts_on_documents(arm):
-        digest.update(json.dumps([request.segment_ids, request.roles]).encode())
-    digest.update(json.dumps([request.sample_id, arm.fingerprint(), engine, decoding]).encode())
-    return digest.hexdigest()
-
-
-def to_record(
-    key: str, sample: Sample, request: Request, arm: Arm, output: Output, score: Score, environment: int | None = None
-) -> Record:
-    """The line on disk for one answered request."""
-    reference, said = output.reference_logprob, output.text
-    if output.choices:
-        reference = output.choices[request.gold].logprob if request.gold is not None else None
-        said = sample.choices[likeliest(output.choices)].text
-    return Record(
-        key=key,
-        sample_id=sample.id,
-        task=sample.task,
-        length=sample.length,
-        index=sample.index,
-        arm=arm.name,
-        prompt_sha256=prompt_sha256(sample),
-        prompt_tokens=len(request.token_ids),
-        references=sample.references,
-        facts={**sample.facts, "document_tokens": document_tokens(request), **output.facts},
-        output=said,
-        output_tokens=len(output.token_ids),
-        finish=output.finish,
-        score=score.value,
-        why=score.why,
-        reference_logprob=reference,
-        reference_tokens=request.reference_tokens,
-        seconds=round(output.seconds, 4),
-        choices=output.choices,
-        outcome=output.outcome,
-        environment=environment,
-    )
-
-
 def judge(task: Task, output: Output, sample: Sample) -> Score:
     """The task's score of an output; None with the reason where the outcome is one that is not scored."""
     if output.outcome not in SCORED:
@@ -343,12 +284,7 @@ def _has_its_answer(sample: Sample, arm: str, folder: RunFolder) -> bool:
     if not folder.holds(sample.id, arm):
         return False
     record = folder.of(sample.id, arm)
-    return record.outcome in SCORED and record.prompt_sha256 == prompt_sha256(sample)
-
-
-def prompt_sha256(sample: Sample) -> str:
-    """SHA-256 of the text that is sent."""
-    return hashlib.sha256(sample.prompt.encode("utf-8", "surrogatepass")).hexdigest()
+    return record.outcome in SCORED and record.prompt_sha256 == sample.prompt_sha256
 
 
 def requests_of(cell: Cell, samples: Sequence[Sample], plan: Plan, tokenizer: TextTokenizer) -> list[Request]:

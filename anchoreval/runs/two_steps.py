@@ -9,7 +9,6 @@ so that a run that is cut between the steps goes on behind them.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -132,5 +131,4 @@ def _facts_of_both(one: Output, output: Output) -> dict[str, Json]:
 
 def facts_of(prompt: Sample, request: Request) -> dict[str, Json]:
     """What a record says of its second prompt: its hash, and its tokens with the anchor."""
-    sha256 = hashlib.sha256(prompt.prompt.encode("utf-8", "surrogatepass")).hexdigest()
-    return {"second_prompt_sha256": sha256, "second_prompt_tokens": len(request.token_ids)}
+    return {"second_prompt_sha256": prompt.prompt_sha256, "second_prompt_tokens": len(request.token_ids)}

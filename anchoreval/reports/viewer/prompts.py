@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -104,7 +103,7 @@ def _until(samples: Iterator[Sample], ids: Collection[str]) -> Iterator[Sample]:
 
 
 def _problem(sample: Sample, row: Row) -> str:
-    made = hashlib.sha256(sample.prompt.encode("utf-8", "surrogatepass")).hexdigest()
+    made = sample.prompt_sha256
     recorded = sorted({record.prompt_sha256 for record in row.answers.values()} - {made})
     if not recorded:
         return ""
