@@ -47,7 +47,7 @@ def prompts(total: int) -> AbstractContextManager[Progress]:
 def run(options: argparse.Namespace) -> int:
     """`anchoreval run`: the table on stdout, the board's place on stderr."""
     from anchoreval.cli.options import chosen_settings, engine_options, template_args
-    from anchoreval.records.folder import tell_changed
+    from anchoreval.records.run import tell_changed
     from anchoreval.reports.board import run_table
     from anchoreval.reports.readable import draw, load_runs
     from anchoreval.reports.viewer.beside import renew
@@ -211,8 +211,8 @@ def show(options: argparse.Namespace) -> int:
 
 def score(options: argparse.Namespace) -> int:
     """`anchoreval score`: exit code 1 when a score on disk is not the one that its output earns."""
-    from anchoreval.records.folder import find_runs, load_run, tell_changed
     from anchoreval.records.rescore import rescored
+    from anchoreval.records.run import find_runs, load_run, tell_changed
     from anchoreval.reports.board import run_table
 
     differing = 0
@@ -236,7 +236,7 @@ def verify(options: argparse.Namespace) -> int:
 
 def board(options: argparse.Namespace) -> int:
     """`anchoreval board`: where the page and its CSV were written."""
-    from anchoreval.records.folder import find_runs, tell_changed
+    from anchoreval.records.run import find_runs, tell_changed
     from anchoreval.reports.board.declared import write_leaderboard
     from anchoreval.reports.readable import draw, load_runs
     from anchoreval.reports.viewer.beside import supply

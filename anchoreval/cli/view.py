@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from anchoreval.cli import options as shared
-from anchoreval.records.folder import find_runs, load_run, tell_changed
+from anchoreval.records.run import find_runs, load_run, tell_changed
 from anchoreval.reports.viewer.prompts import PROMPT_MEGABYTES
 from anchoreval.schema import Watch, unwatched, work
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 
 from anchoreval.errors import RunError
-from anchoreval.records.folder import RECORDS, RunFolder
+from anchoreval.records.folder import RunFolder
+from anchoreval.records.lines import RECORDS
 from anchoreval.records.rescore import earned, same
 from anchoreval.schema import Json, Record
 

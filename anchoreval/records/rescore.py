@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from anchoreval.errors import RunError
-from anchoreval.records.folder import RECORDS, Run
+from anchoreval.records.lines import RECORDS
+from anchoreval.records.run import Run
 from anchoreval.schema import SCORED, Record, Score
 from anchoreval.suites.general.harness import require_definition
 from anchoreval.suites.scorers import SCORERS, with_choices

@@ -22,8 +22,10 @@ from anchoreval.model import folder_of
 from anchoreval.model.hashes import forget
 from anchoreval.prompt import NO_ARGS, Anchor, Template, anchor_from, anchor_token, require_no_anchor
 from anchoreval.records.facts import UNUSED_TEMPLATE, raw_words
-from anchoreval.records.folder import HEADER, Run, RunFolder, load_run
+from anchoreval.records.folder import RunFolder
+from anchoreval.records.header import HEADER
 from anchoreval.records.own import require_own
+from anchoreval.records.run import Run, load_run
 from anchoreval.records.writable import require_writable
 from anchoreval.runs.finished import Finished, finished_beside
 from anchoreval.runs.groups import in_order, run_cells

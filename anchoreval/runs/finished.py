@@ -16,7 +16,8 @@ from typing import Any
 
 from anchoreval.backends import Described
 from anchoreval.errors import RunError
-from anchoreval.records.folder import HEADER, RunFolder, fingerprint, read_header
+from anchoreval.records.folder import RunFolder
+from anchoreval.records.header import HEADER, fingerprint, read_header
 from anchoreval.runs.identity import environment_of, read_by
 from anchoreval.runs.loop import Plan
 from anchoreval.schema import SCORED, Json

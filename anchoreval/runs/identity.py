@@ -17,7 +17,8 @@ from anchoreval.cards import find_model
 from anchoreval.errors import AnchorEvalError, RunError
 from anchoreval.model import folder_of, hashes_of, reads
 from anchoreval.prompt import anchor_token
-from anchoreval.records.folder import HEADER, Run, read_header
+from anchoreval.records.header import HEADER, read_header
+from anchoreval.records.run import Run
 from anchoreval.runs.loop import Cell, Makeable, Plan, recipe_of
 from anchoreval.schema import Json
 from anchoreval.suites import POOLS

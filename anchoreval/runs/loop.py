@@ -19,7 +19,8 @@ from anchoreval.cards import Task
 from anchoreval.errors import AnchorEvalError, LengthError, MissingExtra
 from anchoreval.prompt import NO_ARGS, Anchor, Template, first_token, to_request, trimmed, wording, wrap_of
 from anchoreval.prompt.documents import RULE, cut_documents
-from anchoreval.records.folder import SCHEMA, RunFolder, fingerprint
+from anchoreval.records.folder import RunFolder
+from anchoreval.records.header import SCHEMA, fingerprint
 from anchoreval.records.record import acts_on_documents, key_of, to_record
 from anchoreval.runs import lengths as counted
 from anchoreval.runs.dealing import names_source, shuffled

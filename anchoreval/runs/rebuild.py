@@ -21,7 +21,8 @@ from anchoreval.errors import AnchorEvalError, CardError, ModelError, RunError, 
 from anchoreval.model import folder_of
 from anchoreval.prompt import Anchor, Template, anchor_token, template_text, to_request
 from anchoreval.prompt.documents import cut_documents
-from anchoreval.records.folder import HEADER, READ, Run
+from anchoreval.records.header import HEADER, READ
+from anchoreval.records.run import Run
 from anchoreval.runs.lengths import Form, RuleName
 from anchoreval.runs.loop import Plan, samples_of, second_of
 from anchoreval.schema import Request, Sample

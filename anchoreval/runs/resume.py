@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from anchoreval.errors import RunError
-from anchoreval.records.folder import Run, RunFolder
+from anchoreval.records.folder import RunFolder
+from anchoreval.records.run import Run
 from anchoreval.runs.loop import Makeable, Plan, make_cells
 from anchoreval.schema import SCORED, Json, Outcome
 from anchoreval.tokenizer import TextTokenizer

@@ -10,7 +10,7 @@ import pytest
 from command_line import cli
 
 from anchoreval.records.facts import RAW_TEXT, raw_words
-from anchoreval.records.folder import load_run
+from anchoreval.records.run import load_run
 from anchoreval.reports.viewer.write import write_view
 
 REPOSITORY = Path(__file__).parents[2]

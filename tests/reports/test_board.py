@@ -36,7 +36,7 @@ HOSTILE = (
 
 @dataclass(frozen=True)
 class Folder:
-    """A run as records/folder.py would read it."""
+    """A run as records/run.py would read it."""
 
     path: Path
     header: Mapping[str, Any]

@@ -17,7 +17,7 @@ from test_board import ARMS, HOSTILE, Folder, make_run
 from test_leaderboard import saved
 
 from anchoreval.cli import parser as cli
-from anchoreval.records.folder import from_line, to_line
+from anchoreval.records.line import from_line, to_line
 from anchoreval.reports.export.tables import CELL_COLUMNS, FORMATS, RECORD_COLUMNS, single_depth
 
 STAMP = "2026-01-02T03-04-05.000000"

@@ -16,7 +16,7 @@ from test_board import ARMS, HOSTILE, LENGTHS, Folder, make_run
 
 from anchoreval.bench.board import measure
 from anchoreval.errors import CardError, RunError
-from anchoreval.records.folder import to_line
+from anchoreval.records.line import to_line
 from anchoreval.reports.board.cells import Mean
 from anchoreval.reports.board.columns import Row, columns_of
 from anchoreval.reports.board.declared import load_definition, write_leaderboard

@@ -17,7 +17,7 @@ from test_leaderboard import declared, saved, table
 
 from anchoreval import compare
 from anchoreval.records.facts import environment_words, form_of, incomparable_words
-from anchoreval.records.folder import Run
+from anchoreval.records.run import Run
 from anchoreval.reports.board import board_csv, board_html, run_table
 from anchoreval.reports.board.declared import write_leaderboard
 from anchoreval.reports.compare.table import table_of

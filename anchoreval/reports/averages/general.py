@@ -12,7 +12,8 @@ from typing import Any
 
 from anchoreval.cards import load_tasks
 from anchoreval.errors import RunError
-from anchoreval.records.folder import RECORDS, Run, find_runs, load_run, tell_changed
+from anchoreval.records.lines import RECORDS
+from anchoreval.records.run import Run, find_runs, load_run, tell_changed
 from anchoreval.reports.averages.general_losses import losses
 from anchoreval.reports.compare.contrasts import points
 from anchoreval.reports.outcomes import outcome_lines

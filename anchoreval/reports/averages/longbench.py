@@ -9,8 +9,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from anchoreval.records.folder import Run, find_runs, load_run, tell_changed
 from anchoreval.records.rescore import earned
+from anchoreval.records.run import Run, find_runs, load_run, tell_changed
 from anchoreval.reports.averages import longbench_v2 as longbench_v2_report
 from anchoreval.schema import Record
 from anchoreval.suites.longbench.averages import (

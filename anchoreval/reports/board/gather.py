@@ -25,8 +25,10 @@ from anchoreval.records.facts import (
     raw_words,
     section,
 )
-from anchoreval.records.folder import HEADER, RECORDS, Lines, changed_since, each_fields, read_header
+from anchoreval.records.header import HEADER, read_header
+from anchoreval.records.lines import RECORDS, Lines, each_fields
 from anchoreval.records.plain_files import there
+from anchoreval.records.seal import changed_since
 from anchoreval.reports.board.definition import Declared
 from anchoreval.reports.board.view import relative
 from anchoreval.reports.links import has_viewer

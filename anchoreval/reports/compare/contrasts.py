@@ -18,7 +18,7 @@ from anchoreval import stats
 from anchoreval.errors import RunError, UnknownName
 from anchoreval.files import write_whole
 from anchoreval.records.facts import form_of, other_prompts, section
-from anchoreval.records.folder import Run, find_runs, load_run, tell_changed
+from anchoreval.records.run import Run, find_runs, load_run, tell_changed
 from anchoreval.schema import Json
 from anchoreval.stats import Contrast, Side
 

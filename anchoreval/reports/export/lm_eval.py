@@ -22,7 +22,8 @@ from typing import Any
 from anchoreval.errors import RunError
 from anchoreval.files import write_whole
 from anchoreval.records.facts import environments, form_of, incomparable, section
-from anchoreval.records.folder import HEADER, Run
+from anchoreval.records.header import HEADER
+from anchoreval.records.run import Run
 from anchoreval.reports.rows import fields_of
 from anchoreval.schema import NATURAL, Json, Record
 from anchoreval.stats import contrast, counted, per_token, put, sides

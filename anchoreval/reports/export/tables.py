@@ -17,7 +17,7 @@ from anchoreval.errors import MissingExtra, RunError, UnknownName
 from anchoreval.schema import OUTCOMES
 
 if TYPE_CHECKING:
-    from anchoreval.records.folder import Run
+    from anchoreval.records.run import Run
     from anchoreval.schema import Record
 
 FORMATS = ("lm-eval", "csv", "parquet")
@@ -58,7 +58,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace, say: Tell, note: Tell) -> int:
     """The place of every table or results file on stdout, what is incomplete on stderr."""
-    from anchoreval.records.folder import find_runs, load_run, tell_changed
+    from anchoreval.records.run import find_runs, load_run, tell_changed
     from anchoreval.reports.export.lm_eval import unpaired
 
     if options.format not in FORMATS:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anchoreval.errors import AnchorEvalError
-from anchoreval.records.folder import Run
+from anchoreval.records.run import Run
 from anchoreval.reports.viewer.files import to_json
 from anchoreval.reports.viewer.rows import Row, arms_of
 from anchoreval.schema import SILENT, Json, Progress, Sample

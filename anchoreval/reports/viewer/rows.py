@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from anchoreval.records.folder import Run
+from anchoreval.records.run import Run
 from anchoreval.schema import Json, Record
 
 COLUMNS = ("id", "task", "length", "index", "file", "prompt", "scores", "logprobs", "outputs")

@@ -19,7 +19,8 @@ from pathlib import Path
 from anchoreval.errors import RunError
 from anchoreval.files import write_whole
 from anchoreval.records.facts import environment_words, incomparable_words, raw_words
-from anchoreval.records.folder import Run, to_line
+from anchoreval.records.line import to_line
+from anchoreval.records.run import Run
 from anchoreval.reports.board.view import EXTENSION
 from anchoreval.reports.outcomes import outcome_lines
 from anchoreval.reports.page import require_page

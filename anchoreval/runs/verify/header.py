@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 from anchoreval.arms.arm import parse_arm
 from anchoreval.errors import AnchorEvalError, LengthError
-from anchoreval.records.folder import Run, fingerprint
+from anchoreval.records.header import fingerprint
+from anchoreval.records.run import Run
 from anchoreval.runs.lengths import lengths_of
 from anchoreval.runs.loop import samples_of
 from anchoreval.runs.rebuild import HeaderParts, Remake, header_parts

@@ -18,10 +18,14 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from anchoreval.errors import AnchorEvalError, RunError
-from anchoreval.records.folder import HEADER, RECORDS, Lines, Run, find_runs, from_line, header_alone, seal_of
+from anchoreval.records.header import HEADER
+from anchoreval.records.line import from_line
+from anchoreval.records.lines import RECORDS, Lines
 from anchoreval.records.plain_files import there
 from anchoreval.records.record import key_of, to_record
 from anchoreval.records.rescore import earned, same
+from anchoreval.records.run import Run, find_runs, header_alone
+from anchoreval.records.seal import seal_of
 from anchoreval.runs.identity import changed_files
 from anchoreval.runs.rebuild import HeaderParts, Remake, header_parts
 from anchoreval.runs.two_steps import FIRST, Second, facts_of

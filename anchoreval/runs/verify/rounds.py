@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 
 from anchoreval.errors import AnchorEvalError
-from anchoreval.records.folder import Run
+from anchoreval.records.run import Run
 from anchoreval.runs.dealing import bets, dealt, dealt_by_depth, shuffled, source
 from anchoreval.runs.rebuild import AskedCell, HeaderParts, Remake, StoppedCell, VerdictSaid
 from anchoreval.runs.rounds import cell_said, rule_of

@@ -20,7 +20,10 @@ import tokenizers
 from test_board import HOSTILE, make_run
 
 from anchoreval.errors import RunError
-from anchoreval.records.folder import HEADER, RECORDS, Run, load_run, to_line
+from anchoreval.records.header import HEADER
+from anchoreval.records.line import to_line
+from anchoreval.records.lines import RECORDS
+from anchoreval.records.run import Run, load_run
 from anchoreval.reports.viewer import files, write_view
 from anchoreval.reports.viewer.rows import arms_of, listed, rows_of
 
@@ -210,7 +213,7 @@ def test_a_killed_writer_leaves_a_whole_viewer_and_the_next_one_clears_up(tmp_pa
     page = write_view(run, prompts=False)
     old = page.read_bytes()
     code = (
-        "import sys; from pathlib import Path; from anchoreval.records.folder import load_run\n"
+        "import sys; from pathlib import Path; from anchoreval.records.run import load_run\n"
         "from anchoreval.reports.viewer import write_view; run = load_run(Path(sys.argv[1]))\n"
         "print(flush=True)\nwhile True: write_view(run); write_view(run, prompts=False)"
     )

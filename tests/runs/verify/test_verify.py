@@ -16,7 +16,9 @@ import pytest
 from anchoreval import evaluate
 from anchoreval.cli.parser import main
 from anchoreval.errors import ModelError, RunError
-from anchoreval.records.folder import HEADER, RECORDS, RunFolder, fingerprint, read_records
+from anchoreval.records.folder import RunFolder
+from anchoreval.records.header import HEADER, fingerprint
+from anchoreval.records.lines import RECORDS, read_records
 from anchoreval.runs.verify import records as verified
 from anchoreval.runs.verify.records import NOT_REMADE, Expected, Made, findings, pressed, record_differences
 from anchoreval.schema import Record
