@@ -17,7 +17,7 @@ from types import TracebackType
 
 from anchoreval.errors import RunError
 from anchoreval.files import clear_parts, write_errors, write_whole
-from anchoreval.records.header import HEADER, SCHEMA, fingerprint, read_header
+from anchoreval.records.header import HEADER, SCHEMA, Header, fingerprint, read_header
 from anchoreval.records.kept import Kept
 from anchoreval.records.line import record_of, to_line
 from anchoreval.records.lines import RECORDS, Lines, each_fields
@@ -37,9 +37,9 @@ class RunFolder:
     """
 
     def __init__(self, path: Path, header: Mapping[str, Json], same_environment: bool = False) -> None:
-        self.path, self._header = path, dict(header)
+        self.path, self._header = path, Header(header)
         self.done: dict[str, Record] = {}
-        self.old: Mapping[str, Json] | None = None
+        self.old: Header | None = None
         self._here: list[Json] = header.get("environments") or []
         self._same_environment = same_environment
         self._keys: dict[tuple[str, str], str] = {}
@@ -80,7 +80,7 @@ class RunFolder:
             if fingerprint(old.get("identity", {})) != fingerprint(self._header.get("identity", {})):
                 raise RunError(f"{header}: made with other settings; use another --output")
             require_seal(self.path, old)
-            self._header = {**self._header, **old}
+            self._header = Header(self._header | old)
             self._require_known(self._here)
         if there(records):
             opened(records).close()
@@ -92,11 +92,11 @@ class RunFolder:
             self._keys = {(record.sample_id, record.arm): record.key for record in self.done.values()}
             self._lines = {record.key: number for number, record in numbered}
             self._stale = lines.count - len(self.done)
-        if not (self.old or {}).get("finished"):
+        if not (self.old or Header()).get("finished"):
             self._begin()
 
     @staticmethod
-    def _old(header: Path) -> dict[str, Json]:
+    def _old(header: Path) -> Header:
         try:
             return read_header(header)
         except RunError as error:
@@ -118,7 +118,7 @@ class RunFolder:
     @property
     def unordered(self) -> bool:
         """Whether records of a run that had finished, or that were asked again, stand behind those that followed."""
-        old = self.old or {}
+        old = self.old or Header()
         return self._written and (self._stale > 0 or bool(old.get("finished") or old.get("grown")))
 
     @property

@@ -44,7 +44,7 @@ def earned(record: Record, scorers: Mapping[str, str], path: Path) -> Score:
 def rescored(run: Run) -> Iterator[tuple[Record, float | None]]:
     """The records whose score on disk is not what their output earns, with the score that it does earn."""
     for record in run.records:
-        value = earned(record, run.header.get("scorers", {}), run.path).value
+        value = earned(record, run.header.scorers, run.path).value
         if not same(record.score, value):
             yield record, value
 

@@ -6,14 +6,17 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from anchoreval.errors import RunError
-from anchoreval.records.header import HEADER, read_header
+from anchoreval.errors import MissingExtra, RunError
+from anchoreval.records.header import HEADER, READ, Header, read_header
 from anchoreval.records.line import record_of
 from anchoreval.records.lines import RECORDS, Lines, each_fields
+from anchoreval.records.parts import HeaderParts
 from anchoreval.records.plain_files import there
 from anchoreval.records.seal import changed_since
 from anchoreval.schema import Json, Record
+from anchoreval.stats import Side, per_token, sides
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +24,87 @@ class Run:
     """A run read from disk; `changed` says what of a finished run is not what it was when it finished."""
 
     path: Path
-    header: Mapping[str, Json]
+    header: Header
     records: tuple[Record, ...]
     changed: str = ""
+
+    def __post_init__(self) -> None:
+        """A header that is given as plain JSON gets its attributes."""
+        object.__setattr__(self, "header", Header(self.header))
+
+    @property
+    def parts(self) -> HeaderParts:
+        """What the prompts of the run follow from; RunError where the header does not say it, or of no known format."""
+        parts = self.header.parts(self.path / HEADER)
+        if parts.identity.version_ not in READ:
+            known = " and ".join(map(str, READ))
+            raise RunError(f"{self.path / HEADER}: schema {parts.identity.version_}, this version reads {known}")
+        return parts
+
+    @property
+    def name(self) -> str:
+        """The run's name in its header, else its folder's."""
+        return self.header.run or self.path.name
+
+    @property
+    def model(self) -> str:
+        """The name of the model, else the run's."""
+        return str(self.header.model.get("name") or self.name)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The header's tasks, then what else the records hold."""
+        return _ordered(self.header.tasks, (record.task for record in self.records))
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """The header's arms, then what else the records hold."""
+        return _ordered(self.header.arms, (record.arm for record in self.records))
+
+    def sides(self, label: str = "") -> dict[str, Side]:
+        """Arm -> its side, in the header's order; RunError for a sample recorded twice."""
+        return sides(self.header.arms, self.records, self.header.stopped, label)
+
+    def to_pandas(self) -> Any:
+        """Return a pandas DataFrame with a row per record, in their order; MissingExtra without pandas.
+
+        Columns are the fields of a record as export names them (scores 0..1, log-probabilities in nats), with
+        `logprob_per_token`, and one per fact that is a number, a text or true or false: `facts.depth`. Lists and
+        objects stand in their column as they are.
+
+            >>> table = load_run(Path("runs/anchor-tiny/31bf25797b7ffa79")).to_pandas()
+            >>> table.pivot_table("score", ["task", "length"], "arm")
+            >>> table[table.outcome != "answered"].groupby(["arm", "outcome"]).size()
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise MissingExtra("to_pandas needs pandas: pip install 'anchoreval[export]'") from error
+        return pandas.DataFrame([_row(record) for record in self.records], columns=_columns(self.records))
+
+
+def _row(record: Record) -> dict[str, Json]:
+    own = {name: getattr(record, name) for name in _FIELDS}
+    return {**own, "logprob_per_token": per_token(record), **_simple(record.facts)}
+
+
+_FIELDS = [field.name for field in dataclasses.fields(Record) if field.name != "facts"]
+
+
+def _simple(facts: Mapping[str, Json]) -> dict[str, Json]:
+    """The facts that a column has room for, under the names of the columns."""
+    return {f"facts.{name}": value for name, value in facts.items() if isinstance(value, str | int | float)}
+
+
+def _columns(records: Iterable[Record]) -> list[str]:
+    facts = dict.fromkeys(name for record in records for name in _simple(record.facts))
+    return [*_FIELDS, "logprob_per_token", *facts]
+
+
+def _ordered(first: Iterable[str], then: Iterable[str]) -> tuple[str, ...]:
+    """`first`, then what else is in `then`, sorted; each once."""
+    known = dict.fromkeys(first)
+    return (*known, *sorted(set(then) - set(known)))
 
 
 def load_run(path: Path) -> Run:

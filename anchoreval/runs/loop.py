@@ -17,10 +17,11 @@ from anchoreval.arms.arm import Arm
 from anchoreval.backends import Backend, Described, waves
 from anchoreval.cards import Task
 from anchoreval.errors import AnchorEvalError, LengthError, MissingExtra
-from anchoreval.prompt import NO_ARGS, Anchor, Template, first_token, to_request, trimmed, wording, wrap_of
+from anchoreval.prompt import NO_ARGS, Anchor, Form, Template, first_token, to_request, trimmed, wording, wrap_of
 from anchoreval.prompt.documents import RULE, cut_documents
 from anchoreval.records.folder import RunFolder
-from anchoreval.records.header import SCHEMA, fingerprint
+from anchoreval.records.header import SCHEMA, TWICE, Header, fingerprint
+from anchoreval.records.parts import RuleName
 from anchoreval.records.record import acts_on_documents, key_of, to_record
 from anchoreval.runs import lengths as counted
 from anchoreval.runs.dealing import names_source, shuffled
@@ -59,10 +60,10 @@ class Plan:
     template_args: Mapping[str, Any] = field(default_factory=dict)
     anchor: Anchor = "auto"
     served: bool = False
-    length_rule: counted.RuleName = "fed"
+    length_rule: RuleName = "fed"
 
     @property
-    def form(self) -> counted.Form:
+    def form(self) -> Form:
         """The form in which prompts reach the model."""
         return "server" if self.served else self.template
 
@@ -348,7 +349,7 @@ def header_of(
     model: dict[str, Any],
     created: str,
     decided_by: dict[str, Any],
-) -> dict[str, Any]:
+) -> Header:
     """The header of the run: asked, applied, versions, sources; written before the first sample is answered.
 
     `decided_by` is the part of the identity that follows from files (identity.py).
@@ -357,7 +358,7 @@ def header_of(
     described = {name: value for name, value in backend.describe().items() if name != "environment"}
     said = {"sha256": "weights_sha256", "parameters": "parameters", "dtype": "dtype"}
     said |= {"adapter": "adapter"} if described.get("adapter") else {}
-    return {
+    facts = {
         "schema": SCHEMA,
         "run": fingerprint(identity),
         "created": created,
@@ -375,18 +376,14 @@ def header_of(
         "asked": [{"task": cell.task.address, "length": cell.length, "samples": cell.asked} for cell in made.cells],
         "unmakeable": made.unmakeable,
         "limit": plan.limit,
-        "seed": plan.seed,
-        "template": plan.template,
-        "form": plan.form,
-        "document_tokens": plan.document_tokens,
         "group": plan.group,
-        "sources": plan.sources.describe(),
+        "sources": identity["sources"],
         "comparable": not incomparable,
         "incomparable": incomparable,
-        **plan.wording(tokenizer),
     }
+    return Header(facts | {name: identity[name] for name in TWICE if name in identity})
 
 
-def run_directory(output: Path, model_name: str, header: dict[str, Any]) -> Path:
+def run_directory(output: Path, model_name: str, header: Header) -> Path:
     """`<output>/<model>/<run>`, the place of a run's files."""
-    return output / model_name / str(header["run"])
+    return output / model_name / header.run

@@ -125,7 +125,7 @@ def groups(found: Sequence[Figure]) -> list[Figure]:
 def report(run: Run, margin: float = 1.0) -> str:
     """The text for one run: a row for each task and metric, a column for each arm; shares x 100; then what was lost."""
     found = figures(run)
-    name = f"{run.header.get('run', run.path.name)} of {run.header.get('model', {}).get('name', 'a model')}"
+    name = f"{run.name} of {run.model}"
     if not found:
         return f"{name}: no task of the suite {SUITE}"
     release = run.header.get("scorer_packages", {}).get("lm-eval", "")

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from anchoreval.records.facts import RAW_TEXT
+from anchoreval.records.header import RAW_TEXT
 from anchoreval.reports import colours
 from anchoreval.reports.board.build import Board, Group, Line
 from anchoreval.reports.board.cells import Gap, Map, Mean

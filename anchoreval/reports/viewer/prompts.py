@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from anchoreval.errors import AnchorEvalError
 from anchoreval.records.run import Run
 from anchoreval.reports.viewer.files import to_json
-from anchoreval.reports.viewer.rows import Row, arms_of
+from anchoreval.reports.viewer.rows import Row
 from anchoreval.schema import SILENT, Json, Progress, Sample
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def _lines(
                 if problem := _problem(sample, row):
                     why[sample.id] = problem
                 else:
-                    yield sample.id, to_json(_shown(remake, sample, row, arms_of(run)))
+                    yield sample.id, to_json(_shown(remake, sample, row, run.arms))
         except AnchorEvalError as error:
             why |= dict.fromkeys(ids, f"This prompt cannot be made again: {error}")
 

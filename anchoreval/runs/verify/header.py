@@ -9,20 +9,19 @@ from collections.abc import Iterator
 
 from anchoreval.arms.arm import parse_arm
 from anchoreval.errors import AnchorEvalError, LengthError
-from anchoreval.records.header import fingerprint
+from anchoreval.records.header import TWICE, fingerprint
+from anchoreval.records.parts import HeaderParts
 from anchoreval.records.run import Run
 from anchoreval.runs.lengths import lengths_of
 from anchoreval.runs.loop import samples_of
-from anchoreval.runs.rebuild import HeaderParts, Remake, header_parts
+from anchoreval.runs.rebuild import Remake
 from anchoreval.runs.verify.rounds import rule_differences
 from anchoreval.schema import Json, uses_generated
-
-TWICE = ("seed", "template", "template_args", "template_text", "anchor", "form", "document_tokens")
 
 
 def header_differences(run: Run) -> Iterator[str]:
     """Every contradiction in a header; RunError where a part is absent or of another type."""
-    parts, header, identity = header_parts(run), run.header, run.header["identity"]
+    parts, header, identity = run.parts, run.header, run.header["identity"]
     if fingerprint(identity) != header["run"]:
         yield f"run: {header['run']} is not the fingerprint {fingerprint(identity)} of its identity"
     for name in (*TWICE, *(["limit"] if "limit" in identity else [])):

@@ -21,13 +21,14 @@ from anchoreval.errors import AnchorEvalError, RunError
 from anchoreval.records.header import HEADER
 from anchoreval.records.line import from_line
 from anchoreval.records.lines import RECORDS, Lines
+from anchoreval.records.parts import HeaderParts
 from anchoreval.records.plain_files import there
 from anchoreval.records.record import key_of, to_record
 from anchoreval.records.rescore import earned, same
 from anchoreval.records.run import Run, find_runs, header_alone
 from anchoreval.records.seal import seal_of
 from anchoreval.runs.identity import changed_files
-from anchoreval.runs.rebuild import HeaderParts, Remake, header_parts
+from anchoreval.runs.rebuild import Remake
 from anchoreval.runs.two_steps import FIRST, Second, facts_of
 from anchoreval.runs.verify.header import header_differences, unmade
 from anchoreval.runs.verify.rounds import in_rounds, rounds_taken, source_bet_on, verdict_differences
@@ -252,9 +253,8 @@ class Reading:
         """Whether a record is of a sample that its run asks for, in a round behind the verdict of its cell."""
         if not self.run.header.get("until") or record.sample_id in self.expected.numbers:
             return False
-        asked = {(row["task"], row["length"]): row["samples"] for row in self.run.header["asked"]}
         known = record.sample_id == f"{record.task}@{record.length}#{record.index}" and record.arm in self.expected.arms
-        return known and 0 <= record.index < asked.get((record.task, record.length), 0)
+        return known and 0 <= record.index < self.run.header.asked.get((record.task, record.length), 0)
 
     def _known(self, record: Record, sample: int, arm: int) -> Iterator[str]:
         """Differences of a record whose sample and arm belong to the run."""
@@ -273,7 +273,7 @@ class Reading:
             yield f"{name}: fact {FIRST!r}, the first of two answers, is not there"
         self._bare += len(record.facts.keys() - OUTPUT_FACTS) < len(expected.facts)
         try:
-            score = earned(record, self.run.header.get("scorers", {}), self.run.path)
+            score = earned(record, self.run.header.scorers, self.run.path)
         except RunError as error:  # facts that no scorer takes, or that name code
             yield f"{name}: cannot be scored again: {error}"
             return
@@ -323,7 +323,7 @@ def findings(
     remake = Remake(run, data_dir, tokenizer)
     yield from (Finding(header, what) for what in unmade(remake))
     progress.at(f"prompts of {path}")
-    parts, expected = header_parts(run), expected_of(remake, progress)
+    parts, expected = run.parts, expected_of(remake, progress)
     progress.at(f"records of {path}")
     unordered = parts.workers and not parts.finished  # workers' records are put in order at the end
     reading = Reading(run, expected, len(expected.lines) if unordered else parts.resumed, remake.second)
@@ -376,5 +376,5 @@ def _steps(path: Path) -> int:
     """How many prompts are made and records read for a run, by its header; 1 where that does not say it."""
     with contextlib.suppress(AnchorEvalError, KeyError, TypeError, ValueError, AttributeError):
         header = header_alone(path).header
-        return max(1, sum(int(row["samples"]) for row in header["asked"]) * (1 + len(header["arms"])))
+        return max(1, sum(header.asked.values()) * (1 + len(header.arms)))
     return 1
