@@ -11,8 +11,6 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from anchoreval.errors import RunError
 from anchoreval.records.header_shape import problem_of
 from anchoreval.records.parts import HeaderParts
@@ -41,8 +39,24 @@ def fingerprint(identity: Mapping[str, Json]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
+class Part:
+    """An attribute of a header that is the object under its key; empty where there is none."""
+
+    def __set_name__(self, owner: type[Header], name: str) -> None:
+        self._key = name
+
+    def __get__(self, header: Header, owner: type[Header]) -> Mapping[str, Json]:
+        return header.part(self._key)
+
+
 class Header(dict[str, Json]):
     """header.json as it stands on disk, which the seal is over, with its facts as attributes."""
+
+    identity = Part()  # everything that changes a record, over which the name of the run is a fingerprint
+    model = Part()  # name, path, hash and size
+    backend = Part()  # what it says of itself
+    sources = Part()  # of texts that prompts are made of
+    scorers = Part()  # by task
 
     def at(self, *keys: str) -> Json:
         """The value under these keys, one in the other; None where there is none."""
@@ -56,38 +70,15 @@ class Header(dict[str, Json]):
         found = self.at(*keys)
         return found if isinstance(found, Mapping) else {}
 
-    def parts(self, path: Path) -> HeaderParts:
-        """What the prompts of the run follow from; RunError names the first key that is absent or wrong."""
-        try:
-            return self._parts
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = " > ".join(str(part) for part in first["loc"]) or "top level"
-            raise RunError(f"{path}: {where}: {first['msg'].lower()}") from None
-
     @cached_property
-    def _parts(self) -> HeaderParts:
+    def parts(self) -> HeaderParts:
+        """What the prompts of the run follow from; pydantic's ValidationError where one is absent or wrong."""
         return HeaderParts.model_validate(self)
 
     @property
     def run(self) -> str:
         """The name of the run, which follows from its identity."""
         return str(self.get("run") or "")
-
-    @property
-    def model(self) -> Mapping[str, Json]:
-        """Name, path, hash and size of the model."""
-        return self.part("model")
-
-    @property
-    def backend(self) -> Mapping[str, Json]:
-        """What the backend says of itself."""
-        return self.part("backend")
-
-    @property
-    def sources(self) -> Mapping[str, Json]:
-        """The texts that prompts are made of."""
-        return self.part("sources")
 
     @property
     def tasks(self) -> list[str]:
@@ -98,11 +89,6 @@ class Header(dict[str, Json]):
     def cards(self) -> dict[str, Mapping[str, Json]]:
         """The card of every task that the identity holds, by the task's address."""
         return {f"{card['suite']}/{card['name']}": card for card in self.at("identity", "tasks") or []}
-
-    @property
-    def scorers(self) -> Mapping[str, str]:
-        """Task -> the name of its scorer."""
-        return self.part("scorers")
 
     @property
     def lengths(self) -> list[int]:

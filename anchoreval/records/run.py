@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from anchoreval.errors import MissingExtra, RunError
 from anchoreval.records.header import HEADER, READ, Header, read_header
 from anchoreval.records.line import record_of
@@ -34,8 +36,13 @@ class Run:
 
     @property
     def parts(self) -> HeaderParts:
-        """What the prompts of the run follow from; RunError where the header does not say it, or of no known format."""
-        parts = self.header.parts(self.path / HEADER)
+        """What the prompts of the run follow from; RunError names the first key that is absent or of another kind."""
+        try:
+            parts = self.header.parts
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = " > ".join(str(part) for part in first["loc"]) or "top level"
+            raise RunError(f"{self.path / HEADER}: {where}: {first['msg'].lower()}") from None
         if parts.identity.version_ not in READ:
             known = " and ".join(map(str, READ))
             raise RunError(f"{self.path / HEADER}: schema {parts.identity.version_}, this version reads {known}")

@@ -128,7 +128,7 @@ def report(run: Run, margin: float = 1.0) -> str:
     name = f"{run.name} of {run.model}"
     if not found:
         return f"{name}: no task of the suite {SUITE}"
-    release = run.header.get("scorer_packages", {}).get("lm-eval", "")
+    release = run.header.part("scorer_packages").get("lm-eval", "")
     arms = list(dict.fromkeys(one.arm for one in found))
     rows = [list(HEAD) + arms, *_rows(found, arms)]
     own = groups(found)
