@@ -1,7 +1,8 @@
 """Long-context evaluation under controlled RoPE precision.
 
-`evaluate` runs a model over tasks in arms; `load_run` reads a run; `cells` and `paired` are its statistics,
-`compare` its verdicts; `write_board` renders it. Importing the package imports neither torch nor transformers.
+`evaluate` runs a model over tasks in arms; `load_run` reads a run, `Run.to_pandas()` is its table; `cells` and `paired`
+are its statistics, `compare` its verdicts; `write_board` renders it. Importing the package imports neither torch nor
+transformers.
 """
 
 from __future__ import annotations

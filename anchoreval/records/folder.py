@@ -128,7 +128,7 @@ class RunFolder:
 
     def environment_of(self, environment: Mapping[str, Json]) -> int:
         """The index of an environment in the header, added where it is new; RunError where it has to be the same."""
-        known: list[Json] = self._header.get("environments") or []
+        known = self._header.environments
         if environment not in known:
             self._require_known([environment])
             known = [*known, dict(environment)]
@@ -136,7 +136,7 @@ class RunFolder:
         return known.index(environment)
 
     def _require_known(self, environments: Sequence[Mapping[str, Json]]) -> None:
-        known: list[Json] = self._header.get("environments") or []
+        known = self._header.environments
         if self._same_environment and known and (other := [each for each in environments if each != known[0]]):
             raise RunError(f"{self.path}: --same-environment: where it was begun, {_apart(known[0], other[0])}")
 

@@ -29,7 +29,7 @@ from anchoreval.records.run import Run, find_runs, header_alone
 from anchoreval.records.seal import seal_of
 from anchoreval.runs.identity import changed_files
 from anchoreval.runs.rebuild import Remake
-from anchoreval.runs.two_steps import FIRST, Second, facts_of
+from anchoreval.runs.two_steps import FIRST, FIRST_FACTS, Second, facts_of
 from anchoreval.runs.verify.header import header_differences, unmade
 from anchoreval.runs.verify.rounds import in_rounds, rounds_taken, source_bet_on, verdict_differences
 from anchoreval.schema import (
@@ -167,7 +167,7 @@ def _with_first_answer(made: Made, record: Record, second: Second) -> Record:
     first = record.facts.get(FIRST)
     if made.then is None or not isinstance(first, str):
         return made.record
-    said = {name: record.facts.get(name) for name in (FIRST, f"{FIRST}_tokens", f"{FIRST}_finish")}
+    said = {name: record.facts.get(name) for name in FIRST_FACTS}
     try:
         prompt, request = second(made.then, first)
     except (AnchorEvalError, TypeError, UnicodeError):  # of a text that no tokenizer takes
