@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,8 +76,8 @@ class Run:
         """Return a pandas DataFrame with a row per record, in their order; MissingExtra without pandas.
 
         Columns are the fields of a record as export names them (scores 0..1, log-probabilities in nats), with
-        `logprob_per_token`, and one per fact that is a number, a text or true or false: `facts.depth`. Lists and
-        objects stand in their column as they are.
+        `logprob_per_token`, and one per fact that is a number, a text or true or false: `facts.depth`. Facts that are
+        lists or objects are on `records` alone.
 
             >>> table = load_run(Path("runs/anchor-tiny/31bf25797b7ffa79")).to_pandas()
             >>> table.pivot_table("score", ["task", "length"], "arm")
@@ -87,25 +87,18 @@ class Run:
             import pandas
         except ImportError as error:
             raise MissingExtra("to_pandas needs pandas: pip install 'anchoreval[export]'") from error
-        return pandas.DataFrame([_row(record) for record in self.records], columns=_columns(self.records))
-
-
-def _row(record: Record) -> dict[str, Json]:
-    own = {name: getattr(record, name) for name in _FIELDS}
-    return {**own, "logprob_per_token": per_token(record), **_simple(record.facts)}
+        rows = [_row(record) for record in self.records]
+        return pandas.DataFrame(rows, columns=None if rows else [*_FIELDS, PER_TOKEN])
 
 
 _FIELDS = [field.name for field in dataclasses.fields(Record) if field.name != "facts"]
+PER_TOKEN = "logprob_per_token"
 
 
-def _simple(facts: Mapping[str, Json]) -> dict[str, Json]:
-    """The facts that a column has room for, under the names of the columns."""
-    return {f"facts.{name}": value for name, value in facts.items() if isinstance(value, str | int | float)}
-
-
-def _columns(records: Iterable[Record]) -> list[str]:
-    facts = dict.fromkeys(name for record in records for name in _simple(record.facts))
-    return [*_FIELDS, "logprob_per_token", *facts]
+def _row(record: Record) -> dict[str, Json]:
+    own = {name: getattr(record, name) for name in _FIELDS} | {PER_TOKEN: per_token(record)}
+    simple = {name: value for name, value in record.facts.items() if isinstance(value, str | int | float)}
+    return own | {f"facts.{name}": value for name, value in simple.items()}
 
 
 def _ordered(first: Iterable[str], then: Iterable[str]) -> tuple[str, ...]:
