@@ -1,7 +1,8 @@
 """Long-context evaluation under controlled RoPE precision.
 
-`evaluate` runs a model over tasks in arms; `load_run` reads a run; `cells` and `paired` are its statistics,
-`compare` its verdicts; `write_board` renders it. Importing the package imports neither torch nor transformers.
+`evaluate` runs a model over tasks in arms; `load_run` reads a run, `Run.to_pandas()` is its table; `cells` and `paired`
+are its statistics, `compare` its verdicts; `write_board` renders it. Importing the package imports neither torch nor
+transformers.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from anchoreval.errors import AnchorEvalError as AnchorEvalError
-    from anchoreval.records.folder import Run as Run
-    from anchoreval.records.folder import load_run as load_run
+    from anchoreval.records.run import Run as Run
+    from anchoreval.records.run import load_run as load_run
     from anchoreval.reports.board import write_board as write_board
     from anchoreval.reports.compare.contrasts import compare as compare
     from anchoreval.runs.evaluate import evaluate as evaluate
@@ -21,11 +22,11 @@ if TYPE_CHECKING:
 
 _PUBLIC = {
     "AnchorEvalError": "anchoreval.errors",
-    "Run": "anchoreval.records.folder",
+    "Run": "anchoreval.records.run",
     "cells": "anchoreval.stats",
     "compare": "anchoreval.reports.compare.contrasts",
     "evaluate": "anchoreval.runs.evaluate",
-    "load_run": "anchoreval.records.folder",
+    "load_run": "anchoreval.records.run",
     "paired": "anchoreval.stats",
     "write_board": "anchoreval.reports.board",
 }

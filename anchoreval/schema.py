@@ -6,6 +6,7 @@ Sample (text) -> Request (token ids) -> Output (what the model said) -> Score ->
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -101,6 +102,11 @@ class Sample:
     def prompt(self) -> str:
         """The whole text that is sent."""
         return "".join(segment.text for segment in self.segments)
+
+    @property
+    def prompt_sha256(self) -> str:
+        """SHA-256 of the text that is sent."""
+        return hashlib.sha256(self.prompt.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

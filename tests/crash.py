@@ -25,7 +25,9 @@ from typing import Any
 from longbench_v2_files import write_folder
 
 from anchoreval import cards, evaluate
-from anchoreval.records.folder import FIRSTS, RECORDS, Run
+from anchoreval.records.folder import FIRSTS
+from anchoreval.records.lines import RECORDS
+from anchoreval.records.run import Run
 
 CHANGES = ("write", "fsync", "replace", "rename", "unlink", "ftruncate", "mkdir", "open")
 ASKED: dict[str, Any] = {"lengths": [512], "rope": "bf16,fp32", "backend": "fake", "limit": 6}

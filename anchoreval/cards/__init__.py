@@ -9,6 +9,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -124,7 +125,15 @@ Card = TypeVar("Card", bound=BaseModel)
 
 
 def load_card(path: Path, kind: type[Card]) -> Card:
-    """One card as `kind`; CardError names the file, the entry and the key."""
+    """One card as `kind`, read again once its file has changed; CardError names the file, the entry and the key."""
+    file = path.stat() if path.is_file() else None
+    card = _read(path, kind, file and (file.st_mtime_ns, file.st_size))
+    assert isinstance(card, kind)
+    return card
+
+
+@cache
+def _read(path: Path, kind: type[Strict], _: tuple[int, int] | None) -> Strict:
     content = read_yaml(path)
     try:
         return kind.model_validate(content)

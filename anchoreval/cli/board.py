@@ -30,7 +30,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """The places of the page and its CSV on stdout."""
-    from anchoreval.records.folder import find_runs, tell_changed
+    from anchoreval.records.run import find_runs, tell_changed
     from anchoreval.reports.board.declared import write_leaderboard
     from anchoreval.reports.readable import draw, load_runs
     from anchoreval.reports.viewer.beside import supply

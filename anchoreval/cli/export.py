@@ -19,7 +19,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """The place of every table or results file on stdout, what is incomplete on stderr."""
-    from anchoreval.records.folder import find_runs, load_run, tell_changed
+    from anchoreval.records.run import find_runs, load_run, tell_changed
     from anchoreval.reports.export.lm_eval import unpaired
     from anchoreval.reports.export.tables import FORMATS, export, need
 

@@ -17,7 +17,7 @@ from anchoreval.prompt.settings import SETTINGS, read_template_arg
 from anchoreval.tokenizer.chat_template import Scalar
 
 if TYPE_CHECKING:
-    from anchoreval.records.folder import Run
+    from anchoreval.records.run import Run
 
 _OF_ONE = ("chunk_tokens", "batch_tokens", "realisation")  # flags of one backend alone, whose own defaults hold
 
@@ -190,7 +190,7 @@ def runs(parser: argparse.ArgumentParser) -> None:
 
 def runs_of(options: argparse.Namespace) -> Iterator[Run]:
     """Each of those runs as it lies on disk; on stderr where it is not what it was when it finished."""
-    from anchoreval.records.folder import find_runs, load_run, tell_changed
+    from anchoreval.records.run import find_runs, load_run, tell_changed
 
     for path in find_runs(options.runs):
         run = load_run(path)

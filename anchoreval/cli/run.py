@@ -96,7 +96,7 @@ def _workers(engine: argparse._ActionsContainer) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """The table on stdout, the places of records and board on stderr; 1 where a sample has no answer."""
-    from anchoreval.records.folder import tell_changed
+    from anchoreval.records.run import tell_changed
     from anchoreval.reports.board import run_table
     from anchoreval.reports.readable import draw, load_runs
     from anchoreval.reports.viewer.beside import renew

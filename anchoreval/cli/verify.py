@@ -27,7 +27,7 @@ def main(options: argparse.Namespace) -> int:
 
     0 when all is well, 1 when anything differs, 2 when a run could not be verified at all.
     """
-    from anchoreval.records.folder import find_runs
+    from anchoreval.records.run import find_runs
     from anchoreval.runs.verify.records import findings, steps_of
 
     code, paths = 0, find_runs(options.runs)

@@ -11,7 +11,7 @@ from pathlib import Path
 from anchoreval.cli import options as shared
 from anchoreval.cli.console import note, say
 from anchoreval.cli.progress import shown
-from anchoreval.records.folder import find_runs, load_run, tell_changed
+from anchoreval.records.run import find_runs, load_run, tell_changed
 from anchoreval.reports.viewer.prompts import PROMPT_MEGABYTES
 from anchoreval.schema import work
 

@@ -21,6 +21,8 @@ from anchoreval.tokenizer.chat_template import Around, Scalar, around
 
 ReferenceForm = Literal["comma", "space", "numbered", "first"]
 Template = Literal["base", "chat"]
+#: A prompt as bare text, in the chat template as we render it, or as a user's turn that a server puts into its own.
+Form = Literal["base", "chat", "server"]
 #: auto: the anchor token stands first in every prompt; none: prompts are sent as upstream makes them, without it.
 Anchor = Literal["auto", "none"]
 AnchorFrom = Literal["tokenizer", "anchoreval", "none"]

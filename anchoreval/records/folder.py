@@ -1,4 +1,4 @@
-"""A run folder: header.json first, then records.jsonl, one flushed line per record.
+"""A run folder open for writing: header.json first, then records.jsonl, one flushed line per record.
 
 Locked while written; a torn last line is dropped and redone; a failed write is a failed run. A sample that was asked
 again has a later line of the same key, which stands for it; the earlier ones are dropped when the run finishes.
@@ -7,185 +7,29 @@ again has a later line of the same key, which stands for it; the earlier ones ar
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from anchoreval.errors import RunError
 from anchoreval.files import clear_parts, write_errors, write_whole
-from anchoreval.files.strict_json import parse
+from anchoreval.records.header import HEADER, SCHEMA, Header, fingerprint, read_header
 from anchoreval.records.header_shape import problem_of
 from anchoreval.records.kept import Kept
-from anchoreval.records.line import checked, record_of, unanswered
 from anchoreval.records.line import from_line as from_line
+from anchoreval.records.line import record_of
 from anchoreval.records.line import to_line as to_line
-from anchoreval.records.plain_files import MOST_BYTES, content_of, opened, there
+from anchoreval.records.lines import RECORDS, Lines, each_fields
+from anchoreval.records.plain_files import opened, there
+from anchoreval.records.seal import require_seal, seal_of
 from anchoreval.schema import SCORED, Json, Record
 
-SCHEMA = 2  # of runs that are written
-READ = (1, 2)  # of runs that are read
-HEADER, RECORDS, LOCK = "header.json", "records.jsonl", "lock"
+LOCK = "lock"
 FIRSTS = "first_answers.jsonl"  # of samples of two steps, until the run finishes
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """A run read from disk; `changed` says what of a finished run is not what it was when it finished."""
-
-    path: Path
-    header: Mapping[str, Json]
-    records: tuple[Record, ...]
-    changed: str = ""
-
-
-def fingerprint(identity: Mapping[str, Json]) -> str:
-    """Sixteen hexadecimal digits over a canonical JSON of everything that changes a record."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-
-
-class Lines:
-    """The lines of a records file, each with its number from 1, a torn last one left out unless `torn`.
-
-    Once they are read `sha256` is that of the whole file and `count` the number of its lines. RunError for what is no
-    file of the folder, or no file of lines.
-    """
-
-    def __init__(self, path: Path, torn: bool = False) -> None:
-        self.path, self.count = path, 0
-        self._torn, self._digest = torn, hashlib.sha256()
-
-    def __iter__(self) -> Iterator[tuple[int, bytes]]:
-        try:
-            with opened(self.path) as file:
-                while line := file.readline(MOST_BYTES + 1):
-                    self._digest.update(line)
-                    self.count += 1
-                    if len(line) > MOST_BYTES:
-                        raise RunError(f"{self.path}:{self.count}: longer than {MOST_BYTES >> 20} MiB: not a record")
-                    if self._torn or line.endswith(b"\n"):
-                        yield self.count, line
-        except OSError as error:
-            raise RunError(f"{self.path}: cannot be read ({error.strerror or error})") from error
-
-    @property
-    def sha256(self) -> str:
-        """SHA-256 of what was read so far."""
-        return self._digest.hexdigest()
-
-
-def each_record(path: Path) -> Iterator[Record]:
-    """Every whole record of a records file, one at a time, a torn last line left out.
-
-    Of a sample that was asked again the last line counts. RunError names a line that is broken inside, and one that
-    repeats an earlier one that has an answer.
-    """
-    for _, values in each_fields(Lines(path)):
-        yield record_of(values)
-
-
-def each_fields(lines: Lines) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The number of the line and the fields of every record by name, checked and refused as in `each_record`."""
-    path, first = lines.path, dict[str, int]()
-    last: dict[str, int] | None = None
-    for number, line in lines:
-        try:
-            values = checked(line)
-        except ValueError as error:
-            raise RunError(f"{path}:{number}: {error}: delete this line and run the command again") from error
-        if unanswered(values) and values["key"] not in first:
-            last = _last_lines(path) if last is None else last
-            if last.get(values["key"], number) > number:
-                continue
-        if (earlier := first.setdefault(values["key"], number)) != number:
-            raise RunError(
-                f"{path}:{number}: the same record as line {earlier}: delete this line and run the command again"
-            )
-        yield number, values
-
-
-def _last_lines(path: Path) -> dict[str, int]:
-    """The number of the last line of each key; lines that are broken are left out."""
-    last: dict[str, int] = {}
-    for number, line in Lines(path):
-        with contextlib.suppress(ValueError):
-            last[checked(line)["key"]] = number
-    return last
-
-
-def read_records(path: Path) -> list[Record]:
-    """All whole records of a records file; RunError as for `each_record`."""
-    return list(each_record(path))
-
-
-def load_run(path: Path) -> Run:
-    """Header and records of one run folder; RunError for what is not of their shape."""
-    run, lines = header_alone(path), Lines(path / RECORDS)
-    records = [record_of(values) for _, values in each_fields(lines)] if there(path / RECORDS) else []
-    return dataclasses.replace(run, records=tuple(records), changed=changed_since(run.header, lines))
-
-
-def header_alone(path: Path) -> Run:
-    """A run folder without its records; RunError where there is no header, or none of its shape."""
-    return Run(path, read_header(path / HEADER), ())
-
-
-def read_header(path: Path) -> dict[str, Json]:
-    """A header file as JSON, each key that is there of its kind; RunError names the first that is not."""
-    try:
-        header: dict[str, Json] = parse(content_of(path))
-    except ValueError as error:
-        raise RunError(f"{path}: cannot be read ({error}): no run here") from error
-    if problem := problem_of(header):
-        raise RunError(f"{path}: {problem}")
-    return header
-
-
-def tell_changed(run: Run, tell: Callable[[str], None]) -> None:
-    """Tell of a run that is not what it was when it finished."""
-    if run.changed:
-        tell(f"{run.path}: {run.changed}: `anchoreval verify` says where")
-
-
-def changed_since(header: Mapping[str, Json], lines: Lines) -> str:
-    """What of a finished run is not as its seal has it, once all `lines` were read; empty where all is, or it has none.
-
-    Runs of format 1 may have none.
-    """
-    if not header.get("finished"):
-        return ""
-    seal = header.get("seal")
-    if seal is None:
-        return "its seal is gone" if header.get("schema") == SCHEMA else ""
-    said = seal_of(header, lines.sha256, lines.count)
-    parts = [part for part in ("header", "records") if seal.get(f"{part}_sha256") != said[f"{part}_sha256"]]
-    if not parts and seal != said:
-        parts = ["seal"]
-    return f"the {' and the '.join(parts)} changed since it finished (seal)" if parts else ""
-
-
-def seal_of(header: Mapping[str, Json], records_sha256: str, records: int) -> dict[str, Json]:
-    """What a finished header says of itself and its records, so that a later change of either shows."""
-    rest = {key: value for key, value in header.items() if key != "seal"}
-    said = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-    return {"header_sha256": said, "records_sha256": records_sha256, "records": records}
-
-
-def find_runs(paths: Iterable[Path]) -> list[Path]:
-    """The run folders at or under each path, sorted; RunError for a path that holds none."""
-    found: list[Path] = []
-    for path in paths:
-        here = [path] if there(path / HEADER) else sorted(item.parent for item in path.glob(f"**/{HEADER}"))
-        if not here:
-            raise RunError(f"{path}: no run here: no {HEADER} in it or under it")
-        found += here
-    return list(dict.fromkeys(found))
 
 
 class RunFolder:
@@ -196,9 +40,9 @@ class RunFolder:
     """
 
     def __init__(self, path: Path, header: Mapping[str, Json], same_environment: bool = False) -> None:
-        self.path, self._header = path, dict(header)
+        self.path, self._header = path, Header(header)
         self.done: dict[str, Record] = {}
-        self.old: Mapping[str, Json] | None = None
+        self.old: Header | None = None
         self._here: list[Json] = header.get("environments") or []
         self._same_environment = same_environment
         self._keys: dict[tuple[str, str], str] = {}
@@ -242,8 +86,8 @@ class RunFolder:
             self.old = old = self._old(header)
             if fingerprint(old.get("identity", {})) != fingerprint(self._header.get("identity", {})):
                 raise RunError(f"{header}: made with other settings; use another --output")
-            _check_seal(self.path, old)
-            self._header = {**self._header, **old}
+            require_seal(self.path, old)
+            self._header = Header(self._header | old)
             self._require_known(self._here)
         if there(records):
             opened(records).close()
@@ -255,11 +99,11 @@ class RunFolder:
             self._keys = {(record.sample_id, record.arm): record.key for record in self.done.values()}
             self._lines = {record.key: number for number, record in numbered}
             self._stale = lines.count - len(self.done)
-        if not (self.old or {}).get("finished"):
+        if not (self.old or Header()).get("finished"):
             self._begin()
 
     @staticmethod
-    def _old(header: Path) -> dict[str, Json]:
+    def _old(header: Path) -> Header:
         try:
             return read_header(header)
         except RunError as error:
@@ -281,7 +125,7 @@ class RunFolder:
     @property
     def unordered(self) -> bool:
         """Whether records of a run that had finished, or that were asked again, stand behind those that followed."""
-        old = self.old or {}
+        old = self.old or Header()
         return self._written and (self._stale > 0 or bool(old.get("finished") or old.get("grown")))
 
     @property
@@ -291,7 +135,7 @@ class RunFolder:
 
     def environment_of(self, environment: Mapping[str, Json]) -> int:
         """The index of an environment in the header, added where it is new; RunError where it has to be the same."""
-        known: list[Json] = self._header.get("environments") or []
+        known = self._header.environments
         if environment not in known:
             self._require_known([environment])
             known = [*known, dict(environment)]
@@ -299,7 +143,7 @@ class RunFolder:
         return known.index(environment)
 
     def _require_known(self, environments: Sequence[Mapping[str, Json]]) -> None:
-        known: list[Json] = self._header.get("environments") or []
+        known = self._header.environments
         if self._same_environment and known and (other := [each for each in environments if each != known[0]]):
             raise RunError(f"{self.path}: --same-environment: where it was begun, {_apart(known[0], other[0])}")
 
@@ -396,16 +240,6 @@ class RunFolder:
     ) -> None:
         os.close(self._file)
         os.close(self._lock)
-
-
-def _check_seal(path: Path, header: Mapping[str, Json]) -> None:
-    """RunError where a finished run is not what it was when it finished."""
-    lines = Lines(path / RECORDS)
-    if header.get("finished") and there(lines.path):
-        for _ in lines:
-            pass
-    if (changed := changed_since(header, lines)) and header.get("seal") is not None:
-        raise RunError(f"{path}: {changed}: `anchoreval verify {path}` says where; use another --output")
 
 
 def _write_line(file: int, line: bytes) -> None:

@@ -25,7 +25,11 @@ from anchoreval.schema import Json
 MOST = 10**8  # samples of a cell
 _COUNT, _LENGTH, _SAMPLES = whole(), whole(0, LONGEST), whole(0, MOST)
 _TEXT_OR_NULL, _TEXTS = or_null(TEXT), map_of(TEXT)
-_SEED = whole(-(2**63) + 1)
+#: What stands in a header and in its identity alike.
+_TWICE: dict[str, Shape] = {
+    "seed": whole(-(2**63) + 1), "limit": or_null(_SAMPLES), "document_tokens": or_null(_COUNT), "template": TEXT,
+    "template_args": OBJECT, "template_text": _TEXT_OR_NULL, "form": _TEXT_OR_NULL, "anchor": TEXT, "sources": _TEXTS,
+}  # fmt: skip
 
 
 def _parts(**keys: Shape) -> Shape:
@@ -46,24 +50,16 @@ _TASK = object_of(
      "args": OBJECT, "max_new_tokens": _COUNT, "version": _COUNT, "reference": TEXT},
 )  # fmt: skip
 _IDENTITY = _parts(
+    **_TWICE,
     schema=_COUNT,
     engine=TEXT,
     tokenizer=TEXT,
     tasks=list_of(_TASK),
     lengths=or_null(list_of(_LENGTH)),
     arms=list_of(TEXT),
-    limit=or_null(_SAMPLES),
-    seed=_SEED,
-    template=TEXT,
-    template_args=OBJECT,
-    template_text=_TEXT_OR_NULL,
-    anchor=TEXT,
-    form=_TEXT_OR_NULL,
     length_rule=TEXT,
-    document_tokens=or_null(_COUNT),
     documents=TEXT,
     until=_TEXT_OR_NULL,
-    sources=_TEXTS,
     files=or_null(_TEXTS),
     eos_token_ids=or_null(list_of(_COUNT)),
     cut=map_of(_LENGTH),
@@ -106,6 +102,7 @@ _UNTIL = object_of({"rule": TEXT, "refers": TEXT}, {"method": TEXT, "round": _CO
                                                     "cells": list_of(_STOPPED)})  # fmt: skip
 
 HEADER_SHAPE: Shape = _parts(
+    **_TWICE,
     schema=_COUNT,
     run=TEXT,
     created=_TEXT_OR_NULL,
@@ -113,16 +110,8 @@ HEADER_SHAPE: Shape = _parts(
     version=TEXT,
     resumed=_COUNT,
     workers=_COUNT,
-    limit=or_null(_SAMPLES),
-    seed=_SEED,
     group=whole(1),
     grown=list_of(_SAMPLES),
-    template=TEXT,
-    template_args=OBJECT,
-    template_text=_TEXT_OR_NULL,
-    anchor=TEXT,
-    form=_TEXT_OR_NULL,
-    document_tokens=or_null(_COUNT),
     comparable=FLAG,
     incomparable=_TEXTS,
     lengths=list_of(_LENGTH),
@@ -132,7 +121,6 @@ HEADER_SHAPE: Shape = _parts(
     asked=_table(task=TEXT, length=_LENGTH, samples=_SAMPLES),
     unmakeable=_table(task=TEXT, length=_LENGTH, why=TEXT),
     arms=list_of(either(TEXT, object_of({"name": TEXT}, {"asked": OBJECT, "applied": OBJECT}))),
-    sources=_TEXTS,
     source_files=map_of(_parts(sha256=TEXT)),
     environments=list_of(_ENVIRONMENT),
     identity=_IDENTITY,

@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 
 from anchoreval.errors import RunError
-from anchoreval.records.folder import RECORDS, RunFolder
+from anchoreval.records.folder import RunFolder
+from anchoreval.records.header import Header
+from anchoreval.records.lines import RECORDS
 from anchoreval.records.rescore import earned, same
-from anchoreval.schema import Json, Record
+from anchoreval.schema import Record
 
 HEAVY = frozenset({"lm_eval"})  # rules that load data sets; `anchoreval verify` applies them
 _SHARED = ("prompt_sha256", "prompt_tokens", "references")  # by the records of a sample under every arm
@@ -33,10 +35,8 @@ def require_own(folder: RunFolder) -> None:
         )
 
 
-def _foreign(folder: RunFolder, header: Mapping[str, Json]) -> Iterator[tuple[int, str]]:
-    asked = {(row["task"], row["length"]): row["samples"] for row in header.get("asked") or []}
-    arms = [arm["name"] if isinstance(arm, Mapping) else arm for arm in header.get("arms") or []]
-    scorers, environments = header.get("scorers") or {}, len(header.get("environments") or [])
+def _foreign(folder: RunFolder, header: Header) -> Iterator[tuple[int, str]]:
+    asked, arms, scorers, environments = header.asked, header.arms, header.scorers, len(header.environments)
     first: dict[str, tuple[int, Record]] = {}
     seen: dict[tuple[str, str], int] = {}
     for key, record in folder.done.items():

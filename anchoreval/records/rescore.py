@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from anchoreval.errors import RunError
-from anchoreval.records.folder import RECORDS, Run
+from anchoreval.records.lines import RECORDS
+from anchoreval.records.run import Run
 from anchoreval.schema import SCORED, Record, Score
 from anchoreval.suites.general.harness import require_definition
 from anchoreval.suites.scorers import SCORERS, with_choices
@@ -43,7 +44,7 @@ def earned(record: Record, scorers: Mapping[str, str], path: Path) -> Score:
 def rescored(run: Run) -> Iterator[tuple[Record, float | None]]:
     """The records whose score on disk is not what their output earns, with the score that it does earn."""
     for record in run.records:
-        value = earned(record, run.header.get("scorers", {}), run.path).value
+        value = earned(record, run.header.scorers, run.path).value
         if not same(record.score, value):
             yield record, value
 

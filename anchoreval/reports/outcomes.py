@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from anchoreval.records.facts import form_of
+from anchoreval.records.header import Header
 from anchoreval.reports.words import plain
-from anchoreval.schema import OUTCOMES, SCORED, Json, Outcome, Record
+from anchoreval.schema import OUTCOMES, SCORED, Outcome, Record
 
 _AGAIN = "the same command asks them again"
 _MEANS: Mapping[Outcome, str] = {
@@ -42,7 +42,7 @@ class OutcomeLine:
     quiet: bool
 
 
-def outcome_lines(header: Mapping[str, Json], records: Iterable[Record]) -> list[OutcomeLine]:
+def outcome_lines(header: Header, records: Iterable[Record]) -> list[OutcomeLine]:
     """A line for every outcome of a run's records other than `answered`, what lost a score last."""
     by_outcome: dict[Outcome, Counter[str]] = {}
     reasons: dict[Outcome, str] = {}
@@ -53,7 +53,7 @@ def outcome_lines(header: Mapping[str, Json], records: Iterable[Record]) -> list
         by_outcome.setdefault(outcome, Counter())[record.arm] += 1
         if outcome not in SCORED and record.why:
             reasons.setdefault(outcome, record.why)
-    return list(_lines(by_outcome, reasons, len(arms) > 1, form_of(header) == "base"))
+    return list(_lines(by_outcome, reasons, len(arms) > 1, header.form == "base"))
 
 
 def counted_lines(counts: Mapping[Outcome, int]) -> list[OutcomeLine]:

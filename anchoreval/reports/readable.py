@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from anchoreval.errors import AnchorEvalError, RunError
-from anchoreval.records.folder import HEADER, Run, find_runs, load_run
+from anchoreval.records.header import HEADER
+from anchoreval.records.run import Run, find_runs, load_run
 from anchoreval.reports.board import board_csv, board_html, write_board
 
 Tell = Callable[[str], None]

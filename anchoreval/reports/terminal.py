@@ -8,8 +8,8 @@ from pathlib import Path
 from statistics import fmean
 from textwrap import wrap
 
-from anchoreval.records.facts import raw_words
-from anchoreval.reports.board.view import Run, view
+from anchoreval.records.run import Run
+from anchoreval.reports.board.view import view
 from anchoreval.reports.words import (
     NONE,
     apart_words,
@@ -60,7 +60,7 @@ def run_table(run: Run, baseline: str | None = None, width: int = 100) -> str:
     else:
         lines += [f"{plain(arm, 40)}: RULER {average.summary}" for arm, average in shown.averages.items()]
     notes = [line.text for line in sorted(shown.outcomes, key=lambda line: not line.quiet)]
-    if raw := raw_words(run.header):
+    if raw := run.header.raw_words:
         notes.append(f"{raw[:1].upper()}{raw[1:]}.")
     if shown.changed:
         notes.append(f"This run is not what it was when it finished: {shown.changed}.")

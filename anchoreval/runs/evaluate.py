@@ -21,9 +21,10 @@ from anchoreval.errors import AnchorEvalError
 from anchoreval.model import folder_of
 from anchoreval.model.hashes import forget
 from anchoreval.prompt import NO_ARGS, Anchor, Template, anchor_from, anchor_token, require_no_anchor
-from anchoreval.records.facts import UNUSED_TEMPLATE, raw_words
-from anchoreval.records.folder import HEADER, Run, RunFolder, load_run
+from anchoreval.records.folder import RunFolder
+from anchoreval.records.header import HEADER, RAW_TEXT, UNUSED_TEMPLATE, Header
 from anchoreval.records.own import require_own
+from anchoreval.records.run import Run, load_run
 from anchoreval.records.writable import require_writable
 from anchoreval.runs.finished import Finished, finished_beside
 from anchoreval.runs.groups import in_order, run_cells
@@ -244,8 +245,8 @@ def _execute(
     for line in tokenizer_lines(plan, tokenizer):
         tell(line)
     unused = {UNUSED_TEMPLATE: True} if raw and tokenizer.chat_template else {}
-    if words := raw_words(unused):
-        tell(words)
+    if unused:
+        tell(RAW_TEXT)
     if plan.served and not tokenizer.chat_template:
         tell("lengths leave out the chat template of the server: the tokenizer given has none to count")
     with work(watch, 0, f"opening {subject.name}"):
@@ -271,11 +272,11 @@ def _execute(
         header |= {"version": metadata.version("anchoreval"), "environments": [environment_of(described)]}
         header |= unused
         header |= {"until": rule_of(plan.until)} if plan.until else {}
-        for line in notices(header["backend"]):
+        for line in notices(header.backend):
             tell(line)
         directory = run_directory(output, subject.name, header)
         if not (directory / HEADER).exists():
-            tell_beside(directory, json.loads(json.dumps(header)), tell)
+            tell_beside(directory, Header(json.loads(json.dumps(header))), tell)
         with RunFolder(directory, header, same_environment) as disk:
             require_own(disk)
             plan, made = gone_on(plan, made, disk, tokenizer, window, tell)
@@ -297,8 +298,8 @@ def _cells(plan: Plan, tokenizer: TextTokenizer, window: int | None, tell: Calla
 
 def _as_it_is(finished: Finished, engine: Engine, watch: Watch, tell: Callable[[str], None]) -> Run:
     """A run that had finished with every answer, told of as one that is computed."""
-    for row in finished.header["unmakeable"]:
-        tell(f"left out: {row['why']}")
+    for reason in finished.header.unmakeable.values():
+        tell(f"left out: {reason}")
     for line in notices(engine.describe()):
         tell(line)
     run = load_run(finished.path)

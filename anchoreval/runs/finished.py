@@ -8,18 +8,18 @@ that cannot be decided, a run is none of these, and its first prompts are made t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from anchoreval.backends import Described
 from anchoreval.errors import RunError
-from anchoreval.records.folder import HEADER, RunFolder, fingerprint, read_header
+from anchoreval.records.folder import RunFolder
+from anchoreval.records.header import HEADER, Header, fingerprint, read_header
 from anchoreval.runs.identity import environment_of, read_by
 from anchoreval.runs.loop import Plan
-from anchoreval.schema import SCORED, Json
+from anchoreval.schema import SCORED
 from anchoreval.texts.download import sha256_of
 from anchoreval.texts.sources import RULER_FILES, Sources
 from anchoreval.tokenizer import TextTokenizer
@@ -32,23 +32,23 @@ class Finished:
     """A run folder whose header may be that of what is asked for."""
 
     path: Path
-    header: Mapping[str, Json]
+    header: Header
 
     def is_asked_for(
         self, plan: Plan, engine: Described, tokenizer: TextTokenizer, folder: Path, window: int | None
     ) -> bool:
         """Whether it is; `folder` holds the model's files, `window` are the positions that the model has."""
-        if self.header["model"].get("window") != window or not _same_texts(self.header, plan.sources):
+        if self.header.model.get("window") != window or not _same_texts(self.header, plan.sources):
             return False
         before = self.header["identity"]
         kept = {name: before[name] for name in FROM_PROMPTS if name in before}
         now = plan.identity(engine, tokenizer) | kept | read_by(plan, engine.describe(), tokenizer, folder)
-        return bool(fingerprint(now) == fingerprint(before) == self.header["run"])
+        return bool(fingerprint(now) == fingerprint(before) == self.header.run)
 
     def is_whole(self, plan: Plan, engine: Described) -> bool:
         """Whether every record is there with an answer; RunError where the run is not what it was when it finished."""
-        header = {**self.header, "environments": [environment_of(engine.describe())]}
-        asked = sum(row["samples"] for row in self.header["asked"]) * len(plan.arms)
+        header = Header(self.header | {"environments": [environment_of(engine.describe())]})
+        asked = sum(self.header.asked.values()) * len(plan.arms)
         with RunFolder(self.path, header) as disk:
             answered = sum(record.outcome in SCORED for record in disk.done.values())
             return answered == len(disk.done) > 0 and (plan.until is not None or answered == asked)
@@ -71,19 +71,17 @@ def _finished(paths: Sequence[Path], plan: Plan) -> Iterator[Finished]:
             continue
 
 
-def _may_be(header: Mapping[str, Any], plan: Plan) -> bool:
+def _may_be(header: Header, plan: Plan) -> bool:
     """Whether as many samples of the same tasks and arms were asked for, by this version, and all were made."""
     whole = header.get("finished") and header.get("seal") and header["version"] == metadata.version("anchoreval")
-    same = header["limit"] == plan.limit and header["tasks"] == [task.address for task in plan.tasks]
-    alone = plan.single & {row["task"] for row in header["unmakeable"]}  # of which each is an error
-    return bool(whole and same and not alone) and [arm["name"] for arm in header["arms"]] == [
-        arm.name for arm in plan.arms
-    ]
+    same = header["limit"] == plan.limit and header.tasks == [task.address for task in plan.tasks]
+    alone = plan.single & {task for task, _ in header.unmakeable}  # of which each is an error
+    return bool(whole and same and not alone) and header.arms == [arm.name for arm in plan.arms]
 
 
-def _same_texts(header: Mapping[str, Json], sources: Sources) -> bool:
+def _same_texts(header: Header, sources: Sources) -> bool:
     """Whether texts were chosen alike, and every file of them that was read is found again and has not changed."""
-    said, files = header["identity"]["sources"], header.get("source_files") or {}
+    said, files = header.part("identity", "sources"), header.part("source_files")
     chosen = sources.describe()
     if {name: said.get(name) for name in ("context", *chosen)} != {"context": None} | chosen:
         return False

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from anchoreval.backends import Backend
 from anchoreval.records.folder import RunFolder
-from anchoreval.runs.loop import Cell, Plan, Progress, key_of, requests_of, run_group
+from anchoreval.records.record import key_of
+from anchoreval.runs.loop import Cell, Plan, Progress, requests_of, run_group
 from anchoreval.schema import SCORED, Record, Sample
 from anchoreval.tokenizer import TextTokenizer
 

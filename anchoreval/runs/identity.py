@@ -11,14 +11,14 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from anchoreval.backends import BACKENDS
 from anchoreval.cards import find_model
 from anchoreval.errors import AnchorEvalError, RunError
 from anchoreval.model import folder_of, hashes_of, reads
 from anchoreval.prompt import anchor_token
-from anchoreval.records.folder import HEADER, Run, read_header
+from anchoreval.records.header import HEADER, Header, read_header
+from anchoreval.records.run import Run
 from anchoreval.runs.loop import Cell, Makeable, Plan, recipe_of
 from anchoreval.schema import Json
 from anchoreval.suites import POOLS
@@ -104,7 +104,7 @@ def environment_of(described: Mapping[str, Json]) -> dict[str, Json]:
     return {name: value for name, value in whole.items() if value is not None}
 
 
-def tell_beside(folder: Path, header: Mapping[str, Json], tell: Callable[[str], None]) -> None:
+def tell_beside(folder: Path, header: Header, tell: Callable[[str], None]) -> None:
     """Say what a new run in `folder` differs by from the newest one beside it that was asked for the same.
 
     An unfinished run of an older format is named too: it cannot be gone on with. Runs that cannot be read are none.
@@ -113,35 +113,32 @@ def tell_beside(folder: Path, header: Mapping[str, Json], tell: Callable[[str], 
     beside = [other for path in sorted(folder.parent.glob(f"*/{HEADER}")) if (other := _same(path, asked))]
     for old in [other for other in beside if other.get("schema") != header["schema"] and not other.get("finished")]:
         if old.get("limit") == header["limit"]:
-            tell(f"run {old['run']} was begun in an older format and is left unfinished as it is: a new run begins")
+            tell(f"run {old.run} was begun in an older format and is left unfinished as it is: a new run begins")
     for newest in sorted((other for other in beside if other.get("schema") == header["schema"]), key=_created)[-1:]:
-        before, now = newest["identity"], header["identity"]
+        before, now = newest.identity, header.identity
         if changed := [*_changed(before.get("files") or {}, now["files"]), *_others(before, now)]:
-            tell(f"{' and '.join(changed)} since run {newest['run']}: a new run begins")
+            tell(f"{' and '.join(changed)} since run {newest.run}: a new run begins")
 
 
-def _created(header: Mapping[str, Json]) -> str:
+def _created(header: Header) -> str:
     return str(header.get("created"))
 
 
-def _same(path: Path, asked: str) -> dict[str, Json] | None:
+def _same(path: Path, asked: str) -> Header | None:
     """The header at `path`, None where it was asked for something else or cannot be read."""
     try:
         other = read_header(path)
-        same = other if _asked(other) == asked and isinstance(other.get("run"), str) else None
-        parts = [same["identity"].get(name) for name in ("files", "pools")] if same else []
-        return same if all(part is None or isinstance(part, dict) for part in parts) else None
-    except (RunError, AttributeError, KeyError, TypeError):
+    except RunError:
         return None
+    return other if other.run and _asked(other) == asked else None
 
 
-def _asked(header: Mapping[str, Any]) -> str:
+def _asked(header: Header) -> str:
     """What a header says was asked for, as text."""
-    identity, backend = header["identity"], header["backend"]
-    server = backend.get("server") or {}
-    settings = {name: backend.get(name, server.get(name)) for name in _SETTINGS}
-    texts = {name: identity["sources"].get(name) for name in _TEXTS}
-    return json.dumps([{name: identity.get(name) or None for name in _ASKED}, texts, settings], sort_keys=True)
+    server, sources = header.part("backend", "server"), header.part("identity", "sources")
+    settings = {name: header.backend.get(name, server.get(name)) for name in _SETTINGS}
+    texts = {name: sources.get(name) for name in _TEXTS}
+    return json.dumps([{name: header.identity.get(name) or None for name in _ASKED}, texts, settings], sort_keys=True)
 
 
 def _changed(before: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
@@ -167,11 +164,11 @@ def _others(before: Mapping[str, Json], now: Mapping[str, Json]) -> Iterator[str
 
 def changed_files(run: Run) -> Iterator[tuple[str, bool]]:
     """What of a run's files is not as it was, in words, and whether that is a difference: else they were not found."""
-    said = run.header["identity"].get("files")
+    said = run.header.identity.get("files")
     if said is None:
         return
-    described, template = run.header["backend"], str(run.header.get("template"))
-    place = str(run.header["tokenizer"].get("path") or run.header["model"]["path"])
+    described, template = run.header.backend, str(run.header.get("template"))
+    place = str(run.header.at("tokenizer", "path") or run.header.model["path"])
     try:
         checkpoint = find_model(place)[1].checkpoint
         folder = folder_of(checkpoint, weights=False, download=False)

@@ -10,18 +10,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Protocol
 
 from anchoreval.cards import LengthOf, Task
 from anchoreval.errors import LengthError
-from anchoreval.prompt import NO_ARGS, Anchor, PromptTokenizer, positions, to_request, wrap_of
+from anchoreval.prompt import NO_ARGS, Anchor, Form, PromptTokenizer, positions, to_request, wrap_of
+from anchoreval.records.parts import RuleName
 from anchoreval.runs.two_steps import Answered
 from anchoreval.schema import NATURAL, Json, Output, Request, Sample
 
-#: `fed`: everything that the model is fed. `published`: prompt and answer alone, the rule of runs that name none.
-RuleName = Literal["fed", "published"]
-#: A prompt as bare text, in the chat template as we render it, or as a user's turn that a server puts into its own.
-Form = Literal["base", "chat", "server"]
 Asked = Mapping[str, tuple[Sample, Request]]  # by sample id
 ANCHOR_TOKENS = 1
 #: Generators whose prompts keep their published bytes, and so their published count, which has no anchor.

@@ -7,10 +7,7 @@ an unbroken run in their last bits, as a placebo's do.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
-import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +17,12 @@ from anchoreval.arms.arm import Arm
 from anchoreval.backends import Backend, Described, waves
 from anchoreval.cards import Task
 from anchoreval.errors import AnchorEvalError, LengthError, MissingExtra
-from anchoreval.prompt import NO_ARGS, Anchor, Template, first_token, to_request, trimmed, wording, wrap_of
-from anchoreval.prompt.documents import RULE, cut_documents, document_tokens
-from anchoreval.records.folder import SCHEMA, RunFolder, fingerprint
+from anchoreval.prompt import NO_ARGS, Anchor, Form, Template, first_token, to_request, trimmed, wording, wrap_of
+from anchoreval.prompt.documents import RULE, cut_documents
+from anchoreval.records.folder import RunFolder
+from anchoreval.records.header import SCHEMA, TWICE, Header, fingerprint
+from anchoreval.records.parts import RuleName
+from anchoreval.records.record import key_of, to_record
 from anchoreval.runs import lengths as counted
 from anchoreval.runs.dealing import names_source, shuffled
 from anchoreval.runs.two_steps import Answered, Second, answers
@@ -31,7 +31,7 @@ from anchoreval.schema import Progress as Progress
 from anchoreval.stats.sequential import Until
 from anchoreval.suites import CONTEXT_FREE, FOLLOW_UPS, GENERATORS, MADE_OF_WORDS, OWN_TEXTS, PROSE_FREE, SIZES
 from anchoreval.suites.recipe import Recipe
-from anchoreval.suites.scorers import SCORERS, likeliest, require, with_choices
+from anchoreval.suites.scorers import SCORERS, require, with_choices
 from anchoreval.texts.sources import Sources
 from anchoreval.tokenizer import TextTokenizer
 
@@ -60,10 +60,10 @@ class Plan:
     template_args: Mapping[str, Any] = field(default_factory=dict)
     anchor: Anchor = "auto"
     served: bool = False
-    length_rule: counted.RuleName = "fed"
+    length_rule: RuleName = "fed"
 
     @property
-    def form(self) -> counted.Form:
+    def form(self) -> Form:
         """The form in which prompts reach the model."""
         return "server" if self.served else self.template
 
@@ -241,58 +241,6 @@ def _cell(task: Task, length: int, plan: Plan, tokenizer: TextTokenizer, window:
     return Cell(task, length, whole, count, first.max_new_tokens, first.facts, mixed)
 
 
-def key_of(request: Request, arm: Arm, engine: str) -> str:
-    """SHA-256 over prompt tokens, reference, decoding, arm and engine (which holds the weights).
-
-    Where documents begin and end is part of it under the arms that act on them.
-    """
-    digest = hashlib.sha256()
-    for ids in (request.token_ids, request.reference_ids):
-        digest.update(struct.pack(f"<{len(ids) + 1}i", len(ids), *ids))
-    decoding = {"max_new_tokens": request.max_new_tokens, "stop": request.stop, "greedy": True}
-    if request.choices:
-        decoding |= {"choices": [(choice.token_ids, choice.counted) for choice in request.choices]}
-    if request.end_ids:
-        decoding |= {"end_ids": request.end_ids, "min_new_tokens": request.min_new_tokens}
-    if not arm.arrangement.stock:
-        digest.update(json.dumps([request.segment_ids, request.roles]).encode())
-    digest.update(json.dumps([request.sample_id, arm.fingerprint(), engine, decoding]).encode())
-    return digest.hexdigest()
-
-
-def to_record(
-    key: str, sample: Sample, request: Request, arm: Arm, output: Output, score: Score, environment: int | None = None
-) -> Record:
-    """The line on disk for one answered request."""
-    reference, said = output.reference_logprob, output.text
-    if output.choices:
-        reference = output.choices[request.gold].logprob if request.gold is not None else None
-        said = sample.choices[likeliest(output.choices)].text
-    return Record(
-        key=key,
-        sample_id=sample.id,
-        task=sample.task,
-        length=sample.length,
-        index=sample.index,
-        arm=arm.name,
-        prompt_sha256=prompt_sha256(sample),
-        prompt_tokens=len(request.token_ids),
-        references=sample.references,
-        facts={**sample.facts, "document_tokens": document_tokens(request), **output.facts},
-        output=said,
-        output_tokens=len(output.token_ids),
-        finish=output.finish,
-        score=score.value,
-        why=score.why,
-        reference_logprob=reference,
-        reference_tokens=request.reference_tokens,
-        seconds=round(output.seconds, 4),
-        choices=output.choices,
-        outcome=output.outcome,
-        environment=environment,
-    )
-
-
 def judge(task: Task, output: Output, sample: Sample) -> Score:
     """The task's score of an output; None with the reason where the outcome is one that is not scored."""
     if output.outcome not in SCORED:
@@ -338,12 +286,7 @@ def _has_its_answer(sample: Sample, arm: str, folder: RunFolder) -> bool:
     if not folder.holds(sample.id, arm):
         return False
     record = folder.of(sample.id, arm)
-    return record.outcome in SCORED and record.prompt_sha256 == prompt_sha256(sample)
-
-
-def prompt_sha256(sample: Sample) -> str:
-    """SHA-256 of the text that is sent."""
-    return hashlib.sha256(sample.prompt.encode("utf-8", "surrogatepass")).hexdigest()
+    return record.outcome in SCORED and record.prompt_sha256 == sample.prompt_sha256
 
 
 def requests_of(cell: Cell, samples: Sequence[Sample], plan: Plan, tokenizer: TextTokenizer) -> list[Request]:
@@ -406,7 +349,7 @@ def header_of(
     model: dict[str, Any],
     created: str,
     decided_by: dict[str, Any],
-) -> dict[str, Any]:
+) -> Header:
     """The header of the run: asked, applied, versions, sources; written before the first sample is answered.
 
     `decided_by` is the part of the identity that follows from files (identity.py).
@@ -415,7 +358,7 @@ def header_of(
     described = {name: value for name, value in backend.describe().items() if name != "environment"}
     said = {"sha256": "weights_sha256", "parameters": "parameters", "dtype": "dtype"}
     said |= {"adapter": "adapter"} if described.get("adapter") else {}
-    return {
+    facts = {
         "schema": SCHEMA,
         "run": fingerprint(identity),
         "created": created,
@@ -433,18 +376,14 @@ def header_of(
         "asked": [{"task": cell.task.address, "length": cell.length, "samples": cell.asked} for cell in made.cells],
         "unmakeable": made.unmakeable,
         "limit": plan.limit,
-        "seed": plan.seed,
-        "template": plan.template,
-        "form": plan.form,
-        "document_tokens": plan.document_tokens,
         "group": plan.group,
-        "sources": plan.sources.describe(),
+        "sources": identity["sources"],
         "comparable": not incomparable,
         "incomparable": incomparable,
-        **plan.wording(tokenizer),
     }
+    return Header(facts | {name: identity[name] for name in TWICE if name in identity})
 
 
-def run_directory(output: Path, model_name: str, header: dict[str, Any]) -> Path:
+def run_directory(output: Path, model_name: str, header: Header) -> Path:
     """`<output>/<model>/<run>`, the place of a run's files."""
-    return output / model_name / str(header["run"])
+    return output / model_name / header.run

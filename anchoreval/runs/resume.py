@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from anchoreval.errors import RunError
-from anchoreval.records.folder import Run, RunFolder
+from anchoreval.records.folder import RunFolder
+from anchoreval.records.run import Run
 from anchoreval.runs.loop import Makeable, Plan, make_cells
-from anchoreval.schema import SCORED, Json, Outcome
+from anchoreval.schema import SCORED, Outcome
 from anchoreval.tokenizer import TextTokenizer
 
 #: What mends an outcome that is not scored.
@@ -40,10 +41,10 @@ def gone_on(
         return plan, made
     there = 1 + max((record.index for record in disk.done.values()), default=-1)
     if plan.limit is not None and plan.limit < there:
-        tell(f"run {old.get('run')} already has {there} samples of a task and length: --limit {plan.limit} drops none")
+        tell(f"run {old.run} already has {there} samples of a task and length: --limit {plan.limit} drops none")
         plan = replace(plan, limit=there)
         made = make_cells(plan, tokenizer, window)
-    before, now = _asked(old.get("asked", [])), {(cell.task.address, cell.length): cell.asked for cell in made.cells}
+    before, now = old.asked, {(cell.task.address, cell.length): cell.asked for cell in made.cells}
     if lost := [place for place in before if place not in now]:
         whys = [row["why"] for row in made.unmakeable if (row["task"], row["length"]) == lost[0]]
         text = f"{lost[0][0]} at {lost[0][1]}, of which the run has {before[lost[0]]} samples, cannot go on"
@@ -52,15 +53,11 @@ def gone_on(
     if before != now:
         if old.get("finished") and old.get("limit") is not None and sum(now.values()) > sum(before.values()):
             grown.append(int(old["limit"]))
-            tell(f"run {old.get('run')} goes on with more samples than its {old['limit']} of a task and length")
+            tell(f"run {old.run} goes on with more samples than its {old['limit']} of a task and length")
         rows = [{"task": task, "length": length, "samples": samples} for (task, length), samples in now.items()]
         more = {"grown": grown} if grown else {}
         disk.update_header(limit=plan.limit, asked=rows, unmakeable=made.unmakeable, **more)
     return replace(plan, grown=tuple(grown)), made
-
-
-def _asked(rows: Sequence[Mapping[str, Json]]) -> dict[tuple[str, int], int]:
-    return {(str(row["task"]), int(row["length"])): int(row["samples"]) for row in rows}
 
 
 def nothing_scored(run: Run) -> str | None:

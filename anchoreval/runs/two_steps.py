@@ -9,7 +9,6 @@ so that a run that is cut between the steps goes on behind them.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -19,6 +18,7 @@ from anchoreval.records.kept import Kept
 from anchoreval.schema import PROMPT_READ, SCORED, SECOND_PROMPT_READ, Json, Output, Request, Sample
 
 FIRST = "reasoning"  # the fact that holds the first answer
+FIRST_FACTS = (FIRST, f"{FIRST}_tokens", f"{FIRST}_finish")
 #: What is kept of a first answer, and its kind.
 _KEPT: Mapping[str, type | tuple[type, ...]] = {
     "text": str,
@@ -114,8 +114,8 @@ def seconds(
 def both(one: Answered, second: tuple[Sample, Request], output: Output) -> Answered:
     """The two steps of a sample as one: `one` is the first, `output` what was said to the second prompt."""
     prompt, request = second
-    first = {FIRST: one.output.text, f"{FIRST}_tokens": len(one.output.token_ids)}
-    facts = {**one.sample.facts, **first, f"{FIRST}_finish": one.output.finish, **facts_of(prompt, request)}
+    first = zip(FIRST_FACTS, (one.output.text, len(one.output.token_ids), one.output.finish), strict=True)
+    facts = {**one.sample.facts, **dict(first), **facts_of(prompt, request)}
     return Answered(
         replace(one.sample, facts=facts),
         replace(one.request, reference_ids=request.reference_ids),
@@ -132,5 +132,4 @@ def _facts_of_both(one: Output, output: Output) -> dict[str, Json]:
 
 def facts_of(prompt: Sample, request: Request) -> dict[str, Json]:
     """What a record says of its second prompt: its hash, and its tokens with the anchor."""
-    sha256 = hashlib.sha256(prompt.prompt.encode("utf-8", "surrogatepass")).hexdigest()
-    return {"second_prompt_sha256": sha256, "second_prompt_tokens": len(request.token_ids)}
+    return {"second_prompt_sha256": prompt.prompt_sha256, "second_prompt_tokens": len(request.token_ids)}

@@ -15,7 +15,6 @@ from anchoreval.stats.contrasts import (
     family,
     placebo_of,
     sides,
-    stopped_of,
 )
 from anchoreval.stats.intervals import (
     Method,
@@ -96,7 +95,6 @@ __all__ = [
     "sign_test",
     "source_of",
     "spread",
-    "stopped_of",
     "unit_of",
     "verdict",
     "why_lost",

@@ -7,15 +7,15 @@ kind of claim: that arms differ (5%), that they are equivalent (2.5% each way), 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
-from anchoreval.schema import Json, Record, original_of
+from anchoreval.schema import Record, original_of
 from anchoreval.stats.cells import put
 from anchoreval.stats.intervals import ALPHA, detects
-from anchoreval.stats.paired import Comparison, Difference, paired, paired_sides
+from anchoreval.stats.paired import Comparison, Difference, Place, paired, paired_sides
 from anchoreval.stats.significance import holm
 from anchoreval.stats.verdicts import (
     LOGPROB_TOLD,
@@ -105,16 +105,18 @@ class Side:
     placebos: Mapping[str, Mapping[str, Record]] = field(default_factory=dict)
 
 
-def sides(header: Mapping[str, Json], records: Sequence[Record], label: str = "") -> dict[str, Side]:
-    """Arm -> its side, in the header's order; RunError for a sample recorded twice."""
-    by_arm: dict[str, dict[str, Record]] = {
-        str(arm["name"] if isinstance(arm, Mapping) else arm): {} for arm in header.get("arms") or []
-    }
+def sides(
+    arms: Iterable[str], records: Sequence[Record], stopped: Mapping[str, Mapping[Place, str]], label: str = ""
+) -> dict[str, Side]:
+    """Arm -> its side, `arms` first; RunError for a sample recorded twice.
+
+    `stopped` are the words of the verdicts with which a rule stopped cells, by arm and (task, length).
+    """
+    by_arm: dict[str, dict[str, Record]] = {arm: {} for arm in arms}
     for record in records:
         put(by_arm.setdefault(record.arm, {}), record)
     placebos = {arm: own for arm, own in by_arm.items() if original_of(arm) is not None and own}
     floors = _floors(records, list(placebos))
-    stopped = stopped_of(header)
     return {
         arm: Side(arm, f"{arm} ({label})" if label else arm, own, floors, stopped.get(arm, {}), placebos)
         for arm, own in by_arm.items()
@@ -130,18 +132,6 @@ def _floors(records: Sequence[Record], placebos: Sequence[str]) -> Floors:
         for one in (*comparison.cells, *comparison.lengths, comparison.pooled):
             found.setdefault((one.task, one.length), []).append(one)
     return {place: floor for place, each in found.items() if (floor := noise_floor(each))}
-
-
-def stopped_of(header: Mapping[str, Json]) -> dict[str, dict[tuple[str, int], str]]:
-    """Arm -> (task, length) -> the words of a sequential verdict that the header records."""
-    rule: Any = header.get("until") or {}
-    found: dict[str, dict[tuple[str, int], str]] = {}
-    for cell in rule.get("cells", []):
-        for arm, said in cell["arms"].items():
-            after = f"{said['sources']} sources" if said.get("sources") else said["pairs"]
-            words = f"{said['verdict']} ({rule['rule']} after {after})"
-            found.setdefault(arm, {})[cell["task"], cell["length"]] = words
-    return found
 
 
 def contrast(side: Side, base: Side, margin: float = MARGIN, comparison: Comparison | None = None) -> Contrast:

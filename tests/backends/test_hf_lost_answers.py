@@ -13,7 +13,7 @@ from test_hf_probe import BROKEN
 
 from anchoreval.cards import find_model
 from anchoreval.cli.parser import main
-from anchoreval.records.folder import load_run
+from anchoreval.records.run import load_run
 
 ASKED = ["--tasks", "ruler/niah_single_1", "--lengths", "512", "--limit", "2", "--haystack", "generated"]
 

@@ -14,7 +14,7 @@ from standin import NAME, TEMPLATE_TOKENS, TINY, TOKENIZER, Rules, Said, prompt_
 from anchoreval import evaluate
 from anchoreval.arms.arm import parse_arm
 from anchoreval.errors import LengthError, ModelError
-from anchoreval.records.folder import Run, load_run
+from anchoreval.records.run import Run, load_run
 from anchoreval.runs.verify.records import findings
 from anchoreval.schema import PROMPT_READ, Output, Request
 

@@ -13,7 +13,7 @@ from anchoreval import evaluate
 from anchoreval.backends import BACKENDS, options_of
 from anchoreval.backends.options import ELSEWHERE, OPTIONS
 from anchoreval.errors import AnchorEvalError, ModelError, UnknownName
-from anchoreval.records.folder import Run
+from anchoreval.records.run import Run
 from anchoreval.runs.verify.records import findings
 
 pytest.importorskip("httpx2", reason="HTTPX2 ABSENT: no server was asked (pip install 'anchoreval[openai]')")

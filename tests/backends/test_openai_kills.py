@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from servers import KEY, NAME, REPOSITORY, WINDOW, Server
 
-from anchoreval.records.folder import RECORDS, load_run
+from anchoreval.records.lines import RECORDS
+from anchoreval.records.run import load_run
 from anchoreval.schema import Record
 
 if find_spec("vllm") is None:

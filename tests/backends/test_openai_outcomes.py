@@ -15,7 +15,8 @@ from standin import NAME, TINY, TOKENIZER, Rules, Said, standing_in
 from anchoreval import evaluate
 from anchoreval.arms.arm import parse_arm
 from anchoreval.errors import ModelError
-from anchoreval.records.folder import Run, from_line, to_line
+from anchoreval.records.line import from_line, to_line
+from anchoreval.records.run import Run
 from anchoreval.runs.loop import judge
 from anchoreval.runs.verify.records import findings
 from anchoreval.schema import NO_LOGPROB, SCORED, Continuation, Outcome, Output, Request
@@ -136,7 +137,7 @@ def test_an_answer_of_chat_says_what_became_of_it(name: str) -> None:
 
 
 def _record(output: Output) -> Any:
-    from anchoreval.runs.loop import to_record
+    from anchoreval.records.record import to_record
     from anchoreval.schema import Sample, Score
 
     sample = Sample("t", 1, 0, (), (), 1)

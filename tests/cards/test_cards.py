@@ -121,3 +121,12 @@ def test_a_setting_that_no_chosen_task_has_is_an_error_that_names_its_flag() -> 
     ruler, _ = select_tasks("ruler/vt")
     with pytest.raises(CardError, match="--depth-spacing is no setting of the chosen tasks"):
         with_settings(ruler, {"depth_spacing": "linear"})
+
+
+def test_a_card_whose_file_changed_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "some.yaml"
+    path.write_text("about: first\ncheckpoint: here\n")
+    first = load_card(path, ModelCard)
+    assert load_card(path, ModelCard) is first and first.about == "first"
+    path.write_text("about: the second\ncheckpoint: here\n")
+    assert load_card(path, ModelCard).about == "the second"

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from command_line import cli
 
-from anchoreval.records.facts import RAW_TEXT, raw_words
-from anchoreval.records.folder import load_run
+from anchoreval.records.header import RAW_TEXT, Header
+from anchoreval.records.run import load_run
 from anchoreval.reports.viewer.write import write_view
 
 REPOSITORY = Path(__file__).parents[2]
@@ -35,7 +35,7 @@ def test_a_model_with_a_chat_template_without_template_is_named_on_stderr_under_
     assert RAW_TEXT[1:] in (tmp_path / "board.html").read_text("utf-8")
     (path,) = tmp_path.glob("*/*/header.json")
     header = json.loads(path.read_text("utf-8"))
-    assert raw_words(header) == RAW_TEXT and "unused_chat_template" not in header["identity"]
+    assert Header(header).raw_words == RAW_TEXT and "unused_chat_template" not in header["identity"]
     assert cli("board", str(tmp_path), "--definition", "anchor-tiny", "--output", str(tmp_path / "b")).returncode == 0
     assert cli("verify", str(tmp_path)).returncode == 0
     write_view(load_run(path.parent), tmp_path / "view")
@@ -54,4 +54,5 @@ def test_a_base_model_gets_no_such_line(tmp_path: Path) -> None:
 
 
 def test_a_server_that_applies_its_own_template_gets_no_such_line() -> None:
-    assert not raw_words({"form": "server"}) and not raw_words({}) and not raw_words({"unused_chat_template": "yes"})
+    for header in ({"form": "server"}, {}, {"unused_chat_template": "yes"}):
+        assert not Header(header).raw_words

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anchoreval.records.folder import Run, find_runs, load_run
+from anchoreval.records.run import Run, find_runs, load_run
 
 MODEL = "smollm2-135m-q4"
 REPOSITORY = Path(__file__).parents[2]

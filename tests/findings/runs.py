@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import fmean
 
 from anchoreval import compare
-from anchoreval.records.folder import Run
+from anchoreval.records.run import Run
 from anchoreval.reports.words import interval, logprob_interval, nats, percent, size
 from anchoreval.schema import PLACEBO
 from anchoreval.stats import Contrast, Row, cluster_of, mean_interval

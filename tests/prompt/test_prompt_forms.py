@@ -13,7 +13,7 @@ from anchoreval import evaluate
 from anchoreval.cards import find_model
 from anchoreval.cli import parser as cli
 from anchoreval.errors import AnchorEvalError, UnsupportedArm
-from anchoreval.records.folder import Run
+from anchoreval.records.run import Run
 from anchoreval.runs.verify.records import findings
 
 TINY = Path(find_model("anchor-tiny")[1].checkpoint)

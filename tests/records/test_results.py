@@ -12,16 +12,11 @@ from pathlib import Path
 import pytest
 
 from anchoreval.errors import RunError
-from anchoreval.records.folder import (
-    RECORDS,
-    RunFolder,
-    find_runs,
-    fingerprint,
-    from_line,
-    load_run,
-    read_records,
-    to_line,
-)
+from anchoreval.records.folder import RunFolder
+from anchoreval.records.header import fingerprint
+from anchoreval.records.line import from_line, to_line
+from anchoreval.records.lines import RECORDS, read_records
+from anchoreval.records.run import find_runs, load_run
 from anchoreval.schema import ChoiceScore, Record
 
 HEADER = {"identity": {"model": "m"}, "created": "2026-01-01T00:00:00+00:00", "run": "abc"}

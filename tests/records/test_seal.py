@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from command_line import cli
 
-from anchoreval.records.folder import HEADER, RECORDS
+from anchoreval.records.header import HEADER
+from anchoreval.records.lines import RECORDS
 
 RUN = ["run", "--model", "anchor-tiny", "--tasks", "ruler/niah_single_1", "--rope", "bf16,fp32", "--lengths", "512",
        "--haystack", "generated", "--backend", "fake", "--limit", "2"]  # fmt: skip

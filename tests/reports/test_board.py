@@ -8,14 +8,15 @@ import random
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from anchoreval.errors import RunError
+from anchoreval.records.header import Header
+from anchoreval.records.run import Run
 from anchoreval.reports import colours
 from anchoreval.reports.board import board_csv, board_html, run_table, write_board
 from anchoreval.reports.words import plain
@@ -34,16 +35,7 @@ HOSTILE = (
 )
 
 
-@dataclass(frozen=True)
-class Folder:
-    """A run as records/folder.py would read it."""
-
-    path: Path
-    header: Mapping[str, Any]
-    records: tuple[Record, ...]
-
-
-def make_run(path: Path, hostile: bool = False, samples: int = 12) -> Folder:
+def make_run(path: Path, hostile: bool = False, samples: int = 12) -> Run:
     """A run in which bf16-angle loses most answers at 2,048 and one sample of vt has no score."""
     rng = random.Random(7)
     places = [(t, n) for t in TASKS for n in LENGTHS if (t, n) != ("qa_2", 512)]
@@ -56,7 +48,7 @@ def make_run(path: Path, hostile: bool = False, samples: int = 12) -> Folder:
                 score = None if (task, i) == ("vt", 3) else float(kept)
                 text = HOSTILE[i % len(HOSTILE)] if hostile else f" {1000 + i if kept else rng.randrange(999)}"
                 records.append(_record(task, length, i, arm, score, text, text if hostile else str(1000 + i)))
-    return Folder(path, _header(path.name, samples, hostile), tuple(records))
+    return Run(path, Header(_header(path.name, samples, hostile)), tuple(records))
 
 
 def _record(task: str, length: int, i: int, arm: str, score: float | None, text: str, reference: str) -> Record:
@@ -86,20 +78,20 @@ def _header(name: str, samples: int, hostile: bool) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def run() -> Folder:
+def run() -> Run:
     return make_run(Path("runs/demo"))
 
 
 @pytest.fixture(scope="module")
-def html(run: Folder) -> str:
+def html(run: Run) -> str:
     return board_html([run], Path("runs/demo"))
 
 
-def rows(run: Folder) -> list[dict[str, str]]:
+def rows(run: Run) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(board_csv([run], Path("runs")))))
 
 
-def test_the_text_table_says_which_arm_is_damaged(run: Folder) -> None:
+def test_the_text_table_says_which_arm_is_damaged(run: Run) -> None:
     text = run_table(run)
     pooled = re.search(
         r"bf16-angle minus native, all pairs: worse, (-\d+\.\d) \[-.*\], 106 pairs \(\d+ of the same output\), "
@@ -114,13 +106,13 @@ def test_the_text_table_says_which_arm_is_damaged(run: Folder) -> None:
     assert max(map(len, text.splitlines()[:10])) <= 100
 
 
-def test_a_narrow_terminal_gets_panels_below_one_another(run: Folder) -> None:
+def test_a_narrow_terminal_gets_panels_below_one_another(run: Run) -> None:
     table = run_table(run, width=60).split("* scored/asked")[0]
     assert max(map(len, table.splitlines())) <= 60
     assert table.count("niah_single_1") == 3
 
 
-def test_csv_has_one_row_per_cell_and_per_average(run: Folder) -> None:
+def test_csv_has_one_row_per_cell_and_per_average(run: Run) -> None:
     found = rows(run)
     cells = [row for row in found if row["kind"] == "cell"]
     assert len(cells) == len(TASKS) * len(LENGTHS) * len(ARMS)
@@ -137,7 +129,7 @@ def test_csv_has_one_row_per_cell_and_per_average(run: Folder) -> None:
     assert means["native", "512"] == "4" and means["native", "2048"] == "5"
 
 
-def test_csv_means_and_differences_are_those_of_the_records(run: Folder) -> None:
+def test_csv_means_and_differences_are_those_of_the_records(run: Run) -> None:
     def mean(arm: str) -> float:
         chosen = [r for r in run.records if (r.task, r.length, r.arm) == ("ruler/qa_1", 2048, arm)]
         return 100 * sum(r.score or 0.0 for r in chosen) / len(chosen)
@@ -148,18 +140,18 @@ def test_csv_means_and_differences_are_those_of_the_records(run: Folder) -> None
     assert (row["baseline"], row["pairs"]) == ("native", "12")
 
 
-def test_a_formula_is_text_in_a_spreadsheet(run: Folder) -> None:
-    bad = Folder(run.path, {**run.header, "run": "=cmd|' /C calc'!A0"}, run.records)
+def test_a_formula_is_text_in_a_spreadsheet(run: Run) -> None:
+    bad = Run(run.path, {**run.header, "run": "=cmd|' /C calc'!A0"}, run.records)
     assert rows(bad)[0]["run"].startswith("'=cmd")
 
 
-def test_rendering_twice_gives_the_same_bytes(run: Folder, tmp_path: Path) -> None:
+def test_rendering_twice_gives_the_same_bytes(run: Run, tmp_path: Path) -> None:
     first = [path.read_bytes() for path in write_board([run], tmp_path)]
     assert [path.read_bytes() for path in write_board([run], tmp_path)] == first
     assert sorted(path.name for path in tmp_path.iterdir()) == ["board.csv", "board.html"]
 
 
-def test_a_board_that_cannot_be_written_is_an_error(run: Folder, tmp_path: Path) -> None:
+def test_a_board_that_cannot_be_written_is_an_error(run: Run, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match=r"cannot write .*board\.csv"):
         write_board([run], tmp_path / "file")

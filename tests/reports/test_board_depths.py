@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 from browser import Tab
-from test_board import Folder, make_run
+from test_board import make_run
 
+from anchoreval.records.run import Run
 from anchoreval.reports import colours
 from anchoreval.reports.board import board_html, write_board
 from anchoreval.reports.board.depths import Depths, _gaps, depth_maps, nats_scale
@@ -26,7 +27,7 @@ from anchoreval.stats import holm
 ARMS, LENGTHS, DEPTHS, TASKS = ("native", "bf16-angle"), (512, 1024), (0, 50, 100), ("niah/single", "niah/multi")
 
 
-def niah_run(path: Path, repeats: int = 3, wrong: Any = None) -> Folder:
+def niah_run(path: Path, repeats: int = 3, wrong: Any = None) -> Run:
     """A run on a grid; `wrong` is a depth that no grid has."""
     rng, plain = random.Random(3), make_run(path)
     records = []
@@ -49,27 +50,27 @@ def niah_run(path: Path, repeats: int = 3, wrong: Any = None) -> Folder:
         "limit": 500,
         "asked": [{"task": t, "length": n, "samples": len(DEPTHS) * repeats} for t in TASKS for n in LENGTHS],
     }  # fmt: skip
-    return Folder(path, header, tuple(records))
+    return Run(path, header, tuple(records))
 
 
 @pytest.fixture(scope="module")
-def run() -> Folder:
+def run() -> Run:
     return niah_run(Path("runs/demo"))
 
 
 @pytest.fixture(scope="module")
-def depths(run: Folder) -> Depths:
+def depths(run: Run) -> Depths:
     found = depth_maps(view(run, Path("runs/demo")), 0)
     assert found is not None
     return found
 
 
-def chosen(run: Folder, task: str, arm: str, length: int, depth: int) -> list[Record]:
+def chosen(run: Run, task: str, arm: str, length: int, depth: int) -> list[Record]:
     return [r for r in run.records if (r.task, r.arm, r.length, r.facts["depth_percent"]) == (task, arm, length, depth)]
 
 
 def test_every_cell_is_the_mean_of_its_records_with_0_at_the_top_and_lengths_to_the_right(
-    run: Folder, depths: Depths
+    run: Run, depths: Depths
 ) -> None:
     assert [one.task for one in depths.tasks] == list(TASKS)
     for one in depths.tasks:
@@ -87,7 +88,7 @@ def test_every_cell_is_the_mean_of_its_records_with_0_at_the_top_and_lengths_to_
                     assert "3 of 3 scored" in field.label
 
 
-def test_a_difference_map_holds_the_mean_of_the_pairs_for_either_baseline(run: Folder, depths: Depths) -> None:
+def test_a_difference_map_holds_the_mean_of_the_pairs_for_either_baseline(run: Run, depths: Depths) -> None:
     for one in depths.tasks:
         assert list(one.against) == list(ARMS)
         for base, arm in (ARMS, ARMS[::-1]):
@@ -108,7 +109,7 @@ def test_a_difference_map_holds_the_mean_of_the_pairs_for_either_baseline(run: F
     assert depths.scale in colours.SCALES
 
 
-def test_a_run_without_a_grid_has_no_such_maps_and_one_with_it_shows_them(run: Folder) -> None:
+def test_a_run_without_a_grid_has_no_such_maps_and_one_with_it_shows_them(run: Run) -> None:
     plain = make_run(Path("runs/demo"))
     assert depth_maps(view(plain, Path("runs/demo")), 0) is None
     assert "By length and depth" not in board_html([plain], Path("runs/demo"))
@@ -123,7 +124,7 @@ def test_a_depth_that_is_no_number_is_on_no_map(wrong: Any) -> None:
     assert depth_maps(view(run, Path("runs/demo")), 0) is None
 
 
-def test_a_cell_without_score_or_pair_is_marked_and_says_so(run: Folder) -> None:
+def test_a_cell_without_score_or_pair_is_marked_and_says_so(run: Run) -> None:
     records = [
         dataclasses.replace(r, score=None, why="memory", reference_logprob=None)
         if r.facts["depth_percent"] == 50
@@ -149,7 +150,7 @@ def test_a_map_of_log_probabilities_ends_at_a_round_number(values: list[float], 
 @pytest.mark.browser
 @pytest.mark.parametrize("size", ["desktop", "phone"])
 def test_the_maps_are_read_by_everyone_and_follow_the_baseline(
-    run: Folder, tmp_path: Path, open_page: Callable[..., AbstractContextManager[Tab]], size: str
+    run: Run, tmp_path: Path, open_page: Callable[..., AbstractContextManager[Tab]], size: str
 ) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
@@ -168,7 +169,7 @@ def test_the_maps_are_read_by_everyone_and_follow_the_baseline(
         assert re.search(r"depth 0%, native: .*3 of 3 scored", tab.page.locator("#tip").inner_text())
 
 
-def test_the_cells_of_all_maps_of_an_arm_are_corrected_together(run: Folder) -> None:
+def test_the_cells_of_all_maps_of_an_arm_are_corrected_together(run: Run) -> None:
     by_depth = {float(depth): [r for r in run.records if r.facts["depth_percent"] == depth] for depth in DEPTHS}
     rows = [row for (_, arm, *_), row in _gaps(ARMS, by_depth).items() if arm == "bf16-angle"]
     assert len(rows) == len(TASKS) * len(DEPTHS) * len(LENGTHS)

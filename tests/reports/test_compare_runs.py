@@ -15,7 +15,7 @@ from command_line import cli
 
 from anchoreval import compare, evaluate
 from anchoreval.errors import RunError, UnknownName
-from anchoreval.records.folder import Run
+from anchoreval.records.run import Run
 from anchoreval.reports.compare.contrasts import BODY, TABLE, write_compare
 from anchoreval.reports.compare.table import table_of
 from anchoreval.schema import Record

@@ -13,11 +13,12 @@ from statistics import fmean
 from typing import Any
 
 import pytest
-from test_board import ARMS, HOSTILE, Folder, make_run
+from test_board import ARMS, HOSTILE, make_run
 from test_leaderboard import saved
 
 from anchoreval.cli import parser as cli
-from anchoreval.records.folder import from_line, to_line
+from anchoreval.records.line import from_line, to_line
+from anchoreval.records.run import Run
 from anchoreval.reports.export.tables import CELL_COLUMNS, FORMATS, RECORD_COLUMNS, single_depth
 
 STAMP = "2026-01-02T03-04-05.000000"
@@ -29,7 +30,7 @@ def exported(runs: list[Path], form: str, output: Path) -> int:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Three arms; arms and one task with names that are not safe in a path."""
     made = make_run(tmp_path_factory.mktemp("runs") / "demo")
     names = {"native": "anchor/fp32~placebo"}
@@ -37,13 +38,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     arms = [{**arm, "name": names.get(arm["name"], arm["name"])} for arm in made.header["arms"]]
     task = {"suite": "ruler", "name": "vt", "version": 3, "max_new_tokens": 30}
     header = {**made.header, "arms": arms, "identity": {"tasks": [task]}}
-    run = Folder(made.path, header, records)
+    run = Run(made.path, header, records)
     saved(run)
     return run
 
 
 @pytest.fixture(scope="module")
-def harness(run: Folder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def harness(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run in lm-eval's layout."""
     output = tmp_path_factory.mktemp("lm-eval")
     assert exported([run.path], "lm-eval", output) == 0
@@ -59,10 +60,10 @@ def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text("utf-8").split("\n")[:-1]]
 
 
-def changed(run: Folder, folder: Path, header: dict[str, Any] | None = None, **fields: Any) -> Path:
+def changed(run: Run, folder: Path, header: dict[str, Any] | None = None, **fields: Any) -> Path:
     """The run in another folder, with other header keys and with its first record changed."""
     records = (replace(run.records[0], **fields), *run.records[1:])
-    return saved(Folder(folder, {**run.header, **(header or {})}, records))
+    return saved(Run(folder, {**run.header, **(header or {})}, records))
 
 
 def shown(table: str) -> dict[tuple[str, str], list[str]]:
@@ -75,7 +76,7 @@ def shown(table: str) -> dict[tuple[str, str], list[str]]:
     return found
 
 
-def test_lm_evals_own_table_shows_our_means_and_standard_errors(run: Folder, harness: Path) -> None:
+def test_lm_evals_own_table_shows_our_means_and_standard_errors(run: Run, harness: Path) -> None:
     from lm_eval.api.metrics import mean_stderr
     from lm_eval.utils import make_table
 
@@ -112,7 +113,7 @@ def test_keys_and_types_are_those_of_lm_evals_schema(harness: Path) -> None:
         assert set(SampleResult.__annotations__) <= set(row) and set(row["metrics"]) <= set(row)
 
 
-def test_lm_evals_own_file_name_functions_find_every_file(run: Folder, harness: Path) -> None:
+def test_lm_evals_own_file_name_functions_find_every_file(run: Run, harness: Path) -> None:
     from lm_eval.utils import (
         get_file_datetime,
         get_file_task_name,
@@ -137,7 +138,7 @@ def test_lm_evals_own_file_name_functions_find_every_file(run: Folder, harness: 
         assert len(files) == len(found) + 1
 
 
-def test_samples_load_with_the_library_that_lm_eval_writes_them_for(run: Folder, harness: Path, tmp_path: Path) -> None:
+def test_samples_load_with_the_library_that_lm_eval_writes_them_for(run: Run, harness: Path, tmp_path: Path) -> None:
     from datasets import load_dataset
 
     (path,) = (harness / "tiny__bf16-angle").glob("samples_ruler_vt_2048_*.jsonl")
@@ -171,18 +172,18 @@ def test_a_sample_without_a_score_is_left_out_of_the_mean_and_counted_with_its_r
     assert found["anchoreval"]["unmakeable"][0]["task"] == "ruler/qa_2"
 
 
-def test_a_task_without_any_score_is_null_and_still_in_lm_evals_table(run: Folder, tmp_path: Path) -> None:
+def test_a_task_without_any_score_is_null_and_still_in_lm_evals_table(run: Run, tmp_path: Path) -> None:
     from lm_eval.utils import make_table
 
     records = tuple(replace(r, score=None, why="gone", reference_logprob=None) for r in run.records[:1])
-    assert exported([saved(Folder(tmp_path / "r", run.header, records))], "lm-eval", tmp_path / "out") == 0
+    assert exported([saved(Run(tmp_path / "r", run.header, records))], "lm-eval", tmp_path / "out") == 0
     found = json.loads(next((tmp_path / "out").glob("*/results_*.json")).read_text("utf-8"))
     (metrics,) = found["results"].values()
     assert metrics["score,none"] is None and metrics["score_stderr,none"] == "N/A"
     assert "logprob_per_token,none" not in metrics and "N/A" in make_table(found)
 
 
-def test_tables_hold_every_record_and_every_cell(run: Folder, tmp_path: Path) -> None:
+def test_tables_hold_every_record_and_every_cell(run: Run, tmp_path: Path) -> None:
     import pandas
 
     from anchoreval.stats import cells
@@ -207,11 +208,11 @@ def test_tables_hold_every_record_and_every_cell(run: Folder, tmp_path: Path) ->
         assert len(found) == len(mean) == len(cells(run.records))
 
 
-def test_parquet_columns_have_one_type_even_where_every_value_is_null(run: Folder, tmp_path: Path) -> None:
+def test_parquet_columns_have_one_type_even_where_every_value_is_null(run: Run, tmp_path: Path) -> None:
     from pyarrow import parquet
 
     records = tuple(replace(record, score=None, why=None) for record in run.records[:2])
-    bare = saved(Folder(tmp_path / "bare", run.header, records))
+    bare = saved(Run(tmp_path / "bare", run.header, records))
     types = []
     for path in (run.path, bare):
         exported([path], "parquet", tmp_path / "out")
@@ -223,7 +224,7 @@ def test_parquet_columns_have_one_type_even_where_every_value_is_null(run: Folde
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_exporting_twice_gives_the_same_bytes(run: Folder, tmp_path: Path, form: str) -> None:
+def test_exporting_twice_gives_the_same_bytes(run: Run, tmp_path: Path, form: str) -> None:
     digests = []
     for name in ("one", "two"):
         exported([run.path], form, tmp_path / name)
@@ -234,14 +235,14 @@ def test_exporting_twice_gives_the_same_bytes(run: Folder, tmp_path: Path, form:
     assert digests[0] == digests[1] and digests[0]
 
 
-def test_the_time_in_file_names_is_when_the_run_finished(run: Folder, tmp_path: Path) -> None:
+def test_the_time_in_file_names_is_when_the_run_finished(run: Run, tmp_path: Path) -> None:
     path = changed(run, tmp_path / "r", {"finished": "2026-01-02T09:00:00+02:00"})
     assert exported([path], "lm-eval", tmp_path / "out") == 0
     names = {file.name for file in (tmp_path / "out").glob("*/results_*")}
     assert names == {"results_2026-01-02T07-00-00.000000.json"}
 
 
-def test_hostile_text_survives_or_is_named(run: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_hostile_text_survives_or_is_named(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import pandas
 
     path = changed(run, tmp_path / "r", output=OPENING, references=(OPENING,))
@@ -262,7 +263,7 @@ def test_hostile_names_and_long_texts_stay_inside_the_output_folder(tmp_path: Pa
     arm = "rope:table=bf16," + "x" * 400
     header = {**run.header, "run": "../../up", "model": {"name": "../../etc\n/passwd"}}
     records = (replace(run.records[0], arm=arm), *run.records[1:19])
-    path = saved(Folder(run.path, header, records))
+    path = saved(Run(run.path, header, records))
     for form in FORMATS:
         assert exported([path], form, tmp_path / "out") == 0
     assert {item.name for item in tmp_path.iterdir()} == {"in", "out"}
@@ -274,7 +275,7 @@ def test_hostile_names_and_long_texts_stay_inside_the_output_folder(tmp_path: Pa
 
 
 def test_two_runs_of_one_moment_do_not_overwrite_each_other(
-    run: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other, copy = changed(run, tmp_path / "a", {"run": "other"}), changed(run, tmp_path / "b")
     assert exported([run.path, other], "lm-eval", tmp_path / "out") == 0
@@ -294,7 +295,7 @@ def test_two_runs_of_one_moment_do_not_overwrite_each_other(
     ],
 )
 def test_bad_input_is_one_line(
-    run: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str, header: dict[str, Any], says: str
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str, header: dict[str, Any], says: str
 ) -> None:
     assert exported([changed(run, tmp_path / "r", header)], form, tmp_path / "out") == 2
     said = capsys.readouterr()
@@ -302,9 +303,9 @@ def test_bad_input_is_one_line(
 
 
 def test_a_run_without_records_and_a_folder_that_cannot_be_written_are_said(
-    run: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    empty = saved(Folder(tmp_path / "empty", run.header, ()))
+    empty = saved(Run(tmp_path / "empty", run.header, ()))
     assert exported([empty], "csv", tmp_path / "out") == 2 and "no records yet" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
     for form in FORMATS:
@@ -313,7 +314,7 @@ def test_a_run_without_records_and_a_folder_that_cannot_be_written_are_said(
 
 
 def test_an_absent_package_is_named_with_the_command_that_installs_it(
-    run: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert exported([run.path], "parquet", tmp_path) == 2
@@ -324,7 +325,7 @@ def test_an_absent_package_is_named_with_the_command_that_installs_it(
     assert exported([run.path], "lm-eval", tmp_path) == 0
 
 
-def test_lm_eval_files_are_written_without_pandas_torch_or_lm_eval(run: Folder, tmp_path: Path) -> None:
+def test_lm_eval_files_are_written_without_pandas_torch_or_lm_eval(run: Run, tmp_path: Path) -> None:
     code = (
         "import sys; from anchoreval.cli.parser import main\n"
         f"assert main(['export', {str(run.path)!r}, '--format', 'lm-eval', '--output', {str(tmp_path)!r}]) == 0\n"
@@ -344,8 +345,6 @@ def test_lm_eval_files_are_written_without_pandas_torch_or_lm_eval(run: Folder, 
         ({"depth": True}, None),
     ],
 )
-def test_the_depth_of_a_record_is_that_of_its_one_needle(
-    run: Folder, facts: dict[str, Any], depth: float | None
-) -> None:
+def test_the_depth_of_a_record_is_that_of_its_one_needle(run: Run, facts: dict[str, Any], depth: float | None) -> None:
     record = replace(run.records[0], facts=facts)
     assert single_depth(from_line(to_line(record))) == depth

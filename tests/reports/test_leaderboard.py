@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 from command_line import cli
-from test_board import ARMS, HOSTILE, LENGTHS, Folder, make_run
+from test_board import ARMS, HOSTILE, LENGTHS, make_run
 
 from anchoreval.bench.board import measure
 from anchoreval.errors import CardError, RunError
-from anchoreval.records.folder import to_line
+from anchoreval.records.line import to_line
+from anchoreval.records.run import Run
 from anchoreval.reports.board.cells import Mean
 from anchoreval.reports.board.columns import Row, columns_of
 from anchoreval.reports.board.declared import load_definition, write_leaderboard
@@ -32,7 +33,7 @@ GOOD: dict[str, Any] = {
 }  # fmt: skip
 
 
-def saved(run: Folder) -> Path:
+def saved(run: Run) -> Path:
     """The run on disk."""
     run.path.mkdir(parents=True)
     (run.path / "header.json").write_text(json.dumps(run.header), "utf-8")
@@ -150,7 +151,7 @@ def test_hostile_names_are_spelled_out_and_cut(tmp_path: Path) -> None:
     lines = [
         to_line(r).replace(f'"{r.arm}"'.encode(), json.dumps(names.get(r.arm, r.arm)).encode()) for r in run.records
     ]
-    path = saved(Folder(run.path, {**run.header, "model": {"name": HOSTILE[0] + HOSTILE[2]}}, ()))
+    path = saved(Run(run.path, {**run.header, "model": {"name": HOSTILE[0] + HOSTILE[2]}}, ()))
     (path / "records.jsonl").write_bytes(b"".join(lines))
     _, page = write_leaderboard([path], declared(tmp_path), tmp_path / "out")
     text = page.read_text("utf-8")

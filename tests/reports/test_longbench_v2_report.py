@@ -13,7 +13,7 @@ from longbench_v2_files import write_folder
 
 from anchoreval import evaluate
 from anchoreval.cli.parser import main
-from anchoreval.records.folder import Run
+from anchoreval.records.run import Run
 from anchoreval.reports.averages.longbench import report
 from anchoreval.reports.averages.longbench_v2 import DOMAINS, lines
 from anchoreval.schema import Record

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from anchoreval import compare
-from anchoreval.records.folder import Run, load_run
+from anchoreval.records.run import Run, load_run
 from anchoreval.reports.board import board_csv, board_html, run_table
 from anchoreval.reports.board.declared import write_leaderboard
 from anchoreval.reports.compare.contrasts import write_compare

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_board import Folder, make_run
+from test_board import make_run
 from test_compare_runs import made
 from test_leaderboard import declared, saved, table
 
 from anchoreval import compare
-from anchoreval.records.facts import environment_words, form_of, incomparable_words
-from anchoreval.records.folder import Run
+from anchoreval.records.header import Header
+from anchoreval.records.run import Run
 from anchoreval.reports.board import board_csv, board_html, run_table
 from anchoreval.reports.board.declared import write_leaderboard
 from anchoreval.reports.compare.table import table_of
@@ -31,7 +31,7 @@ DO = {
 }  # fmt: skip
 
 
-def lost(run: Folder, outcome: Outcome, task: str = "ruler/qa_1", arm: str = "fp32", count: int = 12) -> Folder:
+def lost(run: Run, outcome: Outcome, task: str = "ruler/qa_1", arm: str = "fp32", count: int = 12) -> Run:
     """The run, in which so many samples of a task at 512 under an arm became this."""
 
     def became(record: Record) -> Record:
@@ -44,7 +44,7 @@ def lost(run: Folder, outcome: Outcome, task: str = "ruler/qa_1", arm: str = "fp
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run in which nothing was lost."""
     run = make_run(tmp_path_factory.mktemp("runs") / "run")
     kept = tuple(dataclasses.replace(one, score=one.score or 0.0, finish="stop", outcome=None) for one in run.records)
@@ -53,7 +53,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Folder:
 
 
 @pytest.mark.parametrize("outcome", [outcome for outcome in OUTCOMES if outcome != "answered"])
-def test_every_outcome_is_counted_with_what_to_do(whole: Folder, outcome: Outcome) -> None:
+def test_every_outcome_is_counted_with_what_to_do(whole: Run, outcome: Outcome) -> None:
     run, name = lost(whole, outcome, count=5), outcome.replace("_", " ")
     texts = [" ".join(run_table(run).split()), html.unescape(board_html([run]))]
     for text in texts:
@@ -65,7 +65,7 @@ def test_every_outcome_is_counted_with_what_to_do(whole: Folder, outcome: Outcom
 
 
 @pytest.mark.parametrize("outcome", LOST)
-def test_compare_says_how_many_pairs_were_left_out_and_why(whole: Folder, outcome: Outcome) -> None:
+def test_compare_says_how_many_pairs_were_left_out_and_why(whole: Run, outcome: Outcome) -> None:
     run = lost(lost(whole, outcome, count=3), "failed", task="ruler/vt", count=1)
     against = compare(Run(run.path, run.header, run.records))[0]
     one = f"3 {outcome.replace('_', ' ')}, 1 failed" if outcome != "failed" else "4 failed"
@@ -74,7 +74,7 @@ def test_compare_says_how_many_pairs_were_left_out_and_why(whole: Folder, outcom
     assert against.pooled.difference.left_out == 4 and "4 left out" in run_table(run)
 
 
-def test_a_mean_from_which_a_task_or_a_sample_is_lost_is_marked_on_every_row(whole: Folder, tmp_path: Path) -> None:
+def test_a_mean_from_which_a_task_or_a_sample_is_lost_is_marked_on_every_row(whole: Run, tmp_path: Path) -> None:
     for count in (1, 12):
         run = lost(whole, "refused", count=count)
         text = run_table(run)
@@ -102,7 +102,7 @@ def test_a_mean_from_which_a_task_or_a_sample_is_lost_is_marked_on_every_row(who
         assert row["value"] in html_.read_text("utf-8") and "as wrong</span>" in html_.read_text("utf-8")
 
 
-def test_the_mean_over_tasks_says_in_board_csv_what_was_lost_behind_it(whole: Folder) -> None:
+def test_the_mean_over_tasks_says_in_board_csv_what_was_lost_behind_it(whole: Run) -> None:
     run = lost(lost(whole, "refused", count=3), "failed", task="ruler/vt", count=1)
     means = [row for row in csv.DictReader(io.StringIO(board_csv([run]))) if row["kind"] == "mean"]
     (row,) = [row for row in means if (row["length"], row["arm"]) == ("512", "fp32")]
@@ -112,7 +112,7 @@ def test_the_mean_over_tasks_says_in_board_csv_what_was_lost_behind_it(whole: Fo
     assert {row["lost"] for row in means if row["arm"] != "fp32"} == {""}
 
 
-def test_the_lost_count_as_wrong_in_the_lower_bound(whole: Folder) -> None:
+def test_the_lost_count_as_wrong_in_the_lower_bound(whole: Run) -> None:
     run = lost(whole, "refused", count=6)
     rows = csv.DictReader(io.StringIO(board_csv([run])))
     (row,) = [row for row in rows if (row["task"], row["length"], row["arm"]) == ("ruler/qa_1", "512", "fp32")]
@@ -122,7 +122,7 @@ def test_the_lost_count_as_wrong_in_the_lower_bound(whole: Folder) -> None:
     assert float(row["as_wrong_x100"]) == pytest.approx(100 * right / 12, abs=1e-3)
 
 
-def test_a_base_model_that_fills_its_budget_is_told_quietly(whole: Folder) -> None:
+def test_a_base_model_that_fills_its_budget_is_told_quietly(whole: Run) -> None:
     run = lost(whole, "cut")
     chat = dataclasses.replace(run, header=run.header | {"form": "chat"})
     assert "normal here" in run_table(run) and "normal here" not in run_table(chat)
@@ -146,7 +146,7 @@ SERVER = {"backend": {"server": {"api": "chat"}}}
     ],
 )
 def test_the_form_of_prompts_is_the_headers_or_follows_from_it(header: dict[str, Any], form: str) -> None:
-    assert form_of(header) == form
+    assert Header(header).form == form
 
 
 @pytest.mark.parametrize(
@@ -175,13 +175,15 @@ def test_another_rule_of_judging_is_said() -> None:
     assert any("not judged by the same rule: ruler/vt" in note for note in compare([first, second])[0].notes)
 
 
-def test_several_environments_are_marked(whole: Folder, tmp_path: Path) -> None:
+def test_several_environments_are_marked(whole: Run, tmp_path: Path) -> None:
     both = [{"threads": 1, "versions": {"torch": "2"}}, {"threads": 2, "versions": {"torch": "2"}}]
     header = whole.header | {"environments": both}
     apart = {"native": 0, "fp32": 1, "bf16-angle": 0}
     records = tuple(dataclasses.replace(one, environment=apart[one.arm]) for one in whole.records)
-    run = Folder(tmp_path / "run", header, records)
-    assert environment_words(header) == "2 environments (threads differ)" and environment_words(whole.header) == ""
+    run = Run(tmp_path / "run", header, records)
+    assert (
+        Header(header).environment_words == "2 environments (threads differ)" and whole.header.environment_words == ""
+    )
     for text in (run_table(run), board_html([run])):
         assert "2 environments" in text and "pairs have their two answers from different environments" in text
     csv_, html_ = write_leaderboard([saved(run)], declared(tmp_path), tmp_path / "out")
@@ -198,9 +200,9 @@ def test_several_environments_are_marked(whole: Folder, tmp_path: Path) -> None:
         ("none", "none"),
     ],
 )
-def test_a_board_says_who_puts_the_anchor(whole: Folder, tmp_path: Path, source: str, says: str) -> None:
+def test_a_board_says_who_puts_the_anchor(whole: Run, tmp_path: Path, source: str, says: str) -> None:
     tokenizer = {"anchor_token": "<s>", "anchor_from": source}
-    run = Folder(tmp_path / "run", whole.header | {"tokenizer": tokenizer}, whole.records)
+    run = Run(tmp_path / "run", whole.header | {"tokenizer": tokenizer}, whole.records)
     assert f"<dt>Anchor token</dt><dd><bdi>{says}</bdi></dd>" in board_html([run])
     _, page = write_leaderboard([saved(run)], declared(tmp_path), tmp_path / "out")
     assert f"anchor: {says}" in page.read_text("utf-8")
@@ -220,9 +222,12 @@ def test_only_tasks_that_use_generated_text_are_not_comparable(tmp_path: Path) -
     )
     assert clean.header["comparable"] and "published scores" not in run_table(clean)
     seeded = evaluate("anchor-tiny", "ruler/vt", lengths=[512], limit=1, backend="fake", seed=7, output=tmp_path)
-    assert incomparable_words(seeded.header) == "seed 7"
+    assert seeded.header.incomparable_words() == "seed 7"
 
 
 def test_an_older_header_is_not_comparable_as_a_whole() -> None:
     header = {"comparable": False, "tasks": ["ruler/vt", "ruler/cwe"], "sources": {"haystack": "generated"}}
-    assert incomparable_words(header) == "haystack generated" and incomparable_words({"comparable": True}) == ""
+    assert (
+        Header(header).incomparable_words() == "haystack generated"
+        and Header({"comparable": True}).incomparable_words() == ""
+    )

@@ -12,7 +12,8 @@ import pytest
 
 from anchoreval import evaluate
 from anchoreval.cli.parser import main
-from anchoreval.records.folder import HEADER, RECORDS
+from anchoreval.records.header import HEADER
+from anchoreval.records.lines import RECORDS
 
 FOLDER = "0123456789abcdef"
 RUN = ["run", "--model", "anchor-tiny", "--backend", "fake", "--tasks", "ruler/vt", "--lengths", "512", "--limit", "1"]

@@ -18,7 +18,7 @@ from crash import ASKED, lines, ruler, run, texts
 from anchoreval import evaluate
 from anchoreval.errors import RunError
 from anchoreval.records import folder as results
-from anchoreval.records.folder import load_run
+from anchoreval.records.run import load_run
 from anchoreval.runs.verify.records import findings
 
 SCRIPT = Path(__file__).parents[1] / "crash.py"

@@ -16,7 +16,8 @@ from standin import NAME, TINY, Rules, prompt_of, standing_in
 from anchoreval import evaluate
 from anchoreval.backends.fake import FakeBackend
 from anchoreval.errors import RunError
-from anchoreval.records.folder import Run, RunFolder, load_run
+from anchoreval.records.folder import RunFolder
+from anchoreval.records.run import Run, load_run
 from anchoreval.runs import loop
 from anchoreval.runs.verify.records import findings
 from anchoreval.schema import Output, Record, Request, Sample

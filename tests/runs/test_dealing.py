@@ -12,7 +12,7 @@ import pytest
 
 from anchoreval import compare, evaluate, load_run
 from anchoreval.errors import AnchorEvalError
-from anchoreval.records.folder import HEADER
+from anchoreval.records.header import HEADER
 from anchoreval.runs.dealing import ROUND, bets, dealt, shuffled, source
 from anchoreval.runs.rounds import words
 from anchoreval.runs.verify.records import findings

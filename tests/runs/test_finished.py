@@ -17,7 +17,9 @@ from anchoreval import suites as data
 from anchoreval.backends.fake import FakeBackend
 from anchoreval.cards import load_tasks
 from anchoreval.errors import RunError
-from anchoreval.records.folder import HEADER, RECORDS, Run
+from anchoreval.records.header import HEADER
+from anchoreval.records.lines import RECORDS
+from anchoreval.records.run import Run
 from anchoreval.schema import Sample
 from anchoreval.suites.recipe import Recipe
 

@@ -17,7 +17,8 @@ from anchoreval.backends.fake import FakeBackend
 from anchoreval.cards import load_tasks
 from anchoreval.cli.parser import main
 from anchoreval.errors import ModelError
-from anchoreval.records.folder import HEADER, Run
+from anchoreval.records.header import HEADER
+from anchoreval.records.run import Run
 from anchoreval.runs import rebuild as remake
 from anchoreval.runs.identity import changed_files, environment_of
 from anchoreval.runs.verify.records import findings

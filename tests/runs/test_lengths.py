@@ -16,7 +16,7 @@ from anchoreval.backends.openai.answers import Asking, Unanswerable
 from anchoreval.backends.openai.server import Identity, Offers
 from anchoreval.cards import Task, load_tasks
 from anchoreval.errors import LengthError
-from anchoreval.records.folder import Run, header_alone
+from anchoreval.records.run import Run, header_alone
 from anchoreval.reports.board import run_table
 from anchoreval.runs.evaluate import _within_server
 from anchoreval.runs.lengths import ANCHOR_TOKENS, PUBLISHED, LengthRule, template_tokens

@@ -14,8 +14,8 @@ import pytest
 
 from anchoreval import evaluate, load_run
 from anchoreval.errors import AnchorEvalError, CardError, ModelError, RunError, SourceError
-from anchoreval.records.folder import Run
-from anchoreval.runs.loop import key_of
+from anchoreval.records.record import key_of
+from anchoreval.records.run import Run
 from anchoreval.runs.rebuild import Remake
 
 REPOSITORY = Path(__file__).parents[2]

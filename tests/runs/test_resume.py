@@ -20,7 +20,9 @@ from anchoreval.backends.fake import FakeBackend
 from anchoreval.cards import load_tasks
 from anchoreval.cli.parser import main
 from anchoreval.errors import RunError
-from anchoreval.records.folder import HEADER, RECORDS, Run, load_run
+from anchoreval.records.header import HEADER
+from anchoreval.records.lines import RECORDS
+from anchoreval.records.run import Run, load_run
 from anchoreval.runs import rebuild as remake
 from anchoreval.runs.resume import nothing_scored
 from anchoreval.runs.verify.records import findings

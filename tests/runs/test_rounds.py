@@ -16,7 +16,8 @@ import pytest
 from anchoreval import compare, evaluate, load_run
 from anchoreval.backends.fake import FakeBackend
 from anchoreval.errors import AnchorEvalError
-from anchoreval.records.folder import RECORDS, Run
+from anchoreval.records.lines import RECORDS
+from anchoreval.records.run import Run
 from anchoreval.reports.board import run_table
 from anchoreval.runs.rounds import BLOCK, ROUND, dealt, words
 from anchoreval.schema import Sample, Segment

@@ -16,8 +16,9 @@ import pytest
 
 from anchoreval import evaluate, load_run
 from anchoreval.errors import CardError, LengthError, SourceError, UnknownName, UnsupportedArm
-from anchoreval.records.folder import RECORDS, Run, read_records
+from anchoreval.records.lines import RECORDS, read_records
 from anchoreval.records.rescore import rescored
+from anchoreval.records.run import Run
 from anchoreval.schema import Record
 
 SMALL: dict[str, Any] = {"lengths": [512], "limit": 6, "backend": "fake", "rope": "bf16,fp32"}

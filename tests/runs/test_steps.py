@@ -19,8 +19,10 @@ from anchoreval import evaluate, load_run
 from anchoreval.backends.fake import FakeBackend
 from anchoreval.cli.parser import main
 from anchoreval.errors import LengthError
-from anchoreval.records.folder import RECORDS, Run, find_runs, to_line
+from anchoreval.records.line import to_line
+from anchoreval.records.lines import RECORDS
 from anchoreval.records.rescore import rescored
+from anchoreval.records.run import Run, find_runs
 from anchoreval.runs.verify.records import findings
 from anchoreval.schema import PROMPT_READ, SECOND_PROMPT_READ, Outcome, Output, Record, Request
 from anchoreval.suites.longbench_v2 import generate as longbench_v2

@@ -10,7 +10,8 @@ from typing import Any
 
 from anchoreval.cards import load_tasks
 from anchoreval.errors import RunError
-from anchoreval.records.folder import RECORDS, Run
+from anchoreval.records.lines import RECORDS
+from anchoreval.records.run import Run
 from anchoreval.reports.averages.general_losses import losses
 from anchoreval.reports.outcomes import outcome_lines
 from anchoreval.schema import Record
@@ -100,10 +101,10 @@ def groups(found: Sequence[Figure]) -> list[Figure]:
 def report(run: Run, margin: float = 1.0) -> str:
     """The text for one run: a row for each task and metric, a column for each arm; shares x 100; then what was lost."""
     found = figures(run)
-    name = f"{run.header.get('run', run.path.name)} of {run.header.get('model', {}).get('name', 'a model')}"
+    name = f"{run.name} of {run.model}"
     if not found:
         return f"{name}: no task of the suite {SUITE}"
-    release = run.header.get("scorer_packages", {}).get("lm-eval", "")
+    release = run.header.part("scorer_packages").get("lm-eval", "")
     arms = list(dict.fromkeys(one.arm for one in found))
     rows = [list(HEAD) + arms, *_rows(found, arms)]
     own = groups(found)

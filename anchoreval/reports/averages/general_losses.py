@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from anchoreval.records.folder import Run
+from anchoreval.records.run import Run
 from anchoreval.reports.compare.contrasts import compare
 from anchoreval.reports.words import NONE
 from anchoreval.stats import Contrast, Row

@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
-from anchoreval.records.folder import Run
 from anchoreval.records.rescore import earned
+from anchoreval.records.run import Run
 from anchoreval.reports.averages import longbench_v2 as longbench_v2_report
 from anchoreval.schema import Record
 from anchoreval.suites.longbench.averages import (
@@ -32,8 +32,7 @@ NONE = "–"
 def deviating(run: Run, name: str) -> tuple[Run, int]:
     """The run with the scores that its answers earn under a named deviation, and how many of them that changed."""
     instead = DEVIATIONS[name]
-    asked: dict[str, str] = run.header.get("scorers", {})
-    scorers = {task: instead[scorer] for task, scorer in asked.items() if scorer in instead}
+    scorers = {task: instead[scorer] for task, scorer in run.header.scorers.items() if scorer in instead}
     records = [
         replace(record, score=score.value, why=score.why)
         if record.task in scorers and (score := earned(record, scorers, run.path))
@@ -51,8 +50,8 @@ def report(run: Run, deviation: str | None = None) -> str:
         run, changed = deviating(run, deviation)
         notes = [f"scored again with the deviation {deviation}, which changed {changed} scores: not those of the cards"]
     arms = dict.fromkeys(record.arm for record in run.records)
-    lines = [f"{run.header.get('run', run.path.name)} of {run.header.get('model', {}).get('name', 'a model')}"]
-    if run.header.get("sources", {}).get("context"):
+    lines = [f"{run.name} of {run.model}"]
+    if run.header.sources.get("context"):
         lines.append("the context was left out of every prompt (--no-context)")
     lines += [*([f"changed: {run.changed}"] if run.changed else []), *notes]
     if run.records and not any(record.task.startswith(V1) for record in run.records):

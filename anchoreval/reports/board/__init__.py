@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from anchoreval.files import write_whole
+from anchoreval.records.run import Run
 from anchoreval.reports.board.run_csv import csv_text
-from anchoreval.reports.board.view import Run, RunView, view
+from anchoreval.reports.board.view import RunView, view
 from anchoreval.reports.page import require_page
 from anchoreval.reports.terminal import run_table, table
 

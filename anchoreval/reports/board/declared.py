@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from anchoreval.files import write_whole
-from anchoreval.records.folder import find_runs
+from anchoreval.records.run import find_runs
 from anchoreval.reports.board.build import Board, build
 from anchoreval.reports.board.definition import Declared, Definition, find_definition, load_definition
 from anchoreval.reports.board.gather import gather

@@ -15,23 +15,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from anchoreval.errors import RunError
-from anchoreval.records.facts import (
-    anchor_words,
-    environment_words,
-    environments,
-    form_of,
-    form_words,
-    incomparable,
-    raw_words,
-    section,
-)
-from anchoreval.records.folder import HEADER, RECORDS, Lines, changed_since, each_fields, read_header
+from anchoreval.records.header import HEADER, Header, read_header
+from anchoreval.records.lines import RECORDS, Lines, each_fields
 from anchoreval.records.plain_files import there
+from anchoreval.records.seal import changed_since
 from anchoreval.reports.board.definition import Declared
 from anchoreval.reports.board.view import relative
 from anchoreval.reports.links import has_viewer
 from anchoreval.schema import OUTCOMES, Json, Outcome, original_of, outcome_of
-from anchoreval.stats import per_token_of, stopped_of, unit_of
+from anchoreval.stats import per_token_of, unit_of
 
 DECILES = 10
 NOWHERE = -1  # the decile of a sample without one single depth
@@ -97,8 +89,7 @@ def _outcome(record: Mapping[str, Any]) -> Outcome:
 class Gathered:
     """What a board keeps of one run; `path` is the folder as seen from the board's own.
 
-    `incomparable` is that of header_facts, `stopped` the words of a rule that ended cells, as in stats.stopped_of,
-    `changed` is that of results.Run.
+    `incomparable` and `stopped` are those of records.Header, `changed` that of records.Run.
     """
 
     path: str
@@ -163,45 +154,43 @@ def gathered(path: Path, declared: Declared, folder: Path) -> Gathered:
     RunError where a record is broken or repeated.
     """
     header, lines = read_header(path / HEADER), Lines(path / RECORDS)
-    model = section(header, "model")
-    name = str(model.get("name") or header.get("run") or path.name)
+    run = header.run or path.name
+    name = str(header.model.get("name") or run)
     wanted = declared.definition.models is None or name in declared.definition.models
     found = _cells(lines, declared) if wanted and there(lines.path) else {}
     changed = changed_since(header, lines) if wanted else ""
     return Gathered(
         relative(path, folder),
-        str(header.get("run") or path.name),
+        run,
         name,
-        str(model.get("sha256") or "")[:8],
+        str(header.model.get("sha256") or "")[:8],
         setting(header),
         str(header.get("created") or ""),
-        incomparable(header),
+        header.incomparable(),
         has_viewer(path),
         (*facts(header), *([f"changed: {changed}"] if changed else [])),
-        max(1, len(environments(header))),
-        stopped_of(header),
+        max(1, len(header.environments)),
+        header.stopped,
         found,
         changed,
     )
 
 
-def setting(header: Mapping[str, Json]) -> str:
+def setting(header: Header) -> str:
     """What two runs of one model must share to stand in one row: dtype, kernel, form of the prompts, sources."""
-    backend, model = section(header, "backend"), section(header, "model")
-    parts = [str(backend.get("dtype") or model.get("dtype") or ""), str(backend.get("kernel") or "")]
-    form = form_of(header)
+    backend, form = header.backend, header.form
+    parts = [str(backend.get("dtype") or header.model.get("dtype") or ""), str(backend.get("kernel") or "")]
     parts.append({"server": "server's chat template"}.get(form, f"{form} template") if form else "")
-    arguments = section(section(header, "identity"), "template_args")
-    parts += [f"{key}={value}" for key, value in sorted(arguments.items())]
-    made = (f"{key} {value}" for key, value in sorted(section(header, "sources").items()) if key != "wordlists")
+    parts += [f"{key}={value}" for key, value in sorted(header.part("identity", "template_args").items())]
+    made = (f"{key} {value}" for key, value in sorted(header.sources.items()) if key != "wordlists")
     return ", ".join(part for part in (*parts, *made) if part)
 
 
-def facts(header: Mapping[str, Json]) -> tuple[str, ...]:
+def facts(header: Header) -> tuple[str, ...]:
     """What stands beside a run's folder: the form of its prompts, its anchor, and how many environments computed it."""
-    form, anchor = form_words(header), anchor_words(header)
-    found = [f"prompts: {form}" if form else "", raw_words(header)]
-    found += [f"anchor: {anchor}" if anchor else "", environment_words(header)]
+    form, anchor = header.form_words, header.anchor_words
+    found = [f"prompts: {form}" if form else "", header.raw_words]
+    found += [f"anchor: {anchor}" if anchor else "", header.environment_words]
     return tuple(filter(None, found))
 
 

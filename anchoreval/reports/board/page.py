@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from anchoreval.arms.patterns import masks_documents
-from anchoreval.records.facts import RAW_TEXT
+from anchoreval.records.header import RAW_TEXT
 from anchoreval.reports import colours
 from anchoreval.reports.board.build import Board, Group, Line
 from anchoreval.reports.board.cells import Gap, Map, Mean

@@ -6,7 +6,6 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 
-from anchoreval.records.facts import environments, form_of
 from anchoreval.reports.board.view import RunView
 from anchoreval.reports.words import plain
 from anchoreval.schema import OUTCOMES, SCORED
@@ -148,8 +147,8 @@ def _of(view: RunView, kind: str, task: str | None = None) -> Row:
         "comparable": comparable,
         "path": view.path,
         "header": view.fingerprint,
-        "form": form_of(view.header),
-        "environments": str(max(1, len(environments(view.header)))),
+        "form": view.header.form,
+        "environments": str(max(1, len(view.header.environments))),
     }
 
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from anchoreval.records.facts import anchor_words, environments, form_words, raw_words, section
+from anchoreval.records.header import Header
 from anchoreval.reports import colours
 from anchoreval.reports.board.depths import Depths, depth_maps
 from anchoreval.reports.board.evidence import Evidence, evidence, place_id
@@ -33,7 +33,6 @@ from anchoreval.reports.words import (
     tally,
     tokens,
 )
-from anchoreval.schema import Json
 from anchoreval.stats import Cell, Contrast, Row
 
 HEADER_CHARACTERS = 20_000
@@ -104,9 +103,7 @@ def _title(views: Sequence[RunView]) -> str:
 
 
 def _model(view: RunView) -> str:
-    model = view.header.get("model")
-    named = model.get("name") if isinstance(model, Mapping) else model
-    return plain(named or view.name, 100)
+    return plain(view.header.model.get("name") or view.name, 100)
 
 
 def _section(view: RunView, number: int) -> Section:
@@ -153,36 +150,37 @@ def _lead(view: RunView) -> str:
 def _facts(view: RunView) -> Iterator[tuple[str, str]]:
     """(label, value) of what a reader asks first; the whole header follows on the page."""
     header = view.header
-    model = section(header, "model")
+    model = header.model
     size = model.get("parameters")
     yield "Run", plain(view.name, 100)
     yield "Folder", plain(view.path, 200)
     yield "Started", plain(header.get("created", NONE), 40)
     yield "Model", plain(model.get("path", NONE), 200)
-    yield "Engine", _engine(section(header, "backend"))
+    yield "Engine", _engine(header)
     yield "Weights", f"sha256 {plain(model['sha256'], 64)[:16]}" if model.get("sha256") else NONE
     yield "Parameters", f"{size:,}" if isinstance(size, int) else plain(size or NONE, 40)
     yield "Dtype", plain(model.get("dtype") or NONE, 40)
-    yield "Anchor token", plain(anchor_words(header) or NONE, 120)
-    yield "Prompts", plain(form_words(header) or NONE, 60)
+    yield "Anchor token", plain(header.anchor_words or NONE, 120)
+    yield "Prompts", plain(header.form_words or NONE, 60)
     yield "Seed", plain(header.get("seed", NONE), 40)
     yield (
         "Sources",
-        ", ".join(f"{plain(k, 40)} {plain(v, 60)}" for k, v in section(header, "sources").items()) or NONE,
+        ", ".join(f"{plain(k, 40)} {plain(v, 60)}" for k, v in header.sources.items()) or NONE,
     )
-    if len(environments(header)) > 1:
-        yield "Environments", f"{len(environments(header))}"
+    if len(header.environments) > 1:
+        yield "Environments", f"{len(header.environments)}"
     yield (
         "Records",
         f"{len(view.records):,}" + (f" of {view.expected:,}" if view.expected is not None else ""),
     )
 
 
-def _engine(said: Mapping[str, Json]) -> str:
+def _engine(header: Header) -> str:
     """Which backend computed, of which versions, and where: the device, or the address of a server."""
-    versions = ", ".join(f"{plain(name, 40)} {plain(text, 40)}" for name, text in section(said, "versions").items())
-    where = section(said, "server").get("address") or said.get("device")
-    parts = [plain(said.get("engine", NONE), 40), versions, plain(where or "", 200)]
+    known = header.part("backend", "versions").items()
+    versions = ", ".join(f"{plain(name, 40)} {plain(text, 40)}" for name, text in known)
+    where = header.at("backend", "server", "address") or header.backend.get("device")
+    parts = [plain(header.backend.get("engine", NONE), 40), versions, plain(where or "", 200)]
     return ", ".join(filter(None, parts))
 
 
@@ -191,7 +189,7 @@ def _warnings(view: RunView) -> Iterator[str]:
         yield f"This run is not what it was when it finished: {view.changed}."
     if view.incomparable:
         yield f"Not comparable with published scores: {plain(view.incomparable, 400)}."
-    if raw := raw_words(view.header):
+    if raw := view.header.raw_words:
         yield f"{raw[:1].upper()}{raw[1:]}."
     if view.extension:
         yield view.extension

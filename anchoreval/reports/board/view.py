@@ -5,43 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Protocol
 
 from anchoreval.arms.patterns import masks_documents
-from anchoreval.records.facts import environment_words, incomparable_words
+from anchoreval.records.header import Header
+from anchoreval.records.run import Run
 from anchoreval.reports.links import has_viewer
 from anchoreval.reports.outcomes import OutcomeLine, outcome_lines
-from anchoreval.schema import Json, Record
+from anchoreval.schema import Record
 from anchoreval.stats import Cell, Contrast, Place, Row, Side, average_ends, cells, contrast, paired_sides, sides
 from anchoreval.suites.ruler.averages import TASKS, effective_length, weighted_decreasing, weighted_increasing
 
 RULER_TASKS = TASKS
-
-
-class Run(Protocol):
-    """A run folder that has been read."""
-
-    @property
-    def path(self) -> Path:
-        """The folder."""
-        ...
-
-    @property
-    def header(self) -> Mapping[str, Json]:
-        """header.json."""
-        ...
-
-    @property
-    def records(self) -> Sequence[Record]:
-        """records.jsonl, in order."""
-        ...
-
-
 EXTENSION = "Attention masked by documents at inference is this project's extension, not part of arXiv 2411.13476."
 
 
@@ -97,7 +76,7 @@ class RunView:
     """
 
     path: str
-    header: Mapping[str, Json]
+    header: Header
     records: tuple[Record, ...]
     tasks: tuple[str, ...]
     lengths: tuple[int, ...]
@@ -110,7 +89,7 @@ class RunView:
     @property
     def name(self) -> str:
         """The run's name in its header."""
-        return str(self.header.get("run") or self.path)
+        return self.header.run or self.path
 
     @property
     def extension(self) -> str:
@@ -120,16 +99,16 @@ class RunView:
     @property
     def incomparable(self) -> str:
         """Why scores do not stand beside published ones, and which tasks'; empty where all do."""
-        return incomparable_words(self.header, records=self.records)
+        return self.header.incomparable_words(records=self.records)
 
     def comparable(self, tasks: Sequence[str]) -> bool:
         """Whether the scores of all these tasks may stand beside published ones."""
-        return not incomparable_words(self.header, tasks, self.records)
+        return not self.header.incomparable_words(tasks, self.records)
 
     @property
     def environments(self) -> str:
         """A sentence where the run was computed in several environments, else empty."""
-        words = environment_words(self.header)
+        words = self.header.environment_words
         return f"{words}: last bits may differ from one record to the next; records name theirs" if words else ""
 
     @cached_property
@@ -146,7 +125,7 @@ class RunView:
     @cached_property
     def contrasts(self) -> Mapping[tuple[str, str], Contrast]:
         """(arm, baseline) -> their paired differences with their verdicts, for every ordered pair of arms."""
-        known = sides(self.header, self.records)
+        known = sides(self.header.arms, self.records, self.header.stopped)
         for arm in self.arms:
             known.setdefault(arm, Side(arm, arm, {}))
         found: dict[tuple[str, str], Contrast] = {}
@@ -168,13 +147,10 @@ class RunView:
     @property
     def expected(self) -> int | None:
         """How many records the finished run has, by its header; None when the header does not tell."""
-        limit, rule = self.header.get("limit"), self.header.get("until")
-        if rule:  # stopped by verdicts: known when they are in
-            used = [int(cell["used"]) for cell in rule.get("cells", [])]
-            return sum(used) * len(self.arms) if used else None
-        if asked := _list(self.header, "asked"):
-            return sum(int(cell["samples"]) for cell in asked) * len(self.arms)
-        if not isinstance(limit, int):
+        if (samples := self.header.samples) is not None:
+            return samples * len(self.arms)
+        limit = self.header.get("limit")
+        if self.header.get("until") or not isinstance(limit, int):
             return None
         places = [(task, length) for task in self.tasks for length in self.lengths]
         return limit * len(self.arms) * sum(place not in self.unmakeable for place in places)
@@ -215,39 +191,18 @@ class RunView:
 def view(run: Run, folder: Path) -> RunView:
     """The run as a board in `folder` shows it; tasks and arms in the header's order, lengths ascending."""
     found = {(cell.task, cell.length, cell.arm): cell for cell in cells(run.records)}
-    header = run.header
-    arms = [_name(arm) for arm in _list(header, "arms")]
     return RunView(
         relative(run.path, folder),
-        header,
-        tuple(run.records),
-        _ordered([str(task) for task in _list(header, "tasks")], (task for task, _, _ in found)),
-        tuple(sorted({*map(int, _list(header, "lengths")), *(length for _, length, _ in found)})),
-        _ordered(arms, (arm for _, _, arm in found)),
+        run.header,
+        run.records,
+        run.tasks,
+        tuple(sorted({*run.header.lengths, *(length for _, length, _ in found)})),
+        run.arms,
         found,
-        unmakeable(header),
+        run.header.unmakeable,
         has_viewer(run.path),
-        str(getattr(run, "changed", "")),
+        run.changed,
     )
-
-
-def unmakeable(header: Mapping[str, Json]) -> dict[Place, str]:
-    """(task, length) -> why the header says that no such sample can be made."""
-    return {(str(one["task"]), int(one["length"])): str(one["why"]) for one in _list(header, "unmakeable")}
-
-
-def _name(arm: Any) -> str:
-    return str(arm["name"] if isinstance(arm, Mapping) else arm)
-
-
-def _list(header: Mapping[str, Json], key: str) -> list[Any]:
-    return list(header.get(key) or [])
-
-
-def _ordered(first: Iterable[str], then: Iterable[str]) -> tuple[str, ...]:
-    """`first`, then what else is in `then`, sorted; each once."""
-    known = dict.fromkeys(first)
-    return (*known, *sorted(set(then) - set(known)))
 
 
 def relative(path: Path, folder: Path) -> str:

@@ -14,8 +14,8 @@ from pathlib import Path
 from anchoreval import stats
 from anchoreval.errors import RunError, UnknownName
 from anchoreval.files import write_whole
-from anchoreval.records.facts import form_of, other_prompts, section
-from anchoreval.records.folder import Run, find_runs, load_run, tell_changed
+from anchoreval.records.header import Header
+from anchoreval.records.run import Run, find_runs, load_run, tell_changed
 from anchoreval.schema import Json
 from anchoreval.stats import Contrast, Side
 
@@ -69,13 +69,13 @@ def _only(run: Run | str | Path, tell: Callable[[str], None]) -> Run:
 
 def _labels(runs: Sequence[Run]) -> list[str]:
     """The model's name where that tells the runs apart, else the run's."""
-    models = [str(run.header.get("model", {}).get("name", run.path.name)) for run in runs]
-    ids = [str(run.header.get("run", run.path.name)) for run in runs]
+    models = [run.model for run in runs]
+    ids = [run.name for run in runs]
     return models if len(set(models)) == len(models) else [f"{m}/{i[:8]}" for m, i in zip(models, ids, strict=True)]
 
 
 def _within(run: Run, baseline: str | None, margin: float) -> list[Contrast]:
-    known = stats.sides(run.header, run.records)
+    known = run.sides()
     if not known:
         raise RunError(f"{run.path}: the run holds no records yet")
     base = baseline or next(iter(known))
@@ -89,10 +89,10 @@ def _within(run: Run, baseline: str | None, margin: float) -> list[Contrast]:
 
 def _across(run: tuple[Run, str], first: tuple[Run, str], baseline: str | None, margin: float) -> Iterator[Contrast]:
     check_prompts(run[0], first[0])
-    one_tokenizer = _tokenizer(run[0]) == _tokenizer(first[0])
-    prompts = tuple(other_prompts(run[0].header, first[0].header))
+    one_tokenizer = len({one.header.at("tokenizer", "sha256") for one, _ in (run, first)}) == 1
+    prompts = tuple(run[0].header.other_prompts(first[0].header))
     judged = tuple(_judged_otherwise(run[0].header, first[0].header))
-    ours, theirs = (stats.sides(one.header, one.records, label) for one, label in (run, first))
+    ours, theirs = (one.sides(label) for one, label in (run, first))
     if baseline is not None and baseline not in theirs:
         raise UnknownName(f"arm of {first[0].path}", baseline, theirs)
     for arm, base in _partners(list(ours), list(theirs), baseline):
@@ -113,10 +113,6 @@ def _partners(ours: Sequence[str], theirs: Sequence[str], baseline: str | None) 
         said = f"{', '.join(ours)} against {', '.join(theirs)}"
         raise RunError(f"the runs have no arm in common ({said}): name one of the first run's with --baseline")
     return same
-
-
-def _tokenizer(run: Run) -> Json:
-    return run.header.get("tokenizer", {}).get("sha256")
 
 
 def _silent(side: Side, keep: bool) -> Side:
@@ -143,15 +139,8 @@ def check_prompts(run: Run, first: Run) -> None:
         )
 
 
-def reasons(ours: Mapping[str, Json], theirs: Mapping[str, Json]) -> list[str]:
+def reasons(ours: Header, theirs: Header) -> list[str]:
     """What in two headers makes prompts differ, in words."""
-
-    def pick(header: Mapping[str, Json], *keys: str) -> Json:
-        found: Json = header
-        for key in keys:
-            found = found.get(key) if isinstance(found, Mapping) else None
-        return found
-
     fields = {
         "tokenizer": ("tokenizer", "sha256"),
         "haystack": ("sources", "haystack"),
@@ -161,35 +150,31 @@ def reasons(ours: Mapping[str, Json], theirs: Mapping[str, Json]) -> list[str]:
         "limit": ("limit",),
         "version of anchoreval": ("version",),
     }
-    pairs = {name: (pick(theirs, *keys), pick(ours, *keys)) for name, keys in fields.items()}
-    pairs["template"] = form_of(theirs), form_of(ours)
+    pairs = {name: (theirs.at(*keys), ours.at(*keys)) for name, keys in fields.items()}
+    pairs["template"] = theirs.form, ours.form
     found = []
     for name, (one, other) in pairs.items():
         if one != other:
             plain = all(isinstance(value, str | int | None) for value in (one, other))
             found.append(f"different {name}" + (f": {str(one)[:16]} and {str(other)[:16]}" if plain else ""))
-    return found + _other_tasks(pick(ours, "identity", "tasks"), pick(theirs, "identity", "tasks"))
+    return found + _other_tasks(ours, theirs)
 
 
-def _judged_otherwise(ours: Mapping[str, Json], theirs: Mapping[str, Json]) -> Iterator[str]:
+def _judged_otherwise(ours: Header, theirs: Header) -> Iterator[str]:
     """What makes answers to the same prompts differ in length or in how they are judged, in words."""
-    cards = (section(header, "identity").get("tasks") for header in (ours, theirs))
-    yield from (f"not the same tasks: {why}" for why in _other_tasks(*cards))
-    one, other = section(theirs, "scorers"), section(ours, "scorers")
+    yield from (f"not the same tasks: {why}" for why in _other_tasks(ours, theirs))
+    one, other = theirs.scorers, ours.scorers
     if names := [name for name in one if name in other and one[name] != other[name]]:
         yield f"not judged by the same rule: {', '.join(names)}"
 
 
-def _other_tasks(ours: Json, theirs: Json) -> list[str]:
+def _other_tasks(ours: Header, theirs: Header) -> list[str]:
     """Tasks of the same name whose cards make other samples."""
-
-    def by_name(cards: Json) -> dict[str, Json]:
-        return {f"{card['suite']}/{card['name']}": card for card in cards or []}
 
     def made(card: Mapping[str, Json]) -> Json:
         return [card.get(key) for key in ("generator", "args", "max_new_tokens", "version", "samples")]
 
-    one, other = by_name(ours), by_name(theirs)
+    one, other = ours.cards, theirs.cards
     names = [name for name in one if name in other and made(one[name]) != made(other[name])]
     return [f"different cards of {', '.join(names)}"] if names else []
 

@@ -21,11 +21,11 @@ from typing import Any
 
 from anchoreval.errors import RunError
 from anchoreval.files import write_whole
-from anchoreval.records.facts import environments, form_of, incomparable, section
-from anchoreval.records.folder import HEADER, Run
+from anchoreval.records.header import HEADER
+from anchoreval.records.run import Run
 from anchoreval.reports.rows import fields_of
 from anchoreval.schema import NATURAL, Json, Record
-from anchoreval.stats import contrast, counted, per_token, put, sides
+from anchoreval.stats import contrast, counted, per_token, put
 
 FOLDER_BYTES = 200
 SCORE, LOGPROB = "score", "logprob_per_token"
@@ -41,9 +41,9 @@ def write_lm_eval(runs: Sequence[Run], output: Path) -> list[Path]:
     made: dict[Path, Path] = {}
     for run in runs:
         for arm, cells in _arms(run).items():
-            path = output / folder_name(f"{model_of(run)}__{arm}") / f"results_{stamp(run)}.json"
+            path = output / folder_name(f"{run.model}__{arm}") / f"results_{stamp(run)}.json"
             if path in made:
-                path = path.parent.with_name(folder_name(f"{path.parent.name}__{run.header.get('run')}")) / path.name
+                path = path.parent.with_name(folder_name(f"{path.parent.name}__{run.name}")) / path.name
             if path in made:
                 raise RunError(f"{run.path} and {made[path]} are the same run: name one of them")
             made[path] = run.path
@@ -64,10 +64,10 @@ def _write_arm(run: Run, arm: str, cells: Mapping[str, list[Record]], path: Path
 
 def _arms(run: Run) -> dict[str, dict[str, list[Record]]]:
     """Arm -> name of the task there -> its records by index; arms and tasks in the header's order."""
-    found: dict[str, dict[tuple[str, int], dict[str, Record]]] = {str(one["name"]): {} for one in _arms_said(run)}
+    found: dict[str, dict[tuple[str, int], dict[str, Record]]] = {arm: {} for arm in run.header.arms}
     for record in run.records:
         put(found.setdefault(record.arm, {}).setdefault((record.task, record.length), {}), record)
-    order = {str(task): number for number, task in enumerate(run.header.get("tasks") or [])}
+    order = {task: number for number, task in enumerate(run.header.tasks)}
     arms: dict[str, dict[str, list[Record]]] = {}
     for arm, cells in found.items():
         for task, length in sorted(cells, key=lambda cell: (order.get(cell[0], len(order)), cell)):
@@ -91,11 +91,6 @@ def folder_name(name: str) -> str:
     return f"{safe.encode('utf-8')[: FOLDER_BYTES - 18].decode('utf-8', 'ignore')}__{_sha256(safe)[:16]}"
 
 
-def model_of(run: Run) -> str:
-    """The name of the model in the header."""
-    return str(section(run.header, "model").get("name") or run.header.get("run") or run.path.name)
-
-
 def stamp(run: Run) -> str:
     """When the run finished, or else was created, as in lm-eval's file names: UTC, `-` for `:`."""
     return _time(run, "finished", "created").replace(tzinfo=None).isoformat(timespec="microseconds").replace(":", "-")
@@ -114,7 +109,6 @@ def _time(run: Run, *keys: str) -> datetime.datetime:
 def results_of(run: Run, arm: str, cells: Mapping[str, list[Record]], folder: str) -> dict[str, Json]:
     """What results_*.json holds but for the hashes; scores are 0..1, log-probabilities in nats per token."""
     every = [record for records in cells.values() for record in records]
-    model = section(run.header, "model")
     return {
         "results": {task: _metrics(task, records) for task, records in cells.items()},
         "group_subtasks": {task: [] for task in cells},
@@ -127,9 +121,9 @@ def results_of(run: Run, arm: str, cells: Mapping[str, list[Record]], folder: st
         "git_hash": None,
         "date": _time(run, "created").timestamp(),
         "lm_eval_version": None,
-        "max_length": model.get("window"),
+        "max_length": run.header.model.get("window"),
         "model_source": "anchoreval",
-        "model_name": f"{model_of(run)}__{arm}",
+        "model_name": f"{run.model}__{arm}",
         "model_name_sanitized": folder,
         "system_instruction": None,
         "system_instruction_sha": None,
@@ -176,20 +170,17 @@ def _decoding(run: Run, task: str) -> dict[str, Json]:
 
 def _card(run: Run, task: str) -> Mapping[str, Json]:
     """The task's row of the header's identity; empty where it has none."""
-    rows: list[Mapping[str, Json]] = section(run.header, "identity").get("tasks") or []
-    return next((row for row in rows if (row["suite"], row["name"]) == tuple(task.split("/", 1))), {})
+    return run.header.cards.get(task, {})
 
 
 def _counts(run: Run, records: Sequence[Record]) -> dict[str, int]:
     """How many samples the header asked for in this cell, and how many records there are."""
     place = (records[0].task, records[0].length)
-    asked = {(row["task"], row["length"]): int(row["samples"]) for row in run.header.get("asked") or []}
-    return {"original": asked.get(place, len(records)), "effective": len(records)}
+    return {"original": run.header.asked.get(place, len(records)), "effective": len(records)}
 
 
 def _config(run: Run, arm: str) -> dict[str, Json]:
-    model, seed = section(run.header, "model"), run.header.get("seed")
-    backend = section(run.header, "backend")
+    model, seed = run.header.model, run.header.get("seed")
     return {
         "model": "anchoreval",
         "model_args": {"pretrained": model.get("path"), "arm": arm},
@@ -198,7 +189,7 @@ def _config(run: Run, arm: str) -> dict[str, Json]:
         "model_sha": model.get("sha256"),
         "batch_size": None,
         "batch_sizes": [],
-        "device": backend.get("device"),
+        "device": run.header.backend.get("device"),
         "use_cache": None,
         "limit": run.header.get("limit"),
         "bootstrap_iters": 0,
@@ -216,14 +207,14 @@ def _extra(run: Run, arm: str, cells: Mapping[str, list[Record]]) -> dict[str, J
     keys = ("run", "version", "created", "finished", "comparable", "template", "document_tokens", "sources")
     return {
         **{key: run.header.get(key) for key in (*keys, "unmakeable")},
-        "arm": next((one for one in _arms_said(run) if one.get("name") == arm), {"name": arm}),
+        "arm": next((one for one in run.header.arm_rows if one.get("name") == arm), {"name": arm}),
         "tokenizer": run.header.get("tokenizer"),
         "scorers": run.header.get("scorers"),
         "unscored": {task: dict(reasons) for task, reasons in why.items() if reasons},
         "outcomes": {task: counted(rows) for task, rows in cells.items()},
-        "form": form_of(run.header),
-        "incomparable": dict(incomparable(run.header, run.records)),
-        "environments": [dict(one) for one in environments(run.header)],
+        "form": run.header.form,
+        "incomparable": dict(run.header.incomparable(run.records)),
+        "environments": [dict(one) for one in run.header.environments],
         "differences": _differences(run, arm),
         **({"changed": run.changed} if run.changed else {}),
     }
@@ -231,16 +222,12 @@ def _extra(run: Run, arm: str, cells: Mapping[str, list[Record]]) -> dict[str, J
 
 def _differences(run: Run, arm: str) -> list[dict[str, Json]]:
     """The arm against the run's first, as `anchoreval compare` has it; empty for the first."""
-    known = sides(run.header, run.records)
+    known = run.sides()
     first = next(iter(known), arm)
     if arm == first or arm not in known:
         return []
     against = contrast(known[arm], known[first])
     return [fields_of(against, row) for row in against.rows]
-
-
-def _arms_said(run: Run) -> list[Mapping[str, Json]]:
-    return [one if isinstance(one, Mapping) else {"name": str(one)} for one in run.header.get("arms") or []]
 
 
 def sample_row(run: Run, record: Record) -> dict[str, Json]:

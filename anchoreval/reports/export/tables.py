@@ -16,7 +16,7 @@ from anchoreval.errors import MissingExtra, RunError
 from anchoreval.schema import OUTCOMES
 
 if TYPE_CHECKING:
-    from anchoreval.records.folder import Run
+    from anchoreval.records.run import Run
     from anchoreval.schema import Record
 
 FORMATS = ("lm-eval", "csv", "parquet")
@@ -107,9 +107,9 @@ def difference_rows(run: Run, output: Path) -> Iterator[Row]:
     What `anchoreval compare` says of the run, under the names of compare.csv.
     """
     from anchoreval.reports.rows import fields_of
-    from anchoreval.stats import contrast, sides
+    from anchoreval.stats import contrast
 
-    of, known = _of(run, output), list(sides(run.header, run.records).values())
+    of, known = _of(run, output), list(run.sides().values())
     for side in known[1:]:
         against = contrast(side, known[0])
         for row in against.rows:
@@ -126,14 +126,11 @@ def single_depth(record: Record) -> float | None:
 
 def _of(run: Run, output: Path) -> Row:
     """The columns that say which run; `path` as seen from the folder of the tables."""
-    from anchoreval.records.facts import section
     from anchoreval.reports.board.view import relative
-    from anchoreval.reports.export.lm_eval import model_of
 
-    sha256 = section(run.header, "model").get("sha256")
+    sha256 = run.header.model.get("sha256")
     weights = None if sha256 is None else str(sha256)
-    name = str(run.header.get("run") or run.path.name)
-    return {"run": name, "path": relative(run.path, output), "model": model_of(run), "weights_sha256": weights}
+    return {"run": run.name, "path": relative(run.path, output), "model": run.model, "weights_sha256": weights}
 
 
 def _write_table(rows: Sequence[Row], columns: dict[str, str], path: Path) -> Path:

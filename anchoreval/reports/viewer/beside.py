@@ -12,7 +12,8 @@ from html import unescape
 from pathlib import Path
 
 from anchoreval.errors import AnchorEvalError
-from anchoreval.records.folder import RECORDS, Run, load_run
+from anchoreval.records.lines import RECORDS
+from anchoreval.records.run import Run, load_run
 from anchoreval.reports.viewer.files import is_data, is_inert
 from anchoreval.reports.viewer.page import page
 from anchoreval.reports.viewer.write import DATA, FOLDER, PAGE, mark_of, write_view

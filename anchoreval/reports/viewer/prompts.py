@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from anchoreval.errors import AnchorEvalError
-from anchoreval.records.folder import Run
+from anchoreval.records.run import Run
 from anchoreval.reports.viewer.files import to_json
-from anchoreval.reports.viewer.rows import Row, arms_of
+from anchoreval.reports.viewer.rows import Row
 from anchoreval.schema import Json, Progress, Request, Sample
 
 if TYPE_CHECKING:
@@ -92,7 +91,7 @@ def _lines(
                 if problem := _problem(sample, row):
                     why[sample.id] = problem
                 else:
-                    yield sample.id, to_json(_shown(remade, sample, row, arms_of(run)))
+                    yield sample.id, to_json(_shown(remade, sample, row, run.arms))
         except AnchorEvalError as error:
             why |= dict.fromkeys(ids, f"This prompt cannot be made again: {error}")
 
@@ -109,7 +108,7 @@ def _until(samples: Iterator[Sample], ids: Collection[str]) -> Iterator[Sample]:
 
 
 def _problem(sample: Sample, row: Row) -> str:
-    made = hashlib.sha256(sample.prompt.encode("utf-8", "surrogatepass")).hexdigest()
+    made = sample.prompt_sha256
     recorded = sorted({record.prompt_sha256 for record in row.answers.values()} - {made})
     if not recorded:
         return ""

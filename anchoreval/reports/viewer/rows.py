@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from anchoreval.records.folder import Run
+from anchoreval.records.run import Run
 from anchoreval.schema import Json, Record
 
 COLUMNS = ("id", "task", "length", "index", "file", "prompt", "scores", "logprobs", "outputs")
@@ -48,26 +48,13 @@ def rows_of(run: Run) -> list[Row]:
     lines: dict[str, list[Line]] = {}
     for number, record in enumerate(run.records, 1):
         lines.setdefault(record.sample_id, []).append(Line(number, record))
-    tasks = tasks_of(run)
-    place = {task: at for at, task in enumerate(tasks)}
+    place = {task: at for at, task in enumerate(run.tasks)}
 
     def order(row: Row) -> tuple[int, int, int, str]:
         return place[row.first.task], row.first.length, row.first.index, row.sample_id
 
     found = (Row(name, tuple(own), {line.record.arm: line.record for line in own}) for name, own in lines.items())
     return sorted(found, key=order)
-
-
-def tasks_of(run: Run) -> tuple[str, ...]:
-    """The header's tasks, then what else the records hold."""
-    return _ordered([str(task) for task in run.header.get("tasks") or []], (record.task for record in run.records))
-
-
-def arms_of(run: Run) -> tuple[str, ...]:
-    """The header's arms, then what else the records hold."""
-    listed = run.header.get("arms") or []
-    names = [str(arm["name"] if isinstance(arm, Mapping) else arm) for arm in listed]
-    return _ordered(names, (record.arm for record in run.records))
 
 
 def listed(row: Row, arms: Sequence[str], file: int, prompt: int) -> list[Json]:
@@ -90,8 +77,3 @@ def _per_token(record: Record | None) -> float | None:
     if record is None or record.reference_logprob is None or not record.reference_tokens:
         return None
     return round(record.reference_logprob / record.reference_tokens, 6)
-
-
-def _ordered(first: Sequence[str], then: Iterator[str]) -> tuple[str, ...]:
-    known = dict.fromkeys(first)
-    return (*known, *sorted(set(then) - set(known)))

@@ -19,18 +19,18 @@ from pathlib import Path
 from anchoreval.arms.patterns import masks_documents
 from anchoreval.errors import RunError
 from anchoreval.files import write_whole
-from anchoreval.records.facts import environment_words, incomparable_words, raw_words
-from anchoreval.records.folder import Run, to_line
+from anchoreval.records.line import to_line
+from anchoreval.records.run import Run
 from anchoreval.reports.board.view import EXTENSION
 from anchoreval.reports.outcomes import outcome_lines
 from anchoreval.reports.page import require_page
 from anchoreval.reports.viewer.files import DataFiles, remove_data, to_json
 from anchoreval.reports.viewer.page import page
 from anchoreval.reports.viewer.prompts import PROMPT_MEGABYTES, Prompts, Remade, remade_prompts
-from anchoreval.reports.viewer.rows import COLUMNS, Row, arms_of, listed, rows_of, tasks_of
+from anchoreval.reports.viewer.rows import COLUMNS, Row, listed, rows_of
 from anchoreval.reports.words import plain, sentence
 from anchoreval.schema import SILENT, Json, Progress, Record
-from anchoreval.stats import contrast, sides
+from anchoreval.stats import contrast
 
 PAGE, DATA, FOLDER = "index.html", "data", "view"
 TITLE = " · anchoreval samples</title>"
@@ -62,7 +62,7 @@ def write_view(
         (folder / DATA).mkdir(parents=True, exist_ok=True)
         with _alone(folder):
             name, count = _write_data(run, rows, made, folder / DATA)
-            title = plain(f"{_model(run)} · {run.header.get('run') or run.path.name}", 200)
+            title = plain(f"{run.model} · {run.name}", 200)
             path = write_whole(folder / PAGE, [page(title, f"{DATA}/{name}/", mark_of(run), count)])
             _drop_others(folder / DATA, name)
     except OSError as error:
@@ -117,7 +117,7 @@ def _json(record: Record) -> str:
 
 def _index(run: Run, rows: Sequence[Row], holds: Sequence[int], shown: Mapping[str, int], made: Prompts) -> Json:
     """What the page reads first: the list, and what is to be said of the run."""
-    arms = arms_of(run)
+    arms = run.arms
     reasons: dict[str, int] = {}
 
     def prompt(row: Row) -> int:
@@ -127,10 +127,10 @@ def _index(run: Run, rows: Sequence[Row], holds: Sequence[int], shown: Mapping[s
 
     listing = [listed(row, arms, file, prompt(row)) for row, file in zip(rows, holds, strict=True)]
     return {
-        "run": {"name": run.header.get("run") or run.path.name, "model": _model(run), "records": len(run.records)},
+        "run": {"name": run.name, "model": run.model, "records": len(run.records)},
         "columns": COLUMNS,
         "arms": arms,
-        "tasks": tasks_of(run),
+        "tasks": run.tasks,
         "rows": listing,
         "reasons": list(reasons),
         "notes": list(_notes(run, rows, made)),
@@ -145,35 +145,30 @@ def _notes(run: Run, rows: Sequence[Row], made: Prompts) -> Iterator[str]:
         yield f"This run is not what it was when it finished: {run.changed}."
     if "finished" not in run.header:
         yield "This run is not finished: the records that it had when the page was written are shown."
-    if why := incomparable_words(run.header, records=run.records):
+    if why := run.header.incomparable_words(records=run.records):
         yield f"Not comparable with published scores: {plain(why)}."
-    if raw := raw_words(run.header):
+    if raw := run.header.raw_words:
         yield f"{raw[:1].upper()}{raw[1:]}."
-    if several := environment_words(run.header):
+    if several := run.header.environment_words:
         yield f"Computed in {plain(several)}: last bits may differ from one record to the next; records name theirs."
     yield from (f"{line.text}." for line in outcome_lines(run.header, run.records) if not line.quiet)
-    if any(map(masks_documents, arms_of(run))):
+    if any(map(masks_documents, run.arms)):
         yield EXTENSION
     if repeated := sum(row.repeated for row in rows):
         yield f"{repeated} lines of records.jsonl repeat a sample under an arm; the list shows the last one of each."
-    for one in run.header.get("unmakeable") or []:
-        yield f"{one['task']} at {one['length']:,} tokens is not in the run: {one['why']}"
+    for (task, length), reason in run.header.unmakeable.items():
+        yield f"{task} at {length:,} tokens is not in the run: {reason}"
 
 
 def _verdicts(run: Run) -> Iterator[str]:
     """What every arm differs by from the first over all pairs, as `anchoreval compare` says it."""
     try:
-        known = list(sides(run.header, run.records).values())
+        known = list(run.sides().values())
         against = [contrast(side, known[0]) for side in known[1:]]
     except RunError:  # samples that are there twice, or were asked in other words: the list says so
         return
     for one in against:
         yield f"{plain(one.arm, 60)} minus {plain(one.baseline, 60)}: {sentence(one.pooled)}"
-
-
-def _model(run: Run) -> str:
-    model = run.header.get("model")
-    return str(model.get("name") if isinstance(model, Mapping) else model)
 
 
 def _move(part: Path, place: Path) -> None:

@@ -103,5 +103,3 @@ def _groups(cell: Cell, plan: Plan, tokenizer: TextTokenizer, window: int | None
 
 def _limits(arm: Arm, limits: Limits) -> Limits:
     return limits.placebo() if arm.placebo else limits
-
-

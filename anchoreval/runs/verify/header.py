@@ -5,39 +5,37 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from anchoreval.errors import AnchorEvalError, LengthError
-from anchoreval.records.folder import Run, fingerprint
+from anchoreval.records.header import TWICE, Header, fingerprint
+from anchoreval.records.parts import HeaderParts
+from anchoreval.records.run import Run
 from anchoreval.runs.lengths import lengths_of
 from anchoreval.runs.loop import samples_of
-from anchoreval.runs.rebuild import HeaderParts, Remake, header_parts
+from anchoreval.runs.rebuild import Remake
 from anchoreval.runs.verify.rounds import rule_differences
 from anchoreval.schema import Json, uses_generated
-
-TWICE = ("seed", "template", "template_args", "template_text", "anchor", "form", "document_tokens")
 
 
 def header_differences(run: Run) -> Iterator[str]:
     """Every contradiction in a header; RunError where a part is absent or of another type."""
-    parts, header, identity = header_parts(run), run.header, run.header["identity"]
-    if fingerprint(identity) != header["run"]:
-        yield f"run: {header['run']} is not the fingerprint {fingerprint(identity)} of its identity"
+    parts, header, identity = run.parts, run.header, run.header.identity
+    if fingerprint(identity) != header.run:
+        yield f"run: {header.run} is not the fingerprint {fingerprint(identity)} of its identity"
     for name in (*TWICE, *(["limit"] if "limit" in identity else [])):
         if header.get(name) != identity.get(name):
             yield f"{name}: {header.get(name)} here, {identity.get(name)} in its identity"
     if parts.tokenizer.sha256 != parts.identity.tokenizer:
         yield "tokenizer: sha256 is not that of its identity"
-    tasks = {f"{row['suite']}/{row['name']}": row for row in identity["tasks"]}
-    if header.get("tasks") != list(tasks):
+    if header.tasks != list(header.cards):
         yield "tasks: not those of its identity"
-    if header.get("scorers") != {address: row.get("scorer") for address, row in tasks.items()}:
+    if header.scorers != {address: card.get("scorer") for address, card in header.cards.items()}:
         yield "scorers: not those of its identity"
-    sources = header.get("sources", {})
-    if any(sources.get(name) != identity["sources"].get(name) for name in ("haystack", "wordlists")):
+    if any(header.sources.get(name) != identity["sources"].get(name) for name in ("haystack", "wordlists")):
         yield "sources: not those of its identity"
     yield from _comparable(run, parts)
-    yield from _arms(parts, header["arms"])
+    yield from _arms(parts, header.arm_rows)
     yield from _weights(header)
     yield from _counts(parts)
     yield from rule_differences(run, parts)
@@ -50,13 +48,13 @@ def _comparable(run: Run, parts: HeaderParts) -> Iterator[str]:
         return
     if said := header.get("incomparable"):
         yield f"comparable: true, though {', '.join(said)} are not"
-    elif "incomparable" not in header and (header["sources"]["haystack"] != "published" or parts.identity.seed != 42):
+    elif "incomparable" not in header and (header.sources["haystack"] != "published" or parts.identity.seed != 42):
         yield "comparable: true, with another haystack or seed than the published ones"
     if made := {record.task for record in run.records if uses_generated(record.facts)}:
         yield f"comparable: true, though samples of {', '.join(sorted(made))} hold generated text"
 
 
-def _arms(parts: HeaderParts, rows: list[Json]) -> Iterator[str]:
+def _arms(parts: HeaderParts, rows: Sequence[Mapping[str, Json]]) -> Iterator[str]:
     try:
         arms = [arm.parsed() for arm in parts.arms]
     except AnchorEvalError as error:
@@ -69,10 +67,10 @@ def _arms(parts: HeaderParts, rows: list[Json]) -> Iterator[str]:
             yield f"arms: {arm.name}: asked is not what its name spells"
 
 
-def _weights(header: Json) -> Iterator[str]:
+def _weights(header: Header) -> Iterator[str]:
     """The hashes of the weights, which the model, the backend and its files name."""
-    backend = header.get("backend", {})
-    if header["model"].get("sha256") != backend.get("weights_sha256"):
+    backend = header.backend
+    if header.model.get("sha256") != backend.get("weights_sha256"):
         yield "model: sha256 is not the backend's weights_sha256"
     if files := backend.get("files_sha256"):
         whole = hashlib.sha256(json.dumps(sorted(files.items())).encode()).hexdigest()

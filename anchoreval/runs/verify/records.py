@@ -12,19 +12,23 @@ import hashlib
 import json
 import math
 from array import array
-from collections.abc import Hashable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from anchoreval.errors import AnchorEvalError, RunError
-from anchoreval.prompt.documents import document_tokens
-from anchoreval.records.folder import HEADER, RECORDS, Lines, Run, from_line, header_alone, seal_of
+from anchoreval.records.header import HEADER
+from anchoreval.records.line import from_line
+from anchoreval.records.lines import RECORDS, Lines
+from anchoreval.records.parts import HeaderParts
 from anchoreval.records.plain_files import there
+from anchoreval.records.record import key_of, to_record
 from anchoreval.records.rescore import earned, same
+from anchoreval.records.run import Run, header_alone
+from anchoreval.records.seal import seal_of
 from anchoreval.runs.identity import changed_files
-from anchoreval.runs.loop import key_of
-from anchoreval.runs.rebuild import HeaderParts, Remake, header_parts
-from anchoreval.runs.two_steps import FIRST, Second, facts_of
+from anchoreval.runs.rebuild import Remake
+from anchoreval.runs.two_steps import FIRST, FIRST_FACTS, Second, facts_of
 from anchoreval.runs.verify.header import header_differences, unmade
 from anchoreval.runs.verify.rounds import in_rounds, rounds_taken, source_bet_on, verdict_differences
 from anchoreval.schema import (
@@ -32,10 +36,11 @@ from anchoreval.schema import (
     SCORED,
     SILENT,
     Json,
+    Output,
     Progress,
     Record,
-    Request,
     Sample,
+    Score,
     uses_generated,
 )
 
@@ -58,24 +63,43 @@ class Finding:
         return f"{self.where}: {self.what}"
 
 
+#: Fields of a record that no prompt gives, which are taken as they stand on the line, and what else tells of a change.
+NOT_REMADE: Mapping[str, str] = {
+    **dict.fromkeys(("output", "output_tokens", "finish", "choices", "outcome"), "the model's answer: the seal"),
+    **dict.fromkeys(("reference_logprob", "seconds"), "what the machine gave: the seal"),
+    "environment": "who computed the line: the seal",
+    **dict.fromkeys(("score", "why"), "what the answer earns: it is scored again"),
+}
+#: What is said of a field that is another; of the others both values are.
+WORDS: Mapping[str, str] = {
+    "key": "key is not that of this prompt, arm and engine",
+    "prompt_sha256": "prompt_sha256 is not that of the prompt made again",
+    "references": "references are not those of the sample made again",
+}
+NO_OUTPUT = Output("", "", (), "stop", None, 0.0)
+
+
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What the record of a sample must say, made again; `group` is its place in the order of the plan.
+    """A sample made again: its record before any output, pressed, and its place `group` in the order of the plan.
 
     `then` is the sample without its prompt where a second step follows, `source` what the rule of a run bets on.
     """
 
-    task: str
-    length: int
-    index: int
+    record: Record
     group: int
-    prompt_sha256: bytes
-    prompt_tokens: int
-    references: bytes
-    reference_tokens: int
-    facts: tuple[tuple[str, bytes], ...]
     then: Sample | None = None
     source: Hashable = None
+
+
+def pressed(record: Record) -> Record:
+    """The record with digests in place of its references and facts, which may be long."""
+    facts = {name: _digest(value) for name, value in record.facts.items()}
+    return replace(record, references=(_digest(list(record.references)).hex(),), facts=facts)
+
+
+def _digest(value: Json) -> bytes:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).digest()[:16]
 
 
 @dataclass(slots=True)
@@ -88,9 +112,9 @@ class Expected:
     keys: bytearray = field(default_factory=bytearray)
     lines: array[int] = field(default_factory=lambda: array("Q"))
 
-    def add(self, sample: Sample, made: Made, keys: list[str]) -> None:
+    def add(self, made: Made, keys: list[str]) -> None:
         """One more sample with its key under every arm."""
-        self.numbers[sample.id] = len(self.made)
+        self.numbers[made.record.sample_id] = len(self.made)
         self.made.append(made)
         self.keys += b"".join(map(bytes.fromhex, keys))
         self.lines.extend([0] * len(keys))
@@ -108,7 +132,8 @@ def expected_of(remake: Remake, progress: Progress = SILENT) -> Expected:
         request = remake.request(sample)
         keys = [key_of(request, arm, engine) for arm in remake.plan.arms]
         bet_on = source_bet_on(remake, sample) if remake.header.until else None
-        expected.add(sample, replace(made_of(sample, request, group), source=bet_on), keys)
+        blank = pressed(to_record("", sample, request, remake.plan.arms[0], NO_OUTPUT, Score(None)))
+        expected.add(Made(blank, group, replace(sample, segments=()) if sample.then else None, bet_on), keys)
         progress(1)
     return expected
 
@@ -124,67 +149,38 @@ def groups(remake: Remake) -> Iterator[tuple[int, Sample]]:
         yield group, sample
 
 
-def made_of(sample: Sample, request: Request, group: int) -> Made:
-    """A sample's part of its records."""
-    facts = {**sample.facts, "document_tokens": document_tokens(request)}
-    return Made(
-        sample.task,
-        sample.length,
-        sample.index,
-        group,
-        hashlib.sha256(sample.prompt.encode("utf-8", "surrogatepass")).digest(),
-        len(request.token_ids),
-        _digest(list(sample.references)),
-        request.reference_tokens,
-        tuple((name, _digest(value)) for name, value in facts.items()),
-        replace(sample, segments=()) if sample.then else None,
-    )
+def expected_record(record: Record, made: Made, key: str, second: Second) -> Record:
+    """What the record of a sample must be under its arm, pressed, with the output that stands on it."""
+    own = {name: getattr(record, name) for name in NOT_REMADE}
+    return replace(_with_first_answer(made, record, second), key=key, arm=record.arm, **own)
 
 
-def with_first_answer(made: Made, record: Record, second: Second) -> Made:
+def _with_first_answer(made: Made, record: Record, second: Second) -> Record:
     """What the record must say besides, given the first answer that stands on it; as made where there is no such step.
 
     How long that answer was and how it ended cannot be made again.
     """
     first = record.facts.get(FIRST)
     if made.then is None or not isinstance(first, str):
-        return made
-    said = {name: record.facts.get(name) for name in (FIRST, f"{FIRST}_tokens", f"{FIRST}_finish")}
+        return made.record
+    said = {name: record.facts.get(name) for name in FIRST_FACTS}
     try:
         prompt, request = second(made.then, first)
     except (AnchorEvalError, TypeError, UnicodeError):  # of a text that no tokenizer takes
-        return made
-    facts = tuple((name, _digest(value)) for name, value in (said | facts_of(prompt, request)).items())
-    return replace(made, facts=made.facts + facts, reference_tokens=request.reference_tokens)
+        return made.record
+    facts = {name: _digest(value) for name, value in (said | facts_of(prompt, request)).items()}
+    return replace(made.record, facts={**made.record.facts, **facts}, reference_tokens=request.reference_tokens)
 
 
-def _digest(value: Json) -> bytes:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).digest()[:16]
-
-
-def record_differences(record: Record, number: int, made: Made, key: str) -> Iterator[str]:
-    """Fields of a record that are not those of the sample made again; `number` is that of its (sample, arm)."""
-    if bytes.fromhex(record.prompt_sha256 if _is_sha256(record.prompt_sha256) else "") != made.prompt_sha256:
-        yield "prompt_sha256 is not that of the prompt made again"
-    pairs = {name: (getattr(record, name), getattr(made, name)) for name in ("task", "length", "index")}
-    pairs |= {name: (getattr(record, name), getattr(made, name)) for name in ("prompt_tokens", "reference_tokens")}
-    for name, (found, again) in pairs.items():
-        if found != again:
-            yield f"{name} is {found}, made again {again}"
-    if _digest(list(record.references)) != made.references:
-        yield "references are not those of the sample made again"
-    known = dict(made.facts)
-    if made.then and record.outcome in SCORED and FIRST not in known:
-        yield f"fact {FIRST!r}, the first of two answers, is not there"
-    for name, value in record.facts.items():
-        if name not in OUTPUT_FACTS and known.get(name) != _digest(value):
+def record_differences(record: Record, expected: Record) -> Iterator[str]:
+    """Fields of a record that are not those of the expected one; of its facts those that stand on it."""
+    found = pressed(record)
+    for name in (each.name for each in fields(Record) if each.name != "facts"):
+        if getattr(found, name) != getattr(expected, name):
+            yield WORDS.get(name) or f"{name} is {getattr(record, name)}, made again {getattr(expected, name)}"
+    for name, value in found.facts.items():
+        if name not in OUTPUT_FACTS and expected.facts.get(name) != value:
             yield f"fact {name!r} is not that of the sample made again"
-    if record.key != key:
-        yield "key is not that of this prompt, arm and engine"
-
-
-def _is_sha256(text: str) -> bool:
-    return len(text) == 64 and not set(text) - set("0123456789abcdef")
 
 
 class Reading:
@@ -253,9 +249,8 @@ class Reading:
         """Whether a record is of a sample that its run asks for, in a round behind the verdict of its cell."""
         if not self.run.header.get("until") or record.sample_id in self.expected.numbers:
             return False
-        asked = {(row["task"], row["length"]): row["samples"] for row in self.run.header["asked"]}
         known = record.sample_id == f"{record.task}@{record.length}#{record.index}" and record.arm in self.expected.arms
-        return known and 0 <= record.index < asked.get((record.task, record.length), 0)
+        return known and 0 <= record.index < self.run.header.asked.get((record.task, record.length), 0)
 
     def _known(self, record: Record, sample: int, arm: int) -> Iterator[str]:
         """Differences of a record whose sample and arm belong to the run."""
@@ -267,12 +262,14 @@ class Reading:
         (self._lost.discard if record.outcome in SCORED else self._lost.add)(number)
         self.expected.lines[number] = self.lines
         name = f"{record.sample_id} {record.arm}"
-        made = with_first_answer(made, record, self._second)
-        for what in record_differences(record, number, made, self.expected.key(number)):
+        expected = expected_record(record, made, self.expected.key(number), self._second)
+        for what in record_differences(record, expected):
             yield f"{name}: {what}"
-        self._bare += len(record.facts.keys() - OUTPUT_FACTS) < len(made.facts)
+        if made.then and record.outcome in SCORED and FIRST not in expected.facts:
+            yield f"{name}: fact {FIRST!r}, the first of two answers, is not there"
+        self._bare += len(record.facts.keys() - OUTPUT_FACTS) < len(expected.facts)
         try:
-            score = earned(record, self.run.header.get("scorers", {}), self.run.path)
+            score = earned(record, self.run.header.scorers, self.run.path)
         except RunError as error:  # facts that no scorer takes, or that name code
             yield f"{name}: cannot be scored again: {error}"
             return
@@ -322,13 +319,13 @@ def findings(
     remake = Remake(run, data_dir, tokenizer)
     yield from (Finding(header, what) for what in unmade(remake))
     progress.at(f"prompts of {path}")
-    parts, expected = header_parts(run), expected_of(remake, progress)
+    parts, expected = run.parts, expected_of(remake, progress)
     progress.at(f"records of {path}")
     unordered = parts.workers and not parts.finished  # workers' records are put in order at the end
     reading = Reading(run, expected, len(expected.lines) if unordered else parts.resumed, remake.second)
     yield from reading.findings(progress)
     if parts.until:
-        rounds = in_rounds((made.task, made.length, made.group) for made in expected.made)
+        rounds = in_rounds((made.record.task, made.record.length, made.group) for made in expected.made)
         told = verdict_differences(remake, rounds, lambda number: expected.made[number].source, reading.score)
         yield from (Finding(header, what) for what in told)
     yield from _whole(run, reading, parts)
@@ -354,5 +351,5 @@ def steps_of(path: Path) -> int:
     """How many prompts are made and records read for a run, by its header; 1 where that does not say it."""
     with contextlib.suppress(AnchorEvalError, KeyError, TypeError, ValueError, AttributeError):
         header = header_alone(path).header
-        return max(1, sum(int(row["samples"]) for row in header["asked"]) * (1 + len(header["arms"])))
+        return max(1, sum(header.asked.values()) * (1 + len(header.arms)))
     return 1

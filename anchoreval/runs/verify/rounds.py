@@ -7,9 +7,10 @@ import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 
 from anchoreval.errors import AnchorEvalError
-from anchoreval.records.folder import Run
+from anchoreval.records.parts import AskedCell, HeaderParts, StoppedCell, VerdictSaid
+from anchoreval.records.run import Run
 from anchoreval.runs.dealing import bets, dealt, dealt_by_depth, shuffled, source
-from anchoreval.runs.rebuild import AskedCell, HeaderParts, Remake, StoppedCell, VerdictSaid
+from anchoreval.runs.rebuild import Remake
 from anchoreval.runs.rounds import cell_said, rule_of
 from anchoreval.schema import Sample
 from anchoreval.stats.sequential import Until, Watcher, parse_until

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from anchoreval.arms.arm import Arm
 from anchoreval.cards import Task
 from anchoreval.records.folder import RunFolder
+from anchoreval.records.record import key_of
 from anchoreval.runs.groups import answered_of, groups_of, whole
 from anchoreval.runs.lengths import fitting
-from anchoreval.runs.loop import Cell, Plan, Progress, key_of, requests_of, second_of, store, to_look_at
+from anchoreval.runs.loop import Cell, Plan, Progress, requests_of, second_of, store, to_look_at
 from anchoreval.runs.two_steps import Answered, Second, both, first_answers, keep, seconds
 from anchoreval.runs.workers.actors import Fleet, Unit
 from anchoreval.schema import Json, Output, Request, Sample

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from anchoreval.cli.parser import main
-from anchoreval.records.folder import load_run
+from anchoreval.records.run import load_run
 from tests.conftest import REPOSITORY
 
 pytestmark = pytest.mark.browser

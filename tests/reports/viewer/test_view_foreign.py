@@ -10,7 +10,7 @@ import pytest
 
 from anchoreval.errors import RunError
 from anchoreval.files import write_whole
-from anchoreval.records.folder import Run, load_run
+from anchoreval.records.run import Run, load_run
 from anchoreval.reports.board import write_board
 from anchoreval.reports.board.declared import write_leaderboard
 from anchoreval.reports.links import has_viewer

@@ -20,9 +20,12 @@ import tokenizers
 from test_board import HOSTILE, make_run
 
 from anchoreval.errors import RunError
-from anchoreval.records.folder import HEADER, RECORDS, Run, load_run, to_line
+from anchoreval.records.header import HEADER
+from anchoreval.records.line import to_line
+from anchoreval.records.lines import RECORDS
+from anchoreval.records.run import Run, load_run
 from anchoreval.reports.viewer import files, write_view
-from anchoreval.reports.viewer.rows import arms_of, listed, rows_of
+from anchoreval.reports.viewer.rows import listed, rows_of
 from anchoreval.runs.rebuild import Remake
 
 MODEL = Path(__file__).parents[3] / "models" / "anchor-tiny"
@@ -80,10 +83,10 @@ def test_every_line_of_the_records_is_in_the_data_byte_for_byte_beside_its_numbe
 def test_a_row_has_the_scores_of_all_arms_and_says_which_outputs_are_equal(tmp_path: Path) -> None:
     run = stored(make_run(tmp_path / "run"))
     row = next(row for row in rows_of(run) if row.sample_id == "ruler/vt@512#3")
-    place, (scores, logprobs, outputs) = listed(row, arms_of(run), 4, -1)[:6], listed(row, arms_of(run), 4, -1)[6:]
+    place, (scores, logprobs, outputs) = listed(row, run.arms, 4, -1)[:6], listed(row, run.arms, 4, -1)[6:]
     assert place == ["ruler/vt@512#3", "ruler/vt", 512, 3, 4, -1]
     assert scores == [None, None, None] and logprobs == [-0.1, -0.1, -0.85]
-    texts_said = [row.answers[arm].output for arm in arms_of(run)]
+    texts_said = [row.answers[arm].output for arm in run.arms]
     assert [[a == b for a in outputs] for b in outputs] == [[a == b for a in texts_said] for b in texts_said]
 
 
@@ -212,7 +215,7 @@ def test_a_killed_writer_leaves_a_whole_viewer_and_the_next_one_clears_up(tmp_pa
     page = write_view(run)
     old = page.read_bytes()
     code = (
-        "import sys; from pathlib import Path; from anchoreval.records.folder import load_run\n"
+        "import sys; from pathlib import Path; from anchoreval.records.run import load_run\n"
         "from anchoreval.reports.viewer import write_view; from anchoreval.runs.rebuild import Remake\n"
         "run = load_run(Path(sys.argv[1]))\n"
         "print(flush=True)\nwhile True: write_view(run, remake=Remake); write_view(run)"

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from anchoreval import evaluate
-from anchoreval.records.folder import HEADER, RECORDS
+from anchoreval.records.header import HEADER
+from anchoreval.records.lines import RECORDS
 from anchoreval.runs.rounds import ROUND
 from anchoreval.runs.verify.records import findings
 

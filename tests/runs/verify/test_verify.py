@@ -7,6 +7,7 @@ import shutil
 import tracemalloc
 from array import array
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,12 @@ import pytest
 from anchoreval import evaluate
 from anchoreval.cli.parser import main
 from anchoreval.errors import ModelError, RunError
-from anchoreval.records.folder import HEADER, RECORDS, RunFolder, fingerprint, read_records
-from anchoreval.runs.verify.records import Expected, Made, findings
+from anchoreval.records.folder import RunFolder
+from anchoreval.records.header import HEADER, fingerprint
+from anchoreval.records.lines import RECORDS, read_records
+from anchoreval.runs.verify import records as verified
+from anchoreval.runs.verify.records import NOT_REMADE, Expected, Made, findings, pressed, record_differences
+from anchoreval.schema import Record
 
 REPOSITORY = Path(__file__).parents[3]
 TINY = REPOSITORY / "models" / "anchor-tiny"
@@ -270,20 +275,39 @@ def test_a_duplicated_record_is_refused_with_both_lines_when_a_run_is_resumed(ru
         read_records(run / RECORDS)
 
 
-def test_what_is_held_of_a_sample_stays_under_two_kilobytes() -> None:
+def test_what_is_held_of_a_sample_stays_under_two_kilobytes(run: Path) -> None:
     expected = Expected({f"arm{number}": number for number in range(4)}, lines=array("Q"))
-    facts = tuple((f"fact{number}", b"0" * 16) for number in range(9))
+    record = replace(read_records(run / RECORDS)[0], facts={f"fact{number}": "x" * 1000 for number in range(9)})
     tracemalloc.start()
     for index in range(2000):
-        digests = tuple((name, bytes(bytearray(value))) for name, value in facts)
-        made = Made("s/t", 512, index, index // 64, bytes(bytearray(32)), 500, bytes(bytearray(16)), 9, digests)
-        expected.numbers[f"s/t@512#{index}"] = len(expected.made)
-        expected.made.append(made)
-        expected.keys += bytes(4 * 32)
-        expected.lines.extend([0] * 4)
+        own = {"sample_id": f"s/t@512#{index}", "prompt_sha256": f"{index:064}", "index": index}
+        expected.add(Made(pressed(replace(record, **own)), index // 64), ["0" * 64] * 4)
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert held / 2000 < 2048
+
+
+def test_every_field_of_a_record_is_made_again_or_named_with_what_else_holds_it(run: Path) -> None:
+    record = read_records(run / RECORDS)[0]
+    expected = replace(pressed(record))
+    names = {field.name for field in fields(Record)}
+    assert NOT_REMADE.keys() < names and all(NOT_REMADE.values())
+    for name in names - NOT_REMADE.keys():
+        value = {"depths": [2]} if name == "facts" else (str(getattr(record, name)) + "?",)
+        assert list(record_differences(replace(record, **{name: value}), expected)), name
+    assert not list(record_differences(record, expected))
+
+
+def test_a_field_that_a_record_gains_is_compared(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclass(frozen=True, slots=True)
+    class Longer(Record):
+        layers: int = 0
+
+    record = read_records(run / RECORDS)[0]
+    given = {field.name: getattr(record, field.name) for field in fields(Record)}
+    monkeypatch.setattr(verified, "Record", Longer)
+    found = list(record_differences(Longer(**given, layers=2), Longer(**asdict(pressed(record)), layers=1)))
+    assert found == ["layers is 2, made again 1"]
 
 
 def test_generated_text_behind_the_first_sample_is_not_comparable(run: Path) -> None:

@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from anchoreval.records.folder import RECORDS, Run, read_records
+from anchoreval.records.lines import RECORDS, read_records
+from anchoreval.records.run import Run
 from anchoreval.schema import Record
 
 os.environ["ANCHOREVAL_TESTS"] = MINE = str(os.getpid())  # inherited by the workers that these tests may kill

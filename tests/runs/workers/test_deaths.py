@@ -12,7 +12,7 @@ import pytest
 from anchoreval import evaluate
 from anchoreval.backends.fake import FakeBackend
 from anchoreval.errors import RunError
-from anchoreval.records.folder import Run
+from anchoreval.records.run import Run
 from anchoreval.runs.identity import environment_of
 from anchoreval.runs.verify.records import findings
 from anchoreval.runs.workers.actors import TRIES, Fleet, Opening

@@ -16,7 +16,8 @@ from longbench_v2_files import write_folder
 
 from anchoreval import evaluate
 from anchoreval.errors import AnchorEvalError, ModelError, RunError
-from anchoreval.records.folder import RECORDS, Run, read_records
+from anchoreval.records.lines import RECORDS, read_records
+from anchoreval.records.run import Run
 from anchoreval.runs.verify.records import findings
 
 ray = pytest.importorskip("ray", reason="RAY ABSENT: no run was spread over workers (pip install -e '.[dev]')")

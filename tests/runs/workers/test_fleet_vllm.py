@@ -15,7 +15,7 @@ pytest.importorskip("vllm", reason="VLLM ABSENT: no engine was spread over worke
 pytest.importorskip("ray", reason="RAY ABSENT: no run was spread over workers")
 
 from anchoreval import evaluate
-from anchoreval.records.folder import Run
+from anchoreval.records.run import Run
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")

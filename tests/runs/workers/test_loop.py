@@ -14,7 +14,8 @@ from longbench_v2_files import write_folder
 from anchoreval import evaluate
 from anchoreval.backends.fake import FakeBackend
 from anchoreval.errors import RunError
-from anchoreval.records.folder import RECORDS, Run, load_run
+from anchoreval.records.lines import RECORDS
+from anchoreval.records.run import Run, load_run
 from anchoreval.runs.identity import environment_of
 from anchoreval.runs.verify.records import findings
 from anchoreval.runs.workers.actors import Fleet, Unit

@@ -18,8 +18,8 @@ from anchoreval import evaluate, load_run
 from anchoreval.cards import load_tasks
 from anchoreval.cli.parser import main
 from anchoreval.errors import CardError, MissingExtra, SourceError
-from anchoreval.records.folder import Run, find_runs
 from anchoreval.records.rescore import rescored
+from anchoreval.records.run import Run, find_runs
 from anchoreval.reports.averages.general import Figure, figures, groups, report
 from anchoreval.reports.averages.general_losses import losses
 from anchoreval.reports.board import board_html, run_table

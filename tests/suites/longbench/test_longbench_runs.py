@@ -14,8 +14,8 @@ from anchoreval import evaluate, load_run
 from anchoreval.cards import load_tasks
 from anchoreval.cli.parser import main
 from anchoreval.errors import AnchorEvalError, LengthError, MissingExtra, SourceError
-from anchoreval.records.folder import Run, find_runs
 from anchoreval.records.rescore import rescored
+from anchoreval.records.run import Run, find_runs
 from anchoreval.reports.averages.longbench import deviating
 from anchoreval.reports.board import board_html, run_table
 from anchoreval.runs.lengths import lengths_of, room_of

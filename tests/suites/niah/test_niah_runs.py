@@ -14,7 +14,7 @@ from anchoreval.cards import load_tasks
 from anchoreval.cli.options import lengths
 from anchoreval.cli.parser import main
 from anchoreval.errors import AnchorEvalError, CardError, LengthError
-from anchoreval.records.folder import Run, load_run
+from anchoreval.records.run import Run, load_run
 from anchoreval.reports.board import write_board
 from anchoreval.runs.rebuild import Remake
 

@@ -1,0 +1,64 @@
+"""The only maker of a record, and of its key; what makes a record again takes it from here too."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+
+from anchoreval.arms.arm import Arm
+from anchoreval.prompt.documents import document_tokens
+from anchoreval.schema import Output, Record, Request, Sample, Score
+from anchoreval.suites.scorers import likeliest
+
+
+def key_of(request: Request, arm: Arm, engine: str) -> str:
+    """SHA-256 over prompt tokens, reference, decoding, arm and engine (which holds the weights).
+
+    Where documents begin and end is part of it under the arms that act on them.
+    """
+    digest = hashlib.sha256()
+    for ids in (request.token_ids, request.reference_ids):
+        digest.update(struct.pack(f"<{len(ids) + 1}i", len(ids), *ids))
+    decoding = {"max_new_tokens": request.max_new_tokens, "stop": request.stop, "greedy": True}
+    if request.choices:
+        decoding |= {"choices": [(choice.token_ids, choice.counted) for choice in request.choices]}
+    if request.end_ids:
+        decoding |= {"end_ids": request.end_ids, "min_new_tokens": request.min_new_tokens}
+    if not arm.arrangement.stock:
+        digest.update(json.dumps([request.segment_ids, request.roles]).encode())
+    digest.update(json.dumps([request.sample_id, arm.fingerprint(), engine, decoding]).encode())
+    return digest.hexdigest()
+
+
+def to_record(
+    key: str, sample: Sample, request: Request, arm: Arm, output: Output, score: Score, environment: int | None = None
+) -> Record:
+    """The line on disk for one answered request."""
+    reference, said = output.reference_logprob, output.text
+    if output.choices:
+        reference = output.choices[request.gold].logprob if request.gold is not None else None
+        said = sample.choices[likeliest(output.choices)].text
+    return Record(
+        key=key,
+        sample_id=sample.id,
+        task=sample.task,
+        length=sample.length,
+        index=sample.index,
+        arm=arm.name,
+        prompt_sha256=sample.prompt_sha256,
+        prompt_tokens=len(request.token_ids),
+        references=sample.references,
+        facts={**sample.facts, "document_tokens": document_tokens(request), **output.facts},
+        output=said,
+        output_tokens=len(output.token_ids),
+        finish=output.finish,
+        score=score.value,
+        why=score.why,
+        reference_logprob=reference,
+        reference_tokens=request.reference_tokens,
+        seconds=round(output.seconds, 4),
+        choices=output.choices,
+        outcome=output.outcome,
+        environment=environment,
+    )

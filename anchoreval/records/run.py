@@ -1,0 +1,136 @@
+"""A run read from disk: its header and its records."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from anchoreval.errors import MissingExtra, RunError
+from anchoreval.records.header import HEADER, READ, Header, read_header
+from anchoreval.records.line import record_of
+from anchoreval.records.lines import RECORDS, Lines, each_fields
+from anchoreval.records.parts import HeaderParts
+from anchoreval.records.plain_files import there
+from anchoreval.records.seal import changed_since
+from anchoreval.schema import Json, Record
+from anchoreval.stats import Side, per_token, sides
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run read from disk; `changed` says what of a finished run is not what it was when it finished."""
+
+    path: Path
+    header: Header
+    records: tuple[Record, ...]
+    changed: str = ""
+
+    def __post_init__(self) -> None:
+        """A header that is given as plain JSON gets its attributes."""
+        object.__setattr__(self, "header", Header(self.header))
+
+    @property
+    def parts(self) -> HeaderParts:
+        """What the prompts of the run follow from; RunError names the first key that is absent or of another kind."""
+        try:
+            parts = self.header.parts
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = " > ".join(str(part) for part in first["loc"]) or "top level"
+            raise RunError(f"{self.path / HEADER}: {where}: {first['msg'].lower()}") from None
+        if parts.identity.version_ not in READ:
+            known = " and ".join(map(str, READ))
+            raise RunError(f"{self.path / HEADER}: schema {parts.identity.version_}, this version reads {known}")
+        return parts
+
+    @property
+    def name(self) -> str:
+        """The run's name in its header, else its folder's."""
+        return self.header.run or self.path.name
+
+    @property
+    def model(self) -> str:
+        """The name of the model, else the run's."""
+        return str(self.header.model.get("name") or self.name)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The header's tasks, then what else the records hold."""
+        return _ordered(self.header.tasks, (record.task for record in self.records))
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """The header's arms, then what else the records hold."""
+        return _ordered(self.header.arms, (record.arm for record in self.records))
+
+    def sides(self, label: str = "") -> dict[str, Side]:
+        """Arm -> its side, in the header's order; RunError for a sample recorded twice."""
+        return sides(self.header.arms, self.records, self.header.stopped, label)
+
+    def to_pandas(self) -> Any:
+        """Return a pandas DataFrame with a row per record, in their order; MissingExtra without pandas.
+
+        Columns are the fields of a record as export names them (scores 0..1, log-probabilities in nats), with
+        `logprob_per_token`, and one per fact that is a number, a text or true or false: `facts.depth`. Facts that are
+        lists or objects are on `records` alone.
+
+            >>> table = load_run(Path("runs/anchor-tiny/31bf25797b7ffa79")).to_pandas()
+            >>> table.pivot_table("score", ["task", "length"], "arm")
+            >>> table[table.outcome != "answered"].groupby(["arm", "outcome"]).size()
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise MissingExtra("to_pandas needs pandas: pip install 'anchoreval[export]'") from error
+        rows = [_row(record) for record in self.records]
+        return pandas.DataFrame(rows, columns=None if rows else [*_FIELDS, PER_TOKEN])
+
+
+_FIELDS = [field.name for field in dataclasses.fields(Record) if field.name != "facts"]
+PER_TOKEN = "logprob_per_token"
+
+
+def _row(record: Record) -> dict[str, Json]:
+    own = {name: getattr(record, name) for name in _FIELDS} | {PER_TOKEN: per_token(record)}
+    simple = {name: value for name, value in record.facts.items() if isinstance(value, str | int | float)}
+    return own | {f"facts.{name}": value for name, value in simple.items()}
+
+
+def _ordered(first: Iterable[str], then: Iterable[str]) -> tuple[str, ...]:
+    """`first`, then what else is in `then`, sorted; each once."""
+    known = dict.fromkeys(first)
+    return (*known, *sorted(set(then) - set(known)))
+
+
+def load_run(path: Path) -> Run:
+    """Header and records of one run folder; RunError for what is not of their shape."""
+    run, lines = header_alone(path), Lines(path / RECORDS)
+    records = [record_of(values) for _, values in each_fields(lines)] if there(path / RECORDS) else []
+    return dataclasses.replace(run, records=tuple(records), changed=changed_since(run.header, lines))
+
+
+def header_alone(path: Path) -> Run:
+    """A run folder without its records; RunError where there is no header, or none of its shape."""
+    return Run(path, read_header(path / HEADER), ())
+
+
+def find_runs(paths: Iterable[Path]) -> list[Path]:
+    """The run folders at or under each path, sorted; RunError for a path that holds none."""
+    found: list[Path] = []
+    for path in paths:
+        here = [path] if there(path / HEADER) else sorted(item.parent for item in path.glob(f"**/{HEADER}"))
+        if not here:
+            raise RunError(f"{path}: no run here: no {HEADER} in it or under it")
+        found += here
+    return list(dict.fromkeys(found))
+
+
+def tell_changed(run: Run, tell: Callable[[str], None]) -> None:
+    """Tell of a run that is not what it was when it finished."""
+    if run.changed:
+        tell(f"{run.path}: {run.changed}: `anchoreval verify` says where")
