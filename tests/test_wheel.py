@@ -23,7 +23,7 @@ MODULES = {"pyyaml": "yaml", "scikit-learn": "sklearn"}
 #: Extra -> the modules of the package that need it; all others run on the dependencies alone.
 WHERE: dict[str, tuple[str, ...]] = {
     "babilong": ("suites/babilong/published.py",),
-    "export": ("reports/export/tables.py",),
+    "export": ("records/run.py", "reports/export/tables.py"),
     "gguf": ("cards/packaged.py",),
     "lm-eval": (
         "lm_eval_plugin/",

@@ -21,7 +21,7 @@ def tokenizer() -> Tokenizer:
 
 
 def test_the_tokenizer_is_the_one_of_the_embedded_model(tokenizer: Tokenizer) -> None:
-    shipped = Tokenizer.from_file(str(Path(tiny.__file__).parents[2] / "models" / "anchor-tiny" / "tokenizer.json"))
+    shipped = Tokenizer.from_file(str(Path(__file__).parents[2] / "models" / "anchor-tiny" / "tokenizer.json"))
     assert tokenizer.get_vocab() == shipped.get_vocab()
 
 
