@@ -88,5 +88,6 @@ def test_an_axis_with_ends_keeps_what_is_drawn_between_them() -> None:
 
 
 def test_the_style_of_the_probe_is_that_of_the_picture() -> None:
-    style = (Path(__file__).parents[2] / "anchoreval" / "diagnostics" / "probe" / "templates" / "probe.css").read_text("utf-8")
+    probe = Path(__file__).parents[2] / "anchoreval" / "diagnostics" / "probe"
+    style = (probe / "templates" / "probe.css").read_text("utf-8")
     assert ".hollow" in style and ".floor" in style
