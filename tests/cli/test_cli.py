@@ -106,6 +106,10 @@ def test_run_prints_the_table_alone_on_stdout_and_writes_both_boards(tmp_path: P
         (["run", "--model", "anchor-tiny", "--tasks", "ruler/vt", "--limit", "9" * 30], "of 9 digits at most"),
         (["run", "--model", "anchor-tiny", "--tasks", "ruler/vt", "--lengths", "9" * 30], "4096 or 4k"),
         (["run", "--model", "anchor-tiny", "--tasks", "ruler/vt", "--seed", "9" * 30], "of 18 digits at most"),
+        (
+            ["run", "--model", "anchor-tiny", "--tasks", "ruler/vt", "--lengths", "512", "--seed", "-1"],
+            "name another --seed",
+        ),
         (["show", "ruler/vt@512", "--tokenizer", "anchor-tiny"], "ruler/qa_1@4096#3"),
         (["show", f"ruler/vt@512#{'9' * 5000}", "--tokenizer", "anchor-tiny"], "ruler/qa_1@4096#3"),
         (["score", "/nowhere"], "no run here"),

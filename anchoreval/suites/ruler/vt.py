@@ -11,7 +11,7 @@ from itertools import pairwise
 from random import Random
 from typing import Literal
 
-from anchoreval.errors import LengthError
+from anchoreval.errors import AnchorEvalError, LengthError
 from anchoreval.schema import Json, Sample, Wrap
 from anchoreval.suites.recipe import BASE, Recipe, options
 from anchoreval.suites.ruler.niah import NOISE
@@ -36,9 +36,11 @@ class ChainTask:
 
 
 def legacy_numpy(seed: int) -> Numpy:
-    """Numpy's legacy Mersenne twister, which RULER seeds and draws values from."""
+    """Return numpy's legacy Mersenne twister, which RULER draws values from; AnchorEvalError for a seed it has not."""
     from numpy.random import RandomState
 
+    if not 0 <= seed < 2**32:
+        raise AnchorEvalError(f"seed {seed}: RULER's vt takes one from 0 to {2**32 - 1}: name another --seed")
     return RandomState(seed)
 
 
