@@ -206,7 +206,8 @@ class Header(dict[str, Json]):
         by_reason: dict[str, list[str]] = {}
         for task in tasks:
             if task in found or "all tasks" in found:
-                by_reason.setdefault(found.get(task) or found["all tasks"], []).append(task)
+                why = found.get(task) or found.get("all tasks") or "see header.json"
+                by_reason.setdefault(why, []).append(task)
         parts = []
         for why, of in by_reason.items():
             named = [task.partition("/")[2] or task for task in of]

@@ -44,3 +44,9 @@ def test_what_stands_twice_in_a_new_header_is_that_of_its_identity(tmp_path: Pat
     run = evaluate("anchor-tiny", "ruler/vt", lengths=[512], limit=1, backend="fake", output=tmp_path, seed=7)
     assert isinstance(run.header, Header) and run.header["seed"] == 7
     assert {name: run.header.get(name) for name in TWICE} == {name: run.header.identity.get(name) for name in TWICE}
+
+
+def test_a_task_that_is_not_comparable_for_no_reason_is_named_all_the_same() -> None:
+    assert (
+        Header({"incomparable": {"ruler/qa_1": ""}, "tasks": ["ruler/qa_1"]}).incomparable_words() == "see header.json"
+    )
