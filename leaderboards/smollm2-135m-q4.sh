@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The measurements on smollm2-135m-q4: SmolLM2-135M-Instruct, 4-bit weights (Q4_1) dequantised to float32.
 # Each command goes on where it was cut. `make smollm2` first. TEXTS is a folder of long texts for probe and nll:
-# inaugural addresses and state-of-the-union speeches, public domain (NLTK's corpora `inaugural` and `state_union`);
+# inaugural addresses and state-of-the-union speeches, public domain, named as in NLTK's `inaugural`, `state_union`;
 # their SHA-256 stand in every nll.json. OUTPUT may be leaderboards/results itself, where the committed ones go on.
 #
 #   leaderboards/smollm2-135m-q4.sh probe | probe-bf16                      # Figures 1 and 7 of the paper, per layer

@@ -56,6 +56,13 @@ class Field:
         return tuple(sorted(given)) if self.many else given[0]
 
 
+def _parse_placebo(text: str) -> bool:
+    """Return True for the word alone; AnchorEvalError where something stands behind it."""
+    if text != PLACEBO[1:]:
+        raise AnchorEvalError(f"{PLACEBO} takes no value, not ~{text}")
+    return True
+
+
 #: In the order in which they are printed.
 FIELDS = (
     Field(
@@ -74,8 +81,8 @@ FIELDS = (
         install="anchoreval.arms.outside:installed",
     ),
     Field(
-        "placebo", PLACEBO, "the same arm in other chunks and batches: the noise floor", bool, lambda _: PLACEBO,
-        sign="~", words=(PLACEBO[1:],), default=False, as_json=bool,
+        "placebo", PLACEBO, "the same arm in other chunks and batches: the noise floor", _parse_placebo,
+        lambda _: PLACEBO, sign="~", words=(PLACEBO[1:],), default=False, as_json=bool,
     ),
 )  # fmt: skip
 _OUTSIDE = next(field for field in FIELDS if field.name == "outside")

@@ -175,3 +175,9 @@ def test_half_an_arm_is_refused(text: str) -> None:
 def test_a_placebo_is_another_arm_and_leaves_the_fingerprint_of_the_first_as_it_was() -> None:
     assert "placebo" not in parse_arm("bf16").asked()
     assert parse_arm("bf16~placebo").fingerprint() != parse_arm("bf16").fingerprint()
+
+
+def test_a_placebo_takes_no_value() -> None:
+    for text in ("fp32~placebo:3", "fp32~placebo:"):
+        with pytest.raises(AnchorEvalError, match="takes no value"):
+            parse_arm(text)
