@@ -1,4 +1,4 @@
-"""`anchoreval data`: fetches the published texts of a benchmark, or says which are there, of which revision."""
+"""`anchoreval data`: fetches the published texts of a benchmark, says which are there, or packs texts for training."""
 
 from __future__ import annotations
 
@@ -40,12 +40,66 @@ def flags(parser: argparse.ArgumentParser) -> None:
         sub.add_argument(
             "--data-dir", type=Path, metavar="DIR", help="folder of the source texts (default: the user's cache)"
         )
+    packing(kinds.add_parser("pack", help="tokenise texts once, as a store that `train` reads, and say what it holds"))
+
+
+def packing(parser: argparse.ArgumentParser) -> None:
+    """The flags of `data pack`."""
+    parser.add_argument(
+        "--data",
+        required=True,
+        nargs="+",
+        metavar="PLACE",
+        help=".jsonl, .parquet, .txt (.gz), a folder of them, or a data set: NAME, NAME:SPLIT, NAME:CONFIG:SPLIT",
+    )
+    parser.add_argument("--tokenizer", required=True, metavar="MODEL", help="a card of models/, a folder or a hub id")
+    parser.add_argument("--output", required=True, type=Path, metavar="STORE", help="a new folder")
+    parser.add_argument(
+        "--upsample",
+        type=thinning,
+        metavar="LENGTH:KEEP",
+        help="keep documents under so many tokens with this probability, shares of sources unchanged: 4096:0.1",
+    )
+    parser.add_argument("--anchor", metavar="TOKEN", help="text of the anchor token (default: BOS, EOS without one)")
+    parser.add_argument("--text-key", default="text", metavar="KEY", help="key of a row's text (default: %(default)s)")
+
+
+def thinning(text: str) -> tuple[int, float]:
+    """A length and a probability, from `4096:0.1`."""
+    length, _, keep = text.partition(":")
+    try:
+        value = int(length), float(keep)
+    except ValueError:
+        value = 0, 0.0
+    if not (value[0] > 0 and 0 < value[1] <= 1):
+        raise argparse.ArgumentTypeError(f"{text!r} is no LENGTH:KEEP such as 4096:0.1")
+    return value
+
+
+def pack(options: argparse.Namespace) -> int:
+    """Writes a store, its statistics on stdout."""
+    from anchoreval.tokenizer import load_tokenizer
+    from anchoreval.training.base import config_of, folder_of_model
+    from anchoreval.training.statistics import lines, shape_of
+    from anchoreval.training.store import pack as written
+
+    def tell(documents: int, tokens: int) -> None:
+        note(f"{documents:,} documents, {tokens:,} tokens")
+
+    folder = folder_of_model(options.tokenizer, weights=False)
+    tokenizer = load_tokenizer(folder)
+    store = written(options.data, tokenizer, options.output, options.upsample, options.anchor, options.text_key, tell)
+    for line in lines(store, shape_of(config_of(folder))):
+        say(line)
+    return 0
 
 
 def main(options: argparse.Namespace) -> int:
     """Places, or a row for each file, on stdout."""
     from anchoreval.texts.sources import Sources
 
+    if options.kind == "pack":
+        return pack(options)
     if options.kind == "fetch":
         return fetch(options.suite, options.data_dir)
     rows = list(check(Sources(options.data_dir, offline=True)))

@@ -20,6 +20,8 @@ relative, so `intra-doc` and `intra-doc-reset` are one function in exact arithme
 from __future__ import annotations
 
 import itertools
+import math
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -122,7 +124,7 @@ def lay(
     lengths = tuple(each.size for each in ids)
     chunks = _whole(lengths)
     if variant.interleaved:
-        chunks = _interleaved(lengths, np.random.Generator(np.random.PCG64(list(seed))), fronts)
+        chunks = _interleaved(lengths, random.Random(":".join(map(str, seed))), fronts)
         for document, first, _ in chunks:
             if first:
                 labels[document][first] = NO_TARGET
@@ -142,7 +144,7 @@ def _whole(lengths: Sequence[int]) -> list[Chunk]:
     return [(document, 0, length) for document, length in enumerate(lengths)]
 
 
-def _interleaved(lengths: Sequence[int], rng: np.random.Generator, fronts: int) -> list[Chunk]:
+def _interleaved(lengths: Sequence[int], rng: random.Random, fronts: int) -> list[Chunk]:
     """Chunks sorted by r0 + order * exp(r1), both drawn uniformly per document: order inside a document stays.
 
     As the paper's code draws them, but with every token of every document present once (theirs loses tokens).
@@ -151,9 +153,9 @@ def _interleaved(lengths: Sequence[int], rng: np.random.Generator, fronts: int) 
     for document, length in enumerate(lengths):
         cuts = [0, length]
         if _SHORTEST <= length - fronts <= _LONGEST:
-            inner = rng.uniform(_EDGE, 1 - _EDGE, size=int(rng.integers(1, 3)))
+            inner = [rng.uniform(_EDGE, 1 - _EDGE) for _ in range(rng.choice((1, 2)))]
             cuts = sorted({0, length, *(int(length * share) for share in inner)})
-        first, spread = rng.random(), np.exp(rng.random())
+        first, spread = rng.random(), math.exp(rng.random())
         parts = itertools.pairwise(cuts)
         keyed += [(first + order * spread, (document, *part)) for order, part in enumerate(parts)]
     return [chunk for _, chunk in sorted(keyed, key=lambda entry: entry[0])]

@@ -6,6 +6,7 @@ Every request for float32 in stock code (norms, softmax, RoPE) is turned into fl
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,13 +22,13 @@ from anchoreval.arms.patch_hf import applied
 from anchoreval.arms.precision import _fp32_means
 from anchoreval.arms.rope import parse_level
 from anchoreval.errors import UnsupportedArm
-from anchoreval.training import collate, documents
 from anchoreval.training import attention as documents_module
+from anchoreval.training import collate, documents
 from anchoreval.training.variants import NO_TARGET
 
 CONFIGURATIONS = (
-    "llama", "llama-llama3", "llama-yarn", "mistral", "mistral-window", "qwen2", "qwen3", "olmo2", "olmo3", "gemma3-local",
-    "phi3", "smollm3", "granite", "starcoder2", "cohere2", "gpt-neox", "glm4", "ernie4.5",
+    "llama", "llama-llama3", "llama-yarn", "mistral", "mistral-window", "qwen2", "qwen3", "olmo2", "olmo3",
+    "gemma3-local", "phi3", "smollm3", "granite", "starcoder2", "cohere2", "gpt-neox", "glm4", "ernie4.5",
 )  # fmt: skip
 ANCHOR, LENGTHS = 1, (9, 5, 12)
 #: All of it in float64, q and k too.
@@ -77,7 +78,7 @@ def written_out(
     """The same by a mask [N, N] of pairs, per layer kind; `labels` are (row, target)."""
     window = getattr(model.config, "sliding_window", None)
     kinds = set(getattr(model.config, "layer_types", None) or ())
-    place = {row: 0 for row in range(len(ids))}
+    place = dict.fromkeys(range(len(ids)), 0)
     start = 0
     for row in range(1, len(ids)):
         start = row if not sees(row, row - 1) or row == 1 else start
@@ -303,10 +304,10 @@ def _of_211(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, 
     """The arguments of torch 2.11, computed one document after the other in float32."""
     assert (query.ndim, query.shape[1]) == (3, key.shape[1]) and query.dtype is torch.bfloat16
     out, bounds = [], cu_seq_q.tolist()
-    for first, stop in zip(bounds, bounds[1:], strict=False):
+    for first, stop in itertools.pairwise(bounds):
         q, k, v = (t[first:stop].transpose(0, 1)[None].float() for t in (query, key, value))
         out.append(documents_module._causal(q, k, v, scale, None if window_size[0] < 0 else window_size[0] + 1))
-    assert max(stop - first for first, stop in zip(bounds, bounds[1:], strict=False)) == max_q == max_k
+    assert max(stop - first for first, stop in itertools.pairwise(bounds)) == max_q == max_k
     return torch.cat(out, 2)[0].transpose(0, 1).to(query.dtype)
 
 
@@ -340,6 +341,6 @@ def test_a_torch_whose_kernel_takes_other_arguments_is_refused_by_name() -> None
     def of_210(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False, return_aux=None):  # type: ignore[no-untyped-def]
         raise AssertionError
 
-    with pytest.raises(UnsupportedArm, match="torch 2.11 or newer"):
+    with pytest.raises(UnsupportedArm, match=r"torch 2\.11 or newer"):
         documents_module.takes_groups(of_210)
     assert callable(documents_module.varlen()[0])  # of the torch that is installed
