@@ -1,0 +1,268 @@
+"""A training: `transformers.Trainer`, unsubclassed, over windows of a store, under a variant and a RoPE level.
+
+What is ours stands around it: the windows, the attention, the level, the loss, which checkpoint is resumed, the log,
+the card. One window per process and pass; a step is `batch_tokens`, over any number of processes and accumulated
+passes. On CUDA it is FSDP2, for one GPU too, so that the residual stream is the same arm at any number of them;
+elsewhere DDP.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from anchoreval.errors import AnchorEvalError, MissingExtra, RunError, UnsupportedArm
+from anchoreval.files import write_whole
+from anchoreval.model import find_checkpoint
+from anchoreval.tokenizer import load_tokenizer
+from anchoreval.training.attention import batch_of, documents, level_of, refuse_model
+from anchoreval.training.base import config_of, folder_of_model, rope_for
+from anchoreval.training.checkpoints import checkpoints, delete, set_up_model, torn
+from anchoreval.training.log import Log, Stopped
+from anchoreval.training.loss import chunked_loss, require_stock_loss
+from anchoreval.training.packing import order_of, windows_needed, windows_of
+from anchoreval.training.spec import Training, differing
+from anchoreval.training.statistics import shape_of
+from anchoreval.training.store import Store, open_store, require_same_tokenizer
+from anchoreval.training.variants import Row, lay, starts_of, variant_of
+
+ASKED = "training.json"
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """What does not decide the weights: where they are written, how often, what is told."""
+
+    output: Path
+    save_every: int = 100
+    keep: int = 5
+    report_to: tuple[str, ...] = ()
+    deterministic: bool = False
+
+
+class TrainingWindows(torch.utils.data.Dataset[Row]):
+    """The windows of a training in the order in which its steps take them; each is made when it is asked for."""
+
+    def __init__(self, store: Store, training: Training) -> None:
+        kind = variant_of(training.variant)
+        fronts: Any = starts_of(kind, training.document_start)
+        if kind.tagged:
+            fronts = fronts + np.array([tag.size for tag in store.tags])[store.rows["source"]]
+        per_step = training.windows_per_step
+        needed = windows_needed(training.steps, per_step)
+        self.windows = windows_of(store.lengths, fronts, training.length, training.seed, needed, None)
+        self.order = order_of(self.windows.costs(1), per_step, training.seed)[: training.steps * per_step]
+        self.store, self.kind, self.training, self.per_step = store, kind, training, per_step
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, at: int) -> Row:
+        window = int(self.order[at])
+        pieces = [self.store.piece(*piece) for piece in self.windows.pieces(window)]
+        seed = (self.training.seed, window)
+        return lay(pieces, self.kind, self.store.anchor, self.training.document_start, seed)
+
+    def step(self, number: int) -> list[Row]:
+        """Return the windows of a step, counted from 1."""
+        return [self[at] for at in range((number - 1) * self.per_step, number * self.per_step)]
+
+
+def train(model: str, data: Path, training: Training, how: How, tell: Tell = lambda _: None) -> Path:
+    """Train, or go on where an earlier process was; return the folder, which is a model by then.
+
+    Raise AnchorEvalError for what cannot be trained, RunError for a folder of another training and for a write that
+    fails: the last whole checkpoint stays.
+    """
+    level = level_of(training.rope)
+    store, base = open_store(data), folder_of_model(model)
+    require_same_tokenizer(store, load_tokenizer(base))
+    windows = TrainingWindows(store, training)
+    folder = how.output / training.name
+    facts = training.identity() | {
+        "data_sha256": store.facts["sha256"], "base_sha256": find_checkpoint(str(base)).weights_sha256,
+        "anchor": store.anchor,
+    }  # fmt: skip
+    arguments = _arguments(training, how, folder)
+    main = arguments.process_index == 0
+    if main:
+        _claim(folder, facts)
+    checkpoint = _resumed(folder, training.steps, tell if main else lambda _: None)
+    if checkpoint is not None and _step(checkpoint) >= training.steps:
+        tell(f"{training.name}: all {training.steps} steps are done")
+        if main:
+            set_up_model(folder, checkpoint)
+        return folder
+    loaded = _loaded(base, training)
+    refuse_model(loaded, level)
+    require_stock_loss(loaded)
+    card = facts | {
+        "model": model, "recipe": training.recipe, "steps": training.steps, "policy": _policy(arguments),
+        "rope_parameters": dict(loaded.config.get_text_config().rope_parameters),
+        "versions": {name: metadata.version(name) for name in ("anchoreval", "torch", "transformers")},
+    }  # fmt: skip
+    log = Log(folder, windows, shape_of(config_of(base)), main, tell, base, card)
+    _run(loaded, arguments, windows, training, log, checkpoint)
+    newest = next(path for _, path in checkpoints(folder))
+    if main:
+        set_up_model(folder, newest)
+    return folder
+
+
+def _run(
+    model: Any, arguments: Any, windows: TrainingWindows, training: Training, log: Log, checkpoint: Path | None
+) -> None:
+    """Run Trainer under variant, level and loss; what a save raises is one line."""
+    from transformers import PrinterCallback, Trainer
+
+    kind = variant_of(training.variant)
+    with chunked_loss(model), documents(model, training.variant, training.rope) as under:
+        log.under = under
+        trainer = Trainer(
+            model=model,
+            args=arguments,
+            train_dataset=windows,
+            data_collator=lambda rows: batch_of(rows, kind),
+            callbacks=[log.callback()],
+        )
+        trainer.remove_callback(PrinterCallback)
+        if arguments.fsdp:
+            trainer.accelerator.state.fsdp_plugin.mixed_precision_policy = fsdp_policy()
+        try:
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        except Stopped as error:
+            raise RunError(str(error)) from error
+        except Exception as error:
+            if log.saving is None or isinstance(error, UnsupportedArm):
+                raise
+            raise _not_saved(log, log.saving, error) from error
+
+
+def _not_saved(log: Log, step: int, error: Exception) -> RunError:
+    """A checkpoint that could not be written: deleted, and said with the one that stands."""
+    path = log.folder / f"checkpoint-{step}"
+    delete(path)
+    whole = next((each.name for _, each in checkpoints(log.folder) if torn(each) is None), None)
+    line = " ".join(str(error).split())[:160]
+    failed = RunError(f"cannot write {path}: {line}; {f'{whole} is whole' if whole else 'there is no checkpoint yet'}")
+    failed.while_running = f"after {step} of {log.steps} steps"
+    failed.goes_on = "the same command goes on from there"
+    return failed
+
+
+def fsdp_policy() -> Any:
+    """Return what FSDP2 computes in: bf16 products, float32 sums over ranks, and inputs of layers left as they are.
+
+    accelerate's own policy rounds cos and sin to bf16 at each layer (cast_forward_inputs) and sums gradients in bf16.
+    """
+    from torch.distributed.fsdp import MixedPrecisionPolicy
+
+    return MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
+
+
+def _policy(arguments: Any) -> str:
+    if arguments.fsdp:
+        return "FSDP2: float32 weights, bf16 products, float32 reduction"
+    return "float32" if arguments.world_size == 1 else f"float32, DDP over {arguments.world_size} processes"
+
+
+def _arguments(training: Training, how: How, folder: Path) -> Any:
+    """Trainer's own arguments; they set up the processes."""
+    if find_spec("accelerate") is None:
+        raise MissingExtra("training needs accelerate: pip install 'anchoreval[train]'")
+    from transformers import TrainingArguments
+
+    cuda, hyper = torch.cuda.is_available(), training.hyper
+    if cuda and "RANK" not in os.environ:  # FSDP2 over one process: the same residual stream as on eight
+        os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+        os.environ.setdefault("MASTER_PORT", "29511")
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if training.windows_per_step % world:
+        text = f"{training.windows_per_step} windows of {training.length} tokens in a step of {training.batch_tokens}"
+        raise AnchorEvalError(f"--batch-tokens: {text} are not shared evenly by {world} processes")
+    if how.deterministic:
+        torch.use_deterministic_algorithms(True)
+    wrapped = {"version": 2, "state_dict_type": "FULL_STATE_DICT", "auto_wrap_policy": "TRANSFORMER_BASED_WRAP"}
+    return TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=training.windows_per_step // world,
+        max_steps=training.steps,
+        learning_rate=hyper.lr,
+        lr_scheduler_type=hyper.schedule if hyper.schedule == "linear" else "constant_with_warmup",
+        warmup_steps=hyper.warmup_steps,
+        weight_decay=hyper.weight_decay,
+        adam_beta1=hyper.beta1,
+        adam_beta2=hyper.beta2,
+        adam_epsilon=hyper.epsilon,
+        max_grad_norm=hyper.clip,
+        optim="adamw_torch_fused",
+        bf16=cuda,
+        use_cpu=not cuda,
+        ddp_backend="gloo" if world > 1 and not cuda else None,
+        gradient_checkpointing=cuda,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        train_sampling_strategy="sequential",
+        remove_unused_columns=False,
+        average_tokens_across_devices=True,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_steps=how.save_every,
+        save_total_limit=max(2, how.keep),
+        use_cache=True,  # of the configuration that is saved; the loss asks for none
+        report_to=list(how.report_to) or "none",
+        disable_tqdm=True,
+        seed=training.seed,
+        fsdp=cuda or None,
+        fsdp_config=wrapped if cuda else None,
+    )
+
+
+def _loaded(base: Path, training: Training) -> Any:
+    """The model in float32, with the RoPE and the length that it is trained for in its configuration."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(base)
+    text = config.get_text_config()
+    text.rope_parameters = rope_for(config, training.length, training.theta, training.rope_type)
+    text.max_position_embeddings = max(training.length, int(text.max_position_embeddings))
+    model = AutoModelForCausalLM.from_pretrained(base, config=config, dtype=torch.float32, attn_implementation="sdpa")
+    return model.train()
+
+
+def _claim(folder: Path, facts: dict[str, Any]) -> None:
+    """Write what the folder is for, or RunError where it is for another training."""
+    path = folder / ASKED
+    if path.is_file():
+        try:
+            stood = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path} cannot be read: {error}: move the folder away") from error
+        if others := differing(facts, stood if isinstance(stood, dict) else {}):
+            raise RunError(f"{folder} holds another training ({'; '.join(others)}): --output names another folder")
+        return
+    write_whole(path, [json.dumps(facts, indent=1, sort_keys=True) + "\n"])
+
+
+def _resumed(folder: Path, steps: int, tell: Tell) -> Path | None:
+    """The newest whole checkpoint; torn ones are named, and left where Trainer will write over them."""
+    for step, path in checkpoints(folder):
+        if (why := torn(path)) is None:
+            tell(f"{folder.name}: goes on from step {step} of {steps}")
+            return path
+        tell(f"{path} is torn ({why}): skipped")
+    return None
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
