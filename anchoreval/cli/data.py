@@ -80,6 +80,8 @@ def pack(options: argparse.Namespace) -> int:
     """Writes a store, its statistics on stdout."""
     from anchoreval.tokenizer import load_tokenizer
     from anchoreval.training.base import config_of, folder_of_model
+    from anchoreval.training.reading import documents_in
+    from anchoreval.training.recipes import anchor_text
     from anchoreval.training.statistics import lines, shape_of
     from anchoreval.training.store import pack as written
 
@@ -88,7 +90,10 @@ def pack(options: argparse.Namespace) -> int:
 
     folder = folder_of_model(options.tokenizer, weights=False)
     tokenizer = load_tokenizer(folder)
-    store = written(options.data, tokenizer, options.output, options.upsample, options.anchor, options.text_key, tell)
+    anchor = options.anchor or anchor_text(config_of(folder).get("model_type"))
+    store = written(
+        documents_in(options.data, options.text_key), tokenizer, options.output, options.upsample, anchor, tell
+    )
     for line in lines(store, shape_of(config_of(folder))):
         say(line)
     return 0

@@ -47,7 +47,8 @@ COMMANDS = {
     "longbench": "print the averages of LongBench, the tables of LongBench-E and v2",
     "general": "print all of lm-eval's metrics of general tasks, and what was lost",
     "lm-eval": "run lm-evaluation-harness with our models and tasks in it",
-    "data": "fetch the published texts, or say which are there",
+    "data": "fetch the published texts, say which are there, or pack texts for training",
+    "train": "train a model under attention variants and a RoPE level",
     "bench": "measure speed and memory",
 }
 
@@ -108,7 +109,8 @@ def _done(arguments: Sequence[str] | None) -> int:
             return STOPPED
         return 1 if error.while_running or _is_broken(error.__cause__) else 2
     except KeyboardInterrupt:
-        console.note(f"anchoreval: stopped{'; the same command goes on where it was' * (options.command == 'run')}")
+        goes_on = "; the same command goes on where it was" * (options.command in ("run", "train"))
+        console.note(f"anchoreval: stopped{goes_on}")
         return STOPPED
     except OSError as error:
         console.note(f"anchoreval: {error}")

@@ -22,13 +22,14 @@ _PACKED = "source"  # of packed rows: [{start, end}], as FranxYao's and EasyCont
 class Document:
     """A text, or its token ids where somebody tokenised it, and the name of its source.
 
-    `loss` are the character spans on which a loss is wanted, None for everywhere.
+    `loss` are the character spans on which a loss is wanted, `wanted` the tokens of `ids`; None for everywhere.
     """
 
     text: str | None
     ids: list[int] | None
     source: str
     loss: tuple[tuple[int, int], ...] | None = None
+    wanted: tuple[bool, ...] | None = None
 
 
 def documents_in(places: Iterable[str], text_key: str = "text") -> Iterator[Document]:

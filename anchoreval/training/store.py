@@ -172,15 +172,14 @@ class _Writer:
 
 
 def pack(
-    places: Sequence[str],
+    documents: Iterator[Document] | Sequence[str],
     tokenizer: TextTokenizer,
     folder: Path,
     upsample: tuple[int, float] | None = None,
     anchor: str | None = None,
-    text_key: str = "text",
     tell: Callable[[int, int], None] = lambda documents, tokens: None,
 ) -> Store:
-    """Write the documents of these places as a store and return it.
+    """Write documents, or those of these places, as a store and return it.
 
     `tell` is called with the counts so far. Raise SourceError for data that cannot be read or has no documents,
     RunError for a folder that holds something, and for one that cannot be written.
@@ -191,7 +190,9 @@ def pack(
     try:
         with write_errors(part):
             part.mkdir(parents=True)
-        _write(documents_in(places, text_key), tokenizer, part, upsample, anchor_of(tokenizer, anchor), tell)
+        if isinstance(documents, Sequence):
+            documents = documents_in(documents)
+        _write(documents, tokenizer, part, upsample, anchor_of(tokenizer, anchor), tell)
         with write_errors(folder):
             if folder.is_dir():
                 folder.rmdir()
@@ -292,15 +293,16 @@ def _encoded(
     marked = iter(tokenizer.encode_batch([d.text for d in batch if d.text is not None and d.loss is not None], True))
     for document in batch:
         if document.ids is not None:
-            yield np.array(document.ids, np.int64), None
+            wanted = None if document.wanted is None else np.array(document.wanted, np.bool_)
+            yield np.array(document.ids, np.int64), wanted
         elif document.loss is None:
             yield np.array(next(plain)[0], np.int64), None
         else:
             ids, spans = next(marked)
-            wanted = np.zeros(len(document.text or "") + 1, np.bool_)
+            characters = np.zeros(len(document.text or "") + 1, np.bool_)
             for first, stop in document.loss:
-                wanted[first:stop] = True
-            yield np.array(ids, np.int64), wanted[[first for first, _ in spans]]
+                characters[first:stop] = True
+            yield np.array(ids, np.int64), characters[[first for first, _ in spans]]
 
 
 def require_same_tokenizer(store: Store, tokenizer: TextTokenizer) -> None:

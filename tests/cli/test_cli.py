@@ -70,6 +70,11 @@ FLAGS = {
     "general": {"--margin", "runs"},
     "lm-eval": {"action", "arguments"},
     "data": {"kind"},
+    "train": {
+        "--batch-tokens", "--data", "--deterministic", "--document-start", "--length", "--lr", "--model", "--output",
+        "--recipe", "--report-to", "--rope", "--rope-theta", "--rope-type", "--save-every", "--seed", "--seeds",
+        "--steps", "--variant",
+    },
 }  # fmt: skip
 FAKE = ["--model", "anchor-tiny", "--backend", "fake", "--lengths", "512", "--limit", "3"]
 

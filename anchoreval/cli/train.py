@@ -1,0 +1,226 @@
+"""`anchoreval train`: trains a model under attention variants and a RoPE level; the same command again goes on.
+
+One variant and seed is trained here; of a list each is a process of its own, one after the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anchoreval.cli import options as shared
+from anchoreval.cli.console import note, say
+from anchoreval.errors import AnchorEvalError
+
+if TYPE_CHECKING:
+    from anchoreval.training.recipes import RecipeCard
+    from anchoreval.training.spec import Training
+
+#: What a recipe states and a flag of the same name overrides.
+_OF_RECIPES = ("length", "rope", "steps", "batch_tokens", "save_every")
+
+
+def flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of the command."""
+    from anchoreval.training.variants import VARIANTS
+
+    parser.add_argument("--model", help="a card of models/, a local folder or a hub id (default: the recipe's)")
+    parser.add_argument("--data", type=Path, metavar="STORE", help="what `data pack` wrote (default: the recipe's)")
+    parser.add_argument("--variant", required=True, metavar="NAME,NAME", help=", ".join(VARIANTS))
+    parser.add_argument("--recipe", metavar="NAME", help="numbers out of models/recipes/; other flags override them")
+    parser.add_argument("--length", type=shared.length, help="tokens of a window")
+    parser.add_argument("--rope", metavar="LEVEL,LEVEL", help="RoPE level: bf16, fp32, bf16-table, ...")
+    parser.add_argument("--rope-theta", type=positive_number, metavar="N", help="base of plain RoPE: 5e6")
+    text = "keep: a static type (llama3, yarn) as it is; default: plain RoPE with --rope-theta"
+    parser.add_argument("--rope-type", choices=("keep", "default"), help=text)
+    parser.add_argument("--steps", type=shared.positive, metavar="N")
+    parser.add_argument("--batch-tokens", type=shared.length, metavar="N", help="tokens of a step, over all processes")
+    parser.add_argument("--lr", type=positive_number, metavar="N", help="learning rate (default: 2e-5)")
+    parser.add_argument(
+        "--save-every", type=shared.positive, metavar="N", help="steps between checkpoints (default: 100)"
+    )
+    seeds = parser.add_mutually_exclusive_group()
+    seeds.add_argument("--seed", type=seed, default=0, help="of the order of documents (default: %(default)s)")
+    seeds.add_argument("--seeds", type=shared.positive, metavar="N", help="seeds 0 to N-1, one after the other")
+    text = "none: no anchor in front of documents, of the variants that need none (default: anchor)"
+    parser.add_argument("--document-start", choices=("anchor", "none"), default="anchor", help=text)
+    text = "tensorboard, wandb, ...: what else Trainer reports to"
+    parser.add_argument("--report-to", default="", metavar="NAME,NAME", help=text)
+    text = "the same bits again on a GPU, more slowly (a CPU gives them anyway)"
+    parser.add_argument("--deterministic", action="store_true", help=text)
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="holds DIR/VARIANT-ROPE-SEED")
+
+
+def positive_number(text: str) -> float:
+    """A finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not (0 < value < math.inf):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no number above 0, such as 5e6")
+    return value
+
+
+def seed(text: str) -> int:
+    """A whole number from 0."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 9):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no seed: a whole number from 0, of 9 digits at most")
+    return int(text)
+
+
+def main(options: argparse.Namespace) -> int:
+    """The folders of the trained models on stdout."""
+    from anchoreval.training.recipes import recipe_of
+
+    recipe = None if options.recipe is None else recipe_of(options.recipe)
+    trainings = list(_asked(options, recipe))
+    model, data = _model(options, recipe), _data(options, recipe)
+    if len(trainings) > 1:
+        if "RANK" in os.environ:
+            raise AnchorEvalError("several variants, levels or seeds: torchrun trains one of them, name one")
+        _generate(options, recipe, model, data)
+        return _children(options, trainings)
+    from anchoreval.training.loop import How, train
+
+    training = trainings[0]
+    _generate(options, recipe, model, data)
+    report = tuple(filter(None, options.report_to.split(",")))
+    save_every = options.save_every or (recipe.save_every if recipe else 100)
+    how = How(options.output, save_every, recipe.keep if recipe else 5, report, options.deterministic)
+    with _quiet():
+        folder = train(model, data, training, how, note)
+    if int(os.environ.get("RANK", "0")) == 0:
+        say(str(folder))
+    return 0
+
+
+def _asked(options: argparse.Namespace, recipe: RecipeCard | None) -> Iterator[Training]:
+    """Every training that is asked for, each checked as far as no model is needed."""
+    from anchoreval.training.attention import level_of
+    from anchoreval.training.spec import Hyper, Training
+    from anchoreval.training.variants import starts_of, variant_of
+
+    given: dict[str, Any] = {
+        name: getattr(options, name) or (getattr(recipe, name) if recipe else None) for name in _OF_RECIPES
+    }
+    del given["save_every"]
+    if missing := [f"--{name.replace('_', '-')}" for name, value in given.items() if value is None]:
+        raise AnchorEvalError(f"{', '.join(missing)} must be given, or --recipe NAME that states them")
+    hyper = recipe.hyper if recipe else Hyper()
+    if options.lr is not None:
+        hyper = Hyper(**{name: getattr(hyper, name) for name in Hyper.__dataclass_fields__} | {"lr": options.lr})
+    theta = options.rope_theta or (_theta(options, recipe) if recipe else None)
+    for variant in options.variant.split(","):
+        starts_of(variant_of(variant), options.document_start)
+        for rope in given["rope"].split(",") if not given["rope"].startswith("rope:") else [given["rope"]]:
+            level_of(rope)
+            for number in range(options.seeds) if options.seeds else [options.seed]:
+                training = Training(
+                    variant=variant,
+                    rope=rope,
+                    length=given["length"],
+                    steps=given["steps"],
+                    batch_tokens=given["batch_tokens"],
+                    seed=number,
+                    theta=theta,
+                    rope_type=options.rope_type,
+                    document_start=options.document_start,
+                    hyper=hyper,
+                    recipe=options.recipe,
+                )
+                assert training.windows_per_step
+                yield training
+
+
+def _theta(options: argparse.Namespace, recipe: RecipeCard) -> float | None:
+    """The base that the recipe states for models of this one's base, None where it states none for it."""
+    from anchoreval.training.base import config_of, folder_of_model
+
+    if not recipe.theta:
+        return None
+    config = config_of(folder_of_model(_model(options, recipe), weights=False))
+    own = (config.get("rope_parameters") or {}).get("rope_theta", config.get("rope_theta"))
+    return recipe.theta.get(int(own)) if isinstance(own, int | float) else None
+
+
+def _model(options: argparse.Namespace, recipe: RecipeCard | None) -> str:
+    model = options.model or (recipe.model if recipe else None)
+    if model is None:
+        raise AnchorEvalError("--model names the checkpoint to start from: a card of models/, a folder or a hub id")
+    return str(model)
+
+
+def _data(options: argparse.Namespace, recipe: RecipeCard | None) -> Path:
+    if options.data is not None:
+        return Path(options.data)
+    if recipe is None or recipe.corpus_tokens is None:
+        how = "anchoreval data pack --data FILE --tokenizer M --output STORE makes one"
+        raise AnchorEvalError(f"--data STORE must be given: {how}{f' ({recipe.data})' if recipe else ''}")
+    return Path(options.output) / "store"
+
+
+def _generate(options: argparse.Namespace, recipe: RecipeCard | None, model: str, data: Path) -> None:
+    """Write the generated text of a recipe, once for all of its trainings."""
+    if options.data is not None or recipe is None or recipe.corpus_tokens is None or data.is_dir():
+        return
+    from anchoreval.tokenizer import load_tokenizer
+    from anchoreval.training.base import folder_of_model
+    from anchoreval.training.corpus import generated
+    from anchoreval.training.store import pack
+
+    if int(os.environ.get("RANK", "0")) != 0:
+        raise AnchorEvalError(f"{data} is not there yet: run the command once in one process, which writes it")
+    folder = folder_of_model(model)
+    note(f"generating {recipe.corpus_tokens:,} tokens of text in {data}")
+    pack(generated(folder, recipe.corpus_tokens, recipe.length), load_tokenizer(folder), data)
+
+
+def _children(options: argparse.Namespace, trainings: list[Training]) -> int:
+    """Train each in a process of its own, one after the other; the first exit code that is not 0 ends the list."""
+    for number, training in enumerate(trainings, 1):
+        note(f"{number} of {len(trainings)}: {training.name}")
+        words = [sys.executable, "-m", "anchoreval", "train", *_words(options, training)]
+        code = subprocess.run(words, check=False).returncode
+        if code:
+            note(f"anchoreval: {training.name} ended with exit code {code}; the same command goes on there")
+            return code if code > 0 else 1
+    return 0
+
+
+def _words(options: argparse.Namespace, training: Training) -> list[str]:
+    """The command line of one training of a list."""
+    own: dict[str, Any] = {"variant": training.variant, "rope": training.rope, "seed": training.seed, "seeds": None}
+    values = {name: value for name, value in (vars(options) | own).items() if name != "command"}
+    words: list[str] = []
+    for name, value in values.items():
+        flag = f"--{name.replace('_', '-')}"
+        if value is True:
+            words.append(flag)
+        elif value not in (None, False, ""):
+            words += [flag, str(value)]
+    return words
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars of the library inside the block: a training tells where it is by itself."""
+    from transformers.utils import logging as of_transformers
+
+    shown, level = of_transformers.is_progress_bar_enabled(), of_transformers.get_verbosity()
+    of_transformers.disable_progress_bar()
+    of_transformers.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        of_transformers.set_verbosity(level)
+        if shown:
+            of_transformers.enable_progress_bar()
