@@ -6,8 +6,6 @@ One variant and seed is trained here; of a list each is a process of its own, on
 from __future__ import annotations
 
 import argparse
-import contextlib
-import logging
 import math
 import os
 import subprocess
@@ -96,8 +94,7 @@ def main(options: argparse.Namespace) -> int:
     report = tuple(filter(None, options.report_to.split(",")))
     save_every = options.save_every or (recipe.save_every if recipe else 100)
     how = How(options.output, save_every, recipe.keep if recipe else 5, report, options.deterministic)
-    with _quiet():
-        folder = train(model, data, training, how, note)
+    folder = train(model, data, training, how, note)
     if int(os.environ.get("RANK", "0")) == 0:
         say(str(folder))
     return 0
@@ -208,19 +205,3 @@ def _words(options: argparse.Namespace, training: Training) -> list[str]:
         elif value not in (None, False, ""):
             words += [flag, str(value)]
     return words
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars of the library inside the block: a training tells where it is by itself."""
-    from transformers.utils import logging as of_transformers
-
-    shown, level = of_transformers.is_progress_bar_enabled(), of_transformers.get_verbosity()
-    of_transformers.disable_progress_bar()
-    of_transformers.set_verbosity(logging.ERROR)
-    try:
-        yield
-    finally:
-        of_transformers.set_verbosity(level)
-        if shown:
-            of_transformers.enable_progress_bar()

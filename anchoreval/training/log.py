@@ -70,7 +70,7 @@ class Log:
         if not self.main:
             return
         path = self.folder / LOG
-        rows = list(csv.reader(path.open(newline="", encoding="utf-8"))) if path.is_file() else []
+        rows = list(csv.reader(path.read_text("utf-8").splitlines())) if path.is_file() else []
         kept = [row for row in rows[1:] if len(row) == len(COLUMNS) and row[0].isdigit() and int(row[0]) <= step]
         write_whole(path, [_lines([COLUMNS, *kept])])
 

@@ -8,9 +8,11 @@ elsewhere DDP.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
@@ -20,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from anchoreval.arms.inspect_hf import inspect_rope
 from anchoreval.errors import AnchorEvalError, MissingExtra, RunError, UnsupportedArm
 from anchoreval.files import write_whole
 from anchoreval.model import find_checkpoint
@@ -103,12 +106,14 @@ def train(model: str, data: Path, training: Training, how: How, tell: Tell = lam
         if main:
             set_up_model(folder, checkpoint)
         return folder
-    loaded = _loaded(base, training)
+    with _quiet():
+        loaded = _loaded(base, training)
+    detected = inspect_rope(loaded).detected
     refuse_model(loaded, level)
     require_stock_loss(loaded)
     card = facts | {
         "model": model, "recipe": training.recipe, "steps": training.steps, "policy": _policy(arguments),
-        "rope_parameters": dict(loaded.config.get_text_config().rope_parameters),
+        "rope_detected": detected, "rope_parameters": dict(loaded.config.get_text_config().rope_parameters),
         "versions": {name: metadata.version(name) for name in ("anchoreval", "torch", "transformers")},
     }  # fmt: skip
     log = Log(folder, windows, shape_of(config_of(base)), main, tell, base, card)
@@ -126,7 +131,7 @@ def _run(
     from transformers import PrinterCallback, Trainer
 
     kind = variant_of(training.variant)
-    with chunked_loss(model), documents(model, training.variant, training.rope) as under:
+    with _quiet(), chunked_loss(model), documents(model, training.variant, training.rope) as under:
         log.under = under
         trainer = Trainer(
             model=model,
@@ -266,3 +271,19 @@ def _resumed(folder: Path, steps: int, tell: Tell) -> Path | None:
 
 def _step(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars of the library inside the block: a training tells where it is by itself."""
+    from transformers.utils import logging as of_transformers
+
+    shown, level = of_transformers.is_progress_bar_enabled(), of_transformers.get_verbosity()
+    of_transformers.disable_progress_bar()
+    of_transformers.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        of_transformers.set_verbosity(level)
+        if shown:
+            of_transformers.enable_progress_bar()
