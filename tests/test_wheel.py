@@ -35,6 +35,7 @@ WHERE: dict[str, tuple[str, ...]] = {
     ),
     "openai": ("backends/openai",),
     "ray": ("runs/workers/",),
+    "train": ("training/",),
     "vllm": ("backends/vllm", "vllm_plugin/"),
     "zh": ("suites/longbench/scoring.py",),
 }
@@ -74,6 +75,7 @@ def test_cards_boards_and_reported_rows_ship(wheel: Path) -> None:
         names = {name for name in archive.namelist() if name.startswith("anchoreval/_cards/")}
     shipped = {path for kind in ("tasks", "models", "leaderboards") for path in (REPOSITORY / kind).glob("*.yaml")}
     shipped |= {*(REPOSITORY / "leaderboards" / "reported").glob("*.csv"), *(REPOSITORY / "models").glob("*/*.json")}
+    shipped |= set((REPOSITORY / "models" / "recipes").glob("*.yaml"))
     assert len(shipped) > 10
     assert {f"anchoreval/_cards/{path.relative_to(REPOSITORY).as_posix()}" for path in shipped} <= names
     assert not [name for name in names if "/results/" in name or "/boards/" in name]

@@ -47,6 +47,7 @@ from anchoreval.schema import unwatched as unwatched
 from anchoreval.stats.sequential import parse_until
 from anchoreval.texts.sources import HaystackKind, Sources
 from anchoreval.tokenizer import TextTokenizer, load_tokenizer
+from anchoreval.training.checkpoints import card_of
 
 Engine = Backend | Fleet
 
@@ -263,7 +264,13 @@ def _execute(
             window, made = within, make_cells(plan, tokenizer, within)
         for notice in made.notices:
             tell(notice)
-        facts = {"name": subject.name, "path": subject.asked, "about": subject.card.about, "window": window}
+        facts: dict[str, Any] = {
+            "name": subject.name,
+            "path": subject.asked,
+            "about": subject.card.about,
+            "window": window,
+        }
+        facts |= {"trained": card} if (card := card_of(folder)) else {}
         described = engine.describe()
         decided = decided_by(plan, made, described, tokenizer, folder)
         with work(watch, 0, "trying every arm once"):

@@ -9,7 +9,7 @@ from typing import Any
 
 from anchoreval.cards import find_model
 from anchoreval.errors import LengthError, ModelError, UnsupportedArm
-from anchoreval.model import folder_of
+from anchoreval.model import find_checkpoint, folder_of
 
 #: What the paper trained with (arXiv 2411.13476, T1 and 4.3), for models of theta 1e4.
 PAPER_THETA = {16384: 1e6, 32768: 1e6, 65536: 5e6, 131072: 1e7, 262144: 5e7}
@@ -20,6 +20,11 @@ _STATIC = ("default", "linear", "llama3", "yarn")
 def folder_of_model(name: str, weights: bool = True) -> Path:
     """Return the folder of a card, a local folder or a hub id."""
     return folder_of(find_model(name)[1].checkpoint, weights=weights)
+
+
+def weights_sha256(folder: Path) -> str:
+    """Return the hash of a checkpoint's configuration and weights."""
+    return find_checkpoint(str(folder)).weights_sha256
 
 
 def config_of(folder: Path) -> dict[str, Any]:

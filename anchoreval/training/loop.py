@@ -25,10 +25,9 @@ import torch
 from anchoreval.arms.inspect_hf import inspect_rope
 from anchoreval.errors import AnchorEvalError, MissingExtra, RunError, UnsupportedArm
 from anchoreval.files import write_whole
-from anchoreval.model import find_checkpoint
 from anchoreval.tokenizer import load_tokenizer
 from anchoreval.training.attention import batch_of, documents, level_of, refuse_model
-from anchoreval.training.base import config_of, folder_of_model, rope_for
+from anchoreval.training.base import config_of, folder_of_model, rope_for, weights_sha256
 from anchoreval.training.checkpoints import checkpoints, delete, set_up_model, torn
 from anchoreval.training.log import Log, Stopped
 from anchoreval.training.loss import chunked_loss, require_stock_loss
@@ -93,7 +92,7 @@ def train(model: str, data: Path, training: Training, how: How, tell: Tell = lam
     windows = TrainingWindows(store, training)
     folder = how.output / training.name
     facts = training.identity() | {
-        "data_sha256": store.facts["sha256"], "base_sha256": find_checkpoint(str(base)).weights_sha256,
+        "data_sha256": store.facts["sha256"], "base_sha256": weights_sha256(base),
         "anchor": store.anchor,
     }  # fmt: skip
     arguments = _arguments(training, how, folder)

@@ -107,7 +107,7 @@ def _opened(path: Path) -> Any:
 
 def _parquet(path: Path, _: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     if find_spec("pyarrow") is None:
-        raise MissingExtra(f"{path}: parquet needs pyarrow: pip install 'anchoreval[export]'")
+        raise MissingExtra(f"{path}: parquet needs pyarrow: pip install 'anchoreval[train]'")
     import pyarrow
     import pyarrow.parquet as parquet
 
@@ -124,7 +124,9 @@ def _parquet(path: Path, _: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 def _of_datasets(name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The rows of `NAME`, `NAME:SPLIT` or `NAME:CONFIG:SPLIT` (default: train), or of a folder that was saved."""
     if find_spec("datasets") is None:
-        raise MissingExtra(f"--data {name}: no such file; data sets by name need datasets: pip install datasets")
+        raise MissingExtra(
+            f"--data {name}: no such file; data sets by name need datasets: pip install 'anchoreval[train]'"
+        )
     import datasets
 
     parts = name.split(":")
