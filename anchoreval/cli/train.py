@@ -202,6 +202,6 @@ def _words(options: argparse.Namespace, training: Training) -> list[str]:
         flag = f"--{name.replace('_', '-')}"
         if value is True:
             words.append(flag)
-        elif value not in (None, False, ""):
+        elif value is not None and value is not False and value != "":
             words += [flag, str(value)]
     return words

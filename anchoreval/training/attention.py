@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from anchoreval.arms.entering import PARTS
 from anchoreval.arms.kernels import switched
-from anchoreval.arms.patch_hf import Applied, applied, model_dtype, rotary_modules
+from anchoreval.arms.patch_hf import Applied, applied, model_dtype, rotary_modules, rotating_modules
 from anchoreval.arms.precision import NAMES, rope_types, wider
 from anchoreval.arms.rope import LEVELS, RopeLevel, parse_level
 from anchoreval.errors import UnsupportedArm
@@ -115,6 +115,9 @@ def refuse_model(model: Any, level: RopeLevel) -> None:
     if wider(level.product, dtype):
         text = f"{level} keeps q and k wider than the model's {NAMES[dtype]}"
         raise UnsupportedArm(f"rope: {text}, which no kernel of training takes")
+    rotations = (function for found in rotating_modules(model).values() for function in found.values())
+    if any("liger" in str(getattr(function, "__module__", "")) for function in rotations):
+        raise UnsupportedArm("rope: Liger's kernel rotates here, at a level of its own: use_liger_kernel=False")
     for path, module in rotary_modules(model).items():
         for kind in rope_types(module).values():
             if any(name in kind for name in _LENGTH_DEPENDENT):
@@ -127,6 +130,17 @@ def refuse_model(model: Any, level: RopeLevel) -> None:
     if getattr(config, "output_router_logits", False):
         text = "the auxiliary loss of its experts counts each copy of the anchor: set it to false"
         raise UnsupportedArm(f"output_router_logits: {text}")
+
+
+def require_boundaries(model: Any, variant: str, rope: str) -> None:
+    """Raise UnsupportedArm unless the model hands the boundaries on to every attention, and serves the level."""
+    text = model.config.get_text_config()
+    ids = [[(at * 7 + 3) % text.vocab_size for at in range(length)] for length in (5, 3)]
+    anchor = next(token for token in range(text.vocab_size) if all(token not in document for document in ids))
+    batch = collate([ids], variant, anchor)
+    del batch["labels"]
+    with torch.no_grad(), documents(model, variant, rope):
+        model(**batch, use_cache=False)
 
 
 def document_attention(
@@ -151,6 +165,8 @@ def document_attention(
         text = f"{name} got no cu_seq_lens_q and max_length_q"
         why = "batches come from anchoreval.training.collate, without generate and cache, and the class hands them on"
         raise UnsupportedArm(f"variant: {text}: {why}")
+    if rest.get("is_causal"):
+        raise UnsupportedArm(f"variant: {name} is told is_causal, as by context parallelism, which drops documents")
     if part := next((part for part in PARTS if rest.get(part) is not None), None):
         raise UnsupportedArm(f"variant: {name} has a {PARTS[part]} ({part}), which is not computed in documents")
     if dropout or attention_mask is not None:

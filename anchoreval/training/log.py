@@ -31,7 +31,11 @@ COLUMNS = ("step", "loss", "lr", "grad_norm", "tokens", "targets", "documents", 
 
 
 class Stopped(Exception):
-    """Raised inside Trainer where training cannot go on."""
+    """Raised inside Trainer where training cannot go on behind a step."""
+
+    def __init__(self, step: int, why: str) -> None:
+        super().__init__(f"{why}: stopped before it was saved; a lower --lr, or cleaner data")
+        self.step = step
 
 
 class Steps(Protocol):
@@ -80,7 +84,7 @@ class Log:
         norm = logs.get("grad_norm")
         if not math.isfinite(loss) or (norm is not None and not math.isfinite(float(norm))):
             what = f"the loss is {loss}" if not math.isfinite(loss) else f"the norm of the gradient is {norm}"
-            raise Stopped(f"step {step}: {what}: stopped before it was saved; a lower --lr, or cleaner data")
+            raise Stopped(step, f"step {step}: {what}")
         if not self.main:
             return
         rows = self.windows.step(step)
@@ -111,7 +115,7 @@ class Log:
     def save(self, step: int, model: Any) -> None:
         """Write the tokenizer's files and the card, before Trainer writes the rest of the checkpoint of a step."""
         if not all(bool(weight.isfinite().all()) for weight in map(_local, model.parameters())):
-            raise Stopped(f"step {step}: a weight is not finite: stopped before it was saved; a lower --lr")
+            raise Stopped(step, f"step {step}: a weight is not finite")
         self.under.verify()
         if self.main:
             card = self.card | {"step": step, "rope_applied": self.under.as_json()}

@@ -26,18 +26,20 @@ from anchoreval.arms.inspect_hf import inspect_rope
 from anchoreval.errors import AnchorEvalError, MissingExtra, RunError, UnsupportedArm
 from anchoreval.files import write_whole
 from anchoreval.tokenizer import load_tokenizer
-from anchoreval.training.attention import batch_of, documents, level_of, refuse_model
+from anchoreval.training.attention import batch_of, documents, level_of, refuse_model, require_boundaries
 from anchoreval.training.base import config_of, folder_of_model, rope_for, weights_sha256
 from anchoreval.training.checkpoints import checkpoints, delete, set_up_model, torn
 from anchoreval.training.log import Log, Stopped
 from anchoreval.training.loss import chunked_loss, require_stock_loss
 from anchoreval.training.packing import order_of, windows_needed, windows_of
 from anchoreval.training.spec import Training, differing
-from anchoreval.training.statistics import shape_of
+from anchoreval.training.statistics import packed, shape_of
 from anchoreval.training.store import Store, open_store, require_same_tokenizer
 from anchoreval.training.variants import Row, lay, starts_of, variant_of
 
 ASKED = "training.json"
+#: What accelerate takes sequences apart by.
+_SEQUENCE = ("PARALLELISM_CONFIG_CP_SIZE", "PARALLELISM_CONFIG_SP_SIZE")
 Tell = Callable[[str], None]
 
 
@@ -97,8 +99,7 @@ def train(model: str, data: Path, training: Training, how: How, tell: Tell = lam
     }  # fmt: skip
     arguments = _arguments(training, how, folder)
     main = arguments.process_index == 0
-    if main:
-        _claim(folder, facts)
+    _require_own(folder, facts)
     checkpoint = _resumed(folder, training.steps, tell if main else lambda _: None)
     if checkpoint is not None and _step(checkpoint) >= training.steps:
         tell(f"{training.name}: all {training.steps} steps are done")
@@ -110,12 +111,17 @@ def train(model: str, data: Path, training: Training, how: How, tell: Tell = lam
     detected = inspect_rope(loaded).detected
     refuse_model(loaded, level)
     require_stock_loss(loaded)
+    require_boundaries(loaded, training.variant, training.rope)
     card = facts | {
         "model": model, "recipe": training.recipe, "steps": training.steps, "policy": _policy(arguments),
         "rope_detected": detected, "rope_parameters": dict(loaded.config.get_text_config().rope_parameters),
         "versions": {name: metadata.version(name) for name in ("anchoreval", "torch", "transformers")},
     }  # fmt: skip
-    log = Log(folder, windows, shape_of(config_of(base)), main, tell, base, card)
+    shape = shape_of(config_of(base))
+    if main:
+        write_whole(folder / ASKED, [json.dumps(facts, indent=1, sort_keys=True) + "\n"])
+        tell(str(packed(store, training.length, shape)))
+    log = Log(folder, windows, shape, main, tell, base, card)
     _run(loaded, arguments, windows, training, log, checkpoint)
     newest = next(path for _, path in checkpoints(folder))
     if main:
@@ -145,7 +151,9 @@ def _run(
         try:
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         except Stopped as error:
-            raise RunError(str(error)) from error
+            stopped = RunError(str(error))
+            stopped.while_running = f"at step {error.step} of {training.steps}"
+            raise stopped from error
         except Exception as error:
             if log.saving is None or isinstance(error, UnsupportedArm):
                 raise
@@ -196,6 +204,9 @@ def _arguments(training: Training, how: How, folder: Path) -> Any:
         raise AnchorEvalError(f"--batch-tokens: {text} are not shared evenly by {world} processes")
     if how.deterministic:
         torch.use_deterministic_algorithms(True)
+    if shared := [name for name in _SEQUENCE if int(os.environ.get(name, "1")) > 1]:
+        text = "context and sequence parallelism drop the masks of documents"
+        raise UnsupportedArm(f"{shared[0]}: {text}: one window is one process here, unset it")
     wrapped = {"version": 2, "state_dict_type": "FULL_STATE_DICT", "auto_wrap_policy": "TRANSFORMER_BASED_WRAP"}
     return TrainingArguments(
         output_dir=str(folder),
@@ -244,18 +255,19 @@ def _loaded(base: Path, training: Training) -> Any:
     return model.train()
 
 
-def _claim(folder: Path, facts: dict[str, Any]) -> None:
-    """Write what the folder is for, or RunError where it is for another training."""
+def _require_own(folder: Path, facts: dict[str, Any]) -> None:
+    """Raise RunError where the folder is of another training."""
     path = folder / ASKED
-    if path.is_file():
-        try:
-            stood = json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise RunError(f"{path} cannot be read: {error}: move the folder away") from error
-        if others := differing(facts, stood if isinstance(stood, dict) else {}):
-            raise RunError(f"{folder} holds another training ({'; '.join(others)}): --output names another folder")
+    if not path.is_file():
+        if checkpoints(folder):
+            raise RunError(f"{folder} has checkpoints and no {ASKED}: --output names another folder")
         return
-    write_whole(path, [json.dumps(facts, indent=1, sort_keys=True) + "\n"])
+    try:
+        stood = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read: {error}: move the folder away") from error
+    if others := differing(facts, stood if isinstance(stood, dict) else {}):
+        raise RunError(f"{folder} holds another training ({'; '.join(others)}): --output names another folder")
 
 
 def _resumed(folder: Path, steps: int, tell: Tell) -> Path | None:

@@ -7,6 +7,7 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -24,12 +25,17 @@ WORDS = ["One", "of", "the", "numbers", "is", "road", "long", "and", "short", "A
 def write_base(folder: Path, **settings: object) -> Path:
     """A checkpoint that a training starts from."""
     torch.manual_seed(0)
-    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    shape: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
+    shape["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e4}
     config = LlamaConfig(
         vocab_size=load_tokenizer(TOKENIZER).vocab_size,
         num_key_value_heads=2,
         max_position_embeddings=128,
-        rope_parameters={"rope_type": "default", "rope_theta": 1e4},
         bos_token_id=0,
         eos_token_id=1,
         **{**shape, **settings},
