@@ -203,6 +203,7 @@ def _arguments(training: Training, how: How, folder: Path) -> Any:
         text = f"{training.windows_per_step} windows of {training.length} tokens in a step of {training.batch_tokens}"
         raise AnchorEvalError(f"--batch-tokens: {text} are not shared evenly by {world} processes")
     if how.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is refused there
         torch.use_deterministic_algorithms(True)
     if shared := [name for name in _SEQUENCE if int(os.environ.get(name, "1")) > 1]:
         text = "context and sequence parallelism drop the masks of documents"
