@@ -37,7 +37,7 @@ def kernel(device: str) -> dict[str, Any]:
     bounds = torch.tensor((0, *LENGTHS), dtype=torch.int32).cumsum(0, dtype=torch.int32)
 
     def computed(dtype: torch.dtype, where: str) -> list[torch.Tensor]:
-        inputs = [each.to(where, dtype).requires_grad_() for each in (q, k, v)]
+        inputs = [each.to(where, dtype, copy=True).requires_grad_() for each in (q, k, v)]
         made, _ = document_attention(
             torch.nn.Identity(), *inputs, None, cu_seq_lens_q=bounds.to(where), max_length_q=max(LENGTHS)
         )
