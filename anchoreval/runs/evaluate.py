@@ -28,7 +28,7 @@ from anchoreval.records.run import Run, load_run
 from anchoreval.records.writable import require_writable
 from anchoreval.runs.finished import Finished, finished_beside
 from anchoreval.runs.groups import in_order, run_cells
-from anchoreval.runs.identity import decided_by, environment_of, tell_beside
+from anchoreval.runs.identity import decided_by, environment_of, tell_beside, training_card
 from anchoreval.runs.loop import (
     Cell,
     Makeable,
@@ -47,7 +47,6 @@ from anchoreval.schema import unwatched as unwatched
 from anchoreval.stats.sequential import parse_until
 from anchoreval.texts.sources import HaystackKind, Sources
 from anchoreval.tokenizer import TextTokenizer, load_tokenizer
-from anchoreval.training.checkpoints import card_of
 
 Engine = Backend | Fleet
 
@@ -270,7 +269,7 @@ def _execute(
             "about": subject.card.about,
             "window": window,
         }
-        facts |= {"trained": card} if (card := card_of(folder)) else {}
+        facts |= {"trained": card} if (card := training_card(folder)) else {}
         described = engine.describe()
         decided = decided_by(plan, made, described, tokenizer, folder)
         with work(watch, 0, "trying every arm once"):

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from anchoreval.backends import BACKENDS
 from anchoreval.cards import find_model
@@ -23,6 +24,7 @@ from anchoreval.runs.loop import Cell, Makeable, Plan, recipe_of
 from anchoreval.schema import Json
 from anchoreval.suites import POOLS
 from anchoreval.tokenizer import TextTokenizer
+from anchoreval.training.checkpoints import CARD
 
 #: Of an identity what was asked for; the rest follows from files, and from how many samples are asked.
 _ASKED = (
@@ -183,3 +185,12 @@ def changed_files(run: Run) -> Iterator[tuple[str, bool]]:
         name = what.partition(" ")[0]
         elsewhere = "--" in name or (what.endswith("is gone") and not Path(checkpoint).expanduser().is_dir())
         yield (f"{name} is not in {folder}: not compared", False) if elsewhere else (f"{what} since", True)
+
+
+def training_card(folder: Path) -> dict[str, Any] | None:
+    """The training card beside the weights, as `train` writes it; None where there is none that can be read."""
+    try:
+        card = json.loads((folder / CARD).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return card if isinstance(card, dict) else None

@@ -75,15 +75,6 @@ def complete(checkpoint: Path, base: Path, card: dict[str, Any]) -> None:
     write_whole(checkpoint / CARD, [json.dumps(card, indent=1, sort_keys=True) + "\n"])
 
 
-def card_of(folder: Path) -> dict[str, Any] | None:
-    """Return the training card of a checkpoint, None where it has none that can be read."""
-    try:
-        card = json.loads((folder / CARD).read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return card if isinstance(card, dict) else None
-
-
 def set_up_model(folder: Path, checkpoint: Path) -> None:
     """Make the run's folder itself a model: the files of its last checkpoint, as links that take no space."""
     kinds = (".json", ".safetensors", *(Path(name).suffix for name in _BESIDE))

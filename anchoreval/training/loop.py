@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from anchoreval.arms.inspect_hf import inspect_rope
-from anchoreval.errors import AnchorEvalError, MissingExtra, RunError, UnsupportedArm
+from anchoreval.errors import AnchorEvalError, MissingExtra, RunError, UnknownName, UnsupportedArm
 from anchoreval.files import write_whole
 from anchoreval.tokenizer import load_tokenizer
 from anchoreval.training.attention import batch_of, documents, level_of, refuse_model, require_boundaries
@@ -194,6 +194,7 @@ def _arguments(training: Training, how: How, folder: Path) -> Any:
         raise MissingExtra("training needs accelerate: pip install 'anchoreval[train]'")
     from transformers import TrainingArguments
 
+    _require_reports(how.report_to)
     cuda, hyper = torch.cuda.is_available(), training.hyper
     if cuda and "RANK" not in os.environ:  # FSDP2 over one process: the same residual stream as on eight
         os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
@@ -242,6 +243,18 @@ def _arguments(training: Training, how: How, folder: Path) -> Any:
         fsdp=cuda or None,
         fsdp_config=wrapped if cuda else None,
     )
+
+
+def _require_reports(names: tuple[str, ...]) -> None:
+    """Raise UnknownName for what Trainer cannot report to, MissingExtra for what is not installed."""
+    from transformers.integrations import get_available_reporting_integrations
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    for name in names:
+        if name not in INTEGRATION_TO_CALLBACK:
+            raise UnknownName("place to report to", name, INTEGRATION_TO_CALLBACK)
+        if name not in get_available_reporting_integrations():
+            raise MissingExtra(f"--report-to {name}: it is not installed: pip install {name}")
 
 
 def _loaded(base: Path, training: Training) -> Any:

@@ -118,6 +118,13 @@ ELSEWHERE: dict[str, str] = {
     "--no-context": "suites/longbench/test_longbench_runs.py", "--prompting": "reports/test_longbench_v2_report.py",
     "--serve": "reports/viewer/test_view_serve.py",
     "--deviation": "suites/longbench/test_longbench_runs.py",
+    **dict.fromkeys(
+        (
+            "--data", "--variant", "--recipe", "--length", "--rope-theta", "--rope-type", "--steps", "--lr",
+            "--save-every", "--seeds", "--report-to", "--document-start", "--deterministic",
+        ),
+        "training/test_command.py",
+    ),
     "kind": "cli/test_data_files.py", "action": "lm_eval_plugin/test_lm_eval_command.py",
     "arguments": "lm_eval_plugin/test_lm_eval_command.py",
 }  # fmt: skip

@@ -55,6 +55,7 @@ def test_a_training_says_its_folder_and_the_same_command_again_trains_nothing(pl
         (["--document-start", "none"], "anchor needs the anchor in front"),
         (["--data", "/nowhere"], "data pack --data FILE"),
         (["--recipe", "slimpajama-65k"], "slimpajama-64k"),
+        (["--report-to", "tensorbord"], "did you mean tensorboard"),
         (["--model", "dynamic"], "follow the longest position"),
         (["--model", "dropout"], "attention_dropout: 0.1"),
         (["--model", "other"], "tokens of another tokenizer"),
