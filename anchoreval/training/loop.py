@@ -227,6 +227,7 @@ def _arguments(training: Training, how: How, folder: Path) -> Any:
         bf16=cuda,
         use_cpu=not cuda,
         ddp_backend="gloo" if world > 1 and not cuda else None,
+        ddp_find_unused_parameters=False,
         gradient_checkpointing=cuda,
         gradient_checkpointing_kwargs={"use_reentrant": False},
         train_sampling_strategy="sequential",
