@@ -131,7 +131,7 @@ def _short(number: float) -> float:
 
 
 def _write_tokenizer(file: Path, folder: Path) -> None:
-    """Write tokenizer.json, tokenizer_config.json and chat_template.jinja of a byte-level BPE that splits off digits.
+    """Write tokenizer.json, tokenizer_config.json and chat_template.jinja of a byte-level BPE with single digits.
 
     transformers' own conversion of GGUF splits as GPT-2 does and leaves out that this tokenizer ("smollm") takes
     digits one by one (llama.cpp, src/llama-vocab.cpp, LLAMA_VOCAB_PRE_TYPE_SMOLLM).

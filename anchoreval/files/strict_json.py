@@ -114,13 +114,13 @@ def _a(what: str, fits: Callable[[Json], bool]) -> Shape:
 
 
 def whole(low: int = 0, high: int = WIDEST) -> Shape:
-    """Accept a whole number from `low` to `high`."""
+    """Return a shape that accepts a whole number from `low` to `high`."""
     span = f"from {low}" if high == WIDEST else f"from {low} to {high}"
     return _a(f"a whole number {span}", lambda value: type(value) is int and low <= value <= high)
 
 
 def number(low: float = -LARGEST, high: float = LARGEST) -> Shape:
-    """Accept a number from `low` to `high`."""
+    """Return a shape that accepts a number from `low` to `high`."""
     return _a(f"a number from {low:g} to {high:g}", lambda value: type(value) in (int, float) and low <= value <= high)
 
 
@@ -130,12 +130,12 @@ OBJECT: Shape = _a("an object", lambda value: isinstance(value, dict))
 
 
 def word(*known: str) -> Shape:
-    """Accept one of the texts in `known`."""
+    """Return a shape that accepts one of the texts in `known`."""
     return _a(f"one of {', '.join(known)}", lambda value: isinstance(value, str) and value in known)
 
 
 def or_null(shape: Shape) -> Shape:
-    """Accept null and whatever `shape` accepts."""
+    """Return a shape that accepts null and whatever `shape` accepts."""
 
     def check(value: Json) -> Wrong | None:
         return None if value is None else shape(value)
@@ -144,7 +144,7 @@ def or_null(shape: Shape) -> Shape:
 
 
 def either(*shapes: Shape) -> Shape:
-    """Accept a value that fits one of the shapes; the last shape says what is wrong with any other value."""
+    """Return a shape that accepts what any of `shapes` accepts; the last one says what is wrong with other values."""
 
     def check(value: Json) -> Wrong | None:
         problems = [shape(value) for shape in shapes]
@@ -154,7 +154,7 @@ def either(*shapes: Shape) -> Shape:
 
 
 def list_of(shape: Shape) -> Shape:
-    """Accept a list whose entries all fit `shape`."""
+    """Return a shape that accepts a list whose entries all fit `shape`."""
 
     def check(value: Json) -> Wrong | None:
         if not isinstance(value, list):
@@ -165,7 +165,7 @@ def list_of(shape: Shape) -> Shape:
 
 
 def row_of(*shapes: Shape) -> Shape:
-    """Accept a list with one entry per shape, in the order of the shapes."""
+    """Return a shape that accepts a list with one entry per shape, in the order of the shapes."""
 
     def check(value: Json) -> Wrong | None:
         if not isinstance(value, list) or len(value) != len(shapes):
@@ -176,7 +176,7 @@ def row_of(*shapes: Shape) -> Shape:
 
 
 def map_of(shape: Shape) -> Shape:
-    """Accept an object whose values all fit `shape`."""
+    """Return a shape that accepts an object whose values all fit `shape`."""
 
     def check(value: Json) -> Wrong | None:
         if not isinstance(value, dict):
@@ -187,7 +187,10 @@ def map_of(shape: Shape) -> Shape:
 
 
 def object_of(needed: Mapping[str, Shape], may_have: Mapping[str, Shape] | None = None) -> Shape:
-    """Accept an object with the keys `needed`. Keys of `may_have` are checked if present; other keys are ignored."""
+    """Return a shape that accepts an object with the keys `needed`.
+
+    Keys of `may_have` are checked if present; other keys are ignored.
+    """
     known: dict[str, Shape] = {**needed, **(may_have or {})}
 
     def check(value: Json) -> Wrong | None:
