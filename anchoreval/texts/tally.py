@@ -1,7 +1,7 @@
 """Exact token counts of texts that are joined from pieces; only the seams are tokenised again.
 
-A piece is cut at its first and its last safe cut (see token_cuts) into head, body and tail. The count of the body is
-the same wherever the piece stands, so it is counted once. Each tail is counted together with the next head, once per
+A piece is cut at its first and its last safe cut (see tokenizer/cuts.py) into head, body and tail. The body's count
+is the same wherever the piece stands, so it is counted once. Each tail is counted together with the next head, once per
 pair. With a tokenizer that has no safe cuts, every count tokenises the whole text.
 """
 

@@ -1,7 +1,7 @@
 """Training text of anchor-tiny: examples as token ids with a loss weight per token, made without end from a seed.
 
 There are three kinds, in the order in which they are learned: `copy` (repeats of random tokens), `recall` (dense lists
-of key-value pairs with several questions) and `ruler` (prompts in RULER's wording over generated prose; `tiny_ruler`).
+of key-value pairs with several questions) and `ruler` (prompts in RULER's wording over generated prose; ruler.py).
 """
 
 from __future__ import annotations
