@@ -17,6 +17,8 @@ from anchoreval.records.header_shape import problem_of
 from anchoreval.records.parts import HeaderParts
 from anchoreval.records.plain_files import content_of
 from anchoreval.schema import GENERATED, Json, Record, uses_generated
+from anchoreval.stats.scores import Place
+from anchoreval.stats.subject import Subject
 
 HEADER = "header.json"
 SCHEMA = 2  # of runs that are written
@@ -31,7 +33,6 @@ UNUSED_TEMPLATE = "unused_chat_template"
 RAW_TEXT = "raw text is sent to a model that has a chat template: --template chat puts prompts into it"
 #: What of a run's identity stands beside it too; verification compares the two.
 TWICE = ("seed", "template", "template_args", "template_text", "anchor", "form", "document_tokens")
-Place = tuple[str, int]  # a task and a length
 
 
 def fingerprint(identity: Mapping[str, Json]) -> str:
@@ -105,6 +106,23 @@ class Header(dict[str, Json]):
         """The names of the arms in their order."""
         return [str(row["name"]) for row in self.arm_rows]
 
+    def subject(self, arm: str, run: str = "") -> Subject:
+        """An arm of the run as what is compared; `run` is what to call the run."""
+        asked = next((row.get("asked") for row in self.arm_rows if row.get("name") == arm), None)
+        outside = asked.get("outside") if isinstance(asked, Mapping) else None
+        listed = [one for one in outside if isinstance(one, Mapping)] if isinstance(outside, list) else []
+        return Subject(
+            arm,
+            str(self.model.get("name") or run),
+            str(self.model.get("sha256") or ""),
+            self.prompts,
+            str(self.backend.get("engine") or ""),
+            str(self.backend.get("dtype") or self.model.get("dtype") or ""),
+            str(self.backend.get("kernel") or ""),
+            tuple(str(one.get("sha256") or "") for one in listed),
+            run,
+        )
+
     @property
     def asked(self) -> dict[Place, int]:
         """(task, length) -> how many samples were asked for."""
@@ -153,6 +171,13 @@ class Header(dict[str, Json]):
     def form_words(self) -> str:
         """The form in words."""
         return FORMS.get(self.form, f"{self.form} template" if self.form else "")
+
+    @property
+    def prompts(self) -> str:
+        """The form of the prompts and what its template was given: `chat template, enable_thinking=False`."""
+        form = {"server": "server's chat template"}.get(self.form, f"{self.form} template" if self.form else "")
+        given = (f"{key}={value}" for key, value in sorted(self.part("identity", "template_args").items()))
+        return ", ".join(filter(None, [form, *given]))
 
     @property
     def raw_words(self) -> str:

@@ -22,9 +22,9 @@ from anchoreval.records.run import Run
 from anchoreval.reports.board.cells import Mean
 from anchoreval.reports.board.columns import Row, columns_of
 from anchoreval.reports.board.declared import load_definition, write_leaderboard
-from anchoreval.reports.board.gather import NOWHERE, decile
 from anchoreval.reports.board.reported import load_reported
 from anchoreval.stats import paired
+from anchoreval.stats.scores import NOWHERE, decile
 
 BOARDS = Path(__file__).parents[2] / "leaderboards"
 GOOD: dict[str, Any] = {
@@ -130,7 +130,7 @@ def test_arms_that_saw_other_prompts_and_repeated_samples_are_refused(tmp_path: 
         write_leaderboard([path], declared(tmp_path), tmp_path / "out")
     again = json.loads(lines[0]) | {"key": "f" * 64}
     (path / "records.jsonl").write_bytes(b"".join([*lines, json.dumps(again).encode() + b"\n"]))
-    with pytest.raises(RunError, match="two records of sample 0"):
+    with pytest.raises(RunError, match="two records of sample ruler/niah_single_1@512#0 under arm native"):
         write_leaderboard([path], declared(tmp_path), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

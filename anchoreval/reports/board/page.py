@@ -24,7 +24,7 @@ from anchoreval.reports.outcomes import counted_lines
 from anchoreval.reports.page import data_block, environment, policy_hash, script, style
 from anchoreval.reports.words import NONE, left_out, lost_counts, p_text, plain, tokens
 from anchoreval.schema import Json, Outcome
-from anchoreval.stats import placebo_of
+from anchoreval.stats import Subject
 
 TEMPLATES = Path(__file__).parent / "templates"
 NAME = 100  # characters of a name that are shown
@@ -85,7 +85,7 @@ def _notes(board: Board) -> Iterator[str]:
         for mean in group.tasks.means.values():
             lost.update(mean.outcomes)
     yield from (f"{plain(one.text, 400)}." for one in counted_lines(lost) if one.outcome != "cut")
-    if any(masks_documents(arm) for group in board.groups for arm in group.arms):
+    if any(masks_documents(one.arm) for group in board.groups for one in group.arms):
         yield EXTENSION
     if board.absent:
         yield f"Declared, but in no run: {plain('; '.join(board.absent), 600)}."
@@ -124,17 +124,17 @@ def _group(group: Group) -> Json:
     """The maps of one model; numbers are whole tenths of a point."""
     arms = {arm: i for i, arm in enumerate(group.arms)}
     return {
-        "arms": [_name(arm) for arm in group.arms],
-        "tasks": _map(group.tasks, arms, [_name(task) for task in group.tasks.rows]),
+        "arms": [_name(group.names[one], one.arm) for one in group.arms],
+        "tasks": _map(group.tasks, arms, [_name(task, task) for task in group.tasks.rows]),
         "depths": _map(group.depths, arms, [[row, None] for row in group.depths.rows]),
     }
 
 
-def _name(text: str) -> list[str | None]:
-    return [plain(text, NAME), encoded(text)]
+def _name(text: str, link: str) -> list[str | None]:
+    return [plain(text, NAME), encoded(link)]
 
 
-def _map(found: Map, arms: Mapping[str, int], rows: list[list[str | None]]) -> Json:
+def _map(found: Map, arms: Mapping[Subject, int], rows: list[list[str | None]]) -> Json:
     return {
         "rows": rows,
         "scale": colours.shown_scale(gap.row for gap in found.gaps.values()),
@@ -155,7 +155,7 @@ def _gap(gap: Gap) -> list[Json]:
     row = gap.row
     p = p_text(found.p, row.p_holm) if found.discordant else ""
     detects = None if row.told else _tenths(found.detectable)
-    fixed = None if row.says.startswith(str(row.verdict)) or placebo_of(found.arm, found.baseline) else str(row.verdict)
+    fixed = None if row.says.startswith(str(row.verdict)) or row.placebo else str(row.verdict)
     said = [p, detects, row.says, gap.run, int(row.told), found.same_outputs, int(row.too_few), fixed]
     return [*ends, found.pairs, left_out(found), *said]
 

@@ -79,11 +79,21 @@ def _map(board: Board, group: Group, found: Map, kind: str, differing: str, row_
         return group_of | {"comparable": "no" if group.incomparable & tasks else "yes"}
 
     for (row, length, arm), mean in found.means.items():
-        place = {row_name: found.rows[row], "length": str(length), "arm": arm, "run": board.sources[mean.run].path}
+        place = {
+            row_name: found.rows[row],
+            "length": str(length),
+            "arm": group.names[arm],
+            "run": board.sources[mean.run].path,
+        }
         yield said(row) | place | {"kind": kind} | _mean(mean)
     for (row, length, arm, baseline), gap in found.gaps.items():
-        place = {row_name: found.rows[row], "length": str(length), "arm": arm, "run": board.sources[gap.run].path}
-        yield said(row) | place | {"kind": differing, "baseline": baseline} | _gap(gap)
+        place = {
+            row_name: found.rows[row],
+            "length": str(length),
+            "arm": group.names[arm],
+            "run": board.sources[gap.run].path,
+        }
+        yield said(row) | place | {"kind": differing, "baseline": group.names[baseline]} | _gap(gap)
 
 
 def _mean(mean: Mean) -> Row:

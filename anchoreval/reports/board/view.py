@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import permutations
 from pathlib import Path
 from statistics import fmean
 
@@ -17,7 +18,7 @@ from anchoreval.records.run import Run
 from anchoreval.reports.links import has_viewer
 from anchoreval.reports.outcomes import OutcomeLine, outcome_lines
 from anchoreval.schema import Record
-from anchoreval.stats import Cell, Contrast, Place, Row, Side, average_ends, cells, contrast, paired_sides, sides
+from anchoreval.stats import Cell, Cells, Compared, Contrast, Place, Row, Subject, average_ends, figures
 from anchoreval.suites.ruler.averages import TASKS, effective_length, weighted_decreasing, weighted_increasing
 
 RULER_TASKS = TASKS
@@ -81,6 +82,7 @@ class RunView:
     tasks: tuple[str, ...]
     lengths: tuple[int, ...]
     arms: tuple[str, ...]
+    subjects: Mapping[Subject, Cells]
     cells: Mapping[tuple[str, int, str], Cell]
     unmakeable: Mapping[Place, str]
     viewer: bool = False
@@ -125,17 +127,8 @@ class RunView:
     @cached_property
     def contrasts(self) -> Mapping[tuple[str, str], Contrast]:
         """(arm, baseline) -> their paired differences with their verdicts, for every ordered pair of arms."""
-        known = sides(self.header.arms, self.records, self.header.stopped)
-        for arm in self.arms:
-            known.setdefault(arm, Side(arm, arm, {}))
-        found: dict[tuple[str, str], Contrast] = {}
-        for i, baseline in enumerate(self.arms):
-            for arm in self.arms[i + 1 :]:
-                side, base = known[arm], known[baseline]
-                comparison = paired_sides(side.records, base.records, arm, baseline)
-                found[arm, baseline] = contrast(side, base, comparison=comparison)
-                found[baseline, arm] = contrast(base, side, comparison=comparison.reversed())
-        return found
+        compared, known = Compared(self.subjects), {one.arm: one for one in self.subjects}
+        return {(arm, base): compared.contrast(known[arm], known[base]) for base, arm in permutations(self.arms, 2)}
 
     @cached_property
     def averages(self) -> Mapping[str, Average]:
@@ -190,7 +183,13 @@ class RunView:
 
 def view(run: Run, folder: Path) -> RunView:
     """The run as a board in `folder` shows it; tasks and arms in the header's order, lengths ascending."""
-    found = {(cell.task, cell.length, cell.arm): cell for cell in cells(run.records)}
+    known = {one.arm: (one, cells) for one, cells in run.subjects().items()}
+    subjects = dict(known.get(arm) or (run.header.subject(arm, run.name), {}) for arm in run.arms)
+    found = {
+        (*place, one.arm): Cell(*place, one.arm, **figures([scores]))
+        for one, cells in subjects.items()
+        for place, scores in cells.items()
+    }
     return RunView(
         relative(run.path, folder),
         run.header,
@@ -198,6 +197,7 @@ def view(run: Run, folder: Path) -> RunView:
         run.tasks,
         tuple(sorted({*run.header.lengths, *(length for _, length, _ in found)})),
         run.arms,
+        subjects,
         found,
         run.header.unmakeable,
         has_viewer(run.path),

@@ -17,7 +17,6 @@ from anchoreval.schema import OUTCOMES
 
 if TYPE_CHECKING:
     from anchoreval.records.run import Run
-    from anchoreval.schema import Record
 
 FORMATS = ("lm-eval", "csv", "parquet")
 INSTALL = "pip install 'anchoreval[export]'"
@@ -76,7 +75,7 @@ def need(*packages: str) -> None:
 
 def record_rows(run: Run, output: Path) -> Iterator[Row]:
     """One row per record in RECORD_COLUMNS. Scores are 0..1, log-probabilities nats, references and facts JSON."""
-    from anchoreval.stats import per_token
+    from anchoreval.stats import per_token, single_depth
 
     of = _of(run, output)
     for record in run.records:
@@ -84,7 +83,7 @@ def record_rows(run: Run, output: Path) -> Iterator[Row]:
         yield {
             **of,
             **own,
-            "depth": single_depth(record),
+            "depth": single_depth(record.facts),
             "logprob_per_token": per_token(record),
             "references": json.dumps(record.references, ensure_ascii=False),
             "facts": json.dumps(record.facts, ensure_ascii=False, sort_keys=True),
@@ -107,21 +106,12 @@ def difference_rows(run: Run, output: Path) -> Iterator[Row]:
     What `anchoreval compare` says of the run, under the names of compare.csv.
     """
     from anchoreval.reports.rows import fields_of
-    from anchoreval.stats import contrast
+    from anchoreval.stats import Compared
 
-    of, known = _of(run, output), list(run.sides().values())
-    for side in known[1:]:
-        against = contrast(side, known[0])
+    of = _of(run, output)
+    for against in Compared(run.subjects()).against():
         for row in against.rows:
             yield of | {name: value for name, value in fields_of(against, row).items() if name in DIFFERENCE_COLUMNS}
-
-
-def single_depth(record: Record) -> float | None:
-    """Where in the context, 0..1, the one needle or gold document stands; None for none or several."""
-    depths = record.facts.get("depths", record.facts.get("depth"))
-    if isinstance(depths, list):
-        depths = depths[0] if len(depths) == 1 else None
-    return float(depths) if isinstance(depths, int | float) and not isinstance(depths, bool) else None
 
 
 def _of(run: Run, output: Path) -> Row:
