@@ -23,6 +23,8 @@ class Asked:
     mean: float | None
     low: float | None
     high: float | None
+    logprob: float | None
+    outcomes: Mapping[Outcome, int]
     sampled: Sampled | None
 
     @property

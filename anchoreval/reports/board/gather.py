@@ -16,8 +16,7 @@ from anchoreval.records.lines import RECORDS, Lines, each_fields
 from anchoreval.records.plain_files import there
 from anchoreval.records.seal import changed_since
 from anchoreval.reports.board.definition import Declared
-from anchoreval.reports.board.view import relative
-from anchoreval.reports.links import has_viewer
+from anchoreval.reports.links import has_viewer, relative
 from anchoreval.schema import original_of
 from anchoreval.stats import Place, Scores, Subject
 

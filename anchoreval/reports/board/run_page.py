@@ -15,7 +15,7 @@ from anchoreval.reports import colours
 from anchoreval.reports.board.depths import Depths, depth_maps
 from anchoreval.reports.board.evidence import Evidence, evidence, place_id
 from anchoreval.reports.board.heat import Field, HeatMap, folder_of, samples_of
-from anchoreval.reports.board.view import RULER_TASKS, Average, RunView
+from anchoreval.reports.board.view import RULER_TASKS, RulerMeans, RunView
 from anchoreval.reports.page import TEMPLATES, environment, policy_hash, script, style
 from anchoreval.reports.words import (
     NONE,
@@ -224,7 +224,7 @@ def _score(view: RunView, number: int, task: str, length: int, arm: str) -> Fiel
     return Field(percent(cell.mean) + mark, colours.score_class(cell.mean), label, href)
 
 
-def _mean(view: RunView, average: Average, length: int, number: int) -> Field:
+def _mean(view: RunView, average: RulerMeans, length: int, number: int) -> Field:
     value, count = average.by_length.get(length), average.tasks.get(length, 0)
     label = f"{plain(average.arm, 60)} at {tokens(length)}: mean of {count} of {RULER_TASKS} tasks"
     if lost := average.lost.get(length, 0):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,7 +14,7 @@ from statistics import fmean
 from anchoreval.arms.patterns import masks_documents
 from anchoreval.records.header import Header
 from anchoreval.records.run import Run
-from anchoreval.reports.links import has_viewer
+from anchoreval.reports.links import has_viewer, relative
 from anchoreval.reports.outcomes import OutcomeLine, outcome_lines
 from anchoreval.schema import Record
 from anchoreval.stats import Cell, Cells, Compared, Contrast, Place, Row, Subject, average_ends, figures
@@ -26,7 +25,7 @@ EXTENSION = "Attention masked by documents at inference is this project's extens
 
 
 @dataclass(frozen=True, slots=True)
-class Average:
+class RulerMeans:
     """RULER's averages for one arm; scores 0..100. `tasks[length]` counts the tasks in `by_length[length]`.
 
     A mean over fewer than 13 tasks is shown as such, and so is one from which samples without a score are left out:
@@ -131,7 +130,7 @@ class RunView:
         return {(arm, base): compared.contrast(known[arm], known[base]) for base, arm in permutations(self.arms, 2)}
 
     @cached_property
-    def averages(self) -> Mapping[str, Average]:
+    def averages(self) -> Mapping[str, RulerMeans]:
         """Arm -> RULER averages; empty when the run holds no RULER task."""
         if not any(task.startswith("ruler/") for task in self.tasks):
             return {}
@@ -153,7 +152,7 @@ class RunView:
         found = self.contrasts[arm, baseline].cells
         return {(str(row.difference.task), int(row.difference.length or 0)): row for row in found}
 
-    def _average(self, arm: str) -> Average:
+    def _average(self, arm: str) -> RulerMeans:
         by_length: dict[int, dict[str, float]] = {}
         scored: dict[int, list[Cell]] = {}
         lost: dict[int, int] = {}
@@ -168,7 +167,7 @@ class RunView:
                 scored.setdefault(length, []).append(cell)
         means = {length: fmean(by_length[length].values()) for length in sorted(by_length)}
         whole = {length: mean for length, mean in means.items() if len(by_length[length]) == RULER_TASKS}
-        return Average(
+        return RulerMeans(
             arm,
             means,
             {length: len(by_length[length]) for length in means},
@@ -203,11 +202,3 @@ def view(run: Run, folder: Path) -> RunView:
         has_viewer(run.path),
         run.changed,
     )
-
-
-def relative(path: Path, folder: Path) -> str:
-    """`path` as seen from `folder`, with `/`."""
-    try:
-        return Path(os.path.relpath(path, folder)).as_posix()
-    except ValueError:  # another drive
-        return path.as_posix()

@@ -257,17 +257,10 @@ def sample_row(run: Run, record: Record) -> dict[str, Json]:
         LOGPROB: per_token(record),
     }
     kept = (
-        "why",
-        "arm",
-        "key",
-        "finish",
-        "outcome",
-        "prompt_tokens",
-        "output_tokens",
-        "reference_logprob",
-        "reference_tokens",
-    )
-    whole: dict[str, Json] = paired_only(row | {name: getattr(record, name) for name in (*kept, "seconds")})
+        "why", "arm", "key", "finish", "outcome", "prompt_tokens", "output_tokens", "reference_logprob",
+        "reference_tokens", "seconds",
+    )  # fmt: skip
+    whole: dict[str, Json] = paired_only(row | {name: getattr(record, name) for name in kept})
     return whole
 
 
