@@ -58,6 +58,7 @@ class Header(dict[str, Json]):
     backend = Part()  # what it says of itself
     sources = Part()  # of texts that prompts are made of
     scorers = Part()  # by task
+    tokenizer = Part()  # its hash and the anchor token
 
     def at(self, *keys: str) -> Json:
         """The value under these keys, one in the other; None where there is none."""
@@ -151,6 +152,17 @@ class Header(dict[str, Json]):
         return found
 
     @property
+    def created(self) -> str:
+        """When the run began."""
+        return str(self.get("created") or "")
+
+    @property
+    def limit(self) -> int | None:
+        """The most samples of a cell that were asked for; None for all."""
+        found = self.get("limit")
+        return found if isinstance(found, int) else None
+
+    @property
     def samples(self) -> int | None:
         """How many samples each arm of the finished run has; None where the header does not say it."""
         if self.get("until"):  # stopped by verdicts: known when they are in
@@ -187,7 +199,7 @@ class Header(dict[str, Json]):
     @property
     def anchor_words(self) -> str:
         """The anchor token and who puts it in front of a prompt."""
-        tokenizer = self.part("tokenizer")
+        tokenizer = self.tokenizer
         token, source = tokenizer.get("anchor_token"), tokenizer.get("anchor_from")
         if source == "none" or (token is None and "anchor_token" in tokenizer):
             return "none"

@@ -104,7 +104,7 @@ def gathered(path: Path, declared: Declared, folder: Path) -> Gathered:
         run,
         replace(subject, run=""),
         ", ".join(filter(None, (subject.dtype, subject.kernel, subject.form, *made))),
-        str(header.get("created") or ""),
+        header.created,
         header.incomparable(),
         has_viewer(path),
         (*facts(header), *([f"changed: {changed}"] if changed else [])),

@@ -141,11 +141,10 @@ class RunView:
         """How many records the finished run has, by its header; None when the header does not tell."""
         if (samples := self.header.samples) is not None:
             return samples * len(self.arms)
-        limit = self.header.get("limit")
-        if self.header.get("until") or not isinstance(limit, int):
+        if self.header.get("until") or self.header.limit is None:
             return None
         places = [(task, length) for task in self.tasks for length in self.lengths]
-        return limit * len(self.arms) * sum(place not in self.unmakeable for place in places)
+        return self.header.limit * len(self.arms) * sum(place not in self.unmakeable for place in places)
 
     def differences(self, arm: str, baseline: str) -> Mapping[Place, Row]:
         """(task, length) -> the difference there."""

@@ -16,7 +16,6 @@ from anchoreval.errors import RunError, UnknownName
 from anchoreval.files import write_whole
 from anchoreval.records.header import Header
 from anchoreval.records.run import Run, find_runs, load_run, tell_changed
-from anchoreval.reports.words import plain, shortened, tokens
 from anchoreval.schema import Json
 from anchoreval.stats import Cells, Compared, Contrast, Subject, labels
 
@@ -88,7 +87,7 @@ def _across(
 ) -> Iterator[Contrast]:  # fmt: skip
     (run, ours), (other, theirs) = own, first
     notes = [*_other_prompts(run, other), *_judged_otherwise(run.header, other.header)]
-    if run.header.at("tokenizer", "sha256") != other.header.at("tokenizer", "sha256"):
+    if run.header.tokenizer.get("sha256") != other.header.tokenizer.get("sha256"):
         ours, theirs = ({one: {place: scores.silent() for place, scores in cells.items()} for one, cells in of.items()}
                         for of in (ours, theirs))  # fmt: skip
         notes.append("log-probabilities per token are not compared: the tokenizers differ")
@@ -128,26 +127,23 @@ def _other_prompts(run: Run, first: Run) -> Iterator[str]:
 
     RunError where no sample is in both runs, none has the same prompt, or some have another one for another reason.
     """
-    ours = {record.sample_id: record for record in run.records}
-    theirs = {record.sample_id: record for record in first.records}
-    shared = [name for name in ours if name in theirs]
+    ours = {record.sample_id: record.prompt_sha256 for record in run.records}
+    theirs = {record.sample_id: record.prompt_sha256 for record in first.records}
+    shared = ours.keys() & theirs.keys()
     if not shared:
         raise RunError(
             f"{first.path} and {run.path} have no sample in common: run both with the same tasks and lengths"
         )
-    differ = [ours[name] for name in shared if ours[name].prompt_sha256 != theirs[name].prompt_sha256]
-    if not differ:
+    if not (differ := sum(ours[name] != theirs[name] for name in shared)):
         return
     found = reasons(run.header, first.header)
     why = "; ".join(found) or "the headers agree: the records were changed"
-    if len(differ) == len(shared) or not any(one.startswith(TOKENIZER) for one in found):
+    if differ == len(shared) or not any(one.startswith(TOKENIZER) for one in found):
         raise RunError(
-            f"{len(differ)} of {len(shared)} samples had other prompts in {run.path} than in {first.path} ({why}): "
+            f"{differ} of {len(shared)} samples had other prompts in {run.path} than in {first.path} ({why}): "
             "only runs over the same prompts can be paired"
         )
-    counts = Counter(f"{plain(record.task, 60)} at {tokens(record.length)}" for record in differ)
-    listed = ", ".join(shortened(f"{place} {count:,}" for place, count in counts.items()))
-    yield f"not paired: {len(differ):,} of {len(shared):,} samples, whose prompts differ ({why}): {listed}"
+    yield f"not paired: {differ:,} of {len(shared):,} samples, whose prompts differ ({why})"
 
 
 def reasons(ours: Header, theirs: Header) -> list[str]:
@@ -166,8 +162,8 @@ def reasons(ours: Header, theirs: Header) -> list[str]:
     found = []
     for name, (one, other) in pairs.items():
         if one != other:
-            plain = all(isinstance(value, str | int | None) for value in (one, other))
-            found.append(f"different {name}" + (f": {str(one)[:16]} and {str(other)[:16]}" if plain else ""))
+            short = all(isinstance(value, str | int | None) for value in (one, other))
+            found.append(f"different {name}" + (f": {str(one)[:16]} and {str(other)[:16]}" if short else ""))
     return found + _other_tasks(ours, theirs)
 
 

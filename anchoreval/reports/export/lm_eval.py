@@ -193,7 +193,7 @@ def _config(run: Run, arm: str) -> dict[str, Json]:
         "batch_sizes": [],
         "device": run.header.backend.get("device"),
         "use_cache": None,
-        "limit": run.header.get("limit"),
+        "limit": run.header.limit,
         "bootstrap_iters": 0,
         "gen_kwargs": None,
         "random_seed": seed,
