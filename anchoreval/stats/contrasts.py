@@ -189,17 +189,13 @@ class Compared:
         self.subjects, self._margin, self._names = subjects, margin, names or labels(subjects)
         places = dict.fromkeys(place for of in subjects.values() for place in of)
 
-        def slots(
-            of: Mapping[Slot, Sequence[Place]], where: Callable[[Slot], Where], ruled: bool = False
-        ) -> Slots[Slot]:
-            cut = {slot: {one: {place: cells[place] for place in wanted if place in cells}
-                          for one, cells in subjects.items() if any(place in cells for place in wanted)}
-                   for slot, wanted in of.items()}  # fmt: skip
-            return Slots(cut, self._names, margin, where, ruled)
+        def at(*wanted: Place) -> dict[Subject, Cells]:
+            of = ((one, {place: cells[place] for place in wanted if place in cells}) for one, cells in subjects.items())
+            return {one: cells for one, cells in of if cells}
 
-        lengths = sorted({length for _, length in places})
-        self._cells = slots({place: [place] for place in places}, lambda place: place, True)
-        self._lengths = slots({n: [place for place in places if place[1] == n] for n in lengths}, lambda n: (None, n))
+        lengths = {n: at(*(place for place in places if place[1] == n)) for n in sorted({n for _, n in places})}
+        self._cells = Slots({place: at(place) for place in places}, self._names, margin, lambda place: place, True)
+        self._lengths = Slots(lengths, self._names, margin, lambda length: (None, length))
         self._pooled = Slots({None: subjects}, self._names, margin)
 
     def differences(self, arm: Subject, base: Subject) -> Comparison:
