@@ -51,24 +51,24 @@ class Subject:
 #: What a label may say, in its order, and what subjects must share for a difference in it to tell them apart.
 _FACETS: dict[str, tuple[str, ...]] = {
     "model": (), "weights": ("model",), "form": (), "engine": (), "dtype": (), "kernel": (), "outside": ("arm",),
+    "run": ("arm", "model", "weights", "form", "engine", "dtype", "kernel", "outside"),
 }  # fmt: skip
 
 
 def labels(subjects: Iterable[Subject]) -> dict[Subject, str]:
-    """Return what to call each: its arm, and in brackets what the others do not share: `bf16 (anchor-tiny, vllm)`.
+    """Return what to call each: its arm, and in brackets what it does not share with the others: `bf16 (tiny, vllm)`.
 
     Where all of it is the same, the run.
     """
-    beside = list(dict.fromkeys(subjects))
-    varying = [name for name, within in _FACETS.items() if _vary(beside, name, within)]
-    if _vary(beside, "run", ("arm", *_FACETS)):
-        varying.append("run")
-    said = {one: ", ".join(filter(None, map(one.facet, varying))) for one in beside}
+    beside = dict.fromkeys(subjects)
+    values: dict[tuple[object, ...], set[object]] = {}
+
+    def group(one: Subject, name: str) -> set[object]:
+        return values.setdefault((name, *(getattr(one, key) for key in _FACETS[name])), set())
+
+    for one in beside:
+        for name in _FACETS:
+            group(one, name).add(getattr(one, name))
+    said = {one: ", ".join(filter(None, (one.facet(name) for name in _FACETS if len(group(one, name)) > 1)))
+            for one in beside}  # fmt: skip
     return {one: f"{one.arm} ({words})" if words else one.arm for one, words in said.items()}
-
-
-def _vary(subjects: Iterable[Subject], name: str, within: tuple[str, ...]) -> bool:
-    found: dict[tuple[object, ...], set[object]] = {}
-    for one in subjects:
-        found.setdefault(tuple(getattr(one, key) for key in within), set()).add(getattr(one, name))
-    return any(len(values) > 1 for values in found.values())

@@ -34,6 +34,13 @@ def test_a_label_says_what_tells_a_subject_from_the_others(changes: dict[str, st
     assert labels([other]) == {other: other.arm}
 
 
+def test_a_label_says_of_each_what_it_needs() -> None:
+    again = replace(ONE, run="fedcba9876543210")
+    outside = [replace(ONE, arm="x", outside=("c" * 64,)), replace(again, arm="x", outside=("d" * 64,))]
+    said = ["bf16 (01234567)", "bf16 (fedcba98)", "x (source cccccccc)", "x (source dddddddd)"]
+    assert [*labels([ONE, again, *outside]).values()] == said
+
+
 def test_a_placebo_is_that_of_its_own_model() -> None:
     placebo = replace(ONE, arm="bf16~placebo")
     assert placebo.original == ONE and ONE.original is None
