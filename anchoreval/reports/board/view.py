@@ -152,31 +152,29 @@ class RunView:
         return {(str(row.difference.task), int(row.difference.length or 0)): row for row in found}
 
     def _average(self, arm: str) -> RulerMeans:
-        by_length: dict[int, dict[str, float]] = {}
-        scored: dict[int, list[Cell]] = {}
-        lost: dict[int, int] = {}
-        as_wrong: dict[int, list[float]] = {}
-        for (task, length, of), cell in self.cells.items():
-            if of != arm or not task.startswith("ruler/"):
-                continue
-            lost[length] = lost.get(length, 0) + cell.lost
-            as_wrong.setdefault(length, []).append(round(100 * cell.as_wrong, 2))
-            if cell.mean is not None:
-                by_length.setdefault(length, {})[task] = round(100 * cell.mean, 2)  # as upstream
-                scored.setdefault(length, []).append(cell)
-        means = {length: fmean(by_length[length].values()) for length in sorted(by_length)}
-        whole = {length: mean for length, mean in means.items() if len(by_length[length]) == RULER_TASKS}
+        found: dict[int, list[Cell]] = {}
+        for cell in self.cells.values():
+            if cell.arm == arm and cell.task.startswith("ruler/"):
+                found.setdefault(cell.length, []).append(cell)
+        scored = {n: own for n in sorted(found) if (own := [cell for cell in found[n] if cell.scored])}
+        means = {n: fmean(_rounded(cell.mean) for cell in own) for n, own in scored.items()}
+        whole = {n: mean for n, mean in means.items() if len(scored[n]) == RULER_TASKS}
         return RulerMeans(
             arm,
             means,
-            {length: len(by_length[length]) for length in means},
+            {n: len(own) for n, own in scored.items()},
             weighted_increasing(whole),
             weighted_decreasing(whole),
             effective_length(whole),
-            lost,
-            {length: fmean(values) for length, values in as_wrong.items()},
-            {length: average_ends([(1.0, cell) for cell in scored[length]]) for length in means},
+            {n: sum(cell.lost for cell in own) for n, own in found.items()},
+            {n: fmean(_rounded(cell.as_wrong) for cell in own) for n, own in found.items()},
+            {n: average_ends([(1.0, cell) for cell in own]) for n, own in scored.items()},
         )
+
+
+def _rounded(mean: float | None) -> float:
+    """Points with two digits, as upstream averages them."""
+    return round(100 * (mean or 0.0), 2)
 
 
 def view(run: Run, folder: Path) -> RunView:
