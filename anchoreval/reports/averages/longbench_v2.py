@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from anchoreval.reports.words import NONE
 from anchoreval.schema import Record
 from anchoreval.stats import why_lost
 from anchoreval.suites.longbench_v2.scoring import UNPARSABLE
 
 ASKED, CHOSEN = "longbench_v2", "longbench_v2_choices"  # the suites: an answer is written, or a letter chosen
 QUESTIONS = 503
-NONE = "–"
 DIFFICULTIES, SIZES = ("easy", "hard"), ("short", "medium", "long")
 DOMAINS = (
     "Single-Document QA", "Multi-Document QA", "Long In-context Learning", "Long-dialogue History Understanding",
