@@ -4,6 +4,7 @@ and whether an arm lost anything against the first.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -92,7 +93,7 @@ def groups(found: Sequence[Figure]) -> list[Figure]:
             own = [one for one in found if (one.arm, one.name) == (arm, name) and one.task in members]
             if {one.task for one in own} == set(members):
                 rows, asked = sum(one.rows for one in own), sum(one.asked for one in own)
-                mean = sum(one.value * one.rows for one in own) / rows
+                mean = math.fsum(one.value * one.rows for one in own) / rows
                 share = all(one.share for one in own)
                 made.append(Figure(group, own[0].metric, own[0].filter, arm, mean, rows, asked, own[0].shots, share))
     return made

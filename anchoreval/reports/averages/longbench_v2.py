@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -53,7 +54,7 @@ def _table(records: Sequence[Record]) -> Iterator[str]:
 def _line(label: str, records: Sequence[Record]) -> str:
     """A row: the mean x 100 with upstream's one decimal, a dash for none, and of how many questions it is."""
     scores = [record.score for record in records if record.score is not None]
-    mean = f"{100 * sum(scores) / len(scores):.1f}" if scores else NONE
+    mean = f"{100 * math.fsum(scores) / len(scores):.1f}" if scores else NONE
     star = "*" if scores and len(scores) < len(records) else ""
     return f"  {label:36}{mean + star:>8}{f'of {len(scores)}':>8}"
 

@@ -7,6 +7,7 @@ wrong, and is ranked by that. Its interval is that of stats/averages.py, for one
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -112,13 +113,13 @@ def average(means: Cells, tasks: Sequence[str], weights: Mapping[int, float]) ->
         there = [mean for mean in asked if mean.mean is not None]
         parts += [(weight / len(there), mean) for mean in there]
         wrong += [(weight / len(asked), mean) for mean in asked]
-    total = sum(weight for weight, _ in parts)
+    total = math.fsum(weight for weight, _ in parts)
     if not parts:
         return None
-    value = sum(weight * round(mean.mean or 0.0, 4) for weight, mean in parts) / total
+    value = math.fsum(weight * round(mean.mean or 0.0, 4) for weight, mean in parts) / total
     low, high = average_ends(parts)
     whole = len(parts) == len(tasks) * len(weights)
-    as_wrong = sum(weight * mean.as_wrong for weight, mean in wrong) / sum(weight for weight, _ in wrong)
+    as_wrong = math.fsum(weight * mean.as_wrong for weight, mean in wrong) / math.fsum(weight for weight, _ in wrong)
     return Average(value, low, high, whole, sum(mean.lost for _, mean in wrong), as_wrong)
 
 
@@ -237,7 +238,7 @@ def _logprob(row: Row) -> Value:
     found = [mean.logprob for mean in row.means.values() if mean.logprob is not None]
     if not found:
         return Value(NONE, None, "no log-probability")
-    value = sum(found) / len(found)
+    value = math.fsum(found) / len(found)
     label = f"log-probability {value:.4f} per token of the reference, mean over {len(found)} cells"
     return Value(f"{value:.3f}", value, label, None, None, row.run, (("arm", row.arm),))
 

@@ -6,6 +6,7 @@ in NVIDIA/RULER#82). All scores here are 0..100.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 LENGTHS = (4096, 8192, 16384, 32768, 65536, 131072)
@@ -19,13 +20,13 @@ def task_score(values: Iterable[float | None]) -> float | None:
     `values` are 0..1 per sample; None, a sample without a score, is left out. Return None if no sample has a score.
     """
     scored = [value for value in values if value is not None]
-    return round(sum(scored) / len(scored) * 100, 2) if scored else None
+    return round(math.fsum(scored) / len(scored) * 100, 2) if scored else None
 
 
 def length_score(tasks: Mapping[str, float | None], expected: int = TASKS) -> float | None:
     """Return the plain mean over the tasks of one length, or None unless all `expected` tasks have a score."""
     scores = [score for score in tasks.values() if score is not None]
-    return sum(scores) / expected if len(scores) == expected == len(tasks) else None
+    return math.fsum(scores) / expected if len(scores) == expected == len(tasks) else None
 
 
 def mean_score(by_length: Mapping[int, float]) -> float | None:
@@ -62,4 +63,4 @@ def _weighted(by_length: Mapping[int, float], weights: Iterable[int]) -> float |
     if any(length not in by_length for length in LENGTHS):
         return None
     pairs = [(by_length[length], weight) for length, weight in zip(LENGTHS, weights, strict=True)]
-    return sum(score * weight for score, weight in pairs) / sum(weight for _, weight in pairs)
+    return math.fsum(score * weight for score, weight in pairs) / math.fsum(weight for _, weight in pairs)
