@@ -17,6 +17,8 @@ from anchoreval.records.header_shape import problem_of
 from anchoreval.records.parts import HeaderParts
 from anchoreval.records.plain_files import content_of
 from anchoreval.schema import GENERATED, Json, Record, uses_generated
+from anchoreval.stats.scores import Place
+from anchoreval.stats.subject import Subject
 
 HEADER = "header.json"
 SCHEMA = 2  # of runs that are written
@@ -31,7 +33,6 @@ UNUSED_TEMPLATE = "unused_chat_template"
 RAW_TEXT = "raw text is sent to a model that has a chat template: --template chat puts prompts into it"
 #: What of a run's identity stands beside it too; verification compares the two.
 TWICE = ("seed", "template", "template_args", "template_text", "anchor", "form", "document_tokens")
-Place = tuple[str, int]  # a task and a length
 
 
 def fingerprint(identity: Mapping[str, Json]) -> str:
@@ -57,6 +58,7 @@ class Header(dict[str, Json]):
     backend = Part()  # what it says of itself
     sources = Part()  # of texts that prompts are made of
     scorers = Part()  # by task
+    tokenizer = Part()  # its hash and the anchor token
 
     def at(self, *keys: str) -> Json:
         """The value under these keys, one in the other; None where there is none."""
@@ -105,6 +107,23 @@ class Header(dict[str, Json]):
         """The names of the arms in their order."""
         return [str(row["name"]) for row in self.arm_rows]
 
+    def subject(self, arm: str, run: str = "") -> Subject:
+        """An arm of the run as what is compared; `run` is what to call the run."""
+        asked = next((row.get("asked") for row in self.arm_rows if row.get("name") == arm), None)
+        outside = asked.get("outside") if isinstance(asked, Mapping) else None
+        listed = [one for one in outside if isinstance(one, Mapping)] if isinstance(outside, list) else []
+        return Subject(
+            arm,
+            str(self.model.get("name") or run),
+            str(self.model.get("sha256") or ""),
+            self.prompts,
+            str(self.backend.get("engine") or ""),
+            str(self.backend.get("dtype") or self.model.get("dtype") or ""),
+            str(self.backend.get("kernel") or ""),
+            tuple(str(one.get("sha256") or "") for one in listed),
+            run,
+        )
+
     @property
     def asked(self) -> dict[Place, int]:
         """(task, length) -> how many samples were asked for."""
@@ -133,6 +152,17 @@ class Header(dict[str, Json]):
         return found
 
     @property
+    def created(self) -> str:
+        """When the run began."""
+        return str(self.get("created") or "")
+
+    @property
+    def limit(self) -> int | None:
+        """The most samples of a cell that were asked for; None for all."""
+        found = self.get("limit")
+        return found if isinstance(found, int) else None
+
+    @property
     def samples(self) -> int | None:
         """How many samples each arm of the finished run has; None where the header does not say it."""
         if self.get("until"):  # stopped by verdicts: known when they are in
@@ -155,6 +185,13 @@ class Header(dict[str, Json]):
         return FORMS.get(self.form, f"{self.form} template" if self.form else "")
 
     @property
+    def prompts(self) -> str:
+        """The form of the prompts and what its template was given: `chat template, enable_thinking=False`."""
+        form = {"server": "server's chat template"}.get(self.form, f"{self.form} template" if self.form else "")
+        given = (f"{key}={value}" for key, value in sorted(self.part("identity", "template_args").items()))
+        return ", ".join(filter(None, [form, *given]))
+
+    @property
     def raw_words(self) -> str:
         """What to say of raw text that was sent to a model with a chat template; empty for every other run."""
         return RAW_TEXT if self.get(UNUSED_TEMPLATE) is True else ""
@@ -162,7 +199,7 @@ class Header(dict[str, Json]):
     @property
     def anchor_words(self) -> str:
         """The anchor token and who puts it in front of a prompt."""
-        tokenizer = self.part("tokenizer")
+        tokenizer = self.tokenizer
         token, source = tokenizer.get("anchor_token"), tokenizer.get("anchor_from")
         if source == "none" or (token is None and "anchor_token" in tokenizer):
             return "none"

@@ -18,7 +18,7 @@ from anchoreval.records.parts import HeaderParts
 from anchoreval.records.plain_files import there
 from anchoreval.records.seal import changed_since
 from anchoreval.schema import Json, Record
-from anchoreval.stats import Side, per_token, sides
+from anchoreval.stats import Place, Scores, Subject, by_arm, per_token
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +68,17 @@ class Run:
         """The header's arms, then what else the records hold."""
         return _ordered(self.header.arms, (record.arm for record in self.records))
 
-    def sides(self, label: str = "") -> dict[str, Side]:
-        """Arm -> its side, in the header's order; RunError for a sample recorded twice."""
-        return sides(self.header.arms, self.records, self.header.stopped, label)
+    def subjects(self, run: str = "") -> dict[Subject, dict[Place, Scores]]:
+        """What the run compares, with its scores by task and length, in the header's order.
+
+        `run` is what to call it, its name where that is empty. RunError for a sample recorded twice.
+        """
+        found = by_arm(self.records, self.header.arms)
+        for arm, cells in self.header.stopped.items():
+            for place, words in cells.items():
+                if place in found.get(arm, {}):
+                    found[arm][place].stopped = words
+        return {self.header.subject(arm, run or self.name): cells for arm, cells in found.items() if cells}
 
     def to_pandas(self) -> Any:
         """Return a pandas DataFrame with a row per record, in their order; MissingExtra without pandas.

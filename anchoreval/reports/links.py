@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import quote
@@ -25,3 +26,11 @@ def listed(folder: str, query: Iterable[tuple[str, str]]) -> str:
     """The viewer's list of the samples that `query` names; `folder` is the run's, ready for an address."""
     parts = [f"{key}={name}" for key, value in query if (name := encoded(value)) is not None]
     return f"{folder}/{VIEWER}" + (f"#{'&'.join(parts)}" if parts else "")
+
+
+def relative(path: Path, folder: Path) -> str:
+    """`path` as seen from `folder`, with `/`."""
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:  # another drive
+        return path.as_posix()

@@ -1,9 +1,10 @@
-"""A row of a contrast as fields for files: the names of compare.csv, and of whatever else holds comparisons."""
+"""Rows of contrasts and cells as fields for files: the names of compare.csv, and of whatever else holds comparisons."""
 
 from __future__ import annotations
 
-from anchoreval.schema import Json
-from anchoreval.stats import Contrast, Row
+from anchoreval.reports.words import plain
+from anchoreval.schema import OUTCOMES, Json
+from anchoreval.stats import Asked, Contrast, Row
 
 
 def fields_of(contrast: Contrast, row: Row) -> dict[str, Json]:
@@ -48,7 +49,7 @@ def fields_of(contrast: Contrast, row: Row) -> dict[str, Json]:
     counts = {
         "pairs": one.pairs,
         "left_out": one.left_out,
-        "lost": ", ".join(f"{count} {reason}" for reason, count in one.lost.items()),
+        "lost": _reasons(row),
         "same_outputs": one.same_outputs,
         "sources": one.clusters,
     }
@@ -57,3 +58,48 @@ def fields_of(contrast: Contrast, row: Row) -> dict[str, Json]:
 
 def _times(value: float | None) -> float | None:
     return None if value is None else round(100 * value, 9)
+
+
+def _reasons(row: Row) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in row.difference.lost.items())
+
+
+def compared(row: Row) -> dict[str, str]:
+    """What boards' CSV files say of a difference beside its size."""
+    one = row.difference
+    return {
+        "pairs": str(one.pairs),
+        "left_out": str(one.left_out),
+        "p": "" if one.p is None else f"{one.p:.6g}",
+        "detectable": number(one.detectable, 100),
+        "p_holm": "" if row.p_holm is None else f"{row.p_holm:.6g}",
+        "verdict": row.word,
+        "says": row.says,
+        "logprob_says": row.logprob_says,
+        "same_outputs": "" if one.same_outputs is None else str(one.same_outputs),
+        "lost": _reasons(row),
+        "floor": number(row.floor.difference if row.floor else None, 100),
+    }
+
+
+def scored(cell: Asked) -> dict[str, str]:
+    """What they say of a mean beside its size."""
+    return {
+        "asked": str(cell.asked),
+        "scored": str(cell.scored),
+        "low": number(cell.low, 100),
+        "high": number(cell.high, 100),
+        "logprob_per_token": number(cell.logprob, digits=6),
+        **{outcome: str(cell.outcomes.get(outcome, 0)) for outcome in OUTCOMES},
+    }
+
+
+def number(value: float | None, factor: float = 1.0, digits: int = 4) -> str:
+    """The value times a factor; nothing where there is none."""
+    return "" if value is None else f"{factor * value + 0.0:.{digits}f}"
+
+
+def inert(value: str, limit: int = 400) -> str:
+    """The text as `plain`, which cuts it at `limit`; what a spreadsheet would run gets a leading `'`."""
+    text = plain(value, limit)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

@@ -115,18 +115,12 @@ def _mark(short: int | bool) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Over:
-    """A mean over tasks of what was scored, the same with the lost as wrong, and how much was lost."""
+    """A mean over tasks of what was scored, the same with the lost as wrong, how many samples and tasks were lost."""
 
     mean: float | None
     as_wrong: float
-    scored: int
-    asked: int
+    lost: int
     lost_tasks: int
-
-    @property
-    def lost(self) -> int:
-        """Samples without a score."""
-        return self.asked - self.scored
 
 
 def means_over(cells: Sequence[Cell]) -> Over:
@@ -135,8 +129,7 @@ def means_over(cells: Sequence[Cell]) -> Over:
     return Over(
         fmean(means) if means else None,
         fmean(cell.as_wrong for cell in cells) if cells else 0.0,
-        sum(cell.scored for cell in cells),
-        sum(cell.asked for cell in cells),
+        sum(cell.lost for cell in cells),
         len(cells) - len(means),
     )
 

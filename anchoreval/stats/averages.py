@@ -67,7 +67,7 @@ def average_interval(parts: Sequence[tuple[float, float, Sampled]]) -> tuple[flo
 
     A source of several parts, a needle that is the same at every length, widens it.
     """
-    total, added = sum(weight for weight, _, _ in parts), PSEUDO / len(parts)
+    total, added = math.fsum(weight for weight, _, _ in parts), PSEUDO / len(parts)
     centre, errors = 0.0, []
     for weight, mean, scores in parts:
         n = scores.independent + added
@@ -77,8 +77,8 @@ def average_interval(parts: Sequence[tuple[float, float, Sampled]]) -> tuple[flo
         few = max(2.0, scores.independent)  # a variance of few scores is too small by one in so many
         errors.append(((weight / total) ** 2 * max(0.0, square - pseudo * pseudo) / n * few / (few - 1), scores.df))
     again = _overlap(parts)
-    half = _quantile(errors, again) * math.sqrt(again * sum(error for error, _ in errors))
-    value = sum(weight * mean for weight, mean, _ in parts) / total
+    half = _quantile(errors, again) * math.sqrt(again * math.fsum(error for error, _ in errors))
+    value = math.fsum(weight * mean for weight, mean, _ in parts) / total
     return max(0.0, min(centre - half, value)), min(1.0, max(centre + half, value))
 
 
@@ -93,7 +93,7 @@ def _overlap(parts: Sequence[tuple[float, float, Sampled]]) -> float:
         for source, share in zip(scores.sources, scores.shares, strict=True):
             together[source] = together.get(source, 0.0) + weight * share
             apart += (weight * share) ** 2
-    return max(1.0, sum(share * share for share in together.values()) / apart) if apart > 0 else 1.0
+    return max(1.0, math.fsum(share * share for share in together.values()) / apart) if apart > 0 else 1.0
 
 
 def _quantile(errors: Sequence[tuple[float, float | None]], again: float) -> float:
@@ -103,8 +103,8 @@ def _quantile(errors: Sequence[tuple[float, float | None]], again: float) -> flo
     """
     from scipy.special import stdtrit
 
-    estimated = sum(error * error / max(1, df) for error, df in errors if df is not None)
-    whole = sum(error for error, _ in errors)
+    estimated = math.fsum(error * error / max(1, df) for error, df in errors if df is not None)
+    whole = math.fsum(error for error, _ in errors)
     if not estimated:
         return Z95
     return float(stdtrit(max(1.0, whole * whole / estimated / again), 1 - (1 - LEVEL) / 2))

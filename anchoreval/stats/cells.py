@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
+from typing import Any
 
-from anchoreval.errors import RunError
 from anchoreval.schema import OUTCOMES, Outcome, Record
 from anchoreval.stats.averages import Sampled, average_interval, of_right_or_wrong, sampled
 from anchoreval.stats.intervals import Method, mean_interval
-from anchoreval.stats.sources import cluster_of
+from anchoreval.stats.scores import Scores, scores_of
 
 
 class Asked:
@@ -23,6 +23,8 @@ class Asked:
     mean: float | None
     low: float | None
     high: float | None
+    logprob: float | None
+    outcomes: Mapping[Outcome, int]
     sampled: Sampled | None
 
     @property
@@ -74,43 +76,33 @@ def cells(records: Iterable[Record]) -> list[Cell]:
 
     Raises RunError when an arm holds two records of one sample.
     """
-    groups: dict[tuple[str, int, str], dict[str, Record]] = {}
-    for record in records:
-        put(groups.setdefault((record.task, record.length, record.arm), {}), record)
-    return [_cell(key, list(group.values())) for key, group in groups.items()]
+    return [Cell(*key, **figures([scores])) for key, scores in scores_of(records).items()]
 
 
-def put(into: dict[str, Record], record: Record) -> None:
-    """Files a record under its sample; RunError when one lies there already."""
-    if record.sample_id in into:
-        raise RunError(f"two records of sample {record.sample_id} under arm {record.arm}")
-    into[record.sample_id] = record
-
-
-def _cell(key: tuple[str, int, str], records: Sequence[Record]) -> Cell:
-    scores = [record.score for record in records if record.score is not None]
-    sources = [cluster_of(record) for record in records if record.score is not None]
-    logprobs = [value for record in records if (value := per_token(record)) is not None]
+def figures(parts: Sequence[Scores]) -> dict[str, Any]:
+    """The fields of a `Cell` that follow from the samples of all parts together."""
+    scored = [
+        (value, of) for part in parts for value, of in zip(part.score, part.cluster, strict=True) if value == value
+    ]
+    scores, sources = [value for value, _ in scored], [of for _, of in scored]
+    logprobs = [value for part in parts for value in part.logprob if value == value]
+    outcomes = Counter(OUTCOMES[number] for part in parts for number in part.outcome)
     low, high, method = mean_interval(scores, sources) if scores else (None, None, None)
-    mean, varying = (fmean(scores), sampled(scores, sources)) if scores else (None, None)
-    logprob = fmean(logprobs) if logprobs else None
-    counts = counted(records)
-    return Cell(
-        *key, len(records), len(scores), mean, low, high, method, logprob, counts, varying, len(set(sources))
-    )  # fmt: skip
+    return {
+        "asked": sum(len(part.index) for part in parts),
+        "scored": len(scores),
+        "mean": fmean(scores) if scores else None,
+        "low": low,
+        "high": high,
+        "method": method,
+        "logprob": fmean(logprobs) if logprobs else None,
+        "outcomes": {outcome: outcomes[outcome] for outcome in OUTCOMES if outcomes[outcome]},
+        "sampled": sampled(scores, sources) if scores else None,
+        "sources": len(set(sources)),
+    }
 
 
 def counted(records: Iterable[Record]) -> dict[Outcome, int]:
     """Outcome -> how many of the records have it, in the order of the enum."""
     found = Counter(record.outcome for record in records)
     return {outcome: found[outcome] for outcome in OUTCOMES if found[outcome]}
-
-
-def per_token(record: Record) -> float | None:
-    """The reference's log-probability per token, in nats; None when there is none."""
-    return per_token_of(record.reference_logprob, record.reference_tokens)
-
-
-def per_token_of(logprob: float | None, tokens: int) -> float | None:
-    """The same from a summed log-probability, in nats, and the number of tokens."""
-    return None if logprob is None or tokens <= 0 else logprob / tokens

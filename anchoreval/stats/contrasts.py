@@ -1,4 +1,4 @@
-"""Arms that are compared: every paired difference with its corrected p, its noise floor and its words.
+"""Subjects that are compared: every paired difference with its corrected p, its noise floor and its words.
 
 Whatever shows a comparison, on a terminal, a page or in a file, takes these rows. Holm's correction is over the tasks
 and lengths of one arm against one baseline, and over its lengths; the pooled row is one question. It is made of each
@@ -7,16 +7,17 @@ kind of claim: that arms differ (5%), that they are equivalent (2.5% each way), 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Literal
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Generic, Literal, TypeVar
 
-from anchoreval.schema import Record, original_of
-from anchoreval.stats.cells import put
+from anchoreval.schema import Record
 from anchoreval.stats.intervals import ALPHA, detects
-from anchoreval.stats.paired import Comparison, Difference, Place, paired, paired_sides
+from anchoreval.stats.paired import Difference, difference_of
+from anchoreval.stats.scores import Place, Scores, by_arm
 from anchoreval.stats.significance import holm
+from anchoreval.stats.subject import Subject, labels
 from anchoreval.stats.verdicts import (
     LOGPROB_TOLD,
     NoiseFloor,
@@ -33,8 +34,9 @@ MARGIN = 0.01  # differences up to this are equivalent, where no other margin is
 AT_FLOOR, FLOOR_ZERO, ABOVE_FLOOR = "at the floor", "floor 0 here", "ABOVE THE FLOOR"  # words of a placebo's own row
 
 Where = tuple[str | None, int | None]  # (task, length), None where pooled
-Floors = Mapping[Where, NoiseFloor]
+Cells = Mapping[Place, Scores]
 Placebo = Literal["arm", "baseline"]
+Slot = TypeVar("Slot")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,7 @@ class Row:
     word: str
     says: str
     logprob_says: str
+    placebo: bool = False
 
     @property
     def told(self) -> bool:
@@ -70,8 +73,8 @@ class Row:
 class Contrast:
     """All rows of one arm against one baseline. Holm's correction is over `cells`, and over `lengths`.
 
-    `prompts` says in words what makes the prompts of the two sides differ; `computed_apart` counts the pairs of one run
-    whose two answers come from different environments.
+    `arm` and `baseline` are what the two subjects are called. `prompts` says in words what makes their prompts differ;
+    `computed_apart` counts the pairs of one run whose two answers come from different environments.
     """
 
     arm: str
@@ -91,120 +94,164 @@ class Contrast:
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
-    """One arm of one run: its label in tables, its records by sample id, what its run knows of noise and stopping.
-
-    `placebos` are the records of the run's placebos by arm and sample id.
-    """
+class Comparison:
+    """All differences of one arm to a baseline: per (task, length), per length over tasks, over all."""
 
     arm: str
-    label: str
-    records: Mapping[str, Record]
-    floors: Floors = field(default_factory=dict)
-    stopped: Mapping[tuple[str, int], str] = field(default_factory=dict)
-    placebos: Mapping[str, Mapping[str, Record]] = field(default_factory=dict)
+    baseline: str
+    cells: tuple[Difference, ...]
+    lengths: tuple[Difference, ...]
+    pooled: Difference
 
 
-def sides(
-    arms: Iterable[str], records: Sequence[Record], stopped: Mapping[str, Mapping[Place, str]], label: str = ""
-) -> dict[str, Side]:
-    """Arm -> its side, `arms` first; RunError for a sample recorded twice.
+class Slots(Generic[Slot]):
+    """Subjects' scores in slots, and what they differ by there: each difference is made once, either way round.
 
-    `stopped` are the words of the verdicts with which a rule stopped cells, by arm and (task, length).
-    """
-    by_arm: dict[str, dict[str, Record]] = {arm: {} for arm in arms}
-    for record in records:
-        put(by_arm.setdefault(record.arm, {}), record)
-    placebos = {arm: own for arm, own in by_arm.items() if original_of(arm) is not None and own}
-    floors = _floors(records, list(placebos))
-    return {
-        arm: Side(arm, f"{arm} ({label})" if label else arm, own, floors, stopped.get(arm, {}), placebos)
-        for arm, own in by_arm.items()
-        if own
-    }
-
-
-def _floors(records: Sequence[Record], placebos: Sequence[str]) -> Floors:
-    """(task, length) -> the noise floor there, pooled places included; empty without a placebo."""
-    found: dict[Where, list[Difference]] = {}
-    for placebo in placebos:
-        comparison = paired(records, placebo, original_of(placebo) or placebo)
-        for one in (*comparison.cells, *comparison.lengths, comparison.pooled):
-            found.setdefault((one.task, one.length), []).append(one)
-    return {place: floor for place, each in found.items() if (floor := noise_floor(each))}
-
-
-def contrast(side: Side, base: Side, margin: float = MARGIN, comparison: Comparison | None = None) -> Contrast:
-    """The rows of `side` against `base`; `comparison`, where it is at hand already, is that of their labels."""
-    comparison = comparison or paired_sides(side.records, base.records, side.label, base.label)
-    floors = base.floors or side.floors
-    placebo = placebo_of(side.arm, base.arm)
-    ruled = base.label == base.arm and not base.stopped and original_of(base.arm) is None
-    stopped = side.stopped if ruled else {}
-
-    others = None if placebo else _Beyond(side, base)
-
-    def rows(differences: Sequence[Difference]) -> tuple[Row, ...]:
-        places = [(one.task, one.length) for one in differences]
-        words = [stopped.get((task or "", length or 0), "") for task, length in places]
-        on = [floors.get(place) for place in places]
-        found = family(differences, margin, on, placebo, words)
-        if others is None or not any(row.told or row.logprob_says in LOGPROB_TOLD for row in found):
-            return found
-        return family(differences, margin, on, placebo, words, others.at(places))
-
-    notes = [] if floors else ["noise floor: no placebo in this run"]
-    if lone := sum(not one.pairs for one in comparison.cells):
-        notes.append(f"{lone} of {len(comparison.cells)} cells have no pair and are left out of the table")
-    if side.stopped or base.stopped:
-        notes.append("p and intervals are for a fixed number of samples; where the run stopped early, its rule decides")
-    parts = rows(comparison.cells), rows(comparison.lengths), rows([comparison.pooled])[0]
-    return Contrast(side.label, base.label, margin, *parts, tuple(notes), computed_apart=_computed_apart(side, base))
-
-
-class _Beyond:
-    """The comparisons with the placebos that stand for one of two sides, made where they are asked for.
-
-    Of a placebo of the baseline, the arm minus it; of one of the arm, it minus the baseline. They are those of the run
-    that gives the noise floor.
+    `where` gives the task and length of a slot, `names` what subjects are called. `ruled`: a slot is one task and
+    length, where the rule of a run may have ended. `mixed`: the scores of a subject are of several runs, and those of
+    two are paired where they are of one.
     """
 
-    def __init__(self, side: Side, base: Side) -> None:
-        self._side, self._base = side, base
+    def __init__(
+        self,
+        slots: Mapping[Slot, Mapping[Subject, Cells]],
+        names: Mapping[Subject, str],
+        margin: float,
+        where: Callable[[Slot], Where] = lambda _: (None, None),
+        ruled: bool = False,
+        mixed: bool = False,
+    ) -> None:
+        self.slots, self._names, self._margin, self._where = slots, names, margin, where
+        self._ruled, self._mixed = ruled, mixed
+        subjects = dict.fromkeys(one for of in slots.values() for one in of)
+        self._placebos = [(one, own) for one in subjects if (own := one.original) in subjects]
+        self._made: dict[tuple[Slot, Subject, Subject], Difference] = {}
 
-    @cached_property
-    def _by_place(self) -> list[dict[Where, Difference]]:
-        side, base, found = self._side, self._base, []
-        for name, records in (base if base.floors else side).placebos.items():
-            own = original_of(name)
-            if own not in (side.arm, base.arm) or records is side.records or records is base.records:
-                continue
-            pair = (side.records, records) if own == base.arm else (records, base.records)
-            one = paired_sides(*pair, side.label, name) if own == base.arm else paired_sides(*pair, name, base.label)
-            found.append({(row.task, row.length): row for row in (*one.cells, *one.lengths, one.pooled)})
-        return found
+    def both(self, slot: Slot, arm: Subject, base: Subject) -> list[tuple[Scores, Scores]] | None:
+        """The scores of the two at every place of a slot, which are paired; None where nothing is to be paired."""
+        of = self.slots[slot]
+        own, other = of.get(arm, {}), of.get(base, {})
+        if self._mixed:
+            common = ((scores, other[place]) for place, scores in own.items() if place in other)
+            return [(a, b) for a, b in common if a.run == b.run] or None
+        places = dict.fromkeys([*own, *other])
+        there = arm in of or base in of
+        return [(own.get(place, _EMPTY), other.get(place, _EMPTY)) for place in places] if there else None
 
-    def at(self, places: Sequence[Where]) -> list[list[Difference | None]]:
-        """For each placebo its differences at these places."""
-        return [[found.get(place) for place in places] for found in self._by_place]
+    def difference(self, slot: Slot, arm: Subject, base: Subject) -> Difference | None:
+        """`arm` minus `base` there; None where nothing is to be paired."""
+        key = slot, arm, base
+        if key not in self._made and (both := self.both(*key)) is not None:
+            other = self._made.get((slot, base, arm))
+            unscored = Difference(*self._where(slot), self._names[arm], self._names[base])
+            self._made[key] = other.reversed() if other else difference_of(both, unscored, arm.run != base.run)
+        return self._made.get(key)
+
+    def differences(self, arm: Subject, base: Subject) -> dict[Slot, Difference]:
+        """`arm` minus `base` in every slot."""
+        return {slot: one for slot in self.slots if (one := self.difference(slot, arm, base))}
+
+    def rows(self, arm: Subject, base: Subject) -> dict[Slot, Row]:
+        """The differences with their verdicts, asked together.
+
+        Noise floors are those of the placebos in the slot, of the run of `base`, or of that of `arm` where it has none.
+        """
+        found = self.differences(arm, base)
+        run = base.run if any(one.run == base.run for one, _ in self._placebos) else arm.run
+        placebos = [(one, own) for one, own in self._placebos if one.run == run]
+        floors = [noise_floor(filter(None, (self.difference(slot, *pair) for pair in placebos))) for slot in found]
+        ruled = self._ruled and arm.run == base.run and base.original is None
+        stopped = [self._stopped(slot, arm, base) if ruled else "" for slot in found]
+        asked = partial(family, list(found.values()), self._margin, floors, placebo_of(arm, base), stopped)
+        rows, beyond = asked(), beyond_of(arm, base, placebos)
+        if beyond and any(row.told or row.logprob_says in LOGPROB_TOLD for row in rows):
+            rows = asked([[self.difference(slot, *pair) for slot in found] for pair in beyond])
+        return dict(zip(found, rows, strict=True))
+
+    def _stopped(self, slot: Slot, arm: Subject, base: Subject) -> str:
+        """The words of the rule that ended an arm's cell; none where it ended that of `base` too."""
+        own, other = (self.both(slot, arm, base) or [(_EMPTY, _EMPTY)])[0]
+        return "" if other.stopped else own.stopped
 
 
-def beyond_of(arm: str, base: str, placebos: Sequence[str]) -> list[tuple[str, str]]:
-    """The pairs (arm, baseline) that must say what `arm` minus `base` says: each placebo in place of its own arm."""
+_EMPTY = Scores()
+
+
+class Compared:
+    """Subjects, of one or several runs, by task and length; each may be compared with every other.
+
+    `names` is what to call them, where others stand beside them.
+    """
+
+    def __init__(
+        self, subjects: Mapping[Subject, Cells], margin: float = MARGIN, names: Mapping[Subject, str] | None = None
+    ) -> None:
+        self.subjects, self._margin, self._names = subjects, margin, names or labels(subjects)
+        places = dict.fromkeys(place for of in subjects.values() for place in of)
+
+        def at(*wanted: Place) -> dict[Subject, Cells]:
+            of = ((one, {place: cells[place] for place in wanted if place in cells}) for one, cells in subjects.items())
+            return {one: cells for one, cells in of if cells}
+
+        lengths = {n: at(*(place for place in places if place[1] == n)) for n in sorted({n for _, n in places})}
+        self._cells = Slots({place: at(place) for place in places}, self._names, margin, lambda place: place, True)
+        self._lengths = Slots(lengths, self._names, margin, lambda length: (None, length))
+        self._pooled = Slots({None: subjects}, self._names, margin)
+
+    def differences(self, arm: Subject, base: Subject) -> Comparison:
+        """`arm` minus `base`, without verdicts."""
+        parts = [tuple(of.differences(arm, base).values()) for of in (self._cells, self._lengths, self._pooled)]
+        return Comparison(self._names[arm], self._names[base], parts[0], parts[1], *parts[2])
+
+    def contrast(self, arm: Subject, base: Subject) -> Contrast:
+        """`arm` minus `base`, with verdicts."""
+        cells, lengths = (tuple(of.rows(arm, base).values()) for of in (self._cells, self._lengths))
+        (pooled,) = self._pooled.rows(arm, base).values()
+        notes = [] if pooled.floor else ["noise floor: no placebo in this run"]
+        if lone := sum(not row.difference.pairs for row in cells):
+            notes.append(f"{lone} of {len(cells)} cells have no pair and are left out of the table")
+        if any(scores.stopped for one in (arm, base) for scores in self.subjects[one].values()):
+            notes.append(
+                "p and intervals are for a fixed number of samples; where the run stopped early, its rule decides"
+            )
+        apart = pooled.difference.environments_apart if arm.run == base.run else 0
+        names = self._names[arm], self._names[base]
+        return Contrast(*names, self._margin, cells, lengths, pooled, tuple(notes), computed_apart=apart)
+
+    def against(self, base: Subject | None = None) -> list[Contrast]:
+        """Every other subject minus `base`, the first where none is named."""
+        base = base or next(iter(self.subjects), None)
+        return [self.contrast(one, base) for one in self.subjects if base and one != base]
+
+
+def paired(records: Iterable[Record], arm_a: str, arm_b: str) -> Comparison:
+    """`arm_a` minus `arm_b` (the baseline) over the samples they share.
+
+    Raises RunError when the two arms saw different prompts for one sample, or one arm has a sample twice.
+    """
+    arms = (arm_a, arm_b)
+    cells = by_arm((record for record in records if record.arm in arms), arms)
+    return Compared({Subject(arm): cells[arm] for arm in arms}).differences(Subject(arm_a), Subject(arm_b))
+
+
+def beyond_of(
+    arm: Subject, base: Subject, placebos: Sequence[tuple[Subject, Subject]]
+) -> list[tuple[Subject, Subject]]:
+    """The pairs (arm, baseline) that must say what `arm` minus `base` says: each placebo in place of its own arm.
+
+    `placebos` are given with what they are placebos of.
+    """
     if placebo_of(arm, base):
         return []
-    found = []
-    for placebo in placebos:
-        if placebo not in (arm, base) and (own := original_of(placebo)) in (arm, base):
-            found.append((arm, placebo) if own == base else (placebo, base))
-    return found
+    stand_in = [(one, own) for one, own in placebos if one not in (arm, base)]
+    return [(arm, one) if own == base else (one, base) for one, own in stand_in if own in (arm, base)]
 
 
-def placebo_of(arm: str, baseline: str) -> Placebo | None:
+def placebo_of(arm: Subject, baseline: Subject) -> Placebo | None:
     """Which of the two is the placebo of the other; None where neither is."""
-    if original_of(arm) == baseline:
+    if arm.original == baseline:
         return "arm"
-    return "baseline" if original_of(baseline) == arm else None
+    return "baseline" if baseline.original == arm else None
 
 
 def family(
@@ -287,7 +334,8 @@ def _row(
         word, says, logprob_says = _at_the_floor(difference, found, logprob_says, placebo)
     if stopped:
         word, says = _by_rule(stopped, difference, against, on_scores)
-    return Row(difference, corrected.p, corrected.logprob_p, floor, found, word, says, logprob_says)
+    said = word, says, logprob_says, placebo is not None
+    return Row(difference, corrected.p, corrected.logprob_p, floor, found, *said)
 
 
 def _by_rule(
@@ -314,11 +362,3 @@ def _at_the_floor(difference: Difference, found: Verdict, logprob: str, placebo:
         return ABOVE_FLOOR, f"{ABOVE_FLOOR}: the placebo is {'worse' if worse else 'better'}", logprob
     word = FLOOR_ZERO if found.word == "identical" else AT_FLOOR
     return word, word, logprob
-
-
-def _computed_apart(side: Side, base: Side) -> int:
-    """Pairs of one run whose two answers come from different environments."""
-    if base.label != base.arm or side.label != side.arm:
-        return 0
-    both = side.records.keys() & base.records.keys()
-    return sum(side.records[key].environment != base.records[key].environment for key in both)

@@ -80,7 +80,7 @@ def interval_within(
         share = hidden(units.sizes, ALPHA)
         return -share, share, "exact-bound"
     if wald:
-        centre = sum(differences) / (n + 2)
+        centre = math.fsum(differences) / (n + 2)
         half = t_quantile(max(1, n - 1)) * spread(values, None, 1.0) / math.sqrt(n + 2)
         low, high, method = centre - half, centre + half, "adjusted-wald"
     else:
@@ -202,8 +202,8 @@ def spread(
     all are. Where pairs share a source it is that of as many independent pairs with a mean as uncertain.
     """
     n = len(differences) + 2
-    mean = sum(differences) / n
-    squares = (sum(d * d for d in differences) + 2 * (size or typical_size(differences)) ** 2) / n
+    mean = math.fsum(differences) / n
+    squares = (math.fsum(d * d for d in differences) + 2 * (size or typical_size(differences)) ** 2) / n
     return math.sqrt(max(0.0, squares - mean * mean) * design_effect(differences, clusters))
 
 
@@ -292,11 +292,11 @@ def design_effect(values: Sequence[float], clusters: Sequence[Hashable] | None) 
     mean, sums = fmean(values), dict.fromkeys(clusters, 0.0)
     for value, cluster in zip(values, clusters, strict=True):
         sums[cluster] += value - mean
-    alone = sum((value - mean) ** 2 for value in values)
+    alone = math.fsum((value - mean) ** 2 for value in values)
     if len(sums) < 2 or alone < SAME:
         return float(len(values)) / len(sums)
     n, g = len(values), len(sums)
-    return g / (g - 1) * (n - 1) / n * sum(value * value for value in sums.values()) / alone
+    return g / (g - 1) * (n - 1) / n * math.fsum(value * value for value in sums.values()) / alone
 
 
 def within_p(units: Units, margin: float) -> float:

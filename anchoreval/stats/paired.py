@@ -1,4 +1,4 @@
-"""Records -> paired differences: per (task, length), per length, over everything. Pure: no files, no model.
+"""Scores of two arms -> their paired difference. Pure: no files, no model.
 
 Values are fractions 0..1 (differences -1..1). Pairs whose facts name one source are not independent: intervals and p
 are then those of whole sources. The p value of right/wrong scores is McNemar's mid-p over the pairs that differ, where
@@ -16,9 +16,8 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from anchoreval.errors import RunError
-from anchoreval.schema import OUTCOMES, SCORED, Outcome, Record
+from anchoreval.schema import OUTCOMES, SCORED, Outcome
 from anchoreval.stats.bounds import Units, units_of
-from anchoreval.stats.cells import per_token, put
 from anchoreval.stats.intervals import (
     SAME,
     Method,
@@ -34,14 +33,11 @@ from anchoreval.stats.intervals import (
     units_within,
     within_strata,
 )
+from anchoreval.stats.scores import Scores
 from anchoreval.stats.significance import mcnemar, mean_p, sign_flip, sign_test
-from anchoreval.stats.sources import cluster_of
 
-Place = tuple[str, int]  # (task, length)
-Pair = tuple[Record, Record]
-_Sourced = tuple[Record, Record, Hashable]  # a pair and its source
-_Group = tuple[list[_Sourced], list[Record]]
-UNSCORED, ALONE = "without a score", "on one side only"  # why a pair is left out, where no outcome says it
+#: Why a pair is left out, where no outcome says it.
+UNSCORED, ALONE, OTHER_PROMPT = "without a score", "on one side only", "with another prompt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +45,14 @@ class Difference:
     """`arm` minus `baseline` over the samples that both have scored; task or length is None where pooled.
 
     `left_out` counts samples that only one arm has, or that lack a score in one, `lost` the same by reason (an outcome,
-    UNSCORED or ALONE); `discordant` pairs differ in score, `same_outputs` counts pairs of equal text (None: not known).
+    UNSCORED, ALONE or OTHER_PROMPT); `discordant` pairs differ in score, `same_outputs` counts pairs of equal text
+    (None: not known).
     `detectable` is the smallest true difference that these pairs would show (p < 0.05) four times in five; `clusters`
     counts the sources they come from, `spread` is one pair's standard deviation (intervals.spread), `deviation` the one
     seen, with no pair added, `typical` the root mean square of the differences that are not zero, and `logprob_spread`
     that of the differences of log-probability. `logprob_lower` and `logprob_higher` count sources, and
     `logprob_sign_p` is their sign test's; `mid` tells whether p is McNemar's mid-p, and `units` hold the differences by
-    source, as they vary within tasks.
+    source, as they vary within tasks. `environments_apart` counts pairs whose answers come from two environments.
     """
 
     task: str | None
@@ -90,6 +87,7 @@ class Difference:
     mid: bool = False
     typical: float = 1.0
     units: Units | None = field(default=None, compare=False, repr=False)
+    environments_apart: int = 0
 
     def reversed(self) -> Difference:
         """The same pairs read the other way round: `baseline` minus `arm`."""
@@ -123,91 +121,53 @@ class Comparison:
     lengths: tuple[Difference, ...]
     pooled: Difference
 
-    def reversed(self) -> Comparison:
-        """The same comparison with the arms exchanged."""
-        return Comparison(
-            self.baseline,
-            self.arm,
-            tuple(cell.reversed() for cell in self.cells),
-            tuple(cell.reversed() for cell in self.lengths),
-            self.pooled.reversed(),
-        )
 
+def difference_of(both: Iterable[tuple[Scores, Scores]], unscored: Difference, apart: bool = False) -> Difference:
+    """`unscored` with what every pair of an arm's scores and the baseline's says, of one place after the other.
 
-def paired(records: Iterable[Record], arm_a: str, arm_b: str) -> Comparison:
-    """`arm_a` minus `arm_b` (the baseline) over the samples they share.
-
-    Raises RunError when the two arms saw different prompts for one sample, or one arm has a sample twice.
+    Raises RunError where the two saw other prompts for a sample; with `apart` such a sample is left out.
     """
-    arms: dict[str, dict[str, Record]] = {arm_a: {}, arm_b: {}}
-    for record in records:
-        if record.arm in arms:
-            put(arms[record.arm], record)
-    return paired_sides(arms[arm_a], arms[arm_b], arm_a, arm_b)
+    scores: list[tuple[float, float]] = []
+    clusters: list[int] = []
+    strata: list[int] = []
+    logprobs: list[tuple[float, int, int]] = []
+    reasons: list[str] = []
+    same = environments = 0
+    for place, (a, b) in enumerate(both):
+        pairs, other = matched(a, b)
+        if other and not apart:
+            first = a.sample(other[0][0])
+            raise RunError(f"{len(other)} samples had different prompts in the two arms, the first: {first}")
+        reasons += [ALONE] * (len(a.index) + len(b.index) - 2 * len(pairs) - 2 * len(other))
+        reasons += [OTHER_PROMPT] * len(other)
+        for i, j in pairs:
+            environments += a.environment[i] != b.environment[j]
+            if (x := a.score[i]) == x and (y := b.score[j]) == y:
+                scores.append((x, y))
+                clusters.append(a.cluster[i])
+                strata.append(place)
+                same += a.output[i] == b.output[j]
+            else:
+                reasons.append(why_lost(a.outcome_at(i) if x != x else b.outcome_at(j)))
+            if (value := a.logprob[i] - b.logprob[j]) == value:
+                logprobs.append((value, a.cluster[i], place))
+    found = left_out(replace(unscored, same_outputs=same, environments_apart=environments), reasons)
+    if logprobs:
+        found = with_logprobs(found, *(list(column) for column in zip(*logprobs, strict=True)))
+    return judged(found, scores, clusters, strata)
 
 
-def paired_sides(a: Mapping[str, Record], b: Mapping[str, Record], arm: str, baseline: str) -> Comparison:
-    """The records `a` (by sample id) minus `b`, called `arm` and `baseline`; RunError as for `paired`."""
-    pairs, lone = matched(a, b)
-    places = list(dict.fromkeys((record.task, record.length) for record in [a for a, _ in pairs] + lone))
-    by_place: dict[Place, _Group] = {place: ([], []) for place in places}
-    for one, other in pairs:
-        by_place[one.task, one.length][0].append((one, other, cluster_of(one)))
-    for record in lone:
-        by_place[record.task, record.length][1].append(record)
-    return _comparison(by_place, arm, baseline)
-
-
-def _comparison(by_place: Mapping[Place, _Group], arm: str, baseline: str) -> Comparison:
-    lengths = sorted({length for _, length in by_place})
-
-    def pooled(length: int | None) -> Difference:
-        groups = [group for place, group in by_place.items() if length in (None, place[1])]
-        pairs = [pair for group in groups for pair in group[0]]
-        lone = [record for group in groups for record in group[1]]
-        return _difference((None, length), (arm, baseline), pairs, lone)
-
-    return Comparison(
-        arm,
-        baseline,
-        tuple(_difference(place, (arm, baseline), *group) for place, group in by_place.items()),
-        tuple(pooled(length) for length in lengths),
-        pooled(None),
-    )
-
-
-def matched(a: Mapping[str, Record], b: Mapping[str, Record]) -> tuple[list[Pair], list[Record]]:
-    """Pairs in the order of `a`, and the records whose sample only one arm has."""
-    pairs = [(record, b[key]) for key, record in a.items() if key in b]
-    differ = [left.sample_id for left, right in pairs if left.prompt_sha256 != right.prompt_sha256]
-    if differ:
-        raise RunError(f"{len(differ)} samples had different prompts in the two arms, the first: {differ[0]}")
-    lone = [record for key, record in a.items() if key not in b]
-    return pairs, lone + [record for key, record in b.items() if key not in a]
-
-
-def _difference(
-    place: tuple[str | None, int | None],
-    arms: tuple[str, str],
-    pairs: Sequence[_Sourced],
-    lone: Sequence[Record],
-) -> Difference:
-    scored = [(a, b, source) for a, b, source in pairs if a.score is not None and b.score is not None]
-    missing = [why_lost(a.outcome if a.score is None else b.outcome) for a, b, _ in pairs if None in (a.score, b.score)]
-    same = sum(a.output == b.output for a, b, _ in scored)
-    unscored = replace(left_out(Difference(*place, *arms), [*missing, *[ALONE] * len(lone)]), same_outputs=same)
-    values, clusters, strata = [], [], []
-    for a, b, source in pairs:
-        if (x := per_token(a)) is not None and (y := per_token(b)) is not None:
-            values.append(x - y)
-            clusters.append(source)
-            strata.append((a.task, a.length))
-    return judged(
-        with_logprobs(unscored, values, clusters, strata),
-        [(a.score or 0.0, b.score or 0.0) for a, b, _ in scored],
-        [source for *_, source in scored],
-        [(a.task, a.length) for a, *_ in scored],
-    )
+def matched(a: Scores, b: Scores) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """The positions of the samples that both have, in the order of `a`: of the same prompt, and of another."""
+    if a.index == b.index:
+        both = [(i, i) for i in range(len(a.index))]
+    else:
+        at = {index: j for j, index in enumerate(b.index)}
+        both = [(i, at[index]) for i, index in enumerate(a.index) if index in at]
+    if not (other := [(i, j) for i, j in both if a.prompt[i] != b.prompt[j]]):
+        return both, []
+    apart = set(other)
+    return [pair for pair in both if pair not in apart], other
 
 
 def why_lost(outcome: Outcome | None) -> str:
@@ -218,7 +178,7 @@ def why_lost(outcome: Outcome | None) -> str:
 def left_out(difference: Difference, reasons: Sequence[str]) -> Difference:
     """`difference` with the number of pairs that were left out, one for each of `reasons`."""
     found = Counter(reasons)
-    lost = {reason: found[reason] for reason in (*OUTCOMES, UNSCORED, ALONE) if found[reason]}
+    lost = {reason: found[reason] for reason in (*OUTCOMES, UNSCORED, ALONE, OTHER_PROMPT) if found[reason]}
     return replace(difference, left_out=len(reasons), lost=lost)
 
 

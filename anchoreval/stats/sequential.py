@@ -92,7 +92,7 @@ class Capital:
         if top == -math.inf:
             return top
         pairs = zip(bets(), self._logs, strict=True)
-        return top + math.log(sum(weight * math.exp(log - top) for (_, weight), log in pairs))
+        return top + math.log(math.fsum(weight * math.exp(log - top) for (_, weight), log in pairs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +159,7 @@ class Watcher:
         """The verdict so far."""
         n = len(self._seen)
         low, high = confidence_sequence(self._seen, self._rule.level)
-        return Sequential(self.word, self._pairs, sum(self._seen) / n if n else None, low, high, self._rule, n)
+        return Sequential(self.word, self._pairs, math.fsum(self._seen) / n if n else None, low, high, self._rule, n)
 
 
 def confidence_sequence(differences: Sequence[float], level: float = 0.95) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 
 from anchoreval.stats.exact import flipped
@@ -49,7 +50,7 @@ def sign_flip(differences: Sequence[float], clusters: Sequence[Hashable] | None 
     sizes, counts = np.unique(
         [round(abs(value), 12) for value in sums.values() if abs(value) > SAME], return_counts=True
     )
-    observed, units = abs(sum(sums.values())), int(counts.sum())
+    observed, units = abs(math.fsum(sums.values())), int(counts.sum())
     if units == 0:
         return 1.0
     if units <= ENUMERATED:
@@ -69,7 +70,7 @@ def mean_p(
     from scipy.special import stdtr
 
     error, df = standard_error(values, clusters, strata)
-    return None if error is None else float(2 * stdtr(df, -abs(sum(values) / len(values)) / error))
+    return None if error is None else float(2 * stdtr(df, -abs(math.fsum(values) / len(values)) / error))
 
 
 def holm(ps: Sequence[float | None]) -> list[float | None]:

@@ -1,4 +1,4 @@
-"""Answers that are chosen: the one with the highest log-probability, by lm-evaluation-harness's rule for `acc`."""
+"""Multiple choice: the choice with the highest log-probability counts, as in lm-evaluation-harness's metric `acc`."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from anchoreval.suites.ruler.scoring import NO_FACTS
 
 
 def with_choices(facts: Mapping[str, Json], choices: Sequence[ChoiceScore]) -> Mapping[str, Json]:
-    """The facts that a scorer is given: the sample's, and the scores of its choices where it has any."""
+    """Return the facts for a scorer: the sample's facts, plus the scores of its choices if it has any."""
     return {**facts, "choices": choices} if choices else facts
 
 
 def likeliest(choices: Sequence[ChoiceScore]) -> int:
-    """Index of the choice with the highest log-probability, the first of equals."""
+    """Return the index of the choice with the highest log-probability; ties go to the first."""
     return max(range(len(choices)), key=lambda index: choices[index].logprob)
 
 
 def gold_is_likeliest(_: str, __: Sequence[str], facts: Mapping[str, Json] = NO_FACTS) -> Score:
-    """1 when the right choice (fact `gold`) has the highest log-probability, else 0."""
+    """Return 1 if the right choice (fact `gold`) has the highest log-probability, else 0."""
     if not facts.get("choices"):
         return Score(None, "no choice was scored")
     return Score(float(likeliest(facts["choices"]) == facts["gold"]))

@@ -1,5 +1,6 @@
-"""How an answer is judged: pure functions (text, references, facts) -> Score, looked up by the name a task card
-gives.
+"""How an answer is judged: pure functions (text, references, facts) -> Score.
+
+A scorer is looked up by the name that a task card gives.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ SCORERS: dict[str, Scorer] = {
 
 
 def require(scorer: str) -> dict[str, str]:
-    """The packages that a scorer brings into the score, with their versions; MissingExtra where one is missing."""
+    """Return the packages that a scorer uses, with their versions; raise MissingExtra if one is not installed."""
     return lm_eval_tasks.require() if scorer == "lm_eval" else require_jieba(scorer)
 
 

@@ -1,4 +1,4 @@
-"""Sentences put between the lines of a haystack."""
+"""Put sentences between the lines of a haystack."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ Block = Callable[[int, int], list[Piece]]  # lines start..end, each with its new
 
 
 def interleaved(sentences: Iterable[str], places: Iterable[int], block: Block) -> tuple[list[Piece], list[int], int]:
-    """The pieces up to the last sentence, how many stand before each sentence, and the line that comes next.
+    """Put sentence i on a line of its own before line `places[i]`; the places ascend.
 
-    Sentence i stands on a line of its own before line `places[i]`; the places ascend.
+    Return the pieces up to the last sentence, the number of pieces before each sentence, and the next line's index.
     """
     pieces: list[Piece] = []
     marks, start = [], 0

@@ -130,6 +130,8 @@ def test_bits_are_those_of_the_narrowest_format_that_holds_every_value() -> None
 )
 def test_what_a_kernel_leaves_out_of_the_attention_is_found(name: str, kernel: str, parts: list[str] | None) -> None:
     model = tiny.build(name)
+    if kernel == "sdpa" and not model._supports_sdpa:  # Gemma 2 has none any more in transformers 5.23
+        pytest.skip(f"this release of transformers has no sdpa for {name}")
     model.set_attn_implementation(kernel)
     assert looked_at(model, lambda: logits(model))[0].get(kernel) == parts
 

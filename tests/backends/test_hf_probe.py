@@ -120,7 +120,9 @@ def test_rows_alone_are_part_of_the_identity_where_they_were_wrong(llama: Path, 
 @pytest.mark.parametrize("name", sorted(BROKEN))
 def test_a_type_that_cannot_be_answered_is_one_line_at_load(name: str, tmp_path: Path) -> None:
     config, kernel = BROKEN[name]
-    with pytest.raises(ModelError, match=f"^model type '{name}' cannot be answered by this backend: ") as raised:
+    with pytest.raises(
+        ModelError, match=f"^model type '{name}' (cannot be answered|keeps state this backend cannot batch)"
+    ) as raised:
         open_hf(save_model(tmp_path, config), kernel=kernel)
     assert "\n" not in str(raised.value) and len(str(raised.value)) < 400
 

@@ -15,10 +15,12 @@ from command_line import cli
 
 from anchoreval import compare, evaluate
 from anchoreval.errors import RunError, UnknownName
+from anchoreval.records.header import Header
 from anchoreval.records.run import Run
 from anchoreval.reports.compare.contrasts import BODY, TABLE, write_compare
 from anchoreval.reports.compare.table import table_of
 from anchoreval.schema import Record
+from anchoreval.stats.paired import OTHER_PROMPT
 
 COMMITTED = Path(__file__).parents[2] / "leaderboards" / "results" / "anchor-tiny"
 Right = Callable[[str, int], float]  # (arm, index) -> score
@@ -127,6 +129,67 @@ def test_arms_of_one_run_over_other_prompts_are_refused() -> None:
     changed = [dataclasses.replace(one, prompt_sha256="x") if one.key == "bruler/vt1" else one for one in run.records]
     with pytest.raises(RunError, match="1 samples had different prompts"):
         compare(dataclasses.replace(run, records=tuple(changed)))
+
+
+def other_prompts(run: Run, share: int) -> Run:
+    """The run with other prompts in one of so many samples."""
+    records = (dataclasses.replace(one, prompt_sha256=f"other {one.prompt_sha256}") if one.index % share == 0 else one
+               for one in run.records)  # fmt: skip
+    return dataclasses.replace(run, records=tuple(records))
+
+
+def test_samples_whose_prompts_the_tokenizers_make_differ_are_left_out_and_the_table_says_so() -> None:
+    first, second = made({"a": 0.0}), other_prompts(made({"a": 0.3}, name="two", tokenizer={"sha256": "u"}), 4)
+    (one,) = compare([first, second])
+    assert {row.difference.pairs for row in one.cells} == {75} and one.pooled.difference.lost == {OTHER_PROMPT: 50}
+    right = [one.score for one in second.records if one.index % 4]
+    assert one.pooled.difference.mean_arm == pytest.approx(sum(score or 0 for score in right) / len(right))
+    text = table_of(one)
+    assert "not paired: 50 of 200 samples, whose prompts differ (different tokenizer: t and u)" in text
+    assert "ruler/vt at 512: 25 left out: 25 with another prompt" in text
+    with pytest.raises(RunError, match="50 of 200 samples had other prompts"):
+        compare([first, other_prompts(made({"a": 0.3}, name="two"), 4)])
+
+
+def test_two_models_are_compared_as_two_arms_are() -> None:
+    own = compare(made({"a": 0.0, "a~placebo": 0.02, "b": 0.3}))[1]
+    first, second = made({"a": 0.0, "a~placebo": 0.02}), made({"a": 0.3}, name="two")
+    (two,) = compare([first, second])
+    assert (two.arm, two.baseline) == ("a (two)", "a (one)")
+    assert two.pooled.floor and {row.word for row in two.rows} == {"worse"}
+    assert table_of(two).splitlines()[1:] == table_of(own).splitlines()[1:]
+
+
+def test_a_placebo_stands_for_its_own_model_alone() -> None:
+    noisy = {"a": 0.0, "a~placebo": 0.3}
+    placebo, plain = compare([made({"a": 0.0, "b": 0.0}), made(noisy, name="two")], baseline="a")[::-1]
+    assert (placebo.arm, placebo.pooled.word) == ("a~placebo (two)", "cannot tell")  # a verdict, no noise floor
+    assert plain.pooled.word == "identical"
+    against = compare([made(noisy), made({"b": 0.3}, name="two")], baseline="a")[0].pooled
+    assert "not above the noise floor" in against.says  # the baseline's own placebo differs as much
+    still = made({"a": 0.0, "a~placebo": 0.0}), made(noisy | {"b": 0.3}, name="two")
+    assert compare(still, baseline="a")[2].pooled.word == "worse"  # the other model's placebo does not count
+
+
+def test_one_name_of_an_arm_from_outside_and_two_sources_are_two_subjects() -> None:
+    arm = "bf16+x:evict:window"
+
+    def run(name: str, wrong: float, sha256: str) -> Run:
+        asked = {"outside": [{"name": "x:evict:window", "sha256": sha256 * 64}]}
+        own = made({arm: wrong}, name=name, model={"name": "m"})
+        return dataclasses.replace(own, header=Header(own.header | {"arms": [{"name": arm, "asked": asked}]}))
+
+    (found,) = compare([run("one", 0.0, "c"), run("two", 0.3, "d")])
+    assert (found.arm, found.baseline) == (f"{arm} (source dddddddd)", f"{arm} (source cccccccc)")
+    assert f"{arm} is not one arm: it is from another source dddddddd, and source cccccccc" in table_of(found)
+    assert found.pooled.word == "worse"
+
+
+def test_a_copy_of_a_run_whose_records_changed_is_another_subject() -> None:
+    run, copy = (dataclasses.replace(made({"a": wrong}), path=Path(f"/runs/{path}"))
+                 for wrong, path in ((0.0, "x"), (0.3, "y")))  # fmt: skip
+    (found,) = compare([run, copy])
+    assert (found.arm, found.baseline, found.pooled.word) == ("a (/runs/y)", "a (/runs/x)", "worse")
 
 
 def test_runs_without_a_common_sample_are_refused() -> None:

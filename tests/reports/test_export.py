@@ -19,7 +19,8 @@ from test_leaderboard import saved
 from anchoreval.cli import parser as cli
 from anchoreval.records.line import from_line, to_line
 from anchoreval.records.run import Run
-from anchoreval.reports.export.tables import CELL_COLUMNS, FORMATS, RECORD_COLUMNS, single_depth
+from anchoreval.reports.export.tables import CELL_COLUMNS, FORMATS, RECORD_COLUMNS
+from anchoreval.stats import single_depth
 
 STAMP = "2026-01-02T03-04-05.000000"
 OPENING = '=HYPERLINK("http://example.org","a")\nline two, \x00 nul \r return \ud800 lone ✓'
@@ -347,4 +348,4 @@ def test_lm_eval_files_are_written_without_pandas_torch_or_lm_eval(run: Run, tmp
 )
 def test_the_depth_of_a_record_is_that_of_its_one_needle(run: Run, facts: dict[str, Any], depth: float | None) -> None:
     record = replace(run.records[0], facts=facts)
-    assert single_depth(from_line(to_line(record))) == depth
+    assert single_depth(from_line(to_line(record)).facts) == depth

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -17,14 +18,16 @@ from test_board import ARMS, HOSTILE, LENGTHS, make_run
 
 from anchoreval.bench.board import measure
 from anchoreval.errors import CardError, RunError
+from anchoreval.records.header import Header
 from anchoreval.records.line import to_line
 from anchoreval.records.run import Run
 from anchoreval.reports.board.cells import Mean
 from anchoreval.reports.board.columns import Row, columns_of
 from anchoreval.reports.board.declared import load_definition, write_leaderboard
-from anchoreval.reports.board.gather import NOWHERE, decile
 from anchoreval.reports.board.reported import load_reported
+from anchoreval.reports.words import NONE
 from anchoreval.stats import paired
+from anchoreval.stats.scores import NOWHERE, decile
 
 BOARDS = Path(__file__).parents[2] / "leaderboards"
 GOOD: dict[str, Any] = {
@@ -130,9 +133,41 @@ def test_arms_that_saw_other_prompts_and_repeated_samples_are_refused(tmp_path: 
         write_leaderboard([path], declared(tmp_path), tmp_path / "out")
     again = json.loads(lines[0]) | {"key": "f" * 64}
     (path / "records.jsonl").write_bytes(b"".join([*lines, json.dumps(again).encode() + b"\n"]))
-    with pytest.raises(RunError, match="two records of sample 0"):
+    with pytest.raises(RunError, match="two records of sample ruler/niah_single_1@512#0 under arm native"):
         write_leaderboard([path], declared(tmp_path), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_arm_from_outside_of_two_sources_and_a_model_on_two_engines_are_told_apart(tmp_path: Path) -> None:
+    arm, run = "bf16+x:evict:window", make_run(tmp_path / "run")
+    own = tuple(replace(one, arm=arm) if one.arm == "bf16-angle" else one for one in run.records)
+
+    def stored(name: str, sha256: str, engine: str) -> Path:
+        outside = {"outside": [{"name": "x:evict:window", "sha256": sha256 * 64}]}
+        arms = [{"name": "native"}, {"name": arm, "asked": outside}]
+        tasks = {"1": "ruler/niah_single_1", "2": "ruler/qa_1", "3": "ruler/qa_1"}
+        records = tuple(one for one in own if one.task == tasks[name])
+        header = dict(run.header) | {"run": name, "arms": arms, "backend": {"engine": engine}}
+        return saved(Run(tmp_path / name, Header(header), records))
+
+    runs = [stored("1", "c", "hf"), stored("2", "d", "hf"), stored("3", "d", "vllm")]
+    found, page = write_leaderboard(runs, declared(tmp_path, arms=["native", arm]), tmp_path / "out")
+    rows = {(row["model"], row["arm"]) for row in table(found) if row["kind"] == "row"}
+    assert rows == {
+        ("tiny (hf)", "native"), ("tiny (hf)", f"{arm} (source cccccccc)"), ("tiny (hf)", f"{arm} (source dddddddd)"),
+        ("tiny (vllm)", "native"), ("tiny (vllm)", arm),
+    }  # fmt: skip
+    assert page.read_text("utf-8").count("source cccccccc") > 1
+
+
+def test_arms_of_one_model_are_paired_within_a_run_alone(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    for arm in ("native", "bf16-angle"):
+        own = tuple(one for one in run.records if one.arm == arm)
+        saved(Run(tmp_path / "runs" / arm, Header(dict(run.header) | {"run": arm}), own))
+    found, _ = write_leaderboard([tmp_path / "runs"], declared(tmp_path), tmp_path / "out")
+    assert {row["kind"] for row in table(found)} == {"row", "cell", "depth"}
+    assert {row["value"] for row in table(found) if row["column"] == "verdict"} == {NONE}
 
 
 def test_rendering_twice_gives_the_same_bytes_and_numbers_link_to_the_viewer(tmp_path: Path) -> None:

@@ -197,11 +197,11 @@ def test_the_simulation_asks_what_compare_asks(each: int) -> None:
     tasks = [next(law.some(40, 1, rng)) for _ in range(3)]
     order = [(i, j) for i in range(3) for j in range(40)]
     random.Random(1).shuffle(order)
-    sides = []
+    sides = {}
     for arm, of in (("arm", 0), ("base", 1)):
         made = [record(i, j, arm, tasks[i].pairs[j][of], tasks[i].texts[j] if each > 1 else None) for i, j in order]
-        sides.append(stats.Side(arm, arm, {one.sample_id: one for one in made}))
-    found = stats.contrast(*sides, margin=MARGIN)
+        sides[stats.Subject(arm)] = stats.by_arm(made)[arm]
+    (found,) = stats.Compared(sides, MARGIN).against(stats.Subject("base"))
     one = {row.difference.task: row.difference for row in found.cells}
     for i, task in enumerate(tasks):
         expected, got = row_of(task).difference, one[f"suite/task{i}"]

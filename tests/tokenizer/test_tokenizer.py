@@ -206,7 +206,9 @@ def test_the_definition_moves_only_where_tokens_are_added(tmp_path: Path) -> Non
 def test_a_class_that_loses_blanks_does_not_change_what_is_read(tmp_path: Path) -> None:
     place = changed(tmp_path, {"tokenizer_class": "LlamaTokenizerFast", "backend": "absent"})
     tokenizer = load_tokenizer(place)
-    assert tokenizer.reading is not None and "loses" in str(tokenizer.reading.differs)
+    assert tokenizer.reading is not None
+    if tokenizer.reading.differs is not None:  # transformers 5.23 reads it as we do
+        assert "loses" in tokenizer.reading.differs
     assert tokenizer.decode(tokenizer.encode(ORDINARY)) == ORDINARY
     assert tokenizer.sha256 == load_tokenizer(TINY).sha256
 

@@ -4,6 +4,7 @@ and whether an arm lost anything against the first.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from anchoreval.records.lines import RECORDS
 from anchoreval.records.run import Run
 from anchoreval.reports.averages.general_losses import losses
 from anchoreval.reports.outcomes import outcome_lines
+from anchoreval.reports.words import NONE, aligned
 from anchoreval.schema import Record
 from anchoreval.suites.general.harness import Judge, judge_of, require_definition
 from anchoreval.suites.general.scoring import results
@@ -22,7 +24,6 @@ from anchoreval.suites.scorers import with_choices
 SUITE = "general"
 #: lm-eval's groups, whose averages weigh each task by its rows (`weight_by_size` in their YAML).
 GROUPS = ("mmlu", "mmlu_stem", "mmlu_other", "mmlu_social_sciences", "mmlu_humanities", "bbh_cot_fewshot")
-NONE = "–"
 HEAD = ("task", "metric", "shots", "rows")
 
 
@@ -92,7 +93,7 @@ def groups(found: Sequence[Figure]) -> list[Figure]:
             own = [one for one in found if (one.arm, one.name) == (arm, name) and one.task in members]
             if {one.task for one in own} == set(members):
                 rows, asked = sum(one.rows for one in own), sum(one.asked for one in own)
-                mean = sum(one.value * one.rows for one in own) / rows
+                mean = math.fsum(one.value * one.rows for one in own) / rows
                 share = all(one.share for one in own)
                 made.append(Figure(group, own[0].metric, own[0].filter, arm, mean, rows, asked, own[0].shots, share))
     return made
@@ -117,14 +118,14 @@ def report(run: Run, margin: float = 1.0) -> str:
     notes += [f"  {line.text}" for line in outcome_lines(run.header, own_records) if not line.quiet]
     incomplete = _incomplete(found)
     notes += [f"group {group}: {there} of {whole} tasks, no average" for group, (there, whole) in incomplete.items()]
-    text = [f"{name}, metrics of lm-eval {release}".rstrip(), *_aligned(rows, 2), *notes]
+    text = [f"{name}, metrics of lm-eval {release}".rstrip(), *aligned(rows, range(2)), *notes]
     members = {group.task: load_tasks()[1][group.task] for group in own}
     if lost := losses(run, members, margin):
         text += [
             "",
             f"was anything lost? the scores of the cards, paired, margin {margin:g} points; Holm over an arm's tasks "
             "outside groups; a group, and all together, are one question each",
-            *_aligned(lost, 3),
+            *aligned(lost, (0, 1, 2, len(lost[0]) - 1)),
         ]
     return "\n".join(text)
 
@@ -149,16 +150,3 @@ def _rows(found: Sequence[Figure], arms: Sequence[str]) -> list[list[str]]:
 
 def _shown(one: Figure) -> str:
     return f"{100 * one.value:.2f}" if one.share else f"{one.value:.4g}"
-
-
-def _aligned(rows: Sequence[Sequence[str]], names: int) -> list[str]:
-    """The rows as text: the first `names` columns and a last one of verdicts to the left, the others to the right."""
-    left = {*range(names)} | ({len(rows[0]) - 1} if rows[0][-1] == "verdict" else set())
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            f"{text:<{width}}" if place in left else f"{text:>{width}}"
-            for place, (text, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]

@@ -10,6 +10,7 @@ from dataclasses import replace
 from anchoreval.records.rescore import earned
 from anchoreval.records.run import Run
 from anchoreval.reports.averages import longbench_v2 as longbench_v2_report
+from anchoreval.reports.words import NONE
 from anchoreval.schema import Record
 from anchoreval.suites.longbench.averages import (
     BUCKETS,
@@ -26,7 +27,6 @@ from anchoreval.suites.longbench.scoring import DEVIATIONS, LIMIT
 from anchoreval.suites.ruler.averages import task_score
 
 V1, EXTENDED = "longbench", "longbench_e"
-NONE = "–"
 
 
 def deviating(run: Run, name: str) -> tuple[Run, int]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from anchoreval.reports.words import NONE
 from anchoreval.schema import Record
 from anchoreval.stats import why_lost
 from anchoreval.suites.longbench_v2.scoring import UNPARSABLE
 
 ASKED, CHOSEN = "longbench_v2", "longbench_v2_choices"  # the suites: an answer is written, or a letter chosen
 QUESTIONS = 503
-NONE = "–"
 DIFFICULTIES, SIZES = ("easy", "hard"), ("short", "medium", "long")
 DOMAINS = (
     "Single-Document QA", "Multi-Document QA", "Long In-context Learning", "Long-dialogue History Understanding",
@@ -53,7 +54,7 @@ def _table(records: Sequence[Record]) -> Iterator[str]:
 def _line(label: str, records: Sequence[Record]) -> str:
     """A row: the mean x 100 with upstream's one decimal, a dash for none, and of how many questions it is."""
     scores = [record.score for record in records if record.score is not None]
-    mean = f"{100 * sum(scores) / len(scores):.1f}" if scores else NONE
+    mean = f"{100 * math.fsum(scores) / len(scores):.1f}" if scores else NONE
     star = "*" if scores and len(scores) < len(records) else ""
     return f"  {label:36}{mean + star:>8}{f'of {len(scores)}':>8}"
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from anchoreval.reports.board.cells import Chosen, Gap, Map, Place, Taken, choose, depth_map, task_map, versus
+from anchoreval.reports.board.cells import Gap, Map, Taken, choose, depth_map, gaps_of, task_map
 from anchoreval.reports.board.columns import Row, Value, columns_of, heads
 from anchoreval.reports.board.definition import IDENTITY, Declared
 from anchoreval.reports.board.gather import Gathered, spread_out
-from anchoreval.schema import original_of
+from anchoreval.stats import Cells, Slots, Subject, labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +25,12 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The runs of one model in one setting, put together."""
+    """The runs of one model in one setting, put together; `names` is what its arms are called."""
 
     model: str
     setting: str
-    arms: tuple[str, ...]
+    arms: tuple[Subject, ...]
+    names: Mapping[Subject, str]
     runs: tuple[int, ...]
     incomparable: frozenset[str]
     environments: int
@@ -70,17 +70,20 @@ def build(declared: Declared, runs: Iterable[Gathered], workers: int = 1) -> Boa
     """The board of all runs; lengths and arms that the definition leaves open are those found."""
     found = list(runs)
     definition = declared.definition
-    lengths = tuple(sorted(definition.lengths or {length for run in found for _, length, _ in run.cells}))
-    grouped: dict[tuple[str, str, str], list[tuple[int, Gathered]]] = {}
+    held = {length for run in found for cells in run.cells.values() for _, length in cells}
+    lengths = tuple(sorted(definition.lengths or held))
+    grouped: dict[tuple[str, str], dict[Subject, list[tuple[int, Gathered]]]] = {}
     for number, run in enumerate(found):
-        grouped.setdefault((run.model, run.weights, run.setting), []).append((number, run))
+        alike = grouped.setdefault((run.subject.model, run.setting), {})
+        alike.setdefault(replace(run.subject, arm=run.subject.model), []).append((number, run))
     groups: list[Group] = []
     lines: list[Line] = []
-    names = Counter((model, setting) for model, _, setting in grouped)
-    work = []
-    for (model, weights, setting), members in sorted(grouped.items()):
-        several = names[model, setting] > 1
-        work.append((f"{model} ({weights})" if several else model, setting, members))
+    work = [
+        (name, setting, alike[subject])
+        for (_, setting), alike in grouped.items()
+        for subject, name in labels(alike).items()
+    ]
+    work.sort(key=lambda one: (one[2][0][1].subject.model, one[2][0][1].subject.weights, one[1], one[0]))
     for group, rows in spread_out(partial(_group, declared, lengths), work, workers):
         lines += [replace(line, group=len(groups)) for line in rows]
         groups.append(group)
@@ -100,43 +103,37 @@ def _group(
 ) -> tuple[Group, list[Line]]:
     model, setting, members = work
     definition, taken = declared.definition, choose(members)
-    present = {arm for arms in taken.values() for arm in arms}
-    wished = definition.arms or [definition.baseline, *sorted(present - {definition.baseline})]
-    arms = tuple(arm for arm in wished if arm in present)
-    margin = definition.margin / 100
-    offers = [(task, length, arm) for _, run in members for task, length, arm in run.cells if arm in arms]
-    runs = dict(members)
-
-    def stopped(run: int, arm: str, base: str, task: str, length: int) -> str:
-        unruled = original_of(base) is not None or runs[run].stopped.get(base)
-        said = {} if unruled else runs[run].stopped.get(arm, {})
-        return said.get((task, length), "")
-
+    present = sorted({arm for arms in taken.values() for arm in arms}, key=lambda one: (one.arm, one.outside))
+    wished = definition.arms or dict.fromkeys([definition.baseline, *(one.arm for one in present)])
+    arms = tuple(one for name in wished for one in present if one.arm == name)
+    names, margin, runs = labels(present), definition.margin / 100, dict(members)
+    offers = [(one, place) for _, run in members for one, cells in run.cells.items() if one in arms for place in cells]
     group = Group(
         model,
         setting,
         arms,
+        names,
         tuple(number for number, _ in members),
         frozenset(_incomparable(taken, runs)),
         max(run.environments for run in runs.values()),
-        task_map(taken, declared.tasks, arms, margin, stopped),
-        depth_map(taken, arms, margin),
+        task_map(taken, declared.tasks, arms, names, margin),
+        depth_map(taken, arms, names, margin),
         len(offers) - len(set(offers)),
     )
     lines = []
-    pooled = _pooled(taken, declared.suites, arms, definition.baseline, margin)
+    pooled = _pooled(taken, declared.suites, group, definition.baseline, margin)
     for suite, tasks in declared.suites.items():
         gaps = {arm: gap for (of, arm), gap in pooled.items() if of == suite}
         for arm in arms:
             means = {(p, length): mean for (p, length, of), mean in group.tasks.means.items() if of == arm}
             cells = {(group.tasks.rows[p], length): mean for (p, length), mean in means.items()}
             shown = {key: mean for key, mean in cells.items() if key[0] in tasks}
-            row = Row(arm, tasks, lengths, shown, gaps.get(arm), definition.baseline)
+            row = Row(arm.arm, tasks, lengths, shown, gaps.get(arm), definition.baseline)
             if row.means:
                 values = columns_of(row, definition.columns)
                 comparable = not group.incomparable & {task for task, _ in row.means}
                 several = max(runs[mean.run].environments for mean in row.means.values())
-                lines.append(Line(0, model, setting, arm, suite, comparable, several, values))
+                lines.append(Line(0, model, setting, names[arm], suite, comparable, several, values))
     return group, lines
 
 
@@ -148,16 +145,17 @@ def _incomparable(taken: Taken, runs: Mapping[int, Gathered]) -> Iterator[str]:
 
 
 def _pooled(
-    taken: Taken, suites: Mapping[str, Sequence[str]], arms: Sequence[str], baseline: str, margin: float
-) -> dict[tuple[str, str], Gap]:
+    taken: Taken, suites: Mapping[str, Sequence[str]], group: Group, baseline: str, margin: float
+) -> dict[tuple[str, Subject], Gap]:
     """(suite, arm) -> its difference to the baseline over all pairs; the suites of an arm are asked together."""
-    slots: dict[str, dict[str, dict[Place, Chosen]]] = {suite: {} for suite in suites}
-    for place, of in sorted(taken.items()):
-        for suite, tasks in suites.items():
-            for arm, one in of.items() if place[0] in tasks else ():
-                slots[suite].setdefault(arm, {})[place] = one
-    pairs = [(arm, baseline) for arm in arms if arm != baseline]
-    return {(suite, arm): gap for (suite, arm, _), gap in versus(slots, pairs, lambda _, whole: whole, margin).items()}
+    slots: dict[str, dict[Subject, Cells]] = {}
+    for suite, tasks in suites.items():
+        places = [place for place in sorted(taken) if place[0] in tasks]
+        slots[suite] = {arm: {place: taken[place][arm] for place in places if arm in taken[place]}
+                        for arm in group.names}  # fmt: skip
+    pairs = [(arm, base) for base in group.arms if base.arm == baseline for arm in group.arms if arm != base]
+    gaps = gaps_of(Slots(slots, group.names, margin, mixed=True), pairs)
+    return {(suite, arm): gap for (suite, arm, _), gap in gaps.items()}
 
 
 def _ordered(lines: Sequence[Line], declared: Declared, lengths: Sequence[int]) -> list[Line]:
@@ -183,11 +181,11 @@ def _rank(key: float | str | None, down: bool) -> tuple[bool, float, str]:
 def _absent(declared: Declared, runs: Sequence[Gathered]) -> Iterable[str]:
     """What the definition names and no run holds, in words."""
     definition = declared.definition
-    keys = {key for run in runs for key in run.cells}
+    keys = {(*place, one.arm) for run in runs for one, cells in run.cells.items() for place in cells}
     wanted = (
         ("arm", definition.arms or (), {arm for _, _, arm in keys}),
         ("length", definition.lengths or (), {length for _, length, _ in keys}),
-        ("model", definition.models or (), {run.model for run in runs}),
+        ("model", definition.models or (), {run.subject.model for run in runs}),
         ("task", declared.tasks, {task for task, _, _ in keys}),
     )
     for kind, names, held in wanted:

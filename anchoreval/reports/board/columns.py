@@ -7,9 +7,10 @@ wrong, and is ranked by that. Its interval is that of stats/averages.py, for one
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from anchoreval.cards import select_tasks
@@ -112,13 +113,13 @@ def average(means: Cells, tasks: Sequence[str], weights: Mapping[int, float]) ->
         there = [mean for mean in asked if mean.mean is not None]
         parts += [(weight / len(there), mean) for mean in there]
         wrong += [(weight / len(asked), mean) for mean in asked]
-    total = sum(weight for weight, _ in parts)
+    total = math.fsum(weight for weight, _ in parts)
     if not parts:
         return None
-    value = sum(weight * round(mean.mean or 0.0, 4) for weight, mean in parts) / total
+    value = math.fsum(weight * round(mean.mean or 0.0, 4) for weight, mean in parts) / total
     low, high = average_ends(parts)
     whole = len(parts) == len(tasks) * len(weights)
-    as_wrong = sum(weight * mean.as_wrong for weight, mean in wrong) / sum(weight for weight, _ in wrong)
+    as_wrong = math.fsum(weight * mean.as_wrong for weight, mean in wrong) / math.fsum(weight for weight, _ in wrong)
     return Average(value, low, high, whole, sum(mean.lost for _, mean in wrong), as_wrong)
 
 
@@ -196,45 +197,48 @@ def _ruler_tasks(name: str) -> tuple[str, ...]:
     return tuple(task.address for task in select_tasks(name)[0])
 
 
-def _difference(row: Row) -> Value:
-    gap = row.gap
-    if gap is None or gap.difference.difference is None:
-        return _nothing_to_compare(row)
-    found = gap.difference
-    low, high = (None if end is None else 100 * end for end in (found.low, found.high))
-    size = 100 * (found.difference or 0.0)
-    query = (("arm", row.arm), ("differ", "1"))
-    label = f"minus {plain(found.baseline, 60)}: {sentence(gap.row)}"
-    text = percent(found.difference, True) + ("*" if found.left_out else "")
-    return Value(text, size, label, low, high, gap.run, query)
+def _compared(shown: Callable[[Gap], Value | None]) -> Callable[[Row], Value]:
+    """A column of the difference to the baseline, and where the samples behind it are."""
+
+    def value(row: Row) -> Value:
+        if row.gap is None or (found := shown(row.gap)) is None:
+            return Value(
+                NONE, None, "this is the baseline" if row.arm == row.baseline else "no pairs with the baseline"
+            )
+        return replace(found, run=row.gap.run, query=(("arm", row.arm), ("differ", "1")))
+
+    return value
 
 
-def _nothing_to_compare(row: Row) -> Value:
-    return Value(NONE, None, "this is the baseline" if row.arm == row.baseline else "no pairs with the baseline")
+@_compared
+def _difference(gap: Gap) -> Value | None:
+    one = gap.difference
+    if one.difference is None:
+        return None
+    low, high = (None if end is None else 100 * end for end in (one.low, one.high))
+    label = f"minus {plain(one.baseline, 60)}: {sentence(gap.row)}"
+    text = percent(one.difference, True) + ("*" if one.left_out else "")
+    return Value(text, 100 * one.difference, label, low, high)
 
 
-def _verdict(row: Row) -> Value:
-    gap = row.gap
-    if gap is None:
-        return _nothing_to_compare(row)
-    query = (("arm", row.arm), ("differ", "1"))
-    return Value(gap.row.word, gap.row.word, gap.row.says, None, None, gap.run, query)
+@_compared
+def _verdict(gap: Gap) -> Value:
+    return Value(gap.row.word, gap.row.word, gap.row.says)
 
 
-def _p_holm(row: Row) -> Value:
-    gap = row.gap
-    if gap is None or gap.row.p_holm is None:
-        return _nothing_to_compare(row)
-    label = f"{p_value(gap.row.p_holm)}: all pairs of a suite are one question, corrected by Holm over the arm's suites"
-    query = (("arm", row.arm), ("differ", "1"))
-    return Value(p_number(gap.row.p_holm), gap.row.p_holm, label, None, None, gap.run, query)
+@_compared
+def _p_holm(gap: Gap) -> Value | None:
+    if (p := gap.row.p_holm) is None:
+        return None
+    label = f"{p_value(p)}: all pairs of a suite are one question, corrected by Holm over the arm's suites"
+    return Value(p_number(p), p, label)
 
 
 def _logprob(row: Row) -> Value:
     found = [mean.logprob for mean in row.means.values() if mean.logprob is not None]
     if not found:
         return Value(NONE, None, "no log-probability")
-    value = sum(found) / len(found)
+    value = math.fsum(found) / len(found)
     label = f"log-probability {value:.4f} per token of the reference, mean over {len(found)} cells"
     return Value(f"{value:.3f}", value, label, None, None, row.run, (("arm", row.arm),))
 

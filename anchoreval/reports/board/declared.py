@@ -6,7 +6,6 @@ gather      run folders, streamed into a few numbers per record
 cells       means, paired differences and maps
 columns     the columns that a definition may name
 build       groups, maps and rows
-run_links   where the samples behind a number are
 sheet       <name>.csv
 page        <name>.html (imports jinja2)
 """

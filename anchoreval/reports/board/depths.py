@@ -9,14 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 
 from anchoreval.reports import colours
 from anchoreval.reports.board.evidence import place_id
 from anchoreval.reports.board.heat import Field, HeatMap, samples_of
 from anchoreval.reports.board.view import RunView
 from anchoreval.reports.words import NONE, cell_words, logprob_difference, percent, plain, sentence, tokens
-from anchoreval.schema import Record, original_of
-from anchoreval.stats import MARGIN, Cell, Difference, Row, beyond_of, cells, family, noise_floor, paired, placebo_of
+from anchoreval.schema import Record
+from anchoreval.stats import MARGIN, Cell, Cells, Row, Slots, Subject, by_arm, cells
 
 STEPS = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)  # a map of differences in nats ends at one of these times a power of ten
 
@@ -86,22 +87,17 @@ Gaps = Mapping[tuple[str, str, str, float, int], Row]  # (task, arm, baseline, d
 
 def _gaps(arms: Sequence[str], by_depth: Mapping[float, Sequence[Record]]) -> Gaps:
     """Every difference with its verdict: Holm's correction is over all maps of two arms, floors are those of a spot."""
-    found: dict[tuple[str, str], dict[tuple[str, Spot], Difference]] = {}
+    spots: dict[tuple[str, int, float], dict[Subject, Cells]] = {}
     for depth, records in by_depth.items():
-        for i, baseline in enumerate(arms):
-            for arm in arms[i + 1 :]:
-                comparison = paired(records, arm, baseline)
-                for cell in (*comparison.cells, *comparison.reversed().cells):
-                    of = found.setdefault((cell.arm, cell.baseline), {})
-                    of[str(cell.task), (depth, int(cell.length or 0))] = cell
-    gaps: dict[tuple[str, str, str, float, int], Row] = {}
-    placebos = {one: of for (one, own), of in found.items() if original_of(one) == own}
-    for (arm, base), cells_ in found.items():
-        floors = [noise_floor([of[place] for of in placebos.values() if place in of]) for place in cells_]
-        others = [[found.get(pair, {}).get(place) for place in cells_] for pair in beyond_of(arm, base, list(placebos))]
-        rows = family(list(cells_.values()), MARGIN, floors, placebo_of(arm, base), beyond=others)
-        gaps |= {(task, arm, base, *spot): row for (task, spot), row in zip(cells_, rows, strict=True)}
-    return gaps
+        for arm, cells_ in by_arm(records).items():
+            for place, scores in cells_.items():
+                spots.setdefault((*place, depth), {})[Subject(arm)] = {place: scores}
+    slots = Slots(spots, {Subject(arm): arm for arm in arms}, MARGIN, lambda spot: spot[:2])
+    return {
+        (task, arm, base, depth, length): row
+        for base, arm in permutations(arms, 2)
+        for (task, length, depth), row in slots.rows(Subject(arm), Subject(base)).items()
+    }
 
 
 @dataclass(frozen=True, slots=True)

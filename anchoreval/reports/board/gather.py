@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
-from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from anchoreval.errors import RunError
 from anchoreval.records.header import HEADER, Header, read_header
@@ -20,90 +16,33 @@ from anchoreval.records.lines import RECORDS, Lines, each_fields
 from anchoreval.records.plain_files import there
 from anchoreval.records.seal import changed_since
 from anchoreval.reports.board.definition import Declared
-from anchoreval.reports.board.view import relative
-from anchoreval.reports.links import has_viewer
-from anchoreval.schema import OUTCOMES, Json, Outcome, original_of, outcome_of
-from anchoreval.stats import per_token_of, unit_of
+from anchoreval.reports.links import has_viewer, relative
+from anchoreval.schema import original_of
+from anchoreval.stats import Place, Scores, Subject
 
-DECILES = 10
-NOWHERE = -1  # the decile of a sample without one single depth
 WORTH_A_PROCESS, CHUNK = 40, 10  # items
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Key = tuple[str, int, str]  # (task, length, arm)
-
-
-@dataclass(slots=True)
-class Scores:
-    """One cell of one run, a column per number and an entry per record, sorted by the sample's index.
-
-    `score` and `logprob` (per token) hold NaN where the record has none; `prompt`, `cluster` and `output` are 64-bit
-    marks of the prompt's hash, of what makes samples dependent and of the answer; `decile` is that of the sample's one
-    depth, or NOWHERE; `outcome` is its number in the enum.
-    """
-
-    index: array[int] = field(default_factory=lambda: array("q"))
-    score: array[float] = field(default_factory=lambda: array("d"))
-    logprob: array[float] = field(default_factory=lambda: array("d"))
-    prompt: array[int] = field(default_factory=lambda: array("Q"))
-    cluster: array[int] = field(default_factory=lambda: array("Q"))
-    decile: array[int] = field(default_factory=lambda: array("b"))
-    output: array[int] = field(default_factory=lambda: array("Q"))
-    outcome: array[int] = field(default_factory=lambda: array("b"))
-
-    def add(self, record: Mapping[str, Any]) -> None:
-        """One more record, as its fields."""
-        score, facts = record["score"], record["facts"]
-        logprob = per_token_of(record["reference_logprob"], record["reference_tokens"])
-        self.index.append(record["index"])
-        self.score.append(math.nan if score is None else score)
-        self.logprob.append(math.nan if logprob is None else logprob)
-        self.prompt.append(mark(record["prompt_sha256"]))
-        unit = unit_of(record["task"], record["sample_id"], record["index"], record["references"], facts)
-        self.cluster.append(mark(repr(unit)))
-        self.decile.append(decile(facts))
-        self.output.append(mark(record["output"]))
-        self.outcome.append(_NUMBER[_outcome(record)])
-
-    def sorted(self, where: str) -> Scores:
-        """The same entries by index; RunError where a sample is there twice."""
-        order = sorted(range(len(self.index)), key=self.index.__getitem__)
-        for one, other in pairwise(order):
-            if self.index[one] == self.index[other]:
-                raise RunError(f"{where}: two records of sample {self.index[one]}")
-        columns = (self.index, self.score, self.logprob, self.prompt, self.cluster, self.decile, self.output,
-                   self.outcome)  # fmt: skip
-        return Scores(*(array(column.typecode, map(column.__getitem__, order)) for column in columns))  # type: ignore[arg-type]
-
-
-_NUMBER: Mapping[str, int] = {outcome: number for number, outcome in enumerate(OUTCOMES)}
-
-
-def _outcome(record: Mapping[str, Any]) -> Outcome:
-    """The outcome on a line, or the one that follows on lines of a format without it."""
-    said: Outcome | None = record.get("outcome")
-    return said or outcome_of(record["finish"], record["output"], bool(record.get("choices")))
 
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
     """What a board keeps of one run; `path` is the folder as seen from the board's own.
 
-    `incomparable` and `stopped` are those of records.Header, `changed` that of records.Run.
+    `subject` is what its arms have in common, `setting` says in words what runs of one row share, with the sources of
+    their texts. `incomparable` is that of records.Header, `changed` that of records.Run.
     """
 
     path: str
     name: str
-    model: str
-    weights: str
+    subject: Subject
     setting: str
     created: str
     incomparable: Mapping[str, str]
     viewer: bool
     facts: tuple[str, ...]
     environments: int
-    stopped: Mapping[str, Mapping[tuple[str, int], str]]
-    cells: Mapping[Key, Scores]
+    cells: Mapping[Subject, Mapping[Place, Scores]]
     changed: str = ""
 
 
@@ -122,7 +61,7 @@ def gather(
     strict, arms = frozenset(paths) if tell is None else named, declared.definition.arms
     for run in spread_out(partial(_gathered, declared=declared, folder=folder, strict=strict), paths, workers):
         if isinstance(run, Gathered):
-            if any(arms is None or arm in arms for _, _, arm in run.cells):
+            if any(arms is None or one.arm in arms for one in run.cells):
                 if run.changed and tell is not None:
                     tell(f"{run.path}: {run.changed}: `anchoreval verify` says where")
                 yield run
@@ -155,35 +94,24 @@ def gathered(path: Path, declared: Declared, folder: Path) -> Gathered:
     """
     header, lines = read_header(path / HEADER), Lines(path / RECORDS)
     run = header.run or path.name
-    name = str(header.model.get("name") or run)
-    wanted = declared.definition.models is None or name in declared.definition.models
-    found = _cells(lines, declared) if wanted and there(lines.path) else {}
+    subject = header.subject("", run)
+    wanted = declared.definition.models is None or subject.model in declared.definition.models
+    found = _cells(header, lines, declared) if wanted and there(lines.path) else {}
     changed = changed_since(header, lines) if wanted else ""
+    made = (f"{key} {value}" for key, value in sorted(header.sources.items()) if key != "wordlists")
     return Gathered(
         relative(path, folder),
         run,
-        name,
-        str(header.model.get("sha256") or "")[:8],
-        setting(header),
-        str(header.get("created") or ""),
+        replace(subject, run=""),
+        ", ".join(filter(None, (subject.dtype, subject.kernel, subject.form, *made))),
+        header.created,
         header.incomparable(),
         has_viewer(path),
         (*facts(header), *([f"changed: {changed}"] if changed else [])),
         max(1, len(header.environments)),
-        header.stopped,
-        found,
+        {header.subject(arm): cells for arm, cells in found.items()},
         changed,
     )
-
-
-def setting(header: Header) -> str:
-    """What two runs of one model must share to stand in one row: dtype, kernel, form of the prompts, sources."""
-    backend, form = header.backend, header.form
-    parts = [str(backend.get("dtype") or header.model.get("dtype") or ""), str(backend.get("kernel") or "")]
-    parts.append({"server": "server's chat template"}.get(form, f"{form} template") if form else "")
-    parts += [f"{key}={value}" for key, value in sorted(header.part("identity", "template_args").items())]
-    made = (f"{key} {value}" for key, value in sorted(header.sources.items()) if key != "wordlists")
-    return ", ".join(part for part in (*parts, *made) if part)
 
 
 def facts(header: Header) -> tuple[str, ...]:
@@ -194,33 +122,23 @@ def facts(header: Header) -> tuple[str, ...]:
     return tuple(filter(None, found))
 
 
-def _cells(lines: Lines, declared: Declared) -> dict[Key, Scores]:
+def _cells(header: Header, lines: Lines, declared: Declared) -> dict[str, dict[Place, Scores]]:
+    """Arm -> the cells that the board shows of it, and those of placebos."""
     definition, tasks = declared.definition, frozenset(declared.tasks)
-    lengths, arms = frozenset(definition.lengths or ()), frozenset(definition.arms or ())
-    found: dict[Key, Scores] = {}
-    path = lines.path
+    lengths, arms, stopped = frozenset(definition.lengths or ()), frozenset(definition.arms or ()), header.stopped
+    found: dict[str, dict[Place, Scores]] = {}
     for number, record in each_fields(lines):
-        key = task, length, arm = record["task"], record["length"], record["arm"]
+        task, length, arm = record["task"], record["length"], record["arm"]
         wanted = not arms or arm in arms or original_of(arm) is not None
         if task in tasks and (not lengths or length in lengths) and wanted:
+            cells = found.setdefault(arm, {})
+            if (task, length) not in cells:
+                cells[task, length] = Scores(task, length, stopped=stopped.get(arm, {}).get((task, length), ""))
             try:
-                (found.get(key) or found.setdefault(key, Scores())).add(record)
+                cells[task, length].add(record.get)
             except (TypeError, ValueError, AttributeError, OverflowError) as error:
-                raise RunError(f"{path}:{number}: a field of this record has the wrong type: {error}") from error
-    return {key: scores.sorted(f"{path}: {key[0]} at {key[1]}, {key[2]}") for key, scores in found.items()}
-
-
-def decile(facts: Mapping[str, Json]) -> int:
-    """Tenth of the context, 0..9, in which the one needle or gold document stands; NOWHERE for none or several."""
-    depths = facts.get("depths", facts.get("depth"))
-    if isinstance(depths, list):
-        depths = depths[0] if len(depths) == 1 else None
-    if isinstance(depths, bool) or not isinstance(depths, int | float) or not 0 <= depths <= 1:
-        return NOWHERE
-    return min(DECILES - 1, int(DECILES * depths))
-
-
-def mark(text: str) -> int:
-    """A 64-bit mark of any text, the same in every process."""
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "little")
+                raise RunError(f"{lines.path}:{number}: a field of this record has the wrong type: {error}") from error
+    for arm, cells in found.items():
+        for scores in cells.values():
+            scores.require_each_once(arm, f"{lines.path}: ")
+    return found

@@ -9,22 +9,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from urllib.parse import quote
 
 from anchoreval.arms.patterns import masks_documents
 from anchoreval.records.header import RAW_TEXT
 from anchoreval.reports import colours
-from anchoreval.reports.board.build import Board, Group, Line
+from anchoreval.reports.board.build import Board, Group, Line, Source
 from anchoreval.reports.board.cells import Gap, Map, Mean
 from anchoreval.reports.board.columns import Value
 from anchoreval.reports.board.reported import Reported, is_length
-from anchoreval.reports.board.run_links import base, samples
 from anchoreval.reports.board.view import EXTENSION
-from anchoreval.reports.links import encoded
+from anchoreval.reports.links import encoded, listed
 from anchoreval.reports.outcomes import counted_lines
 from anchoreval.reports.page import data_block, environment, policy_hash, script, style
 from anchoreval.reports.words import NONE, left_out, lost_counts, p_text, plain, tokens
 from anchoreval.schema import Json, Outcome
-from anchoreval.stats import placebo_of
+from anchoreval.stats import Subject
 
 TEMPLATES = Path(__file__).parent / "templates"
 NAME = 100  # characters of a name that are shown
@@ -45,7 +45,7 @@ def page(board: Board) -> Iterator[str]:
         arms=list(dict.fromkeys(line.arm for line in board.lines)), suites=list(board.declared.suites),
         groups=[(i, f"{group.model} · {group.setting}") for i, group in enumerate(board.groups)],
         count=len(board.lines), reported=[_reported(table) for table in board.declared.reported],
-        runs=[(run.path, base(run), run.viewer, run.facts) for run in board.sources],
+        runs=[(run.path, _folder(run), run.viewer, run.facts) for run in board.sources],
         shared=data_block(_shared(board)), blocks=(data_block(_group(group)) for group in board.groups),
         style=css, script=js, style_hash=policy_hash(css), script_hash=policy_hash(js), none=NONE,
     )  # fmt: skip
@@ -63,7 +63,16 @@ def _line(board: Board, line: Line) -> Mapping[str, Json]:
 
 
 def _href(board: Board, value: Value) -> str:
-    return "" if value.run is None else samples(board.sources[value.run], value.query)
+    """Where the samples behind a value are: the run's viewer, opened at them, or its records where there is none."""
+    if value.run is None:
+        return ""
+    source = board.sources[value.run]
+    return listed(_folder(source), value.query) if source.viewer else f"{_folder(source)}/records.jsonl"
+
+
+def _folder(source: Source) -> str:
+    """The folder of a run as a link."""
+    return quote(source.path, safe="/", errors="replace")
 
 
 def _notes(board: Board) -> Iterator[str]:
@@ -85,7 +94,7 @@ def _notes(board: Board) -> Iterator[str]:
         for mean in group.tasks.means.values():
             lost.update(mean.outcomes)
     yield from (f"{plain(one.text, 400)}." for one in counted_lines(lost) if one.outcome != "cut")
-    if any(masks_documents(arm) for group in board.groups for arm in group.arms):
+    if any(masks_documents(one.arm) for group in board.groups for one in group.arms):
         yield EXTENSION
     if board.absent:
         yield f"Declared, but in no run: {plain('; '.join(board.absent), 600)}."
@@ -116,7 +125,7 @@ def _shared(board: Board) -> Json:
     return {
         "lengths": list(board.lengths),
         "baseline": plain(board.declared.definition.baseline, NAME),
-        "runs": [[base(run), int(run.viewer)] for run in board.sources],
+        "runs": [[_folder(run), int(run.viewer)] for run in board.sources],
     }
 
 
@@ -124,17 +133,17 @@ def _group(group: Group) -> Json:
     """The maps of one model; numbers are whole tenths of a point."""
     arms = {arm: i for i, arm in enumerate(group.arms)}
     return {
-        "arms": [_name(arm) for arm in group.arms],
-        "tasks": _map(group.tasks, arms, [_name(task) for task in group.tasks.rows]),
+        "arms": [_name(group.names[one], one.arm) for one in group.arms],
+        "tasks": _map(group.tasks, arms, [_name(task, task) for task in group.tasks.rows]),
         "depths": _map(group.depths, arms, [[row, None] for row in group.depths.rows]),
     }
 
 
-def _name(text: str) -> list[str | None]:
-    return [plain(text, NAME), encoded(text)]
+def _name(text: str, link: str) -> list[str | None]:
+    return [plain(text, NAME), encoded(link)]
 
 
-def _map(found: Map, arms: Mapping[str, int], rows: list[list[str | None]]) -> Json:
+def _map(found: Map, arms: Mapping[Subject, int], rows: list[list[str | None]]) -> Json:
     return {
         "rows": rows,
         "scale": colours.shown_scale(gap.row for gap in found.gaps.values()),
@@ -155,7 +164,7 @@ def _gap(gap: Gap) -> list[Json]:
     row = gap.row
     p = p_text(found.p, row.p_holm) if found.discordant else ""
     detects = None if row.told else _tenths(found.detectable)
-    fixed = None if row.says.startswith(str(row.verdict)) or placebo_of(found.arm, found.baseline) else str(row.verdict)
+    fixed = None if row.says.startswith(str(row.verdict)) or row.placebo else str(row.verdict)
     said = [p, detects, row.says, gap.run, int(row.told), found.same_outputs, int(row.too_few), fixed]
     return [*ends, found.pairs, left_out(found), *said]
 

@@ -7,9 +7,9 @@ import io
 from collections.abc import Iterator, Sequence
 
 from anchoreval.reports.board.view import RunView
-from anchoreval.reports.words import plain
+from anchoreval.reports.rows import compared, inert, number, scored
 from anchoreval.schema import OUTCOMES, SCORED
-from anchoreval.stats import UNSCORED, Cell
+from anchoreval.stats import UNSCORED
 from anchoreval.stats import Row as Compared
 
 Row = dict[str, str]
@@ -46,16 +46,11 @@ def _cells(view: RunView) -> Iterator[Row]:
         for length in view.lengths:
             why = view.unmakeable.get((task, length), "")
             for arm in view.arms:
-                row = {
-                    **_of(view, "cell", task),
-                    "task": task,
-                    "length": str(length),
-                    "arm": arm,
-                    "unmakeable": why,
-                }
+                row = _of(view, "cell", task) | {"task": task, "length": str(length), "arm": arm, "unmakeable": why}
                 cell = view.cells.get((task, length, arm))
                 if cell is not None:
-                    row |= _scored(cell)
+                    row |= scored(cell) | {"interval": cell.method or "", "mean_x100": number(cell.mean, 100)}
+                    row["as_wrong_x100"] = number(cell.as_wrong, 100)
                 difference = differences.get(arm, {}).get((task, length))
                 if difference is not None:
                     row |= _compared(difference)
@@ -63,40 +58,15 @@ def _cells(view: RunView) -> Iterator[Row]:
                     yield row
 
 
-def _scored(cell: Cell) -> Row:
-    return {
-        "asked": str(cell.asked),
-        "scored": str(cell.scored),
-        "mean_x100": _number(cell.mean, 100),
-        "low": _number(cell.low, 100),
-        "high": _number(cell.high, 100),
-        "interval": cell.method or "",
-        "logprob_per_token": _number(cell.logprob, digits=6),
-        "as_wrong_x100": _number(cell.as_wrong, 100),
-        **{outcome: str(cell.outcomes.get(outcome, 0)) for outcome in OUTCOMES},
-    }
-
-
 def _compared(row: Compared) -> Row:
-    difference = row.difference
-    return {
-        "baseline": difference.baseline,
-        "pairs": str(difference.pairs),
-        "left_out": str(difference.left_out),
-        "difference": _number(difference.difference, 100),
-        "difference_low": _number(difference.low, 100),
-        "difference_high": _number(difference.high, 100),
-        "discordant": str(difference.discordant),
-        "p": "" if difference.p is None else f"{difference.p:.6g}",
-        "detectable": _number(difference.detectable, 100),
-        "logprob_difference": _number(difference.logprob, digits=6),
-        "p_holm": "" if row.p_holm is None else f"{row.p_holm:.6g}",
-        "verdict": row.word,
-        "says": row.says,
-        "logprob_says": row.logprob_says,
-        "same_outputs": "" if difference.same_outputs is None else str(difference.same_outputs),
-        "lost": ", ".join(f"{count} {reason}" for reason, count in difference.lost.items()),
-        "floor": _number(row.floor.difference if row.floor else None, 100),
+    one = row.difference
+    return compared(row) | {
+        "baseline": one.baseline,
+        "difference": number(one.difference, 100),
+        "difference_low": number(one.low, 100),
+        "difference_high": number(one.high, 100),
+        "discordant": str(one.discordant),
+        "logprob_difference": number(one.logprob, digits=6),
     }
 
 
@@ -114,13 +84,13 @@ def _averages(view: RunView) -> Iterator[Row]:
         for length, mean in average.by_length.items():
             row = {**_of(view, "mean"), "arm": arm, "length": str(length), "mean_x100": f"{mean:.4f}"}
             bound = f"{average.as_wrong[length]:.4f}"
-            low, high = (_number(end, 100) for end in average.ends[length])
+            low, high = (number(end, 100) for end in average.ends[length])
             ends = {"low": low, "high": high, "interval": "pseudo-scores"}
             tasks = {"tasks": str(average.tasks[length]), "as_wrong_x100": bound}
             yield row | ends | tasks | _behind(view, arm, length)
         row = {"arm": arm, "tasks": average.coverage}
-        yield _of(view, "wavg_inc") | row | {"mean_x100": _number(average.increasing)}
-        yield _of(view, "wavg_dec") | row | {"mean_x100": _number(average.decreasing)}
+        yield _of(view, "wavg_inc") | row | {"mean_x100": number(average.increasing)}
+        yield _of(view, "wavg_dec") | row | {"mean_x100": number(average.decreasing)}
         yield _of(view, "effective_length") | row | {"length": average.effective or ""}
 
 
@@ -152,17 +122,7 @@ def _of(view: RunView, kind: str, task: str | None = None) -> Row:
     }
 
 
-def _number(value: float | None, factor: float = 1.0, digits: int = 4) -> str:
-    return "" if value is None else f"{factor * value + 0.0:.{digits}f}"
-
-
 def _safe(row: Row) -> Row:
     """The row with hostile characters spelled out; text that a spreadsheet would run gets a leading `'`."""
     texts = {"run", "task", "arm", "baseline", "unmakeable", "path", "says", "form"}
     return {key: inert(value) if key in texts else value for key, value in row.items()}
-
-
-def inert(value: str, limit: int = 400) -> str:
-    """The text as `plain`, which cuts it at `limit`; what a spreadsheet would run gets a leading `'`."""
-    text = plain(value, limit)
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

@@ -15,7 +15,7 @@ from anchoreval.reports import colours
 from anchoreval.reports.board.depths import Depths, depth_maps
 from anchoreval.reports.board.evidence import Evidence, evidence, place_id
 from anchoreval.reports.board.heat import Field, HeatMap, folder_of, samples_of
-from anchoreval.reports.board.view import RULER_TASKS, Average, RunView
+from anchoreval.reports.board.view import RULER_TASKS, RulerMeans, RunView
 from anchoreval.reports.page import TEMPLATES, environment, policy_hash, script, style
 from anchoreval.reports.words import (
     NONE,
@@ -143,8 +143,8 @@ def _lead(view: RunView) -> str:
         f"{' / '.join(spans)} tokens",
         f"{len(view.arms)} arm{'s' * (len(view.arms) != 1)}",
     ]
-    limit = view.header.get("limit")
-    return ", ".join(parts + ([f"{plain(limit, 20)} samples per cell"] if limit else []))
+    limit = view.header.limit
+    return ", ".join(parts + ([f"{limit} samples per cell"] if limit else []))
 
 
 def _facts(view: RunView) -> Iterator[tuple[str, str]]:
@@ -154,7 +154,7 @@ def _facts(view: RunView) -> Iterator[tuple[str, str]]:
     size = model.get("parameters")
     yield "Run", plain(view.name, 100)
     yield "Folder", plain(view.path, 200)
-    yield "Started", plain(header.get("created", NONE), 40)
+    yield "Started", plain(header.created or NONE, 40)
     yield "Model", plain(model.get("path", NONE), 200)
     yield "Engine", _engine(header)
     yield "Weights", f"sha256 {plain(model['sha256'], 64)[:16]}" if model.get("sha256") else NONE
@@ -163,16 +163,10 @@ def _facts(view: RunView) -> Iterator[tuple[str, str]]:
     yield "Anchor token", plain(header.anchor_words or NONE, 120)
     yield "Prompts", plain(header.form_words or NONE, 60)
     yield "Seed", plain(header.get("seed", NONE), 40)
-    yield (
-        "Sources",
-        ", ".join(f"{plain(k, 40)} {plain(v, 60)}" for k, v in header.sources.items()) or NONE,
-    )
+    yield "Sources", ", ".join(f"{plain(k, 40)} {plain(v, 60)}" for k, v in header.sources.items()) or NONE
     if len(header.environments) > 1:
         yield "Environments", f"{len(header.environments)}"
-    yield (
-        "Records",
-        f"{len(view.records):,}" + (f" of {view.expected:,}" if view.expected is not None else ""),
-    )
+    yield "Records", f"{len(view.records):,}" + (f" of {view.expected:,}" if view.expected is not None else "")
 
 
 def _engine(header: Header) -> str:
@@ -224,7 +218,7 @@ def _score(view: RunView, number: int, task: str, length: int, arm: str) -> Fiel
     return Field(percent(cell.mean) + mark, colours.score_class(cell.mean), label, href)
 
 
-def _mean(view: RunView, average: Average, length: int, number: int) -> Field:
+def _mean(view: RunView, average: RulerMeans, length: int, number: int) -> Field:
     value, count = average.by_length.get(length), average.tasks.get(length, 0)
     label = f"{plain(average.arm, 60)} at {tokens(length)}: mean of {count} of {RULER_TASKS} tasks"
     if lost := average.lost.get(length, 0):

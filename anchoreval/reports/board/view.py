@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import permutations
 from pathlib import Path
 from statistics import fmean
 
 from anchoreval.arms.patterns import masks_documents
 from anchoreval.records.header import Header
 from anchoreval.records.run import Run
-from anchoreval.reports.links import has_viewer
+from anchoreval.reports.links import has_viewer, relative
 from anchoreval.reports.outcomes import OutcomeLine, outcome_lines
 from anchoreval.schema import Record
-from anchoreval.stats import Cell, Contrast, Place, Row, Side, average_ends, cells, contrast, paired_sides, sides
+from anchoreval.stats import Cell, Cells, Compared, Contrast, Place, Row, Subject, average_ends, figures
 from anchoreval.suites.ruler.averages import TASKS, effective_length, weighted_decreasing, weighted_increasing
 
 RULER_TASKS = TASKS
@@ -25,7 +25,7 @@ EXTENSION = "Attention masked by documents at inference is this project's extens
 
 
 @dataclass(frozen=True, slots=True)
-class Average:
+class RulerMeans:
     """RULER's averages for one arm; scores 0..100. `tasks[length]` counts the tasks in `by_length[length]`.
 
     A mean over fewer than 13 tasks is shown as such, and so is one from which samples without a score are left out:
@@ -81,6 +81,7 @@ class RunView:
     tasks: tuple[str, ...]
     lengths: tuple[int, ...]
     arms: tuple[str, ...]
+    subjects: Mapping[Subject, Cells]
     cells: Mapping[tuple[str, int, str], Cell]
     unmakeable: Mapping[Place, str]
     viewer: bool = False
@@ -125,20 +126,11 @@ class RunView:
     @cached_property
     def contrasts(self) -> Mapping[tuple[str, str], Contrast]:
         """(arm, baseline) -> their paired differences with their verdicts, for every ordered pair of arms."""
-        known = sides(self.header.arms, self.records, self.header.stopped)
-        for arm in self.arms:
-            known.setdefault(arm, Side(arm, arm, {}))
-        found: dict[tuple[str, str], Contrast] = {}
-        for i, baseline in enumerate(self.arms):
-            for arm in self.arms[i + 1 :]:
-                side, base = known[arm], known[baseline]
-                comparison = paired_sides(side.records, base.records, arm, baseline)
-                found[arm, baseline] = contrast(side, base, comparison=comparison)
-                found[baseline, arm] = contrast(base, side, comparison=comparison.reversed())
-        return found
+        compared, known = Compared(self.subjects), {one.arm: one for one in self.subjects}
+        return {(arm, base): compared.contrast(known[arm], known[base]) for base, arm in permutations(self.arms, 2)}
 
     @cached_property
-    def averages(self) -> Mapping[str, Average]:
+    def averages(self) -> Mapping[str, RulerMeans]:
         """Arm -> RULER averages; empty when the run holds no RULER task."""
         if not any(task.startswith("ruler/") for task in self.tasks):
             return {}
@@ -149,48 +141,51 @@ class RunView:
         """How many records the finished run has, by its header; None when the header does not tell."""
         if (samples := self.header.samples) is not None:
             return samples * len(self.arms)
-        limit = self.header.get("limit")
-        if self.header.get("until") or not isinstance(limit, int):
+        if self.header.get("until") or self.header.limit is None:
             return None
         places = [(task, length) for task in self.tasks for length in self.lengths]
-        return limit * len(self.arms) * sum(place not in self.unmakeable for place in places)
+        return self.header.limit * len(self.arms) * sum(place not in self.unmakeable for place in places)
 
     def differences(self, arm: str, baseline: str) -> Mapping[Place, Row]:
         """(task, length) -> the difference there."""
         found = self.contrasts[arm, baseline].cells
         return {(str(row.difference.task), int(row.difference.length or 0)): row for row in found}
 
-    def _average(self, arm: str) -> Average:
-        by_length: dict[int, dict[str, float]] = {}
-        scored: dict[int, list[Cell]] = {}
-        lost: dict[int, int] = {}
-        as_wrong: dict[int, list[float]] = {}
-        for (task, length, of), cell in self.cells.items():
-            if of != arm or not task.startswith("ruler/"):
-                continue
-            lost[length] = lost.get(length, 0) + cell.lost
-            as_wrong.setdefault(length, []).append(round(100 * cell.as_wrong, 2))
-            if cell.mean is not None:
-                by_length.setdefault(length, {})[task] = round(100 * cell.mean, 2)  # as upstream
-                scored.setdefault(length, []).append(cell)
-        means = {length: fmean(by_length[length].values()) for length in sorted(by_length)}
-        whole = {length: mean for length, mean in means.items() if len(by_length[length]) == RULER_TASKS}
-        return Average(
+    def _average(self, arm: str) -> RulerMeans:
+        found: dict[int, list[Cell]] = {}
+        for cell in self.cells.values():
+            if cell.arm == arm and cell.task.startswith("ruler/"):
+                found.setdefault(cell.length, []).append(cell)
+        scored = {n: own for n in sorted(found) if (own := [cell for cell in found[n] if cell.scored])}
+        means = {n: fmean(_rounded(cell.mean) for cell in own) for n, own in scored.items()}
+        whole = {n: mean for n, mean in means.items() if len(scored[n]) == RULER_TASKS}
+        return RulerMeans(
             arm,
             means,
-            {length: len(by_length[length]) for length in means},
+            {n: len(own) for n, own in scored.items()},
             weighted_increasing(whole),
             weighted_decreasing(whole),
             effective_length(whole),
-            lost,
-            {length: fmean(values) for length, values in as_wrong.items()},
-            {length: average_ends([(1.0, cell) for cell in scored[length]]) for length in means},
+            {n: sum(cell.lost for cell in own) for n, own in found.items()},
+            {n: fmean(_rounded(cell.as_wrong) for cell in own) for n, own in found.items()},
+            {n: average_ends([(1.0, cell) for cell in own]) for n, own in scored.items()},
         )
+
+
+def _rounded(mean: float | None) -> float:
+    """Points with two digits, as upstream averages them."""
+    return round(100 * (mean or 0.0), 2)
 
 
 def view(run: Run, folder: Path) -> RunView:
     """The run as a board in `folder` shows it; tasks and arms in the header's order, lengths ascending."""
-    found = {(cell.task, cell.length, cell.arm): cell for cell in cells(run.records)}
+    known = {one.arm: (one, cells) for one, cells in run.subjects().items()}
+    subjects = dict(known.get(arm) or (run.header.subject(arm, run.name), {}) for arm in run.arms)
+    found = {
+        (*place, one.arm): Cell(*place, one.arm, **figures([scores]))
+        for one, cells in subjects.items()
+        for place, scores in cells.items()
+    }
     return RunView(
         relative(run.path, folder),
         run.header,
@@ -198,16 +193,9 @@ def view(run: Run, folder: Path) -> RunView:
         run.tasks,
         tuple(sorted({*run.header.lengths, *(length for _, length, _ in found)})),
         run.arms,
+        subjects,
         found,
         run.header.unmakeable,
         has_viewer(run.path),
         run.changed,
     )
-
-
-def relative(path: Path, folder: Path) -> str:
-    """`path` as seen from `folder`, with `/`."""
-    try:
-        return Path(os.path.relpath(path, folder)).as_posix()
-    except ValueError:  # another drive
-        return path.as_posix()

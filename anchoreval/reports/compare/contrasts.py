@@ -1,25 +1,27 @@
 """`anchoreval compare`: what arms, models or settings differ by, with a verdict in words for every task and length.
 
-Arms of one run against a baseline arm, or the arms of further runs against those of the first. Differences are
-paired sample by sample, so runs whose prompts differ are refused.
+Arms of one run against a baseline arm, or the arms of further runs against those of the first: two models are compared
+as two arms are. Differences are paired sample by sample, over the same prompts.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from anchoreval import stats
 from anchoreval.errors import RunError, UnknownName
 from anchoreval.files import write_whole
 from anchoreval.records.header import Header
 from anchoreval.records.run import Run, find_runs, load_run, tell_changed
 from anchoreval.schema import Json
-from anchoreval.stats import Contrast, Side
+from anchoreval.stats import Cells, Compared, Contrast, Subject, labels
 
 TABLE, BODY = "compare.csv", "compare.json"
+TOKENIZER = "different tokenizer"
+Subjects = Mapping[Subject, Cells]
 SCHEMA = 1
 
 
@@ -41,12 +43,10 @@ def compare(
     if len(given) == 1:
         return [contrast for run in _loaded(given[0], tell) for contrast in _within(run, baseline, margin / 100)]
     single = [_only(one, tell) for one in given]
-    names = _labels(single)
-    return [
-        contrast
-        for run, name in zip(single[1:], names[1:], strict=True)
-        for contrast in _across((run, name), (single[0], names[0]), baseline, margin / 100)
-    ]
+    named = Counter(run.name for run in single)
+    first, *others = [(run, run.subjects(str(run.path) if named[run.name] > 1 else "")) for run in single]
+    names = labels(subject for _, subjects in (first, *others) for subject in subjects)
+    return [contrast for one in others for contrast in _across(one, first, names, baseline, margin / 100)]
 
 
 def _loaded(run: Run | str | Path, tell: Callable[[str], None]) -> list[Run]:
@@ -67,15 +67,9 @@ def _only(run: Run | str | Path, tell: Callable[[str], None]) -> Run:
     return found[0]
 
 
-def _labels(runs: Sequence[Run]) -> list[str]:
-    """The model's name where that tells the runs apart, else the run's."""
-    models = [run.model for run in runs]
-    ids = [run.name for run in runs]
-    return models if len(set(models)) == len(models) else [f"{m}/{i[:8]}" for m, i in zip(models, ids, strict=True)]
-
-
 def _within(run: Run, baseline: str | None, margin: float) -> list[Contrast]:
-    known = run.sides()
+    subjects = run.subjects()
+    known = {subject.arm: subject for subject in subjects}
     if not known:
         raise RunError(f"{run.path}: the run holds no records yet")
     base = baseline or next(iter(known))
@@ -83,66 +77,79 @@ def _within(run: Run, baseline: str | None, margin: float) -> list[Contrast]:
         raise UnknownName("arm", base, known)
     if len(known) < 2:
         raise RunError(f"{run.path}: the run has one arm, {base}: name a second run to compare it with")
-    against = [stats.contrast(side, known[base], margin) for arm, side in known.items() if arm != base]
+    against = Compared(subjects, margin).against(known[base])
     return [replace(contrast, notes=(*_changed(run), *contrast.notes)) for contrast in against]
 
 
-def _across(run: tuple[Run, str], first: tuple[Run, str], baseline: str | None, margin: float) -> Iterator[Contrast]:
-    check_prompts(run[0], first[0])
-    one_tokenizer = len({one.header.at("tokenizer", "sha256") for one, _ in (run, first)}) == 1
-    prompts = tuple(run[0].header.other_prompts(first[0].header))
-    judged = tuple(_judged_otherwise(run[0].header, first[0].header))
-    ours, theirs = (one.sides(label) for one, label in (run, first))
-    if baseline is not None and baseline not in theirs:
-        raise UnknownName(f"arm of {first[0].path}", baseline, theirs)
-    for arm, base in _partners(list(ours), list(theirs), baseline):
-        pair = _silent(ours[arm], one_tokenizer), _silent(theirs[base], one_tokenizer)
-        contrast = stats.contrast(*pair, margin)
-        silent = () if one_tokenizer else ("log-probabilities per token are not compared: the tokenizers differ",)
-        yield replace(contrast, prompts=prompts, notes=(*_changed(run[0], first[0]), *contrast.notes, *judged, *silent))
+def _across(
+    own: tuple[Run, Subjects], first: tuple[Run, Subjects], names: Mapping[Subject, str], baseline: str | None,
+    margin: float,
+) -> Iterator[Contrast]:  # fmt: skip
+    (run, ours), (other, theirs) = own, first
+    notes = [*_other_prompts(run, other), *_judged_otherwise(run.header, other.header)]
+    if run.header.tokenizer.get("sha256") != other.header.tokenizer.get("sha256"):
+        ours, theirs = ({one: {place: scores.silent() for place, scores in cells.items()} for one, cells in of.items()}
+                        for of in (ours, theirs))  # fmt: skip
+        notes.append("log-probabilities per token are not compared: the tokenizers differ")
+    known = {one.arm: one for one in theirs}
+    if baseline is not None and baseline not in known:
+        raise UnknownName(f"arm of {other.path}", baseline, known)
+    compared = Compared({**ours, **theirs}, margin, names)
+    for arm, base in _partners({one.arm: one for one in ours}, known, baseline):
+        contrast = compared.contrast(arm, base)
+        said = [*_changed(run, other), *contrast.notes, *notes, *_two_sources(arm, base)]
+        yield replace(contrast, prompts=tuple(run.header.other_prompts(other.header)), notes=tuple(said))
 
 
-def _partners(ours: Sequence[str], theirs: Sequence[str], baseline: str | None) -> list[tuple[str, str]]:
+def _partners(
+    ours: Mapping[str, Subject], theirs: Mapping[str, Subject], baseline: str | None
+) -> list[tuple[Subject, Subject]]:
     """(arm, baseline arm): one baseline for all, the same names, or the only arm of each."""
     if baseline is not None:
-        return [(arm, baseline) for arm in ours]
-    same = [(arm, arm) for arm in ours if arm in theirs]
+        return [(subject, theirs[baseline]) for subject in ours.values()]
+    same = [(subject, theirs[arm]) for arm, subject in ours.items() if arm in theirs]
     if not same and len(ours) == len(theirs) == 1:
-        return [(ours[0], theirs[0])]
+        same = [(next(iter(ours.values())), next(iter(theirs.values())))]
     if not same:
         said = f"{', '.join(ours)} against {', '.join(theirs)}"
         raise RunError(f"the runs have no arm in common ({said}): name one of the first run's with --baseline")
     return same
 
 
-def _silent(side: Side, keep: bool) -> Side:
-    """The side without log-probabilities, unless they are to be kept."""
-    if keep:
-        return side
-    return replace(side, records={key: replace(one, reference_logprob=None) for key, one in side.records.items()})
+def _two_sources(arm: Subject, base: Subject) -> Iterator[str]:
+    """What to say of arms from outside that have one name and two hashes."""
+    if arm.arm == base.arm and arm.outside != base.outside:
+        yield f"{arm.arm} is not one arm: it is from another {arm.facet('outside')}, and {base.facet('outside')}"
 
 
-def check_prompts(run: Run, first: Run) -> None:
-    """RunError when samples of the same id had other prompts in the two runs, or none is in both."""
+def _other_prompts(run: Run, first: Run) -> Iterator[str]:
+    """What to say of samples that are not paired since the tokenizers differ, and so their prompts.
+
+    RunError where no sample is in both runs, none has the same prompt, or some have another one for another reason.
+    """
     ours = {record.sample_id: record.prompt_sha256 for record in run.records}
     theirs = {record.sample_id: record.prompt_sha256 for record in first.records}
     shared = ours.keys() & theirs.keys()
-    why = "; ".join(reasons(run.header, first.header)) or "the headers agree: the records were changed"
     if not shared:
         raise RunError(
             f"{first.path} and {run.path} have no sample in common: run both with the same tasks and lengths"
         )
-    if differ := sum(ours[key] != theirs[key] for key in shared):
+    if not (differ := sum(ours[name] != theirs[name] for name in shared)):
+        return
+    found = reasons(run.header, first.header)
+    why = "; ".join(found) or "the headers agree: the records were changed"
+    if differ == len(shared) or not any(one.startswith(TOKENIZER) for one in found):
         raise RunError(
             f"{differ} of {len(shared)} samples had other prompts in {run.path} than in {first.path} ({why}): "
             "only runs over the same prompts can be paired"
         )
+    yield f"not paired: {differ:,} of {len(shared):,} samples, whose prompts differ ({why})"
 
 
 def reasons(ours: Header, theirs: Header) -> list[str]:
     """What in two headers makes prompts differ, in words."""
     fields = {
-        "tokenizer": ("tokenizer", "sha256"),
+        TOKENIZER.removeprefix("different "): ("tokenizer", "sha256"),
         "haystack": ("sources", "haystack"),
         "word lists": ("sources", "wordlists"),
         "seed": ("seed",),
@@ -155,8 +162,8 @@ def reasons(ours: Header, theirs: Header) -> list[str]:
     found = []
     for name, (one, other) in pairs.items():
         if one != other:
-            plain = all(isinstance(value, str | int | None) for value in (one, other))
-            found.append(f"different {name}" + (f": {str(one)[:16]} and {str(other)[:16]}" if plain else ""))
+            short = all(isinstance(value, str | int | None) for value in (one, other))
+            found.append(f"different {name}" + (f": {str(one)[:16]} and {str(other)[:16]}" if short else ""))
     return found + _other_tasks(ours, theirs)
 
 

@@ -6,10 +6,10 @@ import csv
 import io
 from collections.abc import Sequence
 
-from anchoreval.reports.board.run_csv import inert
-from anchoreval.reports.rows import fields_of
+from anchoreval.reports.rows import fields_of, inert
 from anchoreval.reports.words import NONE as EMPTY
 from anchoreval.reports.words import (
+    aligned,
     apart_words,
     column,
     floor_words,
@@ -54,14 +54,7 @@ def table_of(contrast: Contrast, width: int | None = None) -> str:
 
 def _block(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows in columns, words to the left and numbers to the right, a rule below the first row."""
-    words = [name in {"task", "verdict"} for name in rows[0]]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            f"{text:<{w}}" if word else f"{text:>{w}}" for text, w, word in zip(row, widths, words, strict=True)
-        ).rstrip()
-        for row in rows
-    ]
+    lines = aligned(rows, [i for i, name in enumerate(rows[0]) if name in ("task", "verdict")])
     return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
 
 

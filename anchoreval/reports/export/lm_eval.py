@@ -25,7 +25,7 @@ from anchoreval.records.header import HEADER
 from anchoreval.records.run import Run
 from anchoreval.reports.rows import fields_of
 from anchoreval.schema import NATURAL, Json, Record
-from anchoreval.stats import contrast, counted, per_token, put
+from anchoreval.stats import Compared, counted, per_token, scores_of
 
 FOLDER_BYTES = 200
 SCORE, LOGPROB = "score", "logprob_per_token"
@@ -64,17 +64,19 @@ def _write_arm(run: Run, arm: str, cells: Mapping[str, list[Record]], path: Path
 
 def _arms(run: Run) -> dict[str, dict[str, list[Record]]]:
     """Arm -> name of the task there -> its records by index; arms and tasks in the header's order."""
-    found: dict[str, dict[tuple[str, int], dict[str, Record]]] = {arm: {} for arm in run.header.arms}
-    for record in run.records:
-        put(found.setdefault(record.arm, {}).setdefault((record.task, record.length), {}), record)
+    scores_of(run.records)  # which refuses an arm that holds a sample twice
     order = {task: number for number, task in enumerate(run.header.tasks)}
-    arms: dict[str, dict[str, list[Record]]] = {}
-    for arm, cells in found.items():
-        for task, length in sorted(cells, key=lambda cell: (order.get(cell[0], len(order)), cell)):
-            name = task_name(task, length)
-            if name in arms.setdefault(arm, {}):
-                raise RunError(f"{run.path}: two tasks are {name} once made safe for a file name")
-            arms[arm][name] = sorted(cells[task, length].values(), key=lambda record: record.index)
+
+    def place(record: Record) -> tuple[int, str, int, int]:
+        return order.get(record.task, len(order)), record.task, record.length, record.index
+
+    arms: dict[str, dict[str, list[Record]]] = {arm: {} for arm in run.arms}
+    for record in sorted(run.records, key=place):
+        own = arms[record.arm].setdefault(task_name(record.task, record.length), [])
+        if own and place(own[0])[:3] != place(record)[:3]:
+            name = task_name(record.task, record.length)
+            raise RunError(f"{run.path}: two tasks are {name} once made safe for a file name")
+        own.append(record)
     return {arm: tasks for arm, tasks in arms.items() if tasks}
 
 
@@ -191,7 +193,7 @@ def _config(run: Run, arm: str) -> dict[str, Json]:
         "batch_sizes": [],
         "device": run.header.backend.get("device"),
         "use_cache": None,
-        "limit": run.header.get("limit"),
+        "limit": run.header.limit,
         "bootstrap_iters": 0,
         "gen_kwargs": None,
         "random_seed": seed,
@@ -222,12 +224,11 @@ def _extra(run: Run, arm: str, cells: Mapping[str, list[Record]]) -> dict[str, J
 
 def _differences(run: Run, arm: str) -> list[dict[str, Json]]:
     """The arm against the run's first, as `anchoreval compare` has it; empty for the first."""
-    known = run.sides()
-    first = next(iter(known), arm)
-    if arm == first or arm not in known:
-        return []
-    against = contrast(known[arm], known[first])
-    return [fields_of(against, row) for row in against.rows]
+    compared = Compared(run.subjects())
+    against = [
+        compared.contrast(one, next(iter(compared.subjects))) for one in [*compared.subjects][1:] if one.arm == arm
+    ]
+    return [fields_of(one, row) for one in against for row in one.rows]
 
 
 def sample_row(run: Run, record: Record) -> dict[str, Json]:
@@ -256,17 +257,10 @@ def sample_row(run: Run, record: Record) -> dict[str, Json]:
         LOGPROB: per_token(record),
     }
     kept = (
-        "why",
-        "arm",
-        "key",
-        "finish",
-        "outcome",
-        "prompt_tokens",
-        "output_tokens",
-        "reference_logprob",
-        "reference_tokens",
-    )
-    whole: dict[str, Json] = paired_only(row | {name: getattr(record, name) for name in (*kept, "seconds")})
+        "why", "arm", "key", "finish", "outcome", "prompt_tokens", "output_tokens", "reference_logprob",
+        "reference_tokens", "seconds",
+    )  # fmt: skip
+    whole: dict[str, Json] = paired_only(row | {name: getattr(record, name) for name in kept})
     return whole
 
 

@@ -10,14 +10,16 @@ import json
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from anchoreval.errors import MissingExtra, RunError
+from anchoreval.files import write_whole
+from anchoreval.records.run import Run
+from anchoreval.reports.export.lm_eval import paired_only, write_lm_eval
+from anchoreval.reports.links import relative
+from anchoreval.reports.rows import fields_of, inert
 from anchoreval.schema import OUTCOMES
-
-if TYPE_CHECKING:
-    from anchoreval.records.run import Run
-    from anchoreval.schema import Record
+from anchoreval.stats import Compared, cells, per_token, single_depth
 
 FORMATS = ("lm-eval", "csv", "parquet")
 INSTALL = "pip install 'anchoreval[export]'"
@@ -49,8 +51,6 @@ Row = dict[str, Any]
 
 def export(runs: Sequence[Run], form: str, output: Path) -> list[Path]:
     """The files of `runs` in one of FORMATS under `output`; RunError where there are no records at all."""
-    from anchoreval.reports.export.lm_eval import write_lm_eval
-
     if not any(run.records for run in runs):
         raise RunError(f"{runs[0].path}: no records yet: wait for the run, or start it again")
     if form == "lm-eval":
@@ -76,15 +76,13 @@ def need(*packages: str) -> None:
 
 def record_rows(run: Run, output: Path) -> Iterator[Row]:
     """One row per record in RECORD_COLUMNS. Scores are 0..1, log-probabilities nats, references and facts JSON."""
-    from anchoreval.stats import per_token
-
     of = _of(run, output)
     for record in run.records:
         own = {name: getattr(record, name) for name in RECORD_COLUMNS if hasattr(record, name)}
         yield {
             **of,
             **own,
-            "depth": single_depth(record),
+            "depth": single_depth(record.facts),
             "logprob_per_token": per_token(record),
             "references": json.dumps(record.references, ensure_ascii=False),
             "facts": json.dumps(record.facts, ensure_ascii=False, sort_keys=True),
@@ -93,8 +91,6 @@ def record_rows(run: Run, output: Path) -> Iterator[Row]:
 
 def cell_rows(run: Run, output: Path) -> Iterator[Row]:
     """One row per (task, length, arm) in CELL_COLUMNS; means and 95% intervals are 0..1."""
-    from anchoreval.stats import cells
-
     of = _of(run, output)
     for cell in cells(run.records):
         counts = {outcome: cell.outcomes.get(outcome, 0) for outcome in OUTCOMES}
@@ -106,28 +102,14 @@ def difference_rows(run: Run, output: Path) -> Iterator[Row]:
 
     What `anchoreval compare` says of the run, under the names of compare.csv.
     """
-    from anchoreval.reports.rows import fields_of
-    from anchoreval.stats import contrast
-
-    of, known = _of(run, output), list(run.sides().values())
-    for side in known[1:]:
-        against = contrast(side, known[0])
+    of = _of(run, output)
+    for against in Compared(run.subjects()).against():
         for row in against.rows:
             yield of | {name: value for name, value in fields_of(against, row).items() if name in DIFFERENCE_COLUMNS}
 
 
-def single_depth(record: Record) -> float | None:
-    """Where in the context, 0..1, the one needle or gold document stands; None for none or several."""
-    depths = record.facts.get("depths", record.facts.get("depth"))
-    if isinstance(depths, list):
-        depths = depths[0] if len(depths) == 1 else None
-    return float(depths) if isinstance(depths, int | float) and not isinstance(depths, bool) else None
-
-
 def _of(run: Run, output: Path) -> Row:
     """The columns that say which run; `path` as seen from the folder of the tables."""
-    from anchoreval.reports.board.view import relative
-
     sha256 = run.header.model.get("sha256")
     weights = None if sha256 is None else str(sha256)
     return {"run": run.name, "path": relative(run.path, output), "model": run.model, "weights_sha256": weights}
@@ -136,9 +118,6 @@ def _of(run: Run, output: Path) -> Row:
 def _write_table(rows: Sequence[Row], columns: dict[str, str], path: Path) -> Path:
     """The rows as CSV, where text is inert in a spreadsheet, or as Parquet, where only lone surrogates are named."""
     import pandas
-
-    from anchoreval.files import write_whole
-    from anchoreval.reports.export.lm_eval import paired_only
 
     safe = _inert if path.suffix == ".csv" else paired_only
     frame = pandas.DataFrame(
@@ -155,6 +134,4 @@ def _write_table(rows: Sequence[Row], columns: dict[str, str], path: Path) -> Pa
 
 
 def _inert(text: str | None) -> str | None:
-    from anchoreval.reports.board.run_csv import inert
-
     return None if text is None else inert(text, WHOLE)

@@ -6,9 +6,9 @@ only add data files (a Trusted Types policy, where the browser has them). No net
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from pathlib import Path
+
+from anchoreval.reports.page import environment, policy_hash
 
 TEMPLATES = Path(__file__).parent / "templates"
 SCRIPTS = ("text.js", "list.js", "sample.js", "main.js")
@@ -19,27 +19,10 @@ def page(title: str, data: str, records: str, prompts: int) -> str:
 
     `records` marks what was read (`mark_of`) and `prompts` counts the prompts that are stored.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
-    )  # fmt: skip
     style = (TEMPLATES / "view.css").read_text("utf-8")
     script = "\n".join((TEMPLATES / name).read_text("utf-8") for name in SCRIPTS)
     script = f'"use strict";\n(() => {{\n{script}}})();\n'
-    return environment.get_template("view.html").render(
-        title=title,
-        data=data,
-        records=records,
-        prompts=prompts,
-        style=style,
-        script=script,
-        style_hash=_sha256(style),
-        script_hash=_sha256(script),
-    )
-
-
-def _sha256(text: str) -> str:
-    """The source expression of a content policy for an inline element."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
+    return environment(TEMPLATES).get_template("view.html").render(
+        title=title, data=data, records=records, prompts=prompts, style=style, script=script,
+        style_hash=policy_hash(style), script_hash=policy_hash(script),
+    )  # fmt: skip

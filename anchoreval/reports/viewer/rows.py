@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from anchoreval.records.run import Run
 from anchoreval.schema import Json, Record
+from anchoreval.stats import per_token
 
 COLUMNS = ("id", "task", "length", "index", "file", "prompt", "scores", "logprobs", "outputs")
 
@@ -74,6 +75,5 @@ def listed(row: Row, arms: Sequence[str], file: int, prompt: int) -> list[Json]:
 
 
 def _per_token(record: Record | None) -> float | None:
-    if record is None or record.reference_logprob is None or not record.reference_tokens:
-        return None
-    return round(record.reference_logprob / record.reference_tokens, 6)
+    value = None if record is None else per_token(record)
+    return None if value is None else round(value, 6)

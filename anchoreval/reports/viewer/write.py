@@ -30,7 +30,7 @@ from anchoreval.reports.viewer.prompts import PROMPT_MEGABYTES, Prompts, Remade,
 from anchoreval.reports.viewer.rows import COLUMNS, Row, listed, rows_of
 from anchoreval.reports.words import plain, sentence
 from anchoreval.schema import SILENT, Json, Progress, Record
-from anchoreval.stats import contrast
+from anchoreval.stats import Compared
 
 PAGE, DATA, FOLDER = "index.html", "data", "view"
 TITLE = " · anchoreval samples</title>"
@@ -163,8 +163,7 @@ def _notes(run: Run, rows: Sequence[Row], made: Prompts) -> Iterator[str]:
 def _verdicts(run: Run) -> Iterator[str]:
     """What every arm differs by from the first over all pairs, as `anchoreval compare` says it."""
     try:
-        known = list(run.sides().values())
-        against = [contrast(side, known[0]) for side in known[1:]]
+        against = Compared(run.subjects()).against()
     except RunError:  # samples that are there twice, or were asked in other words: the list says so
         return
     for one in against:
