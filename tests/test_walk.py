@@ -67,8 +67,10 @@ def walked(ends_at: tuple[str, str]) -> Iterator[Walk]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _loaded(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What is made once a process (libraries, tokenizers) is there before anything is counted."""
-    evaluate("anchor-tiny", "ruler/vt", rope="bf16", output=tmp_path_factory.mktemp("first"), **ONE)
+    """What is made once a process (libraries, tokenizers, word lists) is there before anything is counted."""
+    for backend in CALLS:
+        output = tmp_path_factory.mktemp("first")
+        evaluate("anchor-tiny", "ruler/niah_single_1", rope="bf16", backend=backend, output=output, **ONE)
 
 
 #: By backend: where the model is called, and what a way may take: frames to there, functions and files in evaluate().

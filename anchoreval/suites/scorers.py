@@ -30,7 +30,9 @@ SCORERS: dict[str, Scorer] = {
 
 def require(scorer: str) -> dict[str, str]:
     """The packages that a scorer brings into the score, with their versions; MissingExtra where one is missing."""
-    return lm_eval_tasks.require() if scorer == "lm_eval" else require_jieba(scorer)
+    if scorer in LONGBENCH:
+        return require_jieba(scorer)
+    return lm_eval_tasks.require() if scorer == "lm_eval" else {}
 
 
 __all__ = ["SCORERS", "Scorer", "likeliest", "match_all", "match_any", "require", "with_choices"]

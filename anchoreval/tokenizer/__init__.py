@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from functools import cached_property
+from collections.abc import Hashable, Mapping
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import tokenizers
 from anchoreval.errors import ModelError
 from anchoreval.tokenizer.check import Reading, compared
 from anchoreval.tokenizer.cuts import cut_after
-from anchoreval.tokenizer.files import complete, config_of, special_tokens, text_of
+from anchoreval.tokenizer.files import FILES, TEMPLATES, complete, config_of, special_tokens, text_of
 
 
 class TextTokenizer:
@@ -167,7 +167,8 @@ def load_tokenizer(path: str | Path) -> TextTokenizer:
     """The tokenizer of a checkpoint folder, or of a tokenizer.json.
 
     Raises ModelError when there is no tokenizer.json: a slow (pickled or sentencepiece-only) tokenizer is
-    not read; and where transformers reads other tokens in these files.
+    not read; and where transformers reads other tokens in these files. A tokenizer is read again once one of its files
+    has changed, and shared until then.
     """
     place = Path(path).expanduser()
     file = place if place.is_file() else place / "tokenizer.json"
@@ -176,6 +177,14 @@ def load_tokenizer(path: str | Path) -> TextTokenizer:
             f"no tokenizer at {place}: expected {file.name} (save one with "
             "AutoTokenizer.from_pretrained(...).save_pretrained(DIR))"
         )
+    read = [file, *(file.parent / name for name in (*FILES, *TEMPLATES, "config.json"))]
+    read += sorted((file.parent / TEMPLATES[-1]).glob("*.jinja"))
+    stats = [each.stat() for each in read if each.exists()]
+    return _loaded(str(path), file, tuple((one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns) for one in stats))
+
+
+@lru_cache(maxsize=2)
+def _loaded(name: str, file: Path, _: Hashable) -> TextTokenizer:
     try:
         inner = tokenizers.Tokenizer.from_file(str(file))
         inner.decode(inner.encode("x").ids)  # rules that name tokens which are not there fail here
@@ -185,8 +194,8 @@ def load_tokenizer(path: str | Path) -> TextTokenizer:
         raise ModelError(f"{file} cannot be read as a tokenizer: {' '.join(str(error).split())[:300]}") from error
     config = config_of(file.parent)
     complete(inner, config)
-    own = TextTokenizer(inner, config, str(path))
+    own = TextTokenizer(inner, config, name)
     if file.name != "tokenizer.json":  # transformers reads no other name
         return own
     reading = compared(own, inner, file)
-    return TextTokenizer(inner, dict(reading.special) | config, str(path), reading)
+    return TextTokenizer(inner, dict(reading.special) | config, name, reading)

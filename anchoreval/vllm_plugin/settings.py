@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from anchoreval.arms.configuration import rope_type, ropes_of
 from anchoreval.arms.rope import RopeLevel
 from anchoreval.errors import ModelError, UnsupportedArm
 from anchoreval.vllm_plugin.asked import KEY, PLAN_WORKER, Asked
@@ -57,20 +57,9 @@ def _config(folder: Path) -> dict[str, Any]:
     return dict(found)
 
 
-def _ropes(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The model's RoPE parameters: one table, or one per layer type."""
-    given = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    nested = [value for value in given.values() if isinstance(value, dict)]
-    yield from nested or [given]
-
-
-def _scaling(rope: dict[str, Any]) -> str:
-    return str(rope.get("rope_type", rope.get("type", "default")))
-
-
 def _refuse_scaling(config: dict[str, Any], level: RopeLevel, plans: bool) -> None:
-    for rope in _ropes(config):
-        kind = _scaling(rope)
+    for rope in ropes_of(config):
+        kind = rope_type(rope)
         served = kind in _SCALINGS and not (kind == "dynamic" and "factor" not in rope) and "mrope_section" not in rope
         if not served and not level.native:
             raise UnsupportedArm(f"rope: {level} is not computed for RoPE of type {kind} in vLLM; only `native` runs")
@@ -113,17 +102,17 @@ def _refuse_runner() -> None:
 def _rows(config: dict[str, Any]) -> int:
     """Rows of vLLM's own table: the model's positions, times the factor where scaling lengthens it."""
     own = int(config.get("max_position_embeddings", 0))
-    for rope in _ropes(config):
-        if _scaling(rope) == "yarn":
+    for rope in ropes_of(config):
+        if rope_type(rope) == "yarn":
             return int(rope.get("original_max_position_embeddings", own) * rope["factor"])
-        if _scaling(rope) == "linear":
+        if rope_type(rope) == "linear":
             return int(own * rope["factor"])
     return own
 
 
 def _longer_table(config: dict[str, Any], positions: int) -> dict[str, Any]:
     """What lengthens vLLM's own table without changing its rows."""
-    kinds = {_scaling(rope): rope for rope in _ropes(config)}
+    kinds = {rope_type(rope): rope for rope in ropes_of(config)}
     if kinds.keys() <= {"default", "llama3"}:
         return {"max_position_embeddings": positions}
     if kinds.keys() == {"linear"}:
