@@ -275,8 +275,7 @@ class _Evaluation:
                     cells = prompts.cells() if arms is not groups[0] else cells
             if many or len(groups) > 1 or (disk.unordered and spec.until is None):
                 disk.sort([record.key for record in in_order(disk.done.values(), cells, spec)])
-            disk.finish(finished=now(), sources=spec.sources.describe(), source_files=spec.sources.files())
-        return load_run(directory)
+            return disk.finish(finished=now(), sources=spec.sources.describe(), source_files=spec.sources.files())
 
 
 def as_served(prompts: Prompts, engine: Described) -> Prompts:

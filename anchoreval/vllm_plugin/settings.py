@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from anchoreval.arms.configuration import rope_type, ropes_of
+from anchoreval.arms.configuration import positions_of, rope_type, ropes_of
 from anchoreval.arms.rope import RopeLevel
 from anchoreval.errors import ModelError, UnsupportedArm
 from anchoreval.vllm_plugin.asked import KEY, PLAN_WORKER, Asked
@@ -101,7 +101,7 @@ def _refuse_runner() -> None:
 
 def _rows(config: dict[str, Any]) -> int:
     """Rows of vLLM's own table: the model's positions, times the factor where scaling lengthens it."""
-    own = int(config.get("max_position_embeddings", 0))
+    own = positions_of(config) or 0
     for rope in ropes_of(config):
         if rope_type(rope) == "yarn":
             return int(rope.get("original_max_position_embeddings", own) * rope["factor"])
