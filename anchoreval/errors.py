@@ -1,5 +1,6 @@
-"""Every error that a user can cause, as one tree; the command line prints one line and exits with code 2, or with 1
-where work had begun.
+"""Every error that a user can cause, as one tree.
+
+The command line prints such an error as one line and exits with code 2, or with code 1 if work had begun.
 
 AnchorEvalError
 |-- CardError            a card: names file, entry and key
@@ -21,10 +22,10 @@ from collections.abc import Iterable
 
 
 class AnchorEvalError(Exception):
-    """One line that names what is wrong and how to mend it.
+    """An error whose message is one line that names what is wrong and how to mend it.
 
-    `while_running` says how far the work was that it ended (`after 2 of 4 records`), empty before any work began;
-    `goes_on` what to do about the rest.
+    `while_running` says how far the work had come when the error ended it (`after 2 of 4 records`); it is empty before
+    any work began. `goes_on` says what to do about the rest of the work.
     """
 
     while_running: str = ""
@@ -32,15 +33,15 @@ class AnchorEvalError(Exception):
 
 
 class CardError(AnchorEvalError):
-    """A card that does not parse: file, entry and key."""
+    """A card that does not parse; the message names file, entry and key."""
 
 
 class UnsupportedArm(AnchorEvalError):
-    """An arm that this backend or model cannot compute: names the field."""
+    """An arm that this backend or model cannot compute; the message names the field."""
 
 
 class LengthError(AnchorEvalError):
-    """A length that a task or a model cannot serve; `smallest` is the shortest that can, in tokens, where known."""
+    """A length that a task or a model cannot serve; `smallest` is the shortest possible one in tokens, if known."""
 
     def __init__(self, message: str, smallest: int | None = None) -> None:
         super().__init__(message)
@@ -48,11 +49,11 @@ class LengthError(AnchorEvalError):
 
 
 class OverlongPrompt(LengthError):
-    """One prompt, tokenised, that does not fit its length."""
+    """One tokenised prompt that does not fit its length."""
 
 
 class TooLong(LengthError):
-    """A length that a task has too few different texts for; `longest` is about the longest, in tokens, where known."""
+    """A length for which a task has too few different texts; `longest` is about the longest possible one, if known."""
 
     def __init__(self, message: str, longest: int | None = None) -> None:
         super().__init__(message)
@@ -60,7 +61,7 @@ class TooLong(LengthError):
 
 
 class SourceError(AnchorEvalError):
-    """Source texts that are absent or wrong: the address, the expected file and the flag."""
+    """Source texts that are absent or wrong; the message names the address, the expected file and the flag."""
 
 
 class RunError(AnchorEvalError):
@@ -72,11 +73,11 @@ class ModelError(AnchorEvalError):
 
 
 class MissingExtra(AnchorEvalError):
-    """An optional package that is not installed: the install command."""
+    """An optional package that is not installed; the message holds the install command."""
 
 
 class UnknownName(AnchorEvalError):
-    """A name that does not exist, with the nearest ones that do."""
+    """A name that does not exist; the message names the nearest ones that do."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         names = sorted(known)

@@ -16,29 +16,32 @@ Role = Literal["preamble", "document", "line", "query", "answer_prefix"]
 Finish = Literal["stop", "length", "error"]
 Outcome = Literal["answered", "cut", "empty", "unclosed", "refused", "failed", "not_finite", "does_not_fit"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
-#: Outcomes that the benchmark's own rule scores; a sample with another has no score and is asked again.
+#: Outcomes that the benchmark's own rule scores. A sample with any other outcome has no score and is asked again.
 SCORED: frozenset[Outcome] = frozenset({"answered", "cut", "empty"})
 Json = Any  # what json.dumps takes
-#: Facts of an output, which follow from no prompt: the tokens that a server counted in the prompt, and in the second
-#: one of samples in two steps, where they are not those that were meant; why the reference has no log-probability.
+#: Facts of an output that do not follow from the prompt. The first two are the tokens that a server counted in the
+#: prompt, and in the second prompt of a sample with `then`; they are left out if just these token ids were sent.
+#: The third is the reason why the reference has no log-probability.
 PROMPT_READ, SECOND_PROMPT_READ, NO_LOGPROB = (
     "server_prompt_tokens", "second_server_prompt_tokens", "no_reference_logprob",
 )  # fmt: skip
 OUTPUT_FACTS: frozenset[str] = frozenset({PROMPT_READ, SECOND_PROMPT_READ, NO_LOGPROB})
-NATURAL = 0  # the length of a sample that is as long as it is
-GENERATED = "generated"  # what facts say of a text that the package made in place of a published one
-PLACEBO = "~placebo"  # behind an arm's name: the same arm, computed in other chunks and batches
+NATURAL = 0  # `length` of samples whose prompts are neither filled nor cut to a length
+GENERATED = "generated"  # value of a fact: the package generated this text in place of a published one
+PLACEBO = "~placebo"  # suffix of an arm's name: the same arm, computed in other chunks and batches
 
 
 def original_of(arm: str) -> str | None:
-    """Return the name of the arm that `arm` is the placebo of; None where it is none."""
+    """Return the name of the arm that `arm` is the placebo of, or None if `arm` is no placebo."""
     return arm.removesuffix(PLACEBO) if arm.endswith(PLACEBO) else None
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A piece of a prompt. Masks and per-document positions act on documents: the pieces of role `document`, which
-    stand for themselves, and of role `line`, lines of one haystack, which may be joined with their neighbours.
+    """A piece of a prompt with its role.
+
+    Masks and per-document positions act on documents. A segment of role `document` is one document. Segments of role
+    `line` are the lines of one haystack, and neighbouring lines may be joined into one document.
     """
 
     role: Role
@@ -47,7 +50,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """An answer to choose from: `text`, whose log-probability is taken behind the prompt and `before`."""
+    """An answer to choose from. The log-probability is that of `text` given the prompt followed by `before`."""
 
     text: str
     before: str = ""
@@ -55,7 +58,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Continuation:
-    """A choice as token ids behind the prompt's, of which the last `counted` are those of the answer itself."""
+    """A choice as the token ids that follow the prompt's. The last `counted` of them are the answer itself."""
 
     token_ids: tuple[int, ...]
     counted: int
@@ -72,13 +75,17 @@ class ChoiceScore(NamedTuple):
 class Sample:
     """One test item as text.
 
-    `segments` joined without separator are the prompt as sent under the base template, answer prefix included.
-    `length` is in tokens of the model under test: all it is fed and its answer budget, or, for tasks that cut prompts,
-    where they are cut; NATURAL for tasks whose prompts are neither filled nor cut. `facts` holds JSON values only. The
-    last token of `end`, where it is not empty, ends the answer as EOS does, and the first new token is then neither of
-    the two. `stop` are texts that end the answer. A sample with `choices` is judged by their log-probabilities; its
-    fact `gold` is the index of the right one. Where `then` is not empty, a second prompt is asked with the answer to
-    this one between its two texts, and its answer is judged.
+    `segments`  joined without a separator, they are the prompt as sent under the base template, with the answer prefix
+    `length`    in tokens of the model under test: everything the model is fed plus the answer budget; for tasks that
+                cut prompts, the number of tokens at which they cut; NATURAL for tasks that neither fill nor cut
+    `facts`     JSON values only
+    `end`       text whose last token ends the answer as EOS does; empty for no such text. The first new token is then
+                neither EOS nor that token
+    `stop`      texts that end the answer
+    `choices`   if not empty, the sample is judged by their log-probabilities; the fact `gold` is the index of the right
+                choice
+    `then`      if not empty, the two texts around the answer to this prompt in a second prompt. The answer to the
+                second prompt is judged
     """
 
     task: str
@@ -95,7 +102,7 @@ class Sample:
 
     @property
     def id(self) -> str:
-        """`suite/task@length#index`, enough to make the sample again from the run's header."""
+        """`suite/task@length#index`: with the run's header, enough to make the sample again."""
         return f"{self.task}@{self.length}#{self.index}"
 
     @property
@@ -113,7 +120,7 @@ class Sample:
 class Wrap:
     """The text that a chat template puts before and after the user's turn; both empty for the base template.
 
-    `trims` says that it takes white space off both edges of the turn.
+    `trims` is True if the template strips white space from both edges of the turn.
     """
 
     opening: str = ""
@@ -122,22 +129,22 @@ class Wrap:
 
 
 class Tokenizer(Protocol):
-    """What sample generators may know of a tokenizer."""
+    """The tokenizer methods that sample generators may use."""
 
     def count(self, text: str) -> int:
-        """Tokens of `text`, no special tokens added."""
+        """Return the number of tokens of `text`, without special tokens."""
         ...
 
     def spans(self, text: str) -> list[tuple[int, int]]:
-        """Character span (start, end) of every token of `text`, no special tokens added."""
+        """Return the character span (start, end) of every token of `text`, without special tokens."""
         ...
 
     def encode(self, text: str, special_tokens: bool = False) -> list[int]:
-        """Token ids of `text`; with `special_tokens`, what the checkpoint itself puts around a text."""
+        """Return the token ids of `text`; with `special_tokens`, include those that the checkpoint itself adds."""
         ...
 
     def decode(self, ids: list[int]) -> str:
-        """The text of `ids`, special tokens left out."""
+        """Return the text of `ids` without special tokens."""
         ...
 
 
@@ -146,9 +153,10 @@ class Request:
     """One prompt as token ids, the anchor token first.
 
     `segment_ids[i]` is the index into `roles` of the segment that token i belongs to (the anchor: -1).
-    `reference_ids` is the reference answer that is teacher-forced after the prompt, as much of it as `max_new_tokens`
-    could say; empty when there is none. `end_ids` end the answer as EOS does; the first `min_new_tokens` tokens are
-    neither EOS nor one of them. `choices` are scored behind the prompt, each for itself; `gold` is the right one.
+    `reference_ids` is the reference answer that is teacher-forced after the prompt, cut to `max_new_tokens` tokens;
+    empty if the sample has no reference. `end_ids` end the answer as EOS does; the first `min_new_tokens` tokens are
+    neither EOS nor one of `end_ids`. Each of `choices` is scored by itself after the prompt; `gold` is the index of
+    the right choice.
     """
 
     sample_id: str
@@ -165,22 +173,23 @@ class Request:
 
     @property
     def reference_tokens(self) -> int:
-        """Tokens whose log-probability is that of the reference: the right choice's where there are choices."""
+        """Number of tokens in the log-probability of the reference; with choices, those of the right choice."""
         return len(self.reference_ids) if self.gold is None else self.choices[self.gold].counted
 
 
 def uses_generated(facts: Mapping[str, Json]) -> bool:
-    """Whether a sample with these facts holds text that the package made in place of a published one."""
+    """Return True if a sample with these facts holds text that the package generated in place of a published one."""
     return GENERATED in (facts.get("haystack"), facts.get("background"))
 
 
 def outcome_of(finish: Finish, text: str, choices: bool = False) -> Outcome:
-    """Return the outcome that follows from how an answer ended, where the backend names no other.
+    """Return the outcome that follows from how an answer ended, for an output whose backend names no other outcome.
 
-    `answered`: the model ended it, or `choices` were scored; `cut`: it filled its budget of new tokens; `empty`: it
-    holds nothing but white space; `failed`: there is no answer. A backend names the rest itself: `unclosed` (the budget
-    went into reasoning that never ended), `refused` (a server would not take the request), `not_finite` (logits or
-    log-probabilities are not numbers), `does_not_fit` (prompt and answer need more positions than there are).
+    `answered`: the model ended the answer, or `choices` were scored; `cut`: the answer filled its budget of new tokens;
+    `empty`: the answer holds nothing but white space; `failed`: there is no answer. Backends name the other outcomes
+    themselves: `unclosed` (the budget went into reasoning that never ended), `refused` (a server did not accept the
+    request), `not_finite` (logits or log-probabilities are not numbers), `does_not_fit` (prompt and answer need more
+    positions than the model has).
     """
     if finish == "error":
         return "failed"
@@ -193,12 +202,12 @@ def outcome_of(finish: Finish, text: str, choices: bool = False) -> Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What a backend made of one request.
+    """What a backend returns for one request.
 
-    `reference_logprob` is the summed natural log-probability of `reference_ids` (None when there are none);
+    `reference_logprob` is the summed natural log-probability of `reference_ids` (None if the request has none);
     `choices` has a score for each choice, in order; `seconds` is the wall time of the batch divided by its size;
-    `lost` is the outcome of a request without an answer, where the backend knows more than that it failed; `facts` are
-    those of `OUTPUT_FACTS` that hold, which stand on the record beside the sample's.
+    `lost` is the outcome of a request without an answer, if the backend knows more than that it failed; `facts` holds
+    facts named in `OUTPUT_FACTS`, which the record holds beside the facts of the sample.
     """
 
     sample_id: str
@@ -214,13 +223,13 @@ class Output:
 
     @property
     def outcome(self) -> Outcome:
-        """What became of the request: `lost`, else what follows from text and finish."""
+        """`lost` if it is set, else the outcome that follows from text and finish."""
         return self.lost or outcome_of(self.finish, self.text, bool(self.choices))
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A judgement: `value` in 0..1, or None with the reason in `why`, which may also hold a note on a value."""
+    """A judgement: `value` in 0..1, or None with the reason in `why`. `why` may also hold a note on a value."""
 
     value: float | None
     why: str | None = None
@@ -230,9 +239,9 @@ class Score:
 class Record:
     """One line of records.jsonl; `key` identifies prompt tokens + weights + arm + decoding + engine.
 
-    `choices` stands on the line only where the sample has choices; `output` is then the likeliest of them. `outcome`
-    follows from `finish` and `output` on lines of format 1, which do not hold it. `environment` is the index, in the
-    header's `environments`, of the machine and versions that computed the line; None on lines of format 1.
+    `choices` stands on the line only if the sample has choices; `output` is then the likeliest of them. Lines of
+    format 1 hold no `outcome`; theirs follows from `finish` and `output`. `environment` is the index, in the header's
+    `environments`, of the machine and versions that computed the line; None on lines of format 1.
     """
 
     key: str
@@ -263,32 +272,33 @@ class Record:
 
 
 class Progress:
-    """What a piece of work says of its way; nobody listens to this one."""
+    """The progress of a piece of work. This base class shows nothing."""
 
     def __call__(self, done: int) -> None:
-        """So many more are done."""
+        """Add `done` units that this process has finished."""
 
     def had(self, done: int) -> None:
-        """So many more are done, which were done before this process began."""
+        """Add `done` units that were finished before this process began."""
 
     def at(self, what: str) -> None:
-        """What is being computed from here on."""
+        """Name the stage that is being computed from now on."""
 
 
 SILENT = Progress()
-#: Opens the progress of so many units of work; none (0) is a stage before the work, of which only the time is known.
-#: What it gives is called with how many more are done; a plain function is told nothing else.
+#: Opens the progress of a number of units of work. 0 units are a stage before the work, for which only the time is
+#: shown. The context manager yields a function that is called with the number of newly finished units; if it yields a
+#: `Progress`, the other two methods of that are called too.
 Watch = Callable[[int], AbstractContextManager[Callable[[int], None]]]
 
 
 @contextlib.contextmanager
 def unwatched(total: int) -> Iterator[Progress]:
-    """Progress that is not shown; `total` is the number of units to come."""
+    """Yield a progress that shows nothing; `total` is the number of units to come."""
     yield SILENT
 
 
 class _Counted(Progress):
-    """Progress that a function of the caller's own is told of."""
+    """A progress that calls a plain function of the caller with each number of finished units."""
 
     def __init__(self, count: Callable[[int], None]) -> None:
         self._count = count
@@ -302,8 +312,8 @@ class _Counted(Progress):
 
 @contextlib.contextmanager
 def work(watch: Watch, total: int, what: str = "") -> Iterator[Progress]:
-    """The progress of so many units, or of the stage `what` before them."""
-    with watch(total) as given:
-        progress = given if isinstance(given, Progress) else _Counted(given)
+    """Yield the progress of `total` units of work, or of the stage `what` before them (`total` 0)."""
+    with watch(total) as opened:
+        progress = opened if isinstance(opened, Progress) else _Counted(opened)
         progress.at(what)
         yield progress

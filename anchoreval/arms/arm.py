@@ -1,8 +1,8 @@
-"""An arm: what is computed, apart from the weights and the prompt. Parsed once, from one spelling, and printed in it.
+"""An arm: what is computed, apart from the weights and the prompt. It is parsed from, and printed in, one spelling.
 
 Grammar: `[attention/]rope[+field:value...][~setting:value...]`, for instance `fp32`, `rope:table=bf16,rotate=fp32`,
 `anchor/fp32`, `bf16+shift:4096`, `fp32+x:evict:window`, `bf16~placebo`. The fields are those of arms/fields.py: they
-may stand in any order and are printed in that of the table.
+may stand in any order and are printed in the order of that table.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from anchoreval.arms.positions import CONTIGUOUS, PositionScheme
 from anchoreval.arms.rope import DIGITS, RopeLevel, parse_level
 from anchoreval.errors import AnchorEvalError, UnsupportedArm
 
-#: The attention kernel where none is asked for: sdpa, or eager where sdpa would leave out a part of the model.
+#: The default attention kernel: sdpa, or eager if sdpa would leave out a part of the model.
 DEFAULT_KERNEL = "default"
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """RoPE precision, position scheme, attention pattern, model dtype and attention kernel, and what is from outside.
+    """RoPE precision, position scheme, attention pattern, model dtype, attention kernel, and factories from outside.
 
-    A `placebo` is the same arm, computed in other chunks and other batches: what it changes is noise.
+    A `placebo` is the same arm computed in other chunks and other batches: any difference that it makes is noise.
 
-    `dtype` is that of the weights and activations ("auto": the checkpoint's own); `kernel` is the attention
-    implementation, which is one and the same for all arms that are compared ("default": that of the backend).
+    `dtype` is that of the weights and activations ("auto": the checkpoint's own). `kernel` is the attention
+    implementation; all arms that are compared use the same one ("default": the backend's).
     """
 
     rope: RopeLevel
@@ -46,11 +46,11 @@ class Arm:
 
     @property
     def name(self) -> str:
-        """The spelling that `parse_arm` reads; the kernel and the run's own dtype are left out."""
+        """The spelling that `parse_arm` reads, without the kernel and the run's dtype."""
         return "".join(field.printed(getattr(self, field.name)) for field in FIELDS)
 
     def asked(self) -> dict[str, Any]:
-        """Return the arm as JSON, the way it was asked for; fields that came later stand there where they are used."""
+        """Return the arm as JSON, as it was asked for. Fields that were added later appear only if they are used."""
         later = {field.name: field.as_json(value) for field, value in self._used() if field.as_json}
         return {
             "name": self.name,
@@ -67,12 +67,12 @@ class Arm:
 
     @property
     def arrangement(self) -> Arrangement:
-        """Where tokens stand and what they see; its `stock` says that both are the model's own."""
+        """Where tokens stand and what they see. Its `stock` is true if both are the model's own."""
         return Arrangement(self.positions, self.attention)
 
     @property
     def masks_documents(self) -> bool:
-        """Whether documents do not see what is outside them."""
+        """Whether documents cannot see what is outside them."""
         return self.attention != "full"
 
     @property
@@ -81,28 +81,28 @@ class Arm:
         return self.positions != CONTIGUOUS
 
     def settled(self, backend: str) -> Arm:
-        """Return the arm with the hash of each source from outside, which imports it: for arms that a user typed.
+        """Return the arm with the hash of each source from outside. This imports the sources: use it for typed arms.
 
-        UnsupportedArm, before anything is imported, where `backend` cannot compute the arm.
+        Raise UnsupportedArm, before anything is imported, if `backend` cannot compute the arm.
         """
         self.require(backend)
-        return replace(self, outside=tuple(one.settled() for one in self.outside)) if self.outside else self
+        return replace(self, outside=tuple(item.settled() for item in self.outside)) if self.outside else self
 
     def require(self, backend: str) -> None:
-        """Raise UnsupportedArm, naming the field and the backends that can, where `backend` cannot compute the arm."""
+        """Raise UnsupportedArm, with the field and the backends that can, if `backend` cannot compute the arm."""
         for field, value in self._used():
             if field.backends and backend not in field.backends:
                 what = f"{field.name} {field.printed(value).strip('/+~')!r}, only {' and '.join(field.backends)} can"
                 raise UnsupportedArm(f"arm {self.name!r}: {backend} cannot compute {what}")
 
     def require_one_of(self, known: Collection[str], field: str, backend: str) -> None:
-        """Raise UnsupportedArm where the value of `field` is not among those that `backend` knows."""
-        if (asked := getattr(self, field)) not in known:
-            text = f"{backend} cannot compute {field} {asked!r}, only {' or '.join(known)}"
+        """Raise UnsupportedArm if the value of `field` is not among those that `backend` knows."""
+        if (value := getattr(self, field)) not in known:
+            text = f"{backend} cannot compute {field} {value!r}, only {' or '.join(known)}"
             raise UnsupportedArm(f"arm {self.name!r}: {text}")
 
     def _used(self) -> Iterator[tuple[Field, Any]]:
-        """The fields that have another value than their default."""
+        """Return the fields that differ from their default, with their values."""
         values = ((field, getattr(self, field.name)) for field in FIELDS)
         return ((field, value) for field, value in values if value != field.default)
 
@@ -110,10 +110,10 @@ class Arm:
 def parse_arm(
     text: str, dtype: str = "auto", kernel: str = DEFAULT_KERNEL, outside: Mapping[str, str] | None = None
 ) -> Arm:
-    """Return the arm that `text` spells; UnknownName or AnchorEvalError for what is not in the grammar.
+    """Return the arm that `text` spells; raise UnknownName or AnchorEvalError for what is not in the grammar.
 
-    Nothing is imported. `outside` is for arms of a header: the fields from outside that it names with their hashes, in
-    place of what is installed here.
+    Nothing is imported. `outside` is for arms of a header: it maps the fields from outside that the header names to
+    their hashes, and replaces what is installed here.
     """
     if dtype not in DTYPES:
         raise AnchorEvalError(f"unknown dtype {dtype!r}: one of {', '.join(DTYPES)}")
@@ -128,13 +128,13 @@ def parse_arm(
             given.setdefault(field, []).append(field.parse(piece))
     values = {field.name: field.whole(each) for field, each in given.items()}
     if outside and "outside" in values:
-        values["outside"] = tuple(replace(one, sha256=outside.get(str(one), "")) for one in values["outside"])
+        values["outside"] = tuple(replace(item, sha256=outside.get(str(item), "")) for item in values["outside"])
     pattern = parse_pattern(attention) if slash else "full"
     return Arm(rope=parse_level(rope), attention=pattern, dtype=dtype, kernel=kernel, **values)
 
 
 def parse_arms(text: str, dtype: str = "auto", kernel: str = DEFAULT_KERNEL) -> tuple[Arm, ...]:
-    """The arms of a comma-separated list, each once, in order; commas inside `rope:site=...,site=...` belong to it."""
+    """Return the arms of a comma-separated list, each once, in order. `rope:site=...,site=...` is one arm."""
     pieces: list[str] = []
     for piece in text.replace(" ", ",").split(","):
         if "=" in piece and ":" not in piece and pieces and "=" in pieces[-1]:
@@ -147,6 +147,6 @@ def parse_arms(text: str, dtype: str = "auto", kernel: str = DEFAULT_KERNEL) -> 
 
 
 def widest_product(arms: Iterable[Arm]) -> str:
-    """The product of the arms that holds most digits, `model` where none names another than the model's."""
+    """Return the product site of the arms with the most digits; `model` if every arm has the model's product."""
     named = [arm.rope.product for arm in arms if arm.rope.product in DIGITS]
     return max(named, key=DIGITS.__getitem__, default="model")

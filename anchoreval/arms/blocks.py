@@ -1,10 +1,9 @@
 """A prompt as blocks: what position schemes and attention patterns act on. Pure, no torch.
 
-Token 0 is the anchor where its segment id is -1. Every other run of tokens of one `preamble`, `document` or
-`line` segment is a document block: the preamble (instructions before the documents, the opening of a chat
-template) is thus a document of its own, and no document sees it. Neighbouring `query` and
-`answer_prefix` segments make one query block. What is generated, or teacher-forced, goes on from the last
-block as part of the query.
+Token 0 is the anchor if its segment id is -1. Every other run of tokens of one `preamble`, `document` or `line` segment
+is a document block: the preamble (instructions before the documents, the opening of a chat template) is thus a document
+of its own, and no document sees it. Neighbouring `query` and `answer_prefix` segments make one query block. Generated
+and teacher-forced tokens continue the last block as part of the query.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ class Block:
 
 
 def blocks_of(segment_ids: Sequence[int], roles: Sequence[str]) -> tuple[Block, ...]:
-    """The blocks of a prompt in order, every token in exactly one; an anchor can only be the first token.
+    """Return the blocks of a prompt in order, every token in exactly one. Only the first token can be an anchor.
 
     `segment_ids[i]` is the index into `roles` of the segment of token i, -1 for the anchor.
     """

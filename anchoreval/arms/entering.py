@@ -1,8 +1,8 @@
-"""What enters a model's attention kernels: the dtype and bits of q and k, and what else a kernel is handed.
+"""Find what enters a model's attention kernels: the dtype and bits of q and k, and the other arguments of a kernel.
 
-Stock modelling code asks transformers' table of kernels, the global `ALL_ATTENTION_FUNCTIONS` of the `forward` of each
-attention module, for its kernel. Here such a forward runs as a copy with a private dictionary of globals, in which
-that table hands out kernels that first report what they are called with. The kernels and their results stay the same.
+Stock modelling code looks up its kernel in transformers' table of kernels, the global `ALL_ATTENTION_FUNCTIONS` of the
+`forward` of each attention module. Here such a forward runs as a copy with a private dictionary of globals. In it, that
+table hands out kernels that first report their arguments. The kernels and their results stay the same.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from anchoreval.arms.precision import NAMES, TORCH
 from anchoreval.arms.rope import DIGITS
 
 TABLE = "ALL_ATTENTION_FUNCTIONS"
-#: What kernels are handed beside q, k, v and the mask that is part of the model's attention, in words.
+#: Arguments of kernels, besides q, k, v and the mask, that are part of the model's attention, in words.
 PARTS = {
     "softcap": "soft cap of the attention scores",
     "s_aux": "attention sinks",
@@ -30,28 +30,28 @@ PARTS = {
     "indices": "choice of keys by an indexer",
     "block_indices": "choice of keys by an indexer",
 }
-#: The parts that a kernel takes and leaves out without a word: transformers' sdpa_attention_forward has only a
-#: position bias, and swallows other names.
+#: The parts that a kernel accepts and silently ignores: transformers' sdpa_attention_forward has only a position bias,
+#: and swallows other names.
 LEFT_OUT = {"sdpa": ("softcap", "s_aux", "indices", "block_indices")}
 
-_LOOKED_AT = 64  # tokens
+_LOOKED_AT = 64  # tokens whose bits are looked at
 
-#: (name of the kernel, module, query, key, the other named arguments).
+#: Takes (name of the kernel, module, query, key, the other named arguments).
 Report = Callable[[str, Any, Tensor, Tensor, Mapping[str, Any]], None]
 
 
 class Reporting:
-    """Stands in for transformers' table of attention kernels: what it hands out reports, then computes."""
+    """Stands in for transformers' table of attention kernels: each kernel that it hands out reports, then computes."""
 
     def __init__(self, table: Any, report: Report) -> None:
         self._table, self._report = table, report
 
     def get_interface(self, name: str, default: Callable[..., Any]) -> Callable[..., Any]:
-        """The kernel called `name`, or `default`, which reports first."""
+        """Return the kernel called `name`, or `default`; it reports first."""
         return self._reporting(name, self._table.get_interface(name, default))
 
     def get(self, name: str, default: Any = None) -> Any:
-        """The same where it is asked for as in a dictionary."""
+        """Return the same kernel for lookups as in a dictionary."""
         kernel = self._table.get(name, default)
         return self._reporting(name, kernel) if callable(kernel) else kernel
 
@@ -73,13 +73,13 @@ class Reporting:
 
 
 def global_names(module: nn.Module) -> tuple[str, ...]:
-    """The global names that the stock `forward` of this module uses."""
+    """Return the global names that the stock `forward` of this module uses."""
     code = getattr(inspect.unwrap(type(module).forward), "__code__", None)
     return code.co_names if code is not None else ()
 
 
 def reporting_table(module: nn.Module, report: Report) -> dict[str, Reporting]:
-    """The global to replace in this module's forward; empty where it does not ask transformers' table."""
+    """Return the global to replace in this module's forward; empty if the forward does not use transformers' table."""
     forward: Any = inspect.unwrap(type(module).forward)
     if TABLE not in global_names(module) or TABLE not in forward.__globals__:
         return {}
@@ -87,17 +87,17 @@ def reporting_table(module: nn.Module, report: Report) -> dict[str, Reporting]:
 
 
 def with_globals(module: nn.Module, replaced: Mapping[str, Any]) -> Callable[..., Any]:
-    """The stock `forward` of a module with some of its globals replaced, for this copy alone."""
+    """Return a copy of a module's stock `forward` in which some globals are replaced."""
     stock = inspect.unwrap(type(module).forward)
     scope = {**stock.__globals__, **replaced}
-    own = types.FunctionType(stock.__code__, scope, stock.__name__, stock.__defaults__, stock.__closure__)
-    own.__kwdefaults__ = stock.__kwdefaults__
-    return types.MethodType(own, module)
+    forward = types.FunctionType(stock.__code__, scope, stock.__name__, stock.__defaults__, stock.__closure__)
+    forward.__kwdefaults__ = stock.__kwdefaults__
+    return types.MethodType(forward, module)
 
 
 @contextlib.contextmanager
 def reported(model: nn.Module, report: Callable[[str, str, Tensor, Tensor, Mapping[str, Any]], None]) -> Iterator[None]:
-    """Inside the block each attention module that nothing has patched reports (its path, kernel, q, k, the rest)."""
+    """Let each attention module that nothing has patched report (its path, kernel, q, k, the rest) inside the block."""
     with contextlib.ExitStack() as stack:
         for path, module in model.named_modules():
             if "forward" in module.__dict__:
@@ -114,7 +114,7 @@ def _located(path: str, report: Any, name: str, _: Any, query: Tensor, key: Tens
 
 @dataclass(frozen=True, slots=True)
 class Entered:
-    """How q and k entered the kernel of one attention module: dtypes, and the least format that holds every value."""
+    """How q and k entered the kernel of one attention module: dtypes, and the narrowest format for all values."""
 
     q_dtype: torch.dtype
     k_dtype: torch.dtype
@@ -123,12 +123,12 @@ class Entered:
 
     @classmethod
     def of(cls, query: Tensor, key: Tensor) -> Entered:
-        """What a pair [B, H, L, D] that enters a kernel is; bits are those of the first row's first tokens."""
+        """Return the dtypes and bits of a pair [B, H, L, D] that enters a kernel; bits are of the first row's start."""
         return cls(query.dtype, key.dtype, bits(query[:1, :, :_LOOKED_AT]), bits(key[:1, :, :_LOOKED_AT]))
 
 
 def bits(values: Tensor) -> str:
-    """The narrowest of bf16, fp16, fp32 and fp64 that represents all of `values`, the name of their dtype if none."""
+    """Return the narrowest of bf16, fp16, fp32 and fp64 that represents all of `values`, or else their dtype's name."""
     for name in ("bf16", "fp16", "fp32"):
         if torch.equal(values.to(TORCH[name]).to(values.dtype), values):
             return name
@@ -136,7 +136,7 @@ def bits(values: Tensor) -> str:
 
 
 def summary(entered: Mapping[str, Entered]) -> dict[str, Any]:
-    """The modules together, as JSON values: dtypes and the widest bits of q and of k, and how many modules."""
+    """Return all modules together as JSON values: how many, and dtypes and widest bits of q and of k."""
     seen = list(entered.values())
     if not seen:
         return {"modules": 0}
@@ -147,15 +147,16 @@ def summary(entered: Mapping[str, Entered]) -> dict[str, Any]:
 
     return {
         "modules": len(seen),
-        "q": told({one.q_dtype for one in seen}, {one.q_bits for one in seen}),
-        "k": told({one.k_dtype for one in seen}, {one.k_bits for one in seen}),
+        "q": told({entry.q_dtype for entry in seen}, {entry.q_bits for entry in seen}),
+        "k": told({entry.k_dtype for entry in seen}, {entry.k_bits for entry in seen}),
     }
 
 
 def looked_at(model: nn.Module, run: Callable[[], Any]) -> tuple[dict[str, list[str]], dict[str, Entered]]:
-    """What is seen of the attention in one pass made by `run`.
+    """Return what the attention of one pass, made by `run`, looked like.
 
-    Kernel to the parts of the model's attention that it leaves out, in words; path to what entered.
+    First, for each kernel, the parts of the model's attention that it leaves out, in words; second, for each module's
+    path, how q and k entered.
     """
     dropped: dict[str, list[str]] = {}
     entered: dict[str, Entered] = {}

@@ -1,7 +1,7 @@
-"""The fields of an arm: how each is spelled, what it is, which backends compute it, and what puts it on a model.
+"""The fields of an arm: how each is spelled, what it is, which backends compute it, and what installs it on a model.
 
-A new field is a row of FIELDS and an attribute of `Arm`, whose default is that of the row. Imports no torch: `install`
-names a function, which is imported when an arm with that field is put on.
+A new field is a row of FIELDS and an attribute of `Arm` with the same default. Imports no torch: `install` names a
+function, which is imported when an arm with that field is installed.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from anchoreval.schema import PLACEBO, Json
 class Field:
     """One field of an arm.
 
-    `name` is the attribute of `Arm`, `spelling` how it is written; `sign` stands before it (`+` a field, `~` a
-    setting), and `words` are what its text may begin with. `parse` reads the text behind the sign, `printed` gives it
-    back. `many`: it may stand several times, and its value is a tuple. `as_json` is for fields that are left out of
-    `asked` where they have their default. `install` names a context manager of (transformers model, value), which
-    yields what holds inside as JSON; the RoPE goes on together with the kernel (patch_hf.applied). `backends` are those
-    that compute the field; where none is named any may, and says itself which values it does not.
+    `name` is the attribute of `Arm`, `spelling` an example of how it is written. `sign` stands before it (`+` for a
+    field, `~` for a setting), and its text may begin with any of `words`. `parse` reads the text after the sign,
+    `printed` returns it. `many`: it may stand several times, and its value is a tuple. `as_json` is for fields that
+    `asked` leaves out at their default. `install` names a context manager of (transformers model, value) that yields
+    what holds inside as JSON; the RoPE is installed together with the kernel (patch_hf.applied). `backends` are those
+    that compute the field; if it is empty, any backend may, and refuses by itself the values that it cannot compute.
     """
 
     name: str
@@ -46,24 +46,24 @@ class Field:
     install: str = ""
 
     def printed(self, value: Any) -> str:
-        """Return the value as it stands in an arm's name; nothing where it is the default."""
+        """Return the value as it stands in an arm's name; empty for the default."""
         return "" if value == self.default else self.spell(value)
 
     def whole(self, given: list[Any]) -> Any:
-        """Return the value of the field where each of `given` stood in one arm; AnchorEvalError for one too many."""
+        """Return the field's value from all values `given` in one arm; raise AnchorEvalError for one too many."""
         if len(given) > 1 and (not self.many or len(set(given)) < len(given)):
             raise AnchorEvalError(f"one arm takes {self.name} once, not {len(given)} times")
         return tuple(sorted(given)) if self.many else given[0]
 
 
 def _parse_placebo(text: str) -> bool:
-    """Return True for the word alone; AnchorEvalError where something stands behind it."""
+    """Return True for the word alone; raise AnchorEvalError if anything follows it."""
     if text != PLACEBO[1:]:
         raise AnchorEvalError(f"{PLACEBO} takes no value, not ~{text}")
     return True
 
 
-#: In the order in which they are printed.
+#: The fields, in the order in which they are printed.
 FIELDS = (
     Field(
         "attention", "anchor/", "what documents see: " + ", ".join(PATTERNS), parse_pattern, "{}/".format,
@@ -76,8 +76,8 @@ FIELDS = (
     ),
     Field(
         "outside", "+x:package.module:factory", "a context manager on the model, of a module or an installed package",
-        parse_outside, lambda chosen: "".join(f"+{one}" for one in chosen), sign="+", words=(X,), default=(),
-        backends=("hf",), many=True, as_json=lambda chosen: [one.as_json() for one in chosen],
+        parse_outside, lambda chosen: "".join(f"+{item}" for item in chosen), sign="+", words=(X,), default=(),
+        backends=("hf",), many=True, as_json=lambda chosen: [item.as_json() for item in chosen],
         install="anchoreval.arms.outside:installed",
     ),
     Field(
@@ -89,7 +89,7 @@ _OUTSIDE = next(field for field in FIELDS if field.name == "outside")
 
 
 def field_of(sign: str, text: str, known: Callable[[], Iterable[str]]) -> Field:
-    """Return the field that `text` behind `sign` is of; UnknownName. `known` gives the names from outside."""
+    """Return the field of `text` after `sign`, or raise UnknownName. `known` returns the names from outside."""
     word = text.partition(":")[0]
     fields = {word: field for field in FIELDS if field.sign == sign for word in field.words}
     if word not in fields and sign == "+":
@@ -101,11 +101,11 @@ def field_of(sign: str, text: str, known: Callable[[], Iterable[str]]) -> Field:
 
 @contextlib.contextmanager
 def installed(arm: Any, model: Any) -> Iterator[dict[str, Json]]:
-    """Put the fields of `arm` that name an `install` on the model; field to what holds, as JSON."""
+    """Put the fields of `arm` that name an `install` on the model; yield, for each field, what holds inside as JSON."""
     with contextlib.ExitStack() as stack:
-        said = {}
+        applied = {}
         for field in FIELDS:
             if field.install and (value := getattr(arm, field.name)) != field.default:
                 module, _, name = field.install.partition(":")
-                said[field.name] = stack.enter_context(getattr(importlib.import_module(module), name)(model, value))
-        yield said
+                applied[field.name] = stack.enter_context(getattr(importlib.import_module(module), name)(model, value))
+        yield applied

@@ -1,8 +1,8 @@
-"""A whole prompt through a stock transformers model by FlexAttention, in one pass under an attention pattern.
+"""Run a whole prompt through a stock transformers model by FlexAttention, in one pass under an attention pattern.
 
-Inside `prefilling` the model's configuration names a kernel, and a mask builder with it, as for
-kernels.fused: transformers asks the builder for the mask of each kind of layer, so that sliding-window layers
-get theirs, and hands it to the kernel.
+Inside `prefilling` the model's configuration names a kernel and its mask builder, as for kernels.fused: transformers
+asks the builder for the mask of each kind of layer, so that sliding-window layers get theirs, and hands it to the
+kernel.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FLEX = "anchoreval_flex"
 
 @dataclass
 class _Prompt:
-    """What is being prefilled; `wide` asks for the fused kernel's fp32 in place of the model's dtype."""
+    """The prompt that is being prefilled; `wide` asks for the fused kernel's fp32 instead of the model's dtype."""
 
     blocks: Sequence[Block]
     pattern: str
@@ -41,11 +41,11 @@ _PREFILLING: ContextVar[_Prompt] = ContextVar("_PREFILLING")
 
 @contextlib.contextmanager
 def prefilling(model: Any, blocks: Sequence[Block], pattern: str) -> Iterator[None]:
-    """Inside the block, one pass of one prompt of `blocks` on an empty cache attends by FlexAttention.
+    """Make one pass of one prompt of `blocks` on an empty cache attend by FlexAttention, inside the block.
 
-    Where the model's kernel is `fused`, the product is in fp32 here too. Raises UnsupportedArm for models
-    whose kernel cannot be switched; the pass raises it for what flex does not compute (attention sinks,
-    dropout, position biases) and for any pass but that of the whole prompt.
+    If the model's kernel is `fused`, the product is in fp32 here too. Raise UnsupportedArm for models whose kernel
+    cannot be switched. The pass raises it for what flex does not compute (attention sinks, dropout, position biases),
+    and for any pass but that of the whole prompt.
     """
     token = _PREFILLING.set(_Prompt(blocks, pattern, model.config._attn_implementation == FUSED))
     try:
@@ -67,7 +67,7 @@ def _mask(
     use_vmap: bool = False,
     **rest: Any,
 ) -> BlockMask:
-    """The mask builder that transformers calls: one mask of the prompt for each window."""
+    """Build one mask of the prompt for each window. transformers calls this function."""
     prompt = _PREFILLING.get()
     if use_vmap or "allow_is_bidirectional_skip" in rest:
         raise UnsupportedArm("realisation: flex computes causal attention only, not hand-written masks")
@@ -95,7 +95,7 @@ def _kernel(
     s_aux: Tensor | None = None,
     **rest: Any,
 ) -> tuple[Tensor, None]:
-    """Attention output [B, Q, H, D] in the model's dtype, and no weights; windows in `rest` are in the mask."""
+    """Return the attention output [B, Q, H, D] in the model's dtype, and no weights; windows are in the mask."""
     if s_aux is not None:
         raise UnsupportedArm("realisation: flex computes no attention sinks: use rows")
     if dropout or any(rest.get(part) is not None for part in NOT_TAKEN):

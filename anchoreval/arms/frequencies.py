@@ -1,4 +1,4 @@
-"""A rotary module's inverse frequencies against those its own initialiser gives: damage found and mended.
+"""Compare a rotary module's inverse frequencies with those that its own initialiser gives; find and mend damage.
 
 `model.to(torch.bfloat16)` and `.half()` cast the inv_freq buffers too (`.half().float()` even leaves them
 typed fp32), while loading in bf16 does not: transformers 4.57 to 5.23, modeling_utils.py
@@ -17,14 +17,13 @@ from torch import Tensor, nn
 from anchoreval.arms.precision import rope_types
 from anchoreval.errors import UnsupportedArm
 
-#: Relative. Another device's pow() may differ by a few units of 2**-24; rounding to fp16 costs 2**-12, to
-#: bf16 2**-9.
+#: Relative. Another device's pow() may differ by a few units of 2**-24; rounding to fp16 costs 2**-12, to bf16 2**-9.
 TOLERANCE = 2.0**-20
 
 
 @dataclass(frozen=True, slots=True)
 class DamagedBuffer:
-    """A frequency buffer that is not what its initialiser gives; the error is the largest, and relative."""
+    """A frequency buffer that differs from what its initialiser gives, and the largest relative error."""
 
     name: str
     dtype: str
@@ -32,14 +31,15 @@ class DamagedBuffer:
 
 
 def frequency_buffers(rotary: nn.Module) -> dict[str, Tensor]:
-    """The buffers of this module that hold inverse frequencies, by name; empty for other modules."""
+    """Return the buffers of this module that hold inverse frequencies, by name; empty for other modules."""
     return {name: b for name, b in rotary._buffers.items() if b is not None and name.endswith("inv_freq")}
 
 
 def sound_copy(rotary: nn.Module, path: str) -> tuple[nn.Module, list[DamagedBuffer]]:
-    """A private copy of `rotary` with sound frequencies, and what was damaged in the original.
+    """Return a private copy of `rotary` with sound frequencies, and what was damaged in the original.
 
-    What cannot be checked (see `unchecked`) is copied as it is; UnsupportedArm where it is narrower than fp32.
+    Frequencies that cannot be checked (see `unchecked`) are copied as they are; raise UnsupportedArm if they are
+    narrower than fp32.
     """
     if (why := unchecked(rotary)) is not None:
         narrow = next((b.dtype for b in frequency_buffers(rotary).values() if b.itemsize < 4), None)
@@ -53,14 +53,14 @@ def sound_copy(rotary: nn.Module, path: str) -> tuple[nn.Module, list[DamagedBuf
 
 
 def private_copy(rotary: nn.Module) -> nn.Module:
-    """A copy whose buffers and state are its own; the configuration is shared."""
+    """Return a copy with its own buffers and state; the configuration is shared."""
     config = getattr(rotary, "config", None)
     clone: nn.Module = copy.deepcopy(rotary, {} if config is None else {id(config): config})
     return clone
 
 
 def unchecked(rotary: nn.Module) -> str | None:
-    """Why the frequencies of this module cannot be compared with those of its initialiser, None where they can.
+    """Return why this module's frequencies cannot be compared with its initialiser's; None if they can.
 
     Modules that a checkpoint's own code makes from numbers (InternLM 2) keep no configuration to make them anew from.
     """
@@ -76,13 +76,13 @@ def _worst(found: tuple[list[DamagedBuffer], nn.Module]) -> float:
 
 
 def _damage(rotary: nn.Module, fresh: nn.Module, path: str) -> list[DamagedBuffer]:
-    """Buffers of `rotary` that differ from those of `fresh`, or are narrower."""
-    expected, found = frequency_buffers(fresh), []
+    """Return the buffers of `rotary` that differ from those of `fresh`, or are narrower."""
+    expected, damaged = frequency_buffers(fresh), []
     for name, buffer in frequency_buffers(rotary).items():
         error = _relative_error(buffer, expected[name])
         if error > TOLERANCE or buffer.itemsize < expected[name].itemsize:
-            found.append(DamagedBuffer(f"{path}.{name}", str(buffer.dtype).removeprefix("torch."), error))
-    return found
+            damaged.append(DamagedBuffer(f"{path}.{name}", str(buffer.dtype).removeprefix("torch."), error))
+    return damaged
 
 
 def _relative_error(got: Tensor, expected: Tensor) -> float:
@@ -94,7 +94,7 @@ def _relative_error(got: Tensor, expected: Tensor) -> float:
 
 
 def _initialised(rotary: nn.Module) -> list[nn.Module]:
-    """The module made anew from its configuration: in its first state, and (length-dependent types) grown."""
+    """Return the module made anew from its configuration: in its first state, and (length-dependent types) grown."""
     device = next(iter(frequency_buffers(rotary).values())).device
     fresh, grown = (type(rotary)(rotary.config).to(device) for _ in range(2))
     for layer_type, length in _grown_lengths(rotary).items():
@@ -104,7 +104,7 @@ def _initialised(rotary: nn.Module) -> list[nn.Module]:
 
 
 def _grown_lengths(rotary: nn.Module) -> dict[str | None, int]:
-    """Layer type to a length (positions) that brings length-dependent frequencies to their grown state."""
+    """Return, per layer type, a length (positions) that brings length-dependent frequencies to their grown state."""
     lengths: dict[str | None, int] = {}
     for layer_type, kind in rope_types(rotary).items():
         prefix = "" if layer_type is None else f"{layer_type}_"

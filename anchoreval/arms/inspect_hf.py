@@ -1,4 +1,4 @@
-"""What RoPE a loaded model really computes, found by running its own code beside every level, bit for bit."""
+"""Find what RoPE a loaded model really computes, by running its own code beside every level, bit for bit."""
 
 from __future__ import annotations
 
@@ -17,16 +17,15 @@ from anchoreval.arms.precision import NAMES, TORCH, Rotation, Tables, real_pair,
 from anchoreval.arms.rope import LEVELS, RopeLevel, parse_level
 from anchoreval.errors import UnsupportedArm
 
-#: Positions of the probe: enough for every rounding to show, below every length at which a RoPE type changes
-#: state.
+#: Positions of the probe: enough for every rounding to show, below every length at which a RoPE type changes state.
 PROBE_POSITIONS = 64
-#: What modelling code raises that meets tables, arguments or state of another shape than it was written for.
+#: What modelling code raises for tables, arguments or state of another shape than it was written for.
 BROKEN = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, NotImplementedError, AssertionError)
 
 
 @dataclass(frozen=True, slots=True)
 class RotaryModule:
-    """One module that makes tables: its path, class and RoPE types (one, or one per layer type)."""
+    """One module that makes tables: its path, its class, and its RoPE type per layer type ("all" if there is one)."""
 
     path: str
     kind: str
@@ -35,9 +34,9 @@ class RotaryModule:
 
 @dataclass(frozen=True, slots=True)
 class RopeReport:
-    """What was found; `detected` is the level, as text, that equals the stock code bit for bit, if any.
+    """What was found. `detected` is the level, as text, that equals the stock code bit for bit, if any.
 
-    `unchecked` says of which modules nobody knows what their frequencies should be, and why.
+    `unchecked` names the modules whose right frequencies are unknown, and why.
     """
 
     has_rope: bool
@@ -50,12 +49,12 @@ class RopeReport:
     uses_kernels: bool
 
     def as_json(self) -> dict[str, Any]:
-        """The same as JSON values."""
+        """Return the report as JSON values."""
         return asdict(self)
 
 
 def inspect_rope(model: nn.Module) -> RopeReport:
-    """The report of a loaded model, which is left as it was; `has_rope` is False where there is no RoPE."""
+    """Return the report of a loaded model and leave the model as it was; `has_rope` is False without RoPE."""
     rotary, rotating = rotary_modules(model), rotating_modules(model)
     damaged = [buffer for path, module in rotary.items() for buffer in sound_copy(module, path)[1]]
     return RopeReport(
@@ -71,11 +70,11 @@ def inspect_rope(model: nn.Module) -> RopeReport:
 
 
 def selftest(model: nn.Module, tokens: int = 32) -> dict[str, Any]:
-    """Whether the patch is inert where it must be, as JSON values; `ok` sums it up.
+    """Return whether the patch is inert wherever it must be, as JSON values; `ok` sums it up.
 
-    Compares logits bit for bit: before any block; under `native`; under the detected level applied
-    explicitly; after. A model whose RoPE equals no level, or that no level can be applied to (`why` says so: falcon
-    with alibi makes no rotation), has `explicit_equals_stock` None and is not `ok`.
+    Compares logits bit for bit: before any block; under `native`; under the detected level applied explicitly; after.
+    `explicit_equals_stock` is None, and `ok` False, for a model whose RoPE equals no level, or to which no level can be
+    applied (`why` says so: falcon with alibi makes no rotation).
     """
     report = inspect_rope(model)
     before = _logits(model, tokens)
@@ -97,17 +96,17 @@ def selftest(model: nn.Module, tokens: int = 32) -> dict[str, Any]:
     }
     distance = None if explicit is None else _distance(explicit, before)
     passed = all(same for name, same in checks.items() if report.has_rope or name != "explicit_equals_stock")
-    said = {"ok": passed, "detected": report.detected, "tokens": tokens, **checks, "max_difference": distance}
-    return said | {"rotations": rotations} | ({"why": why} if why else {})
+    result = {"ok": passed, "detected": report.detected, "tokens": tokens, **checks, "max_difference": distance}
+    return result | {"rotations": rotations} | ({"why": why} if why else {})
 
 
 def same(logits: Tensor, others: Tensor) -> bool:
-    """Whether two passes give the same numbers; damaged weights give the same NaN."""
+    """Return whether two passes give the same numbers; damaged weights give the same NaN."""
     return torch.allclose(logits, others, rtol=0, atol=0, equal_nan=True)
 
 
 def _distance(logits: Tensor, others: Tensor) -> float | None:
-    """The largest difference among those that are finite, None where none is."""
+    """Return the largest difference among the finite ones, None if none is finite."""
     apart = (logits - others).abs()
     apart = apart[apart.isfinite()]
     return float(apart.max()) if apart.numel() else None
@@ -115,7 +114,7 @@ def _distance(logits: Tensor, others: Tensor) -> float | None:
 
 @torch.no_grad()
 def _logits(model: Any, tokens: int) -> Tensor:
-    """Logits [1, tokens, vocabulary] of a fixed row of token ids, an explicit mask and no cache."""
+    """Return the logits [1, tokens, vocabulary] of a fixed row of token ids, with an explicit mask and no cache."""
     device = next(model.parameters()).device
     ids = (torch.arange(tokens, device=device) * 7 + 3)[None] % model.config.get_text_config().vocab_size
     mask, positions = torch.ones_like(ids), torch.arange(tokens, device=device)[None]
@@ -129,7 +128,7 @@ def _describe(path: str, module: nn.Module) -> RotaryModule:
 
 
 def _detect(model: nn.Module) -> str | None:
-    """The first level, as text, whose rotated q and k equal the stock ones for every probe, if any."""
+    """Return the first level, as text, whose rotated q and k equal the stock ones for every probe; None without one."""
     probes = list(_probes(model))
     if not probes or model_dtype(model) not in NAMES:
         return None
@@ -144,7 +143,7 @@ def _detect(model: nn.Module) -> str | None:
 
 
 def _candidates(dtype: str) -> Iterator[RopeLevel]:
-    """Levels that a model of this dtype may compute: named ones, then frequencies rounded by a cast."""
+    """Yield the levels that a model of this dtype may compute: named ones, then frequencies rounded by a cast."""
     names = ("bf16", "fp32", "bf16-table", "fp16", "fp16-table", "bf16-angle")
     yield from (LEVELS[name] for name in names)
     halves = ("fp32", "bf16", "fp16")
@@ -157,8 +156,8 @@ Rotate = Callable[..., Any]
 
 
 def _probes(model: nn.Module) -> Iterator[Probe]:
-    """One probe per distinct kind of rotary module, layer type and rotation function."""
-    functions = {id(f): f for found in rotating_modules(model).values() for f in found.values()}
+    """Yield one probe per distinct kind of rotary module, layer type and rotation function."""
+    functions = {id(f): f for named in rotating_modules(model).values() for f in named.values()}
     seen: set[tuple[Any, ...]] = set()
     for path, module in rotary_modules(model).items():
         kinds = rope_types(module)
@@ -173,7 +172,7 @@ def _probes(model: nn.Module) -> Iterator[Probe]:
 def _probe(
     module: nn.Module, path: str, layer_type: str | None, stock: Callable[..., Any], dtype: torch.dtype
 ) -> Probe:
-    """A function from a level (None: the stock code) to what becomes of fixed random q and k under it."""
+    """Return a function from a level (None: the stock code) to fixed random q and k as that level rotates them."""
     buffer = next(b for name, b in frequency_buffers(module).items() if name.startswith(layer_type or ""))
     generator = torch.Generator().manual_seed(0)
     shape = (2, 1, 2, PROBE_POSITIONS, 2 * buffer.numel())
@@ -194,7 +193,7 @@ def _probe(
 
 
 def _rotate(rotate: Rotate, stock: Rotate, qk: Tensor, cos: Tensor, sin: Tensor) -> Any:
-    """Rotated (q, k), also by functions that take one tensor at a time."""
+    """Return rotated (q, k), also with functions that take one tensor at a time."""
     names = list(inspect.signature(stock).parameters)
     if names[1] == "cos":
         return rotate(qk[0], cos, sin), rotate(qk[1], cos, sin)

@@ -1,8 +1,8 @@
 """The `fused` attention kernel: one arithmetic for every arm, and the only one for q and k wider than v.
 
-Scores, softmax and output are computed in fp32 (fp64 where an input is) whatever the inputs' dtypes, and no
-mask of length x length ever exists: plain causal rows go through `is_causal`, all others block by block of
-query rows, each with only the keys that it can see.
+Scores, softmax and output are computed in fp32 (fp64 if an input is fp64) whatever the inputs' dtypes, and no mask of
+length x length ever exists: plain causal rows go through `is_causal`, all others block by block of query rows, each
+with only the keys that it can see.
 
 Shape letters: B batch, H query heads, K key/value heads, G = H / K query heads per key head, Q query rows, L
 keys, D head dim.
@@ -21,16 +21,15 @@ from torch.nn import functional
 
 from anchoreval.errors import UnsupportedArm
 
-#: The name under which transformers knows the kernel; names with sdpa, flash or flex_attention mean other
-#: things there.
+#: The name under which transformers knows the kernel. Names with sdpa, flash or flex_attention mean other things there.
 FUSED = "anchoreval_fused"
 
-#: Score elements (B x H x rows x keys) of one block: 32 MiB in fp32.
+#: The most score elements (B x H x rows x keys) of one block: 32 MiB in fp32.
 BLOCK_ELEMENTS = 1 << 23
-#: Query rows of one block at most, so that its mask (rows x keys, as fp32 inside torch) stays small.
+#: The most query rows of one block, so that its mask (rows x keys, as fp32 inside torch) stays small.
 BLOCK_ROWS = 256
 
-#: Parts of an attention that these kernels do not compute and refuse where a model hands them over.
+#: Parts of an attention that these kernels do not compute, and refuse if a model passes them.
 NOT_TAKEN = ("position_bias", "cache", "indices", "block_indices")
 
 MaskFunction = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -40,8 +39,8 @@ MaskFunction = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 class RowMask:
     """A causal mask as a rule over (batch, head, query, key) indices, made into booleans some rows at a time.
 
-    `window` is the number of keys up to and including its own that a query may see, None for all. `plain`
-    says that the rule is causality alone.
+    `window` is the number of keys, up to and including its own, that a query may see; None for all. `plain` says that
+    the rule is causality alone.
     """
 
     rule: MaskFunction
@@ -54,7 +53,7 @@ class RowMask:
     plain: bool
 
     def rows(self, start: int, stop: int, device: torch.device) -> tuple[Tensor, int, int]:
-        """Booleans [B or 1, 1, stop - start, hi - lo]: queries start..stop, and the keys lo..hi in reach."""
+        """Return booleans [B or 1, 1, stop - start, hi - lo] for queries start..stop, and the keys lo..hi in reach."""
         hi = min(self.keys, self.first_query + stop - self.first_key)
         lo = 0 if self.window is None else self.first_query + start - self.window + 1 - self.first_key
         lo = max(0, min(lo, hi - 1))
@@ -65,7 +64,7 @@ class RowMask:
         return self.rule(batch, head, query, key), lo, hi
 
     def __getitem__(self, at: tuple[Any, ...]) -> RowMask:
-        """The mask of some of its query rows, `mask[:, :, -1:, :]`: Gemma 4 (5.23) ends with those that it keeps."""
+        """Return the mask of some query rows, `mask[:, :, -1:, :]`: Gemma 4 (5.23) so cuts it to the rows it keeps."""
         whole, rows = slice(None), at[2] if len(at) == 4 else None
         if not isinstance(rows, slice) or (*at[:2], at[3]) != (whole, whole, whole) or rows.step not in (None, 1):
             raise UnsupportedArm(f"kernel: fused cannot take {at} of its mask")
@@ -100,10 +99,9 @@ def row_mask(
     use_vmap: bool = False,
     **rest: Any,
 ) -> RowMask:
-    """The mask builder that transformers calls for `fused`: the rule kept as a rule, the 2-D padding mask [B,
-    L] in it.
+    """Build the mask for `fused`: the rule stays a rule, with the 2-D padding mask [B, L] in it.
 
-    Raises UnsupportedArm for bidirectional attention and for hand-written mask functions.
+    transformers calls this function. Raise UnsupportedArm for bidirectional attention and hand-written mask functions.
     """
     if use_vmap or "allow_is_bidirectional_skip" in rest:
         raise UnsupportedArm("kernel: fused computes causal attention only, not bidirectional or hand-written masks")
@@ -122,7 +120,7 @@ def row_mask(
 
 
 def _with_padding(rule: MaskFunction, attention_mask: Tensor | None, length: int) -> MaskFunction:
-    """`rule` and the padding mask; keys past the mask's end are padding, as in transformers' own builders."""
+    """Return `rule` and the padding mask as one rule; keys past the mask's end are padding, as in transformers."""
     assert attention_mask is not None
     seen = functional.pad(attention_mask.bool(), (0, max(0, length - attention_mask.shape[-1])))
 
@@ -144,12 +142,11 @@ def fused(
     s_aux: Tensor | None = None,
     **rest: Any,
 ) -> tuple[Tensor, None]:
-    """Attention output [B, Q, H, D] in the model's dtype, and no weights.
+    """Return the attention output [B, Q, H, D] in the model's dtype, and no weights.
 
-    query [B, H, Q, D], key and value [B, K, L, D] of any float dtypes; `softcap` bounds the scores by tanh
-    (Gemma 2), `s_aux` [H] are sinks, one more logit per head that takes weight and gives no value (gpt-oss).
-    Position ids and windows in `rest` are already in the mask. Raises UnsupportedArm for dropout and position
-    biases.
+    query [B, H, Q, D], key and value [B, K, L, D] of any float dtypes; `softcap` bounds the scores by tanh (Gemma 2);
+    `s_aux` [H] are sinks, one more logit per head that takes weight and gives no value (gpt-oss). The mask already
+    covers position ids and windows in `rest`. Raise UnsupportedArm for dropout and position biases.
     """
     if dropout or any(rest.get(part) is not None for part in NOT_TAKEN):
         raise UnsupportedArm("kernel: fused takes no dropout, position bias, choice of keys or paged cache")
@@ -169,7 +166,7 @@ def fused(
 
 
 def _as_rows(mask: Tensor | RowMask | None, query: Tensor, key: Tensor) -> RowMask | _GivenMask:
-    """Any mask in a form that gives rows. None is square causal, or one query that sees all."""
+    """Return any mask in a form that gives rows. None is square causal, or one query that sees all."""
     rows, keys = query.shape[2], key.shape[2]
     if isinstance(mask, RowMask):
         if (mask.queries, mask.keys) != (rows, keys):
@@ -196,14 +193,14 @@ class _Folded:
         return self.q.shape[1]
 
     def mask(self, rows: Tensor) -> Tensor:
-        """A mask [B or 1, 1 or H, rows, keys] folded like q."""
+        """Fold a mask [B or 1, 1 or H, rows, keys] like q."""
         if rows.shape[1] > 1:
             every = rows.expand(self.batch, -1, -1, -1)
             return every.reshape(-1, self.groups, *every.shape[2:])
         return rows if rows.shape[0] == 1 else rows.repeat_interleave(self.q.shape[0] // self.batch, 0)
 
     def blocks(self, most_rows: int) -> Iterator[tuple[int, int]]:
-        """(start, stop) of blocks of query rows whose scores stay within BLOCK_ELEMENTS."""
+        """Return (start, stop) of blocks of query rows whose scores stay within BLOCK_ELEMENTS."""
         batch, groups, rows, _ = self.q.shape
         step = max(1, min(most_rows, BLOCK_ELEMENTS // (batch * groups * self.k.shape[2])))
         return ((start, min(start + step, rows)) for start in range(0, rows, step))
@@ -220,7 +217,7 @@ def _fold(q: Tensor, k: Tensor, v: Tensor) -> _Folded:
 
 
 def _through_sdpa(x: _Folded, mask: RowMask | _GivenMask, scale: float) -> Tensor:
-    """Attention output [B*K, G, Q, D] by torch's kernel: in one call for a plain mask, else in blocks."""
+    """Return the attention output [B*K, G, Q, D] by torch's kernel: one call for a plain mask, else blocks."""
     rows, keys = x.q.shape[2], x.k.shape[2]
     k, v = (t.expand(-1, x.groups, -1, -1) for t in (x.k, x.v))
     if mask.plain and (rows == keys or rows == 1):
@@ -237,7 +234,7 @@ def _through_sdpa(x: _Folded, mask: RowMask | _GivenMask, scale: float) -> Tenso
 def _explicit(
     x: _Folded, mask: RowMask | _GivenMask, scale: float, softcap: float | None, sinks: Tensor | None
 ) -> Tensor:
-    """Attention output [B*K, G, Q, D] step by step: torch's kernel has neither softcap nor sinks."""
+    """Return the attention output [B*K, G, Q, D] step by step: torch's kernel has neither softcap nor sinks."""
     out = x.q.new_empty(*x.q.shape[:3], x.v.shape[-1])
     for start, stop in x.blocks(BLOCK_ROWS):
         seen, lo, hi = mask.rows(start, stop, x.q.device)
@@ -253,7 +250,7 @@ def _explicit(
 
 
 def _softmax(scores: Tensor, sinks: Tensor | None, x: _Folded) -> Tensor:
-    """Weights [B*K, G, rows, keys]; with sinks [H] they sum to less than one."""
+    """Return the weights [B*K, G, rows, keys]; with sinks [H] they sum to less than one."""
     if sinks is None:
         return scores.softmax(-1)
     sink = sinks.view(-1, x.groups).repeat(x.batch, 1)[:, :, None, None]
@@ -263,30 +260,29 @@ def _softmax(scores: Tensor, sinks: Tensor | None, x: _Folded) -> Tensor:
 
 
 def _some_key(seen: Tensor) -> Tensor:
-    """`seen`, but rows that see nothing (left padding) see everything: softmax over no key would be NaN."""
+    """Return `seen` with rows that see nothing (left padding) seeing everything: softmax over no key would be NaN."""
     return seen | ~seen.any(-1, keepdim=True)
 
 
 def model_dtype(module: nn.Module, value: Tensor) -> torch.dtype:
-    """The dtype that the module's output projection takes: that of its weights, unless they are stored in 8
-    bits.
+    """Return the dtype that the module's output projection takes: that of its weights, unless these have 8 bits.
 
-    Not that of `value`: the cache stores values in the dtype of the keys, which may be wider.
+    It is not that of `value`: the cache stores values in the dtype of the keys, which may be wider.
     """
     return next((p.dtype for p in module.parameters() if p.is_floating_point() and p.itemsize > 1), value.dtype)
 
 
 def switchable(model: Any) -> bool:
-    """Whether the model takes its attention from transformers' table of kernels."""
+    """Return whether the model takes its attention from transformers' table of kernels."""
     can_switch = getattr(model, "_can_set_attn_implementation", None)
     return can_switch is not None and bool(can_switch())
 
 
 @contextlib.contextmanager
 def switched(model: Any, name: str, kernel: Callable[..., Any], mask: Callable[..., Any]) -> Iterator[None]:
-    """Inside the block every configuration of the model names `kernel`, and transformers builds masks by `mask`.
+    """Make every configuration of the model name `kernel`, and transformers build masks by `mask`, inside the block.
 
-    The two names that registration adds to transformers' tables stay: other models may be using them. Raises
+    The two names that registration adds to transformers' tables stay: other models may be using them. Raise
     UnsupportedArm for a model whose attention is built in.
     """
     from transformers import AttentionInterface

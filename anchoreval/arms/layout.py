@@ -1,4 +1,4 @@
-"""A request under an arm: the position of every token, and the rows that its documents are computed in.
+"""Lay a request out under an arm: the position of every token, and the rows that its documents are computed in.
 
 Pure, no torch.
 """
@@ -15,15 +15,15 @@ from anchoreval.arms.positions import CONTIGUOUS, PositionScheme
 from anchoreval.errors import UnsupportedArm
 from anchoreval.schema import Request
 
-#: How isolated documents are computed: causal rows of their own (hf/documents.py), or one pass of FlexAttention.
+#: How isolated documents are computed: as causal rows of their own (hf/documents.py), or in one pass of FlexAttention.
 Realisation = Literal["rows", "flex"]
-#: Explicit arrays: the position ids of a request, one per prompt token.
+#: Returns the explicit position ids of a request, one per prompt token.
 Place = Callable[[Request], Sequence[int]]
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """`positions` has one entry per prompt token; `rows` is empty where attention is plain causal."""
+    """Positions, one per prompt token; rows, empty if attention is plain causal; and blocks."""
 
     positions: tuple[int, ...]
     rows: tuple[Row, ...]
@@ -46,7 +46,7 @@ class Arrangement:
 
     @property
     def stock(self) -> bool:
-        """Whether every prompt gets the positions and the attention that the model itself gives it."""
+        """Whether every prompt gets the positions and the attention that the model itself would give it."""
         return self._consecutive and self.scheme.shift == 0
 
     @property
@@ -54,7 +54,7 @@ class Arrangement:
         return self.place is None and self.pattern == "full" and self.scheme.consecutive
 
     def check(self, request: Request) -> None:
-        """Raises UnsupportedArm, naming the field, for a request that cannot have a layout."""
+        """Raise UnsupportedArm, with the field, for a request that cannot have a layout."""
         if self._consecutive:
             return
         tokens, segments = len(request.token_ids), len(request.segment_ids)
@@ -68,7 +68,7 @@ class Arrangement:
             self._given(request)
 
     def of(self, request: Request) -> Layout:
-        """The layout of a request that `check` lets pass."""
+        """Return the layout of a request that passes `check`."""
         if self._consecutive:
             whole = (Block("document", 0, len(request.token_ids)),)
             return Layout(self.scheme.of(whole), (), whole)
@@ -77,10 +77,10 @@ class Arrangement:
         return Layout(positions, rows(blocks, self.pattern), blocks)
 
     def _given(self, request: Request) -> tuple[int, ...]:
-        """The explicit positions of a request; UnsupportedArm where they are too few, too many or negative."""
+        """Return the explicit positions of a request; raise UnsupportedArm unless there is one >= 0 per token."""
         assert self.place is not None
-        given = tuple(int(position) for position in self.place(request))
-        if len(given) != len(request.token_ids) or min(given) < 0:
-            text = f"positions 'explicit' are one per token and not negative, not {len(given)} for"
+        positions = tuple(int(position) for position in self.place(request))
+        if len(positions) != len(request.token_ids) or min(positions) < 0:
+            text = f"positions 'explicit' are one per token and not negative, not {len(positions)} for"
             raise UnsupportedArm(f"{request.sample_id}: {text} {len(request.token_ids)} tokens")
-        return given
+        return positions

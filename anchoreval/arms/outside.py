@@ -1,9 +1,9 @@
-"""Arms from outside: a context manager on the transformers model, made by a factory of a module or of a package's name.
+"""Arms from outside: a context manager on the transformers model, made by a factory of a module or a package.
 
-`+x:package.module:factory[:value]` names a factory in any module that Python finds; `+name[:value]` one that an
-installed package offers in the entry point group `anchoreval.arms`. It is called with the model, and with the value as
-text where there is one. To read the spelling imports nothing, so headers and records never run what they name; only
-`Outside.settled` and `installed` do, for an arm that a user typed.
+`+x:package.module:factory[:value]` names a factory in any module that Python finds. `+name[:value]` names one that an
+installed package offers in the entry point group `anchoreval.arms`. The factory is called with the model and, if a
+value is given, with that value as text. Parsing the spelling imports nothing, so headers and records never run what
+they name; only `Outside.settled` and `installed` import, for an arm that a user typed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from anchoreval.schema import Json
 GROUP = "anchoreval.arms"
 X = "x"
 
-Factory = Callable[..., Any]  # a context manager, as is looked at when it is called
+Factory = Callable[..., Any]  # must return a context manager; checked when it is called
 
 _IDENTIFIER = r"[A-Za-z_]\w*"
 _SPELLED = re.compile(
@@ -34,14 +34,14 @@ _SPELLED = re.compile(
     r"(:(?P<value>[\w.-]+))?",
     re.ASCII,
 )
-_HASH = "__anchoreval_sha256__"  # on a module: that of its source when an arm first asked for it
+_HASH = "__anchoreval_sha256__"  # attribute of a module: the hash of its source when an arm first asked for it
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Outside:
-    """A factory by its name, `x:package.module:factory` or that of an entry point, and the value that it is given.
+    """A factory's name, `x:package.module:factory` or that of an entry point, and the value that it is given.
 
-    `sha256` is that of the module's source file, empty until it is settled.
+    `sha256` is that of the module's source file; it is empty until `settled`.
     """
 
     name: str
@@ -52,17 +52,17 @@ class Outside:
         return f"{self.name}:{self.value}" if self.value else self.name
 
     def as_json(self) -> dict[str, Json]:
-        """Return what identifies it."""
+        """Return the spelling and the hash, which identify the factory."""
         return {"name": str(self), "sha256": self.sha256}
 
     def settled(self) -> Outside:
-        """Return it with the hash of its source, which is imported; UnsupportedArm where the factory cannot be had."""
+        """Return a copy with the hash of the source, which is imported; raise UnsupportedArm if there is no factory."""
         return replace(self, sha256=self.load()[1])
 
     def load(self) -> tuple[Factory, str]:
-        """Return the factory and the hash of its module's source file; UnsupportedArm, in one line, without one.
+        """Return the factory and the hash of its module's source file; raise a one-line UnsupportedArm without one.
 
-        A module that was imported before its source changed computes what the source said then, so it is refused.
+        A module that was imported before its source changed still computes what the source said then, so it is refused.
         """
         module_name, attribute = self._place()
         try:
@@ -86,12 +86,12 @@ class Outside:
         return factory, digest
 
     def _place(self) -> tuple[str, str]:
-        """The module and the name in it."""
+        """Return the module and the factory's name in it."""
         if self.name.startswith(f"{X}:"):
             _, module, attribute = self.name.split(":")
             return module, attribute
         offered = list(metadata.entry_points(group=GROUP, name=self.name))
-        if len({(one.module, one.attr) for one in offered}) != 1:
+        if len({(point.module, point.attr) for point in offered}) != 1:
             raise self._refused(f"{len(offered)} installed packages offer it in the entry point group {GROUP}")
         return offered[0].module, offered[0].attr
 
@@ -100,7 +100,7 @@ class Outside:
 
     @contextlib.contextmanager
     def _naming(self, step: str) -> Iterator[None]:
-        """What the code from outside raises, as one line."""
+        """Turn what the code from outside raises into a one-line UnsupportedArm."""
         try:
             yield
         except UnsupportedArm:
@@ -110,7 +110,7 @@ class Outside:
 
     @contextlib.contextmanager
     def on(self, model: Any) -> Iterator[dict[str, Json]]:
-        """The factory's context manager around the block, which it hears nothing of: errors there are not its own."""
+        """Enter the factory's context manager around the block. It does not hear of errors in the block."""
         factory, digest = self.load()
         if self.sha256 not in ("", digest):
             raise self._refused(f"its source here has sha256 {digest[:16]}, that of the run {self.sha256[:16]}")
@@ -131,12 +131,12 @@ class Outside:
 
 
 def offered() -> frozenset[str]:
-    """Return the names that installed packages offer; only their metadata are read."""
+    """Return the names that installed packages offer; this reads only their metadata."""
     return frozenset(metadata.entry_points(group=GROUP).names)
 
 
 def parse_outside(text: str) -> Outside:
-    """Return what `text` spells, without a look at whether it is there; AnchorEvalError for another grammar."""
+    """Return what `text` spells, without checking that it exists; raise AnchorEvalError for another grammar."""
     if (match := _SPELLED.fullmatch(text)) is None:
         raise AnchorEvalError(f"an arm from outside is spelled +x:package.module:factory[:value], not +{text}")
     return Outside(match["name"], match["value"] or "")
@@ -144,9 +144,9 @@ def parse_outside(text: str) -> Outside:
 
 @contextlib.contextmanager
 def installed(model: Any, chosen: Sequence[Outside]) -> Iterator[list[Json]]:
-    """Put each of `chosen` on the model, the first outermost; what each is."""
+    """Put each of `chosen` on the model, the first outermost; yield a description of each."""
     with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(one.on(model)) for one in chosen]
+        yield [stack.enter_context(item.on(model)) for item in chosen]
 
 
 def _line(error: BaseException) -> str:

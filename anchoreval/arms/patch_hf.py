@@ -1,22 +1,21 @@
 """RoPE levels and the fused kernel on a stock transformers model, for the duration of a `with` block.
 
-Nothing is patched at import, no modelling code is copied and no global of transformers is replaced. Inside
-the block
+Nothing is patched at import, no modelling code is copied and no global of transformers is replaced. Inside the block
 
   * each rotary module of the model has a `forward` of its own (an instance attribute: precision.Tables);
-  * each attention module has a `forward` of its own: the stock code object with a private dictionary of
-    globals in which `apply_rotary_pos_emb` is precision.Rotation. So two models, and two threads, never see
-    each other's level; in it also stands a table of attention kernels that reports what q and k enter
-    them (entering.Reporting);
+  * each attention module has a `forward` of its own: the stock code object with a private dictionary of globals, in
+    which `apply_rotary_pos_emb` is precision.Rotation. So two models, and two threads, never see each other's level.
+    The dictionary also holds a table of attention kernels that reports the q and k that enter them
+    (entering.Reporting);
   * latent attention joins the rotated and the unrotated part of k in `expand_kv`, which copies both into a tensor of
-    the model's dtype: a method of its own joins them in the wider one;
-  * with `kernel="fused"`, the model's configuration names the kernel, which is registered with transformers.
-    The two names that registration adds to transformers' tables stay: other models may be using them.
+    the model's dtype: a method of its own joins them in the wider dtype;
+  * with `kernel="fused"`, the model's configuration names the kernel, which is registered with transformers. The two
+    names that registration adds to transformers' tables stay: other models may be using them.
 
-Leaving the block removes all of it, also after an exception. A model that shares its configuration object
-with another shares the kernel too. In models that slice the rotated part of q and k off before the rotation
-(Phi, StableLM, Persimmon, latent attention), or that compute a norm after it (HunYuan, NanoChat), what enters the
-product is not wholly of its bits: `at_kernel` says what entered. Facts about transformers are of 5.23.
+Leaving the block removes all of it, also after an exception. A model that shares its configuration object with another
+shares the kernel too. Some models slice the rotated part of q and k off before the rotation (Phi, StableLM, Persimmon,
+latent attention), or compute a norm after it (HunYuan, NanoChat); then not all of what enters the product has the
+product's bits: `at_kernel` says what entered. Facts about transformers are of 5.23.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ _INSTALLING = threading.Lock()
 
 @dataclass
 class Applied:
-    """What holds inside the block: the level as applied, and counts of what went through it."""
+    """What holds inside the block: the level as applied, and counts of tables, rotations and passes."""
 
     level: RopeLevel
     kernel: Kernel
@@ -69,7 +68,7 @@ class Applied:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def as_json(self) -> dict[str, Any]:
-        """JSON values: level, sites, kernel, rotary modules with their RoPE types, repaired buffers."""
+        """Return JSON values: level, sites, kernel, rotary modules with their RoPE types, repaired buffers."""
         return {
             "level": str(self.level),
             "sites": self.level.sites,
@@ -87,29 +86,29 @@ class Applied:
 
     @property
     def forwards(self) -> int:
-        """Passes so far, broken off ones too: how often the busiest rotary module made tables."""
+        """Passes so far, including broken-off ones: how often the busiest rotary module made tables."""
         return max(self.tables.values(), default=0)
 
     @property
     def unrotated(self) -> list[str]:
-        """Attention modules that did not rotate in any pass so far, as NoPE layers do (SmolLM3, Cohere 2)."""
+        """Attention modules that have not rotated in any pass so far, as NoPE layers do (SmolLM3, Cohere 2)."""
         return [name for name in self.rotating if not self.rotations[name]] if self.forwards else []
 
     @property
     def at_kernel(self) -> dict[str, Any]:
         """Dtype and bits of the q and k that entered attention kernels, over all modules seen, as JSON values."""
-        said = summary(self.entered)
+        values = summary(self.entered)
         product = self.level.sites.get("product", "model")
-        widest = max((DIGITS.get(said[name]["bits"], 0) for name in ("q", "k") if name in said), default=0)
+        widest = max((DIGITS.get(values[name]["bits"], 0) for name in ("q", "k") if name in values), default=0)
         if product != "model" and widest > DIGITS[product]:
-            said["note"] = f"{product} before what follows the rotation (a norm), or in the rotated part only"
-        return said
+            values["note"] = f"{product} before what follows the rotation (a norm), or in the rotated part only"
+        return values
 
     def verify(self) -> None:
-        """Raises UnsupportedArm unless every pass rotated through the level, in each layer that rotates.
+        """Raise UnsupportedArm unless every pass rotated through the level, in each layer that rotates.
 
-        Call it between passes; `native` and an unused block have nothing to verify. After a pass that an
-        error broke off (out of memory, say) the layers' counts differ by right and are no longer compared.
+        Call it between passes. `native` and an unused block have nothing to verify. After a pass that an error broke
+        off (out of memory, say), the layers' counts rightly differ and are no longer compared.
         """
         if self.level.native or not (self.tables or self.rotations):
             return
@@ -125,7 +124,7 @@ class Applied:
                 raise UnsupportedArm(f"rope: {self.level} was not served throughout: {times}")
 
     def count_pass(self, step: str, *_: Any) -> None:
-        """A hook on the model: `step` is "begun" or "ended"."""
+        """Count a pass. This is a hook on the model: `step` is "begun" or "ended"."""
         with self._lock:
             self.passes[step] += 1
 
@@ -138,23 +137,23 @@ class Applied:
             self.rotations[name] += 1
 
     def hand_on(self, name: str, dtype: torch.dtype) -> None:
-        """Notes the dtype in which a rotation of module `name` handed q and k on."""
+        """Note the dtype in which a rotation of module `name` handed q and k on."""
         with self._lock:
             self._handed[name] = dtype
 
     def enter(self, name: str, kernel: str, _: Any, query: Tensor, key: Tensor, rest: Mapping[str, Any]) -> None:
-        """Looks at the q and k that enter a kernel: UnsupportedArm where they lost what the level gives them.
+        """Check the q and k that enter a kernel; raise UnsupportedArm if they lost the dtype that the level gave them.
 
-        Their bits are looked at once for each module; layers that do not rotate are none of the level's.
+        Their bits are looked at once per module. Layers that do not rotate do not concern the level.
         """
         handed = self._handed.pop(name, None)
         if handed is None:
             return
         if name not in self.entered:
             self.entered[name] = Entered.of(query, key)
-        asked = {NAMES.get(handed, str(handed)), *([self.model_dtype] if self.level.product == "model" else [])}
+        allowed = {NAMES.get(handed, str(handed)), *([self.model_dtype] if self.level.product == "model" else [])}
         for what, tensor in (("q", query), ("k", key)):
-            if NAMES.get(tensor.dtype, str(tensor.dtype)) in asked:
+            if NAMES.get(tensor.dtype, str(tensor.dtype)) in allowed:
                 continue
             text = f"{what} enters the kernel of {name} in {NAMES.get(tensor.dtype, tensor.dtype)}"
             wanted = NAMES.get(handed, handed)
@@ -162,19 +161,17 @@ class Applied:
 
 
 def _as_json(buffer: DamagedBuffer) -> dict[str, Any]:
-    """A damaged buffer as JSON values."""
     return {"name": buffer.name, "dtype": buffer.dtype, "max_relative_error": buffer.max_relative_error}
 
 
 @contextlib.contextmanager
 def applied(model: nn.Module, level: RopeLevel, kernel: Kernel | None = None) -> Iterator[Applied]:
-    """`model` computes RoPE at `level` inside the block, and exactly as before after it.
+    """Make `model` compute RoPE at `level` inside the block, and exactly as before after it.
 
-    `kernel`: "stock" is the attention the model was loaded with, "fused" is kernels.fused; None is fused
-    where the level needs it (q and k wider than the model) and stock elsewhere. `native` with the stock
-    kernel touches nothing. Leaving the block without an error verifies that every rotation was served. Raises
-    UnsupportedArm, naming the field, for what cannot be computed, and when the model is already under a
-    level.
+    `kernel`: "stock" is the attention that the model was loaded with, "fused" is kernels.fused; None is fused if the
+    level needs it (q and k wider than the model) and stock otherwise. `native` with the stock kernel touches nothing.
+    Leaving the block without an error verifies that every rotation was served. Raise UnsupportedArm, with the field,
+    for what cannot be computed, and if the model is already under a level.
     """
     state = _plan(model, level, kernel)
     with contextlib.ExitStack() as stack:
@@ -188,27 +185,27 @@ def applied(model: nn.Module, level: RopeLevel, kernel: Kernel | None = None) ->
 
 
 def rotary_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """Path to module, for every module that turns position ids into tables by inverse frequencies."""
+    """Return path to module, for every module that turns position ids into tables by inverse frequencies."""
     return {path: m for path, m in model.named_modules() if frequency_buffers(m) and _takes_positions(m)}
 
 
 def rotating_modules(model: nn.Module) -> dict[str, dict[str, Callable[..., Any]]]:
-    """Path to {name: stock function}, for every module whose forward calls a global `apply_*rotary*`."""
-    found: dict[str, dict[str, Callable[..., Any]]] = {}
+    """Return path to {name: stock function}, for every module whose forward calls a global `apply_*rotary*`."""
+    rotating: dict[str, dict[str, Callable[..., Any]]] = {}
     for path, module in model.named_modules():
         forward = inspect.unwrap(type(module).forward)
         names = [name for name in getattr(forward, "__code__", _NO_CODE).co_names if _APPLY.match(name)]
         functions = {name: forward.__globals__.get(name) for name in names}
         if reachable := {name: f for name, f in functions.items() if callable(f)}:
-            found[path] = reachable
-    return found
+            rotating[path] = reachable
+    return rotating
 
 
 _NO_CODE = (lambda: None).__code__
 
 
 def model_dtype(model: nn.Module) -> torch.dtype:
-    """The dtype of the first floating parameter, torch.float32 for a model without any."""
+    """Return the dtype of the first floating parameter, torch.float32 for a model without any."""
     return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
 
@@ -218,7 +215,7 @@ def _takes_positions(module: nn.Module) -> bool:
 
 
 def _plan(model: nn.Module, level: RopeLevel, kernel: Kernel | None) -> Applied:
-    """What is to be applied, with everything refused that can be refused before the model is touched."""
+    """Return what is to be applied; refuse everything that can be refused before the model is touched."""
     dtype = model_dtype(model)
     needs_fused = not level.native and wider(level.product, dtype)
     if kernel == "stock" and needs_fused:
@@ -261,8 +258,8 @@ def _install_rope(model: nn.Module, state: Applied, stack: contextlib.ExitStack)
         replaced: dict[str, Any] = {
             name: Rotation(stock, state.level, count, handed) for name, stock in functions.items()
         }
-        own = with_globals(module, replaced | reporting_table(module, partial(state.enter, path)))
-        state.patched[path] = module, own
+        forward = with_globals(module, replaced | reporting_table(module, partial(state.enter, path)))
+        state.patched[path] = module, forward
         if wider(state.level.product, model_dtype(model)) and _joins_latent(module):
             module.__dict__["expand_kv"] = types.MethodType(_expand_kv, module)
             stack.callback(module.__dict__.pop, "expand_kv", None)
@@ -274,16 +271,16 @@ def _install_rope(model: nn.Module, state: Applied, stack: contextlib.ExitStack)
 
 
 def _joins_latent(module: nn.Module) -> bool:
-    """Whether the module is latent attention whose `expand_kv` (DeepSeek-V3 and its kin) joins both parts of k."""
+    """Return whether the module is latent attention whose `expand_kv` joins both parts of k (DeepSeek-V3's kin)."""
     parts = ("kv_b_proj", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
     return hasattr(type(module), "expand_kv") and all(hasattr(module, part) for part in parts)
 
 
 def _expand_kv(self: Any, kv_nope: Tensor, k_rot: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values [B, H, L, D] of latents [B, 1, L, rank] and the rotated shared key [B, 1, L, d].
+    """Return keys and values [B, H, L, D] of latents [B, 1, L, rank] and the rotated shared key [B, 1, L, d].
 
-    As `expand_kv` of transformers 5.16 to 5.24 (models/deepseek_v3/modeling_deepseek_v3.py) computes them, which copies
-    `k_rot` into a tensor of the dtype of the latents; joined here, k has the wider dtype of the two.
+    It computes what `expand_kv` of transformers 5.16 to 5.24 (models/deepseek_v3/modeling_deepseek_v3.py) does. That
+    copies `k_rot` into a tensor of the latents' dtype; joined here, k has the wider dtype of the two.
     """
     rows, _, length, _ = kv_nope.shape
     both = self.kv_b_proj(kv_nope).view(rows, length, -1, self.qk_nope_head_dim + self.v_head_dim).transpose(1, 2)

@@ -10,7 +10,7 @@
 
 Under the two resets the preamble restarts like a document (see blocks.py), the query starts right after the
 longest document, and its answer prefix follows without a gap. In every scheme, and with explicit arrays,
-generated and teacher-forced tokens stand one after the other behind the last prompt token's position.
+generated and teacher-forced tokens follow one after the other from the last prompt token's position.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from anchoreval.arms.blocks import Block
 from anchoreval.errors import UnknownName, UnsupportedArm
 
-#: Spelling to what it means, in one sentence.
+#: Spelling to meaning, in one sentence.
 SCHEMES: dict[str, str] = {
     "contiguous": "0, 1, 2, ... over the whole prompt",
     "shift:M": "M, M + 1, ... over the whole prompt, the first token included",
@@ -37,7 +37,7 @@ _LARGEST_SHIFT = 1 << 24  # fp32 counts whole numbers up to here: a larger posit
 
 @dataclass(frozen=True, slots=True)
 class PositionScheme:
-    """A scheme and its shift (0 where it has none)."""
+    """A scheme and its shift (0 if it has none)."""
 
     name: str
     shift: int = 0
@@ -53,7 +53,7 @@ class PositionScheme:
 
     @property
     def consecutive(self) -> bool:
-        """Whether each position is one more than that before it, in every prompt."""
+        """Whether each position is one more than the one before it, in every prompt."""
         return self.name in {"contiguous", "shift"}
 
     @property
@@ -67,7 +67,7 @@ class PositionScheme:
         return self.name.startswith("anchor-")
 
     def of(self, blocks: Sequence[Block]) -> tuple[int, ...]:
-        """The position ids of a prompt, one per token."""
+        """Return the position ids of a prompt, one per token."""
         if self.restarts:
             return tuple(_restarted(blocks, 1 if self.name == "anchor-reset" else 0))
         tokens = blocks[-1].stop if blocks else 0
@@ -79,9 +79,9 @@ CONTIGUOUS = PositionScheme("contiguous")
 
 
 def parse_positions(text: str) -> PositionScheme:
-    """The scheme that `text` spells, a key of SCHEMES with a whole number for M.
+    """Return the scheme that `text` spells: a key of SCHEMES with a whole number for M.
 
-    Raises UnknownName for another name, UnsupportedArm for a shift that is no whole number of 1 to 2^24.
+    Raise UnknownName for another name, and UnsupportedArm if the shift is not a whole number from 1 to 2^24.
     """
     name, colon, number = text.partition(":")
     shifts = f"{name}:M" in SCHEMES
@@ -95,7 +95,7 @@ def parse_positions(text: str) -> PositionScheme:
 
 
 def _restarted(blocks: Sequence[Block], first: int) -> Iterator[int]:
-    """Documents from `first` on, the anchor at 0, a query behind everything before it."""
+    """Yield positions: the anchor at 0, each document from `first` on, a query after everything before it."""
     highest = -1
     for block in blocks:
         start = {"anchor": 0, "document": first, "query": highest + 1}[block.kind]

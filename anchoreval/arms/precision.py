@@ -1,7 +1,7 @@
 """RoPE at a chosen precision around code that does not know of it: tables and rotations of any layout.
 
-Nothing here knows how a model lays out its tables (cat, interleave, half) or its heads: the model's own
-functions run under a mode that turns their explicit fp32 requests into requests for the dtype of the site.
+Nothing here knows how a model lays out its tables (cat, interleave, half) or its heads: the model's own functions run
+under a mode that turns their explicit fp32 requests into requests for the dtype of the site.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NAMES = {dtype: name for name, dtype in TORCH.items()}
 
 
 class _Fp32Means(TorchFunctionMode):
-    """Inside the block, `.float()` and every request for torch.float32 give `dtype`. Modes are per thread."""
+    """A mode inside which `.float()` and every request for torch.float32 give `dtype`. Modes are per thread."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class _Fp32Means(TorchFunctionMode):
 
     @contextlib.contextmanager
     def off(self) -> Iterator[None]:
-        """Inside the block fp32 is fp32 again."""
+        """Let fp32 be fp32 again inside the block."""
         dtype, self.dtype = self.dtype, torch.float32
         try:
             yield
@@ -55,16 +55,15 @@ def _fp32_means(dtype: torch.dtype) -> contextlib.AbstractContextManager[Any]:
 
 
 def wider(product: str, model: torch.dtype) -> bool:
-    """True when q and k at `product` have more significant digits than the model's dtype holds."""
+    """Return whether q and k at `product` have more significant digits than the model's dtype holds."""
     return product != "model" and model in NAMES and DIGITS[product] > DIGITS[NAMES[model]]
 
 
 class Tables:
     """Stands in for the `forward` of one rotary module: cos and sin at the level's precision.
 
-    `rotary` is a private copy of the model's module (frequencies repaired where they had been damaged), so
-    that the length-dependent types (dynamic, longrope) keep their state here and the model's own buffers are
-    never written.
+    `rotary` is a private copy of the model's module (with damaged frequencies repaired), so that the length-dependent
+    types (dynamic, longrope) keep their state here and the model's own buffers are never written.
     """
 
     def __init__(self, rotary: nn.Module, level: RopeLevel, count: Callable[[str], None]) -> None:
@@ -75,7 +74,7 @@ class Tables:
         self.tracks_length = any("dynamic" in kind or kind == "longrope" for kind in kinds)
 
     def __call__(self, x: Tensor, position_ids: Tensor, layer_type: str | None = None) -> tuple[Tensor, Tensor]:
-        """(cos, sin) in the table's dtype, shaped as the model's own forward does; `x` tells the device."""
+        """Return (cos, sin) in the table's dtype, shaped as by the model's own forward; `x` gives the device."""
         named = () if layer_type is None else (layer_type,)
         if self.tracks_length:  # the stock wrapper picks the frequencies for this length
             self.rotary(x[..., :0], position_ids, *named)
@@ -89,10 +88,10 @@ class Tables:
         return cos.to(table), sin.to(table)
 
     def _rounded(self, means: Any) -> nn.Module:
-        """The rotary module with its frequencies at the level's precision; a throw-away view where they change.
+        """Return the rotary module with its frequencies at the level's precision; a throw-away view if they change.
 
-        Code that computes frequencies anew in each pass (PhiMoE) calls `rope_init_fn`; the view's own computes them in
-        fp32, as stock code does, and rounds them like the buffers.
+        Code that computes frequencies anew in each pass (PhiMoE) calls `rope_init_fn`. The view's own `rope_init_fn`
+        computes them in fp32, as stock code does, and rounds them like the buffers.
         """
         if self.level.inv_freq == "fp32" and not self.makes_frequencies:
             return self.rotary
@@ -114,7 +113,7 @@ class Tables:
 
 
 def real_pair(pair: Any) -> tuple[Tensor, Tensor]:
-    """`pair` as (cos, sin); raises UnsupportedArm for complex tables and other shapes of answer."""
+    """Return `pair` as (cos, sin); raise UnsupportedArm for complex tables and for results of another shape."""
     if not (isinstance(pair, tuple) and len(pair) == 2 and all(t.is_floating_point() for t in pair)):
         raise UnsupportedArm("rope: this model's rotary module gives no (cos, sin) pair; only `native` runs")
     return pair
@@ -130,11 +129,11 @@ class Rotation:
         count: Callable[[], None],
         handed: Callable[[torch.dtype], None] = lambda _: None,
     ) -> None:
-        """`count` is called in each rotation, `handed` with the dtype that q and k go on in."""
+        """Call `count` in each rotation, and `handed` with the dtype in which q and k go on."""
         self.stock, self.level, self.count, self.handed = stock, level, count, handed
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Rotated q and k (or the one tensor the stock function rotates), rounded to the product's dtype."""
+        """Return rotated q and k (or the one tensor that the stock function rotates) in the product's dtype."""
         tensors = [arg for arg in (*args, *kwargs.values()) if _is_real(arg)]
         if tensors[-1].dtype is not TORCH[self.level.table]:
             raise UnsupportedArm(f"rope: a rotation got {tensors[-1].dtype} tables, not this level's")
@@ -143,14 +142,14 @@ class Rotation:
             named = dict(zip(kwargs, _cast(kwargs.values(), rotate), strict=True))
             out = self.stock(*_cast(args, rotate), **named)
         came_in = tensors[0].dtype
-        made = tuple(rounded(turned, self.level.product, came_in) for turned in (out if _is_pair(out) else (out,)))
+        results = tuple(rounded(turned, self.level.product, came_in) for turned in (out if _is_pair(out) else (out,)))
         self.count()
-        self.handed(made[0].dtype)
-        return made if _is_pair(out) else made[0]
+        self.handed(results[0].dtype)
+        return results if _is_pair(out) else results[0]
 
 
 def rounded(rotated: Tensor, product: str, came_in: torch.dtype) -> Tensor:
-    """`rotated` at the precision of the `product` site, in the dtype that it goes on in (see rope.py)."""
+    """Return `rotated` at the precision of the `product` site, in the dtype in which it goes on (see rope.py)."""
     if product == "model":
         return rotated.to(came_in)
     carried = torch.promote_types(TORCH[product], came_in) if wider(product, came_in) else came_in
@@ -170,6 +169,6 @@ def _cast(values: Iterable[Any], dtype: torch.dtype) -> list[Any]:
 
 
 def rope_types(rotary: nn.Module) -> Mapping[str | None, str]:
-    """Layer type to RoPE type; the only layer type is None where a module serves all layers alike."""
+    """Return layer type to RoPE type; the only layer type is None if a module serves all layers alike."""
     kind = getattr(rotary, "rope_type", "default")
     return dict(kind) if isinstance(kind, dict) else {None: str(kind)}

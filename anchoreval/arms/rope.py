@@ -8,8 +8,8 @@ Imports no torch, so that arms and `--help` may name levels. The sites, in the o
   rotate    q * cos + rotate_half(q) * sin
   product   what rotated q and k are rounded to before q.k; `model` is the dtype they came in with
 
-A product narrower than the model's dtype is rounded and handed on in the model's dtype; a wider one stays
-wide up to the product, which needs the `fused` attention kernel (anchoreval.arms.kernels).
+A product narrower than the model's dtype is rounded and handed on in the model's dtype. A wider product stays wide up
+to q.k, which needs the `fused` attention kernel (anchoreval.arms.kernels).
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ EXPLICIT = "rope:"
 #: 2**-digits of it.
 DIGITS = {"bf16": 8, "fp16": 11, "fp32": 24, "fp64": 53}
 
-#: What each site takes. fp16 positions overflow at 65,504; frequencies finer than fp32 are not the model's
-#: own.
+#: The dtypes that each site may have. fp16 positions overflow at 65,504; the model has no frequencies beyond fp32.
 ALLOWED: dict[str, tuple[str, ...]] = {
     "inv_freq": ("fp32", "bf16", "fp16"),
     "angle": ("fp64", "fp32", "bf16"),
@@ -37,7 +36,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class RopeLevel:
-    """The dtype at each site; the defaults are the level `fp32`, all empty is `native`, the stock code."""
+    """The dtype at each site. The defaults are the level `fp32`; all empty is `native`, the stock code."""
 
     inv_freq: str = "fp32"
     angle: str = "fp32"
@@ -47,7 +46,7 @@ class RopeLevel:
 
     @property
     def native(self) -> bool:
-        """True when nothing is to be touched."""
+        """True if the model's own code is left alone."""
         return not self.angle
 
     @property
@@ -56,7 +55,7 @@ class RopeLevel:
         return {} if self.native else {site.name: getattr(self, site.name) for site in fields(self)}
 
     def __str__(self) -> str:
-        """The name in LEVELS, else `rope:` and the sites that differ from `fp32`; parse_level reads both."""
+        """Return the name in LEVELS, else `rope:` and the sites that differ from `fp32`; parse_level reads both."""
         for name, level in LEVELS.items():
             if level == self:
                 return name
@@ -79,10 +78,10 @@ LEVELS: dict[str, RopeLevel] = {
 
 
 def parse_level(text: str) -> RopeLevel:
-    """The level that `text` names: a key of LEVELS, or `rope:site=dtype,...` with unnamed sites as in `fp32`.
+    """Return the level that `text` names: a key of LEVELS, or `rope:site=dtype,...` with other sites as in `fp32`.
 
-    Raises UnknownName for a level, site or dtype that does not exist, UnsupportedArm for a dtype that a site
-    cannot have or a site given twice.
+    Raise UnknownName for a level, site or dtype that does not exist, and UnsupportedArm for a dtype that a site cannot
+    have or for a site given twice.
     """
     text = text.strip()
     if not text.startswith(EXPLICIT):
@@ -99,7 +98,7 @@ def parse_level(text: str) -> RopeLevel:
 
 
 def _parse_site(part: str) -> tuple[str, str]:
-    """`table=bf16` as (site, dtype), both checked."""
+    """Return `table=bf16` as (site, dtype), both checked."""
     site, _, dtype = (word.strip() for word in part.partition("="))
     if site not in ALLOWED:
         raise UnknownName("RoPE site", site, ALLOWED)

@@ -1,4 +1,4 @@
-"""Where answers are computed: one protocol, opened by name, imported only when opened."""
+"""Where answers are computed: one protocol. A backend is opened by name, and imported only then."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from anchoreval.schema import Json, Output, Request
 class Capabilities:
     """What the package knows of a backend without importing it.
 
-    `opens` is its class, `module:name`; `about` what the command line says of it. `takes` names the options of `open`
-    that a run or a flag gives beside `dtype` and `kernel`; a backend that is lenient ignores such flags. Arms for which
-    `restarts_for` returns the same are served by one start.
+    `opens` is its class, `module:name`; `about` is what the command line says of it. `takes` names the options of
+    `open` that a run or a flag gives besides `dtype` and `kernel`; a lenient backend ignores such flags. One start
+    serves all arms for which `restarts_for` returns the same value.
     """
 
     opens: str
@@ -29,7 +29,7 @@ class Capabilities:
     takes: frozenset[str] = frozenset()
     lenient: bool = False
     loads_checkpoint: bool = False  # and so reads generation_config.json and adapters
-    needs_tokenizer: bool = False  # the checkpoint is not at hand: whoever asks names its tokenizer
+    needs_tokenizer: bool = False  # the checkpoint is not on this machine: the user names its tokenizer
     one_server: bool = False  # at an address, with a chat template and positions of its own
     always_placebo: bool = False  # what is computed together may move log-probabilities: two arms need a noise floor
     kernels_of_torch: bool = False  # `kernel` is an attention implementation of transformers, run by torch
@@ -41,8 +41,8 @@ def _engine_of_vllm(arm: Arm) -> Hashable:
 
 
 _LOADING = frozenset({"device", "trust_remote_code"})
-#: A backend is a class of the protocol below, `open` among its methods, and a row here; options of `open` that no flag
-#: gives may be explained in options.py.
+#: A backend is a class of the protocol below, including `open`, and a row here. Options of `open` that no flag gives
+#: may be explained in options.py.
 BACKENDS: Mapping[str, Capabilities] = {
     "hf": Capabilities(
         "anchoreval.backends.hf.backend:HfBackend",
@@ -70,7 +70,7 @@ BACKENDS: Mapping[str, Capabilities] = {
         "anchoreval.backends.fake:FakeBackend", "answers without a model, to try a set-up", lenient=True
     ),
 }
-#: Module that may be absent -> what installs it.
+#: Module that may be absent -> what pip installs to provide it.
 _INSTALLS = {
     **dict.fromkeys(("torch", "transformers", "safetensors", "huggingface_hub"), "anchoreval"),
     "vllm": "'anchoreval[vllm]'",
@@ -79,7 +79,7 @@ _INSTALLS = {
 
 
 class Described(Protocol):
-    """What can say what it computes, before any request."""
+    """An object that can describe what it computes, before any request."""
 
     @property
     def fingerprint(self) -> str:
@@ -87,16 +87,16 @@ class Described(Protocol):
         ...
 
     def describe(self) -> dict[str, Json]:
-        """What the run's header says of the engine and the model.
+        """Return what the run's header says of the engine and the model.
 
-        Always there: `engine`, which is the backend's name, `versions`, and, None where it is not known, `dtype`,
-        `parameters`, `max_length`, `weights_sha256` and `rope`. Under `environment` stands what changes last
-        bits only: versions, processor, threads, GPU, parallel size.
+        These keys are always there: `engine`, which is the backend's name, `versions`, and, None if unknown, `dtype`,
+        `parameters`, `max_length`, `weights_sha256` and `rope`. `environment` holds what changes last bits only:
+        versions, processor, threads, GPU, parallel size.
         """
         ...
 
     def under(self, arm: Arm) -> AbstractContextManager[dict[str, Json]]:
-        """The arm as applied, for the length of the block; `UnsupportedArm` names the field."""
+        """Apply the arm inside the block and yield it as applied; raise UnsupportedArm with the field."""
         ...
 
 
@@ -104,20 +104,20 @@ class Backend(Described, Protocol):
     """A loaded model that answers requests under an arm."""
 
     def answer(self, requests: Sequence[Request]) -> Iterator[Output]:
-        """One output per request, each as soon as its batch is done, in any order."""
+        """Yield one output per request, each as soon as its batch is done, in any order."""
         ...
 
     def close(self) -> None:
-        """Releases the model; further calls are errors."""
+        """Release the model; further calls are errors."""
         ...
 
 
 def open_backend(name: str, model: str, **options: Json) -> Backend:
-    """The backend called `name` with `model` loaded.
+    """Return the backend called `name` with `model` loaded.
 
-    `options` are the keyword arguments of that backend's `open` (`dtype`, `device`, `batch_tokens`, ...).
-    Errors: `UnknownName` (an option that the backend does not have among them), `MissingExtra`, `ModelError` (an option
-    of another kind among them).
+    `options` are the keyword arguments of that backend's `open` (`dtype`, `device`, `batch_tokens`, ...). Raise
+    UnknownName (also for an option that the backend does not have), MissingExtra, or ModelError (also for an option of
+    another kind).
     """
     opener, known = opener_of(name), options_of(name)
     taken = inspect.signature(opener).parameters
@@ -131,7 +131,7 @@ def open_backend(name: str, model: str, **options: Json) -> Backend:
 
 
 def _require_kind(option: str, value: Json, kind: str) -> None:
-    """`ModelError` for a value that is not of the kind its option is declared with, or a number that is none."""
+    """Raise ModelError if a value is not of the kind that its option declares, or a number is out of range."""
     words = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
     fits = {
         "int": type(value) is int and abs(value) < 2**63,
@@ -144,21 +144,21 @@ def _require_kind(option: str, value: Json, kind: str) -> None:
 
 
 def options_of(name: str) -> list[str] | None:
-    """What the backend called `name` may be opened with, None where it takes anything."""
+    """Return the options that the backend called `name` may be opened with, None if it takes any."""
     taken = inspect.signature(opener_of(name)).parameters
-    anything = any(one.kind is one.VAR_KEYWORD for one in taken.values())
+    anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
     return None if anything else list(taken)[1:]
 
 
 def capabilities_of(name: str) -> Capabilities:
-    """What is known of the backend called `name`; UnknownName where there is none."""
+    """Return what is known of the backend called `name`; raise UnknownName if there is none."""
     if name not in BACKENDS:
         raise UnknownName("backend", name, BACKENDS)
     return BACKENDS[name]
 
 
 def opener_of(name: str) -> Callable[..., Backend]:
-    """The `open` of a backend, which is imported; UnknownName, or MissingExtra with what installs it."""
+    """Import a backend and return its `open`; raise UnknownName, or MissingExtra with what installs it."""
     module, _, attribute = capabilities_of(name).opens.partition(":")
     try:
         opener: Callable[..., Backend] = getattr(importlib.import_module(module), attribute).open
@@ -170,7 +170,7 @@ def opener_of(name: str) -> Callable[..., Backend]:
 
 
 def waves(name: str, arms: Sequence[Arm]) -> list[tuple[Arm, ...]]:
-    """The arms in the groups that one start of the backend `name` serves; a group comes where its first arm stood."""
+    """Return the arms in groups that one start of the backend `name` serves, in the order of their first arms."""
     groups: dict[Hashable, list[Arm]] = {}
     for arm in arms:
         groups.setdefault(capabilities_of(name).restarts_for(arm), []).append(arm)

@@ -1,4 +1,4 @@
-"""An answer on its way: the tokens so far, the text they make, and why it ended. Pure, the same on every engine."""
+"""An answer in progress: its tokens so far, their text, and why it ended. Pure, the same on every engine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from anchoreval.backends.detokenize import TextStream
 from anchoreval.schema import ChoiceScore, Finish, Outcome, Output, Request
 
 NOT_FINITE = "the logits are not finite"
-REFERENCE_NOT_FINITE = "it is not finite"  # why a reference has no log-probability, behind an answer that is one
+REFERENCE_NOT_FINITE = "it is not finite"  # why a reference has no log-probability although the request has an answer
 UNCLOSED = "reasoning that never ended is all of the answer"
 _REASONING = {
     "<think>": "</think>",
@@ -21,9 +21,9 @@ _REASONING = {
 
 
 def is_unclosed(text: str, prompt_end: str = "") -> bool:
-    """Whether an answer is all reasoning: its block, opened by the answer or by the end of the prompt, never ends.
+    """Return whether an answer is all reasoning: its block never ends. The answer or the end of the prompt opens it.
 
-    Blocks that end stand in the text as the model wrote them; what follows them is the answer.
+    Blocks that end stand in the text as the model wrote them; the text after them is the answer.
     """
     rest = text.lstrip()
     for opening, closing in _REASONING.items():
@@ -40,7 +40,7 @@ def is_unclosed(text: str, prompt_end: str = "") -> bool:
 
 @dataclass(slots=True)
 class Growing:
-    """What was generated for a request so far; `finish` is None while it is still going."""
+    """What was generated for a request so far. `finish` is None as long as it goes on."""
 
     request: Request
     stream: TextStream
@@ -50,7 +50,7 @@ class Growing:
     lost: Outcome | None = field(default=None, kw_only=True)
 
     def add(self, token: int, finite: bool, eos: frozenset[int]) -> None:
-        """One more token; `finish` is set where it is the last. EOS is a token of the answer and no text."""
+        """Add one token; set `finish` if it is the last. EOS is a token of the answer but not part of its text."""
         if not finite:
             self.fail(NOT_FINITE, "not_finite")
             return
@@ -61,11 +61,11 @@ class Growing:
             self.finish = "length"
 
     def fail(self, why: str, lost: Outcome = "failed") -> None:
-        """Ends the answer without one."""
+        """End the request without an answer."""
         self.finish, self.why, self.lost = "error", why, lost
 
     def said(self, seconds: float, reference: float | None, choices: tuple[ChoiceScore, ...]) -> Output:
-        """The output, with the log-probability of the reference and the scores of the choices."""
+        """Return the output, with the log-probability of the reference and the scores of the choices."""
         text, finish = self.stream.finish(), self.finish or "length"
         if finish != "error" and is_unclosed(text, self.stream.prompt_end):
             self.fail(f"{UNCLOSED}, {len(self.tokens)} tokens", "unclosed")

@@ -1,4 +1,4 @@
-"""Token ids to text one token at a time, exact for characters that span tokens, with stop strings."""
+"""Turn token ids into text one token at a time, with stop strings; exact for characters that span tokens."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ _INCOMPLETE = "\ufffd"  # what a decoder prints for bytes that do not make a cha
 
 
 class Decodes(Protocol):
-    """Turns token ids into text, special tokens left out."""
+    """Turns token ids into text, without special tokens."""
 
     def decode(self, ids: list[int]) -> str:
-        """The text of `ids`."""
+        """Return the text of `ids`."""
         ...
 
 
 class TextStream:
-    """The text that follows a prompt, grown by `push`, cut at the first stop string.
+    """The text that follows a prompt. It grows by `push` and is cut at the first stop string.
 
-    The last tokens of the prompt are decoded along, so that a decoder that drops the space before the first
-    word of a text does not drop it here. Text is released once the decoder prints no incomplete character;
-    the two offsets are the scheme of vLLM's `detokenizer_utils.detokenize_incrementally`. `prompt_end` is the text of
-    those last tokens of the prompt.
+    The last tokens of the prompt are decoded along, so that a decoder that drops the space before the first word of a
+    text does not drop it here. Text is released once the decoder prints no incomplete character; the two offsets are
+    the scheme of vLLM's `detokenizer_utils.detokenize_incrementally`. `prompt_end` is the text of those last tokens of
+    the prompt.
     """
 
     def __init__(self, decoder: Decodes, prompt_ids: Sequence[int], stop: Sequence[str] = ()) -> None:
@@ -38,13 +38,13 @@ class TextStream:
         self.stopped = False
 
     def push(self, token: int) -> bool:
-        """Adds a token; True as soon as a stop string is complete, after which `text` is final."""
+        """Add a token. Return True as soon as a stop string is complete; `text` is final then."""
         self._ids.append(token)
         self._release(final=False)
         return self.stopped
 
     def finish(self) -> str:
-        """The whole text; an incomplete last character is printed as the decoder prints it."""
+        """Return the whole text; an incomplete last character is printed as the decoder prints it."""
         if not self.stopped:
             self._release(final=True)
         return self.text
@@ -60,6 +60,6 @@ class TextStream:
         self._cut(max(0, seen - self._longest + 1))
 
     def _cut(self, start: int) -> None:
-        found = [at for at in (self.text.find(stop, start) for stop in self._stop) if at >= 0]
-        if found:
-            self.text, self.stopped = self.text[: min(found)], True
+        stops = [at for at in (self.text.find(stop, start) for stop in self._stop) if at >= 0]
+        if stops:
+            self.text, self.stopped = self.text[: min(stops)], True

@@ -25,15 +25,15 @@ class Numbers:
     """Ids as text, for a fake that was given no tokenizer."""
 
     def decode(self, ids: list[int]) -> str:
-        """The ids, each followed by a space."""
+        """Return the ids as text, each followed by a space."""
         return "".join(f"{i} " for i in ids)
 
 
 class FakeBackend:
     """A `Backend` whose answers follow from each request alone.
 
-    Modes: `echo-reference` says the reference, `half` says it for about half of the prompts, `wrong` repeats
-    the prompt's first tokens, `empty` says nothing. The process is killed by the samples that the file `dies_on` names.
+    Modes: `echo-reference` answers with the reference, `half` does so for about half of the prompts, `wrong` repeats
+    the prompt's first tokens, `empty` answers nothing. A sample that the file `dies_on` names kills the process.
     """
 
     def __init__(self, mode: str, decoder: Decodes, delay_s: float = 0.0, dies_on: str | None = None) -> None:
@@ -48,7 +48,7 @@ class FakeBackend:
     def open(
         cls, model: str, *, mode: str = "echo-reference", delay_s: float = 0.0, dies_on: str | None = None, **_: Json
     ) -> FakeBackend:
-        """The backend; `model` may be a folder with a tokenizer.json. Other options are ignored."""
+        """Return the backend; `model` may be a folder with a tokenizer.json. Other options are ignored."""
         path = Path(model).expanduser() / "tokenizer.json"
         return cls(mode, load_tokenizer(path) if path.is_file() else Numbers(), delay_s, dies_on)
 
@@ -58,7 +58,7 @@ class FakeBackend:
         return hashlib.sha256(f"fake {self._mode}".encode()).hexdigest()
 
     def describe(self) -> dict[str, Json]:
-        """What the run's header says of the engine."""
+        """Return what the run's header says of the engine."""
         return {
             "engine": "fake",
             "versions": {},
@@ -74,7 +74,7 @@ class FakeBackend:
 
     @contextmanager
     def under(self, arm: Arm) -> Iterator[dict[str, Json]]:
-        """Takes every arm and changes nothing."""
+        """Accept every arm and change nothing."""
         arm.require("fake")
         yield {
             "rope": str(arm.rope),
@@ -85,7 +85,7 @@ class FakeBackend:
         }
 
     def answer(self, requests: Sequence[Request]) -> Iterator[Output]:
-        """One output per request, in order."""
+        """Yield one output per request, in order."""
         if self._closed:
             raise ModelError("the backend is closed")
         for request in requests:
@@ -95,7 +95,7 @@ class FakeBackend:
             yield self._choose(request) if request.choices else self._answer(request)
 
     def close(self) -> None:
-        """Further calls are errors."""
+        """Make further calls errors."""
         self._closed = True
 
     def _answer(self, request: Request) -> Output:
@@ -110,7 +110,7 @@ class FakeBackend:
         return Output(request.sample_id, stream.finish(), ids[:said], finish, logprob, self._delay_s)
 
     def _choose(self, request: Request) -> Output:
-        """Scores that make the right choice the likeliest where the mode says the reference, else another one."""
+        """Return scores that make the right choice the likeliest if the mode says the reference, else another."""
         right = self._mode == "echo-reference" or (self._mode == "half" and _unit(request) < 0.5)
         unit, gold = _unit(request), request.gold or 0
         best = gold if right else (gold + 1) % len(request.choices)
@@ -119,7 +119,7 @@ class FakeBackend:
         return Output(request.sample_id, "", (), "stop", None, self._delay_s, choices=choices)
 
     def _meant(self, request: Request) -> tuple[int, ...]:
-        """The ids that the mode would say with no limit."""
+        """Return the ids that the mode would answer with no limit."""
         if self._mode == "wrong":
             return request.token_ids[:_WRONG_TOKENS]
         says = self._mode == "echo-reference" or (self._mode == "half" and _unit(request) < 0.5)
@@ -127,6 +127,6 @@ class FakeBackend:
 
 
 def _unit(request: Request) -> float:
-    """A number in [0, 1) that only the request's tokens decide."""
+    """Return a number in [0, 1) that follows from the request's tokens alone."""
     digest = hashlib.sha256(json.dumps([request.token_ids, request.reference_ids]).encode()).digest()
     return int.from_bytes(digest[:6], "big") / 2**48

@@ -1,10 +1,10 @@
-"""The options of `--backend-args`, for help: what each backend may be opened with beside what other flags say."""
+"""Help for `--backend-args`: the options that each backend may be opened with, besides those of other flags."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-#: Options of `open` that flags of their own give, or the run itself.
+#: Options of `open` that have flags of their own, or that the run itself gives.
 ELSEWHERE = frozenset({
     "dtype", "kernel", "device", "trust_remote_code", "chunk_tokens", "batch_tokens", "realisation", "product",
     "base_url", "tokenizer", "template_args", "use_kernels",
@@ -40,7 +40,7 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
 
 
 def help_of_options() -> str:
-    """One paragraph with the options of every backend, as argparse prints it."""
+    """Return one paragraph with the options of every backend, as argparse prints it."""
     parts = (
         f"of {name}: " + "; ".join(f"{option}: {about}" for option, about in options.items())
         for name, options in OPTIONS.items()

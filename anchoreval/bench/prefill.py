@@ -1,7 +1,7 @@
 """`bench prefill`: the hf backend's tokens a second and peak memory, full against anchor, on a model that fills a GPU.
 
 The layers are those of Llama-3-70B, as many as fit the device's memory beside the cache of the longest prompt, with
-random weights that are made on the device. Nothing is saved. On a CPU it runs at the toy shape of `--shape toy`.
+random weights that are made on the device. Nothing is saved. On a CPU use the toy shape, `--shape toy`.
 
     anchoreval bench prefill --lengths 32k,64k,128k --output leaderboards/results/gpu/prefill-h200.json
 """
@@ -25,7 +25,7 @@ SHAPES = {
     "8b": (4096, 14336, 32, 8, 128_256, 32),
     "toy": (256, 512, 8, 4, 512, 2),
 }
-_SHARE = 0.85  # of the device's memory, for weights and cache; the rest is for what a pass needs
+_SHARE = 0.85  # of the device's memory, for weights and cache; the rest is for the activations of a pass
 _QUERY_TOKENS = 64
 _BYTES = 2  # of bfloat16
 _MIB = 1 << 20
@@ -34,7 +34,7 @@ _HEAD = f"{'pattern':10}{'tokens':>9}{'documents':>11}{'seconds':>10}{'tokens/s'
 
 @dataclass(frozen=True, slots=True)
 class Prefill:
-    """One prompt: seconds, and the most bytes the device held at once (None on a CPU); or why it failed."""
+    """One prompt: seconds and the device's peak bytes (None on a CPU), or the reason of its failure."""
 
     pattern: str
     tokens: int
@@ -47,7 +47,7 @@ class Prefill:
 def report_prefill(
     lengths: Sequence[int], documents: int, shape: str, device: str, chunk_tokens: int, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """All figures with what made them, as JSON; `say` takes the table, row by row as it is measured."""
+    """Return all figures and the facts of the machine as JSON; `say` takes each row of the table as it is measured."""
     from anchoreval.bench.gpu_measures import machine, open_bench
 
     place = open_bench(device, 1).device
@@ -59,13 +59,13 @@ def report_prefill(
     for figure in measures(backend, lengths, documents, SHAPES[shape][4]):
         figures.append(figure)
         say(line(figure, figures))
-    asked = f"--lengths {','.join(map(str, lengths))} --documents {documents} --shape {shape}"
-    facts["command"] = f"anchoreval bench prefill {asked} --chunk-tokens {chunk_tokens}"
+    flags = f"--lengths {','.join(map(str, lengths))} --documents {documents} --shape {shape}"
+    facts["command"] = f"anchoreval bench prefill {flags} --chunk-tokens {chunk_tokens}"
     return facts | {"figures": [dataclasses.asdict(figure) for figure in figures]}
 
 
 def layers_that_fit(shape: str, tokens: int, memory: int | None) -> int:
-    """Layers of a shape whose weights and cache of `tokens` tokens fit `memory` bytes; all where it is None."""
+    """Return how many layers of a shape fit `memory` bytes with a cache of `tokens` tokens; all if it is None."""
     hidden, inner, heads, kv_heads, vocabulary, most = SHAPES[shape]
     if memory is None:
         return most
@@ -75,14 +75,14 @@ def layers_that_fit(shape: str, tokens: int, memory: int | None) -> int:
 
 
 def memory_of(device: Any) -> int | None:
-    """Bytes of the device, None on a CPU."""
+    """Return the memory of the device in bytes, or None on a CPU."""
     import torch
 
     return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
 
 
 def open_random(shape: str, layers: int, tokens: int, device: Any, chunk_tokens: int) -> HfBackend:
-    """The backend over random weights made on the device, with the tokenizer of the embedded model."""
+    """Open the backend over random weights made on the device, with the tokenizer of the embedded model."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -117,10 +117,10 @@ def open_random(shape: str, layers: int, tokens: int, device: Any, chunk_tokens:
 
 
 def measures(backend: HfBackend, lengths: Sequence[int], documents: int, vocabulary: int) -> Iterator[Prefill]:
-    """One figure per length and pattern, each of a prompt that shares nothing with those before it."""
+    """Yield one figure per length and pattern; no prompt shares anything with earlier lengths."""
     from anchoreval.arms.arm import parse_arm
 
-    for pattern in ("full", "anchor"):  # what the libraries do once
+    for pattern in ("full", "anchor"):  # warm up what the libraries do once
         with backend.under(parse_arm("native" if pattern == "full" else f"{pattern}/native")):
             list(backend.answer([request(1024, 2, vocabulary, 0)]))
     for seed, tokens in enumerate(lengths, 1):
@@ -148,7 +148,7 @@ def _measured(backend: HfBackend, pattern: str, asked: Request) -> Prefill:
 
 
 def request(tokens: int, documents: int, vocabulary: int, seed: int) -> Request:
-    """A prompt of random tokens: the anchor, documents of one size, a query; one token is generated."""
+    """Return a prompt of random tokens: the anchor, documents of one size, a query; one token is generated."""
     import torch
 
     from anchoreval.schema import Request, Role
@@ -163,7 +163,7 @@ def request(tokens: int, documents: int, vocabulary: int, seed: int) -> Request:
 
 
 def line(figure: Prefill, figures: Sequence[Prefill]) -> str:
-    """A row of the table; seconds beside those of full attention at the same length."""
+    """Return a row of the table, with the ratio of seconds to full attention at the same length."""
     start = f"{figure.pattern:10}{figure.tokens:>9}{figure.documents:>11}"
     if figure.failed or not figure.seconds:
         return f"{start}  failed: {figure.failed}"

@@ -1,4 +1,4 @@
-"""`bench samples`: the CPU seconds and the peak memory that making samples costs."""
+"""`bench samples`: CPU seconds and peak memory of making samples."""
 
 from __future__ import annotations
 
@@ -20,9 +20,7 @@ RULE = LengthRule()
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one cell cost: CPU seconds (user + system), samples made, mean share of the length that they
-    fill.
-    """
+    """The cost of one cell: CPU seconds (user + system), samples made, mean share of the length that they fill."""
 
     task: str
     length: int
@@ -33,13 +31,13 @@ class Row:
 
 
 def cpu_seconds() -> float:
-    """User and system seconds of this process so far, start-up and imports included."""
+    """Return the user and system seconds of this process so far, with start-up and imports."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
 
 
 def peak_megabytes() -> float:
-    """The largest resident size of this process so far, in 10^6 bytes."""
+    """Return the largest resident size of this process so far, in 10^6 bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
@@ -47,8 +45,9 @@ def peak_megabytes() -> float:
 def measure(
     tasks: Sequence[Task], lengths: Sequence[int], count: int, tokenizer: TextTokenizer, sources: Sources
 ) -> Iterator[Row]:
-    """Makes `count` samples of every task at every length, keeping none; a cell that cannot be made says
-    why.
+    """Make `count` samples of every task at every length, keep none, and yield a row per cell.
+
+    The row of a cell that cannot be made holds the reason in `why`.
     """
     for length in lengths:
         for task in tasks:
@@ -72,9 +71,7 @@ def bench_samples(
     sources: Sources,
     out: TextIO | None = None,
 ) -> list[Row]:
-    """The rows of `measure`, each printed as it is done, then the CPU seconds and peak memory of the
-    process.
-    """
+    """Return the rows of `measure`; print each as it is done, then the CPU seconds and peak memory of the process."""
     stream, rows = out or sys.stdout, []
     stream.write(f"{'task':24}{'length':>8}{'samples':>9}{'CPU s':>9}{'filled':>9}\n")
     for row in measure(tasks, lengths, count, tokenizer, sources):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 WORDS = ("undecided", "worse", "better", "equivalent")
 SIMULATIONS, SEED, LOOK = 1_000, 42, 16
-CASES = (  # share of pairs in which only the baseline is right, only the arm is, margin
+CASES = (  # (share of pairs in which only the baseline is right, share in which only the arm is right, margin)
     (0.000, 0.000, 0.01),
     (0.050, 0.050, 0.02),
     (0.055, 0.045, 0.01),
@@ -29,7 +29,11 @@ CASES = (  # share of pairs in which only the baseline is right, only the arm is
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What simulated runs of one case ended with: shares of each word, of false ones, mean samples used."""
+    """The results of the simulated runs of one case: share of each word, share of false words, mean samples used.
+
+    `fixed` is the number of pairs that a fixed design needs for 80% power at the margin, `fixed_effect` the number that
+    it needs at the true effect (None for no effect).
+    """
 
     effect: float
     discordant: float
@@ -51,9 +55,9 @@ def simulate(
     look: int = LOOK,
     seed: int = SEED,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Index into WORDS and pairs used of each simulated run that looks after every `look` pairs, up to `cap`.
+    """Return for each simulated run the index of its verdict in WORDS and the pairs used.
 
-    A pair is -1 with probability `worse`, +1 with `better`, else 0.
+    A run looks after every `look` pairs, up to `cap`. A pair is -1 with probability `worse`, +1 with `better`, else 0.
     """
     import numpy as np
 
@@ -68,9 +72,9 @@ def simulate(
         is_worse = _log_capital(down, up, same, 0.0) >= math.log(2 / alpha)
         above[live] |= _log_capital(up, down, same, -rule.margin) >= math.log(1 / alpha)
         below[live] |= _log_capital(down, up, same, -rule.margin) >= math.log(1 / alpha)
-        found = np.select([is_worse, is_better, above[live] & below[live]], [1, 2, 3], 0)
-        word[live], used[live[found > 0]] = found, n
-        live = live[found == 0]
+        verdicts = np.select([is_worse, is_better, above[live] & below[live]], [1, 2, 3], 0)
+        word[live], used[live[verdicts > 0]] = verdicts, n
+        live = live[verdicts == 0]
         if not len(live):
             break
     return word, used
@@ -79,7 +83,7 @@ def simulate(
 def _log_capital(
     up: NDArray[np.int64], down: NDArray[np.int64], same: NDArray[np.int64], m: float
 ) -> NDArray[np.float64]:
-    """sequential.Capital for many runs at once, from how many differences were +1, -1 and 0."""
+    """Return the log of sequential.Capital for many runs at once; `up`, `down`, `same` count the +1, -1 and 0."""
     import numpy as np
 
     grid = np.array(bets())
@@ -87,12 +91,12 @@ def _log_capital(
         steps = [np.maximum(np.log(np.maximum(1 + grid[:, 0] * (d - m), 0)), -1e6) for d in (1, -1, 0)]
     logs = np.outer(up, steps[0]) + np.outer(down, steps[1]) + np.outer(same, steps[2])
     top = logs.max(axis=1, keepdims=True)
-    found: NDArray[np.float64] = top[:, 0] + np.log(np.exp(logs - top) @ grid[:, 1])
-    return found
+    capital: NDArray[np.float64] = top[:, 0] + np.log(np.exp(logs - top) @ grid[:, 1])
+    return capital
 
 
 def false_words(effect: float, margin: float) -> tuple[str, ...]:
-    """The verdicts that are false when this is the true mean difference."""
+    """Return the verdicts that are false if `effect` is the true mean difference."""
     if abs(effect) < SAME:
         return ("worse", "better")
     wrong = "better" if effect < 0 else "worse"
@@ -100,7 +104,7 @@ def false_words(effect: float, margin: float) -> tuple[str, ...]:
 
 
 def figures(worse: float, better: float, margin: float) -> Figures:
-    """One case; the fixed design has 80% power for the margin, and the simulated run takes no more than it does."""
+    """Simulate one case; a run takes at most the pairs with which a fixed design has 80% power at the margin."""
     effect, discordant = better - worse, worse + better
 
     def fixed(size: float) -> int:
@@ -115,14 +119,14 @@ def figures(worse: float, better: float, margin: float) -> Figures:
 
 
 def report_sequential() -> str:
-    """A table of all cases, and what its columns mean."""
+    """Return a table of all cases, and what its columns mean."""
     heads = (f"{'effect':>7}", f"{'differ':>7}", f"{'margin':>7}", *(f"{word:>11}" for word in WORDS))
     lines = ["".join((*heads, f"{'false':>7}{'samples':>9}{'fixed':>7}{'ratio':>7}{'fixed for effect':>18}"))]
-    for one in (figures(*case) for case in CASES):
-        place = f"{100 * one.effect:+7.1f}{100 * one.discordant:6.0f}%{100 * one.margin:7.0f}"
-        shares = "".join(f"{share:11.1%}" for share in one.shares)
-        size = f"{one.used:9.0f}{one.fixed:7d}{one.fixed / one.used:6.1f}x{one.fixed_effect or '-':>18}"
-        lines.append(f"{place}{shares}{one.false:7.1%}{size}")
+    for row in (figures(*case) for case in CASES):
+        place = f"{100 * row.effect:+7.1f}{100 * row.discordant:6.0f}%{100 * row.margin:7.0f}"
+        shares = "".join(f"{share:11.1%}" for share in row.shares)
+        size = f"{row.used:9.0f}{row.fixed:7d}{row.fixed / row.used:6.1f}x{row.fixed_effect or '-':>18}"
+        lines.append(f"{place}{shares}{row.false:7.1%}{size}")
     return "\n".join(
         [
             *lines,

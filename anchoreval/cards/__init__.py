@@ -1,4 +1,4 @@
-"""Cards: strict YAML of `tasks/` and `models/` as frozen objects.
+"""Read cards: the strict YAML files of `tasks/` and `models/`, as frozen objects.
 
 Unknown keys, repeated keys and wrong types are refused with file, entry and key. Numbers in YAML are plain integers or
 decimals; nothing is inherited across files.
@@ -23,15 +23,15 @@ LengthOf = Literal["sample", "prompt", "natural"]
 
 
 class Strict(BaseModel):
-    """Frozen, and a key it does not know is an error."""
+    """A frozen object. An unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class TaskEntry(Strict):
-    """One task of a suite card; `reference` is how the reference answer is written out, for its log-probability.
+    """One task of a suite card. `reference` says how the reference answer is written out, for its log-probability.
 
-    `samples` and `scorer` are the suite's where they are not given; `settings` are this task's beside the suite's.
+    `samples` and `scorer` default to the suite's. `settings` are added to the suite's.
     """
 
     generator: str
@@ -44,11 +44,11 @@ class TaskEntry(Strict):
 
 
 class Defaults(Strict):
-    """What every task of a suite shares. `length_of` says what a length is.
+    """What every task of a suite shares. `length_of` says what a length means.
 
-    `sample`: all that the model is fed and its answer, to be filled; `prompt`: where a longer prompt is cut. A suite of
-    the second kind is run at one of its lengths, the longest that the model has room for. `natural`: prompts are as
-    long as they are; such a suite has no lengths, and those that are asked for do not concern it.
+    `sample`: the length of the whole input plus the answer, to be filled. `prompt`: the length at which a longer prompt
+    is cut; such a suite is run at one of its lengths, the longest that the model has room for. `natural`: prompts keep
+    their own length; such a suite has no lengths, and the lengths asked for do not concern it.
     """
 
     samples: Annotated[int, Field(gt=0)]
@@ -64,7 +64,7 @@ class Defaults(Strict):
 
 
 class SuiteCard(Strict):
-    """A file of `tasks/`. `settings` are the arguments of its generators that a run may choose (`with_settings`)."""
+    """A file of `tasks/`. `settings` are the generator arguments that a run may choose (`with_settings`)."""
 
     about: str
     source: str
@@ -77,10 +77,10 @@ class SuiteCard(Strict):
 
 
 class ModelCard(Strict):
-    """A file of `models/`: a checkpoint and the flags it is meant to run with.
+    """A file of `models/`: a checkpoint and the flags that it is meant to run with.
 
-    `checkpoint` is a hub id, or a folder beside the card; `package` stands in its place where the weights ship inside a
-    Python package, and `find_model` then says the folder that is made of them.
+    `checkpoint` is a hub id, or a folder beside the card. `package` replaces it if the weights ship inside a Python
+    package; `find_model` then fills in the folder that is made from them.
     """
 
     about: str
@@ -100,7 +100,7 @@ class ModelCard(Strict):
 
 
 class Task(Strict):
-    """A task with everything that can change a score, its suite's defaults filled in."""
+    """A task with everything that can change a score. Its suite's defaults are filled in."""
 
     suite: str
     name: str
@@ -125,7 +125,7 @@ Card = TypeVar("Card", bound=BaseModel)
 
 
 def load_card(path: Path, kind: type[Card]) -> Card:
-    """One card as `kind`, read again once its file has changed; CardError names the file, the entry and the key."""
+    """Return a card as `kind`, read again if its file has changed; CardError names the file, the entry and the key."""
     file = path.stat() if path.is_file() else None
     card = _read(path, kind, file and (file.st_mtime_ns, file.st_size))
     assert isinstance(card, kind)
@@ -144,7 +144,7 @@ def _read(path: Path, kind: type[Strict], _: tuple[int, int] | None) -> Strict:
 
 
 def folder(kind: str) -> Path:
-    """Where the cards of a kind (`tasks`, `models`) lie: inside an installed wheel, or beside the package."""
+    """Return the folder of a kind of cards (`tasks`, `models`): inside an installed wheel, or beside the package."""
     installed = Path(__file__).parents[1] / "_cards" / kind
     return installed if installed.is_dir() else Path(__file__).parents[2] / kind
 
@@ -176,23 +176,23 @@ def _tasks_of(path: Path) -> tuple[list[Task], Mapping[str, list[str]]]:
 
 
 def load_tasks(where: Path | None = None) -> tuple[dict[str, Task], dict[str, tuple[str, ...]]]:
-    """All tasks by address, and the named sets (suites among them) as tuples of addresses."""
+    """Return all tasks by address, and the named sets (suites among them) as tuples of addresses."""
     tasks: dict[str, Task] = {}
     sets: dict[str, tuple[str, ...]] = {}
     for path in sorted((where or folder("tasks")).glob("*.yaml")):
-        found, named = _tasks_of(path)
-        tasks |= {task.address: task for task in found}
-        sets[path.stem] = tuple(task.address for task in found)
-        sets |= {name: tuple(f"{path.stem}/{member}" for member in members) for name, members in named.items()}
+        suite_tasks, suite_sets = _tasks_of(path)
+        tasks |= {task.address: task for task in suite_tasks}
+        sets[path.stem] = tuple(task.address for task in suite_tasks)
+        sets |= {name: tuple(f"{path.stem}/{member}" for member in members) for name, members in suite_sets.items()}
     return tasks, sets
 
 
 def select_tasks(names: str, where: Path | None = None) -> tuple[list[Task], frozenset[str]]:
-    """The tasks that `names` stand for (suites, sets, tasks, globs, ranges as `babilong/qa1..qa10`), and which of them
-    were named singly.
+    """Return the tasks that `names` stand for, and which of them were named singly.
 
-    Names stand between commas or spaces. Order is the order of asking, each task once.
-    UnknownName gives the nearest suite or task.
+    A name is a suite, a set, a task, a glob, or a range such as `babilong/qa1..qa10`. Names stand between commas or
+    spaces. Tasks come in the order of asking, each task once. Raise UnknownName, with the nearest suite or task, for
+    any other name.
     """
     tasks, sets = load_tasks(where)
     chosen: dict[str, Task] = {}
@@ -208,32 +208,32 @@ def select_tasks(names: str, where: Path | None = None) -> tuple[list[Task], fro
 
 
 def with_settings(tasks: Sequence[Task], settings: Mapping[str, Any]) -> list[Task]:
-    """The tasks with the values of `settings` as arguments of their generators, where their suite lets them be chosen.
+    """Return the tasks with `settings` as arguments of their generators, as far as their suites offer these settings.
 
-    CardError for a setting that none of the tasks has.
+    Raise CardError for a setting that none of the tasks has.
     """
     for name in settings:
         if not any(name in task.settings for task in tasks):
             having = sorted({task.suite for task in load_tasks()[0].values() if name in task.settings})
-            said = f"{' and '.join(having) or 'no suite'} {'have' if len(having) > 1 else 'has'} it"
-            raise CardError(f"--{name.replace('_', '-')} is no setting of the chosen tasks: {said}")
-    own = [{name: value for name, value in settings.items() if name in task.settings} for task in tasks]
-    return [task.model_copy(update={"args": task.args | args}) for task, args in zip(tasks, own, strict=True)]
+            owners = f"{' and '.join(having) or 'no suite'} {'have' if len(having) > 1 else 'has'} it"
+            raise CardError(f"--{name.replace('_', '-')} is no setting of the chosen tasks: {owners}")
+    chosen = [{name: value for name, value in settings.items() if name in task.settings} for task in tasks]
+    return [task.model_copy(update={"args": task.args | args}) for task, args in zip(tasks, chosen, strict=True)]
 
 
 def _range(name: str) -> list[str]:
-    """The names from `suite/qa1` to `suite/qa10` for `suite/qa1..qa10` (or `..10`); none for any other text."""
+    """Return the names from `suite/qa1` to `suite/qa10` for `suite/qa1..qa10` (or `..10`); none for any other text."""
     match = re.fullmatch(r"(.*?/(\D*))(\d{1,4})\.\.(?:\1|\2)?(\d{1,4})", name)
     return [f"{match[1]}{number}" for number in range(int(match[3]), int(match[4]) + 1)] if match else []
 
 
 def load_models(where: Path | None = None) -> dict[str, ModelCard]:
-    """All model cards by name."""
+    """Return all model cards by name."""
     return {path.stem: load_card(path, ModelCard) for path in sorted((where or folder("models")).glob("*.yaml"))}
 
 
 def find_model(name: str, where: Path | None = None) -> tuple[str, ModelCard]:
-    """Display name and card of `name`: a card of `models/`, a local folder, or a hub id (`owner/name`)."""
+    """Return display name and card of `name`: a card of `models/`, a local folder, or a hub id (`owner/name`)."""
     cards = load_models(where)
     if name in cards:
         card = cards[name]
@@ -250,7 +250,7 @@ def find_model(name: str, where: Path | None = None) -> tuple[str, ModelCard]:
 
 
 def _place(name: str) -> Path | None:
-    """A name as a path; None where it cannot be one (a user that is not there, too long, a NUL)."""
+    """Return a name as a path; None if it cannot be a path (an unknown user, too long, a NUL)."""
     try:
         path = Path(name).expanduser()
         path.stat()

@@ -1,7 +1,7 @@
-"""A checkpoint that ships as a GGUF file in a Python package -> a folder in Hugging Face format, in the user's cache.
+"""Turn a GGUF file that ships in a Python package into a folder in Hugging Face format, in the user's cache.
 
 transformers reads the file and dequantises the weights to float32; tokenizer and chat template come from the file's
-own metadata. The folder is made once, and made again where the file, or the way of making, is another.
+own metadata. The folder is made once, and made again if the file or the way of making it changes.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from anchoreval.errors import ModelError
 from anchoreval.schema import Json
 
-MAKING = 1  # raised where the same GGUF file gives another folder
+MAKING = 1  # raise it when the same GGUF file is to give another folder
 SOURCE = "source.json"  # written last: a folder that has it is whole
 CONTROL = 3  # the token type of GGUF whose tokens are special
 
 
 class Package(BaseModel):
-    """A GGUF file inside a Python package that the user installs: what pip is told, and which file of which bytes."""
+    """A GGUF file inside a Python package that the user installs: pip's argument, the file and its SHA-256."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -39,9 +39,9 @@ class Package(BaseModel):
 
 
 def packaged_folder(name: str, package: Package) -> Path:
-    """Return the Hugging Face folder of a packaged checkpoint, made where it is absent.
+    """Return the Hugging Face folder of a packaged checkpoint; make it if it does not exist.
 
-    Raise ModelError where the package, or what reads it, is not installed, and where its file is not the pinned one.
+    Raise ModelError if the package, or the one that reads it, is not installed, or if its file is not the pinned one.
     """
     folder = cache() / f"{name}-{package.sha256[:12]}-{MAKING}"
     if not (folder / SOURCE).is_file():
@@ -50,13 +50,13 @@ def packaged_folder(name: str, package: Package) -> Path:
 
 
 def cache() -> Path:
-    """$XDG_CACHE_HOME/anchoreval/models, else below ~/.cache."""
+    """Return $XDG_CACHE_HOME/anchoreval/models, or the same below ~/.cache."""
     root = os.environ.get("XDG_CACHE_HOME")
     return (Path(root) if root else Path.home() / ".cache") / "anchoreval" / "models"
 
 
 def _installed(name: str, package: Package) -> Path:
-    """The GGUF file of the installed package."""
+    """Return the GGUF file of the installed package; raise ModelError if it is missing or not the pinned file."""
     spec = find_spec(package.module)
     lacking = [part for part in (package.module, "gguf") if find_spec(part) is None]
     if spec is None or spec.origin is None or lacking:
@@ -74,7 +74,7 @@ def _installed(name: str, package: Package) -> Path:
 
 
 def _make(name: str, package: Package, file: Path, folder: Path) -> None:
-    """Write the folder beside its place and move it there whole."""
+    """Write the folder beside its final place, then move it there whole."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
@@ -93,7 +93,7 @@ def _make(name: str, package: Package, file: Path, folder: Path) -> None:
 
 
 def _move(part: Path, folder: Path) -> None:
-    """`part` as `folder`, in the place of one that is not whole; another process that was faster made the same one."""
+    """Move `part` to `folder`, over a folder that is not whole. A faster process may have made the same folder."""
     if folder.is_dir() and not (folder / SOURCE).is_file():
         shutil.rmtree(folder)
     try:
@@ -104,12 +104,12 @@ def _move(part: Path, folder: Path) -> None:
 
 
 def _write_model(file: Path, folder: Path) -> None:
-    """config.json, generation_config.json and model.safetensors in float32, as transformers reads the GGUF file."""
+    """Write config.json, generation_config.json and float32 model.safetensors, as transformers reads the GGUF file."""
     import torch
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM
 
-    with contextlib.redirect_stderr(io.StringIO()):  # two bars for a work of seconds
+    with contextlib.redirect_stderr(io.StringIO()):  # two progress bars for a work of seconds
         model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     config: dict[str, Any] = model.config.to_dict()
     for key in ("quantization_config", "_name_or_path", "transformers_version"):
@@ -124,14 +124,14 @@ def _write_model(file: Path, folder: Path) -> None:
 
 
 def _short(number: float) -> float:
-    """The shortest decimal that is the same float32: GGUF holds 1e-5 as 9.999999747378752e-06."""
+    """Return the shortest decimal that is the same float32: GGUF holds 1e-5 as 9.999999747378752e-06."""
     import numpy as np
 
     return float(str(np.float32(number)))
 
 
 def _write_tokenizer(file: Path, folder: Path) -> None:
-    """tokenizer.json, tokenizer_config.json and chat_template.jinja of a byte-level BPE with single digits.
+    """Write tokenizer.json, tokenizer_config.json and chat_template.jinja of a byte-level BPE with single digits.
 
     transformers' own conversion of GGUF splits as GPT-2 does and leaves out that this tokenizer ("smollm") takes
     digits one by one (llama.cpp, src/llama-vocab.cpp, LLAMA_VOCAB_PRE_TYPE_SMOLLM).
@@ -144,16 +144,16 @@ def _write_tokenizer(file: Path, folder: Path) -> None:
         raise ModelError(f"{file} has a tokenizer of the kind {'/'.join(kind)}; only gpt2/smollm is read")
     tokens: list[str] = fields["tokenizer.ggml.tokens"]
     merges = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"]]
-    made = Tokenizer(models.BPE(vocab={token: at for at, token in enumerate(tokens)}, merges=merges))
+    tokenizer = Tokenizer(models.BPE(vocab={token: at for at, token in enumerate(tokens)}, merges=merges))
     digits, level = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.pre_tokenizer = pre_tokenizers.Sequence([digits, level])
-    made.decoder = decoders.ByteLevel()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, level])
+    tokenizer.decoder = decoders.ByteLevel()
     types = fields["tokenizer.ggml.token_type"]
     special = [token for token, kind in zip(tokens, types, strict=True) if kind == CONTROL]
-    made.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
-    made.save(str(folder / "tokenizer.json"))
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
+    tokenizer.save(str(folder / "tokenizer.json"))
     named = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
-    config: dict[str, Json] = {key: tokens[fields[f"tokenizer.ggml.{own}_token_id"]] for key, own in named.items()}
+    config: dict[str, Json] = {key: tokens[fields[f"tokenizer.ggml.{name}_token_id"]] for key, name in named.items()}
     config |= {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     _json(folder / "tokenizer_config.json", config)
     (folder / "chat_template.jinja").write_text(fields["tokenizer.chat_template"], encoding="utf-8")

@@ -1,7 +1,7 @@
-"""YAML that somebody else may have written, read within bounds: whatever it holds is values or one error with a line.
+"""Read YAML that somebody else may have written, within bounds: the result is values, or one error with a line number.
 
-Refused are what takes long (nesting, aliases of aliases, keys that are no text) and what is no value of a card: numbers
-that are not finite or beyond 18 digits, halves of characters, repeated keys, tags.
+Refused are texts that take long to read (nesting, aliases of aliases, keys that are not text) and values that no card
+has: numbers that are not finite or beyond 18 digits, halves of characters, repeated keys, tags.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import yaml
 
 from anchoreval.errors import CardError
 
-MOST_BYTES, MOST_DEEP, MOST_VALUES = 1 << 18, 40, 50_000  # the longest card of ours has 22 KB and 1,200 values
+MOST_BYTES, MOST_DEEP, MOST_VALUES = 1 << 18, 40, 50_000  # our longest card has 22 KB and 1,200 values
 _LARGEST = 10**18
 
 
 def read_yaml(path: Path) -> Any:
-    """Return what a file holds; CardError names the file and the line of what cannot be read."""
+    """Return the content of a file; CardError names the file and the line that cannot be read."""
     try:
         return yaml.load(read_text(path), _Bounded)
     except yaml.MarkedYAMLError as error:
@@ -30,12 +30,12 @@ def read_yaml(path: Path) -> Any:
         raise CardError(f"{path}: cannot be read: U+{int(error.character):04X} is no character of YAML") from None
     except CardError:
         raise
-    except Exception as error:  # whatever YAML's own code makes of a value that is not of its tag
+    except Exception as error:  # whatever YAML's own code raises for a value that does not fit its tag
         raise CardError(f"{path}: cannot be read: {one_line(str(error) or type(error).__name__)}") from error
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a file of this size; CardError for a device or pipe, and for a longer one."""
+    """Return the text of a file of at most MOST_BYTES; raise CardError for a device or pipe, and for a longer file."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise CardError(f"{path}: cannot be read: it is no file")
@@ -49,20 +49,20 @@ def read_text(path: Path) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return the text on one line, with its first characters, and without any that drive a terminal."""
+    """Return the text on one line, cut to 600 characters, with everything that drives a terminal escaped."""
     shown = (char if char.isprintable() else char.encode("unicode_escape").decode() for char in text[:600])
     return "".join(shown)
 
 
 class _Bounded(yaml.SafeLoader):
-    """YAML in which a repeated key is an error, with bounds on nesting and on what aliases stand for."""
+    """A loader that refuses repeated keys and bounds nesting and what aliases stand for."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
         self._deep = self._count = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """One value; an error where it stands too deep, or is one of too many."""
+        """Return one node; raise ComposerError if it stands too deep or is one too many."""
         self._deep, self._count = self._deep + 1, self._count + 1
         if self._deep > MOST_DEEP or self._count > MOST_VALUES:
             what = f"nested more than {MOST_DEEP} deep" if self._deep > MOST_DEEP else f"more than {MOST_VALUES} values"
@@ -72,14 +72,14 @@ class _Bounded(yaml.SafeLoader):
         return node
 
     def get_single_node(self) -> yaml.Node | None:
-        """The whole document, weighed before anything is made of it."""
+        """Return the whole document, weighed before anything is built from it."""
         node = super().get_single_node()
         if node is not None:
             _weigh(node, {})
         return node
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """The value of a node; an error with its line where it is none of a card."""
+        """Return the value of a node; raise ConstructorError, with its line, if no card may hold that value."""
         try:
             value = super().construct_object(node, deep)
         except (ValueError, LookupError, AttributeError, OverflowError) as error:
@@ -93,7 +93,7 @@ class _Bounded(yaml.SafeLoader):
         return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """The entries; an error for a key that is no text, number or the like, or that is there twice."""
+        """Return the entries; raise ConstructorError for a key that is not a scalar, or that is repeated."""
         if not isinstance(node, yaml.MappingNode):
             raise yaml.constructor.ConstructorError(None, None, "no mapping, though its tag says so", node.start_mark)
         seen: set[str] = set()
@@ -110,9 +110,9 @@ class _Bounded(yaml.SafeLoader):
 
 
 def _weigh(node: yaml.Node, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
-    """Return how many values a node stands for and how deep, each alias counted as what it stands for."""
+    """Return how many values a node stands for and how deep it is; an alias counts as what it stands for."""
     if id(node) not in known:
-        known[id(node)] = (MOST_VALUES + 1, 0)  # inside of itself it has no end
+        known[id(node)] = (MOST_VALUES + 1, 0)  # a node inside itself has no end
         parts = node.value if isinstance(node, yaml.CollectionNode) else []
         parts = [part for pair in parts for part in pair] if isinstance(node, yaml.MappingNode) else parts
         weights = [_weigh(part, known) for part in parts]

@@ -1,6 +1,6 @@
-"""Files that are written whole or not at all.
+"""Write files whole or not at all.
 
-A half-written file is named after the process that writes it, and deleted once that is gone.
+A half-written file is named after the process that writes it, and is deleted once that process is gone.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ BROKEN = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.ES
 
 
 def part_of(path: Path) -> Path:
-    """Return the name beside `path` under which this process writes what `path` is to hold."""
+    """Return the name beside `path` under which this process writes the content of `path`."""
     return path.with_name(f"{path.name}.{os.getpid()}{PART}")
 
 
 def clear_parts(path: Path) -> None:
-    """Delete what processes that are gone left half written beside `path`; nothing else, and nothing through a link."""
+    """Delete half-written files beside `path` whose processes are gone; delete nothing else, and follow no links."""
     prefix = f"{path.name}."
     with contextlib.suppress(OSError), os.scandir(path.parent) as entries:
         for entry in entries:
@@ -37,17 +37,18 @@ def clear_parts(path: Path) -> None:
 
 
 def write_whole(path: Path, pieces: Iterable[str | bytes]) -> Path:
-    """Write all pieces to `path`, or leave what it held before: written beside, synced, renamed; return `path`.
+    """Write all pieces to a file beside `path`, sync it and rename it to `path`; return `path`.
 
-    Text becomes UTF-8. Folders are made as needed. RunError when it cannot be written; nothing half written stays.
+    Text becomes UTF-8. Missing folders are created. Raise RunError if the file cannot be written: `path` then keeps its
+    old content, and no half-written file stays.
     """
     clear_parts(path)
     part = part_of(path)
     try:
         with write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            part.unlink(missing_ok=True)  # of a killed process of the same number
-            with part.open("xb") as file:  # never through a link that lies there
+            part.unlink(missing_ok=True)  # left by a killed process that had the same number
+            with part.open("xb") as file:  # "x" never writes through a link that lies there
                 file.writelines(piece.encode("utf-8") if isinstance(piece, str) else piece for piece in pieces)
                 file.flush()
                 os.fsync(file.fileno())
@@ -60,7 +61,7 @@ def write_whole(path: Path, pieces: Iterable[str | bytes]) -> Path:
 
 @contextlib.contextmanager
 def write_errors(path: Path) -> Iterator[None]:
-    """Raise RunError that names the file or folder where a write inside the block fails."""
+    """Raise RunError with the name of the file or folder if a write inside the block fails."""
     try:
         yield
     except OSError as error:
@@ -98,7 +99,7 @@ def _why(error: Exception) -> str:
 
 
 def _alive(process: int) -> bool:
-    """Whether a process of this number runs on this machine."""
+    """Return whether a process of this number runs on this machine."""
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):

@@ -1,6 +1,6 @@
-"""JSON of a file that somebody else may have written: finite numbers, nested DEEPEST deep at most.
+"""Read JSON that somebody else may have written: finite numbers only, nested at most DEEPEST deep.
 
-And the shapes of it: what a value has to be, so that whoever reads it later need not ask again.
+A `Shape` checks what a value has to be, so that later readers of the value need not check it again.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 
 from anchoreval.schema import Json
 
-DEEPEST = 64  # lists and objects in one another
-DIGITS = 300  # of a whole number: more are no float
-WIDEST = 2**63 - 1  # a whole number that a table has room for
-LARGEST = 1e15  # of a number with a point
+DEEPEST = 64  # levels of nested lists and objects
+DIGITS = 300  # most digits of a whole number: a longer one overflows a float
+WIDEST = 2**63 - 1  # the largest whole number that a table can hold
+LARGEST = 1e15  # the largest number with a decimal point
 
 
 class Wrong(NamedTuple):
-    """What in a value is not of its shape: the keys that lead there, what was expected, what was found."""
+    """What is wrong with a value: the keys that lead there, what was expected, and what was found."""
 
     place: tuple[str, ...]
     expected: str
@@ -26,19 +26,19 @@ class Wrong(NamedTuple):
 
     @property
     def where(self) -> str:
-        """`asked > 0 > samples`."""
+        """The path of keys as text: `asked > 0 > samples`."""
         return " > ".join(key if whole_characters(key) else ascii(key)[1:-1] for key in self.place) or "top level"
 
     def __str__(self) -> str:
         return f"{self.where}: expected {self.expected}, found {self.found}"
 
 
-#: A value -> what is wrong with it, None where it is of the shape.
+#: Takes a value; returns what is wrong with it, or None if it has the shape.
 Shape = Callable[[Json], Wrong | None]
 
 
 def parse(text: bytes) -> Json:
-    """Return the value of a JSON text in UTF-8; ValueError says in words why it is none that is read here."""
+    """Return the value of a JSON text in UTF-8; raise ValueError, with the reason in words, for a refused text."""
     try:
         value = _JSON.decode(text.decode("utf-8"))
     except RecursionError:
@@ -70,7 +70,7 @@ _JSON = json.JSONDecoder(parse_float=_finite, parse_int=_whole, parse_constant=_
 
 
 def _depth(value: Json) -> int:
-    """How many lists and objects stand in one another, counted without recursion."""
+    """Return how deep lists and objects are nested, counted without recursion."""
     depth, level = 0, [value]
     while level := [each for each in level if isinstance(each, list | dict)]:
         depth += 1
@@ -79,7 +79,7 @@ def _depth(value: Json) -> int:
 
 
 def whole_characters(text: str) -> bool:
-    """Whether a text holds no unpaired surrogate, so that it can be written as UTF-8."""
+    """Return whether a text holds no unpaired surrogate, so that it can be written as UTF-8."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -88,7 +88,7 @@ def whole_characters(text: str) -> bool:
 
 
 def unpaired(value: Json) -> tuple[str, ...] | None:
-    """The place of the first text in a value, keys included, that holds an unpaired surrogate; None for none."""
+    """Return the keys that lead to the first text or key with an unpaired surrogate; None if there is no such text."""
     left: list[tuple[tuple[str, ...], Json]] = [((), value)]
     while left:
         place, each = left.pop()
@@ -104,7 +104,7 @@ def unpaired(value: Json) -> tuple[str, ...] | None:
 
 
 def brief(value: Json) -> str:
-    """A value as JSON, cut short, to be named in a message."""
+    """Return a value as JSON, cut to 40 characters, for a message."""
     text = json.dumps(value)
     return text if len(text) <= 40 else f"{text[:37]}..."
 
@@ -114,13 +114,13 @@ def _a(what: str, fits: Callable[[Json], bool]) -> Shape:
 
 
 def whole(low: int = 0, high: int = WIDEST) -> Shape:
-    """A whole number from `low` to `high`."""
+    """Return a shape that accepts a whole number from `low` to `high`."""
     span = f"from {low}" if high == WIDEST else f"from {low} to {high}"
     return _a(f"a whole number {span}", lambda value: type(value) is int and low <= value <= high)
 
 
 def number(low: float = -LARGEST, high: float = LARGEST) -> Shape:
-    """A number from `low` to `high`."""
+    """Return a shape that accepts a number from `low` to `high`."""
     return _a(f"a number from {low:g} to {high:g}", lambda value: type(value) in (int, float) and low <= value <= high)
 
 
@@ -130,12 +130,12 @@ OBJECT: Shape = _a("an object", lambda value: isinstance(value, dict))
 
 
 def word(*known: str) -> Shape:
-    """One of a few texts."""
+    """Return a shape that accepts one of the texts in `known`."""
     return _a(f"one of {', '.join(known)}", lambda value: isinstance(value, str) and value in known)
 
 
 def or_null(shape: Shape) -> Shape:
-    """The shape, or null."""
+    """Return a shape that accepts null and whatever `shape` accepts."""
 
     def check(value: Json) -> Wrong | None:
         return None if value is None else shape(value)
@@ -144,17 +144,17 @@ def or_null(shape: Shape) -> Shape:
 
 
 def either(*shapes: Shape) -> Shape:
-    """One of the shapes; of a value that has none, the last one says what is wrong."""
+    """Return a shape that accepts what any of `shapes` accepts; the last one says what is wrong with other values."""
 
     def check(value: Json) -> Wrong | None:
-        found = [shape(value) for shape in shapes]
-        return None if None in found else found[-1]
+        problems = [shape(value) for shape in shapes]
+        return None if None in problems else problems[-1]
 
     return check
 
 
 def list_of(shape: Shape) -> Shape:
-    """A list, each entry of the shape."""
+    """Return a shape that accepts a list whose entries all fit `shape`."""
 
     def check(value: Json) -> Wrong | None:
         if not isinstance(value, list):
@@ -165,7 +165,7 @@ def list_of(shape: Shape) -> Shape:
 
 
 def row_of(*shapes: Shape) -> Shape:
-    """A list of as many entries as there are shapes, each of its own."""
+    """Return a shape that accepts a list with one entry per shape, in the order of the shapes."""
 
     def check(value: Json) -> Wrong | None:
         if not isinstance(value, list) or len(value) != len(shapes):
@@ -176,7 +176,7 @@ def row_of(*shapes: Shape) -> Shape:
 
 
 def map_of(shape: Shape) -> Shape:
-    """An object, each value of the shape."""
+    """Return a shape that accepts an object whose values all fit `shape`."""
 
     def check(value: Json) -> Wrong | None:
         if not isinstance(value, dict):
@@ -187,7 +187,10 @@ def map_of(shape: Shape) -> Shape:
 
 
 def object_of(needed: Mapping[str, Shape], may_have: Mapping[str, Shape] | None = None) -> Shape:
-    """An object with the keys `needed` and, where they are there, those that it `may_have`; others are let through."""
+    """Return a shape that accepts an object with the keys `needed`.
+
+    Keys of `may_have` are checked if present; other keys are ignored.
+    """
     known: dict[str, Shape] = {**needed, **(may_have or {})}
 
     def check(value: Json) -> Wrong | None:

@@ -1,4 +1,4 @@
-"""A checkpoint folder or hub id to files and their hashes: safetensors only. Imports no torch."""
+"""Find the files of a checkpoint folder or hub id and hash them: safetensors only. Imports no torch."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 class Checkpoint:
     """A folder of weights and the SHA-256 of each file that decides what the model computes.
 
-    `adapter` says what adapter of peft is loaded on top of the weights, None where there is none.
+    `adapter` describes the peft adapter that is loaded on top of the weights; None without an adapter.
     """
 
     folder: Path
@@ -63,10 +63,10 @@ class Checkpoint:
 
 
 def folder_of(model: str, weights: bool = True, download: bool = True) -> Path:
-    """The folder of a local path or of a hub id, downloaded into the cache of the hub where absent.
+    """Return the folder of a local path or hub id; a missing hub id is downloaded into the hub's cache.
 
-    Without `weights` only configuration and tokenizer are fetched, without `download` nothing at all. Errors:
-    `ModelError`, among them for a file of it that is a link to somewhere else.
+    Without `weights` only configuration and tokenizer are fetched, without `download` nothing at all. Raise ModelError
+    if that fails, or if a file of the checkpoint is a link to somewhere else.
     """
     try:
         there = Path(model).expanduser()
@@ -79,7 +79,7 @@ def folder_of(model: str, weights: bool = True, download: bool = True) -> Path:
 
 
 def require_sound(folder: Path) -> None:
-    """Raise `ModelError` for files of a checkpoint that are none or lie elsewhere, and for sizes that no model has."""
+    """Raise ModelError if a checkpoint's files are not files or lie elsewhere, or state sizes that no model has."""
     _require_inside(folder)
     for name, shape in _SHAPES.items():
         path = folder / name
@@ -88,7 +88,7 @@ def require_sound(folder: Path) -> None:
 
 
 def _require_inside(folder: Path) -> None:
-    """`ModelError` where a file that is read of a checkpoint is a link that leads out of it.
+    """Raise ModelError if a file that is read from a checkpoint is a link that leads out of it.
 
     Files of a snapshot in the hub's cache are links into the folder of blobs beside it.
     """
@@ -108,10 +108,10 @@ def _require_inside(folder: Path) -> None:
 
 
 def find_checkpoint(model: str, code: bool = False, adapters: bool = False) -> Checkpoint:
-    """The folder of a local path or hub id, hashed; `ModelError` where it has no safetensors.
+    """Return the hashed folder of a local path or hub id; raise ModelError if it has no safetensors.
 
-    With `code` the Python files that its configuration names are part of it. An adapter in the folder is part of it,
-    and refused where the loader has no `adapters`: the model would be another one than the folder holds.
+    With `code`, the Python files that the configuration names are hashed too. An adapter in the folder is hashed too,
+    and is refused if the loader has no `adapters`: the loaded model would differ from what the folder holds.
     """
     folder = folder_of(model)
     adapter = _adapter(folder, model, adapters)
@@ -127,10 +127,10 @@ def find_checkpoint(model: str, code: bool = False, adapters: bool = False) -> C
 
 
 def reads(loader: bool, template: str, server_template: bool = False) -> tuple[str, ...]:
-    """The names, or globs, of the files beside the weights that decide an answer.
+    """Return the names, or globs, of the files besides the weights that decide an answer.
 
-    They are the tokenizer's, those of chat templates where one is rendered here (`template` "chat") or counted with
-    (`server_template`), and those of the loader where the engine has one (`loader`).
+    These are the tokenizer's files; those of chat templates if one is rendered here (`template` "chat") or is used to
+    count tokens (`server_template`); and those of the loader if the engine has one (`loader`).
     """
     rendered = template != "base" or server_template
     return (
@@ -141,7 +141,7 @@ def reads(loader: bool, template: str, server_template: bool = False) -> tuple[s
 
 
 def hashes_of(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
-    """SHA-256 by name of the files that are there; a name may be a glob."""
+    """Return the SHA-256 of each file that exists, by name; a name may be a glob."""
     paths = sorted(path for name in names for path in folder.glob(name) if path.is_file())
     return {path.relative_to(folder).as_posix(): sha256_of(path) for path in paths}
 
@@ -187,7 +187,7 @@ def _weight_files(folder: Path, model: str) -> list[str]:
 
 
 def _adapter(folder: Path, model: str, adapters: bool) -> dict[str, Json] | None:
-    """What the folder's adapter says of itself; `ModelError` for one that would not be loaded as it lies there."""
+    """Return what the folder's adapter declares; raise ModelError for an adapter that would not be loaded as it is."""
     if not (folder / ADAPTER).is_file():
         return None
     said = _json(folder / ADAPTER)
@@ -205,7 +205,10 @@ def _adapter(folder: Path, model: str, adapters: bool) -> dict[str, Json] | None
 
 
 def _code(folder: Path) -> dict[str, str]:
-    """SHA-256 of the Python files that the configuration may run; those of another repository under its name."""
+    """Return the SHA-256 of the Python files that the configuration may run.
+
+    Files of another repository are listed under its name.
+    """
     mapped = [text for name in ("config.json", "tokenizer_config.json") for text in _mapped(folder / name)]
     if not mapped:
         return {}
@@ -219,14 +222,14 @@ def _code(folder: Path) -> dict[str, str]:
 
 
 def _mapped(path: Path) -> Iterator[str]:
-    """The classes of its own that a configuration names: `module.Class`, or `owner/name--module.Class`."""
+    """Yield the custom classes that a configuration names: `module.Class`, or `owner/name--module.Class`."""
     said = _json(path).get("auto_map") if path.is_file() else None
     for value in said.values() if isinstance(said, dict) else ():
         yield from (text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str))
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """The object in a file; `ModelError` where it is none."""
+    """Return the object in a file; raise ModelError if the file holds no object."""
     try:
         said = json.loads(path.read_text("utf-8")) if path.is_file() else None
     except (OSError, ValueError, RecursionError) as error:

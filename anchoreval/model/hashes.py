@@ -1,6 +1,6 @@
-"""SHA-256 of files; that of a large file is kept in the user's cache folder, by path, size, times and inode.
+"""SHA-256 of files. The hash of a large file is cached in the user's cache folder by path, size, times and inode.
 
-The cache is a convenience: one that is damaged, locked or cannot be written costs time and nothing else.
+The cache is a convenience: if it is damaged, locked or cannot be written, that costs time and nothing else.
 """
 
 from __future__ import annotations
@@ -18,14 +18,13 @@ from typing import Any
 from anchoreval.files import clear_parts, part_of
 
 LARGE_BYTES = 1 << 23  # smaller files are read in milliseconds
-SETTLED_NS = 2_000_000_000  # a file that changed later than this may change again within one tick of its clock
+SETTLED_NS = 2_000_000_000  # a file changed more recently than this may change again within one tick of its clock
 _BLOCK_BYTES = 1 << 22
-_MOST = 4096  # entries that are kept
+_MOST = 4096  # entries that the cache keeps
 Kept = dict[str, list[Any]]  # path -> size, times of change, inode, SHA-256
 
 
 def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file."""
     place, before = str(path.resolve()), _mark(path)
     if before[0] < LARGE_BYTES:
         return _read(path)
@@ -38,20 +37,20 @@ def sha256_of(path: Path) -> str:
 
 
 def forget(folder: Path) -> None:
-    """Drop what is kept of the files in a folder, so that they are read again."""
+    """Drop the cached hashes of the files in a folder, so that they are read again."""
     gone = {str(path.resolve()) for path in folder.rglob("*") if path.is_file()}
     _update(lambda known: {place: entry for place, entry in known.items() if place not in gone})
 
 
 def cache_file() -> Path:
-    """$XDG_CACHE_HOME/anchoreval/hashes.json, else below ~/.cache."""
+    """Return $XDG_CACHE_HOME/anchoreval/hashes.json, or the same below ~/.cache."""
     root = os.environ.get("XDG_CACHE_HOME")
     return (Path(root) if root else Path.home() / ".cache") / "anchoreval" / "hashes.json"
 
 
 def _mark(path: Path) -> list[int]:
-    said = path.stat()
-    return [said.st_size, said.st_mtime_ns, said.st_ctime_ns, said.st_ino]
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
 def _read(path: Path) -> str:
@@ -63,7 +62,7 @@ def _read(path: Path) -> str:
 
 
 def _load() -> Kept:
-    """The entries that are whole; none of a file that is absent or damaged."""
+    """Return the entries that are whole; no entries if the file is missing or damaged."""
     try:
         known = json.loads(cache_file().read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -81,7 +80,7 @@ def _whole(entry: Any) -> bool:
 
 
 def _update(change: Callable[[Kept], Kept]) -> None:
-    """Write the entries as `change` makes them of what other processes wrote meanwhile."""
+    """Apply `change` to the entries as other processes left them, and write the result."""
     file = cache_file()
     with contextlib.suppress(OSError), _alone(file):
         before = _load()
@@ -98,7 +97,7 @@ def _update(change: Callable[[Kept], Kept]) -> None:
 
 @contextlib.contextmanager
 def _alone(file: Path) -> Iterator[None]:
-    """One writer at a time; OSError where the folder cannot be written."""
+    """Hold the lock that admits one writer at a time; raise OSError if the folder cannot be written."""
     file.parent.mkdir(parents=True, exist_ok=True)
     lock = os.open(file.with_suffix(".lock"), os.O_CREAT | os.O_RDWR, 0o644)
     try:

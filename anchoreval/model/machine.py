@@ -1,4 +1,4 @@
-"""What of a machine changes the last bits of what it computes. Imports no torch."""
+"""Find what about a machine changes the last bits of its results. Imports no torch."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _CPUINFO = Path("/proc/cpuinfo")
 
 
 def processor() -> str:
-    """The name of the processor as the system states it, else its architecture."""
+    """Return the processor's name as the system states it, or else its architecture."""
     try:
         text = _CPUINFO.read_text("utf-8", "replace")
     except OSError:
         text = ""
-    said = dict(reversed(re.findall(r"^([\w ]+?)\s*: (.*)$", text, re.MULTILINE)))
-    arm = [f"{name} {said[name]}" for name in ("CPU implementer", "CPU part") if name in said]
-    return said.get("model name") or ", ".join([platform.machine(), *arm])
+    fields = dict(reversed(re.findall(r"^([\w ]+?)\s*: (.*)$", text, re.MULTILINE)))
+    arm = [f"{name} {fields[name]}" for name in ("CPU implementer", "CPU part") if name in fields]
+    return fields.get("model name") or ", ".join([platform.machine(), *arm])

@@ -1,6 +1,6 @@
-"""Sample + tokenizer -> Request: the anchor token, the prompt's tokens with their segments, the reference answer.
+"""Turn a sample into a request: the anchor token, the prompt's tokens with their segments, the reference answer.
 
-The text is tokenised once and whole, so its tokens are those that any other harness sends. Nothing is truncated.
+The text is tokenised once and as a whole, so its tokens are those that any other harness sends. Nothing is truncated.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from anchoreval.tokenizer.chat_template import Around, Scalar, around
 
 ReferenceForm = Literal["comma", "space", "numbered", "first"]
 Template = Literal["base", "chat"]
-#: A prompt as bare text, in the chat template as we render it, or as a user's turn that a server puts into its own.
+#: A prompt is bare text, text in the chat template as we render it, or a user turn that a server puts in its template.
 Form = Literal["base", "chat", "server"]
-#: auto: the anchor token stands first in every prompt; none: prompts are sent as upstream makes them, without it.
+#: auto: the anchor token stands first in every prompt; none: prompts are sent as upstream sends them, without it.
 Anchor = Literal["auto", "none"]
 AnchorFrom = Literal["tokenizer", "anchoreval", "none"]
 NO_ARGS: Mapping[str, Scalar] = MappingProxyType({})
 
 
 class PromptTokenizer(Protocol):
-    """What this module needs of a tokenizer."""
+    """What this module needs from a tokenizer."""
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`, no special tokens added."""
+        """Return the token ids of `text`, without special tokens."""
         ...
 
     def spans(self, text: str) -> list[tuple[int, int]]:
-        """Character span of every token of `text`, no special tokens added."""
+        """Return the character span of every token of `text`, without special tokens."""
         ...
 
     @property
@@ -52,7 +52,7 @@ class PromptTokenizer(Protocol):
 
     @property
     def special_tokens(self) -> Mapping[str, str]:
-        """The text of every named special token, by names such as bos_token."""
+        """The text of every named special token, by name (bos_token, ...)."""
         ...
 
     @property
@@ -67,7 +67,7 @@ class PromptTokenizer(Protocol):
 
 
 def anchor_token(tokenizer: PromptTokenizer) -> tuple[str, int]:
-    """Text and id of the token at index 0 of every prompt: BOS, or EOS for tokenizers without one (Qwen)."""
+    """Return text and id of the token at index 0 of every prompt: BOS, or EOS if the tokenizer has no BOS (Qwen)."""
     anchor = tokenizer.bos or tokenizer.eos
     if anchor is None:
         raise ModelError(
@@ -78,7 +78,7 @@ def anchor_token(tokenizer: PromptTokenizer) -> tuple[str, int]:
 
 
 def anchor_from(tokenizer: PromptTokenizer, template: Template, args: Mapping[str, Scalar] = NO_ARGS) -> AnchorFrom:
-    """Return who puts the anchor token in front: the tokenizer (its chat template too), or anchoreval alone."""
+    """Return who puts the anchor token in front: the tokenizer (or its chat template), or anchoreval alone."""
     text, number = anchor_token(tokenizer)
     opening = rendered(tokenizer, args).opening if template == "chat" else ""
     return "tokenizer" if tokenizer.front[:1] == [number] or opening.lstrip().startswith(text) else "anchoreval"
@@ -87,7 +87,7 @@ def anchor_from(tokenizer: PromptTokenizer, template: Template, args: Mapping[st
 def first_token(
     tokenizer: PromptTokenizer, template: Template, args: Mapping[str, Scalar], anchor: Anchor
 ) -> dict[str, str | int | None]:
-    """Return text and id of the token that stands first in every prompt, and who puts it there, for a run's header."""
+    """Return, for a run's header, text and id of the first token of every prompt, and who puts it there."""
     if anchor == "none":
         return {"anchor_token": None, "anchor_id": None, "anchor_from": "none"}
     text, number = anchor_token(tokenizer)
@@ -95,14 +95,14 @@ def first_token(
 
 
 def wording(wrap: Wrap, template: Template, args: Mapping[str, Scalar], anchor: Anchor) -> dict[str, Any]:
-    """Return what decides the text and the first token of prompts beside the template's name, for a run's identity."""
+    """Return, for a run's identity, what decides prompt text and first token besides the template's name."""
     text = {"template_text": template_text(wrap)} if template == "chat" else {}
     given = {"template_args": dict(args)} if args else {}
     return text | given | ({"anchor": anchor} if anchor != "auto" else {})
 
 
 def require_no_anchor(arm: Arm) -> None:
-    """Raise UnsupportedArm for an arm that acts on the anchor token, under --anchor none."""
+    """Raise UnsupportedArm if the arm acts on the anchor token. Called under --anchor none."""
     anchored = arm.attention == "anchor"
     if anchored or arm.positions.needs_anchor:
         what = f"attention {arm.attention!r}" if anchored else f"positions {str(arm.positions)!r}"
@@ -110,7 +110,7 @@ def require_no_anchor(arm: Arm) -> None:
 
 
 def rendered(tokenizer: PromptTokenizer, args: Mapping[str, Scalar] = NO_ARGS) -> Around:
-    """Return what the model's chat template writes around a user turn; ModelError where there is none."""
+    """Return what the model's chat template writes around a user turn; raise ModelError if there is no template."""
     if not tokenizer.chat_template:
         raise ModelError("this tokenizer has no chat template: use --template base")
     return around(tokenizer.chat_template, tokenizer.special_tokens, args)
@@ -122,28 +122,28 @@ def wrap_of(
     args: Mapping[str, Scalar] = NO_ARGS,
     anchor: Anchor = "auto",
 ) -> Wrap:
-    """The text before and after the user's turn: empty for `base`, the model's own chat template for `chat`.
+    """Return the text before and after the user's turn: empty for `base`, the model's chat template for `chat`.
 
-    The anchor token at the start of the template's opening (BOS; EOS for OLMo), with white space before it, is left
-    out: `to_request` puts it in front, exactly once. Under `none` the opening stays as it is.
+    If the template's opening starts with the anchor token (BOS; EOS for OLMo), that token and white space before it are
+    left out: `to_request` puts the anchor in front, exactly once. Under `none` the opening stays as it is.
     """
     if template == "base":
         if args:
             raise ModelError("--template-args are arguments of a chat template: add --template chat")
         return Wrap()
-    made = rendered(tokenizer, args)
+    around_turn = rendered(tokenizer, args)
     if anchor == "none":
-        return Wrap(made.opening, made.closing, made.trims)
+        return Wrap(around_turn.opening, around_turn.closing, around_turn.trims)
     text, number = anchor_token(tokenizer)
-    opening = made.opening
+    opening = around_turn.opening
     if opening.lstrip().startswith(text):
         opening = opening.lstrip().removeprefix(text)
         _require_same_tokens(tokenizer, text, number, opening)
-    return Wrap(opening, made.closing, made.trims)
+    return Wrap(opening, around_turn.closing, around_turn.trims)
 
 
 def _require_same_tokens(tokenizer: PromptTokenizer, anchor: str, number: int, opening: str) -> None:
-    """ModelError where the tokens behind the anchor are not those that they are together with it."""
+    """Raise ModelError if the tokens of `opening` change when the anchor stands in front of it."""
     if opening.startswith(anchor):
         raise ModelError(f"the chat template begins with {anchor!r} twice: use --template base")
     if tokenizer.encode(f"{anchor}{opening}x") != [number, *tokenizer.encode(f"{opening}x")]:
@@ -154,14 +154,14 @@ def _require_same_tokens(tokenizer: PromptTokenizer, anchor: str, number: int, o
 
 
 def template_text(wrap: Wrap) -> str:
-    """Return the SHA-256 of what a chat template writes around a turn, for a run's identity."""
+    """Return, for a run's identity, the SHA-256 of what a chat template writes around a turn."""
     return hashlib.sha256(json.dumps([wrap.opening, wrap.closing, wrap.trims]).encode()).hexdigest()
 
 
 def trimmed(sample: Sample, wrap: Wrap, tokenizer: PromptTokenizer) -> Sample:
-    """The sample without the white space at the edges of its turn, where its chat template takes it off.
+    """Return the sample without white space at the edges of its user turn, if its chat template removes that.
 
-    Its number of tokens is corrected where it stands among the facts. Prompts without the template stay as they are.
+    The fact `tokens`, if present, is corrected. Prompts without the template stay as they are.
     """
     text = sample.prompt
     start, stop = len(wrap.opening), _end_of_turn(sample, wrap)
@@ -184,9 +184,9 @@ def trimmed(sample: Sample, wrap: Wrap, tokenizer: PromptTokenizer) -> Sample:
 
 
 def _end_of_turn(sample: Sample, wrap: Wrap) -> int:
-    """Return where the user's turn ends in a prompt, -1 where nothing says so.
+    """Return the character index at which the user's turn ends in a prompt, -1 if it cannot be told.
 
-    A closing of white space alone is found where it ends the text before the answer prefix, or ends the prompt.
+    A closing of white space alone counts only at the end of the text before the answer prefix, or of the prompt.
     """
     if wrap.closing.strip():
         return sample.prompt.rfind(wrap.closing)
@@ -197,7 +197,7 @@ def _end_of_turn(sample: Sample, wrap: Wrap) -> int:
 
 
 def reference_text(references: Sequence[str], form: ReferenceForm) -> str:
-    """The reference answer as a model would write it, the text whose log-probability is taken."""
+    """Return the reference answer as a model would write it. Its log-probability is what is measured."""
     if form == "first":
         return references[0] if references else ""
     if form == "numbered":
@@ -213,20 +213,20 @@ def to_request(
     stop: tuple[str, ...] = (),
     anchor: Anchor = "auto",
 ) -> Request:
-    """The sample as token ids, the anchor token first; a text that begins with it gets no second one.
+    """Return the sample as token ids, with the anchor token first; a text that begins with it gets no second one.
 
     Under `none` no token is put in front, and no token is the anchor.
 
-    `window` is the number of positions the model has: anchor, prompt and all generated tokens but the last (which
-    is never fed back) must fit, else OverlongPrompt.
+    `window` is the number of positions that the model has. Raise OverlongPrompt unless anchor, prompt and all generated
+    tokens but the last (which is never fed back) fit into it.
     """
     text = sample.prompt
     ids, choices = _split(text, sample.choices, tokenizer)
     seams = list(itertools.accumulate(len(segment.text) for segment in sample.segments[:-1]))
     segment_ids = [bisect.bisect_right(seams, start) for start, _ in tokenizer.spans(text)][: len(ids)]
     token_ids, segment_ids = _anchored(ids, segment_ids, tokenizer) if anchor == "auto" else (ids, segment_ids)
-    said = "" if choices or sample.then else reference_text(sample.references, form)
-    reference = _continuation(text, said, ids, tokenizer)
+    reference_answer = "" if choices or sample.then else reference_text(sample.references, form)
+    reference = _continuation(text, reference_answer, ids, tokenizer)
     request = Request(
         sample_id=sample.id,
         token_ids=tuple(token_ids),
@@ -246,7 +246,7 @@ def to_request(
 
 
 def _anchored(ids: list[int], segment_ids: list[int], tokenizer: PromptTokenizer) -> tuple[list[int], list[int]]:
-    """The ids with the anchor token at index 0, once, and their segments: -1 is the anchor's."""
+    """Return the ids with exactly one anchor token, at index 0, and their segment ids; the anchor's is -1."""
     number = anchor_token(tokenizer)[1]
     if ids[:1] == [number]:
         return ids, [-1, *segment_ids[1:]]
@@ -254,7 +254,7 @@ def _anchored(ids: list[int], segment_ids: list[int], tokenizer: PromptTokenizer
 
 
 def positions(request: Request) -> int:
-    """The positions that a prompt takes with its answer or its longest choice, the last new token left out."""
+    """Return how many positions a prompt takes with its answer or longest choice; the last new token needs none."""
     longest = max(request.max_new_tokens, *(len(choice.token_ids) for choice in request.choices), 0)
     return len(request.token_ids) - 1 + longest
 
@@ -262,10 +262,10 @@ def positions(request: Request) -> int:
 def _split(
     prompt: str, choices: Sequence[Choice], tokenizer: PromptTokenizer
 ) -> tuple[list[int], tuple[Continuation, ...]]:
-    """The ids of the prompt, and of every choice behind them; the prompt is what all choices begin with.
+    """Return the ids of the prompt and a continuation for each choice. The prompt is what all tokenised choices share.
 
-    A choice is tokenised together with all that precedes it and its tokens are those beyond what precedes it alone,
-    blanks at whose end belong to the choice (lm-evaluation-harness 0.4.13, `TemplateLM._encode_pair`).
+    A choice is tokenised together with the text before it. Its own tokens are those beyond the tokens of that text
+    alone; trailing blanks of that text count as the choice's (lm-evaluation-harness 0.4.13, `TemplateLM._encode_pair`).
     """
     if not choices:
         return tokenizer.encode(prompt), ()
@@ -279,7 +279,7 @@ def _split(
 
 
 def _continuation(prompt: str, answer: str, ids: list[int], tokenizer: PromptTokenizer) -> list[int]:
-    """Token ids of the answer after the prompt; tokenised together where that leaves the prompt's tokens alone.
+    """Return the answer's token ids after the prompt, tokenised together with it if that keeps the prompt's tokens.
 
     Only the prompt's last line is tokenised again: no pre-tokenizer joins text across it and the answer differently.
     """

@@ -1,9 +1,9 @@
-"""Where the documents of a prompt begin and end: what attention patterns and per-document positions act on.
+"""Find where the documents of a prompt begin and end. Attention patterns and per-document positions act on documents.
 
 The tokens of a prompt stay as they are. Without a size, documents are those of the task: each passage, each worked
 example, a haystack of running text as a whole, and each line of a haystack that is made of lines. With a size of N
-tokens, every run of neighbouring lines is joined, in order, and cut into blocks of N tokens, the last one shorter;
-any other document is cut into such blocks where it is longer than N, and never joined to another.
+tokens, every run of neighbouring lines is joined, in order, and cut into blocks of N tokens; the last block may be
+shorter. Any other document longer than N is cut into such blocks too, and is never joined to another.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from dataclasses import replace
 
 from anchoreval.schema import Json, Request, Role
 
-#: The rule above, for a run's identity: records made under another rule are another run's.
+#: The rule above, for a run's identity: records made under another rule belong to another run.
 RULE = "each passage, example, running haystack, line of a haystack; with a size, lines are joined and all are cut"
 _ANCHOR = -1
-_LINES = -2  # stands for every `line` segment, so that neighbours are one run
+_LINES = -2  # stands for every `line` segment, so that neighbouring lines form one run
 
 
 def cut_documents(request: Request, tokens: int | None) -> Request:
-    """The request with its documents in blocks of `tokens` tokens (see above), all of them of role `document`.
+    """Return the request with its documents cut into blocks of `tokens` tokens (see above), all of role `document`.
 
-    Other segments keep their roles, those without tokens are left out; None leaves all alone. ValueError for less
-    than one token.
+    Other segments keep their roles. Segments without tokens are dropped. With `tokens` None the request is returned
+    as it is. Raise ValueError for less than one token.
     """
     if tokens is None:
         return request
@@ -47,9 +47,9 @@ def cut_documents(request: Request, tokens: int | None) -> Request:
 
 
 def document_tokens(request: Request) -> dict[str, Json]:
-    """How many documents a request has, and the tokens of the smallest, the (lower) median and the largest.
+    """Return the number of documents and the token counts of the smallest, the (lower) median and the largest.
 
-    A prompt may have thousands of documents, so a record does not list them; without any, `count` is all there is.
+    A prompt may have thousands of documents, so a record does not list them. Without documents only `count` is there.
     """
     runs = ((segment, sum(1 for _ in run)) for segment, run in itertools.groupby(request.segment_ids))
     sizes = sorted(size for segment, size in runs if segment >= 0 and request.roles[segment] in {"document", "line"})

@@ -1,4 +1,4 @@
-"""What a user may choose of prompts by name: settings of suites, and arguments of chat templates."""
+"""What a user may choose about prompts by name: settings of suites and arguments of chat templates."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from anchoreval.tokenizer.chat_template import Scalar
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a setting of a suite is for: a whole number from 1 upwards, or one of `values`."""
+    """A setting of a suite: what it is for, and its values: one of `values`, else a whole number from 1 upwards."""
 
     about: str
     values: tuple[str, ...] | None = None
 
     @property
     def kind(self) -> type[str] | type[int]:
-        """The type of its value."""
+        """The type of the setting's value."""
         return str if self.values else int
 
 
@@ -32,7 +32,10 @@ SETTINGS = {
 
 
 def read_template_arg(text: str) -> tuple[str, Scalar]:
-    """Return name and value of KEY=VALUE: JSON's true, false, null and numbers, else text; AnchorEvalError for none."""
+    """Return name and value of KEY=VALUE. true, false, null and numbers are read as JSON, anything else is text.
+
+    Raise AnchorEvalError if the text is not KEY=VALUE, or the value is a list or an object.
+    """
     name, equals, value = text.partition("=")
     if not (equals and name.isidentifier()):
         raise AnchorEvalError(f"{text!r} is no KEY=VALUE such as enable_thinking=false")

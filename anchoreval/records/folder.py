@@ -17,14 +17,16 @@ from types import TracebackType
 
 from anchoreval.errors import RunError
 from anchoreval.files import clear_parts, write_errors, write_whole
-from anchoreval.records.header import HEADER, SCHEMA, Header, fingerprint, problem_of, read_header
+from anchoreval.records.header import HEADER, SCHEMA, Header, fingerprint, read_header
+from anchoreval.records.header_shape import problem_of
 from anchoreval.records.kept import Kept
 from anchoreval.records.line import from_line as from_line
 from anchoreval.records.line import record_of
 from anchoreval.records.line import to_line as to_line
-from anchoreval.records.lines import RECORDS, Lines, each_fields, require_seal, seal_of
+from anchoreval.records.lines import RECORDS, Lines, each_fields
 from anchoreval.records.plain_files import opened, there
 from anchoreval.records.run import Run, load_run
+from anchoreval.records.seal import require_seal, seal_of
 from anchoreval.schema import SCORED, Json, Record
 
 LOCK = "lock"

@@ -13,9 +13,10 @@ from pydantic import ValidationError
 from anchoreval.errors import MissingExtra, RunError
 from anchoreval.records.header import HEADER, READ, Header, read_header
 from anchoreval.records.line import record_of
-from anchoreval.records.lines import RECORDS, Lines, changed_since, each_fields
+from anchoreval.records.lines import RECORDS, Lines, each_fields
 from anchoreval.records.parts import HeaderParts
 from anchoreval.records.plain_files import there
+from anchoreval.records.seal import changed_since
 from anchoreval.schema import Json, Record
 from anchoreval.stats import Side, per_token, sides
 

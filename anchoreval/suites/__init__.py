@@ -1,4 +1,4 @@
-"""How samples are made: one generator per kind of task, looked up by the name a task card gives."""
+"""How samples are made: one generator per kind of task, looked up by the name that a task card gives."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ATTEMPTS = 32  # lengths tried to find the smallest possible one
 
 
 def _explained(generator: Generator) -> Generator:
-    """The generator, whose LengthError names the task and the smallest length seen to work, or the longest."""
+    """Wrap a generator so that its LengthError names the task and the smallest length that works, or the longest."""
 
     def generate(recipe: Recipe) -> Iterator[Sample]:
         try:
@@ -49,7 +49,7 @@ def _explained(generator: Generator) -> Generator:
 
 
 def _smallest(generator: Generator, recipe: Recipe, guess: int | None) -> int | None:
-    """A length that works, from the first guess upwards; None when none was found."""
+    """Return the first length from `guess` upwards that works, or None if no length was found."""
     for _ in range(ATTEMPTS):
         if guess is None:
             return None

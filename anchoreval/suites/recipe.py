@@ -1,4 +1,4 @@
-"""What a generator is asked for: task, length, how many, from which sources, counted with which tokenizer."""
+"""What a generator is asked for: task, length, number of samples, sources and tokenizer."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ BASE = Wrap()  # no chat template
 class Recipe:
     """One task at one length, in tokens of the model; `args` are the card's.
 
-    `outside` are the tokens that the model is fed beside the prompt's text: an anchor, a server's own chat template.
-    The length holds them, the prompt and `max_new_tokens`, but for the `uncounted` ones of a published benchmark,
-    whose prompts stay as they were published (anchoreval.runs.lengths says which rule counts what).
+    `outside` is the number of tokens that the model is fed beside the prompt's text: an anchor, a server's own chat
+    template. The length holds them, the prompt and `max_new_tokens`. `uncounted` is the number of tokens that the
+    length of a published benchmark does not hold, so that its prompts stay as they were published
+    (anchoreval.runs.lengths says which rule counts what).
     """
 
     task: str
@@ -41,20 +42,20 @@ class Recipe:
 
     @property
     def reserved(self) -> int:
-        """Tokens of the length that are not the prompt's."""
+        """Number of tokens of the length that are not for the prompt."""
         return self.max_new_tokens + self.outside - self.uncounted
 
     @property
     def room(self) -> int:
-        """Tokens that a prompt may take."""
+        """Number of tokens that a prompt may take."""
         return self.length - self.reserved
 
     def counted(self, prompt: int) -> int:
-        """Tokens of a prompt of so many and of its answer budget, as published benchmarks count: the fact `tokens`."""
+        """Return `prompt` tokens plus the answer budget, as published benchmarks count: the fact `tokens`."""
         return prompt + self.max_new_tokens
 
     def tokens(self, prompt: int) -> int:
-        """Tokens of everything that the model is fed with a prompt of so many, and of the answer budget."""
+        """Return the tokens that the model is fed with a prompt of `prompt` tokens, plus the answer budget."""
         return self.counted(prompt) + self.outside
 
 
@@ -62,14 +63,14 @@ Generator = Callable[[Recipe], Iterator[Sample]]
 
 
 def options(recipe: Recipe, kind: type[Options]) -> Options:
-    """The card's `args` as an instance of the dataclass `kind`; CardError as for `checked`."""
+    """Return the card's `args` as an instance of the dataclass `kind`; raise CardError as `checked` does."""
     return checked(recipe.task, recipe.args, kind)
 
 
 def checked(task: str, args: Mapping[str, Json], kind: type[Options]) -> Options:
-    """The arguments of a task as an instance of the dataclass `kind`.
+    """Return the arguments of a task as an instance of the dataclass `kind`.
 
-    Raises CardError that names the task, the argument and what it may be.
+    Raise CardError that names the task, the argument and its possible values.
     """
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(kind)
@@ -88,7 +89,7 @@ def _required(field: dataclasses.Field[Any]) -> bool:
 
 
 def _check(where: str, value: Json, hint: Any) -> None:
-    """Raises CardError when `value` is not of the type `hint` (int, float, str or a Literal)."""
+    """Raise CardError if `value` is not of the type `hint` (int, float, str or a Literal)."""
     if typing.get_origin(hint) is typing.Literal:
         if value not in typing.get_args(hint):
             raise CardError(f"{where}: {value!r} is not one of {', '.join(map(str, typing.get_args(hint)))}")
@@ -104,7 +105,7 @@ def _check(where: str, value: Json, hint: Any) -> None:
 def sample_of(
     recipe: Recipe, index: int, segments: Sequence[Segment], reference: str, facts: dict[str, Json]
 ) -> Sample:
-    """The finished sample: empty segments left out, `tokens` (Recipe.tokens) among its facts."""
+    """Return the finished sample without empty segments; its facts include `tokens` (Recipe.counted)."""
     kept = tuple(segment for segment in segments if segment.text)
     tokens = recipe.counted(recipe.tokenizer.count("".join(segment.text for segment in kept)))
     return Sample(

@@ -1,5 +1,6 @@
-"""How an answer is judged: pure functions (text, references, facts) -> Score, looked up by the name a task card
-gives.
+"""How an answer is judged: pure functions (text, references, facts) -> Score.
+
+A scorer is looked up by the name that a task card gives.
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ from anchoreval.suites.ruler.scoring import NO_FACTS, Scorer, match_all, match_a
 
 
 def with_choices(facts: Mapping[str, Json], choices: Sequence[ChoiceScore]) -> Mapping[str, Json]:
-    """The facts that a scorer is given: the sample's, and the scores of its choices where it has any."""
+    """Return the facts for a scorer: the sample's facts, plus the scores of its choices if it has any."""
     return {**facts, "choices": choices} if choices else facts
 
 
 def likeliest(choices: Sequence[ChoiceScore]) -> int:
-    """Index of the choice with the highest log-probability, the first of equals."""
+    """Return the index of the choice with the highest log-probability; ties go to the first."""
     return max(range(len(choices)), key=lambda index: choices[index].logprob)
 
 
 def gold_is_likeliest(_: str, __: Sequence[str], facts: Mapping[str, Json] = NO_FACTS) -> Score:
-    """1 when the right choice (fact `gold`) has the highest log-probability, else 0."""
+    """Return 1 if the right choice (fact `gold`) has the highest log-probability, else 0."""
     if not facts.get("choices"):
         return Score(None, "no choice was scored")
     return Score(float(likeliest(facts["choices"]) == facts["gold"]))
@@ -49,7 +50,7 @@ SCORERS: dict[str, Scorer] = {
 
 
 def require(scorer: str) -> dict[str, str]:
-    """The packages that a scorer brings into the score, with their versions; MissingExtra where one is missing."""
+    """Return the packages that a scorer uses, with their versions; raise MissingExtra if one is not installed."""
     if scorer in LONGBENCH:
         return require_jieba(scorer)
     return lm_eval_tasks.require() if scorer == "lm_eval" else {}

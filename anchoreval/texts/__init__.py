@@ -1,1 +1,1 @@
-"""What prompts are made of."""
+"""The texts that prompts are made of: sources, generated prose, and fitting them to a length."""

@@ -1,4 +1,4 @@
-"""One file from a published address, resumed where a connection was cut, kept only when its SHA-256 is right."""
+"""Download one file from a published address; resume after a cut connection; keep it only if its SHA-256 is right."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ Progress = Callable[[int, int | None], None]
 
 
 def download(address: str, target: Path, sha256: str, progress: Progress = lambda _have, _of: None) -> Path:
-    """Fetches a file to `target`, which appears only when its SHA-256 is right.
+    """Fetch a file to `target`, which appears only when its SHA-256 is right.
 
-    What was received of a file that broke off stays in `<target>.part`, and the next call goes on behind it.
-    `sha256` may be the id of a git blob (see digest_of). `progress` takes the bytes there are and those there will be,
-    where the server says so.
-    Raises OSError when it cannot be fetched or written, SourceError when its hash is another (nothing stays then).
+    The part of a download that broke off stays in `<target>.part`, and the next call resumes it. `sha256` may be the id
+    of a git blob (see digest_of). `progress` is called with the bytes received so far and the bytes in all (None if the
+    server does not say). Raise OSError if the file cannot be fetched or written, SourceError if its hash is wrong; then
+    nothing is kept.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with _part(target.with_name(f"{target.name}.part")) as (part, file):
         _receive(address, file, progress)
-        found = digest_of(part, sha256)
-        if found != sha256:
+        digest = digest_of(part, sha256)
+        if digest != sha256:
             part.unlink()
-            raise SourceError(f"its SHA-256 is {found}, expected {sha256}")
+            raise SourceError(f"its SHA-256 is {digest}, expected {sha256}")
         part.replace(target)
     return target
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, read block by block."""
+    """Return the SHA-256 of a file, read block by block."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest_of(path: Path, like: str) -> str:
-    """The hash of a file that compares with `like`: SHA-256, or the id of the git blob where that has 40 digits."""
+    """Return the hash of a file of the same kind as `like`: SHA-256, or a git blob's id if `like` has 40 digits."""
     if len(like) != GIT_DIGITS:
         return sha256_of(path)
     digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
@@ -59,14 +59,14 @@ def digest_of(path: Path, like: str) -> str:
 
 
 def address_of(address: str) -> str:
-    """The address as asked: the hub's own host replaced by $HF_ENDPOINT where that is set."""
+    """Return the address with the hub's host replaced by $HF_ENDPOINT if that is set."""
     endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/")
     return re.sub("^https://huggingface.co", endpoint, address) if endpoint else address
 
 
 @contextlib.contextmanager
 def _part(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
-    """The half-made file, open at its end and locked; gone afterwards where nothing came."""
+    """Yield the partial file, opened at its end and locked; delete it afterwards if it is empty."""
     with path.open("ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -81,14 +81,14 @@ def _part(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
 
 
 def _receive(address: str, file: BinaryIO, progress: Progress) -> None:
-    """Adds to the file what it lacks; it is begun again where the server cannot go on in the middle."""
+    """Append the missing bytes to the file; start again if the server cannot resume in the middle."""
     have = file.tell()
     request = urllib.request.Request(address, headers={"Range": f"bytes={have}-"} if have else {})
     try:
         answer = urllib.request.urlopen(request, timeout=DOWNLOAD_SECONDS)
     except urllib.error.HTTPError as error:
         if have and error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return  # all of it is there, or it is another file: its hash tells
+            return  # the file is complete, or it is another file: the hash will tell
         raise
     with answer:
         if answer.status != http.HTTPStatus.PARTIAL_CONTENT:
@@ -106,7 +106,7 @@ def _receive(address: str, file: BinaryIO, progress: Progress) -> None:
 
 
 def _read(answer: http.client.HTTPResponse, have: int) -> bytes:
-    """The next bytes; a connection that breaks off is an OSError."""
+    """Return the next bytes; raise OSError if the connection breaks off."""
     try:
         return answer.read(BLOCK)
     except (OSError, http.client.HTTPException) as error:

@@ -1,10 +1,10 @@
-"""RULER's task texts (NVIDIA/RULER c3f5e3b, scripts/data/synthetic/constants.py, Apache-2.0) and how they
-are filled.
+"""RULER's task texts and how they are filled.
 
-`template = opening + task text + closing + answer prefix`, as upstream joins them. Where one needle is asked for,
-upstream replaces words ("Some" by "A", "are" by "is") in the whole of it, which would make
-"people who care" of a checkpoint's system turn "people who cis"; here only the task's own text is edited. Where a chat
-template has none of these words, as upstream's `base` and `meta-chat`, the bytes are upstream's.
+Source: NVIDIA/RULER c3f5e3b, scripts/data/synthetic/constants.py (Apache-2.0). The parts are joined as upstream joins
+them: `template = opening + task text + closing + answer prefix`. If one needle is asked for, upstream replaces words
+("Some" by "A", "are" by "is") in the whole template, which would turn "people who care" in a checkpoint's system turn
+into "people who cis". Here only the task's own text is edited. If a chat template has none of these words, as in
+upstream's `base` and `meta-chat`, the bytes are upstream's.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Template:
 
     @classmethod
     def of(cls, wrap: Wrap, text: str, prefix: str, singular: bool = False) -> Template:
-        """A template whose fields are marked so that braces in a chat template stay what they are."""
+        """Return a template whose fields are marked, so that braces in a chat template stay as they are."""
         marked = _mark(text) + "\x01" + _mark(prefix)
         if singular:
             for old, new in (("Some", "A"), ("are all", "is"), ("are", "is"), ("answers", "answer")):
@@ -72,7 +72,7 @@ class Template:
         return cls(wrap.opening + before, after + wrap.closing, tail)
 
     def fill(self, **fields: str) -> tuple[str, str, str]:
-        """The text before the context, after it, and the answer prefix."""
+        """Return the filled text before the context, after it, and the answer prefix."""
 
         def value(match: re.Match[str]) -> str:
             return fields[match.group(1)]
@@ -86,11 +86,11 @@ def _mark(text: str) -> str:
 
 @dataclass(slots=True)
 class Draft:
-    """A prompt in pieces, before it is known to fit. `documents` are the document segments, each a list of
-    pieces; with `lines`, each line of theirs is a segment, its newline included.
+    """A prompt in pieces, before it is known to fit.
 
-    `opening` and the worked `example`, a document of its own, stand before the preamble. `marks` are positions
-    to be reported: (document, pieces of it that stand before).
+    `documents` are the document segments, each a list of pieces; with `lines`, each of their lines is a segment, its
+    newline included. `opening` and the worked `example`, which is a document of its own, stand before the preamble.
+    `marks` are the positions to report: (index of the document, number of its pieces before the position).
     """
 
     preamble: list[Piece]
@@ -105,7 +105,7 @@ class Draft:
     lines: bool = False
 
     def pieces(self) -> list[Piece]:
-        """Every piece in order."""
+        """Return every piece in order."""
         inside = [piece for document in self.documents for piece in document]
         return [*self._before(), *inside, *self.query, self.prefix]
 
@@ -113,7 +113,7 @@ class Draft:
         return [*self.opening, *self.example, *self.preamble]
 
     def segments(self) -> tuple[Segment, ...]:
-        """The prompt's segments, empty ones left out."""
+        """Return the prompt's segments without empty ones."""
         parts = [
             Segment("preamble", _text(self.opening)),
             Segment("document", _text(self.example)),
@@ -125,9 +125,7 @@ class Draft:
         return tuple(part for part in parts if part.text)
 
     def positions(self, tally: Tally) -> dict[str, Json]:
-        """`depths` (share of the document characters before each mark) and `token_positions` (tokens before
-        it).
-        """
+        """Return `depths` (share of the document characters before each mark) and `token_positions` (tokens before)."""
         sizes = [[len(piece.text) for piece in document] for document in self.documents]
         total = sum(map(sum, sizes)) or 1
         depths: list[float] = []
@@ -141,7 +139,7 @@ class Draft:
 
 
 def _lines(text: str) -> list[Segment]:
-    """Every line with the newline that ends it, equal lines as one object."""
+    """Return every line, with the newline that ends it, as a segment; equal lines are one object."""
     *ended, last = text.split("\n")
     segments = {line: Segment("line", f"{line}\n") for line in set(ended)}
     return [*(segments[line] for line in ended), Segment("line", last)]
@@ -154,5 +152,4 @@ def _text(pieces: Iterable[Piece]) -> str:
 def sample_of(
     draft: Draft, task: str, length: int, index: int, max_new_tokens: int, facts: Mapping[str, Json]
 ) -> Sample:
-    """The finished sample."""
     return Sample(task, length, index, draft.segments(), draft.references, max_new_tokens, facts)

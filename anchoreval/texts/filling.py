@@ -1,4 +1,4 @@
-"""Texts that fill their length: how many units fit, lines redrawn until nothing is left over, depths in strata."""
+"""Fill a text to its length: find how many units fit, redraw lines to close the gap, draw depths from strata."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from anchoreval.errors import TooLong
 from anchoreval.schema import Tokenizer
 
 STRATA = 10
-PATIENCE = 6  # estimates before the search only halves
-DRAWS = 800  # of lines of a text that is topped up, spread over them; eight each at least
-DRAWS_EACH = 8
-PATIENCE_FOR_NEW = 10_000  # draws, of which one in two is new wherever this is asked
+PATIENCE = 6  # estimates before the search becomes a plain bisection
+DRAWS = 800  # draws in all to top up a text, spread over its lines
+DRAWS_EACH = 8  # draws of each line at least
+PATIENCE_FOR_NEW = 10_000  # draws before `new` gives up; for all of its callers about one draw in two is new
 
 
 def most(tokens: Callable[[int], int], room: int, least: int, guess: int, highest: int = 0) -> int | None:
-    """The most units (`least` or more) whose text has at most `room` tokens; None when `least` has more.
+    """Return the most units (`least` or more) whose text has at most `room` tokens, or None if `least` has more.
 
-    `tokens` says what so many units take and grows with them, without end unless there are `highest` units at most (0:
-    any number); where it grows evenly it is asked about five times.
+    `tokens` returns the tokens of a number of units. It must grow with the number, and without bound unless there are
+    at most `highest` units (0: any number). If it grows evenly, it is called about five times.
     """
     first = tokens(least)
     if first > room:
         return None
-    low, high, asked = least, highest + 1 if highest else 0, 0
+    low, high, calls = least, highest + 1 if highest else 0, 0
     at = max(min(guess, highest or guess), least + 1)
     while not high or high - low > 1:
-        found, asked = tokens(at), asked + 1
-        if found <= room:
+        taken, calls = tokens(at), calls + 1
+        if taken <= room:
             low = at
         else:
             high = at
-        each = max((found - first) / (at - least), 1e-6)
-        wanted = max(low + 1, at + math.floor((room - found) / each))
-        at = wanted if not high else min(wanted, high - 1) if asked < PATIENCE else (low + high) // 2
+        each = max((taken - first) / (at - least), 1e-6)
+        wanted = max(low + 1, at + math.floor((room - taken) / each))
+        at = wanted if not high else min(wanted, high - 1) if calls < PATIENCE else (low + high) // 2
     return low
 
 
 def new(draw: Callable[[], str], is_new: Callable[[str], bool], what: str) -> str:
-    """The first text drawn that is new. TooLong where no draw is: there are no more of `what`."""
+    """Return the first drawn text that is new; raise TooLong if no draw is, so that there are no more `what`."""
     for _ in range(PATIENCE_FOR_NEW):
         drawn = draw()
         if is_new(drawn):
@@ -49,10 +49,10 @@ def new(draw: Callable[[], str], is_new: Callable[[str], bool], what: str) -> st
 
 
 def depth(seed: int, name: str, index: int) -> float:
-    """Where sample `index` hides what is asked for, 0 (first) to 1 (last).
+    """Return the depth at which sample `index` hides its answer, from 0 (first) to 1 (last).
 
-    Any ten samples from a multiple of ten on have one depth in each tenth, in random order; a sample's depth depends on
-    nothing but its index, the seed and the name.
+    Any ten samples from a multiple of ten on have one depth in each tenth, in random order. A sample's depth depends
+    only on its index, the seed and the name.
     """
     order = Random(f"{seed}-{name}-strata-{index // STRATA}").sample(range(STRATA), STRATA)
     return (order[index % STRATA] + Random(f"{seed}-{name}-depth-{index}").random()) / STRATA
@@ -66,9 +66,10 @@ def topped_up(
     room: int,
     tokenizer: Tokenizer,
 ) -> list[str]:
-    """The lines, some of those at `free` drawn again so that together they come closer to `room` tokens, never over it.
+    """Redraw some of the lines at `free` so that all lines together come closer to `room` tokens, and return all lines.
 
-    `tokens` counts the whole text; a line's own count only says which draw is worth a try.
+    They never take more than `room`. `tokens` counts the whole text; the count of a single line only serves to choose
+    the draw to try.
     """
     tries = max(DRAWS_EACH, DRAWS // max(1, len(free)))
     best, before, spare = list(lines), list[tuple[int, str]](), room - tokens(lines)

@@ -1,9 +1,8 @@
-"""How much haystack fits: NVIDIA's search, and a finer one where NVIDIA's would never end.
+"""How much haystack fits: NVIDIA's search, and a finer search for texts with which NVIDIA's would never end.
 
-Upstream finds one number of units for all samples by a binary search on freshly drawn texts, then, sample
-by sample, takes `step` units away while the text does not fit. It never goes to `step` units or below and
-draws for ever when that does not fit. Here those draws are bounded; after them the sample is fitted to the
-unit, from the same draws.
+Upstream finds one number of units for all samples by a binary search on newly drawn texts. Then, sample by sample, it
+takes `step` units away while the text does not fit. It stops taking away at `step` units and draws for ever if they do
+not fit. Here these draws are bounded; after them the sample is fitted to the unit, from the same draws.
 """
 
 from __future__ import annotations
@@ -17,15 +16,15 @@ from anchoreval.errors import LengthError
 from anchoreval.texts.draft import Draft
 from anchoreval.texts.tally import Piece
 
-PATIENCE = 40  # fresh draws at the smallest upstream size before the finer search takes over
+PATIENCE = 40  # draws at upstream's smallest size before the finer search takes over
 
 
 class Unlucky(Exception):
-    """A draw that upstream's generator trips over (it swallows the error and draws again)."""
+    """A draw on which upstream's generator fails (it swallows the error and draws again)."""
 
 
 class Impossible(Exception):
-    """A number of units that no draw can serve; upstream swallows the error and tries the same again."""
+    """A number of units with which every draw fails; upstream swallows the error and tries the same number again."""
 
 
 class Numpy(Protocol):
@@ -38,33 +37,29 @@ class Numpy(Protocol):
 
 @dataclass(slots=True)
 class Draws:
-    """The random numbers of one data file: Python's generator and, where a task needs it, numpy's legacy
-    one.
-    """
+    """The random numbers of one data file: Python's generator and, for tasks that need it, numpy's legacy one."""
 
     python: Random
     numpy: Numpy | None = None
 
     def save(self) -> tuple[Any, Any]:
-        """The state, to draw the same again."""
+        """Return the state, from which the same numbers can be drawn again."""
         return self.python.getstate(), self.numpy.get_state() if self.numpy else None
 
     def load(self, state: tuple[Any, Any]) -> None:
-        """Goes back to a saved state."""
+        """Go back to a saved state."""
         self.python.setstate(state[0])
         if self.numpy:
             self.numpy.set_state(state[1])
 
 
-Make = Callable[[int], Draft]  # units -> a freshly drawn text
+Make = Callable[[int], Draft]  # units -> a newly drawn text
 Count = Callable[[Iterable[Piece]], int]
 
 
 @dataclass(slots=True)
 class Fitted:
-    """A text that fits: `tokens` without the answer budget, `how` is "upstream", "refined" or
-    "filled".
-    """
+    """A text that fits: `tokens` excludes the answer budget, `how` is "upstream", "refined" or "filled"."""
 
     draft: Draft
     tokens: int
@@ -76,8 +71,8 @@ class Fitted:
 class Fit:
     """The fit of one task at one length, all in tokens.
 
-    `room` is what the prompt may take, `answer` what else the length holds, the answer budget above all;
-    `step` is upstream's step, `least` the fewest units that make sense.
+    `room` is what the prompt may take; `answer` is the rest of the length, which is mostly the answer budget; `step` is
+    upstream's step and `least` the fewest units that make sense, both in units.
     """
 
     make: Make
@@ -94,9 +89,7 @@ class Fit:
         return self.room + self.answer
 
     def search(self, highest: int | None = None, extra: int = 0) -> int:
-        """Upstream's number of units; `highest` replaces its 3x estimate, `extra` tokens come on top of
-        each text.
-        """
+        """Return upstream's number of units; `highest` replaces its 3x estimate, each text has `extra` more tokens."""
         if highest is None:
             highest = int((self.length / (self.measure(self.step) / self.step)) * 3)
         low, high, best = self.step, max(highest, self.step * 2), 0
@@ -109,7 +102,7 @@ class Fit:
         return best or self.step
 
     def measure(self, units: int) -> int:
-        """Tokens of a freshly drawn text; a size that cannot be drawn counts as too long."""
+        """Return the tokens of a newly drawn text; a size that cannot be drawn counts as too long."""
         for _ in range(PATIENCE):
             try:
                 return self.count(self.make(units).pieces())
@@ -120,7 +113,7 @@ class Fit:
         return self.room + 1
 
     def sample(self, units: int) -> Fitted:
-        """One fitted text. Raises LengthError when even the fewest units do not fit."""
+        """Return a text that fits; raise LengthError if even the fewest units do not fit."""
         used, idle, overflow = units, 0, units + 1
         while idle < PATIENCE:
             try:
@@ -140,9 +133,7 @@ class Fit:
         return self.refine(overflow - 1)
 
     def refine(self, most: int) -> Fitted:
-        """The text with the most units (least..most) that fits, every size drawn from the same random
-        numbers.
-        """
+        """Return the text with the most units (least..most) that fits; all sizes use the same random numbers."""
         state = self.draws.save()
         best, smallest = fullest(lambda units: self._probe(state, units), self.room, self.least, most)
         if best is None:
@@ -165,8 +156,9 @@ class Fit:
 def fullest(
     probe: Callable[[int], Fitted | None], room: int, least: int, most: int
 ) -> tuple[Fitted | None, int | None]:
-    """The text of the most units (least..most) that takes up to `room` tokens, and the tokens of the smallest
-    one seen that takes more; None where there is no such text.
+    """Return the text of the most units (least..most) within `room` tokens, and the tokens of the smallest one above.
+
+    Each is None if the search met no such text.
     """
     low, high, best = least, max(most, least), None
     smallest: int | None = None
@@ -182,6 +174,6 @@ def fullest(
 
 
 def too_short(length: int, smallest: int | None) -> LengthError:
-    """The error for a length at which a task cannot be made."""
+    """Return the error for a length at which a task cannot be made; `smallest` is a length that works, if known."""
     known = f"; the smallest is {smallest}" if smallest else ""
     return LengthError(f"cannot be made at {length} tokens{known}", smallest)

@@ -1,6 +1,4 @@
-"""A long text in sentences, as a haystack: prefixes of any size, and ranges of sentences with known token
-counts.
-"""
+"""A long text in sentences, as a haystack: prefixes of any size, and ranges of sentences with known token counts."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ from anchoreval.texts.tally import Piece, Tally
 
 Split = Callable[[str], Sequence[tuple[int, int]]]  # a text -> the character spans of its sentences
 CHECKPOINT = 256  # characters between remembered token counts
-# Sentences before a truncation that are split again: only they can differ from the untruncated split.
+# Number of sentences before a truncation that are split again: only they can differ from the untruncated split.
 RESPLIT = 4
 
 
@@ -29,7 +27,7 @@ class Strip:
         self._known: dict[int, int] = {}
 
     def piece(self, start: int, end: int) -> Piece:
-        """The characters start..end as a piece."""
+        """Return the characters start..end as a piece."""
         piece = Piece(self.text[start:end])
         if not self._tally.adds_up or end - start < CHECKPOINT:
             return piece
@@ -41,7 +39,7 @@ class Strip:
         return piece
 
     def _before(self, cut: int) -> int:
-        """Tokens from the first checkpoint of the text to a safe cut (negative for a cut before it)."""
+        """Return the tokens from the text's first checkpoint to a safe cut (negative if the cut comes first)."""
         if cut not in self._known:
             self._reach(cut)
             at = bisect_right(self._places, cut) - 1
@@ -52,7 +50,7 @@ class Strip:
         return self._known[cut]
 
     def _reach(self, cut: int) -> None:
-        """Sets checkpoints up to `cut` at least."""
+        """Set checkpoints up to `cut` at least."""
         if not self._places:
             first = self._tally.first_cut(self.text, 0, len(self.text))
             self._places, self._totals = [cut if first is None else first], [0]
@@ -66,9 +64,7 @@ class Strip:
 
 
 class Sentences:
-    """The sentences of one prefix: `settled` of a shared strip, then the `tail`, which no longer prefix
-    shares.
-    """
+    """The sentences of one prefix: the first `settled` of a shared strip, then the prefix's own `tail`."""
 
     def __init__(self, strip: Strip, spans: Sequence[tuple[int, int]], settled: int, tail: Sequence[str]) -> None:
         self._strip, self._spans, self._settled, self._tail = strip, spans, settled, tail
@@ -77,7 +73,7 @@ class Sentences:
         return self._settled + len(self._tail)
 
     def chunk(self, start: int, end: int) -> list[Piece]:
-        """Sentences start..end joined by single spaces, as pieces; none for an empty range."""
+        """Return sentences start..end, joined by single spaces, as pieces; an empty range has no pieces."""
         pieces = []
         if start < min(end, self._settled):
             last = min(end, self._settled) - 1
@@ -89,8 +85,9 @@ class Sentences:
         return pieces
 
     def boundary(self, share: float, inserted: int = 0, more: int = 0) -> int:
-        """The sentence (0: the first) that begins nearest to `share` of the characters, where `inserted` characters
-        more stand before it and `more` in all.
+        """Return the index of the sentence that begins nearest to `share` of the characters.
+
+        `inserted` characters of other texts stand before it, and `more` such characters in the whole text.
         """
         late = list(accumulate((len(text) + 1 for text in self._tail), initial=self._late_start()))
         total = late.pop() + more or 1
@@ -102,12 +99,15 @@ class Sentences:
         return nearest([(inserted + start, place) for start, place in starts], aim + inserted, total)
 
     def _late_start(self) -> int:
-        """Characters before the tail."""
+        """Return the number of characters before the tail."""
         return self._spans[self._settled - 1][1] + 1 if self._settled else 0
 
 
 def nearest(starts: Iterable[tuple[int, int]], aim: float, total: int) -> int:
-    """The place whose start (start, place) lies nearest to `aim`, one in the same tenth of `total` before others."""
+    """Return the place whose start is nearest to `aim`; starts in the same tenth of `total` as `aim` come first.
+
+    `starts` are pairs (start, place).
+    """
     tenth = int(10 * aim / total)
     return min(starts, key=lambda each: (int(10 * each[0] / total) != tenth, abs(each[0] - aim)))[1]
 
@@ -119,7 +119,7 @@ class Passage(Protocol):
 
 
 def _joined(texts: Sequence[str], tally: Tally) -> tuple[Strip, list[tuple[int, int]]]:
-    """The texts joined by single spaces, and where each stands."""
+    """Join the texts by single spaces; return the strip and the character span of each text."""
     ends = list(accumulate(len(text) + 1 for text in texts))
     return Strip(" ".join(texts), tally), [
         (end - 1 - len(text), end - 1) for text, end in zip(texts, ends, strict=True)
@@ -127,11 +127,10 @@ def _joined(texts: Sequence[str], tally: Tally) -> tuple[Strip, list[tuple[int, 
 
 
 class Essay:
-    """A published text, cut into prefixes of so many words (RULER's unit), each split into sentences as
-    nltk would.
+    """A published text, cut into prefixes by words (RULER's unit); each is split into sentences as nltk would.
 
-    The text is repeated when a prefix asks for more. A prefix has the sentences of the longer text except
-    for its last few, which are split again in the prefix.
+    The text is repeated if a prefix needs more words. A prefix has the sentences of the longer text except for its last
+    few, which are split again in the prefix.
     """
 
     def __init__(self, text: str, split: Split, tally: Tally) -> None:
@@ -145,7 +144,7 @@ class Essay:
         self._prefixes: dict[int, Sentences] = {}
 
     def upto(self, units: int) -> Sentences:
-        """The sentences of the first `units` words."""
+        """Return the sentences of the first `units` words."""
         if units > self._built:
             self._build(units)
         if units not in self._prefixes:
@@ -162,7 +161,7 @@ class Essay:
         self._prefixes.clear()
 
     def _spans_of(self, start: int, end: int) -> list[tuple[int, int]]:
-        """Sentence spans of a stretch of the text, white space at its ends left out."""
+        """Return the sentence spans of a stretch of the text, without white space at its ends."""
         stretch = self._text[start:end]
         start += len(stretch) - len(stretch.lstrip())
         return [(start + a, start + b) for a, b in self._split(stretch.strip())]
@@ -185,19 +184,19 @@ class Prose:
         self._strip, self._spans = _joined([], tally)
 
     def upto(self, units: int) -> Sentences:
-        """The first `units` sentences."""
+        """Return the first `units` sentences."""
         if units > len(self._texts):
             self._texts += islice(self._source, max(units, 2 * len(self._texts)) - len(self._texts))
             self._strip, self._spans = _joined(self._texts, self._tally)
         return Sentences(self._strip, self._spans, units, ())
 
     def words_of(self, sentence: int) -> int:
-        """Words of a sentence."""
+        """Return the number of words of a sentence."""
         self.upto(sentence + 1)
         return self._texts[sentence].count(" ") + 1
 
     def cut(self, units: int, words: int) -> Sentences:
-        """The first `units` sentences and so many words of the next."""
+        """Return the first `units` sentences and the first `words` words of the next."""
         if words == 0:
             return self.upto(units)
         self.upto(units + 1)

@@ -1,8 +1,8 @@
 """Generated English: a haystack of any length, and documents with questions, for runs without published sources.
 
-Everything follows from a seed: the text for a longer context continues the text for a shorter one. Nothing in it
-is a number or a hyphenated word, so no sentence can be mistaken for a RULER needle. Scores on it are not comparable
-with published scores; the run header and the board say so.
+Everything follows from a seed: the text for a longer context continues the text for a shorter one. The text has no
+number and no hyphenated word, so no sentence can be mistaken for a RULER needle. Scores on it are not comparable with
+published scores; the run header and the board say so.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from anchoreval.errors import LengthError
 from anchoreval.texts import prose_words as words
 
 SENTENCES_PER_PARAGRAPH = (4, 9)
-DRAWS = 100  # of a name that was not given, for each short one there is, or before longer ones are drawn
+DRAWS = 100  # draws of a new name: for each short name that exists, then before names become one syllable longer
 MOST_MIDDLES = 9  # syllables between the first and the last of a name
 
 
@@ -40,7 +40,7 @@ class Quiz:
 
 
 def paragraphs(seed: int) -> Iterator[tuple[str, ...]]:
-    """Paragraphs without end, each a tuple of sentences about one place; the same for the same seed."""
+    """Yield paragraphs without end, each a tuple of sentences about one place; the same for the same seed."""
     rng = random.Random(f"prose-{seed}")
     while True:
         place = rng.choice(tuple(words.TOPICS))
@@ -49,7 +49,7 @@ def paragraphs(seed: int) -> Iterator[tuple[str, ...]]:
 
 
 def sentences(seed: int) -> Iterator[str]:
-    """Sentences without end, the paragraphs of `paragraphs(seed)` one after the other."""
+    """Yield sentences without end, the paragraphs of `paragraphs(seed)` one after the other."""
     for paragraph in paragraphs(seed):
         yield from paragraph
 
@@ -63,7 +63,7 @@ def _a(noun: str) -> str:
 
 
 def _things(rng: random.Random, place: str) -> tuple[str, str]:
-    """Two different things of a place, most of them with an adjective."""
+    """Draw two different things of a place, most of them with an adjective."""
     first, second = rng.sample(words.TOPICS[place], 2)
     return _described(rng, first), _described(rng, second)
 
@@ -77,7 +77,7 @@ def _was(person: str) -> str:
 
 
 def _opening(rng: random.Random, place: str) -> str:
-    """A first sentence that names the place."""
+    """Draw a first sentence that names the place."""
     person = rng.choice(words.PEOPLE)
     thing, other = _things(rng, place)
     forms = (
@@ -92,7 +92,7 @@ def _opening(rng: random.Random, place: str) -> str:
 
 
 def _sentence(rng: random.Random, place: str) -> str:
-    """One grammatical sentence about the things and people of a place."""
+    """Draw one grammatical sentence about the things and people of a place."""
     person, friend = rng.sample(words.PEOPLE, 2)
     thing, other = _things(rng, place)
     past, plain = rng.choice(words.TRANSITIVE)
@@ -117,15 +117,15 @@ def _sentence(rng: random.Random, place: str) -> str:
 
 @cache
 def _short_towns() -> frozenset[str]:
-    """Every name of three syllables, in lower case."""
+    """Return every name of three syllables, in lower case."""
     return frozenset("".join(parts).lower() for parts in itertools.product(*words.SYLLABLES))
 
 
 class _Names:
-    """Names of towns, or of people who are called after one, none given twice.
+    """Gives out names of towns, or of people who are called after a town; no name is given twice.
 
-    All names of three syllables come first; behind them names with more syllables in the middle, which hold no name of
-    three syllables and none that was given, so that no answer stands inside another name.
+    All names of three syllables come first, then names with more syllables in the middle. The longer names hold no name
+    of three syllables and no name given before, so that no answer stands inside another name.
     """
 
     def __init__(self, rng: random.Random, people: bool) -> None:
@@ -134,7 +134,7 @@ class _Names:
         self._given: set[str] = set()
 
     def new(self) -> str:
-        """The next name. LengthError when there are no more."""
+        """Return the next name; raise LengthError if there are no more."""
         while self._middles <= MOST_MIDDLES:
             for _ in range(self._draws()):
                 name = self._drawn()
@@ -145,7 +145,7 @@ class _Names:
         raise LengthError("there are no more names of towns and people")
 
     def _draws(self) -> int:
-        """How often a name is drawn before longer ones are: short ones until all are given."""
+        """Return how often a name is drawn before longer names are; short names are drawn until all are given."""
         if self._middles > 1:
             return DRAWS
         return DRAWS * self._short if len(self._given) < self._short else 0
@@ -164,7 +164,7 @@ class _Names:
 
 
 def quiz(seed: int, hops: int, size: int = 400) -> Quiz:
-    """`size` documents about invented people and towns, and one question per person.
+    """Return `size` documents about invented people and towns, and one question per person.
 
     With one hop the answer stands in the person's document; with two, the person's document names a town and the
     town's document holds the answer. Documents alternate person, town; a person's town is the one that follows.
@@ -186,14 +186,14 @@ def quiz(seed: int, hops: int, size: int = 400) -> Quiz:
         place = [f"{town} is a town on the river {river}.", f"The mayor of {town} was once {mentor}."]
         titles += [person, town]
         documents += [_document(rng, life), _document(rng, place)]
-        one = (
+        choices = (
             (f"In which town was {person} born?", town),
             (f"Which instrument did {person} learn to play?", instrument),
             (f"Who taught {person}?", mentor),
             (f"What was the occupation of {person}?", job),
         )
         if hops == 1:
-            text, answer = rng.choice(one)
+            text, answer = rng.choice(choices)
             questions.append(Question(text, (answer,), (index,)))
         else:
             text = f"On which river is the town where {person} was born?"
@@ -202,7 +202,7 @@ def quiz(seed: int, hops: int, size: int = 400) -> Quiz:
 
 
 def _document(rng: random.Random, facts: list[str]) -> str:
-    """The facts in order, with two to five sentences of ordinary prose between and after them."""
+    """Return the facts in order, with two to five sentences of ordinary prose between and after them."""
     place = rng.choice(tuple(words.TOPICS))
     filler = [_sentence(rng, place) for _ in range(rng.randint(2, 5))]
     slots = sorted(rng.randint(0, len(facts)) for _ in filler)

@@ -1,6 +1,6 @@
 """The vocabulary of the generated haystack: places with their things, people, actions; written for this package.
 
-No entry is a number, an identifier, or a hyphenated pair, so nothing here can look like a RULER needle.
+No entry is a number, an identifier, or a hyphenated pair, so no entry can look like a RULER needle.
 """
 
 from __future__ import annotations

@@ -10,9 +10,9 @@ from anchoreval.schema import Json
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question, its acceptable answers, the documents that belong to it and those of the same article.
+    """A question, its acceptable answers, its documents (`gold`) and other documents of the same article (`related`).
 
-    `supporting` are those of its documents that are needed for the answer, where the source says so.
+    `supporting` are the gold documents that the answer needs, if the source names them.
     """
 
     text: str
@@ -31,15 +31,18 @@ class Questions:
 
 
 def of_squad(value: Json) -> Questions:
-    """Answerable questions, the paragraphs of all articles as documents; ValueError where there is none."""
+    """Return SQuAD's answerable questions, with the paragraphs of all articles as documents.
+
+    Raise ValueError if there is no question.
+    """
     articles = value["data"]
     documents = sorted({_text(paragraph["context"]) for article in articles for paragraph in article["paragraphs"]})
     place = {text: index for index, text in enumerate(documents)}
     questions = []
     for article in articles:
-        own = [place[paragraph["context"]] for paragraph in article["paragraphs"]]
-        for paragraph, gold in zip(article["paragraphs"], own, strict=True):
-            related = tuple(index for index in own if index != gold)
+        of_article = [place[paragraph["context"]] for paragraph in article["paragraphs"]]
+        for paragraph, gold in zip(article["paragraphs"], of_article, strict=True):
+            related = tuple(index for index in of_article if index != gold)
             questions += [
                 Question(
                     _text(entry["question"]), tuple(_text(each["text"]) for each in entry["answers"]), (gold,), related
@@ -51,9 +54,12 @@ def of_squad(value: Json) -> Questions:
 
 
 def of_hotpot(value: Json) -> Questions:
-    """Each question with its paragraphs, ten in the distractor setting; ValueError where there is none."""
+    """Return HotpotQA's questions with their paragraphs, ten each in the distractor setting.
+
+    Raise ValueError if there is no question.
+    """
     texts = [[f"{title}\n{''.join(lines)}" for title, lines in entry["context"]] for entry in value]
-    documents = sorted({text for own in texts for text in own})
+    documents = sorted({text for paragraphs in texts for text in paragraphs})
     place = {text: index for index, text in enumerate(documents)}
     return _some(
         Questions(
@@ -62,10 +68,10 @@ def of_hotpot(value: Json) -> Questions:
                 Question(
                     _text(entry["question"]),
                     (_text(entry["answer"]),),
-                    tuple(place[text] for text in own),
-                    supporting=tuple(place[text] for text in _supporting(entry, own)),
+                    tuple(place[text] for text in paragraphs),
+                    supporting=tuple(place[text] for text in _supporting(entry, paragraphs)),
                 )
-                for entry, own in zip(value, texts, strict=True)
+                for entry, paragraphs in zip(value, texts, strict=True)
             ],
         )
     )
@@ -84,6 +90,6 @@ def _text(value: Json) -> str:
 
 
 def _supporting(entry: dict[str, Json], texts: Sequence[str]) -> list[str]:
-    """Those of a HotpotQA question's paragraphs that its supporting facts name."""
+    """Return the paragraphs of a HotpotQA question that its supporting facts name."""
     named = {title for title, _ in entry.get("supporting_facts", ())}
     return [text for (title, _), text in zip(entry["context"], texts, strict=True) if title in named]

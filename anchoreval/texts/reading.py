@@ -1,4 +1,4 @@
-"""Files that somebody else wrote, as UTF-8, JSON and zip; whatever is wrong with one is a SourceError that names it."""
+"""Read foreign files as UTF-8, JSON and zip; whatever is wrong with a file is a SourceError that names the file."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from anchoreval.errors import SourceError
 from anchoreval.schema import Json
 
 _LFS = "a git-lfs pointer must be replaced by its file"
-_HALVES = re.compile(r"\\u[dD][89a-fA-F]")  # escapes of halves of a character, which belong in pairs
+_HALVES = re.compile(r"\\u[dD][89a-fA-F]")  # JSON escapes of surrogates, which belong in pairs
 _HALF = "holds half a character (a lone surrogate), which no tokenizer takes"
-#: What zipfile makes of a damaged, an encrypted and a foreign archive.
+#: The errors that zipfile raises for damaged, encrypted and foreign archives.
 _BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError)
 
 
 def text_of(path: Path) -> str:
-    """The text of a file in UTF-8."""
+    """Return the text of a file in UTF-8."""
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -30,7 +30,10 @@ def text_of(path: Path) -> str:
 
 
 def json_of(content: str | bytes, where: str) -> Json:
-    """The value that a text is as JSON; `where` it stands begins the error. Texts with half a character are none."""
+    """Return the value of a JSON text; raise SourceError, which begins with `where`, if it is not JSON.
+
+    A text with a lone surrogate is an error too.
+    """
     try:
         text = content if isinstance(content, str) else content.decode("utf-8-sig")
         value: Json = json.loads(text)
@@ -45,7 +48,7 @@ def json_of(content: str | bytes, where: str) -> Json:
 
 @contextlib.contextmanager
 def expected(where: str, form: str) -> Iterator[None]:
-    """Whatever a value of another form makes of the code that takes it apart is a SourceError that says the form."""
+    """Raise SourceError that names the expected `form` for errors inside the block, which parses a foreign value."""
     try:
         yield
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
@@ -53,7 +56,7 @@ def expected(where: str, form: str) -> Iterator[None]:
 
 
 def whole(text: str) -> bool:
-    """Whether UTF-8 has all of its characters: JSON may hold half a one, which no tokenizer takes."""
+    """Return True if UTF-8 can encode the text: JSON may hold a lone surrogate, which no tokenizer accepts."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -62,7 +65,10 @@ def whole(text: str) -> bool:
 
 
 def checked_text(value: Json, where: str, key: str, form: str) -> str:
-    """The text that stands under a key of a record; `form` says whose records were expected."""
+    """Return `value` if it is a text, else raise SourceError.
+
+    The error names `where`, the record's key, and `form`, which says whose records were expected.
+    """
     if not isinstance(value, str):
         raise SourceError(f"{where}: {key!r} is not a str: expected {form}")
     if not whole(value):
@@ -72,7 +78,7 @@ def checked_text(value: Json, where: str, key: str, form: str) -> str:
 
 @contextlib.contextmanager
 def opened(path: Path, suite: str) -> Iterator[zipfile.ZipFile]:
-    """An archive; an error of it while it is open names the command that brings it anew."""
+    """Yield an open archive; raise SourceError for a broken one, with the command that fetches it again."""
     try:
         with zipfile.ZipFile(path) as archive:
             yield archive
@@ -82,7 +88,7 @@ def opened(path: Path, suite: str) -> Iterator[zipfile.ZipFile]:
 
 @contextlib.contextmanager
 def lines_of(path: Path, member: str, suite: str) -> Iterator[IO[bytes]]:
-    """The bytes of a file, or of `member` of the archive that it is."""
+    """Yield a file open for reading bytes, or `member` of the archive at `path`."""
     if not member:
         try:
             plain = path.open("rb")

@@ -1,7 +1,8 @@
-"""The published texts behind RULER, found in --data-dir or the cache, else downloaded once, and those of LongBench (v1
-and v2), which `anchoreval data fetch` brings; never bundled.
+"""The published texts that suites read; none is bundled with the package.
 
-Every text that is used is recorded (`describe`): its file, its SHA-256 and whether it is the published file.
+RULER's texts are found in --data-dir or the cache, or else downloaded once. `anchoreval data fetch` fetches those of
+LongBench (v1 and v2). Every text that is used is recorded (`describe`): its file, its SHA-256 and whether it is the
+published file.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ RULER_COMMIT = "c3f5e3b4f87f97e048793bb510a3a6b19a46bf3a"
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A file as it was published: its hash, and the addresses that serve it (none: `recipe` says how to
-    make it). `revision` is that of the repository it lies in. A `sha256` of 40 digits is the id of the git blob.
+    """A file as it was published: its hash and the addresses that serve it.
+
+    If no address serves it, `recipe` says how to make it. `revision` is that of its repository. A `sha256` of 40 digits
+    is the id of the git blob.
     """
 
     file: str
@@ -101,16 +104,16 @@ PUNKT = "tokenizers/punkt_tab/english"
 
 
 def default_cache() -> Path:
-    """$XDG_CACHE_HOME/anchoreval, else ~/.cache/anchoreval."""
+    """Return $XDG_CACHE_HOME/anchoreval, or else ~/.cache/anchoreval."""
     root = os.environ.get("XDG_CACHE_HOME")
     return (Path(root) if root else Path.home() / ".cache") / "anchoreval"
 
 
 class Sources:
-    """Where texts come from. `haystack="generated"` replaces essays and question sets by the package's own
-    prose; `context=False` leaves the context out of the prompts, a control that only some generators have.
+    """The texts that prompts are made of, read on first use.
 
-    Texts are read when first asked for. Raises SourceError for one that cannot be had.
+    `haystack="generated"` replaces essays and question sets by generated prose; `context=False` leaves the context out
+    of the prompts, a control that only some generators have. A text that cannot be read or downloaded is a SourceError.
     """
 
     def __init__(
@@ -132,17 +135,17 @@ class Sources:
 
     @property
     def published(self) -> bool:
-        """Whether every file used so far is the published one, and the prompts have their context."""
+        """True if every file used so far is the published one, and the prompts have their context."""
         return self.context and all(each["published"] for each in self._used.values())
 
     @property
     def others(self) -> list[str]:
-        """What was read that is not the published file, and that the context is left out, where it is; in words."""
-        said = {name: str(value) for name, value in self.describe().items() if name not in ("haystack", "wordlists")}
-        return [f"{name} {value}" for name, value in said.items() if not value.startswith("published")]
+        """The files read so far that are not published ones, and a context that is left out, in words."""
+        lines = {name: str(value) for name, value in self.describe().items() if name not in ("haystack", "wordlists")}
+        return [f"{name} {value}" for name, value in lines.items() if not value.startswith("published")]
 
     def describe(self) -> dict[str, Json]:
-        """JSON for a run's header: the choices made, and for every file read so far what it is."""
+        """Return JSON for a run's header: the settings, and for every file read so far whether it is published."""
         files = {name: self._said(name) for name in sorted(self._used) if "folder" not in self._used[name]}
         folders = {str(used["folder"]) for used in self._used.values() if "folder" in used}
         files |= {folder: self._said_together(folder) for folder in sorted(folders)}
@@ -156,18 +159,18 @@ class Sources:
         return f"not the published file: sha256 {used['sha256']}"
 
     def _said_together(self, folder: str) -> str:
-        """One line for files of a folder, of which no SHA-256 was published; it holds a hash over theirs."""
+        """Return one line for all files of a folder without published SHA-256s; it holds a hash over their hashes."""
         files = {name: used for name, used in sorted(self._used.items()) if used.get("folder") == folder}
-        own = [f"{name} {used['sha256']}" for name, used in files.items()]
+        hashes = [f"{name} {used['sha256']}" for name, used in files.items()]
         kind = "published" if all(used["published"] for used in files.values()) else "unpinned"
-        return f"{kind} files, {len(own)}: {hashlib.sha256(chr(10).join(own).encode()).hexdigest()[:16]}"
+        return f"{kind} files, {len(hashes)}: {hashlib.sha256(chr(10).join(hashes).encode()).hexdigest()[:16]}"
 
     def files(self) -> dict[str, Json]:
-        """Every file read so far: its SHA-256, size, and whether it is the published one."""
+        """Return every file read so far: its SHA-256, size, and whether it is the published one."""
         return dict(sorted(self._used.items()))
 
     def essay(self) -> str:
-        """The essays as one text."""
+        """Return the essays as one text."""
         value = self._read(ESSAYS)
         text = value.get("text") if isinstance(value, dict) else None
         if not isinstance(text, str) or not text.strip():
@@ -176,27 +179,27 @@ class Sources:
 
     @cached_property
     def squad(self) -> Questions:
-        """SQuAD: answerable questions, the paragraphs of all articles as documents."""
+        """SQuAD's answerable questions, with the paragraphs of all articles as documents."""
         value = self._read(SQUAD)
         with expected(str(self._find(SQUAD)), f"SQuAD 2.0's own articles; {_OTHERWISE}"):
             return of_squad(value)
 
     @cached_property
     def hotpot(self) -> Questions:
-        """HotpotQA (distractor setting): each question with its ten paragraphs."""
+        """HotpotQA's questions (distractor setting), each with its ten paragraphs."""
         value = self._read(HOTPOT)
         with expected(str(self._find(HOTPOT)), f"HotpotQA's own questions; {_OTHERWISE}"):
             return of_hotpot(value)
 
     @cached_property
     def english_words(self) -> list[str]:
-        """The long word list: only asked for by common-words texts of more than about 8,000 words."""
+        """The long word list, which only common-words texts of more than about 8,000 words use."""
         value = self._read(ENGLISH_WORDS)
         with expected(str(self._find(ENGLISH_WORDS)), "words under numbers, as RULER has them"):
             return [str(word) for word in value.values()]
 
     def sentence_splitter(self) -> Split:
-        """Nltk's English sentence splitter (importing nltk costs about one CPU second)."""
+        """Return nltk's English sentence splitter (importing nltk costs about one CPU second)."""
         from nltk.tokenize.punkt import PunktSentenceTokenizer
 
         splitter = PunktSentenceTokenizer()
@@ -208,7 +211,7 @@ class Sources:
         return split
 
     def _punkt(self) -> Path:
-        """The punkt_tab folder: under --data-dir or the cache, else on nltk's own search path."""
+        """Return the punkt_tab folder: under --data-dir or the cache, else on nltk's own search path."""
         import nltk.data
 
         roots = [root / inner for root in self.places() for inner in ("nltk", "nltk_data", ".")]
@@ -221,13 +224,13 @@ class Sources:
         )
 
     def places(self) -> list[Path]:
-        """The folders that are looked in, in order."""
+        """Return the folders that are searched, in order."""
         return [*([self.data_dir] if self.data_dir else []), self.cache]
 
     def note(self, file: str, path: Path, published: str | None, **more: Json) -> None:
-        """Remembers a file that is read; `published` is the SHA-256 of the published one, None where none is known.
+        """Note a file that is read; `published` is the SHA-256 of the published file, or None if it is unknown.
 
-        A `revision` among `more` is that of the published file, and is left out of another one.
+        A `revision` among `more` is that of the published file, and is left out if `path` is another file.
         """
         sha256 = sha256_of(path)
         used = {"sha256": sha256, "published": sha256 == published, "bytes": path.stat().st_size}
@@ -235,11 +238,11 @@ class Sources:
         self._used[file] = used | kept
 
     def note_rows(self, name: str, sha256: str, rows: int, published: bool, **more: Json) -> None:
-        """Remembers rows of a data set that are read; `published`: they came from those who publish it."""
+        """Note rows of a data set that are read; `published` is True if they came from the data set's publisher."""
         self._used[name] = {"sha256": sha256, "published": published, "rows": rows} | more
 
     def _read(self, source: Published) -> Any:
-        """The parsed file; remembers its hash."""
+        """Return the parsed file and note its hash."""
         path = self._find(source)
         content = path.read_bytes()
         sha256 = hashlib.sha256(content).hexdigest()
@@ -264,9 +267,7 @@ class Sources:
 
 
 def _punkt_parameters(folder: Path) -> Any:
-    """Nltk's PunktParameters from the four text files of a punkt_tab folder (nltk itself reads only its own
-    paths).
-    """
+    """Return nltk's PunktParameters from the four text files of a punkt_tab folder (nltk reads only its own paths)."""
     from nltk.tokenize.punkt import PunktParameters
 
     def rows(name: str) -> list[list[str]]:

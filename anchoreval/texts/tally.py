@@ -1,8 +1,8 @@
-"""Exact token counts of texts that are put together from pieces, re-tokenising only the seams.
+"""Exact token counts of texts that are joined from pieces; only the seams are tokenised again.
 
-A piece is cut at its first and its last safe cut (see token_cuts) into head, body and tail. The body's
-count is the same wherever the piece stands, so it is counted once; tail + next head are counted together,
-once per pair. With a tokenizer that has no safe cuts every count tokenises the whole text.
+A piece is cut at its first and its last safe cut (see tokenizer/cuts.py) into head, body and tail. The body's count
+is the same wherever the piece stands, so it is counted once. Each tail is counted together with the next head, once per
+pair. With a tokenizer that has no safe cuts, every count tokenises the whole text.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from functools import lru_cache
 
 from anchoreval.schema import Tokenizer
 
-LEAD = "a"  # what stands before a text that is counted as a continuation
+LEAD = "a"  # text in front of a text that is counted as a continuation
 SEAMS_KEPT = 50_000
 
 
 @dataclass(slots=True, eq=False)
 class Piece:
-    """A stretch of prompt. `parts` is (head, tokens of the body, tail) once counted; tail None: no cut, all
-    head.
+    """A stretch of prompt. `parts` is (head, tokens of the body, tail) once it is counted.
 
-    A piece belongs to one tally: do not count it with two tokenizers.
+    A piece without a safe cut is all head, and its tail is None. A piece belongs to one tally: do not count it with two
+    tokenizers.
     """
 
     text: str
@@ -31,7 +31,7 @@ class Piece:
 
 
 class Tally:
-    """Counts texts, whole or by their pieces, with one tokenizer."""
+    """Counts the tokens of texts, whole or by their pieces, with one tokenizer."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -44,24 +44,24 @@ class Tally:
         self._opening = lru_cache(1024)(tokenizer.count)
 
     def whole(self, text: str) -> int:
-        """Tokens of `text`, tokenised at once."""
+        """Return the tokens of `text`, tokenised at once."""
         return self._tokenizer.count(text)
 
     def following(self, text: str) -> int:
-        """Tokens of `text` where it follows a safe cut (it must be empty or begin at one)."""
+        """Return the tokens of `text` behind a safe cut (it must be empty or begin at one)."""
         return self._tokenizer.count(LEAD + text) - self._lead if text else 0
 
     def cuts_after(self, characters: str) -> bool:
-        """Whether a space is a safe cut after every one of these characters."""
+        """Return True if a space is a safe cut after every one of these characters."""
         return self.adds_up and self._after.issuperset(characters)
 
     def first_cut(self, text: str, start: int, end: int) -> int | None:
-        """The first safe cut of `text` at start..end, None when there is none."""
-        found = self._cut.search(text, start, end) if self._cut else None
-        return found.start() if found else None
+        """Return the first safe cut of `text` in start..end, or None."""
+        cut = self._cut.search(text, start, end) if self._cut else None
+        return cut.start() if cut else None
 
     def last_cut(self, text: str, start: int, end: int) -> int:
-        """The last safe cut of text[:end]; `start` is one before it."""
+        """Return the last safe cut of text[:end]; `start` is an earlier safe cut."""
         assert self._cut is not None
         at = text.rfind(" ", start, end)
         while at > start:
@@ -71,7 +71,7 @@ class Tally:
         return start
 
     def parts(self, piece: Piece) -> tuple[str, int, str | None]:
-        """Head, tokens of the body and tail of a piece; kept on the piece."""
+        """Return head, tokens of the body and tail of a piece, and keep them on the piece."""
         if piece.parts is None:
             piece.parts = self._measure(piece.text)
         return piece.parts
@@ -84,7 +84,7 @@ class Tally:
         return text[:start], self.following(text[start:last]), text[last:]
 
     def count(self, pieces: Iterable[Piece]) -> int:
-        """Tokens of the pieces put together: exactly those of the joined text."""
+        """Return the tokens of the joined pieces: exactly those of the joined text."""
         if not self.adds_up:
             return self._tokenizer.count("".join(piece.text for piece in pieces))
         total, pending, seam = 0, "", self._opening
@@ -97,7 +97,7 @@ class Tally:
         return total + (seam(pending) if pending else 0)
 
     def repeat(self, piece: Piece, times: int) -> Piece:
-        """The piece `times` times in a row as one piece, counted without tokenising it again."""
+        """Return the piece `times` times in a row as one piece, counted without tokenising it again."""
         whole = Piece(piece.text * times)
         head, body, tail = self.parts(piece)
         if tail is not None and times > 0:
@@ -109,9 +109,9 @@ Block = Callable[[int, int], list[Piece]]  # lines start..end, each with its new
 
 
 def interleaved(sentences: Iterable[str], places: Iterable[int], block: Block) -> tuple[list[Piece], list[int], int]:
-    """The pieces up to the last sentence, how many stand before each sentence, and the line that comes next.
+    """Put sentence i on a line of its own before line `places[i]`; the places ascend.
 
-    Sentence i stands on a line of its own before line `places[i]`; the places ascend.
+    Return the pieces up to the last sentence, the number of pieces before each sentence, and the next line's index.
     """
     pieces: list[Piece] = []
     marks, start = [], 0

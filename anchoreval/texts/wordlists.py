@@ -1,6 +1,4 @@
-"""RULER's word lists, made from the `wonderwords` package, without the 6.2-million-entry list that NVIDIA
-builds.
-"""
+"""RULER's word lists from the `wonderwords` package, without building NVIDIA's list of 6.2 million entries."""
 
 from __future__ import annotations
 
@@ -20,9 +18,7 @@ FINGERPRINT = {"nounlist.txt": 6782, "adjectivelist.txt": 912, "verblist.txt": 1
 
 
 def word_list(name: str) -> list[str]:
-    """The lines of one of wonderwords' files, as RULER reads them. Raises SourceError for another version's
-    file.
-    """
+    """Return the lines of one of wonderwords' files as RULER reads them; raise SourceError for another version."""
     spec = importlib.util.find_spec("wonderwords")
     if spec is None or spec.origin is None:
         raise SourceError("the word lists need the package wonderwords==3.0.1, which is not installed")
@@ -36,28 +32,28 @@ def word_list(name: str) -> list[str]:
 
 @lru_cache
 def nouns(version: WordLists) -> tuple[str, ...]:
-    """The nouns; version 2.2.0 is the one of RULER's published results."""
+    """Return the nouns; version 2.2.0 is that of RULER's published results."""
     return (*word_list("nounlist.txt"), *(DROPPED_IN_3 if version == "2.2.0" else ()))
 
 
 @lru_cache
 def distinct_words(version: WordLists) -> tuple[str, ...]:
-    """Nouns, adjectives and verbs, sorted, each once: the words of the common-words task."""
+    """Return nouns, adjectives and verbs, sorted, each once: the words of the common-words task."""
     return tuple(sorted({*nouns(version), *word_list("adjectivelist.txt"), *word_list("verblist.txt")}))
 
 
 @lru_cache
 def pairs(version: WordLists) -> AdjectiveNouns:
-    """Every "adjective-noun" in sorted order, by index."""
+    """Return every "adjective-noun" in sorted order, by index."""
     return AdjectiveNouns(word_list("adjectivelist.txt"), nouns(version))
 
 
 class AdjectiveNouns(Sequence[str]):
-    """`sorted({f"{a}-{n}"})` as a sequence that makes an entry when it is asked for.
+    """`sorted({f"{a}-{n}"})` as a sequence that makes each entry on access.
 
-    Sorted, the entries of one adjective stand together in the order of the nouns, except where one
-    adjective begins with another and a hyphen ("high", "high-pitched"): such a group is spelt out. Only
-    `len` and indexing by an integer are needed by `random.choice`.
+    In sorted order the entries of one adjective stand together in the order of the nouns, unless one adjective begins
+    with another and a hyphen ("high", "high-pitched"): the entries of such a group are stored. `random.choice` needs
+    only `len` and indexing by an integer.
     """
 
     def __init__(self, adjectives: Sequence[str], nouns: Sequence[str]) -> None:

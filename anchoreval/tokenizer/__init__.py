@@ -1,5 +1,4 @@
-"""A checkpoint's tokenizer over the `tokenizers` library alone: importing transformers would cost 2.5 CPU
-seconds.
+"""A checkpoint's tokenizer over the `tokenizers` library alone: importing transformers would cost 2.5 CPU seconds.
 
 Its files are read by transformers' rules (tokenizer/files.py), and its tokens are compared with those of transformers
 once per set of files (tokenizer/check.py).
@@ -23,11 +22,10 @@ from anchoreval.tokenizer.files import FILES, TEMPLATES, complete, config_of, sp
 
 
 class TextTokenizer:
-    """Counts, spans and token ids of texts; no special token is ever added unless asked for.
+    """Counts, spans and token ids of texts. No special token is added unless asked for.
 
-    `cut_after` holds the characters after which a single space is a safe cut (see token_cuts): the counts
-    of the parts of a text, cut there, add up exactly. It is empty for a tokenizer about which that cannot
-    be proved.
+    `cut_after` holds the characters after which a single space is a safe cut (see cuts.py): the counts of the parts of
+    a text, cut there, add up exactly. It is empty for a tokenizer for which that cannot be proved.
     """
 
     def __init__(
@@ -50,22 +48,22 @@ class TextTokenizer:
         return cut_after(json.loads(self._inner.to_str()))
 
     def count(self, text: str) -> int:
-        """Tokens of `text`, no special tokens added."""
+        """Return the number of tokens of `text`, without special tokens."""
         with _Panics(self.name):
             return len(self._inner.encode_batch_fast([text], add_special_tokens=False)[0])
 
     def spans(self, text: str) -> list[tuple[int, int]]:
-        """Character span (start, end) of every token of `text`, no special tokens added."""
+        """Return the character span (start, end) of every token of `text`, without special tokens."""
         with _Panics(self.name):
             return list(self._inner.encode(text, add_special_tokens=False).offsets)
 
     def encode(self, text: str, special_tokens: bool = False) -> list[int]:
-        """Token ids of `text`; with `special_tokens`, what the checkpoint itself puts around a text."""
+        """Return the token ids of `text`; with `special_tokens`, including those that the checkpoint itself adds."""
         with _Panics(self.name):
             return list(self._inner.encode(text, add_special_tokens=special_tokens).ids)
 
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
-        """The text of `ids`; without blanks before punctuation where the configuration has them cleaned up."""
+        """Return the text of `ids`, without blanks before punctuation if the configuration has them cleaned up."""
         with _Panics(self.name):
             text = str(self._inner.decode(ids, skip_special_tokens=skip_special_tokens))
         if self._cleans:
@@ -75,35 +73,35 @@ class TextTokenizer:
 
     @cached_property
     def _cleans(self) -> bool:
-        """Whether transformers cleans up blanks: where it is told to, and not on BPE, whose blanks are text."""
+        """Whether transformers cleans up blanks: if the configuration says so, but not on BPE: its blanks are text."""
         forced = self._config.get("clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output")
         byte_pairs = isinstance(self._inner.model, tokenizers.models.BPE)
         return bool(self._config.get("clean_up_tokenization_spaces")) and (not byte_pairs or bool(forced))
 
     @property
     def vocab_size(self) -> int:
-        """Entries of the vocabulary, added tokens included."""
+        """The number of entries of the vocabulary, including added tokens."""
         return int(self._inner.get_vocab_size())
 
     @cached_property
     def sha256(self) -> str:
         """SHA-256 of the whole definition (vocabulary, merges, rules), for fingerprints."""
-        split = "special tokens are split" if self._inner.encode_special_tokens else ""  # no part of the definition
+        split = "special tokens are split" if self._inner.encode_special_tokens else ""  # not in the definition
         return hashlib.sha256((self._inner.to_str() + split).encode()).hexdigest()
 
     @property
     def bos(self) -> tuple[str, int] | None:
-        """Text and id of the begin-of-sequence token, None when the checkpoint names none."""
+        """Text and id of the begin-of-sequence token; None if the checkpoint names none."""
         return self._named("bos_token")
 
     @property
     def eos(self) -> tuple[str, int] | None:
-        """Text and id of the end-of-sequence token, None when the checkpoint names none."""
+        """Text and id of the end-of-sequence token; None if the checkpoint names none."""
         return self._named("eos_token")
 
     @property
     def special_tokens(self) -> Mapping[str, str]:
-        """The text of every named special token, by names such as bos_token: what chat templates are given."""
+        """The text of every named special token, by name (bos_token, ...). Chat templates receive these."""
         return special_tokens(self._config)
 
     @property
@@ -114,9 +112,9 @@ class TextTokenizer:
 
     @property
     def chat_template(self) -> str | None:
-        """The checkpoint's chat template (Jinja text), None when it has none; the default one of several.
+        """The checkpoint's chat template (Jinja text), the default one of several; None if the checkpoint has none.
 
-        ModelError where there are several and none is the default, as transformers has it.
+        Raise ModelError if there are several and none is the default, as transformers does.
         """
         template = self._config.get("chat_template")
         if isinstance(template, list):
@@ -148,7 +146,7 @@ _CLEANED = (
 
 
 class _Panics:
-    """Raises a panic of the library, which is no Exception, as ModelError that names the tokenizer."""
+    """Turns a panic of the library, which is not an Exception, into a ModelError that names the tokenizer."""
 
     __slots__ = ("name",)
 
@@ -159,16 +157,15 @@ class _Panics:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         if kind is not None and kind.__name__ == "PanicException":
-            said = " ".join(str(error).split())[:200]
-            raise ModelError(f"the tokenizer of {self.name} cannot read a text: {said}") from error
+            message = " ".join(str(error).split())[:200]
+            raise ModelError(f"the tokenizer of {self.name} cannot read a text: {message}") from error
 
 
 def load_tokenizer(path: str | Path) -> TextTokenizer:
-    """The tokenizer of a checkpoint folder, or of a tokenizer.json.
+    """Return the tokenizer of a checkpoint folder, or of a tokenizer.json.
 
-    Raises ModelError when there is no tokenizer.json: a slow (pickled or sentencepiece-only) tokenizer is
-    not read; and where transformers reads other tokens in these files. A tokenizer is read again once one of its files
-    has changed, and shared until then.
+    Raise ModelError if there is no tokenizer.json (a slow tokenizer, pickled or sentencepiece-only, is not read), or if
+    transformers reads other tokens from these files. A tokenizer is shared until one of its files changes.
     """
     place = Path(path).expanduser()
     file = place if place.is_file() else place / "tokenizer.json"
@@ -187,15 +184,15 @@ def load_tokenizer(path: str | Path) -> TextTokenizer:
 def _loaded(name: str, file: Path, _: Hashable) -> TextTokenizer:
     try:
         inner = tokenizers.Tokenizer.from_file(str(file))
-        inner.decode(inner.encode("x").ids)  # rules that name tokens which are not there fail here
+        inner.decode(inner.encode("x").ids)  # fails if rules name tokens that do not exist
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # the library raises a bare Exception, and a panic, which is none
+    except BaseException as error:  # the library raises a bare Exception, or a panic, which is not an Exception
         raise ModelError(f"{file} cannot be read as a tokenizer: {' '.join(str(error).split())[:300]}") from error
     config = config_of(file.parent)
     complete(inner, config)
-    own = TextTokenizer(inner, config, name)
+    tokenizer = TextTokenizer(inner, config, name)
     if file.name != "tokenizer.json":  # transformers reads no other name
-        return own
-    reading = compared(own, inner, file)
+        return tokenizer
+    reading = compared(tokenizer, inner, file)
     return TextTokenizer(inner, dict(reading.special) | config, name, reading)

@@ -1,8 +1,8 @@
-"""What a checkpoint's chat template writes around one user turn, rendered by transformers itself.
+"""Find what a checkpoint's chat template writes around one user turn, rendered by transformers itself.
 
-`transformers.utils.chat_template_utils` renders it, in a process that is bounded in time and memory (child.py), with
-what `apply_chat_template` gives it: `tools` and `documents` None, the named special tokens, and the arguments asked
-for. `strftime_now` gives one date (transformers_child.py), so that prompts are the same on every day.
+`transformers.utils.chat_template_utils` renders it in a process that is bounded in time and memory (child.py). The
+template gets what `apply_chat_template` gives it: `tools` and `documents` None, the named special tokens, and the
+arguments asked for. `strftime_now` gives one date (transformers_child.py), so that prompts are the same on every day.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from anchoreval.tokenizer.child import Child, answer_of
 Scalar = str | int | float | bool | None
 SECONDS, MEGABYTES = 3, 256  # a rendering takes milliseconds
 _SENTINEL = "anchoreval-user-turn"
-#: A turn whose text no template may change; edges of white space are looked at apart.
+#: A turn whose text no template may change; white space at its edges is tested separately.
 _HARD = f"{_SENTINEL} 1 < 2 & \"quoted\" 'text' \\n \\\\ {{{{ x }}}} {{% y %}}\n\n  é 中文 🙂 <b>{_SENTINEL[::-1]}"
 _EDGED = f" \n{_HARD}\n "
 _NEWLINES = f"\n \n{_HARD}\n \n"
-#: What anchoreval, or `apply_chat_template`, gives every template.
+#: Names that anchoreval, or `apply_chat_template`, passes to every template.
 _GIVEN = frozenset(
     {
         "messages", "conversations", "tools", "documents", "chat_template", "add_generation_prompt",
@@ -44,7 +44,7 @@ class Around:
 
 
 def around(template: str, special: Mapping[str, str], args: Mapping[str, Scalar]) -> Around:
-    """Return what a template writes around a user turn, once per process; ModelError, in one line, where it cannot.
+    """Return what a template writes around a user turn, once per process; raise a one-line ModelError if it fails.
 
     `special` are the named special tokens, `args` the arguments of --template-args.
     """
@@ -53,7 +53,7 @@ def around(template: str, special: Mapping[str, str], args: Mapping[str, Scalar]
 
 
 def check_args(template: str, special: Mapping[str, str], args: Mapping[str, Scalar]) -> None:
-    """Raise ModelError for an argument that anchoreval gives itself, or that the template does not read."""
+    """Raise ModelError for an argument that anchoreval passes itself, or that the template does not read."""
     for name in args:
         if name in _GIVEN or name in special:
             raise ModelError(f"--template-args {name}: anchoreval gives it to every template itself: leave it out")
@@ -62,26 +62,26 @@ def check_args(template: str, special: Mapping[str, str], args: Mapping[str, Sca
 
 
 class Renderer:
-    """One template that renders conversation after conversation, each bounded in time and memory.
+    """Renders conversation after conversation with one template, each bounded in time and memory.
 
-    `special` are the named special tokens. The process is one for all of them: it costs 0.8 s once.
+    `special` are the named special tokens. One process serves all conversations: it costs 0.8 s once.
     """
 
     def __init__(self, template: str, special: Mapping[str, str]) -> None:
         self._template, self._special, self._child = template, dict(special), Child()
 
     def text(self, chat: Sequence[Mapping[str, Any]], kind: Mapping[str, bool]) -> str:
-        """Return what the template makes of a conversation, by arguments of `apply_chat_template`.
+        """Return the text that the template makes of a conversation; `kind` are arguments of `apply_chat_template`.
 
-        TurnRefused where Jinja, or the template, raises; ModelError in one line for any other end.
+        Raise TurnRefused if Jinja or the template raises, and a one-line ModelError for any other failure.
         """
         job: dict[str, Any] = {"do": "render", "template": self._template, "chats": [list(chat)]}
         job |= {"values": self._special, "kind": dict(kind), "today": True, "seconds": SECONDS, "megabytes": MEGABYTES}
         answer = self._child.answer(job)
         if "texts" in answer:
             return str(answer["texts"][0])
-        said = _line(str(answer.get("refused", answer.get("error"))))
-        raise (TurnRefused if answer.get("jinja") else ModelError)(f"the chat template cannot be rendered ({said})")
+        reason = _line(str(answer.get("refused", answer.get("error"))))
+        raise (TurnRefused if answer.get("jinja") else ModelError)(f"the chat template cannot be rendered ({reason})")
 
 
 class TurnRefused(ModelError):
@@ -90,7 +90,7 @@ class TurnRefused(ModelError):
 
 @functools.lru_cache(maxsize=64)
 def _texts(template: str, values: str) -> dict[str, Any]:
-    """The texts of four conversations, or why there are none."""
+    """Return the rendered texts of four conversations, or the reason why there are none."""
     chats = [[{"role": "user", "content": turn}] for turn in (_SENTINEL, _HARD, _EDGED, _NEWLINES)]
     job = {"do": "render", "template": template, "chats": chats, "values": json.loads(values)}
     return answer_of(job | {"seconds": SECONDS, "megabytes": MEGABYTES})

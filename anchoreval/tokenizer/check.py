@@ -1,11 +1,11 @@
-"""A tokenizer compared with what transformers makes of the same files, once per set of files.
+"""Compare a tokenizer with what transformers makes of the same files, once per set of files.
 
 `AutoTokenizer` of transformers 5 builds some classes (LlamaTokenizer, GPT2Tokenizer, Qwen2Tokenizer, ...) anew from the
-vocabulary, with rules of its own, and leaves out the rules that stand in tokenizer.json. Where both give the same
-tokens for the probes nothing is said. Where transformers' tokens lose characters and those of tokenizer.json keep all,
-tokenizer.json is right (byte-level copies of DeepSeek that name LlamaTokenizer lose every blank); it also holds where
-rare text alone differs (SmolLM2 names GPT2Tokenizer, which knows nothing of its rule for digits). Any other difference
-is an error that names its place.
+vocabulary, with rules of its own, and leaves out the rules that stand in tokenizer.json. If both give the same tokens
+for the probes, nothing is reported. tokenizer.json is right if transformers' tokens lose characters and its own keep
+all (byte-level copies of DeepSeek that name LlamaTokenizer lose every blank). It also holds if only rare text differs
+(SmolLM2 names GPT2Tokenizer, which does not know its rule for digits). Any other difference is an error that names its
+place.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from anchoreval.errors import ModelError
 from anchoreval.tokenizer.child import kept_answer
 from anchoreval.tokenizer.files import CONFIG, FILES
 
-#: Text as it stands in every prompt: a difference here is an error.
+#: Text such as stands in every prompt: a difference here is an error.
 ORDINARY = "\n".join(
     (
         "The quick brown fox isn't here; they're 'quoted', can't, WON'T, I'll, we've. Is it? Yes!",
@@ -38,23 +38,23 @@ ORDINARY = "\n".join(
         " leading and trailing ",
     )
 )
-#: Text that is rare; where it alone differs the rules of tokenizer.json hold, and it is said.
+#: Rare text: if only this differs, the rules of tokenizer.json hold, and the difference is reported.
 RARE = "１２３ ٣٤ ½ ² a  7 x   1999 cafe\u0301 ﬁ İstanbul ไทย हिन्दी 👩\u200d👩\u200d👧 🇩🇪 « » \u00a0nb\u200bz\u3000w"
 PROBES = (ORDINARY, RARE)
-_SECONDS, _MEGABYTES = 60, 4096  # to read the files and two pages of text; the largest vocabularies take 3 s, 1 GB
+_SECONDS, _MEGABYTES = 60, 4096  # to read the files and two pages of text; the largest vocabularies take 3 s and 1 GB
 _MOST = 2000  # special tokens in the second probe
 _OF_CONFIG = ("model_type", "tokenizer_class", "model_name", "_name_or_path", "transformers_version", "auto_map")
 
 
 class Compared(Protocol):
-    """What is compared."""
+    """What `compared` needs from a tokenizer."""
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`, no special tokens added."""
+        """Return the token ids of `text`, without special tokens."""
         ...
 
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
-        """The text of `ids`."""
+        """Return the text of `ids`."""
         ...
 
 
@@ -62,7 +62,7 @@ class Compared(Protocol):
 class Reading:
     """How transformers reads the same files: its class, and the special tokens that it names.
 
-    `differs` says in one line that its tokens are others, wrongly so; `untried` why nothing could be compared.
+    `differs` says in one line that transformers' tokens differ and are wrong; `untried` says why nothing was compared.
     """
 
     kind: str | None = None
@@ -75,14 +75,14 @@ class Reading:
 
 
 def compared(own: Compared, inner: tokenizers.Tokenizer, file: Path) -> Reading:
-    """Return transformers' reading of the folder of a tokenizer.json; ModelError where its tokens are others."""
+    """Return transformers' reading of the folder of a tokenizer.json; raise ModelError if its tokens differ."""
     folder = file.parent
     if not any((folder / name).is_file() for name in (*FILES, "config.json")):
         return Reading(untried="tokenizer.json stands alone")
     texts = [ORDINARY, _with_special(inner), RARE]
     job = {"do": "read", "folder": str(folder), "texts": texts, "seconds": _SECONDS, "megabytes": _MEGABYTES}
     answer = kept_answer(job, _facts(file, texts))
-    if "died" in answer:  # so would this process
+    if "died" in answer:  # this process would die too
         raise ModelError(f"{folder}: its tokenizer cannot read a page of text: {answer['error'][:300]}")
     if "error" in answer:
         return Reading(untried=str(answer["error"]))
@@ -99,11 +99,11 @@ def compared(own: Compared, inner: tokenizers.Tokenizer, file: Path) -> Reading:
 def _judged(
     own: Compared, inner: tokenizers.Tokenizer, folder: Path, answer: Mapping[str, Any], at: int, where: str
 ) -> str:
-    """Return in one line why tokenizer.json is right; ModelError where that cannot be said."""
+    """Return in one line why tokenizer.json is right; raise ModelError if that cannot be told."""
     text = answer["texts"][at]
     kept = own.decode(own.encode(text), skip_special_tokens=False)
     ours, theirs = _lost(text, kept), _lost(text, answer["decoded"][at])
-    if theirs - ours > len(text) // 20:  # a seventh of it are blanks; a normalised letter is no loss
+    if theirs - ours > len(text) // 20:  # a seventh of the text is blanks; a normalised letter is no loss
         return (
             f"transformers' {answer['class']} leaves rules of tokenizer.json out and loses {theirs} characters of a "
             "text: tokenizer.json is read as it stands"
@@ -125,7 +125,7 @@ def _with_special(inner: tokenizers.Tokenizer) -> str:
 
 
 def _facts(file: Path, texts: Sequence[str]) -> dict[str, Any]:
-    """Return all that the tokens of the files follow from, for the cache."""
+    """Return, for the cache key, everything that the tokens of the files follow from."""
     folder = file.parent
     facts: dict[str, Any] = {"tokenizer.json": hashlib.sha256(file.read_bytes()).hexdigest(), "texts": list(texts)}
     for name in FILES:
@@ -142,16 +142,16 @@ def _facts(file: Path, texts: Sequence[str]) -> dict[str, Any]:
 
 
 def _place(text: str, inner: tokenizers.Tokenizer, ours: list[int], theirs: list[int], tokens: list[str]) -> str:
-    """Return where two readings part: some of the text, and the tokens of both."""
+    """Return where two readings part: a piece of the text, and the tokens of both."""
     at = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
     offsets = inner.encode(text, add_special_tokens=False).offsets
     start = offsets[at][0] if at < len(offsets) else len(text)
-    own = [inner.id_to_token(number) for number in ours[at : at + 4]]
-    return f"{text[start : start + 16]!r} is {own} in tokenizer.json, {tokens[at : at + 4]} there"
+    our_tokens = [inner.id_to_token(number) for number in ours[at : at + 4]]
+    return f"{text[start : start + 16]!r} is {our_tokens} in tokenizer.json, {tokens[at : at + 4]} there"
 
 
 def _lost(text: str, decoded: str) -> int:
-    """Return how many characters of a text are not in what its tokens decode to, whatever their order."""
+    """Return how many characters of a text are missing from what its tokens decode to, in any order."""
     return (Counter(text) - Counter(decoded)).total()
 
 

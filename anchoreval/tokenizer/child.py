@@ -1,6 +1,6 @@
-"""Work of transformers done in a process of its own without torch (transformers_child.py), and answers kept on disk.
+"""Do transformers' work in a separate process without torch (transformers_child.py), and keep answers on disk.
 
-Importing what is needed costs 0.5 to 0.8 CPU seconds there; with torch it would be four.
+The imports that it needs cost 0.5 to 0.8 CPU seconds there; with torch they would cost four.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from anchoreval.errors import ModelError
 from anchoreval.files import clear_parts, part_of
 
 _SCRIPT = Path(__file__).with_name("transformers_child.py")
-_PATIENCE_S = 120  # for the imports on a busy machine; a job has limits of its own
+_PATIENCE_S = 120  # for the imports on a busy machine; each job has its own limits
 _kept: dict[str, dict[str, Any]] = {}
 
 
 def answer_of(job: dict[str, Any]) -> dict[str, Any]:
-    """Return what a child of its own makes of a job; where it dies of it, `error` says how."""
+    """Return a new child's answer to a job; if the child dies of the job, `error` says how."""
     with Child() as child:
         return child.answer(job)
 
 
 class Child:
-    """A process that answers one job after the other, as a context manager; one that dies of a job is begun anew."""
+    """A process that answers jobs one after the other, as a context manager. If it dies of a job, a new one starts."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -49,18 +49,18 @@ class Child:
         self._said.close()
 
     def close(self) -> None:
-        """End the process, if there is one."""
+        """End the process, if it runs."""
         process, self._process = self._process, None
         if process is not None:
             process.kill()
             process.wait()
             for pipe in (process.stdin, process.stdout):
-                with contextlib.suppress(OSError):  # of what it never read
+                with contextlib.suppress(OSError):  # of bytes that the process never read
                     if pipe:
                         pipe.close()
 
     def answer(self, job: dict[str, Any]) -> dict[str, Any]:
-        """Return what the process makes of a job; where it dies of it, `error` says how."""
+        """Return the process's answer to a job; if the process dies of the job, `error` says how."""
         process = self._process = self._process or self._begun()
         late = threading.Timer(_PATIENCE_S, process.kill)
         late.start()
@@ -69,7 +69,7 @@ class Child:
             process.stdin.write(json.dumps(job).encode() + b"\n")
             process.stdin.flush()
             line = process.stdout.readline()
-        except OSError:  # it died before it had read all
+        except OSError:  # the process died before it had read the whole job
             line = b""
         finally:
             in_time = late.is_alive()
@@ -94,27 +94,27 @@ class Child:
 
     def _died(self, process: subprocess.Popen[bytes], job: dict[str, Any], in_time: bool) -> dict[str, Any]:
         """Return why a process gave no answer."""
-        try:  # it ends itself where it could not read a job, or answer it
+        try:  # the process ends itself if it could not read a job, or could not answer it
             code = process.wait(1)
         except subprocess.TimeoutExpired:
             code = 0
         self.close()
         self._said.seek(0)
-        said = self._said.read().decode("utf-8", "replace")
+        stderr = self._said.read().decode("utf-8", "replace")
         if not in_time:
             return {"error": f"it takes longer than {_PATIENCE_S} s", "died": True}
         if code == -signal.SIGALRM:
             return {"error": f"it takes longer than {job.get('seconds')} s", "died": True}
-        if "MemoryError" in said or "memory allocation of" in said or code == -signal.SIGKILL:
+        if "MemoryError" in stderr or "memory allocation of" in stderr or code == -signal.SIGKILL:
             return {"error": f"it takes more than {job.get('megabytes')} MB", "died": True}
-        lines = said.strip().splitlines() or [f"exit code {code}"]
+        lines = stderr.strip().splitlines() or [f"exit code {code}"]
         if "No module named 'transformers'" in lines[-1] or "No module named 'jinja2'" in lines[-1]:
             raise ModelError(f"reading a checkpoint needs transformers and jinja2: {lines[-1]}")
         return {"error": lines[-1], "died": True}
 
 
 def kept_answer(job: dict[str, Any], facts: Any) -> dict[str, Any]:
-    """Return the answer to a job whose outcome follows from `facts`: this process's, else the disk's, else the child's.
+    """Return the answer to a job that follows from `facts` alone: from this process, the disk, or else a child.
 
     A cache that cannot be read or written costs the work again and nothing else.
     """
@@ -133,7 +133,7 @@ def kept_answer(job: dict[str, Any], facts: Any) -> dict[str, Any]:
 
 
 def _keep(file: Path, answer: dict[str, Any]) -> None:
-    """Write an answer whole or not at all."""
+    """Write an answer to the cache, whole or not at all."""
     with contextlib.suppress(OSError, RuntimeError):
         file = file.expanduser()
         file.parent.mkdir(parents=True, exist_ok=True)

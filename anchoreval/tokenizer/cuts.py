@@ -1,12 +1,10 @@
-"""Where a text may be cut so that the token counts of its parts add up, proved from the tokenizer's own
-definition.
+"""Find where a text may be cut so that the token counts of its parts add up, proved from the tokenizer's definition.
 
-A cut stands before a single space that has a printable ASCII character on both sides. It is safe when no
-token can reach across it and nothing left of it changes what happens right of it. The proof looks at every
-stage: normalizer (must work character by character), pre-tokenizer (a space may only be the first character
-of a match, or part of a run of white space) or, where nothing splits at spaces, the vocabulary (no token
-may join the character before a space with that space), and the added tokens. A stage that is not known here
-proves nothing: no cuts.
+A cut stands before a single space that has a printable ASCII character on both sides. It is safe if no token can reach
+across it and nothing left of it changes what happens right of it. The proof looks at every stage: the normalizer (it
+must work character by character), the pre-tokenizer (a space may only be the first character of a match, or part of a
+run of white space) or, if nothing splits at spaces, the vocabulary (no token may join a space with the character before
+it), and the added tokens. A stage that is not known here proves nothing: then there are no cuts.
 """
 
 from __future__ import annotations
@@ -54,7 +52,7 @@ SAFE_ALTERNATIVES = frozenset(_CONTRACTIONS | _PLAIN | _CAPITALS | _BLANK | _GRO
 
 
 def cut_after(definition: Mapping[str, Any]) -> frozenset[str]:
-    """The characters after which a single space is a safe cut; empty when nothing can be proved.
+    """Return the characters after which a single space is a safe cut; an empty set if nothing can be proved.
 
     `definition` is the parsed tokenizer.json.
     """
@@ -76,7 +74,7 @@ def cut_after(definition: Mapping[str, Any]) -> frozenset[str]:
 
 
 def _parts(stage: Mapping[str, Any] | None, inner: str) -> list[Mapping[str, Any]]:
-    """The stages of a Sequence in order, a lone stage as a list of one, none as an empty list."""
+    """Return the stages of a Sequence in order; a lone stage is a list of one, no stage an empty list."""
     if stage is None:
         return []
     if stage["type"] == "Sequence":
@@ -85,7 +83,7 @@ def _parts(stage: Mapping[str, Any] | None, inner: str) -> list[Mapping[str, Any
 
 
 def _space_marker(definition: Mapping[str, Any]) -> str | None:
-    """What a space looks like inside the vocabulary; None when a normalizer is not known to be local."""
+    """Return what a space looks like in the vocabulary; None if a normalizer is not known to be local."""
     marker = " "
     for part in _parts(definition.get("normalizer"), "normalizers"):
         if part["type"] == "Replace":
@@ -105,12 +103,12 @@ def _space_marker(definition: Mapping[str, Any]) -> str | None:
 
 
 def _only_space_runs(pattern: Mapping[str, str]) -> bool:
-    """Whether a replacement touches nothing but runs of two or more spaces."""
+    """Return whether a replacement touches nothing but runs of two or more spaces."""
     return pattern.get("Regex") == " {2,}"
 
 
 def _splits_at_space(part: Mapping[str, Any]) -> bool | None:
-    """True: a word never reaches over a single space. False: it does not split there. None: not known."""
+    """Return True if no word reaches over a single space, False if the stage does not split there, None if unknown."""
     kind = part["type"]
     if kind == "ByteLevel":
         return bool(part.get("use_regex", True))
@@ -126,8 +124,9 @@ def _splits_at_space(part: Mapping[str, Any]) -> bool | None:
 
 
 def _split_verdict(part: Mapping[str, Any]) -> bool | None:
-    """The verdict for a Split stage: known alternatives, isolated or removed; a lone space, merged or
-    isolated.
+    """Return the verdict of `_splits_at_space` for a Split stage.
+
+    Known are a set of safe alternatives, isolated or removed, and a lone space, merged or isolated.
     """
     pattern, behavior = part["pattern"], part["behavior"]
     if pattern.get("String") == " ":
@@ -144,7 +143,7 @@ def _split_verdict(part: Mapping[str, Any]) -> bool | None:
 
 
 def _alternatives(regex: str) -> set[str]:
-    """The alternatives of a regular expression that stand outside every bracket."""
+    """Return the alternatives of a regular expression that stand outside every bracket."""
     out, depth, bracket, start, at = set(), 0, False, 0, 0
     while at < len(regex):
         char = regex[at]
@@ -164,18 +163,18 @@ def _alternatives(regex: str) -> set[str]:
 
 
 def _joined_to_space(vocabulary: Iterable[str], marker: str) -> frozenset[str]:
-    """The characters that some token joins with a space that follows them."""
+    """Return the characters that some token joins with a space after them."""
     pairs = re.compile(f"([^{re.escape(marker)}])(?={re.escape(marker)})")
     return frozenset(char for token in vocabulary if marker in token[1:] for char in pairs.findall(token))
 
 
 def _last_characters(added: Iterable[Mapping[str, Any]]) -> frozenset[str]:
-    """The characters that added tokens end with: what follows one is normalized as a text of its own."""
+    """Return the last characters of added tokens: the text after an added token is normalized by itself."""
     return frozenset(token["content"][-1:] for token in added)
 
 
 def _added_tokens_are_whole(added: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether no added token can swallow the space of a cut (by stripping, or by holding one inside)."""
+    """Return whether no added token can swallow the space of a cut, by stripping it or by holding a space inside."""
     for token in added:
         text = token["content"]
         stripped = text.strip(" ")

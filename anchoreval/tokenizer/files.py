@@ -1,7 +1,7 @@
-"""The files of a tokenizer beside tokenizer.json, read by the rules of transformers 5.
+"""Read the files of a tokenizer beside tokenizer.json, by the rules of transformers 5.
 
-`PreTrainedTokenizerBase._from_pretrained` and `TokenizersBackend.__init__` (transformers 5.16 to 5.23) say which file
-wins, which tokens are added to those of tokenizer.json, and in which order, so that they get the same ids.
+`PreTrainedTokenizerBase._from_pretrained` and `TokenizersBackend.__init__` (transformers 5.16 to 5.23) decide which
+file wins, which tokens are added to those of tokenizer.json, and in which order, so that they get the same ids.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tokenizers import AddedToken
 from anchoreval.errors import ModelError
 
 CONFIG = "tokenizer_config.json"
-#: The files that decide which tokens a text has, beside tokenizer.json and the class that config.json names.
+#: The files that decide the tokens of a text, besides tokenizer.json and the class that config.json names.
 FILES = (CONFIG, "special_tokens_map.json", "added_tokens.json")
 #: A file and a folder of chat templates.
 TEMPLATES = ("chat_template.jinja", "additional_chat_templates")
@@ -26,11 +26,11 @@ _EXTRA = "extra_special_tokens"
 
 
 def config_of(folder: Path) -> dict[str, Any]:
-    """Return tokenizer_config.json, with the map of special tokens, added_tokens.json and chat template folded in."""
+    """Return tokenizer_config.json with special_tokens_map.json, added_tokens.json and the chat template folded in."""
     config = _json(folder / CONFIG)
     if "additional_special_tokens" in config and not config.get(_EXTRA):
         config[_EXTRA] = config.pop("additional_special_tokens")
-    if "added_tokens_decoder" not in config:  # else transformers reads neither of the two older files
+    if "added_tokens_decoder" not in config:  # otherwise transformers reads neither of the two older files
         config |= _older_map(folder, config)
         special = {text_of(config[name]) for name in _NAMES if config.get(name)}
         special |= {text_of(token) for token in _listed(config)}
@@ -39,7 +39,7 @@ def config_of(folder: Path) -> dict[str, Any]:
             str(number): {"content": text, "normalized": text not in special, "special": text in special}
             for text, number in older.items()
         }
-    if "additional_special_tokens" in config and _EXTRA not in config:  # those of the older map
+    if "additional_special_tokens" in config and _EXTRA not in config:  # from the older map
         config[_EXTRA] = config.pop("additional_special_tokens")
     template = chat_template_of(folder)
     return config | ({"chat_template": template} if template is not None else {})
@@ -57,7 +57,7 @@ def _older_map(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def chat_template_of(folder: Path) -> str | dict[str, str] | None:
-    """Return the chat template that stands in files of its own, several by name; None where there is no such file."""
+    """Return the chat template from files of its own, a map by name if there are several; None without such files."""
     more = sorted(path for path in (folder / TEMPLATES[1]).glob("*.jinja") if path.is_file())
     named = {path.stem: _text(path) for path in more}
     if (folder / TEMPLATES[0]).is_file():
@@ -66,7 +66,7 @@ def chat_template_of(folder: Path) -> str | dict[str, str] | None:
 
 
 def special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
-    """Return the named special tokens, such as bos_token, as text by their name: what chat templates are given."""
+    """Return the text of every named special token, by name (bos_token, ...). Chat templates receive these."""
     return {name: text_of(value) for name, value in _named(config)}
 
 
@@ -82,11 +82,11 @@ def complete(inner: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
     same = {repr(token) for token in known}
     more = [token for _, token in sorted(given.items()) if repr(token) not in same]
     named = [value for _, value in _named(config)]
-    there = {token.content for token in [*known, *more]}
+    texts = {token.content for token in [*known, *more]}
     for value in [*(by_text.get(text_of(value), value) for value in named), *_listed(config)]:
-        if text_of(value) not in there:
+        if text_of(value) not in texts:
             more.append(_token(value))
-            there.add(text_of(value))
+            texts.add(text_of(value))
     names = {text_of(value) for value in named}
     for token in more:
         token.special = token.special or token.content in names
@@ -97,18 +97,18 @@ def complete(inner: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
 
 
 def text_of(token: Any) -> str:
-    """Return the text of a token that stands as text or as an object with its flags."""
+    """Return the text of a token that is given as text or as an object with flags."""
     if isinstance(token, AddedToken):
         return str(token.content)
     text = token.get("content") if isinstance(token, dict) else token
     if not isinstance(text, str) or any("\ud800" <= char <= "\udfff" for char in text):
-        said = repr(token)[:80]
-        raise ModelError(f"{CONFIG}: a special token stands as text or as an object with its content, not as {said}")
+        entry = repr(token)[:80]
+        raise ModelError(f"{CONFIG}: a special token stands as text or as an object with its content, not as {entry}")
     return text
 
 
 def _token(entry: Any) -> AddedToken:
-    """Return the token of an entry; one that is text alone is special."""
+    """Return the token of an entry; an entry that is only text gives a special token."""
     if isinstance(entry, AddedToken):
         return entry
     if isinstance(entry, str):
@@ -120,7 +120,7 @@ def _token(entry: Any) -> AddedToken:
 
 
 def _named(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield every named special token: the seven that all have, then those of this model (image_token, ...)."""
+    """Yield every named special token: the seven common ones, then those of this model (image_token, ...)."""
     for name in _NAMES:
         if config.get(name) is not None:
             yield name, config[name]
@@ -137,7 +137,7 @@ def _listed(config: Mapping[str, Any]) -> list[Any]:
 
 
 def _text(file: Path) -> str:
-    """Return the text of a chat template; ModelError where it is none."""
+    """Return the text of a chat template; raise ModelError if it cannot be read."""
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
@@ -145,7 +145,7 @@ def _text(file: Path) -> str:
 
 
 def _json(file: Path) -> dict[str, Any]:
-    """Return the object in a file, empty where there is no such file; ModelError for anything else."""
+    """Return the object in a file, an empty one if the file does not exist; raise ModelError for anything else."""
     if not file.is_file():
         return {}
     try:

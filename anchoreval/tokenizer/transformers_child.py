@@ -1,4 +1,4 @@
-"""What transformers makes of a checkpoint's files, computed in a process of its own (child.py): no torch, no package.
+"""Compute what transformers makes of a checkpoint's files, in a separate process (child.py): no torch, no package.
 
 A chat template is a program that a checkpoint brings. It is rendered here under limits of time and memory, so that one
 that never ends, or that fills the memory, ends this process and not the run.
@@ -21,7 +21,7 @@ _LONGEST = 200_000  # characters that a template may write around a turn; prompt
 
 
 class FixedDate(datetime.datetime):
-    """`datetime` with a `now` that stands still."""
+    """A `datetime` whose `now` stands still."""
 
     @classmethod
     def now(cls, tz: datetime.tzinfo | None = None) -> FixedDate:
@@ -30,10 +30,10 @@ class FixedDate(datetime.datetime):
 
 
 def render(job: dict[str, Any]) -> dict[str, Any]:
-    """Return one text per conversation in `chats`, of a template that nobody may have run before.
+    """Return one text per conversation in `chats`, rendered by a template that may never have run before.
 
-    `kind` are arguments of `apply_chat_template`; `today` has `strftime_now` give the date of today. An error says by
-    `jinja` whether it is one of Jinja's own.
+    `kind` are arguments of `apply_chat_template`; with `today`, `strftime_now` gives the date of today. In an error,
+    `jinja` says whether it is one of Jinja's own.
     """
     import jinja2
     from transformers.utils import chat_template_utils
@@ -50,10 +50,10 @@ def render(job: dict[str, Any]) -> dict[str, Any]:
         )
     except MemoryError:
         return {"error": f"it takes more than {job['megabytes']} MB", "died": True}
-    except Exception as error:  # whatever the program of a stranger may raise
-        raised = type(error) is jinja2.exceptions.TemplateError  # by the template itself, with raise_exception
-        said = {"refused" if raised else "error": str(error) if raised else f"{type(error).__name__}: {error}"}
-        return said | {"jinja": isinstance(error, jinja2.exceptions.TemplateError)}
+    except Exception as error:  # a stranger's program may raise anything
+        raised = type(error) is jinja2.exceptions.TemplateError  # the template raised it, with raise_exception
+        failure = {"refused" if raised else "error": str(error) if raised else f"{type(error).__name__}: {error}"}
+        return failure | {"jinja": isinstance(error, jinja2.exceptions.TemplateError)}
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
     longest, given = max(map(len, texts)), len(json.dumps(job["chats"]))
@@ -65,7 +65,7 @@ def render(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def read(job: dict[str, Any]) -> dict[str, Any]:
-    """Return the special tokens and the token ids of `texts` as AutoTokenizer of the folder gives them."""
+    """Return the special tokens, and the token ids of `texts`, as AutoTokenizer gives them for the folder."""
     from transformers import AutoTokenizer
 
     _limit(job["seconds"], job["megabytes"])
@@ -83,7 +83,7 @@ def read(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _limit(seconds: int, megabytes: int) -> None:
-    """End this process after so many seconds, and let it have so many megabytes more than it has now."""
+    """Let this process live for so many seconds more, and have so many megabytes more than it has now."""
     signal.setitimer(signal.ITIMER_REAL, seconds)
     sizes = Path("/proc/self/statm")
     if sizes.is_file() and not _limited:
@@ -95,9 +95,9 @@ def _limit(seconds: int, megabytes: int) -> None:
 
 
 def main() -> None:
-    """Answer each job, a line of JSON on stdin, by a line of JSON on stdout; what libraries print goes to stderr."""
+    """Answer each job (a line of JSON on stdin) by a line of JSON on stdout; what libraries print goes to stderr."""
     answer, sys.stdout = sys.stdout, sys.stderr
-    sys.modules["torch"] = None  # type: ignore[assignment]  # tokenizers and templates need none of it
+    sys.modules["torch"] = None  # type: ignore[assignment]  # tokenizers and templates do not need it
     for line in sys.stdin:
         job = json.loads(line)
         json.dump({"render": render, "read": read}[job["do"]](job), answer)

@@ -1,7 +1,7 @@
 """vLLM general plugin: RoPE levels, per-request position plans and document masks in a stock vLLM.
 
-vLLM calls `register` in each of its processes (entry point group `vllm.general_plugins`). What an engine then
-computes is said by its `additional_config["anchoreval"]` alone (vllm_plugin/asked.py); without it vLLM is untouched.
+vLLM calls `register` in each of its processes (entry point group `vllm.general_plugins`). What an engine then computes
+depends on its `additional_config["anchoreval"]` alone (vllm_plugin/asked.py); without that key vLLM is untouched.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ _registered = False
 
 
 def register() -> None:
-    """Offers the rotary classes, the models that take position plans, and the CPU backend of document masks."""
+    """Offer the rotary classes, the models that take position plans, and the CPU backend of document masks."""
     global _registered
     if _registered:
         return

@@ -1,13 +1,13 @@
 """A logits processor that changes no logits: the place where vLLM lets a plugin refuse one request.
 
-`validate_params` runs in the front end, before the engine sees a request, and an error there is an error of that
-call (HTTP 400). An error in a worker ends the engine with all its requests. The hook is given neither the
-engine's configuration nor the prompt, so
+`validate_params` runs in the front end, before the engine sees a request, and an error there is an error of that call
+(HTTP 400). An error in a worker ends the engine with all its requests. The hook receives neither the engine's
+configuration nor the prompt, so
 
-  * the rows of the rotary table stand in the class's name: `FittingPlan_8192` is made when it is asked for;
-  * the plan's length is put into a field of the request that means nothing in dense models and that vLLM
-    compares with the length of the prompt, `routed_experts_prompt_start`: a plan longer than its prompt is
-    refused by vLLM's own check, whose message names that field.
+  * the class's name holds the rows of the rotary table: `FittingPlan_8192` is made when it is looked up;
+  * the plan's length goes into `routed_experts_prompt_start`, a field of the request that means nothing in dense models
+    and that vLLM compares with the length of the prompt: vLLM's own check refuses a plan longer than its prompt, with a
+    message that names that field.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from anchoreval.vllm_plugin.plan import PLAN, runs_of, tokens_of
 
 
 class FittingPlan(LogitsProcessor):  # type: ignore[misc]
-    """`logits_processors=["anchoreval.vllm_plugin.admission:FittingPlan_8192"]`, as engine_settings gives it."""
+    """`logits_processors=["anchoreval.vllm_plugin.admission:FittingPlan_8192"]`, as engine_settings returns it."""
 
     rows: ClassVar[int] = 0
 
     @classmethod
     def validate_params(cls, sampling_params: Any) -> None:
-        """Raises ValueError for a malformed plan or one beyond the table; notes the length of a sound one."""
+        """Raise ValueError for a malformed plan or one beyond the table; note the length of a sound plan."""
         try:
             runs = runs_of(sampling_params.extra_args)
         except AnchorEvalError as error:
@@ -45,18 +45,18 @@ class FittingPlan(LogitsProcessor):  # type: ignore[misc]
         sampling_params.routed_experts_prompt_start = tokens_of(runs)
 
     def __init__(self, *_: Any) -> None:
-        """Nothing is kept."""
+        """Keep nothing."""
 
     def apply(self, logits: Tensor) -> Tensor:
-        """The logits as they came."""
+        """Return the logits unchanged."""
         return logits
 
     def is_argmax_invariant(self) -> bool:
-        """True: greedy decoding passes this processor by."""
+        """Return True: the processor never changes the most likely token, so greedy decoding may skip it."""
         return True
 
     def update_state(self, batch_update: Any) -> None:
-        """Nothing follows the batch."""
+        """Do nothing: no state follows the batch."""
 
 
 @functools.cache
@@ -65,7 +65,7 @@ def _below(rows: int) -> type[FittingPlan]:
 
 
 def __getattr__(name: str) -> type[FittingPlan]:
-    """The processor for a table of that many rows: `FittingPlan_8192`."""
+    """Return the processor for a table of that many rows: `FittingPlan_8192`."""
     stem, _, rows = name.partition("_")
     if stem != "FittingPlan" or not rows.isdigit():
         raise AttributeError(name)

@@ -1,8 +1,8 @@
 """RoPE at a chosen precision from vLLM's own frequencies: the arithmetic of the hf backend, level by level.
 
-What belongs to the model (its inverse frequencies under llama3, yarn, linear or dynamic scaling, the magnitude
-that yarn multiplies tables by) is asked of vLLM's own class; what belongs to the level (the dtypes of
-attention.rope) is done here. Shapes: N tokens, R table rows, D the rotated dimensions of a head.
+What belongs to the model (its inverse frequencies under llama3, yarn, linear or dynamic scaling, the magnitude that
+yarn multiplies tables by) comes from vLLM's own class; what belongs to the level (the dtypes of arms/rope.py) is done
+here. Shapes: N tokens, R table rows, D the rotated dimensions of a head.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Frequencies:
 
 
 def frequencies(rotary: Any) -> Frequencies:
-    """Those that `rotary`, of vLLM or of ours, makes its table of.
+    """Return the frequencies from which `rotary`, of vLLM or of ours, makes its table.
 
-    Raises UnsupportedArm where its table is not cos and sin of position x frequency, times one magnitude.
+    Raise UnsupportedArm if its table is not cos and sin of position x frequency, times one magnitude.
     """
     seen: list[Tensor] = []
 
@@ -49,13 +49,13 @@ def frequencies(rotary: Any) -> Frequencies:
     name = type(rotary).__name__
     if len(seen) != 1 or len(factors) != 1 or not torch.is_tensor(own_RD):
         raise UnsupportedArm(f"rope: {name} makes its table in a way that cannot be reached; only `native` runs")
-    found = Frequencies(seen[0].float() / factors[0], float(getattr(rotary, "mscale", 1.0)), own_RD.shape[0])
-    _verify(found, own_RD[:_COMPARED_ROWS], name)
-    return found
+    freqs = Frequencies(seen[0].float() / factors[0], float(getattr(rotary, "mscale", 1.0)), own_RD.shape[0])
+    _verify(freqs, own_RD[:_COMPARED_ROWS], name)
+    return freqs
 
 
 def _verify(found: Frequencies, own_RD: Tensor, name: str) -> None:
-    """Refuses frequencies that do not give vLLM's own fp32 table.
+    """Raise UnsupportedArm if the frequencies do not give vLLM's own fp32 table.
 
     An angle is a product of two fp32 values rounded at most three times (2**-24 of it each), cos and sin move
     by no more than the angle, and their own error and the magnitude's product stay below 2**-21.
@@ -68,7 +68,7 @@ def _verify(found: Frequencies, own_RD: Tensor, name: str) -> None:
 
 
 def table(of: Frequencies, level: RopeLevel, rows: int) -> Tensor:
-    """A row for each of `rows` positions, cos and sin side by side [R, D], in the dtype of the level's table."""
+    """Return cos and sin side by side [R, D] for each of `rows` positions, in the dtype of the level's table."""
     angle = TORCH[level.angle]
     inv_freq = of.inv_freq.to(TORCH[level.inv_freq]).to(angle)
     position_R = torch.arange(rows, dtype=torch.float64, device=inv_freq.device).to(angle)
@@ -80,9 +80,9 @@ def table(of: Frequencies, level: RopeLevel, rows: int) -> Tensor:
 def rotated(
     rotary: Any, table_RD: Tensor, level: RopeLevel, positions_N: Tensor, query: Tensor, key: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    """Query and key as vLLM's own rotation gives them, computed and rounded as the level says.
+    """Return query and key rotated as by vLLM's own code, but computed and rounded as the level says.
 
-    A position without a row raises. Where only a part of the head rotates, the product rounds all of it.
+    A position without a row raises. If only a part of the head rotates, the product rounds all of it.
     """
     form = (rotary.head_size, rotary.rotary_dim, rotary.is_neox_style, level.rotate, level.product)
     turned_key = None if key is None else _turned(positions_N, key, table_RD, *form)
@@ -100,10 +100,10 @@ def _turned(
     rotate: str,
     product: str,
 ) -> Tensor:
-    """`x` [N, heads x head size] rotated; an operator that compilers cannot look into.
+    """Return `x` [N, heads x head size] rotated, as an operator that compilers cannot look into.
 
     Inductor drops a rounding to bf16 inside a fused kernel: compiled with its neighbours, an fp32 model at
-    `bf16-table` was 0.096 nats away from transformers at that level, and is within 2e-4 as an operator.
+    `bf16-table` was 0.096 nats away from transformers at that level; as an operator it is within 2e-4.
     """
     wide = x.to(TORCH[rotate])
     turned, _ = RotaryEmbedding.forward_static(positions_N, wide, None, head_size, rotary_dim, table_RD, neox)
@@ -116,20 +116,20 @@ def _(positions_N: Tensor, x: Tensor, *_: Any) -> Tensor:
 
 
 def contracted(rotary: Any, x: Tensor, cos_ND: Tensor, sin_ND: Tensor, second: bool) -> Tensor:
-    """`x` rotated in fp32 as kernels do that contract a*b + c to one rounding, in the dtype of `x`.
+    """Return `x` rotated in fp32, in the dtype of `x`, as by kernels that contract a*b + c to one rounding.
 
-    Compilers contract either product of q * cos + rotate_half(q) * sin, the `second` or the first. A product
-    of two fp32 values is exact in fp64, so fp64 gives what one rounding gives.
+    Compilers contract either product of q * cos + rotate_half(q) * sin, the `second` or the first. A product of two
+    fp32 values is exact in fp64, so fp64 gives what one rounding gives.
     """
     whole = x.view(x.shape[0], -1, rotary.head_size)
     turning, rest = whole[..., : rotary.rotary_dim].double(), whole[..., rotary.rotary_dim :]
     neox = rotary.is_neox_style
-    one, two = turning.chunk(2, -1) if neox else (turning[..., ::2], turning[..., 1::2])
+    left, right = turning.chunk(2, -1) if neox else (turning[..., ::2], turning[..., 1::2])
     cos, sin = cos_ND.unsqueeze(-2).double(), sin_ND.unsqueeze(-2).double()
 
     def added(first: Tensor, last: Tensor) -> Tensor:
         return (first.float() + last).float() if second else (first + last.float()).float()
 
-    halves = added(one * cos, -two * sin), added(two * cos, one * sin)
+    halves = added(left * cos, -right * sin), added(right * cos, left * sin)
     turned = torch.cat(halves, -1) if neox else torch.stack(halves, -1).flatten(-2)
     return torch.cat((turned.to(x.dtype), rest), -1).view(x.shape)

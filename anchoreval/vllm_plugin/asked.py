@@ -1,10 +1,10 @@
-"""What `additional_config["anchoreval"]` asks of an engine; read once per process, when the model is built.
+"""Read what `additional_config["anchoreval"]` asks of an engine, once per process, when the model is built.
 
     {"rope": LEVEL, "plans": true, "documents": "anchor" or "intra-doc", "positions": N}
 
-Every key may be absent. `rope` is any spelling of attention.rope; `plans` takes a position plan with each
-request; `documents` is the attention pattern that the plans' documents are under; `positions` is how many rows
-the rotary tables need, where a plan reaches further than the model's own.
+Every key may be absent. `rope` is any spelling of arms/rope.py; `plans` accepts a position plan with each request;
+`documents` is the attention pattern for the plans' documents; `positions` is how many rows the rotary tables need, if a
+plan reaches further than the model's own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PLAN_WORKER = "anchoreval.vllm_plugin.worker.PlanWorker"
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The level, whether requests may carry plans, the pattern of their documents, the table rows needed."""
+    """The level, whether requests may carry plans, the pattern of their documents, and the table rows needed."""
 
     level: RopeLevel = LEVELS["native"]
     plans: bool = False
@@ -32,27 +32,27 @@ class Asked:
     positions: int = 0
 
     def as_config(self) -> dict[str, Any]:
-        """The value of `additional_config["anchoreval"]` that `read` turns into this."""
+        """Return the value of `additional_config["anchoreval"]` that `read` turns into this object."""
         keys = {"plans": self.plans, "documents": self.documents, "positions": self.positions}
         return {"rope": str(self.level), **{key: value for key, value in keys.items() if value}}
 
 
 def read(additional_config: Any) -> Asked:
-    """What `additional_config` asks; nothing where it says nothing of anchoreval. Raises AnchorEvalError."""
-    given = additional_config.get(KEY, {}) if isinstance(additional_config, Mapping) else {}
-    if not isinstance(given, Mapping):
-        raise AnchorEvalError(f'additional_config["{KEY}"] is a table such as {{"rope": "fp32"}}, not {given!r}')
-    for key in given:
+    """Return what `additional_config` asks, the default without "anchoreval"; raise AnchorEvalError if malformed."""
+    table = additional_config.get(KEY, {}) if isinstance(additional_config, Mapping) else {}
+    if not isinstance(table, Mapping):
+        raise AnchorEvalError(f'additional_config["{KEY}"] is a table such as {{"rope": "fp32"}}, not {table!r}')
+    for key in table:
         if key not in KEYS:
             raise UnknownName(f'key of additional_config["{KEY}"]', str(key), KEYS)
-    plans, documents = given.get("plans", False), given.get("documents")
+    plans, documents = table.get("plans", False), table.get("documents")
     if not isinstance(plans, bool):
         raise AnchorEvalError(f'additional_config["{KEY}"]["plans"] is true or false, not {plans!r}')
-    return Asked(parse_level(str(given.get("rope", "native"))), plans, _pattern(documents, plans), _rows(given))
+    return Asked(parse_level(str(table.get("rope", "native"))), plans, _pattern(documents, plans), _rows(table))
 
 
 def of(vllm_config: Any) -> Asked:
-    """What an engine with this configuration was asked; raises AnchorEvalError where it cannot serve that."""
+    """Return what is asked of an engine with this configuration; raise AnchorEvalError if it cannot serve that."""
     asked = read(vllm_config.additional_config)
     worker = vllm_config.parallel_config.worker_cls
     if asked.plans and worker != PLAN_WORKER:
@@ -63,7 +63,7 @@ def of(vllm_config: Any) -> Asked:
 
 
 def _refuse_longrope(hf_config: Any, level: RopeLevel) -> None:
-    """`longrope` is no class that vLLM lets plugins replace, so its model is refused here."""
+    """Raise UnsupportedArm for `longrope`: vLLM does not let plugins replace that class, so its model is refused."""
     from vllm.transformers_utils.config import iter_rope_parameters
 
     if any(rope.get("rope_type") == "longrope" for rope in iter_rope_parameters(hf_config)):

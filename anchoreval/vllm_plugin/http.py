@@ -1,8 +1,8 @@
-"""An ASGI middleware that says which level a server computes, for `vllm serve --middleware`.
+"""An ASGI middleware that tells which level a server computes, for `vllm serve --middleware`.
 
     vllm serve M --additional-config '{"anchoreval": {"rope": "fp32"}}' --middleware anchoreval.vllm_plugin.http.SaysArm
 
-The answer to GET /v1/models then has a header `x-anchoreval`, the JSON of what the running engine was asked.
+The answer to GET /v1/models then has a header `x-anchoreval`: the JSON of what was asked of the running engine.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ Send = Callable[[Message], Awaitable[None]]
 
 
 class SaysArm:
-    """Wraps the server's application; everything but GET /v1/models passes as it is."""
+    """Wraps the server's application. Everything but GET /v1/models passes through unchanged."""
 
     def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
         self.app = app
 
     async def __call__(self, scope: Message, receive: Any, send: Send) -> None:
-        """One request, with the header where it asks for the models."""
+        """Serve one request; add the header if it asks for the models."""
         if scope["type"] != "http" or scope["method"] != "GET" or not scope["path"].endswith("/v1/models"):
             await self.app(scope, receive, send)
             return

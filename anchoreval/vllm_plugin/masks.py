@@ -1,10 +1,10 @@
 """vLLM's CPU attention under a mask of documents: exact, quadratic in the length, for tests of correctness.
 
-The backend replaces CPU_ATTN, the only one that vLLM takes on a CPU. Unless documents were asked for, its layers
-are vLLM's own. With them, the layer keeps keys and values in a plain layout (vLLM's kernels pack theirs), and
-beside each KV slot the code of the token's document, so that chunks and cached prefixes are masked like whole
-prompts. What sees what is attention.patterns.sees. Shapes: N tokens of a step, B blocks of S slots, H key heads,
-L tokens of a request so far, D head size.
+The backend replaces CPU_ATTN, the only one that vLLM takes on a CPU. Unless documents were asked for, its layers are
+vLLM's own. With documents, the layer keeps keys and values in a plain layout (vLLM's kernels pack theirs) and, beside
+each KV slot, the code of the token's document, so that chunks and cached prefixes are masked like whole prompts.
+arms.patterns.sees defines what sees what. Shapes: N tokens of a step, B blocks of S slots, H key heads, L tokens of a
+request so far, D head size.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from anchoreval.vllm_plugin.plan import is_query
 
 
 class DocumentsBackend(CPUAttentionBackend):  # type: ignore[misc]
-    """CPU_ATTN, with layers of documents where the engine was asked for them."""
+    """CPU_ATTN, with layers that mask documents if the engine was asked for that."""
 
     @staticmethod
     def get_impl_cls() -> Any:
-        """The layer class for the engine that is being built."""
+        """Return the layer class for the engine that is being built."""
         config = get_current_vllm_config_or_none()
         masked = config is not None and asked.of(config).documents is not None
         return DocumentsImpl if masked else CPUAttentionBackendImpl
@@ -59,7 +59,7 @@ class DocumentsImpl(CPUAttentionBackendImpl):  # type: ignore[misc]
     def do_kv_cache_update(
         self, layer: Any, key: Tensor, value: Tensor, kv_cache: Tensor, slot_mapping: Tensor
     ) -> None:
-        """Keys, values [N, H, D] and the codes of their documents, written to the slots of the step."""
+        """Write keys, values [N, H, D] and the codes of their documents to the slots of the step."""
         keys_BHSD, values_BHSD = _halves(kv_cache)
         size = keys_BHSD.shape[2]
         written = slot_mapping >= 0
@@ -84,20 +84,20 @@ class DocumentsImpl(CPUAttentionBackendImpl):  # type: ignore[misc]
         output_scale: Tensor | None = None,
         output_block_scale: Tensor | None = None,
     ) -> Tensor:
-        """`output` [N, heads, D], filled request by request; left alone in the warm-up, as vLLM's does."""
+        """Fill `output` [N, heads, D] request by request; leave it alone in the warm-up, as vLLM's backend does."""
         if attn_metadata is None:
             return output
         starts = attn_metadata.query_start_loc.tolist()
         lengths = attn_metadata.seq_lens.tolist()
         for request, length in enumerate(lengths[: len(starts) - 1]):
-            own = slice(starts[request], starts[request + 1])
-            if own.stop > own.start:
-                attended = self._attended(query[own], kv_cache, attn_metadata.block_table[request], length)
-                output[own] = attended.reshape(output[own].shape)
+            span = slice(starts[request], starts[request + 1])
+            if span.stop > span.start:
+                attended = self._attended(query[span], kv_cache, attn_metadata.block_table[request], length)
+                output[span] = attended.reshape(output[span].shape)
         return output
 
     def _attended(self, query: Tensor, kv_cache: Tensor, blocks: Tensor, length: int) -> Tensor:
-        """The last tokens [n, heads, D] of a request of `length` tokens, over its slots."""
+        """Return the attention output of a request's last tokens [n, heads, D] over the slots of all its tokens."""
         assert self.codes_of_slots is not None
         keys_BHSD, values_BHSD = _halves(kv_cache)
         size = keys_BHSD.shape[2]
@@ -119,17 +119,17 @@ class DocumentsImpl(CPUAttentionBackendImpl):  # type: ignore[misc]
 
 
 def seen(codes_L: Tensor, tokens: int, anchored: bool) -> Tensor:
-    """Which of the L tokens each of the last `tokens` sees [tokens, L]; `anchored`: documents see token 0."""
+    """Return which of the L tokens each of the last `tokens` sees [tokens, L]; `anchored`: documents see token 0."""
     index_L = torch.arange(codes_L.shape[0])
-    own, own_codes = index_L[-tokens:, None], codes_L[-tokens:, None]
-    allowed = is_query(own_codes) | (own_codes == codes_L[None, :])
+    query, query_codes = index_L[-tokens:, None], codes_L[-tokens:, None]
+    allowed = is_query(query_codes) | (query_codes == codes_L[None, :])
     if anchored:
         allowed = allowed | (index_L[None, :] == 0)
-    return allowed & (index_L[None, :] <= own)
+    return allowed & (index_L[None, :] <= query)
 
 
 def _halves(kv_cache: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values [B, H, S, D] of a cache [B, H, S, 2 x D]."""
+    """Return keys and values [B, H, S, D] of a cache [B, H, S, 2 x D]."""
     blocks, heads, size, _ = kv_cache.shape
     keys, values = kv_cache.view(blocks, heads, size * 2, -1).chunk(2, dim=2)
     return keys, values

@@ -1,9 +1,9 @@
 """Stock decoders that take position plans: vLLM's own classes, entered through its M-RoPE transport.
 
-vLLM carries rows of positions per request for models with M-RoPE, slices them for each chunk and continues them
-while it generates. `mrope_section` stands at the top of the configuration (settings.py), not among the RoPE
-parameters, so the layers are built with the stock rotary class and get the first row, one position per token,
-as ever. KV slots come from other counters of vLLM, which no plan reaches. Shapes: N tokens of a step.
+For models with M-RoPE, vLLM carries rows of positions per request, slices them for each chunk and continues them while
+it generates. `mrope_section` stands at the top of the configuration (settings.py), not among the RoPE parameters, so
+the layers are built with the stock rotary class and get the first row, one position per token, as usual. KV slots come
+from other counters of vLLM, which no plan reaches. Shapes: N tokens of a step.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ CODES = "anchoreval_codes"
 
 
 class Planned:
-    """What makes a decoder of vLLM take rows [3, N] for positions; stands before the decoder's class."""
+    """Makes a decoder of vLLM take rows [3, N] for positions. Stands before the decoder's class."""
 
     supports_mrope = True
 
     def get_mrope_input_positions(self, input_tokens: list[int], *_: Any, **__: Any) -> tuple[Tensor, int]:
-        """Contiguous rows [3, tokens], for requests without a plan, and the continuation's offset, none."""
+        """Return contiguous rows [3, tokens], for requests without a plan, and 0, the offset of the continuation."""
         return rows_of((), len(input_tokens)), 0
 
     def forward(self, input_ids: Any, positions: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """What the stock decoder gives at the first row; the second is left where the masks read it."""
+        """Return the stock decoder's output for the first row; put the second row where the masks read it."""
         if positions.ndim == 2:
             if is_forward_context_available():
                 get_forward_context().additional_kwargs[CODES] = positions[1]

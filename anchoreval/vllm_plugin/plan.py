@@ -1,15 +1,15 @@
-"""Position plans: where each token of a prompt stands, as runs that fit in a request.
+"""Position plans: the position of each token of a prompt, as runs that fit in a request.
 
     SamplingParams(extra_args={"anchoreval_plan": [position, tokens, document, position, tokens, document, ...]})
     {"vllm_xargs": {"anchoreval_plan": [...]}}  over HTTP
 
-A run is `tokens` tokens at consecutive positions from `position` on. `document` is ANCHOR for the anchor token,
-QUERY for what sees everything before it, else the number of a document. Tokens of the prompt beyond the plan,
-and generated ones, go on behind the last run as part of the query.
+A run is `tokens` tokens at consecutive positions from `position` on. `document` is ANCHOR for the anchor token, QUERY
+for tokens that see everything before them, else the number of a document. Tokens of the prompt beyond the plan, and
+generated ones, continue the last run as part of the query.
 
-In the engine a plan is three rows, of which vLLM hands the model a slice for each chunk that it computes: the
-positions, the codes below, and zeros. vLLM fills all rows with positions for generated tokens; so any code that
-is not negative means the query.
+In the engine a plan is three rows: the positions, the codes below, and zeros. vLLM hands the model a slice of them for
+each chunk that it computes. vLLM fills all rows with positions for generated tokens, so any code that is not negative
+means the query.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Run = tuple[int, int, int]
 
 
 def runs_of(extra_args: Mapping[str, Any] | None) -> tuple[Run, ...]:
-    """The runs that a request gives, none where it gives no plan; raises AnchorEvalError for a malformed one."""
+    """Return the runs of a request, none if it has no plan; raise AnchorEvalError for a malformed plan."""
     if not extra_args or PLAN not in extra_args:
         return ()
     flat = extra_args[PLAN]
@@ -43,7 +43,7 @@ def runs_of(extra_args: Mapping[str, Any] | None) -> tuple[Run, ...]:
 
 
 def _check(runs: Sequence[Run]) -> None:
-    """Raises AnchorEvalError unless each document is one stretch, and the anchor the first token alone."""
+    """Raise AnchorEvalError unless each document is one stretch, and the anchor is the first token alone."""
     before: list[int] = []
     for index, (position, tokens, document) in enumerate(runs):
         where = f"{PLAN}: run {index} ({position}, {tokens}, {document})"
@@ -57,14 +57,14 @@ def _check(runs: Sequence[Run]) -> None:
 
 
 def tokens_of(runs: Sequence[Run]) -> int:
-    """How many tokens the runs cover."""
+    """Return how many tokens the runs cover."""
     return sum(tokens for _, tokens, _ in runs)
 
 
 def rows_of(runs: Sequence[Run], tokens: int) -> Tensor:
-    """Positions, codes and zeros of a prompt of `tokens` tokens [3, tokens]; without runs, contiguous ones.
+    """Return positions, codes and zeros [3, tokens] of a prompt of `tokens` tokens; without runs, contiguous ones.
 
-    Raises AnchorEvalError where the runs cover more than the prompt.
+    Raise AnchorEvalError if the runs cover more than the prompt.
     """
     covered = tokens_of(runs)
     if covered > tokens:
@@ -82,5 +82,5 @@ def _code(document: int) -> int:
 
 
 def is_query(codes: Tensor) -> Tensor:
-    """Which codes are the query's, of any shape."""
+    """Return which codes, of any shape, are the query's."""
     return codes >= 0

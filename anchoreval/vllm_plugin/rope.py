@@ -1,11 +1,11 @@
 """vLLM's rotary classes at a level: out-of-tree subclasses that vLLM makes in place of its own.
 
-Under `native` such an object takes vLLM's own class before it is initialised, so that nothing of it is left.
-At a level it keeps a table of its own, and vLLM's is gone: a model or a fused kernel that reads vLLM's table
-directly fails instead of computing another level. Classes that are not SERVED refuse every level by name.
-`longrope` is no class that vLLM lets plugins replace: engine_settings refuses it, and on a CPU the attention
-layers do (masks.py), which are the first of ours that such a model meets. A server on a GPU that is given
-nothing but `--additional-config` meets none; ask says.Says what it computes.
+Under `native` such an object becomes an object of vLLM's own class before it is initialised, so that nothing of ours
+is left. At a level it keeps a table of its own, and vLLM's table is gone: a model or a fused kernel that reads vLLM's
+table directly fails instead of computing another level. Classes that are not SERVED refuse every level by name. vLLM
+does not let plugins replace the class of `longrope`: engine_settings refuses it, and on a CPU the attention layers do
+(masks.py), which are the first of our classes that such a model meets. A server on a GPU that is started with nothing
+but `--additional-config` meets none of them; ask says.Says what it computes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from anchoreval.vllm_plugin import arithmetic, asked
 
 logger = init_logger(f"vllm.{__name__}")
 
-#: vLLM's classes that levels are computed in; rope types default, llama3, yarn, linear, dynamic (with a factor).
+#: vLLM's classes that can compute levels: rope types default, llama3, yarn, linear, dynamic (with a factor).
 SERVED = (
     "RotaryEmbedding",
     "Llama3RotaryEmbedding",
@@ -38,32 +38,32 @@ SERVED = (
 
 
 def register() -> None:
-    """Has vLLM make these classes in place of its own, in this process from now on."""
+    """Have vLLM make these classes in place of its own, in this process from now on."""
     for base in _replaceable():
         if base.__name__ in op_registry_oot:
             logger.warning("anchoreval: another plugin replaces %s; RoPE levels do not reach it", base.__name__)
             continue
         ours = _at_level(base) if base.__name__ in SERVED else _refusing(base)
         CustomOp.register_oot(ours, name=base.__name__)
-        ours.name = base.name  # `+rotary_embedding` in custom_ops goes on meaning this class
+        ours.name = base.name  # so that `+rotary_embedding` in custom_ops still means this class
 
 
 def forget() -> None:
-    """Empties vLLM's store of rotary modules; call it before each engine of a process.
+    """Empty vLLM's store of rotary modules. Call it before each engine of a process.
 
-    The keys of that store do not name the level, so the next engine would get this one's modules.
+    The keys of that store do not name the level, so the next engine would get the modules of this one.
     """
     rotary_embedding._ROPE_DICT.clear()
 
 
 def _replaceable() -> list[Any]:
-    """The rotary classes of vLLM that are custom operators, in no order that matters."""
+    """Return the rotary classes of vLLM that are custom operators; their order does not matter."""
     classes = [value for value in vars(rotary_embedding).values() if inspect.isclass(value)]
-    return [found for found in classes if issubclass(found, CustomOp)]
+    return [kind for kind in classes if issubclass(kind, CustomOp)]
 
 
 def _at_level(base: Any) -> Any:
-    """A subclass of `base` that computes the level asked of the engine."""
+    """Return a subclass of `base` that computes the level asked of the engine."""
 
     class AtLevel(base):  # type: ignore[misc]
         def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -76,10 +76,10 @@ def _at_level(base: Any) -> Any:
             super().__init__(*args, **kwargs)
             _refuse_wide(wanted.level, self.dtype)
             self.level: RopeLevel = wanted.level
-            found = arithmetic.frequencies(self)
-            rows = _rows(config, wanted, found.rows, base.__name__)
+            frequencies = arithmetic.frequencies(self)
+            rows = _rows(config, wanted, frequencies.rows, base.__name__)
             del self.cos_sin_cache
-            self.register_buffer("level_table", arithmetic.table(found, self.level, rows), persistent=False)
+            self.register_buffer("level_table", arithmetic.table(frequencies, self.level, rows), persistent=False)
 
         def at_level(self, positions: Tensor, query: Tensor, key: Tensor | None = None) -> Any:
             return arithmetic.rotated(self, self.level_table, self.level, positions, query, key)
@@ -91,7 +91,7 @@ def _at_level(base: Any) -> Any:
 
 
 def _refusing(base: Any) -> Any:
-    """A subclass of `base` that is `base` under `native` and cannot be made at a level."""
+    """Return a subclass of `base` that is `base` under `native` and cannot be made at a level."""
 
     class Refusing(base):  # type: ignore[misc]
         def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -115,7 +115,7 @@ def _refuse_wide(level: RopeLevel, model: torch.dtype) -> None:
 
 
 def _rows(config: VllmConfig, wanted: asked.Asked, own: int, name: str) -> int:
-    """Rows for every position that the engine can meet; frequencies of `dynamic` hold up to the model's own."""
+    """Return the rows that every position of the engine needs; `dynamic` frequencies hold only for the model's own."""
     needed = max(int(config.model_config.max_model_len), wanted.positions)
     if needed > own and name == "DynamicNTKScalingRotaryEmbedding":
         raise UnsupportedArm(f"rope: dynamic scaling is one table up to position {own}; set max_model_len={own}")

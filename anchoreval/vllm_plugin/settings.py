@@ -1,4 +1,4 @@
-"""What to give vLLM so that it computes an arm: keyword arguments of `vllm.LLM` and `EngineArgs`."""
+"""Settings that make vLLM compute an arm: keyword arguments of `vllm.LLM` and `EngineArgs`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from anchoreval.vllm_plugin.asked import KEY, PLAN_WORKER, Asked
 
 SAYS = "anchoreval.vllm_plugin.says.Says"
 ADMISSION = "anchoreval.vllm_plugin.admission:FittingPlan"
-#: Architecture to the class of models.py that takes plans with it.
+#: Architecture to the class of models.py that adds plans to it.
 PLANNED = {
     "LlamaForCausalLM": "AnchorLlamaForCausalLM",
     "MistralForCausalLM": "AnchorMistralForCausalLM",
@@ -27,11 +27,11 @@ _SCALINGS = ("default", "llama3", "yarn", "linear", "dynamic")
 def engine_settings(
     folder: Path, level: RopeLevel, plans: bool, documents: str | None, positions: int = 0
 ) -> dict[str, Any]:
-    """Keyword arguments that make vLLM compute `level`, take plans, and mask their documents by a pattern.
+    """Return keyword arguments that make vLLM compute `level`, take plans, and mask their documents by a pattern.
 
-    `positions` is one more than the highest position that any plan reaches, generated tokens included; 0 is
-    what the model's own context holds. Where it is more, give `max_model_len` too. Call rope.forget() before
-    each engine of one process. Raises UnsupportedArm, naming the field, for what cannot be computed.
+    `positions` is one more than the highest position that any plan reaches, including generated tokens; 0 is what the
+    model's own context holds. If it is more, give `max_model_len` too. Call rope.forget() before each engine of one
+    process. Raise UnsupportedArm, with the field, for what cannot be computed.
     """
     config = _config(folder)
     _refuse_scaling(config, level, plans)
@@ -51,10 +51,10 @@ def engine_settings(
 
 def _config(folder: Path) -> dict[str, Any]:
     try:
-        found = json.loads((folder / "config.json").read_text("utf-8"))
+        config = json.loads((folder / "config.json").read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder}/config.json cannot be read: {error}") from error
-    return dict(found)
+    return dict(config)
 
 
 def _refuse_scaling(config: dict[str, Any], level: RopeLevel, plans: bool) -> None:
@@ -91,7 +91,7 @@ def _refuse_documents(config: dict[str, Any], documents: str, plans: bool) -> No
 
 
 def _refuse_runner() -> None:
-    """Plans live in the V1 model runner; where vLLM prefers V2 (with Triton), the user has to say so."""
+    """Raise UnsupportedArm if vLLM prefers its V2 model runner (with Triton): plans live in the V1 runner."""
     from vllm import envs
     from vllm.platforms import current_platform
 
@@ -100,7 +100,7 @@ def _refuse_runner() -> None:
 
 
 def _rows(config: dict[str, Any]) -> int:
-    """Rows of vLLM's own table: the model's positions, times the factor where scaling lengthens it."""
+    """Return the rows of vLLM's own table: the model's positions, times the factor if scaling lengthens it."""
     own = positions_of(config) or 0
     for rope in ropes_of(config):
         if rope_type(rope) == "yarn":
@@ -111,7 +111,7 @@ def _rows(config: dict[str, Any]) -> int:
 
 
 def _longer_table(config: dict[str, Any], positions: int) -> dict[str, Any]:
-    """What lengthens vLLM's own table without changing its rows."""
+    """Return the overrides that lengthen vLLM's own table without changing its rows."""
     kinds = {rope_type(rope): rope for rope in ropes_of(config)}
     if kinds.keys() <= {"default", "llama3"}:
         return {"max_position_embeddings": positions}

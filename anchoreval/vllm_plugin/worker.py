@@ -1,4 +1,4 @@
-"""The platform's own V1 worker, whose model runner takes a position plan from each request."""
+"""The platform's own V1 worker, with a model runner that takes a position plan from each request."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ else:
 
 
 class PlanRunner:
-    """What a model runner does with a new request; stands before the platform's V1 runner."""
+    """Gives a model runner position plans. Stands before the platform's V1 runner."""
 
     def _init_mrope_positions(self, req_state: Any) -> None:
-        """The rows of the request's plan, and what continues them; contiguous ones where it has none."""
+        """Set the rows of the request's plan, and what continues them; contiguous rows if it has no plan."""
         super()._init_mrope_positions(req_state)  # type: ignore[misc]
         sampling = req_state.sampling_params
         runs = runs_of(sampling.extra_args if sampling else None)
@@ -37,7 +37,7 @@ class PlanRunner:
         req_state.mrope_positions, req_state.mrope_position_delta = rows, following - tokens
 
     def _refuse_beyond(self, positions: int) -> None:
-        """Raises AnchorEvalError where `positions` are more than the shortest table has rows.
+        """Raise AnchorEvalError if `positions` are more than the rows of the shortest table.
 
         The last token generated is never fed back, so it needs no row.
         """
@@ -51,10 +51,10 @@ class PlanRunner:
 
 
 class PlanWorker(_PlatformWorker, Says):  # type: ignore[misc]
-    """`worker_cls="anchoreval.vllm_plugin.worker.PlanWorker"`; says.Says is part of it."""
+    """`worker_cls="anchoreval.vllm_plugin.worker.PlanWorker"`; it includes says.Says."""
 
     def init_device(self) -> None:
-        """Sets the device up as the platform's worker does, and has its runner take plans."""
+        """Set the device up as the platform's worker does, and have its runner take plans."""
         super().init_device()
         if self.use_v2_model_runner:
             raise UnsupportedArm("positions: plans need vLLM's V1 model runner; set VLLM_USE_V2_MODEL_RUNNER=0")

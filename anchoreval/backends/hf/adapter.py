@@ -1,7 +1,7 @@
-"""An adapter of peft on top of the weights of its folder.
+"""Load a peft adapter on top of the weights of its folder.
 
-transformers would load both at once, and then says which weights of the adapter are missing and of the model nothing:
-layers that no file has would be drawn at random without a word.
+transformers could load both at once, but then it reports which weights of the adapter are missing and nothing about the
+model: layers that are in no file would be drawn at random without a word.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from anchoreval.model.checkpoint import ADAPTER, Checkpoint
 
 @contextmanager
 def bare(checkpoint: Checkpoint) -> Iterator[Checkpoint]:
-    """The checkpoint without its adapter, for the length of the block."""
+    """Yield the checkpoint without its adapter, for the length of the block."""
     if checkpoint.adapter is None:
         yield checkpoint
         return
@@ -35,19 +35,19 @@ def bare(checkpoint: Checkpoint) -> Iterator[Checkpoint]:
 
 
 def attach(model: Any, checkpoint: Checkpoint) -> None:
-    """Load the checkpoint's adapter, where it has one, into its model; ModelError where a part of it is missing."""
+    """Load the checkpoint's adapter, if it has one, into its model; raise ModelError if a part of it is missing."""
     if checkpoint.adapter is None:
         return
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        said = model.load_adapter(str(checkpoint.folder))
+        result = model.load_adapter(str(checkpoint.folder))
     except (ValueError, OSError, ImportError, KeyError, RuntimeError, TypeError) as error:
         why = " ".join(str(error).split())[:300]
         raise ModelError(f"{checkpoint.folder}: its adapter cannot be loaded: {why}") from error
     finally:
         if shown:
             logging.enable_progress_bar()
-    if lacking := sorted([*said.missing_keys, *said.unexpected_keys]):
+    if lacking := sorted([*result.missing_keys, *result.unexpected_keys]):
         raise ModelError(f"{checkpoint.folder}: {len(lacking)} weights of its adapter do not fit: {lacking[0]}, ...")
     model.to(model.device).eval()

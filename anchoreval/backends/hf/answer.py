@@ -1,11 +1,11 @@
 """Batches of requests to outputs: prefill row by row, reference and choices scored on forks, greedy decode of all rows.
 
-Shapes: B rows of a batch, Q new tokens, C cache columns filled, V vocabulary. Prefill runs one row at a time
-in chunks on an absolute grid, so a prompt gets the same bits whoever shares its batch and whether or not a
-prefix was reused. The model is always given a 2-D mask and position ids, so transformers never guesses at
-packed sequences (`masking_utils.py:876`), and builds at most a [chunk x C] mask. Where an attention pattern isolates
-documents, these come from documents.py and only the rest of the prompt is prefilled here, on top of them; or the
-whole prompt goes through FlexAttention in one pass. Rotations that depend on the length of a pass: growth.py.
+Shapes: B rows of a batch, Q new tokens, C cache columns filled, V vocabulary. Prefill runs one row at a time in chunks
+on an absolute grid, so a prompt gets the same bits whatever shares its batch and whether or not a prefix was reused.
+The model always gets a 2-D mask and position ids, so transformers never guesses at packed sequences
+(`masking_utils.py:876`), and builds at most a [chunk x C] mask. If an attention pattern isolates documents, their keys
+and values come from documents.py and only the rest of the prompt is prefilled here, on top of them; or the whole prompt
+goes through FlexAttention in one pass. growth.py covers rotations that depend on the length of a pass.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from anchoreval.backends.hf.network import Network, extend
 from anchoreval.backends.hf.score import Behind, Scoring
 from anchoreval.schema import NO_LOGPROB, ChoiceScore, Outcome, Output, Request
 
-#: Errors of allocators that have no class of their own: CPU, CUDA libraries, MPS.
+#: Messages of out-of-memory errors that have no class of their own: CPU, CUDA libraries, MPS.
 _OUT_OF_MEMORY = re.compile("allocate memory|out of memory|ALLOC_FAILED", re.IGNORECASE)
 
 
 @dataclass(slots=True)
 class Row(Growing):
-    """A request on its way; `start` is the column of its first token, `after` the position of the first behind it."""
+    """A request in progress; `start` is the column of its first token, `after` the position right after its prompt."""
 
     start: int
     after: int
     logprob: float | None = None
-    unscored: bool = False  # the reference: its log-probability is not finite, which costs no answer
+    unscored: bool = False  # whether the reference's log-probability is not finite; the answer stays valid
     choices: tuple[ChoiceScore, ...] = ()
 
     def refer(self, logprob: float) -> None:
@@ -69,7 +69,7 @@ class Row(Growing):
 
 @dataclass(frozen=True, slots=True)
 class _Prefilled:
-    """Where the keys and values of the prompt that was prefilled last are."""
+    """Where the keys and values of the most recently prefilled prompt are."""
 
     ids: tuple[int, ...]
     positions: tuple[int, ...]
@@ -81,9 +81,9 @@ class _Prefilled:
 class Answering:
     """One pass over a list of requests; holds the buffers that its batches share.
 
-    `interrupted` is called when a pass through the model broke off for lack of memory. `arrangement` gives every
-    prompt its positions and rows, `kept` holds the documents of earlier prompts. `prefilled_tokens` and
-    `reused_tokens` count prompt tokens computed and taken from an earlier prompt, documents not among them.
+    `interrupted` is called when a pass through the model broke off for lack of memory. `arrangement` gives every prompt
+    its positions and rows, `kept` holds the documents of earlier prompts. `prefilled_tokens` counts the prompt tokens
+    computed, `reused_tokens` those taken from an earlier prompt; neither counts documents.
     """
 
     def __init__(
@@ -110,11 +110,11 @@ class Answering:
 
     @property
     def forked_columns(self) -> int:
-        """Rows x columns that forks for choices hold beside the batch."""
+        """Rows x columns that forks for choices hold besides the batch."""
         return self._scoring.columns
 
     def outputs(self, requests: Sequence[Request]) -> Iterator[Output]:
-        """One output per request, batch by batch, each halved as often as memory asks for."""
+        """Yield one output per request, batch by batch; a batch is halved as often as memory requires."""
         if self._network.growth is not None:
             with torch.inference_mode():
                 self._network.restart()
@@ -136,7 +136,7 @@ class Answering:
 
     @torch.inference_mode()
     def _run(self, batch: Batch) -> list[Output] | None:
-        """The outputs, or None where memory ran out; buffers are released then."""
+        """Return the outputs, or None if memory ran out; the buffers are released then."""
         began, rows = time.perf_counter(), list[Row]()
         store: KvStore | None = None
         try:
@@ -161,12 +161,12 @@ class Answering:
         return None
 
     def _unchanged(self) -> contextlib.AbstractContextManager[None]:
-        """A block behind which the model's rotations are those before it."""
+        """Return a block that restores the model's rotations at its end."""
         growth = self._network.growth
         return contextlib.nullcontext() if growth is None else growth.kept()
 
     def _store_for(self, batch: Batch) -> KvStore:
-        """The buffers in use where they fit, else new ones; the old stay only for a shared prefix."""
+        """Return the current buffers if they fit, else new ones; old ones are then kept only for a shared prefix."""
         rows = width(len(batch.requests), batch.solo)
         store = self._store
         if store is not None and store.rows >= rows:
@@ -180,7 +180,7 @@ class Answering:
         return self._store
 
     def _prefix(self, request: Request, layout: Layout | None = None) -> int:
-        """Tokens of the request that the previous prompt has already prefilled at the same positions."""
+        """Return how many tokens of the request the previous prompt has already prefilled at the same positions."""
         if self._previous is None:
             return 0
         layout, chunk = layout or self._arrangement.of(request), self._chunk(request)
@@ -193,7 +193,7 @@ class Answering:
         return len(request.token_ids) if self._network.whole_prompts else self._limits.chunk_tokens
 
     def _prefill(self, store: KvStore, row: int, batch: Batch, request: Request) -> Row:
-        """The row with its prompt in the store, its reference and choices scored and its first token chosen."""
+        """Return the row: its prompt in the store, reference and choices scored, its first token chosen."""
         layout, start = self._arrangement.of(request), batch.start(request)
         if layout.rows and self._arrangement.realisation == "flex":
             last_1V = self._prefill_flex(store, (row, start), request, layout)
@@ -201,24 +201,24 @@ class Answering:
             last_1V = self._prefill_rows(store, (row, start), request, layout)
         else:
             last_1V = self._prefill_plain(store, (row, start), request, layout)
-        made = Row(request, TextStream(self._decoder, request.token_ids, request.stop), start, layout.after)
+        state = Row(request, TextStream(self._decoder, request.token_ids, request.stop), start, layout.after)
         behind = Behind(store, (row, start), request.token_ids, layout.after, last_1V)
         with self._unchanged():
             if request.reference_ids:
-                made.refer(self._scoring.reference(behind, request.reference_ids))
+                state.refer(self._scoring.reference(behind, request.reference_ids))
         with self._unchanged():
             if request.choices:
-                made.choose(self._scoring.choices(behind, request.choices))
-        if made.finish is not None:
-            return made
+                state.choose(self._scoring.choices(behind, request.choices))
+        if state.finish is not None:
+            return state
         if request.max_new_tokens > 0:
-            self._advance([made], last_1V)
+            self._advance([state], last_1V)
         else:
-            made.finish = "stop" if request.choices else "length"
-        return made
+            state.finish = "stop" if request.choices else "length"
+        return state
 
     def _prefill_plain(self, store: KvStore, place: tuple[int, int], request: Request, layout: Layout) -> Tensor:
-        """Logits `1V` behind a prompt of plain causal attention; what the previous one shares is copied."""
+        """Return the logits `1V` after a prompt under plain causal attention; copy what the previous prompt shares."""
         ids = request.token_ids
         done, source = self._prefix(request, layout), self._previous
         if source is not None and done:
@@ -234,8 +234,8 @@ class Answering:
         return last_1V
 
     def _prefill_rows(self, store: KvStore, place: tuple[int, int], request: Request, layout: Layout) -> Tensor:
-        """Logits `1V` behind a prompt of isolated documents: rows first, then each query on what is before it."""
-        self._previous = None  # its columns may be written over
+        """Return the logits `1V` after a prompt of isolated documents: rows first, then each query on top of them."""
+        self._previous = None  # its columns may be overwritten
         last_1V = self._documents.fill(request, layout, store, place)
         store.clear_left(*place)
         for block in (block for block in layout.blocks if block.kind == "query"):
@@ -250,8 +250,8 @@ class Answering:
         return last_1V
 
     def _prefill_flex(self, store: KvStore, place: tuple[int, int], request: Request, layout: Layout) -> Tensor:
-        """Logits `1V` behind a prompt of isolated documents, all of it in one pass."""
-        self._previous = None  # its columns may be written over
+        """Return the logits `1V` after a prompt of isolated documents, computed in one pass."""
+        self._previous = None  # its columns may be overwritten
         store.clear_left(*place)
         device, tokens = self._network.device, len(request.token_ids)
         ids_1N = torch.tensor([request.token_ids], device=device)
@@ -262,7 +262,7 @@ class Answering:
         return self._network.masked_logits(ids_1N, store.row(*place, 0), (position_1N, mask_1N), seen)[0]
 
     def _decode(self, store: KvStore, batch: Batch, rows: list[Row]) -> None:
-        """Adds greedy tokens until all rows ended; ended rows leave when half of the width is idle."""
+        """Add greedy tokens until all rows have ended; ended rows leave when half of the width is idle."""
         device = self._network.device
         fillers = width(len(rows), batch.solo) - len(rows)
         slots: list[Row | None] = [*rows, *[None] * fillers]
@@ -286,7 +286,7 @@ class Answering:
             state = state.next(self._advance(slots, logits_BV))
 
     def _advance(self, slots: Sequence[Row | None], logits_BV: Tensor) -> Tensor:
-        """The most likely token of every row `B`, added to the rows that are still going."""
+        """Return the most likely token of every row `B`, and add it to the rows that still go on."""
         token_B = _allowed(slots, logits_BV, self._eos).argmax(-1)
         finite_B = logits_BV.gather(1, token_B[:, None])[:, 0].isfinite()
         for slot, token, finite in zip(slots, token_B.tolist(), finite_B.tolist(), strict=True):
@@ -295,7 +295,7 @@ class Answering:
         return token_B
 
     def _drops_cache(self, rows: Sequence[Row], cache: Cache) -> bool:
-        """Whether the only row goes on without the keys and values it has, by the model's own generation code."""
+        """Return whether the model's own generation code would drop the only row's keys and values here."""
         growth = self._network.growth
         if growth is None or not growth.may_drop:
             return False
@@ -304,7 +304,7 @@ class Answering:
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """What the next step is given: last tokens `B1`, their positions `B1`, the columns a row may see `BC`."""
+    """The input of the next step: last tokens `B1`, their positions `B1`, the columns that a row may see `BC`."""
 
     token: Tensor
     position: Tensor
@@ -328,7 +328,7 @@ class _State:
 
 
 def _allowed(slots: Sequence[Row | None], logits_BV: Tensor, eos: frozenset[int]) -> Tensor:
-    """The logits, -inf for the tokens that would end an answer before it has its fewest tokens."""
+    """Return the logits with -inf for tokens that would end an answer before its minimum length."""
     short = [i for i, slot in enumerate(slots) if slot and len(slot.tokens) < slot.request.min_new_tokens]
     if not short:
         return logits_BV

@@ -39,7 +39,7 @@ from anchoreval.model.machine import processor
 from anchoreval.schema import Json, Output, Request
 from anchoreval.tokenizer import load_tokenizer
 
-_MASKED_BY_INDEX = {"sdpa", "eager", FUSED}  # kernels that never read packed sequences out of position ids
+_MASKED_BY_INDEX = {"sdpa", "eager", FUSED}  # kernels that never infer packed sequences from position ids
 _NOTHING: Mapping[str, Json] = MappingProxyType({})
 _FLEX = "one pass of FlexAttention with a block mask, compiled on CUDA, unfused on a CPU; then the kernel"
 _REALISED = {
@@ -66,14 +66,14 @@ class HfBackend:
         self._asked_kernel, self._auto_fused = asked, fused_for_all(network, product)
         self._proofs = Proofs(network, lambda: selftest(network.model))
         self._realisation: Realisation = realisation
-        self._flexes: set[str] = set()  # kernels under which FlexAttention was tried
+        self._flexes: set[str] = set()  # kernels under which FlexAttention was tested
         self._tokenizer = load_tokenizer(checkpoint.folder)
         self._eos = eos_ids(network.model, self._tokenizer)
         self._applied: Applied | None = None
         self._arrangement = Arrangement()
-        self._now = limits  # those of the arm in force
+        self._now = limits  # the limits of the arm in force
         self._kept = self.documents = KeptDocuments(limits.batch_tokens)
-        self._positions: int | None = None  # of a table that ends; probe.py finds it
+        self._positions: int | None = None  # rows of a position table, if the model has one; probe.py finds it
         self._closed = False
 
     @classmethod
@@ -93,18 +93,17 @@ class HfBackend:
         product: str | None = None,
         unused_weights: str = "refuse",
     ) -> HfBackend:
-        """The backend with the model of a folder or hub id loaded, and tried on two short rows (probe.py).
+        """Return the backend with the model of a folder or hub id, loaded and tested on two short rows (probe.py).
 
-        `kernel` is one of transformers', or `default` (sdpa, or eager where sdpa does not exist or drops part of the
-        model's attention), `fused` (this package's own) or `auto`: one for all arms that are compared, `fused` where
-        one of them needs it, the default elsewhere. `product` is the widest product of those arms, None where they
-        are not known; then `auto` is decided arm by arm, but always `fused` where sdpa does not do.
-        `unused_weights` is what becomes of weights that the architecture has no place for: `refuse` or `allow`.
+        `kernel` is one of transformers'; `default` (sdpa, or eager if sdpa does not exist or drops part of the model's
+        attention); `fused` (this package's own); or `auto`: one kernel for all arms that are compared, `fused` if one
+        of them needs it, else the default. `product` is the widest product of those arms, None if they are not known;
+        then `auto` is decided arm by arm, but is always `fused` if sdpa does not suffice. `unused_weights` says what
+        happens to weights that the architecture has no place for: `refuse` or `allow`.
 
-        `chunk_tokens` changes rounding and belongs to the identity; `batch_tokens` (rows x columns of the
-        cache) and `rows` only change speed and memory. `realisation` says how isolated documents are
-        computed, `rows` or `flex`; it changes rounding too. `use_kernels` is refused: it swaps the rotation for
-        an unknown one.
+        `chunk_tokens` changes rounding and belongs to the identity; `batch_tokens` (rows x columns of the cache) and
+        `rows` only change speed and memory. `realisation` says how isolated documents are computed, `rows` or `flex`;
+        it changes rounding too. `use_kernels` is refused: it swaps the rotation for an unknown one.
         """
         if use_kernels:
             raise ModelError("use_kernels=True replaces the rotary code that is measured: leave it off")
@@ -124,7 +123,7 @@ class HfBackend:
 
     @property
     def limits(self) -> Limits:
-        """What is computed at once, under the arm in force."""
+        """How much is computed at once, under the arm in force."""
         return self._now
 
     @property
@@ -134,7 +133,7 @@ class HfBackend:
 
     @property
     def folder(self) -> Path:
-        """Where the checkpoint and its tokenizer lie."""
+        """The folder of the checkpoint and its tokenizer."""
         return self._checkpoint.folder
 
     @property
@@ -157,7 +156,7 @@ class HfBackend:
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
     def describe(self) -> dict[str, Json]:
-        """What the run's header says of the engine and the model."""
+        """Return what the run's header says of the engine and the model."""
         network = self._network
         return {
             "engine": "hf",
@@ -186,21 +185,21 @@ class HfBackend:
 
     @property
     def _kernel(self) -> str:
-        """The attention kernel of the arms, `fused` or that of the loaded model."""
+        """The attention kernel of the arms: `fused`, or that of the loaded model."""
         auto = self._asked_kernel == "auto" and self._auto_fused
         return "fused" if auto or self._asked_kernel == "fused" else self._network.kernel
 
     @contextmanager
     def under(self, arm: Arm, place: Place | None = None) -> Iterator[dict[str, Json]]:
-        """The arm as applied; `UnsupportedArm` names the field that cannot be computed.
+        """Apply the arm inside the block and yield it as applied; raise UnsupportedArm with the field.
 
-        Kernels: the one the model was loaded with, also as `default`, `fused`, or `auto` (see `open`). The first time
-        that an arm is put on, one token runs under it: `at_kernel` says in which dtype and bits q and k enter the
-        attention kernels, and what does not run, or does not get there as the level says, is refused here. `place`
-        gives explicit position ids per request, instead of the arm's scheme. What is from outside is put on the model
-        inside its RoPE and kernel, and refused unless the stock bits come back without it. Inside the block `documents`
-        holds the keys and values of isolated documents for the prompts to come, those of earlier blocks of the same arm
-        among them.
+        Kernels: the one that the model was loaded with, also called `default`, `fused`, or `auto` (see `open`). The
+        first time that an arm is applied, one token runs under it: `at_kernel` says in which dtype and bits q and k
+        enter the attention kernels. An arm that does not run, or whose q and k do not get there as the level says, is
+        refused here. `place` gives explicit position ids per request instead of the arm's scheme. Factories from
+        outside act inside the arm's RoPE and kernel, and are refused unless the stock bits come back after them. Inside
+        the block `documents` holds the keys and values of isolated documents for later prompts, including those of
+        earlier blocks of the same arm.
         """
         arm.require("hf")
         stock = self._network.kernel
@@ -229,20 +228,20 @@ class HfBackend:
             self._now = self._limits.placebo() if arm.placebo else self._limits
             self.documents = self._kept.of(_bits_of(state, arrangement, self._now, more))
             try:
-                said = self._as_applied(state, arrangement, at_kernel)
-                yield said | more | ({"computed_in": asdict(self._now)} if arm.placebo else {})
+                as_applied = self._as_applied(state, arrangement, at_kernel)
+                yield as_applied | more | ({"computed_in": asdict(self._now)} if arm.placebo else {})
             finally:
                 self._applied, self._arrangement, self._now = None, Arrangement(), self._limits
                 self.documents = self._kept
 
     @contextmanager
     def _on_model(self, arm: Arm, kernel: Kernel | None) -> Iterator[tuple[Applied, dict[str, Json]]]:
-        """All of an arm that acts on the model: RoPE and kernel as applied, and what the other fields say."""
+        """Apply everything of an arm that acts on the model; yield RoPE and kernel as applied, and the other fields."""
         with applied(self._network.model, arm.rope, kernel) as state, installed(arm, self._network.model) as more:
             yield state, more
 
     def answer(self, requests: Sequence[Request]) -> Iterator[Output]:
-        """One output per request, batch by batch, in an order that shares prefixes."""
+        """Yield one output per request, batch by batch, in an order that shares prefixes."""
         if self._closed:
             raise ModelError("the backend is closed")
         for request in requests:
@@ -265,7 +264,7 @@ class HfBackend:
         yield from answering.outputs(fitting)
 
     def close(self) -> None:
-        """Releases the model and the documents kept."""
+        """Release the model and the documents kept."""
         self._closed = True
         self._kept.clear()
         del self._network.model
@@ -273,7 +272,7 @@ class HfBackend:
             torch.cuda.empty_cache()
 
     def _environment(self) -> dict[str, Json]:
-        """What changes the last bits of an answer and is none of its settings."""
+        """Return what changes the last bits of an answer but is not a setting."""
         device = self._network.device
         if device.type != "cpu":
             name, cuda = _device_name(device), torch.version.cuda
@@ -282,9 +281,9 @@ class HfBackend:
         return {"versions": _versions(), "device": "cpu", **cpu, "threads": torch.get_num_threads()}
 
     def _as_applied(self, state: Applied, arrangement: Arrangement, at_kernel: dict[str, Json]) -> dict[str, Json]:
-        """What the run's header says of an arm."""
+        """Return what the run's header says of an arm."""
         explicit, pattern = arrangement.place is not None, arrangement.pattern
-        said: dict[str, Json] = {
+        header: dict[str, Json] = {
             "rope": state.as_json() | {"at_kernel": at_kernel},
             "positions": "explicit" if explicit else str(arrangement.scheme),
             "positions_rule": f"given per prompt; {GENERATED}" if explicit else arrangement.scheme.rule,
@@ -295,17 +294,17 @@ class HfBackend:
             "kernel": "fused" if state.attention == FUSED else state.attention,
         }
         if pattern != "full" and "sliding_attention" in attention_kinds(self._network.model.config):
-            said["window_rule"] = WINDOW_RULE
-        return said
+            header["window_rule"] = WINDOW_RULE
+        return header
 
     def _require_placeable(self, arm: Arm, arrangement: Arrangement) -> None:
-        """Refuses positions and patterns where the model's own code would make something else of them."""
-        asked = []
+        """Raise UnsupportedArm if the model's own code would change the meaning of the arm's positions or pattern."""
+        fields = []
         if arm.moves_positions or arrangement.place is not None:
-            asked.append(f"positions {str(arm.positions)!r}" if arrangement.place is None else "positions 'explicit'")
+            fields.append(f"positions {str(arm.positions)!r}" if arrangement.place is None else "positions 'explicit'")
         if arm.masks_documents:
-            asked.append(f"attention {arm.attention!r}")
-        if not asked:
+            fields.append(f"attention {arm.attention!r}")
+        if not fields:
             return
         why = None
         if not rotary_modules(self._network.model):
@@ -317,11 +316,11 @@ class HfBackend:
         elif other := attention_kinds(self._network.model.config) - {"full_attention", "sliding_attention"}:
             why = f"the model has layers of {', '.join(sorted(other))}"
         if why is not None:
-            raise UnsupportedArm(f"arm {arm.name!r}: hf cannot compute {' and '.join(asked)}: {why}")
+            raise UnsupportedArm(f"arm {arm.name!r}: hf cannot compute {' and '.join(fields)}: {why}")
 
     @torch.inference_mode()
     def _require_flex(self, arm: Arm, state: Applied) -> None:
-        """Refuses an arm that FlexAttention cannot compute in this model; tried once per kernel, on three tokens."""
+        """Raise UnsupportedArm if FlexAttention cannot compute the arm here; test it on 3 tokens, once per kernel."""
         if state.attention in self._flexes:
             return
         at_13 = torch.arange(3, device=self._network.device)[None]
@@ -339,7 +338,7 @@ class HfBackend:
         self._flexes.add(state.attention)
 
     def _require_inert(self, arm: Arm) -> None:
-        """Refuses all but `native` where the patch does not give the stock logits bit for bit."""
+        """Raise UnsupportedArm for all but `native` if the patch does not give the stock logits bit for bit."""
         if arm.rope.native:
             return
         tested = self._proofs.tested()
@@ -355,17 +354,17 @@ class HfBackend:
 
     @property
     def _alone(self) -> bool:
-        """Whether rows are computed alone though their prompts need not be computed whole."""
+        """Whether rows are computed alone although their prompts need not be computed whole."""
         return self._network.alone and not self._network.whole_prompts
 
     def _needed(self, request: Request) -> int:
-        """Positions that the tokens of a request take; the last one of an answer is never read."""
+        """Return the positions that a request's tokens take; the last token of an answer is never fed back."""
         choices = (len(choice.token_ids) - 1 for choice in request.choices)
         longest = max(request.max_new_tokens - 1, len(request.reference_ids) - 1, 0, *choices)
         return self._arrangement.of(request).after + longest
 
     def _recount(self) -> None:
-        """Forgets the counts of a broken pass, which would look like rotations not served."""
+        """Forget the counts of a broken pass, which would look like rotations that were not served."""
         if self._applied is not None:
             self._applied.tables.clear()
             self._applied.rotations.clear()
@@ -385,12 +384,12 @@ class HfBackend:
 
 
 def _bits_of(state: Applied, arrangement: Arrangement, limits: Limits, more: Mapping[str, Json] = _NOTHING) -> str:
-    """An arm as applied and computed: documents of two arms are never shared, even where they would be equal."""
+    """Return an arm as applied and computed. Two arms never share documents, even if these would be equal."""
     counts = {"forwards", "rotations", "layers_without_rope", "at_kernel"}
     rope = {name: value for name, value in state.as_json().items() if name not in counts}
     scheme = "explicit" if arrangement.place is not None else str(arrangement.scheme)
-    said = [rope, scheme, arrangement.pattern, arrangement.realisation, asdict(limits), *more.items()]
-    return json.dumps(said, sort_keys=True)
+    parts = [rope, scheme, arrangement.pattern, arrangement.realisation, asdict(limits), *more.items()]
+    return json.dumps(parts, sort_keys=True)
 
 
 def _versions() -> dict[str, str]:

@@ -1,8 +1,8 @@
-"""Which requests are computed together: pure, no torch.
+"""Plan which requests are computed together: pure, no torch.
 
-Rows of one batch end at the same column, so a row of n tokens starts at column `base - n`. `base` is a
-function of the row's own length, never of its neighbours, and so is the number of rows that a batch is
-planned for: a request is therefore computed on the same columns whoever shares its batch.
+Rows of one batch end at the same column, so a row of n tokens starts at column `base - n`. `base` is a function of the
+row's own length, never of its neighbours, and so is the number of rows that a batch is planned for: a request is
+therefore computed on the same columns whatever shares its batch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Limits:
     rows: int = 32
 
     def placebo(self) -> Limits:
-        """Three eighths of everything: a grid of chunks that shares few bounds with this one, other batches."""
+        """Return three eighths of everything: a grid of chunks that shares few bounds with this one, other batches."""
         return Limits(*(max(1, 3 * size // 8) for size in (self.chunk_tokens, self.batch_tokens, self.rows)))
 
 
@@ -33,9 +33,8 @@ class Limits:
 class Batch:
     """Requests that decode together.
 
-    `solo` rows start at column 0 and need no mask; otherwise column 0 is never used, which keeps every row
-    masked and so on one kernel. `columns` is what a row needs for its prompt and the longest of answer,
-    reference and choices.
+    `solo` rows start at column 0 and need no mask; otherwise column 0 is never used, which keeps every row masked and
+    so on one kernel. `columns` is what a row needs for its prompt and the longest of answer, reference and choices.
     """
 
     requests: tuple[Request, ...]
@@ -44,11 +43,11 @@ class Batch:
     solo: bool
 
     def start(self, request: Request) -> int:
-        """The column of the request's first token."""
+        """Return the column of the request's first token."""
         return 0 if self.solo else self.base - len(request.token_ids)
 
     def halves(self) -> tuple[Batch, Batch]:
-        """The same rows, on the same columns, in two batches."""
+        """Return the same rows, on the same columns, in two batches."""
         middle = (len(self.requests) + 1) // 2
         first, second = self.requests[:middle], self.requests[middle:]
         return (
@@ -58,11 +57,11 @@ class Batch:
 
 
 def plan(requests: Sequence[Request], limits: Limits, alone: bool = False) -> Iterator[Batch]:
-    """Batches that hold every request once, neighbours sharing the longest prefixes; shortest first, then single rows.
+    """Yield batches that hold every request once; neighbours share the longest prefixes. Short first, then single rows.
 
-    `alone` plans one row per batch: for models whose rotation depends on the longest row. Requests that decode
-    nothing are single rows as well. These come in the order of their tokens whatever their length, so that a prefix
-    is prefilled once for all that begin with it.
+    `alone` plans one row per batch: for models whose rotation depends on the longest row. Requests that decode nothing
+    are single rows as well. Single rows come in the order of their tokens whatever their length, so that a prefix is
+    prefilled once for all requests that begin with it.
     """
     groups: dict[tuple[int, int], list[Request]] = {}
     for request in requests:
@@ -80,14 +79,14 @@ def plan(requests: Sequence[Request], limits: Limits, alone: bool = False) -> It
 
 
 def width(rows: int, solo: bool) -> int:
-    """Rows to compute for `rows` that are wanted; the rest are fillers."""
+    """Return how many rows to compute for `rows` requests; the rest are fillers."""
     return 1 if solo else max(LEAST_ROWS, rows)
 
 
 def shared(first: Sequence[int], second: Sequence[int], chunk: int) -> int:
-    """Tokens that both begin with, in whole chunks, at least one token of `second` left to compute.
+    """Return how many tokens both begin with, in whole chunks, with at least one token of `second` left to compute.
 
-    Whole chunks, because then the rest is computed in the same chunks as without sharing: the bits agree.
+    Only whole chunks count: the rest is then computed in the same chunks as without sharing, so the bits agree.
     """
     most = min(len(first), len(second) - 1) // chunk * chunk
     for end in range(most, 0, -chunk):
@@ -97,14 +96,14 @@ def shared(first: Sequence[int], second: Sequence[int], chunk: int) -> int:
 
 
 def _even(group: Sequence[Request], most: int) -> Iterator[tuple[Request, ...]]:
-    """Parts of at most `most` requests whose sizes differ by one at most: a short last batch would idle."""
+    """Yield parts of at most `most` requests whose sizes differ by at most one: a short last batch would idle."""
     parts = -(-len(group) // most)
     for part in range(parts):
         yield tuple(group[len(group) * part // parts : len(group) * (part + 1) // parts])
 
 
 def _behind(request: Request) -> int:
-    """Columns that a request needs behind its prompt."""
+    """Return the columns that a request needs after its prompt."""
     longest = max((len(choice.token_ids) for choice in request.choices), default=0)
     return max(request.max_new_tokens, len(request.reference_ids), longest)
 

@@ -1,9 +1,8 @@
 """Keys and values in buffers that are allocated once, seen by stock models as a growing cache.
 
-Shapes: B rows, H key/value heads, C columns, D head size; buffers are `BHCD`. A `transformers` DynamicLayer
-joins the whole cache with each new token (`cache_utils.py:119`); here a token is written in place and a view
-handed back. A fork is two views of one row with different lengths: nothing is copied, the longer one simply
-writes further on.
+Shapes: B rows, H key/value heads, C columns, D head size; buffers are `BHCD`. A `transformers` DynamicLayer joins the
+whole cache with each new token (`cache_utils.py:119`); here a token is written in place and a view is handed back. A
+fork is two views of one row with different lengths: nothing is copied, the longer view simply writes further on.
 """
 
 from __future__ import annotations
@@ -23,27 +22,27 @@ class KvStore:
         self.values_BHCD: list[Tensor | None] = [None] * layers
 
     def row(self, row: int, start: int, length: int) -> Cache:
-        """A cache of one row whose first `length` columns from `start` on are filled."""
+        """Return a cache of one row whose first `length` columns from `start` on are filled."""
         return self._view(slice(row, row + 1), start, length)
 
     def top(self, rows: int, length: int) -> Cache:
-        """A cache of the first `rows` rows, filled up to column `length`."""
+        """Return a cache of the first `rows` rows, filled up to column `length`."""
         return self._view(slice(0, rows), 0, length)
 
     def clear_left(self, row: int, start: int) -> None:
-        """Zeros before `start`: a masked column is still multiplied, and 0 times a stale NaN is NaN."""
+        """Write zeros before `start`: a masked column is still multiplied, and 0 times a stale NaN is NaN."""
         for buffer in self._buffers():
             buffer[row, :, :start] = 0
 
     def compact(self, rows: list[int]) -> None:
-        """Row `rows[i]` (ascending) becomes row i."""
+        """Move row `rows[i]` (ascending) to row i."""
         for to, row in enumerate(rows):
             if to != row:
                 for buffer in self._buffers():
                     buffer[to].copy_(buffer[row])
 
     def take(self, to: tuple[int, int], source: KvStore, at: tuple[int, int], length: int) -> None:
-        """Copies `length` columns of `source` from (row, start) `at`; free where they coincide."""
+        """Copy `length` columns of `source` from (row, start) `at`; nothing is copied if source and target coincide."""
         if source is self and to == at:
             return
         for mine, theirs in ((self.keys_BHCD, source.keys_BHCD), (self.values_BHCD, source.values_BHCD)):
@@ -61,7 +60,7 @@ class KvStore:
         return sum(buffer.nbytes for buffer in self._buffers())
 
     def write(self, layer: int, place: tuple[slice, slice], keys: Tensor, values: Tensor) -> None:
-        """Stores new columns; `place` is (rows, columns)."""
+        """Store new columns; `place` is (rows, columns)."""
         rows, columns = place
         self._own(self.keys_BHCD, layer, keys)[rows, :, columns] = keys
         self._own(self.values_BHCD, layer, values)[rows, :, columns] = values
@@ -81,7 +80,7 @@ class KvStore:
 
 
 class _Window(DynamicLayer):  # type: ignore[misc]  # transformers is not analysed
-    """One layer of some rows from one column on. Windows are left to the model's mask: nothing is trimmed."""
+    """One layer of some rows from one column on. Sliding windows are left to the model's mask: nothing is trimmed."""
 
     def __init__(self, store: KvStore, layer: int, rows: slice, start: int, length: int) -> None:
         super().__init__()
@@ -91,14 +90,14 @@ class _Window(DynamicLayer):  # type: ignore[misc]  # transformers is not analys
             self._show()
 
     def _show(self) -> None:
-        """Hand out what is filled where stock layers have it, for code from outside that reads it."""
+        """Expose the filled columns where stock layers do, for code from outside that reads them."""
         filled = slice(self._start, self._start + self._length)
         keys, values = self._store.keys_BHCD[self._layer], self._store.values_BHCD[self._layer]
         if keys is not None and values is not None:
             self.keys, self.values = keys[self._rows, :, filled], values[self._rows, :, filled]
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """All keys and values up to and with the new ones."""
+        """Store the new keys and values; return all of them up to now."""
         end = self._length + key_states.shape[-2]
         if self._start + end > self._store.columns:
             raise RuntimeError(f"{self._start + end} columns written into a store of {self._store.columns}")
@@ -109,5 +108,5 @@ class _Window(DynamicLayer):  # type: ignore[misc]  # transformers is not analys
         return self.keys, self.values
 
     def get_seq_length(self) -> int:
-        """Columns filled so far."""
+        """Return the number of columns filled so far."""
         return self._length

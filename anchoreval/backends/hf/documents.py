@@ -1,12 +1,12 @@
-"""Documents under a mask without any mask: independent causal rows whose keys and values are kept and joined.
+"""Documents under a mask, computed without a mask: independent causal rows whose keys and values are kept and joined.
 
 Shapes: B rows, H key/value heads, N tokens of a document, C columns, D head size, V vocabulary.
 
-A row is [anchor; document], or the document alone, at the document's own position ids; under the pattern
-nothing in it depends on the rest of the prompt, so it is computed by the same plain causal kernels as any
-prompt, in chunks, several documents of one length at a time, and its keys and values can be kept for other
-prompts in which the same tokens stand at the same positions. Rows are filled up on the right, where no token
-sees the filling; how far depends on the document alone, and so do the shapes that its bits follow from.
+A row is [anchor; document], or the document alone, at the document's own position ids. Under the pattern nothing in it
+depends on the rest of the prompt, so the same plain causal kernels compute it as any prompt: in chunks, several
+documents of one length at a time. Its keys and values can be kept for other prompts in which the same tokens stand at
+the same positions. Rows are filled up on the right, where no token sees the filling; how far depends on the document
+alone, and so do the shapes that its bits follow from.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ from anchoreval.backends.hf.cache import KvStore
 from anchoreval.schema import Request
 
 _FILL_TOKENS = 16  # documents are computed in whole multiples of this
-_CHUNKS_AT_ONCE = 8  # tokens of one pass through the model, in chunks: bounds activations
+_CHUNKS_AT_ONCE = 8  # chunks of tokens in one pass through the model: bounds activations
 
 Key = tuple[bytes, bytes]
 _Kept = OrderedDict[tuple[str, Key], "KeysValues"]
 
 
 class RowNetwork(Protocol):
-    """What is asked of a loaded model."""
+    """What this module needs from a loaded model."""
 
     layers: int
     device: torch.device
 
     def logits(self, ids_BQ: Tensor, cache: Cache, at: tuple[Tensor, Tensor], keep: int) -> Tensor:
-        """Logits `BkV` of the last `keep` tokens; `at` is (position ids `BQ`, mask `BC`)."""
+        """Return the logits `BkV` of the last `keep` tokens; `at` is (position ids `BQ`, mask `BC`)."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class KeysValues:
-    """Keys and values `HND` of one document in every layer; None for layers that have none of their own."""
+    """Keys and values `HND` of one document in every layer; None for layers without keys and values of their own."""
 
     keys: tuple[Tensor | None, ...]
     values: tuple[Tensor | None, ...]
@@ -55,9 +55,9 @@ class KeysValues:
 
 
 class KeptDocuments:
-    """Keys and values of the documents used last, at most `most_tokens` tokens of them, arm by arm.
+    """Keys and values of the most recently used documents, at most `most_tokens` tokens in all, arm by arm.
 
-    `prefilled_tokens` and `reused_tokens` count document tokens computed and taken from here.
+    `prefilled_tokens` counts the document tokens computed, `reused_tokens` those taken from here.
     """
 
     def __init__(self, most_tokens: int, arm: str = "", kept: _Kept | None = None) -> None:
@@ -67,7 +67,7 @@ class KeptDocuments:
         self.reused_tokens = 0
 
     def of(self, arm: str) -> KeptDocuments:
-        """The documents of one arm, in the same memory; counts start at 0.
+        """Return the documents of one arm, in the same memory; counts start at 0.
 
         `arm` says all that bits depend on besides weights, tokens and positions: arms never share a document.
         """
@@ -79,18 +79,18 @@ class KeptDocuments:
         return sum(kept.tokens for kept in self._kept.values())
 
     def clear(self) -> None:
-        """Gives the memory of all arms back."""
+        """Free the memory of all arms."""
         self._kept.clear()
 
     def find(self, key: Key) -> KeysValues | None:
-        """The document, which becomes the one used last."""
-        found = self._kept.get((self._arm, key))
-        if found is not None:
+        """Return a document and mark it as used most recently; None if it is not kept."""
+        document = self._kept.get((self._arm, key))
+        if document is not None:
             self._kept.move_to_end((self._arm, key))
-        return found
+        return document
 
     def keep(self, key: Key, made: KeysValues) -> None:
-        """Adds a document; those used longest ago make room. One over the limit is not kept."""
+        """Add a document; the least recently used ones make room. A document over the limit is not kept."""
         self._kept.pop((self._arm, key), None)
         if made.tokens > self._most_tokens:
             return
@@ -100,27 +100,27 @@ class KeptDocuments:
 
 
 class RowPrefill:
-    """The documents of one request, brought into a row of a store."""
+    """Brings the documents of one request into a row of a store."""
 
     def __init__(self, network: RowNetwork, kept: KeptDocuments, chunk_tokens: int) -> None:
         self._network, self._kept, self._chunk = network, kept, chunk_tokens
 
     def fill(self, request: Request, layout: Layout, store: KvStore, place: tuple[int, int]) -> Tensor | None:
-        """Every document of the request in `store`, token 0 at `place` (row, column).
+        """Put every document of the request in `store`, token 0 at `place` (row, column).
 
-        Gives the logits `1V` behind the last token where the prompt ends with a document, else None: a
-        document that ends a prompt is computed afresh, for its logits.
+        Return the logits `1V` after the last token if the prompt ends with a document, else None. A document that ends
+        a prompt is computed afresh, for its logits.
         """
         ending = [row for row in layout.rows if row.block.stop == len(request.token_ids)]
         new: list[tuple[Key, Row]] = []
         for row in layout.rows:
             key = _key(request, layout, row)
-            found = None if row in ending else self._kept.find(key)
-            if found is None:
+            document = None if row in ending else self._kept.find(key)
+            if document is None:
                 new.append((key, row))
             else:
-                _write(store, place, row, found)
-                self._kept.reused_tokens += found.tokens
+                _write(store, place, row, document)
+                self._kept.reused_tokens += document.tokens
         last_1V = None
         for group in self._groups([pair for pair in new if pair[1] not in ending]):
             self._compute(request, layout, group, store, place)
@@ -132,7 +132,7 @@ class RowPrefill:
         return last_1V
 
     def _groups(self, new: Sequence[tuple[Key, Row]]) -> Iterator[list[tuple[Key, Row]]]:
-        """Documents of one filled length and kind, as many as one pass takes; a repeated one is computed twice."""
+        """Yield groups of one filled length and kind, each for one pass; a repeated document is computed twice."""
         alike: dict[tuple[int, bool], list[tuple[Key, Row]]] = {}
         for pair in new:
             alike.setdefault((self._filled(len(pair[1].block)), pair[1].anchored), []).append(pair)
@@ -141,7 +141,7 @@ class RowPrefill:
             yield from (group[at : at + step] for at in range(0, len(group), step))
 
     def _filled(self, tokens: int) -> int:
-        """The length that a document is filled up to, within its last chunk."""
+        """Return the length that a document is filled up to, within its last chunk."""
         return min(_up(tokens, _FILL_TOKENS), _up(tokens, self._chunk))
 
     def _compute(
@@ -153,21 +153,21 @@ class RowPrefill:
         place: tuple[int, int],
         keep: int = 1,
     ) -> Tensor:
-        """Computes, stores and keeps the documents of a group; logits `BkV` of the last columns, filling included."""
+        """Compute, store and keep the documents of a group; return logits `BkV` of the last columns, with filling."""
         head = int(group[0][1].anchored)
         filled = self._filled(len(group[0][1].block))
         ids, positions = _padded(request, layout, [row for _, row in group], filled)
-        own = KvStore(self._network.layers, len(group), head + filled)
-        logits_BkV = self._pass(own, ids, positions, head, keep)
+        buffers = KvStore(self._network.layers, len(group), head + filled)
+        logits_BkV = self._pass(buffers, ids, positions, head, keep)
         for i, (key, row) in enumerate(group):
-            made = _cut(own, i, head, len(row.block))
-            _write(store, place, row, made)
-            self._kept.keep(key, made)
-            self._kept.prefilled_tokens += made.tokens
+            document = _cut(buffers, i, head, len(row.block))
+            _write(store, place, row, document)
+            self._kept.keep(key, document)
+            self._kept.prefilled_tokens += document.tokens
         return logits_BkV
 
     def _pass(self, own: KvStore, ids_BC: Tensor, positions_BC: Tensor, head: int, keep: int) -> Tensor:
-        """The rows through the model, chunk by chunk, the anchor on top of the first; logits of the last columns."""
+        """Run the rows through the model in chunks, the anchor in the first; return logits of the last columns."""
         device, (rows, columns) = self._network.device, ids_BC.shape
         cache = own.top(rows, 0)
         bounds = [0, *range(head + self._chunk, columns, self._chunk), columns]
@@ -179,20 +179,20 @@ class RowPrefill:
 
 
 def _padded(request: Request, layout: Layout, group: Sequence[Row], filled: int) -> tuple[Tensor, Tensor]:
-    """Token ids and positions `BC` of rows, the last token and position repeated up to `filled`."""
+    """Return token ids and positions `BC` of rows; the last token and position are repeated up to `filled`."""
 
     def table(of: Sequence[int]) -> Tensor:
         lines = []
         for row in group:
-            own = of[row.block.start : row.block.stop]
-            lines.append([*of[: int(row.anchored)], *own, *[own[-1]] * (filled - len(own))])
+            tokens = of[row.block.start : row.block.stop]
+            lines.append([*of[: int(row.anchored)], *tokens, *[tokens[-1]] * (filled - len(tokens))])
         return torch.tensor(lines)
 
     return table(request.token_ids), table(layout.positions)
 
 
 def _key(request: Request, layout: Layout, row: Row) -> Key:
-    """Everything that keys and values of a document depend on besides the model: its row's ids and positions."""
+    """Return everything that a document's keys and values depend on besides the model: its row's ids and positions."""
 
     def pack(of: Sequence[int]) -> bytes:
         head = of[:1] if row.anchored else (-1,)
@@ -202,7 +202,7 @@ def _key(request: Request, layout: Layout, row: Row) -> Key:
 
 
 def _cut(own: KvStore, i: int, head: int, tokens: int) -> KeysValues:
-    """The document's columns of row i, copied out of the pass's buffers."""
+    """Return the document's columns of row i, copied out of the pass's buffers."""
 
     def columns(buffers: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
         return tuple(None if buffer is None else buffer[i, :, head : head + tokens].clone() for buffer in buffers)
@@ -211,7 +211,7 @@ def _cut(own: KvStore, i: int, head: int, tokens: int) -> KeysValues:
 
 
 def _write(store: KvStore, place: tuple[int, int], row: Row, made: KeysValues) -> None:
-    """The document's keys and values in its columns of the store."""
+    """Write the document's keys and values to its columns of the store."""
     columns = slice(place[1] + row.block.start, place[1] + row.block.stop)
     for layer, (keys, values) in enumerate(zip(made.keys, made.values, strict=True)):
         if keys is not None and values is not None:

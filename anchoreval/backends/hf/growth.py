@@ -5,17 +5,17 @@ Shapes: N tokens, k positions whose logits are asked for, V vocabulary.
 `dynamic_rope_update` (transformers `modeling_rope_utils.py`) picks the frequencies of a pass by its highest position.
 `dynamic` beyond max_position_embeddings has other frequencies at every length and keeps those of the longest pass;
 `longrope` changes its factors once, at original_max_position_embeddings. Keys in a cache keep the frequencies that
-they were rotated with. What follows for one row:
+they were rotated with. For one row this means:
 
   * the answer is what `generate()` says on that prompt alone, in a model that has seen no other: step by step, the
-    frequencies growing with each token. Where the family's own `prepare_inputs_for_generation` drops the cache
-    (Phi-3, PhiMoE, Phi-4 multimodal, when prompt and answer cross the switch) the row is computed again, all tokens
-    in one pass. So does `generate()` of transformers 5.23; that of 5.16 to 5.19 goes on there with the last token
-    alone, without any context, which is not computed here;
+    frequencies growing with each token. If the family's own `prepare_inputs_for_generation` drops the cache (Phi-3,
+    PhiMoE, Phi-4 multimodal, when prompt and answer cross the switch), the row is computed again, all tokens in one
+    pass. `generate()` of transformers 5.23 does the same; that of 5.16 to 5.19 goes on there with the last token alone,
+    without any context, which is not computed here;
   * the log-probability of the reference is that of one stock pass over prompt and reference;
-  * a choice is scored as lm-eval does, by one stock pass over prompt and choice, its last token left out;
-  * rows are computed alone, and what a pass leaves in the rotary modules is put back behind it: nothing depends on
-    the prompt before, on the reference or on another choice.
+  * a choice is scored as lm-eval does, by one stock pass over prompt and choice without its last token;
+  * rows are computed alone, and what a pass changes in the rotary modules is restored after it: nothing depends on the
+    previous prompt, on the reference or on another choice.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _CLONED = 1 << 16  # elements; larger tensors (tables of remote code) are replac
 
 
 class Growth:
-    """The rotation of one model, as its configuration describes it; `alike` says which passes it is the same in."""
+    """The rotation of one model, as its configuration describes it; `alike` says which passes rotate alike."""
 
     def __init__(self, model: Any) -> None:
         text = model.config.get_text_config(decoder=True)
@@ -48,17 +48,17 @@ class Growth:
         self._same_above = max(switches) if set(map(rope_type, groups)) == {"longrope"} and switches else None
         self._rotary = [module for module in model.modules() if _keeps_frequencies(module)]
         prepare = getattr(type(model), "prepare_inputs_for_generation", None)
-        #: Whether the family has generation code of its own, which may drop the cache.
+        #: Whether the family has its own generation code, which may drop the cache.
         self.may_drop = prepare is not None and prepare is not GenerationMixin.prepare_inputs_for_generation
 
     def alike(self, tokens: int, others: int) -> bool:
-        """Whether one pass over so many tokens and one over so many others rotate with the same frequencies."""
+        """Return whether a pass over so many tokens and one over so many others rotate with the same frequencies."""
         low, high = sorted((tokens, others))
         return low == high or high <= self._same_up_to or (self._same_above is not None and low > self._same_above)
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """What rotary modules remember is put back at the end of the block, under an arm its own copies too."""
+        """Restore what rotary modules remember at the end of the block, also in the copies that an arm uses."""
         before = [(module, _state(module)) for module in self._modules()]
         try:
             yield
@@ -67,35 +67,35 @@ class Growth:
                 _restore(module, state)
 
     def drops_cache(self, ids_1N: Tensor, cache: Cache) -> bool:
-        """Whether the family's own generation code would go on behind `ids_1N` without the keys and values it has."""
+        """Return whether the family's own generation code would drop the keys and values it has after `ids_1N`."""
         given = self._model.prepare_inputs_for_generation(
             ids_1N, next_sequence_length=1, past_key_values=cache, attention_mask=torch.ones_like(ids_1N)
         )
         return given.get("past_key_values") is None
 
     def logits(self, ids: Sequence[int], keep: int) -> Tensor:
-        """Logits `kV` of the last `keep` of `ids` in one stock pass over all of them."""
+        """Return the logits `kV` of the last `keep` of `ids` in one stock pass over all of them."""
         ids_1N = torch.tensor([ids], device=self._model.device)
-        made = self._model(
+        result = self._model(
             input_ids=ids_1N,
             attention_mask=torch.ones_like(ids_1N),
             position_ids=torch.arange(len(ids), device=ids_1N.device)[None],
             logits_to_keep=keep,
             use_cache=False,
         )
-        logits_kV: Tensor = made.logits[0, -keep:]
+        logits_kV: Tensor = result.logits[0, -keep:]
         return logits_kV
 
     def _modules(self) -> Iterator[nn.Module]:
         for module in self._rotary:
             yield module
-            own = getattr(module.__dict__.get("forward"), "rotary", None)  # the copy that an arm's tables are made from
-            if isinstance(own, nn.Module):
-                yield own
+            rotary = getattr(module.__dict__.get("forward"), "rotary", None)  # the copy that an arm's tables come from
+            if isinstance(rotary, nn.Module):
+                yield rotary
 
 
 def _switches(group: Mapping[str, Any], text: Any) -> list[int]:
-    """Lengths at which the frequencies of a growing type may begin to change: every one that may be meant."""
+    """Return every length at which the frequencies of a growing type may begin to change."""
     stated = [group.get("original_max_position_embeddings"), getattr(text, "original_max_position_embeddings", None)]
     if rope_type(group) != "longrope":
         stated.append(getattr(text, "max_position_embeddings", None))
@@ -111,7 +111,7 @@ _State = tuple[dict[str, Any], dict[str, Any], list[tuple[Tensor, Tensor]]]
 
 
 def _state(module: nn.Module) -> _State:
-    """Plain attributes (numbers, tensors, lists) and buffers of a module, and what its small tensors hold."""
+    """Return plain attributes (numbers, tensors, lists) and buffers of a module, and copies of its small tensors."""
     values = {name: value for name, value in vars(module).items() if isinstance(value, _PLAIN)}
     lists = {name: list(value) for name, value in values.items() if isinstance(value, list)}
     tensors = [t for t in (*values.values(), *module._buffers.values()) if isinstance(t, Tensor)]
@@ -119,7 +119,7 @@ def _state(module: nn.Module) -> _State:
 
 
 def _restore(module: nn.Module, state: _State) -> None:
-    """The same tensors with the same content as before: transformers 5.23 writes some of them in place."""
+    """Put back the same tensors with the same content: transformers 5.23 writes some of them in place."""
     values, buffers, contents = state
     for name in [name for name, value in vars(module).items() if isinstance(value, _PLAIN) and name not in values]:
         del module.__dict__[name]

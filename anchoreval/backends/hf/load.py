@@ -1,4 +1,4 @@
-"""A checkpoint to a loaded model: from safetensors, complete, run once, and no code of its own unasked."""
+"""Load a checkpoint as a model: from safetensors, complete, run once, and with its own code only if that is allowed."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ from anchoreval.tokenizer import TextTokenizer
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 _ALIGNED_BYTES = 64
-#: The kernel that is asked for where the user names none: STOCK, or eager where that drops part of the model.
+#: The kernel if the user names none: STOCK, or WHOLE (eager) if STOCK drops part of the model.
 DEFAULT, STOCK, WHOLE = "default", "sdpa", "eager"
 _NO_KERNEL = "does not support an attention implementation"
-#: Layers of the cache that keys and values are kept for; a DummyLayer (5.23 on) belongs to a layer that shares them.
+#: Cache layers that keys and values are kept for; a DummyLayer (5.23 on) belongs to a layer that shares them.
 _KEPT = (DynamicLayer, DynamicSlidingWindowLayer, *filter(None, [getattr(cache_utils, "DummyLayer", None)]))
 #: The blocks of a prompt and its attention pattern.
 Seen = tuple[Sequence[Block], str]
 
 
 class StockNetwork:
-    """A transformers model behind the few calls that are made of it."""
+    """A transformers model behind the few calls that this package makes."""
 
     def __init__(self, model: Any, device: torch.device) -> None:
         self.model = model
         self.device = device
-        self.kernel_why: str | None = None  # why the kernel is not STOCK, where nobody asked for another
+        self.kernel_why: str | None = None  # why the kernel is not STOCK, although nobody asked for another
         self.unused = Unused()
-        self.entering: dict[str, Any] = summary({})  # q and k in the attention kernels, as loaded
+        self.entering: dict[str, Any] = summary({})  # q and k as they enter the attention kernels, as loaded
         self.layers = count_layers(model.config)
         self.whole_prompts = bool(rope_types(model.config) & GROWING_ROPE)
         self.growth = Growth(model) if self.whole_prompts else None
@@ -68,9 +68,9 @@ class StockNetwork:
         return int(self.model.get_input_embeddings().num_embeddings)
 
     def logits(self, ids_BQ: Tensor, cache: Cache, at: tuple[Tensor, Tensor], keep: int) -> Tensor:
-        """Logits `BkV` of the last `keep` tokens; `at` is (position ids `BQ`, mask `BC`)."""
+        """Return the logits `BkV` of the last `keep` tokens; `at` is (position ids `BQ`, mask `BC`)."""
         position_BQ, mask_BC = at
-        made = self.model(
+        result = self.model(
             input_ids=ids_BQ,
             past_key_values=cache,
             position_ids=position_BQ,
@@ -78,14 +78,14 @@ class StockNetwork:
             logits_to_keep=keep,
             use_cache=True,
         )
-        logits_BkV: Tensor = made.logits
+        logits_BkV: Tensor = result.logits
         return logits_BkV
 
     def _mask(self, queries: int, mask_BC: Tensor) -> Tensor:
-        """The mask as the model takes it: for a chunk of one row on a CPU, the floats `11QC` that SDPA makes of it.
+        """Return the mask for the model: for a chunk of one row on a CPU, the floats `11QC` that SDPA would make of it.
 
-        Made here they are made once, not in every layer, which is an eighth of the time of a long prompt; the bits
-        stay. Only where every layer sees all that came before.
+        Here they are made once and not in every layer, which saves an eighth of the time of a long prompt; the bits
+        stay. This holds only if every layer sees all that came before.
         """
         columns = mask_BC.shape[1]
         if mask_BC.shape[0] > 1 or not 1 < queries < columns or not bool(mask_BC.all()):
@@ -96,18 +96,18 @@ class StockNetwork:
         return mask_QC.triu_(columns - queries + 1)[None, None]
 
     def masked_logits(self, ids_1N: Tensor, cache: Cache, at: tuple[Tensor, Tensor], seen: Seen) -> Tensor:
-        """Logits `11V` behind a whole prompt in one pass of FlexAttention; `seen` is (blocks, pattern)."""
+        """Return the logits `11V` after a whole prompt in one pass of FlexAttention; `seen` is (blocks, pattern)."""
         with prefilling(self.model, *seen):
             return self.logits(ids_1N, cache, at, keep=1)
 
     def one_token(self) -> None:
-        """One pass of one token: not of id 0, which may be padding, nor at position 0, where nothing is turned."""
+        """Run one token: not id 0, which may be padding, and not at position 0, where nothing is rotated."""
         at_11 = torch.full((1, 1), 7, device=self.device)
         mask_11 = torch.ones_like(at_11, dtype=torch.bool)
         self.logits(at_11 % self.vocabulary, DynamicCache(config=self.model.config), (at_11, mask_11), 1)
 
     def restart(self) -> None:
-        """Resets frequencies that grew with an earlier prompt: `dynamic_rope_update` does at position 0."""
+        """Reset frequencies that grew with an earlier prompt: `dynamic_rope_update` resets them at position 0."""
         zero_11 = torch.zeros(1, 1, dtype=torch.long, device=self.device)
         mask_11 = torch.ones(1, 1, dtype=torch.bool, device=self.device)
         self.logits(zero_11, DynamicCache(config=self.model.config), (zero_11, mask_11), 1)
@@ -116,11 +116,11 @@ class StockNetwork:
 def load(
     checkpoint: Checkpoint, dtype: str, device: str, kernel: str, trust_remote_code: bool, unused: str = "refuse"
 ) -> StockNetwork:
-    """The model on its device, run once on one token so that what cannot work fails here.
+    """Return the model on its device, after a run on one token, so that what cannot work fails here.
 
-    `kernel` is a name of transformers, or DEFAULT: STOCK where it exists and computes all of the model's attention,
-    else WHOLE. `unused` says what becomes of weights that the architecture has no place for: "refuse" or "allow".
-    Errors: `ModelError`, among them for a kernel asked for by name that leaves out a part of the model's attention.
+    `kernel` is a name of transformers, or DEFAULT: STOCK if it exists and computes all of the model's attention, else
+    WHOLE. `unused` says what happens to weights that the architecture has no place for: "refuse" or "allow". Raise
+    ModelError if loading fails, or if a kernel asked for by name leaves out a part of the model's attention.
     """
     if dtype != "auto" and dtype not in DTYPES:
         raise ModelError(f"unknown dtype {dtype!r}: one of auto, {', '.join(DTYPES)}")
@@ -142,7 +142,7 @@ def load(
         network.kernel_why = _whole_attention(network, kernel, checkpoint.folder) or why
     except ModelError:
         raise
-    except Exception as error:  # whatever transformers and modelling code raise over files of a stranger
+    except Exception as error:  # transformers and modelling code may raise anything over a stranger's files
         raise ModelError(_why(checkpoint.folder, kernel, str(error) or type(error).__name__)) from error
     if missing := sorted(loaded["missing_keys"]):
         raise ModelError(f"{checkpoint.folder} lacks {len(missing)} weights that the model has: {missing[0]}, ...")
@@ -153,7 +153,7 @@ def load(
 
 
 def _read(folder: Path, dtype: str, kernel: str, trust_remote_code: bool) -> tuple[Any, dict[str, Any]]:
-    """The model of a folder, and transformers' report of what was loaded."""
+    """Return the model of a folder, and transformers' report of what was loaded."""
     config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     count_layers(config)
     with _quiet():
@@ -172,22 +172,22 @@ def _read(folder: Path, dtype: str, kernel: str, trust_remote_code: bool) -> tup
 
 
 def _make_buffers(model: Any) -> None:
-    """Gives a model of the checkpoint's own code the buffers that its constructor makes and that are not saved.
+    """Give a model of the checkpoint's own code the buffers that its constructor makes and that are not saved.
 
     transformers 5 builds models without memory and then fills such buffers only in modules that it knows: the rotary
-    frequencies of InternLM 2's code would be what lay in memory.
+    frequencies of InternLM 2's code would be whatever lay in memory.
     """
     with no_init_weights():
-        made = dict(type(model)(model.config).named_non_persistent_buffers())
+        buffers = dict(type(model)(model.config).named_non_persistent_buffers())
     for name, buffer in model.named_non_persistent_buffers():
-        buffer.data = made[name].to(buffer.device)
+        buffer.data = buffers[name].to(buffer.device)
 
 
 @torch.inference_mode()
 def _whole_attention(network: StockNetwork, kernel: str, folder: Path) -> str | None:
-    """Runs the model once; where its kernel leaves out a part of the attention, puts WHOLE in its place and says why.
+    """Run the model once; if its kernel leaves out a part of the attention, switch to WHOLE and return why.
 
-    `ModelError` where that kernel was asked for by name.
+    Raise ModelError if that kernel was asked for by name.
     """
     dropped, entered = looked_at(network.model, network.one_token)
     parts, network.entering = dropped.get(network.kernel), summary(entered)
@@ -205,7 +205,6 @@ def _whole_attention(network: StockNetwork, kernel: str, folder: Path) -> str | 
 
 
 def _why(folder: Path, kernel: str, error: str) -> str:
-    """One line for an error of the library."""
     if _NO_KERNEL in error:
         return f"{folder}: this architecture has no attention kernel {kernel!r}: leave out --kernel, or name eager"
     named = "" if kernel == DEFAULT else f" with kernel {kernel!r}"
@@ -213,7 +212,7 @@ def _why(folder: Path, kernel: str, error: str) -> str:
 
 
 def _own_memory(model: Any) -> Any:
-    """The model, its weights on aligned memory: mapped files put them anywhere, and MKL's bits follow."""
+    """Return the model with its weights on aligned memory: mapped files put them anywhere, and MKL's bits follow."""
     for weight in model.parameters():
         if weight.device.type == "cpu" and weight.data_ptr() % _ALIGNED_BYTES:
             weight.data = weight.data.clone()
@@ -221,7 +220,7 @@ def _own_memory(model: Any) -> Any:
 
 
 def _refuse_own_code(folder: Path) -> None:
-    """`ModelError` where the checkpoint brings a model type that transformers does not have."""
+    """Raise ModelError if the checkpoint brings a model type that transformers does not have."""
     stated = json.loads((folder / "config.json").read_text("utf-8"))
     if "auto_map" in stated and stated.get("model_type") not in CONFIG_MAPPING:
         text = "runs code of its own: read it, then allow it with trust_remote_code"
@@ -229,12 +228,12 @@ def _refuse_own_code(folder: Path) -> None:
 
 
 def eos_ids(model: Any, tokenizer: TextTokenizer) -> frozenset[int]:
-    """Every id that ends an answer: generation config, model config and the tokenizer's end token."""
-    found = {tokenizer.eos[1]} if tokenizer.eos else set()
+    """Return every id that ends an answer: from generation config, model config and the tokenizer's end token."""
+    end_ids = {tokenizer.eos[1]} if tokenizer.eos else set()
     for config in (getattr(model, "generation_config", None), model.config):
         ids = getattr(config, "eos_token_id", None)
-        found.update([ids] if isinstance(ids, int) else ids or [])
-    return frozenset(found)
+        end_ids.update([ids] if isinstance(ids, int) else ids or [])
+    return frozenset(end_ids)
 
 
 def _device(name: str) -> torch.device:
@@ -250,7 +249,7 @@ def _device(name: str) -> torch.device:
 
 
 def count_layers(config: Any) -> int:
-    """Layers of the cache; `ModelError` for models that keep more than keys and values."""
+    """Return the number of cache layers; raise ModelError for models that keep more than keys and values."""
     layers = DynamicCache(config=config).layers
     other = {type(layer).__name__ for layer in layers if type(layer) not in _KEPT}
     if other or not layers:
@@ -260,18 +259,18 @@ def count_layers(config: Any) -> int:
 
 
 def attention_kinds(config: Any) -> set[str]:
-    """What the layers attend to: `full_attention`, `sliding_attention`, or what else the config names."""
+    """Return what the layers attend to: `full_attention`, `sliding_attention`, or other kinds that the config names."""
     return {*layer_kinds(config), *(["chunked_attention"] if stated(config, "attention_chunk_size") else [])}
 
 
 def _reads_mask(config: Any) -> bool:
-    """Whether the model makes more of a mask than who sees whom: ALiBi counts its columns (falcon)."""
+    """Return whether the model reads more from a mask than who sees whom: ALiBi counts its columns (falcon)."""
     return bool(getattr(config, "alibi", False))
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars of the library inside the block."""
+    """Hide the library's progress bars inside the block."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:

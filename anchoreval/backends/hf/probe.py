@@ -1,17 +1,18 @@
-"""Whether a loaded model answers as its own single pass does: two short rows of unequal length, decoded at load.
+"""Test whether a loaded model answers as its own single pass does: two short rows of unequal length, decoded at load.
 
 Shapes: k logits of a row, N tokens of a row, V vocabulary.
 
-The backend goes on from keys and values in a cache, gives position ids, and puts rows of other lengths beside a row.
-Some types cannot bear that: BART's kind counts positions from the cache, padding among them; RWKV and RecurrentGemma
-keep state elsewhere. So the two rows go the way that prompts go: one prefilled in two chunks, one with a reference,
-then decoded side by side; every logit that chooses a token is compared with those of one stock pass over the row. A
-model that is right only without padding has its rows computed alone; one that is not, or that breaks off, is refused in
-one line. The cost is ten passes over at most 14 tokens (more where a window of 64 or less is crossed).
+The backend continues from keys and values in a cache, gives position ids, and puts rows of other lengths beside a row.
+Some model types cannot bear that: BART's kind counts positions from the cache, padding included; RWKV and
+RecurrentGemma keep state elsewhere. So the two rows go the way that prompts go: one is prefilled in two chunks, one has
+a reference, and both are decoded side by side; every logit that chooses a token is compared with those of one stock
+pass over the row. If a model is right only without padding, its rows are computed alone; if it is wrong even so, or
+fails, it is refused in one line. The cost is ten passes over at most 14 tokens (more if a window of 64 or less is
+crossed).
 
 Distances are of a whole row of logits: |got - want| over the spread |want - mean(want)|. Of the types of transformers
-5.19 (tiny random models of 2 to 4 layers, on a CPU) those that are right came to 9e-5 at most in float32, 0.007 in
-float16 and 0.04 in bfloat16, those that are wrong beside padding to 0.08 at least.
+5.19 (tiny random models of 2 to 4 layers, on a CPU), the right ones reached at most 9e-5 in float32, 0.007 in float16
+and 0.04 in bfloat16; those that are wrong beside padding reached at least 0.08.
 """
 
 from __future__ import annotations
@@ -37,17 +38,17 @@ from anchoreval.schema import Request
 from anchoreval.tokenizer import TextTokenizer
 
 _TEXT = "The old bridge over the river was made of wood, and every winter the ice carried some of it away. "
-_TOKENS, _FEWER, _NEW = 11, 6, 4  # of the two prompts, and of their answers
-_SMALL_WINDOW = 64  # a window of so many tokens at most is crossed
+_TOKENS, _FEWER, _NEW = 11, 6, 4  # tokens of the two prompts, and of their answers
+_SMALL_WINDOW = 64  # windows of at most so many tokens are crossed
 _WINDOWS = ("sliding_window", "attention_chunk_size", "keep_window_size", "local_attention", "attention_window_size")
-_LEAST_TOLERANCE = 0.03  # that of float32 would be 1e-6; products in TF32 and the like are not faults
+_LEAST_TOLERANCE = 0.03  # float32 alone would allow 1e-6, but products in TF32 and the like are not faults
 
 
 def settle(network: StockNetwork, tokenizer: TextTokenizer) -> int | None:
     """Find out how the model's rows are computed rightly, set `network.alone`, and return how many positions it has.
 
-    None where its positions have no end. `ModelError`, naming the model type, where neither batches nor rows alone
-    give what one pass over a row gives.
+    The result is None if its positions have no end. Raise ModelError, with the model type, if neither batches nor rows
+    alone give what one pass over a row gives.
     """
     prompts = _prompts(network, tokenizer)
     why = _wrong(network, prompts)
@@ -60,7 +61,7 @@ def settle(network: StockNetwork, tokenizer: TextTokenizer) -> int | None:
 
 
 def tolerance(dtype: torch.dtype, layers: int) -> float:
-    """How far rounding may drive the logits of two ways apart: five standard deviations.
+    """Return how far rounding may drive the logits of two ways apart: five standard deviations.
 
     Every layer rounds what it adds about twelve times, evenly within half a unit in the last place (a standard
     deviation of eps / sqrt(12)); roundings add up as a random walk.
@@ -69,7 +70,7 @@ def tolerance(dtype: torch.dtype, layers: int) -> float:
 
 
 class _Listening(Answering):
-    """Answers, and keeps the logits `V` that each token of a request was chosen from."""
+    """Answers, and keeps the logits `V` from which each token of a request was chosen."""
 
     def __init__(self, network: StockNetwork, chunk_tokens: int) -> None:
         limits = Limits(chunk_tokens, 1 << 20, LEAST_ROWS)
@@ -84,15 +85,15 @@ class _Listening(Answering):
 
 
 class _NoText:
-    """Token ids as no text at all: nothing ends an answer."""
+    """A decoder whose text is always empty, so that nothing ends an answer."""
 
     def decode(self, ids: list[int]) -> str:
-        """Nothing."""
+        """Return no text."""
         return ""
 
 
 def _prompts(network: StockNetwork, tokenizer: TextTokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Two prompts of different tokens and lengths, the first longer than a small window."""
+    """Return two prompts of different tokens and lengths, the first longer than a small window."""
     config = network.model.config.get_text_config(decoder=True)
     stated = (getattr(config, name, None) for name in _WINDOWS)
     window = min((w for w in stated if isinstance(w, int) and 0 < w <= _SMALL_WINDOW), default=0)
@@ -104,13 +105,13 @@ def _prompts(network: StockNetwork, tokenizer: TextTokenizer) -> tuple[tuple[int
 
 
 def _wrong(network: StockNetwork, prompts: Sequence[tuple[int, ...]]) -> str | None:
-    """What is wrong with the answers to the prompts, None where nothing is."""
+    """Return what is wrong with the answers to the prompts, None if nothing is."""
     try:
         with torch.inference_mode(), nullcontext() if network.growth is None else network.growth.kept():
             far = _farthest(network, prompts)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise ModelError(f"out of memory with two prompts of {len(prompts[0])} tokens at most") from error
-    except Exception as error:  # modelling code raises anything
+    except Exception as error:  # modelling code may raise anything
         return ": ".join(filter(None, (type(error).__name__, " ".join(str(error).split()))))[:300]
     allowed = tolerance(network.model.dtype, network.layers)
     if far <= allowed:
@@ -123,7 +124,7 @@ def _wrong(network: StockNetwork, prompts: Sequence[tuple[int, ...]]) -> str | N
 
 
 def _farthest(network: StockNetwork, prompts: Sequence[tuple[int, ...]]) -> float:
-    """The largest distance from one pass: of the first token's logits, and of the median of those that follow."""
+    """Return the largest distance from one pass, over the first token's logits and the median of the following ones."""
     answering = _Listening(network, len(prompts[0]) // 2 + 1)
     reference = prompts[0][-3:]
     asked = [Request(str(i), ids, (), (), _NEW, reference_ids=reference if i else ()) for i, ids in enumerate(prompts)]
@@ -142,7 +143,7 @@ def _farthest(network: StockNetwork, prompts: Sequence[tuple[int, ...]]) -> floa
 
 
 def _distance(got_V: Tensor, want_V: Tensor) -> float:
-    """|got - want| / |want - mean(want)|; 0 where the model's own logits are not numbers."""
+    """Return |got - want| / |want - mean(want)|; 0 if the model's own logits are not numbers."""
     used = want_V.isfinite()
     if bool(want_V.isnan().any()) or not bool(used.any()):
         return 0.0
@@ -152,19 +153,19 @@ def _distance(got_V: Tensor, want_V: Tensor) -> float:
 
 
 def _one_pass(network: StockNetwork, ids: Sequence[int], keep: int) -> Tensor:
-    """Logits `kV` behind the last tokens of a row, by the model alone, as `generate` calls it."""
+    """Return the logits `kV` at the last tokens of a row, by the model alone, as `generate` calls it."""
     ids_1N = torch.tensor([ids], device=network.device)
-    made = network.model(
+    result = network.model(
         input_ids=ids_1N,
         attention_mask=torch.ones_like(ids_1N),
         position_ids=torch.arange(len(ids), device=network.device)[None],
         use_cache=False,
     )
-    return cast(Tensor, made.logits[0, -keep:])
+    return cast(Tensor, result.logits[0, -keep:])
 
 
 def _positions(network: StockNetwork, ids: Sequence[int]) -> int | None:
-    """How many positions the model has a table of, None where it has none."""
+    """Return how many positions the model has a table of, None if it has no such table."""
     tables = _Tables(network, len(ids))
     with torch.inference_mode(), tables:
         _one_pass(network, ids, 1)
@@ -172,11 +173,11 @@ def _positions(network: StockNetwork, ids: Sequence[int]) -> int | None:
 
 
 class _Tables(TorchFunctionMode):
-    """Sizes of the tables that are looked up by position while the block runs, offsets taken off.
+    """Records the sizes of tables that are looked up by position while the block runs, with offsets subtracted.
 
-    A lookup by position is one whose indices are 0, 1, 2, ... plus a constant. Parameters count whatever their size;
-    other tensors (GPT-J, CTRL) only where it is the one that the configuration states, for tables of RoPE are made
-    as long as they are needed.
+    A lookup by position is one whose indices are 0, 1, 2, ... plus a constant. Parameters count whatever their size.
+    Other tensors (GPT-J, CTRL) count only if they have the size that the configuration states, because tables of RoPE
+    are made as long as they are needed.
     """
 
     def __init__(self, network: StockNetwork, tokens: int) -> None:

@@ -1,6 +1,6 @@
-"""What is found out about a loaded model before it answers: its RoPE, the self-test, and what enters its kernels.
+"""Find out about a loaded model before it answers: its RoPE, the self-test, and what enters its kernels.
 
-Levels of RoPE need all of it. `native` touches nothing and needs nothing of it: what cannot be found out about a model
+Levels of RoPE need all of it. `native` touches nothing and needs none of it: what cannot be found out about a model
 then stands in the header with its reason.
 """
 
@@ -28,7 +28,7 @@ _TOKENS = 32
 
 
 class Proofs:
-    """Each of the findings is made once for a loaded model."""
+    """What was found out about a loaded model; each finding is made once."""
 
     def __init__(self, network: StockNetwork, selftest: Callable[[], dict[str, Json]]) -> None:
         self._network, self._run_selftest = network, selftest
@@ -37,7 +37,7 @@ class Proofs:
         self._restored: set[tuple[object, ...]] = set()
 
     def tested(self) -> dict[str, Json]:
-        """The self-test of the rotary patch; where it cannot be made it is not passed, and `why` says so."""
+        """Return the self-test of the rotary patch; if it cannot run it counts as failed, and `why` says so."""
         if self._selftest is None:
             try:
                 self._selftest = self._run_selftest()
@@ -46,7 +46,7 @@ class Proofs:
         return self._selftest
 
     def inspected(self) -> dict[str, Json]:
-        """What RoPE the model has; where its rotary modules cannot be described, `why` says so."""
+        """Return what RoPE the model has; if its rotary modules cannot be described, `why` says so."""
         model = self._network.model
         try:
             return inspect_rope(model).as_json()
@@ -55,15 +55,15 @@ class Proofs:
                 {"path": path, "kind": type(module).__name__, "rope_types": {}}
                 for path, module in rotary_modules(model).items()
             ]
-            found: dict[str, Json] = {"has_rope": bool(rotary), "rotary": rotary, "rotating": [], "detected": None}
-            return found | {"damaged": [], "unchecked": {}, "why": _line(error)}
+            report: dict[str, Json] = {"has_rope": bool(rotary), "rotary": rotary, "rotating": [], "detected": None}
+            return report | {"damaged": [], "unchecked": {}, "why": _line(error)}
 
     @torch.inference_mode()
     def at_kernel(self, arm: Arm, state: Applied) -> dict[str, Json]:
-        """Dtype and bits of q and k in the attention kernels under the arm in force, from one short pass.
+        """Return dtype and bits of q and k in the attention kernels under the arm in force, from one short pass.
 
-        UnsupportedArm where a level does not get there: no rotation goes through it, q or k lose what it gives them,
-        or the model's code does not take its tables. For `native`, which is refused nothing, it was seen at load.
+        Raise UnsupportedArm if a level does not get there: no rotation goes through it, q or k lose what it gives them,
+        or the model's code does not take its tables. `native`, for which nothing is refused, was looked at on load.
         """
         if arm.rope.native:
             return self._network.entering
@@ -82,7 +82,7 @@ class Proofs:
     def restored(self, arm: Arm, put_on: Callable[[], AbstractContextManager[Any]]) -> None:
         """Refuse an arm that leaves something behind: stock logits before and after it are compared bit for bit.
 
-        Looked at once for each arm, in a short prompt and a token behind it, which are also run under the arm.
+        This is done once per arm, on a short prompt and a token after it, which are also run under the arm.
         """
         key = (arm.rope, arm.kernel, arm.outside)
         if key in self._restored:
@@ -100,7 +100,7 @@ class Proofs:
         self._restored.add(key)
 
     def _logits(self) -> Tensor:
-        """Logits [1, tokens + 1, vocabulary] of a prompt and, from its cache, of a token behind it."""
+        """Return the logits [1, tokens + 1, vocabulary] of a prompt and, from its cache, of one more token."""
         cache = KvStore(self._network.layers, 1, _TOKENS + 1).top(1, 0)
         ids = [(7 * place + 3) % self._network.vocabulary for place in range(_TOKENS + 1)]
         prompt = extend(self._network, cache, ids[:_TOKENS], range(_TOKENS), 0, keep=_TOKENS)
@@ -108,7 +108,7 @@ class Proofs:
         return torch.cat([prompt, behind])
 
     def _entering(self, state: Applied) -> dict[str, Json]:
-        """What enters the attention kernels in one pass of one token."""
+        """Return what enters the attention kernels in one pass of one token."""
         self._network.one_token()
         if not state.rotations:
             raise UnsupportedArm(f"rope: no rotation of this model goes through {state.level}; only `native` runs")
@@ -117,7 +117,7 @@ class Proofs:
 
 
 def fused_for_all(network: StockNetwork, product: str | None) -> bool:
-    """Whether kernel `auto` is `fused` for all arms, whose widest product is `product` (None: not known)."""
+    """Return whether kernel `auto` is `fused` for all arms, whose widest product is `product` (None: not known)."""
     if product is not None:
         return wider(product, model_dtype(network.model))
     return network.kernel_why is not None and switchable(network.model)

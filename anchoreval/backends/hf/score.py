@@ -1,14 +1,14 @@
-"""Log-probabilities of given tokens behind a prompt: the reference answer, and choices on forks of its cache.
+"""Log-probabilities of given tokens after a prompt: the reference answer, and choices on forks of the prompt's cache.
 
-Shapes: R rows of forks, Q new tokens, V vocabulary. A choice alone goes on the prompt's own row, which costs no copy;
-several are rows that begin with copies of the prompt's keys and values, filled up on the right, where no token sees the
-filling. A choice of one token costs no pass at all: its logits are those behind the prompt. Logits are asked for from
-the first counted token on only, and reduced by a float32 log-softmax, a few rows at a time.
+Shapes: R rows of forks, Q new tokens, V vocabulary. A single choice continues the prompt's own row, which costs no
+copy; several choices are rows that begin with copies of the prompt's keys and values, filled up on the right, where no
+token sees the filling. A choice of one token costs no pass at all: its logits are those after the prompt. Logits are
+requested only from the first counted token on, and reduced by a float32 log-softmax, a few rows at a time.
 
 The log-probability of a reference is the one that a stock forward pass over prompt and reference gives; a choice's is
-that of a pass over prompt and choice without its last token, as lm-eval computes it. Both go on from the prompt's keys
-and values, and where rotations depend on the length of the pass (growth.py) and change between the two lengths,
-that one pass is made.
+that of a pass over prompt and choice without its last token, as lm-eval computes it. Both continue from the prompt's
+keys and values. If rotations depend on the length of the pass (growth.py) and change between the two lengths, that one
+pass is made.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _MOST_FORKS = 8
 class Behind:
     """The end of a prompt in a store.
 
-    `place` is (row, column) of its first token, `after` the position of the token to come and `last` (`1V`) that
-    token's logits.
+    `place` is (row, column) of its first token, `after` the position of the next token and `last` (`1V`) that token's
+    logits.
     """
 
     store: KvStore
@@ -51,12 +51,12 @@ class Behind:
         return len(self.ids)
 
     def positions(self, first: int, tokens: int) -> range:
-        """The position ids of tokens, the first of which is the `first` behind the prompt."""
+        """Return the position ids of `tokens` tokens; the first of them is number `first` after the prompt."""
         return range(self.after + first, self.after + first + tokens)
 
 
 class Scoring:
-    """Scores what stands behind prompts; holds the buffers of forks, which its prompts share."""
+    """Scores tokens that follow prompts; holds the buffers of forks, which its prompts share."""
 
     def __init__(self, network: Network, limits: Limits) -> None:
         self._network, self._limits = network, limits
@@ -69,16 +69,16 @@ class Scoring:
         return self._forks.rows * self._forks.columns if self._forks else 0
 
     def release(self) -> None:
-        """Gives the memory of the forks back."""
+        """Free the memory of the forks."""
         self._forks = None
 
     def one_by_one(self) -> bool:
-        """Has choices scored on the prompt's own row from now on, which needs the least memory; whether that is new."""
+        """Score choices on the prompt's own row from now on, which needs least memory; return whether that is new."""
         new, self._alone = not self._alone, True
         return new
 
     def reference(self, behind: Behind, ids: Sequence[int]) -> float:
-        """Summed natural log-probability of `ids`."""
+        """Return the summed natural log-probability of `ids`."""
         growth = self._network.growth
         if growth is not None and not growth.alike(behind.tokens, behind.tokens + len(ids)):
             return _judged(growth.logits((*behind.ids, *ids), len(ids) + 1)[:-1], ids)[0]
@@ -92,7 +92,7 @@ class Scoring:
         return total
 
     def choices(self, behind: Behind, choices: Sequence[Continuation]) -> tuple[ChoiceScore, ...]:
-        """A score per choice, in order; choices of like length are computed together."""
+        """Return a score per choice, in order; choices of like length are computed together."""
         order = sorted(range(len(choices)), key=lambda i: len(choices[i].token_ids))
         short = [i for i in order if len(choices[i].token_ids) < 2 or choices[i].counted == 0]
         scored = {i: _first(behind.last, choices[i]) for i in short}
@@ -107,26 +107,26 @@ class Scoring:
         return tuple(scored[i] for i in range(len(choices)))
 
     def _grows(self, behind: Behind, choice: Continuation) -> bool:
-        """Whether rotations of a pass over prompt and choice differ from those of the prompt's own."""
+        """Return whether a pass over prompt and choice rotates differently from the prompt's own pass."""
         growth, last = self._network.growth, behind.tokens + len(choice.token_ids) - 1
         return growth is not None and not growth.alike(behind.tokens, last)
 
     def _whole(self, behind: Behind, choice: Continuation) -> ChoiceScore:
-        """The score of a choice of two tokens or more in a pass of its own over prompt and choice."""
+        """Return the score of a choice of two or more tokens in a pass of its own over prompt and choice."""
         assert self._network.growth is not None
         with self._network.growth.kept():
             logits_kV = self._network.growth.logits((*behind.ids, *choice.token_ids[:-1]), choice.counted)
         return _judged(logits_kV, choice.token_ids[-choice.counted :])
 
     def _rows(self, behind: Behind, longest: Continuation, wanted: int) -> int:
-        """How many choices are computed at once, `longest` among them."""
+        """Return how many choices are computed at once, `longest` among them."""
         if self._alone:
             return 1
         columns = behind.tokens + len(longest.token_ids)
         return max(1, min(wanted, _MOST_FORKS, self._limits.rows, self._limits.batch_tokens // columns))
 
     def _scores(self, behind: Behind, group: Sequence[Continuation]) -> list[ChoiceScore]:
-        """Scores of choices of two tokens or more, those behind the first token computed in passes of all rows."""
+        """Return the scores of choices of two or more tokens; all rows share the passes after the first token."""
         longest = max(len(choice.token_ids) for choice in group) - 1  # no logits behind the last token are used
         ids_RQ = torch.tensor([_padded(choice, longest) for choice in group], device=self._network.device)
         cache = self._forked(behind, len(group), longest)
@@ -144,7 +144,7 @@ class Scoring:
         return made
 
     def _forked(self, behind: Behind, rows: int, more: int) -> Cache:
-        """A cache of `rows` rows that each hold the prompt, with room for `more` tokens."""
+        """Return a cache of `rows` rows that each hold the prompt, with room for `more` tokens."""
         if rows == 1:
             return behind.store.row(*behind.place, behind.tokens)
         forks, columns = self._forks, behind.tokens + more
@@ -157,18 +157,18 @@ class Scoring:
 
 
 def _padded(choice: Continuation, tokens: int) -> list[int]:
-    """All ids but the last, that one repeated up to `tokens`."""
+    """Return all ids but the last, with that one repeated up to `tokens`."""
     return [*choice.token_ids[:-1], *choice.token_ids[-1:] * (tokens + 1 - len(choice.token_ids))]
 
 
 def _first(last_1V: Tensor, choice: Continuation) -> ChoiceScore:
-    """What the first token alone scores, if it is counted."""
+    """Return what the first token alone scores, if it is counted."""
     ids = choice.token_ids
     return _judged(last_1V, ids[:1]) if ids and choice.counted == len(ids) else ChoiceScore(0.0, True)
 
 
 def _part(logits_kV: Tensor, choice: Continuation, column: int) -> ChoiceScore:
-    """The score of those counted tokens that the logits of columns from `column` on are for."""
+    """Return the score of those counted tokens that the logits of columns from `column` on are for."""
     begin = max(column, len(choice.token_ids) - choice.counted - 1)
     end = min(column + len(logits_kV), len(choice.token_ids) - 1)
     if begin >= end:
@@ -181,7 +181,10 @@ def _joined(first: ChoiceScore, second: ChoiceScore) -> ChoiceScore:
 
 
 def _judged(logits_QV: Tensor, ids: Sequence[int]) -> ChoiceScore:
-    """One id per row: their summed log-probability, fp32 log-softmax, summed in fp64; whether each is the likeliest."""
+    """Return the ids' summed log-probability, one id per row, and whether each is the likeliest.
+
+    The log-softmax is fp32, the sum fp64.
+    """
     total, greedy = 0.0, True
     for at in range(0, len(ids), REFERENCE_TOKENS):
         wide_QV = logits_QV[at : at + REFERENCE_TOKENS].float()

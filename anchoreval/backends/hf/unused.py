@@ -1,13 +1,13 @@
-"""Weights of a checkpoint that the loaded architecture has no place for: harmless by a rule, or refused.
+"""Sort weights of a checkpoint that the loaded architecture has no place for: harmless by a rule, or refused.
 
 transformers leaves them out of the computation with a table on stderr. Here each is of one of these kinds:
 
-  * `ignored`: what the architecture itself names as not its own (`_keys_to_ignore_on_load_unexpected`: the layers of
-    DeepSeek-V3 and GLM-4.5 that predict further tokens); a whole decoder layer among them is refused all the same;
-  * `buffers`: what older versions saved and the model makes anew: rotary frequencies (how far off they are is said),
+  * `ignored`: weights that the architecture itself names as not its own (`_keys_to_ignore_on_load_unexpected`: the
+    layers of DeepSeek-V3 and GLM-4.5 that predict further tokens); a whole decoder layer among them is still refused;
+  * `buffers`: tensors that older versions saved and the model makes anew: rotary frequencies (their error is reported),
     `position_ids`, the triangular masks of GPT-2, GPT-NeoX and GPT-J;
   * `other inputs`: towers and projectors of images, sound and video, which a prompt of text does not reach;
-  * `refused`: everything else, biases of a "llamafied" model or layers beyond num_hidden_layers among them.
+  * `refused`: everything else, for instance biases of a "llamafied" model or layers beyond num_hidden_layers.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _FREQUENCIES = re.compile(r"(^|\.)inv_freq$")
 _POSITIONS = re.compile(r"(^|\.)position_ids$")
 _MASKS = re.compile(r"(^|\.)(attn|attention)\.(bias|masked_bias|causal_mask)$")
 _LAYER = re.compile(r"^(.*\blayers\.\d+)\.")
-#: What only a layer that predicts further tokens has.
+#: Parts that only a layer that predicts further tokens has.
 _PREDICTS = re.compile(r"\.(eh_proj|enorm|hnorm|shared_head|embed_tokens)\.")
 _OTHER_INPUTS = re.compile(
     r"(^|\.)(vision_tower|vision_model|vision_encoder|vision_embed_tokens|visual|image_newline|multi_modal_projector|"
@@ -41,7 +41,7 @@ _NEAR = 2.0**-8
 
 @dataclass(frozen=True, slots=True)
 class Unused:
-    """Names of the weights that are left out, by kind; all empty where the architecture uses every weight."""
+    """Names of the weights that are left out, by kind; all empty if the architecture uses every weight."""
 
     ignored: tuple[str, ...] = ()
     buffers: tuple[str, ...] = ()
@@ -50,9 +50,9 @@ class Unused:
     frequencies_off: float | None = None
 
     def as_json(self) -> dict[str, Json]:
-        """Kind to how many weights there are and the names of the first, for the kinds that there are.
+        """Return, for each kind that occurs, how many weights there are and the names of the first ones.
 
-        `frequencies_off` is the relative error of stored rotary frequencies against the model's, where it is more than
+        `frequencies_off` is the relative error of stored rotary frequencies against the model's, if it is more than
         that of a rounding to bf16.
         """
         kinds = {
@@ -61,11 +61,11 @@ class Unused:
             "of other inputs than text": self.other_inputs,
             "allowed": self.refused,
         }
-        said = {kind: {"weights": len(names), "first": list(names[:8])} for kind, names in kinds.items() if names}
-        return said | ({} if self.frequencies_off is None else {"frequencies_off": self.frequencies_off})
+        counts = {kind: {"weights": len(names), "first": list(names[:8])} for kind, names in kinds.items() if names}
+        return counts | ({} if self.frequencies_off is None else {"frequencies_off": self.frequencies_off})
 
     def refusal(self, folder: Path, architecture: str) -> str:
-        """One line that names the first weights and the way out."""
+        """Return one line that names the first weights and the way out."""
         count, more = len(self.refused), ", ..." if len(self.refused) > 2 else ""
         return (
             f"{folder} has {count} weight{'s' if count > 1 else ''} that {architecture} has no place for "
@@ -75,7 +75,7 @@ class Unused:
 
 
 def unused_weights(model: Any, checkpoint: Checkpoint, unexpected: Collection[str]) -> Unused:
-    """The weights that are left out; `unexpected` are those of transformers' report, which names no ignored ones."""
+    """Return the weights that are left out; `unexpected` is from transformers' report, which omits ignored weights."""
     stored = dict(_stored(checkpoint))
     ignored = _ignored(model, stored)
     decoders = _decoders(ignored)
@@ -90,7 +90,7 @@ def unused_weights(model: Any, checkpoint: Checkpoint, unexpected: Collection[st
 
 
 def _stored(checkpoint: Checkpoint) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Name and shape of every tensor of the checkpoint's files."""
+    """Yield name and shape of every tensor of the checkpoint's files."""
     for file in checkpoint.sha256:
         if file.endswith(".safetensors"):
             with safe_open(checkpoint.folder / file, framework="pt") as opened:
@@ -99,17 +99,17 @@ def _stored(checkpoint: Checkpoint) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def _ignored(model: Any, stored: Collection[str]) -> set[str]:
-    """The stored weights that the architecture says are not its own, and that it has no place for."""
+    """Return the stored weights that the architecture says are not its own, and that it has no place for."""
     patterns = [*(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()), r"rotary_emb\.inv_freq"]
     ignore, prefix = re.compile("|".join(f"({pattern})" for pattern in patterns)), f"{model.base_model_prefix}."
     places = set(model.state_dict())
     places |= {name.removeprefix(prefix) for name in places} | {f"{prefix}{name}" for name in places}
-    found = {name for name in stored if name not in places and (ignore.search(name) or _POSITIONS.search(name))}
-    return found
+    names = {name for name in stored if name not in places and (ignore.search(name) or _POSITIONS.search(name))}
+    return names
 
 
 def _decoders(ignored: Collection[str]) -> set[str]:
-    """Those of the ignored weights that are of plain decoder layers: patterns of transformers go by number alone."""
+    """Return the ignored weights that belong to plain decoder layers: patterns of transformers go by number alone."""
     layers: dict[str, set[str]] = {}
     for name in ignored:
         if (match := _LAYER.match(name)) and not _FREQUENCIES.search(name):
@@ -119,7 +119,7 @@ def _decoders(ignored: Collection[str]) -> set[str]:
 
 
 def _is_buffer(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether this is no weight, but what older versions saved beside them."""
+    """Return whether this is not a weight but a buffer that older versions saved beside the weights."""
     if _FREQUENCIES.search(name) or _POSITIONS.search(name):
         return True
     square = len(shape) >= 2 and shape[-1] == shape[-2] and not any(size > 1 for size in shape[:-2])
@@ -127,11 +127,11 @@ def _is_buffer(name: str, shape: tuple[int, ...]) -> bool:
 
 
 def _frequencies_off(model: Any, checkpoint: Checkpoint, names: Sequence[str]) -> float | None:
-    """The largest relative error of stored frequencies against the nearest of the model's, None up to _NEAR."""
-    made = [buffer.double().cpu() for module in model.modules() for buffer in frequency_buffers(module).values()]
+    """Return the largest relative error of stored frequencies against the nearest of the model's, None up to _NEAR."""
+    buffers = [buffer.double().cpu() for module in model.modules() for buffer in frequency_buffers(module).values()]
     errors = [0.0]
     for stored in _read(checkpoint, names):
-        near = [float(((stored.double() - own) / own).abs().max()) for own in made if own.shape == stored.shape]
+        near = [float(((stored.double() - b) / b).abs().max()) for b in buffers if b.shape == stored.shape]
         errors.append(min(near, default=float("inf")))
     return None if max(errors) <= _NEAR else max(errors)
 

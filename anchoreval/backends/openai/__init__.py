@@ -1,1 +1,1 @@
-"""The backend of servers with an OpenAI-compatible interface."""
+"""The backend for servers with an OpenAI-compatible interface."""

@@ -1,7 +1,7 @@
-"""What is asked of an OpenAI-compatible server for one request, and its answer read as an Output.
+"""Build requests to an OpenAI-compatible server for one `Request`, and read its answer as an `Output`.
 
-Pure: bodies of requests and answers to them, no connection. Where the server returns token ids, text is made of them as
-on every other backend (backends/detokenize.py), so that the same tokens are the same text whoever computed them.
+Pure: bodies of requests and answers to them, no connection. If the server returns token ids, text is made of them as on
+every other backend (backends/detokenize.py), so that the same tokens are the same text whoever computed them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _END_TOKENS = 8  # of a prompt: enough to hold what opens a block of reasoning
 
 
 class Unanswerable(Exception):
-    """Why one request gets no answer while others do; `lost` is its outcome."""
+    """Says why one request gets no answer while others do; `lost` is its outcome."""
 
     def __init__(self, why: str, lost: Outcome = "failed") -> None:
         super().__init__(why)
@@ -36,13 +36,13 @@ class Unanswerable(Exception):
 
 
 def lost(request: Request, why: str, outcome: Outcome) -> Output:
-    """The output of a request without an answer."""
+    """Return the output of a request without an answer."""
     return Output(request.sample_id, "", (), "error", None, 0.0, why, lost=outcome)
 
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """How requests are put to one server; `more` holds what an arm adds to each."""
+    """How requests are put to one server; `more` holds what an arm adds to each request."""
 
     identity: Identity
     offers: Offers
@@ -54,11 +54,11 @@ class Asking:
 
     @property
     def path(self) -> str:
-        """Where answers are asked for."""
+        """The path below the server's address that answers are requested from."""
         return "/chat/completions" if self.api == "chat" else "/completions"
 
     def generation(self, request: Request) -> dict[str, Json]:
-        """The greedy answer to a prompt."""
+        """Return the body that asks for the greedy answer to a prompt."""
         vllm = self.identity.vllm
         self._require_room(len(request.token_ids) + request.max_new_tokens)
         if not vllm and (request.end_ids or request.min_new_tokens):
@@ -72,7 +72,10 @@ class Asking:
         return body
 
     def scoring(self, ids: Sequence[int], given: Sequence[int], counted: int) -> dict[str, Json] | None:
-        """What brings the log-probabilities of the last `counted` of `given` behind `ids`; None: they cannot be had."""
+        """Return the body that asks for the log-probabilities of the last `counted` of `given` after `ids`.
+
+        Return None if the server cannot give them.
+        """
         if self.offers.logprobs == "prompt_logprobs":
             self._require_room(len(ids) + len(given))
             forced = {"allowed_token_ids": [given[-1]], "logprobs": 1, "max_tokens": 1}  # needs no position more
@@ -88,7 +91,7 @@ class Asking:
         return self._common() | {"prompt": prompt, "echo": True, "logprobs": 1, "max_tokens": new}
 
     def scored(self, said: Mapping[str, Any], prompt: int, given: Sequence[int], counted: int) -> ChoiceScore | None:
-        """The score that an answer to `scoring` holds, `prompt` tokens before `given`; None where tokens differ."""
+        """Return the score in an answer to `scoring` with `prompt` tokens before `given`; None if the tokens differ."""
         try:
             return self._scored(said["choices"][0], prompt, given, counted)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -116,7 +119,7 @@ class Asking:
         return ChoiceScore(math.fsum(values), all(greedy))
 
     def output(self, request: Request, said: Mapping[str, Any]) -> Output:
-        """The answer to `generation`, whatever it holds; its seconds are not known here."""
+        """Return the output for any answer to `generation`; its seconds are not known here."""
         usage = usage_of(said)
         read = self.read_of(request, usage)
         meant = self.api == "completions" and read == len(request.token_ids)
@@ -130,13 +133,13 @@ class Asking:
         return replace(answer, facts=facts)
 
     def least_tokens(self, request: Request) -> int:
-        """The tokens that a server reads at least: all of the prompt, or the user's turn, which has no anchor."""
+        """Return the fewest tokens that a server reads: the whole prompt, or the user's turn, which has no anchor."""
         return len(request.token_ids) - (self.api == "chat" and request.segment_ids[:1] == (-1,))
 
     def read_of(self, request: Request, usage: Usage) -> int | None:
-        """The tokens that the server read of a prompt; None where it does not say.
+        """Return the tokens that the server read of a prompt; None if it does not say.
 
-        Some servers count those that they had cached among them, some leave them out.
+        Some servers include the tokens that they had cached, some leave them out.
         """
         if usage.prompt is None:
             return None
@@ -146,7 +149,7 @@ class Asking:
         return with_cached if with_cached == len(request.token_ids) else usage.prompt
 
     def _answer(self, request: Request, message: Message, usage: Usage) -> Output:
-        """The output that a message is; `Unanswerable` where it is none."""
+        """Return a message as an output; raise Unanswerable if it holds no answer."""
         if message.refusal or message.ended == "refused":
             raise Unanswerable(one_line(f"the server refused: {message.refusal or message.reason}"), "refused")
         ended: Finish = "length" if message.ended == "length" else "stop"
@@ -171,7 +174,7 @@ class Asking:
         return Output(request.sample_id, text, tuple(tokens), finish, None, 0.0)
 
     def _require_said(self, request: Request, message: Message, usage: Usage) -> None:
-        """`Unanswerable` for a message without text, unless the model ended its answer and said nothing."""
+        """Raise Unanswerable for a message without text, unless the model ended its answer and said nothing."""
         reasons = message.reasons or usage.reasoning > 0
         made = usage.completion or request.max_new_tokens
         if message.ended == "length" and reasons:
@@ -189,7 +192,7 @@ class Asking:
     def _as_tokens(
         self, request: Request, tokens: list[int], before: Sequence[int], finish: Finish
     ) -> tuple[str, list[int], Finish]:
-        """Text and tokens up to where the answer ends; EOS ends it where the server says that something did."""
+        """Return text and tokens up to the end of the answer; EOS ends it if the server says that something did."""
         stream = TextStream(self.tokenizer, before, request.stop)
         ends = (i + 1 for i, token in enumerate(tokens) if stream.push(token) or token in request.end_ids)
         end = next(ends, None)
@@ -197,7 +200,7 @@ class Asking:
         return text, tokens[:end], "stop" if end is not None or stream.stopped else finish
 
     def _as_text(self, request: Request, text: str, finish: Finish) -> tuple[str, list[int], Finish]:
-        """The server's text, cut at the first stop; tokens are those of our tokenizer."""
+        """Return the server's text, cut at the first stop, and its tokens by our tokenizer."""
         if len(text) > (most := _MOST_CHARACTERS + _PER_TOKEN * request.max_new_tokens):
             raise Unanswerable(f"the server's answer has {len(text):,} characters, {most:,} are the most")
         found = [at for at in (text.find(stop) for stop in request.stop if stop) if at >= 0]
@@ -206,7 +209,7 @@ class Asking:
         return text, self.tokenizer.encode(text), finish
 
     def _end_of(self, request: Request) -> str:
-        """The text of the last tokens that the answer follows; the server's own where it applies the template."""
+        """Return the text of the last tokens before the answer; empty if the server applies the chat template."""
         end = list(request.token_ids[-_END_TOKENS:])
         return "" if self.api == "chat" else self.tokenizer.decode(end, skip_special_tokens=False)
 
@@ -222,22 +225,22 @@ class Asking:
         return {"prompt": prompt}
 
     def _put(self, ids: Sequence[int]) -> list[int] | str | None:
-        """The prompt as the server takes it: ids, or text that the tokenizer turns into the same ids; else None."""
+        """Return the prompt as the server takes it: ids, or text with the same ids; None if there is no such text."""
         if self.offers.token_prompts:
             return list(ids)
         return text_of(self.tokenizer, ids)
 
     def _turn(self, request: Request) -> str:
-        """The prompt as the text of the user's turn, without the anchor: the server's template brings its own.
+        """Return the prompt as the text of the user's turn, without the anchor: the server's template brings its own.
 
-        Text of special tokens in it stays, as upstream sends it; that no chat template of ours is in it is seen to
-        before anything is asked (evaluation.py).
+        Text of special tokens in it stays, as upstream sends it. evaluation.py checks, before anything is sent, that no
+        chat template of ours is in it.
         """
         first = 1 if request.segment_ids[:1] == (-1,) else 0
         return self.tokenizer.decode(list(request.token_ids[first:]), skip_special_tokens=False)
 
     def _require_room(self, tokens: int) -> None:
-        """`Unanswerable` for more tokens, prompt and answer, than the server has positions: some would cut silently."""
+        """Raise Unanswerable if prompt and answer exceed the server's positions: some servers would cut silently."""
         if self.max_model_len is not None and tokens > self.max_model_len:
             why = f"needs {tokens} positions, the server has {self.max_model_len}"
             raise Unanswerable(f"{why} (another number: max_model_len=N in --backend-args)", "does_not_fit")

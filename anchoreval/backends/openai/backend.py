@@ -1,7 +1,7 @@
-"""The backend `openai`: any server with OpenAI's interface, several requests under way at a time.
+"""The backend `openai`: any server with OpenAI's interface, with several requests under way at a time.
 
 What a server computes is its own affair, so only `native` is offered, unless our plugin in a vLLM server says what it
-computes (anchoreval.vllm_plugin): then that RoPE level, and the position schemes and the mask that it takes.
+computes (anchoreval.vllm_plugin). Then its RoPE level, position schemes and mask are offered.
 """
 
 from __future__ import annotations
@@ -71,15 +71,15 @@ class OpenAiBackend:
         dtype: str = "auto",
         kernel: str = "auto",
     ) -> OpenAiBackend:
-        """The backend for the model that a server calls `model`, once the server answers.
+        """Return the backend for the model that a server calls `model`, once the server answers.
 
-        `base_url` ends in /v1 as a rule, and where it does not is found by trying; `tokenizer` is the model's, a folder
-        or tokenizer.json. `api` is `completions`, or `chat`, which is also taken where there is nothing else.
-        `patience_s` is how long a server may be away or refuse for now, `timeout_s` how long one answer may take, from
-        the connection to its last byte. `max_model_len` is for servers that state none, or another than they have.
-        `logprobs=False` asks for no log-probabilities, which cost a pass each. `template_args` are sent along with chat
-        as `chat_template_kwargs`. `dtype` and `kernel` are the server's own, so that only `auto` is taken here; arms
-        are looked at in `under`.
+        `base_url` usually ends in /v1; if it does not, the right address is found by trying. `tokenizer` is the
+        model's, a folder or tokenizer.json. `api` is `completions`, or `chat`, which is also used if the server has
+        nothing else. `patience_s` is how long a server may be away or refuse for now; `timeout_s` is how long one
+        answer may take, from the connection to its last byte. `max_model_len` is for servers that state no window, or a
+        wrong one. `logprobs=False` asks for no log-probabilities, which cost a pass each. `template_args` are sent
+        along with chat as `chat_template_kwargs`. `dtype` and `kernel` are the server's own and not used here; `under`
+        checks those of arms.
         """
         _check(base_url, tokenizer, api, concurrency, patience_s, timeout_s, max_model_len)
         reader = load_tokenizer(str(tokenizer))
@@ -104,14 +104,14 @@ class OpenAiBackend:
 
     @property
     def window(self) -> int | None:
-        """Positions that the server has for a prompt and its answer, None where neither it nor the user says."""
+        """Positions that the server has for a prompt and its answer, None if neither the server nor the user says."""
         return self._asking.max_model_len
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 over address and model as the server names them, interface, what it takes, and tokenizer.
 
-        The engine's version and build and the room it has may change while a run is away (`environment`).
+        The engine's version and build, and its number of positions, may change while a run is away (`environment`).
         """
         server = self._server()
         server |= {"version": None, "max_model_len": None, "offers": server["offers"] | {"system_fingerprint": None}}
@@ -119,7 +119,7 @@ class OpenAiBackend:
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
     def describe(self) -> dict[str, Json]:
-        """What the run's header says of the engine and the model; None for what a server does not tell."""
+        """Return what the run's header says of the engine and the model; None for what a server does not tell."""
         identity, offers = self._asking.identity, self._asking.offers
         return {
             "engine": "openai",
@@ -154,7 +154,7 @@ class OpenAiBackend:
 
     @contextmanager
     def under(self, arm: Arm) -> Iterator[dict[str, Json]]:
-        """The arm as applied; `UnsupportedArm` names the field that this server cannot be asked for."""
+        """Apply the arm inside the block and yield it as applied; raise UnsupportedArm with the field."""
         arm.require("openai")
         self._require_level(arm)
         self._require_layout(arm)
@@ -166,7 +166,7 @@ class OpenAiBackend:
             self._arrangement, self._arm, self._placebo = _STOCK, "", False
 
     def answer(self, requests: Sequence[Request]) -> Iterator[Output]:
-        """One output per request as they come back, prompts with the same beginning asked one after the other."""
+        """Yield one output per request as they come back; prompts with the same beginning are sent in succession."""
         if self._closed:
             raise ModelError("the backend is closed")
         for request in requests:
@@ -181,12 +181,12 @@ class OpenAiBackend:
         yield from _pooled(work, ordered, 1 if self._placebo else self._concurrency)
 
     def close(self) -> None:
-        """Closes the connections; further calls are errors."""
+        """Close the connections; further calls are errors."""
         self._closed = True
         self._link.close()
 
     def _answer(self, arrangement: Arrangement, arm: str, request: Request) -> Output:
-        """The output of one request: log-probabilities first, whose pass leaves the prompt in the server's cache."""
+        """Return the output of one request. Log-probabilities go first: their pass leaves the prompt in the cache."""
         asking = self._asking
         if not arrangement.stock:
             context = context_of(request, arrangement, arm)
@@ -210,7 +210,7 @@ class OpenAiBackend:
         return replace(said, text=self._link.key.hide_secret(said.text))
 
     def _reference(self, asking: Asking, request: Request) -> tuple[float | None, dict[str, Json]]:
-        """The log-probability of the reference, and the fact that says why the server gives none."""
+        """Return the log-probability of the reference, and the fact that says why the server gives none."""
         given = request.reference_ids
         if not given or asking.offers.logprobs == "none":
             return None, {}
@@ -221,7 +221,7 @@ class OpenAiBackend:
         return (None, {NO_LOGPROB: _OTHER_TOKENS}) if score is None else (score.logprob, {})
 
     def _notice(self, asking: Asking, request: Request, output: Output) -> None:
-        """Says of the first request of a kind that the server read other tokens than were meant."""
+        """Report, for the first request of a kind, that the server read other tokens than were meant."""
         read, meant = output.facts.get(PROMPT_READ), asking.least_tokens(request)
         if read is None or (asking.api == "chat" and read >= meant):
             return
@@ -247,7 +247,7 @@ class OpenAiBackend:
         return asking.scored(self._post(asking, PATHS["completions"], body), len(ids), given, counted)
 
     def _post(self, asking: Asking, path: str, body: dict[str, Json]) -> dict[str, Any]:
-        """The server's answer; `ModelError` where it names another build of the engine than at opening."""
+        """Return the server's answer; raise ModelError if it names another build of the engine than at opening."""
         said = self._link.post(path, body)
         was, now = asking.offers.system_fingerprint, said.get("system_fingerprint")
         if was and now and was != now:
@@ -256,7 +256,7 @@ class OpenAiBackend:
         return said
 
     def _server(self) -> dict[str, Json]:
-        """Everything that tells this server from another, without a key."""
+        """Return everything that tells this server from another, without a key."""
         asking = self._asking
         said: dict[str, Json] = {"address": self._link.address, "api": asking.api, "seed": asking.seed}
         said |= {"chat_template_kwargs": asked} if (asked := asking.more.get("chat_template_kwargs")) else {}
@@ -285,7 +285,7 @@ class OpenAiBackend:
         raise _unsupported(arm, f"rope {str(arm.rope)!r}", f"a server computes its own, 'native'; a level needs {how}")
 
     def _require_layout(self, arm: Arm) -> None:
-        """Refuses positions and masks that the server does not take."""
+        """Raise UnsupportedArm for positions and masks that the server does not take."""
         takes = self._plugin or {}
         if arm.moves_positions and not takes.get("plans"):
             raise _unsupported(arm, f"positions {str(arm.positions)!r}", "this server takes no position plans")
@@ -296,7 +296,7 @@ class OpenAiBackend:
             raise _unsupported(arm, f"attention {arm.attention!r}", masks)
 
     def _require_own(self, arm: Arm) -> None:
-        """Refuses a dtype or kernel that is not known to be the server's."""
+        """Raise UnsupportedArm for a dtype or kernel that is not known to be the server's."""
         known = ["auto", *filter(None, [(self._plugin or {}).get("dtype")])]
         if arm.dtype not in known:
             raise _unsupported(arm, f"dtype {arm.dtype!r}", f"the server has its own: {' or '.join(known)}")
@@ -328,7 +328,7 @@ def _check(
     timeout_s: float,
     max_model_len: int | None,
 ) -> None:
-    """`ModelError` for options that are missing or mean nothing."""
+    """Raise ModelError for options that are missing or mean nothing."""
     if not base_url:
         raise ModelError("backend openai needs --base-url, the address of a server: http://127.0.0.1:8000/v1")
     if not tokenizer:
@@ -344,10 +344,10 @@ def _check(
 
 
 def _pooled(work: Callable[[Request], Output], requests: Sequence[Request], threads: int) -> Iterator[Output]:
-    """Outputs as they come, `threads` requests under way at a time; the first error ends it all.
+    """Yield outputs as they come, with `threads` requests under way at a time; the first error ends it all.
 
-    An output's seconds are those since the one before it, so that they add up to the time taken. The threads are
-    daemons: one that waits for a server that hangs keeps no program from ending.
+    An output's seconds are those since the output before it, so that they add up to the time taken. The threads are
+    daemons: a thread that waits for a hanging server keeps no program from ending.
     """
     todo: queue.SimpleQueue[Request] = queue.SimpleQueue()
     done: queue.SimpleQueue[Output | BaseException] = queue.SimpleQueue()

@@ -1,9 +1,9 @@
-"""JSON over HTTP to one address: waits for a server that starts, tries again where that helps, gives no key away.
+"""JSON over HTTP to one address. It waits for a server that starts, retries if that can help, and leaks no key.
 
-Waited for, with pauses that grow and are drawn at random: refused connections, HTTP 429 and 503. Tried a few times:
-broken connections, answers that do not come in time or are not whole, other statuses from 500 upwards, 408 and 425.
-What the server refuses for good comes back at once as `Refused`; a request that a server which answers others does not
-answer ends as `NoAnswer`. Redirects are followed on the host that was asked, and nowhere else.
+It waits, with random and growing pauses, for refused connections, HTTP 429 and 503. It tries a few times: broken
+connections, answers that are late or not whole, other statuses from 500 upwards, 408 and 425. What the server refuses
+for good comes back at once as `Refused`. A request that gets no answer, from a server that answers others, ends as
+`NoAnswer`. Redirects are followed on the host that was asked, and nowhere else.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _SECRETS = re.compile(r"key|token|secret|sig|pass|auth|code|cred", re.IGNORECASE
 
 
 class Refused(ModelError):
-    """A request that the server will not take however often it is asked; `status` is that of HTTP.
+    """A request that the server will not take however often it is sent; `status` is the HTTP status.
 
     `too_long` says whether it refuses for want of room.
     """
@@ -72,14 +72,14 @@ class NoAnswer(ModelError):
 
 
 class Unauthorised(ModelError):
-    """A key that is not taken, or none where one is needed."""
+    """A key that the server does not accept, or a missing key."""
 
 
 class _Passing(Exception):
-    """What may be different the next time, and after how many seconds the server wants to be asked again.
+    """A failure that may pass, and after how many seconds the server wants to be asked again.
 
-    `status`: that of HTTP where it is no success; `away`: no server is there; `whole`: an answer came with HTTP 200,
-    and is none; `spoke`: the server was there, and failed on this request.
+    `status`: the HTTP status if it is no success; `away`: no server is there; `whole`: a response came with HTTP 200,
+    but holds no answer; `spoke`: the server was there, and failed on this request.
     """
 
     def __init__(
@@ -100,8 +100,8 @@ class _Passing(Exception):
 class Link:
     """One address and what is sent along with each request; used by many threads at once.
 
-    `confirm`, where it is set, is called once whenever an answer came over a new connection, before that answer is
-    handed on: behind it may be another server than before. `quit` ends all pauses: what waits then fails.
+    `confirm`, if set, is called once whenever an answer came over a new connection, before that answer is handed on:
+    another server may now be there. `quit` ends all pauses: whatever waits then fails.
     """
 
     def __init__(self, url: str, patience_s: float, timeout_s: float) -> None:
@@ -118,7 +118,7 @@ class Link:
         self._noticed: Counter[str] = Counter()
 
     def get(self, url: str) -> tuple[Json, Mapping[str, str]]:
-        """The JSON at a whole address and the headers that came with it, of what a server need not have.
+        """Return the JSON at a whole address, and the headers that came with it. A server need not have this address.
 
         `Refused` and `NoAnswer` say what it answers instead, ModelError that no server is there.
         """
@@ -126,24 +126,24 @@ class Link:
         return self._patiently(ask, frozenset(), optional=True)
 
     def aside(self, url: str, body: Json = None) -> Json:
-        """The JSON at a whole address, None where there is none; asked once and briefly, posted with a body."""
+        """Return the JSON at a whole address, None without one; ask once and briefly, by POST if there is a body."""
         try:
             return self._once("GET" if body is None else "POST", url, body, _ASIDE_S, choices=False)[0]
         except (ModelError, _Passing):
             return None
 
     def require_no_key(self, given: str) -> None:
-        """ModelError where what stands in headers and names of folders holds the key."""
+        """Raise ModelError if `given`, which ends up in headers and names of folders, holds the key."""
         if self.key.hide_secret(given) != given:
             used = next((name for name in KEYS if os.environ.get(name)), KEYS[1])
             raise ModelError(f"--base-url, --model or --tokenizer holds the key in {used}: leave it out of them")
 
     def tell(self, text: str) -> None:
-        """A line on stderr."""
+        """Write a line to stderr."""
         sys.stderr.write(f"{text}\n")
 
     def notice(self, kind: str, text: str) -> None:
-        """A line on stderr about the first request of its kind; `close` says how many there were."""
+        """Write a line to stderr about the first request of its kind; `close` says how many there were."""
         with self._lock:
             self._noticed[kind] += 1
             first = self._noticed[kind] == 1
@@ -151,10 +151,10 @@ class Link:
             self.tell(text)
 
     def post(self, path: str, body: Json, optional: bool = False) -> dict[str, Any]:
-        """What is answered to `body` by the server that was there before, with `choices`.
+        """Return the answer to `body`, with `choices`, from the server that was there before.
 
-        `Refused` and `NoAnswer` are of this request alone, `ModelError` of the server. `optional` is what a server need
-        not take: then it is tried twice.
+        `Refused` and `NoAnswer` concern this request alone, `ModelError` the server. `optional` marks what a server
+        need not take: it is tried fewer times.
         """
         ask = partial(self._once, "POST", f"{self.address}{path}", body, self._timeout_s)
         try:
@@ -167,9 +167,9 @@ class Link:
         return answered
 
     def seek(self, path: str, body: Json, optional: bool = False) -> dict[str, Any]:
-        """What is answered to `body` where nobody knows yet whether there is anything at this address.
+        """Return the answer to `body` while it is not yet known whether a server is at this address.
 
-        `Refused`, and `NoAnswer` for what is no answer of this interface, say that there is not.
+        `Refused`, and `NoAnswer` for a response that is no answer of this interface, say that there is none.
         """
         ask = partial(self._once, "POST", f"{self.address}{path}", body, self._timeout_s)
         said: dict[str, Any]
@@ -177,12 +177,12 @@ class Link:
         return said
 
     def clean(self, said: object) -> str:
-        """What a server said as one short line, in which the key does not stand."""
+        """Return what a server said as one short line without the key."""
         text = self.key.hide(said if isinstance(said, str) else one_line(said, _ERROR_BYTES))
         return self.key.hide(one_line(text, _SEARCHED))[:_SHOWN]
 
     def close(self) -> None:
-        """Closes all connections, and says of how many requests there was a notice."""
+        """Close all connections, and say how many requests each notice concerned."""
         with self._lock:
             many, self._noticed = {kind: times for kind, times in self._noticed.items() if times > 1}, Counter()
         for kind, times in many.items():
@@ -204,10 +204,10 @@ class Link:
         optional: bool,
         seeking: bool = False,
     ) -> tuple[Json, Mapping[str, str]]:
-        """What `ask` gives, tried again until `patience_s` have gone by since it first failed.
+        """Return the result of `ask`, tried again until `patience_s` have passed since it first failed.
 
-        A server that is away, and a status in `waited`, are waited for as long; anything else is tried a few times, and
-        what is no answer only once while `seeking`.
+        A server that is away, or answers with a status in `waited`, is waited for that long. Anything else is tried a
+        few times; a response that is no answer is tried only once while `seeking`.
         """
         since: float | None = None
         tries, failed, most = 0, 0, _OPTIONAL_TRIES if optional else _TRIES
@@ -238,7 +238,7 @@ class Link:
                 return given
 
     def _is_of_one_request(self, trouble: _Passing) -> bool:
-        """Whether the server is there and failed on this request: it spoke, and did not so on many in a row."""
+        """Return whether the server is there and failed on this request: it spoke, and not many in a row failed so."""
         with self._lock:
             self._failed_on += trouble.spoke and not trouble.whole
             return self._answered and (trouble.whole or (trouble.spoke and self._failed_on <= _FAILED_ON))
@@ -253,7 +253,7 @@ class Link:
     def _once(
         self, method: str, url: str, body: Json, seconds: float, choices: bool = True
     ) -> tuple[Json, Mapping[str, str]]:
-        """One request; `_Passing` where it may succeed later."""
+        """Send one request; raise `_Passing` if it may succeed later."""
         try:
             with within(seconds):
                 answer, content = self._received(method, url, body)
@@ -268,7 +268,7 @@ class Link:
         return self._read(method, url, answer, content, choices), self._headers(answer)
 
     def _received(self, method: str, url: str, body: Json) -> tuple[httpx2.Response, bytes]:
-        """The answer to one request and its body, after redirects on the same host."""
+        """Return the response to one request and its body, after redirects on the same host."""
         content = b"" if body is None else httpx2.Request(method, url, json=body).read()
         headers = self.key.headers | ({"Content-Type": "application/json"} if content else {})
         most = _BASE_BYTES + _PER_BYTE * len(content) if method == "POST" else _GET_BYTES
@@ -288,7 +288,7 @@ class Link:
         raise AssertionError("the last hop is answered")
 
     def _onwards(self, method: str, answer: httpx2.Response) -> str:
-        """The address that a redirect names where it may be asked the same thing: the same host, no less secure."""
+        """Return the address of a redirect if the same may be asked there: the same host, no less secure; else ""."""
         try:
             here, there = answer.request.url, answer.request.url.join(answer.headers["location"])
         except (httpx2.InvalidURL, ValueError):
@@ -298,14 +298,14 @@ class Link:
         return str(there) if same and (method == "GET" or answer.status_code in (307, 308)) else ""
 
     def _broken(self, error: httpx2.RequestError) -> _Passing:
-        """What a connection that cannot be made, or that breaks, means."""
+        """Return what it means that a connection cannot be made, or breaks."""
         text = f"{type(error).__name__} {self.clean(str(error))}".strip()
         apart = isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
         refused = any(isinstance(each, ConnectionRefusedError) for each in _causes(error))
         return _Passing(text, away=apart and (refused or self._answered), spoke=isinstance(error, httpx2.ReadTimeout))
 
     def _read(self, method: str, url: str, answer: httpx2.Response, content: bytes, choices: bool) -> Json:
-        """The JSON of an answer with HTTP 200."""
+        """Return the JSON of a response with HTTP 200."""
         try:
             said = self.key.hidden(json_of(content))
         except (Unbounded, ValueError) as error:
@@ -325,7 +325,7 @@ class Link:
         return {name.lower(): self.key.hide(value) for name, value in answer.headers.items()}
 
     def _refuse(self, url: str, status: int, answer: httpx2.Response, content: bytes) -> NoReturn:
-        """What an HTTP status that is no success means: `_Passing`, `Refused`, or `ModelError` for the whole run."""
+        """Raise what an HTTP status other than success means: `_Passing`, `Refused`, or `ModelError` for the run."""
         said = self._message(answer, content)
         if status in _WAITED or status in _TRIED or (status >= 500 and status != 501):
             after_s = _retry_after(answer)
@@ -347,7 +347,7 @@ class Link:
                 self._connections += 1
 
     def _message(self, answer: httpx2.Response, content: bytes) -> str:
-        """The server's own words out of an error of OpenAI's form, else the body."""
+        """Return the server's own words from an error of OpenAI's form, else the body."""
         try:
             said = json_of(content)["error"]
             return self.clean(said["message"] if isinstance(said, dict) else said)
@@ -364,7 +364,7 @@ class Link:
 
 
 def _causes(error: BaseException) -> list[BaseException]:
-    """An error and those that it was raised from."""
+    """Return an error and those that it was raised from."""
     found: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in found:
@@ -374,7 +374,7 @@ def _causes(error: BaseException) -> list[BaseException]:
 
 
 def _opened(address: str) -> httpx2.Client:
-    """The client; ModelError where the environment names proxies or certificates that cannot be used."""
+    """Return the client; raise ModelError if the environment names proxies or certificates that cannot be used."""
     try:
         return client(address, _CONNECT_S, _IDLE_S)
     except OSError as error:
@@ -387,7 +387,7 @@ def _opened(address: str) -> httpx2.Client:
 
 
 def _checked(url: str) -> tuple[str, str]:
-    """The address without a slash at its end, and what was left out of it; ModelError for none, or for credentials."""
+    """Return the address without a final slash, and what was left out of it; raise ModelError for a bad address."""
     try:
         parsed = httpx2.URL(url)
     except httpx2.InvalidURL as error:
@@ -406,14 +406,14 @@ def _has_choices(said: Json) -> bool:
 
 
 def _status_inside(said: Json) -> int | None:
-    """The HTTP status of an error that came with HTTP 200, None where it names none."""
+    """Return the HTTP status of an error that came with HTTP 200, None if it names none."""
     error = said.get("error") if isinstance(said, dict) else None
     code = error.get("code", error.get("status")) if isinstance(error, dict) else None
     return int(code) if isinstance(code, int | str) and str(code) in _STATUSES else None
 
 
 def _retry_after(answer: httpx2.Response) -> float:
-    """The seconds of a Retry-After header, which may hold a date; 0 where there is none."""
+    """Return the seconds of a Retry-After header, which may hold a date; 0 without a header."""
     said = answer.headers.get("retry-after", "").strip()
     try:
         seconds = float(said)

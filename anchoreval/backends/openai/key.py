@@ -1,4 +1,4 @@
-"""The key that a server is shown, and what a server says with the key taken out, in whatever form it came back."""
+"""The key for a server, and the removal of the key from what a server says, in whatever form it comes back."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _GAP = r"(?:\s|\\{1,16}+[nrtu]?|[\u00ad\u200b-\u200d\u2060\ufeff]|%0[aAdD]|%20)*
 
 
 class Key:
-    """A key, empty where there is none; `hide` takes it out of a text."""
+    """A key, possibly empty; `hide` removes it from a text."""
 
     def __init__(self, value: str) -> None:
         self.value = value
@@ -33,26 +33,26 @@ class Key:
 
     @property
     def headers(self) -> dict[str, str]:
-        """The headers that show it."""
+        """The headers that carry the key."""
         return {"Authorization": f"Bearer {self.value}"} if self else {}
 
     @property
     def secret(self) -> bool:
-        """Whether it is long enough to be hidden in what a server says, beside in messages."""
+        """Whether the key is long enough to be hidden in all that a server says, and not only in messages."""
         return len(self.value) >= _SECRET
 
     def hide(self, text: str) -> str:
-        """The text without the key: as it is, broken into lines, with escapes of URLs, JSON or HTML, in base64."""
+        """Return the text without the key: plain, broken into lines, escaped for URLs, JSON or HTML, or in base64."""
         if not self:
             return text
         return self._forms.sub(_HIDDEN, text) if self.secret else text.replace(self.value, _HIDDEN)
 
     def hide_secret(self, text: str) -> str:
-        """The text of an answer without the key, where that is long enough to be no word of answers."""
+        """Return the text of an answer without the key, if the key is too long to be a word of answers."""
         return self.hide(text) if self.secret else text
 
     def hidden(self, said: Json) -> Json:
-        """What a server said, each of its strings without the key."""
+        """Return what a server said, each of its strings without the key."""
         return _mapped(said, self.hide) if self.secret else said
 
     @cached_property
@@ -62,7 +62,7 @@ class Key:
 
 
 def key_of_environment() -> Key:
-    """The key of the environment; ModelError for one that no header takes."""
+    """Return the key of the environment; raise ModelError if an HTTP header cannot hold it."""
     for name in KEYS:
         if key := os.environ.get(name, "").strip():
             if not (key.isascii() and key.isprintable() and " " not in key):
@@ -72,7 +72,7 @@ def key_of_environment() -> Key:
 
 
 def _spelled(key: str) -> str:
-    """A pattern of the key, each character as it is or escaped, whatever breaks it into lines between them."""
+    """Return a pattern of the key: each character plain or escaped, with anything that breaks lines between them."""
     return _GAP.join(
         rf"(?:{re.escape(letter)}|(?i:%{ord(letter):02x}|\\{{1,16}}+(?:u00|x){ord(letter):02x}"
         rf"|&\#{ord(letter)};|&\#x{ord(letter):x};))"
@@ -81,7 +81,7 @@ def _spelled(key: str) -> str:
 
 
 def _in_base64(key: str) -> Iterator[str]:
-    """What of base64 follows from the key alone, whatever stands before and behind it, in both alphabets."""
+    """Yield the parts of base64 that follow from the key alone, whatever surrounds it, in both alphabets."""
     for before in range(3):
         whole = base64.b64encode(b"\0" * before + key.encode()).decode().rstrip("=")
         inside = whole[-(-before * 8 // 6) : (before + len(key)) * 8 // 6]
@@ -90,7 +90,7 @@ def _in_base64(key: str) -> Iterator[str]:
 
 
 def _mapped(said: Json, change: Callable[[str], str]) -> Json:
-    """The value with `change` made to all of its strings, keys among them; nesting is bounded where it was read."""
+    """Return the value with `change` applied to all its strings and keys; its nesting was bounded when it was read."""
     if isinstance(said, str):
         return change(said)
     if isinstance(said, list):

@@ -1,4 +1,4 @@
-"""What a server's answer holds, whatever its shape: text, reasoning, how it ended, what was counted.
+"""Read a server's answer, whatever its shape: text, reasoning, how it ended, what was counted.
 
 Servers differ in the names of these and in what they leave out. Nothing that they send raises anything but `Unread`.
 """
@@ -28,12 +28,12 @@ _HIGHEST_COUNT = 2**40
 
 
 class Unread(Exception):
-    """Why an answer is not of OpenAI's form."""
+    """Says why an answer is not of OpenAI's form."""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One choice of an answer. `text` is None where there is none, which an empty text is not."""
+    """One choice of an answer. `text` is None if the choice has no text, which differs from an empty text."""
 
     text: str | None
     reasons: bool
@@ -46,7 +46,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a server counted, None where it does not say; `cached` and `reasoning` are parts of the other two."""
+    """What a server counted, None if it does not say; `cached` and `reasoning` are parts of the other two."""
 
     prompt: int | None
     cached: int
@@ -55,7 +55,7 @@ class Usage:
 
 
 def message_of(said: Json, chat: bool) -> Message:
-    """The first choice of an answer."""
+    """Return the first choice of an answer; raise Unread if it has none."""
     choices = _dict(said).get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     if not isinstance(choice, dict):
@@ -79,7 +79,7 @@ def message_of(said: Json, chat: bool) -> Message:
 
 
 def usage_of(said: Json) -> Usage:
-    """The counts that came with an answer; what is no count is as if it were not there."""
+    """Return the counts that came with an answer; a value that is no count is ignored."""
     usage = _dict(_dict(said).get("usage"))
     of_prompt, of_answer = _dict(usage.get("prompt_tokens_details")), _dict(usage.get("completion_tokens_details"))
     return Usage(
@@ -91,12 +91,12 @@ def usage_of(said: Json) -> Usage:
 
 
 def count_of(value: Json) -> int | None:
-    """A number of tokens from 1 upwards; None for anything else."""
+    """Return a number of tokens from 1 upwards; None for anything else."""
     return value if type(value) is int and 0 < value < _HIGHEST_COUNT else None
 
 
 def rows_of(said: Json) -> list[Mapping[str, Any]] | None:
-    """The rows of a list of models, whatever server made it; None where it is none."""
+    """Return the rows of a list of models, whatever server made it; None if it is no such list."""
     rows = said
     if isinstance(said, dict):
         rows = next((said[name] for name in ("data", "models", "model_list") if said.get(name) is not None), None)
@@ -109,13 +109,13 @@ def rows_of(said: Json) -> list[Mapping[str, Any]] | None:
 
 
 def names_of(row: Mapping[str, Any]) -> list[str]:
-    """What a row of a list of models calls its model."""
+    """Return the names that a row of a list of models gives its model."""
     names = (row.get(key) for key in ("id", "model", "name"))
     return list(dict.fromkeys(name for name in names if isinstance(name, str) and name))
 
 
 def one_line(said: object, most: int = 240) -> str:
-    """What a server said as one short line of printable characters."""
+    """Return what a server said as one short line of printable characters."""
     try:
         words = " ".join(str(said).split())
     except RecursionError:
@@ -124,7 +124,7 @@ def one_line(said: object, most: int = 240) -> str:
 
 
 def whole_characters(text: str) -> str:
-    """The text, halves of characters replaced as a decoder prints them."""
+    """Return the text with halves of characters replaced, as a decoder prints them."""
     return _SURROGATE.sub("\ufffd", text)
 
 
@@ -135,7 +135,7 @@ def _ended(reason: Json) -> Ended:
 
 
 def _text(content: Json) -> str | None:
-    """The text of a message, put together where it comes in parts."""
+    """Return the text of a message, joined if it comes in parts."""
     if content is None or isinstance(content, str):
         return None if content is None else whole_characters(content)
     parts = [part if isinstance(part, str) else _dict(part).get("text") for part in content if not _is_thought(part)]
@@ -152,12 +152,12 @@ def _is_thought(part: Json) -> bool:
 
 
 def _says(value: Json) -> bool:
-    """Whether a field holds anything but white space."""
+    """Return whether a field holds anything but white space."""
     return bool(value.strip()) if isinstance(value, str) else bool(value) and isinstance(value, list | dict)
 
 
 def _token_ids(value: Json) -> list[int] | None:
-    """Ids of tokens; None for anything else."""
+    """Return ids of tokens; None for anything else."""
     known = isinstance(value, list) and all(type(token) is int and 0 <= token < _HIGHEST_TOKEN for token in value)
     return list(value) if known else None
 

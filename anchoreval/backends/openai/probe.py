@@ -1,7 +1,7 @@
-"""What a server takes, found by trying once: where its interface is, prompts as token ids, log-probabilities.
+"""Find out what a server takes by trying once: where its interface is, prompts as token ids, log-probabilities.
 
-Each of these is a fact about the server and no condition of a run: what it does not take is said in one line, and the
-run goes on with what it does.
+None of this is a condition of a run: what the server does not take is reported in one line, and the run goes on with
+what it does take.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _MISTAKEN = "it has another tokenizer than --tokenizer"
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What is behind an address, the interface that answers there, what it takes; `around`: tokens of its template."""
+    """What is at an address: the interface that answers, what it takes, and `around`, the tokens of its template."""
 
     listed: Listed
     offers: Offers
@@ -56,11 +56,11 @@ def probe(
     logprobs: bool,
     template_args: Mapping[str, Json] | None = None,
 ) -> Opened:
-    """What the server takes, found by asking for one token at a time; None as `api`: chat where it has that alone.
+    """Return what the server takes, found by asking for one token at a time. `api` None: chat only if it has no other.
 
-    `ModelError` where it counts other tokens in what it is asked than `tokenizer` does, `UnknownName` where it does not
-    answer for the model and names others. What is asked begins as nothing before did, for some servers leave out of
-    their counts what they had cached.
+    Raise ModelError if it counts other tokens in a prompt than `tokenizer` does, and UnknownName if it does not answer
+    for the model and names others. Every probe begins as no prompt did before, because some servers leave out of their
+    counts what they had cached.
     """
     given = link.address
     chosen, ids_taken = _find(link, model, tokenizer, api)
@@ -77,7 +77,7 @@ def probe(
 
 
 def _find(link: Link, model: str, tokenizer: TextTokenizer, api: Api | None) -> tuple[Api, bool]:
-    """The interface that answers and whether it takes token ids, the link's address then being where it does."""
+    """Return the interface that answers and whether it takes token ids; set the link's address to where it does."""
     failures: dict[str, Refused | NoAnswer] = {}
     given = link.address
     bases = list(dict.fromkeys(_bases(given)))
@@ -103,7 +103,7 @@ def _find(link: Link, model: str, tokenizer: TextTokenizer, api: Api | None) -> 
 
 
 def _bases(given: str) -> Iterator[str]:
-    """Addresses below which the interface may be, the likeliest first: the one given, without an endpoint, with /v1."""
+    """Yield addresses that may hold the interface, likeliest first: as given, without an endpoint, with /v1."""
     endpoint = _ENDPOINT.search(given)
     without = _ENDPOINT.sub("", given)
     yield without if endpoint and endpoint[1] == "chat" else given
@@ -118,17 +118,17 @@ def _bases(given: str) -> Iterator[str]:
 
 
 def _not_there(error: Refused | NoAnswer) -> bool:
-    """Whether an address is not that of the interface, as far as one can tell from how it fails."""
+    """Return whether the interface is not at an address, as far as its failure tells."""
     return error.status in _NOT_THERE if isinstance(error, Refused) else error.whole
 
 
 def _why(error: Refused | NoAnswer) -> str:
-    """The status that an error came with, or what came instead of an answer."""
+    """Return the status that an error came with, or what came instead of an answer."""
     return f"HTTP {error.status}" if isinstance(error, Refused) else error.why.partition(":")[0]
 
 
 def _answers(link: Link, model: str, tokenizer: TextTokenizer, api: Api) -> bool:
-    """Whether token ids are taken where the server answers; `Refused` or `NoAnswer` where it does not."""
+    """Return whether the server takes token ids; raise `Refused` or `NoAnswer` if it does not answer."""
     if api == "chat":
         link.seek(PATHS[api], _asked(model, {}, messages=[{"role": "user", "content": _probe_text()}]))
         return False
@@ -147,7 +147,7 @@ def _answers(link: Link, model: str, tokenizer: TextTokenizer, api: Api) -> bool
 def _nowhere(
     link: Link, model: str, bases: Sequence[str], failures: Mapping[str, Refused | NoAnswer], api: Api | None
 ) -> ModelError | UnknownName:
-    """The error that says most of why no address answers: another model is served, a refusal, or what was tried."""
+    """Return the error that best explains why no address answers: another model, a refusal, or what was tried."""
     refusal = next((error for error in failures.values() if not _not_there(error)), None)
     if refusal is None or (isinstance(refusal, Refused) and refusal.status in (400, 404, 422)):
         for base in bases:
@@ -195,10 +195,10 @@ def _require_template_args(
     text: str,
     tokenizer: TextTokenizer,
 ) -> None:
-    """`ModelError` where the server refuses arguments of its chat template, or leaves them out.
+    """Raise ModelError if the server refuses arguments of its chat template, or ignores them.
 
-    That it leaves them out shows where the tokenizer's own template makes another prompt of them, and the server's
-    count is the same with and without; where the template given says nothing of them, nothing can be seen.
+    It ignores them if the tokenizer's own template makes another prompt of them but the server's count is the same with
+    and without. If the given template does not react to them, nothing can be seen.
     """
     named = f"--template-args {', '.join(args)}"
     second = _probe_text()
@@ -220,7 +220,7 @@ def _require_template_args(
 
 
 def _rendered(tokenizer: TextTokenizer, args: Mapping[str, Json]) -> int:
-    """The tokens that the chat template of the tokenizer puts around a turn."""
+    """Return how many tokens the tokenizer's chat template puts around a turn."""
     wrap = wrap_of(tokenizer, "chat", args, "none")
     return tokenizer.count(wrap.opening) + tokenizer.count(wrap.closing)
 
@@ -254,7 +254,7 @@ def _offers(said: Mapping[str, Any], token_prompts: bool, logprobs: Logprobs) ->
 
 
 def _around(read: int | None, turn: int) -> int | None:
-    """The tokens that the server's chat template puts around a turn; `ModelError` where it read less than the turn."""
+    """Return how many tokens the server's chat template puts around a turn; raise ModelError if it read too few."""
     if read is not None and read < turn:
         raise ModelError(f"the server counts {read} tokens in a turn of {turn} and its chat template: {_MISTAKEN}")
     return None if read is None else read - turn
@@ -265,13 +265,13 @@ def _probe_text() -> str:
 
 
 def _with_anchor(tokenizer: TextTokenizer, text: str) -> list[int]:
-    """The ids that a prompt of this text is sent as."""
+    """Return the ids of a prompt of this text, as sent."""
     anchor = tokenizer.bos or tokenizer.eos
     return [*([anchor[1]] if anchor else []), *tokenizer.encode(text)]
 
 
 def _said_logprobs(link: Link, identity: Identity, prompt: Sequence[int] | str, asked: bool) -> Logprobs:
-    """How log-probabilities of given tokens are had, said where they are asked for and cannot be."""
+    """Return how log-probabilities of given tokens can be had; report it if they are asked for and cannot."""
     if not asked:
         return "none"
     way, why = _logprobs(link, identity, prompt)
@@ -281,7 +281,7 @@ def _said_logprobs(link: Link, identity: Identity, prompt: Sequence[int] | str, 
 
 
 def _logprobs(link: Link, identity: Identity, prompt: Sequence[int] | str) -> tuple[Logprobs, str]:
-    """How log-probabilities of given tokens are had, each way tried and its numbers looked at; or why they are not."""
+    """Return how log-probabilities of given tokens can be had, each way tried and checked; or else why they cannot."""
     if identity.vllm and not isinstance(prompt, str) and _forces(link, identity, list(prompt)):
         return "prompt_logprobs", ""
     why = ""
@@ -309,9 +309,9 @@ def _is_logprob(value: Json) -> bool:
 
 
 def _forces(link: Link, identity: Identity, ids: list[int]) -> bool:
-    """Whether a forced last token has the log-probability that it has as a part of the prompt.
+    """Return whether a forced last token has the log-probability that it has as a part of the prompt.
 
-    It has not where the server reports log-probabilities after it has masked (--logprobs-mode processed_logprobs).
+    It has not if the server reports log-probabilities after masking (--logprobs-mode processed_logprobs).
     """
     inside = _try(link, _asked(identity.model, {"prompt_logprobs": 1}, prompt=ids))
     forced = _try(link, _asked(identity.model, {"logprobs": 1, "allowed_token_ids": ids[-1:]}, prompt=ids[:-1]))
@@ -334,7 +334,7 @@ def _chat(identity: Identity, extra: Mapping[str, Json], text: str) -> dict[str,
 
 
 def _try(link: Link, body: Json) -> dict[str, Any] | None:
-    """The answer, None where the server refuses what it was asked."""
+    """Return the answer, None if the server refuses the request."""
     try:
         return link.post(PATHS["completions"], body, optional=True)
     except (Refused, NoAnswer):

@@ -1,4 +1,4 @@
-"""Which server is behind an address, asked again after reconnecting."""
+"""Find out which server is at an address; ask again after reconnecting."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ SAYS = "x-anchoreval"  # the header in which a vLLM server with our plugin says 
 
 
 def text_of(tokenizer: TextTokenizer, ids: Sequence[int]) -> str | None:
-    """The text that the tokenizer, with its special tokens, turns into `ids`; None where there is none.
+    """Return the text that the tokenizer, with its special tokens, turns into `ids`; None if there is no such text.
 
-    The anchor stands in the text where the tokenizer does not put it in front itself.
+    The text includes the anchor if the tokenizer does not put it in front itself.
     """
     for first in (1, 0):
         text = tokenizer.decode(list(ids[first:]), skip_special_tokens=False)
@@ -33,7 +33,7 @@ def text_of(tokenizer: TextTokenizer, ids: Sequence[int]) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The model and the engine as the server names them; None where it does not say."""
+    """The model and the engine as the server names them; None for what it does not say."""
 
     model: str
     owned_by: str | None = None
@@ -44,12 +44,12 @@ class Identity:
 
     @property
     def vllm(self) -> bool:
-        """Whether the fields that only vLLM has may be sent."""
+        """Whether fields that only vLLM has may be sent."""
         return self.version is not None and self.owned_by == "vllm"
 
     @property
     def plugin(self) -> Mapping[str, Json] | None:
-        """What our plugin in the server says that it computes; None where there is no such plugin."""
+        """What our plugin in the server says that it computes; None without the plugin."""
         if self.says is None:
             return None
         try:
@@ -73,19 +73,19 @@ class Offers:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """The identity of a server, the models in its list (None: it has none), and what is to be said of that list."""
+    """The identity of a server, the models in its list (None: it has no list), and a notice about that list."""
 
     identity: Identity
     names: tuple[str, ...] | None
     notice: str = ""
 
     def lacks(self, model: str) -> bool:
-        """Whether there is a list, and the model is not in it."""
+        """Return whether there is a list and the model is not in it."""
         return self.names is not None and model not in self.names
 
 
 def identify(link: Link, model: str) -> Listed:
-    """The identity of the server behind an address, as much of it as the server tells; its list is no condition."""
+    """Return the identity of the server at an address, as far as the server tells it. It need not have a model list."""
     try:
         said, headers = link.get(f"{link.address}/models")
     except Refused as error:
@@ -112,14 +112,14 @@ def _unlisted(link: Link, model: str, why: str) -> Listed:
 
 
 def text_or_none(value: Json) -> str | None:
-    """A text; None for anything else."""
+    """Return a text; None for anything else."""
     return value if isinstance(value, str) else None
 
 
 def require_same(link: Link, known: Listed) -> None:
-    """`ModelError` where another model or engine than the known one is behind the address now.
+    """Raise ModelError if another model or engine than the known one is at the address now.
 
-    A list that was there and now is not, or a version, tells of nothing; nor does one that was not there before.
+    A list or version that has disappeared proves nothing; nor does one that was not there before.
     """
     now, model = identify(link, known.identity.model), known.identity.model
     if now.names is None or known.names is None:
@@ -135,7 +135,7 @@ def require_same(link: Link, known: Listed) -> None:
 
 
 def _version(link: Link) -> str | None:
-    """The engine's version, where the server has /version beside or below the address."""
+    """Return the engine's version, if the server has /version beside or below the address."""
     try:
         said, _ = link.get(f"{link.address.removesuffix('/v1')}/version")
     except (Refused, NoAnswer):

@@ -1,7 +1,7 @@
-"""The positions that a server has for a prompt and its answer, wherever it says them.
+"""Find the number of positions that a server has for a prompt and its answer, wherever it states it.
 
-A fact about the server and no condition of a run: a server that says nothing is asked all the same, and what it says
-may change from one start to the next.
+It is not a condition of a run: a server that does not state it is used all the same, and what it states may change from
+one start to the next.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _BESIDE = (
 
 
 def stated_window(link: Link, model: str) -> int | None:
-    """The positions for a prompt and its answer; None where the server says none."""
+    """Return the number of positions for a prompt and its answer; None if the server does not state it."""
     return next(_stated(link, model), None)
 
 
@@ -50,14 +50,14 @@ def _stated(link: Link, model: str) -> Iterator[int]:
 
 
 def _in_row(said: Json, model: str) -> Iterator[int]:
-    """The counts in the model's row of a list of models."""
+    """Yield the counts in the model's row of a list of models."""
     for row in rows_of(said) or ():
         if model in names_of(row):
             yield from _numbers(row, *_IN_ROW)
 
 
 def _numbers(said: Json, *places: tuple[str, ...]) -> Iterator[int]:
-    """The counts that stand at `places`, each a path of keys."""
+    """Yield the counts that stand at `places`, each a path of keys."""
     for place in places:
         value = said
         for key in place:
@@ -67,7 +67,7 @@ def _numbers(said: Json, *places: tuple[str, ...]) -> Iterator[int]:
 
 
 def _parameter(said: Json) -> Iterator[int]:
-    """The `num_ctx` of a Modelfile, a line of its parameters."""
+    """Yield the `num_ctx` of a Modelfile, a line of its parameters."""
     parameters = said.get("parameters") if isinstance(said, dict) else None
     for line in parameters.splitlines() if isinstance(parameters, str) else ():
         name, _, value = line.partition(" ")

@@ -32,11 +32,11 @@ _STEP = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 
 
 class Unbounded(Exception):
-    """An answer that is larger or deeper than any answer to what was asked, or packed as nobody asked for."""
+    """An answer that is larger or deeper than any proper answer, or packed in a way that was not asked for."""
 
 
 class _Time(threading.local):
-    """Until when the answer that this thread waits for must be there."""
+    """The time by which the answer that this thread waits for must be there."""
 
     until: float | None = None
 
@@ -46,7 +46,7 @@ class _Time(threading.local):
         return self.until is not None and time.monotonic() >= self.until
 
     def left(self, timeout: float | None) -> float | None:
-        """The seconds that one operation may take; ReadTimeout where none are left."""
+        """Return the seconds that one operation may take; raise ReadTimeout if none are left."""
         if self.until is None:
             return timeout
         left = self.until - time.monotonic()
@@ -60,7 +60,7 @@ _time = _Time()
 
 @contextlib.contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Everything that this thread does over HTTP in the block, from the connection to the last byte, ends by then."""
+    """End everything that this thread does over HTTP in the block, from connection to last byte, within `seconds`."""
     _time.until = time.monotonic() + seconds
     try:
         yield
@@ -108,7 +108,7 @@ class _Network(httpcore2.SyncBackend):
 
 
 def client(url: str, connect_s: float, idle_s: float) -> httpx2.Client:
-    """A client for an address: through the proxies of the environment, but past them to this machine itself."""
+    """Return a client for an address. It uses the proxies of the environment, but not for this machine itself."""
     limits = httpx2.Limits(max_connections=None, keepalive_expiry=idle_s)
     timeout = httpx2.Timeout(None, connect=connect_s)
     direct = httpx2.HTTPTransport(limits=limits) if is_loopback(httpx2.URL(url).host) else None
@@ -121,7 +121,7 @@ def client(url: str, connect_s: float, idle_s: float) -> httpx2.Client:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host is this machine: localhost and its subdomains, 127.0.0.0/8, ::1, and 0.0.0.0, which means it."""
+    """Return whether a host is this machine: localhost and its subdomains, 127.0.0.0/8, ::1, or 0.0.0.0."""
     name = host.strip("[]").rstrip(".").lower()
     if name == "localhost" or name.endswith(".localhost"):
         return True
@@ -137,7 +137,7 @@ def is_loopback(host: str) -> bool:
 
 
 def content_of(answer: httpx2.Response, most: int, cut: bool = False) -> bytes:
-    """The body of an answer that is being received, unpacked; `cut` at `most` bytes, or else Unbounded over them."""
+    """Return the body of an answer being received, unpacked; over `most` bytes `cut` it there, or raise Unbounded."""
     content = bytearray()
     for piece in _unpacked(answer.iter_raw(), answer.headers.get("content-encoding", "")):
         content += piece
@@ -149,7 +149,7 @@ def content_of(answer: httpx2.Response, most: int, cut: bool = False) -> bytes:
 
 
 def json_of(content: bytes) -> Json:
-    """The JSON of a body; ValueError for none, Unbounded where it is nested too deeply."""
+    """Return the JSON of a body; raise ValueError if it is not JSON, Unbounded if it is nested too deeply."""
     brackets = _STRING.sub(b"", content).translate(None, _NO_BRACKET)
     if max(itertools.accumulate(map(_STEP.__getitem__, brackets)), default=0) > _DEEPEST:
         raise Unbounded(f"JSON nested more than {_DEEPEST} deep")
@@ -160,7 +160,7 @@ def json_of(content: bytes) -> Json:
 
 
 def _unpacked(chunks: Iterable[bytes], encodings: str) -> Iterator[bytes]:
-    """The bytes that were packed as a Content-Encoding header says, in pieces, no faster than time allows."""
+    """Yield the bytes that a Content-Encoding header says were packed, in pieces, checking the deadline."""
     names = [name.strip().lower() for name in encodings.split(",") if name.strip().lower() not in ("", "identity")]
     if unknown := [name for name in names if name not in _WBITS]:
         raise Unbounded(f"Content-Encoding {unknown[0][:20]!r}, which was not asked for")
@@ -175,7 +175,7 @@ def _unpacked(chunks: Iterable[bytes], encodings: str) -> Iterator[bytes]:
 
 
 def _inflated(chunks: Iterable[bytes], wbits: int) -> Iterator[bytes]:
-    """What zlib unpacks, in pieces of at most `_PIECE` bytes; ValueError where it is broken or ends too early."""
+    """Yield what zlib unpacks, in pieces of at most `_PIECE` bytes; raise ValueError if it is broken or ends early."""
     unpacker, begun = None, False
     for chunk in chunks:
         while chunk:
@@ -199,5 +199,5 @@ def _inflated(chunks: Iterable[bytes], wbits: int) -> Iterator[bytes]:
 
 
 def _is_zlib(chunk: bytes) -> bool:
-    """Whether deflated bytes begin with zlib's header; some servers send them without."""
+    """Return whether deflated bytes begin with zlib's header; some servers send them without."""
     return chunk[0] & 15 == 8 and (len(chunk) < 2 or (chunk[0] * 256 + chunk[1]) % 31 == 0)

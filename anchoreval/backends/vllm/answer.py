@@ -1,4 +1,4 @@
-"""Batches of requests to outputs, through one vLLM engine. Imports no vLLM itself."""
+"""Answer batches of requests through one vLLM engine. Imports no vLLM itself."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from anchoreval.schema import Output, Request
 class Answering:
     """One pass over a list of requests under one arm.
 
-    The phases of a batch (see vllm_asks) each run to their end before the next begins, so that what is computed
-    together follows from the requests, not from the answers; only generation itself goes on in what rows are left.
+    The phases of a batch (see asks.py) each run to their end before the next begins, so that what is computed together
+    follows from the requests, not from the answers; only generation itself continues with the rows that are left.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class Answering:
         self._arrangement, self._arm = arrangement, arm
 
     def outputs(self, requests: Sequence[Request]) -> Iterator[Output]:
-        """One output per request, batch by batch; the same bits whatever was answered before."""
+        """Yield one output per request, batch by batch; the bits do not depend on what was answered before."""
         self._engine.forget()
         for batch in batches(requests, self._engine.cache, self._engine.batching.max_num_seqs):
             began = time.perf_counter()
@@ -43,7 +43,7 @@ class Answering:
         return Row(request, TextStream(self._decoder, request.token_ids, request.stop), context)
 
     def _score(self, rows: Sequence[Row]) -> None:
-        """Reference and choices of every row."""
+        """Score reference and choices of every row."""
         behind = [row.behind() for row in rows]
         first = iter(self._replies([ask for asks in behind for ask in asks]))
         said = [[next(first) for _ in asks] for asks in behind]
@@ -53,7 +53,7 @@ class Answering:
             row.score(replies, {each: next(second) for each in asks})
 
     def _replies(self, asks: Sequence[Ask]) -> list[Reply]:
-        """A reply to each ask, in order; one whose rows were cached is asked again, computed afresh."""
+        """Return a reply to each ask, in order; an ask whose rows were cached is repeated and computed afresh."""
         made = [reply for lot in lots(asks, self._engine.cache) for reply in self._engine.replies(lot)]
         torn = [i for i, (ask, reply) in enumerate(zip(asks, made, strict=True)) if not reply.usable(ask)]
         again = [self._afresh(asks[i]) for i in torn]
@@ -67,7 +67,7 @@ class Answering:
         return Ask(ask.token_ids, ask.context, ask.next_ids, ask.rows_from, afresh=True)
 
     def _generate(self, rows: Sequence[Row]) -> None:
-        """Adds greedy tokens to the rows until all ended."""
+        """Add greedy tokens to the rows until all have ended."""
         asked = [(row, ask) for row in rows if (ask := row.generated(self._eos)) is not None]
         for lot in lots([ask for _, ask in asked], self._engine.cache):
             going = [asked.pop(0)[0] for _ in lot]

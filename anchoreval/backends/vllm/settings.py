@@ -1,4 +1,4 @@
-"""What a vLLM engine is started with, apart from the arm. Imports no vLLM.
+"""The settings that a vLLM engine is started with, apart from the arm. Imports no vLLM.
 
 Settings that change bits are part of a run's identity; those that only cost memory are not. Compilation by Inductor is
 off in every engine: its fused kernels skip roundings that a RoPE level consists of.
@@ -24,13 +24,13 @@ from anchoreval.schema import Json
 _KV_CACHE_ENV = "VLLM_CPU_KVCACHE_SPACE"
 _CPU_KV_CACHE_GB = 4.0
 _CPU_BLOCK_TOKENS, _GPU_BLOCK_TOKENS = 32, 16  # vLLM's kernels want multiples of 32 on a CPU
-#: RoPE types whose tables follow from `max_model_len`: one position more would be another model.
+#: RoPE types whose tables follow from `max_model_len`: one more position would make another model.
 _BY_LENGTH = {"dynamic", "longrope", "su"}
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`window` is the number of positions that prompts may take; the other names are vLLM's, but for `kv_cache_gb`."""
+    """`window` is the number of positions that prompts may take; the other names are vLLM's, except `kv_cache_gb`."""
 
     dtype: str
     window: int
@@ -50,22 +50,22 @@ class Settings:
         return self.window if self.grows else self.window + 1
 
     def identity(self) -> dict[str, Json]:
-        """What changes what is computed; over how many GPUs changes last bits only."""
-        said = {
+        """Return the settings that change what is computed; the number of GPUs changes last bits only."""
+        identity = {
             "max_num_batched_tokens": self.batching.max_num_batched_tokens,
             "max_num_seqs": self.batching.max_num_seqs,
             "block_size": self.block_size,
             "enforce_eager": self.enforce_eager,
             "batch_invariant": self.batch_invariant,
         }
-        return said | ({"max_model_len": self.max_model_len} if self.grows else {})
+        return identity | ({"max_model_len": self.max_model_len} if self.grows else {})
 
     def engine(self, folder: Path, batching: Batching) -> dict[str, Any]:
-        """Keyword arguments of vLLM's `EngineArgs`."""
+        """Return keyword arguments of vLLM's `EngineArgs`."""
         memory = None if self.kv_cache_gb is None else int(self.kv_cache_gb * 2**30)
         return {
             "model": str(folder),
-            "skip_tokenizer_init": True,  # prompts are token ids, texts are made here
+            "skip_tokenizer_init": True,  # prompts are token ids, and texts are made by this package
             "trust_remote_code": self.trust_remote_code,
             "load_format": "safetensors",
             "dtype": self.dtype,
@@ -104,7 +104,7 @@ def settings_of(
     kv_cache_gb: float | None,
     trust_remote_code: bool,
 ) -> Settings:
-    """The settings with what was left open filled in; `ModelError` for what cannot be."""
+    """Return the settings with defaults filled in; raise ModelError for settings that cannot work."""
     if batch_invariant and on_cpu:
         raise ModelError("batch_invariant=true needs CUDA: vLLM's batch invariant kernels are written in Triton")
     if min(max_num_batched_tokens, max_num_seqs, 1 if block_size is None else block_size, tensor_parallel_size) < 1:
@@ -128,26 +128,26 @@ def settings_of(
 
 
 def parameters_of(checkpoint: Checkpoint) -> int:
-    """Numbers in the checkpoint's safetensors."""
-    found = 0
+    """Return how many numbers the checkpoint's safetensors hold."""
+    total = 0
     for name in sorted(name for name in checkpoint.sha256 if name.endswith(".safetensors")):
         with safe_open(checkpoint.folder / name, "pt") as file:
             for key in file.keys():  # noqa: SIM118 - no mapping
                 size = 1
                 for side in file.get_slice(key).get_shape():
                     size *= side
-                found += size
-    return found
+                total += size
+    return total
 
 
 def _dtype(asked: str, config: dict[str, Any], checkpoint: Checkpoint) -> str:
-    """The number format that transformers loads the checkpoint in; vLLM's own `auto` halves float32."""
+    """Return the number format in which transformers loads the checkpoint; vLLM's own `auto` halves float32."""
     if asked != "auto":
         if asked not in DTYPES:
             raise ModelError(f"unknown dtype {asked!r}: one of auto, {', '.join(DTYPES)}")
         return asked
     text = config.get("text_config") or {}
-    stated = next((one for one in (config.get("dtype"), config.get("torch_dtype"), text.get("dtype")) if one), None)
+    stated = next((kind for kind in (config.get("dtype"), config.get("torch_dtype"), text.get("dtype")) if kind), None)
     if stated is not None:
         return str(stated).removeprefix("torch.")
     name = next(name for name in sorted(checkpoint.sha256) if name.endswith(".safetensors"))
@@ -165,7 +165,7 @@ def _window(asked: int | None, config: dict[str, Any]) -> int:
 
 
 def _kv_cache(asked: float | None, on_cpu: bool) -> float | None:
-    """Gibibytes of the cache of keys and values; vLLM's own choice on CUDA, or where its variable is set."""
+    """Return the gibibytes of the cache of keys and values; None leaves the choice to vLLM or to its variable."""
     if not os.environ.get(_KV_CACHE_ENV) or not on_cpu:
         return asked if asked is not None or not on_cpu else _CPU_KV_CACHE_GB
     if asked is not None:

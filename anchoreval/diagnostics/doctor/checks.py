@@ -30,26 +30,27 @@ from anchoreval.prompt import Anchor, require_no_anchor
 from anchoreval.schema import Json
 
 TORCH = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-#: Radians. FINE is the most that rounding a cosine to bf16 moves it (half of the spacing 2**-8 below 1); an angle off
-#: by COARSE, half of the step between neighbours at the fastest rotation, is nearer to another position.
+#: Radians. FINE is the most by which rounding to bf16 moves a cosine: half of the spacing 2**-8 below 1. COARSE is half
+#: of the step between neighbouring positions at the fastest rotation: an angle off by more is nearer to another
+#: position.
 FINE, COARSE = 2.0**-9, 0.5
-CEILING = 1 << 20  # positions looked at
+CEILING = 1 << 20  # positions that are checked
 _BLOCK = 1 << 14
 SINK_ROWS = 32  # query rows of a block
 ASKED = (*LEVELS, "fp32+shift:16", "fp32+anchor-shift:16", "fp32+reset", "anchor/fp32", "intra-doc/fp32")
 
 
 def detected_levels(model: nn.Module) -> dict[str, str | None]:
-    """The level that the installed modelling code computes, by model dtype; None where it equals none."""
-    found = {}
+    """Return model dtype -> the level that the installed modelling code computes, or None if it equals no level."""
+    levels = {}
     for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16), ("float16", torch.float16)):
         empty = {id(p): nn.Parameter(torch.empty(0, dtype=dtype), requires_grad=False) for p in model.parameters()}
-        found[name] = inspect_rope(copy.deepcopy(model, empty)).detected
-    return found
+        levels[name] = inspect_rope(copy.deepcopy(model, empty)).detected
+    return levels
 
 
 def after_cast(model: nn.Module) -> float | None:
-    """The largest relative error of inv_freq after `model.to(torch.bfloat16)`; None where nothing can be compared."""
+    """Return the largest relative error of inv_freq after `model.to(torch.bfloat16)`, or None without a comparison."""
     errors = []
     for path, module in rotary_modules(model).items():
         if unchecked(module) is None:
@@ -59,10 +60,10 @@ def after_cast(model: nn.Module) -> float | None:
 
 
 def resolved(model: nn.Module, ceiling: int) -> dict[str, dict[str, int]]:
-    """By level the last position up to which every angle is within `fine` and `coarse` of fp64.
+    """Return level -> the last positions up to which every angle is within `fine` and within `coarse` of fp64.
 
-    Over all rotations of all rotary modules, against fp64 products of the model's own fp32 frequencies; `ceiling - 1`
-    means that no position below the ceiling failed.
+    All rotations of all rotary modules are compared with fp64 products of the model's own fp32 frequencies.
+    `ceiling - 1` means that no position below the ceiling failed.
     """
     buffers = [
         b for path, m in rotary_modules(model).items() for b in frequency_buffers(sound_copy(m, path)[0]).values()
@@ -79,23 +80,23 @@ def resolved(model: nn.Module, ceiling: int) -> dict[str, dict[str, int]]:
 
 
 def last_resolved(inv_freq_F: Tensor, inv_freq: str, angle: str, ceiling: int) -> dict[str, int]:
-    """The last position before the first error over FINE and over COARSE, looking below `ceiling`."""
-    found: dict[str, int] = {}
+    """Return the last position before the first error over FINE and over COARSE, for positions below `ceiling`."""
+    last: dict[str, int] = {}
     rounded_F = inv_freq_F.to(TORCH[inv_freq]).to(TORCH[angle])
     for start in range(0, ceiling, _BLOCK):
         position_P = torch.arange(start, min(start + _BLOCK, ceiling))
-        made_PF = position_P.to(TORCH[angle])[:, None] * rounded_F
-        error_P = (made_PF.double() - position_P.double()[:, None] * inv_freq_F.double()).abs().amax(1)
+        angle_PF = position_P.to(TORCH[angle])[:, None] * rounded_F
+        error_P = (angle_PF.double() - position_P.double()[:, None] * inv_freq_F.double()).abs().amax(1)
         for name, most in (("fine", FINE), ("coarse", COARSE)):
-            if name not in found and bool((error_P > most).any()):
-                found[name] = start + int((error_P > most).nonzero()[0]) - 1
-        if len(found) == 2:
+            if name not in last and bool((error_P > most).any()):
+                last[name] = start + int((error_P > most).nonzero()[0]) - 1
+        if len(last) == 2:
             break
-    return {name: found.get(name, ceiling - 1) for name in ("fine", "coarse")}
+    return {name: last.get(name, ceiling - 1) for name in ("fine", "coarse")}
 
 
 def sinks(network: StockNetwork, ids: list[int]) -> dict[str, Json]:
-    """The shares of `sink_shares` as `by_layer`; None and `why` where a model hands out no attention weights."""
+    """Return the result of `sink_shares` as `by_layer`, or None and `why` if the model returns no attention weights."""
     try:
         return {"by_layer": sink_shares(network, ids)}
     except BROKEN as error:
@@ -104,9 +105,10 @@ def sinks(network: StockNetwork, ids: list[int]) -> dict[str, Json]:
 
 @torch.inference_mode()
 def sink_shares(network: StockNetwork, ids: list[int]) -> list[float]:
-    """By attention layer the share of attention that queries in the second half of `ids` give to the first token.
+    """Return for each attention layer the share of attention from the second half of `ids` to the first token.
 
-    Mean over heads and queries, block of queries by block, with the `eager` kernel (the one that hands weights out).
+    A share is the mean over heads and queries. Queries are computed in blocks with the `eager` kernel, which is the one
+    that returns weights.
     """
     model, length = network.model, len(ids)
     if getattr(model.config, "alibi", False):
@@ -120,7 +122,7 @@ def sink_shares(network: StockNetwork, ids: list[int]) -> list[float]:
             weights = _weights(network, ids[at:stop], cache, (at, stop))
             late = max(0, length // 2 - at)
             rows += max(0, stop - at - late)
-            total = total or [0.0] * len(weights)  # layers that share keys attend too, and are not in the cache
+            total = total or [0.0] * len(weights)  # not the cache's layers: layers that share keys are missing there
             for layer, weight_HQC in enumerate(weights):
                 total[layer] += float(weight_HQC[:, late:, 0].double().sum() / weight_HQC.shape[0])
     finally:
@@ -129,9 +131,9 @@ def sink_shares(network: StockNetwork, ids: list[int]) -> list[float]:
 
 
 def _weights(network: StockNetwork, ids: list[int], cache: Any, at: tuple[int, int]) -> list[Tensor]:
-    """Attention weights [H, Q, C] of every layer for the tokens at positions `at`."""
+    """Return the attention weights [H, Q, C] of every layer for the tokens at positions `at` (start, stop)."""
     device = network.device
-    made = network.model(
+    output = network.model(
         input_ids=torch.tensor([ids], device=device),
         past_key_values=cache,
         position_ids=torch.arange(*at, device=device)[None],
@@ -139,18 +141,18 @@ def _weights(network: StockNetwork, ids: list[int], cache: Any, at: tuple[int, i
         logits_to_keep=1,
         output_attentions=True,
     )
-    if not made.attentions or any(weights is None for weights in made.attentions):
+    if not output.attentions or any(weights is None for weights in output.attentions):
         raise ValueError("the model hands out no attention weights")
-    return [weight_1HQC[0] for weight_1HQC in made.attentions]
+    return [weight_1HQC[0] for weight_1HQC in output.attentions]
 
 
 def allowed_arms(backend: HfBackend, anchor: Anchor = "auto") -> dict[str, dict[str, Json]]:
-    """By arm `allowed`, the `kernel` it needs and `why` not: each was installed and one short pass run under it.
+    """Return for each arm whether it is `allowed`, the `kernel` it needs, and else the reason (`why`).
 
-    First with the kernel that the model was loaded with, as `run` does without a flag, then with `fused`. Under the
-    anchor `none` arms that act on it are not.
+    Each arm is installed and one short pass is run under it: first with the kernel that the model was loaded with, as
+    `run` does without a flag, then with `fused`. Under the anchor `none`, arms that act on the anchor are not allowed.
     """
-    found = {}
+    arms = {}
     for name in ASKED:
         refusals = []
         for kernel in (str(backend.describe()["kernel"]), "fused"):
@@ -159,29 +161,29 @@ def allowed_arms(backend: HfBackend, anchor: Anchor = "auto") -> dict[str, dict[
                     require_no_anchor(parse_arm(name))
                 with backend.under(replace(parse_arm(name), kernel=kernel)) as applied:
                     _one_pass(backend.model)
-                found[name] = {"allowed": True, "kernel": applied["kernel"], "why": None}
+                arms[name] = {"allowed": True, "kernel": applied["kernel"], "why": None}
                 break
             except (AnchorEvalError, RuntimeError, ValueError) as error:
                 refusals.append(" ".join(str(error).split()))
         else:
-            found[name] = {"allowed": False, "kernel": None, "why": refusals[0].partition(": ")[2] or refusals[0]}
-    return found
+            arms[name] = {"allowed": False, "kernel": None, "why": refusals[0].partition(": ")[2] or refusals[0]}
+    return arms
 
 
 @torch.inference_mode()
 def _one_pass(model: Any) -> None:
     ids = torch.arange(3, 11, device=next(model.parameters()).device)[None]
-    made = model(ids, attention_mask=torch.ones_like(ids), position_ids=torch.arange(8, device=ids.device)[None])
-    if not math.isfinite(float(made.logits.float().abs().max())):
+    output = model(ids, attention_mask=torch.ones_like(ids), position_ids=torch.arange(8, device=ids.device)[None])
+    if not math.isfinite(float(output.logits.float().abs().max())):
         raise AnchorEvalError("the logits are not finite")
 
 
 def layer_kinds(config: Any) -> dict[str, Json]:
-    """Layers by kind of attention, the window in tokens (None where no layer has one) and layers without RoPE."""
+    """Return the layers by kind of attention, the window in tokens (None without one) and the layers without RoPE."""
     counted: Mapping[str, int] = Counter(kinds_of_layers(config))
-    turned = stated(config, "no_rope_layers") or []
+    rope_by_layer = stated(config, "no_rope_layers") or []
     return {
         "kinds": dict(counted),
         "sliding_window": stated(config, "sliding_window") if "sliding_attention" in counted else None,
-        "without_rope": [layer for layer, rotates in enumerate(turned) if not rotates],
+        "without_rope": [layer for layer, rotates in enumerate(rope_by_layer) if not rotates],
     }

@@ -1,4 +1,4 @@
-"""`anchoreval doctor`: what a checkpoint's RoPE honestly is, on one page: measured on the loaded model, not assumed."""
+"""`anchoreval doctor`: a checkpoint's RoPE precision, trained length and usable arms, measured on the loaded model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SINK_TOKENS = 512
 ORIGINAL = "original_max_position_embeddings"
-#: Scalings that users put on a model that was never trained with them, as well as those that trained with them.
+#: Scalings that some models are trained with and that users also put on models that were never trained with them.
 SCALED_AFTERWARDS = frozenset({"yarn", "linear", "dynamic"})
 Facts = dict[str, Any]
 _LOADED = ("kernel", "kernel_why", "unused_weights")
@@ -36,9 +36,9 @@ def examine(
     trust_remote_code: bool = False,
     anchor: Anchor = "auto",
 ) -> Facts:
-    """All facts of a checkpoint as JSON values, with `anchor="none"` of what a run without the anchor token would see.
+    """Return all facts of a checkpoint as JSON values; `anchor="none"` measures what a run without the anchor sees.
 
-    Errors: AnchorEvalError where it cannot be loaded.
+    Raise AnchorEvalError if the checkpoint cannot be loaded.
     """
     from anchoreval.backends import open_backend
     from anchoreval.model import Model
@@ -92,13 +92,13 @@ def _measured(backend: HfBackend, tokenizer: TextTokenizer, anchor: Anchor) -> F
 
 
 def _even(length: int) -> float:
-    """The first token's share, had every query in the second half looked at all keys alike."""
+    """Return the first token's share of attention if every query in the second half attended to all keys evenly."""
     rows = range(length // 2, length)
     return sum(1 / (row + 1) for row in rows) / len(rows)
 
 
 def prose_ids(tokenizer: TextTokenizer, length: int, anchor: Anchor = "auto") -> list[int]:
-    """The anchor token, unless `anchor` is none, and generated prose, `length` tokens in all."""
+    """Return `length` token ids: the anchor token, unless `anchor` is none, and generated prose."""
     from anchoreval.prompt import anchor_token
     from anchoreval.texts.prose import sentences
 
@@ -111,11 +111,11 @@ def prose_ids(tokenizer: TextTokenizer, length: int, anchor: Anchor = "auto") ->
 
 
 def trained_length(config: Mapping[str, Json], card: ModelCard, asked: int | None) -> Facts:
-    """`trained` tokens and where that is from; never max_position_embeddings times a factor.
+    """Return the `trained` length in tokens and its `source`; never max_position_embeddings times a factor.
 
-    In order: what the user says, the model card, then the configuration: max_position_embeddings, but under a scaling
-    that is also switched on without training (SCALED_AFTERWARDS) original_max_position_embeddings where it is stated.
-    `meaning` says in words what the two numbers are.
+    The first of these that is stated counts: the user's --max-length, the model card, the configuration. From the
+    configuration it is max_position_embeddings; but under a scaling that is also switched on without training
+    (SCALED_AFTERWARDS) it is original_max_position_embeddings if stated. `meaning` explains the two numbers in words.
     """
     groups, kinds = ropes_of(config), rope_types(config)
     positions = positions_of(config) or stated(config, "n_positions")
@@ -138,7 +138,7 @@ def trained_length(config: Mapping[str, Json], card: ModelCard, asked: int | Non
 
 
 def _meaning(stated: int | None, original: int | None, afterwards: bool, kinds: str) -> str | None:
-    """What the two numbers of a configuration mean, None where it states but one."""
+    """Return in words what the two numbers of a configuration mean, or None if it states only one."""
     if original is None:
         return None
     if afterwards:
@@ -150,15 +150,15 @@ def _meaning(stated: int | None, original: int | None, afterwards: bool, kinds: 
 
 
 def anchor_facts(tokenizer: TextTokenizer, anchor: Anchor = "auto") -> Facts:
-    """The anchor token, and how often tokenizer and chat template put it in front by themselves.
+    """Return the anchor token, and how often tokenizer and chat template put it in front by themselves.
 
     Under `none` no token is the anchor (`id` is None).
     """
     from anchoreval.prompt import anchor_token
 
     if anchor == "none":
-        own = len(tokenizer.front)
-        return {"text": None, "id": None, "kind": None, "from_tokenizer": own, "from_tokenizer_and_template": None}
+        front = len(tokenizer.front)
+        return {"text": None, "id": None, "kind": None, "from_tokenizer": front, "from_tokenizer_and_template": None}
     text, number = anchor_token(tokenizer)
     kind = "BOS" if tokenizer.bos else "EOS"
     alone = _leading(tokenizer.encode("x", special_tokens=True), number)
@@ -168,7 +168,7 @@ def anchor_facts(tokenizer: TextTokenizer, anchor: Anchor = "auto") -> Facts:
 
 
 def _opening(tokenizer: TextTokenizer) -> str | None:
-    """What the chat template writes before the user's turn, its own BOS included; None without a usable template."""
+    """Return the chat template's text before the user's turn, with its own BOS, or None without a usable template."""
     from anchoreval.prompt import rendered
 
     try:
@@ -182,7 +182,7 @@ def _leading(ids: list[int], anchor: int) -> int:
 
 
 def page(facts: Facts) -> str:
-    """The facts on one page of text."""
+    """Return the facts as one page of text."""
     engine, length, rope = facts["engine"], facts["length"], facts["rope"]
     versions = f"transformers {engine['versions']['transformers']}, torch {engine['versions']['torch']}"
     lines = [
@@ -277,5 +277,5 @@ def _arm_lines(arms: Mapping[str, Facts]) -> list[str]:
 
 
 def _listed(head: str, text: str) -> list[str]:
-    """Lines of at most 110 characters with `head` in the margin."""
+    """Wrap the text to lines of at most 110 characters with `head` in the margin."""
     return textwrap.wrap(text, 110, initial_indent=f"{head:<13}", subsequent_indent=" " * 13, break_long_words=False)

@@ -1,7 +1,7 @@
-"""The numerics probe of a model: what a shift of all positions, and each RoPE precision, does to its attention.
+"""The numerics probe of a model: how a shift of all positions, and each RoPE precision, changes its attention.
 
 study    which runs are made and compared, over which texts -> rows
-parts    what one text shows under one level -> a line of probe.jsonl, and back
+parts    the measures of one text under one level -> a line of probe.jsonl, and back
 sheet    rows -> probe.csv, texts.csv
 reading  rows -> the paragraph and the tables of the page
 plots    curves -> inline SVG
@@ -46,19 +46,25 @@ def probe(
     tell: Callable[[str], None] = lambda _: None,
     watch: Watch = unwatched,
 ) -> Study:
-    """The measured study of `model` (a card of models/, a folder or a hub id).
+    """Measure `model` (a card of models/, a folder or a hub id) and return the study.
 
-    `lengths` are tokens, the anchor token included; `shift` is the pair of offsets of all positions, or more: the last
-    is compared with the first at every length, and with those between at `curve_length`. `levels` are RoPE levels,
-    comma separated, or `all`; `text` is a UTF-8 file or a folder of *.txt (default: generated prose); `texts` is how
-    many texts at each length, or pairs (from this length on, so many) (default: two up to 512 tokens, one above);
-    `queries` is how many query rows of a longer text are measured; `dtype` is that of the model that is probed first
-    (default: the checkpoint's, for a card's own dtype says how tasks run); `max_length` is what the model was trained
-    at, where its card and configuration do not say;
-    `random_init` adds the same architecture with random weights also where the model is large (up to 100 million
-    parameters it is always there); `copy=False` leaves out the float32 copy of a model of 16 bits; `anchor="none"`
-    puts no anchor token in front. What is measured is appended to the file `kept`, from which a study that was cut
-    goes on. Raises AnchorEvalError, one line, for what cannot be done.
+    `lengths`       in tokens, the anchor token included
+    `shift`         offsets of all positions, two or more: the last is compared with the first at every length, and with
+                    those between at `curve_length`
+    `levels`        RoPE levels, separated by commas, or `all`
+    `text`          a UTF-8 file or a folder of *.txt (default: generated prose)
+    `texts`         number of texts at each length, or pairs (from this length on, number of texts) (default: two up to
+                    512 tokens, one above)
+    `queries`       number of query rows of a longer text that are measured
+    `dtype`         of the model that is probed first (default: the checkpoint's, because a card's dtype is for tasks)
+    `max_length`    the trained length, if the model's card and configuration do not state it
+    `random_init`   adds the same architecture with random weights for a large model too; a model of up to 100 million
+                    parameters always has it
+    `copy`          False leaves out the float32 copy of a model of 16 bits
+    `anchor`        "none" puts no anchor token in front
+    `kept`          a file to which all measures are appended, and from which a cut study resumes
+
+    Raise AnchorEvalError, with one line, for settings or models that cannot be measured.
     """
     from anchoreval.diagnostics.probe.study import Settings, investigate
 
@@ -73,7 +79,7 @@ def probe(
 
 
 def write_probe(study: Study, folder: Path) -> tuple[Path, Path]:
-    """Paths of probe.csv and probe.html, written whole or not at all; probe.svg and texts.csv lie beside.
+    """Write probe.csv, probe.html, probe.svg and texts.csv, each whole or not at all; return the first two paths.
 
     probe.svg has the paper's three panels, texts.csv the totals of every text. The same study gives the same bytes.
     """

@@ -1,4 +1,4 @@
-"""What the probe measures of one layer, by name. Imports no torch, so that whoever writes tables can read the names.
+"""What the probe measures of one layer, by name. Imports no torch, so that code that writes tables can read the names.
 
 Shape letters: H query heads, L keys. Source of D and D_logit: arXiv 2411.13476, equations 4 and 5.
 """
@@ -14,14 +14,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Difference:
-    """What two computations of one layer differ by; each tensor is [H], those by key are [L], all fp64.
+    """The differences between two computations of one layer; each tensor is [H], those by key are [L], all fp64.
 
     D             equation 4: sum over keys of the mean |weight difference| over the queries that see the key
     D_logit       equation 5: mean over queries of the |score difference| of the first key
     logit_first   the same over queries that also see another key; logit_other: per other key, same queries
-    logit_top     of the top key: of all but the first, that with the largest mean weight among the queries that see
-                  it, at least half of those measured; a sink-like key beside the first, where there is one
-    weight_first, weight_other, weight_top   the same of weights
+    logit_top     the same for the top key. The top key is not the first key and must be seen by at least half of the
+                  measured queries; it has the largest mean weight over the queries that see it. If the head has a
+                  second sink-like key, this is it
+    weight_first, weight_other, weight_top   the same for weights
     share_first   the first key's part of the sum of all |weight differences|
     mass_first, mass_top   mean weight of the first key and of the top key, in the first of the two computations
     key_logit, key_weight  per key: mean over the queries that see it, summed over heads
@@ -43,6 +44,6 @@ class Difference:
 
 
 MEASURES = tuple(field.name for field in fields(Difference))
-#: The measures that have one value per key, and those that have one per head.
+#: The measures with one value per key, and those with one value per head.
 BY_KEY = tuple(name for name in MEASURES if name.startswith("key_"))
 BY_HEAD = tuple(name for name in MEASURES if name not in BY_KEY)

@@ -1,4 +1,4 @@
-"""probe.html: one self-contained page without scripts, the paper's three panels and what was found."""
+"""probe.html: one self-contained page without scripts, with the paper's three panels and a summary in words."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from anchoreval.diagnostics.probe.sheet import Mode, Row, Study
 
 TEMPLATES = Path(__file__).parent / "templates"
 TOP_HEADS = 12
-#: The first of these levels that was measured is the floor: what is left to see where RoPE rounds in float32 alone.
+#: The first of these levels that was measured is the floor: the differences that remain if RoPE rounds in float32 only.
 FLOORS = ("fp32-qk", "fp32")
 
 
@@ -41,7 +41,7 @@ class Panel:
 
 
 def page(study: Study) -> str:
-    """The text of probe.html."""
+    """Return the text of probe.html."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -67,20 +67,20 @@ def page(study: Study) -> str:
 
 
 def picture(study: Study) -> str:
-    """The text of probe.svg: the paper's three panels of the model as stored, in one drawing that needs no page."""
+    """Return the text of probe.svg: the paper's three panels of the model as stored, in one stand-alone drawing."""
     dtype, mode = settings(study)[0]
     panels = [panel(study) for panel in (_shift_panel, _weight_panel, _length_panel)]
-    drawn = [Drawing(panel.title, panel.note, panel.charts[0][1]) for panel in panels]
+    drawings = [Drawing(panel.title, panel.note, panel.charts[0][1]) for panel in panels]
     words = _words(study, dtype, mode)
     head = f"{study.model}: what a shift of all positions does to attention, by RoPE level ({words})"
     counts = {row.setting.length: row.setting.texts for row in study.totals()}
     texts = ", ".join(f"{counts[length]} at {length:,}" for length in lengths(study))
     notes = [f"Vertical bars: 95% interval over the texts; tokens and texts: {texts}.", floor_words(study)]
-    return sheet(head, drawn, levels(study), [*filter(None, notes)], (TEMPLATES / "probe.css").read_text("utf-8"))
+    return sheet(head, drawings, levels(study), [*filter(None, notes)], (TEMPLATES / "probe.css").read_text("utf-8"))
 
 
 def floor_words(study: Study) -> str:
-    """What the grey area of a chart is; nothing where no level can be the floor."""
+    """Return in words what the grey area of a chart is, or "" if no level can be the floor."""
     level = _floor_level(study)
     return f"Grey: at or below the floor {level}, where RoPE rounds in float32 alone." if level else ""
 
@@ -96,20 +96,20 @@ def _words(study: Study, dtype: str, mode: Mode) -> str:
 def _panel(
     study: Study, title: str, note: str, axis: Axis, points: Callable[[str, Mode, str], Iterable[Point]]
 ) -> Panel:
-    """A chart per setting with a curve per level; `points` of (dtype, mode, level)."""
+    """Return a chart per setting with a curve per level; `points` takes (dtype, mode, level)."""
     names, floor = levels(study), _floor_level(study)
-    drawn = [
+    settings_curves = [
         (_words(study, dtype, mode), [Curve(n, at, tuple(points(dtype, mode, n))) for at, n in enumerate(names)])
         for dtype, mode in settings(study)
     ]
-    scale = decades([curve for _, curves in drawn for curve in curves])
+    scale = decades([curve for _, curves in settings_curves for curve in curves])
 
     def draw(curves: list[Curve], name: str) -> str:
         below = next((curve.points for curve in curves if curve.name == floor), ())
         area = Floor(tuple((x, None, y) for x, y, *_ in below if y > 0)) if below else None
         return chart(curves, axis, scale, f"{title}: {name}", area)
 
-    return Panel(title, note, tuple((name, draw(curves, name)) for name, curves in drawn))
+    return Panel(title, note, tuple((name, draw(curves, name)) for name, curves in settings_curves))
 
 
 def _shift_panel(study: Study) -> Panel:
@@ -180,13 +180,13 @@ def _by_length(study: Study, title: str, note: str, against: str, measure: str) 
 
 
 def _point(x: float, row: Row, measure: str) -> Point:
-    """A mean over the texts and its interval; without one where it reaches down to zero, on axes that have none."""
+    """Return a mean over the texts with its interval; without one if it reaches zero, which the axis does not have."""
     value, half = row.values[measure], row.halves.get(measure, 0.0)
     return (x, value, value - half, value + half) if 0 < half < value else (x, value)
 
 
 def _middle(key: str) -> float:
-    """The geometric middle of a bin, or the key itself."""
+    """Return the geometric middle of a bin, or the key itself."""
     low, _, high = key.partition("-")
     return float(low) if not high else (float(low) * float(high)) ** 0.5
 
@@ -196,9 +196,9 @@ def _short(length: int) -> str:
 
 
 def _table(study: Study) -> list[tuple[str, list[list[str]]]]:
-    """Per setting, a line per level: numbers at the longest length."""
+    """Return for each setting a line per level, with the numbers at the longest length."""
     (shift, other), longest = pair(study), lengths(study)[-1]
-    found = []
+    tables = []
     for dtype, mode in settings(study):
         lines = []
         for level in levels(study):
@@ -206,8 +206,8 @@ def _table(study: Study) -> list[tuple[str, list[list[str]]]]:
             row, oracle = total(study, against="shift", other=other, **wanted), total(study, against="oracle", **wanted)
             if row and oracle:
                 lines.append(_line(row, oracle))
-        found.append((_words(study, dtype, mode), lines))
-    return found
+        tables.append((_words(study, dtype, mode), lines))
+    return tables
 
 
 def _line(row: Row, oracle: Row) -> list[str]:
@@ -223,7 +223,7 @@ def _line(row: Row, oracle: Row) -> list[str]:
 
 
 def _against_others(v: dict[str, float]) -> list[str]:
-    """First over mean other key and top key over mean other key: scores, then weights."""
+    """Return the ratios of the first key and of the top key to the mean other key: of scores, then of weights."""
     pairs = [(f"{what}_{key}", f"{what}_other") for what in ("logit", "weight") for key in ("first", "top")]
     return [_ratio(v[one], v[rest]) if one in v else "–" for one, rest in pairs]
 
@@ -233,7 +233,7 @@ def _ratio(first: float, rest: float) -> str:
 
 
 def _heads(study: Study) -> list[list[str]]:
-    """The heads with most weight on the first key, under the level that is told of, in the model as stored."""
+    """Return the heads with most weight on the first key, under the main level, in the model as stored."""
     (shift, other), (dtype, mode) = pair(study), settings(study)[0]
     wanted = {"dtype": dtype, "mode": mode, "level": main_level(study), "length": lengths(study)[-1]}
     rows = study.heads(against="shift", shift=shift, other=other, **wanted)
@@ -248,7 +248,7 @@ def _head(row: Row) -> list[str]:
 
 
 def _facts(study: Study) -> list[tuple[str, str]]:
-    """What the page says about how it was made."""
+    """Return (name, value) of the facts about how the study was made."""
     f, every = study.facts, lengths(study)
     counts = {row.setting.length: (row.setting.texts, row.setting.queries) for row in study.totals()}
     detail = ", ".join(f"{length:,}: {counts[length][0]} × {counts[length][1]}" for length in every)

@@ -1,4 +1,4 @@
-"""What one text shows under one level, as measured and as kept in probe.jsonl."""
+"""The measures of one text under one level, in memory and as a line of probe.jsonl."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from anchoreval.diagnostics.probe.sheet import Against, Mode
 from anchoreval.files.strict_json import TEXT, WIDEST, list_of, number, or_null, row_of, whole, word
 from anchoreval.schema import Json
 
-DIGITS = 6  # of every number, so that a study that was cut has the bytes of one that ran through
+DIGITS = 6  # of every number, so that a resumed study has the same bytes as an uninterrupted one
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The measures of one place in the model, of one text: everything of a `Row` but level, length and text."""
+    """The measures of one text at one place in the model: everything of a `Row` except level, length and text."""
 
     mode: Mode
     against: Against
@@ -32,12 +32,12 @@ class Part:
 
 
 def rounded(values: dict[str, float]) -> dict[str, float]:
-    """Measures to DIGITS digits."""
+    """Round measures to DIGITS digits."""
     return {name: float(f"{value:.{DIGITS}g}") for name, value in values.items()}
 
 
 def packed(parts: list[Part]) -> str:
-    """The parts as JSON, the measures in the order of MEASURES, deflated: a third of its letters."""
+    """Return the parts as deflated JSON, a third as long as plain JSON, with measures in the order of MEASURES."""
     rows = [
         [p.mode, p.against, p.shift, p.other, p.layer, p.head, p.key, [p.values.get(name) for name in MEASURES]]
         for p in parts
@@ -53,11 +53,11 @@ _ROWS = list_of(
         row_of(*[or_null(_NUMBER)] * len(MEASURES)),
     )
 )  # fmt: skip
-MOST_BYTES = 64 * 2**20  # of the rows of one line, unpacked
+MOST_BYTES = 64 * 2**20  # of the unpacked rows of one line
 
 
 def unpacked(content: Json) -> list[Part]:
-    """The parts that `packed` wrote, or that stand as plain JSON on lines of before; ValueError for anything else."""
+    """Return the parts that `packed` wrote, or the plain JSON of older lines; raise ValueError for anything else."""
     rows: Any = _rows_of(content) if isinstance(content, str) else content
     if (wrong := _ROWS(rows)) is not None:
         raise ValueError(str(wrong))

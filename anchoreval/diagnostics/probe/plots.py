@@ -1,4 +1,4 @@
-"""Curves as SVG, in a page or as a file of their own: no scripts, colours by CSS class, readable at phone width."""
+"""Curves as SVG, in a page or in a separate file: no scripts, colours by CSS class, readable at phone width."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import NamedTuple, Protocol
 WIDTH, HEIGHT = 360, 250
 LEFT, RIGHT, TOP, BOTTOM = 46, 18, 10, 38
 MOST_TICKS = 6
-LINE, LETTERS, BOLD_LETTERS = 15, 58, 46  # height of a line of text in a picture, and about how many letters fill it
+LINE, LETTERS, BOLD_LETTERS = 15, 58, 46  # height of a line of text in a drawing, and about how many letters fill it
 
 
-Point = tuple[float, float] | tuple[float, float, float, float]  # x, y and where there is one an interval of y
+Point = tuple[float, float] | tuple[float, float, float, float]  # x, y and, if there is one, the interval of y
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +29,9 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """The x axis: its title, the ticks (value, text), whether it starts at 0 (then log of x + 1), and its two ends.
+    """The x axis: title, ticks (value, text), whether it starts at 0 (then it is the log of x + 1), and its two ends.
 
-    Without ends it reaches from the first point to the last.
+    Without ends the axis goes from the first point to the last.
     """
 
     title: str
@@ -40,7 +40,7 @@ class Axis:
     ends: tuple[float, float] | None = None
 
     def place(self, x: float) -> float:
-        """Where x lies, in units of the scale."""
+        """Return the place of x in units of the scale."""
         return math.log2(x + 1) if self.from_zero else math.log2(x)
 
 
@@ -48,14 +48,14 @@ class Scale(Protocol):
     """A y axis."""
 
     def place(self, y: float) -> float | None:
-        """Where y lies, 0 at the bottom and 1 at the top; None where it has no place."""
+        """Return the place of y, 0 at the bottom and 1 at the top, or None if it has no place."""
 
     def ticks(self) -> Iterable[tuple[float, str]]:
-        """Values with their texts."""
+        """Return values with their texts."""
 
 
 class Powers(NamedTuple):
-    """A logarithmic axis between two powers of ten; zero and what is below have no place."""
+    """A logarithmic axis between two powers of ten; zero and negative values have no place."""
 
     low: int
     high: int
@@ -71,7 +71,7 @@ class Powers(NamedTuple):
 
 
 class Signed(NamedTuple):
-    """Logarithmic away from zero both ways and even within `least` of it; all three are powers of ten."""
+    """An axis that is logarithmic on both sides of zero and even within `least` of it; all three are powers of ten."""
 
     least: int
     low: int
@@ -114,7 +114,7 @@ class Even(NamedTuple):
 
 
 def decades(curves: Sequence[Curve]) -> Powers:
-    """The powers of ten that hold every positive y; 1 to 10 where there is none."""
+    """Return the powers of ten that hold every positive y, or 1 to 10 without a positive y."""
     values = [y for curve in curves for _, *ys in curve.points for y in ys if y > 0]
     if not values:
         return Powers(0, 1)
@@ -123,7 +123,7 @@ def decades(curves: Sequence[Curve]) -> Powers:
 
 
 def both_signs(curves: Sequence[Curve], floor: float) -> Signed:
-    """The powers of ten that hold every y, even around zero within `floor` or the smallest value."""
+    """Return the powers of ten that hold every y, even around zero within `floor`, or else the smallest value."""
     values = [y for curve in curves for _, *ys in curve.points for y in ys if y]
     if not values:
         return Signed(-1, -1, 0)
@@ -133,7 +133,7 @@ def both_signs(curves: Sequence[Curve], floor: float) -> Signed:
 
 
 def even(curves: Sequence[Curve]) -> Even:
-    """A little more than the range of every y."""
+    """Return an axis of a little more than the range of every y."""
     values = [y for curve in curves for _, *ys in curve.points for y in ys] or [0.0]
     room = 0.05 * (max(values) - min(values)) or 1.0
     return Even(min(values) - room, max(values) + room)
@@ -141,13 +141,13 @@ def even(curves: Sequence[Curve]) -> Even:
 
 @dataclass(frozen=True, slots=True)
 class Floor:
-    """An area that is drawn behind the curves: x, from y (None: the bottom), to y."""
+    """An area behind the curves; each point is x, the lower y (None: the bottom) and the upper y."""
 
     points: tuple[tuple[float, float | None, float], ...]
 
 
 def chart(curves: Sequence[Curve], axis: Axis, scale: Scale, label: str, floor: Floor | None = None) -> str:
-    """The SVG; points that have no place on the scale are left out."""
+    """Return the SVG; points that have no place on the scale are left out."""
     xs = [axis.place(x) for x in axis.ends or [x for curve in curves for x, *_ in curve.points]] or [0.0]
     low, high = min(xs), max(max(xs), min(xs) + 1)
     across = WIDTH - LEFT - RIGHT
@@ -175,7 +175,7 @@ Down = Callable[[float], float | None]
 
 
 def _area(floor: Floor, x_of: Across, y_of: Down) -> str:
-    """The floor as one shape."""
+    """Return the floor as one shape."""
     bottom = HEIGHT - BOTTOM
     tops = [(x_of(x), y_of(high)) for x, _, high in floor.points]
     bases = [(x_of(x), bottom if low is None else y_of(low)) for x, low, _ in reversed(floor.points)]
@@ -201,7 +201,7 @@ def _grid(axis: Axis, scale: Scale, x_of: Across, y_of: Down) -> list[str]:
 
 
 def _curve(curve: Curve, x_of: Across, y_of: Down) -> str:
-    """The line with its markers and intervals; hovering names it."""
+    """Return the line with its markers and intervals; hovering shows its name."""
     at = [(x_of(x), y, bar) for x, y, bar in ((x, y_of(y), bar) for x, y, *bar in curve.points) if y is not None]
     ends = [(x_of(x), *map(y_of, bar)) for x, _, *bar in curve.points if bar]
     bars = "".join(
@@ -216,7 +216,7 @@ def _curve(curve: Curve, x_of: Across, y_of: Down) -> str:
 
 
 def marker(style: int, x: float, y: float, hollow: bool = False) -> str:
-    """A small circle, square, triangle or diamond; hollow where the interval holds 0."""
+    """Return a small circle, square, triangle or diamond; hollow if the interval holds 0."""
     inside = ' class="hollow"' if hollow else ""
     match style % 4:
         case 0:
@@ -230,7 +230,7 @@ def marker(style: int, x: float, y: float, hollow: bool = False) -> str:
 
 
 def swatch(style: int) -> str:
-    """A piece of the line with its marker, for the legend."""
+    """Return a piece of the line with its marker, for the legend."""
     return (
         f'<svg class="swatch" viewBox="0 0 30 12" aria-hidden="true"><g class="curve k{style}">'
         f'<polyline points="1,6 29,6"/>{marker(style, 15, 6)}</g></svg>'
@@ -239,7 +239,7 @@ def swatch(style: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """A chart with what stands over it: its title, and what its y axis counts in what unit."""
+    """A chart with the texts above it: its title, and a note on the quantity and unit of its y axis."""
 
     title: str
     note: str
@@ -247,9 +247,9 @@ class Drawing:
 
 
 def sheet(head: str, drawings: Sequence[Drawing], names: Sequence[str], notes: Sequence[str], style: str) -> str:
-    """Drawings one below the other with a legend and `notes` below: one SVG file with its own style.
+    """Put drawings one below the other, with a legend and `notes` below: one SVG file with its own style.
 
-    It has the width of one chart, so that its letters can be read on a phone too.
+    It has the width of one chart, so that its text can be read on a phone too.
     """
     parts: list[str] = []
     y = 4
@@ -292,7 +292,7 @@ def sheet(head: str, drawings: Sequence[Drawing], names: Sequence[str], notes: S
 
 
 def power_text(power: int) -> str:
-    """10 to the power, with a raised exponent; 0.01 to 100 in full."""
+    """Return 10 to the power, with a raised exponent; 0.01 to 100 in full."""
     if -2 <= power <= 2:
         return f"{10.0**power:g}"
     return "10" + str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))

@@ -1,4 +1,4 @@
-"""One paragraph that says what the numbers say of one level, and no more. Imports no torch."""
+"""The paragraph of the page: what the numbers show for one level, and no more. Imports no torch."""
 
 from __future__ import annotations
 
@@ -6,48 +6,51 @@ import math
 
 from anchoreval.diagnostics.probe.sheet import ALL, RANDOM, Mode, Row, Study
 
-#: A ratio within this factor of one, either way, is told as "about the same".
+#: A ratio within this factor of one, either way, is written as "about the same".
 LEVEL_FACTOR = 1.25
-#: Share of a head's weight on the first key from which the key is called sink-like.
+#: The smallest share of a head's weight on a key with which the key is called sink-like.
 SINK = 0.3
 MODE_WORDS: dict[str, str] = {"end-to-end": "end to end", "one-layer": "one layer on shared hidden states"}
 
 
 def number(value: float) -> str:
-    """Two significant digits."""
+    """Return a value with two significant digits."""
     if value == 0:
         return "0"
     return f"{value:.1e}" if not 0.001 <= abs(value) < 1000 else f"{value:.2g}"
 
 
 def spread(value: float, half: float | None) -> str:
-    """A mean over texts with half the width of its interval, where it has one."""
+    """Return a mean over texts with half the width of its interval, if it has one."""
     return number(value) if half is None else f"{number(value)} ± {number(half)}"
 
 
 def dtype_words(study: Study, dtype: str) -> str:
-    """`bf16 model`, or `fp32 copy` where the checkpoint is stored in something else."""
+    """Return `bf16 model`, or `fp32 copy` if the checkpoint is stored in another dtype."""
     return f"{dtype} model" if dtype == study.facts.get("stored", dtype) else f"{dtype} copy"
 
 
 def main_level(study: Study) -> str:
-    """The level that is told of: `native`, else the first."""
+    """Return the level that the paragraph is about: `native`, else the first."""
     names = levels(study)
     return "native" if "native" in names else names[0]
 
 
 def levels(study: Study) -> list[str]:
-    """The rungs in the order asked for, random weights last."""
+    """Return the levels in the order in which they were asked for, random weights last."""
     return sorted(dict.fromkeys(row.setting.level for row in study.rows), key=lambda level: level == RANDOM)
 
 
 def lengths(study: Study) -> list[int]:
-    """Lengths, ascending."""
+    """Return the lengths, ascending."""
     return sorted({row.setting.length for row in study.rows})
 
 
 def settings(study: Study) -> list[tuple[str, Mode]]:
-    """(dtype, mode) that the page shows: every dtype end to end, then the last on shared hidden states, if it ran."""
+    """Return the (dtype, mode) that the page shows: every dtype end to end, then the last on shared hidden states.
+
+    The latter is there only if it was measured.
+    """
     dtypes = list(dict.fromkeys(row.setting.dtype for row in study.rows))
     shown: list[tuple[str, Mode]] = [(dtype, "end-to-end") for dtype in dtypes]
     if any(row.setting.mode == "one-layer" for row in study.rows):
@@ -56,26 +59,26 @@ def settings(study: Study) -> list[tuple[str, Mode]]:
 
 
 def pair(study: Study) -> tuple[int, int]:
-    """The two shifts that were asked for: those of the rows by head or key."""
+    """Return the two shifts that were asked for, which are those of the rows by head or key."""
     setting = next(row.setting for row in study.select(against="shift") if (row.head, row.key) != (ALL, ALL))
     return setting.shift, setting.other
 
 
 def total(study: Study, **wanted: object) -> Row | None:
-    """The only row over all layers and heads with this setting, None where there is none."""
+    """Return the only row over all layers and heads with this setting, or None."""
     return next(iter(study.totals(**wanted)), None)
 
 
 def reading(study: Study) -> str:
-    """The paragraph: first key against others before and after softmax, growth, sinks, ladder, oracle."""
+    """Return the paragraph: first key against others before and after softmax, growth, sinks, ladder, oracle."""
     level = main_level(study)
-    told = [_of_setting(study, level, dtype, mode) for dtype, mode in settings(study) if mode == "end-to-end"]
+    models = [_of_setting(study, level, dtype, mode) for dtype, mode in settings(study) if mode == "end-to-end"]
     rest = (_sinks(study, level), _random(study, level), _ladder(study), _bound(study))
-    return " ".join(filter(None, (*told, *rest)))
+    return " ".join(filter(None, (*models, *rest)))
 
 
 def _of_setting(study: Study, level: str, dtype: str, mode: Mode) -> str:
-    """First key and growth in one model."""
+    """Return the sentences on the first key and on growth in one model."""
     shift, other = pair(study)
     longest = lengths(study)[-1]
     wanted = {"dtype": dtype, "mode": mode, "level": level, "shift": shift}
@@ -102,7 +105,7 @@ def _of_setting(study: Study, level: str, dtype: str, mode: Mode) -> str:
 
 
 def _than(first: float, rest: float) -> str:
-    """Larger, smaller or about the same, with the ratio."""
+    """Return "larger", "smaller" or "about the same", with the ratio."""
     if rest == 0:
         return "zero as well" if first == 0 else "larger (the other is zero)"
     ratio = first / rest
@@ -112,13 +115,13 @@ def _than(first: float, rest: float) -> str:
 
 
 def _growth(study: Study, wanted: dict[str, object], other: int) -> str:
-    """How D_logit goes from the shortest to the longest length."""
-    found = study.totals(against="shift", other=other, **wanted)
-    points = sorted((row.setting.length, row.values["D_logit"]) for row in found)
+    """Return the sentence on how D_logit changes from the shortest to the longest length."""
+    rows = study.totals(against="shift", other=other, **wanted)
+    points = sorted((row.setting.length, row.values["D_logit"]) for row in rows)
     if len(points) < 2 or points[0][1] <= 0 or points[-1][1] <= 0:
         return ""
     (short, low), (long, high) = points[0], points[-1]
-    ratio, halves = high / low, {row.setting.length: row.halves.get("D_logit") for row in found}
+    ratio, halves = high / low, {row.setting.length: row.halves.get("D_logit") for row in rows}
     word = "grows" if ratio > LEVEL_FACTOR else "falls" if ratio < 1 / LEVEL_FACTOR else "stays about the same"
     return (
         f"D_logit {word} from {short:,} to {long:,} tokens: {spread(low, halves[short])} to "
@@ -128,7 +131,7 @@ def _growth(study: Study, wanted: dict[str, object], other: int) -> str:
 
 
 def slope(points: list[tuple[int, float]]) -> float:
-    """The least-squares slope of log y over log x."""
+    """Return the least-squares slope of log y over log x."""
     xs, ys = [math.log(x) for x, _ in points], [math.log(y) for _, y in points if y > 0]
     if len(xs) != len(ys):
         return math.nan
@@ -138,7 +141,7 @@ def slope(points: list[tuple[int, float]]) -> float:
 
 
 def _sinks(study: Study, level: str) -> str:
-    """How many heads have a sink-like first key, at the longest length."""
+    """Return the sentences on how many heads have a sink-like first key, at the longest length."""
     dtype, mode = settings(study)[0]
     shift, other = pair(study)
     heads = study.heads(
@@ -152,18 +155,20 @@ def _sinks(study: Study, level: str) -> str:
 
 
 def _random(study: Study, level: str) -> str:
-    """D beside that of the same architecture with random weights, in the model as stored."""
+    """Return the sentence that compares D with that of random weights, in the model as stored."""
     (shift, other), (dtype, mode) = pair(study), settings(study)[0]
     wanted = {"dtype": dtype, "mode": mode, "against": "shift", "length": lengths(study)[-1], "shift": shift}
-    own, drawn = (total(study, level=name, other=other, **wanted) for name in (level, RANDOM))
-    if not (own and drawn):
+    trained, random = (total(study, level=name, other=other, **wanted) for name in (level, RANDOM))
+    if not (trained and random):
         return ""
-    measures = ", ".join(f"{n} {number(own.values[n])} against {number(drawn.values[n])}" for n in ("D", "D_logit"))
+    measures = ", ".join(
+        f"{n} {number(trained.values[n])} against {number(random.values[n])}" for n in ("D", "D_logit")
+    )
     return f"With its own weights against random ones in {dtype}: {measures}."
 
 
 def _ladder(study: Study) -> str:
-    """D_logit of every rung on shared hidden states, where the rung is the only difference."""
+    """Return the sentence on D_logit of every level on shared hidden states, where only the level differs."""
     dtype, mode = settings(study)[-1]
     shift, other = pair(study)
     wanted = {"dtype": dtype, "mode": mode, "length": lengths(study)[-1], "shift": shift}
@@ -181,7 +186,7 @@ def _ladder(study: Study) -> str:
 
 
 def _bound(study: Study) -> str:
-    """What the numbers rest on."""
+    """Return the sentences on the texts, query rows and positions that the numbers rest on."""
     row = next(row for row in study.totals(length=lengths(study)[-1]))
     texts, queries = row.setting.texts, row.setting.queries
     rests = f"The longest length rests on {texts} text{'s' if texts > 1 else ''} and {queries} query rows of each."
@@ -189,7 +194,7 @@ def _bound(study: Study) -> str:
 
 
 def beyond(study: Study) -> str:
-    """Which lengths, with the larger shift, use positions that the model was not made for; "" where none does."""
+    """Return the sentence on lengths that, at the larger shift, use more positions than the model has, or ""."""
     window = study.facts.get("window")
     highest = max(row.setting.length + max(row.setting.shift, row.setting.other) for row in study.rows)
     if not window or highest <= window:

@@ -1,13 +1,13 @@
 """How far two computations of the same attention are apart, by layer and head: scores, weights, single keys.
 
-`record` runs a stock transformers model once under a RoPE level, with all positions shifted, and hands over
-the rotated q and k of every layer; `compare` takes those of two runs. The scores are recomputed here in fp64,
-so what is measured is the rounding of q and k and nothing after it. No length x length array ever exists:
-scores are made for some query rows at a time, and of a long text only the rows that `query_rows` chooses.
+`record` runs a stock transformers model once under a RoPE level, with all positions shifted, and passes on the rotated
+q and k of every layer; `compare` compares those of two runs. The scores are recomputed here in fp64, so only the
+rounding of q and k is measured and nothing after it. No length x length array ever exists: scores are computed for some
+query rows at a time, and for a long text only for the rows that `query_rows` chooses.
 
-Shape letters: H query heads, K key heads, R chosen query rows, r rows of one block, L keys, D head dim. One
-text at a time, so there is no batch. Source of D and D_logit: arXiv 2411.13476, equations 4 and 5; scores
-carry the model's own scaling (1 / sqrt(D) in most), which the equations leave out.
+Shape letters: H query heads, K key heads, R chosen query rows, r rows of one block, L keys, D head dim. There is one
+text at a time, so there is no batch. Source of D and D_logit: arXiv 2411.13476, equations 4 and 5; scores carry the
+model's own scaling (1 / sqrt(D) in most models), which the equations leave out.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from anchoreval.arms.rope import RopeLevel
 from anchoreval.diagnostics.probe.measures import Difference
 from anchoreval.errors import ModelError, UnsupportedArm
 
-#: The name under which transformers knows the kernel that hands q and k over.
+#: The name under which transformers knows the kernel that passes on q and k.
 CAPTURE = "anchoreval_probe"
-#: fp64 scores of one block: 4 MiB, about a cache, on a CPU; 128 MiB elsewhere.
+#: Most fp64 scores of one block: 4 MiB, about the size of a cache, on a CPU; 128 MiB elsewhere.
 BLOCK_SCORES = {"cpu": 1 << 19}
 BLOCK_SCORES_ELSEWHERE = 1 << 24
 
 
 @dataclass(frozen=True)
 class Heads:
-    """Rotated q [H, R, D] and k [K, L, D] of one layer, and the rule that makes weights of their products.
+    """Rotated q [H, R, D] and k [K, L, D] of one layer, and how their products become weights.
 
-    `rows` [R] are the positions of the queries in the text, ascending; `rule` says which keys they see, None
-    is causality. `sinks` [H] are logits that take weight and belong to no key.
+    `rows` [R] are the positions of the queries in the text, ascending; `rule` says which keys they see (None: all keys
+    up to their own position). `sinks` [H] are logits that take weight and belong to no key.
     """
 
     q: Tensor
@@ -54,16 +54,16 @@ class Heads:
     rule: MaskFunction | None = None
 
     def to(self, device: torch.device) -> Heads:
-        """The same on another device."""
+        """Return a copy on another device."""
         sinks = None if self.sinks is None else self.sinks.to(device)
         q, k, rows = (t.to(device) for t in (self.q, self.k, self.rows))
         return Heads(q, k, rows, self.scale, self.softcap, sinks, self.rule)
 
 
 def query_rows(length: int, most: int) -> Tensor:
-    """All positions [R] of a text, or `most` of a long one: one drawn from each of equal strata, and the last.
+    """Return all positions [R] of a text, or `most` of a long one: one drawn from each of equal strata, and the last.
 
-    Drawn, because a regular step would meet bf16 positions at the same rounding every time; the draw follows
+    They are drawn because a regular step would meet bf16 positions at the same rounding every time; the draw follows
     from the length. The last row sees every key, so every key is measured at least once.
     """
     if length <= most:
@@ -75,7 +75,7 @@ def query_rows(length: int, most: int) -> Tensor:
 
 
 def compare(one: Heads, other: Heads) -> Difference:
-    """How `other` differs from `one`: two computations of one layer over the same text and rows."""
+    """Return how `other` differs from `one`: two computations of one layer over the same text and rows."""
     device = one.q.device
     other = other.to(device)
     if one.q.shape != other.q.shape or one.k.shape != other.k.shape or not torch.equal(one.rows, other.rows):
@@ -89,7 +89,7 @@ def compare(one: Heads, other: Heads) -> Difference:
 
 
 def _blocks(heads: Heads) -> Iterator[tuple[int, int]]:
-    """(start, stop) of blocks of rows whose scores stay within the device's budget."""
+    """Return (start, stop) of blocks of rows whose scores stay within the device's budget."""
     most = BLOCK_SCORES.get(heads.q.device.type, BLOCK_SCORES_ELSEWHERE)
     step = max(1, most // (heads.q.shape[0] * heads.k.shape[1]))
     count = heads.q.shape[1]
@@ -97,7 +97,7 @@ def _blocks(heads: Heads) -> Iterator[tuple[int, int]]:
 
 
 def _scores(heads: Heads, k_KLD: Tensor, start: int, stop: int) -> Tensor:
-    """Scores [H, r, L'] in fp64 against the keys up to the block's last row."""
+    """Return scores [H, r, L'] in fp64 against the keys up to the block's last row."""
     reach = int(heads.rows[stop - 1]) + 1
     q_HrD = heads.q[:, start:stop].double() * heads.scale
     grouped = q_HrD.reshape(k_KLD.shape[0], -1, q_HrD.shape[-1])
@@ -108,7 +108,7 @@ def _scores(heads: Heads, k_KLD: Tensor, start: int, stop: int) -> Tensor:
 
 
 def _seen(heads: Heads, start: int, stop: int) -> Tensor:
-    """Booleans [r, L']: which key each query of the block sees."""
+    """Return booleans [r, L']: which keys each query of the block sees."""
     query = heads.rows[start:stop, None]
     key = torch.arange(int(heads.rows[stop - 1]) + 1, device=query.device)[None]
     if heads.rule is None:
@@ -118,7 +118,7 @@ def _seen(heads: Heads, start: int, stop: int) -> Tensor:
 
 
 class _Sums:
-    """Sums over the rows so far; they are divided at the end."""
+    """Sums over the rows so far, which are divided at the end."""
 
     def __init__(self, heads: Heads) -> None:
         H, L = heads.q.shape[0], heads.k.shape[1]
@@ -129,7 +129,10 @@ class _Sums:
         self.mass_first_H, self.rows = zero.new_zeros(H), heads.q.shape[1]
 
     def add(self, one: Tensor, other: Tensor, seen: Tensor) -> None:
-        """Adds a block: scores [H, r, L'] of both, and which of them count [r, L']. Overwrites the scores."""
+        """Add a block: scores [H, r, L'] of both computations, and which of them count [r, L'].
+
+        The scores are overwritten.
+        """
         reach, hidden = seen.shape[1], ~seen
         logit = (one - other).abs_().masked_fill_(hidden, 0.0)
         weight_of_one = self._weights(one, hidden)
@@ -179,9 +182,9 @@ class _Sums:
         )
 
     def _top(self) -> Tensor:
-        """By head [H] the key that draws most weight of all but the first, among those that half of the rows see.
+        """Return for each head [H] the key with the most weight, of all but the first that half of the rows see.
 
-        Where a window lets half of the rows see no other key, among all others; of a single key, that key.
+        If a window lets half of the rows see no other key, all other keys count. A single key is the top key itself.
         """
         if len(self.visible_L) == 1:
             return torch.zeros_like(self.mass_first_H, dtype=torch.long)
@@ -192,8 +195,9 @@ class _Sums:
 
 @dataclass
 class Recording:
-    """One run of a model over one text: q and k of each attention layer, kept on the CPU, and where asked the
-    hidden states [1, L, hidden] that entered it.
+    """One run of a model over one text: q and k of each attention layer, kept on the CPU.
+
+    With `keep_inputs` it also has the hidden states [1, L, hidden] that entered each layer.
     """
 
     layers: dict[int, Heads] = field(default_factory=dict)
@@ -201,7 +205,7 @@ class Recording:
     applied: dict[str, Any] = field(default_factory=dict)
 
     def keep(self, layer: int, heads: Heads) -> None:
-        """Keeps a layer; fits `record`'s `take`."""
+        """Keep a layer; this method can be the `take` of `record`."""
         self.layers[layer] = heads.to(torch.device("cpu"))
 
 
@@ -220,34 +224,34 @@ def record(
     shared: Recording | None = None,
     keep_inputs: bool = False,
 ) -> Recording:
-    """The run of `ids` under `level` at positions shift, shift + 1, ...; `take(layer, heads)` sees each layer.
+    """Run `ids` under `level` at positions shift, shift + 1, ...; `take(layer, heads)` is called with each layer.
 
-    Without `take` the layers are kept: all keys of all layers, on the CPU. With `shared`, every layer is
-    given the hidden states that `shared` kept, so that its q and k differ by this layer's RoPE alone; the
-    attention itself and the matrices outside of it are then left out, for nothing downstream is used. Raises
-    UnsupportedArm for what cannot be computed or captured.
+    Without `take` the layers are kept: all keys of all layers, on the CPU. With `shared`, every layer gets the hidden
+    states that `shared` kept, so that its q and k differ by this layer's RoPE alone. The attention itself and the
+    matrices outside of it are then left out, because nothing downstream is used. Raise UnsupportedArm for a level that
+    cannot be computed or a model whose layers cannot be captured.
     """
-    made = Recording()
+    recording = Recording()
     device = next(model.parameters()).device
     ids_1L = torch.tensor([list(ids)], device=device)
     positions = torch.arange(ids_1L.shape[1], device=device)[None] + shift
     layers = {id(model.get_submodule(path)): at for at, path in enumerate(rotating_modules(model))}
-    capture = _Capture(layers, rows.to(device), take or made.keep, attend=shared is None)
+    capture = _Capture(layers, rows.to(device), take or recording.keep, attend=shared is None)
     with applied(model, level, "fused") as state, _captured(model, capture), contextlib.ExitStack() as hooks:
         for path, at in zip(rotating_modules(model), layers.values(), strict=True):
             module = model.get_submodule(path)
             if shared is not None:
                 hooks.callback(_give(module, shared.inputs[at]).remove)
             elif keep_inputs:
-                hooks.callback(_keep(module, made.inputs, at).remove)
+                hooks.callback(_keep(module, recording.inputs, at).remove)
         if shared is not None:
             hooks.enter_context(_idle(model, [model.get_submodule(path) for path in rotating_modules(model)]))
         mask = torch.ones_like(ids_1L)
         model(ids_1L, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=1)
     if capture.taken != set(layers.values()):
         raise UnsupportedArm("probe: some attention layers of this model do not pass through its kernel")
-    made.applied = _as_json(state)
-    return made
+    recording.applied = _as_json(state)
+    return recording
 
 
 def _as_json(state: Applied) -> dict[str, Any]:
@@ -255,11 +259,11 @@ def _as_json(state: Applied) -> dict[str, Any]:
 
 
 def _hidden_states(args: tuple[Any, ...], named: dict[str, Any]) -> Tensor:
-    """The hidden states among a module's arguments: the first positional one, or by name."""
-    found = args[0] if args else named.get("hidden_states")
-    if not isinstance(found, Tensor):
+    """Return the hidden states among a module's arguments: the first positional one, or the one of that name."""
+    hidden = args[0] if args else named.get("hidden_states")
+    if not isinstance(hidden, Tensor):
         raise UnsupportedArm("probe: an attention layer of this model is not called with hidden_states")
-    return found
+    return hidden
 
 
 def _keep(module: nn.Module, inputs: dict[int, Tensor], at: int) -> Any:
@@ -279,7 +283,7 @@ def _give(module: nn.Module, hidden: Tensor) -> Any:
 
 @contextlib.contextmanager
 def _idle(model: nn.Module, attentions: Sequence[nn.Module]) -> Iterator[None]:
-    """Inside the block every linear layer outside of `attentions` returns zeros and computes nothing."""
+    """Make every linear layer outside of `attentions` return zeros and compute nothing inside the block."""
     busy = {id(module) for attention in attentions for module in attention.modules()}
     linear = [module for module in model.modules() if type(module) is nn.Linear and id(module) not in busy]
     stock = {id(module): vars(module)["forward"] for module in linear if "forward" in vars(module)}
@@ -300,7 +304,7 @@ def _idle(model: nn.Module, attentions: Sequence[nn.Module]) -> Iterator[None]:
 
 @dataclass
 class _Capture:
-    """Where the kernel hands q and k over: layer by module, rows to keep, and whether attention is computed."""
+    """Where the kernel passes q and k on: layer by module, rows to keep, and whether attention is computed."""
 
     layers: dict[int, int]
     rows: Tensor
@@ -323,9 +327,9 @@ def _kernel(
     s_aux: Tensor | None = None,
     **rest: Any,
 ) -> tuple[Tensor, None]:
-    """The fused kernel, or zeros in its place; q [1, H, L, D] and k [1, K, L, D] are handed over first.
+    """Pass on q [1, H, L, D] and k [1, K, L, D], then call the fused kernel, or return zeros in its place.
 
-    Zeros also in the layer that is handed over last: nothing that is measured comes after it.
+    The last layer returns zeros too, because nothing measured comes after it.
     """
     capture = _CAPTURING.get()
     if not isinstance(attention_mask, RowMask):
@@ -345,7 +349,7 @@ def _kernel(
 
 @contextlib.contextmanager
 def _captured(model: nn.Module, capture: _Capture) -> Iterator[None]:
-    """Inside the block every configuration that names the fused kernel names the capturing one."""
+    """Make every configuration that names the fused kernel name the capturing one inside the block."""
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface
 

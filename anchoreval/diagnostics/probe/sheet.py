@@ -1,4 +1,4 @@
-"""What the probe measured, as rows, and their CSV. Imports no torch."""
+"""The probe's measures as rows, and their CSV. Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ Mode = Literal["end-to-end", "one-layer"]
 Against = Literal["shift", "oracle"]
 
 ALL = "all"
-#: The level's place is taken by this in the series of the same architecture with random weights.
+#: Stands in place of the level for the same architecture with random weights.
 RANDOM = "random weights"
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What was run and compared: all but where in the model the numbers were taken.
+    """What was run and compared: everything except the place in the model where the numbers were taken.
 
-    `dtype` is what the model computes in; `level` is the rung asked for, `applied` the level that ran: in the
-    float32 copy of a bf16 model, what the rung leaves at the model's dtype is rounded to bf16 explicitly.
-    `shift` is the offset of the first run's positions and `other` that of the second; against the oracle both
-    are the same and the second run is the oracle.
+    `dtype` is the dtype in which the model computes. `level` is the rung that was asked for and `applied` the level
+    that ran: in the float32 copy of a bf16 model, the sites that the rung leaves at the model's dtype are rounded to
+    bf16 explicitly. `shift` is the offset of the first run's positions and `other` that of the second; against the
+    oracle both are the same and the second run is the oracle.
     """
 
     dtype: str
@@ -42,12 +42,12 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the CSV, mean over the texts. `layer` and `head` are numbers or "all".
+    """One line of the CSV, a mean over the texts. `layer` and `head` are numbers or "all".
 
-    `halves` has half the width of the 95% t interval over the texts of each measure; none of a single text. A row of a
-    head rests on the first text alone and has the measures of BY_HEAD. A row of a layer, and one of all layers and
-    heads, has their sums (D, D_logit, as the paper) or means (the others); a row with a `key` (`0`, `16-31`) has the
-    mean |difference| of one such key, summed over layers and heads.
+    `halves` has half the width of each measure's 95% t interval over the texts; it is empty for a single text. A row of
+    a head rests on the first text alone and has the measures of BY_HEAD. A row of a layer, or of all layers and heads,
+    has the sums over its heads (D and D_logit, as in the paper) or the means (other measures). A row with a `key` (`0`,
+    `16-31`) has the mean |difference| of one such key, summed over layers and heads.
     """
 
     setting: Setting
@@ -60,7 +60,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class OfText:
-    """What one text shows over all layers, heads and keys; `text` is its place among those of its length."""
+    """The measures of one text over all layers, heads and keys; `text` is its index among the texts of its length."""
 
     setting: Setting
     text: int
@@ -69,7 +69,7 @@ class OfText:
 
 @dataclass(frozen=True)
 class Study:
-    """Everything measured of one model; `facts` is JSON about how."""
+    """Everything measured of one model; `facts` is JSON on how it was measured."""
 
     model: str
     rows: tuple[Row, ...]
@@ -77,19 +77,19 @@ class Study:
     texts: tuple[OfText, ...] = ()
 
     def totals(self, **wanted: Any) -> list[Row]:
-        """Rows over all layers, heads and keys whose setting has these values."""
+        """Return rows over all layers, heads and keys whose setting has these values."""
         return [r for r in self.select(**wanted) if r.layer == r.head == r.key == ALL]
 
     def heads(self, **wanted: Any) -> list[Row]:
-        """Rows of single heads whose setting has these values."""
+        """Return rows of single heads whose setting has these values."""
         return [row for row in self.select(**wanted) if row.head != ALL]
 
     def keys(self, **wanted: Any) -> list[Row]:
-        """Rows of single keys, or bins of keys, whose setting has these values."""
+        """Return rows of single keys, or of bins of keys, whose setting has these values."""
         return [row for row in self.select(**wanted) if row.key != ALL]
 
     def select(self, **wanted: Any) -> Iterable[Row]:
-        """Rows whose setting has these values."""
+        """Return rows whose setting has these values."""
         pairs = tuple(wanted.items())
         return (row for row in self.rows if all(getattr(row.setting, name) == value for name, value in pairs))
 
@@ -98,9 +98,9 @@ _SETTING = ("dtype", "mode", "against", "level", "applied", "length", "shift", "
 
 
 def csv_text(study: Study) -> str:
-    """probe.csv: one line per row, numbers to six digits, empty where a measure does not apply.
+    """Return probe.csv: one line per row, numbers to six digits, an empty field if a measure does not apply.
 
-    `D_half` is half the width of the interval of `D` over the texts, and so with the others; empty for a single text.
+    `D_half`, and so on for the other measures, is half the width of the interval over the texts; empty for one text.
     """
     file = io.StringIO()
     out = csv.writer(file, lineterminator="\n")
@@ -112,14 +112,14 @@ def csv_text(study: Study) -> str:
 
 
 def texts_csv(study: Study) -> str:
-    """texts.csv: the totals of every single text, a line each."""
+    """Return texts.csv: one line per text with its totals."""
     file = io.StringIO()
     out = csv.writer(file, lineterminator="\n")
     names = [name for name in _SETTING if name != "texts"]
     out.writerow(["model", *names, "text", *BY_HEAD])
-    for one in study.texts:
-        setting = [getattr(one.setting, name) for name in names]
-        out.writerow([_inert(study.model), *setting, one.text, *_numbers(one.values, BY_HEAD)])
+    for totals in study.texts:
+        setting = [getattr(totals.setting, name) for name in names]
+        out.writerow([_inert(study.model), *setting, totals.text, *_numbers(totals.values, BY_HEAD)])
     return file.getvalue()
 
 
@@ -128,5 +128,5 @@ def _numbers(values: dict[str, float], names: Iterable[str] = MEASURES) -> list[
 
 
 def _inert(text: str) -> str:
-    """`text` as a spreadsheet shows it and does not compute it."""
+    """Return `text` in a form that a spreadsheet shows and does not compute."""
     return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text

@@ -1,10 +1,10 @@
-"""Which runs the probe makes and compares, and the rows that come of them.
+"""Which runs the probe makes and compares, and the rows that result.
 
-What was measured of a text under a level is kept at once (parts.py), so that the same study goes on where it was cut.
-For each text and length the model runs once under the oracle (level `fp64`, first shift), then under every
-level at both shifts. A model stored in bf16 or fp16 is then turned into float32 in place, which changes no
-weight, and everything is done again with the rungs' roundings made explicit: there they are the only roundings
-to 16 bits. In float32 every rung also runs layer by layer on the oracle's hidden states.
+For each text and length the model runs once under the oracle (level `fp64`, first shift), then under every level at
+both shifts. A model stored in bf16 or fp16 is then converted to float32 in place, which changes no weight, and
+everything is done again with the roundings of the levels made explicit: there they are the only roundings to 16 bits.
+In float32 every level also runs layer by layer on the oracle's hidden states. The measures of a text under a level are
+kept at once (parts.py), so that a cut study resumes where it was cut.
 """
 
 from __future__ import annotations
@@ -38,26 +38,27 @@ from anchoreval.texts import prose
 from anchoreval.tokenizer import TextTokenizer
 
 ORACLE = LEVELS["fp64"]
-#: What `all` means: the oracle is in every study anyway, and fp16 tables alone are close to fp16.
+#: The levels of `all`. The oracle is in every study anyway, and fp16 tables alone are close to fp16.
 LADDER = ("native", "fp32-qk", "fp32", "bf16-table", "bf16", "bf16-angle", "fp16")
 MODES: tuple[Mode, Mode] = ("end-to-end", "one-layer")
 TEXTS = 2
-#: Tokens of all texts of one length, where the number of texts is left open: two of 512, one of 1024 and above.
+#: Tokens of all texts of one length, if the number of texts is left open: two of 512, one of 1024 and above.
 TEXT_TOKENS = 1024
-#: First shifts of the curve of D against the shift, the second staying what it is: the paper's, thinned out.
+#: First shifts of the curve of D against the shift, with the second shift fixed: a selection of the paper's.
 SWEEP = (0, 8, 15, 17, 20, 100, 1000)
 SWEEP_LENGTH = 256
-#: Keys listed one by one; the rest in bins that double.
+#: Number of keys that are listed one by one; the other keys are in bins that double.
 SINGLE_KEYS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the user asks for. The last of `shifts` is the second run's in every pair.
+    """What the user asks for.
 
-    The first run's is the first of them; the others, or SWEEP where there are only two, make the curve at one length:
-    `curve_length`, else the one nearest to SWEEP_LENGTH. `texts` are (from this length on, so many), ascending. Without
-    `copy` a model stored in 16 bits is not measured in float32 as well.
+    The last of `shifts` is the shift of the second run in every pair, the first of them that of the first run. The
+    others, or SWEEP if there are only two, make the curve at one length: `curve_length`, else the length nearest to
+    SWEEP_LENGTH. `texts` are pairs (from this length on, number of texts), ascending. Without `copy` a model stored in
+    16 bits is not measured in float32 as well.
     """
 
     lengths: tuple[int, ...]
@@ -76,12 +77,12 @@ class Settings:
         return self.shifts[0], self.shifts[-1]
 
     def count(self, length: int) -> int:
-        """Texts of this length."""
+        """Return the number of texts of this length."""
         stated = [count for least, count in self.texts if least <= length]
         return stated[-1] if stated else max(1, min(TEXTS, TEXT_TOKENS // length))
 
     def sweep(self, length: int) -> list[int]:
-        """Further first shifts at this length: none but at that of the curve."""
+        """Return further first shifts at this length; only the length of the curve has any."""
         at = self.curve_length or min(self.lengths, key=lambda n: abs(math.log(n / SWEEP_LENGTH)))
         return [s for s in self.shifts[1:-1] or SWEEP if s not in self.pair] if length == at else []
 
@@ -94,7 +95,7 @@ class Rung:
     level: RopeLevel
 
 
-#: Parameters up to which the series of random weights, the green line of the paper's Figure 1, is always there.
+#: Up to this number of parameters a study always has random weights, the green line of the paper's Figure 1.
 RANDOM_UP_TO = 100_000_000
 
 
@@ -127,9 +128,10 @@ def investigate(
     watch: Watch = unwatched,
     anchor: Anchor = "auto",
 ) -> Study:
-    """The study; `tell` takes a line per model dtype and length, `kept` has what was measured before.
+    """Measure a model and return the study.
 
-    A level on a text is the unit of work of `watch`.
+    `tell` takes a line per model dtype and length, `kept` holds the measures of an earlier, cut study. The unit of work
+    of `watch` is one level on one text.
     """
     rungs = parse_rungs(settings.levels)
     opened = Model.of(model, max_length=max_length)
@@ -175,7 +177,7 @@ def investigate(
 
 @dataclass
 class _Bench:
-    """What is measured in every model alike, and all that was measured so far."""
+    """The settings and texts that are the same for every model, and everything measured so far."""
 
     settings: Settings
     texts: dict[int, list[list[int]]]
@@ -187,10 +189,10 @@ class _Bench:
     measured: list[Measured] = field(default_factory=list)
 
     def measure(self, network: Any, computed: str, rungs: Sequence[Rung]) -> None:
-        """Measure every text under every rung, or take it from what is kept.
+        """Measure every text under every rung, or read the measures from `kept`.
 
-        On shared hidden states in float32 alone, where a rung's roundings are the only ones: a 16-bit model would round
-        q and k before the rotation in both runs alike, so it shows the same at the same cost.
+        Runs on shared hidden states are made in float32 only, where a rung's roundings are the only ones. A 16-bit
+        model would round q and k before the rotation in both runs alike, so it would show the same at the same cost.
         """
         randomised = rungs[0].name == RANDOM
         modes = MODES if computed == "fp32" and not randomised else MODES[:1]
@@ -212,9 +214,9 @@ class _Bench:
                     self.measured.append(Measured(computed, rung, length, len(text.rows), at, parts))
 
     def _named(self, computed: str, randomised: bool, rung: Rung, ids: list[int], heads: bool) -> dict[str, Any]:
-        """All that decides the numbers of one text under one rung.
+        """Return everything that decides the numbers of one text under one rung.
 
-        A float32 copy has the weights as the 16-bit model rounds them, which may not be those of the file.
+        A float32 copy has the weights as the 16-bit model rounds them, which may differ from those of the file.
         """
         return {
             **({} if computed == self.stored else {"stored": self.stored}),
@@ -230,23 +232,23 @@ class _Bench:
 
 
 def random_weights(network: Any, seed: int) -> Any:
-    """A model of the same configuration, dtype and device that learnt nothing.
+    """Return an untrained model of the same configuration, dtype and device.
 
-    Matrices are Kaiming uniform with a = sqrt(5), as torch.nn.Linear starts and as the paper says of its random
-    model; vectors (norms, biases) are what the architecture starts with.
+    Matrices are Kaiming uniform with a = sqrt(5), as torch.nn.Linear starts and as the paper says of its random model;
+    vectors (norms, biases) have the initial values of the architecture.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        made = type(network)._from_config(network.config, dtype=network.dtype)
+        untrained = type(network)._from_config(network.config, dtype=network.dtype)
         with torch.no_grad():
-            for weight in made.parameters():
+            for weight in untrained.parameters():
                 if weight.ndim > 1:
                     torch.nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
-    return made.to(network.device).eval()
+    return untrained.to(network.device).eval()
 
 
 def parse_rungs(levels: str) -> list[Rung]:
-    """The levels that the user names, `all` is LADDER; levels with explicit sites are split at blanks."""
+    """Return the levels that the user names; `all` is LADDER. Levels with explicit sites are separated by blanks."""
     if levels.strip() == ALL:
         return [Rung(name, LEVELS[name]) for name in LADDER]
     parts = levels.replace(";", " ").split() if "rope:" in levels else levels.replace(",", " ").split()
@@ -254,10 +256,10 @@ def parse_rungs(levels: str) -> list[Rung]:
 
 
 def isolated(level: RopeLevel, stored: str, detected: str | None, computed: str, exact: str | None = None) -> RopeLevel:
-    """`level` with every rounding that the stored dtype would bring, made explicit for the float32 copy.
+    """Return `level` for the float32 copy, with every rounding made explicit that the stored dtype would bring.
 
-    `native` becomes what was detected; where nothing was, it stays the float32 copy's own code. In the model
-    as stored a level is itself, and `native` is `exact`, the level that equals it bit for bit, if any.
+    `native` becomes the detected level; if no level was detected, it stays the float32 copy's own code. In the model as
+    stored a level stays itself, and `native` becomes `exact`, the level that equals it bit for bit, if there is one.
     """
     if computed == stored:
         return parse_level(exact) if level.native and exact else level
@@ -267,16 +269,17 @@ def isolated(level: RopeLevel, stored: str, detected: str | None, computed: str,
 
 
 def _canonical(level: RopeLevel, computed: str) -> RopeLevel:
-    """The level of the same computation in a model of this dtype that names the product by "model"."""
+    """Return the level of the same computation in a model of this dtype whose product is named "model"."""
     return replace(level, product="model") if level.product == computed else level
 
 
 def read_texts(
     file: Path | None, tokenizer: TextTokenizer, length: int, count: int, seed: int, anchor: Anchor = "auto"
 ) -> list[list[int]]:
-    """`count` texts of `length` token ids, the anchor token first unless `anchor` is none.
+    """Return `count` texts of `length` token ids, with the anchor token first unless `anchor` is none.
 
-    Of a file, one part after the other; of a folder, the first part of each *.txt, then the second of each, and on.
+    A file gives its parts one after the other; a folder gives the first part of each *.txt, then the second of each,
+    and so on.
     """
     front = [anchor_token(tokenizer)[1]] if anchor == "auto" else []
     taken = length - len(front)
@@ -300,12 +303,12 @@ def _ids(file: Path, tokenizer: TextTokenizer) -> list[int]:
 
 
 def _cut(ids: list[int], tokens: int) -> list[list[int]]:
-    """The parts of so many tokens, without what is left over."""
+    """Cut ids into parts of `tokens` tokens; drop the remainder."""
     return [ids[at : at + tokens] for at in range(0, len(ids) - tokens + 1, tokens)]
 
 
 def _prose(tokenizer: TextTokenizer, tokens: int, seed: int) -> list[int]:
-    """Generated prose of exactly so many tokens."""
+    """Return generated prose of exactly `tokens` tokens."""
     source, text, ids = prose.sentences(seed), "", list[int]()
     while len(ids) < tokens:
         text += " ".join(islice(source, max(8, tokens // 8))) + " "
@@ -322,11 +325,11 @@ class _Text:
 
     @cached_property
     def oracle(self) -> Recording:
-        """The run that others are compared with, and whose hidden states they share."""
+        """The run with which other runs are compared, and whose hidden states they share."""
         return self._run(ORACLE, self.settings.pair[0], keep_inputs=True)
 
     def measure(self, level: RopeLevel, modes: Sequence[Mode]) -> list[Part]:
-        """The level against the oracle and against itself shifted, in these modes."""
+        """Compare the level with the oracle and with itself under other shifts, in these modes."""
         shift, other = self.settings.pair
         parts: list[Part] = []
 
@@ -353,7 +356,7 @@ class _Text:
 def _values(
     differences: list[Difference], keys: bool, layers: bool, heads: bool
 ) -> Iterator[tuple[tuple[str, str, str], dict[str, float]]]:
-    """(layer, head, key) with its measures: all together, then as asked single keys, layers and single heads."""
+    """Yield (layer, head, key) with its measures: the total, then, as asked for, single keys, layers and heads."""
     by_head = {name: torch.stack([getattr(one, name) for one in differences]) for name in BY_HEAD}
 
     def over(values: dict[str, Tensor]) -> dict[str, float]:
@@ -379,7 +382,7 @@ def _part(values: Tensor, low: int, high: int) -> float:
 
 
 def bins(length: int) -> Iterator[tuple[int, int]]:
-    """(low, high) of the first keys one by one, then of bins that double, up to `length`."""
+    """Yield (low, high) of the first keys one by one, then of bins that double, up to `length`."""
     yield from ((at, at + 1) for at in range(min(SINGLE_KEYS, length)))
     low = SINGLE_KEYS
     while low < length:
@@ -388,21 +391,21 @@ def bins(length: int) -> Iterator[tuple[int, int]]:
 
 
 def _rows(measured: Sequence[Measured]) -> tuple[Row, ...]:
-    """A row for every place, its numbers means over the texts with half the width of their intervals."""
+    """Return a row for every place, with means over the texts and half the width of their intervals."""
     texts: dict[tuple[str, str, int], int] = {}
     for one in measured:
         key = (one.dtype, one.rung.name, one.length)
         texts[key] = max(texts.get(key, 0), one.text + 1)
-    found: Rows = {}
+    rows: Rows = {}
     for one in measured:
         for row in one.parts:
             setting = _setting(one, row, texts[one.dtype, one.rung.name, one.length])
-            found.setdefault((setting, row.layer, row.head, row.key), []).append(row.values)
-    return tuple(Row(*place, *_mean(each)) for place, each in found.items())
+            rows.setdefault((setting, row.layer, row.head, row.key), []).append(row.values)
+    return tuple(Row(*place, *_mean(each)) for place, each in rows.items())
 
 
 def _of_texts(measured: Sequence[Measured]) -> Iterator[OfText]:
-    """What single texts show over all layers, heads and keys."""
+    """Yield the measures of each text over all layers, heads and keys."""
     for one in measured:
         for row in one.parts:
             if row.layer == row.head == row.key == ALL:
@@ -415,7 +418,7 @@ def _setting(one: Measured, row: Part, texts: int) -> Setting:
 
 
 def _mean(found: list[dict[str, float]]) -> tuple[dict[str, float], dict[str, float]]:
-    """Means over the texts, and half the width of their 95% t intervals, where there is more than one text."""
+    """Return means over the texts, and half the width of their 95% t intervals if there is more than one text."""
     from scipy.special import stdtrit
 
     count = len(found)

@@ -16,8 +16,9 @@ from typing import Any, TypeVar
 
 from anchoreval.errors import RunError
 from anchoreval.records.header import HEADER, Header, read_header
-from anchoreval.records.lines import RECORDS, Lines, changed_since, each_fields
+from anchoreval.records.lines import RECORDS, Lines, each_fields
 from anchoreval.records.plain_files import there
+from anchoreval.records.seal import changed_since
 from anchoreval.reports.board.definition import Declared
 from anchoreval.reports.board.view import relative
 from anchoreval.reports.links import has_viewer

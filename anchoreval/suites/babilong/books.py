@@ -1,4 +1,4 @@
-"""The text around BABILong's facts: the books of PG-19 in a local folder, or the package's own prose."""
+"""The text around BABILong's facts: the books of PG-19 in a local folder, or prose that the package generates."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from anchoreval.texts.reading import text_of
 from anchoreval.texts.sources import Sources
 
 FOLDERS = ("pg19", "babilong/pg19")
-CHARACTERS_PER_TOKEN = 10  # how much of a book is split at a time, as upstream does
+CHARACTERS_PER_TOKEN = 10  # of a stretch of a book that is split into sentences at a time, as upstream does
 LEAST_CHARACTERS = 4096
 
 
 def background(sources: Sources, rng: Random, tokens: int) -> Iterator[str]:
-    """Sentences without end: of a generated text, or from random places of random books (as SentenceSampler does)."""
+    """Yield sentences without end: generated prose, or from random places of random books (as SentenceSampler does)."""
     if sources.haystack == "generated":
         return sentences(rng.getrandbits(32))
     return _of_books(books(sources), rng, max(LEAST_CHARACTERS, CHARACTERS_PER_TOKEN * tokens))
 
 
 def books(sources: Sources) -> tuple[str, ...]:
-    """Every text of the folder pg19, each noted in `sources`. SourceError where there is none."""
+    """Return every text of the folder pg19 and note each in `sources`; raise SourceError if there is no text."""
     for folder in (place / inner for place in sources.places() for inner in FOLDERS):
         if paths := sorted(folder.glob("*.txt")):
             for path in paths:
@@ -41,7 +41,7 @@ def books(sources: Sources) -> tuple[str, ...]:
 
 @cache
 def _read(paths: tuple[Path, ...]) -> tuple[str, ...]:
-    """The texts, read once: a suite of twenty tasks at six lengths would read them 120 times."""
+    """Return the texts, cached: a suite of twenty tasks at six lengths would read them 120 times."""
     texts = tuple(text for path in paths if (text := text_of(path)).strip())
     if not texts:
         raise SourceError(f"{paths[0].parent}: every text is empty: put books there, or use --haystack generated")
@@ -49,14 +49,14 @@ def _read(paths: tuple[Path, ...]) -> tuple[str, ...]:
 
 
 def _of_books(texts: tuple[str, ...], rng: Random, characters: int) -> Iterator[str]:
-    """From a random place of a random book on, the first and the last sentence left out."""
+    """Yield the sentences from a random place of a random book on, without the first and the last; then of another."""
     from nltk.tokenize.punkt import PunktSentenceTokenizer
 
     splitter, idle = PunktSentenceTokenizer(), 0
     while idle < 1000:
         text = rng.choice(texts)
         start = rng.randrange(len(text))
-        found = splitter.tokenize(text[start : start + characters])[1:-1]
-        idle = 0 if found else idle + 1
-        yield from found
+        whole = splitter.tokenize(text[start : start + characters])[1:-1]
+        idle = 0 if whole else idle + 1
+        yield from whole
     raise SourceError("the texts of the folder pg19 hold no sentences: three in a row are needed")

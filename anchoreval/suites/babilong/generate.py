@@ -1,10 +1,15 @@
 """BABILong at any length, in tokens of the model under test: bAbI's facts between the sentences of a longer text.
 
-Made as NoiseInjectionDataset of booydar/babilong at 7a6efee does (babilong/babilong_utils.py): questions with at most
-an eighth as many lines as there are tokens, background sentences of ten tokens or more, every fact before a sentence
-drawn uniformly, the facts in their order, the last sentence cut where the length is reached. Other than upstream:
-lengths are tokens of the model under test and hold the whole prompt and the answer (upstream: GPT-2's, less 300), and
-each sample draws for itself. The background is PG-19 where the haystack is the published one, else our own prose.
+Samples are made as NoiseInjectionDataset of booydar/babilong at 7a6efee makes them (babilong/babilong_utils.py):
+
+- a story has at most an eighth as many lines as the length has tokens;
+- a background sentence has ten tokens or more;
+- each fact goes before a sentence that is drawn uniformly, and the facts keep their order;
+- the last sentence is cut where the length is reached.
+
+Unlike upstream, a length is in tokens of the model under test and holds the whole prompt and the answer (upstream
+counts GPT-2's tokens, less 300), and each sample has its own random draws. The background is PG-19 if the haystack is
+the published one, else generated prose.
 """
 
 from __future__ import annotations
@@ -26,7 +31,7 @@ from anchoreval.texts.fit import too_short
 
 TOKENS_PER_LINE = 8  # of a story: longer stories than this allows are left out
 LEAST_TOKENS = 10  # of a sentence of the background
-MOST_SHORT = 10_000  # sentences in a row that are passed over
+MOST_SHORT = 10_000  # too short sentences in a row that are skipped before it is an error
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +42,7 @@ class BabilongTask:
 
 
 def generate(recipe: Recipe) -> Iterator[Sample]:
-    """The first stories that fit, in an order that the seed draws. LengthError where not as many as asked for do."""
+    """Yield the first stories that fit, in an order that the seed draws; raise LengthError if too few of them fit."""
     task = options(recipe, BabilongTask)
     known = stories(recipe.sources, task.data)
     if len(known) < recipe.count:
@@ -45,18 +50,18 @@ def generate(recipe: Recipe) -> Iterator[Sample]:
     order = list(range(len(known)))
     Random(f"{recipe.seed}-babilong-{task.data}").shuffle(order)
     drawn = (Mixture(recipe, task.data, number, known[number]) for number in order)
-    made = 0
+    index = 0
     for mixture in drawn:
         if mixture.smallest <= recipe.length:
-            yield mixture.sample(made)
-            made += 1
-        if made == recipe.count:
+            yield mixture.sample(index)
+            index += 1
+        if index == recipe.count:
             return
     raise too_short(recipe.length, _enough(recipe, task.data, known))
 
 
 def _enough(recipe: Recipe, data: DataSet, known: Sequence[Story]) -> int:
-    """A length, in tokens, at which as many stories as asked for can be used: the shortest ones."""
+    """Return a length in tokens that suits the `recipe.count` shortest stories."""
     shortest = sorted(known, key=lambda story: (len(story.facts), sum(map(len, story.facts))))[: recipe.count]
     return max(Mixture(recipe, data, 0, story).smallest for story in shortest)
 
@@ -73,7 +78,7 @@ def _long(sentences: Iterator[str], recipe: Recipe) -> Iterator[str]:
 
 
 class Mixture:
-    """One story between the sentences of its background; every draw follows from the seed and the story's number."""
+    """One story between background sentences. All its random draws follow from the seed and the story's number."""
 
     def __init__(self, recipe: Recipe, data: DataSet, number: int, story: Story) -> None:
         self.recipe, self.data, self.number, self.story = recipe, data, number, story
@@ -82,19 +87,19 @@ class Mixture:
 
     @cached_property
     def smallest(self) -> int:
-        """The shortest length that this story is used at."""
+        """The shortest length, in tokens, at which this story is used."""
         bare = self._count("") + TOKENS_PER_LINE * (len(self.story.facts) + 1)
         return max(bare, self._count(" ".join(self.story.facts))) + self.recipe.reserved
 
     @cached_property
     def _draws(self) -> tuple[list[float], Iterator[str]]:
-        """Where the facts stand, as shares of the sentences, and the background."""
+        """(places of the facts as shares of the sentences, the background sentences)."""
         rng = Random(f"{self.recipe.seed}-babilong-{self.data}-{self.number}")
         shares = sorted(rng.random() for _ in self.story.facts)
         return shares, background(self.recipe.sources, rng, self.recipe.length)
 
     def sample(self, index: int) -> Sample:
-        """The sample, filled."""
+        """Return the sample with as much background as fits."""
         recipe, tokenizer = self.recipe, self.recipe.tokenizer
         count = most(lambda n: self._count(self._text(n)), self.room, 0, self.room // (2 * LEAST_TOKENS)) or 0
         parts = self.parts(count)
@@ -119,7 +124,10 @@ class Mixture:
         )
 
     def parts(self, count: int, cut: int | None = None) -> list[tuple[str, int | None]]:
-        """Facts, with their places in the story, between `count` sentences, the last cut to `cut` characters."""
+        """Return the facts between `count` sentences, the last of them cut to `cut` characters.
+
+        Each part is (text, index of the fact in the story; None for a sentence of the background).
+        """
         sentences = list(self._upto(count)[:count])
         if cut is not None:
             sentences[-1] = sentences[-1][:cut]
@@ -138,13 +146,13 @@ class Mixture:
         return " ".join(text for text, _ in self.parts(count, cut))
 
     def _upto(self, count: int) -> list[str]:
-        """The first `count` sentences of the background, and perhaps more."""
+        """Return at least the first `count` sentences of the background."""
         self._sentences += itertools.islice(self._long, max(0, count - len(self._sentences)))
         return self._sentences
 
     @cached_property
     def _long(self) -> Iterator[str]:
-        """The sentences of the background that are long enough. SourceError where there are too few of them."""
+        """The background sentences that are long enough; SourceError if they are too rare."""
         return _long(self._draws[1], self.recipe)
 
     def _segments(self, context: str) -> tuple[Segment, ...]:
@@ -154,7 +162,10 @@ class Mixture:
         return self.recipe.tokenizer.count("".join(segment.text for segment in self._segments(context)))
 
     def _places(self, parts: Sequence[tuple[str, int | None]], before: str, size: int) -> dict[str, Json]:
-        """Where the facts stand that the question needs: share of the context's characters, tokens of the prompt."""
+        """Return where the facts that the question needs stand: as shares of the context's characters and in tokens.
+
+        `before` is the text in front of the context and `size` the context's characters.
+        """
         starts = itertools.accumulate((len(text) + 1 for text, _ in parts), initial=0)
         needed = [start for start, (_, at) in zip(starts, parts, strict=False) if at in self.story.supporting]
         context = " ".join(text for text, _ in parts)

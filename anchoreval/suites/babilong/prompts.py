@@ -1,5 +1,7 @@
-"""BABILong's prompts and labels, the texts of booydar/babilong at 7a6efee, babilong/prompts.py and babilong/metrics.py
-(Apache-2.0), character by character, their slips (`</example><example>`, a stray `<context>`) included.
+"""BABILong's prompts and labels.
+
+The texts are those of booydar/babilong at 7a6efee, babilong/prompts.py and babilong/metrics.py (Apache-2.0), character
+by character, with their slips (`</example><example>`, a stray `<context>`).
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ DataSet = Literal[
 
 
 class Parts(NamedTuple):
-    """What stands before the context of a task."""
+    """The texts that stand before the context of a task."""
 
     instruction: str
     examples: str
@@ -320,7 +322,7 @@ LABELS: dict[str, tuple[str, ...]] = {
 
 
 def prompt_of(data: DataSet, context: str, question: str, wrap: Wrap) -> tuple[Segment, ...]:
-    """Upstream's prompt with all its parts (get_formatted_input), the context as one document."""
+    """Return upstream's prompt with all its parts (get_formatted_input); the context is one document."""
     segments = (
         Segment("preamble", wrap.opening + PARTS[data].opening),
         Segment("document", context.strip()),
@@ -331,5 +333,5 @@ def prompt_of(data: DataSet, context: str, question: str, wrap: Wrap) -> tuple[S
 
 
 def judged_by(data: DataSet, question: str) -> dict[str, Json]:
-    """The facts that the metric needs."""
+    """Return the facts that the metric needs."""
     return {"labels": list(LABELS[data]), "question": question}

@@ -1,10 +1,11 @@
-"""BABILong as it is published: the samples of RMT-team/babilong, each a JSON file of `input`, `question` and `target`.
+"""BABILong as it is published: the samples of RMT-team/babilong, with `input`, `question` and `target` each.
 
-A file of a source folder is read, else the same rows of the hub, at a pinned revision.
+The samples of one task at one published length are a JSON file. It is read from a source folder, or else the same rows
+are loaded from the hub at a pinned revision.
 
-Their lengths, 0k to 10M, are in GPT-2's tokens and leave 300 for the rest of the prompt. Here a length is, as
-everywhere, in tokens of the model under test, and nothing is cut: at a length the longest file is read whose name
-promises no more, and a length that does not hold one of its samples is an error that says which does.
+The published lengths, 0k to 10M, are in GPT-2's tokens and leave 300 for the rest of the prompt. Here a length is in
+tokens of the model under test, as everywhere, and nothing is cut: at a length, the longest file is read whose name
+promises no more. If one of its samples does not fit the length, the error names a length that holds it.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ _THOUSANDS = {
     "0k": 0, "1k": 1, "2k": 2, "4k": 4, "8k": 8, "16k": 16, "32k": 32, "64k": 64, "128k": 128, "256k": 256,
     "512k": 512, "1M": 1000, "10M": 10_000,
 }  # fmt: skip
-_LONGEST = {**{f"qa{n}": "10M" for n in range(1, 6)}, **{f"qa{n}": "1M" for n in range(6, 11)}}  # the others: 0k
+#: The longest published length of a task; 0k for the tasks that are not named here.
+_LONGEST = {**{f"qa{n}": "10M" for n in range(1, 6)}, **{f"qa{n}": "1M" for n in range(6, 11)}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +55,18 @@ class Row:
 
 
 def names(data: str) -> list[str]:
-    """The lengths that a task is published at, shortest first."""
+    """Return the names of the lengths at which a task is published, shortest first."""
     last = _THOUSANDS[_LONGEST.get(data, "0k")]
     return [name for name, thousands in _THOUSANDS.items() if thousands <= last]
 
 
 def name_at(data: str, length: int) -> str:
-    """The published length that is read at `length` tokens."""
+    """Return the name of the published length that is read at `length` tokens."""
     return [name for name in names(data) if _THOUSANDS[name] * 1000 <= length][-1]
 
 
 def generate(recipe: Recipe) -> Iterator[Sample]:
-    """The samples of a file in order. LengthError where one of them does not fit."""
+    """Yield the samples of a file in order; raise LengthError if one of them does not fit."""
     task = options(recipe, PublishedTask)
     name = name_at(task.data, recipe.length)
     samples = [_sample(recipe, task, name, index, row) for index, row in enumerate(rows(recipe, task.data, name))]
@@ -82,13 +84,16 @@ def _sample(recipe: Recipe, task: PublishedTask, name: str, index: int, row: Row
 
 
 def find(sources: Sources, data: str, name: str) -> Path | None:
-    """Where a file lies, source folders in order."""
+    """Return the path of a task's file in the first source folder that has it, or None."""
     paths = (place / inner / data / f"{name}.json" for place in sources.places() for inner in FOLDERS)
     return next((path for path in paths if path.is_file()), None)
 
 
 def rows(recipe: Recipe, data: str, name: str) -> list[Row]:
-    """The first samples of a file, as many as asked for; what is read is noted. SourceError where there are fewer."""
+    """Return the first `recipe.count` samples of a file and note the file in the sources.
+
+    Raise SourceError if there are fewer.
+    """
     file = f"babilong/{data}/{name}.json"
     path = find(recipe.sources, data, name)
     content: Sequence[Json] = of_hub(recipe.sources, data, name) if path is None else parse(path)
@@ -99,13 +104,13 @@ def rows(recipe: Recipe, data: str, name: str) -> list[Row]:
     if path:
         recipe.sources.note(file, path, None, folder="babilong")
     else:
-        said: dict[str, Json] = {"dataset": DATASET, "revision": REVISION}
-        recipe.sources.note_rows(file, sha256_of_rows(content), len(content), True, folder="babilong", **said)
+        origin: dict[str, Json] = {"dataset": DATASET, "revision": REVISION}
+        recipe.sources.note_rows(file, sha256_of_rows(content), len(content), True, folder="babilong", **origin)
     return [_row(content[index], f"{where}: sample {index}") for index in range(recipe.count)]
 
 
 def of_hub(sources: Sources, data: str, name: str) -> Sequence[Json]:
-    """The rows that the hub has of a task and length; SourceError where they cannot be had."""
+    """Return the hub's rows of a task at a published length; raise SourceError if they cannot be loaded."""
     why = "offline"
     if not sources.offline:
         try:
@@ -126,7 +131,7 @@ def of_hub(sources: Sources, data: str, name: str) -> Sequence[Json]:
 
 
 def parse(path: Path) -> list[Json]:
-    """The samples of a file, a JSON list or one object in each line."""
+    """Return the samples of a file, which is a JSON list or has one JSON object in each line."""
     text = text_of(path)
     if text.lstrip().startswith("["):
         return list(json_of(text, str(path)))
@@ -135,5 +140,5 @@ def parse(path: Path) -> list[Json]:
 
 
 def _row(each: Json, where: str) -> Row:
-    found = each if isinstance(each, dict) else {}
-    return Row(*(checked_text(found.get(key), where, key, "BABILong's own samples") for key in _FIELDS))
+    fields = each if isinstance(each, dict) else {}
+    return Row(*(checked_text(fields.get(key), where, key, "BABILong's own samples") for key in _FIELDS))

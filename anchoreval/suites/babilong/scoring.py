@@ -1,12 +1,13 @@
-"""BABILong's metric as it is published (booydar/babilong at 7a6efee, babilong/metrics.py), and one that mends it.
+"""BABILong's metric as it is published (booydar/babilong at 7a6efee, babilong/metrics.py), and a corrected one.
 
-Both look for the labels of the task in the first sentence of the answer, leave out those that the question names, and
-score 1 where the reference is the only one left (of a list: where exactly its members are left). The sample's facts
+Both look for the labels of the task in the first sentence of the answer and leave out those that the question names.
+They score 1 if the reference is the only label left (for a list: if exactly its members are left). The sample's facts
 hold `labels` and `question`.
 
-The published one finds labels as substrings. So "one" is found in "none", and no answer is right where the reference of
-qa7 is "none"; "no" is found in "I do not know"; "n, e" is not the path "n,e". The corrected one finds whole words,
-takes a space after a comma for none, and also ends the answer before the word "question", as upstream means to do.
+The published metric finds labels as substrings. So it finds "one" in "none", and no answer to a question of qa7 whose
+reference is "none" is right; it finds "no" in "I do not know"; and "n, e" is not the path "n,e". The corrected metric
+finds whole words, ignores a space after a comma, and also ends the answer before the word "question", as upstream means
+to do.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from anchoreval.schema import Json, Score
 from anchoreval.suites.ruler.scoring import NO_FACTS, NO_REFERENCES
 
 _ENDS = (".", "<context>", "<example>")
-_LIST = 3  # characters: a reference of more with a comma is a list; a path such as "n,e" is one label
+_LIST = 3  # characters: a longer reference with a comma is a list; a path such as "n,e" is one label
 
 
 def babilong(answer: str, references: Sequence[str], facts: Mapping[str, Json] = NO_FACTS) -> Score:
-    """1 or 0 as published; a note says where the corrected metric disagrees."""
+    """Return 1 or 0 as published; a note says if the corrected metric disagrees."""
     if not references:
         return NO_REFERENCES
     value, other = _official(answer, references[0], facts), _corrected(answer, references[0], facts)
@@ -31,7 +32,7 @@ def babilong(answer: str, references: Sequence[str], facts: Mapping[str, Json] =
 
 
 def babilong_corrected(answer: str, references: Sequence[str], facts: Mapping[str, Json] = NO_FACTS) -> Score:
-    """1 or 0 with labels found as whole words."""
+    """Return 1 or 0, with labels found as whole words."""
     return Score(float(_corrected(answer, references[0], facts))) if references else NO_REFERENCES
 
 
@@ -51,7 +52,7 @@ def _corrected(answer: str, reference: str, facts: Mapping[str, Json]) -> bool:
 
 
 def _labels(facts: Mapping[str, Json]) -> list[Json]:
-    """The labels of the task; RunError where the record of another task stands there."""
+    """Return the labels of the task; raise RunError if the facts are those of another task's record."""
     labels = facts["labels"]
     if not isinstance(labels, list | tuple):
         raise RunError("facts > labels is no list, which the rule of babilong reads")
@@ -59,20 +60,20 @@ def _labels(facts: Mapping[str, Json]) -> list[Json]:
 
 
 def _first(text: str, ends: Sequence[str]) -> str:
-    """What stands before the first of each of `ends`."""
+    """Return the text before the first occurrence of any of `ends`."""
     for end in ends:
         text = text.split(end)[0]
     return text
 
 
 def _has(text: str, label: str) -> bool:
-    """Whether the label stands there as whole words; a path of two letters also not as part of a longer one."""
+    """Return True if the text holds the label as whole words; a path of two letters may not be part of a longer one."""
     border = r"[\w,]" if "," in label else r"\w"
     return re.search(rf"(?<!{border}){re.escape(label)}(?!{border})", text) is not None
 
 
 def _only(target: str, left: set[str]) -> bool:
-    """Whether the target, or every member of a list, and nothing else is left."""
+    """Return True if exactly the target is left, or exactly the members of a target that is a list."""
     if "," in target and len(target) > _LIST:
         members = target.split(",")
         return all(member in left for member in members) and len(left) == len(members)

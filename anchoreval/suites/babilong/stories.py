@@ -1,4 +1,4 @@
-"""bAbI's stories (Weston et al. 2015), facts and questions of BABILong: tasks_1-20_v1-2, the en-10k training files."""
+"""bAbI's stories (Weston et al. 2015) with BABILong's facts and questions: en-10k training files of tasks_1-20_v1-2."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ ZIP = "tasks_1-20_v1-2.zip"
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """A question with the facts told before it; `supporting` are the places of those that it needs.
+    """A question with the facts told before it; `supporting` are the indices of the facts that it needs.
 
-    `number` is that of the story in its file, of which several questions may ask.
+    `number` is the number of the story in its file; several questions may ask about one story.
     """
 
     facts: tuple[str, ...]
@@ -39,12 +39,12 @@ class Story:
 
 
 def file_name(data: str) -> str:
-    """The file of a task."""
+    """Return the file name of a task."""
     return f"{data}_{NAMES[data]}_train.txt"
 
 
 def find(sources: Sources, data: str) -> Path | None:
-    """The unpacked file of a task, or the zip that holds it, source folders in order."""
+    """Return the unpacked file of a task, or the zip that holds it, from the first source folder that has one."""
     for folder in (place / inner for place in sources.places() for inner in FOLDERS):
         for path in (*(folder / inner / file_name(data) for inner in INNER), folder / ZIP):
             if path.is_file():
@@ -53,7 +53,7 @@ def find(sources: Sources, data: str) -> Path | None:
 
 
 def stories(sources: Sources, data: str) -> list[Story]:
-    """Every question of a task's file in order; what is read is noted in `sources`. SourceError where it is missing."""
+    """Return every question of a task's file in order and note the file in `sources`; raise SourceError without one."""
     path = find(sources, data)
     if path is None:
         raise SourceError(_missing(sources, data))
@@ -65,16 +65,16 @@ def stories(sources: Sources, data: str) -> list[Story]:
     else:
         text = text_of(path)
         sources.note(f"babilong/{file_name(data)}", path, None, folder="babilong")
-    found = list(parse(text, str(path)))
-    if not found:
+    questions = list(parse(text, str(path)))
+    if not questions:
         raise SourceError(f"{path} holds no question of {data}: expected bAbI's {file_name(data)}")
-    return found
+    return questions
 
 
 def parse(text: str, where: str) -> Iterator[Story]:
-    """The questions of a file: numbered lines, a question with its answer and supporting lines behind tabs.
+    """Yield the questions of a file of numbered lines; a question has its answer and supporting lines behind tabs.
 
-    As upstream (get_dataset_df), earlier questions of a story are no facts of later ones.
+    As upstream (get_dataset_df), earlier questions of a story are not facts of later ones.
     """
     told: list[tuple[int, str]] = []
     begun = 0

@@ -1,4 +1,4 @@
-"""Data of the general benchmarks: what of them lies in a folder, and fetched there from the hub at pinned revisions."""
+"""Data of the general benchmarks: list what a folder holds, and fetch the rest from the hub at pinned revisions."""
 
 from __future__ import annotations
 
@@ -20,15 +20,13 @@ State = Literal["published", "differs", "unpinned", "missing"]
 
 
 def splits_of(task: Task) -> tuple[str, ...]:
-    """The splits that prompts of a task are made of: what is asked, then what examples are drawn from."""
+    """Return the splits that a task's prompts are made of: the split that is asked, then the one of the examples."""
     hub = HUB[task.args["folder"]]
     return (hub.asked, hub.examples) if task.args.get("shots") and hub.examples else (hub.asked,)
 
 
 def states(sources: Sources) -> Iterator[tuple[str, State, str]]:
-    """(file, its state, what of it) for every split that is needed and lies in a folder; a line for each data set that
-    does not.
-    """
+    """Yield (file, state, details) for every needed split in a folder, then a row for each data set in no folder."""
     lacking: Counter[str] = Counter()
     for task in _tasks():
         rows = general_rows.local(sources, task.args["task"])
@@ -44,8 +42,10 @@ def states(sources: Sources) -> Iterator[tuple[str, State, str]]:
 
 
 def _state(path: Path, task: Task, split: str) -> tuple[State, str]:
-    """A file that `data fetch` brought is held against its stamp. Of others no SHA-256 was published: the number of
-    rows is what is known of the split that is asked.
+    """Return the state of a split's file, and details.
+
+    A file that `data fetch` wrote is compared with its stamp. For other files no SHA-256 was published; only the number
+    of rows of the split that is asked is known.
     """
     if not path.is_file():
         return "missing", str(path)
@@ -69,9 +69,9 @@ def _fetched_state(path: Path, hub: OnHub, stamped: object) -> tuple[State, str]
 
 
 def fetch(folder: Path, say: Callable[[str], None]) -> None:
-    """`folder`/general/<task>/<split>.jsonl of every task, as the hub has them at the pinned revision.
+    """Write `folder`/general/<task>/<split>.jsonl of every task, with the hub's rows at the pinned revision.
 
-    Files that are there are left alone. SourceError for the first data set that cannot be had.
+    Existing files are left alone. Raise SourceError for the first data set that cannot be loaded.
     """
     lm_eval_tasks.require()
     for task in _tasks():
@@ -87,8 +87,8 @@ def _fetch(task: Task, paths: list[Path]) -> None:
     try:
         loaded = lm_eval_tasks.load(name, folder, 0, **general_rows.pinned(folder))
     except Exception as error:  # datasets and huggingface_hub raise many kinds
-        said = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        raise SourceError(f"{task.address}: {HUB[folder].dataset} cannot be had from the hub ({said})") from error
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        raise SourceError(f"{task.address}: {HUB[folder].dataset} cannot be had from the hub ({reason})") from error
     stamps = {}
     for path in paths:
         rows = loaded.dataset[path.stem]

@@ -1,7 +1,8 @@
 """General benchmarks as lm-evaluation-harness 0.4.13 asks them: its prompts, examples, choices and stop strings.
 
-Prompts are those of its `hf` model without a chat template. The examples of a row follow from lm-eval's seed and the
-row's number alone: every task draws from the first row on, whatever runs beside it and however many rows are asked.
+Prompts are those of lm-eval's `hf` model without a chat template. The examples of a row follow from lm-eval's seed and
+the row's number alone: every task draws examples from its first row on, whatever else runs and however many rows are
+asked.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from anchoreval.suites.recipe import BASE, Recipe, options
 
 @dataclass(frozen=True, slots=True)
 class GeneralTask:
-    """The `args` of a task card: lm-eval's task, the folder of its YAML, examples, and the metric that is the score."""
+    """The `args` of a task card: lm-eval's task, its YAML's folder, the number of examples, and the scored metric."""
 
     task: str
     folder: str
@@ -30,7 +31,7 @@ class GeneralTask:
 
 
 def generate(recipe: Recipe) -> Iterator[Sample]:
-    """The first rows of a task, in the order of its data set; errors are said before the first."""
+    """Yield samples of the first rows of a task, in the order of its data set; errors of the card come before them."""
     card = options(recipe, GeneralTask)
     if recipe.wrap != BASE:
         raise ModelError(f"{recipe.task} is sent without a chat template, as lm-eval does: --template base")
@@ -50,7 +51,7 @@ def generate(recipe: Recipe) -> Iterator[Sample]:
 
 
 def _task(recipe: Recipe, card: GeneralTask) -> LmTask:
-    """lm-eval's task over rows of a source folder, else of the hub; SourceError where neither has them."""
+    """Return lm-eval's task over the rows of a source folder, else the hub's; raise SourceError if neither has them."""
     rows = general_rows.local(recipe.sources, card.task)
     place = f"{general_rows.FOLDER}/{card.task}"
     if rows is None and recipe.sources.offline:
@@ -88,7 +89,7 @@ def _said(error: Exception) -> str:
 
 
 def _splits(task: LmTask, shots: int) -> list[str]:
-    """The splits that prompts are made of: what is asked, then what examples are drawn from."""
+    """Return the splits that prompts are made of: the split that is asked, then the one of the examples."""
     config, examples = task.config, task.config.fewshot_config
     asked = config.test_split or config.validation_split
     if not shots or (examples.split is None and examples.samples is not None):
@@ -98,35 +99,35 @@ def _splits(task: LmTask, shots: int) -> list[str]:
 
 
 def _check(recipe: Recipe, card: GeneralTask, task: LmTask) -> None:
-    """CardError where the card and lm-eval's task disagree, or its kind of request is none that is computed."""
+    """Raise CardError if the card and lm-eval's task disagree, or if the task's requests cannot be computed."""
     kind, where = task.OUTPUT_TYPE, f"{recipe.task}: lm-eval's {card.task}"
     if kind == "loglikelihood_rolling":
         raise CardError(f"{where} scores whole texts (loglikelihood_rolling), which has no prompt: anchoreval nll does")
     if (card.metric, card.filter) not in lm_eval_tasks.metrics(task):
         known = ", ".join(",".join(pair) for pair in lm_eval_tasks.metrics(task))
         raise CardError(f"{where} reports {known}, not {card.metric},{card.filter}")
-    said: dict[str, Any] = task.config.generation_kwargs or {} if kind == "generate_until" else {"max_gen_toks": 0}
-    if said.get("do_sample") or float(said.get("temperature") or 0) > 0 or task.config.repeats > 1:
+    decoding: dict[str, Any] = task.config.generation_kwargs or {} if kind == "generate_until" else {"max_gen_toks": 0}
+    if decoding.get("do_sample") or float(decoding.get("temperature") or 0) > 0 or task.config.repeats > 1:
         raise CardError(f"{where} draws its answers at random, and answers here are greedy")
-    most = said.get("max_gen_toks", MAX_NEW_TOKENS)
+    most = decoding.get("max_gen_toks", MAX_NEW_TOKENS)
     if recipe.max_new_tokens != most:
         raise CardError(f"{where} generates {most} tokens, the card says max_new_tokens: {recipe.max_new_tokens}")
 
 
 def _sample(recipe: Recipe, card: GeneralTask, index: int, task: LmTask, doc: Mapping[str, Json]) -> Sample:
-    asked = lm_eval_tasks.instances(task, doc)
+    requests = lm_eval_tasks.instances(task, doc)
     facts: dict[str, Json] = {
         "lm_eval": {"task": card.task, "folder": card.folder, "metric": card.metric, "filter": card.filter},
         "shots": card.shots,
         "doc": doc,
     }
     if task.OUTPUT_TYPE == "generate_until":
-        context, decoding = asked[0].args
+        context, decoding = requests[0].args
         prompt, choices, stop = context, tuple[Choice, ...](), tuple(decoding.get("until") or ())
         target = task.doc_to_target(doc)
         references = tuple(map(str, target)) if isinstance(target, list) else (str(target),)
     else:
-        prompt, choices = split([one.args for one in asked])
+        prompt, choices = split([request.args for request in requests])
         stop, gold = (), _gold(task, doc)
         references = () if gold is None else (_named(task, doc, gold, choices),)
         facts |= {} if gold is None else {"gold": gold}
@@ -137,9 +138,10 @@ def _sample(recipe: Recipe, card: GeneralTask, index: int, task: LmTask, doc: Ma
 
 
 def split(pairs: Sequence[tuple[str, str]]) -> tuple[str, tuple[Choice, ...]]:
-    """The prompt that all (context, continuation) begin with, and each choice with what precedes it alone.
+    """Return the prompt that all (context, continuation) pairs share, and a choice for each pair.
 
-    Where contexts differ the prompt ends before a blank, so that no token lies across its end.
+    `before` of a choice is the rest of its context. If contexts differ, the prompt ends before a blank or a newline, so
+    that no token lies across its end.
     """
     contexts = [context for context, _ in pairs]
     shared = contexts[0][: min(_same(contexts[0], other) for other in contexts)]
@@ -149,12 +151,12 @@ def split(pairs: Sequence[tuple[str, str]]) -> tuple[str, tuple[Choice, ...]]:
 
 
 def _same(one: str, other: str) -> int:
-    """How many characters two texts begin with alike."""
+    """Return the number of characters that two texts share at their beginning."""
     return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def _gold(task: LmTask, doc: Mapping[str, Json]) -> int | None:
-    """Index of the one right choice, None where there are several; ValueError where a row names none of its choices."""
+    """Return the index of the right choice, or None if several are right; raise ValueError if a row names no choice."""
     if task.OUTPUT_TYPE == "loglikelihood":
         return 0
     named = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
@@ -174,7 +176,7 @@ def _named(task: LmTask, doc: Mapping[str, Json], gold: int, choices: Sequence[C
 
 
 def _segments(prompt: str, question: str) -> tuple[Segment, ...]:
-    """The prompt as what precedes the question, a description and examples, and the question itself."""
+    """Split the prompt into the description and examples before the question, and the question itself."""
     same = _same(prompt[::-1], question[::-1]) or len(prompt)
     pieces = (Segment("preamble", prompt[:-same]), Segment("query", prompt[-same:]))
     return tuple(piece for piece in pieces if piece.text)

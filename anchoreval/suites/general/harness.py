@@ -1,7 +1,7 @@
 """Tasks of lm-evaluation-harness 0.4.13: its definitions, its prompts, its filters and metrics; no model, no torch.
 
-lm-eval's own `TaskManager` reads the YAML of one folder of it (all 14,683 entries would take 12 s) and makes the task;
-what is overridden is where the rows come from, the number of examples, and its talk.
+lm-eval's own `TaskManager` reads the YAML of one folder of its tasks (all 14,683 entries would take 12 s) and makes the
+task. Only the source of the rows and the number of examples are overridden, and its log messages are silenced.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from anchoreval.cards import Task, load_tasks
 from anchoreval.errors import AnchorEvalError, CardError, MissingExtra, RunError
 from anchoreval.schema import Json
 
-FEWSHOT_SEED = 1234  # lm-eval's default; every task draws its examples anew from it, sample by sample
-MAX_NEW_TOKENS = 256  # of lm-eval's `hf` model, where a task states none
+FEWSHOT_SEED = 1234  # lm-eval's default; every task draws its examples from a generator with this seed, row by row
+MAX_NEW_TOKENS = 256  # the default of lm-eval's `hf` model, for tasks that state no number
 LmTask = Any  # lm_eval.api.task.ConfigurableTask
 Results = Mapping[tuple[str, str], Any]  # (metric, filter) -> what a sample adds to it
 
 
 def require() -> dict[str, str]:
-    """The release of lm-eval that scores and prompts are from; MissingExtra where it is not installed."""
+    """Return the release of lm-eval that makes scores and prompts; raise MissingExtra if lm-eval is not installed."""
     if find_spec("lm_eval") is None:
         raise MissingExtra("general tasks are lm-evaluation-harness's own: pip install 'anchoreval[lm-eval]'")
     return {"lm-eval": metadata.version("lm-eval")}
@@ -36,7 +36,7 @@ def require() -> dict[str, str]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars of `datasets` and no notes of lm-eval; both as they were behind it."""
+    """Silence the progress bars of `datasets` and lm-eval's warnings inside the block; restore both after it."""
     from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     shown, talk = not are_progress_bars_disabled(), logging.getLogger("lm_eval")
@@ -53,7 +53,7 @@ def quiet() -> Iterator[None]:
 
 @cache
 def _manager(folder: str) -> Any:
-    """lm-eval's TaskManager of one folder of its tasks; CardError for a folder that is none of the installed ones."""
+    """Return lm-eval's TaskManager of one folder of its tasks; raise CardError if lm-eval has no such folder."""
     require()
     import lm_eval.tasks
 
@@ -74,35 +74,36 @@ def _cards() -> Mapping[str, Task]:
 
 @cache
 def _of_cards() -> frozenset[tuple[str, str]]:
-    """Every (task, folder) of lm-eval that a card names."""
+    """Return every (task, folder) of lm-eval that a card names."""
     cards = (task for task in _cards().values() if task.generator == "lm_eval")
     return frozenset((str(task.args.get("task")), str(task.args.get("folder"))) for task in cards)
 
 
 def require_definition(task: str, facts: Mapping[str, Json]) -> None:
-    """Raise RunError where the facts of a record of `task` name another definition of lm-eval than its card.
+    """Raise RunError if the facts of a record of `task` name another definition of lm-eval than the task's card.
 
-    A definition is YAML with Python beside it: a record, which somebody else may have written, names none.
+    A definition is YAML with Python beside it. Somebody else may have written the record, so it must not choose which
+    definition is loaded.
     """
-    said, doc = facts.get("lm_eval"), facts.get("doc")
+    stated, doc = facts.get("lm_eval"), facts.get("doc")
     names = ("task", "folder", "metric", "filter")
-    if not isinstance(said, Mapping) or not all(isinstance(said.get(name), str) for name in names):
+    if not isinstance(stated, Mapping) or not all(isinstance(stated.get(name), str) for name in names):
         raise RunError(f"facts > lm_eval: expected an object with {', '.join(names)} as text")
     if not isinstance(doc, Mapping):
         raise RunError("facts > doc: expected the row that was asked, an object")
-    pair = said["task"], said["folder"]
+    pair = stated["task"], stated["folder"]
     card = _cards().get(task)
-    own = None if card is None else (card.args.get("task"), card.args.get("folder"))
-    if pair not in _of_cards() or (own is not None and pair != own):
-        named = "no card of lm-eval's tasks names" if own is None else f"the card {task} does not name"
+    of_card = None if card is None else (card.args.get("task"), card.args.get("folder"))
+    if pair not in _of_cards() or (of_card is not None and pair != of_card):
+        named = "no card of lm-eval's tasks names" if of_card is None else f"the card {task} does not name"
         raise RunError(f"facts > lm_eval: {named} lm-eval's task {pair[0][:60]!r} of folder {pair[1][:60]!r}")
 
 
 def load(name: str, folder: str, shots: int, rows: Mapping[str, Any] | None = None, **changes: Json) -> LmTask:
-    """lm-eval's task `name` of its folder `folder` with `shots` examples, few-shot seed set.
+    """Return lm-eval's task `name` of its folder `folder` with `shots` examples and the few-shot seed set.
 
-    `rows` are a `datasets.Dataset` by split; without them lm-eval loads its data set as it always does. Without
-    examples the training data are not touched. CardError for a name that the folder does not have.
+    `rows` maps a split to its `datasets.Dataset`; without `rows` lm-eval loads its data set as it always does. Without
+    examples the training data are not touched. Raise CardError if the folder has no task of this name.
     """
     manager = _manager(folder)
     if name not in manager.all_subtasks:
@@ -119,33 +120,37 @@ def load(name: str, folder: str, shots: int, rows: Mapping[str, Any] | None = No
 
 
 def instances(task: LmTask, doc: Mapping[str, Json]) -> list[Any]:
-    """lm-eval's requests for one row, as its `build_all_requests` makes them; examples are drawn in order of rows."""
+    """Return lm-eval's requests for one row, as its `build_all_requests` makes them.
+
+    Call this for the rows in order: each call draws the next examples.
+    """
     context = task.fewshot_context(doc, num_fewshot=task.config.num_fewshot, gen_prefix=task.doc_to_prefix(doc))
-    made = task.construct_requests(doc=doc, ctx=context, metadata=(task.config.task, 0, 1))
-    return made if isinstance(made, list) else [made]
+    requests = task.construct_requests(doc=doc, ctx=context, metadata=(task.config.task, 0, 1))
+    return requests if isinstance(requests, list) else [requests]
 
 
 def alone(task: LmTask, doc: Mapping[str, Json]) -> str:
-    """The context of a row without examples; nothing where every choice has its own."""
+    """Return the context of a row without examples, or "" if every choice has its own context."""
     context = task.fewshot_context(doc, num_fewshot=0, gen_prefix=task.doc_to_prefix(doc))
     return context if isinstance(context, str) else ""
 
 
 def metrics(task: LmTask) -> list[tuple[str, str]]:
-    """Every (metric, filter) that the task reports."""
+    """Return every (metric, filter) that the task reports."""
     return [(metric, each.name) for each in task._filters for metric in task.aggregation()]
 
 
 class Judge:
-    """One task without its data: what lm-eval makes of answers, given the row that was asked."""
+    """One task without its data. It judges answers as lm-eval does, given the row that was asked."""
 
     def __init__(self, task: LmTask) -> None:
         self.task = task
 
     def results(self, doc: Mapping[str, Json], answers: Sequence[Any]) -> Results:
-        """What the answers to one row add to every metric; a text, or (log-probability, greedy) for each choice.
+        """Return what the answers to one row add to every metric.
 
-        RunError for a row that the task's own code cannot take.
+        `answers` are one text, or a pair (log-probability, greedy) for each choice. Raise RunError for a row that the
+        task's own code cannot judge.
         """
         try:
             return self._results(doc, answers)
@@ -158,23 +163,22 @@ class Judge:
         from lm_eval.api.instance import Instance
 
         kind = "loglikelihood" if isinstance(answers[0], tuple) else "generate_until"
-        asked = [Instance(kind, doc, (), i, (None, 0, 1), resps=[answer]) for i, answer in enumerate(answers)]
-        found: dict[tuple[str, str], Any] = {}
+        instances = [Instance(kind, doc, (), i, (None, 0, 1), resps=[answer]) for i, answer in enumerate(answers)]
+        results: dict[tuple[str, str], Any] = {}
         for each in self.task._filters:
-            each.apply(asked)
-            row = self.task.process_results(doc, [one.filtered_resps[each.name] for one in asked])
-            found |= {(metric, each.name): value for metric, value in row.items()}
-        return found
+            each.apply(instances)
+            row = self.task.process_results(doc, [instance.filtered_resps[each.name] for instance in instances])
+            results |= {(metric, each.name): value for metric, value in row.items()}
+        return results
 
     def aggregate(self, metric: str, values: Sequence[Any]) -> float:
-        """lm-eval's own figure for a metric over the rows of the task; RunError where it makes none of the values."""
+        """Return lm-eval's own figure for a metric over the task's rows; raise RunError if it cannot compute one."""
         try:
             return float(self.task.aggregation()[metric](list(values)))
         except Exception as error:  # whatever an aggregation of lm-eval makes of odd values
             raise RunError(f"lm-eval has no {metric} of these records: {_line(error)}") from error
 
     def higher_is_better(self, metric: str) -> bool:
-        """Whether more of a metric is better."""
         return bool(self.task.higher_is_better()[metric])
 
 
@@ -184,7 +188,7 @@ def _judges() -> dict[tuple[str, str], Judge]:
 
 
 def judge_of(name: str, folder: str, doc: Mapping[str, Json]) -> Judge:
-    """The judge of a task, made once; `doc` is any row of it, as its prompts are made from (`plain`)."""
+    """Return the judge of a task, made once; `doc` is any row of the task as its prompts use it (see `plain`)."""
     if (name, folder) not in _judges():
         import datasets
 
@@ -193,17 +197,17 @@ def judge_of(name: str, folder: str, doc: Mapping[str, Json]) -> Judge:
             _judges()[name, folder] = Judge(load(name, folder, 0, rows, process_docs=None))
         except AnchorEvalError:
             raise
-        except Exception as error:  # of a row that is none of this task
+        except Exception as error:  # the row is not one of this task
             raise RunError(f"facts > doc: lm-eval's {name} cannot be made of this row: {_line(error)}") from error
     return _judges()[name, folder]
 
 
 def _line(error: Exception) -> str:
-    """An error of somebody else's code on one line."""
+    """Return an error of foreign code as one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 def plain(doc: Mapping[str, Json]) -> dict[str, Json]:
-    """The row as JSON gives it back."""
+    """Return the row after a round trip through JSON."""
     row: dict[str, Json] = json.loads(json.dumps(doc, default=str))
     return row

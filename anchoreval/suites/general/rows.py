@@ -15,12 +15,12 @@ from anchoreval.texts.reading import json_of
 from anchoreval.texts.sources import Sources
 
 FOLDER = "general"
-FETCHED = "fetched.json"  # beside the files of a task that `data fetch` wrote: what they are, split by split
+FETCHED = "fetched.json"  # beside the files of a task that `data fetch` wrote: a stamp for each split
 
 
 @dataclass(frozen=True, slots=True)
 class OnHub:
-    """A data set that lies on the hub as plain files: its revision, what is asked, what examples are drawn from."""
+    """A data set on the hub: its revision, the split that is asked and the split that examples are drawn from."""
 
     dataset: str
     revision: str
@@ -28,7 +28,7 @@ class OnHub:
     examples: str = ""
 
 
-#: Folder of lm-eval's tasks -> the data set that all of them read. Revisions are those that the hub had in 2026.
+#: Folder of lm-eval's tasks -> the data set that all of its tasks read. Revisions are those that the hub had in 2026.
 HUB = {
     "arc": OnHub("allenai/ai2_arc", "210d026faf9955653af8916fad021475a3f00453", "test", "train"),
     "bbh/cot_fewshot": OnHub("SaylorTwift/bbh", "b5306be6f827cfafbb545ff5a51f96916029b0fd", "test"),
@@ -43,7 +43,7 @@ HUB = {
 
 
 def pinned(folder: str) -> dict[str, Json]:
-    """What `load` is to change so that the hub's rows are those of the pinned revision; CardError where none is."""
+    """Return the `changes` for `load` that pin the hub's revision; raise CardError if no revision is pinned."""
     if folder not in HUB:
         known = ", ".join(sorted(HUB))
         raise CardError(
@@ -53,7 +53,7 @@ def pinned(folder: str) -> dict[str, Json]:
 
 
 class LocalRows(Mapping[str, Any]):
-    """`datasets.Dataset` by split, each read from its file when first asked for; SourceError where there is none."""
+    """Split -> `datasets.Dataset`, read from its file on first use; SourceError if there is no such file."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -74,7 +74,7 @@ class LocalRows(Mapping[str, Any]):
 
 
 def _lines(path: Path) -> Iterator[dict[str, Json]]:
-    """The rows of a file; SourceError names the file and line that is wrong."""
+    """Yield the rows of a file; raise SourceError that names the file and the wrong line."""
     if not path.is_file():
         raise SourceError(f"{path} is missing: put the rows of that split there, one JSON object a line")
     first: set[str] = set()
@@ -93,43 +93,43 @@ def _lines(path: Path) -> Iterator[dict[str, Json]]:
 
 
 def local(sources: Sources, task: str) -> LocalRows | None:
-    """The folder of a task's rows, the first that is there; None where there is none."""
+    """Return the rows of a task from the first source folder that has them, or None."""
     places = (place / FOLDER / task for place in sources.places())
     return next((LocalRows(place) for place in places if place.is_dir()), None)
 
 
 def note(sources: Sources, task: str, split: str, rows: Any, hub: OnHub | None, folder: Path | None) -> None:
-    """Remembers a split that prompts are made of: SHA-256 over its rows as JSON, data set and revision of the hub's.
+    """Note a split that prompts are made of in `sources`: the SHA-256 over its rows as JSON, data set and revision.
 
-    Rows of a `folder` have those where they are the ones that `data fetch` brought there.
+    Data set and revision are noted for rows of the hub, and for rows of a `folder` if `data fetch` wrote them there.
     """
     name = f"{FOLDER}/{task}/{split}"
     if name not in sources.files():
         sha256 = sha256_of_rows(rows)
         known = hub is not None and (folder is None or fetched(folder, split) == stamp(hub, sha256))
-        said = {"dataset": hub.dataset, "revision": hub.revision} if hub and known else {}
-        sources.note_rows(name, sha256, len(rows), known, folder=FOLDER, **said)
+        origin = {"dataset": hub.dataset, "revision": hub.revision} if hub and known else {}
+        sources.note_rows(name, sha256, len(rows), known, folder=FOLDER, **origin)
 
 
 def stamp(hub: OnHub, sha256: str) -> dict[str, Json]:
-    """What is written of a split that was fetched."""
+    """Return the stamp that is written for a fetched split."""
     return {"dataset": hub.dataset, "revision": hub.revision, "sha256": sha256}
 
 
 def fetched(folder: Path, split: str) -> Json:
-    """The stamp of a split in the folder of a task; None where it has none."""
+    """Return the stamp of a split in the folder of a task, or None if it has no stamp."""
     path = folder / FETCHED
-    said = json_of(path.read_bytes(), str(path)) if path.is_file() else {}
-    return said.get(split) if isinstance(said, dict) else None
+    stamps = json_of(path.read_bytes(), str(path)) if path.is_file() else {}
+    return stamps.get(split) if isinstance(stamps, dict) else None
 
 
 def sha256_of_file(path: Path) -> str:
-    """`sha256_of_rows` of a file."""
+    """Return `sha256_of_rows` of the rows of a file."""
     return sha256_of_rows(_lines(path))
 
 
 def sha256_of_rows(rows: Iterable[Mapping[str, Json]]) -> str:
-    """SHA-256 over the rows, each as canonical JSON on a line: the same from a file as from the hub."""
+    """Return the SHA-256 over the rows as lines of canonical JSON: the same for a file as for the hub."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update(json.dumps(row, sort_keys=True, default=str).encode() + b"\n")

@@ -11,25 +11,25 @@ from anchoreval.suites.ruler.scoring import NO_FACTS
 
 
 def results(text: str, facts: Mapping[str, Json]) -> lm_eval_tasks.Results:
-    """What an answer adds to every (metric, filter) of its task.
+    """Return what an answer adds to every (metric, filter) of its task.
 
-    `facts` are a sample's of the generator `lm_eval`, with `choices` where it has any.
+    `facts` are those of a sample of the generator `lm_eval`, with `choices` if the sample has any.
     """
-    said = facts["lm_eval"]
-    judge = lm_eval_tasks.judge_of(said["task"], said["folder"], facts["doc"])
+    stated = facts["lm_eval"]
+    judge = lm_eval_tasks.judge_of(stated["task"], stated["folder"], facts["doc"])
     answers: list[Any] = [tuple(each) for each in facts.get("choices", ())] or [text]
     return judge.results(facts["doc"], answers)
 
 
 def lm_eval(text: str, _: Sequence[str], facts: Mapping[str, Json] = NO_FACTS) -> Score:
-    """The one metric that the task card names, 0..1; None with the reason where it is no such number."""
-    said = facts.get("lm_eval")
-    if not isinstance(said, Mapping):
+    """Return the metric that the task card names, 0..1, or None with the reason if lm-eval gives no such number."""
+    stated = facts.get("lm_eval")
+    if not isinstance(stated, Mapping):
         return Score(None, "the record does not hold the document that lm-eval judges")
-    value: Any = results(text, facts).get((said["metric"], said["filter"]))
+    value: Any = results(text, facts).get((stated["metric"], stated["filter"]))
     if not isinstance(value, int | float) and not hasattr(value, "item"):
-        return Score(None, f"lm-eval gives no number for {said['metric']}")
+        return Score(None, f"lm-eval gives no number for {stated['metric']}")
     number = float(value)
     if not 0 <= number <= 1:
-        return Score(None, f"lm-eval gives {number} for {said['metric']}, no score between 0 and 1")
+        return Score(None, f"lm-eval gives {number} for {stated['metric']}, no score between 0 and 1")
     return Score(number)

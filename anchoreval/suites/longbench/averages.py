@@ -1,7 +1,8 @@
-"""The three averages that LongBench scores are published under, and the buckets of LongBench-E. All 0..100.
+"""The three averages under which LongBench scores are published, and the buckets of LongBench-E. All are 0..100.
 
-Upstream's eval.py gives none but the data sets' own scores; the first is that of its paper and leaderboard, the second
-is common in papers on RoPE and on caches, the third is lm-eval's.
+Upstream's eval.py gives only the scores of the data sets. The first average (six categories) is that of LongBench's
+paper and leaderboard, the second (flat over 16) is common in papers on RoPE and on caches, the third (flat over 21) is
+lm-eval's.
 """
 
 from __future__ import annotations
@@ -37,33 +38,36 @@ Scores = Mapping[str, float | None]
 
 
 def category_scores(scores: Scores, language: Language = "en") -> dict[str, float | None]:
-    """Category -> the plain mean of its data sets' scores; None where one is missing."""
+    """Return category -> the plain mean of its data sets' scores; None if one of them is missing."""
     return {name: _mean(scores, members) for name, members in SIX[language].items()}
 
 
 def six_categories(scores: Scores, language: Language = "en") -> float | None:
-    """The paper's and the leaderboard's average of a language: the plain mean of six category means, code in both."""
+    """Return the paper's and leaderboard's average of a language: the plain mean of six category means.
+
+    The category `code` counts in both languages.
+    """
     categories = category_scores(scores, language)
     return _mean(categories, tuple(categories))
 
 
 def flat_16(scores: Scores) -> float | None:
-    """The plain mean over the 14 English data sets and the two of code."""
+    """Return the plain mean over the 14 English data sets and the two of code."""
     return _mean(scores, FLAT_16)
 
 
 def flat_21(scores: Scores) -> float | None:
-    """The plain mean over all data sets, as lm-eval's group `longbench` has it."""
+    """Return the plain mean over all data sets, as lm-eval's group `longbench` computes it."""
     return _mean(scores, FLAT_21)
 
 
 def bucket_scores(values: Iterable[tuple[str, float | None]]) -> dict[str, float | None]:
-    """Bucket of LongBench-E -> the score of one data set's (bucket, 0..1) there; None for an empty one, not nan."""
+    """Return bucket of LongBench-E -> the score of one data set's (bucket, 0..1) in it; None for an empty bucket."""
     rows = list(values)
     return {name: task_score(value for of, value in rows if of == name) for name in BUCKETS}
 
 
 def _mean(scores: Scores, names: tuple[str, ...]) -> float | None:
-    """The plain mean over `names`; None when one has no score."""
-    found = [score for name in names if (score := scores.get(name)) is not None]
-    return fmean(found) if len(found) == len(names) else None
+    """Return the plain mean over `names`, or None if one of them has no score."""
+    values = [score for name in names if (score := scores.get(name)) is not None]
+    return fmean(values) if len(values) == len(names) else None

@@ -1,8 +1,8 @@
 """LongBench v1 and LongBench-E: prompts as LongBench/pred.py of THUDM/LongBench at 2e00731 makes them.
 
-A record is filled into its prompt; a prompt of more than `length` tokens, special tokens counted, loses its middle; the
-chat template goes around what is left, except for six data sets. So `length` is upstream's max_length: tokens of the
-prompt before the template and before the answer.
+A record is filled into its prompt. A prompt of more than `length` tokens, special tokens counted, loses its middle. The
+chat template goes around what is left, except for six data sets. So `length` is upstream's max_length: the tokens of
+the prompt without the template and without the answer.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ DataSet = Literal[
     "passage_retrieval_en", "passage_retrieval_zh", "lcc", "repobench-p",
 ]  # fmt: skip
 RAW = frozenset({"trec", "triviaqa", "samsum", "lsht", "lcc", "repobench-p"})  # no chat template
-#: How a document of a context of several begins, at the start of a line, its number behind it.
+#: The word, at the start of a line and before a number, with which each document of a context begins.
 MARKS = {
     "hotpotqa": "Passage", "2wikimqa": "Passage", "musique": "Passage", "multi_news": "Passage", "dureader": "文章",
     "passage_count": "Paragraph", "passage_retrieval_en": "Paragraph", "passage_retrieval_zh": "段落",
 }  # fmt: skip
-ENDS = {"samsum": "\n"}  # a line break ends the answer, as EOS does, but is not its first token
+ENDS = {"samsum": "\n"}  # a line break ends the answer, as EOS does, unless it would be the first token
 BUCKETS = ((4000, "0-4k"), (8000, "4-8k"))  # of LongBench-E, in words
 
 
@@ -45,12 +45,12 @@ class LongBenchTask:
 
 
 def bucket(words: int) -> str:
-    """LongBench-E's bucket of a record: 0-4k, 4-8k, 8k+."""
+    """Return LongBench-E's bucket of a record: 0-4k, 4-8k, 8k+."""
     return next((name for limit, name in BUCKETS if words < limit), "8k+")
 
 
 def generate(recipe: Recipe) -> Iterator[Sample]:
-    """The first records of a data set, in the order of its file."""
+    """Yield samples of the first records of a data set, in the order of its file."""
     task = options(recipe, LongBenchTask)
     if recipe.length < 2:
         raise LengthError("nothing is left of a prompt", 2)
@@ -93,36 +93,39 @@ def _sample(recipe: Recipe, task: LongBenchTask, index: int, record: LongRecord)
 
 
 def documents(context: str, mark: str) -> list[str]:
-    """The context cut before every numbered `mark` at the start of a line; what precedes the first goes with it."""
+    """Cut the context before every numbered `mark` at the start of a line.
+
+    Text before the first mark belongs to the first document. Without a `mark` the context is one document.
+    """
     starts = [match.start() for match in re.finditer(rf"^{mark} ?\d+", context, re.MULTILINE)] if mark else []
     cuts = [0, *starts[1:], len(context)]
     return [context[start:end] for start, end in itertools.pairwise(cuts) if start < end]
 
 
 def pieces(prompt: str, question: str, context: Sequence[str]) -> list[Segment]:
-    """The prompt filled in: what stands before the context, its documents, what follows, and the last line as cue."""
-    found: list[Segment] = []
+    """Return the filled prompt: preamble, documents of the context, query, and the last line as the answer prefix."""
+    segments: list[Segment] = []
     role: Role = "preamble"
     for literal, name, _, _ in Formatter().parse(prompt):
-        found.append(Segment(role, literal))
+        segments.append(Segment(role, literal))
         if name == "context":
-            found += [Segment("document", text) for text in context]
+            segments += [Segment("document", text) for text in context]
             role = "query"
         elif name == "input":
-            found.append(Segment(role, question))
+            segments.append(Segment(role, question))
     if not prompt.endswith("}"):
-        last = found.pop().text
+        last = segments.pop().text
         cue = re.search(r"[^\n]*\n*\Z", last)
         at = cue.start() if cue else len(last)
-        found += [Segment("query", last[:at]), Segment("answer_prefix", last[at:])]
-    return list(joined(found))
+        segments += [Segment("query", last[:at]), Segment("answer_prefix", last[at:])]
+    return list(joined(segments))
 
 
 def cut(whole: Sequence[Segment], length: int, tokenizer: Tokenizer) -> tuple[list[Segment], int]:
-    """The prompt without its middle where it has more than `length` tokens, and the tokens it had.
+    """Cut the middle out of a prompt of more than `length` tokens; return its segments and the tokens it had before.
 
-    As upstream: the first and the last int(length / 2) tokens, special tokens among them, decoded apart and joined. A
-    character that is cut through becomes U+FFFD; an odd length loses a token.
+    As upstream: the first and the last int(length / 2) tokens, special tokens among them, are decoded separately and
+    joined. A character that is cut through becomes U+FFFD; an odd length loses a token.
     """
     text = "".join(segment.text for segment in whole)
     ids = tokenizer.encode(text, special_tokens=True)
@@ -133,7 +136,10 @@ def cut(whole: Sequence[Segment], length: int, tokenizer: Tokenizer) -> tuple[li
 
 
 def from_ends(whole: Sequence[Segment], head: str, tail: str) -> list[Segment]:
-    """`head` and `tail` as segments: each character has the role that the prompt has as far from the same end."""
+    """Return `head` and `tail` as segments.
+
+    Each character takes the role of the character of `whole` at the same distance from the same end.
+    """
     front = _taken([len(segment.text) for segment in whole], head)
     behind = _taken([len(segment.text) for segment in reversed(whole)], tail[::-1])
     parts = [(index, text) for index, text in front]
@@ -144,20 +150,20 @@ def from_ends(whole: Sequence[Segment], head: str, tail: str) -> list[Segment]:
 
 
 def _taken(sizes: Sequence[int], text: str) -> list[tuple[int, str]]:
-    """`text` cut into pieces of these sizes, each with its index; what is over goes to the last."""
+    """Cut `text` into pieces of these sizes, each with its index; text beyond the sizes goes to the last piece."""
     ends = list(itertools.accumulate(sizes))[:-1]
     cuts = [0, *(min(end, len(text)) for end in ends), len(text)]
     return [(index, text[a:b]) for index, (a, b) in enumerate(itertools.pairwise(cuts)) if a < b]
 
 
 def joined(segments: Sequence[Segment]) -> tuple[Segment, ...]:
-    """The segments that hold text, neighbours of one role joined unless they are documents."""
-    found: list[Segment] = []
+    """Drop empty segments and join neighbours of one role, unless they are documents."""
+    merged: list[Segment] = []
     for segment in segments:
         if not segment.text:
             continue
-        if found and found[-1].role == segment.role != "document":
-            found[-1] = Segment(segment.role, found[-1].text + segment.text)
+        if merged and merged[-1].role == segment.role != "document":
+            merged[-1] = Segment(segment.role, merged[-1].text + segment.text)
         else:
-            found.append(segment)
-    return tuple(found)
+            merged.append(segment)
+    return tuple(merged)

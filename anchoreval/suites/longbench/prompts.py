@@ -1,6 +1,6 @@
-"""LongBench's 21 prompts, byte for byte: LongBench/config/dataset2prompt.json of THUDM/LongBench at 2e00731 (MIT,
-Copyright (c) 2023 THU-KEG & Zhipu AI), typing errors, blanks at line ends and missing newlines included.
+"""LongBench's 21 prompts, byte for byte, with their typing errors, blanks at line ends and missing newlines.
 
+Source: LongBench/config/dataset2prompt.json of THUDM/LongBench at 2e00731 (MIT, Copyright (c) 2023 THU-KEG & Zhipu AI).
 They are filled with str.format, so braces in a record are safe.
 """
 

@@ -1,4 +1,7 @@
-"""LongBench's records, from data.zip or a folder of `<name>.jsonl`; never from a mirror whose rows hold the prompts."""
+"""LongBench's records, read from data.zip or a folder of `<name>.jsonl`.
+
+A mirror whose rows already hold the prompts is refused.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from anchoreval.schema import Json
 from anchoreval.texts.reading import checked_text, json_of, lines_of, opened
 from anchoreval.texts.sources import LONGBENCH, Published, Sources
 
-#: Records of every file as published; None: no such file in LongBench-E.
+#: Numbers of records of every published file, in LongBench and in LongBench-E; None: LongBench-E has no such file.
 RECORDS: dict[str, tuple[int, int | None]] = {
     "narrativeqa": (200, None), "qasper": (200, 224), "multifieldqa_en": (150, 150), "multifieldqa_zh": (200, None),
     "hotpotqa": (200, 300), "2wikimqa": (200, 300), "musique": (200, None), "dureader": (200, None),
@@ -30,7 +33,7 @@ _SUITE, _FORM = "longbench", "LongBench's own records"
 
 @dataclass(frozen=True, slots=True)
 class LongRecord:
-    """One line of a file. `words` are characters in Chinese; `classes` are empty but for classification."""
+    """One line of a file. `words` counts characters in Chinese; only classification has `classes`."""
 
     input: str
     context: str
@@ -43,24 +46,24 @@ class LongRecord:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the records of a file lie: a jsonl file, or `member` of a zip."""
+    """Where the records of a file lie: in a jsonl file, or in `member` of a zip."""
 
     path: Path
     member: str = ""
 
     def open(self) -> AbstractContextManager[IO[bytes]]:
-        """The bytes of the file."""
+        """Open the file for reading bytes."""
         return lines_of(self.path, self.member, _SUITE)
 
     def records(self) -> Iterator[LongRecord]:
-        """Every record of the file, read one by one."""
+        """Yield every record of the file, read one by one."""
         with self.open() as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     yield self._judgeable(line, f"{self.path}{':' * bool(self.member)}{self.member}:{number}")
 
     def _judgeable(self, line: bytes, where: str) -> LongRecord:
-        """The record; SourceError where no answer to it could be judged."""
+        """Parse a record; raise SourceError if no answer to it could be judged."""
         record = parse(line, where)
         if Path(self.member or self.path).stem.removesuffix("_e") in CLASSIFIED and not record.classes:
             raise SourceError(f"{where}: 'all_classes' is empty, and answers are judged by it: expected {_FORM}")
@@ -68,20 +71,23 @@ class Place:
 
 
 def file_names() -> list[str]:
-    """The names of all files of the benchmark, without their ending."""
+    """Return the names of all files of the benchmark, without the extension."""
     extended = [f"{name}_e" for name, (_, more) in RECORDS.items() if more is not None]
     return [*RECORDS, *extended]
 
 
 def published_records(file: str) -> int:
-    """How many records the published file has."""
+    """Return the number of records of the published file."""
     if file in RECORDS:
         return RECORDS[file][0]
     return RECORDS[file.removesuffix("_e")][1] or 0
 
 
 def find(sources: Sources, file: str) -> Place | None:
-    """Where a file lies, a jsonl file before data.zip, source folders in order. SourceError for a broken zip."""
+    """Return where a file lies, or None; raise SourceError for a broken zip.
+
+    Source folders are searched in order, and in each a jsonl file comes before data.zip.
+    """
     for folder in folders(sources):
         if (folder / f"{file}.jsonl").is_file():
             return Place(folder / f"{file}.jsonl")
@@ -91,7 +97,7 @@ def find(sources: Sources, file: str) -> Place | None:
 
 
 def folders(sources: Sources) -> list[Path]:
-    """Where files may lie, in order."""
+    """Return the folders in which files may lie, in the order of the search."""
     return [place / inner for place in sources.places() for inner in FOLDERS]
 
 
@@ -101,9 +107,9 @@ def _member(archive: Path, file: str) -> str:
 
 
 def records(sources: Sources, file: str, count: int) -> Iterator[LongRecord]:
-    """The first `count` records of a file, read one by one; its SHA-256 is noted in `sources`.
+    """Yield the first `count` records of a file, read one by one, and note its SHA-256 in `sources`.
 
-    SourceError where it is missing, has fewer records or another form, all said before the first.
+    Raise SourceError, before the first record, if the file is missing, has fewer records or another form.
     """
     place = find(sources, file)
     if place is None:
@@ -119,7 +125,7 @@ def records(sources: Sources, file: str, count: int) -> Iterator[LongRecord]:
 
 
 def _noted(sources: Sources, place: Place, file: str) -> bool:
-    """Whether what is read is the published archive; noted once per file that is opened."""
+    """Note the opened file in `sources`, once; return True if it is the published archive."""
     name = LONGBENCH.file if place.member else f"longbench/{file}.jsonl"
     if name not in sources.files():
         if place.member:
@@ -130,7 +136,7 @@ def _noted(sources: Sources, place: Place, file: str) -> bool:
 
 
 def parse(line: bytes, where: str) -> LongRecord:
-    """One record; SourceError names the place and the key that is wrong."""
+    """Return the record of a line; raise SourceError that names the place and the wrong key."""
     row = json_of(line, where)
     if not isinstance(row, dict):
         raise SourceError(f"{where}: not a record")
@@ -151,7 +157,7 @@ def parse(line: bytes, where: str) -> LongRecord:
 
 
 def _texts(value: Json, where: str, key: str) -> tuple[str, ...]:
-    """A list of texts; a whole number among them is taken as its digits."""
+    """Return a list of texts as a tuple; an integer among them becomes its digits."""
     if not isinstance(value, list):
         raise SourceError(f"{where}: {key!r} is not a list: expected {_FORM}")
     return tuple(str(each) if type(each) is int else checked_text(each, where, key, _FORM) for each in value)

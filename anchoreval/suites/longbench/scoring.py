@@ -1,8 +1,8 @@
-"""LongBench's metrics with their bugs (THUDM/LongBench 2e00731, LongBench/metrics.py and eval.py; MIT, Copyright (c)
-2023 THU-KEG & Zhipu AI), re-implemented.
+"""LongBench's metrics, re-implemented with their bugs.
 
-A metric takes prediction, answer and classes and gives 0..1; a sample's score is the best over its answers. Chinese
-texts are cut into words by jieba, in the extra `zh`.
+Source: THUDM/LongBench 2e00731, LongBench/metrics.py and eval.py (MIT, Copyright (c) 2023 THU-KEG & Zhipu AI). A metric
+takes prediction, answer and classes and returns 0..1; the score of a sample is the best over its answers. Chinese texts
+are cut into words by jieba, a package of the extra `zh`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from anchoreval.suites.longbench.rouge import RougeL, lengths, rouge_l
 from anchoreval.suites.ruler.scoring import NO_FACTS, NO_REFERENCES, Scorer
 
 Metric = Callable[[str, str, Sequence[str]], float]
-LIMIT = "upstream's recursion limit makes this"  # begins the note on a score that upstream gives another value
+LIMIT = "upstream's recursion limit makes this"  # start of the note on a score for which upstream has another value
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _CHINESE = (
     "！？｡。＂＃＄％＆＇（）＊＋，－／：；＜＝＞＠［＼］＾＿｀｛｜｝～｟｠｢｣､、〃》"
@@ -33,74 +33,76 @@ _NO_CHINESE_PUNCTUATION = str.maketrans("", "", string.punctuation + _CHINESE)
 
 
 def first_line(answer: str) -> str:
-    """What eval.py judges of an answer to trec, triviaqa, samsum and lsht: the first line that is not empty."""
+    """Return the first non-empty line, which is all that eval.py judges for trec, triviaqa, samsum and lsht."""
     return answer.lstrip("\n").split("\n")[0]
 
 
 def qa_f1(prediction: str, answer: str, _: Sequence[str] = ()) -> float:
-    """F1 over the words of both; an answer of articles and punctuation alone is never matched."""
+    """Return the F1 over the words of both; an answer of articles and punctuation alone is never matched."""
     return _f1(_words(prediction), _words(answer))
 
 
 def qa_f1_zh(prediction: str, answer: str, _: Sequence[str] = ()) -> float:
-    """F1 over jieba's words of the raw texts, each cleaned after the cut."""
+    """Return the F1 over jieba's words of the raw texts; each word is cleaned after the cut."""
     return _f1(_words_zh(prediction), _words_zh(answer))
 
 
 def rouge(prediction: str, answer: str, _: Sequence[str] = ()) -> float:
-    """ROUGE-L of rouge 1.0.1, which calls a perfect answer 0.999999995."""
+    """Return ROUGE-L of rouge 1.0.1, which gives a perfect answer 0.999999995."""
     return rouge_l(prediction, answer).f
 
 
 def rouge_zh(prediction: str, answer: str, _: Sequence[str] = ()) -> float:
-    """ROUGE-L over jieba's words."""
+    """Return ROUGE-L over jieba's words."""
     return _rouge_zh(prediction, answer).f
 
 
 def classification(prediction: str, answer: str, classes: Sequence[str]) -> float:
-    """1 / the number of class names found when the right one is among them, else 0.
+    """Return 1 / the number of class names in the prediction if the right one is among them, else 0.
 
-    Names inside the right name are dropped from the list while upstream walks it, so that the next name is skipped.
+    Upstream removes names that are part of the right name from the list while it iterates over the list, so that it
+    skips the next name.
     """
-    found = [name for name in classes if name in prediction]
-    for name in found:
+    names = [name for name in classes if name in prediction]
+    for name in names:
         if name in answer and name != answer:
-            found.remove(name)
-    return 1.0 / len(found) if answer in found else 0.0
+            names.remove(name)
+    return 1.0 / len(names) if answer in names else 0.0
 
 
 def classification_whole(prediction: str, answer: str, classes: Sequence[str]) -> float:
-    """Like `classification`, but no name is skipped."""
-    found = [name for name in classes if name in prediction and not (name in answer and name != answer)]
-    return 1.0 / len(found) if answer in found else 0.0
+    """Return the value of `classification` when no name is skipped."""
+    names = [name for name in classes if name in prediction and not (name in answer and name != answer)]
+    return 1.0 / len(names) if answer in names else 0.0
 
 
 def count(prediction: str, answer: str, _: Sequence[str] = ()) -> float:
-    """The share of the numbers in the prediction that are the answer."""
+    """Return the share of the numbers in the prediction that are the answer."""
     numbers = re.findall(r"\d+", prediction)
     return numbers.count(answer) / len(numbers) if numbers else 0.0
 
 
 def retrieval(prediction: str, answer: str, _: Sequence[str] = (), mark: str = r"Paragraph (\d+)") -> float:
-    """The share of the numbers in the prediction that are the number of the answer's paragraph."""
+    """Return the share of the numbers in the prediction that are the number of the answer's paragraph."""
     return count(prediction, re.findall(mark, answer)[0])
 
 
 def code_sim(prediction: str, answer: str, _: Sequence[str] = ()) -> float:
-    """Similarity by difflib of the answer and the first line without a backtick, "#" or "//", a blank one included.
+    """Return the difflib similarity of the answer and the first line without a backtick, "#" or "//".
 
-    fuzzywuzzy 0.18.0 without python-Levenshtein: whole per cents, 1 for equal texts, 0 where one is empty.
+    That line may be blank. The similarity is that of fuzzywuzzy 0.18.0 without python-Levenshtein: whole per cents, 1
+    for equal texts, 0 if one is empty.
     """
     return difflib_ratio(_code_line(prediction, blank=True), answer)
 
 
 def code_sim_text(prediction: str, answer: str, _: Sequence[str] = ()) -> float:
-    """Like `code_sim`, but blank lines are passed over."""
+    """Return the value of `code_sim` for the first line that is not blank either."""
     return difflib_ratio(_code_line(prediction, blank=False), answer)
 
 
 def code_sim_levenshtein(prediction: str, answer: str, _: Sequence[str] = ()) -> float:
-    """Like `code_sim` as fuzzywuzzy computes it where python-Levenshtein is installed."""
+    """Return the value of `code_sim` as fuzzywuzzy computes it if python-Levenshtein is installed."""
     line = _code_line(prediction, blank=True)
     if not line or not answer:
         return float(line == answer)
@@ -109,7 +111,7 @@ def code_sim_levenshtein(prediction: str, answer: str, _: Sequence[str] = ()) ->
 
 
 def difflib_ratio(one: str, other: str) -> float:
-    """Fuzzywuzzy's `ratio` over its fallback, as a fraction of whole per cents."""
+    """Return fuzzywuzzy's `ratio` as its difflib fallback computes it: a fraction in whole per cents."""
     if one == other:
         return 1.0
     if not one or not other:
@@ -144,13 +146,16 @@ def _rouge_zh(prediction: str, answer: str) -> RougeL:
 
 
 def cut_zh(text: str) -> list[str]:
-    """The words of a Chinese text."""
+    """Return the words of a Chinese text."""
     return list(_jieba().cut(text))
 
 
 @lru_cache(1)
 def _jieba() -> Json:
-    """A word cutter of its own; MissingExtra without jieba, whose import warns and which logs to stderr."""
+    """Return a word cutter separate from jieba's global one; raise MissingExtra if jieba is not installed.
+
+    Importing jieba emits warnings, and jieba logs to stderr; both are silenced.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -162,11 +167,11 @@ def _jieba() -> Json:
 
 
 def _best(metric: Metric, cut: bool, answer: str, references: Sequence[str], facts: Mapping[str, Json]) -> Score:
-    """The best value over the references, upstream's choice of what is judged cut out of the answer first."""
+    """Return the best value over the references; with `cut`, of the answer's first line alone."""
     if not references:
         return NO_REFERENCES
-    said = first_line(answer) if cut else answer
-    return Score(max(metric(said, reference, facts.get("all_classes") or ()) for reference in references))
+    judged = first_line(answer) if cut else answer
+    return Score(max(metric(judged, reference, facts.get("all_classes") or ()) for reference in references))
 
 
 def _scorer(metric: Metric, cut: bool = False) -> Scorer:
@@ -195,15 +200,15 @@ def _numbered(mark: str) -> Scorer:
 
 
 def _rouge(zh: bool = False, cut: bool = False, zeroed: bool = False) -> Scorer:
-    """ROUGE-L with a note on answers for which upstream's is lower; with `zeroed`, upstream's value itself."""
+    """Return a scorer of ROUGE-L that notes if upstream's value is lower; with `zeroed`, of upstream's value itself."""
 
     def score(answer: str, references: Sequence[str], _: Mapping[str, Json] = NO_FACTS) -> Score:
         if not references:
             return NO_REFERENCES
-        said = first_line(answer) if cut else answer
-        found = [(_rouge_zh if zh else rouge_l)(said, reference) for reference in references]
-        upstream = max(0.0 if each.zeroed(frames=int(zh)) else each.f for each in found)
-        best = max(each.f for each in found)
+        judged = first_line(answer) if cut else answer
+        scores = [(_rouge_zh if zh else rouge_l)(judged, reference) for reference in references]
+        upstream = max(0.0 if each.zeroed(frames=int(zh)) else each.f for each in scores)
+        best = max(each.f for each in scores)
         if zeroed:
             return Score(upstream)
         return Score(best, f"{LIMIT} {upstream:.4f}" if upstream < best else None)
@@ -223,15 +228,15 @@ LONGBENCH: dict[str, Scorer] = {
     "longbench_retrieval": _numbered(r"Paragraph (\d+)"),
     "longbench_retrieval_zh": _numbered(r"段落(\d+)"),
     "longbench_code": _scorer(code_sim),
-    # what follows deviates from upstream or from the rows above, and stands in no card of this package
-    "longbench_rouge_zeroed": _rouge(zeroed=True),  # 0 where upstream's recursion dies
+    # the rows below deviate from upstream or from the rows above, and no card of this package names them
+    "longbench_rouge_zeroed": _rouge(zeroed=True),  # 0 if upstream hits the recursion limit
     "longbench_rouge_line_zeroed": _rouge(cut=True, zeroed=True),
     "longbench_rouge_zh_zeroed": _rouge(zh=True, zeroed=True),
     "longbench_classes_whole": _classes(classification_whole),  # no class name is skipped
-    "longbench_code_text": _scorer(code_sim_text),  # blank lines are passed over
+    "longbench_code_text": _scorer(code_sim_text),  # blank lines are skipped
     "longbench_code_levenshtein": _scorer(code_sim_levenshtein),  # fuzzywuzzy with python-Levenshtein
 }
-#: What may be asked for by name, and is off otherwise: the scorer that takes the place of a card's.
+#: Deviations that a user can ask for by name: the card's scorer -> the scorer that replaces it.
 DEVIATIONS: dict[str, dict[str, str]] = {
     "recursion-zeros": {
         "longbench_rouge": "longbench_rouge_zeroed",
@@ -246,7 +251,7 @@ _NEEDS_JIEBA = frozenset({"longbench_f1_zh", "longbench_rouge_zh", "longbench_ro
 
 
 def require_jieba(scorer: str) -> dict[str, str]:
-    """Jieba and its version where a scorer cuts Chinese with it, else nothing; MissingExtra where it is missing."""
+    """Return jieba's version if a scorer cuts Chinese with it, else {}; raise MissingExtra if it is not installed."""
     if scorer not in _NEEDS_JIEBA:
         return {}
     from importlib import metadata

@@ -1,8 +1,8 @@
 """LongBench v2: prompts as pred.py of THUDM/LongBench at 2e00731 makes them, and a variant that scores four letters.
 
-A record is filled into its prompt; a prompt of more than `length` tokens, special tokens counted, loses its middle; the
-chat template goes around what is left. So `length` is upstream's max_len. With `cot` the answer is not the end: a
-second prompt asks for the letter, with the reasoning in the place of the document.
+A record is filled into its prompt. A prompt of more than `length` tokens, special tokens counted, loses its middle. The
+chat template goes around what is left. So `length` is upstream's max_len. With `cot` a second prompt follows: it asks
+for the letter and holds the reasoning in place of the document.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class LongBenchV2Task:
 
 @dataclass(frozen=True, slots=True)
 class LetterTask:
-    """The variant that scores letters has no arguments."""
+    """The `args` of a task card of the variant that scores letters: none."""
 
 
 def generate(recipe: Recipe) -> Iterator[Sample]:
-    """The first records of the file, each asked for its letter in upstream's words."""
+    """Yield samples of the first records of the file that ask for the letter in upstream's words."""
     prompting: str = options(recipe, LongBenchV2Task).prompting
     if not recipe.sources.context:
         if prompting == "cot":
@@ -52,7 +52,7 @@ def generate(recipe: Recipe) -> Iterator[Sample]:
 
 
 def generate_letters(recipe: Recipe) -> Iterator[Sample]:
-    """The first records of the file, each with the four letters as choices behind "Answer:"."""
+    """Yield samples of the first records of the file with the four letters as choices behind "Answer:"."""
     options(recipe, LetterTask)
     for index, record in enumerate(questions(recipe.sources, recipe.count)):
         sample = _sample(recipe, "choices", index, record)
@@ -62,9 +62,10 @@ def generate_letters(recipe: Recipe) -> Iterator[Sample]:
 
 
 def follow_up(recipe: Recipe, sample: Sample, answer: str) -> Sample:
-    """The second prompt of a sample with `cot`: its reasoning, stripped, in the place of the document.
+    """Return the sample with the second prompt of `cot`, which holds the stripped reasoning in place of the document.
 
-    It is cut as the first one is. Upstream asks nothing and counts nothing where the reasoning is empty.
+    The second prompt is cut as the first one is. Upstream asks no second prompt, and counts no sample, if the reasoning
+    is empty.
     """
     before, behind = sample.then
     kept, _ = cut([Segment("query", before + answer.strip() + behind)], recipe.length, recipe.tokenizer)
@@ -102,7 +103,7 @@ def _sample(recipe: Recipe, prompting: str, index: int, record: Question) -> Sam
 
 
 def _texts(record: Question) -> dict[str, str]:
-    """Marker -> the record's text for it, stripped."""
+    """Return marker -> the record's stripped text for it."""
     choices = {f"C_{letter}": text.strip() for letter, text in zip(LETTERS, record.choices, strict=True)}
     return {"DOC": record.context.strip(), "Q": record.question.strip(), **choices}
 
@@ -113,10 +114,10 @@ def _wrapped(recipe: Recipe, kept: Sequence[Segment]) -> tuple[Segment, ...]:
 
 
 def cut(whole: Sequence[Segment], length: int, tokenizer: Tokenizer) -> tuple[list[Segment], int]:
-    """The prompt without its middle where it has more than `length` tokens, and the tokens it had.
+    """Cut the middle out of a prompt of more than `length` tokens; return its segments and the tokens it had before.
 
-    As upstream: the first half and the rest from the end, special tokens among them, decoded together. An odd length
-    loses no token, unlike LongBench v1's.
+    As upstream: the first half and the rest from the end, special tokens among them, are decoded together. Unlike in
+    LongBench v1, an odd length loses no token.
     """
     ids = tokenizer.encode("".join(segment.text for segment in whole), special_tokens=True)
     if len(ids) <= length:

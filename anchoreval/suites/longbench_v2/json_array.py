@@ -1,4 +1,4 @@
-"""The objects of a file that is one JSON array, one at a time: the file is never whole in memory."""
+"""Read the objects of a file that is one JSON array one at a time; the whole file is never in memory."""
 
 from __future__ import annotations
 
@@ -18,21 +18,24 @@ _DECODER = json.JSONDecoder()
 
 
 class _Window:
-    """The part of a text that is being read; `passed` characters of the text lie before it."""
+    """The part of a text that is in memory; `passed` characters of the text lie before it."""
 
     def __init__(self, text: TextIO, chunk: int) -> None:
         self._text, self._chunk = text, chunk
         self.held, self.at, self.passed = "", 0, 0
 
     def more(self) -> bool:
-        """Whether there was more: as much again as is not used yet, so that long objects cost linear time."""
+        """Read on and return True if the text went on.
+
+        At least as many characters are read as are held unused, so that long objects cost linear time.
+        """
         new = self._text.read(max(self._chunk, len(self.held) - self.at))
         self.passed += self.at
         self.held, self.at = self.held[self.at :] + new, 0
         return bool(new)
 
     def peek(self) -> str:
-        """The next character that is no blank, empty at the end of the text."""
+        """Return the next character that is no blank, or "" at the end of the text."""
         while True:
             blanks = _BLANKS.match(self.held, self.at)
             self.at = blanks.end() if blanks else self.at
@@ -42,7 +45,7 @@ class _Window:
                 return ""
 
     def value(self) -> Json:
-        """The value that begins here; ValueError when it is broken or the text ends in it."""
+        """Return the value that begins here; raise ValueError if it is broken or the text ends inside it."""
         while True:
             try:
                 value, self.at = _DECODER.raw_decode(self.held, self.at)
@@ -60,10 +63,10 @@ class _Window:
 
 
 def objects(path: Path, chunk: int = CHUNK) -> Iterator[dict[str, Json]]:
-    """Every object of the array in its order; about twice the longest one is held at a time.
+    """Yield the objects of the array in order; about twice the size of the longest object is held at a time.
 
-    SourceError names the file, the element and what is wrong: no UTF-8, no array, an element that is broken, cut off
-    or no object, a text that goes on behind the array. What precedes it has been given out by then.
+    Raise SourceError that names the file, the element and what is wrong: no UTF-8, no array, an element that is broken,
+    cut off or no object, or text behind the array. The objects before the wrong one have been yielded by then.
     """
     with path.open(encoding="utf-8", newline="") as text:
         window, number = _Window(text, chunk), 0
@@ -81,7 +84,7 @@ def objects(path: Path, chunk: int = CHUNK) -> Iterator[dict[str, Json]]:
 
 
 def _elements(window: _Window) -> Iterator[dict[str, Json]]:
-    """What stands between the brackets; ValueError when that is not objects with commas in between."""
+    """Yield the elements of the array; raise ValueError if they are not objects with commas in between."""
     window.at += 1
     end = window.peek() == "]"
     while not end:

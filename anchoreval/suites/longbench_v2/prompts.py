@@ -1,8 +1,8 @@
-"""LongBench v2's prompts, byte for byte: prompts/*.txt of THUDM/LongBench at 2e00731 (MIT, Copyright (c) 2023 THU-KEG &
-Zhipu AI), and how they are filled in.
+"""LongBench v2's prompts, byte for byte, and how they are filled in.
 
-`choices` is no prompt of LongBench v2: it is the one of lm-evaluation-harness 0.4.13 (longbench2), whose cue stands
-where upstream says which form an answer has.
+Source: prompts/*.txt of THUDM/LongBench at 2e00731 (MIT, Copyright (c) 2023 THU-KEG & Zhipu AI). `choices` is no prompt
+of LongBench v2. It is the prompt of lm-evaluation-harness 0.4.13 (longbench2), which ends with the cue "Answer:" where
+upstream describes the form of an answer.
 """
 
 from __future__ import annotations
@@ -32,17 +32,18 @@ MARKER = re.compile(r"\$(DOC|Q|C_[A-D]|COT)\$")
 
 
 def filled(prompt: str, texts: Mapping[str, str]) -> list[Segment]:
-    """The prompt with `texts` in the place of its markers, all in one pass; the document and the cue by themselves.
+    """Return the prompt with `texts` in place of its markers; the document and the cue are segments of their own.
 
-    Upstream replaces one marker after the other, so that a document which holds "$Q$" is changed there.
+    All markers are replaced in one pass. Upstream replaces one marker after the other, which changes a document that
+    holds "$Q$".
     """
-    found: list[Segment] = []
+    segments: list[Segment] = []
     role: Role = "preamble" if "$DOC$" in prompt else "query"
     for at, part in enumerate(MARKER.split(prompt)):
         document = at % 2 == 1 and part == "DOC"
-        found.append(Segment("document" if document else role, texts[part] if at % 2 else part))
+        segments.append(Segment("document" if document else role, texts[part] if at % 2 else part))
         role = "query" if document else role
     if prompt.endswith(":"):
-        rest, line, cue = found.pop().text.rpartition("\n")
-        found += [Segment("query", rest + line), Segment("answer_prefix", cue)]
-    return found
+        rest, line, cue = segments.pop().text.rpartition("\n")
+        segments += [Segment("query", rest + line), Segment("answer_prefix", cue)]
+    return segments

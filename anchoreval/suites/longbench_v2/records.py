@@ -36,15 +36,15 @@ class Question:
 
 
 def find(sources: Sources) -> Path | None:
-    """Where data.json lies, source folders in order."""
+    """Return the path of data.json in the first source folder that has it, or None."""
     places = (place / inner / "data.json" for place in sources.places() for inner in FOLDERS)
     return next((path for path in places if path.is_file()), None)
 
 
 def questions(sources: Sources, count: int) -> Iterator[Question]:
-    """The first `count` records, read one by one; the file's SHA-256 is noted in `sources`.
+    """Yield the first `count` records, read one by one, and note the file's SHA-256 in `sources`.
 
-    SourceError where the file is missing, has fewer records or another form, all said before the first.
+    Raise SourceError, before the first record, if the file is missing, has fewer records or another form.
     """
     path = find(sources)
     if path is None:
@@ -65,14 +65,14 @@ def _parsed(path: Path, count: int) -> Iterator[Question]:
 
 
 def _noted(sources: Sources, path: Path) -> bool:
-    """Whether the file is the published one; noted once."""
+    """Note the file in `sources`, once; return True if it is the published file."""
     if LONGBENCH_V2.file not in sources.files():
         sources.note(LONGBENCH_V2.file, path, LONGBENCH_V2.sha256, revision=LONGBENCH_V2.revision)
     return bool(sources.files()[LONGBENCH_V2.file]["published"])
 
 
 def parse(row: Mapping[str, Json], where: str) -> Question:
-    """One record; SourceError names the place and the key that is wrong."""
+    """Return the record of a row; raise SourceError that names the place and the wrong key."""
     for key in (*_TEXTS, *_WORDS):
         checked_text(row.get(key), where, key, "LongBench v2's own records")
     for key, words in _WORDS.items():

@@ -13,16 +13,18 @@ _FORMS = (re.compile(r"The correct answer is \(([A-D])\)"), re.compile(r"The cor
 
 
 def letter(answer: str) -> str | None:
-    """The letter that upstream's extract_answer finds: every "*" removed, the first match of the form with brackets,
-    else of the one without; None where there is neither. Other words, or small letters, are no answer.
+    """Return the letter that upstream's extract_answer finds, or None.
+
+    Every "*" is removed. Then the first match of the form with brackets counts, else of the form without. Other words
+    and small letters are no answer.
     """
     plain = answer.replace("*", "")
     return next((found[1] for form in _FORMS if (found := form.search(plain))), None)
 
 
 def same_letter(answer: str, references: Sequence[str], _: Mapping[str, Json] = NO_FACTS) -> Score:
-    """1 when the letter is the reference's, else 0; an answer without one is wrong, with a note that says so."""
+    """Return 1 if the letter is the reference's, else 0; an answer without a letter is wrong and gets a note."""
     if not references:
         return NO_REFERENCES
-    found = letter(answer)
-    return Score(0.0, UNPARSABLE) if found is None else Score(float(found == letter(references[0])))
+    chosen = letter(answer)
+    return Score(0.0, UNPARSABLE) if chosen is None else Score(float(chosen == letter(references[0])))

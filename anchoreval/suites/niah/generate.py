@@ -1,10 +1,10 @@
 """Needle in a haystack: gkamradt's grid of lengths and depths, with answers that cannot be guessed and exact lengths.
 
-From needlehaystack/llm_needle_haystack_tester.py and llm_multi_needle_haystack_tester.py of
-https://github.com/gkamradt/needle-in-a-haystack at 7b90d28: the depths, and a needle that goes back from its token to
+Two rules are those of needlehaystack/llm_needle_haystack_tester.py and llm_multi_needle_haystack_tester.py of
+https://github.com/gkamradt/needle-in-a-haystack at 7b90d28: the depths, and that a needle moves back from its token to
 the end of a sentence. Unlike upstream, sentences end at any full stop, question or exclamation mark that white space
 follows; several needles are placed by the tokens of the haystack alone; sigmoid depths ascend (upstream's descend);
-and the haystack is cut at a word, closed by a full stop.
+and the haystack is cut at a word and closed with a full stop.
 
 Any sample can be made alone: it follows from seed, task, length and index.
 """
@@ -37,22 +37,22 @@ TEXT = (
     "I will quiz you about it afterwards.\n\n{context}\n\n{query}"
 )
 ANSWER = " Answer: {lead}"
-# LongLoRA, passkey_retrivial.py: the texts of landmark attention
+# the texts of landmark attention, as in LongLoRA's passkey_retrivial.py
 PASSKEY_TEXT = (
     "There is an important info hidden inside a lot of irrelevant text. Find it and memorize them. "
     "I will quiz you about the important information there.\n{context}\n{query}"
 )
 PASSKEY_ANSWER = " {lead}"
 MOST_DEPTHS = 101  # upstream rounds linear depths to whole percents
-LEAST = 2  # sentences of haystack without which there is no depth
-DRAWS = 100  # of answers, none of which may occur in the haystack
+LEAST = 2  # sentences that a haystack needs to have depths
+DRAWS = 100  # draws of the needles of a sample until no answer occurs in the haystack
 FILL = 0.99
 Spacing = Literal["linear", "sigmoid"]
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """What is hidden where: the `args` of a task card. `filler` is prose (essays or generated) or LongLoRA's lines."""
+    """The `args` of a task card: what is hidden where. `filler` is prose (essays or generated) or LongLoRA's lines."""
 
     kind: hidden.Kind
     depths: int = 11
@@ -69,15 +69,15 @@ class Grid:
 
 
 def size(task: str, args: Mapping[str, Json]) -> int:
-    """Samples of one length under a task's `args`: every depth as often as it is repeated."""
+    """Return the number of samples of one length under a task's `args`: depths times repeats."""
     grid = checked(task, args, Grid)
     return grid.depths * grid.repeats
 
 
 def spaced(count: int, spacing: Spacing) -> tuple[float, ...]:
-    """`count` depths in percent, 0 first and 100 last: whole percents, or a logistic curve that is dense at both ends.
+    """Return `count` depths in percent, 0 first and 100 last: whole percents, or a logistic curve dense at both ends.
 
-    One depth is 0, as upstream's `np.linspace(0, 100, 1)`.
+    A single depth is 0, as in upstream's `np.linspace(0, 100, 1)`.
     """
     width = 100 / max(1, count - 1)
     evenly = [*(step * width for step in range(count - 1)), 100.0] if count > 1 else [0.0]  # linspace, to the last bit
@@ -90,7 +90,7 @@ def _logistic(x: float) -> float:
 
 @dataclass(slots=True)
 class Maker:
-    """Makes the samples of one cell; keeps nothing but the haystack of the repeat in hand."""
+    """Makes the samples of one cell. Its only state is the haystack of the current repeat."""
 
     recipe: Recipe
     grid: Grid
@@ -106,24 +106,29 @@ class Maker:
 
     @property
     def room(self) -> int:
-        """Tokens that a prompt may take."""
+        """Number of tokens that a prompt may take."""
         return self.recipe.room
 
     def sample(self, index: int) -> Sample:
-        """The sample of that index: depth by depth, then the next repeat. LengthError when it has no room."""
+        """Return the sample of an index; raise LengthError if its needles do not fit.
+
+        Indices go through the depths, then through the depths of the next repeat.
+        """
         self._turn(index // self.grid.depths)
         percent = self.grid.percents[index % self.grid.depths]
         rng, recipe = self._rng(index), self.recipe
         for _ in range(DRAWS):
-            one = self._draw(rng)
-            draft, tokens, units, text = self._fitted(one, percent, rng)
-            if not hidden.found_in(one.answers, f"{text} {one.question} {one.lead} {' '.join(one.near)}"):
+            needles = self._draw(rng)
+            draft, tokens, units, text = self._fitted(needles, percent, rng)
+            if not hidden.found_in(
+                needles.answers, f"{text} {needles.question} {needles.lead} {' '.join(needles.near)}"
+            ):
                 facts = self._facts(draft, recipe.counted(tokens), units, percent)
                 return sample_of(draft, recipe.task, recipe.length, index, recipe.max_new_tokens, facts)
         raise CardError(f"{recipe.task}: {DRAWS} answers were drawn, and every one occurs in the haystack")
 
     def check(self) -> None:
-        """LengthError when the longest of all first draws has no room, so that no sample later on has none."""
+        """Raise LengthError now if the longest first draw of any sample does not fit, so that no run fails half-way."""
         self._turn(0)
         total = self.grid.depths * self.grid.repeats
         longest = max(self._least(self._draw(self._rng(index))) for index in range(total))
@@ -137,7 +142,7 @@ class Maker:
         return hidden.draw(self.grid.kind, rng, self.grid.needles, self.grid.distractors)
 
     def _turn(self, repeat: int) -> None:
-        """Takes up the haystack of a repeat: another text, or the essays from another sentence on."""
+        """Switch to the haystack of a repeat: another text, or the essays from another sentence on."""
         if repeat == self._repeat:
             return
         self._repeat = repeat
@@ -151,7 +156,7 @@ class Maker:
         self._haystack = Prose(source, self.tally)
 
     def _least(self, one: Hidden) -> int:
-        """Tokens of the shortest prompt that hides it."""
+        """Return the tokens of the shortest prompt that hides these needles."""
         return self._count(one, self._haystack.upto(LEAST).chunk(0, LEAST))
 
     def _around(self, one: Hidden) -> tuple[Piece, Piece, Piece]:
@@ -159,15 +164,15 @@ class Maker:
         return Piece(before), Piece(after), Piece(prefix)
 
     def _count(self, one: Hidden, haystack: Sequence[Piece]) -> int:
-        """Tokens of a prompt with everything hidden behind the haystack."""
+        """Return the tokens of a prompt in which all needles stand behind the haystack."""
         before, after, prefix = self._around(one)
         behind = [Piece(f" {text}") for text in (*one.near, *one.sentences)]
         return self.tally.count([before, *haystack, *behind, after, prefix])
 
     def _fitted(self, one: Hidden, percent: float, rng: Random) -> tuple[Draft, int, int, str]:
-        """The prompt, its tokens, the sentences of its haystack (a cut one included) and the haystack's text.
+        """Return the prompt, its tokens, the number of its haystack's sentences (a cut one included) and the haystack.
 
-        What is hidden may take other tokens where it stands than at the end: then it is fitted to so many fewer.
+        Needles may take more tokens at their depth than at the end. Then the haystack is fitted again to fewer tokens.
         """
         room, state = self.room, rng.getstate()
         while True:
@@ -180,15 +185,15 @@ class Maker:
             room -= tokens - self.room
 
     def _cut(self, one: Hidden, room: int) -> tuple[Sentences, int, str]:
-        """Whole sentences, how many, and the beginning of the next one: as much as there is room for."""
-        most = room // 2 + 1  # no sentence is shorter
+        """Return the haystack, how many whole sentences of it fit, and as much of the next sentence as still fits."""
+        most = room // 2 + 1  # no sentence has fewer than two tokens
         whole = self._haystack.upto(most)
         low = bisect_right(range(LEAST, most), room, key=lambda units: self._count(one, whole.chunk(0, units)))
         units = LEAST + low - 1
         if units < LEAST:
             raise too_short(self.recipe.length, self._least(one) + self.recipe.reserved)
         body, following = whole.chunk(0, units), _text(whole.chunk(units, units + 1))
-        for pattern in (r"\w(?=\W)", r"\w"):  # at a word; inside a word where that leaves too much room
+        for pattern in (r"\w(?=\W)", r"\w"):  # cut at a word; inside a word if that leaves too much room
             ends = [match.end() for match in re.finditer(pattern, following.rstrip(".!?\"')"))]
             cuts = ["", *(f" {following[:end]}." for end in ends)]
             counts = [self._count(one, [*body, Piece(cut)]) for cut in cuts]
@@ -198,7 +203,7 @@ class Maker:
         return whole, units, cuts[best]
 
     def _placed(self, one: Hidden, haystack: Sentences, units: int, cut: str, percent: float, rng: Random) -> Draft:
-        """The prompt with needles at their depths; near misses anywhere else, never beside a needle's own place."""
+        """Return the prompt with the needles at their depths and near misses at any other sentence border."""
         borders = Borders(haystack, units, cut, self.tally)
         count = len(one.sentences)
         depths = [percent + at * (100 - percent) / count for at in range(count)]
@@ -220,9 +225,10 @@ class Maker:
 
     @property
     def _source(self) -> dict[str, Json]:
-        """The haystack of a repeat, where there are several: it is the same at every depth and length, for every task.
+        """The fact `source`, which names the haystack of a repeat; {} for a grid without repeats and for noise.
 
-        The one haystack of a grid without repeats is part of the benchmark, and so is noise.
+        A repeat has the same haystack at every depth and length and for every task. The haystack of a grid without
+        repeats, and noise, are parts of the benchmark and no source.
         """
         several = self.grid.repeats > 1 and self.grid.filler == "prose"
         return {"source": f"niah haystack {self._repeat}"} if several else {}
@@ -244,7 +250,7 @@ class Maker:
 
 @dataclass(frozen=True, slots=True)
 class Borders:
-    """Where a needle may stand: before each of `units` sentences, behind them, and behind what was `cut`."""
+    """The places for a needle: before each of `units` sentences, after the last of them, and after the `cut` one."""
 
     haystack: Sentences
     units: int
@@ -257,14 +263,14 @@ class Borders:
         return self.units + bool(self.cut)
 
     def between(self, start: int, end: int, joined: bool) -> list[Piece]:
-        """The haystack between two borders; `joined` to what stands before."""
+        """Return the haystack between two borders; with `joined`, a space comes first."""
         pieces = self.haystack.chunk(start, min(end, self.units))
         if pieces and joined:
             pieces.insert(0, Piece(" "))
         return pieces + ([Piece(self.cut)] if start < end == self.last and self.cut else [])
 
     def at(self, percent: float) -> int:
-        """The last border at or before that share of the haystack's tokens; the end for 100."""
+        """Return the last border at or before `percent` of the haystack's tokens; the end for 100."""
         if percent >= 100:
             return self.last
         target = int(self.tally.count(self.between(0, self.last, False)) * (percent / 100))
@@ -275,7 +281,7 @@ class Borders:
 
 
 def split(text: str) -> list[str]:
-    """The sentences of a text, each with the marks that end it."""
+    """Split a text into sentences, each with the marks that end it."""
     whole = " ".join(text.split())
     return re.split(r"(?<=[.!?]) |(?<=[.!?][\"')]) ", whole)
 
@@ -285,7 +291,7 @@ def _text(pieces: Sequence[Piece]) -> str:
 
 
 def generate(recipe: Recipe) -> Iterator[Sample]:
-    """The samples of a grid, at most `recipe.count`. Raises LengthError when the length is too short for one."""
+    """Yield the samples of a grid, at most `recipe.count`; raise LengthError if the length is too short for one."""
     grid = options(recipe, Grid)
     for name, most in (("depths", MOST_DEPTHS), ("needles", hidden.MOST), ("distractors", hidden.MOST_NEAR)):
         if getattr(grid, name) > most:

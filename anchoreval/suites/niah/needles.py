@@ -1,7 +1,8 @@
 """Needles of the suite `niah`: sentences whose answer is drawn anew for every sample, and the question for them.
 
-Forms: a sentence to be recalled as in gkamradt's needle in a haystack, several of them (LangChain's multi-needle
-retrieval in the same repository), the number of EasyContext's eval_needle.py with near misses, and LongLoRA's passkey.
+The kinds are: `single`, a sentence to be recalled as in gkamradt's needle in a haystack; `multi`, several sentences
+(LangChain's multi-needle retrieval in the same repository); `number`, the number of EasyContext's eval_needle.py, with
+near misses; and `passkey`, LongLoRA's passkey.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ MOST = len(FOODS)  # needles of the kind "multi"
 
 @dataclass(frozen=True, slots=True)
 class Hidden:
-    """What is hidden: `sentences` in the order of their depth, with an answer each in `answers`, and near misses."""
+    """The needles of a sample: `sentences` by depth, an answer for each of them in `answers`, and `near` misses."""
 
     sentences: tuple[str, ...]
     answers: tuple[str, ...]
@@ -61,7 +62,7 @@ class Hidden:
 
 
 def draw(kind: Kind, rng: Random, needles: int = 1, distractors: int = 0) -> Hidden:
-    """Freshly drawn needles; `needles` counts for the kind "multi", `distractors` for "number"."""
+    """Draw needles; `needles` applies to the kind "multi" only and `distractors` to "number" only."""
     if kind == "single":
         return _deed(rng)
     if kind == "multi":
@@ -91,7 +92,7 @@ def _are(several: bool) -> str:
 
 
 def _number(rng: Random, distractors: int) -> Hidden:
-    """A number under a city; near misses are, in turn, another city's and the same city's under another name."""
+    """Draw a city's number; near misses are, in turn, another city's number and this city's under another name."""
     place, *others = rng.sample(PLACES, 1 + distractors)
     values = _different(rng, 10**6, 10**7, 1 + distractors)
     near = [
@@ -109,7 +110,7 @@ MOST_NEAR = 2 * len(_OTHER_NAMES)
 
 
 def _passkey(rng: Random) -> Hidden:
-    """LongLoRA's sentence, with five digits always: upstream's 1 to 50,000 holds short ones, which chance may hit."""
+    """Draw LongLoRA's sentence, always with five digits: upstream's 1 to 50,000 has short numbers, easy to guess."""
     value = str(rng.randrange(10**4, 10**5))
     needle = f"The pass key is {value}. Remember it. {value} is the pass key."
     return Hidden((needle,), (value,), "What is the pass key?", "The pass key is")
@@ -124,6 +125,6 @@ def _capital(text: str) -> str:
 
 
 def found_in(answers: Sequence[str], text: str) -> bool:
-    """Whether any of the answers occurs in the text, letter case aside, as the scorer looks for it."""
+    """Return True if any answer occurs in the text, ignoring case, as the scorer looks for answers."""
     lowered = text.lower()
     return any(answer.lower() in lowered for answer in answers)

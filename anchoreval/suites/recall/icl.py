@@ -1,10 +1,10 @@
-"""Classification from examples in the context: HELMET's ICL protocol (princeton-nlp/HELMET at 4526dfb, data.py), over
-texts made here.
+"""Classification from examples in the context: HELMET's ICL protocol over generated texts.
 
-HELMET's prompt, its balanced rounds (every label once, in random order, before one comes again) and its labels,
-integers in a random order drawn for each sample, so that nothing but the examples says what a label means. Not its
-texts: HELMET takes questions from TREC, BANKING77, CLINC150 and NLU; here a text is a question about things of one
-place of the generated prose, and a label stands for a place, which is not named. The places are drawn for each sample.
+From HELMET (princeton-nlp/HELMET at 4526dfb, data.py) are the prompt, the balanced rounds (every label comes once, in
+random order, before any comes again) and the labels. Labels are integers in a random order drawn for each sample, so
+that only the examples show what a label means. The texts are not HELMET's, which takes questions from TREC, BANKING77,
+CLINC150 and NLU. Here a text is a question about things of one place of the generated prose, and a label stands for a
+place, which is not named. The places are drawn for each sample.
 """
 
 from __future__ import annotations
@@ -47,18 +47,21 @@ class LabelsTask:
 
 
 def lexicons() -> dict[str, list[str]]:
-    """The things of each place that share no word with another place's or the cue; places with few are left out."""
+    """Return the things of each place that share no word with other places' things or the cue.
+
+    Places with fewer than LEAST_THINGS such things are left out.
+    """
     known = Counter(word for things in words.TOPICS.values() for word in {*" ".join(things).split()})
     known["label"] += 1
-    own = {
+    distinct = {
         place: [thing for thing in things if all(known[word] == 1 for word in thing.split())]
         for place, things in words.TOPICS.items()
     }
-    return {place: things for place, things in own.items() if len(things) >= LEAST_THINGS}
+    return {place: things for place, things in distinct.items() if len(things) >= LEAST_THINGS}
 
 
 def generate(recipe: Recipe) -> Iterator[Sample]:
-    """Samples with as many examples as fit; LengthError where there is none for every label."""
+    """Yield samples with as many examples as fit; raise LengthError if one example for each label does not fit."""
     task = options(recipe, LabelsTask)
     if not 1 < task.labels <= len(lexicons()):
         raise CardError(f"{recipe.task}: args.labels: {task.labels} is not one of 2..{len(lexicons())}")
@@ -82,7 +85,7 @@ class _Maker:
         self.drawn: list[str] = []
 
     def text(self, of: int) -> str:
-        """A question about things of a class, never the same twice."""
+        """Return a new question about things of class `of`, different from all before."""
         text = new(lambda: self._drawn(of), lambda text: text not in self.seen, "questions about things of a place")
         self.seen.add(text)
         return text
@@ -97,18 +100,17 @@ class _Maker:
         )  # fmt: skip
 
     def example(self, of: int) -> str:
-        """A text and its label."""
+        """Return a text of class `of` with its label."""
         return f"{self.text(of)}\n{CUE} {self.names[of]}"
 
     def examples(self, count: int) -> list[str]:
-        """The first `count` examples of balanced rounds."""
+        """Return the first `count` examples of balanced rounds."""
         while len(self.drawn) < count:
             self.order += self.rng.sample(range(self.labels), self.labels)
             self.drawn += [self.example(of) for of in self.order[len(self.drawn) :]]
         return self.drawn[:count]
 
     def segments(self, examples: list[str]) -> list[Segment]:
-        """The prompt."""
         recipe = self.recipe
         return [
             Segment("preamble", recipe.wrap.opening + INSTRUCTION),
@@ -118,18 +120,18 @@ class _Maker:
         ]
 
     def tokens(self, examples: list[str]) -> int:
-        """Tokens of the prompt."""
+        """Return the number of tokens of the prompt."""
         return self.recipe.tokenizer.count("".join(segment.text for segment in self.segments(examples)))
 
     def sample(self) -> Sample:
-        """The sample, filled."""
+        """Return the sample with as many examples as fit."""
         recipe, least = self.recipe, self.labels
         room = recipe.room
         each = recipe.tokenizer.count("\n\n".join(self.examples(least))) / least
         count = most(lambda units: self.tokens(self.examples(units)), room, least, int(room / each))
         if count is None:
             raise too_short(recipe.length, self.tokens(self.examples(least)) + recipe.reserved)
-        found = topped_up(
+        examples = topped_up(
             self.examples(count),
             range(count),
             lambda at: self.example(self.order[at]),
@@ -145,7 +147,7 @@ class _Maker:
             "gold_examples": len(gold),
             "nearest_gold": round(gold[-1] / max(1, count - 1), 4),
         }
-        return sample_of(recipe, self.index, self.segments(found), str(self.names[self.asked]), facts)
+        return sample_of(recipe, self.index, self.segments(examples), str(self.names[self.asked]), facts)
 
 
 def _described(rng: Random, thing: str) -> str:

@@ -1,10 +1,9 @@
-"""Recall of a value from a JSON object of random uuids: HELMET's json_kv (princeton-nlp/HELMET at 4526dfb, data.py),
-with objects made here, of the length asked for.
+"""Recall of a value from a JSON object of random uuids: HELMET's json_kv with generated objects of any length.
 
-The instruction, two demonstrations and the order, object first, are HELMET's; the object is written as in
-nelson-liu/lost-in-the-middle, from which HELMET has the task. HELMET's own objects have 50 to 1,800 pairs and the
-answer at one of six depths; here the depth is drawn (filling.depth), the demonstrations are two other pairs, and one
-more pair, its key and its value cut short, takes what is left of the length.
+The instruction, two demonstrations and the order, object first, are those of HELMET (princeton-nlp/HELMET at 4526dfb,
+data.py). The object is written as in nelson-liu/lost-in-the-middle, where HELMET took the task from. HELMET's own
+objects have 50 to 1,800 pairs and the answer at one of six depths. Here the depth is drawn (filling.depth), the
+demonstrations are two other pairs, and one more pair, whose key and value are cut short, fills the rest of the length.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ class PairsTask:
 
 
 def generate(recipe: Recipe) -> Iterator[Sample]:
-    """Samples whose object has as many pairs as fit; LengthError where three do not."""
+    """Yield samples whose object has as many pairs as fit; raise LengthError if three pairs do not fit."""
     options(recipe, PairsTask)
     for index in range(recipe.count):
         yield _sample(recipe, index)
@@ -72,7 +71,7 @@ def _sample(recipe: Recipe, index: int) -> Sample:
 
 
 def _pair(rng: Random) -> str:
-    """A key and its value as JSON, both random uuids."""
+    """Return a key and its value, both random uuids, as JSON."""
     return f'"{uuid4(rng.getrandbits(128))}": "{uuid4(rng.getrandbits(128))}"'
 
 
@@ -85,7 +84,7 @@ def _value(pair: str) -> str:
 
 
 def _object(pairs: list[str]) -> list[str]:
-    """The lines of the object, each with what ends it."""
+    """Return the lines of the object with their opening and closing characters."""
     last = len(pairs) - 1
     return [f"{' ' if at else '{'}{pair}{'}' if at == last else f',{chr(10)}'}" for at, pair in enumerate(pairs)]
 
@@ -103,7 +102,7 @@ def _segments(recipe: Recipe, found: list[str], own: list[str]) -> list[Segment]
 
 
 def _facts(recipe: Recipe, found: list[str], gold: str) -> dict[str, Json]:
-    """How many pairs, and where the answer's stands: share of the pairs and tokens of the prompt before it."""
+    """Return the number of pairs, and the answer's place: as a share of the pairs, and in tokens of the prompt."""
     at = found.index(gold)
     before = recipe.wrap.opening + "".join(_object(found)[:at])
     return {

@@ -1,8 +1,8 @@
-"""The classic passkey: a number in the middle of five repeated sentences (Mohtashami & Jaggi 2023), as LongLoRA has it
-(JIA-Lab-research/LongLoRA, passkey_retrivial.py, Apache-2.0).
+"""The classic passkey: a number hidden among five repeated sentences (Mohtashami & Jaggi 2023), as in LongLoRA.
 
-Upstream cuts the noise by characters and draws the place of the key; so does this, with as many characters as fill the
-length and the place drawn from ten strata.
+Source: JIA-Lab-research/LongLoRA, passkey_retrivial.py (Apache-2.0). As upstream, the noise is cut by characters and
+the place of the key is drawn. Here the noise has as many characters as fill the length, and the place is drawn from ten
+strata.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class PasskeyTask:
 
 
 def generate(recipe: Recipe) -> Iterator[Sample]:
-    """Samples filled with noise to the character; LengthError where the texts around it do not fit."""
+    """Yield samples filled with noise to the character; raise LengthError if the texts around the noise do not fit."""
     options(recipe, PasskeyTask)
     for index in range(recipe.count):
         yield _sample(recipe, index)
@@ -66,11 +66,11 @@ def _sample(recipe: Recipe, index: int) -> Sample:
 
 
 def information(key: int) -> str:
-    """The sentence to be found."""
+    """Return the sentence to be found."""
     return f"The pass key is {key}. Remember it. {key} is the pass key."
 
 
 def _noise(characters: int) -> str:
-    """The first so many characters of the noise, which has no end."""
+    """Return the first `characters` characters of the endless noise."""
     times = characters // (len(NOISE) + 1) + 1
     return " ".join([NOISE] * times)[:characters]

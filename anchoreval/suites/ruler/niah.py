@@ -1,6 +1,4 @@
-"""RULER's eight needle-in-a-haystack tasks, byte-exact with NVIDIA/RULER c3f5e3b
-scripts/data/synthetic/niah.py.
-"""
+"""RULER's eight needle-in-a-haystack tasks, byte-exact with NVIDIA/RULER c3f5e3b scripts/data/synthetic/niah.py."""
 
 from __future__ import annotations
 
@@ -22,14 +20,14 @@ from anchoreval.texts.wordlists import AdjectiveNouns, pairs
 
 NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 DEPTHS = tuple(round(100 * step / 39) for step in range(40))  # percent
-TOKENS_PER_SENTENCE = 4  # fewer than any real sentence has: bounds the search in generated prose
+TOKENS_PER_SENTENCE = 4  # fewer than any real sentence has; this bounds the search in generated prose
 
 Kind = Literal["words", "numbers", "uuids"]
 
 
 @dataclass(frozen=True, slots=True)
 class NeedleTask:
-    """What is hidden where: the `args` of a task card."""
+    """The `args` of a task card: what is hidden in which haystack."""
 
     haystack: Literal["noise", "essay", "needle"]
     key_type: Kind = "words"
@@ -40,17 +38,17 @@ class NeedleTask:
 
     @property
     def hidden(self) -> int:
-        """Needles in the text: as many keys as are asked for at least, times the values of each."""
+        """Number of needles in the text: keys (at least as many as are asked for) times the values of each."""
         return max(self.keys, self.queries) * self.values
 
 
 def needle(kind: Kind, key: str, value: str) -> str:
-    """The sentence to be found."""
+    """Return the sentence to be found."""
     return f"One of the special magic {kind} for {key} is: {value}."
 
 
 def draw_one(kind: Kind, rng: Random, names: AdjectiveNouns) -> str:
-    """A key or value."""
+    """Draw a key or a value."""
     if kind == "numbers":
         return str(rng.randint(10**6, 10**7 - 1))
     if kind == "words":
@@ -59,7 +57,7 @@ def draw_one(kind: Kind, rng: Random, names: AdjectiveNouns) -> str:
 
 
 def uuid4(bits: int) -> str:
-    """`str(uuid.UUID(int=bits, version=4))`, three times as fast."""
+    """Return `str(uuid.UUID(int=bits, version=4))`, three times as fast."""
     digits = f"{bits & ~(0xF000 << 64) & ~(0xC000 << 48) | 4 << 76 | 0x8000 << 48:032x}"
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
@@ -76,7 +74,7 @@ class NeedleWording:
     def draft(
         self, asked: Sequence[str], references: tuple[str, ...], document: list[Piece], marks: Sequence[int]
     ) -> Draft:
-        """The question for the `asked` keys behind the document; `marks` count the pieces before each needle."""
+        """Return the document and the question for the `asked` keys; `marks` count the pieces before each needle."""
         query = ", ".join(asked[:-1]) + ", and " + asked[-1] if len(asked) > 1 else asked[0]
         before, after, prefix = self._template.fill(values=self._word, query=query)
         places = [(0, mark) for mark in marks]
@@ -84,7 +82,10 @@ class NeedleWording:
 
 
 def between_sentences(text: Sentences, needles: Sequence[str], places: Sequence[int]) -> tuple[list[Piece], list[int]]:
-    """Needle i before sentence `places[i]`, everything joined by single spaces; the pieces before each needle."""
+    """Put needle i before sentence `places[i]`, all joined by single spaces.
+
+    Return the pieces, and the number of pieces before each needle.
+    """
     pieces = text.chunk(0, places[0])
     marks = []
     for sentence, start, end in zip(needles, places, [*places[1:], len(text)], strict=True):
@@ -95,10 +96,9 @@ def between_sentences(text: Sentences, needles: Sequence[str], places: Sequence[
 
 @dataclass
 class NeedleMaker:
-    """Draws texts of one needle task; needs no tokenizer beyond what counts the shared pieces.
+    """Draws texts of one needle task; `tally` is its only access to the tokenizer.
 
-    `passage` is only needed for the haystack "essay"; `seed` is that of the one permutation which every
-    sample shares.
+    `passage` is needed for the haystack "essay" only. `seed` is that of the one permutation that all samples share.
     """
 
     task: NeedleTask
@@ -115,9 +115,9 @@ class NeedleMaker:
         self._by_words = self.tally.cuts_after(string.ascii_letters + string.digits + ".:")
 
     def make(self, units: int) -> Draft:
-        """A freshly drawn text with `units` words, sentences or lines of haystack.
+        """Draw a new text with `units` words, sentences or lines of haystack.
 
-        Raises Impossible when that is too few to hide the needles in.
+        Raise Impossible if these are too few to hide the needles in.
         """
         task, rng = self.task, self.rng
         keys, values = self._needles()
@@ -129,7 +129,7 @@ class NeedleMaker:
         return self._wording.draft([keys[index] for index in asked], references, document, marks)
 
     def _needles(self) -> tuple[list[str], list[list[str]]]:
-        """Keys, and the values of each, drawn in upstream's order."""
+        """Draw the keys and the values of each, in upstream's order."""
         task, rng = self.task, self.rng
         keys: list[str] = []
         values: list[list[str]] = []
@@ -139,16 +139,14 @@ class NeedleMaker:
         return keys, values
 
     def _in_sentences(self, needles: list[str], units: int) -> tuple[list[Piece], list[int]]:
-        """Needles between the sentences of the passage, in list order, everything joined by single spaces."""
+        """Put the needles between the sentences of the passage, in list order, all joined by single spaces."""
         assert self.passage is not None, "an essay haystack needs a passage"
         text = self.passage.upto(units)
         places = sorted(int(len(text) * (depth / 100)) for depth in self.rng.sample(DEPTHS, len(needles)))
         return between_sentences(text, needles, places)
 
     def _in_lines(self, needles: list[str], units: int) -> tuple[list[Piece], list[int]]:
-        """Needles among lines of noise or of other needles: the first needle deepest, as upstream inserts
-        them.
-        """
+        """Put the needles among lines of noise or of other needles; as in upstream, the first needle is the deepest."""
         task, rng = self.task, self.rng
         if units < len(needles):
             raise Impossible
@@ -158,12 +156,12 @@ class NeedleMaker:
         return pieces + self._last_block(lines, start, units), marks
 
     def _distractor(self) -> tuple[str, str]:
-        """Key and value of a line that is not asked for."""
+        """Draw key and value of a line that is not asked for."""
         key = draw_one(self.task.key_type, self.rng, self.names)
         return key, draw_one(self.task.value_type, self.rng, self.names)
 
     def _block(self, lines: list[tuple[str, str]], start: int, end: int) -> list[Piece]:
-        """Lines start..end, each with its newline."""
+        """Return lines start..end, each with its newline."""
         if start == end:
             return []
         if self.task.haystack == "noise":
@@ -171,7 +169,7 @@ class NeedleMaker:
         return [self._needles_piece(lines[start:end], "\n")]
 
     def _needles_piece(self, lines: list[tuple[str, str]], ending: str) -> Piece:
-        """Needle sentences on lines of their own; only keys and values are tokenised, all in one go."""
+        """Return needle sentences on lines of their own; only keys and values are tokenised, all in one call."""
         kind = self.task.value_type
         piece = Piece("\n".join(needle(kind, key, value) for key, value in lines) + ending)
         if self._by_words and piece.text.isascii():
@@ -183,14 +181,14 @@ class NeedleMaker:
         return piece
 
     def _last_block(self, lines: list[tuple[str, str]], start: int, end: int) -> list[Piece]:
-        """Lines start..end without the last newline; never empty, for needles are inserted before a line."""
+        """Return lines start..end without the last newline; never empty, because needles go before a line."""
         if self.task.haystack == "noise":
             return [*self._block(lines, start, end - 1), Piece(NOISE)]
         return [self._needles_piece(lines[start:end], "")]
 
 
 def generate(recipe: Recipe) -> Iterator[Sample]:
-    """Samples of a needle task. Raises LengthError when the length is too short for it."""
+    """Yield samples of a needle task; raise LengthError if the length is too short for it."""
     task = options(recipe, NeedleTask)
     if task.queries > max(task.keys, task.queries) or (task.haystack == "essay" and task.hidden > len(DEPTHS)):
         raise CardError(f"{recipe.task}: args: {task.hidden} needles do not fit {len(DEPTHS)} depths")

@@ -32,7 +32,7 @@ class QuestionTask:
 
 @dataclass
 class QuestionMaker:
-    """Draws the documents around a question. `question` is the one to ask next."""
+    """Draws the documents around a question. `question` is the index of the current question."""
 
     source: Questions
     rng: Random
@@ -52,21 +52,19 @@ class QuestionMaker:
         return self.source.questions[self.question]
 
     def make(self, units: int) -> Draft:
-        """The question among `units` documents. Raises Impossible below the number of documents that answer
-        it.
-        """
+        """Return the question among `units` documents; raise Impossible if fewer than the documents that answer it."""
         chosen = self._choose(units)
         Random(self.seed).shuffle(chosen)
         return self.compose([(index, self.body(index)) for index in chosen])
 
     def alone(self) -> Draft:
-        """The question among nothing but the documents that answer it."""
+        """Return the question with only the documents that answer it."""
         chosen = list(self.asked.gold)
         Random(self.seed).shuffle(chosen)
         return self.compose([(index, self.body(index)) for index in chosen])
 
     def compose(self, documents: Sequence[tuple[int, Piece]]) -> Draft:
-        """The prompt with these documents, each with its index in the source, in this order."""
+        """Return the prompt with these documents, (index in the source, text), in this order."""
         while len(self._titles) < len(documents):
             self._titles.append(Piece(f"Document {len(self._titles) + 1}:\n"))
         blocks = [[title, body, self._gap] for title, (_, body) in zip(self._titles, documents, strict=False)]
@@ -77,13 +75,13 @@ class QuestionMaker:
         return Draft([Piece(before)], blocks, [Piece(after)], Piece(prefix), self.asked.answers, marks)
 
     def body(self, index: int) -> Piece:
-        """A document of the source."""
+        """Return a document of the source."""
         if index not in self._bodies:
             self._bodies[index] = Piece(self.source.documents[index])
         return self._bodies[index]
 
     def _choose(self, units: int) -> list[int]:
-        """Document indices in upstream's order: those that answer, the article's others, then any others."""
+        """Return document indices in upstream's order: those that answer, others of the article, then any others."""
         asked, size = self.asked, len(self.source.documents)
         if units >= size:
             return (list(range(size)) * -(-units // size))[:units]
@@ -92,13 +90,13 @@ class QuestionMaker:
             raise Impossible
         if missing <= len(asked.related):
             return [*asked.gold, *self.rng.sample(asked.related, missing)]
-        taken = [*asked.gold, *asked.related]
+        chosen = [*asked.gold, *asked.related]
         wanted = max(0, missing - len(asked.related))
-        return [*taken, *_sample_without(self.rng, size, sorted(set(taken)), wanted)]
+        return [*chosen, *_sample_without(self.rng, size, sorted(set(chosen)), wanted)]
 
 
 def _sample_without(rng: Random, size: int, excluded: Sequence[int], count: int) -> list[int]:
-    """`rng.sample([i for i in range(size) if i not in excluded], count)` without that list."""
+    """Return `rng.sample([i for i in range(size) if i not in excluded], count)` without building the list."""
     gaps = [place - before for before, place in enumerate(excluded)]  # free places before each excluded one
     if count > size - len(excluded):
         raise Impossible
@@ -107,16 +105,15 @@ def _sample_without(rng: Random, size: int, excluded: Sequence[int], count: int)
 
 @dataclass
 class GeneratedMaker(QuestionMaker):
-    """Draws generated documents; the unit is a sentence of a document that does not answer, the last may be
-    cut.
+    """Draws generated documents. The unit is a sentence of a document that does not answer; the last one may be cut.
 
-    Unlike upstream, the documents of every sample stand in an order of their own.
+    Unlike in upstream, the documents of every sample have their own random order.
     """
 
     most: int = 0
 
     def make(self, units: int) -> Draft:
-        """The question among `units` sentences of other documents."""
+        """Return the question among `units` sentences of other documents."""
         gold = self.asked.gold
         others = _sample_without(self.rng, len(self.source.documents), sorted(gold), self.most)
         order = Random(self.rng.getrandbits(64))
@@ -133,9 +130,9 @@ class GeneratedMaker(QuestionMaker):
 
 
 def generate(recipe: Recipe) -> Iterator[Sample]:
-    """Samples of question answering. A question whose own documents do not fit is passed over for the next.
+    """Yield samples of question answering. A question whose own documents do not fit is skipped.
 
-    Raises LengthError when too few questions fit, SourceError when there are not as many as were asked for.
+    Raise LengthError if too few questions fit, SourceError if the source has fewer than `recipe.count` questions.
     """
     task = options(recipe, QuestionTask)
     tally, rng = Tally(recipe.tokenizer), Random(recipe.seed)
@@ -165,7 +162,7 @@ def generate(recipe: Recipe) -> Iterator[Sample]:
 
 
 def _check_enough(recipe: Recipe, maker: QuestionMaker, tally: Tally, room: int) -> None:
-    """Raises an error before the first sample is made when fewer questions fit than were asked for."""
+    """Raise LengthError or SourceError before the first sample if fewer than `recipe.count` questions fit."""
     total, needed = len(maker.source.questions), []
     if total < recipe.count:
         raise SourceError(
@@ -188,7 +185,7 @@ def _published(recipe: Recipe, task: QuestionTask, rng: Random) -> QuestionMaker
 
 
 def pool(recipe: Recipe) -> int | None:
-    """The number of people that generated questions are about; None for published questions."""
+    """Return the number of people that generated questions are about, or None for published questions."""
     if recipe.sources.haystack != "generated":
         return None
     return _people(recipe, _most(recipe.length - recipe.max_new_tokens))
@@ -205,10 +202,10 @@ def _people(recipe: Recipe, most: int) -> int:
 def _generated(recipe: Recipe, task: QuestionTask, rng: Random, room: int) -> GeneratedMaker:
     hops = 1 if task.questions == "squad" else 2
     most = _most(room)
-    made = quiz(recipe.seed, hops, _people(recipe, most))
-    texts = [f"{title}\n{text}" for title, text in zip(made.titles, made.documents, strict=True)]
-    questions = [Question(each.text, each.answers, each.gold) for each in made.questions]
-    source = Questions(made.documents if hops == 1 else texts, questions)
+    drawn = quiz(recipe.seed, hops, _people(recipe, most))
+    texts = [f"{title}\n{text}" for title, text in zip(drawn.titles, drawn.documents, strict=True)]
+    questions = [Question(each.text, each.answers, each.gold) for each in drawn.questions]
+    source = Questions(drawn.documents if hops == 1 else texts, questions)
     return GeneratedMaker(source, rng, recipe.wrap, recipe.seed, most=most)
 
 

@@ -1,8 +1,7 @@
-"""RULER's two match rules (NVIDIA/RULER c3f5e3b, scripts/eval/synthetic/constants.py), per sample and not
-rounded.
+"""RULER's two match rules (NVIDIA/RULER c3f5e3b, scripts/eval/synthetic/constants.py), per sample and not rounded.
 
-A reference is found when it is a substring of the cleaned answer, letter case aside: no word borders, no
-other normalisation ("art" is found in "party").
+A reference is found if it is a substring of the cleaned answer, ignoring case: no word borders, no other normalisation
+("art" is found in "party").
 """
 
 from __future__ import annotations
@@ -20,25 +19,25 @@ NO_FACTS: Mapping[str, Json] = MappingProxyType({})
 
 
 class Scorer(Protocol):
-    """Judges one answer; `facts` are the sample's, for rules that need more than its references."""
+    """Judges one answer; `facts` are those of the sample, for rules that need more than its references."""
 
     def __call__(self, answer: str, references: Sequence[str], facts: Mapping[str, Json] = ..., /) -> Score:
-        """The judgement."""
+        """Return the score of an answer."""
         ...
 
 
 def cleaned(answer: str) -> str:
-    """The answer as RULER judges it: stripped, every control character made a newline, stripped again."""
+    """Return the answer as RULER judges it: stripped, every control character made a newline, stripped again."""
     return _CONTROL.sub("\n", answer.strip()).strip()
 
 
 def match_all(answer: str, references: Sequence[str], _: Mapping[str, Json] = NO_FACTS) -> Score:
-    """The share of the references found (upstream's string_match_all)."""
+    """Return the share of the references found in the answer (upstream's string_match_all)."""
     return Score(sum(found) / len(found)) if (found := _found(answer, references)) else NO_REFERENCES
 
 
 def match_any(answer: str, references: Sequence[str], _: Mapping[str, Json] = NO_FACTS) -> Score:
-    """1 when any reference is found, else 0 (upstream's string_match_part)."""
+    """Return 1 if any reference is found in the answer, else 0 (upstream's string_match_part)."""
     return Score(max(found)) if (found := _found(answer, references)) else NO_REFERENCES
 
 

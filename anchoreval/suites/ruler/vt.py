@@ -1,6 +1,4 @@
-"""RULER's variable tracking, byte-exact with NVIDIA/RULER c3f5e3b
-scripts/data/synthetic/variable_tracking.py.
-"""
+"""RULER's variable tracking, byte-exact with NVIDIA/RULER c3f5e3b scripts/data/synthetic/variable_tracking.py."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ from anchoreval.texts.tally import Piece, Tally, interleaved
 
 EXAMPLE_TOKENS = 500
 EXAMPLE_STEP = 5
-REMEDIES = 1000  # names drawn in the place of equal ones, which upstream draws without end
+REMEDIES = 1000  # names drawn at most to replace equal names; upstream draws them without end
 EXAMPLE_VALUE = "12345"
 NOISE_TOKENS = 10  # fewer than a line of noise has
 
@@ -35,7 +33,10 @@ class ChainTask:
 
 
 def legacy_numpy(seed: int) -> Numpy:
-    """Return numpy's legacy Mersenne twister, which RULER draws values from; AnchorEvalError for a seed it has not."""
+    """Return numpy's legacy Mersenne twister, which RULER draws values from.
+
+    Raise AnchorEvalError for a seed that the twister does not take.
+    """
     from numpy.random import RandomState
 
     if not 0 <= seed < 2**32:
@@ -44,7 +45,7 @@ def legacy_numpy(seed: int) -> Numpy:
 
 
 def names(rng: Random, count: int, letters: int) -> list[str]:
-    """Variable names. Raises Unlucky where two are equal: upstream then trips over its own remedy."""
+    """Draw variable names; raise Unlucky if two are equal, because upstream's remedy for that fails with an error."""
     drawn = ["".join(rng.choices(string.ascii_uppercase, k=letters)) for _ in range(count)]
     if len(set(drawn)) == count:
         return drawn
@@ -56,12 +57,12 @@ def names(rng: Random, count: int, letters: int) -> list[str]:
 
 
 def value(numbers: Numpy) -> str:
-    """A value to assign (99999 is never drawn)."""
+    """Draw a value to assign (99999 is never drawn)."""
     return str(numbers.randint(10000, 99999))
 
 
 def assignments(variables: Sequence[str], assigned: str) -> list[str]:
-    """The lines of a chain: the first variable gets the value, each other one that of the one before."""
+    """Return the lines of a chain: the first variable gets the value, each other variable that of its predecessor."""
     return [
         f"VAR {variables[0]} = {assigned}",
         *(f"VAR {new} = VAR {old} " for old, new in pairwise(variables)),
@@ -76,7 +77,7 @@ class ChainWording:
         self._tally, self._noise = tally, Piece(NOISE + "\n")
 
     def draft(self, variables: Sequence[str], assigned: str, places: Sequence[int], units: int, last: str) -> Draft:
-        """Assignment i before line `places[i]` of `units` lines, the last of which is `last`."""
+        """Return a text of `units` lines with assignment i before line `places[i]`; the last line is `last`."""
         pieces, marks, start = interleaved(assignments(variables, assigned), places, self._lines)
         pieces += [*self._lines(start, units - 1), Piece(last)]
         before, after, prefix = self._template.fill(query=assigned, count=str(len(variables)))
@@ -89,7 +90,7 @@ class ChainWording:
 
 @dataclass
 class ChainMaker:
-    """Draws texts of the task. `example` is the one-shot text that precedes it, None for none."""
+    """Draws texts of the task. `example` is the one-shot example that comes first, or None."""
 
     task: ChainTask
     draws: Draws
@@ -101,14 +102,14 @@ class ChainMaker:
         self._wording = ChainWording(self.tally, self.wrap)
 
     def make(self, units: int) -> Draft:
-        """A freshly drawn text with `units` lines of noise, without the example."""
+        """Draw a new text with `units` lines of noise, without the example."""
         rng = self.draws.python
         variables = _draw_names(self.draws, self.task.hops + 1, 5)
         assert self.draws.numpy is not None
         return self._compose(variables, value(self.draws.numpy), rng, units)
 
     def make_with_example(self, units: int) -> Draft:
-        """A freshly drawn text whose example has new names and a new value."""
+        """Draw a new text; its example gets new names and a new value."""
         draft = self.make(units)
         if self.example is not None:
             opening = self.wrap.opening
@@ -118,7 +119,7 @@ class ChainMaker:
         return draft
 
     def make_example(self, units: int) -> Draft:
-        """A text of the kind that becomes the example: three-letter names and a value to be replaced."""
+        """Draw a text that can become the example: it has three-letter names and a value to be replaced."""
         return self._compose(names(self.draws.python, self.task.hops + 1, 3), EXAMPLE_VALUE, self.draws.python, units)
 
     def _compose(self, variables: list[str], assigned: str, rng: Random, units: int) -> Draft:
@@ -129,7 +130,7 @@ class ChainMaker:
         return self._wording.draft(variables, assigned, places, units, NOISE)
 
     def _fresh_example(self, example: str) -> str:
-        """The example with other names and another value, replaced one after the other as upstream does."""
+        """Return the example with other names and another value, replaced one after the other as upstream does."""
         rng = self.draws.python
         assert self.draws.numpy is not None
         for name in example.strip().split()[-self.task.hops - 1 :]:
@@ -138,7 +139,7 @@ class ChainMaker:
 
 
 def _draw_names(draws: Draws, count: int, letters: int) -> list[str]:
-    """Names for a sample; a failed draw also uses up the value that upstream draws before it trips."""
+    """Draw the names of a sample; a failed draw also uses up the values that upstream draws before its error."""
     try:
         return names(draws.python, count, letters)
     except Unlucky:
@@ -149,7 +150,7 @@ def _draw_names(draws: Draws, count: int, letters: int) -> list[str]:
 
 
 def example_text(task: ChainTask, draws: Draws, tally: Tally, lines: int | None = None) -> str:
-    """The one-shot example, answer included: upstream's size, or so many lines of noise."""
+    """Return the one-shot example with its answer; `lines` of noise, or else as many as upstream takes."""
     maker = ChainMaker(task, draws, tally)
     fit = Fit(maker.make_example, tally.count, EXAMPLE_TOKENS, 0, EXAMPLE_STEP, task.hops + 1, draws)
     fitted = fit.sample(fit.search()) if lines is None else fit.refine(lines)
@@ -158,10 +159,10 @@ def example_text(task: ChainTask, draws: Draws, tally: Tally, lines: int | None 
 
 
 def generate(recipe: Recipe) -> Iterator[Sample]:
-    """Samples of variable tracking.
+    """Yield samples of variable tracking.
 
-    Where upstream's example of up to 500 tokens leaves no room for the task, a short example is used, else
-    none. Raises LengthError when the length is too short even without one.
+    If upstream's example of up to 500 tokens leaves no room for the task, a short example is used, or else none. Raise
+    LengthError if the length is too short even without an example.
     """
     task = options(recipe, ChainTask)
     tally = Tally(recipe.tokenizer)
@@ -200,7 +201,7 @@ def generate(recipe: Recipe) -> Iterator[Sample]:
 
 
 def _shrink_example(maker: ChainMaker, shown: str) -> str:
-    """Makes the example short, or takes a short one away; says which it is now."""
+    """Shorten upstream's example, or remove a short one; return the name of the new example."""
     if shown == "upstream":
         maker.example = example_text(maker.task, maker.draws, maker.tally, maker.task.hops + 1)
         return "short"

@@ -1,6 +1,4 @@
-"""RULER's two word-counting tasks, byte-exact with NVIDIA/RULER c3f5e3b: common words (cwe) and coded words
-(fwe).
-"""
+"""RULER's two word-counting tasks, byte-exact with NVIDIA/RULER c3f5e3b: common words (cwe) and coded words (fwe)."""
 
 from __future__ import annotations
 
@@ -28,21 +26,21 @@ COMMON = 10
 STEP = 10
 NOISE_WORD = "..."
 LETTERS = 6
-MOST_WORDS = 16  # for each token of a text: no tokenizer joins more words
+MOST_WORDS = 16  # per token of a text: no tokenizer joins more words into one token
 ANSWER_RANKS = slice(1, 4)
-PAIRS = "adjective-noun pairs"  # what is said of words that no word list of RULER holds
+PAIRS = "adjective-noun pairs"  # value of the fact `words`: the text also has words that no word list of RULER holds
 Order = Callable[[Sequence[str]], list[str]]
 
 
 class Shuffles:
-    """The one permutation per length that every sample shares, as upstream re-seeds its shuffle each time."""
+    """One permutation per number of words, shared by all samples because upstream re-seeds its shuffle each time."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
         self._orders: dict[int, list[int]] = {}
 
     def apply(self, words: Sequence[str]) -> list[str]:
-        """The words in shuffled order."""
+        """Return the words in shuffled order."""
         if len(words) not in self._orders:
             if len(self._orders) > 64:
                 self._orders.clear()
@@ -53,7 +51,7 @@ class Shuffles:
 
 
 class WordList:
-    """Lists of words as pieces, whose tokens are the sum of the words' where the tokenizer allows it."""
+    """Makes pieces of lists of words; if the tokenizer allows it, their tokens are summed word by word."""
 
     def __init__(self, tally: Tally) -> None:
         self._tally = tally
@@ -63,7 +61,7 @@ class WordList:
         self._label_tokens = [0]
 
     def numbered(self, words: Sequence[str]) -> Piece:
-        """The words as a numbered list: 1. first 2. second, and so on."""
+        """Return the words as a numbered list: 1. first 2. second, and so on."""
         while len(self._labels) < len(words):
             label = f"{len(self._labels) + 1}."
             self._labels.append(label)
@@ -83,7 +81,7 @@ class WordList:
         return bool(word) and word[0] != " "
 
     def tokens(self, word: str) -> int:
-        """Tokens of a word that follows a space."""
+        """Return the number of tokens of a word that follows a space."""
         known = self._tokens.get(word)
         if known is None:
             if len(self._tokens) > 100_000:
@@ -92,7 +90,7 @@ class WordList:
         return known
 
     def plain(self, words: Sequence[str], counts: Sequence[int], order: Order) -> Piece:
-        """Each word as often as `counts` says, in the given order, joined by spaces."""
+        """Return each word as often as `counts` says, in the given order, joined by spaces."""
         listed = order([word for word, count in zip(words, counts, strict=True) for _ in range(count)])
         piece = Piece(" ".join(listed))
         if self._fast and len(listed) > 1:
@@ -107,7 +105,7 @@ class WordList:
 
 @dataclass(frozen=True, slots=True)
 class CommonTask:
-    """The `args` of a common-words card; below 4,096 tokens upstream repeats less, whatever they say."""
+    """The `args` of a common-words card; below 4,096 tokens upstream ignores the repeats and uses fewer."""
 
     common_repeats: int = 30
     uncommon_repeats: int = 3
@@ -123,8 +121,10 @@ class CodedTask:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How a common-words text is built: (words, common repeats, other repeats) of the example, repeats of
-    the task.
+    """How a common-words text is built.
+
+    `example` is (words, common repeats, other repeats) of the example; `common` and `other` are the repeats of the
+    task; `least` is the smallest number of different words.
     """
 
     name: str
@@ -135,7 +135,7 @@ class Form:
 
 
 def forms(task: CommonTask, length: int) -> tuple[Form, ...]:
-    """Upstream's form at a length, then smaller ones for lengths at which it does not fit."""
+    """Return upstream's form at a length, followed by smaller forms for lengths at which it does not fit."""
     if length >= LONG_FORM:
         upstream = Form("long", (40, 10, 3), task.common_repeats, task.uncommon_repeats, COMMON + 1)
     else:
@@ -159,7 +159,7 @@ class CommonWording:
     def draft(
         self, listed: Sequence[str], common: Sequence[str], example: tuple[Sequence[str], Sequence[str]] | None
     ) -> Draft:
-        """The question about the listed words, after an example: (its list, its answer)."""
+        """Return the question about the listed words, behind an example (its list, its answer) if there is one."""
         shown: list[Piece] = []
         if example is not None:
             shown = [self._before, self._lists.numbered(example[0]), self._after, self._prefix]
@@ -170,8 +170,10 @@ class CommonWording:
 
 @dataclass
 class CommonWordsMaker:
-    """Draws common-words texts of one form. `more` gives the longer word list that huge texts need, `paired` the words
-    that follow behind the last list; empty where none do.
+    """Draws common-words texts of one form.
+
+    `more` returns the longer word list that huge texts need. `paired` are the words that are used once the last list is
+    exhausted; it may be empty.
     """
 
     form: Form
@@ -187,7 +189,7 @@ class CommonWordsMaker:
         self._wording, self._shuffles = CommonWording(self.tally, self.wrap), Shuffles(self.seed)
 
     def make(self, units: int) -> Draft:
-        """A freshly drawn text with `units` different words. Raises Impossible when there are not so many."""
+        """Draw a new text with `units` different words; raise Impossible if the lists have fewer words."""
         example = self._listed(*self.form.example) if self.form.example is not None else None
         return self._wording.draft(*self._listed(units, self.form.common, self.form.other), example)
 
@@ -202,10 +204,11 @@ class CommonWordsMaker:
 
 
 def generate_common(recipe: Recipe) -> Iterator[Sample]:
-    """Samples of common words. Raises LengthError when not even the smallest form fits.
+    """Yield samples of common words; raise LengthError if not even the smallest form fits.
 
-    Upstream's list ends near 230,000 tokens. Upstream goes on with the file english_words.json, and so does this where
-    the sources are the published ones; behind the last list stand pairs of an adjective and a noun.
+    Upstream's word list is exhausted near 230,000 tokens. Upstream then goes on with the file english_words.json, and
+    so does this generator if the haystack is the published one. Once the last list is exhausted, pairs of an adjective
+    and a noun follow.
     """
     task = options(recipe, CommonTask)
     tally, rng = Tally(recipe.tokenizer), Random(recipe.seed)
@@ -267,13 +270,13 @@ def _common_facts(recipe: Recipe, form: Form, fitted: Fitted) -> dict[str, Json]
 
 
 def coded(rng: Random) -> str:
-    """A coded word."""
+    """Draw a coded word."""
     return "".join(rng.choices(string.ascii_lowercase, k=LETTERS))
 
 
 @dataclass
 class CodedWordsMaker:
-    """Draws vocabularies of coded words and makes texts in which rank k appears with a share of 1/k^2."""
+    """Draws vocabularies of coded words and makes texts in which rank k appears with a share of 1/k^alpha."""
 
     size: int
     rng: Random
@@ -288,7 +291,7 @@ class CodedWordsMaker:
         self._lists, self._shuffles = WordList(self.tally), Shuffles(self.seed)
 
     def vocabulary(self) -> list[str]:
-        """Fresh words by rank; the first is the noise word."""
+        """Draw new words by rank; the first is the noise word."""
         rng = self.rng
         words = {coded(rng) for _ in range(self.size)}
         for _ in range(self.size - len(words)):
@@ -298,8 +301,9 @@ class CodedWordsMaker:
         return ranked
 
     def text(self, vocabulary: Sequence[str], units: int, order: Order | None = None) -> Draft:
-        """The text of about `units` words in all, in upstream's or the given order. Ranks too rare to appear are
-        left out, as upstream does.
+        """Return a text of about `units` words in all, in the given or else upstream's order.
+
+        As in upstream, ranks that are too rare to appear are left out.
         """
         counts = appearances(units, len(vocabulary), self.alpha)
         listed = self._lists.plain(vocabulary, counts, order or self._shuffles.apply)
@@ -308,16 +312,14 @@ class CodedWordsMaker:
 
 
 def appearances(units: int, ranks: int, alpha: float = 2.0) -> list[int]:
-    """How often each rank appears, the share of `units` that 1/k^alpha has in their sum, cut to a whole
-    number.
-    """
+    """Return how often each rank k appears: `units` times the share of 1/k^alpha in zeta(alpha), rounded down."""
     total = zeta(alpha)
     return [max(0, int(units * float(rank) ** -alpha / total)) for rank in range(1, ranks + 1)]
 
 
 @lru_cache
 def zeta(alpha: float) -> float:
-    """Riemann's zeta; scipy is only imported for another exponent than RULER's."""
+    """Return Riemann's zeta; scipy is imported only for exponents other than RULER's."""
     if alpha == 2.0:
         return math.pi**2 / 6
     from scipy.special import zeta as any_zeta
@@ -326,12 +328,12 @@ def zeta(alpha: float) -> float:
 
 
 def least_coded(alpha: float) -> int:
-    """The fewest words in all with which the third answer appears once."""
+    """Return the fewest words in all with which the third answer appears once."""
     return next(units for units in count(1) if appearances(units, ANSWER_RANKS.stop, alpha)[-1])
 
 
 def generate_coded(recipe: Recipe) -> Iterator[Sample]:
-    """Samples of coded words. Raises LengthError when the third answer could not appear even once."""
+    """Yield samples of coded words; raise LengthError if the third answer could not appear even once."""
     task = options(recipe, CodedTask)
     tally, rng = Tally(recipe.tokenizer), Random(recipe.seed)
     room = recipe.room
@@ -355,7 +357,7 @@ def generate_coded(recipe: Recipe) -> Iterator[Sample]:
 
 
 def _fit_coded(maker: CodedWordsMaker, tally: Tally, recipe: Recipe, units: int, step: int) -> Fitted:
-    """Upstream's fit of one sample; to the word where that would leave an answer out of the text."""
+    """Fit one sample as upstream does; fit it to the word if upstream's steps would leave an answer out of the text."""
     room, vocabulary, least = (
         recipe.room,
         maker.vocabulary(),

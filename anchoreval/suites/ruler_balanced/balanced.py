@@ -1,6 +1,6 @@
-"""What the balanced tasks share: samples that fill their length, each drawn for itself, answers spread over depth.
+"""Shared by the balanced tasks: samples that fill their length, are drawn one by one, and spread answers over depth.
 
-A sample follows from seed, task, length and its index, never from how many are made or from other samples.
+A sample follows from seed, task, length and its index. It does not depend on the number of samples or on other samples.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from anchoreval.texts.fit import Fitted, fullest
 from anchoreval.texts.tally import Piece, Tally
 
 FILL = 0.99
-FEW = 3  # attempts after the first, behind which a sample that never fits, or takes all there is, is given up
-ATTEMPTS = 64  # draws of one sample, of which the first that fills its length is taken
+FEW = 3  # attempts after the first, after which a sample is given up if no draw fits, or every draw uses up all texts
+ATTEMPTS = 64  # draws of one sample; the first that fills its length is taken
 STRATA = 10
 
 Sampler = Callable[[int], Sample]  # index -> that sample
 
 
 class Text(Protocol):
-    """A sample whose draws are made and whose size is open: whole units (lines, sentences, documents, words) and
-    words of one unit more, which is cut.
+    """A sample whose random draws are made and whose size is still open.
+
+    Its size is a number of whole units (lines, sentences, documents, words) plus words of one more unit, which is cut.
     """
 
     least: int
@@ -36,25 +37,25 @@ class Text(Protocol):
     def draft(self, units: int, words: int) -> Draft: ...
 
     def words(self, units: int) -> int:
-        """The most words that `draft` may be asked for behind so many units."""
+        """Return the most words of one more unit that `draft` accepts behind `units` units."""
         ...
 
     def finish(self, draft: Draft, units: int) -> dict[str, Json]:
-        """What is said about the finished draft of so many units; sets its marks where that would be slow before."""
+        """Return facts about the finished draft of `units` units; set its marks here if `draft` would be slow to."""
         ...
 
 
 def depths(recipe: Recipe, index: int, count: int) -> list[float]:
-    """Where the answers of a sample are to stand, 0..1, ascending: each of the `count` in a series of its own.
+    """Return the aimed depths of the `count` answers of a sample, 0..1, ascending; each answer has a series of its own.
 
-    In a series every ten samples from a multiple of ten on stand once in each tenth of the depth, every hundred once
-    in each hundredth, in an order that the seed decides; the lengths of a task share them.
+    In a series, any ten samples from a multiple of ten on fall once into each tenth of the depth, and any hundred once
+    into each hundredth, in an order that the seed decides. All lengths of a task share the depths.
     """
     return sorted(_depth(f"depth/{recipe.seed}/{recipe.task}/{which}", index) for which in range(count))
 
 
 def _depth(series: str, index: int) -> float:
-    """A point of a scrambled two-digit sequence in base ten with a random remainder."""
+    """Return a point of a scrambled two-digit sequence in base ten, with a random remainder."""
     block, place = divmod(index, STRATA)
     tenth = _permuted(f"{series}/{block}")[place]
     group, row = divmod(block, STRATA)
@@ -74,27 +75,27 @@ def sample(
     answers: int,
     facts: Mapping[str, Json],
 ) -> Sample:
-    """Sample `index`: the first draw that takes at least 99% of the length and never more.
+    """Return sample `index`: the first draw that takes at least 99% and at most all of the length.
 
-    Raises LengthError when no draw does, TooLong where the draws hold all that there is.
+    Raise LengthError if no draw does, TooLong if the draws use up all texts and still do not.
     """
     aims, smallest = depths(recipe, index, answers), None
-    whole: list[int] = []  # tokens of draws that have no unit more
+    whole: list[int] = []  # tokens of draws that have used up all units
     for attempt in range(ATTEMPTS):
         text = draw(Random(f"{recipe.seed}/{recipe.task}/{recipe.length}/{index}/{attempt}"), aims)
         fitted, over = filled(recipe, tally, text)
         smallest = smallest or over
         if fitted is not None and recipe.tokens(fitted.tokens) >= FILL * recipe.length:
-            said = text.finish(fitted.draft, fitted.units)
-            own = {"tokens": recipe.counted(fitted.tokens), "units": fitted.units, "fit": fitted.how}
-            where = {"aimed_depths": [round(aim, 4) for aim in aims], **fitted.draft.positions(tally)}
+            of_text = text.finish(fitted.draft, fitted.units)
+            of_fit = {"tokens": recipe.counted(fitted.tokens), "units": fitted.units, "fit": fitted.how}
+            of_depths = {"aimed_depths": [round(aim, 4) for aim in aims], **fitted.draft.positions(tally)}
             return sample_of(
                 fitted.draft,
                 recipe.task,
                 recipe.length,
                 index,
                 recipe.max_new_tokens,
-                {**own, **facts, **said, **where},
+                {**of_fit, **facts, **of_text, **of_depths},
             )
         if fitted is not None and fitted.units == text.most and _fits_whole(recipe, tally, text):
             whole.append(recipe.tokens(fitted.tokens))
@@ -107,7 +108,10 @@ def sample(
 
 
 def filled(recipe: Recipe, tally: Tally, text: Text) -> tuple[Fitted | None, int | None]:
-    """The text with as many units as fit, then as many words of the next; the tokens of one that was too long."""
+    """Return the text with as many units as fit, then as many words of the next unit; None if no size fits.
+
+    The second value is the tokens of the smallest text seen that was too long, or None.
+    """
     room = recipe.room
 
     def probe(units: int, words: int = 0) -> Fitted:
@@ -123,20 +127,20 @@ def filled(recipe: Recipe, tally: Tally, text: Text) -> tuple[Fitted | None, int
 
 
 def _fits_whole(recipe: Recipe, tally: Tally, text: Text) -> bool:
-    """Whether all that a text may hold is within the length."""
+    """Return True if the text fits with all units and words that it can hold."""
     draft = wrapped(text.draft(text.most, text.words(text.most)), recipe.wrap)
     return tally.count(draft.pieces()) <= recipe.room
 
 
 def wrapped(draft: Draft, wrap: Wrap) -> Draft:
-    """The draft as one user's turn of a chat template, its example inside it."""
+    """Return the draft as one user turn of a chat template, with its example inside the turn."""
     draft.opening = [Piece(wrap.opening)] if wrap.opening else []
     draft.query = [*draft.query, Piece(wrap.closing)] if wrap.closing else draft.query
     return draft
 
 
 def mark_words(draft: Draft, items: Sequence[str], slots: Sequence[int]) -> None:
-    """Marks the items in these slots, ascending, of the draft's only document, which is `items` joined by spaces."""
+    """Mark the items in these slots, ascending, in the draft's only document, which is `items` joined by spaces."""
     places = [0, *slots, len(items)]
     parts = [items[start:end] for start, end in pairwise(places)]
     pieces = [
@@ -150,8 +154,9 @@ def mark_words(draft: Draft, items: Sequence[str], slots: Sequence[int]) -> None
 def spread(
     fixed: Sequence[str], aims: Sequence[float], others: Sequence[str], rng: Random
 ) -> tuple[list[str], list[int]]:
-    """The words of `others` in random order with those of `fixed`, shuffled, at these shares of the list or next to
-    them; the slots of the latter, ascending.
+    """Shuffle `others` and put the shuffled words of `fixed` at the shares `aims` of the list, or next to them.
+
+    Return the list, and the slots of the words of `fixed`, ascending.
     """
     size = len(fixed) + len(others)
     slots: set[int] = set()
@@ -163,13 +168,13 @@ def spread(
 
 
 def _outwards(middle: int, size: int) -> Iterator[int]:
-    """Every slot of 0..size, the nearest to the middle first."""
+    """Yield every slot of 0..size, the nearest to the middle first."""
     for step in range(size):
         yield from {slot for slot in (middle - step, middle + step) if 0 <= slot < size}
 
 
 def one_by_one(sampler: Callable[[Recipe], Sampler]) -> Generator:
-    """The generator of a task whose samples can be made alone."""
+    """Return the generator of a task whose samples can be made alone."""
 
     def generate(recipe: Recipe) -> Iterator[Sample]:
         return map(sampler(recipe), range(recipe.count))

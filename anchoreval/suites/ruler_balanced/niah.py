@@ -1,4 +1,4 @@
-"""RULER's needle tasks, balanced: needles stratified over depth, keys and values that occur once, full length."""
+"""RULER's needle tasks, balanced: needles are stratified over depth, keys and values occur once, lengths are filled."""
 
 from __future__ import annotations
 
@@ -27,31 +27,33 @@ from anchoreval.texts.tally import Piece, Tally, interleaved
 from anchoreval.texts.wordlists import AdjectiveNouns, pairs
 
 NOISE_WORDS = tuple(NOISE.split(" "))
-FILLER_LINES = 12  # more lines of noise than a line of needle has the tokens of
+FILLER_LINES = 12  # lines of noise with more tokens than a line with a needle
 LINE_TOKENS = 10  # fewer than any line has
 
 
 def noise(words: int) -> str:
-    """So many words of the lines of noise, which follow each other."""
+    """Return the first `words` words of endless lines of noise."""
     lines, rest = divmod(words, len(NOISE_WORDS))
     return "\n".join([NOISE] * lines + ([" ".join(NOISE_WORDS[:rest])] if rest else []))
 
 
 def places(starts: Sequence[int], total: int, aims: Sequence[float], sizes: Sequence[int]) -> list[int]:
-    """For each sentence, of so many characters, the line it goes before so that it begins nearest to its share of all
-    characters. `starts` are those of the lines, ascending; `total` is the characters of the lines.
+    """Return for each sentence the line to put it before, so that it begins nearest to its share of all characters.
+
+    `starts` are the start characters of the lines, ascending; `total` is the number of characters of the lines; `aims`
+    and `sizes` are the shares and the characters of the sentences.
     """
-    whole, inserted, found = total + sum(sizes), 0, list[int]()
+    whole, inserted, lines = total + sum(sizes), 0, list[int]()
     for aim, size in zip(aims, sizes, strict=True):
         after = bisect_right(starts, aim * whole - inserted)
         around = range(max(0, after - 1), min(len(starts), after + 1))
-        found.append(nearest([(inserted + starts[at], at) for at in around], aim * whole, whole))
+        lines.append(nearest([(inserted + starts[at], at) for at in around], aim * whole, whole))
         inserted += size
-    return sorted(found)
+    return sorted(lines)
 
 
 class Distinct:
-    """Keys and values of a task, none drawn twice and none a part of another."""
+    """Draws keys and values of a task; none is drawn twice, and no guarded one is a part of another."""
 
     def __init__(self, rng: Random, names: AdjectiveNouns) -> None:
         self._rng, self._names = rng, names
@@ -59,7 +61,7 @@ class Distinct:
         self._guarded: list[str] = []
 
     def draw(self, kind: Kind, guarded: bool = False) -> str:
-        """A new one; later ones neither hold a guarded one nor are a part of it."""
+        """Draw a new key or value; later draws neither contain a guarded one nor are a part of it."""
         drawn = new(lambda: draw_one(kind, self._rng, self._names), self._apart, f"{kind} to be keys and values")
         self._seen.add(drawn)
         self._guarded += [drawn] if guarded else []
@@ -70,7 +72,7 @@ class Distinct:
 
 
 class Needles:
-    """The needles of one sample in the order of their depths, and what is asked."""
+    """The needles of one sample in the order of their depths, with the keys that are asked for and the references."""
 
     def __init__(self, task: NeedleTask, rng: Random, names: AdjectiveNouns, aims: Sequence[float]) -> None:
         self.distinct = Distinct(rng, names)
@@ -88,16 +90,16 @@ class Needles:
 
     @property
     def texts(self) -> list[str]:
-        """The needle sentences by depth."""
+        """The needle sentences in the order of their depths."""
         return [text for _, text, _ in self.rows]
 
     @property
     def aims(self) -> list[float]:
-        """Where the needle sentences are to stand, 0..1."""
+        """The aimed depths of the needle sentences, 0..1."""
         return [aim for aim, _, _ in self.rows]
 
     def answering(self, marks: Sequence[int]) -> list[int]:
-        """Those of the marks, one per needle, whose needle is asked for."""
+        """Select from `marks`, one per needle, those of the needles that are asked for."""
         return [mark for mark, (_, _, asked) in zip(marks, self.rows, strict=True) if asked]
 
 
@@ -110,24 +112,24 @@ class InSentences:
         self._needles, self._wording, self._passage, self.most = needles, wording, passage, most
 
     def draft(self, units: int, words: int) -> Draft:
-        """Units are the words of an essay, else sentences."""
+        """Return the draft; units are the words of an essay, or sentences of prose."""
         text = self._text(units, words)
         sizes = list(accumulate((len(needle) + 1 for needle in self._needles.texts), initial=0))
         rows = zip(self._needles.rows, sizes, strict=False)
         where = sorted(text.boundary(aim, before, sizes[-1]) for (aim, _, _), before in rows)
         document, marks = between_sentences(text, self._needles.texts, where)
-        found = self._needles
-        return self._wording.draft(found.asked, found.references, document, found.answering(marks))
+        needles = self._needles
+        return self._wording.draft(needles.asked, needles.references, document, needles.answering(marks))
 
     def _text(self, units: int, words: int) -> Sentences:
         return self._passage.cut(units, words) if isinstance(self._passage, Prose) else self._passage.upto(units)
 
     def words(self, units: int) -> int:
-        """An essay is fitted to the word at once."""
+        """Return the words of a sentence of prose less one; 0 for an essay, whose unit is the word."""
         return self._passage.words_of(units) - 1 if isinstance(self._passage, Prose) else 0
 
     def finish(self, draft: Draft, units: int) -> dict[str, Json]:
-        """The unit."""
+        """Return the name of the unit."""
         return {"unit": "sentences" if isinstance(self._passage, Prose) else "words"}
 
 
@@ -144,16 +146,16 @@ class InLines:
         self._others: list[Piece] = []
 
     def draft(self, units: int, words: int) -> Draft:
-        """Units are lines."""
+        """Return the draft; units are lines."""
         full, rest = divmod(words, len(NOISE_WORDS))
         lines = [*self._others_upto(units), *[self._noise] * full]
         last = Piece(noise(rest)) if rest else Piece(lines.pop().text[:-1])
         starts = list(accumulate((len(line.text) for line in lines), initial=0))
-        found, texts = self._needles, self._needles.texts
-        where = places(starts, starts[-1] + len(last.text), found.aims, [len(text) + 1 for text in texts])
+        needles, texts = self._needles, self._needles.texts
+        where = places(starts, starts[-1] + len(last.text), needles.aims, [len(text) + 1 for text in texts])
         pieces, marks, start = interleaved(texts, where, lambda a, b: self._joined(lines[a:b]))
         pieces += [*self._joined(lines[start:]), last]
-        return self._wording.draft(found.asked, found.references, pieces, found.answering(marks))
+        return self._wording.draft(needles.asked, needles.references, pieces, needles.answering(marks))
 
     def _others_upto(self, units: int) -> list[Piece]:
         if self._task.haystack == "noise":
@@ -165,21 +167,21 @@ class InLines:
         return self._others[:units]
 
     def _joined(self, lines: list[Piece]) -> list[Piece]:
-        """The lines, noise at their end as one piece."""
+        """Return the lines as pieces; the lines of noise at their end are one piece."""
         first = next((at for at, line in enumerate(lines) if line is self._noise), len(lines))
         return lines[:first] + ([self._tally.repeat(self._noise, len(lines) - first)] if first < len(lines) else [])
 
     def words(self, units: int) -> int:
-        """Words of the line of noise."""
+        """Return the number of words of the lines of noise that may follow."""
         return len(NOISE_WORDS) * (1 if self._task.haystack == "noise" else FILLER_LINES)
 
     def finish(self, draft: Draft, units: int) -> dict[str, Json]:
-        """The unit."""
+        """Return the name of the unit."""
         return {"unit": "lines"}
 
 
 def sampler(recipe: Recipe) -> Sampler:
-    """Makes any one sample of a needle task."""
+    """Return the function that makes one sample of a needle task by its index."""
     task = options(recipe, NeedleTask)
     tally, names, wording = Tally(recipe.tokenizer), pairs(recipe.sources.wordlists), NeedleWording(task)
     room, passage = recipe.room, _passage(recipe, tally) if task.haystack == "essay" else None

@@ -1,4 +1,4 @@
-"""RULER's question answering, balanced: the documents that answer at stratified places, their answer in no other."""
+"""RULER's question answering, balanced: documents that answer are stratified over depth, no other holds the answer."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from anchoreval.texts.prose import quiz
 from anchoreval.texts.questions import Question, Questions
 from anchoreval.texts.tally import Piece, Tally
 
-SHARE = 0.85  # of the prompt that a question may take with nothing but the documents that answer it
-BLOCK = 24  # generated questions that are drawn together
-TRIES = 16  # generated questions per sample, of which the first that fits is asked
+SHARE = 0.85  # of the prompt that a question may take together with the documents that answer it
+BLOCK = 24  # samples whose generated questions are drawn together
+TRIES = 16  # generated questions per sample; the first that fits is asked
 UNSAID = frozenset({"yes", "no", "noanswer"})  # answers that no document states
 
-Asked = Callable[[int], tuple[QuestionMaker, int]]  # sample index -> a maker and its question
+Asked = Callable[[int], tuple[QuestionMaker, int]]  # sample index -> (maker, index of its question)
 
 
 class AmongDocuments:
-    """A question whose documents stand among others; the unit is another document, the last may be cut."""
+    """A question whose documents stand among others; the unit is one of the others, and the last may be cut."""
 
     least = 0
 
@@ -42,7 +42,7 @@ class AmongDocuments:
         self.most = max(0, len(self._others) - 1)
 
     def draft(self, units: int, words: int) -> Draft:
-        """The question among `units` whole documents and so many words of one more."""
+        """Return the question among `units` whole documents and the first `words` words of one more."""
         documents = [(index, self._maker.body(index)) for index in self._others[:units]]
         if words:
             index = self._others[units]
@@ -56,11 +56,11 @@ class AmongDocuments:
         return self._maker.compose(documents)
 
     def words(self, units: int) -> int:
-        """Words of the document that is cut, less one; none where there is no other."""
+        """Return the words of the document that is cut, less one; 0 if there is no further document."""
         return len(_words(self._maker.source.documents[self._others[units]])) - 1 if units < len(self._others) else 0
 
     def finish(self, draft: Draft, units: int) -> dict[str, Json]:
-        """How many documents, which question, and the first of its documents."""
+        """Return the number of documents, the question's index, and the first of its documents as `source`."""
         source = self._asked.gold[0]
         return {"unit": "documents", "documents": len(draft.documents), "question": self._question, "source": source}
 
@@ -74,7 +74,7 @@ def _first_words(text: str, words: int) -> str:
 
 
 def _others(source: Questions, asked: Question, rng: Random, room: int) -> Iterator[int]:
-    """Documents that do not answer, those of the article first, in random order, until they are surely enough."""
+    """Yield documents without the answer until they surely fill `room`, in random order, those of the article first."""
     answers = [re.escape(answer) for answer in asked.answers if answer.lower() not in UNSAID]
     answered = re.compile(rf"(?<!\w)(?:{'|'.join(answers)})(?!\w)", re.IGNORECASE) if answers else None
     size, left, taken = len(source.documents), room, set(asked.gold)
@@ -89,7 +89,7 @@ def _others(source: Questions, asked: Question, rng: Random, room: int) -> Itera
 
 
 def _shuffled(size: int, rng: Random) -> Iterator[int]:
-    """0..size in random order, drawn as they are asked for."""
+    """Yield 0..size in random order; each is drawn only when it is needed."""
     swapped: dict[int, int] = {}
     for last in range(size - 1, -1, -1):
         at = rng.randint(0, last)
@@ -98,10 +98,10 @@ def _shuffled(size: int, rng: Random) -> Iterator[int]:
 
 
 def sampler(recipe: Recipe) -> Sampler:
-    """Makes any one sample of question answering.
+    """Return the function that makes one sample of question answering by its index.
 
-    Raises LengthError when too few questions leave room for other documents, SourceError when there are fewer than were
-    asked for.
+    Raise LengthError if too few questions leave room for other documents, SourceError if the source has fewer than
+    `recipe.count` questions.
     """
     task = options(recipe, QuestionTask)
     tally, room = Tally(recipe.tokenizer), recipe.room
@@ -120,13 +120,13 @@ def sampler(recipe: Recipe) -> Sampler:
 
 
 def _alone(recipe: Recipe, tally: Tally, maker: QuestionMaker, question: int) -> int:
-    """Tokens of a question among nothing but its own documents."""
+    """Return the tokens of a question with only its own documents."""
     maker.question = question
     return tally.count(wrapped(maker.alone(), recipe.wrap).pieces())
 
 
 def _published(recipe: Recipe, task: QuestionTask, tally: Tally) -> Asked:
-    """Questions in an order that the seed decides, those passed over that leave no room for other documents."""
+    """Return published questions in a seeded order, without those that leave no room for other documents."""
     source = recipe.sources.squad if task.questions == "squad" else recipe.sources.hotpot
     maker = QuestionMaker(Questions(source.documents, [_supported(each) for each in source.questions]), Random())
     total, allowed = len(source.questions), SHARE * recipe.room
@@ -136,23 +136,23 @@ def _published(recipe: Recipe, task: QuestionTask, tally: Tally) -> Asked:
         )
     order = Random(f"{recipe.seed}/{recipe.task}/questions").sample(range(total), total)
     fitting = (question for question in order if _alone(recipe, tally, maker, question) <= allowed)
-    found: list[int] = []
+    questions: list[int] = []
 
     def asked(index: int) -> tuple[QuestionMaker, int]:
-        while len(found) <= index:
+        while len(questions) <= index:
             following = next(fitting, None)
             if following is None:
                 needed = sorted(_alone(recipe, tally, maker, question) for question in order)[index]
                 raise LengthError("too few questions fit", int(needed / SHARE) + recipe.reserved + 1)
-            found.append(following)
-        return maker, found[index]
+            questions.append(following)
+        return maker, questions[index]
 
     asked(recipe.count - 1)
     return asked
 
 
 def _supported(question: Question) -> Question:
-    """The question with only those documents that are needed for the answer; its others are related ones."""
+    """Return the question with only the documents that its answer needs; its other documents become related ones."""
     if not question.supporting:
         return question
     others = tuple(index for index in question.gold if index not in question.supporting)
@@ -160,16 +160,16 @@ def _supported(question: Question) -> Question:
 
 
 def _generated(recipe: Recipe, task: QuestionTask, tally: Tally) -> Asked:
-    """Questions about invented people, drawn in blocks; each sample takes the first of its own that fits."""
+    """Return questions about invented people, drawn in blocks; each sample takes the first of its own that fits."""
     hops, room = 1 if task.questions == "squad" else 2, recipe.room
 
     @lru_cache(maxsize=2)
     def block(number: int) -> QuestionMaker:
         seed = Random(f"{recipe.seed}/{recipe.task}/{number}").getrandbits(32)
-        made = quiz(seed, hops, max(2 * BLOCK * TRIES, 4 * room // DOCUMENT_TOKENS))
-        texts = [f"{title}\n{text}" for title, text in zip(made.titles, made.documents, strict=True)]
-        questions = [Question(each.text, each.answers, each.gold) for each in made.questions]
-        return QuestionMaker(Questions(made.documents if hops == 1 else texts, questions), Random())
+        drawn = quiz(seed, hops, max(2 * BLOCK * TRIES, 4 * room // DOCUMENT_TOKENS))
+        texts = [f"{title}\n{text}" for title, text in zip(drawn.titles, drawn.documents, strict=True)]
+        questions = [Question(each.text, each.answers, each.gold) for each in drawn.questions]
+        return QuestionMaker(Questions(drawn.documents if hops == 1 else texts, questions), Random())
 
     def asked(index: int) -> tuple[QuestionMaker, int]:
         maker, needed = block(index // BLOCK), []

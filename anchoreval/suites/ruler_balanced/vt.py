@@ -1,4 +1,4 @@
-"""RULER's variable tracking, balanced: assignments stratified over depth, names that occur in one chain only."""
+"""RULER's variable tracking, balanced: assignments are stratified over depth, each name occurs in one chain only."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from anchoreval.texts.filling import new
 from anchoreval.texts.fit import Fitted, fullest
 from anchoreval.texts.tally import Piece, Tally
 
-SHOWN = {"full": EXAMPLE_TOKENS, "short": 300, "no noise": 0}  # tokens of the example, at most (0: no more than needed)
+SHOWN = {"full": EXAMPLE_TOKENS, "short": 300, "no noise": 0}  # most tokens of the example (0: only what it needs)
 SHARE = 0.5  # of the prompt that an example may take
 
 
 class Chains:
-    """Names and values for the examples and chains of one sample, none drawn twice or a part of another."""
+    """Draws names and values for the example and the chain of one sample; none is drawn twice or part of another."""
 
     def __init__(self, rng: Random) -> None:
         self._rng, self._names = rng, list[str]()
         self._values = rng.sample(range(10000, 99999), 2)
 
     def names(self, count: int, letters: int) -> list[str]:
-        """New variables."""
+        """Draw `count` new variable names."""
         first = len(self._names)
         for _ in range(count):
             self._names.append(new(lambda: self._drawn(letters), self._apart, f"names of {letters} letters"))
@@ -42,18 +42,21 @@ class Chains:
         return not any(drawn in each or each in drawn for each in ("VAR", *self._names))
 
     def value(self) -> str:
-        """A value that no other chain of the sample has."""
+        """Return a value that no other chain of the sample has."""
         return str(self._values.pop())
 
 
 class Example:
-    """The worked example at the head of a prompt: `lines` of noise, the same number in every sample; None for none."""
+    """The worked example at the head of a prompt, with the same number of `lines` of noise in every sample.
+
+    `lines` is None for a prompt without an example.
+    """
 
     def __init__(self, name: str, wording: ChainWording, variables: int, lines: int | None) -> None:
         self.name, self._wording, self._variables, self.lines = name, wording, variables, lines
 
     def text(self, chains: Chains, rng: Random) -> str:
-        """An example with names and a value of its own, answer included."""
+        """Return an example with its own names and value, and its answer."""
         if self.lines is None:
             return ""
         names, units = chains.names(self._variables, 3), max(1, self.lines)
@@ -63,7 +66,7 @@ class Example:
 
 
 class Chain:
-    """A chain of assignments among lines of noise, the last of which is cut."""
+    """A chain of assignments among lines of noise; the last line is cut."""
 
     least = 1
 
@@ -74,7 +77,7 @@ class Chain:
         self._example, self.most = example, most
 
     def draft(self, units: int, words: int) -> Draft:
-        """Units are lines."""
+        """Return the draft; units are lines."""
         last = noise(words) if words else NOISE
         before = units if words else units - 1
         starts = range(0, (before + 1) * (len(NOISE) + 1), len(NOISE) + 1)
@@ -86,16 +89,19 @@ class Chain:
         return draft
 
     def words(self, units: int) -> int:
-        """Words of a line."""
+        """Return the number of words of a line."""
         return len(NOISE_WORDS)
 
     def finish(self, draft: Draft, units: int) -> dict[str, Json]:
-        """The unit."""
+        """Return the name of the unit and of the haystack."""
         return {"unit": "lines", "haystack": "noise"}
 
 
 def sampler(recipe: Recipe) -> Sampler:
-    """Makes any one sample of variable tracking. The example is the longest that leaves the task half the prompt."""
+    """Return the function that makes one sample of variable tracking by its index.
+
+    The example is the longest that leaves the task half the prompt.
+    """
     task = options(recipe, ChainTask)
     tally = Tally(recipe.tokenizer)
     wording = ChainWording(tally)
@@ -115,7 +121,7 @@ def sampler(recipe: Recipe) -> Sampler:
 
 
 def _example(wording: ChainWording, tally: Tally, variables: int, allowed: float) -> Example:
-    """The first kind of example that takes up to `allowed` tokens; its size follows from a draw of its own."""
+    """Return the first kind of example that takes up to `allowed` tokens; its size is measured on a separate draw."""
 
     def tokens(lines: int) -> int:
         example = Example("", wording, variables, lines)

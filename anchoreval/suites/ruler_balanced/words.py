@@ -1,4 +1,4 @@
-"""RULER's word-counting tasks, balanced: words in an order of each sample's own, answers stratified over depth."""
+"""RULER's word-counting tasks, balanced: each sample orders words its own way, answers are stratified over depth."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ from anchoreval.texts.wordlists import distinct_words, pairs
 
 ITEM_TOKENS = 3  # fewer than any numbered word has
 PROBES = 4  # texts that a form must fit to be taken
-SHARE = 0.95  # of the room that they may take
+SHARE = 0.95  # of the room that these texts may take
 LEAST_WORDS = 2 * COMMON
-VOCABULARY_SHARE = 50  # tokens for each coded word of the vocabulary, as upstream has it
+VOCABULARY_SHARE = 50  # tokens for each coded word of the vocabulary, as in upstream
 ANSWERS = ANSWER_RANKS.stop - ANSWER_RANKS.start
-SPARE = 1000  # words that may be passed over because an answer is a part of them
+SPARE = 1000  # words that may be skipped because an answer is a part of them
 
 
 class Pool:
-    """The words of a list, and pairs of an adjective and a noun behind them once the list is too short."""
+    """The words of a list, followed by pairs of an adjective and a noun if the list is too short (`paired`)."""
 
     def __init__(self, words: Sequence[str], pairs: Sequence[str]) -> None:
         self._words, self._pairs, self.paired = words, pairs, False
 
     def draw(self, rng: Random, wanted: int) -> list[str]:
-        """So many words, or all there are, in random order; pairs are drawn for themselves and come last."""
+        """Draw `wanted` words, or all, in random order; pairs are drawn separately and come last."""
         drawn = rng.sample(self._words, min(len(self._words), wanted))
         if not self.paired:
             return drawn
@@ -85,29 +85,29 @@ class CommonWords:
         return spread(self._common, aims, rest, Random(f"{self._order}/{units}"))
 
     def draft(self, units: int, words: int) -> Draft:
-        """The text with `units` different words."""
+        """Return the text with `units` different words."""
         return self._wording.draft(self._listed(units)[0], self._common, self._example)
 
     def words(self, units: int) -> int:
-        """A word is not cut."""
+        """Return 0, because a word is not cut."""
         return 0
 
     def finish(self, draft: Draft, units: int) -> dict[str, Json]:
-        """Marks that mention of each answer whose place was drawn."""
+        """Mark the occurrence of each answer whose place was drawn; return the name of the unit."""
         listed, slots = self._listed(units)
         mark_words(draft, [f"{at}. {word}" for at, word in enumerate(listed, 1)], slots)
         return {"unit": "words"}
 
 
 def _slots(aims: Sequence[float], words: Sequence[str]) -> list[float]:
-    """Shares of a numbered list's characters as shares of its words: later labels are longer."""
+    """Convert shares of a numbered list's characters to shares of its words; they differ as later labels are longer."""
     mean = sum(map(len, words)) / len(words)
     ends = list(accumulate(len(str(at)) + len(". ") + mean + 1 for at in range(1, len(words) + 1)))
     return [bisect_right(ends, aim * ends[-1]) / len(words) for aim in aims]
 
 
 def _apart(words: Sequence[str]) -> list[str]:
-    """The words in order: ten answers, and behind them those that hold none of the ten nor are a part of one."""
+    """Return ten answers, followed by the words that neither contain an answer nor are a part of one, in order."""
     answers: list[str] = []
     rest: list[str] = []
     for word in words:
@@ -118,7 +118,7 @@ def _apart(words: Sequence[str]) -> list[str]:
 
 
 def common_sampler(recipe: Recipe) -> Sampler:
-    """Makes any one sample of common words."""
+    """Return the function that makes one sample of common words by its index."""
     task = options(recipe, CommonTask)
     tally, lists = Tally(recipe.tokenizer), recipe.sources.wordlists
     pool = Pool(distinct_words(lists), pairs(lists))
@@ -160,7 +160,7 @@ def common_sampler(recipe: Recipe) -> Sampler:
 
 
 class CodedWords:
-    """Coded words by frequency; the unit is a word in all."""
+    """Coded words by frequency; the unit is one word of the text."""
 
     def __init__(self, maker: CodedWordsMaker, vocabulary: Sequence[str], aims: Sequence[float], order: int) -> None:
         self._maker, self._vocabulary, self._aims, self._order = maker, vocabulary, aims, order
@@ -174,15 +174,15 @@ class CodedWords:
         return spread(answers, self._aims, others, rng)
 
     def draft(self, units: int, words: int) -> Draft:
-        """The text of about `units` words."""
+        """Return the text of about `units` words."""
         return self._maker.text(self._vocabulary, units, lambda listed: self._spread(listed)[0])
 
     def words(self, units: int) -> int:
-        """A word is not cut."""
+        """Return 0, because a word is not cut."""
         return 0
 
     def finish(self, draft: Draft, units: int) -> dict[str, Json]:
-        """Marks that mention of each answer whose place was drawn."""
+        """Mark the occurrence of each answer whose place was drawn; return the name of the unit."""
         counts = appearances(units, len(self._vocabulary), self._maker.alpha)
         ranked = [word for word, often in zip(self._vocabulary, counts, strict=True) for _ in range(often)]
         mark_words(draft, *self._spread(ranked))
@@ -190,13 +190,13 @@ class CodedWords:
 
 
 def least_clear(alpha: float) -> int:
-    """The fewest words in all from which on the third answer appears more often than the next word."""
+    """Return the fewest words in all from which on the third answer appears more often than the next word."""
     last = float(ANSWER_RANKS.stop)
     return math.ceil(zeta(alpha) / (math.pow(last, -alpha) - math.pow(last + 1, -alpha)))
 
 
 def coded_sampler(recipe: Recipe) -> Sampler:
-    """Makes any one sample of coded words."""
+    """Return the function that makes one sample of coded words by its index."""
     task = options(recipe, CodedTask)
     tally, room = Tally(recipe.tokenizer), recipe.room
     size = max(room // VOCABULARY_SHARE, ANSWER_RANKS.stop)

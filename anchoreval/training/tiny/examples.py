@@ -1,7 +1,7 @@
 """Training text of anchor-tiny: examples as token ids with a loss weight per token, made without end from a seed.
 
-Three kinds, in the order in which they are learned: `copy` (repeats of random tokens), `recall` (dense lists of
-key-value pairs with several questions) and `ruler` (prompts in RULER's wording over generated prose; `tiny_ruler`).
+There are three kinds, in the order in which they are learned: `copy` (repeats of random tokens), `recall` (dense lists
+of key-value pairs with several questions) and `ruler` (prompts in RULER's wording over generated prose; ruler.py).
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """Token ids and, for each, the weight of the loss of predicting it."""
+    """Token ids, and for each token the weight of the loss of predicting it."""
 
     ids: list[int]
     weights: list[float]
 
 
 def encode(tokenizer: Tokenizer, draft: Draft) -> Example:
-    """The draft as one tokenised text behind the BOS token; a token takes the weight of the piece it starts in."""
+    """Tokenise the draft as one text behind the BOS token; a token takes the weight of the piece it starts in."""
     weights: list[float] = []
     for text, weight in draft.pieces:
         weights += [weight] * len(text)
@@ -62,7 +62,7 @@ def words(rng: random.Random, lists: Sequence[Sequence[str]]) -> str:
 
 
 def copy_example(rng: random.Random, tokenizer: Tokenizer, length: int) -> Example:
-    """Segments of 4 to 24 random tokens, each seen again later; only repeats carry loss, after their first token."""
+    """Draw segments of 4 to 24 random tokens and repeats of them; only repeats carry loss, after their first token."""
     vocabulary = tokenizer.get_vocab_size()
     bos = tokenizer.encode("").ids
     seen: list[list[int]] = []
@@ -81,13 +81,13 @@ def copy_example(rng: random.Random, tokenizer: Tokenizer, length: int) -> Examp
 
 
 def _short_form(rng: random.Random) -> tuple[str, str]:
-    """A line of a key-value list and the question that asks for it, without wording around."""
+    """Draw the forms of a line of a key-value list and of the question for it, without further wording."""
     mark = rng.choice((": ", " is: ", " = ", " - "))
     return "{key}" + mark.rstrip() + "{value}.\n", "{key}" + mark.rstrip()
 
 
 def recall_example(rng: random.Random, tokenizer: Tokenizer, length: int) -> Example:
-    """A list of keys and values, then questions for them in random order until the length is full."""
+    """Draw a list of keys and values, then questions for them in random order until the length is full."""
     lists = word_lists()
     uuid_key, uuid_value = rng.random() < 0.15, rng.random() < 0.15
     plural, singular = ("uuids", "uuid") if uuid_value else ("numbers", "number")
@@ -118,9 +118,9 @@ Maker = Callable[[random.Random, Tokenizer, int], Example]
 
 
 def emphasised(example: Example, space: int, factor: float) -> list[float]:
-    """The weights, those of the first token of every answer and of every number in it times `factor`.
+    """Return the weights; those of the first token of every answer and of every number in it are times `factor`.
 
-    These decide which value is meant; the digits that follow only continue it.
+    These tokens decide which value is meant; the digits that follow only continue it.
     """
     ids, weights = example.ids, example.weights
     return [
@@ -138,7 +138,7 @@ def batch(
     mixture: dict[str, float],
     first: float,
 ) -> tuple[list[list[int]], list[list[float]]]:
-    """About `tokens` tokens as rows of `length`: ids and weights, padded on the right with weight 0.
+    """Return about `tokens` tokens as rows of `length`: ids and weights, padded on the right with weight 0.
 
     `first` multiplies the weight of the tokens that decide an answer.
     """

@@ -1,6 +1,6 @@
 """Training prompts in RULER's wording: the product's own generators with other seeds, and needles with many questions.
 
-Everything is drawn from seeds above TRAINING_SEED; the evaluation's seed (42) is never used, nor any published text.
+Everything is drawn from seeds above TRAINING_SEED. The evaluation's seed (42) and published texts are never used.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ _COUNTERS: dict[int, TextTokenizer] = {}
 
 
 def _counter(tokenizer: Tokenizer) -> TextTokenizer:
-    """The tokenizer as generators want it, made once."""
+    """Return the tokenizer in the form that generators take, made once."""
     if id(tokenizer) not in _COUNTERS:
         _COUNTERS[id(tokenizer)] = TextTokenizer(Tokenizer.from_str(tokenizer.to_str()))
     return _COUNTERS[id(tokenizer)]
 
 
 def ruler_example(rng: random.Random, tokenizer: Tokenizer, length: int) -> Example:
-    """One sample of a RULER task, drawn by the product's generator, with its reference answer and the end token."""
+    """Draw a sample of a RULER task from the product's generator, with its reference answer and the end token."""
     task = _tasks()[rng.choices(list(SHARES), list(SHARES.values()))[0]]
     shorter = rng.randint(length * 3 // 4, length) if rng.random() < 0.3 else length
     recipe = Recipe(
@@ -72,7 +72,7 @@ def ruler_example(rng: random.Random, tokenizer: Tokenizer, length: int) -> Exam
 
 
 def needles_example(rng: random.Random, tokenizer: Tokenizer, length: int) -> Example:
-    """Needles in prose or noise, then RULER's question for one after the other until the length is full."""
+    """Draw needles in prose or noise, followed by RULER's question for up to six of them, one after the other."""
     names = pairs("3.0.1")
     value_kind: Kind = "uuids" if rng.random() < 0.2 else "numbers"
     key_kind: Kind = "uuids" if rng.random() < 0.1 else "words"
@@ -101,7 +101,7 @@ def needles_example(rng: random.Random, tokenizer: Tokenizer, length: int) -> Ex
 
 
 def _haystack(rng: random.Random, counter: TextTokenizer, room: int) -> list[str]:
-    """Lines that together take at most `room` tokens: noise, or prose from a random place."""
+    """Draw lines that together take at most `room` tokens: noise, or prose with a random seed."""
     if rng.random() < 0.25:
         return [NOISE] * (room // (counter.count(NOISE) + 1))
     lines: list[str] = []

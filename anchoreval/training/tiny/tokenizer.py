@@ -1,6 +1,6 @@
 """The tokenizer of anchor-tiny: byte-level BPE of 4,096 tokens, digits and the letters of capital runs single.
 
-Trained on text that this package generates (prose, documents, word lists, task wording): no benchmark text.
+It is trained on text that this package generates (prose, documents, word lists, task wording), not on benchmark text.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ WORDING = (
 
 @functools.cache
 def word_lists() -> tuple[list[str], list[str], list[str]]:
-    """Adjectives, nouns and verbs of wonderwords, one list each, sorted."""
+    """Return the adjectives, nouns and verbs of wonderwords, one sorted list each."""
     folder = resources.files("wonderwords") / "assets"
     names = ("adjectivelist.txt", "nounlist.txt", "verblist.txt")
     adjectives, nouns, verbs = (sorted(set(filter(None, (folder / name).read_text().splitlines()))) for name in names)
@@ -46,7 +46,7 @@ def word_lists() -> tuple[list[str], list[str], list[str]]:
 
 
 def corpus(seed: int) -> Iterator[str]:
-    """Lines to learn merges from: prose, quiz documents, keys in needles, hexadecimal and coded words."""
+    """Yield lines to learn merges from: prose, quiz documents, keys in needles, task wording, numbered words."""
     yield from itertools.islice(prose.sentences(seed), 40_000)
     for hops in (1, 2):
         quiz = prose.quiz(seed, hops)
@@ -64,7 +64,7 @@ def corpus(seed: int) -> Iterator[str]:
 
 
 def build(seed: int = 0) -> Tokenizer:
-    """The trained tokenizer, which puts the BOS token in front of what it encodes."""
+    """Train the tokenizer, which puts the BOS token in front of every text it encodes."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [

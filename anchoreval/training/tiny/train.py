@@ -1,7 +1,7 @@
 """The recipe of anchor-tiny: `python -m anchoreval.training.tiny.train --output DIR`, seeded and resumable.
 
 A Llama of 4 layers x 256 learns to retrieve: first to copy, then to recall, then RULER's tasks at growing lengths.
-Positions start at a random offset, so that rotations beyond the training length are seen.
+At every second step positions start at a random offset, so that rotations beyond the training length are seen.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ EMBEDDING_STD, CONSTANT, LOOK_BACK_AMPLITUDE, FAST_ROTATIONS = 0.08, 1.0, 6.3, 6
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Steps of one length and mixture; the learning rate is multiplied by `rate`, going to `rate_end` linearly.
+    """Steps of one length and mixture; the factor of the learning rate goes from `rate` to `rate_end` linearly.
 
-    `tokens` are those of a step, `first` the weight of the tokens that decide an answer.
+    `tokens` is the number of tokens of a step, `first` the weight of the tokens that decide an answer.
     """
 
     name: str
@@ -95,7 +95,7 @@ def look_back(model: LlamaForCausalLM) -> None:
 
 @torch.no_grad()
 def copy_ready(model: LlamaForCausalLM) -> None:
-    """Start values of the later layers as orthogonal and outputs as their transpose: what is attended to is copied.
+    """Start the later layers' values orthogonal and their outputs as the transpose, so that they copy attended tokens.
 
     The first layer writes what it looked back at into one quarter of the width per distance, and the first head of the
     second layer compares the current token with what stood before every earlier one: an induction head to refine.
@@ -118,7 +118,7 @@ def copy_ready(model: LlamaForCausalLM) -> None:
 
 
 def new_model(vocabulary: int) -> LlamaForCausalLM:
-    """A Llama with fresh weights from the seed."""
+    """Return a Llama with initial weights from the seed."""
     torch.manual_seed(SEED)
     config = LlamaConfig(
         vocab_size=vocabulary,
@@ -141,7 +141,7 @@ def new_model(vocabulary: int) -> LlamaForCausalLM:
 
 
 def rate_at(step: int) -> tuple[Stage, float]:
-    """The stage and the learning rate of a step counted from 0 over all stages."""
+    """Return the stage and the learning rate of a step counted from 0 over all stages."""
     first = 0
     for stage in STAGES:
         if step < first + stage.steps:
@@ -155,7 +155,7 @@ def rate_at(step: int) -> tuple[Stage, float]:
 def loss_of(
     model: LlamaForCausalLM, ids: list[list[int]], weights: list[list[float]], offset: int
 ) -> tuple[torch.Tensor, tuple[float, float]]:
-    """Weighted cross-entropy in nats; the shares predicted right of answer tokens and of those that decide."""
+    """Return the weighted cross-entropy in nats, and the accuracy on answer tokens and on the deciding ones of them."""
     ids_BL = torch.tensor(ids)
     weights_N = torch.tensor(weights)[:, 1:].flatten()
     positions_BL = torch.arange(ids_BL.shape[1])[None] + offset
@@ -173,7 +173,7 @@ def loss_of(
 def train_step(
     model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, tokenizer: Tokenizer, step: int
 ) -> dict[str, Any]:
-    """One update; what is drawn depends on the seed and the step only, so a resumed run is the same run."""
+    """Make one update; the draws depend on the seed and the step only, so a resumed run is the same run."""
     stage, rate = rate_at(step)
     for group in optimizer.param_groups:
         group["lr"] = rate
@@ -197,7 +197,7 @@ def train_step(
 
 
 def save_state(path: Path, model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, step: int) -> None:
-    """Everything a resumed run needs, renamed into place when whole."""
+    """Save everything that a resumed run needs; the file is renamed into place once it is whole."""
     torch.save(
         {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, path.with_suffix(".part")
     )
@@ -205,7 +205,7 @@ def save_state(path: Path, model: LlamaForCausalLM, optimizer: torch.optim.Optim
 
 
 def export(model: LlamaForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
-    """The checkpoint in Hugging Face format, weights in bfloat16."""
+    """Write the checkpoint in Hugging Face format, weights in bfloat16."""
     bf16 = LlamaForCausalLM(model.config)
     bf16.load_state_dict(model.state_dict())
     bf16.to(dtype=torch.bfloat16).save_pretrained(str(folder), safe_serialization=True)
@@ -242,7 +242,7 @@ def train(folder: Path, until: int, every: int) -> None:
 
 
 def main() -> None:
-    """Command line."""
+    """Run the command line."""
     total = sum(stage.steps for stage in STAGES)
     parser = argparse.ArgumentParser(description="Train anchor-tiny.")
     parser.add_argument("--output", type=Path, required=True, help="folder for the log, the state and the model")
