@@ -138,13 +138,17 @@ class Prompts:
         Under a rule that stops cells, samples that stand in the order of a file or of their sources are shuffled.
         """
         require(task.scorer)
-        count = self.spec.samples_of(task)
+        count = self.count(task)
         samples = self.samples(task, length, count)
         first = next(samples)
         whole: Iterator[Sample] = itertools.chain([first], samples)
         if mixed := self.spec.until is not None and (task.generator in PROSE_FREE or names_source(first)):
             whole = shuffled(whole, self.spec.seed)
         return Cell(task, length, whole, count, first.max_new_tokens, first.facts, mixed)
+
+    def count(self, task: Task) -> int:
+        """Return how many samples of a task are asked for, at each length."""
+        return min(self.spec.limit or task.samples, task.samples)
 
     def _require_room(self, cell: Cell, notices: list[str]) -> None:
         """LengthError where a cell cuts prompts at more than there is room for and none is short enough.

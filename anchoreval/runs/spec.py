@@ -89,10 +89,6 @@ class Spec:
         """The form in which prompts reach the model."""
         return "server" if self.served else self.template
 
-    def samples_of(self, task: Task) -> int:
-        """Return how many samples of a task are asked for, at each length."""
-        return min(self.limit or task.samples, task.samples)
-
 
 def _sized(task: Task) -> Task:
     """Return the task with as many samples of a length as its arguments give, where they say it."""

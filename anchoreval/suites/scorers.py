@@ -5,34 +5,14 @@ A scorer is looked up by the name that a task card gives.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
-from anchoreval.schema import ChoiceScore, Json, Score
 from anchoreval.suites.babilong.scoring import babilong, babilong_corrected
+from anchoreval.suites.choices import gold_is_likeliest, likeliest, with_choices
 from anchoreval.suites.general import harness as lm_eval_tasks
 from anchoreval.suites.general.scoring import lm_eval
 from anchoreval.suites.longbench.scoring import LONGBENCH, require_jieba
 from anchoreval.suites.longbench_v2.scoring import same_letter
 from anchoreval.suites.recall.scoring import first_integer, helmet_label, helmet_substring
-from anchoreval.suites.ruler.scoring import NO_FACTS, Scorer, match_all, match_any
-
-
-def with_choices(facts: Mapping[str, Json], choices: Sequence[ChoiceScore]) -> Mapping[str, Json]:
-    """Return the facts for a scorer: the sample's facts, plus the scores of its choices if it has any."""
-    return {**facts, "choices": choices} if choices else facts
-
-
-def likeliest(choices: Sequence[ChoiceScore]) -> int:
-    """Return the index of the choice with the highest log-probability; ties go to the first."""
-    return max(range(len(choices)), key=lambda index: choices[index].logprob)
-
-
-def gold_is_likeliest(_: str, __: Sequence[str], facts: Mapping[str, Json] = NO_FACTS) -> Score:
-    """Return 1 if the right choice (fact `gold`) has the highest log-probability, else 0."""
-    if not facts.get("choices"):
-        return Score(None, "no choice was scored")
-    return Score(float(likeliest(facts["choices"]) == facts["gold"]))
-
+from anchoreval.suites.ruler.scoring import Scorer, match_all, match_any
 
 SCORERS: dict[str, Scorer] = {
     "match_all": match_all,
