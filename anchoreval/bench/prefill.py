@@ -90,7 +90,7 @@ def open_random(shape: str, layers: int, tokens: int, device: Any, chunk_tokens:
     from anchoreval.backends.hf.batches import Limits
     from anchoreval.backends.hf.load import StockNetwork
     from anchoreval.cards import find_model
-    from anchoreval.model import Checkpoint
+    from anchoreval.model.checkpoint import Checkpoint
 
     hidden, inner, heads, kv_heads, vocabulary, _ = SHAPES[shape]
     config = LlamaConfig(

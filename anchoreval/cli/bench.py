@@ -98,10 +98,12 @@ def main(options: argparse.Namespace) -> int:
 def _samples(options: argparse.Namespace) -> None:
     from anchoreval.bench.samples import bench_samples
     from anchoreval.cards import select_tasks
-    from anchoreval.cli.prompts import sources_of
-    from anchoreval.runs.rebuild import tokenizer_of
+    from anchoreval.cli.prompts import haystack_of
+    from anchoreval.model import tokenizer_of
+    from anchoreval.texts.sources import Sources
 
-    tokenizer, sources = tokenizer_of(options.tokenizer), sources_of(options)
+    tokenizer, haystack = tokenizer_of(options.tokenizer), haystack_of(options)
+    sources = Sources(options.data_dir, haystack, options.wordlists, context=not options.no_context)
     bench_samples(select_tasks(options.tasks)[0], options.lengths, options.limit, tokenizer, sources, sys.stdout)
 
 

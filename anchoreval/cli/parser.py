@@ -14,7 +14,7 @@ from typing import Any
 
 from anchoreval.cli import console
 from anchoreval.errors import AnchorEvalError
-from anchoreval.records.writable import BROKEN, require_writable
+from anchoreval.files import BROKEN, require_writable
 
 STOPPED = 130  # 128 and the number of SIGINT, as shells count
 

@@ -13,9 +13,7 @@ from anchoreval.cli.progress import shown
 from anchoreval.schema import Watch, work
 
 if TYPE_CHECKING:
-    from anchoreval.cards import ModelCard
     from anchoreval.runs.estimate.estimate import RunPlan
-    from anchoreval.runs.loop import Plan
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
@@ -58,54 +56,40 @@ def main(options: argparse.Namespace) -> int:
 
 
 def _planned(options: argparse.Namespace, watch: Watch) -> RunPlan:
+    from anchoreval.arms.arm import parse_arms
     from anchoreval.backends.hf.batches import Limits
-    from anchoreval.cards import find_model
-    from anchoreval.model import folder_of
+    from anchoreval.model import Model
     from anchoreval.runs.estimate.cost import parse_gpus, shape_of
     from anchoreval.runs.estimate.estimate import plan_run
     from anchoreval.runs.estimate.machine import this_machine
-    from anchoreval.runs.evaluate import window_of
-    from anchoreval.runs.loop import make_cells
-    from anchoreval.tokenizer import load_tokenizer
+    from anchoreval.runs.prompts import Prompts
+    from anchoreval.runs.spec import Spec
 
     machine = parse_gpus(options.gpus) if options.gpus else None
-    _, card = find_model(options.model)
-    folder, dtype = folder_of(card.checkpoint, weights=False), options.dtype or card.dtype
-    tokenizer, window = load_tokenizer(folder), window_of(card, options.max_length)
-    plan, shape = _plan(options, card, dtype), shape_of(folder, dtype)
-    made = make_cells(plan, tokenizer, window)
-    machine = machine or this_machine(card.checkpoint, dtype, shape, options.chunk_tokens)
-    limits = Limits(options.chunk_tokens, options.batch_tokens)
-    with work(watch, sum(cell.asked for cell in made.cells)) as progress:
-        return plan_run(plan, made, tokenizer, window, shape, machine, limits, progress)
-
-
-def _plan(options: argparse.Namespace, card: ModelCard, dtype: str) -> Plan:
-    """What `run` would be asked for with the same flags."""
-    from anchoreval.arms.arm import parse_arms
-    from anchoreval.cards import select_tasks, with_settings
-    from anchoreval.prompt import require_no_anchor
-    from anchoreval.runs.loop import Plan, sized
-    from anchoreval.texts.sources import Sources
-
-    chosen, single = select_tasks(options.tasks)
-    arms = parse_arms(options.rope, dtype)
-    for arm in arms if options.anchor == "none" else ():
-        require_no_anchor(arm)
-    haystack = options.haystack or card.haystack
-    return Plan(
-        tasks=tuple(sized(with_settings(chosen, shared.chosen_settings(options)))),
-        lengths=tuple(sorted(set(options.lengths))) if options.lengths else None,
-        arms=arms,
+    model = Model.of(options.model, max_length=options.max_length)
+    dtype = options.dtype or model.card.dtype
+    asked = Spec.of(
+        options.tasks,
+        settings=shared.chosen_settings(options),
+        lengths=options.lengths,
+        arms=parse_arms(options.rope, dtype),
         limit=options.limit,
         seed=options.seed,
-        template=options.template or card.template,
-        sources=Sources(options.data_dir, haystack, options.wordlists, context=not options.no_context),
-        single=single,
-        document_tokens=options.document_tokens,
+        template=options.template or model.card.template,
         template_args=shared.template_args(options),
         anchor=options.anchor,
+        haystack=options.haystack or model.card.haystack,
+        data_dir=options.data_dir,
+        wordlists=options.wordlists,
+        context=not options.no_context,
+        document_tokens=options.document_tokens,
     )
+    prompts, shape = Prompts(asked, model), shape_of(model.folder, dtype)
+    made = prompts.cells()
+    machine = machine or this_machine(model.checkpoint, dtype, shape, options.chunk_tokens)
+    limits = Limits(options.chunk_tokens, options.batch_tokens)
+    with work(watch, sum(cell.asked for cell in made)) as progress:
+        return plan_run(prompts, made, shape, machine, limits, progress)
 
 
 def page(plan: RunPlan) -> str:

@@ -3,31 +3,43 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from anchoreval.cli import options as shared
 
 if TYPE_CHECKING:
-    from anchoreval.runs.loop import Plan
-    from anchoreval.texts.sources import Sources
+    from anchoreval.runs.prompts import Prompts
+    from anchoreval.texts.sources import HaystackKind
 
 
-def sources_of(options: argparse.Namespace) -> Sources:
-    """The sources that the flags ask for; without --haystack those of the model card whose tokenizer is used."""
+def haystack_of(options: argparse.Namespace) -> HaystackKind:
+    """The haystack that is asked for, else that of the model card whose tokenizer is used."""
     from anchoreval.cards import load_models
-    from anchoreval.texts.sources import Sources
 
     card = load_models().get(options.tokenizer)
-    haystack = options.haystack or (card.haystack if card else "published")
-    return Sources(options.data_dir, haystack, options.wordlists, context=not options.no_context)
+    return options.haystack or (card.haystack if card else "published")
 
 
-def plan_of(options: argparse.Namespace, tasks: str, limit: int | None, lengths: list[int] | None = None) -> Plan:
-    """The plan of the prompts alone."""
-    from anchoreval.cards import select_tasks, with_settings
-    from anchoreval.runs.loop import Plan, sized
+def prompts_of(
+    options: argparse.Namespace, tasks: str, limit: int | None, lengths: Sequence[int] | None = None
+) -> Prompts:
+    """The prompts that the flags ask for, with the tokenizer alone."""
+    from anchoreval.model import Model, tokenizer_of
+    from anchoreval.runs.prompts import Prompts
+    from anchoreval.runs.spec import Spec
 
-    chosen, single = select_tasks(tasks)
-    chosen = sized(with_settings(chosen, shared.chosen_settings(options)))
-    given, sources, sizes = shared.template_args(options), sources_of(options), tuple(lengths) if lengths else None
-    return Plan(tuple(chosen), sizes, (), limit, options.seed, options.template, sources, single, template_args=given)
+    asked = Spec.of(
+        tasks,
+        settings=shared.chosen_settings(options),
+        lengths=lengths,
+        limit=limit,
+        seed=options.seed,
+        template=options.template,
+        template_args=shared.template_args(options),
+        haystack=haystack_of(options),
+        data_dir=options.data_dir,
+        wordlists=options.wordlists,
+        context=not options.no_context,
+    )
+    return Prompts(asked, Model.of_tokenizer(tokenizer_of(options.tokenizer)))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from anchoreval.cli import options as shared
 from anchoreval.cli.console import note
-from anchoreval.cli.prompts import plan_of
+from anchoreval.cli.prompts import prompts_of
 
 if TYPE_CHECKING:
     from anchoreval.schema import Sample
@@ -30,11 +30,8 @@ def flags(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     """One JSON line per sample; the file appears when it is whole."""
     from anchoreval.files import write_whole
-    from anchoreval.runs.loop import make_cells
-    from anchoreval.runs.rebuild import tokenizer_of
 
-    tokenizer = tokenizer_of(options.tokenizer)
-    made = make_cells(plan_of(options, options.tasks, options.limit, options.lengths), tokenizer, None)
+    made = prompts_of(options, options.tasks, options.limit, options.lengths).cells()
     for row in made.unmakeable:
         note(f"left out: {row['why']}")
     write_whole(options.output, (_line(sample) for cell in made.cells for sample in cell.samples))

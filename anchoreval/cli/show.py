@@ -8,7 +8,7 @@ import re
 
 from anchoreval.cli import options as shared
 from anchoreval.cli.console import note, say
-from anchoreval.cli.prompts import plan_of
+from anchoreval.cli.prompts import prompts_of
 from anchoreval.errors import AnchorEvalError, LengthError
 
 
@@ -23,20 +23,17 @@ def flags(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """The prompt on stdout, what is known of it on stderr."""
-    from anchoreval.runs.loop import samples_of
-    from anchoreval.runs.rebuild import tokenizer_of
-
     match = re.fullmatch(r"(.+)@(\d{1,8})#(\d{1,8})", options.sample)
     if match is None:
         raise AnchorEvalError(f"{options.sample!r} is no sample id: SUITE/TASK@LENGTH#INDEX, e.g. ruler/qa_1@4096#3")
     address, length, index = match.groups()
-    plan = plan_of(options, address, int(index) + 1)
-    if address not in plan.single:
+    prompts = prompts_of(options, address, int(index) + 1)
+    task = prompts.spec.tasks[0]
+    if address not in prompts.spec.single:
         raise AnchorEvalError(f"{address!r} is a set of tasks: name one of them")
-    if int(index) >= plan.tasks[0].samples:
-        raise LengthError(f"{address} has samples 0 to {plan.tasks[0].samples - 1}")
-    made = samples_of(plan.tasks[0], int(length), int(index) + 1, plan, tokenizer_of(options.tokenizer))
-    sample = list(made)[-1]
+    if int(index) >= task.samples:
+        raise LengthError(f"{address} has samples 0 to {task.samples - 1}")
+    *_, sample = prompts.samples(task, int(length), int(index) + 1)
     say(sample.prompt)
     note(f"\nid: {sample.id}\nreferences: {json.dumps(sample.references)}\nfacts: {json.dumps(dict(sample.facts))}")
     return 0

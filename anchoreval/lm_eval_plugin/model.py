@@ -28,12 +28,10 @@ from tqdm import tqdm
 
 from anchoreval.arms.arm import Arm
 from anchoreval.backends import BACKENDS, Backend, open_backend, opener_of
-from anchoreval.cards import find_model
 from anchoreval.errors import ModelError
 from anchoreval.lm_eval_plugin import ENGINES
 from anchoreval.lm_eval_plugin.arguments import BadArgument, model_arguments, prompt_arguments
-from anchoreval.lm_eval_plugin.tasks import card_of, model_of, sample_of, window_of
-from anchoreval.model import folder_of
+from anchoreval.lm_eval_plugin.tasks import card_of, model_of, sample_of
 from anchoreval.prompt import require_no_anchor, to_request
 from anchoreval.prompt.documents import cut_documents
 from anchoreval.runs.lengths import room_of
@@ -63,8 +61,11 @@ class AnchorEvalLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not analysed
         self.asked = model_arguments(given, self.engine)
         if str(given.get("batch_size", 1)) != "1":
             _log.info("--batch_size is not used: batches are sized by batch_tokens and rows of --model_args")
-        self._card, self._texts = model_of({"pretrained": self.asked.pretrained, "tokenizer": self.asked.tokenizer})
-        self.arm: Arm = self.asked.as_arm(self.asked.dtype or self._card.dtype).settled(self.engine)
+        asked = self.asked
+        named = {"pretrained": asked.pretrained, "tokenizer": asked.tokenizer, "max_length": asked.max_length}
+        self._model = model_of(named)
+        self._texts = self._model.tokenizer
+        self.arm: Arm = asked.as_arm(asked.dtype or self._model.card.dtype).settled(self.engine)
         self._anchor = prompt_arguments(given).anchor
         if self._anchor == "none":
             require_no_anchor(self.arm)
@@ -98,7 +99,7 @@ class AnchorEvalLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not analysed
         """The positions that prompts of lm-eval's own tasks are cut to, by the rule of its `hf` model."""
         from transformers import AutoConfig
 
-        folder, own_code = folder_of(self._card.checkpoint, weights=False), bool(self.asked.trust_remote_code)
+        folder, own_code = self._model.folder, bool(self.asked.trust_remote_code)
         config = AutoConfig.from_pretrained(folder, trust_remote_code=own_code)
         return self.asked.max_length or int(stated_by(config, self.tokenizer))
 
@@ -253,13 +254,13 @@ class AnchorEvalLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not analysed
     @cached_property
     def _backend(self) -> Backend:
         own = {"max_model_len": self._room} if "max_model_len" in BACKENDS[self.engine].takes else {}
-        given = {"dtype": self._card.dtype} | own | self.asked.engine()
-        return open_backend(self.engine, self._card.checkpoint, **given)
+        given = {"dtype": self._model.card.dtype} | own | self.asked.engine()
+        return open_backend(self.engine, self._model.checkpoint, **given)
 
     @property
     def _room(self) -> int:
         """The positions of the longest prompt with its answer, of lm-eval's tasks and of ours."""
-        return max(self.max_length, window_of(self._card, self.asked.max_length) or 0)
+        return max(self.max_length, self._model.window or 0)
 
     @cached_property
     def _fingerprint(self) -> str:
@@ -279,8 +280,7 @@ class AnchorEvalLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not analysed
         """
         from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-        place = self._card if self.asked.tokenizer is None else find_model(self.asked.tokenizer)[1]
-        folder, reading = folder_of(place.checkpoint, weights=False), self._texts.reading
+        folder, reading = self._model.tokenizer_folder, self._texts.reading
         if reading is not None and reading.differs:
             _log.warning(reading.differs)
             made = PreTrainedTokenizerFast.from_pretrained(folder, **self._texts.special_tokens)
@@ -295,7 +295,7 @@ class AnchorEvalLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not analysed
     def _own(self, sample: Sample) -> Request:
         """A sample of our tasks as `anchoreval run` sends it, but for its reference, whose score has no place there."""
         task = card_of(sample.task)
-        room = None if task.length_of == "natural" else room_of(task, window_of(self._card, self.asked.max_length))
+        room = None if task.length_of == "natural" else room_of(task, self._model.window)
         request = to_request(replace(sample, references=()), self._texts, task.reference, room, anchor=self._anchor)
         return cut_documents(request, self.asked.document_tokens)
 

@@ -15,16 +15,14 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 
-from anchoreval.cards import ModelCard, Task, find_model, load_tasks, with_settings
+from anchoreval.cards import Task, load_tasks
 from anchoreval.errors import AnchorEvalError
 from anchoreval.lm_eval_plugin.arguments import BadArgument, prompt_arguments, settings
-from anchoreval.model import folder_of
-from anchoreval.runs import evaluate as evaluation
-from anchoreval.runs.loop import Plan, make_cells, sized
+from anchoreval.model import Model
+from anchoreval.runs.prompts import Prompts
+from anchoreval.runs.spec import Spec
 from anchoreval.schema import Choice, ChoiceScore, Json, Sample, Segment
 from anchoreval.suites.scorers import SCORERS, with_choices
-from anchoreval.texts.sources import Sources
-from anchoreval.tokenizer import TextTokenizer, load_tokenizer
 
 _log = logging.getLogger("lm_eval.anchoreval")
 #: The key of a document that says it is a sample of ours.
@@ -129,28 +127,30 @@ def documents(metadata: Mapping[str, Any]) -> Documents:
     """The documents of the cell that `metadata` names, made with the tokenizer of the model that it names."""
     about, asked = metadata["anchoreval"], prompt_arguments(metadata)
     found = card_of(about["task"])
-    (task,) = sized(with_settings([found], settings(metadata, found.settings)))
-    card, tokenizer = model_of(metadata)
-    haystack = asked.haystack or card.haystack
+    model = model_of(metadata)
+    haystack = asked.haystack or model.card.haystack
     if asked.haystack is None and haystack != "published":
         _log.warning("haystack %s, as the model's card says: not comparable with published scores", haystack)
-    plan = Plan(
-        tasks=(task,),
+    spec = Spec.of(
+        found.address,
+        settings=settings(metadata, found.settings),
         lengths=(about["length"],),
-        arms=(),
         limit=about.get("limit"),
         seed=asked.seed,
-        template=asked.template or card.template,
+        template=asked.template or model.card.template,
         template_args=asked.template_args or {},
         anchor=asked.anchor,
-        sources=Sources(asked.data_dir, haystack, asked.wordlists, context=not asked.no_context),
-        single=frozenset({task.address}),
+        haystack=haystack,
+        data_dir=asked.data_dir,
+        wordlists=asked.wordlists,
+        context=not asked.no_context,
     )
-    (cell,) = make_cells(plan, tokenizer, window_of(card, metadata.get("max_length"))).cells
+    prompts, task = Prompts(spec, model), spec.tasks[0]
+    (cell,) = prompts.cells()
     said = {
-        **about, "card": task.model_dump(mode="json", exclude_defaults=True), "seed": plan.seed,
-        "template": plan.template, "sources": plan.sources.describe(), "comparable": not plan.incomparable([cell]),
-        "tokenizer_sha256": tokenizer.sha256, **plan.wording(tokenizer),
+        **about, "card": task.model_dump(mode="json", exclude_defaults=True), "seed": spec.seed,
+        "template": spec.template, "sources": spec.sources.describe(), "comparable": not prompts.incomparable([cell]),
+        "tokenizer_sha256": model.tokenizer.sha256, **prompts.wording,
     }  # fmt: skip
     made = Documents(cell.samples, cell.asked, said)
     if made[0]["then"]:
@@ -158,18 +158,13 @@ def documents(metadata: Mapping[str, Any]) -> Documents:
     return made
 
 
-def model_of(metadata: Mapping[str, Any]) -> tuple[ModelCard, TextTokenizer]:
-    """The model's card, and the tokenizer that lengths are counted with."""
+def model_of(metadata: Mapping[str, Any]) -> Model:
+    """The model, with the tokenizer that lengths are counted with."""
     place = metadata.get("tokenizer") or metadata.get("pretrained")
     if not place:
         raise BadArgument("lengths are in tokens of a model: name it, --metadata pretrained=MODEL or tokenizer=PATH")
-    card = find_model(str(metadata.get("pretrained") or place))[1]
-    return card, load_tokenizer(folder_of(find_model(str(place))[1].checkpoint, weights=False))
-
-
-def window_of(card: ModelCard, max_length: Any) -> int | None:
-    """The positions that the model has, `max_length` where that is given."""
-    return evaluation.window_of(card, int(max_length or 0))
+    model, tokenizer = str(metadata.get("pretrained") or place), metadata.get("tokenizer")
+    return Model.of(model, tokenizer and str(tokenizer), int(metadata.get("max_length") or 0))
 
 
 @cache

@@ -25,6 +25,7 @@ from anchoreval.records.line import record_of
 from anchoreval.records.line import to_line as to_line
 from anchoreval.records.lines import RECORDS, Lines, each_fields
 from anchoreval.records.plain_files import opened, there
+from anchoreval.records.run import Run, load_run
 from anchoreval.records.seal import require_seal, seal_of
 from anchoreval.schema import SCORED, Json, Record
 
@@ -224,16 +225,20 @@ class RunFolder:
         if self._written:
             write_whole(self.path / HEADER, [json.dumps(self._header, indent=1, sort_keys=True), "\n"])
 
-    def finish(self, **changes: Json) -> None:
-        """The last header of a run: `changes`, and a seal over it and the records; a finished one stays as it was."""
+    def finish(self, **changes: Json) -> Run:
+        """Write the last header: `changes`, and a seal over it and the records; return the run as it lies on disk.
+
+        A finished one to which nothing was added stays as it was.
+        """
         if not self._written:
-            return
+            return load_run(self.path)
         self.sort(list(self.done))
         with (self.path / RECORDS).open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         (self.path / FIRSTS).unlink(missing_ok=True)
         self._header |= changes
         self.update_header(seal=seal_of(self._header, digest, len(self.done)))
+        return Run(self.path, Header(json.loads(json.dumps(self._header))), tuple(self.done.values()))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

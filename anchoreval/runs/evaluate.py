@@ -5,50 +5,36 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 from anchoreval.arms.arm import DEFAULT_KERNEL, Arm, parse_arms, widest_product
-from anchoreval.backends import Backend, capabilities_of, open_backend, waves
-from anchoreval.cards import ModelCard, find_model, select_tasks, with_settings
+from anchoreval.backends import Backend, Described, capabilities_of, open_backend, waves
 from anchoreval.errors import AnchorEvalError
-from anchoreval.model import folder_of
+from anchoreval.files import require_writable
+from anchoreval.model import Model
 from anchoreval.model.hashes import forget
-from anchoreval.prompt import NO_ARGS, Anchor, Template, anchor_from, anchor_token, require_no_anchor
+from anchoreval.prompt import NO_ARGS, Anchor, Template, anchor_from, anchor_token
 from anchoreval.records.folder import RunFolder
-from anchoreval.records.header import HEADER, RAW_TEXT, UNUSED_TEMPLATE, Header
+from anchoreval.records.header import HEADER, RAW_TEXT, Header
 from anchoreval.records.own import require_own
 from anchoreval.records.run import Run, load_run
-from anchoreval.records.writable import require_writable
-from anchoreval.runs.finished import Finished, finished_beside
-from anchoreval.runs.groups import in_order, run_cells
-from anchoreval.runs.identity import decided_by, environment_of, tell_beside, training_card
-from anchoreval.runs.loop import (
-    Cell,
-    Makeable,
-    Plan,
-    header_of,
-    make_cells,
-    run_directory,
-    sized,
-)
-from anchoreval.runs.resume import gone_on
-from anchoreval.runs.rounds import drop_behind, rule_of, run_rounds
+from anchoreval.runs.identity import header_of, now, tell_beside
+from anchoreval.runs.prompts import Cells, Prompts
+from anchoreval.runs.resume import finished_beside, gone_on
+from anchoreval.runs.rounds import run_rounds
+from anchoreval.runs.spec import Spec
+from anchoreval.runs.units import Units, in_order, work_here
 from anchoreval.runs.workers.actors import Fleet, Opening
-from anchoreval.runs.workers.loop import run_cells_on
-from anchoreval.schema import Progress, Watch, work
+from anchoreval.schema import Watch, work
 from anchoreval.schema import unwatched as unwatched
-from anchoreval.stats.sequential import parse_until
-from anchoreval.texts.sources import HaystackKind, Sources
-from anchoreval.tokenizer import TextTokenizer, load_tokenizer
+from anchoreval.texts.sources import HaystackKind
 
 Engine = Backend | Fleet
+Tell = Callable[[str], None]
 
 
 def evaluate(
@@ -100,67 +86,211 @@ def evaluate(
     versions it was begun. `rehash` reads files again whose hashes are known. `watch` shows progress, `tell` takes
     notices.
     """
-    (chosen, single), subject = select_tasks(tasks), _subject(model, backend, tokenizer)
-    card, dtype = subject.card, dtype or subject.card.dtype
-    plan = Plan(
-        tasks=tuple(sized(with_settings(chosen, settings or {}))), single=single, limit=limit, seed=seed,
-        lengths=tuple(sorted(set(lengths))) if lengths else None,
+    given = dict(options or {})
+    asked = _model(model, backend, tokenizer, max_length)
+    card, dtype = asked.card, dtype or asked.card.dtype
+    spec = Spec.of(
+        tasks, settings=settings or {}, lengths=lengths, limit=limit, seed=seed,
         arms=_arms(parse_arms(rope, dtype, kernel), placebo, backend, tell),
         template=template or card.template, template_args=template_args, anchor=anchor,
-        sources=Sources(data_dir, _haystack(haystack, subject, tell), wordlists, context=context),
-        document_tokens=document_tokens, until=parse_until(until) if until is not None else None,
-        served=capabilities_of(backend).one_server and (options or {}).get("api") == "chat",
+        haystack=haystack or card.haystack, data_dir=data_dir, wordlists=wordlists, context=context,
+        document_tokens=document_tokens, until=until,
+        served=capabilities_of(backend).one_server and given.get("api") == "chat",
     )  # fmt: skip
-    _check(plan, backend, ray, str((options or {}).get("api")))
-    require_writable(Path(output) / subject.name)
-    given = {"dtype": dtype, "kernel": kernel} | _own_options(backend, card, max_length, plan.arms) | (options or {})
+    if haystack is None and card.haystack != "published":
+        tell(f"haystack {card.haystack}, as the card of {asked.name} says: not comparable with published scores")
+    _check(spec, backend, ray, str(given.get("api")))
+    require_writable(Path(output) / asked.name)
     if kernel == "flex_attention" and capabilities_of(backend).kernels_of_torch:
         tell("kernel flex_attention is compiled by torch anew for every shape: that takes minutes on a CPU")
     if rehash:
-        forget(folder_of(card.checkpoint, weights=False))
-    if plan.served and template_args:
-        given |= {"template_args": dict(template_args)}
-    opener = partial(_open, Opening(backend, subject.checkpoint, given, rehash), ray, workers)
-    raw = template is None and plan.form == "base"
-    return _execute(plan, subject, max_length, Path(output), opener, same_environment, raw, watch, tell)
+        forget(asked.folder)
+    given = {"dtype": dtype, "kernel": kernel} | _of_run(backend, asked, spec.arms) | given
+    given |= {"template_args": dict(template_args)} if spec.served and template_args else {}
+    opening = Opening(backend, asked.checkpoint, given, rehash, ray, workers)
+    raw = template is None and spec.form == "base"
+    return _Evaluation(opening, Path(output) / asked.name, same_environment, raw, watch, tell).run(Prompts(spec, asked))
+
+
+def _model(asked: str, backend: str, tokenizer: str | None, max_length: int | None) -> Model:
+    """The model of a card, folder or hub id; behind a server, its name there and the card of its tokenizer."""
+    if not capabilities_of(backend).needs_tokenizer:
+        if tokenizer is not None:
+            raise AnchorEvalError("--tokenizer goes with --backend openai: elsewhere it is the checkpoint's own")
+        return Model.of(asked, max_length=max_length)
+    if tokenizer is None:
+        raise AnchorEvalError(
+            f"--backend {backend} needs --tokenizer: a folder, hub id or card with the model's tokenizer"
+        )
+    return Model.served(asked, tokenizer, max_length)
+
+
+def _of_run(backend: str, model: Model, arms: Sequence[Arm]) -> dict[str, Any]:
+    """What a backend is told of the run."""
+    takes, facts = capabilities_of(backend).takes, dict[str, Any]()
+    if "tokenizer" in takes:
+        facts["tokenizer"] = str(model.folder)
+    if "product" in takes:
+        facts["product"] = widest_product(arms)
+    if "max_model_len" in takes:
+        facts["max_model_len"] = model.window
+    return facts
+
+
+def _arms(arms: tuple[Arm, ...], wanted: bool, backend: str, tell: Tell) -> tuple[Arm, ...]:
+    """The arms, settled, and the placebo of the first behind them where it is wanted and not there yet.
+
+    Two arms or more always have one on a backend where what is computed together may move log-probabilities too. What
+    is from outside is imported here, where a user typed it and the backend computes it, and nowhere before.
+    """
+    arms = tuple(arm.settled(backend) for arm in arms)
+    if capabilities_of(backend).always_placebo and len(arms) > 1 and not any(arm.placebo for arm in arms):
+        wanted = True
+        tell(f"{replace(arms[0], placebo=True).name} is added: on {backend} every comparison has its noise floor")
+    return tuple(dict.fromkeys((*arms, replace(arms[0], placebo=True)))) if wanted else arms
+
+
+def _check(spec: Spec, backend: str, ray: str | None, api: str) -> None:
+    """AnchorEvalError for a stopping rule with nothing to compare, and what cannot go together."""
+    server = capabilities_of(backend).one_server
+    if server and (api, spec.template) == ("chat", "chat"):
+        raise AnchorEvalError("api=chat: the server applies the chat template itself: use --template base")
+    if spec.template_args and spec.template == "base" and not spec.served:
+        how = "api=chat to --backend-args, or --template chat" if server else "--template chat"
+        raise AnchorEvalError(f"--template-args are arguments of a chat template: add {how}")
+    if spec.until is not None and ray is not None:
+        raise AnchorEvalError("--until takes samples in rounds, which --ray cannot: leave one of them out")
+    if spec.until is not None and sum(not arm.placebo for arm in spec.arms) < 2:
+        raise AnchorEvalError(f"--until {spec.until} compares arms with the first: --rope takes two or more, bf16,fp32")
+    if spec.until is not None and len(waves(backend, spec.arms)) > 1:
+        raise AnchorEvalError(
+            f"--until takes arms in turn, for which {backend} would start anew each time: leave it out"
+        )
+    if server and ray is not None:
+        text = f"--ray spreads engines over a cluster, {backend} has one server: use concurrency=N instead"
+        raise AnchorEvalError(text)
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
-    """What is evaluated: its name on boards, as asked for, the card whose tokenizer and limits hold, and what the
-    backend is opened with.
+class _Evaluation:
+    """One call of `evaluate`: how the engine is opened, the folder of the model's runs, and who is told of it.
+
+    `raw`: prompts are raw text, and nobody asked for that.
     """
 
-    name: str
-    asked: str
-    card: ModelCard
-    checkpoint: str
-    tokenizer: str | None = None  # where it is not the checkpoint's
+    opening: Opening
+    output: Path
+    same_environment: bool
+    raw: bool
+    watch: Watch
+    tell: Tell
+
+    def run(self, prompts: Prompts) -> Run:
+        """Prompts first, the model second, then every record; the run as it lies on disk."""
+        model, tell = prompts.model, self.tell
+        finished = [] if self.same_environment else list(finished_beside(self.output, prompts.spec))
+        with work(self.watch, 0, "making the first prompt of every task and length"):
+            cells = self._cells(prompts) if not finished else None
+        for line in tokenizer_lines(prompts):
+            tell(line)
+        if unused := bool(self.raw and model.tokenizer.chat_template):
+            tell(RAW_TEXT)
+        if prompts.spec.served and not model.tokenizer.chat_template:
+            tell("lengths leave out the chat template of the server: the tokenizer given has none to count")
+        with work(self.watch, 0, f"opening {model.name}"):
+            engine = self._open()
+        try:
+            served = as_served(prompts, engine)
+            if served.spec is not prompts.spec:
+                cells, finished = None, []
+            for run in finished:
+                if run.is_asked_for(served, engine):
+                    return self._as_it_is(run.path, run.header, engine)
+            if cells is None:
+                cells = self._cells(served)
+            elif served.model is not model:
+                cells = served.cells()
+            for line in cells.notices:
+                tell(line)
+            with work(self.watch, 0, "trying every arm once"):
+                header = header_of(served, cells, engine, unused)
+            return self._written(served, cells, engine, header)
+        finally:
+            engine.close()
+
+    def _open(self) -> Engine:
+        """One backend in this process, or workers with one each."""
+        opening = self.opening
+        if opening.ray is not None:
+            return Fleet.open(opening)
+        if opening.workers is not None:
+            raise AnchorEvalError("--workers needs --ray: local, auto or the address of a cluster")
+        return open_backend(opening.backend, opening.model, **opening.options)
+
+    def _cells(self, prompts: Prompts) -> Cells:
+        """The cells that are asked for; what is left out of them is told."""
+        cells = prompts.cells()
+        for row in cells.unmakeable:
+            self.tell(f"left out: {row['why']}")
+        return cells
+
+    def _as_it_is(self, path: Path, header: Header, engine: Engine) -> Run:
+        """A run that had finished with every answer, told of as one that is computed."""
+        for reason in header.unmakeable.values():
+            self.tell(f"left out: {reason}")
+        for line in notices(engine.describe()):
+            self.tell(line)
+        run = load_run(path)
+        with self.watch(len(run.records)) as progress:
+            progress(len(run.records))
+        return run
+
+    def _written(self, prompts: Prompts, cells: Cells, engine: Engine, header: Header) -> Run:
+        """The run with every record on disk; the engine of the arms that were proved last is the first to run.
+
+        Where that is not the order of the arms, many write or the run went on after its end, the records are put into
+        it at the end.
+        """
+        for line in notices(header.backend):
+            self.tell(line)
+        directory = self.output / header.run
+        if not (directory / HEADER).exists():
+            tell_beside(directory, Header(json.loads(json.dumps(header))), self.tell)
+        with RunFolder(directory, header, self.same_environment) as disk:
+            require_own(disk)
+            prompts, cells = gone_on(prompts, cells, disk, self.tell)
+            spec, many = prompts.spec, isinstance(engine, Fleet)
+            groups = waves(str(header.backend["engine"]), spec.arms)
+            if isinstance(engine, Fleet):
+                disk.update_header(workers=engine.workers)
+            with work(self.watch, len(spec.arms) * sum(cell.asked for cell in cells)) as progress:
+                for arms in reversed(groups):
+                    units = Units(prompts.asking(arms=arms), disk, engine.fingerprint, progress)
+                    if isinstance(engine, Fleet):
+                        engine.work(units.of(cells, alone_at_last=True))
+                    elif spec.until is not None:
+                        run_rounds(cells, spec.until, units, engine)
+                    else:
+                        work_here(engine, units.of(cells))
+                    cells = prompts.cells() if arms is not groups[0] else cells
+            if many or len(groups) > 1 or (disk.unordered and spec.until is None):
+                disk.sort([record.key for record in in_order(disk.done.values(), cells, spec)])
+            return disk.finish(finished=now(), sources=spec.sources.describe(), source_files=spec.sources.files())
 
 
-def _subject(model: str, backend: str, tokenizer: str | None) -> Subject:
-    """The model of a card, folder or hub id; behind a server, its name there and the card of its tokenizer."""
-    if capabilities_of(backend).needs_tokenizer:
-        if tokenizer is None:
-            raise AnchorEvalError(
-                f"--backend {backend} needs --tokenizer: a folder, hub id or card with the model's tokenizer"
-            )
-        card = find_model(tokenizer)[1].model_copy(update={"about": f"{model}, behind a server", "dtype": "auto"})
-        return Subject(model.rstrip("/").rpartition("/")[2], model, card, model, tokenizer)
-    if tokenizer is not None:
-        raise AnchorEvalError("--tokenizer goes with --backend openai: elsewhere it is the checkpoint's own")
-    name, card = find_model(model)
-    return Subject(name, model, card, card.checkpoint)
+def as_served(prompts: Prompts, engine: Described) -> Prompts:
+    """Return the prompts as a server takes them: in its own template where it turned out to answer chat alone.
 
-
-def _own_options(backend: str, card: ModelCard, max_length: int | None, arms: Sequence[Arm]) -> dict[str, Any]:
-    """What a backend is told of the run."""
-    facts: dict[str, Callable[[], Any]] = {
-        "tokenizer": lambda: str(folder_of(card.checkpoint, weights=False)),
-        "product": lambda: widest_product(arms),
-        "max_model_len": lambda: window_of(card, max_length),
-    }
-    return {name: fact() for name, fact in facts.items() if name in capabilities_of(backend).takes}
+    It may have fewer positions than the card. What another backend than a server answers stays as it is.
+    """
+    described = engine.describe()
+    name, positions = str(described["engine"]), described.get("max_length")
+    if not prompts.spec.served and described.get("server", {}).get("api") == "chat":
+        prompts = prompts.asking(served=True)
+        _check(prompts.spec, name, None, "chat")
+    if not capabilities_of(name).one_server or not isinstance(positions, int):
+        return prompts
+    return replace(prompts, model=prompts.model.within(positions))
 
 
 def notices(described: Mapping[str, Any]) -> Iterator[str]:
@@ -174,241 +304,18 @@ def notices(described: Mapping[str, Any]) -> Iterator[str]:
             yield f"left out, {kind}: {found['weights']} weights of the checkpoint ({found['first'][0]}, ...)"
 
 
-def window_of(card: ModelCard, max_length: int | None) -> int | None:
-    """The positions that the model has: those asked for, else the card's, else the checkpoint's; None: not stated."""
-    return max_length or card.max_length or stated_length(folder_of(card.checkpoint, weights=False))
-
-
-def _haystack(asked: HaystackKind | None, subject: Subject, tell: Callable[[str], None]) -> HaystackKind:
-    """The haystack asked for, else the card's, which is told where its prompts are not the published ones."""
-    own = subject.card.haystack
-    if asked is None and own != "published":
-        tell(f"haystack {own}, as the card of {subject.name} says: not comparable with published scores")
-    return asked or own
-
-
-def _open(opening: Opening, ray: str | None, workers: int | None) -> Engine:
-    """One backend in this process, or workers with one each."""
-    if ray is None:
-        if workers is not None:
-            raise AnchorEvalError("--workers needs --ray: local, auto or the address of a cluster")
-        return open_backend(opening.backend, opening.model, **opening.options)
-    return Fleet.open(ray, workers, opening)
-
-
-def _check(plan: Plan, backend: str, ray: str | None, api: str) -> None:
-    """AnchorEvalError for a limit of nothing, a stopping rule with nothing to compare, and what cannot go together."""
-    if plan.limit is not None and plan.limit < 1:
-        raise AnchorEvalError("--limit takes a number of samples from 1 upwards")
-    server = capabilities_of(backend).one_server
-    if server and (api, plan.template) == ("chat", "chat"):
-        raise AnchorEvalError("api=chat: the server applies the chat template itself: use --template base")
-    if plan.template_args and plan.template == "base" and not plan.served:
-        how = "api=chat to --backend-args, or --template chat" if server else "--template chat"
-        raise AnchorEvalError(f"--template-args are arguments of a chat template: add {how}")
-    for arm in plan.arms if plan.anchor == "none" else ():
-        require_no_anchor(arm)
-    if plan.until is not None and ray is not None:
-        raise AnchorEvalError("--until takes samples in rounds, which --ray cannot: leave one of them out")
-    if plan.until is not None and sum(not arm.placebo for arm in plan.arms) < 2:
-        raise AnchorEvalError(f"--until {plan.until} compares arms with the first: --rope takes two or more, bf16,fp32")
-    if plan.until is not None and len(waves(backend, plan.arms)) > 1:
-        raise AnchorEvalError(
-            f"--until takes arms in turn, for which {backend} would start anew each time: leave it out"
-        )
-    if server and ray is not None:
-        text = f"--ray spreads engines over a cluster, {backend} has one server: use concurrency=N instead"
-        raise AnchorEvalError(text)
-
-
-def _execute(
-    plan: Plan,
-    subject: Subject,
-    max_length: int | None,
-    output: Path,
-    open_engine: Callable[[], Engine],
-    same_environment: bool,
-    raw: bool,
-    watch: Watch,
-    tell: Callable[[str], None],
-) -> Run:
-    """Prompts first, the model second, then every record; the run as it lies on disk.
-
-    `raw`: prompts are raw text, and nobody asked for that.
-    """
-    folder = folder_of(subject.card.checkpoint, weights=False)
-    tokenizer = load_tokenizer(folder)
-    window = window_of(subject.card, max_length)
-    finished = [] if same_environment else finished_beside(output / subject.name, plan)
-    with work(watch, 0, "making the first prompt of every task and length"):
-        made = _cells(plan, tokenizer, window, tell) if not finished else None
-    for line in tokenizer_lines(plan, tokenizer):
-        tell(line)
-    unused = {UNUSED_TEMPLATE: True} if raw and tokenizer.chat_template else {}
-    if unused:
-        tell(RAW_TEXT)
-    if plan.served and not tokenizer.chat_template:
-        tell("lengths leave out the chat template of the server: the tokenizer given has none to count")
-    with work(watch, 0, f"opening {subject.name}"):
-        engine = open_engine()
-    try:
-        within = _within_server(engine, window)
-        if (served := _as_served(engine, plan)) is not plan:
-            plan, made, finished = served, None, []
-        for run in finished:
-            if run.is_asked_for(plan, engine, tokenizer, folder, within) and run.is_whole(plan, engine):
-                return _as_it_is(run, engine, watch, tell)
-        made = made or _cells(plan, tokenizer, window, tell)
-        if within != window:
-            window, made = within, make_cells(plan, tokenizer, within)
-        for notice in made.notices:
-            tell(notice)
-        facts: dict[str, Any] = {
-            "name": subject.name,
-            "path": subject.asked,
-            "about": subject.card.about,
-            "window": window,
-        }
-        facts |= {"trained": card} if (card := training_card(folder)) else {}
-        described = engine.describe()
-        decided = decided_by(plan, made, described, tokenizer, folder)
-        with work(watch, 0, "trying every arm once"):
-            header = header_of(plan, made, engine, tokenizer, facts, _now(), decided)
-        header["tokenizer"] |= {"path": subject.tokenizer} if subject.tokenizer else {}
-        header |= {"version": metadata.version("anchoreval"), "environments": [environment_of(described)]}
-        header |= unused
-        header |= {"until": rule_of(plan.until)} if plan.until else {}
-        for line in notices(header.backend):
-            tell(line)
-        directory = run_directory(output, subject.name, header)
-        if not (directory / HEADER).exists():
-            tell_beside(directory, Header(json.loads(json.dumps(header))), tell)
-        with RunFolder(directory, header, same_environment) as disk:
-            require_own(disk)
-            plan, made = gone_on(plan, made, disk, tokenizer, window, tell)
-            with work(watch, _records(made, plan)) as progress:
-                _compute(engine, made, plan, tokenizer, window, disk, progress)
-            disk.finish(finished=_now(), sources=plan.sources.describe(), source_files=plan.sources.files())
-    finally:
-        engine.close()
-    return load_run(directory)
-
-
-def _cells(plan: Plan, tokenizer: TextTokenizer, window: int | None, tell: Callable[[str], None]) -> Makeable:
-    """The cells of the plan; what is left out of it is told."""
-    made = make_cells(plan, tokenizer, window)
-    for row in made.unmakeable:
-        tell(f"left out: {row['why']}")
-    return made
-
-
-def _as_it_is(finished: Finished, engine: Engine, watch: Watch, tell: Callable[[str], None]) -> Run:
-    """A run that had finished with every answer, told of as one that is computed."""
-    for reason in finished.header.unmakeable.values():
-        tell(f"left out: {reason}")
-    for line in notices(engine.describe()):
-        tell(line)
-    run = load_run(finished.path)
-    with watch(len(run.records)) as progress:
-        progress(len(run.records))
-    return run
-
-
-def tokenizer_lines(plan: Plan, tokenizer: TextTokenizer) -> Iterator[str]:
+def tokenizer_lines(prompts: Prompts) -> Iterator[str]:
     """What is to be said of the tokens of a run: another reading of its files, an anchor that is not the model's."""
+    tokenizer, spec = prompts.tokenizer, prompts.spec
     if tokenizer.reading and tokenizer.reading.differs:
         yield tokenizer.reading.differs
-    if plan.anchor == "none":
+    if spec.anchor == "none":
         if tokenizer.front:
             first = tokenizer.decode(tokenizer.front, skip_special_tokens=False)
             yield f"--anchor none: the {first!r} that the tokenizer puts in front of a text is left out too"
-    elif anchor_from(tokenizer, plan.template, plan.template_args) == "anchoreval":
+    elif anchor_from(tokenizer, spec.template, spec.template_args) == "anchoreval":
         kind = "BOS" if tokenizer.bos else "EOS"
         yield (
             f"the tokenizer puts no token in front: anchoreval puts its {kind} token {anchor_token(tokenizer)[0]!r} "
             "there as the anchor (--anchor none leaves it out)"
         )
-
-
-def _compute(
-    engine: Engine,
-    made: Makeable,
-    plan: Plan,
-    tokenizer: TextTokenizer,
-    window: int | None,
-    disk: RunFolder,
-    progress: Progress,
-) -> None:
-    """Every record on disk; the engine of the arms that were proved last is the first to run.
-
-    Where that is not the plan's order, many write or the run went on after its end, the records are put into it at the
-    end.
-    """
-    cells: Sequence[Cell] = made.cells
-    if plan.until is not None and not isinstance(engine, Fleet):
-        taken: set[str] = set()
-        verdicts = run_rounds(cells, plan, plan.until, engine, tokenizer, window, disk, progress, taken)
-        drop_behind(disk, taken)
-        disk.update_header(until=rule_of(plan.until) | {"cells": verdicts})
-        return
-    if isinstance(engine, Fleet):
-        disk.update_header(workers=engine.workers)
-    groups = waves(str(engine.describe()["engine"]), plan.arms)
-    for arms in reversed(groups):
-        part = replace(plan, arms=arms)
-        if isinstance(engine, Fleet):
-            run_cells_on(engine, cells, part, tokenizer, window, disk, progress)
-        else:
-            run_cells(cells, part, engine, tokenizer, window, disk, progress)
-        cells = make_cells(plan, tokenizer, window).cells if arms is not groups[0] else cells
-    if isinstance(engine, Fleet) or len(groups) > 1 or disk.unordered:
-        disk.sort([record.key for record in in_order(disk.done.values(), cells, plan)])
-
-
-def _as_served(engine: Engine, plan: Plan) -> Plan:
-    """The plan, another one where a server turned out to answer chat alone, in its own template."""
-    said = engine.describe()
-    if plan.served or said.get("server", {}).get("api") != "chat":
-        return plan
-    _check(served := replace(plan, served=True), str(said["engine"]), None, "chat")
-    return served
-
-
-def _within_server(engine: Engine, window: int | None) -> int | None:
-    """The positions that the run has: the server's, where it says that it has fewer than the card."""
-    described = engine.describe()
-    served = described.get("max_length")
-    if not capabilities_of(str(described["engine"])).one_server or not isinstance(served, int):
-        return window
-    return served if window is None else min(window, served)
-
-
-def _arms(arms: tuple[Arm, ...], wanted: bool, backend: str, tell: Callable[[str], None]) -> tuple[Arm, ...]:
-    """The arms, settled, and the placebo of the first behind them where it is wanted and not there yet.
-
-    Two arms or more always have one on a backend where what is computed together may move log-probabilities too. What
-    is from outside is imported here, where a user typed it and the backend computes it, and nowhere before.
-    """
-    arms = tuple(arm.settled(backend) for arm in arms)
-    if capabilities_of(backend).always_placebo and len(arms) > 1 and not any(arm.placebo for arm in arms):
-        wanted = True
-        tell(f"{replace(arms[0], placebo=True).name} is added: on {backend} every comparison has its noise floor")
-    return tuple(dict.fromkeys((*arms, replace(arms[0], placebo=True)))) if wanted else arms
-
-
-def stated_length(folder: Path) -> int | None:
-    """Positions that config.json states, None where it states none or where there is no such file."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    stated = (config.get("text_config") or config).get("max_position_embeddings")
-    return stated if isinstance(stated, int) else None
-
-
-def _records(made: Makeable, plan: Plan) -> int:
-    return len(plan.arms) * sum(cell.asked for cell in made.cells)
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

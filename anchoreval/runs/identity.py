@@ -1,4 +1,4 @@
-"""What decides the answers of a run: its files and what follows from them; what changed against the runs beside it.
+"""What decides the answers of a run, the header that says it, and what changed against the runs beside it.
 
 Versions, processor, threads, GPU and parallel size change last bits only and are no part of it: they stand in the
 header's `environments`, once each, and records name theirs.
@@ -6,24 +6,28 @@ header's `environments`, once each, and records name theirs.
 
 from __future__ import annotations
 
+import datetime
+import itertools
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from anchoreval.backends import BACKENDS
-from anchoreval.cards import find_model
+from anchoreval.arms.arm import Arm
+from anchoreval.backends import BACKENDS, Described, waves
 from anchoreval.errors import AnchorEvalError, RunError
-from anchoreval.model import folder_of, hashes_of, reads
-from anchoreval.prompt import anchor_token
-from anchoreval.records.header import HEADER, Header, read_header
+from anchoreval.model import Model
+from anchoreval.model.checkpoint import hashes_of, reads
+from anchoreval.prompt import anchor_token, first_token
+from anchoreval.records.header import HEADER, SCHEMA, TWICE, UNUSED_TEMPLATE, Header, fingerprint, read_header
 from anchoreval.records.run import Run
-from anchoreval.runs.loop import Cell, Makeable, Plan, recipe_of
+from anchoreval.runs.prompts import Cell, Cells, Prompts
+from anchoreval.runs.rounds import rule_of
 from anchoreval.schema import Json
 from anchoreval.suites import POOLS
-from anchoreval.tokenizer import TextTokenizer
+from anchoreval.suites.scorers import require
 from anchoreval.training.checkpoints import CARD
 
 #: Of an identity what was asked for; the rest follows from files, and from how many samples are asked.
@@ -46,50 +50,99 @@ _TEXTS = ("haystack", "wordlists", "context")
 _SETTINGS = ("engine", "mode", "dtype", "kernel", "prefill", "realisation", "settings", "address", "api", "seed")
 
 
-def decided_by(
-    plan: Plan, made: Makeable, described: Mapping[str, Json], tokenizer: TextTokenizer, folder: Path
-) -> dict[str, Json]:
-    """The part of a run's identity that follows from its files; `folder` holds the tokenizer, as a rule the checkpoint.
+def decided_by(prompts: Prompts, cells: Cells, described: Mapping[str, Json]) -> dict[str, Json]:
+    """Return the part of a run's identity that follows from files.
 
     The anchor token and the end tokens stand there as they were read. `cut` is where prompts are cut that no length was
     asked for, `less` where the window takes a token from answers, `shuffled` where a rule that stops cells has samples
     in another order than their own, `pools` what of the number of samples the samples follow from.
     """
-    cells = [(cell.task, cell.length, cell.asked) for cell in made.cells]
-    mixed = [f"{cell.task.address}@{cell.length}" for cell in made.cells if cell.shuffled]
-    cut = {task.address: length for task, length, _ in cells if task.length_of == "prompt" and not plan.lengths}
-    less = [f"{cell.task.address}@{cell.length}" for cell in made.cells if _less_for_room(cell)]
-    pools = {
-        f"{task.address}@{length}": POOLS[task.generator](recipe_of(task, length, asked, plan, tokenizer))
-        for task, length, asked in cells
-        if task.generator in POOLS
+    asked = [(cell, "@".join(map(str, cell.place))) for cell in cells]
+    cut = {cell.task.address: cell.length for cell in cells if cell.task.length_of == "prompt"}
+    parts: dict[str, Json] = {
+        "cut": {} if prompts.spec.lengths else cut,
+        "less": [at for cell, at in asked if cell.task.length_of == "prompt" and "budget_less" in cell.facts],
+        "shuffled": [at for cell, at in asked if cell.shuffled],
+        "pools": {at: size for cell, at in asked if (size := _pool(prompts, cell)) is not None},
     }
-    return {
-        **read_by(plan, described, tokenizer, folder),
-        **({"cut": cut} if cut else {}),
-        **({"less": less} if less else {}),
-        **({"shuffled": mixed} if mixed else {}),
-        **({"pools": known} if (known := {name: size for name, size in pools.items() if size is not None}) else {}),
-    }
+    return read_by(prompts, described) | {name: part for name, part in parts.items() if part}
 
 
-def read_by(plan: Plan, described: Mapping[str, Json], tokenizer: TextTokenizer, folder: Path) -> dict[str, Json]:
-    """What of `decided_by` follows from the files of the model alone."""
+def _pool(prompts: Prompts, cell: Cell) -> Json:
+    """What the samples of a cell follow from, of how many are asked for; None where they follow from themselves."""
+    pool = POOLS.get(cell.task.generator)
+    return pool and pool(prompts.recipe(cell.task, cell.length, cell.asked))
+
+
+def read_by(prompts: Prompts, described: Mapping[str, Json]) -> dict[str, Json]:
+    """Return what of `decided_by` follows from the files of the model alone."""
+    names = _reads(described, prompts.spec.template)
     return {
-        "files": files_of(described, plan.template, folder),
+        "files": hashes_of(prompts.model.folder, names) | dict(described.get("files_sha256") or {}),
         "eos_token_ids": described.get("eos_token_ids"),
-        "anchor_token": list(anchor_token(tokenizer)) if plan.anchor == "auto" else None,
+        "anchor_token": list(anchor_token(prompts.tokenizer)) if prompts.spec.anchor == "auto" else None,
     }
 
 
-def _less_for_room(cell: Cell) -> bool:
-    """Whether the answers of a cell have less room for want of positions, as its first sample says."""
-    return cell.task.length_of == "prompt" and "budget_less" in cell.facts
+def header_of(prompts: Prompts, cells: Cells, engine: Described, unused_template: bool) -> Header:
+    """Return the header of a new run: asked, applied, versions, sources; written before the first sample is answered.
+
+    Each arm is installed once for proof: UnsupportedArm before anything is computed. `unused_template` says that nobody
+    asked for raw text, and that the model has a chat template.
+    """
+    spec, model, tokenizer, described = prompts.spec, prompts.model, prompts.tokenizer, engine.describe()
+    identity = prompts.identity(engine.fingerprint) | decided_by(prompts, cells, described)
+    incomparable = prompts.incomparable(cells)
+    named = {"sha256": "weights_sha256", "parameters": "parameters", "dtype": "dtype"}
+    named |= {"adapter": "adapter"} if described.get("adapter") else {}
+    asked: dict[str, Any] = {"name": model.name, "path": model.asked, "about": model.card.about}
+    asked |= {"window": prompts.window}
+    trained = model.reader is None and (model.folder / CARD).is_file()
+    asked |= {"trained": training_card(model.folder)} if trained else {}
+    read = {"read_by_transformers": str(tokenizer.reading)} if tokenizer.reading else {}
+    read |= {"path": model.reader} if model.reader else {}
+    first = first_token(tokenizer, spec.template, spec.template_args, spec.anchor)
+    facts = {
+        "schema": SCHEMA,
+        "version": metadata.version("anchoreval"),
+        "run": fingerprint(identity),
+        "created": now(),
+        "identity": identity,
+        "model": asked | {key: described[name] for key, name in named.items()},
+        "backend": {name: value for name, value in described.items() if name != "environment"},
+        "environments": [environment_of(described)],
+        "tokenizer": {"sha256": tokenizer.sha256} | first | read,
+        "arms": _applied(spec.arms, engine, str(described["engine"])),
+        "tasks": [task.address for task in spec.tasks],
+        "scorers": {task.address: task.scorer for task in spec.tasks},
+        "scorer_packages": {name: text for cell in cells for name, text in require(cell.task.scorer).items()},
+        "lengths": sorted({cell.length for cell in cells} | {row["length"] for row in cells.unmakeable}),
+        "asked": cells.rows,
+        "unmakeable": cells.unmakeable,
+        "limit": spec.limit,
+        "group": spec.group,
+        "sources": identity["sources"],
+        "comparable": not incomparable,
+        "incomparable": incomparable,
+        **{name: identity[name] for name in TWICE if name in identity},
+        **({UNUSED_TEMPLATE: True} if unused_template else {}),
+        **({"until": rule_of(spec.until)} if spec.until else {}),
+    }
+    return Header(facts)
 
 
-def files_of(described: Mapping[str, Json], template: str, folder: Path) -> dict[str, str]:
-    """SHA-256 by name of every file that is read to answer: the loader's as the backend says, and the others."""
-    return hashes_of(folder, _reads(described, template)) | dict(described.get("files_sha256") or {})
+def _applied(arms: Sequence[Arm], engine: Described, name: str) -> list[dict[str, Json]]:
+    """Every arm as asked and as applied, tried in the order in which the engine starts anew."""
+    applied = {}
+    for arm in itertools.chain(*waves(name, arms)):
+        with engine.under(arm) as facts:
+            applied[arm] = {"name": arm.name, "asked": arm.asked(), "applied": dict(facts)}
+    return [applied[arm] for arm in arms]
+
+
+def now() -> str:
+    """Return the time as headers have it."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def _reads(described: Mapping[str, Json], template: str) -> tuple[str, ...]:
@@ -172,8 +225,8 @@ def changed_files(run: Run) -> Iterator[tuple[str, bool]]:
     described, template = run.header.backend, str(run.header.get("template"))
     place = str(run.header.at("tokenizer", "path") or run.header.model["path"])
     try:
-        checkpoint = find_model(place)[1].checkpoint
-        folder = folder_of(checkpoint, weights=False, download=False)
+        model = Model.of(place, download=False)
+        folder = model.folder
     except AnchorEvalError as error:
         yield f"the files of {place} were not compared with those of the run: {error}", False
         return
@@ -183,12 +236,12 @@ def changed_files(run: Run) -> Iterator[tuple[str, bool]]:
     now = hashes_of(folder, tuple(dict.fromkeys([*_reads(described, template), *said])))
     for what in _changed(said, now):
         name = what.partition(" ")[0]
-        elsewhere = "--" in name or (what.endswith("is gone") and not Path(checkpoint).expanduser().is_dir())
+        elsewhere = "--" in name or (what.endswith("is gone") and not Path(model.checkpoint).expanduser().is_dir())
         yield (f"{name} is not in {folder}: not compared", False) if elsewhere else (f"{what} since", True)
 
 
 def training_card(folder: Path) -> dict[str, Any] | None:
-    """The training card beside the weights, as `train` writes it; None where there is none that can be read."""
+    """Return the training card beside the weights, as `train` writes it; None where there is none that can be read."""
     try:
         card = json.loads((folder / CARD).read_text("utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -7,19 +7,16 @@ answer budgets, windows and what is made again from a header take it from there.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from anchoreval.cards import LengthOf, Task
 from anchoreval.errors import LengthError
-from anchoreval.prompt import NO_ARGS, Anchor, Form, PromptTokenizer, positions, to_request, wrap_of
+from anchoreval.prompt import NO_ARGS, Anchor, Form, PromptTokenizer, positions, wrap_of
 from anchoreval.records.parts import RuleName
-from anchoreval.runs.two_steps import Answered
-from anchoreval.schema import NATURAL, Json, Output, Request, Sample
+from anchoreval.schema import NATURAL, Json, Request, Sample
 
-Asked = Mapping[str, tuple[Sample, Request]]  # by sample id
 ANCHOR_TOKENS = 1
 #: Generators whose prompts keep their published bytes, and so their published count, which has no anchor.
 PUBLISHED = frozenset({"ruler_niah", "ruler_vt", "ruler_cwe", "ruler_fwe", "ruler_qa", "babilong_published"})
@@ -132,7 +129,7 @@ def room_of(task: Task, window: int | None) -> int | None:
 def require_lengths(pairs: Sequence[tuple[Task, int]], window: int | None) -> list[str]:
     """What is to be said of lengths to be filled that the model does not have; LengthError where it has none of them.
 
-    Their samples are made and counted, and get no answer: `fitting` says so of each.
+    Their samples are made and counted, and get no answer: each says so.
     """
     filled = sorted({length for task, length in pairs if task.length_of == "sample"})
     over = [length for length in filled if window is not None and length > window]
@@ -140,48 +137,3 @@ def require_lengths(pairs: Sequence[tuple[Task, int]], window: int | None) -> li
     if over and len(over) == len(filled):
         raise LengthError(f"length {over[0]} is {limit}: --lengths up to {window}")
     return [f"length {length} is {limit}: its samples get no answer (does_not_fit)" for length in over]
-
-
-class Prompts(Protocol):
-    """The samples of a task at a length, made one after the other, with answers of up to `new_tokens`."""
-
-    task: Task
-    length: int
-    samples: Iterator[Sample]
-    new_tokens: int
-
-
-def require_room(
-    cell: Prompts, tokenizer: PromptTokenizer, window: int | None, rule: LengthRule, notices: list[str]
-) -> Iterator[Sample]:
-    """The samples of a cell. Where it cuts prompts at more than there is room for, one at least is short enough, which
-    `notices` then say; LengthError otherwise.
-    """
-    task, length, new_tokens, room = cell.task, cell.length, cell.new_tokens, room_of(cell.task, window)
-    if task.length_of != "prompt" or room is None or length + new_tokens + rule.template <= room:
-        return cell.samples
-    said = f"{task.address} cuts prompts at {length} tokens and adds {new_tokens} of the answer, the model has {room}"
-    hint = f": --lengths up to {max(1, room - new_tokens)}"
-    made: list[Sample] = []
-    for sample in cell.samples:
-        made.append(sample)
-        if rule.positions(to_request(sample, tokenizer, task.reference, None)) <= room:
-            notices.append(f"{said} positions, and prompts that are longer get no answer{hint}")
-            return itertools.chain(made, cell.samples)
-    raise LengthError(f"{said} positions, and no prompt is shorter{hint}")
-
-
-def fitting(task: Task, asked: Asked, window: int | None, rule: LengthRule) -> tuple[Asked, list[Answered]]:
-    """The samples that the model has room for, and those that it has none for, with the reason."""
-    room = room_of(task, window)
-    if room is None:
-        return asked, []
-    long = {name: needed for name, (_, request) in asked.items() if (needed := rule.positions(request)) > room}
-    refused = [Answered(*asked[name], does_not_fit(name, needed, room)) for name, needed in long.items()]
-    return {name: pair for name, pair in asked.items() if name not in long}, refused
-
-
-def does_not_fit(sample_id: str, needed: int, room: int) -> Output:
-    """The output of a sample that is not asked, for it takes more positions than there are."""
-    why = f"needs {needed} positions, the model has {room}, and nothing is cut"
-    return Output(sample_id, "", (), "error", None, 0.0, why, lost="does_not_fit")

@@ -13,20 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from anchoreval.arms.arm import Arm
-from anchoreval.cards import Task, find_model, load_tasks
+from anchoreval.cards import Task, load_tasks
 from anchoreval.cards.strict_yaml import one_line
 from anchoreval.errors import AnchorEvalError, CardError, ModelError, RunError, SourceError
-from anchoreval.model import folder_of
-from anchoreval.prompt import Template, anchor_token, template_text, to_request
-from anchoreval.prompt.documents import cut_documents
+from anchoreval.model import Model, tokenizer_of
+from anchoreval.prompt import anchor_token, template_text
 from anchoreval.records.header import HEADER
 from anchoreval.records.parts import AskedCell, HeaderParts
 from anchoreval.records.run import Run
-from anchoreval.runs.loop import Plan, samples_of, second_of
+from anchoreval.runs.prompts import Prompts
+from anchoreval.runs.spec import Spec
 from anchoreval.schema import Request, Sample
-from anchoreval.texts.sources import Sources
 from anchoreval.texts.wordlists import WordLists
-from anchoreval.tokenizer import TextTokenizer, load_tokenizer
+from anchoreval.tokenizer import TextTokenizer
 
 NOT_IN_THE_PROMPT = {"samples", "lengths"}  # of a task card: how many and how long, which the header says itself
 
@@ -42,27 +41,28 @@ class Remake:
         self.run = run
         self.header = run.parts
         said = self.header.identity
-        words = _word_lists(run, said.sources.wordlists)
-        self.sources = Sources(data_dir, said.sources.haystack, words, context=said.sources.context is None)
-        self.tokenizer = _tokenizer(run, self.header, tokenizer)
         self.tasks = _tasks(run, run.header["identity"]["tasks"])
-        template: Template = said.template
-        self.plan = Plan(
-            tasks=tuple(self.tasks.values()),
-            lengths=tuple(said.lengths) if said.lengths else None,
+        read = Model.of_tokenizer(_tokenizer(run, self.header, tokenizer), self.header.model.window)
+        self.spec = Spec.of(
+            self.tasks.values(),
+            lengths=said.lengths,
             arms=_arms(run, self.header),
             limit=self.header.limit,
             seed=said.seed,
-            template=template,
-            sources=self.sources,
-            group=self.header.group,
-            document_tokens=said.document_tokens,
+            template=said.template,
             template_args=said.template_args,
             anchor=said.anchor,
+            haystack=said.sources.haystack,
+            data_dir=data_dir,
+            wordlists=_word_lists(run, said.sources.wordlists),
+            context=said.sources.context is None,
+            document_tokens=said.document_tokens,
+            group=self.header.group,
             served=said.form == "server",
             length_rule=said.length_rule,
         )
-        if said.template_text not in (None, template_text(self.plan.wrap(self.tokenizer))):
+        self.prompts, self.tokenizer = Prompts(self.spec, read), read.tokenizer
+        if said.template_text not in (None, template_text(self.prompts.wrap)):
             raise ModelError(
                 f"the chat template of {tokenizer or self.header.model.path} is not the one that the run {run.path} "
                 "was made with: name a folder that holds that one with --tokenizer PATH"
@@ -80,8 +80,7 @@ class Remake:
     def _cell(self, cell: AskedCell) -> Iterator[Sample]:
         if cell.task not in self.tasks:
             raise RunError(f"{self._place}: asked: {cell.task} is no task of this run's identity")
-        task, window = self.tasks[cell.task], self.header.model.window
-        made = samples_of(task, cell.length, cell.samples, self.plan, self.tokenizer, window)
+        made = self.prompts.samples(self.tasks[cell.task], cell.length, cell.samples)
         for number, sample in enumerate(made):
             if number == 0:
                 self._check_sources()
@@ -89,17 +88,15 @@ class Remake:
 
     def request(self, sample: Sample) -> Request:
         """The sample as token ids with its documents, as it was sent."""
-        task, anchor = self.tasks[sample.task], self.plan.anchor
-        whole = to_request(sample, self.tokenizer, task.reference, None, anchor=anchor)
-        return cut_documents(whole, self.plan.document_tokens)
+        return self.prompts.request(self.tasks[sample.task], sample)
 
     def second(self, sample: Sample, answer: str) -> tuple[Sample, Request]:
         """The second prompt of a sample of two steps, as text and as it was sent behind this answer to the first."""
-        return second_of(self.tasks[sample.task], self.plan, self.tokenizer, self.header.model.window)(sample, answer)
+        return self.prompts.second(self.tasks[sample.task], sample, answer)
 
     def _check_sources(self) -> None:
         """SourceError when a file that was read is not the one that the run read."""
-        for name, used in self.sources.files().items():
+        for name, used in self.spec.sources.files().items():
             asked = self._expected.get(name)
             if asked is not None and asked not in (used["sha256"], "published" if used["published"] else None):
                 raise SourceError(
@@ -119,7 +116,7 @@ class Remake:
     @property
     def document_tokens(self) -> int | None:
         """Tokens of the blocks that documents were cut into, None where they were not."""
-        return self.plan.document_tokens
+        return self.spec.document_tokens
 
     @property
     def _place(self) -> Path:
@@ -136,7 +133,16 @@ def _word_lists(run: Run, said: str) -> WordLists:
 def _tokenizer(run: Run, header: HeaderParts, given: str | Path | None) -> TextTokenizer:
     """The tokenizer of the run: the one `given`, else that of the header's checkpoint; ModelError for another one."""
     where = str(given or header.tokenizer.path or header.model.path)
-    found = tokenizer_of(given) if given else _of_checkpoint(run, where)
+    try:
+        # a header is no reason to fetch anything
+        found = tokenizer_of(given) if given else Model.of(where, download=False).tokenizer
+    except AnchorEvalError as error:
+        if given:
+            raise
+        raise ModelError(
+            f"the checkpoint {one_line(where)} of {run.path} is not here, and what a header names is not downloaded; "
+            f"its tokenizer is enough: --tokenizer PATH, or --tokenizer OWNER/NAME to fetch it from the hub ({error})"
+        ) from None
     asked = header.identity.tokenizer
     if found.sha256 != asked:
         raise ModelError(
@@ -152,24 +158,6 @@ def _tokenizer(run: Run, header: HeaderParts, given: str | Path | None) -> TextT
             f"{header.tokenizer.anchor_token!r}: name a folder with its tokenizer_config.json with --tokenizer PATH"
         )
     return found
-
-
-def tokenizer_of(given: str | Path) -> TextTokenizer:
-    """The tokenizer that a user names: a file, a folder, a card, or an id of the hub, which is fetched from there."""
-    if Path(given).expanduser().is_file():
-        return load_tokenizer(given)
-    return load_tokenizer(folder_of(find_model(str(given))[1].checkpoint, weights=False))
-
-
-def _of_checkpoint(run: Run, model: str) -> TextTokenizer:
-    """The tokenizer that the header names, where it is on this machine: a header is no reason to fetch anything."""
-    try:
-        return load_tokenizer(folder_of(find_model(model)[1].checkpoint, weights=False, download=False))
-    except AnchorEvalError as error:
-        raise ModelError(
-            f"the checkpoint {one_line(model)} of {run.path} is not here, and what a header names is not downloaded; "
-            f"its tokenizer is enough: --tokenizer PATH, or --tokenizer OWNER/NAME to fetch it from the hub ({error})"
-        ) from None
 
 
 def _tasks(run: Run, rows: list[dict[str, Any]]) -> dict[str, Task]:

@@ -1,18 +1,34 @@
-"""How a run goes on: with more samples than it had, never with fewer than are on disk."""
+"""How a run goes on: with more samples than it had, never with fewer than are on disk; or lies there finished.
+
+A finished run that is asked for is not made again, prompts included: header, seal and records say it. What follows from
+prompts alone (`FROM_PROMPTS`) is taken from the header where all that it follows from is the same: the rest of the
+identity, which is computed anew with the hashes of every file, the number of samples, the positions that the model has,
+this package's version, and the source texts that were read. Where that cannot be decided, a run is none of these, and
+its first prompts are made to see whether it goes on.
+"""
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
 
+from anchoreval.backends import Described
 from anchoreval.errors import RunError
 from anchoreval.records.folder import RunFolder
+from anchoreval.records.header import HEADER, Header, fingerprint, read_header
 from anchoreval.records.run import Run
-from anchoreval.runs.loop import Makeable, Plan, make_cells
+from anchoreval.runs.identity import environment_of, read_by
+from anchoreval.runs.prompts import Cells, Prompts
+from anchoreval.runs.spec import Spec
 from anchoreval.schema import SCORED, Outcome
-from anchoreval.tokenizer import TextTokenizer
+from anchoreval.texts.download import sha256_of
+from anchoreval.texts.sources import RULER_FILES, Sources
 
+FROM_PROMPTS = ("sources", "pools")  # of an identity, where no task cuts its prompts
 #: What mends an outcome that is not scored.
 ADVICE: Mapping[Outcome, str] = {
     "refused": "mend what the server refuses and give the same command again",
@@ -23,30 +39,23 @@ ADVICE: Mapping[Outcome, str] = {
 }
 
 
-def gone_on(
-    plan: Plan,
-    made: Makeable,
-    disk: RunFolder,
-    tokenizer: TextTokenizer,
-    window: int | None,
-    tell: Callable[[str], None],
-) -> tuple[Plan, Makeable]:
-    """The plan and its cells with the number of samples that the run in `disk` is to have, which its header then says.
+def gone_on(prompts: Prompts, cells: Cells, disk: RunFolder, tell: Callable[[str], None]) -> tuple[Prompts, Cells]:
+    """Return prompts and cells with as many samples as the run in `disk` is to have, which its header then says.
 
     That is the number asked for now, or what the run already holds where that is more. RunError where a task of the run
     cannot be made with so many.
     """
-    old = disk.old
-    if old is None or plan.until is not None:
-        return plan, made
+    old, spec = disk.old, prompts.spec
+    if old is None or spec.until is not None:
+        return prompts, cells
     there = 1 + max((record.index for record in disk.done.values()), default=-1)
-    if plan.limit is not None and plan.limit < there:
-        tell(f"run {old.run} already has {there} samples of a task and length: --limit {plan.limit} drops none")
-        plan = replace(plan, limit=there)
-        made = make_cells(plan, tokenizer, window)
-    before, now = old.asked, {(cell.task.address, cell.length): cell.asked for cell in made.cells}
+    if spec.limit is not None and spec.limit < there:
+        tell(f"run {old.run} already has {there} samples of a task and length: --limit {spec.limit} drops none")
+        prompts = prompts.asking(limit=there)
+        cells = prompts.cells()
+    before, now = old.asked, {cell.place: cell.asked for cell in cells}
     if lost := [place for place in before if place not in now]:
-        whys = [row["why"] for row in made.unmakeable if (row["task"], row["length"]) == lost[0]]
+        whys = [row["why"] for row in cells.unmakeable if (row["task"], row["length"]) == lost[0]]
         text = f"{lost[0][0]} at {lost[0][1]}, of which the run has {before[lost[0]]} samples, cannot go on"
         raise RunError(f"{disk.path}: {text}: {', '.join(whys)}: another --output, or a smaller --limit")
     grown = [int(end) for end in old.get("grown", [])]
@@ -54,10 +63,9 @@ def gone_on(
         if old.get("finished") and old.get("limit") is not None and sum(now.values()) > sum(before.values()):
             grown.append(int(old["limit"]))
             tell(f"run {old.run} goes on with more samples than its {old['limit']} of a task and length")
-        rows = [{"task": task, "length": length, "samples": samples} for (task, length), samples in now.items()]
         more = {"grown": grown} if grown else {}
-        disk.update_header(limit=plan.limit, asked=rows, unmakeable=made.unmakeable, **more)
-    return replace(plan, grown=tuple(grown)), made
+        disk.update_header(limit=prompts.spec.limit, asked=cells.rows, unmakeable=cells.unmakeable, **more)
+    return prompts.asking(grown=tuple(grown)), cells
 
 
 def nothing_scored(run: Run) -> str | None:
@@ -81,3 +89,61 @@ def unanswered(run: Run) -> str | None:
         return None
     said = str(failed[0].why or "no reason is known").rstrip(". ")
     return f"{len(failed)} of {len(run.records)} records failed, the first: {said}: the same command asks them again"
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A run folder whose header may be that of what is asked for."""
+
+    path: Path
+    header: Header
+
+    def is_asked_for(self, prompts: Prompts, engine: Described) -> bool:
+        """Return whether it is, with every record answered; RunError where it is not what it was when it finished."""
+        spec, described = prompts.spec, engine.describe()
+        if self.header.model.get("window") != prompts.window or not _same_texts(self.header, spec.sources):
+            return False
+        before = self.header["identity"]
+        kept = {name: before[name] for name in FROM_PROMPTS if name in before}
+        now = prompts.identity(engine.fingerprint) | kept | read_by(prompts, described)
+        if not fingerprint(now) == fingerprint(before) == self.header.run:
+            return False
+        header = Header(self.header | {"environments": [environment_of(described)]})
+        asked = sum(self.header.asked.values()) * len(spec.arms)
+        with RunFolder(self.path, header) as disk:
+            answered = sum(record.outcome in SCORED for record in disk.done.values())
+            return answered == len(disk.done) > 0 and (spec.until is not None or answered == asked)
+
+
+def finished_beside(folder: Path, spec: Spec) -> Iterator[Finished]:
+    """Yield the finished runs in `folder` that may be what is asked for; none that cannot be read."""
+    if any(task.length_of == "prompt" for task in spec.tasks):
+        return
+    for path in sorted(folder.glob(f"*/{HEADER}")):
+        with contextlib.suppress(RunError, AttributeError, KeyError, TypeError):
+            header = read_header(path)
+            if _may_be(header, spec):
+                yield Finished(path.parent, header)
+
+
+def _may_be(header: Header, spec: Spec) -> bool:
+    """Whether as many samples of the same tasks and arms were asked for, by this version, and all were made."""
+    whole = header.get("finished") and header.get("seal") and header["version"] == metadata.version("anchoreval")
+    same = header["limit"] == spec.limit and header.tasks == [task.address for task in spec.tasks]
+    alone = spec.single & {task for task, _ in header.unmakeable}  # of which each is an error
+    return bool(whole and same and not alone) and header.arms == [arm.name for arm in spec.arms]
+
+
+def _same_texts(header: Header, sources: Sources) -> bool:
+    """Whether texts were chosen alike, and every file of them that was read is found again and has not changed."""
+    said, files = header.part("identity", "sources"), header.part("source_files")
+    chosen = sources.describe()
+    if {name: said.get(name) for name in ("context", *chosen)} != {"context": None} | chosen:
+        return False
+    if not files.keys() <= {source.file for source in RULER_FILES}:
+        return False
+    for name, row in files.items():
+        found = next((place / name for place in sources.places() if (place / name).is_file()), None)
+        if found is None or sha256_of(found) != row["sha256"]:
+            return False
+    return True

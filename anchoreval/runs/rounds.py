@@ -8,18 +8,17 @@ Verdicts follow from the records in that order alone: a killed run that goes on 
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from textwrap import wrap
 from typing import Any
 
 from anchoreval.backends import Backend
-from anchoreval.records.folder import RunFolder
 from anchoreval.runs.dealing import BLOCK, ROUND, bets, dealt, source
-from anchoreval.runs.loop import Cell, Plan, Progress, run_group
+from anchoreval.runs.prompts import Cell
+from anchoreval.runs.units import Units, work_here
 from anchoreval.schema import Json, Record, Sample
 from anchoreval.stats.sequential import METHOD, Until, Watcher
-from anchoreval.tokenizer import TextTokenizer
 
 WIDTH = 100  # of a sentence on the terminal, as in the result table
 REFERS = (
@@ -46,30 +45,22 @@ def rule_of(until: Until) -> dict[str, Json]:
     return {"rule": str(until), "method": METHOD, "round": ROUND, "block": BLOCK, "refers": REFERS}
 
 
-def run_rounds(
-    cells: Sequence[Cell],
-    plan: Plan,
-    until: Until,
-    backend: Backend,
-    tokenizer: TextTokenizer,
-    window: int | None,
-    folder: RunFolder,
-    progress: Progress,
-    taken: set[str] | None = None,
-) -> list[dict[str, Json]]:
-    """Each cell's verdicts and samples used, as JSON; every record is on disk. Placebo arms do not hold a cell open.
+def run_rounds(cells: Iterable[Cell], until: Until, units: Units, backend: Backend) -> None:
+    """Compute until each cell's verdict is in, which the header then says; placebo arms do not hold a cell open.
 
-    The keys of the records that the verdicts rest on are put into `taken`.
+    Records behind a verdict that have no answer are dropped: it came earlier, once samples had one that had none.
     """
-    arms = [arm.name for arm in plan.arms if not arm.placebo]
+    folder, spec = units.folder, units.prompts.spec
+    arms = [arm.name for arm in spec.arms if not arm.placebo]
     base, others = arms[0], arms[1:]
     opened = [_Open(cell, dealt(cell.samples), {arm: Watcher(until) for arm in others}) for cell in cells]
-    going, taken = list(opened), set() if taken is None else taken
+    going, taken = list(opened), set[str]()
     while going:
         for one in list(going):
             samples = next(one.rounds, [])
             if samples:
-                found = run_group(one.cell, samples, plan, backend, tokenizer, window, folder, progress)
+                work_here(backend, units.of_group(one.cell, samples))
+                found = {arm.name: [folder.of(sample.id, arm.name) for sample in samples] for arm in spec.arms}
                 taken.update(record.key for records in found.values() for record in records)
                 one.used += len(samples)
                 sources = [source(sample) for sample in samples]
@@ -77,12 +68,9 @@ def run_rounds(
                     watcher.add(*bets(_scores(found[arm]), _scores(found[base]), sources))
             if not samples or one.decided():
                 going.remove(one)
-    return [cell_said(one.cell.task.address, one.cell.length, one.cell.asked, one.used, one.watchers) for one in opened]
-
-
-def drop_behind(folder: RunFolder, taken: Container[str]) -> None:
-    """Drop records behind a verdict that have no answer: it came earlier, once samples had one that had none."""
     folder.drop([key for key in folder.done if key not in taken and not folder.answered(key)])
+    cells_said = [cell_said(*one.cell.place, one.cell.asked, one.used, one.watchers) for one in opened]
+    folder.update_header(until=rule_of(until) | {"cells": cells_said})
 
 
 def _scores(records: Iterable[Record]) -> list[float | None]:

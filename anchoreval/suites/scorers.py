@@ -31,7 +31,9 @@ SCORERS: dict[str, Scorer] = {
 
 def require(scorer: str) -> dict[str, str]:
     """Return the packages that a scorer uses, with their versions; raise MissingExtra if one is not installed."""
-    return lm_eval_tasks.require() if scorer == "lm_eval" else require_jieba(scorer)
+    if scorer in LONGBENCH:
+        return require_jieba(scorer)
+    return lm_eval_tasks.require() if scorer == "lm_eval" else {}
 
 
 __all__ = ["SCORERS", "Scorer", "likeliest", "match_all", "match_any", "require", "with_choices"]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from functools import cached_property
+from collections.abc import Hashable, Mapping
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import tokenizers
 from anchoreval.errors import ModelError
 from anchoreval.tokenizer.check import Reading, compared
 from anchoreval.tokenizer.cuts import cut_after
-from anchoreval.tokenizer.files import complete, config_of, special_tokens, text_of
+from anchoreval.tokenizer.files import FILES, TEMPLATES, complete, config_of, special_tokens, text_of
 
 
 class TextTokenizer:
@@ -181,7 +181,7 @@ def load_tokenizer(path: str | Path) -> TextTokenizer:
     """Return the tokenizer of a checkpoint folder, or of a tokenizer.json.
 
     Raise ModelError if there is no tokenizer.json (a slow tokenizer, pickled or sentencepiece-only, is not read), or if
-    transformers reads other tokens from these files.
+    transformers reads other tokens from these files. A tokenizer is shared until one of its files changes.
     """
     place = Path(path).expanduser()
     file = place if place.is_file() else place / "tokenizer.json"
@@ -190,6 +190,14 @@ def load_tokenizer(path: str | Path) -> TextTokenizer:
             f"no tokenizer at {place}: expected {file.name} (save one with "
             "AutoTokenizer.from_pretrained(...).save_pretrained(DIR))"
         )
+    read = [file, *(file.parent / name for name in (*FILES, *TEMPLATES, "config.json"))]
+    read += sorted((file.parent / TEMPLATES[-1]).glob("*.jinja"))
+    stats = [each.stat() for each in read if each.exists()]
+    return _loaded(str(path), file, tuple((one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns) for one in stats))
+
+
+@lru_cache(maxsize=2)
+def _loaded(name: str, file: Path, _: Hashable) -> TextTokenizer:
     try:
         inner = tokenizers.Tokenizer.from_file(str(file))
         inner.decode(inner.encode("x").ids)  # fails if rules name tokens that do not exist
@@ -199,8 +207,8 @@ def load_tokenizer(path: str | Path) -> TextTokenizer:
         raise ModelError(f"{file} cannot be read as a tokenizer: {' '.join(str(error).split())[:300]}") from error
     config = config_of(file.parent)
     complete(inner, config)
-    tokenizer = TextTokenizer(inner, config, str(path))
+    tokenizer = TextTokenizer(inner, config, name)
     if file.name != "tokenizer.json":  # transformers reads no other name
         return tokenizer
     reading = compared(tokenizer, inner, file)
-    return TextTokenizer(inner, dict(reading.special) | config, str(path), reading)
+    return TextTokenizer(inner, dict(reading.special) | config, name, reading)

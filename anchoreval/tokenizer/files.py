@@ -19,6 +19,8 @@ from anchoreval.errors import ModelError
 CONFIG = "tokenizer_config.json"
 #: The files that decide the tokens of a text, besides tokenizer.json and the class that config.json names.
 FILES = (CONFIG, "special_tokens_map.json", "added_tokens.json")
+#: A file and a folder of chat templates.
+TEMPLATES = ("chat_template.jinja", "additional_chat_templates")
 _NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _EXTRA = "extra_special_tokens"
 
@@ -56,10 +58,10 @@ def _older_map(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
 
 def chat_template_of(folder: Path) -> str | dict[str, str] | None:
     """Return the chat template from files of its own, a map by name if there are several; None without such files."""
-    more = sorted(path for path in (folder / "additional_chat_templates").glob("*.jinja") if path.is_file())
+    more = sorted(path for path in (folder / TEMPLATES[1]).glob("*.jinja") if path.is_file())
     named = {path.stem: _text(path) for path in more}
-    if (folder / "chat_template.jinja").is_file():
-        named = {"default": _text(folder / "chat_template.jinja")} | named
+    if (folder / TEMPLATES[0]).is_file():
+        named = {"default": _text(folder / TEMPLATES[0])} | named
     return named["default"] if list(named) == ["default"] else named or None
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from anchoreval.cards import find_model
 from anchoreval.errors import LengthError, ModelError, UnsupportedArm
-from anchoreval.model import find_checkpoint, folder_of
+from anchoreval.model.checkpoint import find_checkpoint, folder_of
 
 #: What the paper trained with (arXiv 2411.13476, T1 and 4.3), for models of theta 1e4.
 PAPER_THETA = {16384: 1e6, 32768: 1e6, 65536: 5e6, 131072: 1e7, 262144: 5e7}

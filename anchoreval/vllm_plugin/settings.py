@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from anchoreval.arms.configuration import positions_of, rope_type, ropes_of
 from anchoreval.arms.rope import RopeLevel
 from anchoreval.errors import ModelError, UnsupportedArm
 from anchoreval.vllm_plugin.asked import KEY, PLAN_WORKER, Asked
@@ -57,20 +57,9 @@ def _config(folder: Path) -> dict[str, Any]:
     return dict(config)
 
 
-def _ropes(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the model's RoPE parameters: one table, or one per layer type."""
-    ropes = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    nested = [value for value in ropes.values() if isinstance(value, dict)]
-    yield from nested or [ropes]
-
-
-def _scaling(rope: dict[str, Any]) -> str:
-    return str(rope.get("rope_type", rope.get("type", "default")))
-
-
 def _refuse_scaling(config: dict[str, Any], level: RopeLevel, plans: bool) -> None:
-    for rope in _ropes(config):
-        kind = _scaling(rope)
+    for rope in ropes_of(config):
+        kind = rope_type(rope)
         served = kind in _SCALINGS and not (kind == "dynamic" and "factor" not in rope) and "mrope_section" not in rope
         if not served and not level.native:
             raise UnsupportedArm(f"rope: {level} is not computed for RoPE of type {kind} in vLLM; only `native` runs")
@@ -112,18 +101,18 @@ def _refuse_runner() -> None:
 
 def _rows(config: dict[str, Any]) -> int:
     """Return the rows of vLLM's own table: the model's positions, times the factor if scaling lengthens it."""
-    rows = int(config.get("max_position_embeddings", 0))
-    for rope in _ropes(config):
-        if _scaling(rope) == "yarn":
-            return int(rope.get("original_max_position_embeddings", rows) * rope["factor"])
-        if _scaling(rope) == "linear":
-            return int(rows * rope["factor"])
-    return rows
+    own = positions_of(config) or 0
+    for rope in ropes_of(config):
+        if rope_type(rope) == "yarn":
+            return int(rope.get("original_max_position_embeddings", own) * rope["factor"])
+        if rope_type(rope) == "linear":
+            return int(own * rope["factor"])
+    return own
 
 
 def _longer_table(config: dict[str, Any], positions: int) -> dict[str, Any]:
     """Return the overrides that lengthen vLLM's own table without changing its rows."""
-    kinds = {_scaling(rope): rope for rope in _ropes(config)}
+    kinds = {rope_type(rope): rope for rope in ropes_of(config)}
     if kinds.keys() <= {"default", "llama3"}:
         return {"max_position_embeddings": positions}
     if kinds.keys() == {"linear"}:

@@ -18,7 +18,7 @@ from anchoreval.backends.hf.backend import HfBackend
 from anchoreval.backends.hf.load import load
 from anchoreval.backends.hf.network import extend
 from anchoreval.errors import ModelError
-from anchoreval.model import find_checkpoint
+from anchoreval.model.checkpoint import find_checkpoint
 
 REQUESTS = [request(str(i), ids, 6, reference=(9, 8)) for i, ids in enumerate(prompts(4, 20, 90))]
 

@@ -21,7 +21,9 @@ from anchoreval.backends.hf.backend import HfBackend
 from anchoreval.backends.openai.backend import OpenAiBackend
 from anchoreval.cards import select_tasks
 from anchoreval.errors import ModelError, UnknownName, UnsupportedArm
-from anchoreval.runs.loop import Plan, make_cells, requests_of
+from anchoreval.model import Model
+from anchoreval.runs.prompts import Prompts
+from anchoreval.runs.spec import Spec
 from anchoreval.schema import Continuation, Output, Request
 from anchoreval.texts.sources import Sources
 from anchoreval.tokenizer import TextTokenizer, load_tokenizer
@@ -67,10 +69,10 @@ def tokenizer() -> TextTokenizer:
 def ruler(length: int, limit: int, tasks: str = "ruler") -> list[Request]:
     chosen, single = select_tasks(tasks)
     sources = Sources(None, "generated", "3.0.1")
-    plan = Plan(chosen, (length,), parse_arms("native"), limit, 42, "base", sources, single)
+    spec = Spec(chosen, (length,), parse_arms("native"), limit, 42, "base", sources, single)
     tokenizer = load_tokenizer(MODEL)
-    cells = make_cells(plan, tokenizer, WINDOW).cells
-    return [request for cell in cells for request in requests_of(cell, list(cell.samples), plan, tokenizer)]
+    prompts = Prompts(spec, Model.of_tokenizer(tokenizer, WINDOW))
+    return [prompts.request(cell.task, sample) for cell in prompts.cells() for sample in cell.samples]
 
 
 def prompt(tokenizer: TextTokenizer, text: str, new: int = 8, **more: Any) -> Request:

@@ -17,7 +17,9 @@ from anchoreval.backends.hf.backend import HfBackend
 from anchoreval.backends.openai.backend import OpenAiBackend
 from anchoreval.cards import select_tasks
 from anchoreval.errors import UnsupportedArm
-from anchoreval.runs.loop import Plan, make_cells, requests_of
+from anchoreval.model import Model
+from anchoreval.runs.prompts import Prompts
+from anchoreval.runs.spec import Spec
 from anchoreval.schema import Output, Request
 from anchoreval.texts.sources import Sources
 from anchoreval.tokenizer import load_tokenizer
@@ -62,10 +64,10 @@ def backend(planned: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenAi
 @pytest.fixture(scope="module")
 def requests() -> list[Request]:
     chosen, single = select_tasks("ruler/niah_multikey_1,ruler/qa_1")
-    plan = Plan(chosen, (512,), parse_arms("fp32"), 2, 42, "base", Sources(None, "generated", "3.0.1"), single)
+    spec = Spec(chosen, (512,), parse_arms("fp32"), 2, 42, "base", Sources(None, "generated", "3.0.1"), single)
     tokenizer = load_tokenizer(MODEL)
-    cells = make_cells(plan, tokenizer, WINDOW).cells
-    return [request for cell in cells for request in requests_of(cell, list(cell.samples), plan, tokenizer)]
+    prompts = Prompts(spec, Model.of_tokenizer(tokenizer, WINDOW))
+    return [prompts.request(cell.task, sample) for cell in prompts.cells() for sample in cell.samples]
 
 
 def answers(backend: OpenAiBackend | HfBackend, arm: str, requests: list[Request]) -> dict[str, Output]:

@@ -13,7 +13,9 @@ from servers import NAME, REPOSITORY, WINDOW, LlamaServer, Server, TransformersS
 from anchoreval.arms.arm import parse_arm, parse_arms
 from anchoreval.backends import Backend, open_backend
 from anchoreval.cards import select_tasks
-from anchoreval.runs.loop import Plan, make_cells, requests_of
+from anchoreval.model import Model
+from anchoreval.runs.prompts import Prompts
+from anchoreval.runs.spec import Spec
 from anchoreval.schema import Output, Request
 from anchoreval.texts.sources import Sources
 from anchoreval.tokenizer import load_tokenizer
@@ -32,10 +34,10 @@ SERVING = all(map(find_spec, ("fastapi", "uvicorn", "openai", "starlette", "acce
 def requests() -> list[Request]:
     """Prompts of RULER of 512 tokens, two of each of six tasks."""
     chosen, single = select_tasks("ruler/niah_single_1,ruler/niah_multikey_1,ruler/vt,ruler/cwe,ruler/fwe,ruler/qa_1")
-    plan = Plan(chosen, (512,), parse_arms("native"), 2, 42, "base", Sources(None, "generated", "3.0.1"), single)
+    spec = Spec(chosen, (512,), parse_arms("native"), 2, 42, "base", Sources(None, "generated", "3.0.1"), single)
     tokenizer = load_tokenizer(MODEL)
-    cells = make_cells(plan, tokenizer, WINDOW).cells
-    return [request for cell in cells for request in requests_of(cell, list(cell.samples), plan, tokenizer)]
+    prompts = Prompts(spec, Model.of_tokenizer(tokenizer, WINDOW))
+    return [prompts.request(cell.task, sample) for cell in prompts.cells() for sample in cell.samples]
 
 
 def answers(backend: Backend, asked: Sequence[Request]) -> dict[str, Output]:

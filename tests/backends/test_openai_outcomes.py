@@ -17,7 +17,7 @@ from anchoreval.arms.arm import parse_arm
 from anchoreval.errors import ModelError
 from anchoreval.records.line import from_line, to_line
 from anchoreval.records.run import Run
-from anchoreval.runs.loop import judge
+from anchoreval.runs.units import judge
 from anchoreval.runs.verify.records import findings
 from anchoreval.schema import NO_LOGPROB, SCORED, Continuation, Outcome, Output, Request
 

@@ -16,7 +16,7 @@ from anchoreval.backends.fake import FakeBackend
 from anchoreval.cli.options import backend_args
 from anchoreval.cli.parser import COMMANDS, parser
 from anchoreval.errors import AnchorEvalError, ModelError, RunError
-from anchoreval.records.writable import require_writable
+from anchoreval.files import require_writable
 from anchoreval.runs.evaluate import evaluate
 from anchoreval.schema import Output, Request
 

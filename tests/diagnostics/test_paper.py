@@ -21,7 +21,7 @@ from anchoreval.backends.hf.load import load
 from anchoreval.cards import find_model, load_tasks
 from anchoreval.diagnostics.doctor.page import prose_ids, trained_length
 from anchoreval.diagnostics.probe.record import compare, query_rows, record
-from anchoreval.model import find_checkpoint
+from anchoreval.model.checkpoint import find_checkpoint
 from anchoreval.prompt import anchor_token
 from anchoreval.tokenizer import load_tokenizer
 from tests.conftest import REPOSITORY

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from anchoreval import model as checkpoint
 from anchoreval.backends import open_backend
 from anchoreval.errors import ModelError
-from anchoreval.model import find_checkpoint, folder_of
+from anchoreval.model import checkpoint
+from anchoreval.model.checkpoint import find_checkpoint, folder_of
 
 TINY = Path(__file__).parents[2] / "models" / "anchor-tiny"
 

@@ -18,7 +18,7 @@ from anchoreval.backends.fake import FakeBackend
 from anchoreval.errors import RunError
 from anchoreval.records.folder import RunFolder
 from anchoreval.records.run import Run, load_run
-from anchoreval.runs import loop
+from anchoreval.runs import prompts as made
 from anchoreval.runs.verify.records import findings
 from anchoreval.schema import Output, Record, Request, Sample
 
@@ -148,7 +148,7 @@ def test_prompts_that_have_their_answers_are_not_cut_into_tokens_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[str] = []
-    stock = loop.to_request
+    stock = made.to_request
 
     def noted(sample: Sample, *given: Any, **named: Any) -> Request:
         sent.append(sample.id)
@@ -156,7 +156,7 @@ def test_prompts_that_have_their_answers_are_not_cut_into_tokens_again(
 
     with cut_after(70), suppress(KeyboardInterrupt):
         run(tmp_path, 80, "niah/number", rope="native", settings={"depths": 10, "repeats": 8})
-    monkeypatch.setattr(loop, "to_request", noted)
+    monkeypatch.setattr(made, "to_request", noted)
     result = run(tmp_path, 80, "niah/number", rope="native", settings={"depths": 10, "repeats": 8})
     ids = [record.sample_id for record in result.records]
     assert len(ids) == 80 and sent == [ids[0], ids[64], *ids[70:]], "and the first of each group, to be compared"

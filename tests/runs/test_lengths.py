@@ -16,12 +16,14 @@ from anchoreval.backends.openai.answers import Asking, Unanswerable
 from anchoreval.backends.openai.server import Identity, Offers
 from anchoreval.cards import Task, load_tasks
 from anchoreval.errors import LengthError
+from anchoreval.model import Model
 from anchoreval.records.run import Run, header_alone
 from anchoreval.reports.board import run_table
-from anchoreval.runs.evaluate import _within_server
+from anchoreval.runs.evaluate import as_served
 from anchoreval.runs.lengths import ANCHOR_TOKENS, PUBLISHED, LengthRule, template_tokens
-from anchoreval.runs.loop import Plan, make_cells, requests_of
+from anchoreval.runs.prompts import Prompts
 from anchoreval.runs.rebuild import Remake
+from anchoreval.runs.spec import Spec
 from anchoreval.runs.verify.records import findings
 from anchoreval.schema import Request, Sample, Segment
 from anchoreval.stats.fill import fill, underfilled
@@ -44,24 +46,24 @@ def with_template(template: str | None = TEMPLATE) -> TextTokenizer:
     return TextTokenizer(Tokenizer.from_file(str(FOLDER / "tokenizer.json")), TINY._config | config)
 
 
-def plan(*addresses: str, **changes: Any) -> Plan:
+def spec(*addresses: str, **changes: Any) -> Spec:
     fields: dict[str, Any] = {
         "tasks": tuple(CARDS[address] for address in addresses), "lengths": (LENGTH,), "arms": (), "limit": 4,
         "seed": 42, "template": "base", "sources": Sources(haystack="generated", offline=True),
     }  # fmt: skip
-    return Plan(**fields | changes)
+    return Spec(**fields | changes)
 
 
-def asked(which: Plan, tokenizer: TextTokenizer = TINY, window: int | None = None) -> Iterator[tuple[Sample, Request]]:
-    for cell in make_cells(which, tokenizer, window).cells:
-        samples = list(cell.samples)
-        yield from zip(samples, requests_of(cell, samples, which, tokenizer), strict=True)
+def asked(which: Spec, tokenizer: TextTokenizer = TINY, window: int | None = None) -> Iterator[tuple[Sample, Request]]:
+    prompts = Prompts(which, Model.of_tokenizer(tokenizer, window))
+    for cell in prompts.cells():
+        yield from ((sample, prompts.request(cell.task, sample)) for sample in cell.samples)
 
 
 @pytest.mark.parametrize("template", ["base", "chat"])
 @pytest.mark.parametrize("address", [*FILLED, *RULER])
 def test_anchor_template_prompt_and_answer_are_within_the_length(address: str, template: str) -> None:
-    for sample, request in asked(plan(address, template=template, limit=2), with_template()):
+    for sample, request in asked(spec(address, template=template, limit=2), with_template()):
         total = len(request.token_ids) + request.max_new_tokens
         assert total == sample.facts["tokens"] + ANCHOR_TOKENS <= sample.length == LENGTH
         less = sample.facts.get("budget_less", 0)
@@ -73,7 +75,7 @@ def test_a_servers_own_template_is_within_the_length_where_the_tokenizer_has_it(
     tokenizer = with_template()
     around = template_tokens(tokenizer)
     assert around == tokenizer.count("<user>") + tokenizer.count("</user>\nAnswer it now:") > 8
-    for sample, request in asked(plan(address, served=True), tokenizer):
+    for sample, request in asked(spec(address, served=True), tokenizer):
         assert sample.facts["template_tokens"] == around
         total = len(request.token_ids) + around + request.max_new_tokens
         assert total == sample.facts["tokens"] + ANCHOR_TOKENS + around <= LENGTH
@@ -84,14 +86,14 @@ def test_the_token_that_a_server_puts_in_front_is_within_the_length_without_an_a
     for tokenizer in (with_template(), TINY):
         around = template_tokens(tokenizer)
         assert template_tokens(tokenizer, "none") == around + 1
-        for _, request in asked(plan(address, served=True, anchor="none"), tokenizer):
+        for _, request in asked(spec(address, served=True, anchor="none"), tokenizer):
             assert 1 + len(request.token_ids) + around + request.max_new_tokens <= LENGTH
 
 
 @pytest.mark.parametrize("address", RULER)
 def test_published_prompts_keep_their_bytes_and_one_over_by_the_anchor_is_asked_for_a_token_less(address: str) -> None:
-    new = list(asked(plan(address, limit=3, lengths=(1008, 1010))))
-    old = list(asked(plan(address, limit=3, lengths=(1008, 1010), length_rule="published")))
+    new = list(asked(spec(address, limit=3, lengths=(1008, 1010))))
+    old = list(asked(spec(address, limit=3, lengths=(1008, 1010), length_rule="published")))
     assert [sample.prompt for sample, _ in new] == [sample.prompt for sample, _ in old]
     for (sample, request), (before, _) in zip(new, old, strict=True):
         over = before.facts["tokens"] == sample.length
@@ -101,13 +103,13 @@ def test_published_prompts_keep_their_bytes_and_one_over_by_the_anchor_is_asked_
 
 
 def test_there_are_published_prompts_that_are_over_by_the_anchor() -> None:
-    found = asked(plan("ruler/niah_single_2", "ruler/qa_1", "ruler/qa_2", limit=3, lengths=(1008, 1010)))
+    found = asked(spec("ruler/niah_single_2", "ruler/qa_1", "ruler/qa_2", limit=3, lengths=(1008, 1010)))
     assert sum("budget_less" in sample.facts for sample, _ in found) >= 3
 
 
 @pytest.mark.parametrize("address", ["recall/passkey", "niah/single", "ruler-balanced/qa_1"])
 def test_filled_prompts_of_before_are_made_by_the_rule_of_before(address: str) -> None:
-    new, old = list(asked(plan(address))), list(asked(plan(address, length_rule="published")))
+    new, old = list(asked(spec(address))), list(asked(spec(address, length_rule="published")))
     for (sample, request), (before, was) in zip(new, old, strict=True):
         assert len(was.token_ids) - ANCHOR_TOKENS + was.max_new_tokens == before.facts["tokens"] <= LENGTH
         assert sample.prompt != before.prompt and len(request.token_ids) <= len(was.token_ids)
@@ -143,7 +145,7 @@ def server(window: int, logprobs: Any = "none") -> Asking:
 
 @pytest.mark.parametrize("address", [*FILLED, *RULER])
 def test_a_server_whose_window_is_the_length_takes_every_sample(address: str) -> None:
-    for _, request in asked(plan(address, limit=2)):
+    for _, request in asked(spec(address, limit=2)):
         assert server(LENGTH).generation(request)["max_tokens"] == request.max_new_tokens
         with pytest.raises(Unanswerable):
             server(len(request.token_ids) + request.max_new_tokens - 1).generation(request)
@@ -167,28 +169,32 @@ class Served:
         return self._said
 
 
+def served_of(engine: Served, window: int | None) -> Prompts:
+    return as_served(Prompts(spec("recall/passkey", lengths=(512,)), Model.of_tokenizer(TINY, window)), engine)  # type: ignore[arg-type]
+
+
 def test_a_server_of_fewer_positions_than_the_card_runs_what_it_has_room_for() -> None:
     for served, window in ((512, 512), (600, 600), (9000, 8192), (None, 8192)):
-        assert _within_server(Served(served), 8192) == window  # type: ignore[arg-type]
-    assert _within_server(Served(512), None) == 512  # type: ignore[arg-type]
-    assert _within_server(Served(64, "hf"), 8192) == 8192  # type: ignore[arg-type]
+        assert served_of(Served(served), 8192).window == window
+    assert served_of(Served(512), None).window == 512
+    assert served_of(Served(64, "hf"), 8192).window == 8192
     with pytest.raises(LengthError, match="length 512 is over the model's limit of 511 positions: --lengths up to 511"):
-        make_cells(plan("recall/passkey", lengths=(512,)), TINY, _within_server(Served(511), 8192))  # type: ignore[arg-type]
+        served_of(Served(511), 8192).cells()
 
 
 def test_the_header_names_the_form_and_the_rule(tmp_path: Path) -> None:
     run = evaluate("anchor-tiny", "recall/passkey", lengths=[256], limit=1, backend="fake", output=tmp_path)
     assert run.header["form"] == run.header["identity"]["form"] == "base"
     assert run.header["identity"]["length_rule"] == "fed"
-    assert plan("recall/passkey", template="chat").form == "chat"
-    assert plan("recall/passkey", served=True).form == "server"
+    assert spec("recall/passkey", template="chat").form == "chat"
+    assert spec("recall/passkey", served=True).form == "server"
 
 
 def test_a_run_without_a_rule_is_made_again_by_the_published_one() -> None:
     (path,) = (FOLDER.parents[1] / "leaderboards/results/anchor-tiny").glob("3ea75*")
     remake = Remake(header_alone(path))
-    assert remake.plan.length_rule == "published" and remake.plan.form == remake.plan.template
-    assert remake.plan.rule(TINY) == LengthRule(anchor=0)
+    assert remake.spec.length_rule == "published" and remake.spec.form == remake.spec.template
+    assert remake.prompts.rule == LengthRule(anchor=0)
 
 
 @pytest.fixture(scope="module")

@@ -57,7 +57,7 @@ def test_the_prompts_and_keys_are_those_of_the_records(run: Run) -> None:
     keys = {
         key_of(remake.request(sample), arm, remake.header.identity.engine)
         for sample in remake.samples()
-        for arm in remake.plan.arms
+        for arm in remake.spec.arms
     }
     assert keys == {record.key for record in run.records}
 

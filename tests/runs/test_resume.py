@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from longbench_v2_files import write_folder
 
 from anchoreval import cards, evaluate
 from anchoreval.backends.fake import FakeBackend
@@ -110,6 +111,17 @@ def test_what_a_run_holds_after_it_grew_is_what_one_run_would_hold(tmp_path: Pat
     assert [replace(each, seconds=0) for each in grown.records] == [replace(each, seconds=0) for each in whole.records]
     assert grown.header["identity"] == whole.header["identity"] and len(whole.records) == 77
     assert not differences(grown.path)
+
+
+def test_what_a_call_returns_is_what_lies_on_disk(tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "data")
+    steps: dict[str, Any] = {"data_dir": data, "settings": {"prompting": "cot"}, "tasks": "longbench_v2/questions"}
+    for changes in ({}, {"limit": 3}, {"limit": 3, "placebo": True}, steps | {"lengths": [200]}):
+        for _ in range(2):  # as it is written, and as it lies there finished
+            result = run(tmp_path, **changes)
+            lies = load_run(result.path)
+            assert (result.header, result.records, result.changed) == (lies.header, lies.records, lies.changed)
+            assert repr(result.records) == repr(lies.records), "lists are lists, and tuples tuples"
 
 
 def test_a_run_that_is_stopped_while_it_grows_computes_the_rest_of_its_group(

@@ -16,7 +16,7 @@ from typing import Any
 from transformers.utils import logging
 
 from anchoreval.errors import ModelError
-from anchoreval.model import ADAPTER, Checkpoint
+from anchoreval.model.checkpoint import ADAPTER, Checkpoint
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import transformers
 
 from anchoreval.arms.arm import Arm
 from anchoreval.arms.blocks import Block
+from anchoreval.arms.configuration import positions_of
 from anchoreval.arms.fields import installed
 from anchoreval.arms.inspect_hf import selftest
 from anchoreval.arms.kernels import FUSED
@@ -28,12 +29,12 @@ from anchoreval.backends.hf.answer import Answering, lost
 from anchoreval.backends.hf.batches import Limits
 from anchoreval.backends.hf.cache import KvStore
 from anchoreval.backends.hf.documents import KeptDocuments
-from anchoreval.backends.hf.load import DEFAULT, StockNetwork, attention_kinds, eos_ids, load, max_length
+from anchoreval.backends.hf.load import DEFAULT, StockNetwork, attention_kinds, eos_ids, load
 from anchoreval.backends.hf.probe import settle
 from anchoreval.backends.hf.proof import Proofs, fused_for_all
 from anchoreval.backends.hf.score import REFERENCE_TOKENS
 from anchoreval.errors import ModelError, UnsupportedArm
-from anchoreval.model import Checkpoint, find_checkpoint
+from anchoreval.model.checkpoint import Checkpoint, find_checkpoint
 from anchoreval.model.machine import processor
 from anchoreval.schema import Json, Output, Request
 from anchoreval.tokenizer import load_tokenizer
@@ -169,7 +170,7 @@ class HfBackend:
             "unused_weights": network.unused.as_json(),
             "model_type": network.model.config.model_type,
             "parameters": sum(p.numel() for p in network.model.parameters()),
-            "max_length": max_length(network.model.config),
+            "max_length": positions_of(network.model.config),
             "eos_token_ids": sorted(self._eos),
             "weights_sha256": self._checkpoint.weights_sha256,
             "files_sha256": dict(self._checkpoint.sha256),

@@ -20,7 +20,7 @@ they were rotated with. For one row this means:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,6 +28,8 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin
 from transformers.cache_utils import Cache
+
+from anchoreval.arms.configuration import rope_type, ropes_of
 
 GROWING_ROPE = frozenset({"dynamic", "longrope"})
 _PLAIN = (Tensor, bool, int, float, list, type(None))
@@ -39,11 +41,11 @@ class Growth:
 
     def __init__(self, model: Any) -> None:
         text = model.config.get_text_config(decoder=True)
-        groups = [group for group in rope_groups(model.config) if group["rope_type"] in GROWING_ROPE]
+        groups = [group for group in ropes_of(model.config) if rope_type(group) in GROWING_ROPE]
         switches = [s for group in groups for s in _switches(group, text)]
         self._model = model
         self._same_up_to = min(switches, default=0)
-        self._same_above = max(switches) if {g["rope_type"] for g in groups} == {"longrope"} and switches else None
+        self._same_above = max(switches) if set(map(rope_type, groups)) == {"longrope"} and switches else None
         self._rotary = [module for module in model.modules() if _keeps_frequencies(module)]
         prepare = getattr(type(model), "prepare_inputs_for_generation", None)
         #: Whether the family has its own generation code, which may drop the cache.
@@ -92,17 +94,10 @@ class Growth:
                 yield rotary
 
 
-def rope_groups(config: Any) -> list[dict[str, Any]]:
-    """Return the parameters of every rotary embedding that the configuration describes."""
-    stated = getattr(config.get_text_config(decoder=True), "rope_parameters", None) or {}
-    groups = [stated, *(value for value in stated.values() if isinstance(value, dict))]
-    return [group for group in groups if "rope_type" in group]
-
-
-def _switches(group: dict[str, Any], text: Any) -> list[int]:
+def _switches(group: Mapping[str, Any], text: Any) -> list[int]:
     """Return every length at which the frequencies of a growing type may begin to change."""
     stated = [group.get("original_max_position_embeddings"), getattr(text, "original_max_position_embeddings", None)]
-    if group["rope_type"] != "longrope":
+    if rope_type(group) != "longrope":
         stated.append(getattr(text, "max_position_embeddings", None))
     return [int(length) for length in stated if isinstance(length, int)]
 

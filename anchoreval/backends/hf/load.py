@@ -16,12 +16,13 @@ from transformers.initialization import no_init_weights
 from transformers.utils import logging as transformers_logging
 
 from anchoreval.arms.blocks import Block
+from anchoreval.arms.configuration import layer_kinds, rope_types, stated
 from anchoreval.arms.entering import looked_at, summary
 from anchoreval.arms.flex_hf import prefilling
-from anchoreval.backends.hf.growth import GROWING_ROPE, Growth, rope_groups
+from anchoreval.backends.hf.growth import GROWING_ROPE, Growth
 from anchoreval.backends.hf.unused import Unused, unused_weights
 from anchoreval.errors import ModelError
-from anchoreval.model import Checkpoint
+from anchoreval.model.checkpoint import Checkpoint
 from anchoreval.tokenizer import TextTokenizer
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -45,7 +46,7 @@ class StockNetwork:
         self.unused = Unused()
         self.entering: dict[str, Any] = summary({})  # q and k as they enter the attention kernels, as loaded
         self.layers = count_layers(model.config)
-        self.whole_prompts = bool(_rope_types(model.config) & GROWING_ROPE)
+        self.whole_prompts = bool(rope_types(model.config) & GROWING_ROPE)
         self.growth = Growth(model) if self.whole_prompts else None
         self.alone = self.whole_prompts  # probe.py sets it for models that are wrong beside padding
         self._sees_all = attention_kinds(model.config) == {"full_attention"}
@@ -235,12 +236,6 @@ def eos_ids(model: Any, tokenizer: TextTokenizer) -> frozenset[int]:
     return frozenset(end_ids)
 
 
-def max_length(config: Any) -> int | None:
-    """Return how many positions the model was made for, None if its configuration does not say."""
-    stated = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
-    return int(stated) if isinstance(stated, int) else None
-
-
 def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -265,23 +260,12 @@ def count_layers(config: Any) -> int:
 
 def attention_kinds(config: Any) -> set[str]:
     """Return what the layers attend to: `full_attention`, `sliding_attention`, or other kinds that the config names."""
-    text = config.get_text_config(decoder=True)
-    kinds = {str(kind) for kind in getattr(text, "layer_types", None) or ()}
-    if not kinds:
-        windowed = getattr(text, "sliding_window", None) and getattr(text, "use_sliding_window", True)
-        kinds = {"sliding_attention" if windowed else "full_attention"}
-    chunked = {"chunked_attention"} if getattr(text, "attention_chunk_size", None) else set()
-    return kinds | chunked
+    return {*layer_kinds(config), *(["chunked_attention"] if stated(config, "attention_chunk_size") else [])}
 
 
 def _reads_mask(config: Any) -> bool:
     """Return whether the model reads more from a mask than who sees whom: ALiBi counts its columns (falcon)."""
     return bool(getattr(config, "alibi", False))
-
-
-def _rope_types(config: Any) -> set[str]:
-    """Return the `rope_type` of every rotary embedding that the config describes."""
-    return {str(group["rope_type"]) for group in rope_groups(config)}
 
 
 @contextmanager

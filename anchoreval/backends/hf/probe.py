@@ -29,9 +29,10 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from anchoreval.arms.configuration import positions_of
 from anchoreval.backends.hf.answer import Answering, Row
 from anchoreval.backends.hf.batches import LEAST_ROWS, Limits
-from anchoreval.backends.hf.load import StockNetwork, max_length
+from anchoreval.backends.hf.load import StockNetwork
 from anchoreval.errors import ModelError
 from anchoreval.schema import Request
 from anchoreval.tokenizer import TextTokenizer
@@ -184,7 +185,7 @@ class _Tables(TorchFunctionMode):
         self.sizes: list[int] = []
         self._order_N = torch.arange(tokens, device=network.device)
         self._weights = {id(weight) for weight in network.model.parameters()}
-        self._stated = max_length(network.model.config)
+        self._stated = positions_of(network.model.config)
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))

@@ -22,7 +22,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from anchoreval.arms.frequencies import frequency_buffers
-from anchoreval.model import Checkpoint
+from anchoreval.model.checkpoint import Checkpoint
 from anchoreval.schema import Json
 
 _FREQUENCIES = re.compile(r"(^|\.)inv_freq$")

@@ -17,16 +17,17 @@ import transformers
 from transformers import AutoConfig, GenerationConfig
 
 from anchoreval.arms.arm import Arm
+from anchoreval.arms.configuration import positions_of
 from anchoreval.arms.layout import Arrangement
 from anchoreval.arms.patterns import PATTERNS
 from anchoreval.arms.rope import LEVELS, RopeLevel, parse_level
-from anchoreval.backends.hf.load import eos_ids, max_length
+from anchoreval.backends.hf.load import eos_ids
 from anchoreval.backends.vllm.answer import Answering
 from anchoreval.backends.vllm.batches import Batching
 from anchoreval.backends.vllm.engine import Engine, prepare
 from anchoreval.backends.vllm.settings import Settings, parameters_of, settings_of
 from anchoreval.errors import ModelError, UnsupportedArm
-from anchoreval.model import Checkpoint, find_checkpoint
+from anchoreval.model.checkpoint import Checkpoint, find_checkpoint
 from anchoreval.model.machine import processor
 from anchoreval.schema import Json, Output, Request
 from anchoreval.tokenizer import load_tokenizer
@@ -157,7 +158,7 @@ class VllmBackend:
             "kernel": ", ".join(self._native["attention"]),
             "model_type": config.model_type,
             "parameters": parameters_of(self._checkpoint),
-            "max_length": max_length(config),
+            "max_length": positions_of(config),
             "eos_token_ids": sorted(self._eos),
             "weights_sha256": self._checkpoint.weights_sha256,
             "files_sha256": dict(self._checkpoint.sha256),
@@ -261,7 +262,7 @@ class VllmBackend:
     def _positions(self, shift: int) -> int:
         """Return the table rows that prompts need, 0 if the model has them; rounded up: shifts then share an engine."""
         needed = self._settings.window + shift
-        stated = max_length(self._config.config)
+        stated = positions_of(self._config.config)
         return 0 if stated is not None and needed <= stated else 1 << (needed - 1).bit_length()
 
     def _verify(self, arm: Arm, said: dict[str, Json]) -> None:

@@ -14,10 +14,11 @@ from typing import Any
 
 from safetensors import safe_open
 
+from anchoreval.arms.configuration import positions_of, rope_types
 from anchoreval.backends.hf.load import DTYPES
 from anchoreval.backends.vllm.batches import Batching
 from anchoreval.errors import ModelError
-from anchoreval.model import Checkpoint
+from anchoreval.model.checkpoint import Checkpoint
 from anchoreval.schema import Json
 
 _KV_CACHE_ENV = "VLLM_CPU_KVCACHE_SPACE"
@@ -122,7 +123,7 @@ def settings_of(
         gpu_memory_utilization=gpu_memory_utilization,
         kv_cache_gb=_kv_cache(kv_cache_gb, on_cpu),
         trust_remote_code=trust_remote_code,
-        grows=bool(_rope_types(config) & _BY_LENGTH),
+        grows=bool(rope_types(config) & _BY_LENGTH),
     )
 
 
@@ -157,11 +158,10 @@ def _dtype(asked: str, config: dict[str, Any], checkpoint: Checkpoint) -> str:
 
 
 def _window(asked: int | None, config: dict[str, Any]) -> int:
-    stated = asked or config.get("max_position_embeddings")
-    stated = stated or (config.get("text_config") or {}).get("max_position_embeddings")
-    if not isinstance(stated, int) or stated < 1:
+    positions = asked or positions_of(config)
+    if positions is None or positions < 1:
         raise ModelError("the checkpoint states no max_position_embeddings: give max_model_len (--max-length)")
-    return stated
+    return positions
 
 
 def _kv_cache(asked: float | None, on_cpu: bool) -> float | None:
@@ -171,10 +171,3 @@ def _kv_cache(asked: float | None, on_cpu: bool) -> float | None:
     if asked is not None:
         raise ModelError(f"kv_cache_gb and {_KV_CACHE_ENV} are both set: give one of them")
     return None
-
-
-def _rope_types(config: dict[str, Any]) -> set[str]:
-    text = config.get("text_config") or config
-    rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
-    groups = [rope, *(value for value in rope.values() if isinstance(value, dict))]
-    return {str(group.get("rope_type", group.get("type", "default"))) for group in groups}

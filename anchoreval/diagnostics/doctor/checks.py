@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from anchoreval.arms.arm import parse_arm
+from anchoreval.arms.configuration import layer_kinds as kinds_of_layers
+from anchoreval.arms.configuration import stated
 from anchoreval.arms.frequencies import frequency_buffers, sound_copy, unchecked
 from anchoreval.arms.inspect_hf import BROKEN, inspect_rope
 from anchoreval.arms.patch_hf import rotary_modules
@@ -178,17 +180,10 @@ def _one_pass(model: Any) -> None:
 
 def layer_kinds(config: Any) -> dict[str, Json]:
     """Return the layers by kind of attention, the window in tokens (None without one) and the layers without RoPE."""
-    text = config.get_text_config(decoder=True)
-    window = getattr(text, "sliding_window", None)
-    used = getattr(text, "use_sliding_window", True) and isinstance(window, int)
-    kinds = (
-        getattr(text, "layer_types", None)
-        or ["sliding_attention" if used else "full_attention"] * text.num_hidden_layers
-    )
-    counted: Mapping[str, int] = Counter(kinds)
-    rope_by_layer = getattr(text, "no_rope_layers", None) or []
+    counted: Mapping[str, int] = Counter(kinds_of_layers(config))
+    rope_by_layer = stated(config, "no_rope_layers") or []
     return {
         "kinds": dict(counted),
-        "sliding_window": window if "sliding_attention" in counted else None,
+        "sliding_window": stated(config, "sliding_window") if "sliding_attention" in counted else None,
         "without_rope": [layer for layer, rotates in enumerate(rope_by_layer) if not rotates],
     }

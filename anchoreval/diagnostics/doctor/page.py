@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anchoreval.arms.configuration import positions_of, rope_types, ropes_of, stated
 from anchoreval.errors import ModelError
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from anchoreval.tokenizer import TextTokenizer
 
 SINK_TOKENS = 512
+ORIGINAL = "original_max_position_embeddings"
 #: Scalings that some models are trained with and that users also put on models that were never trained with them.
 SCALED_AFTERWARDS = frozenset({"yarn", "linear", "dynamic"})
 Facts = dict[str, Any]
@@ -39,17 +41,13 @@ def examine(
     Raise AnchorEvalError if the checkpoint cannot be loaded.
     """
     from anchoreval.backends import open_backend
-    from anchoreval.cards import find_model
-    from anchoreval.model import folder_of
-    from anchoreval.tokenizer import load_tokenizer
+    from anchoreval.model import Model
 
-    name, card = find_model(model)
-    folder = folder_of(card.checkpoint)
-    tokenizer = load_tokenizer(folder)
-    stated = json.loads((folder / "config.json").read_text("utf-8")) if (folder / "config.json").is_file() else {}
+    opened = Model.of(model)
+    card, tokenizer = opened.card, opened.tokenizer
     engine: Any = open_backend(
         "hf",
-        card.checkpoint,
+        opened.checkpoint,
         dtype=dtype or card.dtype,
         device=device,
         kernel=kernel,
@@ -60,9 +58,9 @@ def examine(
     finally:
         engine.close()
     where: Facts = {
-        "name": name,
+        "name": opened.name,
         "path": str(Path(card.checkpoint)),
-        "length": trained_length(stated, card, max_length),
+        "length": trained_length(opened.config, card, max_length),
     }
     return {**where, "anchor": anchor_facts(tokenizer, anchor), **measured}
 
@@ -112,24 +110,22 @@ def prose_ids(tokenizer: TextTokenizer, length: int, anchor: Anchor = "auto") ->
     return [*front, *ids[: length - len(front)]]
 
 
-def trained_length(stated: Mapping[str, Json], card: ModelCard, asked: int | None) -> Facts:
+def trained_length(config: Mapping[str, Json], card: ModelCard, asked: int | None) -> Facts:
     """Return the `trained` length in tokens and its `source`; never max_position_embeddings times a factor.
 
     The first of these that is stated counts: the user's --max-length, the model card, the configuration. From the
     configuration it is max_position_embeddings; but under a scaling that is also switched on without training
     (SCALED_AFTERWARDS) it is original_max_position_embeddings if stated. `meaning` explains the two numbers in words.
     """
-    text = {**stated, **(stated.get("text_config") or {})}
-    rope: dict[str, Json] = {**(text.get("rope_scaling") or {}), **(text.get("rope_parameters") or {})}
-    groups = [rope, *(value for value in rope.values() if isinstance(value, dict))]
-    positions = text.get("max_position_embeddings") or text.get("n_positions")
-    original = next((n for group in (text, *groups) if (n := group.get("original_max_position_embeddings"))), None)
-    kinds = {str(group.get("rope_type") or group.get("type") or "default") for group in groups}
+    groups, kinds = ropes_of(config), rope_types(config)
+    positions = positions_of(config) or stated(config, "n_positions")
+    originals = [stated(config, ORIGINAL), *(group.get(ORIGINAL) for group in groups)]
+    original = next((tokens for tokens in originals if tokens), None)
     afterwards = original is not None and bool(kinds & SCALED_AFTERWARDS)
     sources = {
         "--max-length": asked,
         "the model card": card.max_length,
-        "original_max_position_embeddings": original if afterwards else None,
+        ORIGINAL: original if afterwards else None,
         "max_position_embeddings": positions,
     }
     trained, source = next(((value, name) for name, value in sources.items() if value), (None, None))

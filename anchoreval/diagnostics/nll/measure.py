@@ -80,21 +80,19 @@ def measure(
 
     Errors: AnchorEvalError, one line each, before the model is loaded where that is possible.
     """
-    from anchoreval.cards import find_model
-    from anchoreval.model import folder_of
+    from anchoreval.model import Model
     from anchoreval.prompt import anchor_token, require_no_anchor
-    from anchoreval.runs.evaluate import notices, window_of
-    from anchoreval.tokenizer import load_tokenizer
+    from anchoreval.runs.evaluate import notices
 
-    name, card = find_model(model)
+    opened = Model.of(model, max_length=max_length)
+    name, card = opened.name, opened.card
     chosen = _arms(arms, dtype or card.dtype, kernel)
     for arm in chosen if anchor == "none" else ():
         require_no_anchor(arm)
     lengths = sorted(set(lengths))
     for length in lengths:
         spans(length, buckets)
-    folder = folder_of(card.checkpoint, weights=False)
-    tokenizer, window = load_tokenizer(folder), window_of(card, max_length)
+    tokenizer, window = opened.tokenizer, opened.window
     front = anchor_token(tokenizer) if anchor == "auto" else None
     texts = read_texts(Path(text), tokenizer, front)
     cut, left_out = cut_all(texts, lengths, front, limit, window)

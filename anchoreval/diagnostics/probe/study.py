@@ -24,20 +24,19 @@ from torch import Tensor
 from anchoreval.arms.inspect_hf import inspect_rope, selftest
 from anchoreval.arms.rope import LEVELS, RopeLevel, parse_level
 from anchoreval.backends.hf.load import DEFAULT, load
-from anchoreval.cards import find_model
 from anchoreval.diagnostics.probe.measures import BY_HEAD, Difference
 from anchoreval.diagnostics.probe.parts import Part, packed, rounded, unpacked
 from anchoreval.diagnostics.probe.record import Recording, compare, query_rows, record
 from anchoreval.diagnostics.probe.sheet import ALL, RANDOM, Against, Mode, OfText, Row, Setting, Study
 from anchoreval.errors import LengthError, ModelError, SourceError
-from anchoreval.model import find_checkpoint
+from anchoreval.model import Model
+from anchoreval.model.checkpoint import find_checkpoint
 from anchoreval.prompt import Anchor, anchor_token
 from anchoreval.records.kept import Kept, name_of
 from anchoreval.schema import Progress, Watch, unwatched, work
 from anchoreval.texts import prose
-from anchoreval.tokenizer import TextTokenizer, load_tokenizer
+from anchoreval.tokenizer import TextTokenizer
 
-MAX = "max_position_embeddings"
 ORACLE = LEVELS["fp64"]
 #: The levels of `all`. The oracle is in every study anyway, and fp16 tables alone are close to fp16.
 LADDER = ("native", "fp32-qk", "fp32", "bf16-table", "bf16", "bf16-angle", "fp16")
@@ -135,9 +134,8 @@ def investigate(
     of `watch` is one level on one text.
     """
     rungs = parse_rungs(settings.levels)
-    name, card = find_model(model)
-    checkpoint = find_checkpoint(card.checkpoint)
-    tokenizer = load_tokenizer(checkpoint.folder)
+    opened = Model.of(model, max_length=max_length)
+    name, checkpoint, tokenizer = opened.name, find_checkpoint(opened.checkpoint), opened.tokenizer
     texts = {n: read_texts(file, tokenizer, n, settings.count(n), settings.seed, anchor) for n in settings.lengths}
     stock = DEFAULT if kernel in ("auto", "fused") else kernel
     with work(watch, 0, f"opening {name}"):
@@ -172,7 +170,7 @@ def investigate(
         "layers": len({row.layer for row in rows if row.layer != ALL}),
         "heads": len({row.head for row in rows if row.head != ALL}),
         "scale": "scores carry the model's own scaling",
-        "window": max_length or card.max_length or getattr(network.config.get_text_config(), MAX, None),
+        "window": opened.window,
     }
     return Study(name, rows, facts, tuple(_of_texts(bench.measured)))
 

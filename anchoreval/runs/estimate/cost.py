@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from anchoreval.backends.hf.load import DTYPES, StockNetwork, max_length
+from anchoreval.arms.configuration import positions_of
+from anchoreval.backends.hf.load import DTYPES, StockNetwork
 from anchoreval.errors import AnchorEvalError, ModelError
 from anchoreval.runs.estimate.dry import Counted, Pass
 
@@ -98,7 +99,7 @@ def shape_of(folder: Path, dtype: str) -> Shape:
         vocabulary=text.vocab_size,
         itemsize=chosen.itemsize,
         dtype=str(chosen).removeprefix("torch."),
-        positions=max_length(config),
+        positions=positions_of(config),
         whole_prompts=StockNetwork(model, torch.device("meta")).whole_prompts,
     )
 

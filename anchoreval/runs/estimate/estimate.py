@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,10 +9,9 @@ from anchoreval.arms.arm import Arm
 from anchoreval.backends.hf.batches import Limits
 from anchoreval.runs.estimate.cost import Machine, Shape, peak_bytes
 from anchoreval.runs.estimate.dry import Counted, DryArm
-from anchoreval.runs.lengths import fitting
-from anchoreval.runs.loop import Cell, Makeable, Plan, requests_of
+from anchoreval.runs.prompts import Cell, Cells, Prompts
+from anchoreval.runs.units import groups_of
 from anchoreval.schema import SILENT, Progress, Request
-from anchoreval.tokenizer import TextTokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,32 +48,25 @@ class RunPlan:
 
 
 def plan_run(
-    plan: Plan,
-    made: Makeable,
-    tokenizer: TextTokenizer,
-    window: int | None,
-    shape: Shape,
-    machine: Machine,
-    limits: Limits,
-    progress: Progress = SILENT,
+    prompts: Prompts, made: Cells, shape: Shape, machine: Machine, limits: Limits, progress: Progress = SILENT
 ) -> RunPlan:
     """The plan of a run on the hf backend; the tokens are exact, seconds and bytes are estimates (cost.py)."""
-    arms = {arm: DryArm(_limits(arm, limits), arm.arrangement, shape.whole_prompts) for arm in plan.arms}
+    arms = {arm: DryArm(_limits(arm, limits), arm.arrangement, shape.whole_prompts) for arm in prompts.spec.arms}
     cells, left_out = [], [*(str(row["why"]) for row in made.unmakeable), *made.notices]
     for cell in made.cells:
-        prompts = prompt_tokens = answer_tokens = 0
+        count = prompt_tokens = answer_tokens = 0
         progress.at(f"{cell.task.address} at {cell.length:,}")
-        for group in _groups(cell, plan, tokenizer, window):
-            prompts += len(group)
+        for group in _groups(cell, prompts):
+            count += len(group)
             prompt_tokens += sum(len(request.token_ids) for request in group)
             answer_tokens += sum(request.max_new_tokens for request in group)
             for dry in arms.values():
                 dry.count(group)
             progress(len(group))
-        cells.append(CellPlan(cell.task.address, cell.length, prompts, prompt_tokens, answer_tokens))
-        if over := cell.asked - prompts:
+        cells.append(CellPlan(*cell.place, count, prompt_tokens, answer_tokens))
+        if over := cell.asked - count:
             left_out.append(
-                f"{cell.task.address}: {over} of {cell.asked} prompts do not fit the model's {window} positions"
+                f"{cell.task.address}: {over} of {cell.asked} prompts do not fit the model's {prompts.window} positions"
             )
     rows = tuple(_arm(arm, dry.counted, shape, machine) for arm, dry in arms.items())
     return RunPlan(tuple(cells), rows, shape, machine, tuple(left_out))
@@ -92,13 +83,11 @@ def _arm(arm: Arm, counted: Counted, shape: Shape, machine: Machine) -> ArmPlan:
     )
 
 
-def _groups(cell: Cell, plan: Plan, tokenizer: TextTokenizer, window: int | None) -> Iterator[list[Request]]:
+def _groups(cell: Cell, prompts: Prompts) -> Iterator[list[Request]]:
     """The requests of a cell in the groups that the run takes."""
-    while samples := list(itertools.islice(cell.samples, plan.group)):
-        requests = requests_of(cell, samples, plan, tokenizer)
-        asked = {sample.id: (sample, request) for sample, request in zip(samples, requests, strict=True)}
-        short, _ = fitting(cell.task, asked, window, plan.rule(tokenizer))
-        yield [request for _, request in short.values()]
+    for samples in groups_of(cell, prompts.spec):
+        requests = [prompts.request(cell.task, sample) for sample in samples]
+        yield [request for request in requests if not prompts.does_not_fit(cell.task, request)]
 
 
 def _limits(arm: Arm, limits: Limits) -> Limits:

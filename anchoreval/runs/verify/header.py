@@ -12,7 +12,6 @@ from anchoreval.records.header import TWICE, Header, fingerprint
 from anchoreval.records.parts import HeaderParts
 from anchoreval.records.run import Run
 from anchoreval.runs.lengths import lengths_of
-from anchoreval.runs.loop import samples_of
 from anchoreval.runs.rebuild import Remake
 from anchoreval.runs.verify.rounds import rule_differences
 from anchoreval.schema import Json, uses_generated
@@ -100,7 +99,7 @@ def unmade(remake: Remake) -> Iterator[str]:
     """Cells that the header calls unmakeable and that can be made."""
     for row in remake.header.unmakeable:
         try:
-            next(samples_of(remake.tasks[row.task], row.length, 1, remake.plan, remake.tokenizer))
+            next(remake.prompts.samples(remake.tasks[row.task], row.length, 1))
         except LengthError:
             continue
         yield f"unmakeable: {row.task} at {row.length} can be made"

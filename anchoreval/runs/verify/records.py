@@ -27,8 +27,9 @@ from anchoreval.records.rescore import earned, same
 from anchoreval.records.run import Run, header_alone
 from anchoreval.records.seal import seal_of
 from anchoreval.runs.identity import changed_files
+from anchoreval.runs.prompts import Second
 from anchoreval.runs.rebuild import Remake
-from anchoreval.runs.two_steps import FIRST, FIRST_FACTS, Second, facts_of
+from anchoreval.runs.units import FIRST, FIRST_FACTS, facts_of
 from anchoreval.runs.verify.header import header_differences, unmade
 from anchoreval.runs.verify.rounds import in_rounds, rounds_taken, source_bet_on, verdict_differences
 from anchoreval.schema import (
@@ -126,13 +127,13 @@ class Expected:
 
 def expected_of(remake: Remake, progress: Progress = SILENT) -> Expected:
     """All that the run's records must say, from its header alone."""
-    expected = Expected({arm.name: number for number, arm in enumerate(remake.plan.arms)})
+    expected = Expected({arm.name: number for number, arm in enumerate(remake.spec.arms)})
     engine = remake.header.identity.engine
     for group, sample in rounds_taken(remake) if remake.header.until else groups(remake):
         request = remake.request(sample)
-        keys = [key_of(request, arm, engine) for arm in remake.plan.arms]
+        keys = [key_of(request, arm, engine) for arm in remake.spec.arms]
         bet_on = source_bet_on(remake, sample) if remake.header.until else None
-        blank = pressed(to_record("", sample, request, remake.plan.arms[0], NO_OUTPUT, Score(None)))
+        blank = pressed(to_record("", sample, request, remake.spec.arms[0], NO_OUTPUT, Score(None)))
         expected.add(Made(blank, group, replace(sample, segments=()) if sample.then else None, bet_on), keys)
         progress(1)
     return expected
@@ -144,7 +145,7 @@ def groups(remake: Remake) -> Iterator[tuple[int, Sample]]:
     for sample in remake.samples():
         if first != (sample.task, sample.length):
             first, at = (sample.task, sample.length), 0
-        group += at % remake.plan.group == 0
+        group += at % remake.spec.group == 0
         at += 1
         yield group, sample
 

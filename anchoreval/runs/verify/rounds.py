@@ -32,7 +32,7 @@ def rounds_taken(remake: Remake) -> Iterator[tuple[int, Sample]]:
     for number, cell in enumerate(asked):
         left = used.get((cell.task, cell.length), cell.samples)
         made = remake.samples(cell.task, cell.length)
-        rounds = dealt(shuffled(made, remake.plan.seed)) if _whole(remake, cell) else dealt_by_depth(made)
+        rounds = dealt(shuffled(made, remake.spec.seed)) if _whole(remake, cell) else dealt_by_depth(made)
         for turn, samples in enumerate(rounds):
             yield from ((turn * len(asked) + number, sample) for sample in samples)
             left -= len(samples)
@@ -80,7 +80,7 @@ def verdict_differences(
     if parts.until is None or parts.identity.until is None:
         return
     rule = parse_until(parts.identity.until)
-    arms = [arm.name for arm in remake.plan.arms if not arm.placebo]
+    arms = [arm.name for arm in remake.spec.arms if not arm.placebo]
     for said in parts.until.cells:
         again = stopped(said, rule, arms, rounds.get((said.task, said.length), ()), sources, scores)
         place = f"until: {said.task} at {said.length}"

@@ -16,14 +16,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 from anchoreval.arms.arm import Arm
 from anchoreval.backends import Backend, open_backend
 from anchoreval.errors import AnchorEvalError, MissingExtra, RunError
-from anchoreval.model import folder_of
+from anchoreval.model.checkpoint import folder_of
 from anchoreval.model.hashes import forget
 from anchoreval.runs.identity import environment_of
+from anchoreval.runs.units import Unit
 from anchoreval.schema import Json, Output, Request
 
 TRIES = 3  # deaths of workers on one sample before it has failed, and while opening before none is opened any more
@@ -32,46 +33,14 @@ START_SECONDS = 600.0  # without any worker
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """How every worker opens its backend."""
+    """How a backend is opened, here or by every worker."""
 
     backend: str
     model: str
     options: Mapping[str, Json]
     rehash: bool = False  # whether files are read again whose hashes are known on the worker's node
-
-
-class Taker(Protocol):
-    """What becomes of the outputs of a unit."""
-
-    def take(self, output: Output, environment: Mapping[str, Json]) -> None:
-        """One output as it comes, and what computed it; those of a worker that died come again."""
-        ...
-
-    def done(self) -> Unit | None:
-        """Called when all have come; the unit that follows, if any."""
-        ...
-
-
-@dataclass(slots=True)
-class Unit:
-    """Requests that are computed together under one arm, and who takes their outputs; `deaths` is what they cost."""
-
-    arm: Arm
-    requests: Sequence[Request]
-    taker: Taker
-    deaths: int = 0
-    taken: set[str] = field(default_factory=set)
-
-    @property
-    def left(self) -> list[Request]:
-        """What has not come yet."""
-        return [request for request in self.requests if request.sample_id not in self.taken]
-
-    def again(self) -> Iterator[Unit]:
-        """What has not come yet; each alone in the last try, so that the one that kills workers shows."""
-        left = self.left
-        parts = [left] if self.deaths < TRIES - 1 else [[request] for request in left]
-        return (Unit(self.arm, part, self.taker, self.deaths) for part in parts if part)
+    ray: str | None = None  # the cluster on which workers open it; None: this process does
+    workers: int | None = None
 
 
 class Worker:
@@ -133,18 +102,18 @@ class Fleet:
     _unopened: int = 0  # workers that died while they opened their backend, since one last opened it
 
     @classmethod
-    def open(cls, address: str, workers: int | None, opening: Opening) -> Fleet:
-        """Workers on the cluster at `address`: `local` starts Ray here, `auto` is RAY_ADDRESS or the cluster that
-        runs on this machine, else host:port. Without `workers`, one for every GPU, else for every CPU.
+    def open(cls, opening: Opening) -> Fleet:
+        """Workers on the cluster at `opening.ray`: `local` starts Ray here, `auto` is RAY_ADDRESS or the cluster that
+        runs on this machine, else host:port. Without `opening.workers`, one for every GPU, else for every CPU.
         """
         ray = _import_ray()
         owned = not ray.is_initialized()
         if owned:
-            _connect(ray, address)
+            _connect(ray, str(opening.ray))
         gpus = int(ray.cluster_resources().get("GPU", 0))
         each = int(opening.options.get("tensor_parallel_size", 1) or 1)
         resources = {"num_gpus": each} if gpus else {"num_cpus": 1}
-        count = workers or max(1, gpus // each if gpus else int(ray.cluster_resources().get("CPU", 1)))
+        count = opening.workers or max(1, gpus // each if gpus else int(ray.cluster_resources().get("CPU", 1)))
         fleet = cls(count, ray, opening, resources, _owned=owned)
         try:
             fleet._start()
@@ -232,19 +201,9 @@ class Fleet:
             reference = next(hand.waiting)
         except StopIteration:
             hand.unit = None
-            if unit.left:
-                first = unit.left[0].sample_id
-                raise RunError(f"a worker left out {first} under {unit.arm.name}: run the same command again") from None
-            self._end(unit, back)
+            back.extend(unit.done())
             return
-        output: Output = self._got(reference)
-        unit.taken.add(output.sample_id)
-        unit.taker.take(output, hand.environment)
-
-    @staticmethod
-    def _end(unit: Unit, back: deque[Unit]) -> None:
-        if (following := unit.taker.done()) is not None:
-            back.append(following)
+        unit.take(self._got(reference), hand.environment)
 
     def _greet(self, hand: _Hand, fingerprint: str, about: dict[str, Json]) -> None:
         if self._fingerprint and fingerprint != self._fingerprint:
@@ -270,17 +229,19 @@ class Fleet:
             raise RunError(f"{TRIES} workers died while they opened their backend: {_line(error)}") from error
 
     def _bury(self, unit: Unit, hand: _Hand, back: deque[Unit]) -> None:
-        """What a unit that cost a worker its life becomes: the rest of it once more, or a sample that has failed."""
+        """What a unit that cost a worker its life becomes: the rest of it once more, or a sample that has failed.
+
+        In the last try each sample is alone, so that the one that kills workers shows.
+        """
         unit.deaths += 1
-        if unit.deaths < TRIES:
-            back.extend(unit.again())
-        for request in unit.left if unit.deaths >= TRIES else ():
+        if unit.deaths < TRIES and (left := unit.left):
+            parts = [left] if unit.deaths < TRIES - 1 else [[request] for request in left]
+            back.extend(Unit(unit.arm, part, unit.sink, unit.deaths) for part in parts)
+            return
+        for request in unit.left:
             why = f"{TRIES} workers died on it"
-            output = Output(request.sample_id, "", (), "error", None, 0.0, why, lost="failed")
-            unit.taken.add(request.sample_id)
-            unit.taker.take(output, hand.environment)
-        if not unit.left:
-            self._end(unit, back)
+            unit.take(Output(request.sample_id, "", (), "error", None, 0.0, why, lost="failed"), hand.environment)
+        back.extend(unit.done())
 
     def _got(self, reference: Any) -> Any:
         """The value; an error of the product is raised as it was in the worker."""

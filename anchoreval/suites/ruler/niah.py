@@ -13,10 +13,9 @@ from anchoreval.schema import Json, Sample, Wrap
 from anchoreval.suites.recipe import BASE, Recipe, options
 from anchoreval.texts.draft import NIAH, NIAH_PREFIX, Draft, Template, sample_of
 from anchoreval.texts.fit import Draws, Fit, Fitted, Impossible
-from anchoreval.texts.interleave import interleaved
 from anchoreval.texts.passage import Essay, Passage, Prose, Sentences
 from anchoreval.texts.prose import sentences
-from anchoreval.texts.tally import Piece, Tally
+from anchoreval.texts.tally import Piece, Tally, interleaved
 from anchoreval.texts.wordlists import AdjectiveNouns, pairs
 
 NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."

@@ -15,8 +15,7 @@ from anchoreval.suites.recipe import BASE, Recipe, options
 from anchoreval.suites.ruler.niah import NOISE
 from anchoreval.texts.draft import VT, VT_PREFIX, Draft, Template, sample_of
 from anchoreval.texts.fit import Draws, Fit, Fitted, Numpy, Unlucky
-from anchoreval.texts.interleave import interleaved
-from anchoreval.texts.tally import Piece, Tally
+from anchoreval.texts.tally import Piece, Tally, interleaved
 
 EXAMPLE_TOKENS = 500
 EXAMPLE_STEP = 5

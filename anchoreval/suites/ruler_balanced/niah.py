@@ -21,10 +21,9 @@ from anchoreval.suites.ruler.niah import (
 from anchoreval.suites.ruler_balanced.balanced import Sampler, Text, sample
 from anchoreval.texts.draft import Draft
 from anchoreval.texts.filling import new
-from anchoreval.texts.interleave import interleaved
 from anchoreval.texts.passage import Essay, Prose, Sentences, nearest
 from anchoreval.texts.prose import sentences
-from anchoreval.texts.tally import Piece, Tally
+from anchoreval.texts.tally import Piece, Tally, interleaved
 from anchoreval.texts.wordlists import AdjectiveNouns, pairs
 
 NOISE_WORDS = tuple(NOISE.split(" "))

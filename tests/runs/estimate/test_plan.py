@@ -21,14 +21,15 @@ from anchoreval.arms.arm import Arm, parse_arms
 from anchoreval.backends.hf.backend import HfBackend
 from anchoreval.backends.hf.batches import Limits
 from anchoreval.backends.hf.load import StockNetwork
-from anchoreval.cards import find_model, select_tasks
+from anchoreval.cards import find_model
 from anchoreval.errors import AnchorEvalError
+from anchoreval.model import Model
 from anchoreval.prompt import to_request
 from anchoreval.runs.estimate.cost import GPUS, parse_gpus, shape_of
 from anchoreval.runs.estimate.dry import Counted, DryArm, Pass
-from anchoreval.runs.loop import Plan, samples_of
+from anchoreval.runs.prompts import Prompts
+from anchoreval.runs.spec import Spec
 from anchoreval.schema import Request
-from anchoreval.texts.sources import Sources
 from anchoreval.tokenizer import load_tokenizer
 
 TINY = Path(find_model("anchor-tiny")[1].checkpoint)
@@ -36,11 +37,10 @@ REPOSITORY = Path(__file__).parents[3]
 
 
 def requests(task: str, length: int, count: int) -> list[Request]:
-    chosen, single = select_tasks(task)
-    plan = Plan(tuple(chosen), (length,), (), count, 42, "base", Sources(haystack="generated"), single)
+    spec = Spec.of(task, lengths=(length,), limit=count, haystack="generated")
     tokenizer = load_tokenizer(TINY)
-    samples = samples_of(chosen[0], length, count, plan, tokenizer)
-    return [to_request(sample, tokenizer, chosen[0].reference, 8192) for sample in samples]
+    samples = Prompts(spec, Model.of_tokenizer(tokenizer)).samples(spec.tasks[0], length, count)
+    return [to_request(sample, tokenizer, spec.tasks[0].reference, 8192) for sample in samples]
 
 
 def dry(arm: Arm, limits: Limits, groups: list[list[Request]]) -> Counted:

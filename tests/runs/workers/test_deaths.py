@@ -77,8 +77,8 @@ class NoCluster:
 
 
 def run(output: Path, ray: NoCluster, monkeypatch: pytest.MonkeyPatch, workers: int = 2, **changes: Any) -> Run:
-    def opened(_: str, count: int | None, opening: Opening) -> Fleet:
-        fleet = Fleet(count or 1, ray, opening, {"num_cpus": 1})
+    def opened(opening: Opening) -> Fleet:
+        fleet = Fleet(opening.workers or 1, ray, opening, {"num_cpus": 1})
         fleet._start()
         return fleet
 

@@ -11,9 +11,11 @@ import pytest
 
 from anchoreval.cards import load_tasks
 from anchoreval.errors import LengthError, SourceError
+from anchoreval.model import Model
 from anchoreval.prompt import to_request
 from anchoreval.runs.dealing import source
-from anchoreval.runs.loop import Cell, Plan
+from anchoreval.runs.prompts import Cell, Prompts
+from anchoreval.runs.spec import Spec
 from anchoreval.schema import Sample, Tokenizer, Wrap
 from anchoreval.stats.sources import QA_BLOCK
 from anchoreval.suites import GENERATORS, SAMPLERS, Recipe
@@ -331,8 +333,11 @@ def test_the_filler_is_rulers_own_noise(tiny: TextTokenizer, generated: Sources)
         assert all(NOISE.startswith(line) for line in rest) and set(rest[:-1]) <= {NOISE}
 
 
-def test_balanced_scores_are_never_called_comparable(generated: Sources, golden_sources: Sources) -> None:
+def test_balanced_scores_are_never_called_comparable(
+    tiny: TextTokenizer, generated: Sources, golden_sources: Sources
+) -> None:
     for sources in (generated, golden_sources):
-        plan = Plan((CARDS["vt"],), (1024,), (), None, 42, "base", sources)
+        spec = Spec((CARDS["vt"],), (1024,), (), None, 42, "base", sources)
         cell = Cell(CARDS["vt"], 1024, iter(()), 1)
-        assert plan.incomparable([cell])[CARDS["vt"].address].startswith("prompts of this package")
+        prompts = Prompts(spec, Model.of_tokenizer(tiny))
+        assert prompts.incomparable([cell])[CARDS["vt"].address].startswith("prompts of this package")

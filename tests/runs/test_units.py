@@ -17,8 +17,9 @@ from anchoreval.errors import RunError
 from anchoreval.records.lines import RECORDS
 from anchoreval.records.run import Run, load_run
 from anchoreval.runs.identity import environment_of
+from anchoreval.runs.units import Unit
 from anchoreval.runs.verify.records import findings
-from anchoreval.runs.workers.actors import Fleet, Unit
+from anchoreval.runs.workers.actors import Fleet
 from anchoreval.schema import Output
 
 
@@ -38,11 +39,11 @@ class Here(Fleet):
     def work(self, units: Iterable[Unit]) -> None:
         for number, each in enumerate(units):
             environment = environment_of(self._about) | ({"processor": "another"} if number % 2 else {})
-            unit: Unit | None = each
-            while unit is not None:
+            steps = [each]
+            for unit in steps:
                 for output in self._outputs(unit):
-                    unit.taker.take(output, environment)
-                unit = unit.taker.done()
+                    unit.take(output, environment)
+                steps += unit.done()
 
     def _outputs(self, unit: Unit) -> Iterator[Output]:
         for output in self._backend.answer(unit.requests):
