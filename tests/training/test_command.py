@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_line import cli
 from tiny_training import WORDS, write_base, write_store
 
+from anchoreval import evaluate
 from anchoreval.cards import load_models
+from anchoreval.training.checkpoints import CARD
 from anchoreval.training.corpus import generated
 from anchoreval.training.recipes import anchor_text, load_recipes, recipe_of
 
+REPOSITORY = Path(__file__).parents[2]
 GIVEN = ("--variant", "anchor", "--length", "64", "--rope", "bf16", "--steps", "2", "--batch-tokens", "64")
 
 
@@ -132,11 +137,21 @@ def test_public_models_trained_with_anchors_have_cards_and_twins() -> None:
 
 
 def test_generated_text_is_the_same_again_and_a_loss_is_wanted_on_some_of_it() -> None:
-    folder = Path(__file__).parents[2] / "models" / "anchor-tiny"
+    folder = REPOSITORY / "models" / "anchor-tiny"
     first, again = (list(generated(folder, 3000, 1024, seed=1)) for _ in range(2))
     assert first == again and sum(len(document.ids or ()) for document in first) >= 3000
     wanted = [sum(document.wanted or ()) / len(document.ids or ()) for document in first]
     assert all(0 < share < 0.6 for share in wanted)
+
+
+def test_a_runs_header_holds_the_card_of_a_trained_model_and_of_no_other(tmp_path: Path) -> None:
+    trained = tmp_path / "trained"
+    shutil.copytree(REPOSITORY / "models" / "anchor-tiny", trained)
+    (trained / CARD).write_text(json.dumps({"variant": "anchor", "rope": "bf16", "seed": 3}))
+    asked: dict[str, Any] = {"lengths": [512], "limit": 1, "haystack": "generated", "backend": "fake"}
+    for model, card in ((str(trained), {"variant": "anchor", "rope": "bf16", "seed": 3}), ("anchor-tiny", None)):
+        run = evaluate(model, "ruler/niah_single_1", rope="fp32", output=tmp_path / "runs", **asked)
+        assert run.header.model.get("trained") == card
 
 
 def test_data_pack_prints_what_the_store_holds(tmp_path: Path) -> None:
