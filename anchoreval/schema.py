@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 Role = Literal["preamble", "document", "line", "query", "answer_prefix"]
-Finish = Literal["stop", "length", "error"]
+Finish = Literal["stop", "length", "error", "scored"]  # scored: a text, behind which nothing was generated
 Outcome = Literal["answered", "cut", "empty", "unclosed", "refused", "failed", "not_finite", "does_not_fit"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 #: Outcomes that the benchmark's own rule scores; a sample with another has no score and is asked again.
@@ -78,7 +79,8 @@ class Sample:
     last token of `end`, where it is not empty, ends the answer as EOS does, and the first new token is then neither of
     the two. `stop` are texts that end the answer. A sample with `choices` is judged by their log-probabilities; its
     fact `gold` is the index of the right one. Where `then` is not empty, a second prompt is asked with the answer to
-    this one between its two texts, and its answer is judged.
+    this one between its two texts, and its answer is judged. Where `ids` is not empty, nothing is asked: they are the
+    tokens of the text, which is scored one by one behind the anchor, or without an anchor behind its own first token.
     """
 
     task: str
@@ -92,6 +94,7 @@ class Sample:
     stop: tuple[str, ...] = ()
     choices: tuple[Choice, ...] = ()
     then: tuple[str, ...] = ()
+    ids: tuple[int, ...] = ()
 
     @property
     def id(self) -> str:
@@ -141,6 +144,9 @@ class Tokenizer(Protocol):
         ...
 
 
+_TEXT: tuple[Role, ...] = ("document",)
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One prompt as token ids, the anchor token first.
@@ -148,7 +154,8 @@ class Request:
     `segment_ids[i]` is the index into `roles` of the segment that token i belongs to (the anchor: -1).
     `reference_ids` is the reference answer that is teacher-forced after the prompt, as much of it as `max_new_tokens`
     could say; empty when there is none. `end_ids` end the answer as EOS does; the first `min_new_tokens` tokens are
-    neither EOS nor one of them. `choices` are scored behind the prompt, each for itself; `gold` is the right one.
+    neither EOS nor one of them. `choices` are scored behind the prompt, each for itself; `gold` is the right one. A
+    reference behind which nothing may be said is a text that is scored as a whole.
     """
 
     sample_id: str
@@ -168,6 +175,23 @@ class Request:
         """Tokens whose log-probability is that of the reference: the right choice's where there are choices."""
         return len(self.reference_ids) if self.gold is None else self.choices[self.gold].counted
 
+    @property
+    def scores_text(self) -> bool:
+        """Whether the reference is a text that is scored, nothing being generated."""
+        return self.max_new_tokens == 0 and bool(self.reference_ids)
+
+    @property
+    def unsaid(self) -> Finish:
+        """How a request ends for which nothing is generated."""
+        return "stop" if self.choices else "scored" if self.scores_text else "length"
+
+    def as_text(self) -> Request:
+        """Return the prompt and the text that is scored behind it as one prompt, the text being a document."""
+        tokens = len(self.reference_ids)
+        segments = (*self.segment_ids, *[len(self.roles)] * tokens)
+        whole, roles = (*self.token_ids, *self.reference_ids), (*self.roles, *_TEXT)
+        return replace(self, token_ids=whole, segment_ids=segments, roles=roles, reference_ids=())
+
 
 def uses_generated(facts: Mapping[str, Json]) -> bool:
     """Whether a sample with these facts holds text that the package made in place of a published one."""
@@ -177,25 +201,33 @@ def uses_generated(facts: Mapping[str, Json]) -> bool:
 def outcome_of(finish: Finish, text: str, choices: bool = False) -> Outcome:
     """Return the outcome that follows from how an answer ended, where the backend names no other.
 
-    `answered`: the model ended it, or `choices` were scored; `cut`: it filled its budget of new tokens; `empty`: it
-    holds nothing but white space; `failed`: there is no answer. A backend names the rest itself: `unclosed` (the budget
-    went into reasoning that never ended), `refused` (a server would not take the request), `not_finite` (logits or
-    log-probabilities are not numbers), `does_not_fit` (prompt and answer need more positions than there are).
+    `answered`: the model ended it, or `choices` or a text were scored; `cut`: it filled its budget of new tokens;
+    `empty`: it holds nothing but white space; `failed`: there is no answer. A backend names the rest itself: `unclosed`
+    (the budget went into reasoning that never ended), `refused` (a server would not take the request), `not_finite`
+    (logits or log-probabilities are not numbers), `does_not_fit` (prompt and answer need more positions than there
+    are).
     """
     if finish == "error":
         return "failed"
-    if choices:
+    if choices or finish == "scored":
         return "answered"
     if not text.strip():
         return "empty"
     return "cut" if finish == "length" else "answered"
 
 
+def rounded(logprob: float) -> float:
+    """Return a log-probability as float32 holds it."""
+    nearest: float = struct.unpack("<f", struct.pack("<f", logprob))[0]
+    return nearest
+
+
 @dataclass(frozen=True, slots=True)
 class Output:
     """What a backend made of one request.
 
-    `reference_logprob` is the summed natural log-probability of `reference_ids` (None when there are none);
+    `reference_logprob` is the summed natural log-probability of `reference_ids` (None when there are none), and
+    `token_logprobs` that of each of them, as float32 holds it (None where it was not computed);
     `choices` has a score for each choice, in order; `seconds` is the wall time of the batch divided by its size;
     `lost` is the outcome of a request without an answer, where the backend knows more than that it failed; `facts` are
     those of `OUTPUT_FACTS` that hold, which stand on the record beside the sample's.
@@ -211,6 +243,7 @@ class Output:
     choices: tuple[ChoiceScore, ...] = ()
     lost: Outcome | None = None
     facts: Mapping[str, Json] = field(default_factory=dict)
+    token_logprobs: tuple[float, ...] | None = None
 
     @property
     def outcome(self) -> Outcome:

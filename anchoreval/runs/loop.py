@@ -329,7 +329,8 @@ def store(
     key = keys[one.sample.id]
     if not folder.answered(key):
         score = judge(task, one.output, one.sample)
-        folder.append(to_record(key, one.sample, one.request, arm, one.output, score, environment))
+        record = to_record(key, one.sample, one.request, arm, one.output, score, environment)
+        folder.append(record, one.output.token_logprobs)
 
 
 def applied_arms(plan: Plan, backend: Described) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ they were rotated with. What follows for one row:
     alone, without any context, which is not computed here;
   * the log-probability of the reference is that of one stock pass over prompt and reference;
   * a choice is scored as lm-eval does, by one stock pass over prompt and choice, its last token left out;
+  * a text that is scored is one stock pass over all of it but its last token;
   * rows are computed alone, and what a pass leaves in the rotary modules is put back behind it: nothing depends on
     the prompt before, on the reference or on another choice.
 """
@@ -28,6 +29,8 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin
 from transformers.cache_utils import Cache
+
+from anchoreval.errors import ModelError
 
 GROWING_ROPE = frozenset({"dynamic", "longrope"})
 _PLAIN = (Tensor, bool, int, float, list, type(None))
@@ -84,6 +87,20 @@ class Growth:
         logits_kV: Tensor = made.logits[0, -keep:]
         return logits_kV
 
+    def each_logits(self, ids: Sequence[int], first: int, rows: int) -> Iterator[Tensor]:
+        """Yield logits `RV` behind the tokens from `first` on, `rows` at a time, of one stock pass over all `ids`.
+
+        Layers run once and their result serves every piece of the output projection. ModelError where they cannot be
+        told apart from it.
+        """
+        ids_1N = torch.tensor([ids], device=self._model.device)
+        positions_1N = torch.arange(len(ids), device=ids_1N.device)[None]
+        given = {"attention_mask": torch.ones_like(ids_1N, dtype=torch.bool), "position_ids": positions_1N}
+        with _layers_once(self._model):
+            for at in range(first, len(ids), rows):
+                kept_R = torch.arange(at, min(at + rows, len(ids)), device=ids_1N.device)
+                yield self._model(input_ids=ids_1N, logits_to_keep=kept_R, use_cache=False, **given).logits[0]
+
     def _modules(self) -> Iterator[nn.Module]:
         for module in self._rotary:
             yield module
@@ -110,6 +127,27 @@ def _switches(group: dict[str, Any], text: Any) -> list[int]:
 def _keeps_frequencies(module: nn.Module) -> bool:
     named = "rotary" in type(module).__name__.lower()
     return named or any(name.endswith("inv_freq") for name in module._buffers)
+
+
+@contextmanager
+def _layers_once(model: Any) -> Iterator[None]:
+    """Inside the block everything below the output projection runs once, and its result serves every further call."""
+    below = model.base_model
+    if below is model or "forward" in vars(below):
+        raise ModelError(f"{type(model).__name__}: the layers below the output projection cannot be told apart")
+    stock = below.forward
+    made: list[Any] = []
+
+    def forward(*args: Any, **named: Any) -> Any:
+        if not made:
+            made.append(stock(*args, **named))
+        return made[0]
+
+    below.__dict__["forward"] = forward
+    try:
+        yield
+    finally:
+        below.__dict__.pop("forward", None)
 
 
 _State = tuple[dict[str, Any], dict[str, Any], list[tuple[Tensor, Tensor]]]

@@ -20,12 +20,13 @@ from anchoreval.errors import AnchorEvalError, RunError
 from anchoreval.records.header import HEADER
 from anchoreval.records.line import from_line
 from anchoreval.records.lines import RECORDS, Lines
+from anchoreval.records.logprobs import LOGPROBS, TokenLogprobs
 from anchoreval.records.parts import HeaderParts
 from anchoreval.records.plain_files import there
 from anchoreval.records.record import key_of, to_record
 from anchoreval.records.rescore import earned, same
 from anchoreval.records.run import Run, header_alone
-from anchoreval.records.seal import seal_of
+from anchoreval.records.seal import changed_parts, seal_of
 from anchoreval.runs.identity import changed_files
 from anchoreval.runs.rebuild import Remake
 from anchoreval.runs.two_steps import FIRST, FIRST_FACTS, Second, facts_of
@@ -193,6 +194,7 @@ class Reading:
         self._rank, self._backwards, self._bare, self._again = -1, 0, 0, 0
         self._lost: set[int] = set()
         self._behind = 0
+        self.logprobs, self._referred, self._without = TokenLogprobs(run.path), set[str](), 0
         self._generated: dict[str, int] = {}  # by task, the first line that holds generated text
         self._scores = array("d", [math.nan] * len(expected.lines))
 
@@ -205,6 +207,8 @@ class Reading:
                     yield Finding(f"{self.path}:{self.lines}", what)
                 progress(1)
         self.sha256 = lines.sha256
+        for key in self.logprobs.keys() - self._referred if self.run.header.get("finished") else ():
+            yield Finding(str(self.run.path / LOGPROBS), f"no record has the key {key[:80]!a}")
         said = self.run.header.get("incomparable")
         known = said.keys() if isinstance(said, dict) else self._generated.keys()
         for task in self._generated.keys() - known:
@@ -221,6 +225,9 @@ class Reading:
             yield Finding(str(self.path), f"{self._again} records stand there again: they had no answer", False)
         if self._bare:
             yield Finding(str(self.path), f"{self._bare} records lack facts that runs of today have", False)
+        if self.logprobs and self._without:
+            what = f"{self._without} records have no line in {LOGPROBS}: they were made before such lines were kept"
+            yield Finding(str(self.path), what, False)
 
     def _line(self, line: bytes) -> Iterator[str]:
         if not line.endswith(b"\n"):
@@ -232,6 +239,12 @@ class Reading:
             yield f"corrupt line: {error}"
             return
         self.records += 1
+        if what := self.logprobs.contradiction(record):
+            yield f"{record.sample_id} {record.arm}: {what}"
+        if record.key in self.logprobs:
+            self._referred.add(record.key)
+        else:
+            self._without += record.reference_logprob is not None and not record.choices
         if uses_generated(record.facts):
             self._generated.setdefault(record.task, self.lines)
         expected = self.expected
@@ -342,9 +355,10 @@ def _whole(run: Run, reading: Reading, parts: HeaderParts) -> Iterator[Finding]:
     if parts.finished and seal is None:
         what = "no seal, the run is older: a change of an output that leaves its score does not show"
         yield Finding(str(run.path / HEADER), what, False)
-    elif parts.finished and seal is not None and seal != seal_of(run.header, reading.sha256, reading.lines):
-        part = "header" if seal_of(run.header, "", 0)["header_sha256"] != seal.get("header_sha256") else "records"
-        yield Finding(str(run.path / HEADER), f"seal: the {part} changed since the run finished")
+    elif parts.finished and seal is not None:
+        said = seal_of(run.header, reading.sha256, reading.lines, reading.logprobs.sha256)
+        if changed := changed_parts(seal, said):
+            yield Finding(str(run.path / HEADER), f"seal: the {changed[0]} changed since the run finished")
 
 
 def steps_of(path: Path) -> int:
