@@ -100,7 +100,9 @@ def _plan(options: argparse.Namespace, card: ModelCard, dtype: str) -> Plan:
         limit=options.limit,
         seed=options.seed,
         template=options.template or card.template,
-        sources=Sources(options.data_dir, haystack, options.wordlists, context=not options.no_context),
+        sources=Sources(
+            options.data_dir, haystack, options.wordlists, context=not options.no_context, text=options.text
+        ),
         single=single,
         document_tokens=options.document_tokens,
         template_args=shared.template_args(options),

@@ -19,7 +19,8 @@ def sources_of(options: argparse.Namespace) -> Sources:
 
     card = load_models().get(options.tokenizer)
     haystack = options.haystack or (card.haystack if card else "published")
-    return Sources(options.data_dir, haystack, options.wordlists, context=not options.no_context)
+    context = not options.no_context
+    return Sources(options.data_dir, haystack, options.wordlists, context=context, text=options.text)
 
 
 def plan_of(options: argparse.Namespace, tasks: str, limit: int | None, lengths: list[int] | None = None) -> Plan:

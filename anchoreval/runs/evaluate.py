@@ -17,7 +17,7 @@ from typing import Any, Literal
 from anchoreval.arms.arm import DEFAULT_KERNEL, Arm, parse_arms, widest_product
 from anchoreval.backends import Backend, capabilities_of, open_backend, waves
 from anchoreval.cards import ModelCard, find_model, select_tasks, with_settings
-from anchoreval.errors import AnchorEvalError
+from anchoreval.errors import AnchorEvalError, UnsupportedArm
 from anchoreval.model import folder_of
 from anchoreval.model.hashes import forget
 from anchoreval.prompt import NO_ARGS, Anchor, Template, anchor_from, anchor_token, require_no_anchor
@@ -45,6 +45,7 @@ from anchoreval.runs.workers.loop import run_cells_on
 from anchoreval.schema import Progress, Watch, work
 from anchoreval.schema import unwatched as unwatched
 from anchoreval.stats.sequential import parse_until
+from anchoreval.suites import ONE_DOCUMENT
 from anchoreval.texts.sources import HaystackKind, Sources
 from anchoreval.tokenizer import TextTokenizer, load_tokenizer
 
@@ -68,6 +69,7 @@ def evaluate(
     anchor: Anchor = "auto",
     haystack: HaystackKind | None = None,
     data_dir: str | Path | None = None,
+    text: str | Path | None = None,
     wordlists: Literal["3.0.1", "2.2.0"] = "3.0.1",
     seed: int = 42,
     max_length: int | None = None,
@@ -94,7 +96,8 @@ def evaluate(
     into blocks of so many tokens; `context=False` leaves the context out of the prompts; `placebo` adds the first arm
     once more, in other batches: what differs then is noise (on `vllm` it is always there); `until` ("1pt@95%") stops a
     task and length when every arm's verdict is in (rounds.py); `max_length` overrides the positions that the checkpoint
-    states; `settings` are what suites let be chosen (depths, needles, ...); `ray` is the address of a cluster on which
+    states; `text` is the file or folder of the texts that `nll` scores; `settings` are what suites let be chosen
+    (depths, needles, ...); `ray` is the address of a cluster on which
     so many `workers` compute (fleet/); `options` go to the backend. The same call resumes a run, asks again what has no
     answer, and goes on with more samples under a greater `limit`; with `same_environment` only where and with the
     versions it was begun. `rehash` reads files again whose hashes are known. `watch` shows progress, `tell` takes
@@ -107,7 +110,7 @@ def evaluate(
         lengths=tuple(sorted(set(lengths))) if lengths else None,
         arms=_arms(parse_arms(rope, dtype, kernel), placebo, backend, tell),
         template=template or card.template, template_args=template_args, anchor=anchor,
-        sources=Sources(data_dir, _haystack(haystack, subject, tell), wordlists, context=context),
+        sources=Sources(data_dir, _haystack(haystack, subject, tell), wordlists, context=context, text=text),
         document_tokens=document_tokens, until=parse_until(until) if until is not None else None,
         served=capabilities_of(backend).one_server and (options or {}).get("api") == "chat",
     )  # fmt: skip
@@ -208,6 +211,8 @@ def _check(plan: Plan, backend: str, ray: str | None, api: str) -> None:
         raise AnchorEvalError(f"--template-args are arguments of a chat template: add {how}")
     for arm in plan.arms if plan.anchor == "none" else ():
         require_no_anchor(arm)
+    for task in (task for task in plan.tasks if task.generator in ONE_DOCUMENT):
+        require_one_document(plan.arms, task.address)
     if plan.until is not None and ray is not None:
         raise AnchorEvalError("--until takes samples in rounds, which --ray cannot: leave one of them out")
     if plan.until is not None and sum(not arm.placebo for arm in plan.arms) < 2:
@@ -219,6 +224,18 @@ def _check(plan: Plan, backend: str, ray: str | None, api: str) -> None:
     if server and ray is not None:
         text = f"--ray spreads engines over a cluster, {backend} has one server: use concurrency=N instead"
         raise AnchorEvalError(text)
+
+
+def require_one_document(arms: Sequence[Arm], task: str) -> None:
+    """Raise UnsupportedArm for attention and positions that need several documents."""
+    for arm in arms:
+        if arm.masks_documents:
+            reason = f"attention {arm.attention!r} needs several"
+        elif arm.positions.restarts:
+            reason = f"positions {str(arm.positions)!r} restart at each of several"
+        else:
+            continue
+        raise UnsupportedArm(f"arm {arm.name!r}: a text is one document to {task}; {reason}")
 
 
 def _execute(

@@ -28,8 +28,19 @@ from anchoreval.runs.dealing import names_source, shuffled
 from anchoreval.runs.two_steps import Answered, Second, answers
 from anchoreval.schema import GENERATED, SCORED, Output, Record, Request, Sample, Score, Wrap, uses_generated
 from anchoreval.schema import Progress as Progress
+from anchoreval.stats import per_token_of
 from anchoreval.stats.sequential import Until
-from anchoreval.suites import CONTEXT_FREE, FOLLOW_UPS, GENERATORS, MADE_OF_WORDS, OWN_TEXTS, PROSE_FREE, SIZES
+from anchoreval.suites import (
+    CONTEXT_FREE,
+    FOLLOW_UPS,
+    GENERATORS,
+    IN_FILES,
+    LEFT_OUT,
+    MADE_OF_WORDS,
+    OWN_TEXTS,
+    PROSE_FREE,
+    SIZES,
+)
 from anchoreval.suites.recipe import Recipe
 from anchoreval.suites.scorers import SCORERS, require, with_choices
 from anchoreval.texts.sources import Sources
@@ -109,7 +120,7 @@ class Plan:
         found = {}
         for cell in cells:
             parts = [f"haystack {GENERATED}"] if uses_generated(cell.facts) else []
-            parts += ["prompts of this package"] if cell.task.generator in OWN_TEXTS else []
+            parts += [OWN_TEXTS[cell.task.generator]] if cell.task.generator in OWN_TEXTS else []
             if self.seed != 42 and cell.task.generator not in PROSE_FREE:
                 parts.append(f"seed {self.seed}")
             if cell.facts.get("haystack") not in MADE_OF_WORDS:
@@ -159,7 +170,15 @@ def recipe_of(task: Task, length: int, count: int, plan: Plan, tokenizer: TextTo
         seed=plan.seed,
         outside=rule.outside,
         uncounted=rule.uncounted(task),
+        front=(tokenizer.bos or tokenizer.eos) if plan.anchor == "auto" else None,
     )
+
+
+def asked_of(task: Task, length: int, plan: Plan, tokenizer: TextTokenizer) -> int:
+    """How many samples of a task are asked for at a length."""
+    most = min(plan.limit or task.samples, task.samples)
+    size = IN_FILES.get(task.generator)
+    return most if size is None else min(most, size(recipe_of(task, length, most, plan, tokenizer)))
 
 
 def samples_of(
@@ -220,6 +239,8 @@ def make_cells(plan: Plan, tokenizer: TextTokenizer, window: int | None) -> Make
                 continue
             cell.samples = counted.require_room(cell, tokenizer, window, plan.rule(tokenizer), made.notices)
             made.cells.append(cell)
+            if task.generator in LEFT_OUT:
+                made.notices += LEFT_OUT[task.generator](recipe_of(task, length, cell.asked, plan, tokenizer))
     if last and not made.cells:
         raise last
     return made
@@ -231,7 +252,7 @@ def _cell(task: Task, length: int, plan: Plan, tokenizer: TextTokenizer, window:
     Under a rule that stops cells, samples that stand in the order of a file or of their sources are shuffled.
     """
     require(task.scorer)
-    count = min(plan.limit or task.samples, task.samples)
+    count = asked_of(task, length, plan, tokenizer)
     samples = samples_of(task, length, count, plan, tokenizer, window)
     first = next(samples)
     whole: Iterator[Sample] = itertools.chain([first], samples)
@@ -245,7 +266,8 @@ def judge(task: Task, output: Output, sample: Sample) -> Score:
     """The task's score of an output; None with the reason where the outcome is one that is not scored."""
     if output.outcome not in SCORED:
         return Score(None, output.why or "the backend failed on this request")
-    return SCORERS[task.scorer](output.text, sample.references, with_choices(sample.facts, output.choices))
+    logprob = per_token_of(output.reference_logprob, len(output.token_logprobs or ()))
+    return SCORERS[task.scorer](output.text, sample.references, with_choices(sample.facts, output.choices, logprob))
 
 
 def run_group(

@@ -23,8 +23,9 @@ from anchoreval.records.header import HEADER
 from anchoreval.records.parts import AskedCell, HeaderParts
 from anchoreval.records.run import Run
 from anchoreval.runs.loop import Plan, samples_of, second_of
-from anchoreval.schema import Request, Sample
-from anchoreval.texts.sources import Sources
+from anchoreval.schema import Json, Request, Sample
+from anchoreval.suites import IN_FILES
+from anchoreval.texts.sources import TEXTS, Sources
 from anchoreval.texts.wordlists import WordLists
 from anchoreval.tokenizer import TextTokenizer, load_tokenizer
 
@@ -35,15 +36,23 @@ class Remake:
     """The samples and requests of a run, from its header alone.
 
     `data_dir` is the folder with the published source texts, `tokenizer` a folder or tokenizer.json to use instead of
-    the checkpoint that the header names. Errors: ModelError, SourceError, CardError, RunError, one line each.
+    the checkpoint that the header names, `text` the file or folder of texts that were scored. Errors: ModelError,
+    SourceError, CardError, RunError, one line each.
     """
 
-    def __init__(self, run: Run, data_dir: str | Path | None = None, tokenizer: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        run: Run,
+        data_dir: str | Path | None = None,
+        tokenizer: str | Path | None = None,
+        text: str | Path | None = None,
+    ) -> None:
         self.run = run
         self.header = run.parts
         said = self.header.identity
         words = _word_lists(run, said.sources.wordlists)
-        self.sources = Sources(data_dir, said.sources.haystack, words, context=said.sources.context is None)
+        whole = said.sources.context is None
+        self.sources = Sources(data_dir, said.sources.haystack, words, context=whole, text=text)
         self.tokenizer = _tokenizer(run, self.header, tokenizer)
         self.tasks = _tasks(run, run.header["identity"]["tasks"])
         template: Template = said.template
@@ -81,6 +90,10 @@ class Remake:
         if cell.task not in self.tasks:
             raise RunError(f"{self._place}: asked: {cell.task} is no task of this run's identity")
         task, window = self.tasks[cell.task], self.header.model.window
+        if task.generator in IN_FILES and self.sources.text is None:
+            names = [name.removeprefix(f"{TEXTS}/") for name in self._expected if name.startswith(f"{TEXTS}/")]
+            said = f"{names[0]}, {len(names)} files in all" if names else str(self.header.identity.sources.texts)
+            raise SourceError(f"{self.run.path} scores {said}: name their file or folder with --text")
         made = samples_of(task, cell.length, cell.samples, self.plan, self.tokenizer, window)
         for number, sample in enumerate(made):
             if number == 0:
@@ -104,8 +117,19 @@ class Remake:
             if asked is not None and asked not in (used["sha256"], "published" if used["published"] else None):
                 raise SourceError(
                     f"{name} has sha256 {used['sha256']}, the run {self.run.path} was made with {asked}: "
-                    "name the folder of that file with --data-dir"
+                    f"name the folder of that file with {'--text' if name.startswith(TEXTS) else '--data-dir'}"
                 )
+        self._check_texts(self.sources.describe().get(TEXTS))
+
+    def _check_texts(self, found: Json) -> None:
+        """SourceError where the texts that are scored are not those of the run, all of them and no other."""
+        asked = self.header.identity.sources.texts
+        if found in (None, asked):
+            return
+        other = {name for name in self._expected if name.startswith(f"{TEXTS}/")} ^ self.sources.files().keys()
+        named = f": {min(other)} is not in both" if other else ""
+        said = f"the texts in {self.sources.text} are {found}, those of the run {self.run.path} are {asked}"
+        raise SourceError(f"{said}{named}: name the file or folder of those with --text")
 
     @cached_property
     def _expected(self) -> dict[str, str]:

@@ -24,7 +24,8 @@ class Recipe:
 
     `outside` are the tokens that the model is fed beside the prompt's text: an anchor, a server's own chat template.
     The length holds them, the prompt and `max_new_tokens`, but for the `uncounted` ones of a published benchmark,
-    whose prompts stay as they were published (anchoreval.runs.lengths says which rule counts what).
+    whose prompts stay as they were published (anchoreval.runs.lengths says which rule counts what). `front` is the
+    anchor token, text and id, where one is put in front.
     """
 
     task: str
@@ -38,6 +39,7 @@ class Recipe:
     seed: int = 42
     outside: int = 0
     uncounted: int = 0
+    front: tuple[str, int] | None = None
 
     @property
     def reserved(self) -> int:

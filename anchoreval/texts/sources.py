@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -96,6 +96,7 @@ BABI = Published(
     (f"https://raw.githubusercontent.com/booydar/babilong/{_BABILONG}/data/tasks_1-20_v1-2.zip",),
     revision=_BABILONG,
 )
+TEXTS = "texts"  # what stands before the names of texts that are scored
 _OTHERWISE = "move the file away, or use --haystack generated"
 PUNKT = "tokenizers/punkt_tab/english"
 
@@ -108,7 +109,8 @@ def default_cache() -> Path:
 
 class Sources:
     """Where texts come from. `haystack="generated"` replaces essays and question sets by the package's own
-    prose; `context=False` leaves the context out of the prompts, a control that only some generators have.
+    prose; `context=False` leaves the context out of the prompts, a control that only some generators have. `text` is
+    the file or folder of texts that are scored themselves.
 
     Texts are read when first asked for. Raises SourceError for one that cannot be had.
     """
@@ -121,7 +123,9 @@ class Sources:
         cache: str | Path | None = None,
         offline: bool = False,
         context: bool = True,
+        text: str | Path | None = None,
     ) -> None:
+        self.text = Path(text).expanduser() if text else None
         self.data_dir = Path(data_dir).expanduser() if data_dir else None
         self.haystack: HaystackKind = haystack
         self.wordlists: WordLists = wordlists
@@ -129,6 +133,7 @@ class Sources:
         self.offline = offline
         self.context = context
         self._used: dict[str, dict[str, Json]] = {}
+        self.made: dict[Hashable, Any] = {}  # what a generator made of its files, which are read once
 
     @property
     def published(self) -> bool:
@@ -138,7 +143,8 @@ class Sources:
     @property
     def others(self) -> list[str]:
         """What was read that is not the published file, and that the context is left out, where it is; in words."""
-        said = {name: str(value) for name, value in self.describe().items() if name not in ("haystack", "wordlists")}
+        chosen = ("haystack", "wordlists", TEXTS)
+        said = {name: str(value) for name, value in self.describe().items() if name not in chosen}
         return [f"{name} {value}" for name, value in said.items() if not value.startswith("published")]
 
     def describe(self) -> dict[str, Json]:
@@ -237,6 +243,11 @@ class Sources:
     def note_rows(self, name: str, sha256: str, rows: int, published: bool, **more: Json) -> None:
         """Remembers rows of a data set that are read; `published`: they came from those who publish it."""
         self._used[name] = {"sha256": sha256, "published": published, "rows": rows} | more
+
+    def note_text(self, name: str, sha256: str, size: int, tokens: int) -> None:
+        """Remembers a text of the user's that is scored."""
+        said = {"sha256": sha256, "published": False, "bytes": size, "tokens": tokens, "folder": TEXTS}
+        self._used[f"{TEXTS}/{name}"] = said
 
     def _read(self, source: Published) -> Any:
         """The parsed file; remembers its hash."""

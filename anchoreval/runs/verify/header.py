@@ -12,10 +12,11 @@ from anchoreval.records.header import TWICE, Header, fingerprint
 from anchoreval.records.parts import HeaderParts
 from anchoreval.records.run import Run
 from anchoreval.runs.lengths import lengths_of
-from anchoreval.runs.loop import samples_of
+from anchoreval.runs.loop import asked_of, samples_of
 from anchoreval.runs.rebuild import Remake
 from anchoreval.runs.verify.rounds import rule_differences
 from anchoreval.schema import Json, uses_generated
+from anchoreval.suites import IN_FILES
 
 
 def header_differences(run: Run) -> Iterator[str]:
@@ -88,11 +89,13 @@ def _counts(parts: HeaderParts) -> Iterator[str]:
         for task in parts.identity.tasks
         for length in lengths_of(task, parts.identity.lengths, parts.model.window)
     }
+    in_files = {task.address for task in parts.identity.tasks if task.generator in IN_FILES}
     for task, length in sorted(there.keys() | wanted.keys()):
         if there[task, length] != (1 if (task, length) in wanted else 0):
             yield f"asked: {task} at {length} stands there {there[task, length]} times"
     for row in parts.asked:
-        if row.samples != wanted.get((row.task, row.length), row.samples):
+        most = wanted.get((row.task, row.length), row.samples)
+        if row.samples > most or (row.samples < most and row.task not in in_files):
             yield f"asked: {row.task} at {row.length}: {row.samples} samples, not {wanted[row.task, row.length]}"
 
 
@@ -104,3 +107,13 @@ def unmade(remake: Remake) -> Iterator[str]:
         except LengthError:
             continue
         yield f"unmakeable: {row.task} at {row.length} can be made"
+
+
+def miscounted(remake: Remake) -> Iterator[str]:
+    """Cells that have another number of samples than the files that they are made of, those being the run's."""
+    for row in remake.header.asked:
+        if (task := remake.tasks[row.task]).generator in IN_FILES:
+            next(remake.samples(row.task, row.length))
+            found = asked_of(task, row.length, remake.plan, remake.tokenizer)
+            if found != row.samples:
+                yield f"asked: {row.task} at {row.length}: {row.samples} samples, not {found}"

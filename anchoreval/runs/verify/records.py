@@ -30,7 +30,7 @@ from anchoreval.records.seal import changed_parts, seal_of
 from anchoreval.runs.identity import changed_files
 from anchoreval.runs.rebuild import Remake
 from anchoreval.runs.two_steps import FIRST, FIRST_FACTS, Second, facts_of
-from anchoreval.runs.verify.header import header_differences, unmade
+from anchoreval.runs.verify.header import header_differences, miscounted, unmade
 from anchoreval.runs.verify.rounds import in_rounds, rounds_taken, source_bet_on, verdict_differences
 from anchoreval.schema import (
     OUTPUT_FACTS,
@@ -311,7 +311,11 @@ class Reading:
 
 
 def findings(
-    path: Path, data_dir: Path | None = None, tokenizer: Path | None = None, progress: Progress = SILENT
+    path: Path,
+    data_dir: Path | None = None,
+    tokenizer: Path | None = None,
+    progress: Progress = SILENT,
+    text: Path | None = None,
 ) -> Iterator[Finding]:
     """Every difference between a run folder and what its header says, and the notices, as they are found.
 
@@ -329,8 +333,8 @@ def findings(
         yield Finding(header, "the records were not compared: mend the header first", False)
         return
     yield from (Finding(header, *changed) for changed in changed_files(run))
-    remake = Remake(run, data_dir, tokenizer)
-    yield from (Finding(header, what) for what in unmade(remake))
+    remake = Remake(run, data_dir, tokenizer, text)
+    yield from (Finding(header, what) for what in (*unmade(remake), *miscounted(remake)))
     progress.at(f"prompts of {path}")
     parts, expected = run.parts, expected_of(remake, progress)
     progress.at(f"records of {path}")
