@@ -246,6 +246,12 @@ class Output:
     token_logprobs: tuple[float, ...] | None = None
 
     @property
+    def logprob_per_token(self) -> float | None:
+        """The mean log-probability of the tokens of a reference, in nats; None where it was not computed."""
+        tokens = self.token_logprobs
+        return self.reference_logprob / len(tokens) if tokens and self.reference_logprob is not None else None
+
+    @property
     def outcome(self) -> Outcome:
         """What became of the request: `lost`, else what follows from text and finish."""
         return self.lost or outcome_of(self.finish, self.text, bool(self.choices))

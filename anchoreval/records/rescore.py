@@ -33,7 +33,7 @@ def earned(record: Record, scorers: Mapping[str, str], path: Path) -> Score:
         raise RunError(f"{path}: header.json names no known scorer for {record.task}")
     if lacks := [name for name in NEEDS.get(scorers[record.task], ()) if name not in record.facts]:
         raise RunError(f"{path / RECORDS}: {record.sample_id}: facts > {lacks[0]} is not there, and its rule reads it")
-    facts = with_choices(record.facts, record.choices, per_token(record))
+    facts = with_choices(record.facts, record.choices, per_token(record) if record.finish == "scored" else None)
     try:
         if scorers[record.task] == "lm_eval" and "lm_eval" in facts:
             require_definition(record.task, facts)

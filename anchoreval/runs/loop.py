@@ -28,7 +28,6 @@ from anchoreval.runs.dealing import names_source, shuffled
 from anchoreval.runs.two_steps import Answered, Second, answers
 from anchoreval.schema import GENERATED, SCORED, Output, Record, Request, Sample, Score, Wrap, uses_generated
 from anchoreval.schema import Progress as Progress
-from anchoreval.stats import per_token_of
 from anchoreval.stats.sequential import Until
 from anchoreval.suites import (
     CONTEXT_FREE,
@@ -266,7 +265,7 @@ def judge(task: Task, output: Output, sample: Sample) -> Score:
     """The task's score of an output; None with the reason where the outcome is one that is not scored."""
     if output.outcome not in SCORED:
         return Score(None, output.why or "the backend failed on this request")
-    logprob = per_token_of(output.reference_logprob, len(output.token_logprobs or ()))
+    logprob = output.logprob_per_token if output.finish == "scored" else None
     return SCORERS[task.scorer](output.text, sample.references, with_choices(sample.facts, output.choices, logprob))
 
 

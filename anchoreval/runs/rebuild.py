@@ -119,11 +119,11 @@ class Remake:
                     f"{name} has sha256 {used['sha256']}, the run {self.run.path} was made with {asked}: "
                     f"name the folder of that file with {'--text' if name.startswith(TEXTS) else '--data-dir'}"
                 )
-        self._check_texts(self.sources.describe().get(TEXTS))
+        if self.sources.text is not None:
+            self._check_texts(self.sources.describe().get(TEXTS), self.header.identity.sources.texts)
 
-    def _check_texts(self, found: Json) -> None:
+    def _check_texts(self, found: Json, asked: str | None) -> None:
         """SourceError where the texts that are scored are not those of the run, all of them and no other."""
-        asked = self.header.identity.sources.texts
         if found in (None, asked):
             return
         other = {name for name in self._expected if name.startswith(f"{TEXTS}/")} ^ self.sources.files().keys()

@@ -106,7 +106,7 @@ PROSE_FREE = frozenset({"longbench", "longbench_v2", "longbench_v2_choices", "ba
 #: Generators for whose prompts no score was published, and whose they are.
 OWN_TEXTS: dict[str, str] = {
     **dict.fromkeys(("recall_kv", "recall_icl", "passkey", *SAMPLERS), "prompts of this package"),
-    "nll": "texts of the user's own",
+    "nll": "texts of the user's own; scores are 100 / perplexity, log-probabilities nats per token, more is better",
 }
 #: A sample is one document: attention and positions that act on several mean nothing.
 ONE_DOCUMENT = frozenset({"nll"})

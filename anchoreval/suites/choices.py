@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 from anchoreval.schema import ChoiceScore, Json, Score
 from anchoreval.suites.ruler.scoring import NO_FACTS
 
-PER_TOKEN = "logprob per token"  # what a scorer is told of the reference, in nats
+PER_TOKEN = "logprob per token"  # of a text that is scored, in nats
 
 
 def with_choices(
     facts: Mapping[str, Json], choices: Sequence[ChoiceScore], logprob: float | None = None
 ) -> Mapping[str, Json]:
-    """The facts that a scorer is given: the sample's, the scores of its choices where it has any, else the reference's
-    log-probability per token.
+    """The facts that a scorer is given: the sample's, and the scores of its choices or the log-probability per token of
+    its text, where it has any.
     """
-    return {**facts, "choices": choices} if choices else {**facts, PER_TOKEN: logprob}
+    return {**facts, "choices": choices} if choices else facts if logprob is None else {**facts, PER_TOKEN: logprob}
 
 
 def likeliest(choices: Sequence[ChoiceScore]) -> int:

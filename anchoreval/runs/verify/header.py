@@ -100,20 +100,16 @@ def _counts(parts: HeaderParts) -> Iterator[str]:
 
 
 def unmade(remake: Remake) -> Iterator[str]:
-    """Cells that the header calls unmakeable and that can be made."""
+    """Cells that the header calls unmakeable and that can be made, and those of which the files hold another number."""
     for row in remake.header.unmakeable:
         try:
             next(samples_of(remake.tasks[row.task], row.length, 1, remake.plan, remake.tokenizer))
         except LengthError:
             continue
         yield f"unmakeable: {row.task} at {row.length} can be made"
-
-
-def miscounted(remake: Remake) -> Iterator[str]:
-    """Cells that have another number of samples than the files that they are made of, those being the run's."""
-    for row in remake.header.asked:
-        if (task := remake.tasks[row.task]).generator in IN_FILES:
-            next(remake.samples(row.task, row.length))
-            found = asked_of(task, row.length, remake.plan, remake.tokenizer)
-            if found != row.samples:
-                yield f"asked: {row.task} at {row.length}: {row.samples} samples, not {found}"
+    for cell in remake.header.asked:
+        if (task := remake.tasks[cell.task]).generator in IN_FILES:
+            next(remake.samples(cell.task, cell.length))  # which says where files are not those of the run
+            found = asked_of(task, cell.length, remake.plan, remake.tokenizer)
+            if found != cell.samples:
+                yield f"asked: {cell.task} at {cell.length}: {cell.samples} samples, not {found}"

@@ -30,7 +30,7 @@ from anchoreval.records.seal import changed_parts, seal_of
 from anchoreval.runs.identity import changed_files
 from anchoreval.runs.rebuild import Remake
 from anchoreval.runs.two_steps import FIRST, FIRST_FACTS, Second, facts_of
-from anchoreval.runs.verify.header import header_differences, miscounted, unmade
+from anchoreval.runs.verify.header import header_differences, unmade
 from anchoreval.runs.verify.rounds import in_rounds, rounds_taken, source_bet_on, verdict_differences
 from anchoreval.schema import (
     OUTPUT_FACTS,
@@ -225,7 +225,7 @@ class Reading:
             yield Finding(str(self.path), f"{self._again} records stand there again: they had no answer", False)
         if self._bare:
             yield Finding(str(self.path), f"{self._bare} records lack facts that runs of today have", False)
-        if self.logprobs and self._without:
+        if self._without and self.logprobs:
             what = f"{self._without} records have no line in {LOGPROBS}: they were made before such lines were kept"
             yield Finding(str(self.path), what, False)
 
@@ -334,7 +334,7 @@ def findings(
         return
     yield from (Finding(header, *changed) for changed in changed_files(run))
     remake = Remake(run, data_dir, tokenizer, text)
-    yield from (Finding(header, what) for what in (*unmade(remake), *miscounted(remake)))
+    yield from (Finding(header, what) for what in unmade(remake))
     progress.at(f"prompts of {path}")
     parts, expected = run.parts, expected_of(remake, progress)
     progress.at(f"records of {path}")
