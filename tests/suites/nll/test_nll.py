@@ -550,3 +550,29 @@ def test_a_run_whose_tables_are_made_lies_beside_them(llama: Path, texts: Path, 
     (path,) = find_runs([tmp_path])
     assert (path / LOGPROBS).is_file() and load_run(path).changed == ""
     assert json.loads((tmp_path / HEADER).read_text())["run"] == path.name
+
+
+def test_every_command_takes_a_run_of_texts(
+    run: Run, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = ["--text", str(texts), "--windows", "1"]
+    asked = ["--tasks", "nll", "--lengths", "128", *made]
+    assert main(["run", "--model", "anchor-tiny", "--backend", "fake", *asked, "--output", str(tmp_path / "r")]) == 0
+    assert "more is better" in capsys.readouterr().out
+    (path,) = find_runs([tmp_path / "r"])
+    assert len(load_run(path).records) == 3
+    assert main(["plan", "--model", "anchor-tiny", "--gpus", "1xA100", *asked]) == 0
+    assert main(["samples", "--tokenizer", "anchor-tiny", *asked, "--output", str(tmp_path / "prompts.jsonl")]) == 0
+    prompts = [json.loads(line)["prompt"] for line in (tmp_path / "prompts.jsonl").read_text().splitlines()]
+    assert prompts == [sample.prompt for sample in Remake(load_run(path), text=texts).samples()]
+    assert main(["show", "nll/text@128#0", "--tokenizer", "anchor-tiny", *made]) == 0
+    assert prompts[0][:40] in capsys.readouterr().out
+    out = str(tmp_path / "out")
+    for words in (
+        ["board", str(run.path), "--output", out], ["compare", str(run.path)], ["score", str(run.path)],
+        ["view", str(run.path), "--output", out, "--text", str(texts)], ["view", str(path), "--output", f"{out}2"],
+        *(["export", str(run.path), "--format", form, "--output", out] for form in ("csv", "lm-eval")),
+    ):  # fmt: skip
+        assert main(words) == 0, words
+    page = (tmp_path / "out" / "board.html").read_text()
+    assert "log-probabilities nats per token, more is better" in page
