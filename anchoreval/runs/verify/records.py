@@ -207,8 +207,6 @@ class Reading:
                     yield Finding(f"{self.path}:{self.lines}", what)
                 progress(1)
         self.sha256 = lines.sha256
-        for key in self.logprobs.keys() - self._referred if self.run.header.get("finished") else ():
-            yield Finding(str(self.run.path / LOGPROBS), f"no record has the key {key[:80]!a}")
         said = self.run.header.get("incomparable")
         known = said.keys() if isinstance(said, dict) else self._generated.keys()
         for task in self._generated.keys() - known:
@@ -225,6 +223,8 @@ class Reading:
             yield Finding(str(self.path), f"{self._again} records stand there again: they had no answer", False)
         if self._bare:
             yield Finding(str(self.path), f"{self._bare} records lack facts that runs of today have", False)
+        if self.run.header.get("finished") and (alone := len(self.logprobs) - len(self._referred)):
+            yield Finding(str(self.run.path / LOGPROBS), f"{alone} lines are of no record", False)
         if self._without and self.logprobs:
             what = f"{self._without} records have no line in {LOGPROBS}: they were made before such lines were kept"
             yield Finding(str(self.path), what, False)
