@@ -27,6 +27,7 @@ from anchoreval.suites import (
     MADE_OF_WORDS,
     OWN_TEXTS,
     PROSE_FREE,
+    RELEASES,
 )
 from anchoreval.suites.recipe import Recipe
 from anchoreval.suites.scorers import require
@@ -232,9 +233,13 @@ class Prompts:
     def identity(self, engine: str) -> dict[str, Json]:
         """Return everything that changes a record; throughput settings and the number of samples are left out.
 
-        The rule that makes documents is part of it where an arm acts on them. A run that stops by a rule has its limit.
+        The rule that makes documents is part of it where an arm acts on them, the release of lm-eval where its
+        definitions make prompts and it is another than the one they were compared with. A run that stops by a rule
+        has its limit.
         """
         spec = self.spec
+        generators = dict.fromkeys(task.generator for task in spec.tasks)
+        releases = [release for name in generators if name in RELEASES and (release := RELEASES[name]())]
         return {
             "schema": SCHEMA,
             "engine": engine,
@@ -249,6 +254,7 @@ class Prompts:
             "document_tokens": spec.document_tokens,
             "sources": spec.sources.describe(),
             **({"documents": RULE} if any(not arm.arrangement.stock for arm in spec.arms) else {}),
+            **({"releases": releases} if releases else {}),
             **self.wording,
         } | ({"until": str(spec.until), "limit": spec.limit} if spec.until else {})
 

@@ -10,6 +10,7 @@ from anchoreval.schema import Json, Sample
 from anchoreval.suites.babilong import generate as babilong_samples
 from anchoreval.suites.babilong import published as babilong_published
 from anchoreval.suites.general import generate as general_samples
+from anchoreval.suites.general import harness as lm_eval_harness
 from anchoreval.suites.longbench import generate as longbench_samples
 from anchoreval.suites.longbench_v2 import generate as longbench_v2_samples
 from anchoreval.suites.niah import generate as niah_samples
@@ -98,6 +99,8 @@ IN_FILES: dict[str, Callable[[Recipe], int]] = {"nll": nll.size}
 LEFT_OUT: dict[str, Callable[[Recipe], list[str]]] = {"nll": nll.too_short}
 #: What of the number of samples asked for the samples follow from; None: nothing, the first are always the same.
 POOLS: dict[str, Callable[[Recipe], int | None]] = {"ruler_qa": ruler_qa.pool}
+#: The release of another package whose definitions make the prompts; None for the one that identities do not name.
+RELEASES: dict[str, Callable[[], str | None]] = {"lm_eval": lm_eval_harness.other_release}
 #: How the second prompt of a sample (`Sample.then`) is made of the answer to the first.
 FOLLOW_UPS: dict[str, Callable[[Recipe, Sample, str], Sample]] = {"longbench_v2": longbench_v2_samples.follow_up}
 CONTEXT_FREE = frozenset({"longbench", "longbench_v2"})  # can make a prompt without its context
@@ -115,5 +118,5 @@ MADE_OF_WORDS = frozenset({"noise", "needle", "coded words"})
 
 __all__ = [
     "CONTEXT_FREE", "FOLLOW_UPS", "GENERATORS", "IN_FILES", "LEFT_OUT", "MADE_OF_WORDS", "ONE_DOCUMENT", "OWN_TEXTS",
-    "POOLS", "PROSE_FREE", "SIZES", "Generator", "Recipe",
+    "POOLS", "PROSE_FREE", "RELEASES", "SIZES", "Generator", "Recipe",
 ]  # fmt: skip
