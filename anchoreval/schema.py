@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 Role = Literal["preamble", "document", "line", "query", "answer_prefix"]
-Finish = Literal["stop", "length", "error"]
+Finish = Literal["stop", "length", "error", "scored"]  # scored: a text, behind which nothing was generated
 Outcome = Literal["answered", "cut", "empty", "unclosed", "refused", "failed", "not_finite", "does_not_fit"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 #: Outcomes that the benchmark's own rule scores. A sample with any other outcome has no score and is asked again.
@@ -86,6 +87,8 @@ class Sample:
                 choice
     `then`      if not empty, the two texts around the answer to this prompt in a second prompt. The answer to the
                 second prompt is judged
+    `ids`       if not empty, nothing is asked: they are the tokens of a text, and each is scored behind the anchor, or
+                without an anchor behind the text's own first token
     """
 
     task: str
@@ -99,6 +102,7 @@ class Sample:
     stop: tuple[str, ...] = ()
     choices: tuple[Choice, ...] = ()
     then: tuple[str, ...] = ()
+    ids: tuple[int, ...] = ()
 
     @property
     def id(self) -> str:
@@ -148,6 +152,9 @@ class Tokenizer(Protocol):
         ...
 
 
+_TEXT: tuple[Role, ...] = ("document",)
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One prompt as token ids, the anchor token first.
@@ -156,7 +163,7 @@ class Request:
     `reference_ids` is the reference answer that is teacher-forced after the prompt, cut to `max_new_tokens` tokens;
     empty if the sample has no reference. `end_ids` end the answer as EOS does; the first `min_new_tokens` tokens are
     neither EOS nor one of `end_ids`. Each of `choices` is scored by itself after the prompt; `gold` is the index of
-    the right choice.
+    the right choice. A reference with no budget for an answer is a text that is scored as a whole.
     """
 
     sample_id: str
@@ -176,6 +183,23 @@ class Request:
         """Number of tokens in the log-probability of the reference; with choices, those of the right choice."""
         return len(self.reference_ids) if self.gold is None else self.choices[self.gold].counted
 
+    @property
+    def scores_text(self) -> bool:
+        """Whether the reference is a text that is scored, nothing being generated."""
+        return self.max_new_tokens == 0 and bool(self.reference_ids)
+
+    @property
+    def unsaid(self) -> Finish:
+        """How a request ends for which nothing is generated."""
+        return "stop" if self.choices else "scored" if self.scores_text else "length"
+
+    def as_text(self) -> Request:
+        """Return the prompt and the text that is scored behind it as one prompt, the text being a document."""
+        tokens = len(self.reference_ids)
+        segments = (*self.segment_ids, *[len(self.roles)] * tokens)
+        whole, roles = (*self.token_ids, *self.reference_ids), (*self.roles, *_TEXT)
+        return replace(self, token_ids=whole, segment_ids=segments, roles=roles, reference_ids=())
+
 
 def uses_generated(facts: Mapping[str, Json]) -> bool:
     """Return True if a sample with these facts holds text that the package generated in place of a published one."""
@@ -185,26 +209,33 @@ def uses_generated(facts: Mapping[str, Json]) -> bool:
 def outcome_of(finish: Finish, text: str, choices: bool = False) -> Outcome:
     """Return the outcome that follows from how an answer ended, for an output whose backend names no other outcome.
 
-    `answered`: the model ended the answer, or `choices` were scored; `cut`: the answer filled its budget of new tokens;
-    `empty`: the answer holds nothing but white space; `failed`: there is no answer. Backends name the other outcomes
-    themselves: `unclosed` (the budget went into reasoning that never ended), `refused` (a server did not accept the
-    request), `not_finite` (logits or log-probabilities are not numbers), `does_not_fit` (prompt and answer need more
-    positions than the model has).
+    `answered`: the model ended the answer, or `choices` or a text were scored; `cut`: the answer filled its budget of
+    new tokens; `empty`: the answer holds nothing but white space; `failed`: there is no answer. Backends name the other
+    outcomes themselves: `unclosed` (the budget went into reasoning that never ended), `refused` (a server did not
+    accept the request), `not_finite` (logits or log-probabilities are not numbers), `does_not_fit` (prompt and answer
+    need more positions than the model has).
     """
     if finish == "error":
         return "failed"
-    if choices:
+    if choices or finish == "scored":
         return "answered"
     if not text.strip():
         return "empty"
     return "cut" if finish == "length" else "answered"
 
 
+def rounded(logprob: float) -> float:
+    """Return a log-probability as float32 holds it."""
+    nearest: float = struct.unpack("<f", struct.pack("<f", logprob))[0]
+    return nearest
+
+
 @dataclass(frozen=True, slots=True)
 class Output:
     """What a backend returns for one request.
 
-    `reference_logprob` is the summed natural log-probability of `reference_ids` (None if the request has none);
+    `reference_logprob` is the summed natural log-probability of `reference_ids` (None if the request has none), and
+    `token_logprobs` that of each of them, as float32 holds it (None if it was not computed);
     `choices` has a score for each choice, in order; `seconds` is the wall time of the batch divided by its size;
     `lost` is the outcome of a request without an answer, if the backend knows more than that it failed; `facts` holds
     facts named in `OUTPUT_FACTS`, which the record holds beside the facts of the sample.
@@ -220,6 +251,13 @@ class Output:
     choices: tuple[ChoiceScore, ...] = ()
     lost: Outcome | None = None
     facts: Mapping[str, Json] = field(default_factory=dict)
+    token_logprobs: tuple[float, ...] | None = None
+
+    @property
+    def logprob_per_token(self) -> float | None:
+        """The mean log-probability of the tokens of a reference, in nats; None where it was not computed."""
+        tokens = self.token_logprobs
+        return self.reference_logprob / len(tokens) if tokens and self.reference_logprob is not None else None
 
     @property
     def outcome(self) -> Outcome:

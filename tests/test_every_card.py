@@ -38,7 +38,8 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
     folder = tmp_path_factory.mktemp("every")
     write_published(write_babi(folder), {"0k": 20})
     write_longbench_v2(write_longbench(write_general(folder, GENERAL), SAMPLES), SAMPLES)
-    return Sources(folder, haystack="generated", cache=folder / "none", offline=True)
+    (text := folder / "text.txt").write_text("A long text of many words. " * 4000)
+    return Sources(folder, haystack="generated", cache=folder / "none", offline=True, text=text)
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +90,10 @@ def test_a_task_scores_one_on_its_own_references_and_zero_on_nothing(
     scorer = SCORERS[task.scorer]
     best = 0.999999995 if task.scorer in ALMOST_ONE else 1.0
     for sample in made:
+        if sample.ids:  # whose score needs log-probabilities: those of sure tokens, and of impossible ones
+            ends = [scorer("", (), with_choices(sample.facts, (), value)).value for value in (0.0, -5000.0)]
+            assert ends == [1.0, 0.0] and scorer("", (), sample.facts).value is None
+            continue
         if sample.choices:
             assert (chosen(task, sample, True), chosen(task, sample, False)) == pytest.approx((1.0, 0.0)), sample.id
             continue

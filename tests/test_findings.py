@@ -15,12 +15,12 @@ from findings.gather import gather
 from findings.page import LOSSES, PROBES, RUNS, rendered
 
 from anchoreval import compare
-from anchoreval.diagnostics.nll.report import Losses, csv_of, rows_of
 from anchoreval.diagnostics.probe import Study, write_probe
 from anchoreval.diagnostics.probe.measures import BY_HEAD, MEASURES
 from anchoreval.diagnostics.probe.parts import unpacked
 from anchoreval.diagnostics.probe.sheet import OfText, Row, Setting
 from anchoreval.records.kept import Kept
+from anchoreval.reports.nll.rows import Losses, csv_of, rows_of
 from anchoreval.reports.words import size
 
 PAGE = REPOSITORY / "docs" / "findings.md"

@@ -102,7 +102,7 @@ def test_a_text_of_the_probe_shows_what_is_committed(name: str, committed: Evide
 
 @pytest.mark.parametrize("name", ["nll-1024", "nll-2048", "nll-8192", "nll-1024-bfloat16"])
 def test_a_text_has_the_loss_that_is_committed(name: str, committed: Evidence, again: Run, tmp_path: Path) -> None:
-    from anchoreval.diagnostics.nll.measure import measure
+    from anchoreval.runs.nll import measure
 
     if name not in committed.losses:
         pytest.skip(f"{name} is not committed yet")

@@ -68,7 +68,8 @@ class Arrangement:
             self._given(request)
 
     def of(self, request: Request) -> Layout:
-        """Return the layout of a request that passes `check`."""
+        """Return the layout of a request that passes `check`; for a text that is scored, that of all its tokens."""
+        request = request.as_text() if request.scores_text else request
         if self._consecutive:
             whole = (Block("document", 0, len(request.token_ids)),)
             return Layout(self.scheme.of(whole), (), whole)

@@ -9,12 +9,13 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from anchoreval.arms.arm import Arm
 from anchoreval.backends.detokenize import Decodes, TextStream
 from anchoreval.errors import ModelError, UnknownName
-from anchoreval.schema import ChoiceScore, Finish, Json, Output, Request
+from anchoreval.schema import ChoiceScore, Finish, Json, Output, Request, rounded
 from anchoreval.tokenizer import load_tokenizer
 
 _MODES = ("echo-reference", "empty", "half", "wrong")
@@ -106,8 +107,11 @@ class FakeBackend:
         said = next(ends, None)
         finish: Finish = "length" if len(meant) > len(ids) and said is None else "stop"
         said = said or len(ids)
-        logprob = _unit(request) * -4.0 * len(request.reference_ids) if request.reference_ids else None
-        return Output(request.sample_id, stream.finish(), ids[:said], finish, logprob, self._delay_s)
+        given = request.reference_ids
+        logprob = _unit(request) * -4.0 * len(given) if given else None
+        finish = request.unsaid if request.scores_text else finish
+        output = Output(request.sample_id, stream.finish(), ids[:said], finish, logprob, self._delay_s)
+        return replace(output, token_logprobs=(rounded(_unit(request) * -4.0),) * len(given)) if given else output
 
     def _choose(self, request: Request) -> Output:
         """Return scores that make the right choice the likeliest if the mode says the reference, else another."""

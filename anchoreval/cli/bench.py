@@ -103,7 +103,7 @@ def _samples(options: argparse.Namespace) -> None:
     from anchoreval.texts.sources import Sources
 
     tokenizer, haystack = tokenizer_of(options.tokenizer), haystack_of(options)
-    sources = Sources(options.data_dir, haystack, options.wordlists, context=not options.no_context)
+    sources = Sources(options.data_dir, haystack, options.wordlists, context=not options.no_context, text=options.text)
     bench_samples(select_tasks(options.tasks)[0], options.lengths, options.limit, tokenizer, sources, sys.stdout)
 
 

@@ -39,7 +39,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("nll"),
         metavar="DIR",
-        help="for nll.csv, .json, .svg, texts.csv and losses.jsonl, from which the same command goes on "
+        help="for nll.csv, .json, .svg, texts.csv and the run of nll/text, with which the same command goes on "
         "(default: %(default)s)",
     )
     parser.add_argument(
@@ -55,11 +55,12 @@ def flags(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """The table on stdout, the places of the files on stderr."""
-    from anchoreval.diagnostics.nll.measure import WRITTEN, measure
-    from anchoreval.diagnostics.nll.report import table_of
+    from anchoreval.reports.nll.rows import table_of
+    from anchoreval.reports.nll.tables import WRITTEN
+    from anchoreval.runs.nll import measure
 
     asked = {name: value for name, value in vars(options).items() if name != "command"}
-    watch = partial(shown, unit="windows", goes_on="nothing is kept of it: give the same command again")
+    watch = partial(shown, unit="windows", goes_on="the same command goes on where it was")
     say(table_of(measure(**asked, watch=watch, tell=note)))
     note("\n".join(f"{what}: {options.output / name}" for what, name in WRITTEN.items()))
     return 0

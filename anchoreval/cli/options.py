@@ -92,10 +92,18 @@ def points(text: str) -> float:
     return value
 
 
+def text(parser: argparse._ActionsContainer) -> None:
+    """The texts that nll scores, where they are not what a command is about."""
+    parser.add_argument(
+        "--text", type=Path, metavar="FILE-or-DIR", help="nll: the texts that are scored, UTF-8, or a folder of *.txt"
+    )
+
+
 def sources(parser: argparse.ArgumentParser) -> None:
     """Flags that say which prompts are made."""
     group = parser.add_argument_group("prompts")
     group.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with the published source texts")
+    text(group)
     group.add_argument(
         "--no-context",
         action="store_true",

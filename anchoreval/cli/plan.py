@@ -80,6 +80,7 @@ def _planned(options: argparse.Namespace, watch: Watch) -> RunPlan:
         anchor=options.anchor,
         haystack=options.haystack or model.card.haystack,
         data_dir=options.data_dir,
+        text=options.text,
         wordlists=options.wordlists,
         context=not options.no_context,
         document_tokens=options.document_tokens,

@@ -39,6 +39,7 @@ def prompts_of(
         template_args=shared.template_args(options),
         haystack=haystack_of(options),
         data_dir=options.data_dir,
+        text=options.text,
         wordlists=options.wordlists,
         context=not options.no_context,
     )

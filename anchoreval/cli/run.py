@@ -13,7 +13,7 @@ from anchoreval.cli.progress import shown
 #: Flags that are keywords of `evaluate`.
 _ASKED = (
     "lengths", "rope", "limit", "output", "dtype", "kernel", "backend", "tokenizer", "template", "anchor", "haystack",
-    "data_dir", "wordlists", "seed", "max_length", "document_tokens", "placebo", "until", "ray", "workers",
+    "data_dir", "text", "wordlists", "seed", "max_length", "document_tokens", "placebo", "until", "ray", "workers",
     "same_environment", "rehash",
 )  # fmt: skip
 

@@ -17,6 +17,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
     shared.runs(parser)
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with the published source texts")
+    shared.text(parser)
     parser.add_argument(
         "--tokenizer", type=Path, metavar="PATH", help="folder with the run's tokenizer, where its checkpoint is gone"
     )
@@ -35,7 +36,7 @@ def main(options: argparse.Namespace) -> int:
         for path in paths:
             differing, unreadable = 0, False
             try:
-                for finding in findings(path, options.data_dir, options.tokenizer, progress):
+                for finding in findings(path, options.data_dir, options.tokenizer, progress, options.text):
                     differing, unreadable = differing + finding.differs, unreadable or finding.unreadable
                     (say if finding.differs else note)(str(finding))
             except AnchorEvalError as error:

@@ -41,6 +41,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
         help="prompts to store, about; where arms disagree first (default: %(default)s)",
     )
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with the published source texts")
+    shared.text(parser)
     parser.add_argument(
         "--tokenizer",
         type=Path,
@@ -55,7 +56,7 @@ def main(options: argparse.Namespace) -> int:
     from anchoreval.reports.viewer.write import FOLDER, write_view
     from anchoreval.runs.rebuild import Remake
 
-    remake = partial(Remake, data_dir=options.data_dir, tokenizer=options.tokenizer)
+    remake = partial(Remake, data_dir=options.data_dir, tokenizer=options.tokenizer, text=options.text)
     paths = find_runs(options.runs)
     names = _names(paths)
     given: Path | None = options.output

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from anchoreval.cards import Task, load_tasks
+from anchoreval.suites import IN_FILES
 
 TAG = "anchoreval"
 _CLASS = "!function anchoreval.lm_eval_plugin.tasks.AnchorTask"
@@ -41,14 +42,17 @@ def certainly_ours(name: str) -> bool:
 def write_tasks(folder: Path, names: Sequence[str] = (), limit: int | None = None) -> dict[str, tuple[Task, int]]:
     """Writes every task at its card's lengths and at those that `names` end with; name -> (task, length).
 
-    Those of natural length are left out: they are lm-eval's own, by the names that it has for them.
+    Those of natural length are left out: they are lm-eval's own, by the names that it has for them. So are texts that
+    are scored as a whole.
 
     `limit` is the number of samples that will be used, where that is known.
     """
     tasks, _ = load_tasks()
     extra, made = asked_lengths(names), {}
     groups: dict[tuple[str, int], list[str]] = {}
-    for task in (task for task in tasks.values() if task.length_of != "natural"):
+    for task in tasks.values():
+        if task.length_of == "natural" or task.generator in IN_FILES:
+            continue
         for length in sorted({*task.lengths, *extra}):
             name = task_name(task, length)
             made[name] = (task, length)

@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol
 
 from anchoreval.arms.arm import Arm
 from anchoreval.errors import ModelError, OverlongPrompt, UnsupportedArm
-from anchoreval.schema import Choice, Continuation, Request, Sample, Segment, Wrap
+from anchoreval.schema import Choice, Continuation, Request, Role, Sample, Segment, Wrap
 from anchoreval.tokenizer.chat_template import Around, Scalar, around
 
 ReferenceForm = Literal["comma", "space", "numbered", "first"]
@@ -215,11 +215,14 @@ def to_request(
 ) -> Request:
     """Return the sample as token ids, with the anchor token first; a text that begins with it gets no second one.
 
-    Under `none` no token is put in front, and no token is the anchor.
+    Under `none` no token is put in front, and no token is the anchor. Where a sample is a text to be scored, its first
+    token is then the prompt.
 
     `window` is the number of positions that the model has. Raise OverlongPrompt unless anchor, prompt and all generated
     tokens but the last (which is never fed back) fit into it.
     """
+    if sample.ids:
+        return _of_text(sample, tokenizer, anchor)
     text = sample.prompt
     ids, choices = _split(text, sample.choices, tokenizer)
     seams = list(itertools.accumulate(len(segment.text) for segment in sample.segments[:-1]))
@@ -245,6 +248,16 @@ def to_request(
     return request
 
 
+def _of_text(sample: Sample, tokenizer: PromptTokenizer, anchor: Anchor) -> Request:
+    """The request that scores the tokens of a text behind the anchor, or behind the first of them."""
+    first, role, ids = (-1, (), sample.ids) if anchor == "auto" else (0, _DOCUMENT, sample.ids[1:])
+    front = anchor_token(tokenizer)[1] if anchor == "auto" else sample.ids[0]
+    return Request(sample.id, (front,), (first,), role, sample.max_new_tokens, reference_ids=ids)
+
+
+_DOCUMENT: tuple[Role, ...] = ("document",)
+
+
 def _anchored(ids: list[int], segment_ids: list[int], tokenizer: PromptTokenizer) -> tuple[list[int], list[int]]:
     """Return the ids with exactly one anchor token, at index 0, and their segment ids; the anchor's is -1."""
     number = anchor_token(tokenizer)[1]
@@ -254,8 +267,9 @@ def _anchored(ids: list[int], segment_ids: list[int], tokenizer: PromptTokenizer
 
 
 def positions(request: Request) -> int:
-    """Return how many positions a prompt takes with its answer or longest choice; the last new token needs none."""
-    longest = max(request.max_new_tokens, *(len(choice.token_ids) for choice in request.choices), 0)
+    """Return how many positions a prompt takes with its answer, longest choice or text; the last token needs none."""
+    behind = (len(request.reference_ids), *(len(choice.token_ids) for choice in request.choices))
+    longest = max(request.max_new_tokens, *behind)
     return len(request.token_ids) - 1 + longest
 
 

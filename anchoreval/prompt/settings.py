@@ -27,6 +27,7 @@ SETTINGS = {
     "depth_spacing": Setting("niah: how the depths are spread (default: linear)", ("linear", "sigmoid")),
     "repeats": Setting("niah: samples of each length and depth (default: 1)"),
     "needles": Setting("niah/multi: needles in a prompt (default: 3)"),
+    "windows": Setting("nll: windows of each text (default: all)"),
     "prompting": Setting("longbench_v2: the prompt (default: zero_shot)", ("zero_shot", "cot", "no_context")),
 }
 

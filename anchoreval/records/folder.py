@@ -6,7 +6,6 @@ again has a later line of the same key, which stands for it; the earlier ones ar
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import hashlib
 import json
@@ -23,7 +22,8 @@ from anchoreval.records.kept import Kept
 from anchoreval.records.line import from_line as from_line
 from anchoreval.records.line import record_of
 from anchoreval.records.line import to_line as to_line
-from anchoreval.records.lines import RECORDS, Lines, each_fields
+from anchoreval.records.lines import RECORDS, Lines, drop_torn_line, each_fields, write_line
+from anchoreval.records.logprobs import LOGPROBS, TokenLogprobs, sha256_of
 from anchoreval.records.plain_files import opened, there
 from anchoreval.records.run import Run, load_run
 from anchoreval.records.seal import require_seal, seal_of
@@ -69,9 +69,10 @@ class RunFolder:
                 f"{self.path}: another process is writing this run; wait for it or use another --output"
             ) from error
         try:
-            for name in (HEADER, RECORDS):
+            for name in (HEADER, RECORDS, LOGPROBS):
                 clear_parts(self.path / name)
             self._resume()
+            self._logprobs = TokenLogprobs(self.path)
             self.firsts = Kept(self.path / FIRSTS)
             with write_errors(self.path / RECORDS):
                 self._file = os.open(self.path / RECORDS, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW, 0o644)
@@ -90,10 +91,12 @@ class RunFolder:
             require_seal(self.path, old)
             self._header = Header(self._header | old)
             self._require_known(self._here)
+        for path in (records, self.path / LOGPROBS):
+            if there(path):
+                opened(path).close()
+                with write_errors(self.path):
+                    drop_torn_line(path)
         if there(records):
-            opened(records).close()
-            with write_errors(self.path):
-                _drop_torn_line(records)
             lines = Lines(records)
             numbered = [(number, record_of(values)) for number, values in each_fields(lines)]
             self.done = {record.key: record for _, record in numbered}
@@ -186,16 +189,21 @@ class RunFolder:
         """Whether the last line of this key says that it cost workers their life, or failed otherwise."""
         return key in self.done and self.done[key].outcome == "failed"
 
-    def append(self, record: Record) -> None:
-        """One more line, on disk when this returns; none where the sample failed again in the same way."""
+    def append(self, record: Record, logprobs: Sequence[float] | None = None) -> None:
+        """One more line, on disk when this returns; none where the sample failed again in the same way.
+
+        `logprobs` are those of its reference's tokens, which are there before it.
+        """
         before = self.done.get(record.key)
         if before is not None and (before.outcome, before.why) == (record.outcome, record.why):
             return
         if not self._written:
             self._begin()
+        if logprobs:
+            self._logprobs.append(record.key, logprobs)
         line = to_line(record)
         with write_errors(self.path):
-            _write_line(self._file, line)
+            write_line(self._file, line)
         self._stale += before is not None
         self.done[record.key] = record
         self._keys[record.sample_id, record.arm] = record.key
@@ -233,11 +241,12 @@ class RunFolder:
         if not self._written:
             return load_run(self.path)
         self.sort(list(self.done))
+        self._logprobs.settle(list(self.done))
         with (self.path / RECORDS).open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         (self.path / FIRSTS).unlink(missing_ok=True)
         self._header |= changes
-        self.update_header(seal=seal_of(self._header, digest, len(self.done)))
+        self.update_header(seal=seal_of(self._header, digest, len(self.done), sha256_of(self.path)))
         return Run(self.path, Header(json.loads(json.dumps(self._header))), tuple(self.done.values()))
 
     def __exit__(
@@ -247,37 +256,7 @@ class RunFolder:
         os.close(self._lock)
 
 
-def _write_line(file: int, line: bytes) -> None:
-    """Append a line to an open file, on the disk whole or not at all; OSError says why it is not."""
-    end, rest = os.fstat(file).st_size, line
-    try:
-        while rest:
-            rest = rest[os.write(file, rest) :]
-        os.fsync(file)
-    except OSError:
-        with contextlib.suppress(OSError):  # what cannot be taken back is a torn line, which the next call drops
-            os.ftruncate(file, end)
-        raise
-
-
 def _apart(one: Mapping[str, Json], other: Mapping[str, Json]) -> str:
     """The first thing in which two environments differ, in words."""
     name = next(name for name in sorted(one.keys() | other.keys()) if one.get(name) != other.get(name))
     return f"{name} was {one.get(name)}, here it is {other.get(name)}"
-
-
-def _drop_torn_line(path: Path) -> None:
-    """Cut the file after its last newline."""
-    size = path.stat().st_size
-    with path.open("r+b") as file:
-        end, step = size, 65536
-        while end > 0:
-            start = max(0, end - step)
-            file.seek(start)
-            newline = file.read(end - start).rfind(b"\n")
-            if newline >= 0:
-                end = start + newline + 1
-                break
-            end = start
-        if end < size:
-            file.truncate(end)

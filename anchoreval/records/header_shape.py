@@ -128,7 +128,7 @@ HEADER_SHAPE: Shape = _parts(
     model=_MODEL,
     tokenizer=_TOKENIZER,
     until=or_null(_UNTIL),
-    seal=or_null(_parts(header_sha256=TEXT, records_sha256=TEXT, records=_COUNT)),
+    seal=or_null(_parts(header_sha256=TEXT, records_sha256=TEXT, records=_COUNT, log_probabilities_sha256=TEXT)),
 )
 
 

@@ -1,9 +1,10 @@
-"""The lines of records.jsonl as they stand on disk, read one after the other."""
+"""The lines of records.jsonl as they stand on disk, read one after the other, and how one is added."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -88,3 +89,33 @@ def _last_lines(path: Path) -> dict[str, int]:
 def read_records(path: Path) -> list[Record]:
     """All whole records of a records file; RunError as for `each_record`."""
     return list(each_record(path))
+
+
+def write_line(file: int, line: bytes) -> None:
+    """Append a line to an open file, on the disk whole or not at all; OSError says why it is not."""
+    end, rest = os.fstat(file).st_size, line
+    try:
+        while rest:
+            rest = rest[os.write(file, rest) :]
+        os.fsync(file)
+    except OSError:
+        with contextlib.suppress(OSError):  # what cannot be taken back is a torn line, which the next call drops
+            os.ftruncate(file, end)
+        raise
+
+
+def drop_torn_line(path: Path) -> None:
+    """Cut the file after its last newline."""
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        end, step = size, 65536
+        while end > 0:
+            start = max(0, end - step)
+            file.seek(start)
+            newline = file.read(end - start).rfind(b"\n")
+            if newline >= 0:
+                end = start + newline + 1
+                break
+            end = start
+        if end < size:
+            file.truncate(end)

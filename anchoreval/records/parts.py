@@ -25,11 +25,13 @@ class _SourcesSaid(_Part):
     haystack: HaystackKind
     wordlists: str
     context: str | None = None  # said where it was left out
+    texts: str | None = None  # that are scored
 
 
 class _TaskSaid(_Part):
     suite: str
     name: str
+    generator: str = ""
     scorer: str
     samples: int
     lengths: list[int]

@@ -9,6 +9,7 @@ from anchoreval.errors import RunError
 from anchoreval.records.lines import RECORDS
 from anchoreval.records.run import Run
 from anchoreval.schema import SCORED, Record, Score
+from anchoreval.stats import per_token
 from anchoreval.suites.general.harness import require_definition
 from anchoreval.suites.scorers import SCORERS, with_choices
 
@@ -32,7 +33,7 @@ def earned(record: Record, scorers: Mapping[str, str], path: Path) -> Score:
         raise RunError(f"{path}: header.json names no known scorer for {record.task}")
     if lacks := [name for name in NEEDS.get(scorers[record.task], ()) if name not in record.facts]:
         raise RunError(f"{path / RECORDS}: {record.sample_id}: facts > {lacks[0]} is not there, and its rule reads it")
-    facts = with_choices(record.facts, record.choices)
+    facts = with_choices(record.facts, record.choices, per_token(record) if record.finish == "scored" else None)
     try:
         if scorers[record.task] == "lm_eval" and "lm_eval" in facts:
             require_definition(record.task, facts)

@@ -14,6 +14,7 @@ from anchoreval.errors import MissingExtra, RunError
 from anchoreval.records.header import HEADER, READ, Header, read_header
 from anchoreval.records.line import record_of
 from anchoreval.records.lines import RECORDS, Lines, each_fields
+from anchoreval.records.logprobs import TokenLogprobs
 from anchoreval.records.parts import HeaderParts
 from anchoreval.records.plain_files import there
 from anchoreval.records.seal import changed_since
@@ -79,6 +80,16 @@ class Run:
                 if place in found.get(arm, {}):
                     found[arm][place].stopped = words
         return {self.header.subject(arm, run or self.name): cells for arm, cells in found.items() if cells}
+
+    def token_logprobs(self) -> TokenLogprobs:
+        """Return the log-probabilities of the references' tokens, by the key of their record, where there are any.
+
+        They are read from the disk as they are asked for. RunError for a file that is none of a run.
+
+            >>> logprobs = run.token_logprobs()
+            >>> losses = {record.sample_id: logprobs[record.key] for record in run.records if record.key in logprobs}
+        """
+        return TokenLogprobs(self.path)
 
     def to_pandas(self) -> Any:
         """Return a pandas DataFrame with a row per record, in their order; MissingExtra without pandas.

@@ -1,4 +1,4 @@
-"""The seal of a finished run, over its header and its records, so that a later change of either shows."""
+"""The seal of a finished run, over its header, its records and what lies beside them, so that a later change shows."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from anchoreval.errors import RunError
 from anchoreval.records.header import SCHEMA
 from anchoreval.records.lines import RECORDS, Lines
+from anchoreval.records.logprobs import sha256_of
 from anchoreval.records.plain_files import there
 from anchoreval.schema import Json
 
@@ -24,18 +25,28 @@ def changed_since(header: Mapping[str, Json], lines: Lines) -> str:
     seal = header.get("seal")
     if seal is None:
         return "its seal is gone" if header.get("schema") == SCHEMA else ""
-    said = seal_of(header, lines.sha256, lines.count)
-    parts = [part for part in ("header", "records") if seal.get(f"{part}_sha256") != said[f"{part}_sha256"]]
-    if not parts and seal != said:
-        parts = ["seal"]
+    said = seal_of(header, lines.sha256, lines.count, sha256_of(lines.path.parent))
+    parts = changed_parts(seal, said)
     return f"the {' and the '.join(parts)} changed since it finished (seal)" if parts else ""
 
 
-def seal_of(header: Mapping[str, Json], records_sha256: str, records: int) -> dict[str, Json]:
+def changed_parts(seal: Mapping[str, Json], said: Mapping[str, Json]) -> list[str]:
+    """Return which parts of a run are not those of its seal, `said` being the seal that it would get today."""
+    parts = [part for part in _PARTS if seal.get(f"{part}_sha256") != said.get(f"{part}_sha256")]
+    return [part.replace("_", " ") for part in parts] or (["seal"] if seal != said else [])
+
+
+_PARTS = ("header", "records", "log_probabilities")
+
+
+def seal_of(
+    header: Mapping[str, Json], records_sha256: str, records: int, logprobs_sha256: str | None = None
+) -> dict[str, Json]:
     """What a finished header says of itself and its records, so that a later change of either shows."""
     rest = {key: value for key, value in header.items() if key != "seal"}
     said = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-    return {"header_sha256": said, "records_sha256": records_sha256, "records": records}
+    more = {"log_probabilities_sha256": logprobs_sha256} if logprobs_sha256 else {}
+    return {"header_sha256": said, "records_sha256": records_sha256, "records": records} | more
 
 
 def require_seal(path: Path, header: Mapping[str, Json]) -> None:

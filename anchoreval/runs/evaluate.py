@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from anchoreval.arms.arm import DEFAULT_KERNEL, Arm, parse_arms, widest_product
 from anchoreval.backends import Backend, Described, capabilities_of, open_backend, waves
-from anchoreval.errors import AnchorEvalError
+from anchoreval.errors import AnchorEvalError, UnsupportedArm
 from anchoreval.files import require_writable
 from anchoreval.model import Model
 from anchoreval.model.hashes import forget
@@ -31,6 +31,7 @@ from anchoreval.runs.units import Units, in_order, work_here
 from anchoreval.runs.workers.actors import Fleet, Opening
 from anchoreval.schema import Watch, work
 from anchoreval.schema import unwatched as unwatched
+from anchoreval.suites import ONE_DOCUMENT
 from anchoreval.texts.sources import HaystackKind
 
 Engine = Backend | Fleet
@@ -54,6 +55,7 @@ def evaluate(
     anchor: Anchor = "auto",
     haystack: HaystackKind | None = None,
     data_dir: str | Path | None = None,
+    text: str | Path | None = None,
     wordlists: Literal["3.0.1", "2.2.0"] = "3.0.1",
     seed: int = 42,
     max_length: int | None = None,
@@ -80,7 +82,8 @@ def evaluate(
     into blocks of so many tokens; `context=False` leaves the context out of the prompts; `placebo` adds the first arm
     once more, in other batches: what differs then is noise (on `vllm` it is always there); `until` ("1pt@95%") stops a
     task and length when every arm's verdict is in (rounds.py); `max_length` overrides the positions that the checkpoint
-    states; `settings` are what suites let be chosen (depths, needles, ...); `ray` is the address of a cluster on which
+    states; `text` is the file or folder of the texts that `nll` scores; `settings` are what suites let be chosen
+    (depths, needles, ...); `ray` is the address of a cluster on which
     so many `workers` compute (fleet/); `options` go to the backend. The same call resumes a run, asks again what has no
     answer, and goes on with more samples under a greater `limit`; with `same_environment` only where and with the
     versions it was begun. `rehash` reads files again whose hashes are known. `watch` shows progress, `tell` takes
@@ -93,7 +96,7 @@ def evaluate(
         tasks, settings=settings or {}, lengths=lengths, limit=limit, seed=seed,
         arms=_arms(parse_arms(rope, dtype, kernel), placebo, backend, tell),
         template=template or card.template, template_args=template_args, anchor=anchor,
-        haystack=haystack or card.haystack, data_dir=data_dir, wordlists=wordlists, context=context,
+        haystack=haystack or card.haystack, data_dir=data_dir, text=text, wordlists=wordlists, context=context,
         document_tokens=document_tokens, until=until,
         served=capabilities_of(backend).one_server and given.get("api") == "chat",
     )  # fmt: skip
@@ -158,6 +161,8 @@ def _check(spec: Spec, backend: str, ray: str | None, api: str) -> None:
     if spec.template_args and spec.template == "base" and not spec.served:
         how = "api=chat to --backend-args, or --template chat" if server else "--template chat"
         raise AnchorEvalError(f"--template-args are arguments of a chat template: add {how}")
+    for task in (task for task in spec.tasks if task.generator in ONE_DOCUMENT):
+        require_one_document(spec.arms, task.address)
     if spec.until is not None and ray is not None:
         raise AnchorEvalError("--until takes samples in rounds, which --ray cannot: leave one of them out")
     if spec.until is not None and sum(not arm.placebo for arm in spec.arms) < 2:
@@ -169,6 +174,18 @@ def _check(spec: Spec, backend: str, ray: str | None, api: str) -> None:
     if server and ray is not None:
         text = f"--ray spreads engines over a cluster, {backend} has one server: use concurrency=N instead"
         raise AnchorEvalError(text)
+
+
+def require_one_document(arms: Sequence[Arm], task: str) -> None:
+    """Raise UnsupportedArm for attention and positions that need several documents."""
+    for arm in arms:
+        if arm.masks_documents:
+            reason = f"attention {arm.attention!r} needs several"
+        elif arm.positions.restarts:
+            reason = f"positions {str(arm.positions)!r} restart at each of several"
+        else:
+            continue
+        raise UnsupportedArm(f"arm {arm.name!r}: a text is one document to {task}; {reason}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,17 @@ from anchoreval.runs.dealing import names_source, shuffled
 from anchoreval.runs.lengths import LengthRule, lengths_of, require_lengths, room_of, rule_of
 from anchoreval.runs.spec import Spec
 from anchoreval.schema import GENERATED, Json, Output, Request, Sample, Wrap, uses_generated
-from anchoreval.suites import CONTEXT_FREE, FOLLOW_UPS, GENERATORS, MADE_OF_WORDS, OWN_TEXTS, PROSE_FREE
+from anchoreval.suites import (
+    CONTEXT_FREE,
+    FOLLOW_UPS,
+    GENERATORS,
+    IN_FILES,
+    LEFT_OUT,
+    MADE_OF_WORDS,
+    OWN_TEXTS,
+    PROSE_FREE,
+    RELEASES,
+)
 from anchoreval.suites.recipe import Recipe
 from anchoreval.suites.scorers import require
 from anchoreval.tokenizer import TextTokenizer
@@ -128,6 +138,8 @@ class Prompts:
                 continue
             self._require_room(cell, made.notices)
             made.cells.append(cell)
+            if task.generator in LEFT_OUT:
+                made.notices += LEFT_OUT[task.generator](self.recipe(task, length, cell.asked))
         if last and not made.cells:
             raise last
         return made
@@ -138,7 +150,7 @@ class Prompts:
         Under a rule that stops cells, samples that stand in the order of a file or of their sources are shuffled.
         """
         require(task.scorer)
-        count = self.count(task)
+        count = self.count(task, length)
         samples = self.samples(task, length, count)
         first = next(samples)
         whole: Iterator[Sample] = itertools.chain([first], samples)
@@ -146,9 +158,11 @@ class Prompts:
             whole = shuffled(whole, self.spec.seed)
         return Cell(task, length, whole, count, first.max_new_tokens, first.facts, mixed)
 
-    def count(self, task: Task) -> int:
-        """Return how many samples of a task are asked for, at each length."""
-        return min(self.spec.limit or task.samples, task.samples)
+    def count(self, task: Task, length: int) -> int:
+        """Return how many samples of a task are asked for at a length: of texts, no more than their files hold."""
+        most = min(self.spec.limit or task.samples, task.samples)
+        held = IN_FILES.get(task.generator)
+        return most if held is None else min(most, held(self.recipe(task, length, most)))
 
     def _require_room(self, cell: Cell, notices: list[str]) -> None:
         """LengthError where a cell cuts prompts at more than there is room for and none is short enough.
@@ -185,6 +199,7 @@ class Prompts:
             seed=self.spec.seed,
             outside=self.rule.outside,
             uncounted=self.rule.uncounted(task),
+            front=(self.tokenizer.bos or self.tokenizer.eos) if self.spec.anchor == "auto" else None,
         )
 
     def samples(self, task: Task, length: int, count: int) -> Iterator[Sample]:
@@ -218,9 +233,13 @@ class Prompts:
     def identity(self, engine: str) -> dict[str, Json]:
         """Return everything that changes a record; throughput settings and the number of samples are left out.
 
-        The rule that makes documents is part of it where an arm acts on them. A run that stops by a rule has its limit.
+        The rule that makes documents is part of it where an arm acts on them, the release of lm-eval where its
+        definitions make prompts and it is another than the one they were compared with. A run that stops by a rule
+        has its limit.
         """
         spec = self.spec
+        generators = dict.fromkeys(task.generator for task in spec.tasks)
+        releases = [release for name in generators if name in RELEASES and (release := RELEASES[name]())]
         return {
             "schema": SCHEMA,
             "engine": engine,
@@ -235,6 +254,7 @@ class Prompts:
             "document_tokens": spec.document_tokens,
             "sources": spec.sources.describe(),
             **({"documents": RULE} if any(not arm.arrangement.stock for arm in spec.arms) else {}),
+            **({"releases": releases} if releases else {}),
             **self.wording,
         } | ({"until": str(spec.until), "limit": spec.limit} if spec.until else {})
 
@@ -246,7 +266,7 @@ class Prompts:
         found, seed = {}, self.spec.seed
         for cell in cells:
             parts = [f"haystack {GENERATED}"] if uses_generated(cell.facts) else []
-            parts += ["prompts of this package"] if cell.task.generator in OWN_TEXTS else []
+            parts += [OWN_TEXTS[cell.task.generator]] if cell.task.generator in OWN_TEXTS else []
             parts += [f"seed {seed}"] if seed != 42 and cell.task.generator not in PROSE_FREE else []
             parts += self.spec.sources.others if cell.facts.get("haystack") not in MADE_OF_WORDS else []
             if parts:

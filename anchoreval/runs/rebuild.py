@@ -23,7 +23,9 @@ from anchoreval.records.parts import AskedCell, HeaderParts
 from anchoreval.records.run import Run
 from anchoreval.runs.prompts import Prompts
 from anchoreval.runs.spec import Spec
-from anchoreval.schema import Request, Sample
+from anchoreval.schema import Json, Request, Sample
+from anchoreval.suites import IN_FILES
+from anchoreval.texts.sources import TEXTS
 from anchoreval.texts.wordlists import WordLists
 from anchoreval.tokenizer import TextTokenizer
 
@@ -34,10 +36,17 @@ class Remake:
     """The samples and requests of a run, from its header alone.
 
     `data_dir` is the folder with the published source texts, `tokenizer` a folder or tokenizer.json to use instead of
-    the checkpoint that the header names. Errors: ModelError, SourceError, CardError, RunError, one line each.
+    the checkpoint that the header names, `text` the file or folder of texts that were scored. Errors: ModelError,
+    SourceError, CardError, RunError, one line each.
     """
 
-    def __init__(self, run: Run, data_dir: str | Path | None = None, tokenizer: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        run: Run,
+        data_dir: str | Path | None = None,
+        tokenizer: str | Path | None = None,
+        text: str | Path | None = None,
+    ) -> None:
         self.run = run
         self.header = run.parts
         said = self.header.identity
@@ -54,6 +63,7 @@ class Remake:
             anchor=said.anchor,
             haystack=said.sources.haystack,
             data_dir=data_dir,
+            text=text,
             wordlists=_word_lists(run, said.sources.wordlists),
             context=said.sources.context is None,
             document_tokens=said.document_tokens,
@@ -80,6 +90,10 @@ class Remake:
     def _cell(self, cell: AskedCell) -> Iterator[Sample]:
         if cell.task not in self.tasks:
             raise RunError(f"{self._place}: asked: {cell.task} is no task of this run's identity")
+        if self.tasks[cell.task].generator in IN_FILES and self.spec.sources.text is None:
+            names = [name.removeprefix(f"{TEXTS}/") for name in self._expected if name.startswith(f"{TEXTS}/")]
+            said = f"{names[0]}, {len(names)} files in all" if names else str(self.header.identity.sources.texts)
+            raise SourceError(f"{self.run.path} scores {said}: name their file or folder with --text")
         made = self.prompts.samples(self.tasks[cell.task], cell.length, cell.samples)
         for number, sample in enumerate(made):
             if number == 0:
@@ -101,8 +115,19 @@ class Remake:
             if asked is not None and asked not in (used["sha256"], "published" if used["published"] else None):
                 raise SourceError(
                     f"{name} has sha256 {used['sha256']}, the run {self.run.path} was made with {asked}: "
-                    "name the folder of that file with --data-dir"
+                    f"name the folder of that file with {'--text' if name.startswith(TEXTS) else '--data-dir'}"
                 )
+        if self.spec.sources.text is not None:
+            self._check_texts(self.spec.sources.describe().get(TEXTS), self.header.identity.sources.texts)
+
+    def _check_texts(self, found: Json, asked: str | None) -> None:
+        """SourceError where the texts that are scored are not those of the run, all of them and no other."""
+        if found in (None, asked):
+            return
+        other = {name for name in self._expected if name.startswith(f"{TEXTS}/")} ^ self.spec.sources.files().keys()
+        named = f": {min(other)} is not in both" if other else ""
+        said = f"the texts in {self.spec.sources.text} are {found}, those of the run {self.run.path} are {asked}"
+        raise SourceError(f"{said}{named}: name the file or folder of those with --text")
 
     @cached_property
     def _expected(self) -> dict[str, str]:

@@ -59,6 +59,7 @@ class Spec:
         anchor: Anchor = "auto",
         haystack: HaystackKind = "published",
         data_dir: str | Path | None = None,
+        text: str | Path | None = None,
         wordlists: WordLists = "3.0.1",
         context: bool = True,
         document_tokens: int | None = None,
@@ -80,7 +81,7 @@ class Spec:
         return cls(
             tasks=tuple(tasks), lengths=tuple(sorted(set(lengths))) if lengths else None, arms=tuple(arms), limit=limit,
             seed=seed, template=template, template_args=template_args, anchor=anchor, document_tokens=document_tokens,
-            sources=Sources(data_dir, haystack, wordlists, context=context),
+            sources=Sources(data_dir, haystack, wordlists, context=context, text=text),
             until=parse_until(until) if until is not None else None, **more,
         )  # fmt: skip
 

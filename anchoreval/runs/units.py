@@ -131,7 +131,8 @@ class Group:
             sample, request, output = both(self.asked[name], self.firsts[name], self.seconds[name], output)
         if not self.folder.answered(self.keys[name]):
             score = judge(self.task, output, sample)
-            self.folder.append(to_record(self.keys[name], sample, request, self.arm, output, score, environment))
+            record = to_record(self.keys[name], sample, request, self.arm, output, score, environment)
+            self.folder.append(record, output.token_logprobs)
         self.progress(1)
 
     def find_firsts(self, names: Iterable[str]) -> None:
@@ -152,7 +153,8 @@ def judge(task: Task, output: Output, sample: Sample) -> Score:
     """Return the task's score of an output; None with the reason where the outcome is one that is not scored."""
     if output.outcome not in SCORED:
         return Score(None, output.why or "the backend failed on this request")
-    return SCORERS[task.scorer](output.text, sample.references, with_choices(sample.facts, output.choices))
+    logprob = output.logprob_per_token if output.finish == "scored" else None
+    return SCORERS[task.scorer](output.text, sample.references, with_choices(sample.facts, output.choices, logprob))
 
 
 def both(asked: Pair, first: Output, second: Pair, output: Output) -> tuple[Sample, Request, Output]:

@@ -10,9 +10,11 @@ from anchoreval.schema import Json, Sample
 from anchoreval.suites.babilong import generate as babilong_samples
 from anchoreval.suites.babilong import published as babilong_published
 from anchoreval.suites.general import generate as general_samples
+from anchoreval.suites.general import harness as lm_eval_harness
 from anchoreval.suites.longbench import generate as longbench_samples
 from anchoreval.suites.longbench_v2 import generate as longbench_v2_samples
 from anchoreval.suites.niah import generate as niah_samples
+from anchoreval.suites.nll import generate as nll
 from anchoreval.suites.recall import icl as recall_icl
 from anchoreval.suites.recall import kv as recall_kv
 from anchoreval.suites.recall import passkey
@@ -87,23 +89,34 @@ GENERATORS: dict[str, Generator] = {
     "recall_kv": _explained(recall_kv.generate),
     "recall_icl": _explained(recall_icl.generate),
     "passkey": _explained(passkey.generate),
+    "nll": nll.generate,
     **{name: _explained(one_by_one(sampler)) for name, sampler in SAMPLERS.items()},
 }
 #: How many samples a length has under the arguments of its task, where that is not what the card says.
 SIZES: dict[str, Callable[[str, Mapping[str, Json]], int]] = {"niah": niah_samples.size}
+#: How many samples there are at a length, where files decide it, and what of these files is left out, in words.
+IN_FILES: dict[str, Callable[[Recipe], int]] = {"nll": nll.size}
+LEFT_OUT: dict[str, Callable[[Recipe], list[str]]] = {"nll": nll.too_short}
 #: What of the number of samples asked for the samples follow from; None: nothing, the first are always the same.
 POOLS: dict[str, Callable[[Recipe], int | None]] = {"ruler_qa": ruler_qa.pool}
+#: The release of another package whose definitions make the prompts; None for the one that identities do not name.
+RELEASES: dict[str, Callable[[], str | None]] = {"lm_eval": lm_eval_harness.other_release}
 #: How the second prompt of a sample (`Sample.then`) is made of the answer to the first.
 FOLLOW_UPS: dict[str, Callable[[Recipe, Sample, str], Sample]] = {"longbench_v2": longbench_v2_samples.follow_up}
 CONTEXT_FREE = frozenset({"longbench", "longbench_v2"})  # can make a prompt without its context
 #: These read files only: neither a seed nor the kind of haystack changes a prompt.
-PROSE_FREE = frozenset({"longbench", "longbench_v2", "longbench_v2_choices", "babilong_published", "lm_eval"})
-#: Made here: no score was published for their prompts.
-OWN_TEXTS = frozenset({"recall_kv", "recall_icl", "passkey", *SAMPLERS})
+PROSE_FREE = frozenset({"longbench", "longbench_v2", "longbench_v2_choices", "babilong_published", "lm_eval", "nll"})
+#: Generators for whose prompts no score was published, and whose they are.
+OWN_TEXTS: dict[str, str] = {
+    **dict.fromkeys(("recall_kv", "recall_icl", "passkey", *SAMPLERS), "prompts of this package"),
+    "nll": "texts of the user's own; scores are 100 / perplexity, log-probabilities nats per token, more is better",
+}
+#: A sample is one document: attention and positions that act on several mean nothing.
+ONE_DOCUMENT = frozenset({"nll"})
 #: Haystacks, as a sample's facts name them, that no text of another makes.
 MADE_OF_WORDS = frozenset({"noise", "needle", "coded words"})
 
 __all__ = [
-    "CONTEXT_FREE", "FOLLOW_UPS", "GENERATORS", "MADE_OF_WORDS", "OWN_TEXTS", "POOLS", "PROSE_FREE", "SIZES",
-    "Generator", "Recipe",
+    "CONTEXT_FREE", "FOLLOW_UPS", "GENERATORS", "IN_FILES", "LEFT_OUT", "MADE_OF_WORDS", "ONE_DOCUMENT", "OWN_TEXTS",
+    "POOLS", "PROSE_FREE", "RELEASES", "SIZES", "Generator", "Recipe",
 ]  # fmt: skip

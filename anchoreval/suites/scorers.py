@@ -11,6 +11,7 @@ from anchoreval.suites.general import harness as lm_eval_tasks
 from anchoreval.suites.general.scoring import lm_eval
 from anchoreval.suites.longbench.scoring import LONGBENCH, require_jieba
 from anchoreval.suites.longbench_v2.scoring import same_letter
+from anchoreval.suites.nll.scoring import token_probability
 from anchoreval.suites.recall.scoring import first_integer, helmet_label, helmet_substring
 from anchoreval.suites.ruler.scoring import Scorer, match_all, match_any
 
@@ -26,6 +27,7 @@ SCORERS: dict[str, Scorer] = {
     "helmet_substring": helmet_substring,
     "helmet_label": helmet_label,
     "first_integer": first_integer,
+    "token_probability": token_probability,
 }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -99,6 +99,7 @@ BABI = Published(
     (f"https://raw.githubusercontent.com/booydar/babilong/{_BABILONG}/data/tasks_1-20_v1-2.zip",),
     revision=_BABILONG,
 )
+TEXTS = "texts"  # what stands before the names of texts that are scored
 _OTHERWISE = "move the file away, or use --haystack generated"
 PUNKT = "tokenizers/punkt_tab/english"
 
@@ -113,7 +114,8 @@ class Sources:
     """The texts that prompts are made of, read on first use.
 
     `haystack="generated"` replaces essays and question sets by generated prose; `context=False` leaves the context out
-    of the prompts, a control that only some generators have. A text that cannot be read or downloaded is a SourceError.
+    of the prompts, a control that only some generators have; `text` is the file or folder of texts that are scored
+    themselves. A text that cannot be read or downloaded is a SourceError.
     """
 
     def __init__(
@@ -124,7 +126,9 @@ class Sources:
         cache: str | Path | None = None,
         offline: bool = False,
         context: bool = True,
+        text: str | Path | None = None,
     ) -> None:
+        self.text = Path(text).expanduser() if text else None
         self.data_dir = Path(data_dir).expanduser() if data_dir else None
         self.haystack: HaystackKind = haystack
         self.wordlists: WordLists = wordlists
@@ -132,6 +136,7 @@ class Sources:
         self.offline = offline
         self.context = context
         self._used: dict[str, dict[str, Json]] = {}
+        self.made: dict[Hashable, Any] = {}  # what a generator made of its files, which are read once
 
     @property
     def published(self) -> bool:
@@ -141,7 +146,8 @@ class Sources:
     @property
     def others(self) -> list[str]:
         """The files read so far that are not published ones, and a context that is left out, in words."""
-        lines = {name: str(value) for name, value in self.describe().items() if name not in ("haystack", "wordlists")}
+        chosen = ("haystack", "wordlists", TEXTS)
+        lines = {name: str(value) for name, value in self.describe().items() if name not in chosen}
         return [f"{name} {value}" for name, value in lines.items() if not value.startswith("published")]
 
     def describe(self) -> dict[str, Json]:
@@ -240,6 +246,11 @@ class Sources:
     def note_rows(self, name: str, sha256: str, rows: int, published: bool, **more: Json) -> None:
         """Note rows of a data set that are read; `published` is True if they came from the data set's publisher."""
         self._used[name] = {"sha256": sha256, "published": published, "rows": rows} | more
+
+    def note_text(self, name: str, sha256: str, size: int, tokens: int) -> None:
+        """Remembers a text of the user's that is scored."""
+        said = {"sha256": sha256, "published": False, "bytes": size, "tokens": tokens, "folder": TEXTS}
+        self._used[f"{TEXTS}/{name}"] = said
 
     def _read(self, source: Published) -> Any:
         """Return the parsed file and note its hash."""

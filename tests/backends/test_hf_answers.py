@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from transformers import (
 )
 
 from anchoreval.backends.hf.backend import HfBackend
-from anchoreval.schema import Output, Request
+from anchoreval.schema import Output, Request, rounded
 
 SMALL = {"chunk_tokens": 32, "batch_tokens": 2_048, "rows": 8}
 NEW_TOKENS = 10
@@ -142,13 +143,18 @@ def test_reference_logprobs_equal_one_full_pass_in_float64(any_model: HfBackend)
         assert tolerance < abs(want) / 1_000
 
 
-def test_a_long_reference_is_scored_in_pieces_to_the_same_sum(llama: Path) -> None:
+@pytest.mark.parametrize("budget", [0, 1])
+def test_a_long_reference_is_scored_in_pieces_to_the_same_sum(llama: Path, budget: int) -> None:
     backend = open_hf(llama)
     prompt, reference = prompts(2, 150, 150, seed=3)
-    (made,) = backend.answer([request("long", prompt, 0, reference=reference)])
+    (made,) = backend.answer([request("long", prompt, budget, reference=reference)])
     want = stock_logprob(backend.model, prompt, reference)
     assert made.reference_logprob == pytest.approx(want, abs=logprob_tolerance(backend.model, len(reference)))
-    assert (made.text, made.finish) == ("", "length")
+    assert made.token_logprobs is not None and len(made.token_logprobs) == 150
+    assert math.fsum(made.token_logprobs) == pytest.approx(made.reference_logprob, abs=1e-9)
+    assert list(map(rounded, made.token_logprobs)) == list(made.token_logprobs)
+    if not budget:
+        assert (made.text, made.finish, made.outcome) == ("", "scored", "answered")
 
 
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.half)])

@@ -273,7 +273,17 @@ def test_a_reference_that_cannot_be_scored_costs_no_answer(value: Any) -> None:
 
 def test_a_reference_that_can_be_scored_has_its_log_probability() -> None:
     (output,) = outputs(Rules(scoring(-0.5), at_opening=True), request(reference_ids=(300, 16)), logprobs=True)
-    assert output.reference_logprob == -2.0 and output.facts == {}
+    assert output.reference_logprob == -2.0 and output.facts == {} and output.token_logprobs == (-1.5, -0.5)
+
+
+@pytest.mark.parametrize("value", BROKEN, ids=repr)
+def test_a_text_that_cannot_be_scored_is_lost_and_one_that_can_is_asked_for_alone(value: Any) -> None:
+    asked, rules = request(new=0, reference_ids=(300, 16)), Rules(scoring(-0.5), at_opening=True)
+    (output,) = outputs(rules, asked, logprobs=True)
+    assert (output.outcome, output.finish, output.token_logprobs) == ("answered", "scored", (-1.5, -0.5))
+    assert all(body.get("echo") for body in rules.bodies)
+    (output,) = outputs(Rules(scoring(value), at_opening=True), asked, logprobs=True)
+    assert output.outcome not in SCORED and output.token_logprobs is None and output.why
 
 
 @pytest.mark.parametrize(

@@ -143,8 +143,28 @@ def test_a_score_is_made_of_the_first_token_the_rows_between_and_the_last() -> N
     replies = [Reply(2, 7, {7: -3.0}, (ChoiceScore(-2.0, True),)), Reply(2, 6, {6: -0.5})]
     row.score([Reply(0, 5, {5: -1.0, 8: -9.0})], dict(zip(forced, replies, strict=True)))
     output = row.output(0.0)
-    assert output.reference_logprob == -9.0
+    assert output.reference_logprob == -9.0 and output.token_logprobs == (-9.0,)
     assert output.choices == (ChoiceScore(-6.0, True), ChoiceScore(-0.5, True))
+
+
+def test_a_text_is_one_ask_for_all_of_its_tokens() -> None:
+    row = row_of(replace(request("a", (1,)), max_new_tokens=0, reference_ids=(5, 6, 7)))
+    assert row.behind() == []
+    ((text, ask),) = row.forced().items()
+    assert (ask.token_ids, ask.next_ids, ask.rows_from) == ((1, 5, 6), (7,), 1)
+    row.score([], {text: Reply(0, 9, {7: -3.0}, (ChoiceScore(-2.0, True), ChoiceScore(-0.5, False)))})
+    assert row.generated(frozenset()) is None
+    output = row.output(0.0)
+    assert (output.token_logprobs, output.reference_logprob) == ((-2.0, -0.5, -3.0), -5.5)
+    assert (output.finish, output.outcome) == ("scored", "answered")
+    short = row_of(replace(request("a", (1,)), max_new_tokens=0, reference_ids=(5,)))
+    assert [(ask.token_ids, ask.rows_from) for ask in short.forced().values()] == [((1,), None)]
+
+
+def test_a_text_whose_log_probability_is_not_finite_is_lost() -> None:
+    row = row_of(replace(request("a", (1,)), max_new_tokens=0, reference_ids=(5,)))
+    row.score([], {Continuation((5,), 1): Reply(0, 5, {5: math.nan})})
+    assert row.generated(frozenset()) is None and row.output(0.0).outcome == "not_finite"
 
 
 def test_tokens_that_are_not_counted_have_no_rows() -> None:

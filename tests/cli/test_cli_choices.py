@@ -116,7 +116,7 @@ ELSEWHERE: dict[str, str] = {
     "--tokenizer": "backends/test_openai_options.py", "--base-url": "backends/test_openai_options.py",
     "--ray": "runs/workers/test_fleet.py", "--workers": "runs/workers/test_fleet.py",
     "--no-context": "suites/longbench/test_longbench_runs.py", "--prompting": "reports/test_longbench_v2_report.py",
-    "--serve": "reports/viewer/test_view_serve.py",
+    "--serve": "reports/viewer/test_view_serve.py", "--windows": "suites/nll/test_nll.py",
     "--deviation": "suites/longbench/test_longbench_runs.py",
     **dict.fromkeys(
         (

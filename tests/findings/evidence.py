@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from anchoreval.records.run import Run, find_runs, load_run
+from anchoreval.reports.nll.tables import TASK
 
 MODEL = "smollm2-135m-q4"
 REPOSITORY = Path(__file__).parents[2]
@@ -43,6 +44,8 @@ def read(folder: Path = RESULTS) -> Evidence:
     runs, unfinished = {}, {}
     for path in find_runs([folder]) if list(folder.glob("*/header.json")) else []:
         run = load_run(path)
+        if run.tasks == (TASK,):  # whose tables are read
+            continue
         name = name_of(run)
         if run.header.get("finished"):
             runs[name] = run

@@ -16,6 +16,8 @@ from pathlib import Path
 
 from anchoreval.diagnostics.probe.parts import packed, unpacked
 from anchoreval.records.kept import Kept
+from anchoreval.records.logprobs import LOGPROBS
+from anchoreval.reports.nll.tables import TASK
 from findings.evidence import MODEL, RESULTS, Line, lines
 from findings.page import LOSSES, PROBES
 
@@ -28,10 +30,17 @@ def gather(source: Path, results: Path = RESULTS, with_lines: bool = True) -> li
     """Copy every run, probe and table of losses under `source` into `results`; return the folders."""
     made = []
     for header in sorted(source.glob("**/header.json")):
-        if json.loads(header.read_text("utf-8"))["model"]["name"] == MODEL:
-            made.append(_into(results / header.parent.name))
+        said = json.loads(header.read_text("utf-8"))
+        if said["model"]["name"] == MODEL:
+            folder = header.parent
+            name = (
+                folder.relative_to(folder.parents[2]) if said["tasks"] == [TASK] else folder.name
+            )  # beside its tables
+            made.append(_into(results / name))
             _copy(header, made[-1] / header.name)
-            _write(made[-1] / "records.jsonl", _whole(header.with_name("records.jsonl").read_bytes()))
+            for name in ("records.jsonl", LOGPROBS):
+                if header.with_name(name).is_file():
+                    _write(made[-1] / name, _whole(header.with_name(name).read_bytes()))
     for kind, names in (("probe", PROBES), ("nll", LOSSES)):
         for name in names:
             for folder in sorted({path.parent for path in source.glob(f"**/{name}/*.*")}):

@@ -23,6 +23,8 @@ from anchoreval.runs.verify.records import findings
 
 SCRIPT = Path(__file__).parents[1] / "crash.py"
 
+FILES = {"header.json", "lock", "records.jsonl", "logprobs.jsonl"}
+
 
 def killed(folder: Path, points: list[str]) -> dict[str, int]:
     """What `crash.py` says of runs that are killed at these points."""
@@ -38,7 +40,7 @@ def check(folder: Path, whole: Path) -> None:
     for place in folder.iterdir():
         assert {path.name: contents(path) for path in place.glob("*/*")} == expected
         assert not list(place.rglob("*.part"))
-        assert {path.name for path in place.rglob("*") if path.is_file()} == {"header.json", "lock", "records.jsonl"}
+        assert {path.name for path in place.rglob("*") if path.is_file()} == FILES
         for path in place.glob("*/*"):
             assert load_run(path).header["finished"]
             assert not [str(finding) for finding in findings(path, Path(texts().name)) if finding.differs]

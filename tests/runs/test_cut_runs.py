@@ -30,11 +30,11 @@ def cut_after(records: int) -> Iterator[None]:
     """Every run is stopped once so many more records are on disk."""
     stock, left = RunFolder.append, records
 
-    def append(self: RunFolder, record: Record) -> None:
+    def append(self: RunFolder, record: Record, *logprobs: Any) -> None:
         nonlocal left
         if left == 0:
             raise KeyboardInterrupt
-        stock(self, record)
+        stock(self, record, *logprobs)
         left -= 1
 
     with pytest.MonkeyPatch.context() as patch:

@@ -42,12 +42,17 @@ class Row(Growing):
     start: int
     after: int
     logprob: float | None = None
+    token_logprobs: tuple[float, ...] | None = None
     unscored: bool = False  # whether the reference's log-probability is not finite; the answer stays valid
     choices: tuple[ChoiceScore, ...] = ()
 
-    def refer(self, logprob: float) -> None:
+    def refer(self, logprob: float, each: Sequence[float]) -> None:
         self.unscored = not math.isfinite(logprob)
-        self.logprob = None if self.unscored else logprob
+        if not self.unscored:
+            self.logprob, self.token_logprobs = logprob, tuple(each)
+        elif self.request.scores_text:
+            place = len(self.request.token_ids) + next(i for i, value in enumerate(each) if not math.isfinite(value))
+            self.fail(f"the log-probability of the token at position {place} is not finite", "not_finite")
 
     def choose(self, choices: tuple[ChoiceScore, ...]) -> None:
         if all(math.isfinite(choice.logprob) for choice in choices):
@@ -63,7 +68,7 @@ class Row(Growing):
     def output(self, seconds: float) -> Output:
         if self.finish == "error":
             return self.said(seconds, None, ())
-        said = self.said(seconds, self.logprob, self.choices)
+        said = replace(self.said(seconds, self.logprob, self.choices), token_logprobs=self.token_logprobs)
         return replace(said, facts={NO_LOGPROB: REFERENCE_NOT_FINITE}) if self.unscored else said
 
 
@@ -195,6 +200,8 @@ class Answering:
     def _prefill(self, store: KvStore, row: int, batch: Batch, request: Request) -> Row:
         """Return the row: its prompt in the store, reference and choices scored, its first token chosen."""
         layout, start = self._arrangement.of(request), batch.start(request)
+        if request.scores_text:
+            return self._score_text(store, (row, start), request, layout)
         if layout.rows and self._arrangement.realisation == "flex":
             last_1V = self._prefill_flex(store, (row, start), request, layout)
         elif layout.rows:
@@ -205,7 +212,7 @@ class Answering:
         behind = Behind(store, (row, start), request.token_ids, layout.after, last_1V)
         with self._unchanged():
             if request.reference_ids:
-                state.refer(self._scoring.reference(behind, request.reference_ids))
+                state.refer(*self._scoring.reference(behind, request.reference_ids))
         with self._unchanged():
             if request.choices:
                 state.choose(self._scoring.choices(behind, request.choices))
@@ -214,7 +221,19 @@ class Answering:
         if request.max_new_tokens > 0:
             self._advance([state], last_1V)
         else:
-            state.finish = "stop" if request.choices else "length"
+            state.finish = request.unsaid
+        return state
+
+    def _score_text(self, store: KvStore, place: tuple[int, int], request: Request, layout: Layout) -> Row:
+        """Return the row of a text, with each of its tokens scored and none added."""
+        self._previous = None  # its columns are written over
+        state = Row(request, TextStream(self._decoder, request.token_ids, ()), place[1], layout.after)
+        ids, first = (*request.token_ids, *request.reference_ids), len(request.token_ids)
+        chunk = len(ids) if self._network.whole_prompts else self._limits.chunk_tokens
+        each = self._scoring.text(store.row(*place, 0), ids, layout.positions, first, chunk)
+        state.finish = request.unsaid
+        state.refer(math.fsum(each), each)
+        self.prefilled_tokens += len(ids) - 1
         return state
 
     def _prefill_plain(self, store: KvStore, place: tuple[int, int], request: Request, layout: Layout) -> Tensor:

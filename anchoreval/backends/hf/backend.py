@@ -358,7 +358,9 @@ class HfBackend:
         return self._network.alone and not self._network.whole_prompts
 
     def _needed(self, request: Request) -> int:
-        """Return the positions that a request's tokens take; the last token of an answer is never fed back."""
+        """Return the positions that a request's tokens take; the last token of an answer or text is never fed back."""
+        if request.scores_text:
+            return self._arrangement.of(request).after - 1
         choices = (len(choice.token_ids) - 1 for choice in request.choices)
         longest = max(request.max_new_tokens - 1, len(request.reference_ids) - 1, 0, *choices)
         return self._arrangement.of(request).after + longest

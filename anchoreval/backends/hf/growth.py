@@ -14,6 +14,7 @@ they were rotated with. For one row this means:
     without any context, which is not computed here;
   * the log-probability of the reference is that of one stock pass over prompt and reference;
   * a choice is scored as lm-eval does, by one stock pass over prompt and choice without its last token;
+  * a text that is scored is one stock pass over all its tokens but the last;
   * rows are computed alone, and what a pass changes in the rotary modules is restored after it: nothing depends on the
     previous prompt, on the reference or on another choice.
 """
@@ -30,6 +31,7 @@ from transformers import GenerationMixin
 from transformers.cache_utils import Cache
 
 from anchoreval.arms.configuration import rope_type, ropes_of
+from anchoreval.errors import ModelError
 
 GROWING_ROPE = frozenset({"dynamic", "longrope"})
 _PLAIN = (Tensor, bool, int, float, list, type(None))
@@ -86,6 +88,20 @@ class Growth:
         logits_kV: Tensor = result.logits[0, -keep:]
         return logits_kV
 
+    def each_logits(self, ids: Sequence[int], first: int, rows: int) -> Iterator[Tensor]:
+        """Yield logits `RV` behind the tokens from `first` on, `rows` at a time, of one stock pass over all `ids`.
+
+        Layers run once and their result serves every piece of the output projection. ModelError where they cannot be
+        told apart from it.
+        """
+        ids_1N = torch.tensor([ids], device=self._model.device)
+        positions_1N = torch.arange(len(ids), device=ids_1N.device)[None]
+        given = {"attention_mask": torch.ones_like(ids_1N, dtype=torch.bool), "position_ids": positions_1N}
+        with _layers_once(self._model):
+            for at in range(first, len(ids), rows):
+                kept_R = torch.arange(at, min(at + rows, len(ids)), device=ids_1N.device)
+                yield self._model(input_ids=ids_1N, logits_to_keep=kept_R, use_cache=False, **given).logits[0]
+
     def _modules(self) -> Iterator[nn.Module]:
         for module in self._rotary:
             yield module
@@ -105,6 +121,27 @@ def _switches(group: Mapping[str, Any], text: Any) -> list[int]:
 def _keeps_frequencies(module: nn.Module) -> bool:
     named = "rotary" in type(module).__name__.lower()
     return named or any(name.endswith("inv_freq") for name in module._buffers)
+
+
+@contextmanager
+def _layers_once(model: Any) -> Iterator[None]:
+    """Inside the block everything below the output projection runs once, and its result serves every further call."""
+    below = model.base_model
+    if below is model or "forward" in vars(below):
+        raise ModelError(f"{type(model).__name__}: the layers below the output projection cannot be told apart")
+    stock = below.forward
+    made: list[Any] = []
+
+    def forward(*args: Any, **named: Any) -> Any:
+        if not made:
+            made.append(stock(*args, **named))
+        return made[0]
+
+    below.__dict__["forward"] = forward
+    try:
+        yield
+    finally:
+        below.__dict__.pop("forward", None)
 
 
 _State = tuple[dict[str, Any], dict[str, Any], list[tuple[Tensor, Tensor]]]

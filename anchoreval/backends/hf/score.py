@@ -8,7 +8,7 @@ requested only from the first counted token on, and reduced by a float32 log-sof
 The log-probability of a reference is the one that a stock forward pass over prompt and reference gives; a choice's is
 that of a pass over prompt and choice without its last token, as lm-eval computes it. Both continue from the prompt's
 keys and values. If rotations depend on the length of the pass (growth.py) and change between the two lengths, that one
-pass is made.
+pass is made. A text that is scored is prefilled like a prompt.
 """
 
 from __future__ import annotations
@@ -77,19 +77,39 @@ class Scoring:
         new, self._alone = not self._alone, True
         return new
 
-    def reference(self, behind: Behind, ids: Sequence[int]) -> float:
-        """Return the summed natural log-probability of `ids`."""
-        growth = self._network.growth
+    def reference(self, behind: Behind, ids: Sequence[int]) -> tuple[float, tuple[float, ...]]:
+        """Return the summed natural log-probability of `ids`, and that of each."""
+        growth, each = self._network.growth, list[float]()
         if growth is not None and not growth.alike(behind.tokens, behind.tokens + len(ids)):
-            return _judged(growth.logits((*behind.ids, *ids), len(ids) + 1)[:-1], ids)[0]
+            total = _judged(growth.logits((*behind.ids, *ids), len(ids) + 1)[:-1], ids, each)[0]
+            return total, tuple(each)
         fork = behind.store.row(*behind.place, behind.tokens)
-        total = _judged(behind.last, ids[:1])[0]
+        total = _judged(behind.last, ids[:1], each)[0]
         for at in range(0, len(ids) - 1, REFERENCE_TOKENS):
             given = ids[at : min(at + REFERENCE_TOKENS, len(ids) - 1)]
             positions = behind.positions(at, len(given))
             logits_QV = extend(self._network, fork, given, positions, behind.tokens + at, keep=len(given))
-            total += _judged(logits_QV, ids[at + 1 : at + 1 + len(given)])[0]
-        return total
+            total += _judged(logits_QV, ids[at + 1 : at + 1 + len(given)], each)[0]
+        return total, tuple(each)
+
+    def text(self, cache: Cache, ids: Sequence[int], positions: Sequence[int], first: int, chunk: int) -> list[float]:
+        """Return the natural log-probability of each of `ids` from `first` on, given all before it, in one prefill.
+
+        Chunks lie on an absolute grid, and logits are never of more rows than one has: what grows with the text is the
+        cache, the mask of one chunk, and for growing rotations the hidden states.
+        """
+        given, each = ids[:-1], list[float]()
+        if self._network.growth is not None:
+            for logits_RV in self._network.growth.each_logits(given, first - 1, self._limits.chunk_tokens):
+                _judged(logits_RV, ids[first + len(each) :][: len(logits_RV)], each)
+            return each
+        for at in range(0, len(given), chunk):
+            part = given[at : at + chunk]
+            keep = min(len(part), max(1, at + len(part) - (first - 1)))
+            logits_RV = extend(self._network, cache, part, positions[at : at + len(part)], at, keep)
+            if at + len(part) >= first:
+                _judged(logits_RV, ids[first + len(each) :][:keep], each)
+        return each
 
     def choices(self, behind: Behind, choices: Sequence[Continuation]) -> tuple[ChoiceScore, ...]:
         """Return a score per choice, in order; choices of like length are computed together."""
@@ -180,10 +200,10 @@ def _joined(first: ChoiceScore, second: ChoiceScore) -> ChoiceScore:
     return ChoiceScore(first.logprob + second.logprob, first.greedy and second.greedy)
 
 
-def _judged(logits_QV: Tensor, ids: Sequence[int]) -> ChoiceScore:
+def _judged(logits_QV: Tensor, ids: Sequence[int], each: list[float] | None = None) -> ChoiceScore:
     """Return the ids' summed log-probability, one id per row, and whether each is the likeliest.
 
-    The log-softmax is fp32, the sum fp64.
+    The log-softmax is fp32, the sum fp64. The log-probability of each id is added to `each`.
     """
     total, greedy = 0.0, True
     for at in range(0, len(ids), REFERENCE_TOKENS):
@@ -191,5 +211,7 @@ def _judged(logits_QV: Tensor, ids: Sequence[int]) -> ChoiceScore:
         index_Q1 = torch.tensor(ids[at : at + REFERENCE_TOKENS], device=wide_QV.device)[:, None]
         each_Q = wide_QV.gather(1, index_Q1)[:, 0] - wide_QV.logsumexp(-1)
         total += float(each_Q.double().sum())
+        if each is not None:
+            each += each_Q.tolist()
         greedy = greedy and bool((wide_QV.argmax(-1) == index_Q1[:, 0]).all())
     return ChoiceScore(total, greedy)

@@ -15,7 +15,7 @@ from anchoreval.backends.answering import UNCLOSED, is_unclosed
 from anchoreval.backends.detokenize import TextStream
 from anchoreval.backends.openai.message import Message, Unread, Usage, message_of, one_line, usage_of
 from anchoreval.backends.openai.server import Api, Identity, Offers, text_of
-from anchoreval.schema import PROMPT_READ, ChoiceScore, Finish, Json, Outcome, Output, Request
+from anchoreval.schema import PROMPT_READ, ChoiceScore, Finish, Json, Outcome, Output, Request, rounded
 from anchoreval.tokenizer import TextTokenizer
 
 _MOST_STOPS = 4  # that OpenAI's interface takes, vLLM's server too; the others end the text here
@@ -33,6 +33,10 @@ class Unanswerable(Exception):
     def __init__(self, why: str, lost: Outcome = "failed") -> None:
         super().__init__(why)
         self.lost = lost
+
+
+#: The score of tokens, and the log-probability of each.
+Scored = tuple[ChoiceScore, tuple[float, ...]]
 
 
 def lost(request: Request, why: str, outcome: Outcome) -> Output:
@@ -90,7 +94,7 @@ class Asking:
             return None  # the answer fits, the token that such a server must add behind it does not
         return self._common() | {"prompt": prompt, "echo": True, "logprobs": 1, "max_tokens": new}
 
-    def scored(self, said: Mapping[str, Any], prompt: int, given: Sequence[int], counted: int) -> ChoiceScore | None:
+    def scored(self, said: Mapping[str, Any], prompt: int, given: Sequence[int], counted: int) -> Scored | None:
         """Return the score in an answer to `scoring` with `prompt` tokens before `given`; None if the tokens differ."""
         try:
             return self._scored(said["choices"][0], prompt, given, counted)
@@ -98,7 +102,7 @@ class Asking:
             text = f"the server's log-probabilities are not of OpenAI's form: {type(error).__name__}"
             raise Unanswerable(text) from error
 
-    def _scored(self, choice: Mapping[str, Any], prompt: int, given: Sequence[int], counted: int) -> ChoiceScore | None:
+    def _scored(self, choice: Mapping[str, Any], prompt: int, given: Sequence[int], counted: int) -> Scored | None:
         logprobs = choice["logprobs"]
         if self.offers.logprobs == "prompt_logprobs":
             rows = choice["prompt_logprobs"][prompt + len(given) - counted :] if counted > 1 else []
@@ -116,7 +120,7 @@ class Asking:
             raise Unanswerable(_NOT_FINITE, "not_finite")
         tops = (max(top.values()) for top in logprobs["top_logprobs"][last])
         greedy += [value >= top for value, top in zip(logprobs["token_logprobs"][last], tops, strict=True)]
-        return ChoiceScore(math.fsum(values), all(greedy))
+        return ChoiceScore(math.fsum(values), all(greedy)), tuple(map(rounded, values))
 
     def output(self, request: Request, said: Mapping[str, Any]) -> Output:
         """Return the output for any answer to `generation`; its seconds are not known here."""

@@ -21,7 +21,7 @@ from anchoreval.arms.arm import Arm
 from anchoreval.arms.layout import Arrangement
 from anchoreval.arms.patterns import PATTERNS
 from anchoreval.arms.rope import RopeLevel, parse_level
-from anchoreval.backends.openai.answers import Asking, Unanswerable, lost
+from anchoreval.backends.openai.answers import Asking, Scored, Unanswerable, lost
 from anchoreval.backends.openai.http import Link, NoAnswer, Refused
 from anchoreval.backends.openai.probe import PATHS, probe
 from anchoreval.backends.openai.server import Api, require_same
@@ -172,7 +172,7 @@ class OpenAiBackend:
         for request in requests:
             if not request.token_ids:
                 raise ModelError(f"{request.sample_id}: an empty prompt cannot be continued")
-            if request.choices and self._asking.offers.logprobs == "none":
+            if (request.choices or request.scores_text) and self._asking.offers.logprobs == "none":
                 text = "needs log-probabilities of given answers, which this server does not offer"
                 raise ModelError(f"{request.sample_id}: {text}: leave such tasks out")
             self._arrangement.check(request)
@@ -193,12 +193,12 @@ class OpenAiBackend:
             plan = {"vllm_xargs": {"anchoreval_plan": list(context.plan or ())}, "cache_salt": context.salt}
             asking = replace(asking, more={**asking.more, **plan})
         try:
-            logprob, facts = self._reference(asking, request)
+            logprob, each, facts = self._reference(asking, request)
             choices = tuple(self._choice(asking, request, choice) for choice in request.choices)
             if request.max_new_tokens > 0:
                 output = asking.output(request, self._post(asking, asking.path, asking.generation(request)))
             else:
-                output = Output(request.sample_id, "", (), "stop" if choices else "length", None, 0.0)
+                output = Output(request.sample_id, "", (), request.unsaid, None, 0.0)
         except Unanswerable as error:
             return lost(request, str(error), error.lost)
         except Refused as error:
@@ -206,19 +206,29 @@ class OpenAiBackend:
         except NoAnswer as error:
             return lost(request, str(error), "failed")
         self._notice(asking, request, output)
-        said = replace(output, reference_logprob=logprob, choices=choices, facts={**facts, **output.facts})
+        said = replace(output, reference_logprob=logprob, token_logprobs=each, choices=choices)
+        said = replace(said, facts={**facts, **output.facts})
         return replace(said, text=self._link.key.hide_secret(said.text))
 
-    def _reference(self, asking: Asking, request: Request) -> tuple[float | None, dict[str, Json]]:
-        """Return the log-probability of the reference, and the fact that says why the server gives none."""
+    def _reference(
+        self, asking: Asking, request: Request
+    ) -> tuple[float | None, tuple[float, ...] | None, dict[str, Json]]:
+        """Return the log-probability of the reference and of its tokens, and the fact that says why there is none.
+
+        If nothing else is asked for, raise whatever keeps the server from it.
+        """
         given = request.reference_ids
         if not given or asking.offers.logprobs == "none":
-            return None, {}
+            return None, None, {}
         try:
-            score = self._score(asking, request.token_ids, given, len(given))
+            scored = self._score(asking, request.token_ids, given, len(given))
+            if scored is None:
+                raise Unanswerable(_OTHER_TOKENS)
         except (Unanswerable, Refused, NoAnswer) as error:
-            return None, {NO_LOGPROB: str(error)}
-        return (None, {NO_LOGPROB: _OTHER_TOKENS}) if score is None else (score.logprob, {})
+            if request.scores_text:
+                raise
+            return None, None, {NO_LOGPROB: str(error)}
+        return scored[0].logprob, scored[1], {}
 
     def _notice(self, asking: Asking, request: Request, output: Output) -> None:
         """Report, for the first request of a kind, that the server read other tokens than were meant."""
@@ -235,12 +245,12 @@ class OpenAiBackend:
     def _choice(self, asking: Asking, request: Request, choice: Continuation) -> ChoiceScore:
         if not choice.counted:
             return ChoiceScore(0.0, True)
-        score = self._score(asking, request.token_ids, choice.token_ids, choice.counted)
-        if score is None:
+        scored = self._score(asking, request.token_ids, choice.token_ids, choice.counted)
+        if scored is None:
             raise Unanswerable(_OTHER_TOKENS)
-        return score
+        return scored[0]
 
-    def _score(self, asking: Asking, ids: Sequence[int], given: Sequence[int], counted: int) -> ChoiceScore | None:
+    def _score(self, asking: Asking, ids: Sequence[int], given: Sequence[int], counted: int) -> Scored | None:
         body = asking.scoring(ids, given, counted)
         if body is None:
             return None

@@ -6,7 +6,8 @@ A request with a reference or choices is three kinds of prompt for the engine, o
   forced     the prompt and all but the last token of a continuation: the log-probabilities of its other tokens
   generated  its own prompt again, greedily, up to its answer budget
 
-The prompt is computed once: the second and third kind find it in vLLM's prefix cache.
+The prompt is computed once: the second and third kind find it in vLLM's prefix cache. A text that is scored is forced
+alone, all of its tokens.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ class Row(Growing):
 
     context: Context
     scores: dict[Continuation, ChoiceScore] = field(default_factory=dict)
+    tokens_of: dict[Continuation, tuple[float, ...]] = field(default_factory=dict)  # their log-probabilities
 
     def continuations(self) -> list[Continuation]:
         """Return reference and choices, without those that have no counted token."""
@@ -81,18 +83,22 @@ class Row(Growing):
 
     def behind(self) -> list[Ask]:
         """Return asks for the prompt alone, if anything is scored after it."""
-        wanted = self.continuations()
+        wanted = [] if self.request.scores_text else self.continuations()
         first = sorted({each.token_ids[0] for each in wanted if each.counted == len(each.token_ids)})
         parts = [tuple(first[at : at + MOST_IDS]) for at in range(0, len(first), MOST_IDS)] or [()]
         return [Ask(self.request.token_ids, self.context, part) for part in parts] if wanted else []
 
     def forced(self) -> dict[Continuation, Ask]:
-        """Return continuations of two or more tokens, each with the ask that scores all but its first token."""
-        return {each: self._forced(each) for each in self.continuations() if len(each.token_ids) > 1}
+        """Return continuations of two or more tokens, or a text, each with the ask that scores all but its first token.
+
+        A text is scored with all its tokens.
+        """
+        whole = self.request.scores_text
+        return {each: self._forced(each) for each in self.continuations() if whole or len(each.token_ids) > 1}
 
     def _forced(self, each: Continuation) -> Ask:
         start, tokens = len(self.request.token_ids), len(each.token_ids)
-        first = max(1, tokens - each.counted)
+        first = 0 if self.request.scores_text else max(1, tokens - each.counted)
         return Ask(
             token_ids=self.request.token_ids + each.token_ids[:-1],
             context=self.context,
@@ -105,21 +111,23 @@ class Row(Growing):
         first = {token: logprob for reply in behind for token, logprob in reply.behind.items()}
         for each in self.continuations():
             parts = [ChoiceScore(0.0, True)]
-            if each.counted == len(each.token_ids):
+            if behind and each.counted == len(each.token_ids):
                 token = each.token_ids[0]
                 parts.append(ChoiceScore(first[token], token == behind[0].token))
             if each in forced:
                 reply, last = forced[each], each.token_ids[-1]
                 parts += [*reply.rows, ChoiceScore(reply.behind[last], last == reply.token)]
             self.scores[each] = ChoiceScore(sum(p.logprob for p in parts), all(p.greedy for p in parts))
-        if not all(math.isfinite(self.scores[each].logprob) for each in self.request.choices if each in self.scores):
+            self.tokens_of[each] = tuple(p.logprob for p in parts[1:])
+        needed = self.continuations() if self.request.scores_text else self.request.choices
+        if not all(math.isfinite(self.scores[each].logprob) for each in needed if each in self.scores):
             self.fail(NOT_FINITE, "not_finite")
 
     def generated(self, eos: frozenset[int]) -> Ask | None:
         """Return the ask that continues the prompt greedily, None if nothing is to be generated."""
         request = self.request
         if self.finish is None and request.max_new_tokens == 0:
-            self.finish = "stop" if request.choices else "length"
+            self.finish = request.unsaid
         if self.finish is not None:
             return None
         ends = tuple(sorted({*eos, *request.end_ids}))
@@ -134,7 +142,8 @@ class Row(Growing):
         reference = self.scores.get(Continuation(ids, len(ids)))
         choices = tuple(self.scores.get(each, ChoiceScore(0.0, True)) for each in self.request.choices)
         if reference is None or math.isfinite(reference.logprob):
-            return self.said(seconds, reference.logprob if reference else None, choices)
+            said = self.said(seconds, reference.logprob if reference else None, choices)
+            return replace(said, token_logprobs=self.tokens_of.get(Continuation(ids, len(ids))))
         return replace(self.said(seconds, None, choices), facts={NO_LOGPROB: REFERENCE_NOT_FINITE})
 
 

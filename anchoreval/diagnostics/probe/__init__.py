@@ -4,7 +4,6 @@ study    which runs are made and compared, over which texts -> rows
 parts    the measures of one text under one level -> a line of probe.jsonl, and back
 sheet    rows -> probe.csv, texts.csv
 reading  rows -> the paragraph and the tables of the page
-plots    curves -> inline SVG
 page     probe.html (imports jinja2)
 """
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from anchoreval.diagnostics.probe.plots import Axis, Curve, Drawing, Floor, Point, chart, decades, sheet, swatch
 from anchoreval.diagnostics.probe.reading import (
     MODE_WORDS,
     beyond,
@@ -24,6 +23,7 @@ from anchoreval.diagnostics.probe.reading import (
     total,
 )
 from anchoreval.diagnostics.probe.sheet import Mode, Row, Study
+from anchoreval.reports.plots import STYLE, Axis, Curve, Drawing, Floor, Point, chart, decades, sheet, swatch
 
 TEMPLATES = Path(__file__).parent / "templates"
 TOP_HEADS = 12
@@ -48,7 +48,7 @@ def page(study: Study) -> str:
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
-    style = (TEMPLATES / "probe.css").read_text("utf-8")
+    style = STYLE.read_text("utf-8")
     text = environment.get_template("probe.html").render(
         model=study.model,
         style=style,
@@ -76,7 +76,7 @@ def picture(study: Study) -> str:
     counts = {row.setting.length: row.setting.texts for row in study.totals()}
     texts = ", ".join(f"{counts[length]} at {length:,}" for length in lengths(study))
     notes = [f"Vertical bars: 95% interval over the texts; tokens and texts: {texts}.", floor_words(study)]
-    return sheet(head, drawings, levels(study), [*filter(None, notes)], (TEMPLATES / "probe.css").read_text("utf-8"))
+    return sheet(head, drawings, levels(study), [*filter(None, notes)], STYLE.read_text("utf-8"))
 
 
 def floor_words(study: Study) -> str:

@@ -15,6 +15,7 @@ from anchoreval.runs.lengths import lengths_of
 from anchoreval.runs.rebuild import Remake
 from anchoreval.runs.verify.rounds import rule_differences
 from anchoreval.schema import Json, uses_generated
+from anchoreval.suites import IN_FILES
 
 
 def header_differences(run: Run) -> Iterator[str]:
@@ -87,19 +88,27 @@ def _counts(parts: HeaderParts) -> Iterator[str]:
         for task in parts.identity.tasks
         for length in lengths_of(task, parts.identity.lengths, parts.model.window)
     }
+    in_files = {task.address for task in parts.identity.tasks if task.generator in IN_FILES}
     for task, length in sorted(there.keys() | wanted.keys()):
         if there[task, length] != (1 if (task, length) in wanted else 0):
             yield f"asked: {task} at {length} stands there {there[task, length]} times"
     for row in parts.asked:
-        if row.samples != wanted.get((row.task, row.length), row.samples):
+        most = wanted.get((row.task, row.length), row.samples)
+        if row.samples > most or (row.samples < most and row.task not in in_files):
             yield f"asked: {row.task} at {row.length}: {row.samples} samples, not {wanted[row.task, row.length]}"
 
 
 def unmade(remake: Remake) -> Iterator[str]:
-    """Cells that the header calls unmakeable and that can be made."""
+    """Cells that the header calls unmakeable and that can be made, and those of which the files hold another number."""
     for row in remake.header.unmakeable:
         try:
             next(remake.prompts.samples(remake.tasks[row.task], row.length, 1))
         except LengthError:
             continue
         yield f"unmakeable: {row.task} at {row.length} can be made"
+    for cell in remake.header.asked:
+        if (task := remake.tasks[cell.task]).generator in IN_FILES:
+            next(remake.samples(cell.task, cell.length))  # which says where files are not those of the run
+            found = remake.prompts.count(task, cell.length)
+            if found != cell.samples:
+                yield f"asked: {cell.task} at {cell.length}: {cell.samples} samples, not {found}"

@@ -20,12 +20,13 @@ from anchoreval.errors import AnchorEvalError, RunError
 from anchoreval.records.header import HEADER
 from anchoreval.records.line import from_line
 from anchoreval.records.lines import RECORDS, Lines
+from anchoreval.records.logprobs import LOGPROBS, TokenLogprobs
 from anchoreval.records.parts import HeaderParts
 from anchoreval.records.plain_files import there
 from anchoreval.records.record import key_of, to_record
 from anchoreval.records.rescore import earned, same
 from anchoreval.records.run import Run, header_alone
-from anchoreval.records.seal import seal_of
+from anchoreval.records.seal import changed_parts, seal_of
 from anchoreval.runs.identity import changed_files
 from anchoreval.runs.prompts import Second
 from anchoreval.runs.rebuild import Remake
@@ -194,6 +195,7 @@ class Reading:
         self._rank, self._backwards, self._bare, self._again = -1, 0, 0, 0
         self._lost: set[int] = set()
         self._behind = 0
+        self.logprobs, self._referred, self._without = TokenLogprobs(run.path), set[str](), 0
         self._generated: dict[str, int] = {}  # by task, the first line that holds generated text
         self._scores = array("d", [math.nan] * len(expected.lines))
 
@@ -222,6 +224,11 @@ class Reading:
             yield Finding(str(self.path), f"{self._again} records stand there again: they had no answer", False)
         if self._bare:
             yield Finding(str(self.path), f"{self._bare} records lack facts that runs of today have", False)
+        if self.run.header.get("finished") and (alone := len(self.logprobs) - len(self._referred)):
+            yield Finding(str(self.run.path / LOGPROBS), f"{alone} lines are of no record", False)
+        if self._without and self.logprobs:
+            what = f"{self._without} records have no line in {LOGPROBS}: they were made before such lines were kept"
+            yield Finding(str(self.path), what, False)
 
     def _line(self, line: bytes) -> Iterator[str]:
         if not line.endswith(b"\n"):
@@ -233,6 +240,12 @@ class Reading:
             yield f"corrupt line: {error}"
             return
         self.records += 1
+        if what := self.logprobs.contradiction(record):
+            yield f"{record.sample_id} {record.arm}: {what}"
+        if record.key in self.logprobs:
+            self._referred.add(record.key)
+        else:
+            self._without += record.reference_logprob is not None and not record.choices
         if uses_generated(record.facts):
             self._generated.setdefault(record.task, self.lines)
         expected = self.expected
@@ -299,7 +312,11 @@ class Reading:
 
 
 def findings(
-    path: Path, data_dir: Path | None = None, tokenizer: Path | None = None, progress: Progress = SILENT
+    path: Path,
+    data_dir: Path | None = None,
+    tokenizer: Path | None = None,
+    progress: Progress = SILENT,
+    text: Path | None = None,
 ) -> Iterator[Finding]:
     """Every difference between a run folder and what its header says, and the notices, as they are found.
 
@@ -317,7 +334,7 @@ def findings(
         yield Finding(header, "the records were not compared: mend the header first", False)
         return
     yield from (Finding(header, *changed) for changed in changed_files(run))
-    remake = Remake(run, data_dir, tokenizer)
+    remake = Remake(run, data_dir, tokenizer, text)
     yield from (Finding(header, what) for what in unmade(remake))
     progress.at(f"prompts of {path}")
     parts, expected = run.parts, expected_of(remake, progress)
@@ -343,9 +360,10 @@ def _whole(run: Run, reading: Reading, parts: HeaderParts) -> Iterator[Finding]:
     if parts.finished and seal is None:
         what = "no seal, the run is older: a change of an output that leaves its score does not show"
         yield Finding(str(run.path / HEADER), what, False)
-    elif parts.finished and seal is not None and seal != seal_of(run.header, reading.sha256, reading.lines):
-        part = "header" if seal_of(run.header, "", 0)["header_sha256"] != seal.get("header_sha256") else "records"
-        yield Finding(str(run.path / HEADER), f"seal: the {part} changed since the run finished")
+    elif parts.finished and seal is not None:
+        said = seal_of(run.header, reading.sha256, reading.lines, reading.logprobs.sha256)
+        if changed := changed_parts(seal, said):
+            yield Finding(str(run.path / HEADER), f"seal: the {changed[0]} changed since the run finished")
 
 
 def steps_of(path: Path) -> int:

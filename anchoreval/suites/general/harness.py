@@ -21,6 +21,7 @@ from anchoreval.cards import Task, load_tasks
 from anchoreval.errors import AnchorEvalError, CardError, MissingExtra, RunError
 from anchoreval.schema import Json
 
+COMPARED = "0.4.13"  # the release that prompts and scores were compared with
 FEWSHOT_SEED = 1234  # lm-eval's default; every task draws its examples from a generator with this seed, row by row
 MAX_NEW_TOKENS = 256  # the default of lm-eval's `hf` model, for tasks that state no number
 LmTask = Any  # lm_eval.api.task.ConfigurableTask
@@ -32,6 +33,12 @@ def require() -> dict[str, str]:
     if find_spec("lm_eval") is None:
         raise MissingExtra("general tasks are lm-evaluation-harness's own: pip install 'anchoreval[lm-eval]'")
     return {"lm-eval": metadata.version("lm-eval")}
+
+
+def other_release() -> str | None:
+    """Return the installed release of lm-eval if it is not COMPARED: its definitions may make other prompts."""
+    release = metadata.version("lm-eval") if find_spec("lm_eval") else COMPARED
+    return None if release == COMPARED else f"lm-eval {release}"
 
 
 @contextlib.contextmanager

@@ -266,6 +266,18 @@ def test_a_run_goes_on_where_it_was_cut_off(tmp_path: Path, folder: Path) -> Non
     assert [(r.key, r.score, r.choices) for r in again.records] == [(r.key, r.score, r.choices) for r in whole.records]
 
 
+def test_another_release_of_lm_eval_begins_a_new_run(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = run(tmp_path, folder, "general/hellaswag")
+    assert "releases" not in before.header["identity"]
+    release = lm_eval_tasks.metadata.version
+    monkeypatch.setattr(lm_eval_tasks, "COMPARED", "0.0.1")
+    after = run(tmp_path, folder, "general/hellaswag")
+    assert after.header["identity"]["releases"] == [f"lm-eval {release('lm-eval')}"]
+    assert after.path != before.path
+
+
 def test_prompts_that_a_model_has_no_room_for_are_not_cut_and_have_no_score(tmp_path: Path, folder: Path) -> None:
     result = run(tmp_path, folder, "general/hellaswag,general/piqa", max_length=120)
     long = [record for record in result.records if record.finish == "error"]

@@ -5,14 +5,13 @@ from __future__ import annotations
 import itertools
 import re
 from dataclasses import replace
-from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-from anchoreval.diagnostics.nll.picture import floor_of, picture
-from anchoreval.diagnostics.nll.report import Row
-from anchoreval.diagnostics.probe.plots import Axis, Curve, Even, Signed, both_signs, chart, decades
+from anchoreval.reports.nll.picture import floor_of, picture
+from anchoreval.reports.nll.rows import Row
+from anchoreval.reports.plots import STYLE, Axis, Curve, Even, Signed, both_signs, chart, decades
 
 SPANS = ((1, 63), (64, 127), (1, 127))
 
@@ -88,6 +87,5 @@ def test_an_axis_with_ends_keeps_what_is_drawn_between_them() -> None:
 
 
 def test_the_style_of_the_probe_is_that_of_the_picture() -> None:
-    probe = Path(__file__).parents[2] / "anchoreval" / "diagnostics" / "probe"
-    style = (probe / "templates" / "probe.css").read_text("utf-8")
+    style = STYLE.read_text("utf-8")
     assert ".hollow" in style and ".floor" in style

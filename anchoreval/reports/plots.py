@@ -7,8 +7,10 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
+STYLE = Path(__file__).parent / "plots.css"
 WIDTH, HEIGHT = 360, 250
 LEFT, RIGHT, TOP, BOTTOM = 46, 18, 10, 38
 MOST_TICKS = 6

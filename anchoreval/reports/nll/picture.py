@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from anchoreval.diagnostics.nll.report import Row
-from anchoreval.diagnostics.probe.page import TEMPLATES
-from anchoreval.diagnostics.probe.plots import Axis, Curve, Drawing, Floor, Point, both_signs, chart, even, sheet
+from anchoreval.reports.nll.rows import Row
+from anchoreval.reports.plots import STYLE, Axis, Curve, Drawing, Floor, Point, both_signs, chart, even, sheet
 from anchoreval.schema import original_of
 
 APART = 2**0.07  # curves stand so far beside each other that their intervals can be told apart
@@ -23,8 +22,7 @@ def picture(model: str, dtype: str, rows: Sequence[Row]) -> str:
         own = [row for row in rows if row.length == length and not _whole(row, rows)]
         drawn += [_losses(own, shown, length), _differences(own, shown, length)]
     head = f"{model}, {dtype}: loss by position, and what an arm changes in it"
-    style = (TEMPLATES / "probe.css").read_text("utf-8")
-    return sheet(head, drawn, shown, _notes(rows, arms[0]), style)
+    return sheet(head, drawn, shown, _notes(rows, arms[0]), STYLE.read_text("utf-8"))
 
 
 def _whole(row: Row, rows: Sequence[Row]) -> bool:

@@ -1,0 +1,1 @@
+"""Windows of texts, scored token by token."""
