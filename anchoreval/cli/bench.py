@@ -47,7 +47,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
         "--records", type=shared.positive, default=1000, metavar="N", help="records of each run (default: %(default)s)"
     )
     kinds.add_parser("sequential", help="simulate run --until: count false verdicts and samples used")
-    kinds.add_parser("anchor", help="print the ratio of prefill time, anchor pattern to full attention")
+    kinds.add_parser("anchor", help="compare CPU seconds of prefill under the anchor pattern and under full attention")
     _beside_lm_eval(kinds)
     text = "measure tokens per second and peak memory of backend hf on a model that fills the GPU: full, anchor"
     prefill = kinds.add_parser("prefill", help=text)

@@ -196,8 +196,8 @@ def _babilong(sources: Sources) -> Iterator[Row]:
     unpacked = {data: path for data, path in stories.items() if path and path.name != ZIP}
     if not unpacked or any(path and path.name == ZIP for path in stories.values()):
         yield _row("babilong", BABI, next((path for path in stories.values() if path and path.name == ZIP), None))
-    for data, own in unpacked.items():
-        yield Row("babilong", file_name(data), "unpinned", f"{own}, only {ZIP} has a hash")
+    for data, story_file in unpacked.items():
+        yield Row("babilong", file_name(data), "unpinned", f"{story_file}, only {ZIP} has a hash")
     known = [(data, name) for data in NAMES for name in published.names(data)]
     there = {(data, name): path for data, name in known if (path := published.find(sources, data, name))}
     for (data, name), path in there.items():
@@ -205,5 +205,5 @@ def _babilong(sources: Sources) -> Iterator[Row]:
             "babilong", f"{data}/{name}.json", "unpinned", f"{path}, revision {published.REVISION[:7]} has no hash"
         )
     if not there:
-        said = f"published at {published.ADDRESS}: a run takes them from the hub"
-        yield Row("babilong", "qa*/*k.json", "missing", said)
+        recipe = f"published at {published.ADDRESS}: a run takes them from the hub"
+        yield Row("babilong", "qa*/*k.json", "missing", recipe)

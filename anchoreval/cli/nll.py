@@ -59,8 +59,8 @@ def main(options: argparse.Namespace) -> int:
     from anchoreval.reports.nll.tables import WRITTEN
     from anchoreval.runs.nll import measure
 
-    asked = {name: value for name, value in vars(options).items() if name != "command"}
+    arguments = {name: value for name, value in vars(options).items() if name != "command"}
     watch = partial(shown, unit="windows", goes_on="the same command goes on where it was")
-    say(table_of(measure(**asked, watch=watch, tell=note)))
+    say(table_of(measure(**arguments, watch=watch, tell=note)))
     note("\n".join(f"{what}: {options.output / name}" for what, name in WRITTEN.items()))
     return 0

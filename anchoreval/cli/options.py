@@ -310,10 +310,10 @@ def engine_options(options: argparse.Namespace) -> dict[str, str | int | float |
     name, backend, given = options.backend, BACKENDS[options.backend], dict(options.backend_args)
     if (options.base_url is None) == backend.one_server:
         raise AnchorEvalError("--backend openai and --base-url go together: --base-url http://127.0.0.1:8000/v1")
-    own = {flag: value for flag in _OF_ONE if (value := getattr(options, flag)) is not None}
-    if not backend.lenient and (refused := next((flag for flag in own if flag not in backend.takes), None)):
+    tuning = {flag: value for flag in _OF_ONE if (value := getattr(options, flag)) is not None}
+    if not backend.lenient and (refused := next((flag for flag in tuning if flag not in backend.takes), None)):
         owner = next(other for other, known in BACKENDS.items() if refused in known.takes)
         raise AnchorEvalError(f"--{refused.replace('_', '-')} is of backend {owner}; {name} has --backend-args")
     above = {flag: getattr(options, flag) for flag in ("base_url", "device", "trust_remote_code")}
-    taken = [{flag: value for flag, value in flags.items() if flag in backend.takes} for flags in (own, above)]
+    taken = [{flag: value for flag, value in flags.items() if flag in backend.takes} for flags in (tuning, above)]
     return taken[0] | given | taken[1]

@@ -70,7 +70,7 @@ def _planned(options: argparse.Namespace, watch: Watch) -> RunPlan:
     machine = parse_gpus(options.gpus) if options.gpus else None
     model = Model.of(options.model, max_length=options.max_length)
     dtype = options.dtype or model.card.dtype
-    asked = Spec.of(
+    run_spec = Spec.of(
         options.tasks,
         settings=shared.chosen_settings(options),
         lengths=options.lengths,
@@ -87,12 +87,12 @@ def _planned(options: argparse.Namespace, watch: Watch) -> RunPlan:
         context=not options.no_context,
         document_tokens=options.document_tokens,
     )
-    prompts, shape = Prompts(asked, model), shape_of(model.folder, dtype)
-    made = prompts.cells()
+    prompts, shape = Prompts(run_spec, model), shape_of(model.folder, dtype)
+    cell_set = prompts.cells()
     machine = machine or this_machine(model.checkpoint, dtype, shape, options.chunk_tokens)
     limits = Limits(options.chunk_tokens, options.batch_tokens)
-    with work(watch, sum(cell.asked for cell in made)) as progress:
-        return plan_run(prompts, made, shape, machine, limits, progress)
+    with work(watch, sum(cell.asked for cell in cell_set)) as progress:
+        return plan_run(prompts, cell_set, shape, machine, limits, progress)
 
 
 def page(plan: RunPlan) -> str:

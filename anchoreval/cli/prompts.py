@@ -29,7 +29,7 @@ def prompts_of(
     from anchoreval.runs.prompts import Prompts
     from anchoreval.runs.spec import Spec
 
-    asked = Spec.of(
+    run_spec = Spec.of(
         tasks,
         settings=shared.chosen_settings(options),
         lengths=lengths,
@@ -43,4 +43,4 @@ def prompts_of(
         wordlists=options.wordlists,
         context=not options.no_context,
     )
-    return Prompts(asked, Model.of_tokenizer(tokenizer_of(options.tokenizer)))
+    return Prompts(run_spec, Model.of_tokenizer(tokenizer_of(options.tokenizer)))
