@@ -1,4 +1,4 @@
-"""`anchoreval bench`: speed and memory on this machine, one kind of figures at a time."""
+"""`anchoreval bench`: measure speed and memory on this machine, one kind of figure at a time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import Any
 from anchoreval.cli import options as shared
 from anchoreval.cli.console import note, say
 
-#: Kinds whose figures come as text: the module of bench/, imported alone, its function, and the flags that it takes.
+#: Kinds that return their figures as text: the module in bench/ (only that one is imported), its function, and the
+#: flags that the function takes.
 _REPORTS = {
     "memory": ("memory", "report_memory", "length"),
     "board": ("board", "report_board", "runs", "records"),
@@ -24,25 +25,31 @@ _REPORTS = {
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
-    """The kinds, each with its flags."""
+    """Add a subcommand for each kind of benchmark, with its flags."""
     from anchoreval.bench.prefill import SHAPES
 
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
-    samples = kinds.add_parser("samples", help="CPU seconds and peak memory of making prompts")
+    samples = kinds.add_parser("samples", help="measure CPU seconds and peak memory of making prompts")
     samples.add_argument("--tasks", default="ruler")
     samples.add_argument("--lengths", type=shared.lengths, default=[4096], metavar="N,N")
     samples.add_argument("--tokenizer", required=True, metavar="PATH")
     samples.add_argument("--limit", type=shared.positive, default=500, metavar="N")
     shared.sources(samples)
-    memory = kinds.add_parser("memory", help="peak memory of one long prompt beyond weights and cache")
+    memory = kinds.add_parser(
+        "memory", help="measure the peak memory that one long prompt takes beyond weights and cache"
+    )
     memory.add_argument("--length", type=shared.length, default=32768)
-    board = kinds.add_parser("board", help="seconds and peak memory of a declared board over generated runs")
-    board.add_argument("--runs", type=shared.positive, default=1000, metavar="N", help="default: %(default)s")
-    board.add_argument("--records", type=shared.positive, default=1000, metavar="N", help="of each run")
-    kinds.add_parser("sequential", help="false verdicts and samples used of run --until, simulated")
-    kinds.add_parser("anchor", help="prefill under the anchor pattern against full attention, one ratio")
+    board = kinds.add_parser("board", help="measure seconds and peak memory of a declared board over generated runs")
+    board.add_argument(
+        "--runs", type=shared.positive, default=1000, metavar="N", help="generated runs (default: %(default)s)"
+    )
+    board.add_argument(
+        "--records", type=shared.positive, default=1000, metavar="N", help="records of each run (default: %(default)s)"
+    )
+    kinds.add_parser("sequential", help="simulate run --until: count false verdicts and samples used")
+    kinds.add_parser("anchor", help="compare CPU seconds of prefill under the anchor pattern and under full attention")
     _beside_lm_eval(kinds)
-    text = "tokens a second and peak memory of backend hf on a model that fills the GPU, full against anchor"
+    text = "measure tokens per second and peak memory of backend hf on a model that fills the GPU: full, anchor"
     prefill = kinds.add_parser("prefill", help=text)
     default = shared.lengths("32k,64k,128k")
     prefill.add_argument("--lengths", type=shared.lengths, default=default, metavar="N,N", help="default: 32k,64k,128k")
@@ -50,31 +57,31 @@ def flags(parser: argparse.ArgumentParser) -> None:
     prefill.add_argument("--shape", choices=SHAPES, default="70b", help="default: %(default)s")
     prefill.add_argument("--device", default="cuda", help="cuda, cuda:1, or cpu (default: %(default)s)")
     prefill.add_argument("--chunk-tokens", type=shared.positive, default=2048, metavar="N", help="default: %(default)s")
-    prefill.add_argument("--output", type=Path, metavar="FILE.json", help="writes the figures there too")
-    text = "at Llama-3-8B shapes: anchor prefill (rows, FlexAttention) against full, RoPE, the probe's measures"
+    prefill.add_argument("--output", type=Path, metavar="FILE.json", help="also write the figures to this file")
+    text = "time anchor prefill (rows, FlexAttention), full prefill, RoPE and the probe at Llama-3-8B shapes"
     gpu = kinds.add_parser("gpu", help=text)
     default, text = [65536, 131072], "tokens (default: 64k,128k)"
     gpu.add_argument("--lengths", type=shared.lengths, default=default, metavar="N,N", help=text)
-    text = "documents of a prompt (default: 16,32)"
+    text = "documents per prompt (default: 16,32)"
     gpu.add_argument("--documents", type=_counts, default=[16, 32], metavar="M,M", help=text)
     gpu.add_argument("--device", default="cuda", help="cuda, cuda:1, or cpu at toy lengths (default: %(default)s)")
     gpu.add_argument("--repeats", type=shared.positive, default=5, help="timed runs (default: %(default)s)")
-    gpu.add_argument("--output", type=Path, metavar="FILE.json", help="writes the figures there too")
+    gpu.add_argument("--output", type=Path, metavar="FILE.json", help="also write the figures to this file")
 
 
 def _beside_lm_eval(kinds: Any) -> None:
-    """The two kinds that compute the same prompts with models of lm-eval."""
-    parser = kinds.add_parser("lm-eval", help="our model in lm-eval beside its hf model: time and memory")
+    """Add the two kinds that run the same prompts through our models and through lm-eval's."""
+    parser = kinds.add_parser("lm-eval", help="compare time and memory of our model in lm-eval with its hf model")
     text = "tokens of the context that all questions share (default: %(default)s)"
     parser.add_argument("--length", type=shared.length, default=13_000, metavar="N", help=text)
     parser.add_argument("--questions", type=shared.positive, default=8, metavar="N", help="default: %(default)s")
-    text = "tokens of the prompt whose peak memory is taken (default: %(default)s)"
+    text = "tokens of the prompt for peak memory (default: %(default)s)"
     parser.add_argument("--memory-length", type=shared.length, default=32_768, metavar="N", help=text)
-    text = "our models in lm-eval beside its hf and vllm models: CPU seconds of the same prompts"
+    text = "compare CPU seconds of our models in lm-eval with its hf and vllm models, on the same prompts"
     parser = kinds.add_parser("engines", help=text)
     parser.add_argument("--length", type=shared.length, default=4_096, metavar="N", help="default: %(default)s")
     parser.add_argument("--prompts", type=shared.positive, default=8, metavar="N", help="default: %(default)s")
-    text = "questions behind each shared context (default: %(default)s)"
+    text = "questions on each shared context (default: %(default)s)"
     parser.add_argument("--questions", type=shared.positive, default=8, metavar="N", help=text)
 
 
@@ -83,15 +90,15 @@ def _counts(text: str) -> list[int]:
 
 
 def main(options: argparse.Namespace) -> int:
-    """The figures of a kind on stdout; 1 where a measurement on a device failed."""
+    """Print the figures of a kind on stdout; return 1 if a measurement on a device failed."""
     if options.kind in ("gpu", "prefill"):
         return _on_device(options)
     if options.kind == "samples":
         _samples(options)
         return 0
-    module, report, *asked = _REPORTS[options.kind]
+    module, report, *flag_names = _REPORTS[options.kind]
     figures = getattr(import_module(f"anchoreval.bench.{module}"), report)
-    say(figures(*(getattr(options, name) for name in asked)))
+    say(figures(*(getattr(options, name) for name in flag_names)))
     return 0
 
 
@@ -108,7 +115,7 @@ def _samples(options: argparse.Namespace) -> None:
 
 
 def _on_device(options: argparse.Namespace) -> int:
-    """A row as each figure is measured, and all of them in the file of --output."""
+    """Print a row as each figure is measured, and write all figures to the file of --output."""
     from anchoreval.bench.gpu import report_gpu
     from anchoreval.bench.prefill import report_prefill
     from anchoreval.files import write_whole

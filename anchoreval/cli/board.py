@@ -1,4 +1,4 @@
-"""`anchoreval board`: board.csv and board.html of runs, or a declared board."""
+"""`anchoreval board`: write board.csv and board.html of runs, or a declared board."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from anchoreval.cli.console import note, say
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of the command."""
+    """Add the flags of the command."""
     parser.add_argument(
         "runs",
         nargs="+",
         type=Path,
         metavar="RUN",
-        help="run folders, or folders of them, in which a run that cannot be read is named and left out",
+        help="run folders, or folders of run folders; in the latter, a run that cannot be read is reported and skipped",
     )
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: the folder of the first RUN")
     parser.add_argument(
         "--definition",
         type=Path,
         metavar="NAME-or-FILE.yaml",
-        help="a declared board: NAME.csv and NAME.html of what a file names, or a definition of the package: "
+        help="write a declared board, NAME.csv and NAME.html, from a YAML file or from a definition of the package: "
         "anchor-tiny, long-context",
     )
 
 
 def main(options: argparse.Namespace) -> int:
-    """The places of the page and its CSV on stdout."""
+    """Write the page and its CSV, and print their paths on stdout."""
     from anchoreval.records.run import find_runs, tell_changed
     from anchoreval.reports.board.declared import write_leaderboard
     from anchoreval.reports.readable import draw, load_runs

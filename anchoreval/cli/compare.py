@@ -1,4 +1,4 @@
-"""`anchoreval compare`: what arms or runs differ by, in numbers and in words."""
+"""`anchoreval compare`: print the differences between arms or runs, in numbers and in words."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ from pathlib import Path
 from anchoreval.cli import options as shared
 from anchoreval.cli.console import note, say
 
-WIDTH = 160  # columns of a table that is not printed to a terminal
+WIDTH = 160  # columns of a table when stdout is not a terminal
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of the command."""
+    """Add the flags of the command."""
     parser.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN", help="one: its arms among each other; more: each against the first"
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="one run: compare its arms; several: compare each with the first",
     )
     parser.add_argument("--baseline", metavar="ARM", help="default: the first arm, or with several runs the same arm")
     parser.add_argument(
@@ -24,13 +28,15 @@ def flags(parser: argparse.ArgumentParser) -> None:
         type=shared.points,
         default=1.0,
         metavar="POINTS",
-        help="differences up to this are equivalent, in points of 100 (default: %(default)s)",
+        help="largest difference that counts as equivalent, in points of 100 (default: %(default)s)",
     )
-    parser.add_argument("--output", type=Path, metavar="DIR", help="for compare.csv and compare.json (default: none)")
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="folder for compare.csv and compare.json (default: write no files)"
+    )
 
 
 def main(options: argparse.Namespace) -> int:
-    """A table for each arm and its baseline on stdout; with --output also compare.csv and compare.json."""
+    """Print a table for each arm and its baseline on stdout; with --output, also write compare.csv and compare.json."""
     from anchoreval.reports.compare.contrasts import compare, write_compare
     from anchoreval.reports.compare.table import table_of
 

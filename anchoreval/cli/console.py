@@ -1,6 +1,7 @@
-"""Everything that is printed, by commands and by libraries alike: characters that drive, hide or reorder what a
-terminal shows are spelled out, a stderr that cannot be written ends no work, and a stdout that cannot be written is one
-line.
+"""Output of commands and libraries on stdout and stderr.
+
+Characters that control a terminal, or hide or reorder its text, are spelled out. If stderr cannot be written, work goes
+on. If stdout cannot be written, the user sees one line of error.
 """
 
 from __future__ import annotations
@@ -12,18 +13,18 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-# C0 but tab and newline, DEL, C1, soft hyphen, Arabic and Mongolian marks, zero-width and bidirectional marks, line and
-# paragraph separators, invisible operators, byte order mark, interlinear annotations, tags, lone surrogates
+# C0 except tab and newline, DEL, C1, soft hyphen, Arabic and Mongolian marks, zero-width and bidirectional marks, line
+# and paragraph separators, invisible operators, byte order mark, interlinear annotations, tags, lone surrogates
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff"
     "\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
-#: What progress bars of libraries write to move the cursor between their lines, and nothing else.
+#: Progress bars of libraries write these, alone, to move the cursor between their lines.
 _MOVES = re.compile("(?:\n|\x1b\\[A)+")
 
 
 class StdoutLost(Exception):
-    """Raised where results cannot be printed: the reader of the pipe has gone, or the disk is full."""
+    """Raised if results cannot be printed: the reader of the pipe has gone, or the disk is full."""
 
 
 def spelled(text: str) -> str:
@@ -37,13 +38,13 @@ def _escape(match: re.Match[str]) -> str:
 
 
 def say(text: str) -> None:
-    """Print a line of results on stdout, at once; StdoutLost where that cannot be done."""
+    """Print a line of results on stdout and flush it; raise StdoutLost if that fails."""
     sys.stdout.write(spelled(text) + "\n")
     sys.stdout.flush()
 
 
 def note(text: str) -> None:
-    """Print a line on stderr; lost in silence where that cannot be done."""
+    """Print a line on stderr; ignore a failure to write it."""
     with contextlib.suppress(OSError, ValueError):
         sys.stderr.write(spelled(text) + "\n")
         sys.stderr.flush()
@@ -51,9 +52,9 @@ def note(text: str) -> None:
 
 @contextlib.contextmanager
 def visible() -> Iterator[None]:
-    """Let all that is written to sys.stdout and sys.stderr inside the block pass through `Visible`.
+    """Pass all that is written to sys.stdout and sys.stderr inside the block through `Visible`.
 
-    Libraries are asked for text without colours, whose codes would be spelled out as well.
+    Set NO_COLOR, because `Visible` would spell out colour codes too.
     """
     before, colours = (sys.stdout, sys.stderr), os.environ.get("NO_COLOR")
     sys.stdout, sys.stderr = Visible(before[0], results=True), Visible(before[1], results=False)
@@ -67,27 +68,27 @@ def visible() -> Iterator[None]:
 
 
 def on_terminal() -> bool:
-    """Return whether a terminal shows stderr."""
+    """Return whether stderr is a terminal."""
     return sys.stderr is not None and sys.stderr.isatty()
 
 
 def terminal() -> Any:
-    """Return the stream behind sys.stderr, for what draws on a terminal by itself."""
+    """Return the stream behind sys.stderr, for code that draws on a terminal itself."""
     return sys.stderr.stream if isinstance(sys.stderr, Visible) else sys.stderr
 
 
 class Visible:
-    """A text stream that spells what is written to `stream`, which is None where the process has none.
+    """A text stream that spells out hidden characters in what is written to `stream` (None if the process has none).
 
-    A carriage return at either end of what is written stays, as progress bars of libraries begin and end with one. Of
-    `results`, what cannot be written raises StdoutLost; of other text it is dropped.
+    A carriage return at either end of a text is kept, since progress bars of libraries begin and end with one. A failed
+    write raises StdoutLost if the stream carries `results`; otherwise the text is dropped.
     """
 
     def __init__(self, stream: Any, results: bool) -> None:
         self.stream, self._results = stream, results
 
     def write(self, text: str) -> int:
-        """Write the text as a reader may see it; its length as it was given."""
+        """Write the text with hidden characters spelled out; return the length of the text as given."""
         with self._kept():
             if self.stream is None:
                 raise OSError("it is closed")
@@ -95,18 +96,17 @@ class Visible:
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
-        """Write each text."""
         for line in lines:
             self.write(line)
 
     def flush(self) -> None:
-        """Hand on what is held back."""
+        """Flush `stream`."""
         if self.stream is not None:
             with self._kept():
                 self.stream.flush()
 
     def isatty(self) -> bool:
-        """Return whether a terminal shows it."""
+        """Return whether `stream` is a terminal."""
         return self.stream is not None and bool(self.stream.isatty())
 
     def __getattr__(self, name: str) -> Any:
@@ -117,14 +117,14 @@ class Visible:
             return text if self.isatty() else ""
         start = "\r" if text.startswith("\r") else ""
         rest = text[len(start) :]
-        end = next((each for each in ("\r", "\r\n") if rest.endswith(each)), "")
+        end = next((ending for ending in ("\r", "\r\n") if rest.endswith(ending)), "")
         shown = start + spelled(rest.removesuffix(end)) + end
         encoding = getattr(self.stream, "encoding", None) or "utf-8"
         return shown.encode(encoding, "backslashreplace").decode(encoding)
 
     @contextlib.contextmanager
     def _kept(self) -> Iterator[None]:
-        """Raise StdoutLost for a failed write of results, and hear no more of the stream either way."""
+        """Silence the stream after a failed write, and raise StdoutLost if it carries results."""
         try:
             yield
         except (OSError, ValueError) as error:  # ValueError: the file object is closed
@@ -135,7 +135,10 @@ class Visible:
 
 
 def silence(stream: Any) -> None:
-    """Point the descriptor of a stream that failed to nowhere, so that the interpreter's last flush says nothing."""
+    """Redirect the file descriptor of a failed stream to os.devnull.
+
+    The interpreter's last flush then prints no error.
+    """
     with contextlib.suppress(OSError, ValueError, AttributeError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())

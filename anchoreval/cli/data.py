@@ -1,4 +1,4 @@
-"""`anchoreval data`: fetches the published texts of a benchmark, says which are there, or packs texts for training."""
+"""`anchoreval data`: fetch the published texts of a benchmark, list which are present, or pack texts for training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SUITES = ("babilong", "general", "longbench", "longbench_v2", "ruler")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One file that a suite reads: what was found of it."""
+    """The state of one file that a suite reads."""
 
     suite: str
     file: str
@@ -31,11 +31,13 @@ class Row:
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of the command."""
+    """Add the subcommands `fetch` and `check` with their flags."""
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
-    fetch = kinds.add_parser("fetch", help="download what is published, go on where an earlier try broke off")
+    fetch = kinds.add_parser("fetch", help="download the published files; resume an interrupted download")
     fetch.add_argument("suite", choices=SUITES)
-    check = kinds.add_parser("check", help="say what is there, which revision, what is missing; 1: a file differs")
+    check = kinds.add_parser(
+        "check", help="list files, their revisions, and what is missing; exit code 1 if a file differs"
+    )
     for sub in (fetch, check):
         sub.add_argument(
             "--data-dir", type=Path, metavar="DIR", help="folder of the source texts (default: the user's cache)"
@@ -100,7 +102,10 @@ def pack(options: argparse.Namespace) -> int:
 
 
 def main(options: argparse.Namespace) -> int:
-    """Places, or a row for each file, on stdout."""
+    """Print the paths of fetched files, or a row for each checked file, on stdout.
+
+    Return 1 if a file could not be fetched or differs from the published one.
+    """
     from anchoreval.texts.sources import Sources
 
     if options.kind == "pack":
@@ -114,9 +119,10 @@ def main(options: argparse.Namespace) -> int:
 
 
 def fetch(suite: str, folder: Path | None) -> int:
-    """Brings the files of a suite into `folder` or the cache; those that are there and right are left alone.
+    """Download the files of a suite into `folder` or the cache; leave files that are already there and correct.
 
-    1 where a file could not be had; SourceError names the addresses and why each failed, for a suite of one file.
+    Return 1 if a file could not be fetched. For a suite of one file, raise SourceError instead, with the addresses and
+    why each failed.
     """
     from anchoreval.texts.sources import BABI, LONGBENCH, LONGBENCH_V2, RULER_FILES, default_cache
 
@@ -125,18 +131,18 @@ def fetch(suite: str, folder: Path | None) -> int:
 
         general_data.fetch(folder or default_cache(), say)
         return 0
-    wanted = {
+    published = {
         "babilong": (BABI,),
         "longbench": (LONGBENCH,),
         "longbench_v2": (LONGBENCH_V2,),
         "ruler": RULER_FILES,
     }[suite]
     failed = 0
-    for source in wanted:
+    for source in published:
         try:
             say(str(_fetched(source, (folder or default_cache()) / source.file)))
         except SourceError as error:
-            if len(wanted) == 1:
+            if len(published) == 1:
                 raise
             failed += 1
             note(str(error))
@@ -144,7 +150,7 @@ def fetch(suite: str, folder: Path | None) -> int:
 
 
 def _fetched(source: Published, target: Path) -> Path:
-    """The file at `target`, downloaded from the first address that serves it right."""
+    """Return `target`, downloaded from the first address that serves the published file."""
     from anchoreval.texts.download import address_of, digest_of, download
 
     if target.is_file():
@@ -162,7 +168,7 @@ def _fetched(source: Published, target: Path) -> Path:
 
 
 def check(sources: Sources) -> Iterator[Row]:
-    """A row for each file of each suite, read whole for its SHA-256."""
+    """Yield a row for each file of each suite. Files are read whole for their SHA-256."""
     from anchoreval.texts.sources import RULER_FILES
 
     for source in RULER_FILES:
@@ -186,7 +192,7 @@ def _row(suite: str, source: Published, path: Path | None) -> Row:
 
 
 def _longbench(sources: Sources) -> Iterator[Row]:
-    """data.zip where it is there, then its files that lie apart, and those that are nowhere."""
+    """Yield rows for data.zip if present, then for its files that lie outside it, and for missing files."""
     from anchoreval.suites.longbench.records import file_names, find, folders
     from anchoreval.texts.sources import LONGBENCH
 
@@ -195,7 +201,7 @@ def _longbench(sources: Sources) -> Iterator[Row]:
         yield _row("longbench", LONGBENCH, path)
     try:
         places = {file: find(sources, file) for file in file_names()}
-    except SourceError as error:  # an archive that cannot be read hides what lies behind it
+    except SourceError as error:  # an unreadable archive hides the files inside it
         yield Row("longbench", LONGBENCH.file, "differs", str(error))
         return
     for file, place in places.items():
@@ -209,7 +215,7 @@ def _longbench(sources: Sources) -> Iterator[Row]:
 
 
 def _longbench_v2(sources: Sources) -> Iterator[Row]:
-    """data.json, wherever a run would read it."""
+    """Yield the row of data.json, found where a run would read it."""
     from anchoreval.suites.longbench_v2.records import find
     from anchoreval.texts.sources import LONGBENCH_V2
 
@@ -217,7 +223,7 @@ def _longbench_v2(sources: Sources) -> Iterator[Row]:
 
 
 def _general(sources: Sources) -> Iterator[Row]:
-    """The splits of lm-eval's data sets that lie in a folder, and the data sets that do not."""
+    """Yield a row for each split of lm-eval's data sets that lies in a folder, and for each data set that does not."""
     from anchoreval.suites.general.fetch import states
 
     for file, state, what in states(sources):
@@ -225,19 +231,22 @@ def _general(sources: Sources) -> Iterator[Row]:
 
 
 def _apart(file: str, path: Path) -> Row:
-    """A jsonl file of a folder, judged by its number of records: no SHA-256 of it was published."""
+    """Return the row of a jsonl file in a folder, judged by its number of records: no SHA-256 of it was published."""
     from anchoreval.suites.longbench.records import published_records
 
     with path.open("rb") as lines:
-        there = sum(1 for line in lines if line.strip())
-    said, of = f"{there} records {path}", published_records(file)
-    if there != of:
-        return Row("longbench", f"{file}.jsonl", "differs", f"{said}, published: {of} records")
-    return Row("longbench", f"{file}.jsonl", "unpinned", f"{said}, as many as published; only data.zip has a SHA-256")
+        present = sum(1 for line in lines if line.strip())
+    count, expected = f"{present} records {path}", published_records(file)
+    if present != expected:
+        return Row("longbench", f"{file}.jsonl", "differs", f"{count}, published: {expected} records")
+    return Row("longbench", f"{file}.jsonl", "unpinned", f"{count}, as many as published; only data.zip has a SHA-256")
 
 
 def _babilong(sources: Sources) -> Iterator[Row]:
-    """The zip of bAbI or its unpacked files, then the published samples that are there, for which no hash is known."""
+    """Yield rows for the zip of bAbI or its unpacked files, then for the published samples that are present.
+
+    No hash of those samples is known.
+    """
     from anchoreval.suites.babilong import published
     from anchoreval.suites.babilong.stories import NAMES, ZIP, file_name, find
     from anchoreval.texts.sources import BABI
@@ -246,8 +255,8 @@ def _babilong(sources: Sources) -> Iterator[Row]:
     unpacked = {data: path for data, path in stories.items() if path and path.name != ZIP}
     if not unpacked or any(path and path.name == ZIP for path in stories.values()):
         yield _row("babilong", BABI, next((path for path in stories.values() if path and path.name == ZIP), None))
-    for data, own in unpacked.items():
-        yield Row("babilong", file_name(data), "unpinned", f"{own}, only {ZIP} has a hash")
+    for data, story_file in unpacked.items():
+        yield Row("babilong", file_name(data), "unpinned", f"{story_file}, only {ZIP} has a hash")
     known = [(data, name) for data in NAMES for name in published.names(data)]
     there = {(data, name): path for data, name in known if (path := published.find(sources, data, name))}
     for (data, name), path in there.items():
@@ -255,5 +264,5 @@ def _babilong(sources: Sources) -> Iterator[Row]:
             "babilong", f"{data}/{name}.json", "unpinned", f"{path}, revision {published.REVISION[:7]} has no hash"
         )
     if not there:
-        said = f"published at {published.ADDRESS}: a run takes them from the hub"
-        yield Row("babilong", "qa*/*k.json", "missing", said)
+        recipe = f"published at {published.ADDRESS}: a run takes them from the hub"
+        yield Row("babilong", "qa*/*k.json", "missing", recipe)

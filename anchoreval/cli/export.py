@@ -1,4 +1,4 @@
-"""`anchoreval export`: runs as lm-eval's files, CSV or Parquet."""
+"""`anchoreval export`: write runs as lm-eval's files, CSV or Parquet."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from anchoreval.errors import UnknownName
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of the command."""
+    """Add the flags of the command."""
     shared.runs(parser)
     parser.add_argument("--format", required=True, metavar="FORMAT", help="lm-eval, csv or parquet")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where the files go")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the files")
 
 
 def main(options: argparse.Namespace) -> int:
-    """The place of every table or results file on stdout, what is incomplete on stderr."""
+    """Print the path of every table or results file on stdout, and a line for each unfinished run on stderr."""
     from anchoreval.records.run import find_runs, load_run, tell_changed
     from anchoreval.reports.export.lm_eval import unpaired
     from anchoreval.reports.export.tables import FORMATS, export, need

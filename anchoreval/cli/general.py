@@ -1,4 +1,4 @@
-"""`anchoreval general`: all of lm-eval's metrics of general tasks, and what was lost."""
+"""`anchoreval general`: print all of lm-eval's metrics of general tasks, and whether an arm lost accuracy."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from anchoreval.cli.console import say
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of the command."""
+    """Add the flags of the command."""
     shared.runs(parser)
     parser.add_argument(
         "--margin",
         type=shared.points,
         default=1.0,
         metavar="POINTS",
-        help="nothing was lost where a difference is surely within this, in points of 100 (default: %(default)s)",
+        help="largest difference that counts as no loss, in points of 100 (default: %(default)s)",
     )
 
 
 def main(options: argparse.Namespace) -> int:
-    """The text for each run on stdout."""
+    """Print the report of each run on stdout."""
     from anchoreval.reports.averages.general import report
 
     for run in shared.runs_of(options):

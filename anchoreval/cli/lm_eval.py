@@ -1,8 +1,8 @@
 """`anchoreval lm-eval run|ls|validate`: lm-eval's own command line, with our models and our tasks registered.
 
-What it reads, prints and writes is lm-eval's. Added are one-line errors, exit code 2 for bad input before anything is
-loaded and 1 where results could not be written (0.4.13 warns and ends with 0), and a list of folders as
-`--include_path` (its help shows one, its code takes none).
+Input, output and files are lm-eval's. We add three things: one-line errors; exit code 2 for bad input before anything
+is loaded, and 1 if results could not be written (0.4.13 warns and exits with 0); and a list of folders as
+`--include_path` (lm-eval's help documents it, but its code accepts none).
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from anchoreval.errors import AnchorEvalError, RunError
 from anchoreval.lm_eval_plugin import ENGINES, MODELS, names, register
 from anchoreval.suites.general import harness as lm_eval_tasks
 
-#: What lm-eval says of input, in errors of no class of its own.
+#: How lm-eval's messages about bad input begin; lm-eval has no error class for them.
 _INPUT = ("Tasks not found", "No tasks specified", "Duplicate task", "Attempted to run task")
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
-    """The action, and whatever lm-eval takes behind it."""
-    parser.add_argument("action", choices=("run", "ls", "validate"), help="as of lm-eval")
+    """Add the action; all arguments after it go to lm-eval."""
+    parser.add_argument("action", choices=("run", "ls", "validate"), help="subcommand of lm-eval")
     help_text = (
         "flags of lm-eval; models: " + ", ".join(MODELS) + "; tasks: anchor_SUITE_TASK_LENGTH, anchor_SUITE_LENGTH"
     )
@@ -37,7 +37,10 @@ def flags(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> int:
-    """The exit code: lm-eval's, 2 for bad input, 1 where something failed while running."""
+    """Run lm-eval's command and return 0.
+
+    Raise AnchorEvalError for bad input (exit code 2) and RunError for a failure while running (exit code 1).
+    """
     lm_eval_tasks.require()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     register()
@@ -51,30 +54,38 @@ def main(options: argparse.Namespace) -> int:
     with (
         _argv(options.action, options.arguments),
         _one_line(),
-        tempfile.TemporaryDirectory(prefix="anchor_tasks") as own,
+        tempfile.TemporaryDirectory(prefix="anchor_tasks") as task_folder,
     ):
-        asked = cli.parse_args()
-        wanted = _wanted(asked, options.action)
-        folders = [own, *_folders(wanted.include_path)]
-        asked.include_path = folders
-        limit = getattr(wanted, "limit", None)
-        chosen = _names(wanted.tasks)
-        names.write_tasks(Path(own), chosen, int(limit) if limit and limit >= 1 else None)
-        only = options.action != "ls" and len(folders) == 1 and bool(chosen) and all(map(names.certainly_ours, chosen))
-        with _writing(getattr(wanted, "output_path", None)), _without_defaults(only):
-            cli.execute(asked)
+        parsed = cli.parse_args()
+        config = _wanted(parsed, options.action)
+        folders = [task_folder, *_folders(config.include_path)]
+        parsed.include_path = folders
+        limit = getattr(config, "limit", None)
+        task_names = _names(config.tasks)
+        names.write_tasks(Path(task_folder), task_names, int(limit) if limit and limit >= 1 else None)
+        only_ours = (
+            options.action != "ls"
+            and len(folders) == 1
+            and bool(task_names)
+            and all(map(names.certainly_ours, task_names))
+        )
+        with _writing(getattr(config, "output_path", None)), _without_defaults(only_ours):
+            cli.execute(parsed)
     return 0
 
 
 def _wanted(asked: argparse.Namespace, action: str) -> Any:
-    """What is asked, a file of `--config` read; AnchorEvalError for what lm-eval itself refuses, and for ours."""
+    """Return the parsed arguments, with the file of `--config` read.
+
+    Raise AnchorEvalError for arguments that lm-eval refuses and for arguments that our models and tasks refuse.
+    """
     if action != "run":
         return argparse.Namespace(tasks=getattr(asked, "tasks", None), include_path=asked.include_path)
     from lm_eval.config.evaluate_config import EvaluatorConfig
 
     notes = logging.getLogger("lm_eval")
     level = notes.level
-    notes.setLevel(logging.ERROR)  # all of it is said again when lm-eval reads the flags
+    notes.setLevel(logging.ERROR)  # lm-eval repeats these messages when it reads the flags
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             wanted = EvaluatorConfig.from_cli(asked)
@@ -87,7 +98,7 @@ def _wanted(asked: argparse.Namespace, action: str) -> Any:
 
 
 def _check(wanted: Any) -> None:
-    """Refuses, before anything is loaded, arguments that our models and tasks refuse later."""
+    """Raise AnchorEvalError, before anything is loaded, for arguments that our models and tasks would refuse later."""
     ours = [name for name in _names(wanted.tasks) if names.certainly_ours(name)]
     changing = {
         "--cache_requests": wanted.cache_requests,
@@ -107,11 +118,14 @@ def _check(wanted: Any) -> None:
 
 def _names(tasks: Any) -> list[str]:
     given = [tasks] if isinstance(tasks, str) else tasks or []
-    return [name.strip() for each in given if isinstance(each, str) for name in each.split(",") if name.strip()]
+    return [name.strip() for part in given if isinstance(part, str) for name in part.split(",") if name.strip()]
 
 
 def _folders(given: Any) -> list[str]:
-    """The folders of `--include_path`, each there; a notice for each file that lm-eval would skip in silence."""
+    """Return the folders of `--include_path`; raise AnchorEvalError if one does not exist.
+
+    Print a notice for each file that lm-eval would skip without a word.
+    """
     from lm_eval.tasks._yaml_loader import load_yaml
 
     parts = given.split(os.pathsep) if isinstance(given, str) and not Path(given).is_dir() else given or []
@@ -122,14 +136,14 @@ def _folders(given: Any) -> list[str]:
         for path in sorted(Path(folder).glob("**/*.yaml")):
             try:
                 load_yaml(path, resolve_func=False, recursive=True)
-            except Exception as error:  # whatever a parser makes of it
+            except Exception as error:  # any error of a YAML parser
                 note(f"anchoreval: lm-eval skips {path}: {_line(error)}")
     return folders
 
 
 @contextlib.contextmanager
 def _argv(action: str, arguments: Sequence[str]) -> Iterator[None]:
-    """lm-eval reads the arguments of the process."""
+    """Set sys.argv inside the block, because lm-eval reads the arguments of the process."""
     before, sys.argv = sys.argv, ["lm-eval", action, *arguments]
     try:
         yield
@@ -139,7 +153,10 @@ def _argv(action: str, arguments: Sequence[str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _one_line() -> Iterator[None]:
-    """Errors of lm-eval as ours, one line each; those of what is asked end with 2, the others with 1."""
+    """Turn errors of lm-eval into errors of ours, one line each.
+
+    They are AnchorEvalError (exit code 2) for bad input, else RunError (exit code 1).
+    """
     try:
         yield
     except (AnchorEvalError, StdoutLost):
@@ -153,9 +170,9 @@ def _one_line() -> Iterator[None]:
         line = f"lm-eval: {_line(error)}"
         if _line(error).startswith(_INPUT):
             raise AnchorEvalError(line) from error
-        failed = RunError(f"{line} ({type(error).__name__}; LMEVAL_LOG_LEVEL=DEBUG shows where)")
-        failed.while_running = "while running"
-        raise failed from error
+        run_error = RunError(f"{line} ({type(error).__name__}; LMEVAL_LOG_LEVEL=DEBUG shows where)")
+        run_error.while_running = "while running"
+        raise run_error from error
 
 
 def _line(error: BaseException) -> str:
@@ -164,47 +181,50 @@ def _line(error: BaseException) -> str:
 
 
 class _Unsaved(logging.Handler):
-    """Hears lm-eval say that it could not save."""
+    """Logging handler that keeps lm-eval's warnings that it could not save results."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.said: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keeps what was said."""
+        """Keep the message if it says that results could not be saved."""
         if record.getMessage().startswith("Could not save"):
             self.said.append(record.getMessage())
 
 
 @contextlib.contextmanager
 def _writing(output: str | None) -> Iterator[None]:
-    """RunError where results cannot be written: at once where that is seen, else when lm-eval says so."""
+    """Raise RunError if results cannot be written.
+
+    It comes before the block if the folder cannot be written to, else after it, if lm-eval reported a failure.
+    """
     if output is None:
         yield
         return
-    place = Path(output)
-    folder = place.parent if place.suffix == ".json" else place
+    path = Path(output)
+    folder = path.parent if path.suffix == ".json" else path
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise RunError(f"--output_path: cannot write to {folder}: {error.strerror}") from error
-    talk, heard = logging.getLogger("lm_eval.loggers.evaluation_tracker"), _Unsaved()
-    talk.addHandler(heard)
+    logger, handler = logging.getLogger("lm_eval.loggers.evaluation_tracker"), _Unsaved()
+    logger.addHandler(handler)
     try:
         yield
     finally:
-        talk.removeHandler(heard)
-    if heard.said:
-        unsaved = RunError(f"{folder}: {heard.said[0]}")
+        logger.removeHandler(handler)
+    if handler.said:
+        unsaved = RunError(f"{folder}: {handler.said[0]}")
         unsaved.while_running = "behind the last answer"
         raise unsaved
 
 
 @contextlib.contextmanager
 def _without_defaults(wanted: bool) -> Iterator[None]:
-    """Has lm-eval read our tasks alone where no others are asked for: its own 14,683 entries take 12 s (measured)."""
+    """Have lm-eval read our tasks only, if `wanted`: reading its own 14,683 entries takes 12 s (measured)."""
     import functools
 
     import lm_eval.tasks

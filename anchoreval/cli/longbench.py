@@ -1,4 +1,4 @@
-"""`anchoreval longbench`: the averages of LongBench, the tables of LongBench-E and v2."""
+"""`anchoreval longbench`: print the averages of LongBench and the tables of LongBench-E and v2."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from anchoreval.suites.longbench.scoring import DEVIATIONS
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of the command."""
+    """Add the flags of the command."""
     shared.runs(parser)
     parser.add_argument(
         "--deviation",
         choices=DEVIATIONS,
-        help="score the answers again by another rule than the cards', and say so: 0 where upstream's recursion dies; "
-        "no class name skipped; blank lines of code passed over; fuzzywuzzy with python-Levenshtein (default: none)",
+        help="score the answers again by a rule that deviates from the cards', and report it: score 0 where upstream's "
+        "recursion fails; skip no class name; pass over blank lines of code; use fuzzywuzzy with python-Levenshtein "
+        "(default: no deviation)",
     )
 
 
 def main(options: argparse.Namespace) -> int:
-    """The text for each run on stdout."""
+    """Print the report of each run on stdout."""
     from anchoreval.reports.averages.longbench import report
 
     for run in shared.runs_of(options):

@@ -1,4 +1,4 @@
-"""`anchoreval models`: the model cards."""
+"""`anchoreval models`: list the model cards."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from anchoreval.cli.console import say
 
 
 def flags(_: argparse.ArgumentParser) -> None:
-    """The command has no flags."""
+    """Add no flags."""
 
 
 def main(_: argparse.Namespace) -> int:
-    """A line on stdout for each."""
+    """Print a line for each model card on stdout."""
     from anchoreval.cards import load_models
 
     for name, card in load_models().items():

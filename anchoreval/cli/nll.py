@@ -1,4 +1,4 @@
-"""`anchoreval nll`: loss by position on long texts, paired between arms."""
+"""`anchoreval nll`: measure loss by position on long texts, paired between arms."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ from anchoreval.cli.progress import shown
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of the command."""
+    """Add the flags of the command."""
     shared.model(parser)
     parser.add_argument(
         "--text",
         required=True,
         type=Path,
         metavar="FILE-or-DIR",
-        help="UTF-8 text, or a folder of *.txt; several texts are the units of the intervals",
+        help="UTF-8 text, or a folder of *.txt; with several texts, intervals treat each text as one unit",
     )
     parser.add_argument(
         "--lengths",
         required=True,
         type=shared.lengths,
         metavar="N,N",
-        help="tokens of a window, the anchor token included: 4096 or 4k",
+        help="tokens per window, including the anchor token: 4096 or 4k",
     )
     parser.add_argument(
         "--arms",
         default="native",
         metavar="ARM,ARM",
-        help="the first is the baseline: bf16,fp32,bf16+shift:4096 (default: %(default)s)",
+        help="arms such as bf16,fp32,bf16+shift:4096; the first is the baseline (default: %(default)s)",
     )
     parser.add_argument(
         "--output",
         type=Path,
         default=Path("nll"),
         metavar="DIR",
-        help="for nll.csv, .json, .svg, texts.csv and the run of nll/text, with which the same command goes on "
-        "(default: %(default)s)",
+        help="folder for nll.csv, nll.json, nll.svg, texts.csv and the run of nll/text, from which the same command "
+        "resumes (default: %(default)s)",
     )
     parser.add_argument(
         "--buckets",
         type=shared.positive,
         metavar="N",
-        help="so many of equal width (default: 1-63, 64-127, 128-255, doubling)",
+        help="use N buckets of equal width (default: doubling widths, 1-63, 64-127, 128-255, ...)",
     )
     parser.add_argument("--limit", type=shared.positive, metavar="N", help="windows of each text (default: all)")
     shared.anchor(parser)
@@ -54,13 +54,13 @@ def flags(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> int:
-    """The table on stdout, the places of the files on stderr."""
+    """Print the table on stdout and the paths of the files on stderr."""
     from anchoreval.reports.nll.rows import table_of
     from anchoreval.reports.nll.tables import WRITTEN
     from anchoreval.runs.nll import measure
 
-    asked = {name: value for name, value in vars(options).items() if name != "command"}
+    arguments = {name: value for name, value in vars(options).items() if name != "command"}
     watch = partial(shown, unit="windows", goes_on="the same command goes on where it was")
-    say(table_of(measure(**asked, watch=watch, tell=note)))
+    say(table_of(measure(**arguments, watch=watch, tell=note)))
     note("\n".join(f"{what}: {options.output / name}" for what, name in WRITTEN.items()))
     return 0

@@ -1,4 +1,4 @@
-"""Flags that several commands share, and the values they take. Imports no torch."""
+"""Flags that several commands share, with the parsers of their values. This module imports no torch."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from anchoreval.tokenizer.chat_template import Scalar
 if TYPE_CHECKING:
     from anchoreval.records.run import Run
 
-_OF_ONE = ("chunk_tokens", "batch_tokens", "realisation")  # flags of one backend alone, whose own defaults hold
+_OF_ONE = ("chunk_tokens", "batch_tokens", "realisation")  # flags of one backend; not given, its own defaults apply
 
 
 def length(text: str) -> int:
-    """Tokens, from `4096` or `4k`."""
+    """Return the number of tokens that `4096` or `4k` stands for."""
     match = re.fullmatch(r"(\d{1,8})(k?)", text.strip().lower())
     if not match or not int(match[1]):
         raise argparse.ArgumentTypeError(f"{text!r} is no length: tokens such as 4096 or 4k")
@@ -31,25 +31,25 @@ def length(text: str) -> int:
 
 
 def lengths(text: str) -> list[int]:
-    """Lengths separated by commas or spaces; `1k..32k` stands for 1k, 2k and so on up to 32k."""
-    return [found for part in re.split(r"[,\s]+", text.strip()) for found in _doubled(part)]
+    """Return lengths from a list separated by commas or spaces; `1k..32k` stands for 1k, 2k and so on up to 32k."""
+    return [number for part in re.split(r"[,\s]+", text.strip()) for number in _doubled(part)]
 
 
 def _doubled(text: str) -> list[int]:
-    """One length, or those of a range, which double."""
+    """Return one length, or the doubling lengths of a range."""
     low, dots, high = text.partition("..")
     if not dots:
         return [length(text)]
-    found, last = [length(low)], length(high)
-    while 2 * found[-1] <= last:
-        found.append(2 * found[-1])
-    if last < found[0]:
+    doubled, last = [length(low)], length(high)
+    while 2 * doubled[-1] <= last:
+        doubled.append(2 * doubled[-1])
+    if last < doubled[0]:
         raise argparse.ArgumentTypeError(f"{text!r}: the second length is the smaller one")
-    return found
+    return doubled
 
 
 def shifts(text: str) -> tuple[int, ...]:
-    """Two or more different offsets of all positions, from `0,16` or `0,8,100,16`."""
+    """Return two or more different offsets of all positions, from `0,16` or `0,8,100,16`."""
     parts = text.replace(" ", "").split(",")
     if len(parts) < 2 or not all(part.isdigit() for part in parts) or len(set(map(int, parts))) < len(parts):
         raise argparse.ArgumentTypeError(f"{text!r} is no list of different offsets such as 0,16 or 0,8,100,16")
@@ -57,32 +57,32 @@ def shifts(text: str) -> tuple[int, ...]:
 
 
 def counts(text: str) -> tuple[tuple[int, int], ...]:
-    """(from this length on, so many), from `20` or `20,5@4096`."""
-    made = []
-    for one in text.replace(" ", "").split(","):
-        count, at, least = one.partition("@")
-        made.append((length(least) if at else 0, positive(count)))
-    if len({least for least, _ in made}) < len(made):
+    """Return pairs (length from which the count applies, count), from `20` or `20,5@4096`."""
+    from_lengths = []
+    for part in text.replace(" ", "").split(","):
+        count, at, least = part.partition("@")
+        from_lengths.append((length(least) if at else 0, positive(count)))
+    if len({least for least, _ in from_lengths}) < len(from_lengths):
         raise argparse.ArgumentTypeError(f"{text!r} has two numbers for one length: 20,5@4096")
-    return tuple(made)
+    return tuple(from_lengths)
 
 
 def positive(text: str) -> int:
-    """A whole number from 1 upwards, of 9 digits at most."""
+    """Return a whole number of at least 1, with 9 digits at most."""
     if not re.fullmatch(r"\d{1,9}", text) or not int(text):
         raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from 1 upwards, of 9 digits at most")
     return int(text)
 
 
 def seed(text: str) -> int:
-    """A whole number of 18 digits at most."""
+    """Return a whole number with 18 digits at most."""
     if not re.fullmatch(r"[+-]?\d{1,18}", text.strip()):
         raise argparse.ArgumentTypeError(f"{text[:40]!r} is no whole number of 18 digits at most")
     return int(text)
 
 
 def points(text: str) -> float:
-    """A number of points above 0 and below 100."""
+    """Return a number of points above 0 and below 100."""
     try:
         value = float(text)
     except ValueError:
@@ -93,36 +93,39 @@ def points(text: str) -> float:
 
 
 def text(parser: argparse._ActionsContainer) -> None:
-    """The texts that nll scores, where they are not what a command is about."""
+    """Add --text, the texts that nll scores, to a command that is not about nll alone."""
     parser.add_argument(
-        "--text", type=Path, metavar="FILE-or-DIR", help="nll: the texts that are scored, UTF-8, or a folder of *.txt"
+        "--text", type=Path, metavar="FILE-or-DIR", help="texts that nll scores: UTF-8 text, or a folder of *.txt"
     )
 
 
 def sources(parser: argparse.ArgumentParser) -> None:
-    """Flags that say which prompts are made."""
+    """Add the flags that decide which prompts are made."""
     group = parser.add_argument_group("prompts")
     group.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with the published source texts")
     text(group)
     group.add_argument(
         "--no-context",
         action="store_true",
-        help="leave the context out of the prompts, to see what is answered from memory (longbench, longbench_v2)",
+        help="leave the context out of the prompts, to measure answers from memory (longbench, longbench_v2)",
     )
     group.add_argument(
         "--haystack",
         choices=("published", "generated"),
-        help="generated: prose and documents that the package makes, not comparable with published scores "
+        help="generated: use prose and documents made by the package; not comparable with published scores "
         "(default: the model card's, else published)",
     )
     group.add_argument(
-        "--wordlists", choices=("3.0.1", "2.2.0"), default="3.0.1", help="wonderwords lists (default: %(default)s)"
+        "--wordlists",
+        choices=("3.0.1", "2.2.0"),
+        default="3.0.1",
+        help="version of the wonderwords lists (default: %(default)s)",
     )
     group.add_argument("--seed", type=seed, default=42, help="seed of the prompts (default: %(default)s, RULER's)")
 
 
 class Arms(argparse.Action):
-    """Arms under either of two names; a second list would take the place of the first, so it is refused."""
+    """Action of --rope and --arms, two names of one flag. A second list would replace the first, so it is refused."""
 
     def __call__(
         self,
@@ -131,7 +134,7 @@ class Arms(argparse.Action):
         values: object,
         option_string: str | None = None,
     ) -> None:
-        """Keep the list; an error of the parser where one was given before."""
+        """Store the list; end with a parser error if one was given before."""
         if getattr(namespace, "arms_given", None):
             parser.error(f"{namespace.arms_given} and {option_string}: one list names all arms: --arms bf16,fp32")
         namespace.arms_given = option_string
@@ -139,7 +142,7 @@ class Arms(argparse.Action):
 
 
 def settings(parser: argparse.ArgumentParser) -> None:
-    """Flags that choose between what a suite lets be chosen; absent ones leave the card's."""
+    """Add the flags for the settings of suites. A flag that is not given leaves the card's value."""
     group = parser.add_argument_group("settings of suites")
     for name, setting in SETTINGS.items():
         kind = positive if setting.kind is int else str
@@ -147,13 +150,13 @@ def settings(parser: argparse.ArgumentParser) -> None:
 
 
 def chosen_settings(options: argparse.Namespace) -> dict[str, str | int]:
-    """The settings that were given, by the name of the generator's argument."""
+    """Return the settings that were given, keyed by the name of the generator's argument."""
     given = {name: getattr(options, name) for name in SETTINGS}
     return {name: value for name, value in given.items() if value is not None}
 
 
 def template(parser: argparse._ActionsContainer, default: str | None, about: str | None = None) -> None:
-    """The form of prompts, and the arguments of a chat template."""
+    """Add the flags for the form of prompts and the arguments of a chat template."""
     parser.add_argument("--template", choices=("base", "chat"), default=default, help=about)
     parser.add_argument(
         "--template-args",
@@ -161,22 +164,22 @@ def template(parser: argparse._ActionsContainer, default: str | None, about: str
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="an argument of the chat template, such as enable_thinking=false; may be given many times",
+        help="argument of the chat template, such as enable_thinking=false; may be repeated",
     )
 
 
 def anchor(parser: argparse._ActionsContainer) -> None:
-    """Whether the anchor token stands in front of prompts."""
+    """Add --anchor, which decides whether the anchor token begins a prompt."""
     parser.add_argument(
         "--anchor",
         choices=("auto", "none"),
         default="auto",
-        help="auto: BOS (EOS without one) stands first in every prompt, once; none: no token is put in front",
+        help="auto: begin every prompt with one BOS token (EOS if there is no BOS); none: add no token",
     )
 
 
 def template_arg(text: str) -> tuple[str, Scalar]:
-    """Name and value of an argument of a chat template."""
+    """Return name and value of an argument of a chat template."""
     try:
         return read_template_arg(text)
     except AnchorEvalError as error:
@@ -184,7 +187,7 @@ def template_arg(text: str) -> tuple[str, Scalar]:
 
 
 def template_args(options: argparse.Namespace) -> dict[str, Scalar]:
-    """The arguments of the chat template by name; AnchorEvalError for one that is given twice."""
+    """Return the arguments of the chat template by name; raise AnchorEvalError if one is given twice."""
     names = [name for name, _ in options.template_args]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise AnchorEvalError(f"--template-args {twice} is given twice")
@@ -192,12 +195,12 @@ def template_args(options: argparse.Namespace) -> dict[str, Scalar]:
 
 
 def runs(parser: argparse.ArgumentParser) -> None:
-    """The runs that a command reads."""
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, or folders of them")
+    """Add the argument for the runs that a command reads."""
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, or folders of run folders")
 
 
 def runs_of(options: argparse.Namespace) -> Iterator[Run]:
-    """Each of those runs as it lies on disk; on stderr where it is not what it was when it finished."""
+    """Yield each of those runs as it is on disk; print a notice on stderr if it changed after it finished."""
     from anchoreval.records.run import find_runs, load_run, tell_changed
 
     for path in find_runs(options.runs):
@@ -207,34 +210,36 @@ def runs_of(options: argparse.Namespace) -> Iterator[Run]:
 
 
 def model(parser: argparse.ArgumentParser) -> None:
-    """The checkpoint that a command loads."""
+    """Add --model, the checkpoint that a command loads."""
     parser.add_argument("--model", required=True, help="a card of models/, a local folder or a hub id")
 
 
 def loading(group: argparse._ActionsContainer) -> None:
-    """Flags that say how a checkpoint is loaded."""
+    """Add the flags that decide how a checkpoint is loaded."""
     group.add_argument(
         "--dtype",
         choices=DTYPES,
-        help="of weights and activations (default: the model card's, else auto: the checkpoint's)",
+        help="dtype of weights and activations (default: the model card's, else auto: the checkpoint's)",
     )
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
-    group.add_argument("--trust-remote-code", action="store_true", help="run code that the checkpoint brings")
+    group.add_argument(
+        "--trust-remote-code", action="store_true", help="run Python code that comes with the checkpoint"
+    )
 
 
 def kernel(group: argparse._ActionsContainer) -> None:
-    """The attention kernel of the commands that compute arms."""
+    """Add --kernel, the attention kernel for all arms."""
     group.add_argument(
         "--kernel",
         default="default",
         metavar="KERNEL",
         help="attention kernel, one for all arms: sdpa, eager, ..., fused (keeps q and k wide), auto (fused where an "
-        "arm needs it), default (sdpa; eager where there is no sdpa or it drops soft caps or sinks)",
+        "arm needs it), default (sdpa; eager if sdpa is missing or drops soft caps or sinks)",
     )
 
 
 def engine(group: argparse._ActionsContainer, chunk_tokens: int | None = 512) -> None:
-    """Flags of the commands that answer prompts or score texts; `chunk_tokens` where that flag is not given."""
+    """Add the flags of commands that answer prompts or score texts; `chunk_tokens` is the default of --chunk-tokens."""
     loading(group)
     kernel(group)
     group.add_argument(
@@ -244,13 +249,13 @@ def engine(group: argparse._ActionsContainer, chunk_tokens: int | None = 512) ->
         "--max-length",
         type=length,
         metavar="N",
-        help="positions the model has, where its config is wrong; 3500, 7500, 15500 and 31500 are LongBench's "
-        "max_length: its prompts are cut there, answers come on top",
+        help="number of positions of the model, if its config is wrong; 3500, 7500, 15500 and 31500 are LongBench's "
+        "max_length: its prompts are cut there, and answers come on top",
     )
 
 
 def backend(group: argparse._ActionsContainer) -> None:
-    """Flags that say where answers are computed."""
+    """Add the flags that decide where answers are computed."""
     group.add_argument(
         "--backend",
         choices=sorted(BACKENDS),
@@ -264,21 +269,26 @@ def backend(group: argparse._ActionsContainer) -> None:
         metavar="K=V,K=V",
         help=f"options of the backend, tensor_parallel_size=4,enforce_eager=true; {help_of_options()}",
     )
-    group.add_argument("--base-url", metavar="URL", help="of an OpenAI-compatible server: http://127.0.0.1:8000/v1")
-    group.add_argument("--tokenizer", metavar="PATH", help="of the model behind --base-url: a folder, hub id or card")
+    group.add_argument("--base-url", metavar="URL", help="URL of an OpenAI-compatible server: http://127.0.0.1:8000/v1")
+    group.add_argument(
+        "--tokenizer", metavar="PATH", help="tokenizer of the model at --base-url: a folder, hub id or card"
+    )
 
 
 def backend_args(text: str) -> dict[str, str | int | float | bool]:
-    """Options by name, from `rows=8,enforce_eager=true`: whole numbers, numbers, true and false, else text."""
-    found: dict[str, str | int | float | bool] = {}
+    """Return options by name, from `rows=8,enforce_eager=true`.
+
+    A value is an int, a float or a bool if it parses as one, else a str.
+    """
+    by_name: dict[str, str | int | float | bool] = {}
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         name, equals, value = part.partition("=")
-        if not (equals and name.isidentifier() and value) or name in found:
+        if not (equals and name.isidentifier() and value) or name in by_name:
             raise argparse.ArgumentTypeError(
                 f"{part!r} is no new option=value: tensor_parallel_size=4,enforce_eager=true"
             )
-        found[name] = _value(value)
-    return found
+        by_name[name] = _value(value)
+    return by_name
 
 
 def _value(text: str) -> str | int | float | bool:
@@ -293,14 +303,17 @@ def _value(text: str) -> str | int | float | bool:
 
 
 def engine_options(options: argparse.Namespace) -> dict[str, str | int | float | bool]:
-    """What the backend is opened with beside the run's own; AnchorEvalError for flags that are another backend's."""
+    """Return the options to open the backend with, besides those of the run itself.
+
+    Raise AnchorEvalError for flags that belong to another backend.
+    """
     name, backend, given = options.backend, BACKENDS[options.backend], dict(options.backend_args)
     if (options.base_url is None) == backend.one_server:
         raise AnchorEvalError("--backend openai and --base-url go together: --base-url http://127.0.0.1:8000/v1")
-    own = {flag: value for flag in _OF_ONE if (value := getattr(options, flag)) is not None}
-    if not backend.lenient and (refused := next((flag for flag in own if flag not in backend.takes), None)):
+    tuning = {flag: value for flag in _OF_ONE if (value := getattr(options, flag)) is not None}
+    if not backend.lenient and (refused := next((flag for flag in tuning if flag not in backend.takes), None)):
         owner = next(other for other, known in BACKENDS.items() if refused in known.takes)
         raise AnchorEvalError(f"--{refused.replace('_', '-')} is of backend {owner}; {name} has --backend-args")
     above = {flag: getattr(options, flag) for flag in ("base_url", "device", "trust_remote_code")}
-    taken = [{flag: value for flag, value in flags.items() if flag in backend.takes} for flags in (own, above)]
+    taken = [{flag: value for flag, value in flags.items() if flag in backend.takes} for flags in (tuning, above)]
     return taken[0] | given | taken[1]

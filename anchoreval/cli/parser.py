@@ -1,7 +1,7 @@
-"""The command line: parse, call one function, print one-line errors. Importing it imports no torch.
+"""The command line: parse, call one function, print one-line errors. Importing this module imports no torch.
 
-Exit codes: 0 done, 1 something differs or failed while running, 2 bad input, found before any work began, 130 stopped
-by Ctrl-C. stdout carries results only.
+Exit codes: 0 for success; 1 if something differs or failed while running; 2 for bad input, found before any work began;
+130 if stopped by Ctrl-C. Only results go to stdout.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from anchoreval.cli import console
 from anchoreval.errors import AnchorEvalError
 from anchoreval.files import BROKEN, require_writable
 
-STOPPED = 130  # 128 and the number of SIGINT, as shells count
+STOPPED = 130  # 128 plus the number of SIGINT, as in shells
 
 EXAMPLES = """examples:
   anchoreval run --model anchor-tiny --tasks ruler --lengths 512,1024 --rope bf16,fp32 --limit 20 --haystack generated
@@ -27,39 +27,39 @@ EXAMPLES = """examples:
   anchoreval probe --model anchor-tiny --lengths 64..8192 --output probe/
   anchoreval show ruler/qa_1@4096#3 --tokenizer PATH --haystack generated
 """
-#: Commands and what they are for; each is a file of this folder with `flags(parser)` and `main(options)`.
+#: Commands and their purpose; each is a file of this folder with `flags(parser)` and `main(options)`.
 COMMANDS = {
     "run": "evaluate a model under RoPE arms, write records and a board",
-    "plan": "say what a run takes before anything is computed",
+    "plan": "estimate time and memory of a run before anything is computed",
     "samples": "write the prompts as JSON lines; needs no model",
     "tasks": "list suites, sets and tasks",
     "models": "list model cards",
     "show": "print one prompt with its references and facts",
     "score": "score the records of a run again and report what differs",
     "verify": "make prompts and scores of a run again and report what differs",
-    "compare": "say what arms or runs differ by, in numbers and in words",
+    "compare": "print the differences between arms or runs, in numbers and in words",
     "board": "write board.csv and board.html of runs, or a declared board",
     "view": "write the samples of runs as pages that open from a disk",
     "export": "write runs as lm-eval's files, CSV or Parquet",
-    "probe": "measure what RoPE precision and a shift of positions do to attention",
-    "nll": "loss by position on long texts, paired between arms",
-    "doctor": "say what a checkpoint's RoPE honestly is",
-    "longbench": "print the averages of LongBench, the tables of LongBench-E and v2",
-    "general": "print all of lm-eval's metrics of general tasks, and what was lost",
-    "lm-eval": "run lm-evaluation-harness with our models and tasks in it",
-    "data": "fetch the published texts, say which are there, or pack texts for training",
+    "probe": "measure how RoPE precision and a shift of positions change attention",
+    "nll": "measure loss by position on long texts, paired between arms",
+    "doctor": "inspect a checkpoint: RoPE precision, trained length, which arms it supports",
+    "longbench": "print the averages of LongBench and the tables of LongBench-E and v2",
+    "general": "print all of lm-eval's metrics of general tasks, and whether an arm lost accuracy",
+    "lm-eval": "run lm-evaluation-harness with our models and tasks",
+    "data": "fetch the published texts, list which are present, or pack texts for training",
     "train": "train a model under attention variants and a RoPE level",
     "bench": "measure speed and memory",
 }
 
 
 def command(name: str) -> Any:
-    """The module of a command."""
+    """Import and return the module of a command."""
     return import_module(f"anchoreval.cli.{name.replace('-', '_')}")
 
 
 def parser(flagged: Collection[str] = COMMANDS) -> argparse.ArgumentParser:
-    """The command line, with the flags of the commands `flagged`."""
+    """Return the parser of the command line, with the flags of the commands in `flagged`."""
     top = argparse.ArgumentParser(
         prog="anchoreval",
         description="Long-context evaluation under controlled RoPE precision.",
@@ -76,12 +76,12 @@ def parser(flagged: Collection[str] = COMMANDS) -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code."""
+    """Run a command and return its exit code."""
     with console.visible():
         try:
             code = _done(arguments)
             sys.stdout.flush()
-        except SystemExit:  # of --help, --version and the parser's errors
+        except SystemExit:  # raised by --help, --version and the parser's errors
             sys.stdout.flush()
             raise
         except console.StdoutLost as error:
@@ -94,7 +94,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _done(arguments: Sequence[str] | None) -> int:
-    """The exit code of a command whose stdout can be written; one line for each error that a user can cause."""
+    """Return the exit code of a command whose stdout can be written.
+
+    Print one line for each error that a user can cause.
+    """
     words = sys.argv[1:] if arguments is None else arguments
     chosen = next((word for word in words if not word.startswith("-")), "")
     options = parser(COMMANDS.keys() & {chosen}).parse_args(words)
@@ -121,7 +124,7 @@ def _done(arguments: Sequence[str] | None) -> int:
 
 
 def _line(error: AnchorEvalError) -> str:
-    """What went wrong; where work had begun, how far it was and what to do about the rest."""
+    """Return the error in one line; if work had begun, with how far it got and how to continue."""
     if not error.while_running:
         return str(error)
     goes_on = f"; {error.goes_on}" if error.goes_on and "same command" not in str(error) else ""
@@ -129,7 +132,7 @@ def _line(error: AnchorEvalError) -> str:
 
 
 def _is_broken(cause: BaseException | None) -> bool:
-    """Whether a disk that is full or fails is the reason: no input is to blame for that."""
+    """Return whether a full or failing disk is the cause, so that input is not to blame."""
     return isinstance(cause, OSError) and cause.errno in BROKEN
 
 

@@ -1,4 +1,4 @@
-"""`anchoreval plan`: prompts, tokens, hours and memory of a run, before anything is computed."""
+"""`anchoreval plan`: estimate prompts, tokens, hours and memory of a run before anything is computed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of the command: those of `run` that decide what is computed, and the machine."""
+    """Add the flags of `run` that decide what is computed, and the flags that describe the machine."""
     shared.model(parser)
     parser.add_argument("--tasks", required=True, help="suites, sets, tasks or globs, comma or space separated")
     parser.add_argument("--lengths", type=shared.lengths, metavar="N,N", help="tokens, as for run")
@@ -31,27 +31,29 @@ def flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gpus",
         metavar="NxNAME",
-        help="8xH200: estimate from data sheets, each GPU with a copy of the model "
-        "(default: this machine, measured with the model loaded)",
+        help="estimate from data sheets for these GPUs, such as 8xH200, each with a copy of the model "
+        "(default: load the model and measure this machine)",
     )
-    parser.add_argument("--dtype", choices=DTYPES, help="of weights and activations, as for run")
+    parser.add_argument("--dtype", choices=DTYPES, help="dtype of weights and activations, as for run")
     parser.add_argument(
-        "--chunk-tokens", type=shared.positive, default=512, help="prefill chunk (default: %(default)s)"
+        "--chunk-tokens", type=shared.positive, default=512, help="tokens per prefill chunk (default: %(default)s)"
     )
     parser.add_argument(
         "--batch-tokens", type=shared.positive, default=32768, help="cache budget of a batch (default: %(default)s)"
     )
-    parser.add_argument("--max-length", type=shared.length, metavar="N", help="positions the model has, as for run")
+    parser.add_argument(
+        "--max-length", type=shared.length, metavar="N", help="number of positions of the model, as for run"
+    )
     shared.sources(parser)
     shared.settings(parser)
 
 
 def main(options: argparse.Namespace) -> int:
-    """The plan on stdout; what cannot be made on stderr."""
-    said = _planned(options, partial(shown, unit="prompts"))
-    for why in said.unmakeable:
+    """Print the plan on stdout, and the cells that cannot be made on stderr."""
+    run_plan = _planned(options, partial(shown, unit="prompts"))
+    for why in run_plan.unmakeable:
         note(f"left out: {why}")
-    say(page(said))
+    say(page(run_plan))
     return 0
 
 
@@ -68,7 +70,7 @@ def _planned(options: argparse.Namespace, watch: Watch) -> RunPlan:
     machine = parse_gpus(options.gpus) if options.gpus else None
     model = Model.of(options.model, max_length=options.max_length)
     dtype = options.dtype or model.card.dtype
-    asked = Spec.of(
+    run_spec = Spec.of(
         options.tasks,
         settings=shared.chosen_settings(options),
         lengths=options.lengths,
@@ -85,16 +87,16 @@ def _planned(options: argparse.Namespace, watch: Watch) -> RunPlan:
         context=not options.no_context,
         document_tokens=options.document_tokens,
     )
-    prompts, shape = Prompts(asked, model), shape_of(model.folder, dtype)
-    made = prompts.cells()
+    prompts, shape = Prompts(run_spec, model), shape_of(model.folder, dtype)
+    cell_set = prompts.cells()
     machine = machine or this_machine(model.checkpoint, dtype, shape, options.chunk_tokens)
     limits = Limits(options.chunk_tokens, options.batch_tokens)
-    with work(watch, sum(cell.asked for cell in made)) as progress:
-        return plan_run(prompts, made, shape, machine, limits, progress)
+    with work(watch, sum(cell.asked for cell in cell_set)) as progress:
+        return plan_run(prompts, cell_set, shape, machine, limits, progress)
 
 
 def page(plan: RunPlan) -> str:
-    """The plan as text."""
+    """Return the plan as text."""
     shape, machine = plan.shape, plan.machine
     lines = [f"{shape.parameters:,} parameters in {shape.dtype}; {shape.token_bytes:,} bytes a token in the cache", ""]
     lines += [f"{'task':32} {'length':>8} {'prompts':>8} {'prompt tokens':>15} {'answer, at most':>16}"]

@@ -1,7 +1,7 @@
-"""How far a piece of work is: done of asked, rate, time left and what is being computed.
+"""Progress of work: how much is done, rate, time left and what is being computed.
 
-On a terminal that is a live line; elsewhere (a log, a pipe) a line every EVERY_S seconds, from a timer, so that a
-single long prompt or a model that loads is seen as well.
+A terminal shows a live line. A log or a pipe gets a line every EVERY_S seconds from a timer, so that a single long
+prompt or a loading model shows too.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ EVERY_S = 20.0
 
 
 class Way(Progress):
-    """Progress that counts: `line` says where it stands."""
+    """Progress that counts work; `line` describes where it stands."""
 
     def __init__(self, total: int, unit: str = "records", clock: Callable[[], float] = time.monotonic) -> None:
         self.total, self._unit, self._clock = total, unit, clock
         self._start, self.done, self._new, self._what = clock(), 0, 0, ""
 
     def __call__(self, done: int) -> None:
-        """Count work that was done here."""
+        """Count work that was done in this process."""
         self.done += done
         self._new += done
 
     def had(self, done: int) -> None:
-        """Count work that was there, which says nothing of the rate."""
+        """Count work that was already done before; it does not enter the rate."""
         self.done += done
 
     def at(self, what: str) -> None:
@@ -41,7 +41,7 @@ class Way(Progress):
         self._what = what
 
     def line(self) -> str:
-        """`12 of 60 records, 1.3 a second, 37 s left; ruler/vt at 4,096, fp32`; of a stage its name and its time."""
+        """Return `12 of 60 records, 1.3 a second, 37 s left; ruler/vt at 4,096, fp32`, or name and time of a stage."""
         elapsed = self._clock() - self._start
         if not self.total:
             return f"{self._what or 'at work'}, for {duration(elapsed)} so far"
@@ -55,7 +55,7 @@ class Way(Progress):
 
 
 def rate_words(rate: float) -> str:
-    """`1.3 a second`, `4.2 a minute` or `2.0 an hour`."""
+    """Return `1.3 a second`, `4.2 a minute` or `2.0 an hour`."""
     for factor, unit in ((1, "a second"), (60, "a minute")):
         if rate * factor >= 1:
             return f"{rate * factor:,.1f} {unit}"
@@ -63,7 +63,7 @@ def rate_words(rate: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`42 s`, `12 min 5 s`, `3 h 20 min`, `2 d 4 h`."""
+    """Return `42 s`, `12 min 5 s`, `3 h 20 min` or `2 d 4 h`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -76,9 +76,9 @@ def duration(seconds: float) -> str:
 
 @contextlib.contextmanager
 def shown(total: int, unit: str = "records", goes_on: str = "", every_s: float | None = None) -> Iterator[Progress]:
-    """Progress that is shown on stderr.
+    """Yield a Progress that is shown on stderr.
 
-    An error that ends the work is marked as one of running, with `goes_on`, what to do about it.
+    An error that ends the work gets the attributes `while_running`, how far it got, and `goes_on`, how to continue.
     """
     way = Way(total, unit)
     try:
@@ -96,14 +96,14 @@ def shown(total: int, unit: str = "records", goes_on: str = "", every_s: float |
     except OSError as error:
         if not total:
             raise
-        failed = RunError(str(error))
-        failed.while_running, failed.goes_on = f"after {way.done:,} of {total:,} {unit}", goes_on
-        raise failed from error
+        run_error = RunError(str(error))
+        run_error.while_running, run_error.goes_on = f"after {way.done:,} of {total:,} {unit}", goes_on
+        raise run_error from error
 
 
 @contextlib.contextmanager
 def told(way: Way, tell: Callable[[str], None], every_s: float) -> Iterator[None]:
-    """Tell where the work stands every `every_s` seconds, whatever the work is busy with."""
+    """Call `tell` with the progress line every `every_s` seconds inside the block, from a thread of its own."""
     over = threading.Event()
 
     def lines() -> None:
@@ -121,7 +121,10 @@ def told(way: Way, tell: Callable[[str], None], every_s: float) -> Iterator[None
 
 @contextlib.contextmanager
 def _live(way: Way) -> Iterator[None]:
-    """A line that is drawn anew on the terminal; a stage has none, for what a model prints as it loads stands there."""
+    """Redraw a line on the terminal inside the block.
+
+    A stage gets no line, because the model prints its own lines while it loads.
+    """
     if not way.total:
         yield
         return
@@ -131,14 +134,14 @@ def _live(way: Way) -> Iterator[None]:
     from rich.text import Text
 
     class Line(ProgressColumn):
-        """Where the work stands, in the words of a log."""
+        """The progress line, worded as in a log."""
 
         def render(self, task: Task) -> Text:
             bar.update(task.id, completed=way.done)
             return Text(console.spelled(way.line()), no_wrap=True, overflow="ellipsis")
 
     drawn: Any = Console(file=console.terminal(), no_color=False)
-    same = sys.stdout is not None and sys.stdout.isatty()  # results go through the bar where both are one terminal
+    same = sys.stdout is not None and sys.stdout.isatty()  # results on the same terminal go through the bar
     bar = Bars(BarColumn(bar_width=20), Line(), console=drawn, transient=True, redirect_stdout=same)
     with bar:
         bar.add_task("work", total=way.total)

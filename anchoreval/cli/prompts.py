@@ -1,4 +1,4 @@
-"""Prompts without a model, as the flags of `samples`, `show` and `bench samples` ask for them."""
+"""Make prompts without a model, for the flags of `samples`, `show` and `bench samples`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def haystack_of(options: argparse.Namespace) -> HaystackKind:
-    """The haystack that is asked for, else that of the model card whose tokenizer is used."""
+    """Return the haystack that is asked for, else that of the model card whose tokenizer is used."""
     from anchoreval.cards import load_models
 
     card = load_models().get(options.tokenizer)
@@ -24,12 +24,12 @@ def haystack_of(options: argparse.Namespace) -> HaystackKind:
 def prompts_of(
     options: argparse.Namespace, tasks: str, limit: int | None, lengths: Sequence[int] | None = None
 ) -> Prompts:
-    """The prompts that the flags ask for, with the tokenizer alone."""
+    """Return the prompts that the flags ask for, made with the tokenizer alone."""
     from anchoreval.model import Model, tokenizer_of
     from anchoreval.runs.prompts import Prompts
     from anchoreval.runs.spec import Spec
 
-    asked = Spec.of(
+    run_spec = Spec.of(
         tasks,
         settings=shared.chosen_settings(options),
         lengths=lengths,
@@ -43,4 +43,4 @@ def prompts_of(
         wordlists=options.wordlists,
         context=not options.no_context,
     )
-    return Prompts(asked, Model.of_tokenizer(tokenizer_of(options.tokenizer)))
+    return Prompts(run_spec, Model.of_tokenizer(tokenizer_of(options.tokenizer)))

@@ -1,4 +1,4 @@
-"""`anchoreval run`: a model evaluated under arms, its records and a board."""
+"""`anchoreval run`: evaluate a model under arms, and write records and a board."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _ASKED = (
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of the command."""
+    """Add the flags of the command."""
     shared.model(parser)
     parser.add_argument("--tasks", required=True, help="suites, sets, tasks or globs, comma or space separated")
     parser.add_argument(
         "--lengths",
         type=shared.lengths,
         metavar="N,N",
-        help="tokens, all that a model is fed and its answer: 4096, 4k or 1k..32k, doubling (default: the card's)",
+        help="tokens of the whole prompt plus the answer: 4096, 4k or 1k..32k, doubling (default: the card's)",
     )
     parser.add_argument(
         "--rope",
@@ -36,37 +36,37 @@ def flags(parser: argparse.ArgumentParser) -> None:
         default="native",
         metavar="ARM,ARM",
         help="arms, [attention/]rope[+field:value...]: native, fp64, fp32-qk, fp32, bf16-table, bf16, bf16-angle, "
-        "rope:table=bf16, bf16+shift:4096, anchor/fp32, intra-doc/fp32+reset, and fp32+x:module:factory, a context "
-        "manager of yours on the model (docs/arms.md) (default: %(default)s)",
+        "rope:table=bf16, bf16+shift:4096, anchor/fp32, intra-doc/fp32+reset, and fp32+x:module:factory, your own "
+        "context manager around the model (docs/arms.md) (default: %(default)s)",
     )
     parser.add_argument(
         "--placebo",
         action="store_true",
-        help="run the first arm once more, in other chunks and batches: the noise floor of every difference",
+        help="run the first arm again in other chunks and batches, to measure the noise floor of differences",
     )
     parser.add_argument(
         "--document-tokens",
         type=shared.positive,
         metavar="N",
-        help="documents in blocks of N tokens: longer ones are cut, and the lines of a haystack are joined and cut "
-        "(default: the task's documents, each line of a haystack of lines one of them)",
+        help="split documents into blocks of N tokens; lines of a haystack are joined first "
+        "(default: use the task's own documents, each line of a haystack being one)",
     )
     parser.add_argument(
         "--limit",
         type=shared.positive,
         metavar="N",
-        help="samples of each task and length (default: all); the same command with more of them goes on",
+        help="samples of each task and length (default: all); a larger limit continues the run",
     )
     parser.add_argument(
-        "--until", metavar="RULE", help="stop each task and length when its verdict is in: 1pt@95%% (margin@level)"
+        "--until", metavar="RULE", help="stop each task and length once its verdict is reached: 1pt@95%% (margin@level)"
     )
     parser.add_argument("--output", type=Path, default=Path("runs"), metavar="DIR", help="default: %(default)s")
     parser.add_argument(
         "--same-environment",
         action="store_true",
-        help="refuse to go on with a run that was begun with other versions, threads or on another processor or GPU",
+        help="refuse to resume a run that began with other versions, threads, processor or GPU",
     )
-    parser.add_argument("--rehash", action="store_true", help="read all files of the checkpoint again for their hashes")
+    parser.add_argument("--rehash", action="store_true", help="hash all files of the checkpoint again")
     shared.template(parser, None, "base: raw text; chat: the model's chat template")
     shared.anchor(parser)
     shared.sources(parser)
@@ -81,21 +81,25 @@ def _workers(engine: argparse._ActionsContainer) -> None:
     engine.add_argument(
         "--ray",
         metavar="ADDRESS",
-        help="compute on workers of a Ray cluster: local (starts one here), auto (RAY_ADDRESS, or the one that runs "
-        "here) or host:port; one worker for every GPU, else for every CPU",
+        help="compute on workers of a Ray cluster: local (start one here), auto (RAY_ADDRESS, or the cluster that runs "
+        "here) or host:port; one worker per GPU, or per CPU if there is no GPU",
     )
-    engine.add_argument("--workers", type=shared.positive, metavar="N", help="how many workers, with --ray")
-    engine.add_argument("--batch-tokens", type=shared.positive, help="cache budget of a batch of hf (default: 32768)")
+    engine.add_argument("--workers", type=shared.positive, metavar="N", help="number of workers, with --ray")
+    engine.add_argument(
+        "--batch-tokens",
+        type=shared.positive,
+        help="cache budget of one batch in backend hf, in tokens (default: 32768)",
+    )
     engine.add_argument(
         "--realisation",
         choices=("rows", "flex"),
-        help="how hf computes isolated documents: causal rows joined, or one pass of FlexAttention, which is fast "
-        "on CUDA only; changes rounding (default: rows)",
+        help="how backend hf computes isolated documents: rows (causal rows, joined) or flex (one pass of "
+        "FlexAttention, fast on CUDA only); changes rounding (default: rows)",
     )
 
 
 def main(options: argparse.Namespace) -> int:
-    """The table on stdout, the places of records and board on stderr; 1 where a sample has no answer."""
+    """Print the table on stdout, and the paths of records and board on stderr; return 1 if a sample has no answer."""
     from anchoreval.records.run import tell_changed
     from anchoreval.reports.board import run_table
     from anchoreval.reports.readable import draw, load_runs
@@ -117,7 +121,7 @@ def main(options: argparse.Namespace) -> int:
     )
     try:
         say("\n".join([run_table(result), *words(result.header)]))
-    finally:  # also where stdout is lost
+    finally:  # even if stdout is lost
         tell_changed(result, note)
         renew(result, note)
         note(f"records: {result.path}")

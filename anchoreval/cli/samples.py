@@ -1,4 +1,4 @@
-"""`anchoreval samples`: prompts as JSON lines, without a model."""
+"""`anchoreval samples`: write prompts as JSON lines, without a model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of the command."""
+    """Add the flags of the command."""
     parser.add_argument("--tasks", required=True)
     parser.add_argument("--lengths", type=shared.lengths, required=True, metavar="N,N")
     parser.add_argument("--tokenizer", required=True, metavar="PATH", help="folder or hub id, or a card of models/")
@@ -28,13 +28,13 @@ def flags(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> int:
-    """One JSON line per sample; the file appears when it is whole."""
+    """Write one JSON line per sample; the file appears once it is complete."""
     from anchoreval.files import write_whole
 
-    made = prompts_of(options, options.tasks, options.limit, options.lengths).cells()
-    for row in made.unmakeable:
+    prompts = prompts_of(options, options.tasks, options.limit, options.lengths).cells()
+    for row in prompts.unmakeable:
         note(f"left out: {row['why']}")
-    write_whole(options.output, (_line(sample) for cell in made.cells for sample in cell.samples))
+    write_whole(options.output, (_line(sample) for cell in prompts.cells for sample in cell.samples))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""`anchoreval score`: the records of runs scored again."""
+"""`anchoreval score`: score the records of runs again."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from anchoreval.cli.console import note, say
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of the command."""
+    """Add the flags of the command."""
     shared.runs(parser)
 
 
 def main(options: argparse.Namespace) -> int:
-    """The table of each run on stdout; 1 when a score on disk is not the one that its output earns."""
+    """Print the table of each run on stdout; return 1 if a score on disk is not the one that its output earns."""
     from anchoreval.records.rescore import rescored
     from anchoreval.reports.board import run_table
 

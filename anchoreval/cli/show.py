@@ -1,4 +1,4 @@
-"""`anchoreval show`: one prompt with its references and facts, made again from its id."""
+"""`anchoreval show`: print one prompt with its references and facts, rebuilt from its id."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from anchoreval.errors import AnchorEvalError, LengthError
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of the command."""
+    """Add the flags of the command."""
     parser.add_argument("sample", metavar="SUITE/TASK@LENGTH#INDEX")
     parser.add_argument("--tokenizer", required=True, metavar="PATH")
     shared.template(parser, "base")
@@ -22,7 +22,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> int:
-    """The prompt on stdout, what is known of it on stderr."""
+    """Print the prompt on stdout, and its id, references and facts on stderr."""
     match = re.fullmatch(r"(.+)@(\d{1,8})#(\d{1,8})", options.sample)
     if match is None:
         raise AnchorEvalError(f"{options.sample!r} is no sample id: SUITE/TASK@LENGTH#INDEX, e.g. ruler/qa_1@4096#3")

@@ -1,4 +1,4 @@
-"""`anchoreval tasks`: sets with their size, then tasks."""
+"""`anchoreval tasks`: list sets with their size, then tasks."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from anchoreval.cli.console import say
 
 
 def flags(_: argparse.ArgumentParser) -> None:
-    """The command has no flags."""
+    """Add no flags."""
 
 
 def main(_: argparse.Namespace) -> int:
-    """A line on stdout for each."""
+    """Print a line for each set and each task on stdout."""
     from anchoreval.cards import load_tasks
 
     known, sets = load_tasks()

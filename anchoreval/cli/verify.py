@@ -1,4 +1,4 @@
-"""`anchoreval verify`: prompts and scores of runs made again."""
+"""`anchoreval verify`: rebuild prompts and scores of runs and report differences."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from anchoreval.schema import work
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of the command."""
+    """Add the flags of the command."""
     shared.runs(parser)
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with the published source texts")
     shared.text(parser)
     parser.add_argument(
-        "--tokenizer", type=Path, metavar="PATH", help="folder with the run's tokenizer, where its checkpoint is gone"
+        "--tokenizer", type=Path, metavar="PATH", help="folder with the run's tokenizer, if its checkpoint is gone"
     )
 
 
 def main(options: argparse.Namespace) -> int:
-    """Differences and a summary of each run on stdout, notices on stderr.
+    """Print differences and a summary of each run on stdout, notices on stderr.
 
-    0 when all is well, 1 when anything differs, 2 when a run could not be verified at all.
+    Return 0 if nothing differs, 1 if anything does, 2 if a run could not be verified at all.
     """
     from anchoreval.records.run import find_runs
     from anchoreval.runs.verify.records import findings, steps_of

@@ -1,4 +1,4 @@
-"""`anchoreval view`: the viewer of each run, and a server of them on this machine alone."""
+"""`anchoreval view`: write the viewer of each run, and serve the viewers to this machine only."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from anchoreval.schema import work
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of the command."""
+    """Add the flags of the command."""
     shared.runs(parser)
     parser.add_argument(
         "--output",
         type=Path,
         metavar="DIR",
-        help="for index.html and data/; of several runs, one folder each (default: view in each run's folder)",
+        help="folder for index.html and data/; several runs get one folder each (default: view in each run's folder)",
     )
     parser.add_argument(
         "--serve",
@@ -31,14 +31,14 @@ def flags(parser: argparse.ArgumentParser) -> None:
         type=_port,
         const=0,
         metavar="PORT",
-        help="answer on 127.0.0.1 until Ctrl-C (default port: any free one)",
+        help="serve on 127.0.0.1 until Ctrl-C (default port: any free port)",
     )
     parser.add_argument(
         "--prompt-megabytes",
         type=shared.positive,
         default=PROMPT_MEGABYTES,
         metavar="N",
-        help="prompts to store, about; where arms disagree first (default: %(default)s)",
+        help="store about N MB of prompts, first those on which arms disagree (default: %(default)s)",
     )
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with the published source texts")
     shared.text(parser)
@@ -46,12 +46,12 @@ def flags(parser: argparse.ArgumentParser) -> None:
         "--tokenizer",
         type=Path,
         metavar="PATH",
-        help="the run's tokenizer, where its checkpoint is not at hand: a folder, a file, or a hub id to fetch it from",
+        help="the run's tokenizer, if its checkpoint is not available: a folder, a file, or a hub id to fetch it from",
     )
 
 
 def main(options: argparse.Namespace) -> int:
-    """The place of every index.html on stdout; then, with --serve, the address; on stderr what changed."""
+    """Print the path of every index.html on stdout, then, with --serve, the address; print what changed on stderr."""
     from anchoreval.reports.viewer.serve import serve
     from anchoreval.reports.viewer.write import FOLDER, write_view
     from anchoreval.runs.rebuild import Remake
@@ -76,7 +76,7 @@ def main(options: argparse.Namespace) -> int:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """A name for each run that is safe in an address and in a path: its folder's, numbered where it repeats."""
+    """Return a name for each run that is safe in URLs and paths: its folder's name, numbered if it repeats."""
     names: list[str] = []
     for path in paths:
         name = re.sub(r"[^A-Za-z0-9_-]+", "-", path.resolve().name).strip("-") or "run"

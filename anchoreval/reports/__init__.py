@@ -1,1 +1,1 @@
-"""What people read: words, tables, pages."""
+"""Results for people to read: sentences, tables, pages."""

@@ -1,9 +1,9 @@
 """The two colour scales of the HTML board, as CSS classes with readable text on each.
 
-Scores run from paper to blue, differences from orange (worse) over paper to blue (better): both pairs stay
-apart under the common kinds of colour blindness, and every cell prints its number. A difference that no verdict shows
-is as pale as the smallest, however large it is. Text is black or white,
-whichever has the higher WCAG contrast (at least 4.5 on every step; a test computes it).
+Scores run from paper to blue, differences from orange (worse) over paper to blue (better). Both pairs stay distinct
+under the common kinds of colour blindness, and every cell prints its number. A difference that no verdict shows is as
+pale as the smallest, however large it is. Text is black or white, whichever has the higher WCAG contrast (at least 4.5
+on every step; a test computes it).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Rgb = tuple[int, int, int]
 
 STEPS = 10  # score classes s0 .. s10
 SIDE = 5  # difference classes n5 .. n1, z0, p1 .. p5
-SCALES = (5, 10, 20, 40, 60, 80, 100)  # a difference map ends at one of these, in points
+SCALES = (5, 10, 20, 40, 60, 80, 100)  # possible ends of a difference map, in points
 
 _PAPER: tuple[Rgb, Rgb] = ((0xF5, 0xF3, 0xEE), (0x22, 0x27, 0x2E))  # light, dark
 _BLUE: tuple[Rgb, Rgb] = ((0x4C, 0x93, 0xD0), (0x2A, 0x6C, 0xAE))
@@ -26,14 +26,14 @@ _WHITE: Rgb = (0xFF, 0xFF, 0xFF)
 
 
 def score_class(value: float) -> str:
-    """Class of a score 0..1."""
+    """Return the class of a score 0..1."""
     return f"s{round(STEPS * min(1.0, max(0.0, value)))}"
 
 
 def difference_class(value: float, scale: float, told: bool = True) -> str:
-    """Class of a difference in points on a map that ends at +-`scale` points; only exact zero is neutral.
+    """Return the class of a difference in points on a map that ends at +-`scale` points; only exact zero is neutral.
 
-    One that is not `told`, that no verdict shows, is of the palest class.
+    A difference that is not `told`, because no verdict shows it, has the palest class.
     """
     if value == 0:
         return "z0"
@@ -42,38 +42,38 @@ def difference_class(value: float, scale: float, told: bool = True) -> str:
 
 
 def difference_scale(values: Sequence[float]) -> int:
-    """The smallest of SCALES that holds every difference, in points."""
+    """Return the smallest of SCALES that holds every difference, in points."""
     largest = max((abs(value) for value in values), default=0.0)
     return next((scale for scale in SCALES if largest <= scale), SCALES[-1])
 
 
 def shown_scale(rows: Iterable[Row]) -> int:
-    """`difference_scale` of the differences that verdicts show, so that no map ends at its largest noise."""
+    """Return `difference_scale` of the differences that verdicts show, so that noise does not set the scale."""
     shown = (row.difference.difference for row in rows if row.told)
     return difference_scale([100 * value for value in shown if value is not None])
 
 
 def steps() -> dict[str, tuple[Rgb, Rgb]]:
-    """Class -> its background on the light and on the dark page."""
-    found = {f"s{i}": _mixed(_BLUE, i / STEPS) for i in range(STEPS + 1)} | {"z0": _PAPER}
+    """Return class -> its background on the light and on the dark page."""
+    backgrounds = {f"s{i}": _mixed(_BLUE, i / STEPS) for i in range(STEPS + 1)} | {"z0": _PAPER}
     for i in range(1, SIDE + 1):
-        found |= {f"n{i}": _mixed(_ORANGE, i / SIDE), f"p{i}": _mixed(_BLUE, i / SIDE)}
-    return found
+        backgrounds |= {f"n{i}": _mixed(_ORANGE, i / SIDE), f"p{i}": _mixed(_BLUE, i / SIDE)}
+    return backgrounds
 
 
 def ink(background: Rgb) -> Rgb:
-    """Dark or white text, whichever stands out more."""
+    """Return dark or white, whichever has the higher contrast on the background."""
     return max((_INK, _WHITE), key=lambda text: contrast(text, background))
 
 
 def contrast(one: Rgb, other: Rgb) -> float:
-    """WCAG 2.2 contrast ratio, 1..21."""
+    """Return the WCAG 2.2 contrast ratio, 1..21."""
     bright, dark = sorted((_luminance(one), _luminance(other)), reverse=True)
     return (bright + 0.05) / (dark + 0.05)
 
 
 def css() -> str:
-    """One rule per class."""
+    """Return one CSS rule per class."""
     rules = []
     for name, (light, dark) in steps().items():
         back = f"light-dark({_hex(light)}, {_hex(dark)})"

@@ -1,4 +1,4 @@
-"""What became of samples that were not simply answered: how many, what that means, and what to do about it."""
+"""Outcomes of samples that were not simply answered: how many, what the outcome means, and what to do about it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _NORMAL = "scored as they stand; a base model does not end its answers, so this 
 
 @dataclass(frozen=True, slots=True)
 class OutcomeLine:
-    """One outcome of a run in a sentence; `quiet` where it is what is to be expected."""
+    """One outcome of a run in a sentence; `quiet` is True if the outcome is to be expected."""
 
     outcome: Outcome
     count: int
@@ -43,7 +43,7 @@ class OutcomeLine:
 
 
 def outcome_lines(header: Header, records: Iterable[Record]) -> list[OutcomeLine]:
-    """A line for every outcome of a run's records other than `answered`, what lost a score last."""
+    """Return a line for every outcome of a run's records except `answered`; outcomes that lost the score come last."""
     by_outcome: dict[Outcome, Counter[str]] = {}
     reasons: dict[Outcome, str] = {}
     arms: dict[str, None] = {}
@@ -57,7 +57,7 @@ def outcome_lines(header: Header, records: Iterable[Record]) -> list[OutcomeLine
 
 
 def counted_lines(counts: Mapping[Outcome, int]) -> list[OutcomeLine]:
-    """The same from counts alone, for tables over many runs."""
+    """Return the same lines from counts alone, for tables over many runs."""
     return list(_lines({outcome: Counter({"": count}) for outcome, count in counts.items()}, {}, False, False))
 
 
@@ -69,7 +69,7 @@ def _lines(
         if not by_arm or outcome == "answered":
             continue
         count, quiet = by_arm.total(), outcome == "cut" and base
-        arms = ", ".join(f"{plain(arm, 40)} {each:,}" for arm, each in by_arm.items()) if several else ""
+        arms = ", ".join(f"{plain(arm, 40)} {arm_count:,}" for arm, arm_count in by_arm.items()) if several else ""
         why = f", the first: {plain(reasons[outcome], 160)}" if outcome in reasons else ""
         name = outcome.replace("_", " ")
         text = f"{count:,} {name}{f' ({arms})' if arms else ''}: {_MEANS[outcome]}{why}; "

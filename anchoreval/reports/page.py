@@ -1,4 +1,4 @@
-"""What every board page is made of: inlined scripts and styles, their names in a content policy, the templates."""
+"""The parts of every board page: inlined scripts and styles, their hashes for a content policy, the templates."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 TEMPLATES = Path(__file__).parent / "board" / "templates"
-_EARLY_BYTES = 8192  # a page's title and a table's first line stand within them
+_EARLY_BYTES = 8192  # hold a page's title and a table's first line
 
 
 def environment(folder: Path) -> Environment:
-    """Jinja over the templates of a folder: everything is escaped, an unknown name is an error."""
+    """Return a Jinja environment over the templates of a folder: all text is escaped, an unknown name is an error."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     return Environment(
@@ -30,7 +30,7 @@ def environment(folder: Path) -> Environment:
 
 
 def require_page(path: Path, begins: str) -> None:
-    """Raise RunError where a file lies at `path` that we did not write: `begins` stands early in every one of ours."""
+    """Raise RunError if `path` holds a file that we did not write: all of ours have `begins` in their first bytes."""
     if not path.exists() or path.is_symlink():  # a link is replaced, and never written through
         return
     start = b""
@@ -42,24 +42,24 @@ def require_page(path: Path, begins: str) -> None:
 
 
 def script(own: Path) -> str:
-    """The pieces that all boards share and a page's own script, in one scope."""
+    """Return the script pieces that all boards share, and a page's own script, in one scope."""
     parts = [(TEMPLATES / "pieces.js").read_text("utf-8"), own.read_text("utf-8")]
     ready = 'document.documentElement.dataset.ready = "yes";'
     return '"use strict";\n(() => {\n' + "\n".join(parts) + ready + "\n})();\n"
 
 
 def style(*own: Path) -> str:
-    """The style that all boards share, the colour scales and what a page adds."""
+    """Return the style that all boards share, the colour scales, and the page's own style sheets."""
     parts = [TEMPLATES / "board.css", *own]
     return "".join(part.read_text("utf-8") for part in parts) + colours.css()
 
 
 def policy_hash(text: str) -> str:
-    """A content policy's name for an inline style or script."""
+    """Return a content policy's name for an inline style or script."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
 
 
 def data_block(value: Json) -> str:
-    """JSON that can stand in a script element of type application/json: no `<`, `>` or `&` is left in it."""
+    """Return JSON that can be in a script element of type application/json: no `<`, `>` or `&` is left in it."""
     text = json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -1,4 +1,4 @@
-"""Runs to be shown together: one that is damaged is named and left out, and no other run fails for it."""
+"""Load and draw several runs together: a damaged run is reported and skipped, and the others are shown."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from anchoreval.records.run import Run, find_runs, load_run
 from anchoreval.reports.board import board_csv, board_html, write_board
 
 Tell = Callable[[str], None]
-#: What a header of another shape makes of any code that reads it.
+#: Errors that code may raise on a header of the wrong shape.
 BROKEN = (AnchorEvalError, KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
 
 
 def load_runs(paths: Iterable[Path], tell: Tell) -> list[Run]:
-    """The runs at and under `paths`; one that was found under a folder and cannot be read is told and left out.
+    """Return the runs at and under `paths`.
 
-    RunError for a run folder that was named itself, and where no run can be read.
+    A run that was found in a folder and cannot be read is reported and skipped. Raise RunError for a run folder that
+    was named itself, and if no run can be read.
     """
     runs, last = [], None
     for path in paths:
@@ -37,7 +38,10 @@ def load_runs(paths: Iterable[Path], tell: Tell) -> list[Run]:
 
 
 def draw(runs: Sequence[Run], folder: Path, keep: Iterable[Path], tell: Tell) -> tuple[Path, Path]:
-    """Paths of board.csv and board.html of the runs; one not in `keep` that cannot be drawn is told and left out."""
+    """Draw board.csv and board.html of the runs and return their paths.
+
+    A run that cannot be drawn is reported and skipped, unless it is in `keep`.
+    """
     try:
         return write_board(runs, folder)
     except BROKEN:

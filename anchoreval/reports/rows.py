@@ -1,4 +1,4 @@
-"""Rows of contrasts and cells as fields for files: the names of compare.csv, and of whatever else holds comparisons."""
+"""Rows of contrasts and cells as fields for files, under the names of compare.csv, which other files share."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from anchoreval.stats import Asked, Contrast, Row
 
 
 def fields_of(contrast: Contrast, row: Row) -> dict[str, Json]:
-    """One mapping; scores in points of 100, log-probabilities in nats per token. `verdict` is `says` in short."""
-    one, floor = row.difference, row.floor
-    scope = "cell" if one.task else "pooled" if one.length is None else "length"
+    """Return one mapping: scores in points of 100, log-probabilities in nats per token. `verdict` is a short `says`."""
+    paired, floor = row.difference, row.floor
+    scope = "cell" if paired.task else "pooled" if paired.length is None else "length"
     scores = {
-        "mean_arm": _times(one.mean_arm),
-        "mean_baseline": _times(one.mean_baseline),
-        "difference": _times(one.difference),
-        "low": _times(one.low),
-        "high": _times(one.high),
-        "interval": one.method,
-        "discordant": one.discordant,
-        "p": one.p,
+        "mean_arm": _times(paired.mean_arm),
+        "mean_baseline": _times(paired.mean_baseline),
+        "difference": _times(paired.difference),
+        "low": _times(paired.low),
+        "high": _times(paired.high),
+        "interval": paired.method,
+        "discordant": paired.discordant,
+        "p": paired.p,
         "p_holm": row.p_holm,
-        "detectable": _times(one.detectable),
+        "detectable": _times(paired.detectable),
         "verdict": row.word,
         "within_margin": row.verdict.within,
         "needs": row.verdict.needs,
         "says": row.says,
     }
     logprobs = {
-        "logprob_pairs": one.logprob_pairs,
-        "logprob": one.logprob,
-        "logprob_low": one.logprob_low,
-        "logprob_high": one.logprob_high,
-        "logprob_p": one.logprob_p,
+        "logprob_pairs": paired.logprob_pairs,
+        "logprob": paired.logprob,
+        "logprob_low": paired.logprob_low,
+        "logprob_high": paired.logprob_high,
+        "logprob_p": paired.logprob_p,
         "logprob_p_holm": row.logprob_p_holm,
-        "logprob_spread": one.logprob_spread,
+        "logprob_spread": paired.logprob_spread,
         "logprob_says": row.logprob_says,
     }
     floors = {
@@ -45,13 +45,14 @@ def fields_of(contrast: Contrast, row: Row) -> dict[str, Json]:
         "floor_outputs": _times(floor.outputs if floor else None),
         "prompts": "; ".join(contrast.prompts),
     }
-    place = {"arm": contrast.arm, "baseline": contrast.baseline, "scope": scope, "task": one.task, "length": one.length}
+    arms = {"arm": contrast.arm, "baseline": contrast.baseline}
+    place = {**arms, "scope": scope, "task": paired.task, "length": paired.length}
     counts = {
-        "pairs": one.pairs,
-        "left_out": one.left_out,
+        "pairs": paired.pairs,
+        "left_out": paired.left_out,
         "lost": _reasons(row),
-        "same_outputs": one.same_outputs,
-        "sources": one.clusters,
+        "same_outputs": paired.same_outputs,
+        "sources": paired.clusters,
     }
     return {**place, **counts, "margin": _times(contrast.margin), **scores, **logprobs, **floors}
 
@@ -65,25 +66,25 @@ def _reasons(row: Row) -> str:
 
 
 def compared(row: Row) -> dict[str, str]:
-    """What boards' CSV files say of a difference beside its size."""
-    one = row.difference
+    """Return the fields of a difference in boards' CSV files, except its size."""
+    paired = row.difference
     return {
-        "pairs": str(one.pairs),
-        "left_out": str(one.left_out),
-        "p": "" if one.p is None else f"{one.p:.6g}",
-        "detectable": number(one.detectable, 100),
+        "pairs": str(paired.pairs),
+        "left_out": str(paired.left_out),
+        "p": "" if paired.p is None else f"{paired.p:.6g}",
+        "detectable": number(paired.detectable, 100),
         "p_holm": "" if row.p_holm is None else f"{row.p_holm:.6g}",
         "verdict": row.word,
         "says": row.says,
         "logprob_says": row.logprob_says,
-        "same_outputs": "" if one.same_outputs is None else str(one.same_outputs),
+        "same_outputs": "" if paired.same_outputs is None else str(paired.same_outputs),
         "lost": _reasons(row),
         "floor": number(row.floor.difference if row.floor else None, 100),
     }
 
 
 def scored(cell: Asked) -> dict[str, str]:
-    """What they say of a mean beside its size."""
+    """Return the fields of a mean in boards' CSV files, except its size."""
     return {
         "asked": str(cell.asked),
         "scored": str(cell.scored),
@@ -95,11 +96,11 @@ def scored(cell: Asked) -> dict[str, str]:
 
 
 def number(value: float | None, factor: float = 1.0, digits: int = 4) -> str:
-    """The value times a factor; nothing where there is none."""
+    """Return the value times a factor as text, or an empty string for None."""
     return "" if value is None else f"{factor * value + 0.0:.{digits}f}"
 
 
 def inert(value: str, limit: int = 400) -> str:
-    """The text as `plain`, which cuts it at `limit`; what a spreadsheet would run gets a leading `'`."""
+    """Return the text as `plain`, cut at `limit`; text that a spreadsheet would run gets a leading `'`."""
     text = plain(value, limit)
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

@@ -1,4 +1,4 @@
-"""The result table on stdout: task rows x length columns, a panel per arm and per difference, then words."""
+"""The result table on stdout: rows of tasks, columns of lengths, a panel per arm and per difference, then sentences."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ INCOMPARABLE = "Not comparable with published scores: "
 
 @dataclass(frozen=True, slots=True)
 class _Panel:
-    """One block of columns: `text(task, length)` fills it, `mean(length)` its last row."""
+    """One block of columns: `text(task, length)` fills its cells, `mean(length)` its last row."""
 
     title: str
     lengths: tuple[int, ...]
@@ -49,7 +49,7 @@ class _Panel:
 
 
 def run_table(run: Run, baseline: str | None = None, width: int = 100) -> str:
-    """The whole result of a run as text: scores, differences to `baseline` (the first arm), verdicts, notes."""
+    """Return the result of a run as text: scores, differences to `baseline` (or the first arm), verdicts, notes."""
     shown = view(run, Path())
     base = baseline or (shown.arms[0] if shown.arms else "")
     contrasts = [shown.contrasts[arm, base] for arm in shown.arms if arm != base]
@@ -82,7 +82,7 @@ def table(
     unmakeable: Mapping[Place, str] | None = None,
     width: int = 100,
 ) -> str:
-    """Scores x 100 per arm and differences per contrast, then what was left out, and verdicts in words."""
+    """Return scores x 100 per arm and differences per contrast, then what was left out, and verdicts in words."""
     why = unmakeable or {}
     tasks = list(dict.fromkeys([cell.task for cell in cells] + [task for task, _ in why]))
     lengths = tuple(sorted({cell.length for cell in cells} | {length for _, length in why}))
@@ -94,14 +94,14 @@ def table(
 
 
 def _scores(arm: str, cells: Sequence[Cell], lengths: tuple[int, ...], unmakeable: Mapping[Place, str]) -> _Panel:
-    found = {(cell.task, cell.length): cell for cell in cells if cell.arm == arm}
+    arm_cells = {(cell.task, cell.length): cell for cell in cells if cell.arm == arm}
 
     def text(task: str, length: int) -> str:
-        cell = found.get((task, length))
+        cell = arm_cells.get((task, length))
         return NONE if cell is None else percent(cell.mean) + _mark(cell.lost)
 
     def mean(length: int) -> str:
-        over = means_over([cell for (_, of), cell in found.items() if of == length])
+        over = means_over([cell for (_, of), cell in arm_cells.items() if of == length])
         short = over.lost or any(of == length for _, of in unmakeable)
         return NONE if over.mean is None else percent(over.mean) + _mark(short)
 
@@ -109,13 +109,13 @@ def _scores(arm: str, cells: Sequence[Cell], lengths: tuple[int, ...], unmakeabl
 
 
 def _mark(short: int | bool) -> str:
-    """A star behind a number from which something is left out, else the room for it."""
+    """Return a star for a number from which something is left out, else a blank."""
     return "*" if short else " "
 
 
 @dataclass(frozen=True, slots=True)
 class Over:
-    """A mean over tasks of what was scored, the same with the lost as wrong, how many samples and tasks were lost."""
+    """A mean over tasks: of scored samples, with the lost as wrong, and how many samples and whole tasks were lost."""
 
     mean: float | None
     as_wrong: float
@@ -124,7 +124,7 @@ class Over:
 
 
 def means_over(cells: Sequence[Cell]) -> Over:
-    """The mean over the tasks of one arm and length."""
+    """Return the mean over the tasks of one arm and length."""
     means = [cell.mean for cell in cells if cell.mean is not None]
     return Over(
         fmean(means) if means else None,
@@ -152,10 +152,10 @@ def _differences(contrast: Contrast, lengths: tuple[int, ...]) -> _Panel:
 
 
 def _grouped(panels: Sequence[_Panel], tasks: Sequence[str], width: int) -> Iterator[list[_Panel]]:
-    """Panels side by side, as many as fit in `width` characters."""
+    """Yield panels side by side, as many as fit in `width` characters."""
     group: list[_Panel] = []
     for panel in panels:
-        used = _label_width(tasks) + sum(len(GAP) + one.width for one in (*group, panel))
+        used = _label_width(tasks) + sum(len(GAP) + member.width for member in (*group, panel))
         if group and used > width:
             yield group
             group = []
@@ -181,7 +181,7 @@ def _block(group: Sequence[_Panel], tasks: Sequence[str]) -> list[str]:
 
 
 def _suite(tasks: Sequence[str]) -> str:
-    """`ruler/` when every task is of that suite, else nothing."""
+    """Return `ruler/` if every task is of that suite, else an empty string."""
     suites = {task.partition("/")[0] + "/" for task in tasks if "/" in task}
     return suites.pop() if len(suites) == 1 and all("/" in task for task in tasks) else ""
 
@@ -192,7 +192,7 @@ def _label_width(tasks: Sequence[str]) -> int:
 
 
 def _notes(cells: Sequence[Cell], unmakeable: Mapping[Place, str]) -> Iterator[str]:
-    """What the stars stand for: how much was scored, and the mean where the lost count as wrong."""
+    """Yield what the stars mean: how much was scored, and the mean if the lost count as wrong."""
     short: dict[str, list[str]] = {}
     for cell in cells:
         if cell.lost:
@@ -202,29 +202,29 @@ def _notes(cells: Sequence[Cell], unmakeable: Mapping[Place, str]) -> Iterator[s
         yield f"* scored/asked, and the mean with the lost as wrong in brackets: {'; '.join(parts)}"
     whole = [
         f"{tokens(length)} {plain(arm, 40)} {percent(over.mean)}, {percent(over.as_wrong)} with the lost as wrong"
-        + (f", {over.lost_tasks} of {len(own)} tasks lost whole" if over.lost_tasks else "")
-        for (length, arm), own in _by_column(cells).items()
-        if (over := means_over(own)).lost
+        + (f", {over.lost_tasks} of {len(column_cells)} tasks lost whole" if over.lost_tasks else "")
+        for (length, arm), column_cells in _by_column(cells).items()
+        if (over := means_over(column_cells)).lost
     ]
     if whole:
         yield f"* all: a mean of what was scored: {'; '.join(shortened(whole))}"
     for length in dict.fromkeys(length for _, length in unmakeable):
         missing = sum(of == length for _, of in unmakeable)
-        made = len({cell.task for cell in cells if cell.length == length})
-        yield f"* all at {tokens(length)}: a mean over {made} of {made + missing} tasks"
+        present = len({cell.task for cell in cells if cell.length == length})
+        yield f"* all at {tokens(length)}: a mean over {present} of {present + missing} tasks"
     for (task, length), why in unmakeable.items():
         yield f"{NONE} {plain(task, 60)} at {tokens(length)}: {plain(why, 160)}"
 
 
 def _by_column(cells: Sequence[Cell]) -> dict[tuple[int, str], list[Cell]]:
-    found: dict[tuple[int, str], list[Cell]] = {}
+    by_column: dict[tuple[int, str], list[Cell]] = {}
     for cell in cells:
-        found.setdefault((cell.length, cell.arm), []).append(cell)
-    return found
+        by_column.setdefault((cell.length, cell.arm), []).append(cell)
+    return by_column
 
 
 def _verdicts(contrasts: Sequence[Contrast]) -> Iterator[str]:
-    """The verdict of every contrast over all pairs, at every length where there are several, and over its cells."""
+    """Yield the verdict of every contrast: over all pairs, at each of several lengths, and over its cells."""
     for contrast in contrasts:
         yield f"{title(contrast)}, all pairs: {sentence(contrast.pooled)}"
         judged = [row for row in contrast.lengths if row.difference.difference is not None]
@@ -241,5 +241,5 @@ def _verdicts(contrasts: Sequence[Contrast]) -> Iterator[str]:
 
 
 def title(contrast: Contrast) -> str:
-    """`fp32 minus bf16`."""
+    """Return `fp32 minus bf16`."""
     return f"{plain(contrast.arm, 40)} minus {plain(contrast.baseline, 40)}"

@@ -1,4 +1,4 @@
-"""Numbers, differences and hostile text in the form in which every board shows them."""
+"""Numbers, differences and hostile text in the form that every board shows."""
 
 from __future__ import annotations
 
@@ -10,22 +10,25 @@ from anchoreval.schema import NATURAL, SCORED, Outcome
 from anchoreval.stats import UNSCORED, Cell, Contrast, Difference, Row
 
 NONE = "–"  # en dash: a cell that holds no number
-# C0 but tab and newline, C1, soft hyphen, zero-width and bidirectional marks, line separators, byte order
-# mark, lone surrogates, interlinear annotations: what hides, reorders or breaks text on a page
+# C0 except tab and newline, C1, soft hyphen, zero-width and bidirectional marks, line separators, byte order
+# mark, lone surrogates, interlinear annotations: they hide, reorder or break text on a page
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb]"
 )
 
 
 def plain(value: object, limit: int = 400) -> str:
-    """At most `limit` characters of the text, hiding and reordering marks spelled out, and what was cut."""
+    """Return at most `limit` characters of the text, and how many were cut.
+
+    Characters that hide or reorder text are spelled out.
+    """
     text = str(value)
     shown = _UNSEEN.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", text[:limit])
     return shown if len(text) <= limit else f"{shown} … [{len(text) - limit:,} more characters not shown]"
 
 
 def percent(value: float | None, signed: bool = False) -> str:
-    """A fraction as `95.0`, or `+1.5` and `-1.5` and `0.0` when signed."""
+    """Return a fraction as `95.0`, or as `+1.5`, `-1.5` or `0.0` if signed."""
     if value is None:
         return NONE
     text = f"{100 * value:+.1f}" if signed else f"{100 * value:.1f}"
@@ -33,14 +36,14 @@ def percent(value: float | None, signed: bool = False) -> str:
 
 
 def interval(low: float | None, high: float | None, signed: bool = False) -> str:
-    """`[70.1, 85.2]`, or nothing where there is no interval."""
+    """Return `[70.1, 85.2]`, or an empty string if there is no interval."""
     if low is None or high is None:
         return ""
     return f"[{percent(low, signed)}, {percent(high, signed)}]"
 
 
 def p_value(p: float | None) -> str:
-    """`p=0.031`, `p=1e-12`, `p<1e-300`."""
+    """Return `p=0.031`, `p=1e-12` or `p<1e-300`."""
     if p is None:
         return ""
     if p < 1e-300:
@@ -49,50 +52,50 @@ def p_value(p: float | None) -> str:
 
 
 def p_text(p: float | None, holm: float | None) -> str:
-    """`p=0.031`, or `p=0.031, 0.062 after Holm's correction` where that changes it."""
+    """Return `p=0.031`, or `p=0.031, 0.062 after Holm's correction` if the correction changes it."""
     if p is None or holm is None or holm == p:
         return p_value(p)
     return f"{p_value(p)}, {p_number(holm)} after Holm's correction"
 
 
 def p_number(p: float | None) -> str:
-    """`0.031`, `1e-12`, `<1e-300`: what stands in a column of p values."""
+    """Return `0.031`, `1e-12` or `<1e-300`, for a column of p values."""
     return NONE if p is None else p_value(p).removeprefix("p").removeprefix("=")
 
 
 def size(row: Row) -> str:
-    """`-63.0 [-70.1, -55.2]`; the interval of too few pairs, which says nothing, is left out."""
-    one = row.difference
-    ends = "" if row.too_few else interval(one.low, one.high, True)
-    return f"{percent(one.difference, True)} {ends}".rstrip()
+    """Return `-63.0 [-70.1, -55.2]`, without the interval if there are too few pairs for it to mean anything."""
+    paired = row.difference
+    ends = "" if row.too_few else interval(paired.low, paired.high, True)
+    return f"{percent(paired.difference, True)} {ends}".rstrip()
 
 
 def sentence(row: Row) -> str:
-    """`worse, -63.0 [-70.1, -55.2], 60 pairs (12 of the same output), p=1e-12`, or what could have been seen."""
+    """Return `worse, -63.0 [-70.1, -55.2], 60 pairs (12 of the same output), p=1e-12`, or the detectable effect."""
     if row.difference.difference is None:
         return counts(row)
     return f"{row.says}, {size(row)}, {pairs(row)}"
 
 
 def counts(row: Row) -> str:
-    """`sentence` without the difference itself."""
+    """Return `sentence` without the difference itself."""
     return f"{row.says}, {pairs(row)}"
 
 
 def pairs(row: Row) -> str:
-    """`60 pairs (12 of the same output), 4 left out: 3 refused, 1 failed, p=0.031, detects 2.2`."""
-    one = row.difference
-    same = "" if one.same_outputs is None or not one.pairs else f" ({one.same_outputs:,} of the same output)"
-    parts = [f"{one.pairs:,} pair{'s' * (one.pairs != 1)}{same}", left_out(one)]
-    if one.pairs and one.discordant:
-        parts.append(p_text(one.p, row.p_holm))
-    if not row.told and one.detectable is not None:
-        parts.append(f"detects {percent(one.detectable)}")
+    """Return `60 pairs (12 of the same output), 4 left out: 3 refused, 1 failed, p=0.031, detects 2.2`."""
+    paired = row.difference
+    same = "" if paired.same_outputs is None or not paired.pairs else f" ({paired.same_outputs:,} of the same output)"
+    parts = [f"{paired.pairs:,} pair{'s' * (paired.pairs != 1)}{same}", left_out(paired)]
+    if paired.pairs and paired.discordant:
+        parts.append(p_text(paired.p, row.p_holm))
+    if not row.told and paired.detectable is not None:
+        parts.append(f"detects {percent(paired.detectable)}")
     return ", ".join(filter(None, parts))
 
 
 def left_out(difference: Difference) -> str:
-    """`4 left out: 3 refused, 1 failed`; nothing where none was."""
+    """Return `4 left out: 3 refused, 1 failed`, or an empty string if none was."""
     if not difference.left_out:
         return ""
     why = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in difference.lost.items())
@@ -100,36 +103,36 @@ def left_out(difference: Difference) -> str:
 
 
 def tally(rows: Iterable[Row]) -> str:
-    """`22 worse, 4 cannot tell`: how many rows say which word."""
-    found = Counter(row.word for row in rows)
-    return ", ".join(f"{count} {word}" for word, count in found.most_common())
+    """Return how many rows say which word: `22 worse, 4 cannot tell`."""
+    words = Counter(row.word for row in rows)
+    return ", ".join(f"{count} {word}" for word, count in words.most_common())
 
 
 def apart_words(contrast: Contrast) -> str:
-    """How many pairs were computed on two machines or by two versions; nothing where none was."""
+    """Return how many pairs were computed on two machines or by two versions, or an empty string if none was."""
     count = contrast.computed_apart
     return f"{count:,} pairs have their two answers from different environments: last bits differ" if count else ""
 
 
 def floor_words(contrast: Contrast) -> str:
-    """What the placebo differs by over all pairs; nothing where there is none."""
+    """Return the differences of the placebo over all pairs in words, or an empty string without a placebo."""
     floor = contrast.pooled.floor
     if floor is None:
         return ""
     if floor.zero:
         return "noise floor 0 here: the placebo changed no score, no output and no bit of a log-probability"
-    said = f"noise floor, pooled: the placebo differs in {100 * floor.discordant:.1f}% of scores"
-    said += "" if floor.outputs is None else f" and {100 * floor.outputs:.1f}% of outputs"
-    said += f", its mean by {100 * floor.difference:.2f}"
+    words = f"noise floor, pooled: the placebo differs in {100 * floor.discordant:.1f}% of scores"
+    words += "" if floor.outputs is None else f" and {100 * floor.outputs:.1f}% of outputs"
+    words += f", its mean by {100 * floor.difference:.2f}"
     if floor.logprob_spread is not None:
-        said += f", its log-probabilities by {floor.logprob_spread:.1e} nats (root mean square)"
-    return said
+        words += f", its log-probabilities by {floor.logprob_spread:.1e} nats (root mean square)"
+    return words
 
 
 def cell_words(cell: Cell) -> str:
-    """`95.0 [76.4, 99.1], 20 of 20 scored, log-probability -0.123 per token`; where some have no score, both bounds.
+    """Return `95.0 [76.4, 99.1], 20 of 20 scored, log-probability -0.123 per token`.
 
-    Where samples share sources, the number of sources is said.
+    If samples have no score, the mean with those as wrong is added; if samples share sources, the number of sources.
     """
     score = f"{percent(cell.mean)} {interval(cell.low, cell.high)}" if cell.scored else "no score"
     parts = [score, f"{cell.scored} of {cell.asked} scored"]
@@ -141,7 +144,7 @@ def cell_words(cell: Cell) -> str:
 
 
 def lost_counts(outcomes: Mapping[Outcome, int], lost: int) -> str:
-    """`3 refused, 1 failed`: of `lost` samples without a score, by outcome; those that no rule could judge last."""
+    """Return `3 refused, 1 failed`: the `lost` samples by outcome, last those that no rule could judge."""
     counts = {outcome: count for outcome, count in outcomes.items() if outcome not in SCORED}
     parts = [f"{count:,} {outcome.replace('_', ' ')}" for outcome, count in counts.items()]
     unjudged = lost - sum(counts.values())
@@ -149,49 +152,49 @@ def lost_counts(outcomes: Mapping[Outcome, int], lost: int) -> str:
 
 
 def logprob(value: float | None) -> str:
-    """`log-probability -0.123 per token`."""
+    """Return `log-probability -0.123 per token`."""
     return "no log-probability" if value is None else f"log-probability {value:.3f} per token"
 
 
 def logprob_difference(row: Row) -> str:
-    """`log-probability per token: lower, -0.120 [-0.200, -0.040], 20 pairs`; nothing where there is none."""
-    one = row.difference
-    if one.logprob is None:
+    """Return `log-probability per token: lower, -0.120 [-0.200, -0.040], 20 pairs`, or an empty string if none."""
+    paired = row.difference
+    if paired.logprob is None:
         return ""
-    ends = logprob_interval(one)
-    value = f"{nats(one.logprob)} {ends}".rstrip()
-    return f"log-probability per token: {row.logprob_says}, {value}, {one.logprob_pairs:,} pairs"
+    ends = logprob_interval(paired)
+    value = f"{nats(paired.logprob)} {ends}".rstrip()
+    return f"log-probability per token: {row.logprob_says}, {value}, {paired.logprob_pairs:,} pairs"
 
 
 def logprob_interval(difference: Difference) -> str:
-    """`[-0.2000, -0.0400]` in nats, or nothing where there is no interval."""
+    """Return `[-0.2000, -0.0400]` in nats, or an empty string if there is no interval."""
     low, high = difference.logprob_low, difference.logprob_high
     return "" if low is None or high is None else f"[{nats(low)}, {nats(high)}]"
 
 
 def nats(value: float) -> str:
-    """`+0.0012`, `-3.1e-06`."""
+    """Return `+0.0012` or `-3.1e-06`."""
     return f"{value:+.4f}" if abs(value) >= 1e-3 or not value else f"{value:+.1e}"
 
 
 def tokens(length: int) -> str:
-    """`2,048`; `natural` where prompts are as long as they are."""
+    """Return `2,048`, or `natural` for prompts that have no set length."""
     return "natural" if length == NATURAL else f"{length:,}"
 
 
 def column(length: int) -> str:
-    """`2048`, or `natural`: the head of a column in a text table."""
+    """Return `2048` or `natural`, the head of a column in a text table."""
     return tokens(length).replace(",", "")
 
 
 def shortened(items: Iterable[str], most: int = 8) -> list[str]:
-    """The first `most` items, and how many more there are."""
+    """Return the first `most` items, and how many more there are."""
     listed = list(items)
     return listed if len(listed) <= most else [*listed[:most], f"and {len(listed) - most} more"]
 
 
 def aligned(rows: Sequence[Sequence[str]], left: Collection[int]) -> list[str]:
-    """The rows as lines of text in columns: those of `left` to the left, the others to the right."""
+    """Return the rows as lines of text in columns; columns in `left` are aligned left, the others right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     shapes = [f"{'<' if i in left else '>'}{width}" for i, width in enumerate(widths)]
     return ["  ".join(map(format, row, shapes)).rstrip() for row in rows]

@@ -1,5 +1,5 @@
-"""`anchoreval longbench`: the averages of LongBench, the buckets of LongBench-E, the table of LongBench v2, and what a
-reader must know.
+"""`anchoreval longbench`: print the averages of LongBench, the buckets of LongBench-E, the table of LongBench v2, and
+notes that a reader needs.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ V1, EXTENDED = "longbench", "longbench_e"
 
 
 def deviating(run: Run, name: str) -> tuple[Run, int]:
-    """The run with the scores that its answers earn under a named deviation, and how many of them that changed."""
+    """Return the run with its answers scored by a named deviation, and the number of scores that it changed."""
     instead = DEVIATIONS[name]
     scorers = {task: instead[scorer] for task, scorer in run.header.scorers.items() if scorer in instead}
     records = [
@@ -44,7 +44,7 @@ def deviating(run: Run, name: str) -> tuple[Run, int]:
 
 
 def report(run: Run, deviation: str | None = None) -> str:
-    """The text for one run, arm by arm; scores x 100. An average of which a data set is missing is a dash."""
+    """Return the text for one run, arm by arm, with scores x 100. An average that lacks a data set is a dash."""
     notes = []
     if deviation:
         run, changed = deviating(run, deviation)
@@ -63,11 +63,11 @@ def report(run: Run, deviation: str | None = None) -> str:
 
 def _arm(records: Sequence[Record]) -> Iterator[str]:
     by_name = _by_name(records, V1)
-    v1 = {name: task_score(record.score for record in of) for name, of in by_name.items()}
-    short = {name for name, of in by_name.items() if any(record.score is None for record in of)}
+    v1 = {name: task_score(record.score for record in name_records) for name, name_records in by_name.items()}
+    short = {name for name, name_records in by_name.items() if any(record.score is None for record in name_records)}
     if v1:
-        there = len(v1.keys() & set(FLAT_21))
-        yield f"LongBench, {there} of {len(FLAT_21)} data sets"
+        present = len(v1.keys() & set(FLAT_21))
+        yield f"LongBench, {present} of {len(FLAT_21)} data sets"
         yield _line("six categories, English", six_categories(v1), short)
         yield _line("six categories, Chinese", six_categories(v1, "zh"), short)
         yield _line(f"flat over {len(FLAT_16)}, English and code", flat_16(v1), short)
@@ -78,17 +78,17 @@ def _arm(records: Sequence[Record]) -> Iterator[str]:
     extended = _by_name(records, EXTENDED)
     if extended:
         yield f"{'LongBench-E, by words':32}" + "".join(f"{name:>8}" for name in BUCKETS)
-    for name, of in extended.items():
-        found = bucket_scores((str(record.facts.get("bucket")), record.score) for record in of)
-        lost = {name for record in of if record.score is None}
-        yield f"  {name:30}" + "".join(f"{_number(found[each], lost):>8}" for each in BUCKETS)
+    for name, name_records in extended.items():
+        means = bucket_scores((str(record.facts.get("bucket")), record.score) for record in name_records)
+        lost = {name for record in name_records if record.score is None}
+        yield f"  {name:30}" + "".join(f"{_number(means[bucket], lost):>8}" for bucket in BUCKETS)
     if v1 or extended:
         yield from _notes([record for record in records if record.task.split("/")[0] in (V1, EXTENDED)])
     yield from longbench_v2_report.lines(records)
 
 
 def _notes(records: Sequence[Record]) -> Iterator[str]:
-    """Counts of what makes a score differ from one computed elsewhere."""
+    """Yield counts of what makes a score differ from one computed elsewhere."""
     cut = sum(bool(record.facts.get("cut")) for record in records)
     zeroed = sum((record.why or "").startswith(LIMIT) for record in records)
     yield f"{cut} of {len(records)} prompts lost their middle; upstream's recursion limit lowers {zeroed} scores there"
@@ -98,12 +98,12 @@ def _notes(records: Sequence[Record]) -> Iterator[str]:
 
 
 def _by_name(records: Sequence[Record], suite: str) -> dict[str, list[Record]]:
-    found: dict[str, list[Record]] = {}
+    by_name: dict[str, list[Record]] = {}
     for record in records:
-        of, _, name = record.task.partition("/")
-        if of == suite:
-            found.setdefault(name, []).append(record)
-    return found
+        record_suite, _, name = record.task.partition("/")
+        if record_suite == suite:
+            by_name.setdefault(name, []).append(record)
+    return by_name
 
 
 def _line(label: str, value: float | None, short: Collection[str]) -> str:
@@ -111,5 +111,5 @@ def _line(label: str, value: float | None, short: Collection[str]) -> str:
 
 
 def _number(value: float | None, short: Collection[str]) -> str:
-    """The value, with a star where data sets that stand behind it have answers without a score."""
+    """Return the value, with a star if data sets behind it have answers without a score."""
     return NONE if value is None else f"{value:.2f}{'*' if short else ''}"

@@ -1,4 +1,4 @@
-"""What `anchoreval longbench` prints of LongBench v2: upstream's table (result.py), domains, unparsable answers."""
+"""The part of `anchoreval longbench` about LongBench v2: upstream's table (result.py), domains, unparsable answers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from anchoreval.schema import Record
 from anchoreval.stats import why_lost
 from anchoreval.suites.longbench_v2.scoring import UNPARSABLE
 
-ASKED, CHOSEN = "longbench_v2", "longbench_v2_choices"  # the suites: an answer is written, or a letter chosen
+ASKED, CHOSEN = "longbench_v2", "longbench_v2_choices"  # the suites: the model writes an answer, or chooses a letter
 QUESTIONS = 503
 DIFFICULTIES, SIZES = ("easy", "hard"), ("short", "medium", "long")
 DOMAINS = (
@@ -21,19 +21,20 @@ DOMAINS = (
 
 
 def lines(records: Sequence[Record]) -> Iterator[str]:
-    """The tables of one arm's records, one for each task, length and prompt; nothing where it has none."""
+    """Yield the tables of one arm's records: one for each task, length and prompt, or nothing if it has none."""
     tables: dict[tuple[str, int, str], list[Record]] = {}
     for record in records:
         if record.task.split("/")[0] in (ASKED, CHOSEN):
             place = (record.task, record.length, str(record.facts.get("prompting")))
             tables.setdefault(place, []).append(record)
-    for (task, length, prompting), of in tables.items():
-        yield f"LongBench v2 ({task}, {prompting}, prompts cut at {length} tokens), {len(of)} of {QUESTIONS} questions"
-        yield from _table(of)
+    for (task, length, prompting), group in tables.items():
+        count = f"{len(group)} of {QUESTIONS} questions"
+        yield f"LongBench v2 ({task}, {prompting}, prompts cut at {length} tokens), {count}"
+        yield from _table(group)
 
 
 def _table(records: Sequence[Record]) -> Iterator[str]:
-    """Overall, difficulties, sizes, domains; then what a reader must know of the answers."""
+    """Yield rows for all questions, difficulties, sizes and domains, then notes on the answers."""
     yield _line("overall", records)
     for fact, names in (("difficulty", DIFFICULTIES), ("size", SIZES)):
         for name in names:
@@ -52,7 +53,7 @@ def _table(records: Sequence[Record]) -> Iterator[str]:
 
 
 def _line(label: str, records: Sequence[Record]) -> str:
-    """A row: the mean x 100 with upstream's one decimal, a dash for none, and of how many questions it is."""
+    """Return a row: the mean x 100 with upstream's one decimal (a dash if none), and the number of questions."""
     scores = [record.score for record in records if record.score is not None]
     mean = f"{100 * math.fsum(scores) / len(scores):.1f}" if scores else NONE
     star = "*" if scores and len(scores) < len(records) else ""
@@ -60,6 +61,6 @@ def _line(label: str, records: Sequence[Record]) -> str:
 
 
 def by_outcome(records: Sequence[Record]) -> str:
-    """`3 refused, 1 failed`: the records without a score."""
-    found = Counter(why_lost(record.outcome) for record in records if record.score is None)
-    return ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in found.items())
+    """Return counts of the records without a score, such as `3 refused, 1 failed`."""
+    reasons = Counter(why_lost(record.outcome) for record in records if record.score is None)
+    return ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in reasons.items())

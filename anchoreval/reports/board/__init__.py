@@ -22,10 +22,10 @@ __all__ = ["Run", "RunView", "board_csv", "board_html", "run_table", "table", "v
 
 
 def write_board(runs: Sequence[Run], folder: Path) -> tuple[Path, Path]:
-    """Paths of board.csv and board.html, written whole or not at all. The same runs give the same bytes.
+    """Write board.csv and board.html, each whole or not at all, and return their paths.
 
-    Run folders are named relative to `folder`. Raises RunError when a file cannot be written, or lies there and is not
-    one of ours.
+    The same runs give the same bytes. Run folders are named relative to `folder`. Raise RunError if a file cannot be
+    written, or if a file of that name exists that is not ours.
     """
     views = [view(run, folder) for run in runs]
     require_page(folder / "board.csv", "run,kind,task,")
@@ -37,12 +37,12 @@ def write_board(runs: Sequence[Run], folder: Path) -> tuple[Path, Path]:
 
 
 def board_csv(runs: Sequence[Run], folder: Path = Path()) -> str:
-    """The text of board.csv."""
+    """Return the text of board.csv."""
     return csv_text([view(run, folder) for run in runs])
 
 
 def board_html(runs: Sequence[Run], folder: Path = Path()) -> str:
-    """The text of board.html; links to run folders are relative to `folder`."""
+    """Return the text of board.html; links to run folders are relative to `folder`."""
     return _html([view(run, folder) for run in runs])
 
 

@@ -25,7 +25,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The runs of one model in one setting, put together; `names` is what its arms are called."""
+    """The runs of one model in one setting, merged. `names` holds the labels of its arms."""
 
     model: str
     setting: str
@@ -55,7 +55,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Board:
-    """Everything that a declared board shows of what was measured."""
+    """Everything that a declared board shows about measured runs."""
 
     declared: Declared
     lengths: tuple[int, ...]
@@ -67,23 +67,23 @@ class Board:
 
 
 def build(declared: Declared, runs: Iterable[Gathered], workers: int = 1) -> Board:
-    """The board of all runs; lengths and arms that the definition leaves open are those found."""
-    found = list(runs)
+    """Return the board of all runs. Lengths and arms that the definition leaves open are those of the runs."""
+    gathered = list(runs)
     definition = declared.definition
-    held = {length for run in found for cells in run.cells.values() for _, length in cells}
-    lengths = tuple(sorted(definition.lengths or held))
+    run_lengths = {length for run in gathered for cells in run.cells.values() for _, length in cells}
+    lengths = tuple(sorted(definition.lengths or run_lengths))
     grouped: dict[tuple[str, str], dict[Subject, list[tuple[int, Gathered]]]] = {}
-    for number, run in enumerate(found):
-        alike = grouped.setdefault((run.subject.model, run.setting), {})
-        alike.setdefault(replace(run.subject, arm=run.subject.model), []).append((number, run))
+    for number, run in enumerate(gathered):
+        by_subject = grouped.setdefault((run.subject.model, run.setting), {})
+        by_subject.setdefault(replace(run.subject, arm=run.subject.model), []).append((number, run))
     groups: list[Group] = []
     lines: list[Line] = []
     work = [
-        (name, setting, alike[subject])
-        for (_, setting), alike in grouped.items()
-        for subject, name in labels(alike).items()
+        (name, setting, by_subject[subject])
+        for (_, setting), by_subject in grouped.items()
+        for subject, name in labels(by_subject).items()
     ]
-    work.sort(key=lambda one: (one[2][0][1].subject.model, one[2][0][1].subject.weights, one[1], one[0]))
+    work.sort(key=lambda item: (item[2][0][1].subject.model, item[2][0][1].subject.weights, item[1], item[0]))
     for group, rows in spread_out(partial(_group, declared, lengths), work, workers):
         lines += [replace(line, group=len(groups)) for line in rows]
         groups.append(group)
@@ -91,10 +91,10 @@ def build(declared: Declared, runs: Iterable[Gathered], workers: int = 1) -> Boa
         declared,
         lengths,
         heads(definition.columns, lengths, definition.baseline),
-        tuple(Source(run.path, run.name, run.viewer, run.facts) for run in found),
+        tuple(Source(run.path, run.name, run.viewer, run.facts) for run in gathered),
         tuple(groups),
         tuple(_ordered(lines, declared, lengths)),
-        tuple(_absent(declared, found)),
+        tuple(_absent(declared, gathered)),
     )
 
 
@@ -103,11 +103,19 @@ def _group(
 ) -> tuple[Group, list[Line]]:
     model, setting, members = work
     definition, taken = declared.definition, choose(members)
-    present = sorted({arm for arms in taken.values() for arm in arms}, key=lambda one: (one.arm, one.outside))
-    wished = definition.arms or dict.fromkeys([definition.baseline, *(one.arm for one in present)])
-    arms = tuple(one for name in wished for one in present if one.arm == name)
+    present = sorted(
+        {arm for arms in taken.values() for arm in arms}, key=lambda subject: (subject.arm, subject.outside)
+    )
+    wanted = definition.arms or dict.fromkeys([definition.baseline, *(subject.arm for subject in present)])
+    arms = tuple(subject for name in wanted for subject in present if subject.arm == name)
     names, margin, runs = labels(present), definition.margin / 100, dict(members)
-    offers = [(one, place) for _, run in members for one, cells in run.cells.items() if one in arms for place in cells]
+    offers = [
+        (subject, place)
+        for _, run in members
+        for subject, cells in run.cells.items()
+        if subject in arms
+        for place in cells
+    ]
     group = Group(
         model,
         setting,
@@ -132,22 +140,25 @@ def _group(
             if row.means:
                 values = columns_of(row, definition.columns)
                 comparable = not group.incomparable & {task for task, _ in row.means}
-                several = max(runs[mean.run].environments for mean in row.means.values())
-                lines.append(Line(0, model, setting, names[arm], suite, comparable, several, values))
+                most_environments = max(runs[mean.run].environments for mean in row.means.values())
+                lines.append(Line(0, model, setting, names[arm], suite, comparable, most_environments, values))
     return group, lines
 
 
 def _incomparable(taken: Taken, runs: Mapping[int, Gathered]) -> Iterator[str]:
-    """The tasks that a group shows and whose scores do not stand beside published ones."""
-    for (task, _), of in taken.items():
-        if any(task in said or "all tasks" in said for said in (runs[one.run].incomparable for one in of.values())):
+    """Yield the tasks that a group shows and whose scores are not comparable with published ones."""
+    for (task, _), by_arm in taken.items():
+        if any(
+            task in reasons or "all tasks" in reasons
+            for reasons in (runs[scores.run].incomparable for scores in by_arm.values())
+        ):
             yield task
 
 
 def _pooled(
     taken: Taken, suites: Mapping[str, Sequence[str]], group: Group, baseline: str, margin: float
 ) -> dict[tuple[str, Subject], Gap]:
-    """(suite, arm) -> its difference to the baseline over all pairs; the suites of an arm are asked together."""
+    """Return (suite, arm) -> difference to the baseline over all pairs, with Holm's correction over an arm's suites."""
     slots: dict[str, dict[Subject, Cells]] = {}
     for suite, tasks in suites.items():
         places = [place for place in sorted(taken) if place[0] in tasks]
@@ -159,17 +170,20 @@ def _pooled(
 
 
 def _ordered(lines: Sequence[Line], declared: Declared, lengths: Sequence[int]) -> list[Line]:
-    """The lines by the definition's `order`, the first name first; what has no value, or a partial one, last."""
-    found = list(lines)
+    """Return the lines sorted by the definition's `order`, first name first.
+
+    Lines whose value is missing or partial come last.
+    """
+    ordered = list(lines)
     names = heads(declared.definition.columns, lengths, declared.definition.baseline, plain_names=True)
     for name in reversed(declared.definition.order):
         down, column = name.startswith("-"), name.removeprefix("-")
         if column in IDENTITY:
-            found.sort(key=lambda line: str(getattr(line, column)), reverse=down)
+            ordered.sort(key=lambda line: str(getattr(line, column)), reverse=down)
             continue
-        at = names.index(column)
-        found.sort(key=lambda line: _rank(line.values[at].key, down))
-    return found
+        position = names.index(column)
+        ordered.sort(key=lambda line: _rank(line.values[position].key, down))
+    return ordered
 
 
 def _rank(key: float | str | None, down: bool) -> tuple[bool, float, str]:
@@ -179,7 +193,7 @@ def _rank(key: float | str | None, down: bool) -> tuple[bool, float, str]:
 
 
 def _absent(declared: Declared, runs: Sequence[Gathered]) -> Iterable[str]:
-    """What the definition names and no run holds, in words."""
+    """Yield, in words, what the definition names and no run holds."""
     definition = declared.definition
     keys = {(*place, one.arm) for run in runs for one, cells in run.cells.items() for place in cells}
     wanted = (
@@ -188,7 +202,7 @@ def _absent(declared: Declared, runs: Sequence[Gathered]) -> Iterable[str]:
         ("model", definition.models or (), {run.subject.model for run in runs}),
         ("task", declared.tasks, {task for task, _, _ in keys}),
     )
-    for kind, names, held in wanted:
-        missing = [str(name) for name in names if name not in held]
+    for kind, names, present in wanted:
+        missing = [str(name) for name in names if name not in present]
         if missing:
             yield f"{kind}{'s' * (len(missing) > 1)} {', '.join(missing)}"

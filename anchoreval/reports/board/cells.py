@@ -32,7 +32,7 @@ Slot = TypeVar("Slot")
 
 @dataclass(frozen=True, slots=True)
 class Mean(Asked):
-    """A mean with its interval, None where nothing was scored; `run` is the one most samples are from."""
+    """A mean with its interval, both None if no sample has a score; `run` is the run that most samples are from."""
 
     run: int
     asked: int
@@ -49,20 +49,20 @@ class Mean(Asked):
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """A paired difference with its verdict, and the run that most of its pairs are from."""
+    """A paired difference with its verdict; `run` is the run that most of its pairs are from."""
 
     run: int
     row: Row
 
     @property
     def difference(self) -> Difference:
-        """The difference alone."""
+        """Return the difference alone."""
         return self.row.difference
 
 
 @dataclass(frozen=True, slots=True)
 class Map:
-    """Means by (row, length, arm) and differences by (row, length, arm, baseline), each pair of arms once."""
+    """Means by (row, length, arm) and differences by (row, length, arm, baseline), with each pair of arms once."""
 
     rows: tuple[str, ...]
     means: Mapping[tuple[int, int, Subject], Mean]
@@ -70,11 +70,12 @@ class Map:
 
 
 def choose(runs: Iterable[tuple[int, Gathered]]) -> dict[Place, dict[Subject, Scores]]:
-    """(task, length) -> arm -> scores; where several runs have them, the run with the most arms, then records there.
+    """Return (task, length) -> arm -> scores.
 
-    Then the newest, then the last by path: samples of several runs are never put together in one cell.
+    Tie-breaking, if several runs have a cell: the run with the most arms there, then with the most records there, then
+    the newest, then the last by path. A cell never mixes samples of several runs.
     """
-    found: dict[Place, list[tuple[tuple[int, int, str, str], int, dict[Subject, Scores]]]] = {}
+    offers_of: dict[Place, list[tuple[tuple[int, int, str, str], int, dict[Subject, Scores]]]] = {}
     for number, run in runs:
         places: dict[Place, dict[Subject, Scores]] = {}
         for arm, cells in run.cells.items():
@@ -83,9 +84,9 @@ def choose(runs: Iterable[tuple[int, Gathered]]) -> dict[Place, dict[Subject, Sc
                 places.setdefault(place, {})[arm] = scores
         for place, arms in places.items():
             rank = (len(arms), sum(len(scores.index) for scores in arms.values()), run.created, run.path)
-            found.setdefault(place, []).append((rank, number, arms))
+            offers_of.setdefault(place, []).append((rank, number, arms))
     chosen: dict[Place, dict[Subject, Scores]] = {}
-    for place, offers in found.items():
+    for place, offers in offers_of.items():
         chosen[place] = {}
         for *_, arms in sorted(offers, key=lambda offer: offer[0], reverse=True):
             for arm, scores in arms.items():
@@ -94,12 +95,12 @@ def choose(runs: Iterable[tuple[int, Gathered]]) -> dict[Place, dict[Subject, Sc
 
 
 def mean_of(parts: Sequence[Scores]) -> Mean:
-    """The mean over all samples of several scores."""
+    """Return the mean over all samples of several scores."""
     return Mean(max(parts, key=lambda part: len(part.index)).run, **figures(parts))
 
 
 def gaps_of(slots: Slots[Slot], pairs: Iterable[tuple[Subject, Subject]]) -> dict[tuple[Slot, Subject, Subject], Gap]:
-    """(slot, arm, baseline) -> the difference there."""
+    """Return (slot, arm, baseline) -> the difference in that slot."""
     return {
         (slot, arm, base): Gap(_most(slots.both(slot, arm, base) or []), row)
         for arm, base in pairs
@@ -108,7 +109,7 @@ def gaps_of(slots: Slots[Slot], pairs: Iterable[tuple[Subject, Subject]]) -> dic
 
 
 def _most(both: Sequence[tuple[Scores, Scores]]) -> int:
-    """The run that most pairs are from."""
+    """Return the run that most pairs are from."""
     sizes: dict[int, int] = {}
     if len({arm.run for arm, _ in both}) > 1:
         for arm, base in both:
@@ -119,7 +120,7 @@ def _most(both: Sequence[tuple[Scores, Scores]]) -> int:
 def task_map(
     taken: Taken, tasks: Sequence[str], arms: Sequence[Subject], names: Mapping[Subject, str], margin: float
 ) -> Map:
-    """Task x length."""
+    """Return the map task x length."""
     rows = tuple(task for task in tasks if any(place[0] == task for place in taken))
     number = {task: i for i, task in enumerate(rows)}
     places = sorted(taken)
@@ -135,7 +136,7 @@ def task_map(
 
 
 def depth_map(taken: Taken, arms: Sequence[Subject], names: Mapping[Subject, str], margin: float) -> Map:
-    """Tenth of the context x length, over the samples of all tasks that have one single depth."""
+    """Return the map tenth of the context x length, over the samples of all tasks that have a single depth."""
     by_length: dict[int, dict[Subject, dict[Place, Scores]]] = {}
     for place in sorted(taken):
         for arm, scores in taken[place].items():
@@ -160,5 +161,5 @@ def _at_depth(cells: Cells, depth: int) -> Cells:
 
 
 def pairs_of(arms: Sequence[Subject]) -> list[tuple[Subject, Subject]]:
-    """Every pair of arms once, as (arm, baseline): the earlier one is the baseline."""
+    """Return every pair of arms once, as (arm, baseline); the earlier arm is the baseline."""
     return [(arm, base) for base, arm in combinations(arms, 2)]

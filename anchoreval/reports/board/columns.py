@@ -1,8 +1,9 @@
-"""The columns that a definition may name: from a row's cells to what is shown, sorted by and linked to.
+"""The columns that a definition may name: a row's cells -> shown text, sort key and link.
 
-An average over fewer tasks than it names is shown with a star and never ranked; one that lacks a length is not
-shown. One from which samples without a score are left out has a star too, stands above the mean where they count as
-wrong, and is ranked by that. Its interval is that of stats/averages.py, for one single cell the cell's own.
+An average over fewer tasks than it names is shown with a star and never ranked; an average that lacks a length is not
+shown. If samples without a score are left out, the average has a star too, the mean with those samples counted as wrong
+is shown below it, and the row is ranked by that mean. Intervals are those of stats/averages.py; for a single cell, the
+cell's own.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ Cells = Mapping[tuple[str, int], Mean]
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """One field of a row: shown text, sort key, sentence, low and high (points) and where its samples are.
+    """One field of a row: text, sort key, sentence, low and high in points, and the location of its samples.
 
-    `run` is None where nothing stands behind it; `query` holds the viewer's filter; `bound` is shown below the text:
-    what it is where the lost count as wrong, by which the row is ranked; `mean` is what the text rounds, in points.
+    `run` is None if no samples are behind the value; `query` holds the viewer's filter. `bound` is shown below the
+    text: the value if samples without a score count as wrong, by which the row is ranked. `mean` is the unrounded value
+    of the text, in points.
     """
 
     text: str
@@ -45,7 +47,7 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What columns are computed from: one arm of a group on one suite."""
+    """The input of the columns: one arm of a group on one suite."""
 
     arm: str
     tasks: tuple[str, ...]
@@ -56,7 +58,7 @@ class Row:
 
     @property
     def run(self) -> int | None:
-        """The run that most samples of the row are from."""
+        """Return the run that most samples of the row are from."""
         sizes: dict[int, int] = {}
         for mean in self.means.values():
             sizes[mean.run] = sizes.get(mean.run, 0) + mean.asked
@@ -65,9 +67,9 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Average:
-    """A weighted mean of cells, 0..1, with its interval; `whole` when no cell that it names is missing.
+    """A weighted mean of cells, 0..1, with its interval; `whole` is True if no cell that it names is missing.
 
-    `lost` samples have no score; `as_wrong` is the mean where they count as wrong, cells lost whole included.
+    `lost` counts samples without a score. `as_wrong` is the mean if they count as wrong, including cells that lost all.
     """
 
     mean: float
@@ -79,7 +81,7 @@ class Average:
 
 
 def columns_of(row: Row, names: Sequence[str]) -> tuple[Value, ...]:
-    """The values of a row, in the order of `heads`."""
+    """Return the values of a row, in the order of `heads`."""
     values: list[Value] = []
     for name in names:
         if name == BY_LENGTH:
@@ -90,29 +92,29 @@ def columns_of(row: Row, names: Sequence[str]) -> tuple[Value, ...]:
 
 
 def heads(names: Sequence[str], lengths: Sequence[int], baseline: str, plain_names: bool = False) -> tuple[str, ...]:
-    """The heads over the values of a row; `plain_names` gives the names that a definition uses instead."""
-    found: list[str] = []
+    """Return the heads over the values of a row; with `plain_names`, the names that a definition uses."""
+    texts: list[str] = []
     for name in names:
         if name == BY_LENGTH:
-            found += [BY_LENGTH if plain_names else tokens(length) for length in lengths]
+            texts += [BY_LENGTH if plain_names else tokens(length) for length in lengths]
         else:
-            found.append(name if plain_names else _COLUMNS[name][0].format(baseline=plain(baseline, 60)))
-    return tuple(found)
+            texts.append(name if plain_names else _COLUMNS[name][0].format(baseline=plain(baseline, 60)))
+    return tuple(texts)
 
 
 def average(means: Cells, tasks: Sequence[str], weights: Mapping[int, float]) -> Average | None:
-    """The mean over the tasks of every length, weighted over lengths; None without a cell.
+    """Return the mean over the tasks of every length, weighted over lengths, or None without a cell.
 
-    Cells are rounded to two digits of points first, as RULER does. Missing cells are left out and the rest is marked
-    as not whole.
+    Cells are first rounded to two decimals of points, as RULER does. Missing cells are left out, and the average is
+    then not `whole`.
     """
     parts: list[tuple[float, Mean]] = []
     wrong: list[tuple[float, Mean]] = []
     for length, weight in weights.items():
-        asked = [mean for task in tasks if (mean := means.get((task, length)))]
-        there = [mean for mean in asked if mean.mean is not None]
-        parts += [(weight / len(there), mean) for mean in there]
-        wrong += [(weight / len(asked), mean) for mean in asked]
+        with_cells = [mean for task in tasks if (mean := means.get((task, length)))]
+        with_means = [mean for mean in with_cells if mean.mean is not None]
+        parts += [(weight / len(with_means), mean) for mean in with_means]
+        wrong += [(weight / len(with_cells), mean) for mean in with_cells]
     total = math.fsum(weight for weight, _ in parts)
     if not parts:
         return None
@@ -126,29 +128,31 @@ def average(means: Cells, tasks: Sequence[str], weights: Mapping[int, float]) ->
 def _averaged(row: Row, tasks: Sequence[str], weights: Mapping[int, float], what: str, *also: tuple[str, str]) -> Value:
     if not set(tasks) <= set(row.tasks):
         return Value(NONE, None, f"{what}: this row's suite lacks some of the tasks")
-    there = [task for task in tasks if any((task, length) in row.means for length in weights)]
-    found = average(row.means, tasks, weights)
-    if found is None:
+    present = [task for task in tasks if any((task, length) in row.means for length in weights)]
+    result = average(row.means, tasks, weights)
+    if result is None:
         return Value(NONE, None, f"{what}: no samples")
     runs = [mean.run for (task, length), mean in row.means.items() if task in tasks and length in weights]
     run = max(sorted(set(runs)), key=runs.count)
     spans = sum(any((task, length) in row.means for task in tasks) for length in weights)
-    count = f"{len(there)} of {len(tasks)} tasks" + (f", {spans} of {len(weights)} lengths" if len(weights) > 1 else "")
-    label = f"{what}: {percent(found.mean)} {interval(found.low, found.high)}, {count}"
+    count = f"{len(present)} of {len(tasks)} tasks" + (
+        f", {spans} of {len(weights)} lengths" if len(weights) > 1 else ""
+    )
+    label = f"{what}: {percent(result.mean)} {interval(result.low, result.high)}, {count}"
     query = (*also, ("arm", row.arm))
-    if not found.whole and len(weights) > 1:
+    if not result.whole and len(weights) > 1:
         return Value(NONE, None, f"{what}: cells are missing or lost whole, {count}")
-    text, bound, key = percent(found.mean), "", 100 * found.mean
-    if found.lost:
-        bound, key = f"{percent(found.as_wrong)} as wrong", 100 * found.as_wrong
+    text, bound, key = percent(result.mean), "", 100 * result.mean
+    if result.lost:
+        bound, key = f"{percent(result.as_wrong)} as wrong", 100 * result.as_wrong
         label += (
-            f"; {found.lost:,} samples without a score left out, {percent(found.as_wrong)} where they count as wrong"
+            f"; {result.lost:,} samples without a score left out, {percent(result.as_wrong)} where they count as wrong"
         )
-    if not found.whole:
+    if not result.whole:
         label += "; not ranked: cells are missing or lost whole"
-    star = "*" if found.lost or not found.whole else ""
-    ends = 100 * found.low, 100 * found.high
-    return Value(text + star, key if found.whole else None, label, *ends, run, query, bound, 100 * found.mean)
+    star = "*" if result.lost or not result.whole else ""
+    ends = 100 * result.low, 100 * result.high
+    return Value(text + star, key if result.whole else None, label, *ends, run, query, bound, 100 * result.mean)
 
 
 def _by_length(row: Row, length: int) -> Value:
@@ -168,8 +172,12 @@ def _ruler(name: str, title: str) -> Callable[[Row], Value]:
 
 def _weighted(weights: Sequence[int], title: str) -> Callable[[Row], Value]:
     def value(row: Row) -> Value:
-        found = _averaged(row, _ruler_tasks("ruler"), dict(zip(LENGTHS, weights, strict=True)), title)
-        return found if found.key is not None else Value(NONE, None, f"{title}: needs {TASKS} tasks at 4K to 128K")
+        average_value = _averaged(row, _ruler_tasks("ruler"), dict(zip(LENGTHS, weights, strict=True)), title)
+        return (
+            average_value
+            if average_value.key is not None
+            else Value(NONE, None, f"{title}: needs {TASKS} tasks at 4K to 128K")
+        )
 
     return value
 
@@ -178,18 +186,18 @@ def _effective(row: Row) -> Value:
     title, tasks = "effective length", _ruler_tasks("ruler")
     by_length, lost = {}, 0
     for length in LENGTHS:
-        found = average(row.means, tasks, {length: 1.0})
-        if found is not None and found.whole:
-            by_length[length] = 100 * found.mean
-            lost += found.lost
-    said = effective_length(by_length)
-    if said is None:
+        result = average(row.means, tasks, {length: 1.0})
+        if result is not None and result.whole:
+            by_length[length] = 100 * result.mean
+            lost += result.lost
+    text = effective_length(by_length)
+    if text is None:
         return Value(NONE, None, f"{title}: hangs on a length, 4K to 128K, at which not all {TASKS} tasks were run")
-    longest = 0 if said.startswith("<") else 1024 * int(said.strip("<>K"))
-    label = f"{title} {said}: the last length up to which {TASKS} tasks average at least {THRESHOLD}"
+    longest = 0 if text.startswith("<") else 1024 * int(text.strip("<>K"))
+    label = f"{title} {text}: the last length up to which {TASKS} tasks average at least {THRESHOLD}"
     if lost:
-        said, label = f"{said}*", f"{label}; {lost:,} samples without a score are left out"
-    return Value(said, float(longest + said.startswith(">")), label, None, None, row.run, (("arm", row.arm),))
+        text, label = f"{text}*", f"{label}; {lost:,} samples without a score are left out"
+    return Value(text, float(longest + text.startswith(">")), label, None, None, row.run, (("arm", row.arm),))
 
 
 @cache
@@ -198,7 +206,7 @@ def _ruler_tasks(name: str) -> tuple[str, ...]:
 
 
 def _compared(shown: Callable[[Gap], Value | None]) -> Callable[[Row], Value]:
-    """A column of the difference to the baseline, and where the samples behind it are."""
+    """Make a column of the difference to the baseline that links to the samples behind it."""
 
     def value(row: Row) -> Value:
         if row.gap is None or (found := shown(row.gap)) is None:
@@ -212,13 +220,13 @@ def _compared(shown: Callable[[Gap], Value | None]) -> Callable[[Row], Value]:
 
 @_compared
 def _difference(gap: Gap) -> Value | None:
-    one = gap.difference
-    if one.difference is None:
+    paired = gap.difference
+    if paired.difference is None:
         return None
-    low, high = (None if end is None else 100 * end for end in (one.low, one.high))
-    label = f"minus {plain(one.baseline, 60)}: {sentence(gap.row)}"
-    text = percent(one.difference, True) + ("*" if one.left_out else "")
-    return Value(text, 100 * one.difference, label, low, high)
+    low, high = (None if end is None else 100 * end for end in (paired.low, paired.high))
+    label = f"minus {plain(paired.baseline, 60)}: {sentence(gap.row)}"
+    text = percent(paired.difference, True) + ("*" if paired.left_out else "")
+    return Value(text, 100 * paired.difference, label, low, high)
 
 
 @_compared
@@ -235,11 +243,11 @@ def _p_holm(gap: Gap) -> Value | None:
 
 
 def _logprob(row: Row) -> Value:
-    found = [mean.logprob for mean in row.means.values() if mean.logprob is not None]
-    if not found:
+    logprobs = [mean.logprob for mean in row.means.values() if mean.logprob is not None]
+    if not logprobs:
         return Value(NONE, None, "no log-probability")
-    value = math.fsum(found) / len(found)
-    label = f"log-probability {value:.4f} per token of the reference, mean over {len(found)} cells"
+    value = math.fsum(logprobs) / len(logprobs)
+    label = f"log-probability {value:.4f} per token of the reference, mean over {len(logprobs)} cells"
     return Value(f"{value:.3f}", value, label, None, None, row.run, (("arm", row.arm),))
 
 

@@ -33,11 +33,11 @@ def write_leaderboard(
     workers: int = 1,
     tell: Callable[[str], None] | None = None,
 ) -> tuple[Path, Path]:
-    """Paths of `<name>.csv` and `<name>.html` in `folder`, named for the definition. The same runs, the same bytes.
+    """Write `<name>.csv` and `<name>.html` into `folder`, named for the definition, and return their paths.
 
-    `definition` is a file, or the name of one that comes with the package.
-    `runs` are run folders or folders of them, shared out among so many processes. A run that was found under a folder
-    and cannot be read is told and left out where there is a `tell`. CardError for a definition, RunError for a run that
+    The same runs give the same bytes. `definition` is a file, or the name of a definition that comes with the package.
+    `runs` are run folders or folders of run folders, read by `workers` processes. With `tell`, a run that was found in
+    a folder and cannot be read is reported and skipped. Raise CardError for a bad definition, RunError for a run that
     cannot be read.
     """
     from anchoreval.reports.board.page import page

@@ -1,7 +1,7 @@
 """Strict YAML -> what a leaderboard shows: title, suites, lengths, arms, models, columns, order, baseline, reported.
 
-An unknown or repeated key, a column that nothing computes, a suite or file that is not there: one line that names the
-file, the key and what is known instead.
+An unknown or repeated key, an unknown column, or a missing suite or file raises an error of one line, which names the
+file, the key and the known values.
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ Name = Annotated[str, Field(min_length=1)]
 
 
 class Definition(Strict):
-    """A file of `leaderboards/`; `lengths`, `arms` and `models` left out stand for all that the runs hold.
+    """A file of `leaderboards/`. If `lengths`, `arms` or `models` is left out, the board takes all that the runs hold.
 
-    `baseline` is the arm that differences are taken to; `margin`, in points, is what counts as equivalent.
+    Differences are taken to the arm `baseline`; `margin`, in points, is the largest difference that counts as
+    equivalent.
     """
 
     title: Name
@@ -73,7 +74,7 @@ class Definition(Strict):
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """A definition with its name (the file's stem), the tasks of every suite and the reported tables."""
+    """A definition with its name (the file's stem), the tasks of every suite, and the reported tables."""
 
     name: str
     definition: Definition
@@ -82,12 +83,15 @@ class Declared:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """The tasks of all suites, each once."""
+        """Return the tasks of all suites, each once."""
         return tuple(dict.fromkeys(task for tasks in self.suites.values() for task in tasks))
 
 
 def find_definition(name: Path) -> Path:
-    """The file of a board: a path, or the name of one that comes with the package; UnknownName gives the nearest."""
+    """Return the file of a board, from a path or from the name of a board of the package.
+
+    Raise UnknownName with the nearest name, or CardError for a path that does not exist.
+    """
     if name.exists():
         return name
     shipped = {path.stem: path for path in folder("leaderboards").glob("*.yaml")}
@@ -99,7 +103,7 @@ def find_definition(name: Path) -> Path:
 
 
 def load_definition(path: Path) -> Declared:
-    """The board that a file declares; CardError names the file and the key."""
+    """Return the board that a file declares; raise CardError with the file and the key."""
     definition = load_card(path, Definition)
     suites: dict[str, tuple[str, ...]] = {}
     for name in definition.suites:

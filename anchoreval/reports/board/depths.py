@@ -1,7 +1,7 @@
-"""Length x depth maps of the tasks whose samples stand on a grid of depths, one per arm and per difference of arms.
+"""Length x depth maps of the tasks whose samples are on a grid of depths, one per arm and per difference of arms.
 
-A sample is on a grid when the fact `depth_percent` says where its needle was asked for. Colours of log-probabilities
-are those of the probability per token; every cell says how many samples it holds.
+A sample is on a grid if its fact `depth_percent` gives the requested depth of its needle. Log-probabilities are
+coloured by the probability per token. Every cell states how many samples it holds.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from anchoreval.reports.words import NONE, cell_words, logprob_difference, perce
 from anchoreval.schema import Record
 from anchoreval.stats import MARGIN, Cell, Cells, Row, Slots, Subject, by_arm, cells
 
-STEPS = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)  # a map of differences in nats ends at one of these times a power of ten
+STEPS = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)  # the scale of a map of nats ends at one of these times a power of ten
 
 Spot = tuple[float, int]  # (depth in percent, length)
 Fields = Callable[[Spot], Field]
@@ -35,7 +35,7 @@ class Against:
 
 @dataclass(frozen=True, slots=True)
 class DepthMaps:
-    """The maps of one task; `against[baseline]` holds the differences. Rows are depths, 0 at the top."""
+    """The maps of one task; `against[baseline]` holds the differences. Rows are depths, with 0 at the top."""
 
     task: str
     lengths: tuple[int, ...]
@@ -54,15 +54,15 @@ class Depths:
 
 
 def depth_maps(view: RunView, number: int) -> Depths | None:
-    """The maps of run `number` on the page; None when no sample stands on a grid."""
+    """Return the maps of run `number` on the page, or None if no sample is on a grid of depths."""
     by_depth: dict[float, list[Record]] = {}
     for record in view.records:
-        at = record.facts.get("depth_percent")
-        if isinstance(at, int | float) and not isinstance(at, bool) and math.isfinite(at):
-            by_depth.setdefault(float(at), []).append(record)
+        depth = record.facts.get("depth_percent")
+        if isinstance(depth, int | float) and not isinstance(depth, bool) and math.isfinite(depth):
+            by_depth.setdefault(float(depth), []).append(record)
     if not by_depth:
         return None
-    found = {
+    depth_cells = {
         (cell.task, cell.arm, depth, cell.length): cell
         for depth, records in by_depth.items()
         for cell in cells(records)
@@ -70,13 +70,13 @@ def depth_maps(view: RunView, number: int) -> Depths | None:
     gaps = _gaps(view.arms, by_depth)
     scale = colours.shown_scale(gaps.values())
     nats = nats_scale(gap.difference.logprob for gap in gaps.values() if gap.difference.logprob is not None)
-    maker = _Maker(view, number, found, gaps, scale, nats)
-    on_grid = {task for task, *_ in found}
+    maker = _Maker(view, number, depth_cells, gaps, scale, nats)
+    on_grid = {task for task, *_ in depth_cells}
     return Depths(tuple(maker.task(task) for task in view.tasks if task in on_grid), scale, nats)
 
 
 def nats_scale(values: Iterable[float]) -> float:
-    """The smallest of STEPS times a power of ten that holds every value; 0.001 at least."""
+    """Return the smallest of STEPS times a power of ten that holds every value, and at least 0.001."""
     largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
     power = 10.0 ** math.floor(math.log10(max(largest, 1e-3)))
     return next((step * power for step in STEPS if largest <= step * power), 10 * power)
@@ -86,7 +86,10 @@ Gaps = Mapping[tuple[str, str, str, float, int], Row]  # (task, arm, baseline, d
 
 
 def _gaps(arms: Sequence[str], by_depth: Mapping[float, Sequence[Record]]) -> Gaps:
-    """Every difference with its verdict: Holm's correction is over all maps of two arms, floors are those of a spot."""
+    """Return every difference with its verdict.
+
+    Holm's correction is over all maps of two arms; noise floors are per spot.
+    """
     spots: dict[tuple[str, int, float], dict[Subject, Cells]] = {}
     for depth, records in by_depth.items():
         for arm, cells_ in by_arm(records).items():
@@ -135,7 +138,7 @@ class _Maker:
         )
 
     def _scored(self, task: str, arm: str, score: bool) -> Fields:
-        """The cells of an arm: scores, or log-probabilities per token."""
+        """Return the fields of an arm: scores, or log-probabilities per token."""
 
         def field(spot: Spot) -> Field:
             where, href = self._where(task, arm, spot)
@@ -150,7 +153,7 @@ class _Maker:
         return field
 
     def _changed(self, task: str, arm: str, base: str, score: bool) -> Fields:
-        """The cells of a difference: points, or nats per token."""
+        """Return the fields of a difference: points, or nats per token."""
 
         def field(spot: Spot) -> Field:
             where, href = self._where(task, arm, spot)
@@ -177,7 +180,7 @@ class _Maker:
 
 
 def _nats(value: float, signed: bool = False) -> str:
-    """Two digits after the point, or two that count where that would print zero."""
+    """Format with two decimals, or with one significant digit if those would print zero."""
     sign = "+" if signed else ""
     if value == 0:
         return "0"

@@ -1,4 +1,4 @@
-"""What stands behind the numbers of one (task, length): counts per arm, a few samples with every output."""
+"""The evidence behind the numbers of one (task, length): counts per arm, and a few samples with every output."""
 
 from __future__ import annotations
 
@@ -52,33 +52,33 @@ class Evidence:
 
 
 def place_id(view: RunView, number: int, task: str, length: int) -> str:
-    """The HTML id of the evidence for (task, length) in the page's run `number`."""
+    """Return the HTML id of the evidence for (task, length) in the page's run `number`."""
     return f"e{number}-{view.tasks.index(task)}-{length}"
 
 
 def evidence(view: RunView, number: int) -> Iterator[Evidence]:
-    """One per (task, length), in the board's order."""
+    """Yield one Evidence per (task, length), in the board's order."""
     samples: dict[tuple[str, int], dict[str, dict[str, Record]]] = {}
     for record in view.records:
-        place = samples.setdefault((record.task, record.length), {})
-        place.setdefault(record.sample_id, {})[record.arm] = record
+        by_sample = samples.setdefault((record.task, record.length), {})
+        by_sample.setdefault(record.sample_id, {})[record.arm] = record
     for task in view.tasks:
         for length in view.lengths:
-            found = samples.get((task, length), {})
+            by_id = samples.get((task, length), {})
             arms = ((arm, view.cells.get((task, length, arm))) for arm in view.arms)
             yield Evidence(
                 place_id(view, number, task, length),
                 plain(task, 80),
                 length,
                 tuple((plain(arm, 60), cell_words(cell) if cell else "no records") for arm, cell in arms),
-                tuple(_shown(answers, view.arms) for answers in _picked(list(found.values()))),
-                len(found),
+                tuple(_shown(answers, view.arms) for answers in _picked(list(by_id.values()))),
+                len(by_id),
                 plain(view.unmakeable.get((task, length), ""), 300),
             )
 
 
 def _picked(samples: Sequence[Mapping[str, Record]]) -> list[Mapping[str, Record]]:
-    """A few samples: first those on which arms disagree, then by index."""
+    """Return a few samples: first those on which arms disagree, then by index."""
 
     def order(answers: Mapping[str, Record]) -> tuple[bool, int]:
         scores = {record.score for record in answers.values()}

@@ -1,4 +1,4 @@
-"""Run folders -> scores per cell, streamed: a record is looked at once and only a few numbers of it are kept."""
+"""Run folders -> scores per cell, streamed: each record is read once, and only a few numbers of it are kept."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """What a board keeps of one run; `path` is the folder as seen from the board's own.
+    """What a board keeps of one run; `path` is the folder relative to the board's.
 
-    `subject` is what its arms have in common, `setting` says in words what runs of one row share, with the sources of
-    their texts. `incomparable` is that of records.Header, `changed` that of records.Run.
+    `subject` is what its arms have in common. `setting` describes what runs of one row share, including the sources of
+    their texts. `incomparable` is as in records.Header, `changed` as in records.Run.
     """
 
     path: str
@@ -54,14 +54,14 @@ def gather(
     tell: Callable[[str], None] | None = None,
     named: frozenset[Path] = frozenset(),
 ) -> Iterator[Gathered]:
-    """The runs that hold a cell of the declared board, in the order of `paths`; others are left out.
+    """Yield the runs that hold a cell of the declared board, in the order of `paths`.
 
-    With `tell` a run that cannot be read is told and left out, unless it is among `named`.
+    With `tell`, a run that cannot be read is reported and skipped, unless it is among `named`.
     """
     strict, arms = frozenset(paths) if tell is None else named, declared.definition.arms
     for run in spread_out(partial(_gathered, declared=declared, folder=folder, strict=strict), paths, workers):
         if isinstance(run, Gathered):
-            if any(arms is None or one.arm in arms for one in run.cells):
+            if any(arms is None or subject.arm in arms for subject in run.cells):
                 if run.changed and tell is not None:
                     tell(f"{run.path}: {run.changed}: `anchoreval verify` says where")
                 yield run
@@ -79,7 +79,7 @@ def _gathered(path: Path, declared: Declared, folder: Path, strict: frozenset[Pa
 
 
 def spread_out(work: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[Result]:
-    """`work` of every item, in order; in processes of their own where there are enough items to be worth it."""
+    """Yield `work(item)` for every item, in order; use `workers` processes for WORTH_A_PROCESS items or more."""
     if workers < 2 or len(items) < WORTH_A_PROCESS:
         yield from map(work, items)
         return
@@ -88,57 +88,57 @@ def spread_out(work: Callable[[Item], Result], items: Sequence[Item], workers: i
 
 
 def gathered(path: Path, declared: Declared, folder: Path) -> Gathered:
-    """One run folder, with the cells that the board shows and those of placebos, from which noise floors come.
+    """Return one run folder with the cells that the board shows, and those of placebos for the noise floors.
 
-    RunError where a record is broken or repeated.
+    Raise RunError if a record is broken or repeated.
     """
     header, lines = read_header(path / HEADER), Lines(path / RECORDS)
     run = header.run or path.name
     subject = header.subject("", run)
     wanted = declared.definition.models is None or subject.model in declared.definition.models
-    found = _cells(header, lines, declared) if wanted and there(lines.path) else {}
+    by_arm = _cells(header, lines, declared) if wanted and there(lines.path) else {}
     changed = changed_since(header, lines) if wanted else ""
-    made = (f"{key} {value}" for key, value in sorted(header.sources.items()) if key != "wordlists")
+    source_words = (f"{key} {value}" for key, value in sorted(header.sources.items()) if key != "wordlists")
     return Gathered(
         relative(path, folder),
         run,
         replace(subject, run=""),
-        ", ".join(filter(None, (subject.dtype, subject.kernel, subject.form, *made))),
+        ", ".join(filter(None, (subject.dtype, subject.kernel, subject.form, *source_words))),
         header.created,
         header.incomparable(),
         has_viewer(path),
         (*facts(header), *([f"changed: {changed}"] if changed else [])),
         max(1, len(header.environments)),
-        {header.subject(arm): cells for arm, cells in found.items()},
+        {header.subject(arm): cells for arm, cells in by_arm.items()},
         changed,
     )
 
 
 def facts(header: Header) -> tuple[str, ...]:
-    """What stands beside a run's folder: the form of its prompts, its anchor, and how many environments computed it."""
+    """Return sentences about a run: the form of its prompts, its anchor, and how many environments computed it."""
     form, anchor = header.form_words, header.anchor_words
-    found = [f"prompts: {form}" if form else "", header.raw_words]
-    found += [f"anchor: {anchor}" if anchor else "", header.environment_words]
-    return tuple(filter(None, found))
+    sentences = [f"prompts: {form}" if form else "", header.raw_words]
+    sentences += [f"anchor: {anchor}" if anchor else "", header.environment_words]
+    return tuple(filter(None, sentences))
 
 
 def _cells(header: Header, lines: Lines, declared: Declared) -> dict[str, dict[Place, Scores]]:
-    """Arm -> the cells that the board shows of it, and those of placebos."""
+    """Return arm -> the cells that the board shows, including those of placebos."""
     definition, tasks = declared.definition, frozenset(declared.tasks)
     lengths, arms, stopped = frozenset(definition.lengths or ()), frozenset(definition.arms or ()), header.stopped
-    found: dict[str, dict[Place, Scores]] = {}
+    by_arm: dict[str, dict[Place, Scores]] = {}
     for number, record in each_fields(lines):
         task, length, arm = record["task"], record["length"], record["arm"]
         wanted = not arms or arm in arms or original_of(arm) is not None
         if task in tasks and (not lengths or length in lengths) and wanted:
-            cells = found.setdefault(arm, {})
+            cells = by_arm.setdefault(arm, {})
             if (task, length) not in cells:
                 cells[task, length] = Scores(task, length, stopped=stopped.get(arm, {}).get((task, length), ""))
             try:
                 cells[task, length].add(record.get)
             except (TypeError, ValueError, AttributeError, OverflowError) as error:
                 raise RunError(f"{lines.path}:{number}: a field of this record has the wrong type: {error}") from error
-    for arm, cells in found.items():
+    for arm, cells in by_arm.items():
         for scores in cells.values():
             scores.require_each_once(arm, f"{lines.path}: ")
-    return found
+    return by_arm

@@ -1,4 +1,4 @@
-"""Heat maps of the page: their cells, and where a cell leads."""
+"""Heat maps of the page: their cells, and the links of the cells."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from anchoreval.reports.words import plain
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One cell of a heat map: what it prints, its colour class, its sentence, the evidence it links to."""
+    """One cell of a heat map: its text, its colour class, its sentence, and a link to its evidence."""
 
     text: str
     style: str
@@ -31,11 +31,11 @@ class HeatMap:
 
 
 def folder_of(view: RunView) -> str:
-    """The run's folder as a link."""
+    """Return the run's folder as a link."""
     return "." if view.path == "." else f"./{quote(plain(view.path, 1000), safe='/')}"
 
 
 def samples_of(view: RunView, otherwise: str, **query: str | int) -> str:
-    """The viewer's list of the samples that `query` names; `otherwise` where the run has no viewer."""
+    """Return the link to the viewer's list of the samples in `query`, or `otherwise` if the run has no viewer."""
     named = [(key, str(value)) for key, value in query.items()]
     return listed(folder_of(view), named) if view.viewer else otherwise

@@ -1,6 +1,7 @@
-"""<name>.html: one self-contained page, offline, a readable table without scripts, inert whatever the runs hold.
+"""<name>.html: one self-contained page that works offline, shows a table without scripts, and executes nothing
+that the runs hold.
 
-The table and the reported numbers are HTML; the maps are JSON, one block per model, drawn when they are chosen. All
+The table and the reported numbers are HTML. The maps are JSON, one block per model, drawn when they are chosen. All
 text goes through `words.plain` and Jinja's autoescape; the content policy names the page's own style and script.
 """
 
@@ -27,11 +28,11 @@ from anchoreval.schema import Json, Outcome
 from anchoreval.stats import Subject
 
 TEMPLATES = Path(__file__).parent / "templates"
-NAME = 100  # characters of a name that are shown
+NAME = 100  # characters of a name to show
 
 
 def page(board: Board) -> Iterator[str]:
-    """The page in pieces."""
+    """Yield the page in pieces."""
     css = style(TEMPLATES / "leaderboard.css")
     js = script(TEMPLATES / "leaderboard.js")
     engine = environment(TEMPLATES)
@@ -63,7 +64,7 @@ def _line(board: Board, line: Line) -> Mapping[str, Json]:
 
 
 def _href(board: Board, value: Value) -> str:
-    """Where the samples behind a value are: the run's viewer, opened at them, or its records where there is none."""
+    """Return the link to the samples behind a value: the run's viewer, filtered, or its records without a viewer."""
     if value.run is None:
         return ""
     source = board.sources[value.run]
@@ -71,7 +72,7 @@ def _href(board: Board, value: Value) -> str:
 
 
 def _folder(source: Source) -> str:
-    """The folder of a run as a link."""
+    """Return the folder of a run as a link."""
     return quote(source.path, safe="/", errors="replace")
 
 
@@ -93,8 +94,8 @@ def _notes(board: Board) -> Iterator[str]:
     for group in board.groups:
         for mean in group.tasks.means.values():
             lost.update(mean.outcomes)
-    yield from (f"{plain(one.text, 400)}." for one in counted_lines(lost) if one.outcome != "cut")
-    if any(masks_documents(one.arm) for group in board.groups for one in group.arms):
+    yield from (f"{plain(line.text, 400)}." for line in counted_lines(lost) if line.outcome != "cut")
+    if any(masks_documents(subject.arm) for group in board.groups for subject in group.arms):
         yield EXTENSION
     if board.absent:
         yield f"Declared, but in no run: {plain('; '.join(board.absent), 600)}."
@@ -114,8 +115,8 @@ def _reported(table: Reported) -> Mapping[str, Json]:
     columns = table.columns
     heads = [tokens(int(name)) if is_length(name) else name for name in columns]
     rows = [
-        (row, [" / ".join(one.value for one in found.get(name, ())) or NONE for name in columns])
-        for row, found in table.rows.items()
+        (row, [" / ".join(number.value for number in by_column.get(name, ())) or NONE for name in columns])
+        for row, by_column in table.rows.items()
     ]
     suites = dict.fromkeys(number.suite for number in table.numbers)
     return {"title": f"{table.source}: {', '.join(suites)}", "heads": heads, "rows": rows, "notes": table.notes}
@@ -130,10 +131,10 @@ def _shared(board: Board) -> Json:
 
 
 def _group(group: Group) -> Json:
-    """The maps of one model; numbers are whole tenths of a point."""
+    """Return the maps of one model; numbers are whole tenths of a point."""
     arms = {arm: i for i, arm in enumerate(group.arms)}
     return {
-        "arms": [_name(group.names[one], one.arm) for one in group.arms],
+        "arms": [_name(group.names[subject], subject.arm) for subject in group.arms],
         "tasks": _map(group.tasks, arms, [_name(task, task) for task in group.tasks.rows]),
         "depths": _map(group.depths, arms, [[row, None] for row in group.depths.rows]),
     }
@@ -159,16 +160,16 @@ def _mean(mean: Mean) -> list[Json]:
 
 
 def _gap(gap: Gap) -> list[Json]:
-    found = gap.difference
-    ends = [_tenths(found.difference), _tenths(found.low), _tenths(found.high)]
+    paired = gap.difference
+    ends = [_tenths(paired.difference), _tenths(paired.low), _tenths(paired.high)]
     row = gap.row
-    p = p_text(found.p, row.p_holm) if found.discordant else ""
-    detects = None if row.told else _tenths(found.detectable)
+    p = p_text(paired.p, row.p_holm) if paired.discordant else ""
+    detects = None if row.told else _tenths(paired.detectable)
     fixed = None if row.says.startswith(str(row.verdict)) or row.placebo else str(row.verdict)
-    said = [p, detects, row.says, gap.run, int(row.told), found.same_outputs, int(row.too_few), fixed]
-    return [*ends, found.pairs, left_out(found), *said]
+    verdict_fields = [p, detects, row.says, gap.run, int(row.told), paired.same_outputs, int(row.too_few), fixed]
+    return [*ends, paired.pairs, left_out(paired), *verdict_fields]
 
 
 def _tenths(value: float | None) -> int | None:
-    """Tenths of a point, rounded as `words.percent` prints them."""
+    """Return tenths of a point, rounded as `words.percent` prints them."""
     return None if value is None else int(f"{100 * value:.1f}".replace(".", ""))

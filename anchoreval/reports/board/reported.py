@@ -1,6 +1,6 @@
 """Numbers that a paper printed, from `leaderboards/reported/*.csv`: one line per number, with table and source.
 
-They never enter an average, an order or a difference of what was measured here.
+They never enter averages, orders or differences of measured numbers.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Printed:
 
     @property
     def row(self) -> tuple[str, str, str]:
-        """What the paper's row is: model, training data, method."""
+        """Return the paper's row: model, training data, method."""
         return self.model, self.trained_on, self.method
 
 
@@ -49,21 +49,21 @@ class Reported:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Column names: lengths ascending, other names in the order of the file."""
+        """Return the column names: lengths in ascending order, other names in the order of the file."""
         names = dict.fromkeys(number.column for number in self.numbers)
         return tuple(sorted(names, key=lambda name: int(name) if is_length(name) else 0))
 
     @property
     def rows(self) -> Mapping[tuple[str, str, str], Mapping[str, Sequence[Printed]]]:
-        """Row -> column -> its numbers: several where the paper prints several."""
-        found: dict[tuple[str, str, str], dict[str, list[Printed]]] = {}
+        """Return row -> column -> its numbers; there are several if the paper prints several."""
+        by_row: dict[tuple[str, str, str], dict[str, list[Printed]]] = {}
         for number in self.numbers:
-            found.setdefault(number.row, {}).setdefault(number.column, []).append(number)
-        return found
+            by_row.setdefault(number.row, {}).setdefault(number.column, []).append(number)
+        return by_row
 
     @property
     def source(self) -> str:
-        """`arXiv 2411.13476, table T5`, every table once."""
+        """Return `arXiv 2411.13476, table T5`, with every table once."""
         sources: dict[str, dict[str, None]] = {}
         for number in self.numbers:
             sources.setdefault(number.source, {})[number.table] = None
@@ -71,7 +71,7 @@ class Reported:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Every note once; `model, method, column: note` where it does not hold for the whole file."""
+        """Return every note once, as `model, method, column: note` unless it holds for the whole file."""
         general = {number.note for number in self.numbers}
         if len(general) == 1:
             return tuple(filter(None, general))
@@ -79,12 +79,12 @@ class Reported:
 
 
 def is_length(column: str) -> bool:
-    """Whether a column is a length in tokens."""
+    """Return whether a column is a length in tokens."""
     return re.fullmatch(r"[0-9]{1,9}", column) is not None
 
 
 def load_reported(path: Path) -> Reported:
-    """The numbers of a file; CardError names the file, the line and the field."""
+    """Return the numbers of a file; raise CardError with the file, the line and the field."""
     try:
         reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
         if tuple(reader.fieldnames or ()) != FIELDS:

@@ -24,13 +24,14 @@ COLUMNS = (
 
 
 def csv_text(views: Sequence[RunView]) -> str:
-    """All runs as CSV. Scores and differences are x 100; differences are to the run's first arm, verdicts as `compare`
-    gives them. `as_wrong_x100` is the mean where samples without a score count as wrong; the names of outcomes are
-    columns that count them.
+    """Return all runs as CSV.
 
-    kind: `cell`; `mean` (over tasks, per length), `wavg_inc`, `wavg_dec`; `effective_length`, its value in
-    the column `length`; `difference` (all pairs of an arm, or of a length). `tasks` says over how many of RULER's 13
-    tasks an average runs.
+    Scores and differences are x 100; differences are to the run's first arm, with the verdicts of `compare`.
+    `as_wrong_x100` is the mean if samples without a score count as wrong. The columns named for outcomes count them.
+
+    kind: `cell`; `mean` (over tasks, per length), `wavg_inc`, `wavg_dec`; `effective_length`, with its value in the
+    column `length`; `difference` (all pairs of an arm, or of a length). `tasks` is the number of RULER's 13 tasks in an
+    average.
     """
     out = io.StringIO()
     writer = csv.DictWriter(out, COLUMNS, restval="", lineterminator="\n")
@@ -59,19 +60,19 @@ def _cells(view: RunView) -> Iterator[Row]:
 
 
 def _compared(row: Compared) -> Row:
-    one = row.difference
+    paired = row.difference
     return compared(row) | {
-        "baseline": one.baseline,
-        "difference": number(one.difference, 100),
-        "difference_low": number(one.low, 100),
-        "difference_high": number(one.high, 100),
-        "discordant": str(one.discordant),
-        "logprob_difference": number(one.logprob, digits=6),
+        "baseline": paired.baseline,
+        "difference": number(paired.difference, 100),
+        "difference_low": number(paired.low, 100),
+        "difference_high": number(paired.high, 100),
+        "discordant": str(paired.discordant),
+        "logprob_difference": number(paired.logprob, digits=6),
     }
 
 
 def _pooled(view: RunView) -> Iterator[Row]:
-    """Every arm against the first, over all pairs and at every length."""
+    """Yield differences of every arm to the first, over all pairs and at every length."""
     for arm in view.arms[1:]:
         contrast = view.contrasts[arm, view.arms[0]]
         for row in (*contrast.lengths, contrast.pooled):
@@ -95,7 +96,7 @@ def _averages(view: RunView) -> Iterator[Row]:
 
 
 def _behind(view: RunView, arm: str, length: int) -> Row:
-    """How many samples were asked and scored behind a mean over tasks, and what became of those without a score."""
+    """Return the counts behind a mean over tasks: samples asked, scored, and lost by outcome."""
     cells = [cell for cell in view.cells.values() if (cell.length, cell.arm) == (length, arm)]
     cells = [cell for cell in cells if cell.task.startswith("ruler/")]
     counts = {outcome: sum(cell.outcomes.get(outcome, 0) for cell in cells) for outcome in OUTCOMES}
@@ -123,6 +124,6 @@ def _of(view: RunView, kind: str, task: str | None = None) -> Row:
 
 
 def _safe(row: Row) -> Row:
-    """The row with hostile characters spelled out; text that a spreadsheet would run gets a leading `'`."""
+    """Return the row with hostile characters spelled out; text that a spreadsheet would run gets a leading `'`."""
     texts = {"run", "task", "arm", "baseline", "unmakeable", "path", "says", "form"}
     return {key: inert(value) if key in texts else value for key, value in row.items()}

@@ -1,7 +1,8 @@
-"""board.html: one self-contained page, offline, readable without scripts, inert whatever the records hold.
+"""board.html: one self-contained page that works offline, is readable without scripts, and executes nothing that
+the records hold.
 
-All text goes through `words.plain` and Jinja's autoescape; a content policy allows the page's own style and
-script by hash and nothing else. The script only chooses a baseline, sorts tables, shows tips, opens evidence.
+All text goes through `words.plain` and Jinja's autoescape. A content policy allows the page's own style and script, by
+hash, and nothing else. The script only chooses a baseline, sorts tables, shows tips and opens evidence.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Forest:
 
 @dataclass(frozen=True, slots=True)
 class Versus:
-    """One arm against the baseline: in words, as a plot, as a heat map and as table rows."""
+    """One arm against the baseline: words, a plot, a heat map and table rows."""
 
     arm: str
     word: str
@@ -88,7 +89,7 @@ class Section:
 
 
 def page(views: Sequence[RunView]) -> str:
-    """The whole page as text."""
+    """Return the whole page as text."""
     page_environment = environment(TEMPLATES)
     page_environment.filters["tokens"] = tokens
     css, js = style(), script(TEMPLATES / "board.js")
@@ -132,7 +133,7 @@ def _section(view: RunView, number: int) -> Section:
 
 
 def _floor(contrasts: Iterable[Contrast]) -> str:
-    """What the placebo differs by, or that there is none."""
+    """Return the noise floor that the placebo shows, or that there is no placebo."""
     return next(filter(None, map(floor_words, contrasts)), "noise floor: no placebo in this run")
 
 
@@ -170,7 +171,7 @@ def _facts(view: RunView) -> Iterator[tuple[str, str]]:
 
 
 def _engine(header: Header) -> str:
-    """Which backend computed, of which versions, and where: the device, or the address of a server."""
+    """Return the backend, its versions, and its device or the address of its server."""
     known = header.part("backend", "versions").items()
     versions = ", ".join(f"{plain(name, 40)} {plain(text, 40)}" for name, text in known)
     where = header.at("backend", "server", "address") or header.backend.get("device")
@@ -268,7 +269,7 @@ def _changed(view: RunView, number: int, task: str, length: int, arm: str, row: 
 
 
 def _difference(row: Row) -> str:
-    """The difference, with a star where pairs are left out."""
+    """Return the difference, with a star if pairs are left out."""
     star = "*" if row.difference.left_out and row.difference.pairs else ""
     return percent(row.difference.difference, True) + star
 
@@ -282,10 +283,10 @@ def _pooled(view: RunView, number: int, length: int, arm: str, row: Row | None) 
 
 
 def _against(view: RunView, number: int, baseline: str, scale: int) -> tuple[Versus, ...]:
-    """Every other arm against the baseline, the interval plots on one axis."""
+    """Return every other arm against the baseline, with the interval plots on one axis."""
     arms = [arm for arm in view.arms if arm != baseline]
     pooled = [row.difference for arm in arms if not (row := view.contrasts[arm, baseline].pooled).too_few]
-    ends = [100 * end for one in pooled for end in (one.low, one.high) if end is not None]
+    ends = [100 * end for paired in pooled for end in (paired.low, paired.high) if end is not None]
     forest = colours.difference_scale(ends)
     return tuple(_versus(view, number, arm, baseline, scale, forest) for arm in arms)
 
@@ -299,7 +300,7 @@ def _forest(row: Row, scale: int) -> Forest | None:
 
 
 def _score_rows(view: RunView, number: int) -> Iterator[tuple[tuple[str, str], ...]]:
-    """(shown text, sort key) of every column of the score table; first the links to the evidence and the viewer."""
+    """Yield (shown text, sort key) of every column of the score table; the first column holds the two links."""
     for task in view.tasks:
         for length in view.lengths:
             for arm in view.arms:
@@ -346,7 +347,7 @@ def _difference_row(view: RunView, number: int, row: Row) -> tuple[tuple[str, st
 
 
 def _row_links(view: RunView, number: int, task: str, length: int, arm: str) -> tuple[str, str]:
-    """Of a table's row: the samples on the page, and all of them in the viewer (empty where there is none)."""
+    """Return the links of a table row: to the evidence on the page, and to the viewer (empty if the run has none)."""
     return f"#{place_id(view, number, task, length)}", samples_of(view, "", task=task, length=length, arm=arm)
 
 
@@ -360,5 +361,5 @@ def _footnotes(view: RunView) -> Iterator[str]:
     if any(cell.lost for cell in view.cells.values()):
         yield "* samples without a score are left out; the column 'lost as wrong' is the mean where they count as wrong"
     yield from (line.text for line in view.outcomes if line.quiet)
-    if any(count < RULER_TASKS for one in view.averages.values() for count in one.tasks.values()):
+    if any(count < RULER_TASKS for average in view.averages.values() for count in average.tasks.values()):
         yield f"* in the last row: a mean over fewer than RULER's {RULER_TASKS} tasks"

@@ -1,4 +1,4 @@
-"""<name>.csv of a declared board: one line per number, measured ones first, reported ones marked as such.
+"""<name>.csv of a declared board: one line per number, first measured numbers, then reported numbers, marked as such.
 
 kind: `row` (a column of the board's table), `cell` (task x length), `depth` (tenth of the context x length),
 `difference` and `depth_difference` (arm minus baseline), `reported` (printed in a paper). Scores are x 100.
@@ -30,7 +30,7 @@ Row = dict[str, str]
 
 
 def csv_lines(board: Board) -> Iterator[str]:
-    """The file's lines, the head first."""
+    """Yield the file's lines, header first."""
     out = io.StringIO()
     writer = csv.DictWriter(out, COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
@@ -42,7 +42,7 @@ def csv_lines(board: Board) -> Iterator[str]:
 
 
 def _inert(value: str) -> str:
-    """Text that no spreadsheet runs; a number stays a number, its sign too."""
+    """Return text that no spreadsheet runs; a number stays a number, including its sign."""
     return value if value.removeprefix("-").replace(".", "", 1).isdecimal() else inert(value)
 
 
@@ -60,27 +60,27 @@ def _rows(board: Board) -> Iterator[Row]:
         yield from _map(board, group, group.tasks, "cell", "difference", "task")
         yield from _map(board, group, group.depths, "depth", "depth_difference", "depth")
     for table in board.declared.reported:
-        for one in table.numbers:
+        for printed in table.numbers:
             yield {
-                "kind": "reported", "model": one.model, "setting": one.trained_on, "arm": one.method,
-                "suite": one.suite, "column": one.column, "value": one.value,
-                "source": f"{one.source}, table {one.table}", "note": one.note,
+                "kind": "reported", "model": printed.model, "setting": printed.trained_on, "arm": printed.method,
+                "suite": printed.suite, "column": printed.column, "value": printed.value,
+                "source": f"{printed.source}, table {printed.table}", "note": printed.note,
             }  # fmt: skip
 
 
 def _map(board: Board, group: Group, found: Map, kind: str, differing: str, row_name: str) -> Iterator[Row]:
     group_of = {"model": group.model, "setting": group.setting, "environments": str(group.environments)}
 
-    def said(row: int, length: int, arm: Subject, run: int) -> Row:
+    def row_of(row: int, length: int, arm: Subject, run: int) -> Row:
         tasks = {found.rows[row]} if row_name == "task" else set(group.tasks.rows)
         place = {row_name: found.rows[row], "length": str(length), "arm": group.names[arm]}
         comparable = "no" if group.incomparable & tasks else "yes"
         return group_of | place | {"comparable": comparable, "run": board.sources[run].path}
 
     for (row, length, arm), mean in found.means.items():
-        yield said(row, length, arm, mean.run) | {"kind": kind} | _mean(mean)
+        yield row_of(row, length, arm, mean.run) | {"kind": kind} | _mean(mean)
     for (row, length, arm, baseline), gap in found.gaps.items():
-        yield said(row, length, arm, gap.run) | {"kind": differing, "baseline": group.names[baseline]} | _gap(gap)
+        yield row_of(row, length, arm, gap.run) | {"kind": differing, "baseline": group.names[baseline]} | _gap(gap)
 
 
 def _mean(mean: Mean) -> Row:
@@ -88,7 +88,7 @@ def _mean(mean: Mean) -> Row:
 
 
 def _gap(gap: Gap) -> Row:
-    one = gap.difference
+    paired = gap.difference
     return compared(gap.row) | {
-        "value": number(one.difference, 100), "low": number(one.low, 100), "high": number(one.high, 100)
+        "value": number(paired.difference, 100), "low": number(paired.low, 100), "high": number(paired.high, 100)
     }  # fmt: skip

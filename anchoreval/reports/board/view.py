@@ -1,4 +1,4 @@
-"""What a board shows of one run: its cells, paired differences, RULER averages and where they come from."""
+"""What a board shows of one run: its cells, paired differences, RULER averages and their provenance."""
 
 from __future__ import annotations
 
@@ -28,11 +28,10 @@ EXTENSION = "Attention masked by documents at inference is this project's extens
 class RulerMeans:
     """RULER's averages for one arm; scores 0..100. `tasks[length]` counts the tasks in `by_length[length]`.
 
-    A mean over fewer than 13 tasks is shown as such, and so is one from which samples without a score are left out:
-    `lost[length]` counts them and `as_wrong[length]` is the mean where they count as wrong. `ends[length]` is the 95%
-    interval of the mean. The weighted means and the
-    effective length ("<4K", "8K", ">128K") are RULER's own: six lengths of 13 tasks each, None where one that matters
-    is missing.
+    A mean over fewer than 13 tasks is marked as such, and so is a mean from which samples without a score are left out:
+    `lost[length]` counts those, and `as_wrong[length]` is the mean if they count as wrong. `ends[length]` is the 95%
+    interval of the mean. The weighted means and the effective length ("<4K", "8K", ">128K") are RULER's own: they need
+    six lengths of 13 tasks each, and are None if a length that matters is missing.
     """
 
     arm: str
@@ -47,7 +46,7 @@ class RulerMeans:
 
     @property
     def summary(self) -> str:
-        """RULER's weighted means and effective length in words, or why there are none."""
+        """Return RULER's weighted means and effective length in words, or why there are none."""
         parts = []
         if self.increasing is not None and self.decreasing is not None:
             parts += [f"wAvg(inc) {self.increasing:.1f}", f"wAvg(dec) {self.decreasing:.1f}"]
@@ -62,7 +61,7 @@ class RulerMeans:
 
     @property
     def coverage(self) -> str:
-        """`13 of 13`, or `11-12 of 13` where lengths differ."""
+        """Return `13 of 13`, or `11-12 of 13` if lengths differ."""
         counts = sorted(set(self.tasks.values()))
         span = str(counts[0]) if len(counts) == 1 else f"{counts[0]}-{counts[-1]}" if counts else "0"
         return f"{span} of {RULER_TASKS}"
@@ -70,9 +69,9 @@ class RulerMeans:
 
 @dataclass(frozen=True)
 class RunView:
-    """One run, ready to be rendered. `path` is the run's folder as seen from the board's folder, with `/`.
+    """One run, ready to be rendered. `path` is the run's folder relative to the board's folder, with `/`.
 
-    `viewer`: whether a page of all its samples lies in the folder; `changed`: what is not as it was when it finished.
+    `viewer` is True if the folder holds a page of all its samples. `changed` says what changed since the run finished.
     """
 
     path: str
@@ -89,56 +88,56 @@ class RunView:
 
     @property
     def name(self) -> str:
-        """The run's name in its header."""
+        """Return the run's name in its header."""
         return self.header.run or self.path
 
     @property
     def extension(self) -> str:
-        """A sentence where arms mask attention by documents at inference, else empty."""
+        """Return a sentence if arms mask attention by documents at inference, else an empty string."""
         return EXTENSION if any(map(masks_documents, self.arms)) else ""
 
     @property
     def incomparable(self) -> str:
-        """Why scores do not stand beside published ones, and which tasks'; empty where all do."""
+        """Return why scores are not comparable with published ones, and of which tasks; empty if all are comparable."""
         return self.header.incomparable_words(records=self.records)
 
     def comparable(self, tasks: Sequence[str]) -> bool:
-        """Whether the scores of all these tasks may stand beside published ones."""
+        """Return whether the scores of all these tasks are comparable with published ones."""
         return not self.header.incomparable_words(tasks, self.records)
 
     @property
     def environments(self) -> str:
-        """A sentence where the run was computed in several environments, else empty."""
+        """Return a sentence if the run was computed in several environments, else an empty string."""
         words = self.header.environment_words
         return f"{words}: last bits may differ from one record to the next; records name theirs" if words else ""
 
     @cached_property
     def outcomes(self) -> Sequence[OutcomeLine]:
-        """What became of the samples that were not simply answered."""
+        """Return a line for each outcome other than a plain answer."""
         return outcome_lines(self.header, self.records)
 
     @cached_property
     def fingerprint(self) -> str:
-        """First 12 hex digits of the SHA-256 of the header as canonical JSON."""
+        """Return the first 12 hex digits of the SHA-256 of the header as canonical JSON."""
         text = json.dumps(self.header, sort_keys=True, separators=(",", ":"), default=str)
         return hashlib.sha256(text.encode("ascii")).hexdigest()[:12]
 
     @cached_property
     def contrasts(self) -> Mapping[tuple[str, str], Contrast]:
-        """(arm, baseline) -> their paired differences with their verdicts, for every ordered pair of arms."""
-        compared, known = Compared(self.subjects), {one.arm: one for one in self.subjects}
+        """Return (arm, baseline) -> their paired differences with verdicts, for every ordered pair of arms."""
+        compared, known = Compared(self.subjects), {subject.arm: subject for subject in self.subjects}
         return {(arm, base): compared.contrast(known[arm], known[base]) for base, arm in permutations(self.arms, 2)}
 
     @cached_property
     def averages(self) -> Mapping[str, RulerMeans]:
-        """Arm -> RULER averages; empty when the run holds no RULER task."""
+        """Return arm -> RULER averages; empty if the run holds no RULER task."""
         if not any(task.startswith("ruler/") for task in self.tasks):
             return {}
         return {arm: self._average(arm) for arm in self.arms}
 
     @property
     def expected(self) -> int | None:
-        """How many records the finished run has, by its header; None when the header does not tell."""
+        """Return the number of records of the finished run by its header, or None if the header does not tell."""
         if (samples := self.header.samples) is not None:
             return samples * len(self.arms)
         if self.header.get("until") or self.header.limit is None:
@@ -147,43 +146,47 @@ class RunView:
         return self.header.limit * len(self.arms) * sum(place not in self.unmakeable for place in places)
 
     def differences(self, arm: str, baseline: str) -> Mapping[Place, Row]:
-        """(task, length) -> the difference there."""
-        found = self.contrasts[arm, baseline].cells
-        return {(str(row.difference.task), int(row.difference.length or 0)): row for row in found}
+        """Return (task, length) -> the difference in that cell."""
+        rows = self.contrasts[arm, baseline].cells
+        return {(str(row.difference.task), int(row.difference.length or 0)): row for row in rows}
 
     def _average(self, arm: str) -> RulerMeans:
-        found: dict[int, list[Cell]] = {}
+        by_length: dict[int, list[Cell]] = {}
         for cell in self.cells.values():
             if cell.arm == arm and cell.task.startswith("ruler/"):
-                found.setdefault(cell.length, []).append(cell)
-        scored = {n: own for n in sorted(found) if (own := [cell for cell in found[n] if cell.scored])}
-        means = {n: fmean(_rounded(cell.mean) for cell in own) for n, own in scored.items()}
+                by_length.setdefault(cell.length, []).append(cell)
+        scored = {
+            n: length_cells
+            for n in sorted(by_length)
+            if (length_cells := [cell for cell in by_length[n] if cell.scored])
+        }
+        means = {n: fmean(_rounded(cell.mean) for cell in length_cells) for n, length_cells in scored.items()}
         whole = {n: mean for n, mean in means.items() if len(scored[n]) == RULER_TASKS}
         return RulerMeans(
             arm,
             means,
-            {n: len(own) for n, own in scored.items()},
+            {n: len(length_cells) for n, length_cells in scored.items()},
             weighted_increasing(whole),
             weighted_decreasing(whole),
             effective_length(whole),
-            {n: sum(cell.lost for cell in own) for n, own in found.items()},
-            {n: fmean(_rounded(cell.as_wrong) for cell in own) for n, own in found.items()},
-            {n: average_ends([(1.0, cell) for cell in own]) for n, own in scored.items()},
+            {n: sum(cell.lost for cell in length_cells) for n, length_cells in by_length.items()},
+            {n: fmean(_rounded(cell.as_wrong) for cell in length_cells) for n, length_cells in by_length.items()},
+            {n: average_ends([(1.0, cell) for cell in length_cells]) for n, length_cells in scored.items()},
         )
 
 
 def _rounded(mean: float | None) -> float:
-    """Points with two digits, as upstream averages them."""
+    """Return points with two decimals, as upstream averages them."""
     return round(100 * (mean or 0.0), 2)
 
 
 def view(run: Run, folder: Path) -> RunView:
-    """The run as a board in `folder` shows it; tasks and arms in the header's order, lengths ascending."""
-    known = {one.arm: (one, cells) for one, cells in run.subjects().items()}
+    """Return the run as a board in `folder` shows it; tasks and arms in the header's order, lengths ascending."""
+    known = {run_subject.arm: (run_subject, cells) for run_subject, cells in run.subjects().items()}
     subjects = dict(known.get(arm) or (run.header.subject(arm, run.name), {}) for arm in run.arms)
-    found = {
-        (*place, one.arm): Cell(*place, one.arm, **figures([scores]))
-        for one, cells in subjects.items()
+    all_cells = {
+        (*place, run_subject.arm): Cell(*place, run_subject.arm, **figures([scores]))
+        for run_subject, cells in subjects.items()
         for place, scores in cells.items()
     }
     return RunView(
@@ -191,10 +194,10 @@ def view(run: Run, folder: Path) -> RunView:
         run.header,
         run.records,
         run.tasks,
-        tuple(sorted({*run.header.lengths, *(length for _, length, _ in found)})),
+        tuple(sorted({*run.header.lengths, *(length for _, length, _ in all_cells)})),
         run.arms,
         subjects,
-        found,
+        all_cells,
         run.header.unmakeable,
         has_viewer(run.path),
         run.changed,

@@ -1,7 +1,7 @@
-"""`anchoreval compare`: what arms, models or settings differ by, with a verdict in words for every task and length.
+"""`anchoreval compare`: compute differences of arms, models or settings, with a verdict in words per task and length.
 
-Arms of one run against a baseline arm, or the arms of further runs against those of the first: two models are compared
-as two arms are. Differences are paired sample by sample, over the same prompts.
+Arms of one run are compared with a baseline arm, or the arms of further runs with those of the first; two models are
+compared in the same way as two arms. Differences are paired sample by sample, over the same prompts.
 """
 
 from __future__ import annotations
@@ -32,28 +32,30 @@ def compare(
     margin: float = 1.0,
     tell: Callable[[str], None] = lambda _: None,
 ) -> list[Contrast]:
-    """One contrast for each arm and its baseline; `margin` is in points of 100.
+    """Return one contrast for each arm and its baseline; `margin` is in points of 100.
 
-    One run: its arms against `baseline` (the first arm). A folder of several runs: each by itself. Several runs: the
-    arms of each against those of the same name in the first, or all against the arm `baseline` of the first. `tell`
-    takes notices of runs that are not what they were when they finished; the contrasts say so too.
-    Errors: RunError where the prompts differ, with the count and the reason, or no sample is shared; UnknownName.
+    One run: its arms against `baseline` (default: the first arm). A folder of several runs: each run by itself. Several
+    runs: the arms of each against the arms of the same name in the first, or all against the arm `baseline` of the
+    first. `tell` takes notices of runs that changed after they finished; the contrasts carry them too.
+
+    Raise RunError, with the count and the reason, if the prompts differ or no sample is shared; raise UnknownName for
+    an unknown baseline.
     """
     given = [runs] if isinstance(runs, Run | str | Path) else list(runs)
     if len(given) == 1:
         return [contrast for run in _loaded(given[0], tell) for contrast in _within(run, baseline, margin / 100)]
-    single = [_only(one, tell) for one in given]
+    single = [_only(run, tell) for run in given]
     named = Counter(run.name for run in single)
     first, *others = [(run, run.subjects(str(run.path) if named[run.name] > 1 else "")) for run in single]
     names = labels(subject for _, subjects in (first, *others) for subject in subjects)
-    return [contrast for one in others for contrast in _across(one, first, names, baseline, margin / 100)]
+    return [contrast for other in others for contrast in _across(other, first, names, baseline, margin / 100)]
 
 
 def _loaded(run: Run | str | Path, tell: Callable[[str], None]) -> list[Run]:
-    found = [run] if isinstance(run, Run) else [load_run(path) for path in find_runs([Path(run)])]
-    for each in found:
-        tell_changed(each, tell)
-    return found
+    loaded = [run] if isinstance(run, Run) else [load_run(path) for path in find_runs([Path(run)])]
+    for loaded_run in loaded:
+        tell_changed(loaded_run, tell)
+    return loaded
 
 
 def _changed(*runs: Run) -> tuple[str, ...]:
@@ -61,10 +63,10 @@ def _changed(*runs: Run) -> tuple[str, ...]:
 
 
 def _only(run: Run | str | Path, tell: Callable[[str], None]) -> Run:
-    found = _loaded(run, tell)
-    if len(found) > 1:
-        raise RunError(f"{run}: {len(found)} runs lie here, the first {found[0].path}: name one run folder")
-    return found[0]
+    loaded = _loaded(run, tell)
+    if len(loaded) > 1:
+        raise RunError(f"{run}: {len(loaded)} runs lie here, the first {loaded[0].path}: name one run folder")
+    return loaded[0]
 
 
 def _within(run: Run, baseline: str | None, margin: float) -> list[Contrast]:
@@ -88,44 +90,46 @@ def _across(
     (run, ours), (other, theirs) = own, first
     notes = [*_other_prompts(run, other), *_judged_otherwise(run.header, other.header)]
     if run.header.tokenizer.get("sha256") != other.header.tokenizer.get("sha256"):
-        ours, theirs = ({one: {place: scores.silent() for place, scores in cells.items()} for one, cells in of.items()}
-                        for of in (ours, theirs))  # fmt: skip
+        ours, theirs = (
+            {arm: {place: scores.silent() for place, scores in cells.items()} for arm, cells in subjects.items()}
+            for subjects in (ours, theirs)
+        )
         notes.append("log-probabilities per token are not compared: the tokenizers differ")
-    known = {one.arm: one for one in theirs}
+    known = {subject.arm: subject for subject in theirs}
     if baseline is not None and baseline not in known:
         raise UnknownName(f"arm of {other.path}", baseline, known)
     compared = Compared({**ours, **theirs}, margin, names)
-    for arm, base in _partners({one.arm: one for one in ours}, known, baseline):
+    for arm, base in _partners({subject.arm: subject for subject in ours}, known, baseline):
         contrast = compared.contrast(arm, base)
-        said = [*_changed(run, other), *contrast.notes, *notes, *_two_sources(arm, base)]
-        yield replace(contrast, prompts=tuple(run.header.other_prompts(other.header)), notes=tuple(said))
+        all_notes = [*_changed(run, other), *contrast.notes, *notes, *_two_sources(arm, base)]
+        yield replace(contrast, prompts=tuple(run.header.other_prompts(other.header)), notes=tuple(all_notes))
 
 
 def _partners(
     ours: Mapping[str, Subject], theirs: Mapping[str, Subject], baseline: str | None
 ) -> list[tuple[Subject, Subject]]:
-    """(arm, baseline arm): one baseline for all, the same names, or the only arm of each."""
+    """Return pairs (arm, baseline arm): one baseline for all, arms of the same name, or the only arm of each run."""
     if baseline is not None:
         return [(subject, theirs[baseline]) for subject in ours.values()]
     same = [(subject, theirs[arm]) for arm, subject in ours.items() if arm in theirs]
     if not same and len(ours) == len(theirs) == 1:
         same = [(next(iter(ours.values())), next(iter(theirs.values())))]
     if not same:
-        said = f"{', '.join(ours)} against {', '.join(theirs)}"
-        raise RunError(f"the runs have no arm in common ({said}): name one of the first run's with --baseline")
+        arm_names = f"{', '.join(ours)} against {', '.join(theirs)}"
+        raise RunError(f"the runs have no arm in common ({arm_names}): name one of the first run's with --baseline")
     return same
 
 
 def _two_sources(arm: Subject, base: Subject) -> Iterator[str]:
-    """What to say of arms from outside that have one name and two hashes."""
+    """Yield a note on arms from outside that share a name but not a hash."""
     if arm.arm == base.arm and arm.outside != base.outside:
         yield f"{arm.arm} is not one arm: it is from another {arm.facet('outside')}, and {base.facet('outside')}"
 
 
 def _other_prompts(run: Run, first: Run) -> Iterator[str]:
-    """What to say of samples that are not paired since the tokenizers differ, and so their prompts.
+    """Yield a note on samples that are not paired because the tokenizers, and so the prompts, differ.
 
-    RunError where no sample is in both runs, none has the same prompt, or some have another one for another reason.
+    Raise RunError if no sample is in both runs, if none has the same prompt, or if prompts differ for another reason.
     """
     ours = {record.sample_id: record.prompt_sha256 for record in run.records}
     theirs = {record.sample_id: record.prompt_sha256 for record in first.records}
@@ -136,9 +140,9 @@ def _other_prompts(run: Run, first: Run) -> Iterator[str]:
         )
     if not (differ := sum(ours[name] != theirs[name] for name in shared)):
         return
-    found = reasons(run.header, first.header)
-    why = "; ".join(found) or "the headers agree: the records were changed"
-    if differ == len(shared) or not any(one.startswith(TOKENIZER) for one in found):
+    causes = reasons(run.header, first.header)
+    why = "; ".join(causes) or "the headers agree: the records were changed"
+    if differ == len(shared) or not any(cause.startswith(TOKENIZER) for cause in causes):
         raise RunError(
             f"{differ} of {len(shared)} samples had other prompts in {run.path} than in {first.path} ({why}): "
             "only runs over the same prompts can be paired"
@@ -147,7 +151,7 @@ def _other_prompts(run: Run, first: Run) -> Iterator[str]:
 
 
 def reasons(ours: Header, theirs: Header) -> list[str]:
-    """What in two headers makes prompts differ, in words."""
+    """Return, in words, what in two headers makes prompts differ."""
     fields = {
         TOKENIZER.removeprefix("different "): ("tokenizer", "sha256"),
         "haystack": ("sources", "haystack"),
@@ -159,16 +163,16 @@ def reasons(ours: Header, theirs: Header) -> list[str]:
     }
     pairs = {name: (theirs.at(*keys), ours.at(*keys)) for name, keys in fields.items()}
     pairs["template"] = theirs.form, ours.form
-    found = []
+    sentences = []
     for name, (one, other) in pairs.items():
         if one != other:
             short = all(isinstance(value, str | int | None) for value in (one, other))
-            found.append(f"different {name}" + (f": {str(one)[:16]} and {str(other)[:16]}" if short else ""))
-    return found + _other_tasks(ours, theirs)
+            sentences.append(f"different {name}" + (f": {str(one)[:16]} and {str(other)[:16]}" if short else ""))
+    return sentences + _other_tasks(ours, theirs)
 
 
 def _judged_otherwise(ours: Header, theirs: Header) -> Iterator[str]:
-    """What makes answers to the same prompts differ in length or in how they are judged, in words."""
+    """Yield, in words, what makes answers to the same prompts differ in length or in how they are judged."""
     yield from (f"not the same tasks: {why}" for why in _other_tasks(ours, theirs))
     one, other = theirs.scorers, ours.scorers
     if names := [name for name in one if name in other and one[name] != other[name]]:
@@ -176,7 +180,7 @@ def _judged_otherwise(ours: Header, theirs: Header) -> Iterator[str]:
 
 
 def _other_tasks(ours: Header, theirs: Header) -> list[str]:
-    """Tasks of the same name whose cards make other samples."""
+    """Return a sentence on tasks of the same name whose cards make other samples."""
 
     def made(card: Mapping[str, Json]) -> Json:
         return [card.get(key) for key in ("generator", "args", "max_new_tokens", "version", "samples")]
@@ -187,7 +191,10 @@ def _other_tasks(ours: Header, theirs: Header) -> list[str]:
 
 
 def write_compare(contrasts: Sequence[Contrast], folder: Path) -> tuple[Path, Path]:
-    """compare.csv and compare.json in `folder`, whole; scores in points of 100, log-probabilities in nats per token."""
+    """Write compare.csv and compare.json into `folder` and return their paths.
+
+    Scores are in points of 100, log-probabilities in nats per token.
+    """
     from anchoreval.reports.compare.table import csv_of, rows_of
 
     body = {
@@ -195,14 +202,14 @@ def write_compare(contrasts: Sequence[Contrast], folder: Path) -> tuple[Path, Pa
         "unit": "points of 100; log-probabilities in nats per token; intervals 95%",
         "contrasts": [
             {
-                "arm": one.arm,
-                "baseline": one.baseline,
-                "margin": round(100 * one.margin, 9),
-                "prompts": list(one.prompts),
-                "notes": list(one.notes),
-                "rows": rows_of(one),
+                "arm": contrast.arm,
+                "baseline": contrast.baseline,
+                "margin": round(100 * contrast.margin, 9),
+                "prompts": list(contrast.prompts),
+                "notes": list(contrast.notes),
+                "rows": rows_of(contrast),
             }
-            for one in contrasts
+            for contrast in contrasts
         ],
     }
     csv = write_whole(folder / TABLE, [csv_of(contrasts)])

@@ -30,14 +30,14 @@ HEAD = (
     "task", "length", "pairs", "same output", "baseline", "arm", "difference", "95% interval", "p", "Holm", "detects",
     "verdict",
 )  # fmt: skip
-SHORT = 12  # places from which pairs are left out that are named
+SHORT = 12  # most (task, length) named for pairs that are left out
 LOGPROBS = ("log-prob", "95% interval", "p", "Holm", "verdict")
 
 
 def table_of(contrast: Contrast, width: int | None = None) -> str:
-    """The contrast as text: a title, a row for each task and length, each length and all; then the noise floor.
+    """Return the contrast as text: a title, a row for each task and length, each length and all; then the noise floor.
 
-    Scores and log-probabilities stand side by side, or one below the other where that is wider than `width` columns.
+    Scores and log-probabilities are side by side, or one below the other if that would be wider than `width` columns.
     """
     lengths = contrast.lengths if len(contrast.lengths) > 1 else ()
     shown = [*(row for row in contrast.cells if row.difference.pairs), *lengths, contrast.pooled]
@@ -48,45 +48,45 @@ def table_of(contrast: Contrast, width: int | None = None) -> str:
         lines = _block(scores)
         lines += ["", *_block([[*one[:2], *other] for one, other in zip(scores, logprobs, strict=True)])]
     title = [f"{plain(contrast.arm, 60)} minus {plain(contrast.baseline, 60)}"]
-    title += [f"NOT THE SAME PROMPTS: {plain(one, 200)}" for one in contrast.prompts]
+    title += [f"NOT THE SAME PROMPTS: {plain(reason, 200)}" for reason in contrast.prompts]
     return "\n".join([*title, *lines, *_notes(contrast)])
 
 
 def _block(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows in columns, words to the left and numbers to the right, a rule below the first row."""
+    """Return rows in columns, words aligned left and numbers right, with a rule below the first row."""
     lines = aligned(rows, [i for i, name in enumerate(rows[0]) if name in ("task", "verdict")])
     return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
 
 
 def _fields(row: Row) -> list[str]:
-    one = row.difference
-    task = plain(one.task, 60) if one.task else "all" if one.length is None else "all tasks"
+    paired = row.difference
+    task = plain(paired.task, 60) if paired.task else "all" if paired.length is None else "all tasks"
     return [
         task,
-        "all" if one.length is None else column(one.length),
-        f"{one.pairs}{'*' if one.left_out else ''}",
-        NONE if one.same_outputs is None else str(one.same_outputs),
-        _dash(percent(one.mean_baseline)),
-        _dash(percent(one.mean_arm)),
-        _dash(percent(one.difference, True)),
-        NONE if row.too_few else interval(one.low, one.high, True) or NONE,
-        _dash(p_number(one.p)),
+        "all" if paired.length is None else column(paired.length),
+        f"{paired.pairs}{'*' if paired.left_out else ''}",
+        NONE if paired.same_outputs is None else str(paired.same_outputs),
+        _dash(percent(paired.mean_baseline)),
+        _dash(percent(paired.mean_arm)),
+        _dash(percent(paired.difference, True)),
+        NONE if row.too_few else interval(paired.low, paired.high, True) or NONE,
+        _dash(p_number(paired.p)),
         _dash(p_number(row.p_holm)),
-        _dash(percent(one.detectable)),
+        _dash(percent(paired.detectable)),
         row.says,
     ]
 
 
 def _logprob_fields(row: Row) -> list[str]:
-    one = row.difference
-    if one.logprob is None:
+    paired = row.difference
+    if paired.logprob is None:
         return [NONE] * 4 + [""]
-    numbers = [nats(one.logprob), logprob_interval(one) or NONE, _dash(p_number(one.logprob_p))]
+    numbers = [nats(paired.logprob), logprob_interval(paired) or NONE, _dash(p_number(paired.logprob_p))]
     return [*numbers, _dash(p_number(row.logprob_p_holm)), row.logprob_says]
 
 
 def _dash(text: str) -> str:
-    """The text, a dash where it holds no number in this table's ASCII."""
+    """Return the text, or an ASCII dash if it holds no number."""
     return NONE if text == EMPTY else text
 
 
@@ -104,7 +104,7 @@ def _notes(contrast: Contrast) -> list[str]:
 
 
 def _short(contrast: Contrast) -> list[Row]:
-    """The rows of tasks from which pairs are left out that have no score, where there are several tasks."""
+    """Return the rows of tasks that lost pairs for lack of a score, if there are several tasks."""
     short = [row for row in contrast.cells if row.difference.lost.keys() - {ALONE}]
     return short[:SHORT] if len(contrast.cells) > 1 else []
 
@@ -114,12 +114,12 @@ def _place(row: Row) -> str:
 
 
 def rows_of(contrast: Contrast) -> list[dict[str, Json]]:
-    """One mapping per row, names as in compare.csv."""
+    """Return one mapping per row, with the names of compare.csv."""
     return [fields_of(contrast, row) for row in contrast.rows]
 
 
 def csv_of(contrasts: Sequence[Contrast]) -> str:
-    """All rows of all contrasts; empty where there is no value."""
+    """Return all rows of all contrasts as CSV; a missing value is an empty field."""
     rows = [row for contrast in contrasts for row in rows_of(contrast)]
     out = io.StringIO()
     writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")

@@ -1,9 +1,9 @@
-"""Runs as lm-evaluation-harness 0.4.13 writes its own: one folder per arm, results_*.json and samples_*.jsonl.
+"""Runs in the files of lm-evaluation-harness 0.4.13: one folder per arm, with results_*.json and samples_*.jsonl.
 
 Each arm is a model, each (task, length) a task. Schema: lm_eval/result_schema.py and loggers/evaluation_tracker.py of
-that release. What it has no place for stands under the one key `anchoreval` of a results file. Text that UTF-8 cannot
-hold, an unpaired surrogate, is spelled out as ⟨U+D800⟩. Prompts are in no record: `arg_0` is null, and `prompt_hash` is
-the SHA-256 of the prompt, as there.
+that release. Facts that the schema has no field for are under the one key `anchoreval` of a results file. An unpaired
+surrogate, which UTF-8 cannot encode, is spelled out as ⟨U+D800⟩. Records hold no prompts: `arg_0` is null, and
+`prompt_hash` is the SHA-256 of the prompt, as in lm-eval.
 """
 
 from __future__ import annotations
@@ -34,21 +34,22 @@ _UNSAFE = re.compile(r'["<>:/|\\?*\[\]\x00-\x1f\x7f]+')  # lm_eval.utils.sanitiz
 
 
 def write_lm_eval(runs: Sequence[Run], output: Path) -> list[Path]:
-    """The results file of every run and arm, samples beside it; the same runs give the same bytes.
+    """Write the results file of every run and arm, with samples beside it, and return the results files.
 
-    RunError where two runs would be one file, where an arm holds a sample twice, or where nothing can be written.
+    The same runs give the same bytes. Raise RunError if two runs would be one file, if an arm holds a sample twice, or
+    if a file cannot be written.
     """
-    made: dict[Path, Path] = {}
+    run_of: dict[Path, Path] = {}
     for run in runs:
         for arm, cells in _arms(run).items():
             path = output / folder_name(f"{run.model}__{arm}") / f"results_{stamp(run)}.json"
-            if path in made:
+            if path in run_of:
                 path = path.parent.with_name(folder_name(f"{path.parent.name}__{run.name}")) / path.name
-            if path in made:
-                raise RunError(f"{run.path} and {made[path]} are the same run: name one of them")
-            made[path] = run.path
+            if path in run_of:
+                raise RunError(f"{run.path} and {run_of[path]} are the same run: name one of them")
+            run_of[path] = run.path
             _write_arm(run, arm, cells, path)
-    return list(made)
+    return list(run_of)
 
 
 def _write_arm(run: Run, arm: str, cells: Mapping[str, list[Record]], path: Path) -> None:
@@ -63,8 +64,8 @@ def _write_arm(run: Run, arm: str, cells: Mapping[str, list[Record]], path: Path
 
 
 def _arms(run: Run) -> dict[str, dict[str, list[Record]]]:
-    """Arm -> name of the task there -> its records by index; arms and tasks in the header's order."""
-    scores_of(run.records)  # which refuses an arm that holds a sample twice
+    """Return arm -> lm-eval's name of the task -> its records by index; arms and tasks in the header's order."""
+    scores_of(run.records)  # raises RunError if an arm holds a sample twice
     order = {task: number for number, task in enumerate(run.header.tasks)}
 
     def place(record: Record) -> tuple[int, str, int, int]:
@@ -72,21 +73,21 @@ def _arms(run: Run) -> dict[str, dict[str, list[Record]]]:
 
     arms: dict[str, dict[str, list[Record]]] = {arm: {} for arm in run.arms}
     for record in sorted(run.records, key=place):
-        own = arms[record.arm].setdefault(task_name(record.task, record.length), [])
-        if own and place(own[0])[:3] != place(record)[:3]:
+        task_records = arms[record.arm].setdefault(task_name(record.task, record.length), [])
+        if task_records and place(task_records[0])[:3] != place(record)[:3]:
             name = task_name(record.task, record.length)
             raise RunError(f"{run.path}: two tasks are {name} once made safe for a file name")
-        own.append(record)
+        task_records.append(record)
     return {arm: tasks for arm, tasks in arms.items() if tasks}
 
 
 def task_name(task: str, length: int) -> str:
-    """`ruler_niah_single_1_4096`; the task alone where prompts are as long as they are."""
+    """Return `ruler_niah_single_1_4096`, or the task alone if its prompts have no set length."""
     return re.sub(r"[^A-Za-z0-9_]", "_", task if length == NATURAL else f"{task}_{length}")
 
 
 def folder_name(name: str) -> str:
-    """The name as lm-eval makes it safe for a path; one that is too long is cut and ends in a hash of the whole."""
+    """Return the name as lm-eval makes it safe for a path; a name that is too long is cut and ends in a hash."""
     safe = _UNSAFE.sub("__", _spelled(name))
     if len(safe.encode("utf-8")) <= FOLDER_BYTES:
         return safe
@@ -94,12 +95,12 @@ def folder_name(name: str) -> str:
 
 
 def stamp(run: Run) -> str:
-    """When the run finished, or else was created, as in lm-eval's file names: UTC, `-` for `:`."""
+    """Return when the run finished, or else was created, as in lm-eval's file names: UTC, `-` for `:`."""
     return _time(run, "finished", "created").replace(tzinfo=None).isoformat(timespec="microseconds").replace(":", "-")
 
 
 def _time(run: Run, *keys: str) -> datetime.datetime:
-    """The first of the header's times that is there, in UTC."""
+    """Return the first of the header's times that is set, in UTC."""
     key = next((key for key in keys if run.header.get(key)), keys[-1])
     try:
         time = datetime.datetime.fromisoformat(str(run.header.get(key)))
@@ -109,7 +110,7 @@ def _time(run: Run, *keys: str) -> datetime.datetime:
 
 
 def results_of(run: Run, arm: str, cells: Mapping[str, list[Record]], folder: str) -> dict[str, Json]:
-    """What results_*.json holds but for the hashes; scores are 0..1, log-probabilities in nats per token."""
+    """Return the content of results_*.json except the hashes; scores are 0..1, log-probabilities in nats per token."""
     every = [record for records in cells.values() for record in records]
     return {
         "results": {task: _metrics(task, records) for task, records in cells.items()},
@@ -140,13 +141,13 @@ def results_of(run: Run, arm: str, cells: Mapping[str, list[Record]], folder: st
 def _metrics(task: str, records: Sequence[Record]) -> dict[str, Json]:
     scores = [record.score for record in records if record.score is not None]
     logprobs = [value for record in records if (value := per_token(record)) is not None]
-    found: dict[str, Json] = {"name": task, "alias": task, "sample_len": len(records)}
-    found |= _metric(SCORE, scores)
-    return found | _metric(LOGPROB, logprobs) if logprobs else found
+    metrics: dict[str, Json] = {"name": task, "alias": task, "sample_len": len(records)}
+    metrics |= _metric(SCORE, scores)
+    return metrics | _metric(LOGPROB, logprobs) if logprobs else metrics
 
 
 def _metric(name: str, values: Sequence[float]) -> dict[str, Json]:
-    """The mean, null over no value, and its standard error, "N/A" as there where it has none."""
+    """Return the mean (null if there is no value) and its standard error ("N/A" if it has none, as in lm-eval)."""
     error = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else "N/A"
     return {f"{name},none": float(fmean(values)) if values else None, f"{name}_stderr,none": error}
 
@@ -171,12 +172,12 @@ def _decoding(run: Run, task: str) -> dict[str, Json]:
 
 
 def _card(run: Run, task: str) -> Mapping[str, Json]:
-    """The task's row of the header's identity; empty where it has none."""
+    """Return the task's row of the header's identity, or an empty mapping."""
     return run.header.cards.get(task, {})
 
 
 def _counts(run: Run, records: Sequence[Record]) -> dict[str, int]:
-    """How many samples the header asked for in this cell, and how many records there are."""
+    """Return how many samples the header asked for in this cell, and how many records there are."""
     place = (records[0].task, records[0].length)
     return {"original": run.header.asked.get(place, len(records)), "effective": len(records)}
 
@@ -204,35 +205,37 @@ def _config(run: Run, arm: str) -> dict[str, Json]:
 
 
 def _extra(run: Run, arm: str, cells: Mapping[str, list[Record]]) -> dict[str, Json]:
-    """What lm-eval has no place for: the arm as applied, and how many scores are null and why."""
+    """Return facts that lm-eval's schema has no field for: the arm as applied, how many scores are null and why, ..."""
     why = {task: Counter(r.why or "no reason given" for r in rows if r.score is None) for task, rows in cells.items()}
     keys = ("run", "version", "created", "finished", "comparable", "template", "document_tokens", "sources")
     return {
         **{key: run.header.get(key) for key in (*keys, "unmakeable")},
-        "arm": next((one for one in run.header.arm_rows if one.get("name") == arm), {"name": arm}),
+        "arm": next((row for row in run.header.arm_rows if row.get("name") == arm), {"name": arm}),
         "tokenizer": run.header.get("tokenizer"),
         "scorers": run.header.get("scorers"),
         "unscored": {task: dict(reasons) for task, reasons in why.items() if reasons},
         "outcomes": {task: counted(rows) for task, rows in cells.items()},
         "form": run.header.form,
         "incomparable": dict(run.header.incomparable(run.records)),
-        "environments": [dict(one) for one in run.header.environments],
+        "environments": [dict(environment) for environment in run.header.environments],
         "differences": _differences(run, arm),
         **({"changed": run.changed} if run.changed else {}),
     }
 
 
 def _differences(run: Run, arm: str) -> list[dict[str, Json]]:
-    """The arm against the run's first, as `anchoreval compare` has it; empty for the first."""
+    """Return the differences of the arm to the run's first, as in `anchoreval compare`; empty for the first."""
     compared = Compared(run.subjects())
     against = [
-        compared.contrast(one, next(iter(compared.subjects))) for one in [*compared.subjects][1:] if one.arm == arm
+        compared.contrast(subject, next(iter(compared.subjects)))
+        for subject in [*compared.subjects][1:]
+        if subject.arm == arm
     ]
-    return [fields_of(one, row) for one in against for row in one.rows]
+    return [fields_of(contrast, row) for contrast in against for row in contrast.rows]
 
 
 def sample_row(run: Run, record: Record) -> dict[str, Json]:
-    """One line of samples_*.jsonl; the score is null where there is none, with the reason in `why`."""
+    """Return one line of samples_*.jsonl; a missing score is null, with the reason in `why`."""
     doc = {
         "id": record.sample_id, "task": record.task, "length": record.length, "index": record.index,
         "references": list(record.references), "facts": dict(record.facts),
@@ -265,16 +268,16 @@ def sample_row(run: Run, record: Record) -> dict[str, Json]:
 
 
 def paired_only(value: Any) -> Any:
-    """The JSON value with every unpaired surrogate in it spelled out, so that it can be UTF-8."""
+    """Return the JSON value with every unpaired surrogate spelled out, so that UTF-8 can encode it."""
     if isinstance(value, str):
         return _spelled(value)
     if isinstance(value, Mapping):
-        return {_spelled(str(key)): paired_only(one) for key, one in value.items()}
-    return [paired_only(one) for one in value] if isinstance(value, list | tuple) else value
+        return {_spelled(str(key)): paired_only(item) for key, item in value.items()}
+    return [paired_only(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def unpaired(runs: Sequence[Run]) -> int:
-    """How many outputs and references hold text that UTF-8 cannot."""
+    """Return how many outputs and references hold text that UTF-8 cannot encode."""
     texts = (text for run in runs for record in run.records for text in (record.output, *record.references))
     return sum(_UNPAIRED.search(text) is not None for text in texts)
 

@@ -1,6 +1,6 @@
-"""`anchoreval export`: runs as files that other tools read: lm-eval's results and samples, CSV, Parquet.
+"""`anchoreval export`: write runs as files for other tools: lm-eval's results and samples, CSV, Parquet.
 
-Times in names and files are the header's, so that the same runs give the same bytes.
+Times in names and files come from the header, so that the same runs give the same bytes.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ Row = dict[str, Any]
 
 
 def export(runs: Sequence[Run], form: str, output: Path) -> list[Path]:
-    """The files of `runs` in one of FORMATS under `output`; RunError where there are no records at all."""
+    """Write `runs` in one of FORMATS under `output` and return the files; raise RunError if there are no records."""
     if not any(run.records for run in runs):
         raise RunError(f"{runs[0].path}: no records yet: wait for the run, or start it again")
     if form == "lm-eval":
@@ -66,7 +66,7 @@ def export(runs: Sequence[Run], form: str, output: Path) -> list[Path]:
 
 
 def need(*packages: str) -> None:
-    """Nothing; MissingExtra when a package cannot be imported."""
+    """Raise MissingExtra if a package cannot be imported."""
     for package in packages:
         try:
             import_module(package)
@@ -75,13 +75,16 @@ def need(*packages: str) -> None:
 
 
 def record_rows(run: Run, output: Path) -> Iterator[Row]:
-    """One row per record in RECORD_COLUMNS. Scores are 0..1, log-probabilities nats, references and facts JSON."""
-    of = _of(run, output)
+    """Yield one row per record in RECORD_COLUMNS.
+
+    Scores are 0..1, log-probabilities are in nats, references and facts are JSON.
+    """
+    run_columns = _of(run, output)
     for record in run.records:
-        own = {name: getattr(record, name) for name in RECORD_COLUMNS if hasattr(record, name)}
+        fields = {name: getattr(record, name) for name in RECORD_COLUMNS if hasattr(record, name)}
         yield {
-            **of,
-            **own,
+            **run_columns,
+            **fields,
             "depth": single_depth(record.facts),
             "logprob_per_token": per_token(record),
             "references": json.dumps(record.references, ensure_ascii=False),
@@ -90,33 +93,35 @@ def record_rows(run: Run, output: Path) -> Iterator[Row]:
 
 
 def cell_rows(run: Run, output: Path) -> Iterator[Row]:
-    """One row per (task, length, arm) in CELL_COLUMNS; means and 95% intervals are 0..1."""
-    of = _of(run, output)
+    """Yield one row per (task, length, arm) in CELL_COLUMNS; means and 95% intervals are 0..1."""
+    run_columns = _of(run, output)
     for cell in cells(run.records):
         counts = {outcome: cell.outcomes.get(outcome, 0) for outcome in OUTCOMES}
-        yield of | {name: getattr(cell, name) for name in CELL_COLUMNS if hasattr(cell, name)} | counts
+        yield run_columns | {name: getattr(cell, name) for name in CELL_COLUMNS if hasattr(cell, name)} | counts
 
 
 def difference_rows(run: Run, output: Path) -> Iterator[Row]:
-    """One row per difference of an arm to the first, with its verdict, in DIFFERENCE_COLUMNS; points of 100 and nats.
+    """Yield one row per difference of an arm to the first, with its verdict, in DIFFERENCE_COLUMNS.
 
-    What `anchoreval compare` says of the run, under the names of compare.csv.
+    The values are those of `anchoreval compare`, under the names of compare.csv: points of 100 and nats.
     """
-    of = _of(run, output)
+    run_columns = _of(run, output)
     for against in Compared(run.subjects()).against():
         for row in against.rows:
-            yield of | {name: value for name, value in fields_of(against, row).items() if name in DIFFERENCE_COLUMNS}
+            yield run_columns | {
+                name: value for name, value in fields_of(against, row).items() if name in DIFFERENCE_COLUMNS
+            }
 
 
 def _of(run: Run, output: Path) -> Row:
-    """The columns that say which run; `path` as seen from the folder of the tables."""
+    """Return the columns that identify the run; `path` is relative to the folder of the tables."""
     sha256 = run.header.model.get("sha256")
     weights = None if sha256 is None else str(sha256)
     return {"run": run.name, "path": relative(run.path, output), "model": run.model, "weights_sha256": weights}
 
 
 def _write_table(rows: Sequence[Row], columns: dict[str, str], path: Path) -> Path:
-    """The rows as CSV, where text is inert in a spreadsheet, or as Parquet, where only lone surrogates are named."""
+    """Write the rows as CSV, with text inert in a spreadsheet, or as Parquet, with only lone surrogates spelled out."""
     import pandas
 
     safe = _inert if path.suffix == ".csv" else paired_only

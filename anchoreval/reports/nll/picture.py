@@ -1,4 +1,4 @@
-"""nll.svg: loss by position, and what each arm changes in it, with intervals and the floor; readable without a page."""
+"""nll.svg: loss by position and its change under each arm, with intervals and the noise floor, as a file of its own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from anchoreval.reports.nll.rows import Row
 from anchoreval.reports.plots import STYLE, Axis, Curve, Drawing, Floor, Point, both_signs, chart, even, sheet
 from anchoreval.schema import original_of
 
-APART = 2**0.07  # curves stand so far beside each other that their intervals can be told apart
+APART = 2**0.07  # factor between the x of neighbouring curves, so that their intervals do not overlap
 MOST_TICKS = 7
 
 
@@ -19,14 +19,14 @@ def picture(model: str, dtype: str, rows: Sequence[Row]) -> str:
     shown = [arm for arm in arms if original_of(arm) is None]
     drawn: list[Drawing] = []
     for length in dict.fromkeys(row.length for row in rows):
-        own = [row for row in rows if row.length == length and not _whole(row, rows)]
-        drawn += [_losses(own, shown, length), _differences(own, shown, length)]
+        length_rows = [row for row in rows if row.length == length and not _whole(row, rows)]
+        drawn += [_losses(length_rows, shown, length), _differences(length_rows, shown, length)]
     head = f"{model}, {dtype}: loss by position, and what an arm changes in it"
     return sheet(head, drawn, shown, _notes(rows, arms[0]), STYLE.read_text("utf-8"))
 
 
 def _whole(row: Row, rows: Sequence[Row]) -> bool:
-    """Whether a row is over all positions where others are of parts of them."""
+    """Return whether a row covers all positions while other rows cover parts of them."""
     firsts = {other.first for other in rows if other.length == row.length}
     return len(firsts) > 1 and (row.first, row.last) == (1, row.length - 1)
 
@@ -63,8 +63,8 @@ def floor_of(rows: Sequence[Row]) -> float:
 
 
 def _notes(rows: Sequence[Row], baseline: str) -> list[str]:
-    own = rows[-1]
-    units = f"{own.units} {own.unit}{'s' if own.units > 1 else ''}"
+    last = rows[-1]
+    units = f"{last.units} {last.unit}{'s' if last.units > 1 else ''}"
     placebos = list(dict.fromkeys(row.arm for row in rows if original_of(row.arm) is not None))
     if not placebos:
         floor = "No placebo was measured, so no floor is drawn."

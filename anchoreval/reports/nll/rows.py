@@ -1,11 +1,11 @@
 """Losses of tokens -> mean loss by position and paired differences between arms, with intervals. Pure: numpy, no torch.
 
-Losses are nats per token; an array of one arm is [windows, length - 1], column c being the token at position c + 1
+Losses are nats per token; the array of one arm is [windows, length - 1], and column c is the token at position c + 1
 (position 0 is the anchor, which is given). Every interval is two-sided, 95%: t over units, the variance by leaving out
 one unit at a time (stats/intervals.py). With units of equal size that is the ordinary t interval.
 
-Units are texts, as soon as there are two. Tokens, blocks and windows of one text are alike: with a single text its
-windows (else blocks of 128 tokens of its only window) are the units, and the interval speaks of that text alone.
+Units are texts, if there are two or more. Tokens, blocks and windows of one text are not independent: with a single
+text, its windows (or blocks of 128 tokens of its only window) are the units, and the interval is about that text alone.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Unit = Literal["text", "window", "block"]
-Span = tuple[int, int]  # positions from .. up to, the end left out
+Span = tuple[int, int]  # first position, and the position after the last
 
-FIRST_EDGE = 64  # shorter buckets of the doubling kind hold too few tokens to be read
+FIRST_EDGE = 64  # first edge of doubling buckets; shorter ones hold too few tokens
 BLOCK_TOKENS = 128
 LEAST_BLOCKS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """All losses at one length: arm -> [windows, length - 1] nats, and the text that each window is of."""
+    """All losses at one length: arm -> [windows, length - 1] nats, and the text of each window."""
 
     length: int
     by_arm: Mapping[str, NDArray[np.float64]]
@@ -44,10 +44,10 @@ class Losses:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Mean loss of `arm` in nats per token, or with a `baseline` the mean of `arm` minus `baseline`.
+    """Mean loss of `arm` in nats per token or, with a `baseline`, the mean of `arm` minus `baseline`.
 
-    Over `tokens` tokens at the positions `first` to `last`. `low` and `high` are None where there are too few units,
-    or units that do not vary; `differing` is the share of tokens whose loss is not the baseline's bit for bit.
+    The mean is over `tokens` tokens at the positions `first` to `last`. `low` and `high` are None if there are too few
+    units, or units that do not vary. `differing` is the share of tokens whose loss is not the baseline's bit for bit.
     """
 
     length: int
@@ -65,9 +65,10 @@ class Row:
 
 
 def spans(length: int, equal: int | None = None) -> list[Span]:
-    """Buckets of the positions 1 to length - 1: doubling ([1, 64), [64, 128), ...), or `equal` many of equal width.
+    """Return buckets of the positions 1 to length - 1.
 
-    AnchorEvalError when there are fewer positions than buckets.
+    They double in width ([1, 64), [64, 128), ...), or there are `equal` many of equal width. Raise AnchorEvalError if
+    there are fewer positions than buckets.
     """
     if equal is None:
         edges = [1]
@@ -83,21 +84,21 @@ def spans(length: int, equal: int | None = None) -> list[Span]:
 
 
 def rows_of(losses: Losses, equal: int | None = None) -> list[Row]:
-    """Rows by bucket, then over all positions: each arm's mean, and each later arm minus the first."""
+    """Return rows by bucket, then over all positions: each arm's mean, and each later arm minus the first."""
     every = (1, losses.length)
     buckets = spans(losses.length, equal)
     chosen = buckets if len(buckets) == 1 else [*buckets, every]
     baseline, *others = losses.by_arm
-    made: list[Row] = []
+    rows: list[Row] = []
     for span in chosen:
-        made += [_row(losses, span, arm, None) for arm in losses.by_arm]
-        made += [_row(losses, span, arm, baseline) for arm in others]
-    return made
+        rows += [_row(losses, span, arm, None) for arm in losses.by_arm]
+        rows += [_row(losses, span, arm, baseline) for arm in others]
+    return rows
 
 
 @dataclass(frozen=True, slots=True)
 class OfText:
-    """What a row is of one text: the mean of its tokens, and of their differences to the baseline."""
+    """The part of a row from one text: the mean of its tokens, and of their differences to the baseline."""
 
     length: int
     first: int
@@ -111,32 +112,35 @@ class OfText:
 
 
 def of_texts(losses: Losses, names: Sequence[str], equal: int | None = None) -> list[OfText]:
-    """By bucket, text and arm; with the tokens as weights they add up to the rows."""
-    baseline, made = next(iter(losses.by_arm)), []
+    """Return rows by bucket, text and arm. Weighted by their tokens, they average to the rows of `rows_of`."""
+    baseline, parts = next(iter(losses.by_arm)), []
     for first, end in spans(losses.length, equal):
         for text in dict.fromkeys(losses.text_of):
-            windows = [i for i, own in enumerate(losses.text_of) if own == text]
+            windows = [i for i, window_text in enumerate(losses.text_of) if window_text == text]
             base = losses.by_arm[baseline][windows, first - 1 : end - 1]
-            for arm, every in losses.by_arm.items():
-                values = every[windows, first - 1 : end - 1]
+            for arm, arm_losses in losses.by_arm.items():
+                values = arm_losses[windows, first - 1 : end - 1]
                 difference = differing = None
                 if arm != baseline:
                     difference, differing = float((values - base).mean()), float((values != base).mean())
                 value, tokens = float(values.mean()), int(values.size)
                 place = (losses.length, first, end - 1)
-                made.append(OfText(*place, names[text], arm, value, difference, differing, tokens))
-    return made
+                parts.append(OfText(*place, names[text], arm, value, difference, differing, tokens))
+    return parts
 
 
 def unit_of(text_of: Sequence[int]) -> Unit:
-    """What is counted as independent: texts where there are two, else windows, else blocks of one window."""
+    """Return the independent unit: texts if there are two or more, else windows, else blocks of the only window."""
     if len(set(text_of)) > 1:
         return "text"
     return "window" if len(text_of) > 1 else "block"
 
 
 def interval(sums: Sequence[float], counts: Sequence[int]) -> tuple[float | None, float | None]:
-    """95% interval of sum(sums) / sum(counts), one pair per independent unit; (None, None) where nothing varies."""
+    """Return the 95% interval of sum(sums) / sum(counts), with one pair per independent unit.
+
+    Return (None, None) if nothing varies or there are fewer than two units.
+    """
     if len(sums) < 2:
         return None, None
     mean, error = math.fsum(sums) / math.fsum(counts), jackknife(sums, counts)
@@ -161,18 +165,20 @@ def _row(losses: Losses, span: Span, arm: str, baseline: str | None) -> Row:
 
 
 def _units(values: NDArray[np.float64], text_of: Sequence[int], unit: Unit) -> tuple[list[float], list[int]]:
-    """Sum and count of the values of every unit."""
+    """Return sum and count of the values of every unit."""
     if unit == "block":
         parts = [values[:, at : at + BLOCK_TOKENS] for at in range(0, values.shape[1], BLOCK_TOKENS)]
     elif unit == "window":
         parts = [values[i : i + 1] for i in range(len(values))]
     else:
-        parts = [values[[i for i, text in enumerate(text_of) if text == own]] for own in dict.fromkeys(text_of)]
+        parts = [
+            values[[i for i, text in enumerate(text_of) if text == unit_text]] for unit_text in dict.fromkeys(text_of)
+        ]
     return [float(part.sum()) for part in parts], [int(part.size) for part in parts]
 
 
 def csv_of(rows: Sequence[Row] | Sequence[OfText]) -> str:
-    """The rows as CSV; numbers to nine significant digits, None as an empty field."""
+    """Return the rows as CSV; numbers have nine significant digits, None is an empty field."""
     names = [field.name for field in fields(rows[0])]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -187,17 +193,18 @@ def _field(value: float | str | None) -> str | int:
 
 
 def table_of(rows: Sequence[Row]) -> str:
-    """The rows as text: a line per bucket and arm, the difference to the first arm beside the mean."""
+    """Return the rows as text: a line per bucket and arm, with the difference to the first arm beside the mean."""
     lines: list[str] = []
     for length in dict.fromkeys(row.length for row in rows):
-        own = [row for row in rows if row.length == length]
-        baseline, units = own[0].arm, f"{own[-1].units} {own[-1].unit}{'s' if own[-1].units > 1 else ''}"
+        length_rows = [row for row in rows if row.length == length]
+        baseline, last = length_rows[0].arm, length_rows[-1]
+        units = f"{last.units} {last.unit}{'s' if last.units > 1 else ''}"
         lines.append(f"{length} tokens: loss in nats per token, difference to {baseline}, 95% intervals over {units}")
         lines.append(
             f"{'positions':>15}{'arm':>14}{'loss':>9}{'low':>9}{'high':>9}{'difference':>13}{'low':>12}{'high':>12}"
         )
-        paired = {(row.first, row.last, row.arm): row for row in own if row.baseline}
-        lines += [_line(row, paired.get((row.first, row.last, row.arm))) for row in own if row.baseline is None]
+        paired = {(row.first, row.last, row.arm): row for row in length_rows if row.baseline}
+        lines += [_line(row, paired.get((row.first, row.last, row.arm))) for row in length_rows if row.baseline is None]
     return "\n".join(lines)
 
 

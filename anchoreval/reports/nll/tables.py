@@ -1,5 +1,5 @@
-"""The files that `anchoreval nll` writes, made of a run of `nll/text`: its records, and the log-probabilities beside
-them. Nothing in them depends on the time.
+"""The files that `anchoreval nll` writes from a run of `nll/text`: from its records, and the log-probabilities beside
+them. Nothing in the files depends on the time.
 """
 
 from __future__ import annotations
@@ -36,12 +36,14 @@ def write_tables(
 ) -> list[Row]:
     """Write table, table by text, picture and header of a run into a folder, the header last; return the rows.
 
-    `asked` and `left_out` stand in the header, `equal` is as for `spans`. RunError where a window has no losses.
+    `asked` and `left_out` go into the header; `equal` is as for `spans`. Raise RunError if a window has no losses.
     """
-    found = losses_of(run)
-    rows = [row for each, _ in found for row in rows_of(each, equal)]
-    by_text = [line for each, names in found for line in of_texts(each, names, equal)]
-    tally = [{"length": each.length, "by_text": _tally(each, names, asked)} for each, names in found]
+    by_length = losses_of(run)
+    rows = [row for losses, _ in by_length for row in rows_of(losses, equal)]
+    by_text = [line for losses, text_names in by_length for line in of_texts(losses, text_names, equal)]
+    tally = [
+        {"length": losses.length, "by_text": _tally(losses, text_names, asked)} for losses, text_names in by_length
+    ]
     backend, token = run.header.backend, run.header.part("tokenizer")
     header = {
         "schema": SCHEMA,
@@ -66,11 +68,12 @@ def write_tables(
 
 
 def losses_of(run: Run) -> list[tuple[Losses, list[str]]]:
-    """Return the losses at each length, and the names of the texts that its windows are of.
+    """Return the losses at each length, and the names of the texts of its windows.
 
-    Windows are in the order of their texts and, within one, of the text. RunError where one has no losses.
+    Windows are in the order of their texts and, within a text, of their position. Raise RunError if a window has no
+    losses.
     """
-    logprobs, found = run.token_logprobs(), dict[int, dict[str, dict[tuple[int, int], Record]]]()
+    logprobs, by_length = run.token_logprobs(), dict[int, dict[str, dict[tuple[int, int], Record]]]()
     names: dict[str, int] = {}
     for record in run.records:
         if record.task == TASK:
@@ -78,27 +81,27 @@ def losses_of(run: Run) -> list[tuple[Losses, list[str]]]:
                 why = record.why or "its log-probabilities are not in the run folder"
                 raise RunError(f"{run.path}: {record.sample_id} under {record.arm} has no losses: {why}")
             number = names.setdefault(str(record.facts["text"]), len(names))
-            windows = found.setdefault(record.length, {}).setdefault(record.arm, {})
+            windows = by_length.setdefault(record.length, {}).setdefault(record.arm, {})
             windows[number, int(record.facts["first"])] = record
-    made = []
-    for length, by_arm in sorted(found.items()):
+    result = []
+    for length, by_arm in sorted(by_length.items()):
         places = sorted(next(iter(by_arm.values())))
         if any(sorted(windows) != places for windows in by_arm.values()):
             raise RunError(f"{run.path}: the arms have not the same windows at {length}: run the same command again")
         losses = {arm: _stacked([logprobs[by_arm[arm][place].key] for place in places]) for arm in run.header.arms}
-        made.append((Losses(length, losses, tuple(number for number, _ in places)), list(names)))
-    return made
+        result.append((Losses(length, losses, tuple(number for number, _ in places)), list(names)))
+    return result
 
 
 def _stacked(logprobs: Sequence[Any]) -> NDArray[np.float64]:
-    """Losses [windows, length - 1] in nats."""
+    """Return losses [windows, length - 1] in nats."""
     import numpy as np
 
-    return -np.stack([np.asarray(each, np.float64) for each in logprobs])
+    return -np.stack([np.asarray(window, np.float64) for window in logprobs])
 
 
 def _tally(losses: Losses, names: Sequence[str], asked: dict[str, Json]) -> dict[str, int]:
-    """How many windows each text has, those with none among them."""
+    """Return how many windows each text has, including texts without one."""
     counts = Counter(names[number] for number in losses.text_of)
     return {text["name"]: counts[text["name"]] for text in asked["texts"]}
 

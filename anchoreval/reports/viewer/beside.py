@@ -1,6 +1,6 @@
-"""A viewer without prompts beside the records of a run, so that boards have a place to link to.
+"""A viewer without prompts beside the records of a run, so that boards can link to it.
 
-It is cheap, needs neither tokenizer nor source texts, and is never a reason to fail: what goes wrong is a notice.
+It is cheap and needs neither tokenizer nor source texts. A failure to write it is only a notice.
 """
 
 from __future__ import annotations
@@ -28,14 +28,15 @@ MOST_BYTES = 64 * 2**20  # of records that a board reads a second time for viewe
 
 
 def renew(run: Run, tell: Tell) -> None:
-    """A viewer of the run as it is now; one of the same records that has prompts stays as it is."""
+    """Write a viewer of the run as it is now; keep a viewer of the same records that has prompts."""
     if not _has_prompts(run):
         _write(run, tell)
 
 
 def supply(paths: Iterable[Path], tell: Tell) -> None:
-    """A viewer for every run folder that has none of ours and can be written to; none where that is over MOST_BYTES to
-    read.
+    """Write a viewer for every run folder that has none of ours and can be written to.
+
+    Write none if that would mean reading more than MOST_BYTES of records.
     """
     known = list(paths)
     foreign = [path for path in known if (path / FOLDER / PAGE).is_file() and not is_own(path)]
@@ -64,25 +65,25 @@ def _write(run: Run, tell: Tell) -> None:
 
 
 def _has_prompts(run: Run) -> bool:
-    """Whether the viewer that lies there is ours, holds prompts and shows these very records."""
-    own = is_own(run.path)
-    return own is not None and int(own[4]) > 0 and own[3] == mark_of(run)
+    """Return whether the present viewer is ours, holds prompts and shows exactly these records."""
+    match = is_own(run.path)
+    return match is not None and int(match[4]) > 0 and match[3] == mark_of(run)
 
 
 def is_own(path: Path) -> re.Match[str] | None:
-    """The title, data folder, mark and prompts of a run's viewer; None where a byte of it is not as we write it.
+    """Return title, data folder, mark and prompts of a run's viewer, or None if any byte differs from what we write.
 
     A page and its data files are code that a browser runs, and a run folder may be somebody else's.
     """
     folder = path / FOLDER
     try:
-        if any(place.is_symlink() for place in (folder, folder / PAGE, folder / DATA)):
+        if any(part.is_symlink() for part in (folder, folder / PAGE, folder / DATA)):
             return None
         text = (folder / PAGE).read_text("utf-8")
-        found = _PAGE.search(text)
-        if found is None or text != page(unescape(found[1]), found[2], found[3], int(found[4])):
+        match = _PAGE.search(text)
+        if match is None or text != page(unescape(match[1]), match[2], match[3], int(match[4])):
             return None
-        data = folder / found[2]
-        return found if is_data(data) and all(map(is_inert, data.iterdir())) else None
+        data = folder / match[2]
+        return match if is_data(data) and all(map(is_inert, data.iterdir())) else None
     except (OSError, ValueError):
         return None

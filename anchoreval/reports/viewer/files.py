@@ -14,34 +14,40 @@ from pathlib import Path
 from anchoreval.files import write_whole
 from anchoreval.schema import Json
 
-FILE_CHARACTERS = 1_000_000  # a file is closed once it holds so many
+FILE_CHARACTERS = 1_000_000  # a new file begins beyond this size
 
 
 def to_json(value: Json) -> str:
-    """Compact JSON in ASCII: lone surrogates, NUL and line separators are escapes; no NaN."""
+    """Return compact JSON in ASCII: lone surrogates, NUL and line separators are escaped; NaN is an error."""
     return json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
 
 
 def script(name: str, text: str) -> str:
-    """The file: `text` as a string literal, so that a browser runs none of it and `__proto__` is a mere key."""
+    """Return the file's content, with `text` as a string literal.
+
+    A browser thus runs none of the text, and `__proto__` is a mere key.
+    """
     quoted = text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n").replace("\r", "\\r")
     return f"anchorevalData('{name}','{quoted}');\n"
 
 
 _BEGINS, _ENDS = b"anchorevalData('", b"');\n"
-_NAME = re.compile(r"(index|[0-9]+)\.js(\.[0-9]+\.part)?", re.ASCII)  # .part: of a process that was killed
+_NAME = re.compile(r"(index|[0-9]+)\.js(\.[0-9]+\.part)?", re.ASCII)  # .part: left by a killed process
 _NAMES = re.compile(r"[0-9a-f]{12}|new\.[0-9.]+\.part", re.ASCII)
 
 
 def is_data(folder: Path) -> bool:
-    """Whether a folder, by its name and all that lies in it, is one that a viewer was given here."""
+    """Return whether a folder, by its name and all of its content, is a data folder that we wrote for a viewer."""
     if not _NAMES.fullmatch(folder.name) or folder.is_symlink() or not folder.is_dir():
         return False
     return all(_begins(path) for path in folder.iterdir())
 
 
 def _begins(path: Path) -> bool:
-    """Whether a file begins as data files do; the beginning alone where it was not written to its end."""
+    """Return whether a file begins as data files do.
+
+    A partly written file need only hold the start of that beginning.
+    """
     name = _NAME.fullmatch(path.name)
     if name is None or path.is_symlink() or not path.is_file():
         return False
@@ -51,7 +57,7 @@ def _begins(path: Path) -> bool:
 
 
 def remove_data(folder: Path) -> bool:
-    """Delete a folder of data files, False where it is none and was left: nothing else is ever deleted."""
+    """Delete a folder of data files; return False, and delete nothing, if the folder is not one."""
     try:
         if not is_data(folder):
             return False
@@ -64,7 +70,7 @@ def remove_data(folder: Path) -> bool:
 
 
 def is_inert(path: Path) -> bool:
-    """Whether a data file is the one call that it should be, so that a browser runs nothing else of it."""
+    """Return whether a data file is exactly one call with string literals, so that a browser runs nothing else."""
     try:
         if path.is_symlink() or not path.is_file():
             return False
@@ -89,16 +95,16 @@ class DataFiles:
 
     @property
     def sha256(self) -> str:
-        """Over names and contents so far."""
+        """Return the SHA-256 over names and contents so far."""
         return self._digest.hexdigest()
 
     def add(self, lines: Iterable[str]) -> int:
-        """The number of the file that now holds the lines, which stay together."""
-        own = list(lines)
-        size = sum(map(len, own))
+        """Add lines, which stay together, and return the number of the file that holds them."""
+        added = list(lines)
+        size = sum(map(len, added))
         if self._held and self._size + size > FILE_CHARACTERS:
             self.close()
-        self._held += own
+        self._held += added
         self._size += size
         return self._count
 
@@ -109,7 +115,7 @@ class DataFiles:
             self._held, self._size, self._count = [], 0, self._count + 1
 
     def write(self, name: str, text: str) -> None:
-        """One whole file."""
+        """Write one whole file."""
         content = script(name, text)
         self._digest.update(content.encode("ascii"))
         write_whole(self._folder / f"{name}.js", [content])

@@ -1,7 +1,7 @@
-"""index.html of a viewer: markup, style and script in one file; what it shows lies in data files beside it.
+"""index.html of a viewer: markup, style and script in one file; the samples are in data files beside it.
 
-The content policy knows the page's own script by its hash; only scripts that this one adds may run besides, and it may
-only add data files (a Trusted Types policy, where the browser has them). No network, no frame, no form.
+The content policy allows the page's own script by its hash, and scripts that this script adds. A Trusted Types policy,
+in browsers that have them, lets it add data files only. The page uses no network, no frame and no form.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ SCRIPTS = ("text.js", "list.js", "sample.js", "main.js")
 
 
 def page(title: str, data: str, records: str, prompts: int) -> str:
-    """The page as text; `data` is the folder of the data files, relative to the page, with `/` at its end.
+    """Return the page as text; `data` is the folder of the data files, relative to the page, with `/` at its end.
 
-    `records` marks what was read (`mark_of`) and `prompts` counts the prompts that are stored.
+    `records` marks the records that were read (`mark_of`), and `prompts` counts the prompts that are stored.
     """
     style = (TEMPLATES / "view.css").read_text("utf-8")
     script = "\n".join((TEMPLATES / name).read_text("utf-8") for name in SCRIPTS)

@@ -1,4 +1,4 @@
-"""The prompts of a run for its viewer: made again from the header, and kept only where the hash is the recorded one."""
+"""The prompts of a run for its viewer: rebuilt from the header, and kept only if their hash is the recorded one."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from anchoreval.tokenizer import TextTokenizer
 
 PROMPT_MEGABYTES = 200
-CHARACTERS_PER_TOKEN = 5  # a guess from above for English prose, before a prompt is made
+CHARACTERS_PER_TOKEN = 5  # an upper guess for English prose, used before a prompt is made
 NOT_ASKED = "This page was written without prompts: anchoreval view RUN adds them."
 
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """Prompts as JSON by sample id, to be read once; then `why` says for a sample, or `otherwise`, why it has none."""
+    """Prompts as JSON by sample id, to be read once; then `why`, or else `otherwise`, says why a sample has none."""
 
     lines: Iterable[tuple[str, str]] = ()
     why: dict[str, str] = field(default_factory=dict)
@@ -31,31 +31,31 @@ class Prompts:
 
 
 class Remade(Protocol):
-    """What makes the prompts of a run again."""
+    """Rebuilds the prompts of a run."""
 
     @property
     def tokenizer(self) -> TextTokenizer:
-        """The run's tokenizer."""
+        """Return the run's tokenizer."""
         ...
 
     @property
     def document_tokens(self) -> int | None:
-        """Tokens of the blocks that documents were cut into, None where they were not."""
+        """Return the number of tokens of the blocks that documents were cut into, or None if they were not cut."""
         ...
 
     def samples(self, task: str, length: int) -> Iterator[Sample]:
-        """The samples of a cell, in order."""
+        """Yield the samples of a cell, in order."""
         ...
 
     def request(self, sample: Sample) -> Request:
-        """The sample as token ids with its documents, as it was sent."""
+        """Return the sample as token ids with its documents, as it was sent."""
         ...
 
 
 def remade_prompts(
     run: Run, rows: Sequence[Row], remake: Callable[[Run], Remade], megabytes: int, progress: Progress
 ) -> Prompts:
-    """The prompts that can be made again; of more than `megabytes`, first those on which arms disagree."""
+    """Return the prompts that can be rebuilt, up to about `megabytes`; prompts on which arms disagree come first."""
     try:
         remade = remake(run)
     except AnchorEvalError as error:
@@ -70,7 +70,7 @@ def remade_prompts(
 
 
 def _within(rows: Sequence[Row], megabytes: int) -> dict[str, Row]:
-    """The rows whose prompts fit, by sample id."""
+    """Return the rows whose prompts fit, by sample id."""
     order = sorted(rows, key=lambda row: not row.disagree)
     sizes = itertools.accumulate(CHARACTERS_PER_TOKEN * row.first.prompt_tokens for row in order)
     return {row.sample_id: row for row, size in zip(order, sizes, strict=True) if size <= megabytes * 1_000_000}
@@ -79,7 +79,7 @@ def _within(rows: Sequence[Row], megabytes: int) -> dict[str, Row]:
 def _lines(
     remade: Remade, run: Run, wanted: Mapping[str, Row], why: dict[str, str], progress: Progress
 ) -> Iterator[tuple[str, str]]:
-    """Sample id and JSON of every wanted prompt whose hash is the one recorded; the others go to `why`."""
+    """Yield sample id and JSON of every wanted prompt whose hash is the recorded one; the others go to `why`."""
     cells: dict[tuple[str, int], set[str]] = {}
     for row in wanted.values():
         cells.setdefault((row.first.task, row.first.length), set()).add(row.sample_id)
@@ -97,7 +97,7 @@ def _lines(
 
 
 def _until(samples: Iterator[Sample], ids: Collection[str]) -> Iterator[Sample]:
-    """The samples of `ids`; none is made beyond the last of them."""
+    """Yield the samples of `ids`; make none beyond the last of them."""
     left = set(ids)
     for sample in samples:
         if sample.id in left:
@@ -108,18 +108,18 @@ def _until(samples: Iterator[Sample], ids: Collection[str]) -> Iterator[Sample]:
 
 
 def _problem(sample: Sample, row: Row) -> str:
-    made = sample.prompt_sha256
-    recorded = sorted({record.prompt_sha256 for record in row.answers.values()} - {made})
+    rebuilt = sample.prompt_sha256
+    recorded = sorted({record.prompt_sha256 for record in row.answers.values()} - {rebuilt})
     if not recorded:
         return ""
     return (
-        f"Not shown: the prompt made again from the header has SHA-256 {made[:16]}, "
+        f"Not shown: the prompt made again from the header has SHA-256 {rebuilt[:16]}, "
         f"the records say {', '.join(other[:16] for other in recorded)}."
     )
 
 
 def _shown(remade: Remade, sample: Sample, row: Row, arms: Sequence[str]) -> Json:
-    """`segments` as [role, text], characters at which `needles` begin, and where the arms' answers part."""
+    """Return `segments` as [role, text], the characters at which `needles` begin, and where the arms' answers part."""
     spans = remade.tokenizer.spans(sample.prompt)
     positions = sample.facts.get("token_positions") or []
     return {
@@ -131,7 +131,7 @@ def _shown(remade: Remade, sample: Sample, row: Row, arms: Sequence[str]) -> Jso
 
 
 def _segments(remade: Remade, sample: Sample, spans: Sequence[tuple[int, int]]) -> list[list[str]]:
-    """Role and text; documents that the run cut into blocks are cut as they were sent."""
+    """Return [role, text] pairs; documents that the run cut into blocks are cut as they were sent."""
     if remade.document_tokens is None:
         return [[segment.role, segment.text] for segment in sample.segments]
     request = remade.request(sample)
@@ -146,22 +146,22 @@ def _segments(remade: Remade, sample: Sample, spans: Sequence[tuple[int, int]]) 
 
 
 def _partings(row: Row, arms: Sequence[str], tokenizer: TextTokenizer) -> dict[str, Json]:
-    """Arm -> [position, its token, the first arm's token] where the answers part; None past an answer's end.
+    """Return arm -> [position, its token, the first arm's token] where the answers part; None past an answer's end.
 
     Records hold no token ids: these are the tokens of the texts, tokenised again, counted from 0.
     """
     first, *others = [(arm, row.answers[arm].output) for arm in arms if arm in row.answers]
-    found: dict[str, Json] = {}
+    partings: dict[str, Json] = {}
     for arm, text in others:
         if text != first[1]:
             pairs = itertools.zip_longest(_tokens(text, tokenizer), _tokens(first[1], tokenizer))
-            parting = next(((at, own, other) for at, (own, other) in enumerate(pairs) if own != other), None)
+            parting = next(((at, new, base) for at, (new, base) in enumerate(pairs) if new != base), None)
             if parting:
-                found[arm] = list(parting)
-    return found
+                partings[arm] = list(parting)
+    return partings
 
 
 def _tokens(text: str, tokenizer: TextTokenizer) -> list[str]:
-    """The text of each token; a lone surrogate, which no tokenizer takes, as a replacement character."""
+    """Return the text of each token; a lone surrogate, which no tokenizer takes, becomes a replacement character."""
     whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return [whole[low:high] for low, high in tokenizer.spans(whole)]

@@ -1,4 +1,4 @@
-"""Records -> what the list of a viewer shows: one row per sample, and the lines of records.jsonl behind it."""
+"""Records -> the list of a viewer: one row per sample, with its lines of records.jsonl."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ class Row:
 
     @property
     def first(self) -> Record:
-        """A record of the sample."""
+        """Return a record of the sample."""
         return self.lines[0].record
 
     @property
     def repeated(self) -> int:
-        """Lines that an arm has beyond one."""
+        """Return the number of lines beyond one per arm."""
         return len(self.lines) - len(self.answers)
 
     @property
     def disagree(self) -> bool:
-        """Whether scores or outputs differ between the arms."""
+        """Return whether scores or outputs differ between the arms."""
         return len({(record.score, record.output) for record in self.answers.values()}) > 1
 
 
 def rows_of(run: Run) -> list[Row]:
-    """One row per sample id: tasks in the header's order, then by length and index."""
+    """Return one row per sample id: tasks in the header's order, then by length and index."""
     lines: dict[str, list[Line]] = {}
     for number, record in enumerate(run.records, 1):
         lines.setdefault(record.sample_id, []).append(Line(number, record))
@@ -54,24 +54,27 @@ def rows_of(run: Run) -> list[Row]:
     def order(row: Row) -> tuple[int, int, int, str]:
         return place[row.first.task], row.first.length, row.first.index, row.sample_id
 
-    found = (Row(name, tuple(own), {line.record.arm: line.record for line in own}) for name, own in lines.items())
-    return sorted(found, key=order)
+    rows = (
+        Row(name, tuple(sample_lines), {line.record.arm: line.record for line in sample_lines})
+        for name, sample_lines in lines.items()
+    )
+    return sorted(rows, key=order)
 
 
 def listed(row: Row, arms: Sequence[str], file: int, prompt: int) -> list[Json]:
-    """The row as COLUMNS has it.
+    """Return the row as COLUMNS has it.
 
-    `scores` hold a number, None (no score) or -1 (no record); `logprobs` are per reference token; equal numbers in
-    `outputs` are equal outputs, None where there is no record. `prompt` is the number of the file that holds the
-    prompt, or -1 - i where none does, for reason i of the viewer.
+    `scores` hold a number, None (no score) or -1 (no record). `logprobs` are per reference token. Equal numbers in
+    `outputs` mean equal outputs; None means no record. `prompt` is the number of the file that holds the prompt, or
+    -1 - i if no file does, for reason i of the viewer.
     """
     first = row.first
     kinds: dict[str, int] = {}
     answers = [row.answers.get(arm) for arm in arms]
-    outputs = [None if one is None else kinds.setdefault(one.output, len(kinds)) for one in answers]
-    scores = [-1 if one is None else one.score for one in answers]
+    outputs = [None if record is None else kinds.setdefault(record.output, len(kinds)) for record in answers]
+    scores = [-1 if record is None else record.score for record in answers]
     place = [row.sample_id, first.task, first.length, first.index, file, prompt]
-    return [*place, scores, [_per_token(one) for one in answers], outputs]
+    return [*place, scores, [_per_token(record) for record in answers], outputs]
 
 
 def _per_token(record: Record | None) -> float | None:

@@ -1,7 +1,8 @@
 """Viewers over HTTP on 127.0.0.1: read only, and only the files that a viewer consists of.
 
-A request names a viewer and a file by patterns that hold no dots but the known ones, so there is no path to traverse.
-Another site's page cannot read them: foreign host names (DNS rebinding) and cross-site requests are refused.
+A request names a viewer and a file by patterns that allow no dots except in known names, so that no path can be
+traversed. Another site's page cannot read the files: foreign host names (DNS rebinding) and cross-site requests are
+refused.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Handler(BaseHTTPRequestHandler):
     server_version, sys_version = "anchoreval", ""
 
     def do_GET(self) -> None:
-        """The file, or why not."""
+        """Send the file, or why it is refused."""
         status, kind, body = self._answer()
         self.send_response(status)
         for name, value in {**HEADERS, "Content-Type": kind, "Content-Length": str(len(body))}.items():
@@ -49,7 +50,7 @@ class Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET  # noqa: N815 - the name that http.server looks up
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing: a page asks for many files."""
+        """Log nothing, because a page asks for many files."""
 
     def _answer(self) -> tuple[HTTPStatus, str, bytes]:
         text = "text/plain; charset=utf-8"
@@ -76,7 +77,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class ViewServer(ThreadingHTTPServer):
-    """Bound to 127.0.0.1; `viewers` are folders by the name in their address."""
+    """A server bound to 127.0.0.1; `viewers` are folders by the name in their address."""
 
     daemon_threads = True
 
@@ -86,13 +87,16 @@ class ViewServer(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """The address of the only viewer, or of the list of them."""
+        """Return the address of the only viewer, or of the list of them."""
         only = f"{next(iter(self.viewers))}/" if len(self.viewers) == 1 else ""
         return f"http://{ADDRESS}:{self.server_address[1]}/{only}"
 
 
 def serve(viewers: Mapping[str, Path], port: int, say: Callable[[str], None]) -> None:
-    """Says the address and answers until Ctrl-C; port 0 is any free one. RunError when the port cannot be had."""
+    """Say the address and answer until Ctrl-C; port 0 takes any free port.
+
+    Raise RunError if the port is not available.
+    """
     try:
         server = ViewServer(viewers, port)
     except (OSError, OverflowError) as error:

@@ -1,7 +1,8 @@
 """A run -> its viewer: `index.html` and `data/<hash>/NNN.js`. The same run gives the same bytes.
 
-Data files are written under another name, renamed, and named by their content; index.html, replaced in one step, says
-which folder it reads. Killed at any moment, the old viewer or the new one stands.
+Data files are written into a temporary folder, which is then renamed to a hash of its content. index.html is replaced
+in one step and names the folder that it reads. If the process is killed at any moment, the old or the new viewer
+is whole.
 """
 
 from __future__ import annotations
@@ -44,11 +45,12 @@ def write_view(
     megabytes: int = PROMPT_MEGABYTES,
     progress: Progress = SILENT,
 ) -> Path:
-    """The path of index.html, written whole or not at all; default folder: `view` in the run's folder.
+    """Write the viewer, whole or not at all, and return the path of index.html.
 
-    Prompts are those that `remake` makes again (`runs.rebuild.Remake`), and at most about `megabytes` of them are
-    stored; without it there are none. RunError when a file cannot be written, or would be written through a link or
-    over a page of somebody else: the viewer that was there stands, and so does everything that is none.
+    `folder` defaults to `view` in the run's folder. `remake` rebuilds the prompts (`runs.rebuild.Remake`), and about
+    `megabytes` of them are stored at most; without `remake` there are no prompts. Raise RunError if a file cannot be
+    written, or would be written through a link or over somebody else's page. An earlier viewer then stays, as does any
+    other file.
     """
     if folder is None:
         folder = run.path / FOLDER
@@ -76,7 +78,7 @@ def _require_no_link(folder: Path) -> None:
 
 
 def mark_of(run: Run) -> str:
-    """SHA-256 of a run's identity and records: the same when the same command ran again and had nothing to do."""
+    """Return the SHA-256 of a run's identity and records; it stays the same if a repeated command had nothing to do."""
     digest = hashlib.sha256(json.dumps(run.header.get("identity"), sort_keys=True).encode())
     for record in run.records:
         digest.update(to_line(record))
@@ -84,7 +86,7 @@ def mark_of(run: Run) -> str:
 
 
 def _write_data(run: Run, rows: Sequence[Row], made: Prompts, folder: Path) -> tuple[str, int]:
-    """The name of the folder in `folder` that now holds the data files, and the number of prompts in it."""
+    """Write the data files, and return the name of their folder in `folder` and the number of prompts in it."""
     part = _new(folder)
     try:
         files = DataFiles(part)
@@ -101,7 +103,7 @@ def _write_data(run: Run, rows: Sequence[Row], made: Prompts, folder: Path) -> t
 
 
 def _new(folder: Path) -> Path:
-    """A new folder in `folder`, so that nothing is written into one, or through a link, that was there."""
+    """Make and return a new folder in `folder`, so that nothing is written into an existing one or through a link."""
     for number in itertools.count():
         part = folder / f"new.{os.getpid()}.{number}.part"
         with contextlib.suppress(FileExistsError):
@@ -111,12 +113,12 @@ def _new(folder: Path) -> Path:
 
 
 def _json(record: Record) -> str:
-    """The line of records.jsonl."""
+    """Return the record's line of records.jsonl."""
     return to_line(record).decode("ascii").rstrip("\n")
 
 
 def _index(run: Run, rows: Sequence[Row], holds: Sequence[int], shown: Mapping[str, int], made: Prompts) -> Json:
-    """What the page reads first: the list, and what is to be said of the run."""
+    """Return what the page reads first: the list, and notes on the run."""
     arms = run.arms
     reasons: dict[str, int] = {}
 
@@ -140,7 +142,7 @@ def _index(run: Run, rows: Sequence[Row], holds: Sequence[int], shown: Mapping[s
 
 
 def _notes(run: Run, rows: Sequence[Row], made: Prompts) -> Iterator[str]:
-    """Sentences that stand above the list."""
+    """Yield the sentences above the list."""
     if run.changed:
         yield f"This run is not what it was when it finished: {run.changed}."
     if "finished" not in run.header:
@@ -161,17 +163,17 @@ def _notes(run: Run, rows: Sequence[Row], made: Prompts) -> Iterator[str]:
 
 
 def _verdicts(run: Run) -> Iterator[str]:
-    """What every arm differs by from the first over all pairs, as `anchoreval compare` says it."""
+    """Yield the difference of every arm to the first over all pairs, worded as by `anchoreval compare`."""
     try:
         against = Compared(run.subjects()).against()
-    except RunError:  # samples that are there twice, or were asked in other words: the list says so
+    except RunError:  # repeated samples, or other prompts: the list shows them
         return
-    for one in against:
-        yield f"{plain(one.arm, 60)} minus {plain(one.baseline, 60)}: {sentence(one.pooled)}"
+    for contrast in against:
+        yield f"{plain(contrast.arm, 60)} minus {plain(contrast.baseline, 60)}: {sentence(contrast.pooled)}"
 
 
 def _move(part: Path, place: Path) -> None:
-    """`part` as `place`; a folder that lies there stays when it holds the same, as its name says it does."""
+    """Rename `part` to `place`; if `place` exists and holds the same, as its name says, it stays."""
     _require_no_link(place)
     if place.exists():
         names = sorted(os.listdir(part))
@@ -183,7 +185,7 @@ def _move(part: Path, place: Path) -> None:
 
 
 def _drop_others(folder: Path, name: str) -> None:
-    """Data folders of earlier pages, and what was left by a process that was killed; nothing else."""
+    """Remove data folders of earlier pages and leftovers of killed processes, and nothing else."""
     for other in folder.iterdir():
         if other.name != name:
             remove_data(other)
@@ -191,7 +193,7 @@ def _drop_others(folder: Path, name: str) -> None:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Waits until no other process writes this viewer."""
+    """Hold the viewer's lock: wait until no other process writes this viewer."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
