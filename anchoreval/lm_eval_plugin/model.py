@@ -293,7 +293,7 @@ class AnchorEvalLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not analysed
         return tokenizer
 
     def _own(self, sample: Sample) -> Request:
-        """Return a sample of our tasks as `anchoreval run` sends it, without its reference, which lm-eval cannot use."""
+        """Return a sample of our tasks as `anchoreval run` sends it, without its reference: lm-eval cannot use it."""
         task = card_of(sample.task)
         room = None if task.length_of == "natural" else room_of(task, self._model.window)
         request = to_request(replace(sample, references=()), self._texts, task.reference, room, anchor=self._anchor)
