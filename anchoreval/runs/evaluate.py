@@ -74,21 +74,16 @@ def evaluate(
 ) -> Run:
     """Evaluate a model and return the finished run: every sample answered under every arm, and scored.
 
-    `model`             a card of models/, a folder or a hub id; with backend `openai`, the model's name at the server
-                        of the option `base_url`
+    `model`             a card of models/, a folder or a hub id; for `openai`, a name at the server of option `base_url`
     `tokenizer`         a card, folder or hub id; only with backend `openai`
-    `tasks`             suites, sets, tasks or globs
-    `lengths`           in tokens of the model under test: everything that it is fed, and its answer (default: the task
-                        card's)
-    `rope`              the arms
-    `template`, `haystack`, `dtype`
-                        default to the model card's
+    `tasks`, `rope`     suites, sets, tasks or globs; and the arms
+    `lengths`           in tokens of the model: all that it is fed, and its answer (default: the task card's)
+    `template`          like `haystack` and `dtype`, defaults to the model card's
     `template_args`     arguments of the chat template
     `anchor`            "none" puts no anchor token in front; arms that act on that token are then refused
     `document_tokens`   cuts documents into blocks of so many tokens
     `context`           False leaves the context out of the prompts
-    `placebo`           adds the first arm a second time, computed in other batches: the difference of the two is noise.
-                        On `vllm` a placebo is always added if there are several arms
+    `placebo`           adds the first arm again, in other batches, to measure noise; always on for several vllm arms
     `until`             ("1pt@95%") stops a task and length when every arm's verdict is in (rounds.py)
     `max_length`        overrides the number of positions that the checkpoint states
     `text`              the file or folder of the texts that `nll` scores
@@ -98,7 +93,6 @@ def evaluate(
     `same_environment`  resumes a run only in the environment (processor, versions, ...) in which it was begun
     `rehash`            hashes files again, even if their hashes are known
     `watch`, `tell`     take progress and notices
-
     The same call resumes a run: samples without an answer are asked again, and a greater `limit` adds samples.
     """
     given = dict(options or {})
