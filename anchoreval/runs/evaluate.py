@@ -78,8 +78,7 @@ def evaluate(
     `tokenizer`         a card, folder or hub id; only with backend `openai`
     `tasks`, `rope`     suites, sets, tasks or globs; and the arms
     `lengths`           in tokens of the model: all that it is fed, and its answer (default: the task card's)
-    `template`          like `haystack` and `dtype`, defaults to the model card's
-    `template_args`     arguments of the chat template
+    `template`          like `haystack` and `dtype`, defaults to the model card's; `template_args` are its arguments
     `anchor`            "none" puts no anchor token in front; arms that act on that token are then refused
     `document_tokens`   cuts documents into blocks of so many tokens
     `context`           False leaves the context out of the prompts
