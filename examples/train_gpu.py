@@ -65,7 +65,7 @@ def command(output: Path, variant: str, length: int, steps: int, *more: str) -> 
 
 
 def run(words: list[str], processes: int = 1) -> None:
-    """The command as users start it, on some GPUs."""
+    """Return the command as users start it, on some GPUs."""
     start = [sys.executable, "-m", "anchoreval"]
     if processes > 1:
         start = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "-m", "anchoreval"]
@@ -92,13 +92,13 @@ def resume(output: Path, store: Path, length: int) -> dict[str, Any]:
 
 
 def losses(folder: Path) -> list[float]:
-    """The losses of a training."""
+    """Return the losses of a training."""
     with (folder / "anchor-bf16-0" / "log.csv").open(newline="") as file:
         return [float(row["loss"]) for row in csv.DictReader(file)]
 
 
 def ranks(output: Path, store: Path, length: int) -> dict[str, Any]:
-    """The same training over two GPUs."""
+    """Train the same over two GPUs."""
     run(command(output / "two", "anchor", length, 4, "--data", str(store)), processes=2)
     apart = max(abs(a - b) for a, b in zip(losses(output / "whole"), losses(output / "two"), strict=True))
     return {"right": apart < 1e-2, "largest_difference_of_loss": apart}

@@ -46,7 +46,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
 
 
 def packing(parser: argparse.ArgumentParser) -> None:
-    """The flags of `data pack`."""
+    """Add the flags of `data pack`."""
     parser.add_argument(
         "--data",
         required=True,
@@ -67,7 +67,7 @@ def packing(parser: argparse.ArgumentParser) -> None:
 
 
 def thinning(text: str) -> tuple[int, float]:
-    """A length and a probability, from `4096:0.1`."""
+    """Return a length and a probability, from `4096:0.1`."""
     length, _, keep = text.partition(":")
     try:
         value = int(length), float(keep)
@@ -79,7 +79,7 @@ def thinning(text: str) -> tuple[int, float]:
 
 
 def pack(options: argparse.Namespace) -> int:
-    """Writes a store, its statistics on stdout."""
+    """Write a store; print its statistics on stdout."""
     from anchoreval.tokenizer import load_tokenizer
     from anchoreval.training.base import config_of, folder_of_model
     from anchoreval.training.reading import documents_in

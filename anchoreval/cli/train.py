@@ -27,7 +27,7 @@ _OF_RECIPES = ("length", "rope", "steps", "batch_tokens", "save_every")
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of the command."""
+    """Add the flags of the command."""
     from anchoreval.training.variants import VARIANTS
 
     parser.add_argument("--model", help="a card of models/, a local folder or a hub id (default: the recipe's)")
@@ -58,7 +58,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
 
 
 def positive_number(text: str) -> float:
-    """A finite number above 0."""
+    """Return a finite number above 0."""
     try:
         value = float(text)
     except ValueError:
@@ -69,14 +69,14 @@ def positive_number(text: str) -> float:
 
 
 def seed(text: str) -> int:
-    """A whole number from 0."""
+    """Return a whole number from 0."""
     if not (text.isascii() and text.isdigit() and len(text) <= 9):
         raise argparse.ArgumentTypeError(f"{text[:40]!r} is no seed: a whole number from 0, of 9 digits at most")
     return int(text)
 
 
 def main(options: argparse.Namespace) -> int:
-    """The folders of the trained models on stdout."""
+    """Train; print the folders of the trained models on stdout."""
     from anchoreval.training.recipes import recipe_of
 
     recipe = None if options.recipe is None else recipe_of(options.recipe)
@@ -139,7 +139,7 @@ def _asked(options: argparse.Namespace, recipe: RecipeCard | None) -> Iterator[T
 
 
 def _theta(options: argparse.Namespace, recipe: RecipeCard) -> float | None:
-    """The base that the recipe states for models of this one's base, None where it states none for it."""
+    """Return the theta that the recipe states for models of this one's theta; None if it states none."""
     from anchoreval.training.base import config_of, folder_of_model
 
     if not recipe.theta:
@@ -194,7 +194,7 @@ def _children(options: argparse.Namespace, trainings: list[Training]) -> int:
 
 
 def _words(options: argparse.Namespace, training: Training) -> list[str]:
-    """The command line of one training of a list."""
+    """Return the command line of one training of a list."""
     own: dict[str, Any] = {"variant": training.variant, "rope": training.rope, "seed": training.seed, "seeds": None}
     values = {name: value for name, value in (vars(options) | own).items() if name != "command"}
     words: list[str] = []

@@ -1,23 +1,23 @@
-"""Our backends as models, and our cards as tasks, of lm-evaluation-harness.
+"""Offer our backends as models, and our cards as tasks, to lm-evaluation-harness.
 
-Releases that load entry points find the models by themselves; 0.4.13 loads none, so `anchoreval lm-eval` registers
-them, and in Python `register` does.
+Releases that load entry points find the models by themselves. Release 0.4.13 loads none, so `anchoreval lm-eval`
+registers them; in Python, call `register`.
 """
 
 from __future__ import annotations
 
-#: The names of our models, and where each class is; imported only when a model is made.
+#: The name of each model -> where its class is. The class is imported only when a model is made.
 MODELS = {
     "anchoreval": "anchoreval.lm_eval_plugin.model:AnchorEvalLM",
     "anchoreval-vllm": "anchoreval.lm_eval_plugin.model:AnchorEvalVllm",
 }
-ENGINES = {"anchoreval": "hf", "anchoreval-vllm": "vllm"}  # the backend of each
+ENGINES = {"anchoreval": "hf", "anchoreval-vllm": "vllm"}  # the name of each model -> its backend
 
 
 def register() -> None:
-    """Adds our models to lm-eval's registry, once; those it has stay as they are.
+    """Add our models to lm-eval's registry, unless it has them.
 
-    Its own models come first: a registry that already holds something never loads them (0.4.13, `get_model`).
+    lm-eval's own models are loaded first: a registry that is not empty never loads them (0.4.13, `get_model`).
     """
     import lm_eval.models  # noqa: F401
     from lm_eval.api.registry import model_registry

@@ -1,4 +1,4 @@
-"""`--model_args` and `--metadata` as typed values: what lm-eval parses as a float or as text becomes what it means."""
+"""Read `--model_args` and `--metadata` of lm-eval, whose values come as floats or text, into typed arguments."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from anchoreval.backends.options import OPTIONS
 from anchoreval.errors import AnchorEvalError
 from anchoreval.prompt.settings import SETTINGS, read_template_arg
 
-#: What lm-eval itself adds to the arguments of a model; batches are sized by `batch_tokens` and `rows`.
+#: Arguments that lm-eval adds for every model. They are ignored: `batch_tokens` and `rows` size the batches.
 GIVEN_BY_LM_EVAL = frozenset({"batch_size", "max_batch_size"})
-#: The arguments that every backend is opened with, and those that only some take.
+#: Arguments that every backend takes, and arguments that only some take.
 OF_ENGINES = ("dtype", "device", "kernel", "trust_remote_code")
 OF_SOME = ("chunk_tokens", "batch_tokens", "rows", "realisation")
 
 
 class BadArgument(AnchorEvalError, ValueError):
-    """A model argument that is unknown, or has a value that it cannot have."""
+    """A model argument that is unknown or has an invalid value."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelArguments:
-    """Which model, under which arm, computed how. `arm` is the whole arm in one word, instead of its three parts."""
+    """The model, the arm, and how to compute it. `arm` spells a whole arm and replaces rope, positions, attention."""
 
     pretrained: str
     tokenizer: str | None = None
@@ -50,12 +50,12 @@ class ModelArguments:
     more: dict[str, Any] = field(default_factory=dict)  # other options of the backend
 
     def engine(self) -> dict[str, Any]:
-        """What is given of a backend's own options."""
+        """Return the given options of the backend."""
         given = {name: value for name in (*OF_ENGINES, *OF_SOME) if (value := getattr(self, name)) is not None}
         return given | self.more
 
     def as_arm(self, dtype: str) -> Arm:
-        """The arm, in the model's `dtype`."""
+        """Return the arm, in the model's `dtype`; raise BadArgument if both `arm` and a part of it are given."""
         parts = {name: getattr(self, name) for name in ("rope", "positions", "attention")}
         if self.arm is not None and (given := [name for name, value in parts.items() if value is not None]):
             raise BadArgument(f"model_args: arm={self.arm} says all of it: leave out {', '.join(given)}")
@@ -69,7 +69,7 @@ class ModelArguments:
 class PromptArguments:
     """How the prompts of our own tasks are made; the defaults are those of `anchoreval run`.
 
-    `template_args` are an object in JSON, or `enable_thinking=false` with `;` before each further one.
+    `template_args` are a JSON object, or KEY=VALUE pairs separated by `;`, such as `enable_thinking=false`.
     """
 
     template: Literal["base", "chat"] | None = None
@@ -86,39 +86,40 @@ Kind = TypeVar("Kind", ModelArguments, PromptArguments)
 
 
 def model_arguments(given: Mapping[str, Any], engine: str = "hf") -> ModelArguments:
-    """The arguments of a model on the backend `engine`; BadArgument for one that is not known, naming those that are.
+    """Return the arguments of a model on the backend `engine`.
 
-    The arguments of our tasks' prompts may stand among them, for lm-eval hands both to both.
+    Raise BadArgument, with the known names, for an unknown argument. Arguments of our tasks' prompts are accepted and
+    ignored, because lm-eval passes the arguments of models and tasks to both.
     """
     fields = [each.name for each in dataclasses.fields(ModelArguments) if each.name != "more"]
     given_by_run, options = BACKENDS[engine].takes, OPTIONS.get(engine, {})
-    own = [name for name in fields if name not in OF_SOME or name in given_by_run or name in options]
+    names = [name for name in fields if name not in OF_SOME or name in given_by_run or name in options]
     more = [name for name in options if name not in fields and name not in given_by_run]
     prompts = [each.name for each in dataclasses.fields(PromptArguments)]
-    known = {*own, *more, *prompts, *SETTINGS, *GIVEN_BY_LM_EVAL}
+    known = {*names, *more, *prompts, *SETTINGS, *GIVEN_BY_LM_EVAL}
     if "backend" in given:
         raise BadArgument("model_args: backend= is a word of lm-eval's hf model: the name of the model chooses ours")
     if unknown := sorted(set(given) - known):
-        said = ", ".join([*own, *more, *prompts])
-        raise BadArgument(f"model_args: unknown {', '.join(unknown)} (known: {said})")
+        listed = ", ".join([*names, *more, *prompts])
+        raise BadArgument(f"model_args: unknown {', '.join(unknown)} (known: {listed})")
     if not given.get("pretrained"):
         raise BadArgument("model_args: pretrained=MODEL is needed: a card of models/, a folder or a hub id")
     others = {name: _plain(given[name]) for name in more if given.get(name) is not None}
-    return dataclasses.replace(_read(ModelArguments, given, own), more=others)
+    return dataclasses.replace(_read(ModelArguments, given, names), more=others)
 
 
 def _plain(value: Any) -> Any:
-    """The value, a whole number not as the float that lm-eval's command line may have made of it."""
+    """Return the value; a whole number that lm-eval's command line made a float becomes an int again."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def prompt_arguments(metadata: Mapping[str, Any]) -> PromptArguments:
-    """How prompts are made, from a task's metadata, where everything else that lm-eval puts there is left alone."""
+    """Return the prompt arguments in a task's metadata; other metadata of lm-eval is ignored."""
     return _read(PromptArguments, metadata, [each.name for each in dataclasses.fields(PromptArguments)])
 
 
 def settings(metadata: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
-    """The settings of a suite (`known`) that stand in a task's metadata."""
+    """Return the settings in a task's metadata, of those that its suite has (`known`)."""
     given = {name: metadata[name] for name in known if name in SETTINGS and metadata.get(name) is not None}
     return {name: str(value) if SETTINGS[name].kind is str else _as(int, value, name) for name, value in given.items()}
 
@@ -130,9 +131,9 @@ def _read(kind: type[Kind], given: Mapping[str, Any], names: Collection[str]) ->
 
 
 def _as(hint: Any, value: Any, name: str) -> Any:
-    """`value` as the type of the field `name`; BadArgument where it is none of it.
+    """Return `value` as the type of the field `name`; raise BadArgument if it is no such value.
 
-    A whole number may have been made a float by lm-eval's command line, where -1 becomes -1.0.
+    lm-eval's command line may have made a whole number a float: -1 becomes -1.0.
     """
     (kind,) = {kind for kind in _alternatives(hint) if kind is not type(None)}
     text, said = str(value), f"model_args: {name}={value!r} is"
@@ -150,7 +151,7 @@ def _as(hint: Any, value: Any, name: str) -> Any:
 
 
 def _template_args(value: Any, said: str) -> dict[str, Any]:
-    """Arguments of a chat template by name; BadArgument as for the flag of the same name."""
+    """Return the arguments of a chat template by name; raise BadArgument for what `--template-args` refuses too."""
     if isinstance(value, str) and value.lstrip().startswith("{"):
         try:
             value = json.loads(value)

@@ -1,10 +1,10 @@
-"""Our backends as models of lm-eval: what its `hf` model computes, under an arm.
+"""Our backends as models of lm-eval: they compute what its `hf` model computes, under an arm.
 
 Texts become tokens by lm-eval's rules (`HFLM.tok_encode`, `tok_batch_encode` and `TemplateLM._encode_pair` of 0.4.13),
-and are cut on the left where they are too long, as there. Choices behind one context are computed together, contexts
-share their beginnings, logits are made where they are needed and reduced in float32. Documents of our own tasks are
-sent as `anchoreval run` sends them, segments and all. Weights are loaded when the first answer is asked for, which is
-behind the making of all prompts.
+and are cut on the left if they are too long, as lm-eval does. Choices after the same context are computed together,
+contexts share common prefixes, and logits are computed only where they are needed and reduced in float32. Documents of
+our own tasks are sent as `anchoreval run` sends them, with their segments. Weights are loaded when the first answer is
+asked for, after all prompts are made.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ from anchoreval.tokenizer.chat_template import Renderer, TurnRefused
 from anchoreval.tokenizer.check import PROBES
 
 MAX_NEW_TOKENS = 256  # HFLM.max_gen_toks
-#: What lm-eval's command line hands on where no --device is given; its `hf` model takes what there is instead.
+#: The device that lm-eval's command line passes on without --device; its `hf` model then takes what the machine has.
 DEFAULT_DEVICE = "cuda:0"
-#: What a request may say of decoding beside its length and stop strings: nothing that changes a greedy answer.
+#: Decoding options that a request may have besides length and stop strings: they do not change a greedy answer.
 _WITHOUT_EFFECT = frozenset({"do_sample", "temperature", "top_p", "top_k", "min_p", "typical_p"})
-_CACHED_BY = "anchoreval"  # the key under which a cache of answers says whose they are
+_CACHED_BY = "anchoreval"  # the key under which a cache of answers holds the fingerprint of model, arm and engine
 _log = logging.getLogger("lm_eval.anchoreval")
 
 
@@ -75,7 +75,7 @@ class AnchorEvalLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not analysed
 
     @classmethod
     def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> Any:
-        """The model; a device that is named twice is an error."""
+        """Return the model; raise BadArgument for an option that is given twice, such as the device."""
         more = {name: value for name, value in (additional_config or {}).items() if value is not None}
         if more.get("device") == DEFAULT_DEVICE:
             del more["device"]
@@ -90,13 +90,13 @@ class AnchorEvalLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not analysed
 
     @property
     def prefix_token_id(self) -> int:
-        """The token before a text that has no context."""
+        """The token that is put before a text without context."""
         asked = (self.asked.prefix_token_id, self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
         return int(next(token for token in asked if token is not None))
 
     @cached_property
     def max_length(self) -> int:
-        """The positions that prompts of lm-eval's own tasks are cut to, by the rule of its `hf` model."""
+        """The number of positions that prompts of lm-eval's own tasks are cut to, by the rule of its `hf` model."""
         from transformers import AutoConfig
 
         folder, own_code = self._model.folder, bool(self.asked.trust_remote_code)
@@ -105,11 +105,11 @@ class AnchorEvalLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not analysed
 
     @property
     def tokenizer_name(self) -> str:
-        """The tokenizer's name, as lm-eval's caches of chat prompts tell tokenizers apart."""
+        """A unique name of the tokenizer; lm-eval's caches of chat prompts distinguish tokenizers by it."""
         return f"{self.tokenizer.name_or_path.replace('/', '__')}-{self._texts.sha256[:16]}"
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """The text that the model's chat template makes; without a system turn where it refuses one."""
+        """Return the text that the model's chat template makes; system turns are dropped if it refuses them."""
         kind = {"add_generation_prompt": add_generation_prompt, "continue_final_message": not add_generation_prompt}
         try:
             return self._renderer.text(chat_history, kind)
@@ -122,14 +122,14 @@ class AnchorEvalLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not analysed
 
     @cached_property
     def _renderer(self) -> Renderer:
-        """The model's chat template, as its tokenizer would render it."""
+        """The model's chat template, rendered as its tokenizer would."""
         if not self.tokenizer.chat_template:
             raise ModelError(f"{self.asked.pretrained} has no chat template: leave out --apply_chat_template")
         special = {name: str(text) for name, text in self.tokenizer.special_tokens_map.items()}
         return Renderer(self.tokenizer.get_chat_template(), special)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        """Token ids, with what the tokenizer puts around a text where nothing else is said.
+        """Return token ids, with the tokenizer's special tokens unless an argument says otherwise.
 
         A text that begins with the prefix token gets no second one.
         """
@@ -139,7 +139,7 @@ class AnchorEvalLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not analysed
         return list(self.tokenizer.encode(string, **({} if special is None else {"add_special_tokens": special})))
 
     def _prompt_ids(self, text: str) -> list[int]:
-        """Token ids of a prompt that is answered; one that begins with BOS gets no second one."""
+        """Return the token ids of a prompt to be answered; a prompt that begins with BOS gets no second one."""
         doubled = bool(self.tokenizer.bos_token) and text.startswith(self.tokenizer.bos_token)
         special = False if doubled else self.asked.add_bos_token
         return list(self.tokenizer.encode(text, **({} if special is None else {"add_special_tokens": special})))
@@ -147,53 +147,53 @@ class AnchorEvalLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not analysed
     def loglikelihood(
         self, requests: Sequence[Instance], disable_tqdm: bool = False, **_: Any
     ) -> list[tuple[float, bool]]:
-        """(log-probability, whether greedy decoding would say it) of every continuation, in order."""
+        """Return (log-probability, is the greedy answer) of every continuation, in order."""
         samples = [sample_of(request.doc) for request in requests]
         others = [at for at, sample in enumerate(samples) if sample is None]
         theirs = super().loglikelihood([requests[at] for at in others], disable_tqdm=disable_tqdm) if others else []
-        found = dict(zip(others, theirs, strict=True))
+        scores = dict(zip(others, theirs, strict=True))
         groups: dict[str, list[int]] = {}
         for at, sample in enumerate(samples):
             if sample is not None:
                 groups.setdefault(sample.id, []).append(at)
-        own = {sample.id: sample for sample in samples if sample is not None}
-        asked = [self._own(sample) for sample in own.values()]
+        ours = {sample.id: sample for sample in samples if sample is not None}
+        asked = [self._own(sample) for sample in ours.values()]
         for output in self._answers(asked, "choices", disable_tqdm):
             for at in groups[output.sample_id]:
-                found[at] = tuple(output.choices[int(requests[at].idx)])
-                self.cache_hook.add_partial("loglikelihood", requests[at].args, found[at])
-        return [found[at] for at in range(len(requests))]
+                scores[at] = tuple(output.choices[int(requests[at].idx)])
+                self.cache_hook.add_partial("loglikelihood", requests[at].args, scores[at])
+        return [scores[at] for at in range(len(requests))]
 
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False, **_: Any
     ) -> list[tuple[float, bool]]:
-        """(log-probability, greedy) per (texts, context, continuation); those behind one context are one request."""
+        """Return (log-probability, is greedy) per (texts, context, continuation); equal contexts are one request."""
         groups: dict[tuple[int, ...], dict[tuple[int, ...], list[int]]] = {}
         for at, (texts, context, continuation) in enumerate(requests):
             if not continuation or not context or len(continuation) > self.max_length:
-                said = f"{len(context)} tokens of context and {len(continuation)} of continuation"
-                raise ModelError(f"{str(texts)[-80:]!r}: {said} cannot be scored within {self.max_length} positions")
+                sizes = f"{len(context)} tokens of context and {len(continuation)} of continuation"
+                raise ModelError(f"{str(texts)[-80:]!r}: {sizes} cannot be scored within {self.max_length} positions")
             kept = (*context, *continuation)[-(self.max_length + 1) :]
             self._cut += len(kept) < len(context) + len(continuation)
             choices = groups.setdefault(kept[: -len(continuation)], {})
             choices.setdefault(tuple(continuation), []).append(at)
         asked = [
-            self._plain(str(number), ids, 0, choices=tuple(Continuation(each, len(each)) for each in choices))
+            self._plain(str(number), ids, 0, choices=tuple(Continuation(choice, len(choice)) for choice in choices))
             for number, (ids, choices) in enumerate(groups.items())
         ]
         self._tell_cut()
-        found: dict[int, ChoiceScore] = {}
+        scores: dict[int, ChoiceScore] = {}
         members = [list(choices.values()) for choices in groups.values()]
         for output in self._answers(asked, "choices", disable_tqdm):
             for score, places in zip(output.choices, members[int(output.sample_id)], strict=True):
                 for at in places:
-                    found[at] = score
+                    scores[at] = score
                     if requests[at][0] is not None:
                         self.cache_hook.add_partial("loglikelihood", requests[at][0], tuple(score))
-        return [tuple(found[at]) for at in range(len(requests))]  # type: ignore[misc]
+        return [tuple(scores[at]) for at in range(len(requests))]  # type: ignore[misc]
 
     def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[float]:
-        """The log-probability of every text, each token once, in windows of the whole length."""
+        """Return the log-probability of every text; each token counts once, in windows of `max_length` positions."""
         totals = []
         for request in tqdm(requests, disable=disable_tqdm, desc="texts"):
             (text,) = request.args
@@ -205,44 +205,44 @@ class AnchorEvalLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not analysed
         return totals
 
     def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[str]:
-        """The greedy answers, without what stands from the first stop string on."""
+        """Return the greedy answers, cut at the first stop string."""
         asked, stops = [], []
         for number, request in enumerate(requests):
             sample = sample_of(request.doc)
-            made, stop = self._answered(request) if sample is None else (self._own(sample), None)
-            asked.append(replace(made, sample_id=str(number)))
+            sent, stop = self._answered(request) if sample is None else (self._own(sample), None)
+            asked.append(replace(sent, sample_id=str(number)))
             stops.append(stop)
         self._tell_cut()
-        found: dict[int, str] = {}
+        answers: dict[int, str] = {}
         for output in self._answers(asked, "answers", disable_tqdm):
             at = int(output.sample_id)
             stop = stops[at]
-            found[at] = output.text if stop is None else self._said(output, stop)
-            self.cache_hook.add_partial("generate_until", requests[at].args, found[at])
-        return [found[at] for at in range(len(requests))]
+            answers[at] = output.text if stop is None else self._said(output, stop)
+            self.cache_hook.add_partial("generate_until", requests[at].args, answers[at])
+        return [answers[at] for at in range(len(requests))]
 
     def get_model_info(self) -> dict[str, Json]:
-        """What the results file says of the model: the arm as asked and as applied, and what computed it."""
-        said = self._backend.describe()
+        """Return the model's entry in the results file: the arm as asked and as applied, and the backend."""
+        described = self._backend.describe()
         info: dict[str, Json] = {
             "anchoreval": {
                 "version": metadata.version("anchoreval"),
                 "arm": {"asked": self.arm.asked(), "applied": self._applied},
                 "fingerprint": self._fingerprint,
-                "backend": said,
+                "backend": described,
                 "document_tokens": self.asked.document_tokens,
                 "cut_on_the_left": self._cut,
             },
-            "model_num_parameters": said.get("parameters"),
-            "model_dtype": said.get("dtype"),
-            "model_sha": said.get("weights_sha256"),
+            "model_num_parameters": described.get("parameters"),
+            "model_dtype": described.get("dtype"),
+            "model_sha": described.get("weights_sha256"),
         }
         return info
 
     def set_cache_hook(self, cache_hook: CacheHook) -> None:
-        """Has answers kept in a cache; BadArgument for one that holds those of another model, arm or engine.
+        """Keep answers in a cache; raise BadArgument if the cache has answers of another model, arm or engine.
 
-        lm-eval's keys are prompts alone: a cache would hand the answers of one model to the next.
+        lm-eval's cache keys are prompts only, so a cache would return the answers of one model for another.
         """
         kept = cache_hook.dbdict
         if kept is not None:
@@ -259,54 +259,54 @@ class AnchorEvalLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not analysed
 
     @property
     def _room(self) -> int:
-        """The positions of the longest prompt with its answer, of lm-eval's tasks and of ours."""
+        """The number of positions of the longest prompt with its answer, in lm-eval's tasks and ours."""
         return max(self.max_length, self._model.window or 0)
 
     @cached_property
     def _fingerprint(self) -> str:
-        """SHA-256 over everything that an answer to a prompt depends on."""
+        """The SHA-256 over everything that an answer to a prompt depends on."""
         asked = self.asked
         texts = (asked.max_length, asked.add_bos_token, asked.prefix_token_id, asked.document_tokens)
-        versions = self._backend.describe()["versions"]  # a cache says nothing of where its answers come from
+        versions = self._backend.describe()["versions"]  # a cache does not record which versions computed its answers
         identity = [self._backend.fingerprint, versions, self.arm.fingerprint(), self._texts.sha256, *texts]
         identity += [] if self._anchor == "auto" else [f"anchor {self._anchor}"]
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
     def _load_tokenizer(self) -> Any:
-        """The tokenizer that lm-eval's prompts are made with: that of `anchoreval run`, as an object of transformers.
+        """Return the tokenizer of `anchoreval run` as an object of transformers, for lm-eval's prompts.
 
-        Where transformers' class leaves out rules of tokenizer.json, the class that reads all of it. ModelError where
-        the tokens are still others.
+        If transformers' own class ignores rules of tokenizer.json, use the class that reads all of them. Raise
+        ModelError if the tokens still differ.
         """
         from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
         folder, reading = self._model.tokenizer_folder, self._texts.reading
         if reading is not None and reading.differs:
             _log.warning(reading.differs)
-            made = PreTrainedTokenizerFast.from_pretrained(folder, **self._texts.special_tokens)
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, **self._texts.special_tokens)
         else:
-            made = AutoTokenizer.from_pretrained(folder, trust_remote_code=bool(self.asked.trust_remote_code))
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=bool(self.asked.trust_remote_code))
         for text in PROBES:
-            if list(made.encode(text, add_special_tokens=False)) != self._texts.encode(text):
-                what = f"transformers' {type(made).__name__} reads other tokens than tokenizer.json holds"
+            if list(tokenizer.encode(text, add_special_tokens=False)) != self._texts.encode(text):
+                what = f"transformers' {type(tokenizer).__name__} reads other tokens than tokenizer.json holds"
                 raise ModelError(f"{folder}: {what}: lm-eval's tasks and ours would get different ones")
-        return made
+        return tokenizer
 
     def _own(self, sample: Sample) -> Request:
-        """A sample of our tasks as `anchoreval run` sends it, but for its reference, whose score has no place there."""
+        """Return a sample of our tasks as `anchoreval run` sends it, without its reference: lm-eval cannot use it."""
         task = card_of(sample.task)
         room = None if task.length_of == "natural" else room_of(task, self._model.window)
         request = to_request(replace(sample, references=()), self._texts, task.reference, room, anchor=self._anchor)
         return cut_documents(request, self.asked.document_tokens)
 
     def _plain(self, name: str, ids: Sequence[int], new_tokens: int, **more: Any) -> Request:
-        """Tokens that have no documents, as a request."""
+        """Return a request of token ids without documents."""
         anchors = {self.tokenizer.bos_token_id, self._texts.bos and self._texts.bos[1]} - {None}
         first = -1 if ids[0] in (anchors or {self.tokenizer.eos_token_id}) else 0
         return Request(name, tuple(ids), (first, *[0] * (len(ids) - 1)), ("query",), new_tokens, **more)
 
     def _answered(self, request: Instance) -> tuple[Request, list[str]]:
-        """A request for an answer as tokens, and the texts that it ends before."""
+        """Return an lm-eval request for an answer as our Request, and its stop strings."""
         text, decoding = request.args
         given: Mapping[str, Any] = normalize_gen_kwargs(decoding, MAX_NEW_TOKENS)
         changed = sorted(set(given) - _WITHOUT_EFFECT - {"until", "max_gen_toks"})
@@ -321,7 +321,7 @@ class AnchorEvalLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not analysed
             raise BadArgument(f"{request.task_name}: {most} new tokens, the model has {self.max_length} positions")
         kept = ids[-(self.max_length - most) :]
         self._cut += len(kept) < len(ids)
-        return self._plain("", kept, most, stop=tuple(each for each in stop if each)), stop
+        return self._plain("", kept, most, stop=tuple(string for string in stop if string)), stop
 
     def _tell_cut(self) -> None:
         if self._cut > self._told:
@@ -329,16 +329,16 @@ class AnchorEvalLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not analysed
         self._told = self._cut
 
     def _said(self, output: Output, stop: list[str]) -> str:
-        """The answer as lm-eval's `hf` model reads it from the new tokens."""
+        """Return the answer as lm-eval's `hf` model decodes it from the new tokens."""
         text = self.tokenizer.decode(list(output.token_ids), skip_special_tokens=True)
         return str(postprocess_generated_text(text, stop, None))
 
     def _answers(self, requests: Sequence[Request], what: str, quiet: bool) -> Iterator[Output]:
-        """Every output as it comes; ModelError behind the last where a request has none."""
+        """Yield every output as it comes; raise ModelError after the last if requests have no answer."""
         if not requests:
             return
         if not self.arm.arrangement.stock:
-            without = sum("document" not in each.roles and "line" not in each.roles for each in requests)
+            without = sum("document" not in request.roles and "line" not in request.roles for request in requests)
             if without:
                 _log.warning("arm %s: %d of %d prompts have no documents", self.arm.name, without, len(requests))
         failed: list[Output] = []
@@ -347,7 +347,7 @@ class AnchorEvalLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not analysed
             self._applied = dict(applied)
             for output in backend.answer(requests):
                 progress.update()
-                if output.finish == "error" and output.lost != "unclosed":  # its text is lm-eval's to judge
+                if output.finish == "error" and output.lost != "unclosed":  # lm-eval scores an unclosed answer's text
                     failed.append(output)
                 else:
                     yield output

@@ -1,7 +1,7 @@
-"""Our cards as task files of lm-eval, written when they are asked for: one task per (task, length), a group per length.
+"""Write our cards as task files of lm-eval: a task per (task, length), and a group per (suite, length).
 
-Every name begins with `anchor_` and the one tag is `anchoreval`: in lm-eval a later file that repeats a name or a tag
-takes it over whole.
+Every name begins with `anchor_` and the only tag is `anchoreval`, because in lm-eval a later file with the same name or
+tag replaces it.
 """
 
 from __future__ import annotations
@@ -19,43 +19,41 @@ _CLASS = "!function anchoreval.lm_eval_plugin.tasks.AnchorTask"
 
 
 def task_name(task: Task, length: int) -> str:
-    """`anchor_ruler_niah_single_1_4096`."""
+    """Return the name of a task in lm-eval, such as `anchor_ruler_niah_single_1_4096`."""
     return f"anchor_{task.suite}_{task.name}_{length}"
 
 
 def group_name(suite: str, length: int) -> str:
-    """`anchor_ruler_4096`."""
+    """Return the name of a group in lm-eval, such as `anchor_ruler_4096`."""
     return f"anchor_{suite}_{length}"
 
 
 def asked_lengths(names: Iterable[str]) -> set[int]:
-    """The lengths that names of ours end with: any length can be asked for."""
-    found = (re.fullmatch(r"anchor_.*_(\d+)", name) for name in names)
-    return {int(match[1]) for match in found if match and int(match[1]) > 0}
+    """Return the lengths at the end of our names; a user may ask for any length in this way."""
+    matches = (re.fullmatch(r"anchor_.*_(\d+)", name) for name in names)
+    return {int(match[1]) for match in matches if match and int(match[1]) > 0}
 
 
 def certainly_ours(name: str) -> bool:
-    """Whether a name or glob can stand for nothing but tasks, groups and the tag of ours."""
+    """Return True if a name or glob can only match our tasks, groups or tag."""
     return name.startswith("anchor_") or name == TAG
 
 
 def write_tasks(folder: Path, names: Sequence[str] = (), limit: int | None = None) -> dict[str, tuple[Task, int]]:
-    """Writes every task at its card's lengths and at those that `names` end with; name -> (task, length).
+    """Write a file for every task, at its card's lengths and at those of `names`; return name -> (task, length).
 
-    Those of natural length are left out: they are lm-eval's own, by the names that it has for them. So are texts that
-    are scored as a whole.
-
-    `limit` is the number of samples that will be used, where that is known.
+    Tasks of natural length are left out, because they are lm-eval's own tasks under its own names. Tasks that score
+    whole texts are left out too. `limit` is the number of samples that will be used, if it is known.
     """
     tasks, _ = load_tasks()
-    extra, made = asked_lengths(names), {}
+    extra, written = asked_lengths(names), {}
     groups: dict[tuple[str, int], list[str]] = {}
     for task in tasks.values():
         if task.length_of == "natural" or task.generator in IN_FILES:
             continue
         for length in sorted({*task.lengths, *extra}):
             name = task_name(task, length)
-            made[name] = (task, length)
+            written[name] = (task, length)
             groups.setdefault((task.suite, length), []).append(name)
             about = {"task": task.address, "length": length} | ({"limit": limit} if limit else {})
             metadata = json.dumps({"version": task.version, "anchoreval": about})
@@ -69,4 +67,4 @@ def write_tasks(folder: Path, names: Sequence[str] = (), limit: int | None = Non
             "metadata": {"version": 1},
         }
         (folder / f"group_{suite}_{length}.yaml").write_text(json.dumps(group), "utf-8")
-    return made
+    return written

@@ -1,6 +1,6 @@
-"""A task of our cards at one length as a task of lm-eval: the prompts of `anchoreval run`, judged by the same scorer.
+"""A task of our cards at one length as a task of lm-eval, with the prompts and the scorer of `anchoreval run`.
 
-A document is a sample as JSON, so that our models see its segments; other models see its text.
+A document of lm-eval is a sample as JSON. Our models use its segments; other models see its text.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from anchoreval.schema import Choice, ChoiceScore, Json, Sample, Segment
 from anchoreval.suites.scorers import SCORERS, with_choices
 
 _log = logging.getLogger("lm_eval.anchoreval")
-#: The key of a document that says it is a sample of ours.
+#: The key that marks a document as one of our samples; its value is the sample id.
 OURS = "anchoreval_sample"
 
 
 class Documents(Sequence[dict[str, Any]]):
-    """Samples as documents, made when they are looked at: `--limit` costs what it says. `about` says of what."""
+    """Samples as documents, each made when it is first used, so that `--limit` saves time. `about` describes them."""
 
     def __init__(self, samples: Iterator[Sample], count: int, about: Mapping[str, Json]) -> None:
         self._samples, self._count, self.about = samples, count, about
@@ -56,7 +56,7 @@ class Documents(Sequence[dict[str, Any]]):
 
 
 class AnchorTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval is not analysed
-    """One cell of ours. `config["metadata"]["anchoreval"]` names its task and length."""
+    """One of our tasks at one length; `config["metadata"]["anchoreval"]` names both."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         self._documents = documents(config["metadata"])
@@ -67,24 +67,27 @@ class AnchorTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval is not anal
         metric = {"metric": "score", "aggregation": "mean", "higher_is_better": True}
         kept = {key: value for key, value in config.items() if key != "class"}
         kept["metadata"] = {**config["metadata"], "anchoreval": self._documents.about}
-        made = {"test_split": "test", "metric_list": [metric], "process_results": score, "target_delimiter": ""}
-        super().__init__(config=kept | made | kind)
+        fixed = {"test_split": "test", "metric_list": [metric], "process_results": score, "target_delimiter": ""}
+        super().__init__(config=kept | fixed | kind)
 
     def download(self, dataset_kwargs: dict[str, Any] | None = None, **_: Any) -> None:
-        """The documents, which need no download."""
+        """Set the data set to our documents; nothing is downloaded."""
         self.dataset = {"test": self._documents}
 
     def doc_iterator(
         self, *, rank: int = 0, limit: int | None = None, world_size: int = 1, samples: list[int] | None = None
     ) -> Iterator[tuple[int, Any]]:
-        """Documents with their place in the order of asking; no more of them are made than are asked for."""
+        """Yield documents with their position among those asked for; no other document is made."""
         if samples and not all(0 <= index < len(self._documents) for index in samples):
             raise BadArgument(f"--samples: {self.config.task} has samples 0 to {len(self._documents) - 1}")
         chosen = samples or range(min(int(limit or len(self._documents)), len(self._documents)))
         yield from itertools.islice(((i, self._documents[at]) for i, at in enumerate(chosen)), rank, None, world_size)
 
     def build_all_requests(self, **asked: Any) -> None:
-        """The requests of all documents; a cache of requests, which knows neither tokenizer nor length, is refused."""
+        """Build the requests of all documents.
+
+        Raise BadArgument for a cache of requests, whose keys hold neither tokenizer nor length, and for `--gen_kwargs`.
+        """
         if asked.get("cache_requests"):
             raise BadArgument(f"--cache_requests mixes up the prompts of models and lengths: leave it out with {TASKS}")
         if self.OUTPUT_TYPE == "generate_until" and self.config.generation_kwargs != _generation(self._documents[0]):
@@ -92,7 +95,7 @@ class AnchorTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval is not anal
         super().build_all_requests(**asked)
 
     def fewshot_context(self, doc: dict[str, Any], num_fewshot: int = 0, *_: Any, **asked: Any) -> str:
-        """The prompt as `anchoreval run` sends it; whatever would change it is refused."""
+        """Return the prompt as `anchoreval run` sends it; raise BadArgument for an option that would change it."""
         changes = {
             "--num_fewshot": num_fewshot,
             "--system_instruction": asked.get("system_instruction"),
@@ -104,36 +107,36 @@ class AnchorTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval is not anal
         return self.doc_to_text(doc)
 
     def doc_to_text(self, doc: Mapping[str, Any], _: Any = None) -> str:
-        """The whole prompt."""
+        """Return the whole prompt."""
         return "".join(segment["text"] for segment in doc["segments"])
 
     def doc_to_target(self, doc: Mapping[str, Any], _: Any = None) -> str:
-        """The references, for the log."""
+        """Return the references as one text, for the log."""
         return ", ".join(doc["references"])
 
     def construct_requests(self, doc: dict[str, Any], ctx: str, **given: Any) -> list[Instance] | Instance:
-        """One request, or one per choice."""
-        meant = {"doc": doc, "metadata": given["metadata"]}
+        """Return one request, or one per choice."""
+        both = {"doc": doc, "metadata": given["metadata"]}
         if not doc["choices"]:
-            return Instance(request_type="generate_until", arguments=(ctx, _generation(doc)), idx=0, **meant)
+            return Instance(request_type="generate_until", arguments=(ctx, _generation(doc)), idx=0, **both)
         pairs = [(ctx + choice["before"], choice["text"]) for choice in doc["choices"]]
-        return [Instance(request_type="loglikelihood", arguments=pair, idx=i, **meant) for i, pair in enumerate(pairs)]
+        return [Instance(request_type="loglikelihood", arguments=pair, idx=i, **both) for i, pair in enumerate(pairs)]
 
 
 TASKS = "tasks of anchoreval"
 
 
 def documents(metadata: Mapping[str, Any]) -> Documents:
-    """The documents of the cell that `metadata` names, made with the tokenizer of the model that it names."""
+    """Return the documents of the task and length in `metadata`, made with the tokenizer of the model there."""
     about, asked = metadata["anchoreval"], prompt_arguments(metadata)
-    found = card_of(about["task"])
+    card = card_of(about["task"])
     model = model_of(metadata)
     haystack = asked.haystack or model.card.haystack
     if asked.haystack is None and haystack != "published":
         _log.warning("haystack %s, as the model's card says: not comparable with published scores", haystack)
     spec = Spec.of(
-        found.address,
-        settings=settings(metadata, found.settings),
+        card.address,
+        settings=settings(metadata, card.settings),
         lengths=(about["length"],),
         limit=about.get("limit"),
         seed=asked.seed,
@@ -147,19 +150,19 @@ def documents(metadata: Mapping[str, Any]) -> Documents:
     )
     prompts, task = Prompts(spec, model), spec.tasks[0]
     (cell,) = prompts.cells()
-    said = {
+    description = {
         **about, "card": task.model_dump(mode="json", exclude_defaults=True), "seed": spec.seed,
         "template": spec.template, "sources": spec.sources.describe(), "comparable": not prompts.incomparable([cell]),
         "tokenizer_sha256": model.tokenizer.sha256, **prompts.wording,
     }  # fmt: skip
-    made = Documents(cell.samples, cell.asked, said)
-    if made[0]["then"]:
+    cell_documents = Documents(cell.samples, cell.asked, description)
+    if cell_documents[0]["then"]:
         raise AnchorEvalError(f"{task.address} asks in two steps, which lm-eval cannot: anchoreval run does")
-    return made
+    return cell_documents
 
 
 def model_of(metadata: Mapping[str, Any]) -> Model:
-    """The model, with the tokenizer that lengths are counted with."""
+    """Return the model in `metadata`, with the tokenizer that counts lengths; raise BadArgument if there is none."""
     place = metadata.get("tokenizer") or metadata.get("pretrained")
     if not place:
         raise BadArgument("lengths are in tokens of a model: name it, --metadata pretrained=MODEL or tokenizer=PATH")
@@ -169,27 +172,27 @@ def model_of(metadata: Mapping[str, Any]) -> Model:
 
 @cache
 def card_of(address: str) -> Task:
-    """The task of that address."""
+    """Return the task of that address."""
     return load_tasks()[0][address]
 
 
 def document_of(sample: Sample) -> dict[str, Any]:
-    """A sample as JSON."""
+    """Return a sample as a document (JSON values)."""
     return {OURS: sample.id, **asdict(sample)}
 
 
 def sample_of(doc: Any) -> Sample | None:
-    """The sample that a document is; None for documents of other tasks."""
+    """Return the sample of a document; None for a document of another task."""
     if not isinstance(doc, dict) or OURS not in doc:
         return None
-    told = {key: value for key, value in doc.items() if key != OURS}
-    told |= {"segments": tuple(Segment(**segment) for segment in doc["segments"])}
-    told |= {"choices": tuple(Choice(**choice) for choice in doc["choices"])}
-    return Sample(**told | {name: tuple(doc[name]) for name in ("references", "stop", "then")})
+    fields = {key: value for key, value in doc.items() if key != OURS}
+    fields |= {"segments": tuple(Segment(**segment) for segment in doc["segments"])}
+    fields |= {"choices": tuple(Choice(**choice) for choice in doc["choices"])}
+    return Sample(**fields | {name: tuple(doc[name]) for name in ("references", "stop", "then")})
 
 
 def score(doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, float]:
-    """What our scorer says of a document's answer; nothing where it gives no score."""
+    """Return the score of a document's answer by our scorer; an empty dict if it gives no score."""
     scores = tuple(ChoiceScore(*result) for result in results) if doc["choices"] else ()
     text = "" if scores else results[0]
     judged = SCORERS[card_of(doc["task"]).scorer](text, tuple(doc["references"]), with_choices(doc["facts"], scores))

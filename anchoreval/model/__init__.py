@@ -1,4 +1,4 @@
-"""A model as it is asked for, opened once: card, folder, tokenizer, what its config.json states. Imports no torch."""
+"""`Model`: the model that a user asks for, opened once: card, folder, tokenizer, config.json. Imports no torch."""
 
 from __future__ import annotations
 
@@ -16,11 +16,19 @@ from anchoreval.tokenizer import TextTokenizer, load_tokenizer
 
 @dataclass(eq=False)
 class Model:
-    """What is evaluated: its name on boards, what was asked for, the card whose tokenizer and limits hold.
+    """The model under evaluation, without its weights: card, tokenizer, configuration and number of positions.
 
-    `checkpoint` is what a backend is opened with, `reader` what its tokenizer was asked for as, where it is not the
-    checkpoint's own. Folder, tokenizer and configuration are looked up when they are first needed, and only once;
-    without `download` on this machine alone.
+    Everything that a run needs to know about a model before a backend loads it comes from here. Folder, tokenizer and
+    configuration are looked up when they are first used, and only once. Make a Model with `of` (a card, folder or hub
+    id), `served` (a name at a server) or `of_tokenizer` (a bare tokenizer).
+
+    `name`          the name on boards and of the folder of runs
+    `asked`         the card, folder, hub id or server's name that the user gave
+    `card`          the card whose tokenizer and limits hold
+    `checkpoint`    what a backend is opened with
+    `reader`        the card, folder or hub id of the tokenizer, if it is not the checkpoint's own
+    `max_length`    overrides the number of positions
+    `download`      False looks on this machine only
     """
 
     name: str
@@ -35,7 +43,7 @@ class Model:
     def of(
         cls, asked: str, reader: str | None = None, max_length: int | None = None, *, download: bool = True
     ) -> Model:
-        """Return the model of a card, folder or hub id; UnknownName where there is none."""
+        """Return the model of a card, folder or hub id; raise UnknownName if there is none."""
         name, card = find_model(asked)
         return cls(name, asked, card, card.checkpoint, reader, max_length, download)
 
@@ -47,7 +55,7 @@ class Model:
 
     @classmethod
     def of_tokenizer(cls, tokenizer: TextTokenizer, window: int | None = None) -> Model:
-        """Return a tokenizer and so many positions (None: any number) as a model whose checkpoint nobody opens."""
+        """Return a model of a tokenizer and a number of positions (None: no limit); it has no checkpoint to open."""
         card = ModelCard(about="a tokenizer", checkpoint=tokenizer.name or "tokenizer")
         model = cls(tokenizer.name, tokenizer.name, card, card.checkpoint, max_length=window)
         vars(model).update(tokenizer=tokenizer, config={})
@@ -55,24 +63,24 @@ class Model:
 
     @cached_property
     def folder(self) -> Path:
-        """The folder of configuration and tokenizer, without the weights; `ModelError` where it is not to be had."""
+        """The folder of configuration and tokenizer, without the weights; ModelError if it is not available."""
         return folder_of(self.card.checkpoint, weights=False, download=self.download)
 
     @cached_property
     def tokenizer_folder(self) -> Path:
-        """The folder of the tokenizer that lengths are counted with."""
+        """The folder of the tokenizer that counts lengths."""
         if self.reader is None:
             return self.folder
         return folder_of(find_model(self.reader)[1].checkpoint, weights=False, download=self.download)
 
     @cached_property
     def tokenizer(self) -> TextTokenizer:
-        """The tokenizer that lengths are counted with."""
+        """The tokenizer that counts lengths."""
         return load_tokenizer(self.tokenizer_folder)
 
     @cached_property
     def config(self) -> dict[str, Json]:
-        """What config.json holds; nothing where there is none that can be read."""
+        """The content of config.json; empty if there is none or it cannot be read."""
         try:
             config = json.loads((self.folder / "config.json").read_text("utf-8"))
         except (OSError, ValueError, RecursionError):
@@ -81,11 +89,11 @@ class Model:
 
     @property
     def window(self) -> int | None:
-        """The positions that the model has: asked for, else the card's, else those that it states; None: unknown."""
+        """The number of positions: `max_length`, else the card's, else the one in config.json; None: unknown."""
         return self.max_length or self.card.max_length or positions_of(self.config)
 
     def within(self, window: int | None) -> Model:
-        """Return the model with no more positions than its server has; the model itself where that says nothing."""
+        """Return the model with at most `window` positions; the model itself if it has no more, or `window` is None."""
         if window is None or (self.window is not None and window >= self.window):
             return self
         fewer = replace(self, max_length=window)
@@ -95,7 +103,7 @@ class Model:
 
 
 def tokenizer_of(asked: str | Path, download: bool = True) -> TextTokenizer:
-    """Return the tokenizer that is asked for: of a file, a folder, a card, or an id of the hub."""
+    """Return the tokenizer of a file, a folder, a card, or a hub id."""
     if Path(asked).expanduser().is_file():
         return load_tokenizer(asked)
     return load_tokenizer(folder_of(find_model(str(asked))[1].checkpoint, weights=False, download=download))

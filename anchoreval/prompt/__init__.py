@@ -249,7 +249,7 @@ def to_request(
 
 
 def _of_text(sample: Sample, tokenizer: PromptTokenizer, anchor: Anchor) -> Request:
-    """The request that scores the tokens of a text behind the anchor, or behind the first of them."""
+    """Return the request that scores the tokens of a text after the anchor, or after its own first token."""
     first, role, ids = (-1, (), sample.ids) if anchor == "auto" else (0, _DOCUMENT, sample.ids[1:])
     front = anchor_token(tokenizer)[1] if anchor == "auto" else sample.ids[0]
     return Request(sample.id, (front,), (first,), role, sample.max_new_tokens, reference_ids=ids)

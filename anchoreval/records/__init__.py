@@ -1,1 +1,1 @@
-"""What stands on disk: header, records, run folder, seal; nothing here knows torch."""
+"""The files of a run: header, records, run folder, seal. Imports no torch."""

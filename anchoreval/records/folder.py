@@ -1,7 +1,8 @@
-"""A run folder open for writing: header.json first, then records.jsonl, one flushed line per record.
+"""`RunFolder`: a run folder open for writing. header.json is written first, then records.jsonl, one line per record.
 
-Locked while written; a torn last line is dropped and redone; a failed write is a failed run. A sample that was asked
-again has a later line of the same key, which stands for it; the earlier ones are dropped when the run finishes.
+The folder is locked while it is open. A torn last line is dropped, and its sample is asked again. A failed write fails
+the run. A sample that was asked again gets another line with the same key; the last line counts, and the earlier ones
+are dropped when the run finishes.
 """
 
 from __future__ import annotations
@@ -30,14 +31,18 @@ from anchoreval.records.seal import require_seal, seal_of
 from anchoreval.schema import SCORED, Json, Record
 
 LOCK = "lock"
-FIRSTS = "first_answers.jsonl"  # of samples of two steps, until the run finishes
+FIRSTS = "first_answers.jsonl"  # first answers of two-step samples; deleted when the run finishes
 
 
 class RunFolder:
     """A run folder open for writing, as a context manager; only one process can hold it.
 
-    A finished run is left as it is, byte for byte, until a record is appended. `old` is the header that lay there. With
-    `same_environment` a run that was begun elsewhere, or with other versions, is refused.
+    A finished run stays as it is, byte for byte, until a record is appended.
+
+    `done`              key -> record, for all records in the folder
+    `old`               the header that was in the folder when it was opened; None in a new folder
+    `firsts`            the kept first answers of two-step samples
+    `same_environment`  refuses a run that was begun on another machine or with other versions
     """
 
     def __init__(self, path: Path, header: Mapping[str, Json], same_environment: bool = False) -> None:
@@ -47,14 +52,14 @@ class RunFolder:
         self._here: list[Json] = header.get("environments") or []
         self._same_environment = same_environment
         self._keys: dict[tuple[str, str], str] = {}
-        self._lines: dict[str, int] = {}  # of records that lay there
+        self._lines: dict[str, int] = {}  # key -> number of the line, for records from before the folder was opened
         self._written, self._stale = False, 0
         self.firsts = Kept()
 
     def __enter__(self) -> RunFolder:
-        if problem := problem_of(json.loads(json.dumps(self._header))):  # nobody could read it
+        if problem := problem_of(json.loads(json.dumps(self._header))):  # no reader would accept this header
             raise RunError(f"{self.path}: what is asked for has no place in {HEADER}: {problem}")
-        for place in (self.path, self.path.parent):  # of the run and of its model, which boards do not follow
+        for place in (self.path, self.path.parent):  # folders of run and model: boards follow no links
             if place.is_symlink():
                 raise RunError(f"{place} is a link: name the folder that it leads to as --output, or move it away")
         with write_errors(self.path):
@@ -82,7 +87,7 @@ class RunFolder:
         return self
 
     def _resume(self) -> None:
-        """Check the header and the seal that lie there, drop a torn last line, go on with that header."""
+        """Check the header and seal in the folder, drop a torn last line, and continue with that header."""
         header, records = self.path / HEADER, self.path / RECORDS
         if there(header):
             self.old = old = self._old(header)
@@ -114,7 +119,7 @@ class RunFolder:
             raise RunError(f"{error}; delete the folder or use another --output") from error
 
     def _begin(self) -> None:
-        """Write the header of a run that is under way."""
+        """Write the header of a run in progress."""
         if self.old is not None:
             if self.old.get("finished") and self.old.get("seal") is None and self.old.get("schema") == SCHEMA:
                 raise RunError(
@@ -128,17 +133,20 @@ class RunFolder:
 
     @property
     def unordered(self) -> bool:
-        """Whether records of a run that had finished, or that were asked again, stand behind those that followed."""
+        """True if new records came after the run had finished or repeat a sample, so that they have to be sorted."""
         old = self.old or Header()
         return self._written and (self._stale > 0 or bool(old.get("finished") or old.get("grown")))
 
     @property
     def environment(self) -> int | None:
-        """The index, in the header's `environments`, of what computes in this process; None where it does not say."""
+        """The index of this process's environment in the header's `environments`; None if it is not known."""
         return self.environment_of(self._here[0]) if self._here else None
 
     def environment_of(self, environment: Mapping[str, Json]) -> int:
-        """The index of an environment in the header, added where it is new; RunError where it has to be the same."""
+        """Return the index of an environment in the header; add a new one.
+
+        Raise RunError for a new one if the run must stay in the same environment.
+        """
         known = self._header.environments
         if environment not in known:
             self._require_known([environment])
@@ -152,28 +160,28 @@ class RunFolder:
             raise RunError(f"{self.path}: --same-environment: where it was begun, {_apart(known[0], other[0])}")
 
     def line_of(self, key: str) -> int:
-        """The number of the line on which a record of this key lay when the folder was opened; 0 for none."""
+        """Return the line number that the record of this key had when the folder was opened; 0 if it had none."""
         return self._lines.get(key, 0)
 
     def answered(self, key: str) -> bool:
-        """Whether the record of this key is there and is not to be asked again."""
+        """Return True if the record of this key exists and has an answer that is scored."""
         return key in self.done and self.done[key].outcome in SCORED
 
     def holds(self, sample_id: str, arm: str) -> bool:
-        """Whether there is a record of this sample under this arm."""
+        """Return True if there is a record of this sample under this arm."""
         return (sample_id, arm) in self._keys
 
     def of(self, sample_id: str, arm: str) -> Record:
-        """The record of a sample under an arm; RunError where there is none."""
+        """Return the record of a sample under an arm; raise RunError if there is none."""
         try:
             return self.done[self._keys[sample_id, arm]]
         except KeyError:
             raise RunError(f"{self.path}: {sample_id} under {arm} was left out: run the same command again") from None
 
     def waiting(self, arm: str, keys: Mapping[str, str]) -> set[str]:
-        """Of samples, by id with their keys, those that have no answer under an arm.
+        """Return the ids of the samples that have no answer under an arm; `keys` maps ids to record keys.
 
-        RunError where a record of the same sample was made of another prompt.
+        Raise RunError if a sample has a record with another key, that is, of another prompt or engine.
         """
         for name, key in keys.items():
             if self._keys.get((name, arm), key) != key:
@@ -186,13 +194,13 @@ class RunFolder:
         return {name for name, key in keys.items() if not self.answered(key)}
 
     def failed(self, key: str) -> bool:
-        """Whether the last line of this key says that it cost workers their life, or failed otherwise."""
+        """Return True if the last record of this key failed, for example because workers died on it."""
         return key in self.done and self.done[key].outcome == "failed"
 
     def append(self, record: Record, logprobs: Sequence[float] | None = None) -> None:
-        """One more line, on disk when this returns; none where the sample failed again in the same way.
+        """Append a record; it is on disk when this returns. Skip a sample that failed again in the same way.
 
-        `logprobs` are those of its reference's tokens, which are there before it.
+        `logprobs` are the log-probabilities of the reference's tokens. They are written before the record.
         """
         before = self.done.get(record.key)
         if before is not None and (before.outcome, before.why) == (record.outcome, record.why):
@@ -209,7 +217,7 @@ class RunFolder:
         self._keys[record.sample_id, record.arm] = record.key
 
     def drop(self, keys: Sequence[str]) -> None:
-        """Leave out records that have no answer and belong to no sample that is still asked, once the run finishes."""
+        """Drop these records, which have no answer and are not asked again; their lines go when the run finishes."""
         if keys and not self._written:
             self._begin()
         for key in keys:
@@ -217,7 +225,7 @@ class RunFolder:
         self._stale += len(keys)
 
     def sort(self, keys: Sequence[str]) -> None:
-        """The records in the order of their keys, without lines that later ones replaced, whole or as they were."""
+        """Rewrite the records file in the order of `keys`, without replaced lines; an atomic write."""
         if list(self.done) == list(keys) and not self._stale:
             return
         self.done = {key: self.done[key] for key in keys}
@@ -228,15 +236,15 @@ class RunFolder:
             self._file = os.open(self.path / RECORDS, os.O_WRONLY | os.O_APPEND)
 
     def update_header(self, **changes: Json) -> None:
-        """Replace keys of the header, whole or not at all; of a finished run once a record is appended to it."""
+        """Change keys of the header, in an atomic write; for a finished run, only once a record is appended."""
         self._header |= changes
         if self._written:
             write_whole(self.path / HEADER, [json.dumps(self._header, indent=1, sort_keys=True), "\n"])
 
     def finish(self, **changes: Json) -> Run:
-        """Write the last header: `changes`, and a seal over it and the records; return the run as it lies on disk.
+        """Write the final header with `changes` and a seal over header and records; return the run on disk.
 
-        A finished one to which nothing was added stays as it was.
+        A run that was already finished and got no new record stays as it was.
         """
         if not self._written:
             return load_run(self.path)
@@ -257,6 +265,6 @@ class RunFolder:
 
 
 def _apart(one: Mapping[str, Json], other: Mapping[str, Json]) -> str:
-    """The first thing in which two environments differ, in words."""
+    """Return a phrase for the first value in which two environments differ."""
     name = next(name for name in sorted(one.keys() | other.keys()) if one.get(name) != other.get(name))
     return f"{name} was {one.get(name)}, here it is {other.get(name)}"

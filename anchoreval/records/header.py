@@ -1,6 +1,7 @@
-"""A run's header: header.json as it stands, its facts typed, and what they say to a reader of its scores.
+"""`Header`: the content of header.json with typed properties, and sentences about it for readers of scores.
 
-Headers of every format are taken; what one does not say is empty. What prompts follow from is in parts.py.
+Headers of every format are accepted; a property that a header lacks is empty. The parts that prompts follow from are in
+parts.py.
 """
 
 from __future__ import annotations
@@ -21,27 +22,27 @@ from anchoreval.stats.scores import Place
 from anchoreval.stats.subject import Subject
 
 HEADER = "header.json"
-SCHEMA = 2  # of runs that are written
-READ = (1, 2)  # of runs that are read
+SCHEMA = 2  # the format that is written
+READ = (1, 2)  # the formats that can be read
 FORMS: Mapping[str, str] = {
     "base": "base text",
     "chat": "the model's chat template",
     "server": "the server's own chat template",
 }
-#: A header's key, true where the model has a chat template, prompts were raw text and `--template` was not given.
+#: The key of a header that is true if the model has a chat template but prompts were raw text without `--template`.
 UNUSED_TEMPLATE = "unused_chat_template"
 RAW_TEXT = "raw text is sent to a model that has a chat template: --template chat puts prompts into it"
-#: What of a run's identity stands beside it too; verification compares the two.
+#: Keys that a header has both at top level and in its identity; verification compares the two.
 TWICE = ("seed", "template", "template_args", "template_text", "anchor", "form", "document_tokens")
 
 
 def fingerprint(identity: Mapping[str, Json]) -> str:
-    """Sixteen hexadecimal digits over a canonical JSON of everything that changes a record."""
+    """Return the name of a run: 16 hexadecimal digits of the SHA-256 over canonical JSON of its identity."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class Part:
-    """An attribute of a header that is the object under its key; empty where there is none."""
+    """A header's attribute that returns the object under the key of the same name; empty if the header has none."""
 
     def __set_name__(self, owner: type[Header], name: str) -> None:
         self._key = name
@@ -51,30 +52,30 @@ class Part:
 
 
 class Header(dict[str, Json]):
-    """header.json as it stands on disk, which the seal is over, with its facts as attributes."""
+    """The dict of header.json as it is on disk, so that the seal covers it, with properties for its values."""
 
-    identity = Part()  # everything that changes a record, over which the name of the run is a fingerprint
+    identity = Part()  # everything that changes a record; its fingerprint is the name of the run
     model = Part()  # name, path, hash and size
-    backend = Part()  # what it says of itself
-    sources = Part()  # of texts that prompts are made of
-    scorers = Part()  # by task
-    tokenizer = Part()  # its hash and the anchor token
+    backend = Part()  # the backend's description of itself
+    sources = Part()  # where the texts of the prompts come from
+    scorers = Part()  # task -> scorer
+    tokenizer = Part()  # hash of the tokenizer, and the anchor token
 
     def at(self, *keys: str) -> Json:
-        """The value under these keys, one in the other; None where there is none."""
-        found: Json = self
+        """Return the value under these nested keys; None if there is none."""
+        value: Json = self
         for key in keys:
-            found = found.get(key) if isinstance(found, Mapping) else None
-        return found
+            value = value.get(key) if isinstance(value, Mapping) else None
+        return value
 
     def part(self, *keys: str) -> Mapping[str, Json]:
-        """The object under these keys; empty where there is none."""
-        found = self.at(*keys)
-        return found if isinstance(found, Mapping) else {}
+        """Return the object under these nested keys; an empty one if there is none."""
+        value = self.at(*keys)
+        return value if isinstance(value, Mapping) else {}
 
     @cached_property
     def parts(self) -> HeaderParts:
-        """What the prompts of the run follow from; pydantic's ValidationError where one is absent or wrong."""
+        """The parts that the run's prompts follow from; pydantic's ValidationError if one is missing or wrong."""
         return HeaderParts.model_validate(self)
 
     @property
@@ -89,7 +90,7 @@ class Header(dict[str, Json]):
 
     @property
     def cards(self) -> dict[str, Mapping[str, Json]]:
-        """The card of every task that the identity holds, by the task's address."""
+        """Address of a task -> its card in the identity."""
         return {f"{card['suite']}/{card['name']}": card for card in self.at("identity", "tasks") or []}
 
     @property
@@ -99,7 +100,7 @@ class Header(dict[str, Json]):
 
     @property
     def arm_rows(self) -> list[Mapping[str, Json]]:
-        """Every arm by name, as asked and as applied where the header says it."""
+        """A row for every arm: name and, if the header has them, the arm as asked and as applied."""
         return [row if isinstance(row, Mapping) else {"name": str(row)} for row in self.get("arms") or []]
 
     @property
@@ -108,10 +109,10 @@ class Header(dict[str, Json]):
         return [str(row["name"]) for row in self.arm_rows]
 
     def subject(self, arm: str, run: str = "") -> Subject:
-        """An arm of the run as what is compared; `run` is what to call the run."""
+        """Return an arm of the run as a subject of comparison; `run` is the name to print for the run."""
         asked = next((row.get("asked") for row in self.arm_rows if row.get("name") == arm), None)
         outside = asked.get("outside") if isinstance(asked, Mapping) else None
-        listed = [one for one in outside if isinstance(one, Mapping)] if isinstance(outside, list) else []
+        listed = [code for code in outside if isinstance(code, Mapping)] if isinstance(outside, list) else []
         return Subject(
             arm,
             str(self.model.get("name") or run),
@@ -120,13 +121,13 @@ class Header(dict[str, Json]):
             str(self.backend.get("engine") or ""),
             str(self.backend.get("dtype") or self.model.get("dtype") or ""),
             str(self.backend.get("kernel") or ""),
-            tuple(str(one.get("sha256") or "") for one in listed),
+            tuple(str(code.get("sha256") or "") for code in listed),
             run,
         )
 
     @property
     def asked(self) -> dict[Place, int]:
-        """(task, length) -> how many samples were asked for."""
+        """(task, length) -> the number of samples that were asked for."""
         return {(str(row["task"]), int(row["length"])): int(row["samples"]) for row in self.get("asked") or []}
 
     @property
@@ -136,20 +137,20 @@ class Header(dict[str, Json]):
 
     @property
     def environments(self) -> list[Mapping[str, Json]]:
-        """The machines and versions that computed the run, one after the other."""
+        """The environments (machine and versions) that computed the run, in order."""
         listed = self.get("environments")
-        return [one for one in listed if isinstance(one, Mapping)] if isinstance(listed, list) else []
+        return [row for row in listed if isinstance(row, Mapping)] if isinstance(listed, list) else []
 
     @property
     def stopped(self) -> dict[str, dict[Place, str]]:
-        """Arm -> (task, length) -> the words of the verdict with which a rule stopped the cell."""
-        found: dict[str, dict[Place, str]] = {}
+        """Arm -> (task, length) -> a phrase for the verdict that stopped the cell."""
+        verdicts: dict[str, dict[Place, str]] = {}
         for cell in self.at("until", "cells") or []:
-            for arm, said in cell["arms"].items():
-                after = f"{said['sources']} sources" if said.get("sources") else said["pairs"]
-                words = f"{said['verdict']} ({self['until']['rule']} after {after})"
-                found.setdefault(arm, {})[cell["task"], cell["length"]] = words
-        return found
+            for arm, verdict in cell["arms"].items():
+                after = f"{verdict['sources']} sources" if verdict.get("sources") else verdict["pairs"]
+                phrase = f"{verdict['verdict']} ({self['until']['rule']} after {after})"
+                verdicts.setdefault(arm, {})[cell["task"], cell["length"]] = phrase
+        return verdicts
 
     @property
     def created(self) -> str:
@@ -158,22 +159,22 @@ class Header(dict[str, Json]):
 
     @property
     def limit(self) -> int | None:
-        """The most samples of a cell that were asked for; None for all."""
-        found = self.get("limit")
-        return found if isinstance(found, int) else None
+        """The largest number of samples of a cell that was asked for; None for all."""
+        limit = self.get("limit")
+        return limit if isinstance(limit, int) else None
 
     @property
     def samples(self) -> int | None:
-        """How many samples each arm of the finished run has; None where the header does not say it."""
-        if self.get("until"):  # stopped by verdicts: known when they are in
+        """The number of samples that each arm of the finished run has; None if the header does not tell."""
+        if self.get("until"):  # with a stopping rule, the number is known when all verdicts are in
             return sum(int(cell["used"]) for cell in self.at("until", "cells") or []) or None
         return sum(self.asked.values()) if self.get("asked") else None
 
     @property
     def form(self) -> str:
-        """In what form the prompts reached the model, one of FORMS.
+        """The form in which the prompts reached the model, one of FORMS.
 
-        A server that is asked by its chat interface applies its own template, whatever the run's was.
+        A server with a chat interface applies its own template, whatever the template of the run.
         """
         if self.at("backend", "server", "api") == "chat" and "form" not in self:
             return "server"
@@ -181,24 +182,24 @@ class Header(dict[str, Json]):
 
     @property
     def form_words(self) -> str:
-        """The form in words."""
+        """The form as a phrase to print."""
         return FORMS.get(self.form, f"{self.form} template" if self.form else "")
 
     @property
     def prompts(self) -> str:
-        """The form of the prompts and what its template was given: `chat template, enable_thinking=False`."""
+        """The form of the prompts with the template's arguments: `chat template, enable_thinking=False`."""
         form = {"server": "server's chat template"}.get(self.form, f"{self.form} template" if self.form else "")
         given = (f"{key}={value}" for key, value in sorted(self.part("identity", "template_args").items()))
         return ", ".join(filter(None, [form, *given]))
 
     @property
     def raw_words(self) -> str:
-        """What to say of raw text that was sent to a model with a chat template; empty for every other run."""
+        """A notice if raw text was sent to a model that has a chat template; empty for every other run."""
         return RAW_TEXT if self.get(UNUSED_TEMPLATE) is True else ""
 
     @property
     def anchor_words(self) -> str:
-        """The anchor token and who puts it in front of a prompt."""
+        """The anchor token and who puts it in front of a prompt, as a phrase."""
         tokenizer = self.tokenizer
         token, source = tokenizer.get("anchor_token"), tokenizer.get("anchor_from")
         if source == "none" or (token is None and "anchor_token" in tokenizer):
@@ -210,58 +211,60 @@ class Header(dict[str, Json]):
 
     @property
     def environment_words(self) -> str:
-        """`2 environments (threads, versions differ)`; empty for a run of one."""
+        """`2 environments (threads, versions differ)`; empty for a run with one environment."""
         listed = self.environments
         if len(listed) < 2:
             return ""
-        keys = sorted({key for one in listed for key in one})
-        differ = [key for key in keys if any(one.get(key) != listed[0].get(key) for one in listed)]
+        keys = sorted({key for environment in listed for key in environment})
+        differ = [key for key in keys if any(environment.get(key) != listed[0].get(key) for environment in listed)]
         return f"{len(listed)} environments" + (f" ({', '.join(differ)} differ)" if differ else "")
 
     def incomparable(self, records: Iterable[Record] = ()) -> Mapping[str, str]:
-        """Task -> why its scores do not stand beside published ones.
+        """Return task -> why its scores are not comparable with published ones.
 
-        A header says it by the first sample of each cell; where any of `records` holds generated text, so does its
-        task. A header without this field says it of the run as a whole, by the sources that were asked for.
+        The header records this for the first sample of each cell. If any of `records` has generated text, its task is
+        added. A header without this field only tells whether the whole run is comparable; the reason then follows from
+        the sources that were asked for.
         """
-        if isinstance(found := self.get("incomparable"), Mapping):
-            made = {record.task: f"haystack {GENERATED}" for record in records if uses_generated(record.facts)}
-            return made | {str(task): str(why) for task, why in found.items()}
+        if isinstance(reasons := self.get("incomparable"), Mapping):
+            generated = {record.task: f"haystack {GENERATED}" for record in records if uses_generated(record.facts)}
+            return generated | {str(task): str(why) for task, why in reasons.items()}
         if self.get("comparable") is not False:
             return {}
         other = [f"{name} {text}" for name, text in self.sources.items() if text != "published" and name != "wordlists"]
         return {task: ", ".join(other) or "see header.json" for task in self.tasks or ["all tasks"]}
 
     def incomparable_words(self, shown: Iterable[str] | None = None, records: Iterable[Record] = ()) -> str:
-        """Why scores do not stand beside published ones, and which tasks where it is not all; empty where all do.
+        """Return why scores are not comparable with published ones, with the tasks unless it is all; or an empty text.
 
-        `shown` are the tasks that are asked about, where that is not every task of the run; `records` as in
-        `incomparable`.
+        `shown` are the tasks to report on; None for every task of the run. `records` are as in `incomparable`.
         """
-        found = self.incomparable(records)
-        tasks = (self.tasks or list(found)) if shown is None else list(shown)
+        reasons = self.incomparable(records)
+        tasks = (self.tasks or list(reasons)) if shown is None else list(shown)
         by_reason: dict[str, list[str]] = {}
         for task in tasks:
-            if task in found or "all tasks" in found:
-                why = found.get(task) or found.get("all tasks") or "see header.json"
+            if task in reasons or "all tasks" in reasons:
+                why = reasons.get(task) or reasons.get("all tasks") or "see header.json"
                 by_reason.setdefault(why, []).append(task)
         parts = []
-        for why, of in by_reason.items():
-            named = [task.partition("/")[2] or task for task in of]
+        for why, addresses in by_reason.items():
+            named = [task.partition("/")[2] or task for task in addresses]
             listed = ", ".join(named[:8]) + (f" and {len(named) - 8} more" if len(named) > 8 else "")
-            parts.append(why if len(of) == len(tasks) else f"{why} ({listed})")
+            parts.append(why if len(addresses) == len(tasks) else f"{why} ({listed})")
         return "; ".join(parts)
 
     def other_prompts(self, first: Header) -> list[str]:
-        """What made the model see other prompts than in the run of `first`, the samples being the same ones."""
-        found = []
+        """Return phrases for why the same samples gave other prompts than in the run of `first`."""
+        differences = []
         if self.form != first.form:
-            found.append(f"{first.form_words or 'an unknown form'} against {self.form_words or 'an unknown form'}")
+            differences.append(
+                f"{first.form_words or 'an unknown form'} against {self.form_words or 'an unknown form'}"
+            )
         for name, keys in _BESIDE_THE_TEXT.items():
-            one, other = first.at(*keys) or None, self.at(*keys) or None
-            if one != other:
-                found.append(f"{name} {_spelled(one)} against {_spelled(other)}")
-        return found
+            theirs, ours = first.at(*keys) or None, self.at(*keys) or None
+            if theirs != ours:
+                differences.append(f"{name} {_spelled(theirs)} against {_spelled(ours)}")
+        return differences
 
 
 _BESIDE_THE_TEXT = {
@@ -272,12 +275,12 @@ _BESIDE_THE_TEXT = {
 
 def _spelled(value: Json) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{key}={one}" for key, one in sorted(value.items()))
+        return ", ".join(f"{key}={item}" for key, item in sorted(value.items()))
     return "none" if value is None else str(value)
 
 
 def read_header(path: Path) -> Header:
-    """A header file, each key that is there of its kind; RunError names the first that is not."""
+    """Return the header in a file; raise RunError with the first key whose value has the wrong shape."""
     try:
         header = parse(content_of(path))
     except ValueError as error:

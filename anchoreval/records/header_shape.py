@@ -1,4 +1,7 @@
-"""The shape of a run's header, of every format: each key that anything reads, where it is there, is of one kind."""
+"""The shape of a run's header in every format. Any key may be missing; a key that is present has the shape given here.
+
+Only keys that the package reads are listed.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +25,10 @@ from anchoreval.files.strict_json import (
 from anchoreval.records.line import LONGEST
 from anchoreval.schema import Json
 
-MOST = 10**8  # samples of a cell
+MOST = 10**8  # largest number of samples of a cell
 _COUNT, _LENGTH, _SAMPLES = whole(), whole(0, LONGEST), whole(0, MOST)
 _TEXT_OR_NULL, _TEXTS = or_null(TEXT), map_of(TEXT)
-#: What stands in a header and in its identity alike.
+#: Keys that a header has both at top level and in its identity.
 _TWICE: dict[str, Shape] = {
     "seed": whole(-(2**63) + 1), "limit": or_null(_SAMPLES), "document_tokens": or_null(_COUNT), "template": TEXT,
     "template_args": OBJECT, "template_text": _TEXT_OR_NULL, "form": _TEXT_OR_NULL, "anchor": TEXT, "sources": _TEXTS,
@@ -33,12 +36,12 @@ _TWICE: dict[str, Shape] = {
 
 
 def _parts(**keys: Shape) -> Shape:
-    """An object whose keys, where they are there, have these shapes."""
+    """Return the shape of an object with these optional keys."""
     return object_of({}, keys)
 
 
 def _table(**keys: Shape) -> Shape:
-    """A list of objects that have all these keys."""
+    """Return the shape of a list of objects that have all these keys."""
     return list_of(object_of(keys))
 
 
@@ -133,7 +136,7 @@ HEADER_SHAPE: Shape = _parts(
 
 
 def problem_of(header: Json) -> str | None:
-    """What is wrong with a header, with its key; None where every key that is there is of its kind."""
+    """Return what is wrong with a header, with the key; None if every key that is present has the right shape."""
     if not isinstance(header, Mapping):
         return "not a header: expected an object"
     if (place := unpaired(header)) is not None:

@@ -1,4 +1,4 @@
-"""What a long measurement has found so far, a named line of JSON each, so that one that was cut goes on."""
+"""`Kept`: intermediate results of a long measurement as named JSON lines, so that a killed measurement can go on."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ Content = TypeVar("Content")
 
 
 def name_of(facts: Json) -> str:
-    """The name of a line, from all that decides what it holds."""
+    """Return the name of a line: a hash of all facts that decide its content."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass
 class Kept:
-    """The lines of a file by name, to which more are added; without a file they are kept in memory alone.
+    """The lines of a file by name; new lines are appended. Without a file, lines are kept in memory only.
 
-    A line that was torn by a kill is left out, and so found anew.
+    A line that was torn by a kill is ignored, so its result is computed again.
     """
 
     file: Path | None = None
     lines: dict[str, Json] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Read what the file has; RunError where it cannot be read, or is a link or no file."""
+        """Read the file; raise RunError if it cannot be read, or is a link or no file."""
         if self.file and self.file.is_symlink():
             raise RunError(f"{self.file} is a link: delete it")
         if self.file and there(self.file):
             self.lines.update(_read(self.file))
 
     def read(self, name: str, content: Callable[[Json], Content]) -> Content | None:
-        """Return what `content` makes of a line; None where there is none, or one of which it raises ValueError."""
+        """Return `content` of the line of this name; None if there is no such line or `content` raises ValueError."""
         try:
             return content(self.lines[name])
         except (LookupError, ValueError):
             return None
 
     def add(self, name: str, content: Json) -> None:
-        """Keep a line, on the disk before this returns; RunError where it cannot be written."""
+        """Append a line; it is on disk when this returns. Raise RunError if it cannot be written."""
         self.lines[name] = content
         if self.file is None:
             return
@@ -64,7 +64,7 @@ class Kept:
 
 
 def _ends_whole(file: Path) -> bool:
-    """Whether nothing, or a whole line, stands at the end."""
+    """Return True if the file is empty or ends with a newline."""
     with file.open("rb") as opened:
         if not opened.seek(0, os.SEEK_END):
             return True

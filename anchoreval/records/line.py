@@ -1,4 +1,4 @@
-"""A record as one JSON line in ASCII and back; every field is there and of its kind, or it is no record."""
+"""Convert a record to one JSON line in ASCII and back; refuse a line with a missing field or one of another shape."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from anchoreval.files.strict_json import (
 )
 from anchoreval.schema import OUTCOMES, SCORED, ChoiceScore, Finish, Record, outcome_of
 
-LONGEST = 2**27  # tokens of a length
+LONGEST = 2**27  # largest length in tokens
 _TALLY, _LOGPROB = whole(), or_null(number())
-_NAMES = ("key", "sample_id", "task", "arm", "prompt_sha256")  # texts that are whole characters
+_NAMES = ("key", "sample_id", "task", "arm", "prompt_sha256")  # these texts must have no unpaired surrogate
 #: Every field that each line has.
 _FIELDS: dict[str, Shape] = {
     **dict.fromkeys((*_NAMES, "output"), TEXT), "length": whole(0, LONGEST),
@@ -40,7 +40,7 @@ _FIELDS: dict[str, Shape] = {
     "references": list_of(TEXT), "facts": OBJECT, "finish": word(*get_args(Finish)), "score": or_null(number(0, 1)),
     "why": or_null(TEXT), "reference_logprob": _LOGPROB, "seconds": number(0),
 }  # fmt: skip
-#: Fields that a line may lack: choices where there are none, the others in format 1.
+#: Fields that a line may lack: `choices` in a sample without choices, the others in format 1.
 _OPTIONAL: dict[str, Shape] = {
     "choices": list_of(row_of(number(), FLAG)), "outcome": word(*OUTCOMES), "environment": whole(0, 10**6),
 }  # fmt: skip
@@ -54,7 +54,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
 _VALUES = itemgetter(*_TYPES)
 _SIZES = itemgetter("length", "index", "prompt_tokens", "output_tokens", "reference_tokens")
 _ENDS, _WITH_OUTCOME = frozenset(get_args(Finish)), frozenset(_FIELDS) | {"outcome", "environment"}
-#: Facts of a sample that rules of scoring read; a sample has those of its own rule.
+#: Facts that scorers read; a sample has the facts of its own scorer.
 _FACTS: dict[str, Shape] = {
     "question": either(whole(), TEXT), "labels": either(whole(), list_of(TEXT)), "all_classes": list_of(TEXT),
     "doc": OBJECT,
@@ -65,9 +65,9 @@ _KNOWN_FACTS = object_of({"facts": object_of({}, _FACTS)})
 
 
 def to_line(record: Record) -> bytes:
-    """Return the record as one JSON line in UTF-8; unpaired surrogates are escaped, so any text survives.
+    """Return the record as one JSON line in ASCII; all other characters are escaped, so any text survives.
 
-    A record of format 1, which names no environment, has no outcome on its line: it follows from the rest.
+    A record without environment (format 1) has no outcome on its line if the outcome follows from the other fields.
     """
     values = dataclasses.asdict(record)
     if not record.choices:
@@ -80,20 +80,20 @@ def to_line(record: Record) -> bytes:
 
 
 def from_line(line: bytes) -> Record:
-    """The record of one line; ValueError when it is torn or has other fields."""
+    """Return the record of one line; raise ValueError if the line is torn or has other fields."""
     return record_of(checked(line))
 
 
 def record_of(values: Mapping[str, Any]) -> Record:
-    """The record of checked fields."""
+    """Return the record of checked fields."""
     lists = {"references": tuple(values["references"])}
     if "choices" in values:
-        lists["choices"] = tuple(ChoiceScore(*each) for each in values["choices"])
+        lists["choices"] = tuple(ChoiceScore(*score) for score in values["choices"])
     return Record(**{**values, **lists})
 
 
 def checked(line: bytes) -> dict[str, Any]:
-    """The fields of one line, all there and of the right kind; ValueError names the first that is not."""
+    """Return the fields of one line; raise ValueError with the first field that is missing or has the wrong shape."""
     values: Any = parse(line)
     if not isinstance(values, dict):
         raise ValueError("not a record")
@@ -112,7 +112,7 @@ def checked(line: bytes) -> dict[str, Any]:
 
 
 def _said(wrong: Wrong, values: Mapping[str, Any]) -> str:
-    """What is wrong with a record, with the name and the value of its field."""
+    """Return what is wrong with a record, with name and value of the field."""
     name, *inside = wrong.place
     if name not in values:
         return f"not a record: {name} is not there"
@@ -121,7 +121,7 @@ def _said(wrong: Wrong, values: Mapping[str, Any]) -> str:
 
 
 def _is_plain(values: Mapping[str, Any]) -> bool:
-    """Whether an object is of the shape of a record, found in a third of the time; False where that is not sure."""
+    """Return True if an object surely has the shape of a record. It takes a third of the time of the full check."""
     try:
         kinds, sizes = tuple(map(type, _VALUES(values))), _SIZES(values)
     except KeyError:
@@ -148,11 +148,11 @@ def _optional_is_plain(values: Mapping[str, Any]) -> bool:
 
 @cache
 def _are_plain(kinds: tuple[type, ...]) -> bool:
-    """Whether these are the types of the fields, in the order of `_FIELDS`. JSON has seven types."""
-    return all(found in wanted for wanted, found in zip(_TYPES.values(), kinds, strict=True))
+    """Return True if these are the fields' types in the order of `_TYPES`. The cache stays small: JSON has 7 types."""
+    return all(kind in wanted for wanted, kind in zip(_TYPES.values(), kinds, strict=True))
 
 
 def unanswered(values: Mapping[str, Any]) -> bool:
-    """Whether checked fields hold an outcome that is not scored, so that the sample is asked again."""
+    """Return True if checked fields have an outcome that is not scored, so that the sample is asked again."""
     outcome = values.get("outcome") or ("failed" if values["finish"] == "error" else "answered")
     return outcome not in SCORED

@@ -1,4 +1,4 @@
-"""The lines of records.jsonl as they stand on disk, read one after the other, and how one is added."""
+"""Read the lines of records.jsonl one after the other, and append lines."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ RECORDS = "records.jsonl"
 
 
 class Lines:
-    """The lines of a records file, each with its number from 1, a torn last one left out unless `torn`.
+    """Iterator over the lines of a records file with their numbers from 1; a torn last line is skipped unless `torn`.
 
-    Once they are read `sha256` is that of the whole file and `count` the number of its lines. RunError for what is no
-    file of the folder, or no file of lines.
+    After the iteration `sha256` is the hash of the whole file and `count` the number of its lines. Raise RunError if
+    the path is no file in its folder, or a line is too long.
     """
 
     def __init__(self, path: Path, torn: bool = False) -> None:
@@ -43,22 +43,22 @@ class Lines:
 
     @property
     def sha256(self) -> str:
-        """SHA-256 of what was read so far."""
+        """The SHA-256 of what was read so far."""
         return self._digest.hexdigest()
 
 
 def each_record(path: Path) -> Iterator[Record]:
-    """Every whole record of a records file, one at a time, a torn last line left out.
+    """Yield the records of a records file one at a time; a torn last line is skipped.
 
-    Of a sample that was asked again the last line counts. RunError names a line that is broken inside, and one that
-    repeats an earlier one that has an answer.
+    For a sample that was asked again, the last line counts. Raise RunError for a broken line, and for a line that
+    repeats a record with an answer.
     """
     for _, values in each_fields(Lines(path)):
         yield record_of(values)
 
 
 def each_fields(lines: Lines) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The number of the line and the fields of every record by name, checked and refused as in `each_record`."""
+    """Yield line number and fields of every record, with the checks and errors of `each_record`."""
     path, first = lines.path, dict[str, int]()
     last: dict[str, int] | None = None
     for number, line in lines:
@@ -78,7 +78,7 @@ def each_fields(lines: Lines) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _last_lines(path: Path) -> dict[str, int]:
-    """The number of the last line of each key; lines that are broken are left out."""
+    """Return key -> number of its last line; broken lines are skipped."""
     last: dict[str, int] = {}
     for number, line in Lines(path):
         with contextlib.suppress(ValueError):
@@ -87,19 +87,19 @@ def _last_lines(path: Path) -> dict[str, int]:
 
 
 def read_records(path: Path) -> list[Record]:
-    """All whole records of a records file; RunError as for `each_record`."""
+    """Return all records of a records file; raise RunError as `each_record` does."""
     return list(each_record(path))
 
 
 def write_line(file: int, line: bytes) -> None:
-    """Append a line to an open file, on the disk whole or not at all; OSError says why it is not."""
+    """Append a line to an open file so that it is on disk whole or not at all; raise OSError if it is not."""
     end, rest = os.fstat(file).st_size, line
     try:
         while rest:
             rest = rest[os.write(file, rest) :]
         os.fsync(file)
     except OSError:
-        with contextlib.suppress(OSError):  # what cannot be taken back is a torn line, which the next call drops
+        with contextlib.suppress(OSError):  # if this fails too, the next call drops the torn line
             os.ftruncate(file, end)
         raise
 

@@ -1,8 +1,8 @@
-"""Log-probabilities of the tokens of references, beside the records: one file a run, one line a record that has any.
+"""Log-probabilities of the references' tokens: one file per run, with a line for each record that has any.
 
-A line is JSON: the key of its record, and natural log-probabilities as base64 of little-endian float32. It is on the
-disk before its record, so that a kill leaves a line too many and never one too few; of lines of one key the last
-counts. Runs of versions before have no such file.
+A line is JSON: the key of its record, and natural log-probabilities as base64 of little-endian float32. It is written
+before its record, so a kill may leave an extra line but never lose one. If several lines have one key, the last counts.
+Runs of older versions have no such file.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from anchoreval.schema import Record
 LOGPROBS = "logprobs.jsonl"
 _KINDS = {"key": str, "logprobs": str}
 _BIG = sys.byteorder == "big"
-Values = array  # of float32
+Values = array  # typecode "f": float32
 
 
 class TokenLogprobs(Mapping[str, "Values[float]"]):
-    """The log-probabilities in a run folder by key of their record; only places in the file are held.
+    """Mapping of record keys to log-probabilities in a run folder; only positions in the file are kept in memory.
 
-    `sha256` is that of the file as it was opened, None where there is none. RunError for a link or no file, and names a
-    line that is broken; a torn last line is left out.
+    `sha256` is the hash of the file when it was opened, or None without a file. A torn last line is skipped. Raise
+    RunError for a link, for something that is no file, and for a broken line.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -50,7 +50,7 @@ class TokenLogprobs(Mapping[str, "Values[float]"]):
                 while (line := file.readline(MOST_BYTES + 1)).endswith(b"\n") or len(line) > MOST_BYTES:
                     self._lines += 1
                     key, _ = _of_line(line)
-                    self._places.pop(key, None)  # of lines of one key the last stands, where it is
+                    self._places.pop(key, None)  # the last line of a key counts, and gives its place in the order
                     self._places[key] = start
                     start += len(line)
                     digest.update(line)
@@ -77,7 +77,7 @@ class TokenLogprobs(Mapping[str, "Values[float]"]):
         return len(self._places)
 
     def append(self, key: str, logprobs: Sequence[float]) -> None:
-        """Add a line, on the disk when this returns."""
+        """Append a line; it is on disk when this returns."""
         with write_errors(self.path):
             file = os.open(self.path, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW, 0o644)
             try:
@@ -90,7 +90,7 @@ class TokenLogprobs(Mapping[str, "Values[float]"]):
         self._lines += 1
 
     def settle(self, keys: Sequence[str]) -> None:
-        """Leave the lines of `keys` alone, in their order; the file is written anew where it has others."""
+        """Keep only the lines of `keys`, in that order; the file is written anew if it has others."""
         wanted = [key for key in keys if key in self._places]
         if self._lines == len(self._places) and wanted == list(self._places):
             return
@@ -98,7 +98,7 @@ class TokenLogprobs(Mapping[str, "Values[float]"]):
         self.__dict__ |= vars(TokenLogprobs(self.path.parent))
 
     def contradiction(self, record: Record) -> str | None:
-        """Return in words what the line of a record says that the record does not."""
+        """Return a sentence if the line of a record contradicts the record; None if not, or without a line."""
         if record.key not in self._places:
             return None
         values, logprob = self[record.key], record.reference_logprob
@@ -111,7 +111,7 @@ class TokenLogprobs(Mapping[str, "Values[float]"]):
 
 
 def sha256_of(folder: Path) -> str | None:
-    """SHA-256 of the file in a run folder; None where there is none."""
+    """Return the SHA-256 of the file in a run folder; None if there is no file."""
     if not there(folder / LOGPROBS):
         return None
     with opened(folder / LOGPROBS) as file:
@@ -127,13 +127,13 @@ def _to_line(key: str, logprobs: Sequence[float]) -> bytes:
 
 
 def _of_line(line: bytes) -> tuple[str, Values[float]]:
-    """Key and values of a line; ValueError says what they are not."""
+    """Return key and values of a line; raise ValueError for a line of another shape."""
     if len(line) > MOST_BYTES:
         raise ValueError(f"longer than {MOST_BYTES >> 20} MiB")
-    said = parse(line)
-    if not isinstance(said, dict) or {name: type(value) for name, value in said.items()} != _KINDS:
+    content = parse(line)
+    if not isinstance(content, dict) or {name: type(value) for name, value in content.items()} != _KINDS:
         raise ValueError("not the log-probabilities of a record")
-    packed = base64.b64decode(said["logprobs"], validate=True)
+    packed = base64.b64decode(content["logprobs"], validate=True)
     if not packed or len(packed) % 4:
         raise ValueError("logprobs is no list of float32")
     values = array("f")
@@ -142,4 +142,4 @@ def _of_line(line: bytes) -> tuple[str, Values[float]]:
         values.byteswap()
     if not all(map(math.isfinite, values)):
         raise ValueError("logprobs holds a number that is not finite")
-    return said["key"], values
+    return content["key"], values

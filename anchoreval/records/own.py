@@ -1,4 +1,4 @@
-"""Whether the records that a run goes on with are its own: what of them contradicts the header or each other."""
+"""Check that the records of a run to be resumed are its own: they must not contradict the header or each other."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from anchoreval.records.lines import RECORDS
 from anchoreval.records.rescore import earned, same
 from anchoreval.schema import Record
 
-HEAVY = frozenset({"lm_eval"})  # rules that load data sets; `anchoreval verify` applies them
-_SHARED = ("prompt_sha256", "prompt_tokens", "references")  # by the records of a sample under every arm
+HEAVY = frozenset({"lm_eval"})  # scorers that load data sets; only `anchoreval verify` applies them
+_SHARED = ("prompt_sha256", "prompt_tokens", "references")  # fields that are the same under every arm of a sample
 
 
 def require_own(folder: RunFolder) -> None:
-    """Raise RunError that names the first record of an unsealed run that was edited or belongs to another run.
+    """Raise RunError with the first record of an unsealed run that was edited or belongs to another run.
 
-    A seal that holds proves the records. What no other part of a run says, as the text of an answer that earns the
-    same score, is covered by the seal alone.
+    A finished run is not checked here, because its seal proves the records. Only a seal can reveal an edit that no
+    other part of the run contradicts, such as another answer that earns the same score.
     """
     header = folder.old
     if header is None or (header.get("finished") and header.get("seal") is not None):
         return
-    found = list(islice(_foreign(folder, header), 2))
-    if found:
-        line, what = found[0]
-        more = " (and more lines)" if len(found) > 1 else ""
+    foreign = list(islice(_foreign(folder, header), 2))
+    if foreign:
+        line, what = foreign[0]
+        more = " (and more lines)" if len(foreign) > 1 else ""
         raise RunError(
             f"{folder.path / RECORDS}:{line}: {what}{more}: it was edited or belongs to another run: delete this line "
             "and give the same command again, which asks the sample anew"
@@ -45,7 +45,9 @@ def _foreign(folder: RunFolder, header: Header) -> Iterator[tuple[int, str]]:
         where, other = first.setdefault(record.sample_id, (line, record))
         if not what and (before := seen.setdefault((record.sample_id, record.arm), line)) != line:
             what = f"{record.sample_id} under {record.arm} stands on line {before} too, with another key"
-        if not what and (name := next((one for one in _SHARED if getattr(record, one) != getattr(other, one)), None)):
+        if not what and (
+            name := next((field for field in _SHARED if getattr(record, field) != getattr(other, field)), None)
+        ):
             what = f"{name} is not that of {record.sample_id} on line {where}"
         if not what and record.task in scorers and scorers[record.task] not in HEAVY:
             value = earned(record, scorers, folder.path).value
@@ -58,7 +60,7 @@ def _foreign(folder: RunFolder, header: Header) -> Iterator[tuple[int, str]]:
 def _contradiction(
     record: Record, asked: Mapping[tuple[str, int], int], arms: list[str], environments: int
 ) -> str | None:
-    """What in a record is not of a run with this header."""
+    """Return a sentence if a record cannot belong to a run with this header, else None."""
     if record.sample_id != f"{record.task}@{record.length}#{record.index}":
         return f"{record.sample_id} is not sample {record.index} of {record.task} at {record.length}"
     if asked and record.index >= asked.get((record.task, record.length), 0):

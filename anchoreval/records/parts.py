@@ -1,4 +1,4 @@
-"""Of a run's header what its prompts follow from: every part there and of its type, or the run is not made again."""
+"""`HeaderParts`: the typed parts of a header that prompts follow from. Without all of them no prompt is made again."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from anchoreval.cards import LengthOf
 from anchoreval.prompt import Anchor, Form, Template
 from anchoreval.texts.sources import HaystackKind
 
-#: `fed`: a length is everything that the model is fed. `published`: prompt and answer alone, of runs that name none.
+#: `fed`: a length counts everything that the model is fed. `published`: it counts prompt and answer budget only, as in
+#: runs whose header names no rule.
 RuleName = Literal["fed", "published"]
 
 
 class _Part(BaseModel):
-    """A part of a header; keys that nothing here reads are let through."""
+    """A part of a header; other keys are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True, protected_namespaces=())
 
@@ -24,8 +25,8 @@ class _Part(BaseModel):
 class _SourcesSaid(_Part):
     haystack: HaystackKind
     wordlists: str
-    context: str | None = None  # said where it was left out
-    texts: str | None = None  # that are scored
+    context: str | None = None  # present if prompts were made without their context
+    texts: str | None = None  # names the texts that are scored
 
 
 class _TaskSaid(_Part):
@@ -50,17 +51,17 @@ class _Identity(_Part):
     tasks: list[_TaskSaid]
     lengths: list[int] | None
     arms: list[str]
-    limit: int | None = None  # of format 1, and of runs that stop by a rule
+    limit: int | None = None  # only in format 1 and in runs with a stopping rule
     seed: int
     template: Template
     template_args: dict[str, Any] = Field(default_factory=dict)
     template_text: str | None = None  # absent in runs of format 1
     anchor: Anchor = "auto"
-    form: Form | None = None  # absent: that of the template
+    form: Form | None = None  # absent: the form is that of the template
     length_rule: RuleName = "published"
-    document_tokens: int | None = None  # absent in runs of the first release, which cut no documents
+    document_tokens: int | None = None  # absent in runs of the first release, which did not cut documents
     until: str | None = None
-    shuffled: list[str] = Field(default_factory=list)  # cells of a run that stops by a rule
+    shuffled: list[str] = Field(default_factory=list)  # cells whose samples were shuffled, under a stopping rule
     sources: _SourcesSaid
 
 
@@ -86,13 +87,13 @@ class _ArmSaid(_Part):
     asked: _Asked
 
     def parsed(self) -> Arm:
-        """Return the arm; what is from outside is taken as the header has it, and neither looked for nor imported."""
-        outside = {one.name: one.sha256 for one in self.asked.outside}
+        """Return the arm; outside code is taken from the header by name and hash, and is not imported."""
+        outside = {code.name: code.sha256 for code in self.asked.outside}
         return parse_arm(self.name, self.asked.dtype, self.asked.kernel, outside)
 
 
 class AskedCell(_Part):
-    """One line of a header's `asked`."""
+    """One row of a header's `asked`."""
 
     task: str
     length: int
@@ -105,18 +106,18 @@ class _Left(_Part):
 
 
 class VerdictSaid(_Part):
-    """An arm's verdict in one cell of a run that stopped by its rule."""
+    """An arm's verdict in one cell of a run with a stopping rule."""
 
     verdict: str
     pairs: int
-    sources: int | None = None  # where several pairs share one
+    sources: int | None = None  # present if several pairs share a source
     difference: float | None
     low: float
     high: float
 
 
 class StoppedCell(_Part):
-    """One line of `until > cells`: how many samples were used, and the verdicts by arm."""
+    """One row of `until > cells`: the number of samples used, and the verdicts by arm."""
 
     task: str
     length: int
@@ -133,11 +134,11 @@ class _Anchor(_Part):
     sha256: str
     anchor_token: str | None
     anchor_id: int | None
-    path: str | None = None  # where it is not the checkpoint's
+    path: str | None = None  # present if the tokenizer is not the checkpoint's own
 
 
 class HeaderParts(_Part):
-    """Of a run's header, what its prompts follow from."""
+    """The parts of a run's header that its prompts follow from."""
 
     run: str
     identity: _Identity

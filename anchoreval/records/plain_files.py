@@ -1,4 +1,4 @@
-"""Files of a folder that somebody else may have packed: regular files that lie in it, and nothing else, are read."""
+"""Read files of folders that come from strangers: only regular files that lie in the folder itself."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import BinaryIO
 
 from anchoreval.errors import RunError
 
-MOST_BYTES = 64 * 2**20  # of a file that is read whole, and of a line
+MOST_BYTES = 64 * 2**20  # limit for a file that is read whole, and for a line
 
 
 def there(path: Path) -> bool:
-    """Whether anything has this name, a link to nothing included."""
+    """Return True if anything has this name, even a dangling link."""
     return os.path.lexists(path)
 
 
 def opened(path: Path, folder: Path | None = None) -> BinaryIO:
-    """Open a file for reading; RunError where it is none, or a link out of `folder` (default: the one it lies in).
+    """Open a file for reading; raise RunError for no regular file or a link out of `folder` (default: its own folder).
 
-    FileNotFoundError where there is nothing. A pipe that nobody writes into is not waited for.
+    Raise FileNotFoundError if nothing has this name. A pipe without a writer does not block.
     """
     real, inside = os.path.realpath(path), os.path.realpath(folder or path.parent)
     if os.path.commonpath([real, inside]) != inside:
@@ -30,7 +30,7 @@ def opened(path: Path, folder: Path | None = None) -> BinaryIO:
     except FileNotFoundError:
         raise
     except OSError as error:
-        if there(Path(real)) and not os.path.isfile(real):  # a socket has no way in
+        if there(Path(real)) and not os.path.isfile(real):  # a socket cannot be opened
             raise RunError(f"{path} is no file: move it away") from None
         raise RunError(f"{path}: cannot be read ({error.strerror or error})") from error
     if not stat.S_ISREG(os.fstat(number).st_mode):
@@ -40,7 +40,7 @@ def opened(path: Path, folder: Path | None = None) -> BinaryIO:
 
 
 def content_of(path: Path, folder: Path | None = None) -> bytes:
-    """Return the bytes of a file as in `opened`; RunError where it holds more than MOST_BYTES."""
+    """Return the bytes of a file opened as in `opened`; raise RunError if it has more than MOST_BYTES."""
     try:
         with opened(path, folder) as file:
             content = file.read(MOST_BYTES + 1)

@@ -1,4 +1,4 @@
-"""The only maker of a record, and of its key; what makes a record again takes it from here too."""
+"""Make records and their keys. Runs and verification both use these functions, and nothing else makes a record."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from anchoreval.suites.scorers import likeliest
 
 
 def key_of(request: Request, arm: Arm, engine: str) -> str:
-    """SHA-256 over prompt tokens, reference, decoding, arm and engine (which holds the weights).
+    """Return the SHA-256 over prompt tokens, reference, decoding, arm and engine (whose fingerprint has the weights).
 
-    Where documents begin and end is part of it under the arms that act on them.
+    Document boundaries are part of it only under arms that act on documents.
     """
     digest = hashlib.sha256()
     for ids in (request.token_ids, request.reference_ids):
@@ -34,11 +34,11 @@ def key_of(request: Request, arm: Arm, engine: str) -> str:
 def to_record(
     key: str, sample: Sample, request: Request, arm: Arm, output: Output, score: Score, environment: int | None = None
 ) -> Record:
-    """The line on disk for one answered request."""
-    reference, said = output.reference_logprob, output.text
+    """Return the record of one answered request."""
+    reference, text = output.reference_logprob, output.text
     if output.choices:
         reference = output.choices[request.gold].logprob if request.gold is not None else None
-        said = sample.choices[likeliest(output.choices)].text
+        text = sample.choices[likeliest(output.choices)].text
     return Record(
         key=key,
         sample_id=sample.id,
@@ -50,7 +50,7 @@ def to_record(
         prompt_tokens=len(request.token_ids),
         references=sample.references,
         facts={**sample.facts, "document_tokens": document_tokens(request), **output.facts},
-        output=said,
+        output=text,
         output_tokens=len(output.token_ids),
         finish=output.finish,
         score=score.value,

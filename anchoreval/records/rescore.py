@@ -1,4 +1,4 @@
-"""Scores made again from the records alone, without the model."""
+"""Score records again, without the model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from anchoreval.suites.general.harness import require_definition
 from anchoreval.suites.scorers import SCORERS, with_choices
 
 TOLERANCE = 1e-12
-#: Facts without which a rule cannot judge.
+#: Scorer -> the facts that it needs.
 NEEDS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("babilong", "babilong_corrected"), ("question", "labels")),
     "likeliest": ("gold",),
@@ -22,10 +22,10 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
 
 
 def earned(record: Record, scorers: Mapping[str, str], path: Path) -> Score:
-    """The score that the record's output earns; None where its outcome is one that is not scored, with the reason.
+    """Return the score that the record's output earns; a score of None, with the reason, if its outcome is not scored.
 
-    RunError when `scorers`, by task, name no known one, or when facts name code that the task's card does not; `path`
-    is the run, for the message.
+    Raise RunError if `scorers` (task -> scorer) has no known one for the task, if a fact that it needs is missing, or
+    if facts name code that the task's card does not name. `path` is the run folder, for the message.
     """
     if record.outcome not in SCORED:
         return Score(None, record.why)
@@ -43,7 +43,7 @@ def earned(record: Record, scorers: Mapping[str, str], path: Path) -> Score:
 
 
 def rescored(run: Run) -> Iterator[tuple[Record, float | None]]:
-    """The records whose score on disk is not what their output earns, with the score that it does earn."""
+    """Yield each record whose score on disk is not what its output earns, with the score that it earns."""
     for record in run.records:
         value = earned(record, run.header.scorers, run.path).value
         if not same(record.score, value):
@@ -51,5 +51,5 @@ def rescored(run: Run) -> Iterator[tuple[Record, float | None]]:
 
 
 def same(one: float | None, other: float | None) -> bool:
-    """Whether two scores are one and the same, up to rounding."""
+    """Return True if two scores are equal up to rounding, or both None."""
     return one is other is None or (one is not None and other is not None and abs(one - other) <= TOLERANCE)

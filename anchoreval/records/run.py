@@ -24,7 +24,7 @@ from anchoreval.stats import Place, Scores, Subject, by_arm, per_token
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run read from disk; `changed` says what of a finished run is not what it was when it finished."""
+    """A run read from disk; `changed` tells which parts of a finished run changed since it finished, or is empty."""
 
     path: Path
     header: Header
@@ -32,12 +32,12 @@ class Run:
     changed: str = ""
 
     def __post_init__(self) -> None:
-        """A header that is given as plain JSON gets its attributes."""
+        """Make a header that is given as plain JSON a `Header`."""
         object.__setattr__(self, "header", Header(self.header))
 
     @property
     def parts(self) -> HeaderParts:
-        """What the prompts of the run follow from; RunError names the first key that is absent or of another kind."""
+        """The parts of the header that prompts follow from; RunError with the first key that is missing or wrong."""
         try:
             parts = self.header.parts
         except ValidationError as error:
@@ -51,40 +51,40 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The run's name in its header, else its folder's."""
+        """The run's name in its header, else the name of its folder."""
         return self.header.run or self.path.name
 
     @property
     def model(self) -> str:
-        """The name of the model, else the run's."""
+        """The name of the model, else that of the run."""
         return str(self.header.model.get("name") or self.name)
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """The header's tasks, then what else the records hold."""
+        """The header's tasks, then any other tasks of the records."""
         return _ordered(self.header.tasks, (record.task for record in self.records))
 
     @property
     def arms(self) -> tuple[str, ...]:
-        """The header's arms, then what else the records hold."""
+        """The header's arms, then any other arms of the records."""
         return _ordered(self.header.arms, (record.arm for record in self.records))
 
     def subjects(self, run: str = "") -> dict[Subject, dict[Place, Scores]]:
-        """What the run compares, with its scores by task and length, in the header's order.
+        """Return the subjects of comparison, each with its scores by task and length, in the header's order.
 
-        `run` is what to call it, its name where that is empty. RunError for a sample recorded twice.
+        `run` is the name to print for the run; empty for its own name. Raise RunError for a sample recorded twice.
         """
-        found = by_arm(self.records, self.header.arms)
+        scores = by_arm(self.records, self.header.arms)
         for arm, cells in self.header.stopped.items():
             for place, words in cells.items():
-                if place in found.get(arm, {}):
-                    found[arm][place].stopped = words
-        return {self.header.subject(arm, run or self.name): cells for arm, cells in found.items() if cells}
+                if place in scores.get(arm, {}):
+                    scores[arm][place].stopped = words
+        return {self.header.subject(arm, run or self.name): cells for arm, cells in scores.items() if cells}
 
     def token_logprobs(self) -> TokenLogprobs:
-        """Return the log-probabilities of the references' tokens, by the key of their record, where there are any.
+        """Return record key -> log-probabilities of the reference's tokens, for the records that have any.
 
-        They are read from the disk as they are asked for. RunError for a file that is none of a run.
+        Values are read from disk when they are used. Raise RunError if the file is not that of a run.
 
             >>> logprobs = run.token_logprobs()
             >>> losses = {record.sample_id: logprobs[record.key] for record in run.records if record.key in logprobs}
@@ -92,7 +92,7 @@ class Run:
         return TokenLogprobs(self.path)
 
     def to_pandas(self) -> Any:
-        """Return a pandas DataFrame with a row per record, in their order; MissingExtra without pandas.
+        """Return a pandas DataFrame with a row per record, in their order; raise MissingExtra without pandas.
 
         Columns are the fields of a record as export names them (scores 0..1, log-probabilities in nats), with
         `logprob_per_token`, and one per fact that is a number, a text or true or false: `facts.depth`. Facts that are
@@ -115,41 +115,41 @@ PER_TOKEN = "logprob_per_token"
 
 
 def _row(record: Record) -> dict[str, Json]:
-    own = {name: getattr(record, name) for name in _FIELDS} | {PER_TOKEN: per_token(record)}
+    fields = {name: getattr(record, name) for name in _FIELDS} | {PER_TOKEN: per_token(record)}
     simple = {name: value for name, value in record.facts.items() if isinstance(value, str | int | float)}
-    return own | {f"facts.{name}": value for name, value in simple.items()}
+    return fields | {f"facts.{name}": value for name, value in simple.items()}
 
 
 def _ordered(first: Iterable[str], then: Iterable[str]) -> tuple[str, ...]:
-    """`first`, then what else is in `then`, sorted; each once."""
+    """Return `first`, then the other items of `then` in sorted order, each once."""
     known = dict.fromkeys(first)
     return (*known, *sorted(set(then) - set(known)))
 
 
 def load_run(path: Path) -> Run:
-    """Header and records of one run folder; RunError for what is not of their shape."""
+    """Return a run folder with header and records; raise RunError if either has another shape."""
     run, lines = header_alone(path), Lines(path / RECORDS)
     records = [record_of(values) for _, values in each_fields(lines)] if there(path / RECORDS) else []
     return dataclasses.replace(run, records=tuple(records), changed=changed_since(run.header, lines))
 
 
 def header_alone(path: Path) -> Run:
-    """A run folder without its records; RunError where there is no header, or none of its shape."""
+    """Return a run folder without its records; raise RunError if there is no header or it has another shape."""
     return Run(path, read_header(path / HEADER), ())
 
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:
-    """The run folders at or under each path, sorted; RunError for a path that holds none."""
-    found: list[Path] = []
+    """Return the run folders at or under each path, sorted; raise RunError for a path without any."""
+    folders: list[Path] = []
     for path in paths:
         here = [path] if there(path / HEADER) else sorted(item.parent for item in path.glob(f"**/{HEADER}"))
         if not here:
             raise RunError(f"{path}: no run here: no {HEADER} in it or under it")
-        found += here
-    return list(dict.fromkeys(found))
+        folders += here
+    return list(dict.fromkeys(folders))
 
 
 def tell_changed(run: Run, tell: Callable[[str], None]) -> None:
-    """Tell of a run that is not what it was when it finished."""
+    """Tell if a run changed since it finished."""
     if run.changed:
         tell(f"{run.path}: {run.changed}: `anchoreval verify` says where")

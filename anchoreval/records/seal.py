@@ -1,4 +1,4 @@
-"""The seal of a finished run, over its header, its records and what lies beside them, so that a later change shows."""
+"""The seal of a finished run: hashes of header, records and log-probabilities, so that a later change shows."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from anchoreval.schema import Json
 
 
 def changed_since(header: Mapping[str, Json], lines: Lines) -> str:
-    """What of a finished run is not as its seal has it, once all `lines` were read; empty where all is, or it has none.
+    """Return a phrase for the parts of a finished run that differ from its seal; empty if none does.
 
-    Runs of format 1 may have none.
+    All `lines` must have been read. A missing seal counts as a change, except in format 1, whose runs may have none.
     """
     if not header.get("finished"):
         return ""
     seal = header.get("seal")
     if seal is None:
         return "its seal is gone" if header.get("schema") == SCHEMA else ""
-    said = seal_of(header, lines.sha256, lines.count, sha256_of(lines.path.parent))
-    parts = changed_parts(seal, said)
+    today = seal_of(header, lines.sha256, lines.count, sha256_of(lines.path.parent))
+    parts = changed_parts(seal, today)
     return f"the {' and the '.join(parts)} changed since it finished (seal)" if parts else ""
 
 
 def changed_parts(seal: Mapping[str, Json], said: Mapping[str, Json]) -> list[str]:
-    """Return which parts of a run are not those of its seal, `said` being the seal that it would get today."""
+    """Return the parts of a run that differ from its seal; `said` is the seal that the run would get today."""
     parts = [part for part in _PARTS if seal.get(f"{part}_sha256") != said.get(f"{part}_sha256")]
     return [part.replace("_", " ") for part in parts] or (["seal"] if seal != said else [])
 
@@ -42,15 +42,15 @@ _PARTS = ("header", "records", "log_probabilities")
 def seal_of(
     header: Mapping[str, Json], records_sha256: str, records: int, logprobs_sha256: str | None = None
 ) -> dict[str, Json]:
-    """What a finished header says of itself and its records, so that a later change of either shows."""
+    """Return the seal of a finished run: the hashes of its header, records and log-probabilities."""
     rest = {key: value for key, value in header.items() if key != "seal"}
-    said = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    header_sha256 = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
     more = {"log_probabilities_sha256": logprobs_sha256} if logprobs_sha256 else {}
-    return {"header_sha256": said, "records_sha256": records_sha256, "records": records} | more
+    return {"header_sha256": header_sha256, "records_sha256": records_sha256, "records": records} | more
 
 
 def require_seal(path: Path, header: Mapping[str, Json]) -> None:
-    """RunError where a finished run is not what it was when it finished."""
+    """Raise RunError if a finished run changed since it finished."""
     lines = Lines(path / RECORDS)
     if header.get("finished") and there(lines.path):
         for _ in lines:

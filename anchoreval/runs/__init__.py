@@ -1,1 +1,1 @@
-"""From what is asked to what stands on disk."""
+"""From what a user asks (`Spec`) to records on disk: spec.py, prompts.py, units.py, evaluate.py, in this order."""

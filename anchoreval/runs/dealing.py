@@ -1,7 +1,8 @@
-"""The order in which a run that stops by its rule takes the samples of a cell, and the rounds into which it deals them.
+"""The order of a cell's samples in a run with a stopping rule (`--until`), and the rounds they are dealt into.
 
-The rule bets on differences whose mean is the same whatever came before (stats/sequential.py). So a source, whose
-samples are alike, is bet on once, and lies in one round whole; and what stands in the order of a file is shuffled.
+The rule bets on differences whose mean does not depend on the samples before (stats/sequential.py). Samples of one
+source resemble each other, so all of them go into the same round and are bet on once, as a mean. Samples that come in
+the order of a file are shuffled.
 """
 
 from __future__ import annotations
@@ -19,19 +20,20 @@ ROUND, BLOCK = 16, 32
 
 
 def source(sample: Sample) -> Hashable:
-    """What the sample shares with others of its cell, else its id."""
+    """Return the source that a sample shares with others of its cell, or its id if it shares none."""
     return source_of(sample.task, sample.id, sample.index, sample.facts)
 
 
 def names_source(sample: Sample) -> bool:
-    """Whether the sample says that it may share a source with others."""
+    """Return True if the sample may share a source with others."""
     return source(sample) != sample.id
 
 
 def shuffled(samples: Iterable[Sample], seed: int) -> Iterator[Sample]:
-    """The samples of a cell with its sources in an order that the seed draws, all of a source together.
+    """Yield the samples of a cell source by source, with the sources in an order drawn from the seed.
 
-    All are made at once, for a source may return as late as at the end. AnchorEvalError as for `dealt`.
+    All samples are made at once, because the last sample may belong to the first source. Raise AnchorEvalError as
+    `dealt` does.
     """
     sources = _sources(samples)
     Random(f"until-{seed}").shuffle(sources)
@@ -39,9 +41,9 @@ def shuffled(samples: Iterable[Sample], seed: int) -> Iterator[Sample]:
 
 
 def dealt(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
-    """Rounds of a cell: whole sources where its samples name them, else balanced over depths.
+    """Yield the rounds of a cell: of whole sources if its samples name them, else balanced over depths.
 
-    AnchorEvalError where sources are fewer than rounds of 16 samples: then they recur all along.
+    Raise AnchorEvalError if there are fewer sources than rounds of 16 samples: sources would then recur throughout.
     """
     samples = iter(samples)
     first = next(samples, None)
@@ -52,22 +54,22 @@ def dealt(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
 
 
 def _sources(samples: Iterable[Sample]) -> list[list[Sample]]:
-    """The samples of every source, in the order in which the sources first come."""
-    found: dict[Hashable, list[Sample]] = {}
+    """Return the samples of each source, sources in the order of their first sample."""
+    by_source: dict[Hashable, list[Sample]] = {}
     for sample in samples:
-        found.setdefault(source(sample), []).append(sample)
-    count = sum(map(len, found.values()))
-    if len(found) * ROUND < count:
-        one = next(iter(found.values()))[0]
+        by_source.setdefault(source(sample), []).append(sample)
+    count = sum(map(len, by_source.values()))
+    if len(by_source) * ROUND < count:
+        first = next(iter(by_source.values()))[0]
         raise AnchorEvalError(
-            f"--until: {one.task} at {one.length} asks of {len(found)} sources over {count} samples, and the rule bets "
-            "once a source, when all its samples are in: leave out --until, or this task"
+            f"--until: {first.task} at {first.length} asks of {len(by_source)} sources over {count} samples, and the "
+            "rule bets once a source, when all its samples are in: leave out --until, or this task"
         )
-    return list(found.values())
+    return list(by_source.values())
 
 
 def _whole_sources(sources: Iterable[Sequence[Sample]]) -> Iterator[list[Sample]]:
-    """Rounds of 16 samples or, where a source ends later, of more; the last may have fewer."""
+    """Yield rounds of at least 16 samples that end with a source; the last may have fewer."""
     round_: list[Sample] = []
     for samples in sources:
         round_ += samples
@@ -79,9 +81,10 @@ def _whole_sources(sources: Iterable[Sequence[Sample]]) -> Iterator[list[Sample]
 
 
 def dealt_by_depth(samples: Iterator[Sample]) -> Iterator[list[Sample]]:
-    """Rounds of up to 16 samples, from blocks of 32 ranked by depth and dealt in turn, the first seat moving on.
+    """Yield rounds of up to 16 samples: blocks of 32 are ranked by depth and dealt in turn.
 
-    Samples without a depth keep their order. Nothing but the block in hand is made ahead.
+    The round that is dealt to first moves on by one with each turn. Samples without a depth keep their order. Only one
+    block is made ahead.
     """
     while block := list(itertools.islice(samples, BLOCK)):
         seats = -(-len(block) // ROUND)
@@ -89,11 +92,11 @@ def dealt_by_depth(samples: Iterator[Sample]) -> Iterator[list[Sample]]:
         rounds: list[list[Sample]] = [[] for _ in range(seats)]
         for rank, sample in enumerate(ranked):
             rounds[(rank + rank // seats) % seats].append(sample)
-        yield from (sorted(each, key=lambda sample: sample.index) for each in rounds)
+        yield from (sorted(round_, key=lambda sample: sample.index) for round_ in rounds)
 
 
 def depth(sample: Sample) -> float:
-    """The mean depth of a sample's needles, 0 at the top; 0 where it has none."""
+    """Return the mean depth of a sample's needles, 0 at the top of the prompt; 0 for a sample without needles."""
     depths = sample.facts.get("depths") or []
     return fmean(depths) if depths else 0.0
 
@@ -101,12 +104,12 @@ def depth(sample: Sample) -> float:
 def bets(
     arm: Iterable[float | None], base: Iterable[float | None], sources: Iterable[Hashable]
 ) -> tuple[list[float], int]:
-    """The mean of each source's differences, score of `arm` minus score of `base`, and of how many pairs they are.
+    """Return the mean difference of each source, score of `arm` minus score of `base`, and the number of pairs.
 
-    Pairs that lack a score are left out, and sources without a pair.
+    Pairs that lack a score are left out, and so are sources without a pair.
     """
-    found: dict[Hashable, list[float]] = {}
-    for a, b, named in zip(arm, base, sources, strict=True):
+    by_source: dict[Hashable, list[float]] = {}
+    for a, b, key in zip(arm, base, sources, strict=True):
         if a is not None and b is not None:
-            found.setdefault(named, []).append(a - b)
-    return [fmean(each) for each in found.values()], sum(map(len, found.values()))
+            by_source.setdefault(key, []).append(a - b)
+    return [fmean(values) for values in by_source.values()], sum(map(len, by_source.values()))

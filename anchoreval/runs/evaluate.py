@@ -1,6 +1,6 @@
-"""One command as a function: model + tasks + lengths + arms -> a run on disk.
+"""`evaluate`: model + tasks + lengths + arms -> a run on disk.
 
-`anchoreval run` parses its flags into this call; nothing else stands between the two.
+`anchoreval run` parses its flags and makes exactly this call.
 """
 
 from __future__ import annotations
@@ -72,22 +72,27 @@ def evaluate(
     watch: Watch = unwatched,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Run:
-    """The finished run: every sample of every task and length, answered under every arm and scored.
+    """Evaluate a model and return the finished run: every sample answered under every arm, and scored.
 
-    `model` is a card of models/, a folder or a hub id; behind the backend `openai`, its name at the server of the
-    option `base_url`, and `tokenizer` is a card, folder or hub id. `tasks` are suites, sets, tasks or globs; `lengths`
-    are tokens of the model under test, all that it is fed and its answer (default: the card's); `rope` are arms.
-    `template`, `haystack` and `dtype` default to the model card's; `template_args` go to the chat template;
-    `anchor="none"` puts no anchor token in front, which arms that act on it refuse; `document_tokens` puts documents
-    into blocks of so many tokens; `context=False` leaves the context out of the prompts; `placebo` adds the first arm
-    once more, in other batches: what differs then is noise (on `vllm` it is always there); `until` ("1pt@95%") stops a
-    task and length when every arm's verdict is in (rounds.py); `max_length` overrides the positions that the checkpoint
-    states; `text` is the file or folder of the texts that `nll` scores; `settings` are what suites let be chosen
-    (depths, needles, ...); `ray` is the address of a cluster on which
-    so many `workers` compute (fleet/); `options` go to the backend. The same call resumes a run, asks again what has no
-    answer, and goes on with more samples under a greater `limit`; with `same_environment` only where and with the
-    versions it was begun. `rehash` reads files again whose hashes are known. `watch` shows progress, `tell` takes
-    notices.
+    `model`             a card of models/, a folder or a hub id; for `openai`, a name at the server of option `base_url`
+    `tokenizer`         a card, folder or hub id; only with backend `openai`
+    `tasks`, `rope`     suites, sets, tasks or globs; and the arms
+    `lengths`           in tokens of the model: all that it is fed, and its answer (default: the task card's)
+    `template`          like `haystack` and `dtype`, defaults to the model card's; `template_args` are its arguments
+    `anchor`            "none" puts no anchor token in front; arms that act on that token are then refused
+    `document_tokens`   cuts documents into blocks of so many tokens
+    `context`           False leaves the context out of the prompts
+    `placebo`           adds the first arm again, in other batches, to measure noise; always on for several vllm arms
+    `until`             ("1pt@95%") stops a task and length when every arm's verdict is in (rounds.py)
+    `max_length`        overrides the number of positions that the checkpoint states
+    `text`              the file or folder of the texts that `nll` scores
+    `settings`          settings of suites: depths, needles, ... (prompt/settings.py)
+    `ray`, `workers`    the address of a Ray cluster, and the number of workers on it (workers/)
+    `options`           options of the backend
+    `same_environment`  resumes a run only in the environment (processor, versions, ...) in which it was begun
+    `rehash`            hashes files again, even if their hashes are known
+    `watch`, `tell`     take progress and notices
+    The same call resumes a run: samples without an answer are asked again, and a greater `limit` adds samples.
     """
     given = dict(options or {})
     asked = _model(model, backend, tokenizer, max_length)
@@ -116,7 +121,7 @@ def evaluate(
 
 
 def _model(asked: str, backend: str, tokenizer: str | None, max_length: int | None) -> Model:
-    """The model of a card, folder or hub id; behind a server, its name there and the card of its tokenizer."""
+    """Return the model of a card, folder or hub id; for a server, the model of its name there and of `tokenizer`."""
     if not capabilities_of(backend).needs_tokenizer:
         if tokenizer is not None:
             raise AnchorEvalError("--tokenizer goes with --backend openai: elsewhere it is the checkpoint's own")
@@ -129,22 +134,22 @@ def _model(asked: str, backend: str, tokenizer: str | None, max_length: int | No
 
 
 def _of_run(backend: str, model: Model, arms: Sequence[Arm]) -> dict[str, Any]:
-    """What a backend is told of the run."""
-    takes, facts = capabilities_of(backend).takes, dict[str, Any]()
+    """Return the backend options that follow from the run, as far as the backend takes them."""
+    takes, options = capabilities_of(backend).takes, dict[str, Any]()
     if "tokenizer" in takes:
-        facts["tokenizer"] = str(model.folder)
+        options["tokenizer"] = str(model.folder)
     if "product" in takes:
-        facts["product"] = widest_product(arms)
+        options["product"] = widest_product(arms)
     if "max_model_len" in takes:
-        facts["max_model_len"] = model.window
-    return facts
+        options["max_model_len"] = model.window
+    return options
 
 
 def _arms(arms: tuple[Arm, ...], wanted: bool, backend: str, tell: Tell) -> tuple[Arm, ...]:
-    """The arms, settled, and the placebo of the first behind them where it is wanted and not there yet.
+    """Return the settled arms, followed by the placebo of the first if it is wanted and not among them.
 
-    Two arms or more always have one on a backend where what is computed together may move log-probabilities too. What
-    is from outside is imported here, where a user typed it and the backend computes it, and nowhere before.
+    Two or more arms always get a placebo on a backend whose log-probabilities depend on the batch. Arms that name
+    outside code import it here, and not before: a user typed the name, and the backend can compute it.
     """
     arms = tuple(arm.settled(backend) for arm in arms)
     if capabilities_of(backend).always_placebo and len(arms) > 1 and not any(arm.placebo for arm in arms):
@@ -154,7 +159,7 @@ def _arms(arms: tuple[Arm, ...], wanted: bool, backend: str, tell: Tell) -> tupl
 
 
 def _check(spec: Spec, backend: str, ray: str | None, api: str) -> None:
-    """AnchorEvalError for a stopping rule with nothing to compare, and what cannot go together."""
+    """Raise AnchorEvalError for a stopping rule with nothing to compare, and for options that exclude each other."""
     server = capabilities_of(backend).one_server
     if server and (api, spec.template) == ("chat", "chat"):
         raise AnchorEvalError("api=chat: the server applies the chat template itself: use --template base")
@@ -177,7 +182,7 @@ def _check(spec: Spec, backend: str, ray: str | None, api: str) -> None:
 
 
 def require_one_document(arms: Sequence[Arm], task: str) -> None:
-    """Raise UnsupportedArm for attention and positions that need several documents."""
+    """Raise UnsupportedArm if an arm's attention or positions need several documents."""
     for arm in arms:
         if arm.masks_documents:
             reason = f"attention {arm.attention!r} needs several"
@@ -190,9 +195,9 @@ def require_one_document(arms: Sequence[Arm], task: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Evaluation:
-    """One call of `evaluate`: how the engine is opened, the folder of the model's runs, and who is told of it.
+    """One call of `evaluate`: how to open the engine, the folder of the model's runs, and who takes the notices.
 
-    `raw`: prompts are raw text, and nobody asked for that.
+    `raw` is True if prompts are raw text although nobody asked for that.
     """
 
     opening: Opening
@@ -203,7 +208,7 @@ class _Evaluation:
     tell: Tell
 
     def run(self, prompts: Prompts) -> Run:
-        """Prompts first, the model second, then every record; the run as it lies on disk."""
+        """Make the first prompts, open the engine, then compute every record; return the run on disk."""
         model, tell = prompts.model, self.tell
         finished = [] if self.same_environment else list(finished_beside(self.output, prompts.spec))
         with work(self.watch, 0, "making the first prompt of every task and length"):
@@ -236,7 +241,7 @@ class _Evaluation:
             engine.close()
 
     def _open(self) -> Engine:
-        """One backend in this process, or workers with one each."""
+        """Return a backend in this process, or a fleet of workers with one backend each."""
         opening = self.opening
         if opening.ray is not None:
             return Fleet.open(opening)
@@ -245,14 +250,14 @@ class _Evaluation:
         return open_backend(opening.backend, opening.model, **opening.options)
 
     def _cells(self, prompts: Prompts) -> Cells:
-        """The cells that are asked for; what is left out of them is told."""
+        """Return the cells that are asked for, and tell which are left out."""
         cells = prompts.cells()
         for row in cells.unmakeable:
             self.tell(f"left out: {row['why']}")
         return cells
 
     def _as_it_is(self, path: Path, header: Header, engine: Engine) -> Run:
-        """A run that had finished with every answer, told of as one that is computed."""
+        """Return a run that is already finished, with the notices and progress of one that is computed."""
         for reason in header.unmakeable.values():
             self.tell(f"left out: {reason}")
         for line in notices(engine.describe()):
@@ -263,10 +268,11 @@ class _Evaluation:
         return run
 
     def _written(self, prompts: Prompts, cells: Cells, engine: Engine, header: Header) -> Run:
-        """The run with every record on disk; the engine of the arms that were proved last is the first to run.
+        """Answer all cells and return the finished run.
 
-        Where that is not the order of the arms, many write or the run went on after its end, the records are put into
-        it at the end.
+        Arms run in the reverse order of their verification, so the engine that is already loaded is used first. The
+        records are sorted at the end if arms ran in several waves, if workers computed them, or if a resumed run left
+        them unordered.
         """
         for line in notices(header.backend):
             self.tell(line)
@@ -296,9 +302,10 @@ class _Evaluation:
 
 
 def as_served(prompts: Prompts, engine: Described) -> Prompts:
-    """Return the prompts as a server takes them: in its own template where it turned out to answer chat alone.
+    """Return the prompts as the server takes them: in the server's template if it turned out to answer chat only.
 
-    It may have fewer positions than the card. What another backend than a server answers stays as it is.
+    If the server has fewer positions than the card says, the prompts get these. Prompts of other backends stay the
+    same.
     """
     described = engine.describe()
     name, positions = str(described["engine"]), described.get("max_length")
@@ -311,18 +318,18 @@ def as_served(prompts: Prompts, engine: Described) -> Prompts:
 
 
 def notices(described: Mapping[str, Any]) -> Iterator[str]:
-    """What the backend says of itself that whoever asked may not expect: another kernel, weights that are left out."""
+    """Yield what a user may not expect of the backend: another kernel, weights that are left out."""
     if why := described.get("kernel_why"):
         yield f"kernel {described['kernel']} for all arms: {why}"
-    for kind, found in (described.get("unused_weights") or {}).items():
+    for kind, weights in (described.get("unused_weights") or {}).items():
         if kind == "frequencies_off":
-            yield f"the checkpoint's own rotary frequencies are off the computed ones by up to {found:.2g}, relative"
+            yield f"the checkpoint's own rotary frequencies are off the computed ones by up to {weights:.2g}, relative"
         else:
-            yield f"left out, {kind}: {found['weights']} weights of the checkpoint ({found['first'][0]}, ...)"
+            yield f"left out, {kind}: {weights['weights']} weights of the checkpoint ({weights['first'][0]}, ...)"
 
 
 def tokenizer_lines(prompts: Prompts) -> Iterator[str]:
-    """What is to be said of the tokens of a run: another reading of its files, an anchor that is not the model's."""
+    """Yield notices on the tokenizer: files that transformers reads differently, an anchor that is not the model's."""
     tokenizer, spec = prompts.tokenizer, prompts.spec
     if tokenizer.reading and tokenizer.reading.differs:
         yield tokenizer.reading.differs

@@ -1,7 +1,7 @@
-"""What decides the answers of a run, the header that says it, and what changed against the runs beside it.
+"""The identity of a run: everything that decides its answers; the header that holds it; what changed since older runs.
 
-Versions, processor, threads, GPU and parallel size change last bits only and are no part of it: they stand in the
-header's `environments`, once each, and records name theirs.
+Versions, processor, threads, GPU and parallel size change only last bits, and are no part of the identity. The header
+lists each such environment once under `environments`, and each record names its own.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from anchoreval.suites import POOLS
 from anchoreval.suites.scorers import require
 from anchoreval.training.checkpoints import CARD
 
-#: Of an identity what was asked for; the rest follows from files, and from how many samples are asked.
+#: The parts of an identity that a user asked for. The rest follows from files and from the number of samples.
 _ASKED = (
     "tasks",
     "lengths",
@@ -43,39 +43,42 @@ _ASKED = (
     "documents",
     "until",
 )
-#: Names under `files`, which are looked up in the checkpoint: plain, below its folder, no pattern.
+#: A valid name under `files`: a plain path below the checkpoint's folder, no pattern.
 _FILE = re.compile(r"([\w-][\w.+@=-]*/)*[\w-][\w.+@=-]*")
 _TEXTS = ("haystack", "wordlists", "context")
-#: Of what a backend says of itself the settings that were asked for.
+#: The parts of a backend's description that a user asked for.
 _SETTINGS = ("engine", "mode", "dtype", "kernel", "prefill", "realisation", "settings", "address", "api", "seed")
 
 
 def decided_by(prompts: Prompts, cells: Cells, described: Mapping[str, Json]) -> dict[str, Json]:
     """Return the part of a run's identity that follows from files.
 
-    The anchor token and the end tokens stand there as they were read. `cut` is where prompts are cut that no length was
-    asked for, `less` where the window takes a token from answers, `shuffled` where a rule that stops cells has samples
-    in another order than their own, `pools` what of the number of samples the samples follow from.
+    That is what `read_by` returns, with these parts if they are not empty:
+
+    `cut`       task -> the length at which its prompts are cut, if no length was asked for
+    `less`      cells whose answer budget is a token smaller because of the model's window
+    `shuffled`  cells whose samples are in another order than their own, under a stopping rule
+    `pools`     cell -> the part of the number of samples that the samples themselves depend on
     """
-    asked = [(cell, "@".join(map(str, cell.place))) for cell in cells]
+    addressed = [(cell, "@".join(map(str, cell.place))) for cell in cells]
     cut = {cell.task.address: cell.length for cell in cells if cell.task.length_of == "prompt"}
     parts: dict[str, Json] = {
         "cut": {} if prompts.spec.lengths else cut,
-        "less": [at for cell, at in asked if cell.task.length_of == "prompt" and "budget_less" in cell.facts],
-        "shuffled": [at for cell, at in asked if cell.shuffled],
-        "pools": {at: size for cell, at in asked if (size := _pool(prompts, cell)) is not None},
+        "less": [at for cell, at in addressed if cell.task.length_of == "prompt" and "budget_less" in cell.facts],
+        "shuffled": [at for cell, at in addressed if cell.shuffled],
+        "pools": {at: size for cell, at in addressed if (size := _pool(prompts, cell)) is not None},
     }
     return read_by(prompts, described) | {name: part for name, part in parts.items() if part}
 
 
 def _pool(prompts: Prompts, cell: Cell) -> Json:
-    """What the samples of a cell follow from, of how many are asked for; None where they follow from themselves."""
+    """Return what the samples of a cell depend on of their number; None if they do not depend on it."""
     pool = POOLS.get(cell.task.generator)
     return pool and pool(prompts.recipe(cell.task, cell.length, cell.asked))
 
 
 def read_by(prompts: Prompts, described: Mapping[str, Json]) -> dict[str, Json]:
-    """Return what of `decided_by` follows from the files of the model alone."""
+    """Return the part of `decided_by` that follows from the model's files alone: hashes, end tokens, anchor token."""
     names = _reads(described, prompts.spec.template)
     return {
         "files": hashes_of(prompts.model.folder, names) | dict(described.get("files_sha256") or {}),
@@ -85,10 +88,10 @@ def read_by(prompts: Prompts, described: Mapping[str, Json]) -> dict[str, Json]:
 
 
 def header_of(prompts: Prompts, cells: Cells, engine: Described, unused_template: bool) -> Header:
-    """Return the header of a new run: asked, applied, versions, sources; written before the first sample is answered.
+    """Return the header of a new run: asked, applied, versions, sources. It is written before the first answer.
 
-    Each arm is installed once for proof: UnsupportedArm before anything is computed. `unused_template` says that nobody
-    asked for raw text, and that the model has a chat template.
+    Each arm is installed once as a test, so that UnsupportedArm is raised before anything is computed.
+    `unused_template` is True if the model has a chat template, and prompts are raw text although nobody asked for that.
     """
     spec, model, tokenizer, described = prompts.spec, prompts.model, prompts.tokenizer, engine.describe()
     identity = prompts.identity(engine.fingerprint) | decided_by(prompts, cells, described)
@@ -132,7 +135,7 @@ def header_of(prompts: Prompts, cells: Cells, engine: Described, unused_template
 
 
 def _applied(arms: Sequence[Arm], engine: Described, name: str) -> list[dict[str, Json]]:
-    """Every arm as asked and as applied, tried in the order in which the engine starts anew."""
+    """Return each arm as asked and as applied. Arms are tried wave by wave, as the engine has to be started again."""
     applied = {}
     for arm in itertools.chain(*waves(name, arms)):
         with engine.under(arm) as facts:
@@ -141,7 +144,7 @@ def _applied(arms: Sequence[Arm], engine: Described, name: str) -> list[dict[str
 
 
 def now() -> str:
-    """Return the time as headers have it."""
+    """Return the time in UTC in the format of headers: ISO 8601, to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
@@ -152,17 +155,17 @@ def _reads(described: Mapping[str, Json], template: str) -> tuple[str, ...]:
 
 
 def environment_of(described: Mapping[str, Json]) -> dict[str, Json]:
-    """One entry of a header's `environments`, of what a backend says of itself; what it does not know is left out."""
-    said = dict(described.get("environment") or {"versions": described.get("versions") or {}})
-    versions = {"anchoreval": metadata.version("anchoreval")} | said.pop("versions", {})
-    whole = {"versions": {name: text for name, text in versions.items() if text is not None}} | said
-    return {name: value for name, value in whole.items() if value is not None}
+    """Return one entry of a header's `environments` from a backend's description, without the unknown values."""
+    environment = dict(described.get("environment") or {"versions": described.get("versions") or {}})
+    versions = {"anchoreval": metadata.version("anchoreval")} | environment.pop("versions", {})
+    filled = {"versions": {name: text for name, text in versions.items() if text is not None}} | environment
+    return {name: value for name, value in filled.items() if value is not None}
 
 
 def tell_beside(folder: Path, header: Header, tell: Callable[[str], None]) -> None:
-    """Say what a new run in `folder` differs by from the newest one beside it that was asked for the same.
+    """Tell how a new run in `folder` differs from the newest run beside it that was asked for the same.
 
-    An unfinished run of an older format is named too: it cannot be gone on with. Runs that cannot be read are none.
+    An unfinished run of an older format is named too, since it cannot be resumed. Runs that cannot be read are skipped.
     """
     asked = _asked(header)
     beside = [other for path in sorted(folder.parent.glob(f"*/{HEADER}")) if (other := _same(path, asked))]
@@ -180,7 +183,7 @@ def _created(header: Header) -> str:
 
 
 def _same(path: Path, asked: str) -> Header | None:
-    """The header at `path`, None where it was asked for something else or cannot be read."""
+    """Return the header at `path`, or None if it was asked for something else or cannot be read."""
     try:
         other = read_header(path)
     except RunError:
@@ -189,7 +192,7 @@ def _same(path: Path, asked: str) -> Header | None:
 
 
 def _asked(header: Header) -> str:
-    """What a header says was asked for, as text."""
+    """Return as JSON text what a header says was asked for."""
     server, sources = header.part("backend", "server"), header.part("identity", "sources")
     settings = {name: header.backend.get(name, server.get(name)) for name in _SETTINGS}
     texts = {name: sources.get(name) for name in _TEXTS}
@@ -197,14 +200,14 @@ def _asked(header: Header) -> str:
 
 
 def _changed(before: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
-    """Files that are not what they were, in words."""
+    """Yield a phrase for each file that is new, gone or changed."""
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name):
             yield f"{name} {'is new' if name not in before else 'is gone' if name not in now else 'changed'}"
 
 
 def _others(before: Mapping[str, Json], now: Mapping[str, Json]) -> Iterator[str]:
-    """What else two identities of the same files differ by, in words."""
+    """Yield a sentence for each other difference of two identities that have the same files."""
     if before.get("files") != now.get("files"):
         return
     pools = before.get("pools") or {}
@@ -218,9 +221,9 @@ def _others(before: Mapping[str, Json], now: Mapping[str, Json]) -> Iterator[str
 
 
 def changed_files(run: Run) -> Iterator[tuple[str, bool]]:
-    """What of a run's files is not as it was, in words, and whether that is a difference: else they were not found."""
-    said = run.header.identity.get("files")
-    if said is None:
+    """Yield (phrase, differs) for each file of a run that changed (True) or could not be compared (False)."""
+    hashes = run.header.identity.get("files")
+    if hashes is None:
         return
     described, template = run.header.backend, str(run.header.get("template"))
     place = str(run.header.at("tokenizer", "path") or run.header.model["path"])
@@ -230,14 +233,14 @@ def changed_files(run: Run) -> Iterator[tuple[str, bool]]:
     except AnchorEvalError as error:
         yield f"the files of {place} were not compared with those of the run: {error}", False
         return
-    if (odd := next((name for name in said if not _FILE.fullmatch(name)), None)) is not None:
+    if (odd := next((name for name in hashes if not _FILE.fullmatch(name)), None)) is not None:
         yield f"identity: files: {odd[:80]!r} is no name of a file of a checkpoint", True
         return
-    now = hashes_of(folder, tuple(dict.fromkeys([*_reads(described, template), *said])))
-    for what in _changed(said, now):
-        name = what.partition(" ")[0]
-        elsewhere = "--" in name or (what.endswith("is gone") and not Path(model.checkpoint).expanduser().is_dir())
-        yield (f"{name} is not in {folder}: not compared", False) if elsewhere else (f"{what} since", True)
+    now = hashes_of(folder, tuple(dict.fromkeys([*_reads(described, template), *hashes])))
+    for change in _changed(hashes, now):
+        name = change.partition(" ")[0]
+        elsewhere = "--" in name or (change.endswith("is gone") and not Path(model.checkpoint).expanduser().is_dir())
+        yield (f"{name} is not in {folder}: not compared", False) if elsewhere else (f"{change} since", True)
 
 
 def training_card(folder: Path) -> dict[str, Any] | None:

@@ -1,8 +1,8 @@
-"""What a length is, at which lengths a task is run, and what the model has room for.
+"""`LengthRule`: which tokens a length counts; the lengths that a task is run at; the room that a model has.
 
-A length is everything that the model is fed, and the answer budget: the anchor token in front, the chat template (a
-server's own too, counted with the tokenizer given), the prompt. `LengthRule` is the one place that says so; recipes,
-answer budgets, windows and what is made again from a header take it from there.
+A length counts everything that the model is fed plus the answer budget: the anchor token in front, the chat template
+(also a server's own, counted with the given tokenizer) and the prompt. Only `LengthRule` defines this. Recipes, answer
+budgets, windows, and prompts that are made again from a header all use it.
 """
 
 from __future__ import annotations
@@ -18,30 +18,31 @@ from anchoreval.records.parts import RuleName
 from anchoreval.schema import NATURAL, Json, Request, Sample
 
 ANCHOR_TOKENS = 1
-#: Generators whose prompts keep their published bytes, and so their published count, which has no anchor.
+#: Generators whose prompts keep their published bytes, and therefore the published count, which has no anchor.
 PUBLISHED = frozenset({"ruler_niah", "ruler_vt", "ruler_cwe", "ruler_fwe", "ruler_qa", "babilong_published"})
 
 
 @dataclass(frozen=True, slots=True)
 class LengthRule:
-    """What is counted of a length beside the prompt's own text and the answer budget, in tokens."""
+    """The tokens that a length counts besides the prompt's own text and the answer budget."""
 
     anchor: int = ANCHOR_TOKENS
     template: int = 0
 
     @property
     def outside(self) -> int:
-        """What the model is fed beside a prompt's own text."""
+        """The number of tokens that the model is fed besides a prompt's own text."""
         return self.anchor + self.template
 
     def uncounted(self, task: Task) -> int:
-        """What of it the prompts of a task leave no room for."""
+        """Return how many of the tokens `outside` the prompts of a task leave no room for."""
         return self.anchor if task.generator in PUBLISHED else 0
 
     def settled(self, sample: Sample, task: Task, tokenizer: PromptTokenizer, room: int | None) -> Sample:
-        """The sample with its facts on the length; asked for less where it is over by the anchor alone.
+        """Return the sample with its facts on the length, and a smaller answer budget if only the anchor is too much.
 
-        Published prompts may be: RULER's over their length, those that are cut over the `room` of the model.
+        That happens to published prompts: RULER's may exceed their length, prompts that are cut may exceed the model's
+        `room`. The fact `budget_less` is the number of tokens that the budget lost.
         """
         if self.template:
             sample = replace(sample, facts={**sample.facts, "template_tokens": self.template})
@@ -61,18 +62,18 @@ class LengthRule:
         return len(tokenizer.encode(sample.prompt)) + self.outside + sample.max_new_tokens - room
 
     def positions(self, request: Request) -> int:
-        """The positions that a request takes, a server's own template among them."""
+        """Return the number of positions that a request takes, including a server's own template."""
         return positions(request) + self.template
 
 
-#: The rule of runs whose header names none: nothing is counted but the prompt and the answer budget.
+#: The rule of runs whose header names none: a length counts only the prompt and the answer budget.
 PUBLISHED_RULE = LengthRule(anchor=0)
 
 
 def rule_of(
     name: RuleName, form: Form, tokenizer: PromptTokenizer, anchor: Anchor = "auto", args: Mapping[str, Json] = NO_ARGS
 ) -> LengthRule:
-    """The rule of that name for prompts of a form, with the anchor token in front or with none."""
+    """Return the rule of that name for prompts of a form, with or without the anchor token in front."""
     if name == "published":
         return PUBLISHED_RULE
     template = template_tokens(tokenizer, anchor, args) if form == "server" else 0
@@ -80,10 +81,10 @@ def rule_of(
 
 
 def template_tokens(tokenizer: PromptTokenizer, anchor: Anchor = "auto", args: Mapping[str, Json] = NO_ARGS) -> int:
-    """Return the tokens that the tokenizer's chat template puts around a user's turn.
+    """Return the number of tokens that the tokenizer's chat template puts around a user's turn.
 
-    The BOS in front is among them where no anchor is counted, since a server puts it there all the same. Without a
-    template nothing is known but that.
+    If no anchor is counted, the BOS in front is included, because a server puts it there anyway. Without a chat
+    template, that BOS is all that is known.
     """
     if not tokenizer.chat_template:
         return 0 if anchor == "auto" else len(tokenizer.front)
@@ -92,24 +93,24 @@ def template_tokens(tokenizer: PromptTokenizer, anchor: Anchor = "auto", args: M
 
 
 class Measured(Protocol):
-    """What says at which lengths a task can be run: a `Task`, or its row in a header."""
+    """The part of a task that tells which lengths it can be run at: a `Task`, or its row in a header."""
 
     @property
     def lengths(self) -> Sequence[int]:
-        """The card's."""
+        """The lengths of the task card."""
         ...
 
     @property
     def length_of(self) -> LengthOf:
-        """What a length is."""
+        """What a length means for the task."""
         ...
 
 
 def lengths_of(task: Measured, asked: Sequence[int] | None, window: int | None) -> tuple[int, ...]:
-    """The lengths that a task is run at: those asked for, else its card's.
+    """Return the lengths that a task is run at: those asked for, else its card's.
 
-    Where a length says at which a prompt is cut, the card's longest that the model's `window` holds; NATURAL alone
-    where prompts are as long as they are.
+    For a task that cuts prompts, the default is the card's longest length that the model's `window` holds. A task that
+    neither fills nor cuts prompts has NATURAL as its only length.
     """
     if task.length_of == "natural":
         return (NATURAL,)
@@ -119,17 +120,19 @@ def lengths_of(task: Measured, asked: Sequence[int] | None, window: int | None) 
 
 
 def room_of(task: Task, window: int | None) -> int | None:
-    """The positions that a prompt and its answer may take; None: any number.
+    """Return the number of positions that a prompt and its answer may take; None for no limit.
 
-    A window that is itself one of the card's cuts is upstream's max_length: prompts are cut at it, answers come on top.
+    A window that equals one of the card's cut lengths is upstream's max_length: prompts are cut at it, and answers come
+    on top of it.
     """
     return None if task.length_of == "prompt" and window in task.lengths else window
 
 
 def require_lengths(pairs: Sequence[tuple[Task, int]], window: int | None) -> list[str]:
-    """What is to be said of lengths to be filled that the model does not have; LengthError where it has none of them.
+    """Return a notice for each length beyond the model's window; raise LengthError if all lengths are beyond it.
 
-    Their samples are made and counted, and get no answer: each says so.
+    Only tasks whose prompts are filled to a length count. Samples beyond the window are made and counted, and get the
+    outcome `does_not_fit` instead of an answer.
     """
     filled = sorted({length for task, length in pairs if task.length_of == "sample"})
     over = [length for length in filled if window is not None and length > window]

@@ -1,7 +1,7 @@
-"""`anchoreval nll`: a run of `nll/text`, and the tables and the picture that are made of it.
+"""`anchoreval nll`: run `nll/text`, then make tables and a picture of the run.
 
-Losses by position under several arms, and what the arms differ by, token by token. The run lies in the folder of the
-tables; the same call goes on with it.
+They show losses by position under several arms, and the difference of the arms token by token. The run lies in the
+folder of the tables, and the same call resumes it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from anchoreval.prompt import Anchor
     from anchoreval.schema import Json
 
-OLD = "losses.jsonl"  # in which the version before kept what it had measured
+OLD = "losses.jsonl"  # an older version kept its measurements in this file
 LEFT_OUT = "left out: "
 
 
@@ -52,10 +52,10 @@ def measure(
     watch: Watch,
     tell: Callable[[str], None],
 ) -> list[Row]:
-    """The rows by length, bucket and arm, which are also in `output` when this returns.
+    """Return the rows by length, bucket and arm, after writing them to `output`.
 
-    `limit` is the number of windows of each text. Errors: AnchorEvalError, one line each, before the model is loaded
-    where that is possible.
+    `limit` is the number of windows of each text. Raise AnchorEvalError with a one-line message, if possible before the
+    model is loaded.
     """
     opened = Model.of(model, max_length=max_length)
     chosen = tuple(arm.settled("hf") for arm in parse_arms(arms, dtype or opened.card.dtype, kernel))
@@ -91,29 +91,29 @@ def measure(
 
 
 def beyond(arms: Sequence[Arm], lengths: Sequence[int], window: int | None) -> list[str]:
-    """A line for each arm whose shift puts tokens of a length that fits at positions that the model does not have."""
-    made = []
+    """Return a notice for each arm that shifts tokens beyond the model's positions at a length that fits unshifted."""
+    notices = []
     for arm in arms:
         over = [n for n in lengths if window is not None and n - 1 + arm.positions.shift >= window]
         if over:
-            made.append(
+            notices.append(
                 f"arm {arm.name!r}: beyond the model's {window} positions at lengths {', '.join(map(str, over))}"
             )
-    return made
+    return notices
 
 
 def _files(text: Path) -> list[dict[str, Json]]:
-    """The texts as they lie there; one that cannot be read is named when it is tokenised."""
-    found: list[dict[str, Json]] = []
+    """Return name and SHA-256 of each text. The hash of an unreadable file is None; tokenising it raises the error."""
+    rows: list[dict[str, Json]] = []
     for file in files_of(text):
-        found.append({"name": name_of(file, text), "sha256": None})
+        rows.append({"name": name_of(file, text), "sha256": None})
         with contextlib.suppress(OSError):
-            found[-1]["sha256"] = sha256_of(file)
-    return found
+            rows[-1]["sha256"] = sha256_of(file)
+    return rows
 
 
 def _require_same(place: Path, asked: dict[str, Json]) -> None:
-    """RunError where tables of other settings lie in the folder."""
+    """Raise RunError if the folder holds tables of other settings."""
     header = place / HEADER
     try:
         old = parse(content_of(header)) if there(header) else {"asked": asked}

@@ -1,4 +1,7 @@
-"""The prompts of a run: what is asked (`Spec`) of a model, task by task and length by length."""
+"""`Prompts`: the samples and requests of a run, made from a `Spec` and a `Model`, one cell after the other.
+
+A cell is one task at one length. `Prompts.cells` plans the cells; `samples`, `request` and `second` make what is sent.
+"""
 
 from __future__ import annotations
 
@@ -33,16 +36,18 @@ from anchoreval.suites.recipe import Recipe
 from anchoreval.suites.scorers import require
 from anchoreval.tokenizer import TextTokenizer
 
-Pair = tuple[Sample, Request]  # a sample as text and as it is sent
-#: A sample and the answer to its prompt -> its second prompt; OverlongPrompt where that is too long.
+Pair = tuple[Sample, Request]  # the same prompt as text and as token ids
+#: A sample and the answer to its prompt -> its second prompt. Raises OverlongPrompt if that is too long.
 Second = Callable[[Sample, str], Pair]
 
 
 @dataclass(slots=True)
 class Cell:
-    """The samples of one task at one length, made one after the other, with answers of up to `new_tokens`.
+    """The samples of one task at one length.
 
-    `facts` are those of the first sample in the task's own order; `shuffled` says that samples are taken in another.
+    `samples` makes them one by one, and is consumed by whoever takes them. `asked` is how many there are to be.
+    `new_tokens` is the answer budget, and `facts` are the facts, of the first sample in the task's own order.
+    `shuffled` is True if the samples are taken in another order than that.
     """
 
     task: Task
@@ -55,13 +60,13 @@ class Cell:
 
     @property
     def place(self) -> tuple[str, int]:
-        """The address of the task, and the length."""
+        """The key of the cell: address of the task, and length."""
         return self.task.address, self.length
 
 
 @dataclass(slots=True)
 class Cells:
-    """The cells that can be made, those that cannot with the reason, and what is to be said of cells."""
+    """The cells of a run: `cells` can be made, `unmakeable` cannot (task, length, reason); `notices` are printed."""
 
     cells: list[Cell] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
@@ -72,58 +77,69 @@ class Cells:
 
     @property
     def rows(self) -> list[dict[str, Json]]:
-        """How many samples are asked for, as headers have it."""
+        """The value of `asked` in the header: the number of samples of each cell."""
         return [{"task": cell.task.address, "length": cell.length, "samples": cell.asked} for cell in self]
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """What is asked of a model: its samples, as text and as they are sent."""
+    """A `Spec` applied to a `Model`: makes every prompt of a run, first as a Sample (text), then as a Request (ids).
+
+    Prompts needs the model's tokenizer and the number of its positions, but neither weights nor backend. The same
+    Prompts can therefore plan a run, compute it, estimate it, and be made again from a header to verify it
+    (rebuild.py). The same Spec and tokenizer always give the same prompts. In the order of use:
+
+    `cells()`       the cells that can be made, with the first sample of each made as a test
+    `samples()`     the samples of one task at one length
+    `request()`     the token ids of a sample, with its documents
+    `second()`      the second prompt of a sample that is asked in two steps
+    `identity()`    everything that changes a record, for the header
+    """
 
     spec: Spec
     model: Model
 
     @property
     def tokenizer(self) -> TextTokenizer:
-        """The tokenizer that lengths are counted with."""
+        """The tokenizer that counts lengths."""
         return self.model.tokenizer
 
     @property
     def window(self) -> int | None:
-        """The positions that the model has; None: any number."""
+        """The number of positions that the model has; None for no limit."""
         return self.model.window
 
     @cached_property
     def rule(self) -> LengthRule:
-        """What lengths count beside prompt and answer."""
+        """The rule that says which tokens a length counts besides prompt and answer."""
         spec = self.spec
         return rule_of(spec.length_rule, spec.form, self.tokenizer, spec.anchor, spec.template_args)
 
     @cached_property
     def wrap(self) -> Wrap:
-        """What the chat template writes around a turn; empty without one."""
+        """The text that the chat template writes around a turn; empty without a template."""
         spec = self.spec
         return wrap_of(self.tokenizer, spec.template, NO_ARGS if spec.served else spec.template_args, spec.anchor)
 
     @property
     def wording(self) -> dict[str, Any]:
-        """See `prompt.wording`."""
+        """The part of a run's identity that tells how prompts are worded; see `prompt.wording`."""
         return wording(self.wrap, self.spec.template, self.spec.template_args, self.spec.anchor)
 
     def asking(self, **changes: Any) -> Prompts:
-        """Return the prompts of the same model where something else is asked."""
+        """Return the prompts of the same model under a Spec with these fields changed."""
         return Prompts(replace(self.spec, **changes), self.model)
 
     def cells(self) -> Cells:
-        """Return every cell, its first sample already made.
+        """Return every cell, with its first sample already made.
 
-        Lengths of which the model has none, and a singly named task that cannot be made at its length or scored without
-        an extra, are errors; a task that came with its suite is set aside with the reason instead, unless no cell is
-        left.
+        Raise LengthError if the model has none of the lengths. If a task cannot be made at its length, or its scorer
+        needs an extra that is not installed, raise that error for a task that was named singly; list a task that came
+        with its suite under `unmakeable` instead, unless no cell is left.
         """
         spec = self.spec
         pairs = [(task, length) for task in spec.tasks for length in lengths_of(task, spec.lengths, self.window)]
-        made = Cells(notices=require_lengths(pairs, self.window))
+        cells = Cells(notices=require_lengths(pairs, self.window))
         last: AnchorEvalError | None = None
         for task, length in pairs:
             if not spec.sources.context and task.generator not in CONTEXT_FREE:
@@ -134,59 +150,59 @@ class Prompts:
                 if task.address in spec.single:
                     raise
                 last = last or error
-                made.unmakeable.append({"task": task.address, "length": length, "why": str(error)})
+                cells.unmakeable.append({"task": task.address, "length": length, "why": str(error)})
                 continue
-            self._require_room(cell, made.notices)
-            made.cells.append(cell)
+            self._require_room(cell, cells.notices)
+            cells.cells.append(cell)
             if task.generator in LEFT_OUT:
-                made.notices += LEFT_OUT[task.generator](self.recipe(task, length, cell.asked))
-        if last and not made.cells:
+                cells.notices += LEFT_OUT[task.generator](self.recipe(task, length, cell.asked))
+        if last and not cells.cells:
             raise last
-        return made
+        return cells
 
     def _cell(self, task: Task, length: int) -> Cell:
-        """One cell with its first sample made; its scorer has what it needs.
+        """Return one cell with its first sample made. Raise MissingExtra if its scorer lacks a package.
 
-        Under a rule that stops cells, samples that stand in the order of a file or of their sources are shuffled.
+        With `until`, samples that come in the order of a file or of their sources are shuffled.
         """
         require(task.scorer)
         count = self.count(task, length)
         samples = self.samples(task, length, count)
         first = next(samples)
-        whole: Iterator[Sample] = itertools.chain([first], samples)
+        ordered: Iterator[Sample] = itertools.chain([first], samples)
         if mixed := self.spec.until is not None and (task.generator in PROSE_FREE or names_source(first)):
-            whole = shuffled(whole, self.spec.seed)
-        return Cell(task, length, whole, count, first.max_new_tokens, first.facts, mixed)
+            ordered = shuffled(ordered, self.spec.seed)
+        return Cell(task, length, ordered, count, first.max_new_tokens, first.facts, mixed)
 
     def count(self, task: Task, length: int) -> int:
-        """Return how many samples of a task are asked for at a length: of texts, no more than their files hold."""
+        """Return how many samples of a task are asked for at a length; never more than its text files hold."""
         most = min(self.spec.limit or task.samples, task.samples)
-        held = IN_FILES.get(task.generator)
-        return most if held is None else min(most, held(self.recipe(task, length, most)))
+        in_files = IN_FILES.get(task.generator)
+        return most if in_files is None else min(most, in_files(self.recipe(task, length, most)))
 
     def _require_room(self, cell: Cell, notices: list[str]) -> None:
-        """LengthError where a cell cuts prompts at more than there is room for and none is short enough.
+        """Raise LengthError if a cell cuts prompts at more tokens than there is room for and no prompt is shorter.
 
-        Where one at least is, `notices` say so.
+        If at least one prompt is shorter, append a line to `notices` instead.
         """
         task, length, new_tokens, room = cell.task, cell.length, cell.new_tokens, room_of(cell.task, self.window)
         if task.length_of != "prompt" or room is None or length + new_tokens + self.rule.template <= room:
             return
-        said = (
+        problem = (
             f"{task.address} cuts prompts at {length} tokens and adds {new_tokens} of the answer, the model has {room}"
         )
         hint = f": --lengths up to {max(1, room - new_tokens)}"
-        made: list[Sample] = []
+        samples: list[Sample] = []
         for sample in cell.samples:
-            made.append(sample)
+            samples.append(sample)
             if self.rule.positions(to_request(sample, self.tokenizer, task.reference, None)) <= room:
-                notices.append(f"{said} positions, and prompts that are longer get no answer{hint}")
-                cell.samples = itertools.chain(made, cell.samples)
+                notices.append(f"{problem} positions, and prompts that are longer get no answer{hint}")
+                cell.samples = itertools.chain(samples, cell.samples)
                 return
-        raise LengthError(f"{said} positions, and no prompt is shorter{hint}")
+        raise LengthError(f"{problem} positions, and no prompt is shorter{hint}")
 
     def recipe(self, task: Task, length: int, count: int) -> Recipe:
-        """Return what the generator of a task is given."""
+        """Return the arguments of a task's generator."""
         return Recipe(
             task=task.address,
             length=length,
@@ -203,27 +219,30 @@ class Prompts:
         )
 
     def samples(self, task: Task, length: int, count: int) -> Iterator[Sample]:
-        """Yield `count` samples of a task at a length; LengthError when the task cannot be made that short."""
+        """Yield `count` samples of a task at a length; raise LengthError if the task cannot be made that short."""
         return map(self._settled, itertools.repeat(task), GENERATORS[task.generator](self.recipe(task, length, count)))
 
     def _settled(self, task: Task, sample: Sample) -> Sample:
-        """The sample as a turn of its chat template, with its facts on the length."""
-        whole = trimmed(sample, self.wrap, self.tokenizer) if self.wrap.trims else sample
-        return self.rule.settled(whole, task, self.tokenizer, room_of(task, self.window))
+        """Return the sample trimmed as its chat template does, with its facts on the length."""
+        turn = trimmed(sample, self.wrap, self.tokenizer) if self.wrap.trims else sample
+        return self.rule.settled(turn, task, self.tokenizer, room_of(task, self.window))
 
     def request(self, task: Task, sample: Sample, room: int | None = None) -> Request:
-        """Return a sample as it is sent; OverlongPrompt where it takes more positions than `room`."""
+        """Return the request of a sample; raise OverlongPrompt if it takes more positions than `room`."""
         request = to_request(sample, self.tokenizer, task.reference, room, anchor=self.spec.anchor)
         return cut_documents(request, self.spec.document_tokens)
 
     def second(self, task: Task, sample: Sample, answer: str) -> Pair:
-        """Return the second prompt of a sample that is asked in two steps, behind the answer to its first."""
+        """Return the second prompt of a two-step sample, made from the answer to its first prompt."""
         recipe, room = self.recipe(task, sample.length, 1), room_of(task, self.window)
-        made = self._settled(task, FOLLOW_UPS[task.generator](recipe, sample, answer))
-        return made, self.request(task, made, None if room is None else room - self.rule.template)
+        prompt = self._settled(task, FOLLOW_UPS[task.generator](recipe, sample, answer))
+        return prompt, self.request(task, prompt, None if room is None else room - self.rule.template)
 
     def does_not_fit(self, task: Task, request: Request) -> Output | None:
-        """Return the output of a sample that takes more positions than there are, and is not asked; None for others."""
+        """Return an output that says so if a request takes more positions than the model has, else None.
+
+        Such a request is not sent to the backend.
+        """
         room = room_of(task, self.window)
         if room is None or (needed := self.rule.positions(request)) <= room:
             return None
@@ -231,11 +250,10 @@ class Prompts:
         return Output(request.sample_id, "", (), "error", None, 0.0, why, lost="does_not_fit")
 
     def identity(self, engine: str) -> dict[str, Json]:
-        """Return everything that changes a record; throughput settings and the number of samples are left out.
+        """Return everything that changes a record: not throughput settings, not the number of samples.
 
-        The rule that makes documents is part of it where an arm acts on them, the release of lm-eval where its
-        definitions make prompts and it is another than the one they were compared with. A run that stops by a rule
-        has its limit.
+        The rule that makes documents is part of it only if an arm acts on documents; the release of lm-eval only if
+        its definitions make prompts and it is not the one that they were compared with; the limit only with `until`.
         """
         spec = self.spec
         generators = dict.fromkeys(task.generator for task in spec.tasks)
@@ -259,16 +277,16 @@ class Prompts:
         } | ({"until": str(spec.until), "limit": spec.limit} if spec.until else {})
 
     def incomparable(self, cells: Iterable[Cell]) -> dict[str, str]:
-        """Return task -> why its prompts are not those of the published benchmark, by what its first samples say.
+        """Return task -> why its prompts are not those of the published benchmark, by the facts of its first samples.
 
-        A task that uses no prose is made alike under any haystack, and one that reads files alone under any seed.
+        The haystack does not change a task without prose. The seed does not change a task that only reads files.
         """
-        found, seed = {}, self.spec.seed
+        reasons, seed = {}, self.spec.seed
         for cell in cells:
             parts = [f"haystack {GENERATED}"] if uses_generated(cell.facts) else []
             parts += [OWN_TEXTS[cell.task.generator]] if cell.task.generator in OWN_TEXTS else []
             parts += [f"seed {seed}"] if seed != 42 and cell.task.generator not in PROSE_FREE else []
             parts += self.spec.sources.others if cell.facts.get("haystack") not in MADE_OF_WORDS else []
             if parts:
-                found[cell.task.address] = ", ".join(parts)
-        return found
+                reasons[cell.task.address] = ", ".join(parts)
+        return reasons

@@ -1,7 +1,7 @@
-"""The prompts of a run made again from its header, without the model: what was asked, sample by sample.
+"""`Remake`: make the prompts of a run again from its header, without the model and without the records.
 
-Nothing is taken from the records. What the header cannot give again (another tokenizer, absent source texts, a task
-card that has changed since) is an error that names it, never another prompt under the same sample id.
+If that is impossible (another tokenizer, missing source texts, a task card that changed since), an error names the
+cause. A sample id never stands for another prompt than the run's.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from anchoreval.texts.sources import TEXTS
 from anchoreval.texts.wordlists import WordLists
 from anchoreval.tokenizer import TextTokenizer
 
-NOT_IN_THE_PROMPT = {"samples", "lengths"}  # of a task card: how many and how long, which the header says itself
+NOT_IN_THE_PROMPT = {"samples", "lengths"}  # fields of a task card that may change: the header has its own values
 
 
 class Remake:
-    """The samples and requests of a run, from its header alone.
+    """The samples and requests of a run, made from its header alone.
 
     `data_dir` is the folder with the published source texts, `tokenizer` a folder or tokenizer.json to use instead of
-    the checkpoint that the header names, `text` the file or folder of texts that were scored. Errors: ModelError,
-    SourceError, CardError, RunError, one line each.
+    the checkpoint that the header names, `text` the file or folder of texts that were scored. Raise ModelError,
+    SourceError, CardError or RunError with a one-line message.
     """
 
     def __init__(
@@ -49,39 +49,39 @@ class Remake:
     ) -> None:
         self.run = run
         self.header = run.parts
-        said = self.header.identity
+        identity = self.header.identity
         self.tasks = _tasks(run, run.header["identity"]["tasks"])
-        read = Model.of_tokenizer(_tokenizer(run, self.header, tokenizer), self.header.model.window)
+        model = Model.of_tokenizer(_tokenizer(run, self.header, tokenizer), self.header.model.window)
         self.spec = Spec.of(
             self.tasks.values(),
-            lengths=said.lengths,
+            lengths=identity.lengths,
             arms=_arms(run, self.header),
             limit=self.header.limit,
-            seed=said.seed,
-            template=said.template,
-            template_args=said.template_args,
-            anchor=said.anchor,
-            haystack=said.sources.haystack,
+            seed=identity.seed,
+            template=identity.template,
+            template_args=identity.template_args,
+            anchor=identity.anchor,
+            haystack=identity.sources.haystack,
             data_dir=data_dir,
             text=text,
-            wordlists=_word_lists(run, said.sources.wordlists),
-            context=said.sources.context is None,
-            document_tokens=said.document_tokens,
+            wordlists=_word_lists(run, identity.sources.wordlists),
+            context=identity.sources.context is None,
+            document_tokens=identity.document_tokens,
             group=self.header.group,
-            served=said.form == "server",
-            length_rule=said.length_rule,
+            served=identity.form == "server",
+            length_rule=identity.length_rule,
         )
-        self.prompts, self.tokenizer = Prompts(self.spec, read), read.tokenizer
-        if said.template_text not in (None, template_text(self.prompts.wrap)):
+        self.prompts, self.tokenizer = Prompts(self.spec, model), model.tokenizer
+        if identity.template_text not in (None, template_text(self.prompts.wrap)):
             raise ModelError(
                 f"the chat template of {tokenizer or self.header.model.path} is not the one that the run {run.path} "
                 "was made with: name a folder that holds that one with --tokenizer PATH"
             )
 
     def samples(self, task: str | None = None, length: int | None = None) -> Iterator[Sample]:
-        """Every sample that was asked for, in the order of the plan, one task and length after the other.
+        """Yield every sample that was asked for, cell by cell in the order of the plan.
 
-        `task` and `length` narrow it down. Each (task, length) is begun when its turn comes.
+        `task` and `length` select cells. Each cell is begun when its turn comes.
         """
         for cell in self.header.asked:
             if task in (None, cell.task) and length in (None, cell.length):
@@ -92,24 +92,24 @@ class Remake:
             raise RunError(f"{self._place}: asked: {cell.task} is no task of this run's identity")
         if self.tasks[cell.task].generator in IN_FILES and self.spec.sources.text is None:
             names = [name.removeprefix(f"{TEXTS}/") for name in self._expected if name.startswith(f"{TEXTS}/")]
-            said = f"{names[0]}, {len(names)} files in all" if names else str(self.header.identity.sources.texts)
-            raise SourceError(f"{self.run.path} scores {said}: name their file or folder with --text")
-        made = self.prompts.samples(self.tasks[cell.task], cell.length, cell.samples)
-        for number, sample in enumerate(made):
+            files = f"{names[0]}, {len(names)} files in all" if names else str(self.header.identity.sources.texts)
+            raise SourceError(f"{self.run.path} scores {files}: name their file or folder with --text")
+        samples = self.prompts.samples(self.tasks[cell.task], cell.length, cell.samples)
+        for number, sample in enumerate(samples):
             if number == 0:
                 self._check_sources()
             yield sample
 
     def request(self, sample: Sample) -> Request:
-        """The sample as token ids with its documents, as it was sent."""
+        """Return the sample as it was sent: token ids with documents."""
         return self.prompts.request(self.tasks[sample.task], sample)
 
     def second(self, sample: Sample, answer: str) -> tuple[Sample, Request]:
-        """The second prompt of a sample of two steps, as text and as it was sent behind this answer to the first."""
+        """Return the second prompt of a two-step sample, as text and as sent, given the answer to the first."""
         return self.prompts.second(self.tasks[sample.task], sample, answer)
 
     def _check_sources(self) -> None:
-        """SourceError when a file that was read is not the one that the run read."""
+        """Raise SourceError if a source file is not the one that the run read."""
         for name, used in self.spec.sources.files().items():
             asked = self._expected.get(name)
             if asked is not None and asked not in (used["sha256"], "published" if used["published"] else None):
@@ -121,17 +121,17 @@ class Remake:
             self._check_texts(self.spec.sources.describe().get(TEXTS), self.header.identity.sources.texts)
 
     def _check_texts(self, found: Json, asked: str | None) -> None:
-        """SourceError where the texts that are scored are not those of the run, all of them and no other."""
+        """Raise SourceError unless the texts to be scored are exactly those of the run."""
         if found in (None, asked):
             return
         other = {name for name in self._expected if name.startswith(f"{TEXTS}/")} ^ self.spec.sources.files().keys()
         named = f": {min(other)} is not in both" if other else ""
-        said = f"the texts in {self.spec.sources.text} are {found}, those of the run {self.run.path} are {asked}"
-        raise SourceError(f"{said}{named}: name the file or folder of those with --text")
+        problem = f"the texts in {self.spec.sources.text} are {found}, those of the run {self.run.path} are {asked}"
+        raise SourceError(f"{problem}{named}: name the file or folder of those with --text")
 
     @cached_property
     def _expected(self) -> dict[str, str]:
-        """SHA-256 of every source file of the run, or `published`, by its name."""
+        """Source file -> its SHA-256 in the run, or `published`."""
         asked: dict[str, str] = {}
         for said in (self.run.header["identity"]["sources"], self.run.header.get("sources", {})):
             files = {name: str(text) for name, text in said.items() if name not in ("haystack", "wordlists")}
@@ -140,7 +140,7 @@ class Remake:
 
     @property
     def document_tokens(self) -> int | None:
-        """Tokens of the blocks that documents were cut into, None where they were not."""
+        """The size in tokens of the blocks that documents were cut into; None if they were not cut."""
         return self.spec.document_tokens
 
     @property
@@ -156,11 +156,14 @@ def _word_lists(run: Run, said: str) -> WordLists:
 
 
 def _tokenizer(run: Run, header: HeaderParts, given: str | Path | None) -> TextTokenizer:
-    """The tokenizer of the run: the one `given`, else that of the header's checkpoint; ModelError for another one."""
+    """Return the run's tokenizer: the one `given`, else that of the header's checkpoint.
+
+    Raise ModelError if it is not the one that the run was made with.
+    """
     where = str(given or header.tokenizer.path or header.model.path)
     try:
-        # a header is no reason to fetch anything
-        found = tokenizer_of(given) if given else Model.of(where, download=False).tokenizer
+        # what a header names is never downloaded: headers come from strangers
+        read = tokenizer_of(given) if given else Model.of(where, download=False).tokenizer
     except AnchorEvalError as error:
         if given:
             raise
@@ -169,24 +172,24 @@ def _tokenizer(run: Run, header: HeaderParts, given: str | Path | None) -> TextT
             f"its tokenizer is enough: --tokenizer PATH, or --tokenizer OWNER/NAME to fetch it from the hub ({error})"
         ) from None
     asked = header.identity.tokenizer
-    if found.sha256 != asked:
+    if read.sha256 != asked:
         raise ModelError(
-            f"the tokenizer of {where} has sha256 {found.sha256[:16]}, the run {run.path} was made with {asked[:16]}: "
+            f"the tokenizer of {where} has sha256 {read.sha256[:16]}, the run {run.path} was made with {asked[:16]}: "
             "name that one with --tokenizer PATH"
         )
     if header.identity.anchor == "none":
-        return found
-    anchor = anchor_token(found)
+        return read
+    anchor = anchor_token(read)
     if anchor != (header.tokenizer.anchor_token, header.tokenizer.anchor_id):
         raise ModelError(
             f"the tokenizer of {where} puts {anchor[0]!r} first, the run {run.path} had "
             f"{header.tokenizer.anchor_token!r}: name a folder with its tokenizer_config.json with --tokenizer PATH"
         )
-    return found
+    return read
 
 
 def _tasks(run: Run, rows: list[dict[str, Any]]) -> dict[str, Task]:
-    """Tasks by address; CardError where the card of today would make another prompt or another score."""
+    """Return tasks by address; raise CardError if today's card would give another prompt or another score."""
     known, tasks = load_tasks()[0], {}
     for row in rows:
         address = f"{row.get('suite')}/{row.get('name')}"
@@ -207,7 +210,7 @@ def _tasks(run: Run, rows: list[dict[str, Any]]) -> dict[str, Task]:
 
 
 def _chosen(args: Any, card: Task) -> dict[str, Any]:
-    """Of a task's arguments in a header those that the run may have chosen."""
+    """Return the arguments in a header's task that a user can choose."""
     return {name: args[name] for name in card.settings if name in args} if isinstance(args, dict) else {}
 
 
@@ -216,7 +219,7 @@ def _brief(value: Any) -> str:
 
 
 def _arms(run: Run, header: HeaderParts) -> tuple[Arm, ...]:
-    """The arms of the header, in its order; RunError when they are not those of the identity."""
+    """Return the arms of the header in its order; raise RunError if they are not those of the identity."""
     arms = tuple(arm.parsed() for arm in header.arms)
     if [arm.fingerprint() for arm in arms] != header.identity.arms:
         raise RunError(f"{run.path / HEADER}: arms: not those of its identity")

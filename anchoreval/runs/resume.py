@@ -1,10 +1,10 @@
-"""How a run goes on: with more samples than it had, never with fewer than are on disk; or lies there finished.
+"""Resume a run, with more samples than it had but never fewer than are on disk; recognise a run that is finished.
 
-A finished run that is asked for is not made again, prompts included: header, seal and records say it. What follows from
-prompts alone (`FROM_PROMPTS`) is taken from the header where all that it follows from is the same: the rest of the
-identity, which is computed anew with the hashes of every file, the number of samples, the positions that the model has,
-this package's version, and the source texts that were read. Where that cannot be decided, a run is none of these, and
-its first prompts are made to see whether it goes on.
+A finished run is not computed again, and not even its prompts are made: header, seal and records are enough. The part
+of its identity that follows from prompts (`FROM_PROMPTS`) is taken from its header if everything that it depends on is
+the same: the rest of the identity (computed now, with the hashes of every file), the number of samples, the number of
+positions of the model, the version of this package, and the source texts that were read. If that cannot be decided, the
+run does not count as finished, and its first prompts are made to see whether it can be resumed.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from anchoreval.schema import SCORED, Outcome
 from anchoreval.texts.download import sha256_of
 from anchoreval.texts.sources import RULER_FILES, Sources
 
-FROM_PROMPTS = ("sources", "pools")  # of an identity, where no task cuts its prompts
-#: What mends an outcome that is not scored.
+FROM_PROMPTS = ("sources", "pools")  # parts of an identity that follow from prompts, if no task cuts its prompts
+#: What a user can do about an outcome that is not scored.
 ADVICE: Mapping[Outcome, str] = {
     "refused": "mend what the server refuses and give the same command again",
     "failed": "mend the cause and give the same command again",
@@ -40,18 +40,18 @@ ADVICE: Mapping[Outcome, str] = {
 
 
 def gone_on(prompts: Prompts, cells: Cells, disk: RunFolder, tell: Callable[[str], None]) -> tuple[Prompts, Cells]:
-    """Return prompts and cells with as many samples as the run in `disk` is to have, which its header then says.
+    """Return prompts and cells with the number of samples that the run in `disk` is to have; update its header.
 
-    That is the number asked for now, or what the run already holds where that is more. RunError where a task of the run
-    cannot be made with so many.
+    That number is the greater of the number asked for and the number that the run already holds. Raise RunError if a
+    task of the run cannot be made with so many.
     """
     old, spec = disk.old, prompts.spec
     if old is None or spec.until is not None:
         return prompts, cells
-    there = 1 + max((record.index for record in disk.done.values()), default=-1)
-    if spec.limit is not None and spec.limit < there:
-        tell(f"run {old.run} already has {there} samples of a task and length: --limit {spec.limit} drops none")
-        prompts = prompts.asking(limit=there)
+    held = 1 + max((record.index for record in disk.done.values()), default=-1)
+    if spec.limit is not None and spec.limit < held:
+        tell(f"run {old.run} already has {held} samples of a task and length: --limit {spec.limit} drops none")
+        prompts = prompts.asking(limit=held)
         cells = prompts.cells()
     before, now = old.asked, {cell.place: cell.asked for cell in cells}
     if lost := [place for place in before if place not in now]:
@@ -69,7 +69,7 @@ def gone_on(prompts: Prompts, cells: Cells, disk: RunFolder, tell: Callable[[str
 
 
 def nothing_scored(run: Run) -> str | None:
-    """Why a run in which nothing was scored has no score, and what to do; None for every other run."""
+    """Return why no sample of a run was scored, and what to do; None if at least one was scored."""
     if any(record.score is not None for record in run.records):
         return None
     lost = Counter((record.outcome, record.why) for record in run.records if record.outcome not in SCORED)
@@ -78,28 +78,31 @@ def nothing_scored(run: Run) -> str | None:
         return f"nothing was scored: {whys.most_common(1)[0][0] if whys else 'no sample was asked'}"
     (outcome, why), count = lost.most_common(1)[0]
     advice = ADVICE.get(outcome or "failed", ADVICE["failed"])
-    said = str(why or "no reason is known").rstrip(". ")
-    return f"nothing was scored: {count} of {len(run.records)} records {outcome}: {said}: {advice}"
+    reason = str(why or "no reason is known").rstrip(". ")
+    return f"nothing was scored: {count} of {len(run.records)} records {outcome}: {reason}: {advice}"
 
 
 def unanswered(run: Run) -> str | None:
-    """How many samples of a finished run failed, why the first did, and what to do; None where none did."""
+    """Return how many samples of a finished run failed, why the first did, and what to do; None if none failed."""
     failed = [record for record in run.records if record.outcome == "failed"]
     if not failed:
         return None
-    said = str(failed[0].why or "no reason is known").rstrip(". ")
-    return f"{len(failed)} of {len(run.records)} records failed, the first: {said}: the same command asks them again"
+    reason = str(failed[0].why or "no reason is known").rstrip(". ")
+    return f"{len(failed)} of {len(run.records)} records failed, the first: {reason}: the same command asks them again"
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A run folder whose header may be that of what is asked for."""
+    """A finished run that may be the one that is asked for."""
 
     path: Path
     header: Header
 
     def is_asked_for(self, prompts: Prompts, engine: Described) -> bool:
-        """Return whether it is, with every record answered; RunError where it is not what it was when it finished."""
+        """Return True if this run is the one asked for and every record has an answer.
+
+        Raise RunError if the run was changed after it finished.
+        """
         spec, described = prompts.spec, engine.describe()
         if self.header.model.get("window") != prompts.window or not _same_texts(self.header, spec.sources):
             return False
@@ -116,7 +119,7 @@ class Finished:
 
 
 def finished_beside(folder: Path, spec: Spec) -> Iterator[Finished]:
-    """Yield the finished runs in `folder` that may be what is asked for; none that cannot be read."""
+    """Yield the finished runs in `folder` that may be the one asked for; skip runs that cannot be read."""
     if any(task.length_of == "prompt" for task in spec.tasks):
         return
     for path in sorted(folder.glob(f"*/{HEADER}")):
@@ -127,23 +130,26 @@ def finished_beside(folder: Path, spec: Spec) -> Iterator[Finished]:
 
 
 def _may_be(header: Header, spec: Spec) -> bool:
-    """Whether as many samples of the same tasks and arms were asked for, by this version, and all were made."""
-    whole = header.get("finished") and header.get("seal") and header["version"] == metadata.version("anchoreval")
+    """Return True if this version finished and sealed the run, and tasks, arms and limit are the same.
+
+    A run with an unmakeable task of `spec.single` does not count, since such a task is an error.
+    """
+    complete = header.get("finished") and header.get("seal") and header["version"] == metadata.version("anchoreval")
     same = header["limit"] == spec.limit and header.tasks == [task.address for task in spec.tasks]
-    alone = spec.single & {task for task, _ in header.unmakeable}  # of which each is an error
-    return bool(whole and same and not alone) and header.arms == [arm.name for arm in spec.arms]
+    errors = spec.single & {task for task, _ in header.unmakeable}
+    return bool(complete and same and not errors) and header.arms == [arm.name for arm in spec.arms]
 
 
 def _same_texts(header: Header, sources: Sources) -> bool:
-    """Whether texts were chosen alike, and every file of them that was read is found again and has not changed."""
-    said, files = header.part("identity", "sources"), header.part("source_files")
+    """Return True if the same source texts were chosen, and every file that was read is there and unchanged."""
+    recorded, files = header.part("identity", "sources"), header.part("source_files")
     chosen = sources.describe()
-    if {name: said.get(name) for name in ("context", *chosen)} != {"context": None} | chosen:
+    if {name: recorded.get(name) for name in ("context", *chosen)} != {"context": None} | chosen:
         return False
     if not files.keys() <= {source.file for source in RULER_FILES}:
         return False
     for name, row in files.items():
-        found = next((place / name for place in sources.places() if (place / name).is_file()), None)
-        if found is None or sha256_of(found) != row["sha256"]:
+        path = next((place / name for place in sources.places() if (place / name).is_file()), None)
+        if path is None or sha256_of(path) != row["sha256"]:
             return False
     return True

@@ -1,9 +1,10 @@
-"""The loop under a stopping rule: rounds of every open cell in turn, until each cell's verdict is in.
+"""The loop of a run with a stopping rule: compute rounds of all open cells in turn, until each cell has its verdict.
 
-A round is 16 samples of one cell under every arm. Rounds go over all open cells in the plan's order, so every prefix
-is balanced over tasks and lengths; within a cell, blocks of 32 samples are dealt into rounds by rank of
-depth, so each round is balanced over depths; samples that share a source are dealt whole and count once (dealing.py).
-Verdicts follow from the records in that order alone: a killed run that goes on ends with the same ones.
+A round is 16 samples of one cell under every arm. Rounds go over all open cells in the plan's order, so every prefix of
+the run is balanced over tasks and lengths. Within a cell, blocks of 32 samples are dealt into rounds by their rank in
+depth, so each round is balanced over depths. Samples that share a source go into the same round and count once
+(dealing.py). Verdicts depend only on the records in that order, so a run that was killed and resumed ends with the same
+verdicts.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from anchoreval.runs.units import Units, work_here
 from anchoreval.schema import Json, Record, Sample
 from anchoreval.stats.sequential import METHOD, Until, Watcher
 
-WIDTH = 100  # of a sentence on the terminal, as in the result table
+WIDTH = 100  # characters of a line on the terminal, as in the result table
 REFERS = (
     "each verdict by itself, of one arm against the first at one task and length: the probability that it is ever "
     "false, whatever the truth and however often it was looked at; not the whole table"
@@ -29,7 +30,7 @@ REFERS = (
 
 @dataclass(slots=True)
 class _Open:
-    """A cell that has no verdict yet: the rounds to come, a watcher per arm, samples used."""
+    """A cell without a verdict: its remaining rounds, a watcher per arm, and the number of samples used."""
 
     cell: Cell
     rounds: Iterator[list[Sample]]
@@ -41,14 +42,15 @@ class _Open:
 
 
 def rule_of(until: Until) -> dict[str, Json]:
-    """What the header says of the rule before anything is computed."""
+    """Return the header's `until` before anything is computed: the rule, without cells."""
     return {"rule": str(until), "method": METHOD, "round": ROUND, "block": BLOCK, "refers": REFERS}
 
 
 def run_rounds(cells: Iterable[Cell], until: Until, units: Units, backend: Backend) -> None:
-    """Compute until each cell's verdict is in, which the header then says; placebo arms do not hold a cell open.
+    """Compute rounds until each cell has its verdict, and write the verdicts to the header.
 
-    Records behind a verdict that have no answer are dropped: it came earlier, once samples had one that had none.
+    Placebo arms need no verdict. In a resumed run a verdict may come earlier than before, because samples that had
+    failed now have answers; records behind it that have no answer are dropped.
     """
     folder, spec = units.folder, units.prompts.spec
     arms = [arm.name for arm in spec.arms if not arm.placebo]
@@ -56,21 +58,24 @@ def run_rounds(cells: Iterable[Cell], until: Until, units: Units, backend: Backe
     opened = [_Open(cell, dealt(cell.samples), {arm: Watcher(until) for arm in others}) for cell in cells]
     going, taken = list(opened), set[str]()
     while going:
-        for one in list(going):
-            samples = next(one.rounds, [])
+        for open_cell in list(going):
+            samples = next(open_cell.rounds, [])
             if samples:
-                work_here(backend, units.of_group(one.cell, samples))
-                found = {arm.name: [folder.of(sample.id, arm.name) for sample in samples] for arm in spec.arms}
-                taken.update(record.key for records in found.values() for record in records)
-                one.used += len(samples)
+                work_here(backend, units.of_group(open_cell.cell, samples))
+                by_arm = {arm.name: [folder.of(sample.id, arm.name) for sample in samples] for arm in spec.arms}
+                taken.update(record.key for records in by_arm.values() for record in records)
+                open_cell.used += len(samples)
                 sources = [source(sample) for sample in samples]
-                for arm, watcher in one.watchers.items():
-                    watcher.add(*bets(_scores(found[arm]), _scores(found[base]), sources))
-            if not samples or one.decided():
-                going.remove(one)
+                for arm, watcher in open_cell.watchers.items():
+                    watcher.add(*bets(_scores(by_arm[arm]), _scores(by_arm[base]), sources))
+            if not samples or open_cell.decided():
+                going.remove(open_cell)
     folder.drop([key for key in folder.done if key not in taken and not folder.answered(key)])
-    cells_said = [cell_said(*one.cell.place, one.cell.asked, one.used, one.watchers) for one in opened]
-    folder.update_header(until=rule_of(until) | {"cells": cells_said})
+    rows = [
+        cell_said(*open_cell.cell.place, open_cell.cell.asked, open_cell.used, open_cell.watchers)
+        for open_cell in opened
+    ]
+    folder.update_header(until=rule_of(until) | {"cells": rows})
 
 
 def _scores(records: Iterable[Record]) -> list[float | None]:
@@ -78,9 +83,9 @@ def _scores(records: Iterable[Record]) -> list[float | None]:
 
 
 def cell_said(task: str, length: int, asked: int, used: int, watchers: Mapping[str, Watcher]) -> dict[str, Json]:
-    """What the header says of one cell: samples used, and each arm's verdict with the numbers behind it.
+    """Return the header's row of one cell: samples used, and each arm's verdict with its numbers.
 
-    `sources` stands there where several pairs share one; difference, low and high are then those of a source's mean.
+    `sources` is included if several pairs share a source; difference, low and high are then those of the source means.
     """
     arms: dict[str, Any] = {}
     for arm, watcher in watchers.items():
@@ -97,13 +102,13 @@ def cell_said(task: str, length: int, asked: int, used: int, watchers: Mapping[s
 
 
 def words(header: Mapping[str, Json]) -> list[str]:
-    """A line per cell and arm of a run that stopped by its rule; empty for other runs."""
+    """Return a line per cell and arm of a run with a stopping rule, and the rule; an empty list for other runs."""
     rule = header.get("until") or {}
     lines = [
-        f"{cell['task']} at {cell['length']}: {arm} {said['verdict']} after "
-        + (f"{said['sources']} sources, " if said.get("sources") else "")
-        + f"{said['pairs']} of {cell['asked']} pairs"
+        f"{cell['task']} at {cell['length']}: {arm} {verdict['verdict']} after "
+        + (f"{verdict['sources']} sources, " if verdict.get("sources") else "")
+        + f"{verdict['pairs']} of {cell['asked']} pairs"
         for cell in rule.get("cells", [])
-        for arm, said in cell["arms"].items()
+        for arm, verdict in cell["arms"].items()
     ]
     return [*lines, *wrap(f"{rule['rule']}: {rule['refers']}", WIDTH, subsequent_indent="  ")] if lines else []

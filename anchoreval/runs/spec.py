@@ -1,4 +1,4 @@
-"""What is asked of a run, apart from the model: made in one place, for every command that asks it."""
+"""`Spec`: everything that a user asks of a run, apart from the model. Every command makes it here."""
 
 from __future__ import annotations
 
@@ -20,11 +20,26 @@ from anchoreval.texts.wordlists import WordLists
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """What is asked of a run, apart from the model; `single` names the tasks that were asked for one by one.
+    """What a user asks of a run, apart from the model: tasks, lengths, arms, and how prompts are made.
 
-    `document_tokens` puts documents into blocks of that size; None leaves them as the task has them. `until`
-    stops each cell when its verdict is in (rounds.py); None takes all samples. `grown` are the limits that the run
-    had finished with before it went on with more samples. `served`: the server puts prompts into its chat template.
+    A Spec holds no tokenizer, no prompt and no open file. `Prompts` joins a Spec to a `Model` and makes the samples.
+    Make one with `Spec.of`, which checks the values and expands the names of tasks.
+
+    `tasks`, `lengths`, `arms`
+                        each task is run at each length under each arm; `lengths` None takes those of the task card
+    `limit`             the largest number of samples of a cell; None takes as many as the task has
+    `seed`              seeds the samples
+    `template`, `template_args`, `anchor`
+                        the text and the token that are put around each prompt (prompt/)
+    `served`            True if the server puts prompts into its own chat template
+    `sources`           where the source texts come from: haystack, word lists, files
+    `single`            addresses of the tasks that were asked for one by one, not as part of a suite or set. If such a
+                        task cannot be made the run fails; any other task is left out with a notice
+    `group`             the number of samples that are computed together (`Group`)
+    `document_tokens`   the size of the blocks that documents are joined and cut into; None keeps the task's documents
+    `until`             stops each cell as soon as its verdict is in (rounds.py); None takes all samples
+    `grown`             the limits at which the run had finished earlier, before it was resumed with more samples
+    `length_rule`       which tokens count towards a length (`LengthRule`)
     """
 
     tasks: tuple[Task, ...]
@@ -66,10 +81,10 @@ class Spec:
         until: str | None = None,
         **more: Any,
     ) -> Spec:
-        """Return what is asked of tasks, by their names or as they are, in the words of the command line.
+        """Return the Spec of values as the command line takes them; `tasks` are names in one text, or Task objects.
 
-        Named tasks get the values of `settings` as arguments, and as many samples as these give. AnchorEvalError for a
-        limit of nothing, and for an arm that acts on an anchor token where none is sent.
+        Tasks given by name get the values of `settings` as arguments, and the number of samples that these imply. Raise
+        AnchorEvalError for a limit below 1, and for an arm that acts on the anchor token if `anchor` is "none".
         """
         if limit is not None and limit < 1:
             raise AnchorEvalError("--limit takes a number of samples from 1 upwards")
@@ -87,12 +102,12 @@ class Spec:
 
     @property
     def form(self) -> Form:
-        """The form in which prompts reach the model."""
+        """The form in which prompts reach the model: the name of the template, or "server"."""
         return "server" if self.served else self.template
 
 
 def _sized(task: Task) -> Task:
-    """Return the task with as many samples of a length as its arguments give, where they say it."""
+    """Return the task with the number of samples per length that its arguments imply, if its generator has a rule."""
     if task.generator not in SIZES:
         return task
     return task.model_copy(update={"samples": SIZES[task.generator](task.address, task.args)})

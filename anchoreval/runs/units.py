@@ -1,16 +1,18 @@
-"""The units of a run: requests that are computed together under one arm, and the sink of their outputs.
+"""The work of a run: `Units` cuts cells into groups, and each group under each arm into units that a backend computes.
 
-Samples go through in groups of fixed size, each group under every arm before the next one: what is on disk is always
-paired. Of a group that was cut off only the rest is computed; beside fewer others its answers may differ from those of
-an unbroken run in their last bits, as a placebo's do. This process (`work_here`) and workers elsewhere (workers/)
-are two executors of the same units.
+    cell -> groups of `Spec.group` samples -> one `Group` per arm -> one `Unit` of requests (two for two-step samples)
 
-Samples may be asked in two steps: a second prompt is made of the first answer, and its answer is the one judged. Their
-record has one line for both: prompt, key and hash are those of the first prompt, output, finish and the log-probability
-of the reference those of the second, the seconds those of both. The first answer stands in its facts, from which the
-second prompt can be made again. What an arm said first is its own, so the second prompts of two arms, and the
-log-probabilities behind them, are not of the same text. Until then first answers are kept beside the records, so that a
-run that is cut between the steps goes on behind them.
+Each group is computed under every arm before the next group starts, so the records on disk are always paired over
+arms. If a run is killed inside a group, only the rest of that group is computed later. That rest runs in smaller
+batches, so its answers may differ from those of an unbroken run in their last bits, as the answers of a placebo arm do.
+Units can be computed in this process (`work_here`) or by workers (workers/).
+
+A two-step sample has a second prompt that is made from the first answer, and the answer to the second prompt is scored.
+One record holds both steps: prompt, key and hash of the first; output, finish and reference log-probability of the
+second; the sum of the seconds. Its facts hold the first answer, so the second prompt can be made again. Arms answer the
+first prompt differently, so their second prompts, and the reference log-probabilities behind these, belong to different
+texts. First answers are kept beside the records until the second step is done, so a run that was killed between the
+steps does not ask the first prompt again.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ from anchoreval.suites.scorers import SCORERS, with_choices
 
 FIRST = "reasoning"  # the fact that holds the first answer
 FIRST_FACTS = (FIRST, f"{FIRST}_tokens", f"{FIRST}_finish")
-#: What is kept of a first answer, and its kind.
+#: The fields of a first answer that are kept, with their types.
 _KEPT: Mapping[str, type | tuple[type, ...]] = {
     "text": str,
     "token_ids": (list, tuple),
@@ -56,7 +58,12 @@ _KEPT: Mapping[str, type | tuple[type, ...]] = {
 
 @dataclass(slots=True)
 class Unit:
-    """Requests that are computed together under one arm, and who takes their outputs; `deaths` is what they cost."""
+    """Requests that a backend computes together under one arm; the smallest piece of work that is handed out.
+
+    An executor calls `take` with each output, in any order, and then `done`, which returns the units that follow.
+    `sink` is the group that stores the outputs, `taken` holds the sample ids that have an output, `deaths` counts the
+    workers that died while they computed the unit.
+    """
 
     arm: Arm
     requests: Sequence[Request]
@@ -66,16 +73,16 @@ class Unit:
 
     @property
     def left(self) -> list[Request]:
-        """What has not come yet."""
+        """The requests that have no output yet."""
         return [request for request in self.requests if request.sample_id not in self.taken]
 
     def take(self, output: Output, environment: Mapping[str, Json] | None = None) -> None:
-        """Hand on one output as it comes, and what computed it, None for this process."""
+        """Pass one output on to the group. `environment` describes the worker that computed it; None: this process."""
         self.taken.add(output.sample_id)
         self.sink.take(output, environment)
 
     def done(self) -> list[Unit]:
-        """Return the unit that follows once all outputs came, if one does; RunError where an output did not come."""
+        """Return the unit of the second steps, if there are any; raise RunError if a request has no output."""
         if left := self.left:
             raise RunError(f"{left[0].sample_id} under {self.arm.name} was left out: run the same command again")
         return self.sink.done()
@@ -83,10 +90,16 @@ class Unit:
 
 @dataclass(slots=True)
 class Group:
-    """What becomes of the outputs of one group of samples under one arm.
+    """One group of samples under one arm: scores each output of its units and writes the record.
 
-    An output is judged and on disk when `take` returns, unless a second step follows; that waits for the end of the
-    unit. `firsts` are the first answers, and `seconds` the second prompts, by sample id.
+    When `take` returns, the output is scored and its record is on disk. The exception is the first answer of a two-step
+    sample: it is kept until the unit is done, and `done` then returns one unit with all second prompts.
+
+    `asked`     sample id -> sample and request
+    `keys`      sample id -> key of the record
+    `folder`    the run folder that takes the records
+    `firsts`    sample id -> first answer of a two-step sample
+    `seconds`   sample id -> second prompt of a two-step sample
     """
 
     prompts: Prompts
@@ -100,7 +113,7 @@ class Group:
     seconds: dict[str, Pair] = field(default_factory=dict)
 
     def take(self, output: Output, environment: Mapping[str, Json] | None = None) -> None:
-        """Store one output, or keep the first of two."""
+        """Store one output, or keep it if it is the first answer of a two-step sample."""
         name = output.sample_id
         if name not in self.seconds and self.asked[name][0].then and output.outcome in SCORED:
             self.firsts[name] = output
@@ -111,20 +124,20 @@ class Group:
             self.store(output, folder.environment if environment is None else folder.environment_of(environment))
 
     def done(self) -> list[Unit]:
-        """Return the unit of the second steps that wait now, if any do."""
-        made: dict[str, Pair] = {}
+        """Return the unit of the second prompts that can be made now; an empty list if there are none."""
+        prompts: dict[str, Pair] = {}
         for name in (name for name in self.asked if name in self.firsts and name not in self.seconds):
             try:
-                made[name] = self.prompts.second(self.task, self.asked[name][0], self.firsts[name].text)
+                prompts[name] = self.prompts.second(self.task, self.asked[name][0], self.firsts[name].text)
             except OverlongPrompt as error:
                 why, seconds = f"second prompt: {error}", self.firsts.pop(name).seconds
                 lost = Output(name, "", (), "error", None, seconds, why, lost="does_not_fit")
                 self.store(lost, self.folder.environment)
-        self.seconds |= made
-        return [Unit(self.arm, [request for _, request in made.values()], self)] if made else []
+        self.seconds |= prompts
+        return [Unit(self.arm, [request for _, request in prompts.values()], self)] if prompts else []
 
     def store(self, output: Output, environment: int | None) -> None:
-        """Judge an output and put its record on disk, unless one with an answer is there."""
+        """Score an output and write its record, unless the folder already has a record with an answer."""
         name = output.sample_id
         sample, request = self.asked[name]
         if name in self.seconds:
@@ -136,7 +149,7 @@ class Group:
         self.progress(1)
 
     def find_firsts(self, names: Iterable[str]) -> None:
-        """Take the first answers that are kept of these samples; what has another shape counts as not kept."""
+        """Read the kept first answers of these samples; ignore a kept answer of another shape."""
         for name in (name for name in names if self.asked[name][0].then):
             kept = self.folder.firsts.lines.get(self.keys[name])
             if isinstance(kept, dict) and kept.keys() == _KEPT.keys() and _are_kinds(kept):
@@ -145,12 +158,12 @@ class Group:
 
 
 def _are_kinds(kept: Mapping[str, Json]) -> bool:
-    whole = all(isinstance(kept[name], kind) for name, kind in _KEPT.items())
-    return whole and kept["finish"] in ("stop", "length") and all(type(token) is int for token in kept["token_ids"])
+    fits = all(isinstance(kept[name], kind) for name, kind in _KEPT.items())
+    return fits and kept["finish"] in ("stop", "length") and all(type(token) is int for token in kept["token_ids"])
 
 
 def judge(task: Task, output: Output, sample: Sample) -> Score:
-    """Return the task's score of an output; None with the reason where the outcome is one that is not scored."""
+    """Return the task's score of an output; a score of None, with the reason, if the outcome is not scored."""
     if output.outcome not in SCORED:
         return Score(None, output.why or "the backend failed on this request")
     logprob = output.logprob_per_token if output.finish == "scored" else None
@@ -158,27 +171,31 @@ def judge(task: Task, output: Output, sample: Sample) -> Score:
 
 
 def both(asked: Pair, first: Output, second: Pair, output: Output) -> tuple[Sample, Request, Output]:
-    """Return the two steps of a sample as one; `output` is what was said to the second prompt."""
+    """Return sample, request and output of a two-step sample as one; `output` answers the second prompt."""
     sample, request = asked
-    said = dict(zip(FIRST_FACTS, (first.text, len(first.token_ids), first.finish), strict=True))
+    first_facts = dict(zip(FIRST_FACTS, (first.text, len(first.token_ids), first.finish), strict=True))
     facts = {name: value for name, value in output.facts.items() if name != PROMPT_READ}
     pairs = ((PROMPT_READ, first), (SECOND_PROMPT_READ, output))
     facts |= {name: step.facts[PROMPT_READ] for name, step in pairs if PROMPT_READ in step.facts}
     return (
-        replace(sample, facts={**sample.facts, **said, **facts_of(*second)}),
+        replace(sample, facts={**sample.facts, **first_facts, **facts_of(*second)}),
         replace(request, reference_ids=second[1].reference_ids),
         replace(output, seconds=first.seconds + output.seconds, facts=facts),
     )
 
 
 def facts_of(prompt: Sample, request: Request) -> dict[str, Json]:
-    """Return what a record says of its second prompt: its hash, and its tokens with the anchor."""
+    """Return the facts of a record about its second prompt: its hash, and its number of tokens with the anchor."""
     return {"second_prompt_sha256": prompt.prompt_sha256, "second_prompt_tokens": len(request.token_ids)}
 
 
 @dataclass(frozen=True, slots=True)
 class Units:
-    """The units of a run that goes on in `folder`, each made when it is taken; `engine` is a backend's fingerprint."""
+    """Makes the units of a run, lazily: of all samples, those that have no answer in `folder` yet.
+
+    Resuming a run is therefore nothing special: the same loop over a folder with more records yields fewer units.
+    `engine` is the fingerprint of the backend and goes into each record's key.
+    """
 
     prompts: Prompts
     folder: RunFolder
@@ -186,9 +203,9 @@ class Units:
     progress: Progress
 
     def of(self, cells: Iterable[Cell], alone_at_last: bool = False) -> Iterator[Unit]:
-        """Yield what has no answer yet of every group of every cell under every arm.
+        """Yield the units of all requests without an answer: cell by cell, group by group, arm by arm.
 
-        With `alone_at_last` what failed before comes one by one at the end, since it may cost a worker its life.
+        With `alone_at_last`, requests that failed before come at the end, one per unit, because they may kill a worker.
         """
         scored = (record for record in self.folder.done.values() if record.outcome in SCORED)
         there = Counter((record.task, record.length, record.arm) for record in scored)
@@ -202,12 +219,15 @@ class Units:
         yield from last or ()
 
     def of_group(self, cell: Cell, samples: Sequence[Sample], last: list[Unit] | None = None) -> Iterator[Unit]:
-        """Yield what has no answer yet of some samples of a cell, arm by arm; what failed before is put into `last`."""
+        """Yield the units of one group of samples, arm by arm.
+
+        If `last` is given, requests that failed before are appended to it as units of one, and are not yielded.
+        """
         prompts, folder, task, arms = self.prompts, self.folder, cell.task, self.prompts.spec.arms
-        # The first is looked at in any case, so that the keys of what lies there are compared once a group.
+        # The first sample is always taken, so that the key of a record on disk is compared once per group.
         left = [one for at, one in enumerate(samples) if at == 0 or not self._is_answered(one)]
         asked = {sample.id: (sample, prompts.request(task, sample)) for sample in left}
-        refused = {name: lost for name, (_, sent) in asked.items() if (lost := prompts.does_not_fit(task, sent))}
+        refused = {name: output for name, (_, sent) in asked.items() if (output := prompts.does_not_fit(task, sent))}
         for arm in arms:
             keys = {name: key_of(request, arm, self.engine) for name, (_, request) in asked.items()}
             waiting = folder.waiting(arm.name, keys)
@@ -226,7 +246,7 @@ class Units:
             yield from [Unit(arm, fresh, group)] if fresh else group.done()
 
     def _is_answered(self, sample: Sample) -> bool:
-        """Whether a sample lies there with an answer to the same prompt under every arm."""
+        """Return True if the folder has an answer to the same prompt of this sample under every arm."""
         for arm in self.prompts.spec.arms:
             if not self.folder.holds(sample.id, arm.name):
                 return False
@@ -236,9 +256,9 @@ class Units:
         return True
 
     def _is_whole(self, cell: Cell, there: Mapping[tuple[str, int, str], int]) -> bool:
-        """Whether every sample of a cell has its answer under every arm, so that none of its prompts is made again.
+        """Return True if every sample of a cell is answered under every arm; its prompts are then not made again.
 
-        The first, which is made already, has to be the one that lies there: RunError as from `RunFolder.waiting`.
+        The first sample, which is already made, is compared with its record; RunError as from `RunFolder.waiting`.
         """
         arms = self.prompts.spec.arms
         if any(there.get((*cell.place, arm.name), 0) < cell.asked for arm in arms):
@@ -254,7 +274,8 @@ class Units:
 def groups_of(cell: Cell, spec: Spec) -> Iterator[list[Sample]]:
     """Yield the samples of a cell in the groups that are computed together.
 
-    A group ends at every multiple of `spec.group`, and where the run had ended before it went on with more samples.
+    A group ends at each multiple of `spec.group`, and at each limit in `spec.grown`. A run that was resumed with more
+    samples therefore has the same groups as before.
     """
     at = 0
     while True:
@@ -266,7 +287,7 @@ def groups_of(cell: Cell, spec: Spec) -> Iterator[list[Sample]]:
 
 
 def work_here(backend: Backend, units: Iterable[Unit]) -> None:
-    """Compute every unit in this process; each record is on disk before the next output is made."""
+    """Compute all units in this process; each record is on disk before the next output is computed."""
     for first in units:
         with backend.under(first.arm):
             steps = [first]
@@ -277,7 +298,7 @@ def work_here(backend: Backend, units: Iterable[Unit]) -> None:
 
 
 def in_order(records: Iterable[Record], cells: Iterable[Cell], spec: Spec) -> list[Record]:
-    """Return the records in the order in which one process takes the groups of every cell, each under every arm."""
+    """Return the records in the order in which one process would write them: by cell, group, arm and index."""
     places = {cell.place: place for place, cell in enumerate(cells)}
     arms = {arm.name: place for place, arm in enumerate(spec.arms)}
 

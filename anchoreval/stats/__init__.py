@@ -4,8 +4,8 @@ Values are fractions 0..1 (differences -1..1); boards multiply by 100. numpy and
 
 subject    what is compared: an arm of a model, in a form of prompts, on an engine
 scores     records as columns of numbers
-paired     the scores of two -> their difference
-contrasts  the differences that are asked together -> rows with their verdicts: the one path of every page and file
+paired     the scores of two subjects -> their difference
+contrasts  differences that are tested together -> rows with verdicts; every page and file takes its rows from here
 """
 
 from anchoreval.stats.averages import Sampled, sampled

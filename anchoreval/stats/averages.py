@@ -1,9 +1,9 @@
-"""Means over tasks: what is averaged of every task, and the interval of the average.
+"""Means over tasks: the statistics of each task, and the interval of their average.
 
-The interval adds 4 / T pseudo-scores, half of them right, to each of T tasks, and is Wald's about the mean of those
-(Agresti & Coull 1998 for one proportion, Price & Bonett 2004 for several), with the unbiased variance of each task.
-Where scores share sources, what is added are whole sources, as large as hides as much as these can (bounds.py).
-Putting the intervals of 13 tasks together instead (MOVER) covered 86 to 90% where tasks are near the ceiling.
+The interval adds 4 / T pseudo-scores, half of them right, to each of T tasks, and is Wald's interval about the mean of
+those (Agresti & Coull 1998 for one proportion, Price & Bonett 2004 for several), with the unbiased variance of each
+task. If scores share sources, whole sources are added, of the effective size of the task's sources (bounds.py).
+Combining the intervals of 13 tasks instead (MOVER) covered only 86 to 90% when tasks are near the ceiling.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from statistics import fmean
 from anchoreval.stats.bounds import units_of
 from anchoreval.stats.intervals import LEVEL, Z95, degrees, right_or_wrong, shared
 
-PSEUDO = 4.0  # scores that are added to all tasks together
+PSEUDO = 4.0  # total number of pseudo-scores over all tasks
 
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """How the scores of one task vary: their variance, as how many independent ones they count, degrees of freedom.
+    """How the scores of one task vary: variance, number of independent scores, degrees of freedom.
 
-    Where they share sources these count, and the variance is that of so many with a mean as uncertain. `df` is None for
-    right/wrong scores that share no source, whose variance follows from their mean. `sources` names what the scores
-    come from, and `shares` what each adds to the deviation of their mean.
+    If scores share sources, `independent` counts sources, and `variance` is that of so many independent scores whose
+    mean is as uncertain. `df` is None for right/wrong scores that share no source, because their variance follows from
+    their mean. `sources` names the sources, and `shares` holds what each adds to the deviation of the mean.
     """
 
     variance: float
@@ -37,35 +37,35 @@ class Sampled:
 
 
 def sampled(scores: Sequence[float], clusters: Sequence[Hashable] | None = None) -> Sampled:
-    """What scores say of their mean; `clusters` names the source of every one."""
+    """Return how scores vary; `clusters` names the source of each score."""
     mean = fmean(scores)
     variance = max(0.0, fmean(score * score for score in scores) - mean * mean)
     shares = dict.fromkeys(clusters or (), 0.0)
     for score, source in zip(scores, clusters or (), strict=bool(clusters)):
         shares[source] += (score - mean) / len(scores)
-    own = _packed(list(shares)), array("d", shares.values())
+    columns = _packed(list(shares)), array("d", shares.values())
     if shared(clusters):
         units = units_of(scores, clusters)
         alone, together = variance / len(scores), math.fsum(share * share for share in shares.values())
-        return Sampled(max(alone, together) * units.effective, units.effective, degrees(units.sizes), *own)
-    return Sampled(variance, len(scores), None if right_or_wrong(scores) else len(scores) - 1, *own)
+        return Sampled(max(alone, together) * units.effective, units.effective, degrees(units.sizes), *columns)
+    return Sampled(variance, len(scores), None if right_or_wrong(scores) else len(scores) - 1, *columns)
 
 
 def _packed(sources: Sequence[Hashable]) -> Sequence[Hashable]:
-    """The same in eight bytes each where all are 64-bit marks."""
+    """Return the sources in eight bytes each if all are 64-bit marks, else as they are."""
     marks = [source for source in sources if type(source) is int and 0 <= source < 2**64]
     return array("Q", marks) if len(marks) == len(sources) else sources
 
 
 def of_right_or_wrong(mean: float, count: int) -> Sampled:
-    """The same of `count` independent right/wrong scores."""
+    """Return how `count` independent right/wrong scores with this mean vary."""
     return Sampled(mean * (1 - mean), count, None)
 
 
 def average_interval(parts: Sequence[tuple[float, float, Sampled]]) -> tuple[float, float]:
-    """95% interval of the mean of several tasks in 0..1; `parts` are weight, mean and scores of each.
+    """Return the 95% interval of the mean of several tasks in 0..1; `parts` are (weight, mean, Sampled) of each.
 
-    A source of several parts, a needle that is the same at every length, widens it.
+    A source that several parts share (such as the same needle at every length) widens the interval.
     """
     total, added = math.fsum(weight for weight, _, _ in parts), PSEUDO / len(parts)
     centre, errors = 0.0, []
@@ -74,18 +74,18 @@ def average_interval(parts: Sequence[tuple[float, float, Sampled]]) -> tuple[flo
         pseudo = (scores.independent * mean + added / 2) / n
         square = (scores.independent * (scores.variance + mean * mean) + added / 2) / n
         centre += weight / total * pseudo
-        few = max(2.0, scores.independent)  # a variance of few scores is too small by one in so many
+        few = max(2.0, scores.independent)  # for the unbiased variance: n / (n - 1)
         errors.append(((weight / total) ** 2 * max(0.0, square - pseudo * pseudo) / n * few / (few - 1), scores.df))
-    again = _overlap(parts)
-    half = _quantile(errors, again) * math.sqrt(again * math.fsum(error for error, _ in errors))
+    overlap = _overlap(parts)
+    half = _quantile(errors, overlap) * math.sqrt(overlap * math.fsum(error for error, _ in errors))
     value = math.fsum(weight * mean for weight, mean, _ in parts) / total
     return max(0.0, min(centre - half, value)), min(1.0, max(centre + half, value))
 
 
 def _overlap(parts: Sequence[tuple[float, float, Sampled]]) -> float:
-    """The variance of the mean where sources are those of several parts, over that of parts with their own; 1 at least.
+    """Return the variance of the mean relative to parts without common sources; at least 1.
 
-    From the sums over parts of what each source adds, as for clusters (Liang & Zeger 1986).
+    It follows from the sum over parts of what each source adds, as for clusters (Liang & Zeger 1986).
     """
     together: dict[Hashable, float] = {}
     apart = 0.0
@@ -97,9 +97,9 @@ def _overlap(parts: Sequence[tuple[float, float, Sampled]]) -> float:
 
 
 def _quantile(errors: Sequence[tuple[float, float | None]], again: float) -> float:
-    """Student's quantile with the degrees of freedom of a sum of variances (Satterthwaite 1946), or the normal one.
+    """Return Student's quantile for a sum of variances (Satterthwaite 1946), or the normal one if none is estimated.
 
-    Those of sources that count `again` times are so many times fewer.
+    `again` is the factor of `_overlap`; it divides the degrees of freedom.
     """
     from scipy.special import stdtrit
 

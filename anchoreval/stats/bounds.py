@@ -1,16 +1,19 @@
-"""Bounds of a mean that ask nothing of the law of values but its range, from few values as from many.
+"""Bounds of a mean that assume only the range of the values, not their distribution, and hold for few values too.
 
-The values and one more at the far end of the range are weighted at random, all weightings that sum to 1 alike; the
-bound is a quantile of the weighted mean (Gaffke 2005, "Three test statistics for a nonparametric one-sided hypothesis
-on the mean of a nonnegative variable", Math. Methods Statist. 14; Learned-Miller & Thomas 2019, arXiv 1905.06208). Of
-right/wrong values it is Clopper & Pearson's; where all of G values are alike it lies 1 - a^(1/G) of the way to the far
-end, since that share of what was not seen may lie there. That it holds for every law is proven for some and has no
-counterexample. Values that share a source are one unit: its sum and size are drawn together. What is added is a unit
-as large as hides as much as units of these very sizes can (`hidden`): of their size where all are alike, and almost
-that of the largest where a few hold most values, for these may all have come out alike by chance.
+Method: the values and one more value at the far end of the range get random weights, uniform over all weights that sum
+to 1. The bound is a quantile of the weighted mean (Gaffke 2005, "Three test statistics for a nonparametric one-sided
+hypothesis on the mean of a nonnegative variable", Math. Methods Statist. 14; Learned-Miller & Thomas 2019, arXiv
+1905.06208). For right/wrong values it is Clopper & Pearson's bound. If all G values are equal, it lies 1 - a^(1/G) of
+the way to the far end, since that share of the unseen values may lie there. Coverage is proven for some distributions,
+and no counterexample is known.
 
-A weighted mean is at most t where a sum of gamma variables is at most 0; its tail is that of the saddlepoint (Lugannani
-& Rice 1980 in the form of Barndorff-Nielsen 1986), within 3% of a tail of 2.5% for one value and 0.3% for 20.
+Values that share a source form one unit: its sum and size are drawn together. The added unit has the size at which
+units of equal size could hide as much as the given units can (`hidden`). That is the common size if all are equal, and
+almost the largest size if a few units hold most values, because these few may agree by chance.
+
+The weighted mean is at most t if and only if a sum of gamma variables is at most 0. The tail of that sum is computed by
+the saddlepoint approximation (Lugannani & Rice 1980 in the form of Barndorff-Nielsen 1986), whose error in a tail of
+2.5% is within 3% for one value and 0.3% for 20.
 """
 
 from __future__ import annotations
@@ -28,16 +31,16 @@ if TYPE_CHECKING:
 
     Numbers = NDArray[np.float64]
 
-CLOSE = 1e-9  # of the range: bounds are found to this
-ROUNDED = 12  # digits to which units are alike
-TAIL = 0.025  # of a bound, at which what units can hide is counted
+CLOSE = 1e-9  # precision of a bound, as a share of the range
+ROUNDED = 12  # units that are equal to so many digits are grouped
+TAIL = 0.025  # the tail probability at which `effective` and the added unit are computed
 
 
 @dataclass(frozen=True)
 class Units:
-    """Values in units that are independent: the sum of each unit and how many values it has.
+    """Values grouped into independent units: the sum of each unit's values, and their number.
 
-    `falls` and `rises` say how far its sum may lie below and above the mean, where that is not as its size has it.
+    `falls` and `rises` tell how far each sum may lie below and above the mean, if that does not follow from the size.
     """
 
     sums: tuple[float, ...]
@@ -47,22 +50,22 @@ class Units:
 
     @cached_property
     def mean(self) -> float:
-        """The mean over values."""
+        """The mean over all values."""
         return math.fsum(self.sums) / sum(self.sizes)
 
     @cached_property
     def effective(self) -> float:
-        """How many units of one size can hide as much as these; their number where all are of one size."""
+        """The number of equal-sized units that can hide as much as these; their own number if all sizes are equal."""
         return alike(self.sizes)
 
     @cached_property
     def _added(self) -> float:
-        """The size of what is added to a lower bound."""
+        """The size of the unit that is added for a lower bound."""
         return sum(self.sizes) / (alike(self.falls) if any(self.falls) else self.effective)
 
     @cached_property
     def _kinds(self) -> tuple[Numbers, Numbers, Numbers]:
-        """Sum, size and number of the units that are alike."""
+        """Sum, size and count of each group of equal units."""
         import numpy as np
 
         kinds, counts = np.unique(
@@ -71,19 +74,19 @@ class Units:
         return kinds[0], kinds[1], counts.astype(np.float64)
 
     def negated(self) -> Units:
-        """The same units with every value's sign turned."""
+        """Return the units with the sign of every value turned."""
         return Units(tuple(-value for value in self.sums), self.sizes, self.rises, self.falls)
 
     def below(self, mean: float, least: float) -> float:
-        """One-sided p of "the mean is `mean` or less", for values that are `least` or more."""
+        """Return the one-sided p of "the mean is `mean` or less"; no value can be less than `least`."""
         from scipy.special import ndtr
 
         return float(ndtr(self._root(mean, least)))
 
     def lower(self, tail: float, least: float, mid: bool = False) -> float:
-        """The mean's lower bound with this probability of an error, for values that are `least` or more.
+        """Return the lower bound of the mean with error probability `tail`; no value can be less than `least`.
 
-        `mid`: of the mean of two tails, with the value that is added and without it, as a mid-p is.
+        With `mid`, the tail is the mean of the tails with and without the added value, in the manner of a mid-p.
         """
         from scipy.special import ndtri
 
@@ -112,13 +115,13 @@ class Units:
         return math.sqrt(float(counts @ (sums - self.mean * sizes) ** 2)) / sum(self.sizes) + 1 / (len(self.sums) + 1)
 
     def _middle(self, mean: float, least: float) -> float:
-        """`_root` of the mean of the probabilities with the value that is added and without it."""
+        """Return `_root` for the mean of the probabilities with and without the added value."""
         from scipy.special import ndtr, ndtri
 
         return float(ndtri((ndtr(self._root(mean, least)) + ndtr(self._root(mean, None))) / 2))
 
     def _root(self, mean: float, least: float | None) -> float:
-        """The normal quantile of the probability that the weighted mean is at most `mean`; None adds no value."""
+        """Return the normal quantile of P(weighted mean <= `mean`); no value is added if `least` is None."""
         import numpy as np
 
         sums, sizes, counts = self._kinds
@@ -132,9 +135,9 @@ class Units:
 
 
 def _signed_root(steps: Numbers, counts: Numbers, low: float, high: float) -> float:
-    """r* of "the sum of `steps` times gamma variables of shape `counts` is at most 0" (Barndorff-Nielsen 1986).
+    """Return r* of "the sum of `steps` times gamma variables of shape `counts` is at most 0" (Barndorff-Nielsen 1986).
 
-    The cumulants are K(s) = -sum of counts * log(1 - s * steps), for s between `low` and `high`.
+    The cumulant function is K(s) = -sum of counts * log(1 - s * steps), for s between `low` and `high`.
     """
     import numpy as np
 
@@ -157,15 +160,15 @@ def _signed_root(steps: Numbers, counts: Numbers, low: float, high: float) -> fl
 
 
 def alike(sizes: Sequence[float]) -> float:
-    """How many units of one size can hide as much as those of these sizes."""
+    """Return the number of equal-sized units that can hide as much as units of these sizes."""
     return math.log(TAIL) / math.log1p(-hidden(sizes, TAIL))
 
 
 def hidden(sizes: Sequence[float], tail: float) -> float:
-    """The largest share of all values that are lost, in the mean, where with this chance no unit is seen to be.
+    """Return the largest expected share of values in lost units, given that with probability `tail` no unit is lost.
 
-    Every unit is lost with a chance of its own. The worst are 1 - rest / size, for the units larger than `rest`, as
-    Lagrange's multiplier has it; of G units alike that is 1 - tail^(1/G).
+    Each unit is lost with a probability of its own. The worst case has the probabilities 1 - rest / size for units
+    larger than `rest` (by a Lagrange multiplier). For G equal units the share is 1 - tail^(1/G).
     """
     logs, values, ordered = math.log(tail), 0.0, sorted((size for size in sizes if size > 0), reverse=True)
     for k, size in enumerate(ordered, 1):
@@ -182,20 +185,20 @@ def units_of(
     falls: Sequence[float] = (),
     rises: Sequence[float] = (),
 ) -> Units:
-    """The values by the source that `clusters` names; each by itself where it names none.
+    """Return the values grouped by their source in `clusters`; each value is a unit if `clusters` is None.
 
-    `falls` and `rises` say of every value how far below and above the mean one may lie, where values differ in it.
+    `falls` and `rises` tell how far each value may lie below and above the mean, if that differs between values.
     """
     if clusters is None:
         return Units(tuple(values), (1,) * len(values), tuple(falls), tuple(rises))
     counts = Counter(clusters)
-    by_source = (_summed(each, clusters) if each else () for each in (values, falls, rises))
+    by_source = (_summed(column, clusters) if column else () for column in (values, falls, rises))
     sums, low, high = by_source
     return Units(sums, tuple(counts.values()), low, high)
 
 
 def _summed(values: Sequence[float], clusters: Sequence[Hashable]) -> tuple[float, ...]:
-    """The sums over sources, in the order in which these come."""
+    """Return the sum of each source, in the order of their first value."""
     sums: dict[Hashable, float] = dict.fromkeys(clusters, 0.0)
     for value, cluster in zip(values, clusters, strict=True):
         sums[cluster] += value

@@ -15,7 +15,7 @@ from anchoreval.stats.scores import Scores, scores_of
 
 
 class Asked:
-    """Samples that were asked, so many of them scored, and the mean of those; None when nothing was scored."""
+    """The counts of samples asked and scored, and the mean of the scores; None if nothing was scored."""
 
     __slots__ = ()
     asked: int
@@ -29,19 +29,19 @@ class Asked:
 
     @property
     def lost(self) -> int:
-        """Samples without a score."""
+        """The number of samples without a score."""
         return self.asked - self.scored
 
     @property
     def as_wrong(self) -> float:
-        """The mean where every sample without a score counts as wrong."""
+        """The mean if every sample without a score counts as wrong."""
         return (self.mean or 0.0) * self.scored / self.asked
 
 
 def average_ends(parts: Sequence[tuple[float, Asked]]) -> tuple[float, float]:
-    """95% interval of the weighted mean of what was scored; that of a single cell is its own."""
-    scored = [(weight, one.mean, one.sampled or of_right_or_wrong(one.mean, one.scored))
-              for weight, one in parts if one.mean is not None]  # fmt: skip
+    """Return the 95% interval of the weighted mean of the scored cells; a single cell keeps its own interval."""
+    scored = [(weight, cell.mean, cell.sampled or of_right_or_wrong(cell.mean, cell.scored))
+              for weight, cell in parts if cell.mean is not None]  # fmt: skip
     only = parts[0][1]
     if len(parts) == 1 and only.low is not None and only.high is not None:
         return only.low, only.high
@@ -50,10 +50,10 @@ def average_ends(parts: Sequence[tuple[float, Asked]]) -> tuple[float, float]:
 
 @dataclass(frozen=True, slots=True)
 class Cell(Asked):
-    """The scores of one (task, length, arm). `mean` is None when nothing was scored.
+    """The scores of one (task, length, arm). `mean` is None if nothing was scored.
 
-    `logprob` is the mean over samples of the reference's log-probability per token, in nats; `outcomes` counts what
-    became of the samples; `sources` those that the scores come from.
+    `logprob` is the mean over samples of the reference's log-probability per token, in nats. `outcomes` counts samples
+    by outcome, and `sources` is the number of sources of the scores.
     """
 
     task: str
@@ -72,19 +72,22 @@ class Cell(Asked):
 
 
 def cells(records: Iterable[Record]) -> list[Cell]:
-    """One cell per (task, length, arm), in the order in which the records first name them.
+    """Return one cell per (task, length, arm), in the order of the first record of each.
 
-    Raises RunError when an arm holds two records of one sample.
+    Raise RunError if an arm has two records of one sample.
     """
     return [Cell(*key, **figures([scores])) for key, scores in scores_of(records).items()]
 
 
 def figures(parts: Sequence[Scores]) -> dict[str, Any]:
-    """The fields of a `Cell` that follow from the samples of all parts together."""
+    """Return the fields of a `Cell` that follow from the samples of all parts together."""
     scored = [
-        (value, of) for part in parts for value, of in zip(part.score, part.cluster, strict=True) if value == value
+        (value, source)
+        for part in parts
+        for value, source in zip(part.score, part.cluster, strict=True)
+        if value == value
     ]
-    scores, sources = [value for value, _ in scored], [of for _, of in scored]
+    scores, sources = [value for value, _ in scored], [source for _, source in scored]
     logprobs = [value for part in parts for value in part.logprob if value == value]
     outcomes = Counter(OUTCOMES[number] for part in parts for number in part.outcome)
     low, high, method = mean_interval(scores, sources) if scores else (None, None, None)
@@ -103,6 +106,6 @@ def figures(parts: Sequence[Scores]) -> dict[str, Any]:
 
 
 def counted(records: Iterable[Record]) -> dict[Outcome, int]:
-    """Outcome -> how many of the records have it, in the order of the enum."""
-    found = Counter(record.outcome for record in records)
-    return {outcome: found[outcome] for outcome in OUTCOMES if found[outcome]}
+    """Return outcome -> number of records, in the order of the enum."""
+    counts = Counter(record.outcome for record in records)
+    return {outcome: counts[outcome] for outcome in OUTCOMES if counts[outcome]}

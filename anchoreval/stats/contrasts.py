@@ -1,8 +1,9 @@
-"""Subjects that are compared: every paired difference with its corrected p, its noise floor and its words.
+"""Compare subjects: every paired difference with its corrected p, its noise floor and its verdict in words.
 
-Whatever shows a comparison, on a terminal, a page or in a file, takes these rows. Holm's correction is over the tasks
-and lengths of one arm against one baseline, and over its lengths; the pooled row is one question. It is made of each
-kind of claim: that arms differ (5%), that they are equivalent (2.5% each way), and the same of log-probabilities.
+Every place that shows a comparison (terminal, page, file) takes its rows from here. For one arm against one baseline,
+Holm's correction is made over the cells, and separately over the lengths; the pooled row is a single test. Each kind of
+claim is corrected for itself: that arms differ (5%), that they are equivalent (2.5% each way), and the same for
+log-probabilities.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ from anchoreval.stats.verdicts import (
     verdict,
 )
 
-MARGIN = 0.01  # differences up to this are equivalent, where no other margin is asked for
-AT_FLOOR, FLOOR_ZERO, ABOVE_FLOOR = "at the floor", "floor 0 here", "ABOVE THE FLOOR"  # words of a placebo's own row
+MARGIN = 0.01  # the default margin of equivalence
+AT_FLOOR, FLOOR_ZERO, ABOVE_FLOOR = "at the floor", "floor 0 here", "ABOVE THE FLOOR"  # verdicts of a placebo's own row
 
-Where = tuple[str | None, int | None]  # (task, length), None where pooled
+Where = tuple[str | None, int | None]  # (task, length); None if pooled
 Cells = Mapping[Place, Scores]
 Placebo = Literal["arm", "baseline"]
 Slot = TypeVar("Slot")
@@ -41,11 +42,11 @@ Slot = TypeVar("Slot")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One paired difference with its corrected p values, its noise floor and what it says in words.
+    """One paired difference with its corrected p values, its noise floor and its verdicts in words.
 
-    `word` is the verdict on scores in short and `says` in full; where a run stopped early by its own rule, that
-    rule's, if it is above the noise floor, and on the row of a placebo whether it is at the noise floor that it gives.
-    Fractions and nats.
+    `word` is the verdict on scores in short, and `says` in full. In a run that stopped early by its own rule it is the
+    rule's verdict, if that is above the noise floor. In the row of a placebo it tells whether the row is at the noise
+    floor that the placebo gives. Units are fractions and nats.
     """
 
     difference: Difference
@@ -60,20 +61,20 @@ class Row:
 
     @property
     def told(self) -> bool:
-        """Whether a difference is shown: for the worse, for the better, or by a placebo."""
+        """True if the row shows a difference: worse, better, or a placebo above the floor."""
         return self.word in ("worse", "better", ABOVE_FLOOR)
 
     @property
     def too_few(self) -> bool:
-        """Whether so few pairs can show nothing, so that their interval says nothing either."""
+        """True if the pairs are too few to show any difference; their interval then shows nothing either."""
         return too_few(self.difference) and not self.verdict.within
 
 
 @dataclass(frozen=True, slots=True)
 class Contrast:
-    """All rows of one arm against one baseline. Holm's correction is over `cells`, and over `lengths`.
+    """All rows of one arm against one baseline. Holm's correction is made over `cells`, and over `lengths`.
 
-    `arm` and `baseline` are what the two subjects are called. `prompts` says in words what makes their prompts differ;
+    `arm` and `baseline` are the labels of the two subjects. `prompts` has phrases for why their prompts differ.
     `computed_apart` counts the pairs of one run whose two answers come from different environments.
     """
 
@@ -89,7 +90,7 @@ class Contrast:
 
     @property
     def rows(self) -> tuple[Row, ...]:
-        """The rows of every task and length, of every length, and the pooled one."""
+        """The rows of all cells, of all lengths, and the pooled row."""
         return (*self.cells, *self.lengths, self.pooled)
 
 
@@ -105,11 +106,15 @@ class Comparison:
 
 
 class Slots(Generic[Slot]):
-    """Subjects' scores in slots, and what they differ by there: each difference is made once, either way round.
+    """The scores of subjects in slots (such as cells or lengths), and their differences in each slot.
 
-    `where` gives the task and length of a slot, `names` what subjects are called. `ruled`: a slot is one task and
-    length, where the rule of a run may have ended. `mixed`: the scores of a subject are of several runs, and those of
-    two are paired where they are of one.
+    Each difference is computed once and reversed if it is asked the other way round.
+
+    `slots`     slot -> subject -> its scores by task and length
+    `names`     the labels of the subjects
+    `where`     returns task and length of a slot
+    `ruled`     True if each slot is one task and length, which a stopping rule may have ended
+    `mixed`     True if the scores of a subject come from several runs; only scores of the same run are then paired
     """
 
     def __init__(
@@ -123,23 +128,23 @@ class Slots(Generic[Slot]):
     ) -> None:
         self.slots, self._names, self._margin, self._where = slots, names, margin, where
         self._ruled, self._mixed = ruled, mixed
-        subjects = dict.fromkeys(one for of in slots.values() for one in of)
-        self._placebos = [(one, own) for one in subjects if (own := one.original) in subjects]
+        subjects = dict.fromkeys(subject for of in slots.values() for subject in of)
+        self._placebos = [(subject, original) for subject in subjects if (original := subject.original) in subjects]
         self._made: dict[tuple[Slot, Subject, Subject], Difference] = {}
 
     def both(self, slot: Slot, arm: Subject, base: Subject) -> list[tuple[Scores, Scores]] | None:
-        """The scores of the two at every place of a slot, which are paired; None where nothing is to be paired."""
-        of = self.slots[slot]
-        own, other = of.get(arm, {}), of.get(base, {})
+        """Return the scores of both subjects at every place of a slot; None if there is nothing to pair."""
+        cells = self.slots[slot]
+        arm_cells, base_cells = cells.get(arm, {}), cells.get(base, {})
         if self._mixed:
-            common = ((scores, other[place]) for place, scores in own.items() if place in other)
+            common = ((scores, base_cells[place]) for place, scores in arm_cells.items() if place in base_cells)
             return [(a, b) for a, b in common if a.run == b.run] or None
-        places = dict.fromkeys([*own, *other])
-        there = arm in of or base in of
-        return [(own.get(place, _EMPTY), other.get(place, _EMPTY)) for place in places] if there else None
+        places = dict.fromkeys([*arm_cells, *base_cells])
+        there = arm in cells or base in cells
+        return [(arm_cells.get(place, _EMPTY), base_cells.get(place, _EMPTY)) for place in places] if there else None
 
     def difference(self, slot: Slot, arm: Subject, base: Subject) -> Difference | None:
-        """`arm` minus `base` there; None where nothing is to be paired."""
+        """Return the difference `arm` minus `base` in a slot; None if there is nothing to pair."""
         key = slot, arm, base
         if key not in self._made and (both := self.both(*key)) is not None:
             other = self._made.get((slot, base, arm))
@@ -148,28 +153,31 @@ class Slots(Generic[Slot]):
         return self._made.get(key)
 
     def differences(self, arm: Subject, base: Subject) -> dict[Slot, Difference]:
-        """`arm` minus `base` in every slot."""
-        return {slot: one for slot in self.slots if (one := self.difference(slot, arm, base))}
+        """Return the difference `arm` minus `base` in every slot that has one."""
+        return {slot: found for slot in self.slots if (found := self.difference(slot, arm, base))}
 
     def rows(self, arm: Subject, base: Subject) -> dict[Slot, Row]:
-        """The differences with their verdicts, asked together.
+        """Return the rows of all slots, corrected together.
 
-        Noise floors are those of the placebos in the slot, of the run of `base`, or of that of `arm` where it has none.
+        The noise floor of a slot comes from its placebos of the run of `base`, or of the run of `arm` if that of `base`
+        has none.
         """
-        found = self.differences(arm, base)
-        run = base.run if any(one.run == base.run for one, _ in self._placebos) else arm.run
-        placebos = [(one, own) for one, own in self._placebos if one.run == run]
-        floors = [noise_floor(filter(None, (self.difference(slot, *pair) for pair in placebos))) for slot in found]
+        differences = self.differences(arm, base)
+        run = base.run if any(placebo.run == base.run for placebo, _ in self._placebos) else arm.run
+        placebos = [(placebo, original) for placebo, original in self._placebos if placebo.run == run]
+        floors = [
+            noise_floor(filter(None, (self.difference(slot, *pair) for pair in placebos))) for slot in differences
+        ]
         ruled = self._ruled and arm.run == base.run and base.original is None
-        stopped = [self._stopped(slot, arm, base) if ruled else "" for slot in found]
-        asked = partial(family, list(found.values()), self._margin, floors, placebo_of(arm, base), stopped)
+        stopped = [self._stopped(slot, arm, base) if ruled else "" for slot in differences]
+        asked = partial(family, list(differences.values()), self._margin, floors, placebo_of(arm, base), stopped)
         rows, beyond = asked(), beyond_of(arm, base, placebos)
         if beyond and any(row.told or row.logprob_says in LOGPROB_TOLD for row in rows):
-            rows = asked([[self.difference(slot, *pair) for slot in found] for pair in beyond])
-        return dict(zip(found, rows, strict=True))
+            rows = asked([[self.difference(slot, *pair) for slot in differences] for pair in beyond])
+        return dict(zip(differences, rows, strict=True))
 
     def _stopped(self, slot: Slot, arm: Subject, base: Subject) -> str:
-        """The words of the rule that ended an arm's cell; none where it ended that of `base` too."""
+        """Return the phrase of the rule that ended an arm's cell; empty if a rule ended the cell of `base` too."""
         own, other = (self.both(slot, arm, base) or [(_EMPTY, _EMPTY)])[0]
         return "" if other.stopped else own.stopped
 
@@ -178,9 +186,9 @@ _EMPTY = Scores()
 
 
 class Compared:
-    """Subjects, of one or several runs, by task and length; each may be compared with every other.
+    """Subjects of one or several runs with their scores by task and length; any two can be compared.
 
-    `names` is what to call them, where others stand beside them.
+    `names` are the labels of the subjects; they are needed if other subjects are shown beside these.
     """
 
     def __init__(
@@ -199,12 +207,12 @@ class Compared:
         self._pooled = Slots({None: subjects}, self._names, margin)
 
     def differences(self, arm: Subject, base: Subject) -> Comparison:
-        """`arm` minus `base`, without verdicts."""
-        parts = [tuple(of.differences(arm, base).values()) for of in (self._cells, self._lengths, self._pooled)]
+        """Return the differences `arm` minus `base`, without verdicts."""
+        parts = [tuple(slots.differences(arm, base).values()) for slots in (self._cells, self._lengths, self._pooled)]
         return Comparison(self._names[arm], self._names[base], parts[0], parts[1], *parts[2])
 
     def contrast(self, arm: Subject, base: Subject) -> Contrast:
-        """`arm` minus `base`, with verdicts."""
+        """Return the rows of `arm` minus `base`, with verdicts."""
         cells, lengths = (tuple(of.rows(arm, base).values()) for of in (self._cells, self._lengths))
         (pooled,) = self._pooled.rows(arm, base).values()
         notes = [] if pooled.floor else ["noise floor: no placebo in this run"]
@@ -219,15 +227,15 @@ class Compared:
         return Contrast(*names, self._margin, cells, lengths, pooled, tuple(notes), computed_apart=apart)
 
     def against(self, base: Subject | None = None) -> list[Contrast]:
-        """Every other subject minus `base`, the first where none is named."""
+        """Return the contrast of every other subject with `base` (default: the first subject)."""
         base = base or next(iter(self.subjects), None)
-        return [self.contrast(one, base) for one in self.subjects if base and one != base]
+        return [self.contrast(subject, base) for subject in self.subjects if base and subject != base]
 
 
 def paired(records: Iterable[Record], arm_a: str, arm_b: str) -> Comparison:
-    """`arm_a` minus `arm_b` (the baseline) over the samples they share.
+    """Return the differences `arm_a` minus `arm_b` (the baseline) over the samples that they share.
 
-    Raises RunError when the two arms saw different prompts for one sample, or one arm has a sample twice.
+    Raise RunError if the two arms saw different prompts for one sample, or if one arm has a sample twice.
     """
     arms = (arm_a, arm_b)
     cells = by_arm((record for record in records if record.arm in arms), arms)
@@ -237,18 +245,22 @@ def paired(records: Iterable[Record], arm_a: str, arm_b: str) -> Comparison:
 def beyond_of(
     arm: Subject, base: Subject, placebos: Sequence[tuple[Subject, Subject]]
 ) -> list[tuple[Subject, Subject]]:
-    """The pairs (arm, baseline) that must say what `arm` minus `base` says: each placebo in place of its own arm.
+    """Return the pairs (arm, baseline) that must agree with `arm` minus `base`: each placebo in place of its arm.
 
-    `placebos` are given with what they are placebos of.
+    `placebos` are pairs (placebo, the subject that it is the placebo of).
     """
     if placebo_of(arm, base):
         return []
-    stand_in = [(one, own) for one, own in placebos if one not in (arm, base)]
-    return [(arm, one) if own == base else (one, base) for one, own in stand_in if own in (arm, base)]
+    stand_in = [(placebo, original) for placebo, original in placebos if placebo not in (arm, base)]
+    return [
+        (arm, placebo) if original == base else (placebo, base)
+        for placebo, original in stand_in
+        if original in (arm, base)
+    ]
 
 
 def placebo_of(arm: Subject, baseline: Subject) -> Placebo | None:
-    """Which of the two is the placebo of the other; None where neither is."""
+    """Return which of the two is the placebo of the other; None if neither is."""
     if arm.original == baseline:
         return "arm"
     return "baseline" if baseline.original == arm else None
@@ -262,17 +274,25 @@ def family(
     stopped: Sequence[str] = (),
     beyond: Sequence[Sequence[Difference | None]] = (),
 ) -> tuple[Row, ...]:
-    """The rows of differences that are asked together: Holm's correction is over all of them.
+    """Return the rows of differences that are tested together; Holm's correction is made over all of them.
 
-    `floors` has the noise floor of each and `stopped` the words of a rule that ended it, empty where none did;
-    `placebo` is that of `placebo_of`. `beyond` has for each placebo the differences, at the same places, with it in
-    place of its own arm: what is worse or better must be so there too, Holm's correction being made there as well.
+    `floors`    the noise floor of each difference
+    `stopped`   for each, the phrase of the stopping rule that ended its cell; empty if none did
+    `placebo`   the result of `placebo_of`
+    `beyond`    for each placebo, the differences at the same places with the placebo in place of its own arm. "worse"
+                and "better" must hold there too, after a Holm's correction of their own
     """
-    ps, logprob_ps = holm([one.p for one in differences]), holm([one.logprob_p for one in differences])
-    within = holm([equivalence_p(one, margin) for one in differences])
-    signs = holm([one.logprob_sign_p for one in differences])
+    ps, logprob_ps = (
+        holm([difference.p for difference in differences]),
+        holm([difference.logprob_p for difference in differences]),
+    )
+    within = holm([equivalence_p(difference, margin) for difference in differences])
+    signs = holm([difference.logprob_sign_p for difference in differences])
     asked = max(1, sum(p is not None and p >= ALPHA for p in ps))
-    shown = [replace(one, detectable=_detectable(one, asked)) if asked > 1 else one for one in differences]
+    shown = [
+        replace(difference, detectable=_detectable(difference, asked)) if asked > 1 else difference
+        for difference in differences
+    ]
     words = stopped or [""] * len(differences)
     others = _words(beyond, margin, len(differences))
     corrected = [_Corrected(*each, asked) for each in zip(ps, within, logprob_ps, signs, strict=True)]
@@ -282,7 +302,7 @@ def family(
 
 @dataclass(frozen=True, slots=True)
 class _Corrected:
-    """Holm's p values of a row, and how many questions he still counts."""
+    """The p values of a row after Holm's correction, and the number of tests that the correction still counts."""
 
     p: float | None
     within: float | None
@@ -292,20 +312,24 @@ class _Corrected:
 
 
 def _detectable(difference: Difference, questions: int) -> float | None:
-    """What the pairs detect at the level that Holm's correction leaves of so many questions."""
+    """Return the difference that the pairs can detect at the level that Holm's correction leaves for so many tests."""
     if difference.deviation is None or difference.units is None:
         return difference.detectable
     return detects(difference.pairs, difference.units, difference.deviation, difference.mid, ALPHA / questions)
 
 
 def _words(beyond: Sequence[Sequence[Difference | None]], margin: float, places: int) -> list[list[tuple[str, str]]]:
-    """At every place the words on scores and on log-probabilities with each placebo in place of its own arm."""
-    found: list[list[tuple[str, str]]] = [[] for _ in range(places)]
+    """Return, for every place, the verdicts on scores and log-probabilities with each placebo in place of its arm."""
+    verdicts: list[list[tuple[str, str]]] = [[] for _ in range(places)]
     for other in beyond:
-        at = {i: one for i, one in enumerate(other) if one is not None and (one.pairs or one.logprob_pairs)}
+        at = {
+            i: difference
+            for i, difference in enumerate(other)
+            if difference is not None and (difference.pairs or difference.logprob_pairs)
+        }
         for i, row in zip(at, family(list(at.values()), margin, [None] * len(at)), strict=True):
-            found[i].append((str(row.verdict.word), row.logprob_says))
-    return found
+            verdicts[i].append((str(row.verdict.word), row.logprob_says))
+    return verdicts
 
 
 def _row(
@@ -319,7 +343,7 @@ def _row(
 ) -> Row:
     against = None if placebo else floor
     on_scores, on_logprobs = [word for word, _ in beyond], [word for _, word in beyond]
-    found = verdict(
+    full = verdict(
         difference,
         margin,
         against,
@@ -328,20 +352,20 @@ def _row(
         beyond=on_scores,
         questions=corrected.questions,
     )
-    word, says = str(found.word), str(found)
+    word, says = str(full.word), str(full)
     logprob_says = logprob_word(difference, against, corrected.logprob_p, corrected.sign_p, on_logprobs)
     if placebo:
-        word, says, logprob_says = _at_the_floor(difference, found, logprob_says, placebo)
+        word, says, logprob_says = _at_the_floor(difference, full, logprob_says, placebo)
     if stopped:
         word, says = _by_rule(stopped, difference, against, on_scores)
-    said = word, says, logprob_says, placebo is not None
-    return Row(difference, corrected.p, corrected.logprob_p, floor, found, *said)
+    words = word, says, logprob_says, placebo is not None
+    return Row(difference, corrected.p, corrected.logprob_p, floor, full, *words)
 
 
 def _by_rule(
     stopped: str, difference: Difference, floor: NoiseFloor | None, beyond: Collection[str]
 ) -> tuple[str, str]:
-    """The word of a rule that ended a run, and its full words: worse and better must be above the noise floor."""
+    """Return a stopping rule's verdict in short and in full; worse and better must be above the noise floor."""
     word = stopped.partition(" (")[0].partition(" within")[0]
     if word in ("worse", "better") and not (above(difference, floor) and all(other == word for other in beyond)):
         return "cannot tell", f"cannot tell (not above the noise floor; {stopped.replace(' (', ', ')}"
@@ -349,7 +373,7 @@ def _by_rule(
 
 
 def _at_the_floor(difference: Difference, found: Verdict, logprob: str, placebo: Placebo) -> tuple[str, str, str]:
-    """Word, full words and the word on log-probabilities of the row of a placebo and its own arm."""
+    """Return short verdict, full verdict and verdict on log-probabilities of the row of a placebo and its own arm."""
     if not difference.pairs:
         return found.word, str(found), logprob
     if logprob in ("lower", "higher"):

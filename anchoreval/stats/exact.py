@@ -1,7 +1,7 @@
-"""Whole distributions in place of random throws, for differences that are all multiples of one step.
+"""Exact sign-flip distributions in place of random flips, for differences that are all multiples of one step.
 
-Scores that count right parts are such: k of q references. None comes out where values are not, or the distribution is
-too long to be cheaper than throwing.
+Scores that count right parts (k of q references) have such differences. The functions return None for other values, and
+if the distribution is so long that random flips are cheaper.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
     Numbers = NDArray[np.float64]
 
-FINEST = 2520  # steps in 1: every share of up to ten parts is a whole number of them
-LONGEST = 4096  # values of a sum that are kept
+FINEST = 2520  # steps in 1: a share k/q with q up to 10 is a whole number of steps
+LONGEST = 4096  # largest number of values in the distribution of a sum
 
 
 def in_steps(values: Numbers) -> tuple[NDArray[np.int64], float] | None:
-    """The values as whole multiples of the largest common step, and that step; None where there is none."""
+    """Return the values as whole multiples of the largest common step, and that step; None if there is no step."""
     import numpy as np
 
     fine = np.rint(values * FINEST)
@@ -32,13 +32,16 @@ def in_steps(values: Numbers) -> tuple[NDArray[np.int64], float] | None:
 
 
 def flipped(sizes: Numbers, counts: NDArray[np.int64], observed: float) -> float | None:
-    """The share of all ways to sign `counts` times each size whose sum is at least `observed` away from 0."""
+    """Return the share of all sign patterns whose sum is at least `observed` away from 0.
+
+    There are `counts[i]` values of size `sizes[i]`.
+    """
     import numpy as np
 
-    found = in_steps(sizes)
-    if found is None or int(found[0] @ counts) >= LONGEST:
+    multiples = in_steps(sizes)
+    if multiples is None or int(multiples[0] @ counts) >= LONGEST:
         return None
-    units, step = found
+    units, step = multiples
     plus = np.ones(1)  # the probability of each sum of those with a plus
     for unit, count in zip(units.tolist(), counts.tolist(), strict=True):
         spaced = np.zeros(unit * count + 1)
@@ -49,7 +52,7 @@ def flipped(sizes: Numbers, counts: NDArray[np.int64], observed: float) -> float
 
 
 def _fair(count: int) -> Numbers:
-    """The probabilities of 0..count heads in so many fair throws."""
+    """Return the probabilities of 0..count heads in `count` fair throws."""
     import numpy as np
     from scipy.special import gammaln
 

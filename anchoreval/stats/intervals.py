@@ -1,4 +1,4 @@
-"""Intervals of means and of paired differences, and the smallest difference that so many pairs can show.
+"""Intervals of means and of paired differences, and the smallest difference that a number of pairs can show.
 
 Values are fractions 0..1 (differences -1..1). Every interval is two-sided, 95%.
 
@@ -12,11 +12,11 @@ Values are fractions 0..1 (differences -1..1). Every interval is two-sided, 95%.
 | the same over several tasks | variance within tasks only: the tasks are fixed | Cochran 1977, 5.4 |
 | difference of log-probabilities | t, jackknife over sources | Efron & Stein 1981 |
 
-What was not seen may be as large as a difference can be: ends of graded and clustered differences lie at least
-1 - 0.025^(1/G) from the mean. With the normal quantile in place of t's the adjusted Wald interval covers 88 to 93% of 6
-to 60 pairs that almost all differ, or differ in one direction; with t's at least 93. The t interval of
-log-probabilities, which have no bound, holds for laws that are not too skewed; a value that is too rare to be seen is
-in no interval.
+Unseen differences may be as large as a difference can be, so the ends for graded and clustered differences lie at least
+1 - 0.025^(1/G) from the mean. With the normal quantile, the adjusted Wald interval covers 88 to 93% for 6 to 60 pairs
+that almost all differ, or all differ in one direction; with the t quantile it covers at least 93%. The t interval of
+log-probabilities, which are unbounded, holds for distributions that are not too skewed. No interval can account for
+values that are too rare to be seen.
 """
 
 from __future__ import annotations
@@ -37,11 +37,14 @@ Z95 = 1.959963984540054
 Z80 = 0.8416212335729143  # power 80%
 SEED = 42
 SAME = 1e-12  # scores closer than this are equal
-FEW = 10  # pairs below which the mid-p is not used: of five that differ more than half do
+FEW = 10  # the mid-p is used only from so many pairs upwards: of fewer, five that differ would be more than half
 
 
 def mean_interval(scores: Sequence[float], clusters: Sequence[Hashable] | None = None) -> tuple[float, float, Method]:
-    """95% interval of the mean of scores in 0..1; `clusters` names each score's source, whole sources count as one."""
+    """Return the 95% interval of the mean of scores in 0..1, and its method.
+
+    `clusters` names the source of each score; scores of one source count as one unit.
+    """
     from scipy.special import betaincinv
 
     if right_or_wrong(scores) and not shared(clusters):
@@ -59,10 +62,10 @@ def difference_interval(
     clusters: Sequence[Hashable] | None = None,
     strata: Sequence[Hashable] | None = None,
 ) -> tuple[float, float, Method]:
-    """95% interval of the mean of paired differences in -1..1; never of zero width, always holds the mean.
+    """Return the 95% interval of the mean of paired differences in -1..1, and its method.
 
-    `binary`: all scores are right or wrong. `clusters` names each pair's source, `strata` its task, where there are
-    several: the mean is then that of these very tasks.
+    The interval never has zero width and always contains the mean. `binary`: all scores are right or wrong. `clusters`
+    names the source of each pair, and `strata` its task if there are several: the tasks are then fixed, not sampled.
     """
     values, units = within_strata(differences, clusters, strata), units_within(differences, clusters, strata)
     return interval_within(differences, values, binary and not shared(clusters), units)
@@ -71,9 +74,9 @@ def difference_interval(
 def interval_within(
     differences: Sequence[float], values: Sequence[float], wald: bool, units: Units
 ) -> tuple[float, float, Method]:
-    """`difference_interval` of differences that vary within strata as `values` do (`within_strata`).
+    """Return the `difference_interval` of differences, given their `values` from `within_strata`.
 
-    `units` are those of `units_within`; `wald`: all scores are right or wrong and share no source.
+    `units` come from `units_within`. `wald`: all scores are right or wrong and share no source.
     """
     n, mean = len(differences), fmean(differences)
     if all(abs(d) < SAME for d in differences):
@@ -90,17 +93,17 @@ def interval_within(
 
 
 def sources(values: Sequence[float], clusters: Sequence[Hashable] | None) -> int:
-    """How many sources the values come from."""
+    """Return the number of sources that the values come from."""
     return len(values) if clusters is None else len(set(clusters))
 
 
 def within_strata(
     values: Sequence[float], clusters: Sequence[Hashable] | None, strata: Sequence[Hashable] | None
 ) -> list[float]:
-    """Return the values with every stratum moved to the mean of all, so that they vary as they do within strata.
+    """Return the values with the mean of every stratum moved to the mean of all, so that they vary only within strata.
 
-    With the degrees of freedom that the means of strata cost (Cochran 1977, 5.4); strata of one source are put together
-    (5A.12). A source may lie in several strata: its values move together.
+    Deviations are scaled for the degrees of freedom that the means of strata cost (Cochran 1977, 5.4). Strata with one
+    source are merged (5A.12). A source may lie in several strata.
     """
     moves = _moves(values, clusters, strata)
     mean = fmean(values) if moves else 0.0
@@ -111,29 +114,32 @@ def within_strata(
 def units_within(
     values: Sequence[float], clusters: Sequence[Hashable] | None, strata: Sequence[Hashable] | None
 ) -> Units:
-    """The units of `within_strata` of values in -1..1: where a stratum's mean is 1, a value may fall by 2."""
-    found, moves = within_strata(values, clusters, strata), _moves(values, clusters, strata)
+    """Return the units of `within_strata` of values in -1..1, with how far each value may fall and rise.
+
+    For example, in a stratum with mean 1 a value may fall by 2 and cannot rise.
+    """
+    moved, moves = within_strata(values, clusters, strata), _moves(values, clusters, strata)
     falls, rises = ([round((1 + sign * centre) * scale, ROUNDED) for centre, scale in moves] for sign in (1, -1))
-    return units_of(found, clusters, falls, rises)
+    return units_of(moved, clusters, falls, rises)
 
 
 def _moves(
     values: Sequence[float], clusters: Sequence[Hashable] | None, strata: Sequence[Hashable] | None
 ) -> list[tuple[float, float]]:
-    """The mean of every value's stratum, and by how much the deviation from it is stretched; none of one stratum."""
+    """Return, for every value, the mean of its stratum and the factor of its deviation; empty for a single stratum."""
     if strata is None or len(set(strata)) < 2:
         return []
-    units, found = sources(values, clusters), [(0.0, 1.0)] * len(values)
-    for members, own in _strata(strata, list(range(len(values))) if clusters is None else clusters):
+    units, moves = sources(values, clusters), [(0.0, 1.0)] * len(values)
+    for members, count in _strata(strata, list(range(len(values))) if clusters is None else clusters):
         centre = math.fsum(values[i] for i in members) / len(members)
-        scale = math.sqrt(own / (own - 1) * (units - 1) / units) if own > 1 else 1.0
+        scale = math.sqrt(count / (count - 1) * (units - 1) / units) if count > 1 else 1.0
         for i in members:
-            found[i] = centre, scale
-    return found
+            moves[i] = centre, scale
+    return moves
 
 
 def _strata(strata: Sequence[Hashable], clusters: Sequence[Hashable]) -> list[tuple[list[int], int]]:
-    """Positions and number of sources of every stratum, those of one source put together."""
+    """Return the positions and number of sources of every stratum; strata with one source are merged."""
     members: dict[Hashable, list[int]] = {}
     for i, stratum in enumerate(strata):
         members.setdefault(stratum, []).append(i)
@@ -149,7 +155,7 @@ def _strata(strata: Sequence[Hashable], clusters: Sequence[Hashable]) -> list[tu
 def detectable(
     differences: Sequence[float], clusters: Sequence[Hashable] | None = None, alpha: float = ALPHA
 ) -> float | None:
-    """The smallest true mean difference that n pairs show with p < `alpha` at 80% power; None when none can be."""
+    """Return the smallest true mean difference that n pairs show with p < `alpha` at 80% power; None if none can."""
     binary = not shared(clusters) and all(d in (-1, 0, 1) for d in differences)
     mid = binary and by_mid_p(sum(d != 0 for d in differences), len(differences))
     units = units_of(differences, clusters)
@@ -157,11 +163,11 @@ def detectable(
 
 
 def detects(pairs: int, units: Units, size: float, mid: bool, alpha: float = ALPHA) -> float | None:
-    """`detectable` of so many pairs from these sources with this `deviation`; `mid`: by McNemar's mid-p.
+    """Return `detectable` for `pairs` pairs in `units` with the `deviation` `size`; `mid`: tested by McNemar's mid-p.
 
-    The larger of two: the normal approximation with the spread seen, less the part that the effect itself explains
-    (Connor 1987), and the floor of the exact test, which needs `fewest` sources that differ:
-    P(Binomial(sources, d) >= fewest) = 0.8, each by 1, as large as what was not seen may be.
+    It is the larger of two values: the normal approximation with the spread seen, less the part that the effect itself
+    explains (Connor 1987); and the floor of the exact test, which needs `fewest` sources that differ:
+    P(Binomial(sources, d) >= fewest) = 0.8, each by 1, since unseen differences may be that large.
     """
     from scipy.special import betaincinv, ndtri
 
@@ -177,17 +183,18 @@ def detects(pairs: int, units: Units, size: float, mid: bool, alpha: float = ALP
 
 
 def by_mid_p(differ: int, pairs: int) -> bool:
-    """Whether so many right/wrong pairs, of which so many differ, may be tested by McNemar's mid-p.
+    """Return True if right/wrong pairs may be tested by McNemar's mid-p: at least 10, at most two thirds differing.
 
-    It keeps its size since the number that differ varies too; where almost all do it has up to 7.7% (16 of 16).
+    The test keeps its level because the number of differing pairs varies too. If almost all pairs differ, its level
+    reaches 7.7% (16 of 16).
     """
     return pairs >= FEW and 3 * differ <= 2 * pairs
 
 
 def fewest(mid: bool, alpha: float = ALPHA) -> int:
-    """How many sources must differ, all one way, before the exact test can reach p < `alpha` and the interval leave 0.
+    """Return how many sources must differ, all one way, so that the test reaches p < `alpha` and the interval omits 0.
 
-    Five that differ have a mid-p of 3%, but an interval that holds 0.
+    Five sources that differ have a mid-p of 3%, but an interval that contains 0.
     """
     least = math.floor(-math.log2(alpha)) + 1
     return max(6, least if mid else least + 1)
@@ -196,10 +203,10 @@ def fewest(mid: bool, alpha: float = ALPHA) -> int:
 def spread(
     differences: Sequence[float], clusters: Sequence[Hashable] | None = None, size: float | None = None
 ) -> float:
-    """Standard deviation of one pair's difference, after one pair of this size has been added on either side.
+    """Return the standard deviation of one pair's difference, after adding one pair of `size` on either side.
 
-    The size is by default the root mean square of the differences that are not zero; 1.0, the largest possible, when
-    all are. Where pairs share a source it is that of as many independent pairs with a mean as uncertain.
+    `size` is by default the `typical_size` of the differences. If pairs share a source, the result is that of as many
+    independent pairs whose mean is as uncertain.
     """
     n = len(differences) + 2
     mean = math.fsum(differences) / n
@@ -208,14 +215,14 @@ def spread(
 
 
 def deviation(differences: Sequence[float], clusters: Sequence[Hashable] | None = None) -> float:
-    """Standard deviation of one pair's difference as it was seen, with no pair added."""
+    """Return the standard deviation of one pair's difference as seen, with no pair added."""
     mean = fmean(differences)
     squares = fmean((d - mean) ** 2 for d in differences)
     return math.sqrt(squares * design_effect(differences, clusters))
 
 
 def typical_size(differences: Sequence[float]) -> float:
-    """Root mean square of the differences that are not zero; 1.0, the largest possible, when all are."""
+    """Return the root mean square of the differences that are not zero; 1.0, the largest possible, if all are zero."""
     squares = [d * d for d in differences if abs(d) >= SAME]
     return math.sqrt(fmean(squares)) if squares else 1.0
 
@@ -223,7 +230,7 @@ def typical_size(differences: Sequence[float]) -> float:
 def t_interval(
     values: Sequence[float], clusters: Sequence[Hashable] | None = None, strata: Sequence[Hashable] | None = None
 ) -> tuple[float | None, float | None]:
-    """Paired t interval; (None, None) where the values do not vary and so tell nothing of their spread."""
+    """Return the paired t interval; (None, None) if the values do not vary, since their spread is then unknown."""
     error, df = standard_error(values, clusters, strata)
     if error is None:
         return None, None
@@ -234,7 +241,7 @@ def t_interval(
 def standard_error(
     values: Sequence[float], clusters: Sequence[Hashable] | None = None, strata: Sequence[Hashable] | None = None
 ) -> tuple[float | None, float]:
-    """Standard error of the mean and its degrees of freedom; None where the values do not vary."""
+    """Return the standard error of the mean and its degrees of freedom; (None, 0) if the values do not vary."""
     if sources(values, clusters) < 2 or max(values) == min(values):
         return None, 0
     units = units_of(within_strata(values, clusters, strata), clusters)
@@ -244,10 +251,10 @@ def standard_error(
 
 
 def jackknife(sums: Sequence[float], sizes: Sequence[float]) -> float:
-    """Standard error of sum(sums) / sum(sizes) by leaving out one unit at a time (Efron & Stein 1981).
+    """Return the standard error of sum(sums) / sum(sizes) by leaving out one unit at a time (Efron & Stein 1981).
 
-    With units of equal size that of the ordinary t test; with unequal ones it errs on the wide side ("CR3" of MacKinnon
-    & White 1985).
+    For units of equal size it is that of the ordinary t test. For unequal sizes it errs on the wide side ("CR3" of
+    MacKinnon & White 1985).
     """
     total, size, n = math.fsum(sums), math.fsum(sizes), len(sums)
     without = [(total - value) / (size - own) for value, own in zip(sums, sizes, strict=True)]
@@ -256,12 +263,12 @@ def jackknife(sums: Sequence[float], sizes: Sequence[float]) -> float:
 
 
 def degrees(sizes: Sequence[float]) -> float:
-    """Degrees of freedom of a mean over units of these sizes: as many equal units as weigh so, less one (Kish 1965)."""
+    """Return the degrees of freedom of a mean over units of these sizes: Kish's effective number less 1 (Kish 1965)."""
     return math.fsum(sizes) ** 2 / math.fsum(size * size for size in sizes) - 1
 
 
 def _parts(clusters: Sequence[Hashable] | None, strata: Sequence[Hashable] | None) -> int:
-    """Into how many parts strata fall that have no source in common: each costs a degree of freedom."""
+    """Return the number of groups of strata without a common source; each group costs a degree of freedom."""
     if strata is None:
         return 1
     part: dict[Hashable, Hashable] = {stratum: stratum for stratum in strata}
@@ -278,14 +285,14 @@ def _parts(clusters: Sequence[Hashable] | None, strata: Sequence[Hashable] | Non
 
 
 def shared(clusters: Sequence[Hashable] | None) -> bool:
-    """Whether any two pairs have the same source."""
+    """Return True if any two values have the same source."""
     return clusters is not None and len(set(clusters)) < len(clusters)
 
 
 def design_effect(values: Sequence[float], clusters: Sequence[Hashable] | None) -> float:
-    """The variance of the mean of values drawn in clusters, over that of as many independent ones; 1 without.
+    """Return the variance of the mean of clustered values relative to independent ones; 1 without clusters.
 
-    The cluster-robust variance G/(G-1) * sum over clusters of (sum of residuals)^2 (Liang & Zeger 1986).
+    It uses the cluster-robust variance G/(G-1) * sum over clusters of (sum of residuals)^2 (Liang & Zeger 1986).
     """
     if not shared(clusters) or clusters is None:
         return 1.0
@@ -305,7 +312,7 @@ def within_p(units: Units, margin: float) -> float:
 
 
 def t_quantile(df: float) -> float:
-    """Two-sided 95% quantile of Student's t."""
+    """Return the two-sided 95% quantile of Student's t."""
     from scipy.special import stdtrit
 
     return float(stdtrit(df, 1 - ONE_SIDED))

@@ -1,11 +1,11 @@
 """Scores of two arms -> their paired difference. Pure: no files, no model.
 
-Values are fractions 0..1 (differences -1..1). Pairs whose facts name one source are not independent: intervals and p
-are then those of whole sources. The p value of right/wrong scores is McNemar's mid-p over the pairs that differ, where
-those are at most two thirds, else the exact one; of graded or clustered ones that of a sign-flip test. All ask whether
-the arms are exchangeable: where they are not, their means may still be equal, which only the interval tells.
+Values are fractions 0..1 (differences -1..1). Pairs whose facts name the same source are not independent: intervals and
+p values then use whole sources. The p value of right/wrong scores is McNemar's mid-p over the pairs that differ, if
+these are at most two thirds, else the exact p. Graded or clustered scores get a sign-flip test. All these tests ask
+whether the arms are exchangeable. Arms that are not may still have equal means; only the interval tells.
 
-Rows over several tasks or lengths are of these very tasks and lengths: what differs between them is no noise.
+Rows over several tasks or lengths are about exactly these tasks and lengths: variation between them is not noise.
 """
 
 from __future__ import annotations
@@ -36,23 +36,29 @@ from anchoreval.stats.intervals import (
 from anchoreval.stats.scores import Scores
 from anchoreval.stats.significance import mcnemar, mean_p, sign_flip, sign_test
 
-#: Why a pair is left out, where no outcome says it.
+#: Reasons why a pair is left out, besides outcomes.
 UNSCORED, ALONE, OTHER_PROMPT = "without a score", "on one side only", "with another prompt"
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """`arm` minus `baseline` over the samples that both have scored; task or length is None where pooled.
+    """`arm` minus `baseline` over the samples that have a score in both; task or length is None in pooled rows.
 
-    `left_out` counts samples that only one arm has, or that lack a score in one, `lost` the same by reason (an outcome,
-    UNSCORED, ALONE or OTHER_PROMPT); `discordant` pairs differ in score, `same_outputs` counts pairs of equal text
-    (None: not known).
-    `detectable` is the smallest true difference that these pairs would show (p < 0.05) four times in five; `clusters`
-    counts the sources they come from, `spread` is one pair's standard deviation (intervals.spread), `deviation` the one
-    seen, with no pair added, `typical` the root mean square of the differences that are not zero, and `logprob_spread`
-    that of the differences of log-probability. `logprob_lower` and `logprob_higher` count sources, and
-    `logprob_sign_p` is their sign test's; `mid` tells whether p is McNemar's mid-p, and `units` hold the differences by
-    source, as they vary within tasks. `environments_apart` counts pairs whose answers come from two environments.
+    `left_out`          the number of samples that only one arm has, or that lack a score in one
+    `lost`              the same by reason: an outcome, UNSCORED, ALONE or OTHER_PROMPT
+    `discordant`        the number of pairs that differ in score
+    `same_outputs`      the number of pairs with equal text; None if not known
+    `detectable`        the smallest true difference that these pairs would show (p < 0.05) four times in five
+    `clusters`          the number of sources of the pairs
+    `spread`            the standard deviation of one pair (intervals.spread)
+    `deviation`         the same as seen, with no pair added
+    `typical`           the root mean square of the differences that are not zero
+    `logprob_spread`    the root mean square of the differences of log-probability
+    `logprob_lower`, `logprob_higher`, `logprob_sign_p`
+                        the number of sources with a lower and a higher log-probability, and their sign test's p
+    `mid`               True if `p` is McNemar's mid-p
+    `units`             the differences by source, as they vary within tasks
+    `environments_apart`  the number of pairs whose answers come from two environments
     """
 
     task: str | None
@@ -90,7 +96,7 @@ class Difference:
     environments_apart: int = 0
 
     def reversed(self) -> Difference:
-        """The same pairs read the other way round: `baseline` minus `arm`."""
+        """Return the difference of the same pairs the other way round: `baseline` minus `arm`."""
         low, high = _negated(self.high), _negated(self.low)
         lp_low, lp_high = _negated(self.logprob_high), _negated(self.logprob_low)
         return replace(
@@ -111,21 +117,10 @@ class Difference:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """All differences of one arm to a baseline: per (task, length), per length over tasks, over all."""
-
-    arm: str
-    baseline: str
-    cells: tuple[Difference, ...]
-    lengths: tuple[Difference, ...]
-    pooled: Difference
-
-
 def difference_of(both: Iterable[tuple[Scores, Scores]], unscored: Difference, apart: bool = False) -> Difference:
-    """`unscored` with what every pair of an arm's scores and the baseline's says, of one place after the other.
+    """Return `unscored` filled in from pairs (scores of the arm, scores of the baseline), one pair per place.
 
-    Raises RunError where the two saw other prompts for a sample; with `apart` such a sample is left out.
+    Raise RunError if the two saw different prompts for a sample; with `apart`, leave such samples out instead.
     """
     scores: list[tuple[float, float]] = []
     clusters: list[int] = []
@@ -151,14 +146,14 @@ def difference_of(both: Iterable[tuple[Scores, Scores]], unscored: Difference, a
                 reasons.append(why_lost(a.outcome_at(i) if x != x else b.outcome_at(j)))
             if (value := a.logprob[i] - b.logprob[j]) == value:
                 logprobs.append((value, a.cluster[i], place))
-    found = left_out(replace(unscored, same_outputs=same, environments_apart=environments), reasons)
+    difference = left_out(replace(unscored, same_outputs=same, environments_apart=environments), reasons)
     if logprobs:
-        found = with_logprobs(found, *(list(column) for column in zip(*logprobs, strict=True)))
-    return judged(found, scores, clusters, strata)
+        difference = with_logprobs(difference, *(list(column) for column in zip(*logprobs, strict=True)))
+    return judged(difference, scores, clusters, strata)
 
 
 def matched(a: Scores, b: Scores) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-    """The positions of the samples that both have, in the order of `a`: of the same prompt, and of another."""
+    """Return the positions (in `a`, in `b`) of common samples, in the order of `a`: same prompt, different prompt."""
     if a.index == b.index:
         both = [(i, i) for i in range(len(a.index))]
     else:
@@ -171,14 +166,14 @@ def matched(a: Scores, b: Scores) -> tuple[list[tuple[int, int]], list[tuple[int
 
 
 def why_lost(outcome: Outcome | None) -> str:
-    """The reason for which a sample without a score is left out: its outcome, unless that is one that is scored."""
+    """Return the reason why a sample without a score is left out: its outcome, or UNSCORED if that is a scored one."""
     return UNSCORED if outcome is None or outcome in SCORED else outcome
 
 
 def left_out(difference: Difference, reasons: Sequence[str]) -> Difference:
-    """`difference` with the number of pairs that were left out, one for each of `reasons`."""
-    found = Counter(reasons)
-    lost = {reason: found[reason] for reason in (*OUTCOMES, UNSCORED, ALONE, OTHER_PROMPT) if found[reason]}
+    """Return `difference` with the number of pairs that were left out; `reasons` has one entry for each."""
+    counts = Counter(reasons)
+    lost = {reason: counts[reason] for reason in (*OUTCOMES, UNSCORED, ALONE, OTHER_PROMPT) if counts[reason]}
     return replace(difference, left_out=len(reasons), lost=lost)
 
 
@@ -188,9 +183,9 @@ def with_logprobs(
     clusters: Sequence[Hashable],
     strata: Sequence[Hashable] | None = None,
 ) -> Difference:
-    """`difference` with the fields that differences of log-probability per token, in nats, fill in.
+    """Return `difference` with its log-probability fields filled in from differences per token, in nats.
 
-    `clusters` names the source of every value, `strata` its task and length where there are several.
+    `clusters` names the source of every value, `strata` its task and length if there are several.
     """
     if not values:
         return difference
@@ -217,9 +212,9 @@ def judged(
     clusters: Sequence[Hashable],
     strata: Sequence[Hashable] | None = None,
 ) -> Difference:
-    """`unscored` with the fields that scores (arm, baseline) fill in; as it is when there are none.
+    """Return `unscored` with its score fields filled in from pairs (arm, baseline); unchanged without pairs.
 
-    `clusters` names the source of every pair (`cluster_of`), `strata` its task and length where there are several.
+    `clusters` names the source of every pair (`cluster_of`), `strata` its task and length if there are several.
     """
     if not scores:
         return unscored

@@ -1,22 +1,23 @@
 """An anytime-valid test of paired differences in -1..1: look after every sample, stop when the verdict is in.
 
-Each difference is bet on once, and its mean must not depend on those before it. Samples that share a source are not so:
-what is bet on is then the mean of the source's differences, once all of them are in.
+Each difference is bet on once, and its mean must not depend on the differences before it. Samples that share a source
+violate this, so the bet is on the mean of a source's differences, once all of them are in.
 
 Grid-Kelly betting (Waudby-Smith & Ramdas 2024, "Estimating means of bounded random variables by betting", JRSS B
 86(1), section 5 and the appendix on betting strategies). Against "the mean is m or less" the capital
 
     K_t(m) = sum over j of w_j * product over i <= t of (1 + l_j (d_i - m)),    0 <= l_j <= 1, m <= 0
 
-is a non-negative supermartingale that starts at 1, so it ever reaches 1/a with probability a at most (Ville 1939),
-however often one looks. For right/wrong scores and m = 0 it is the mixture test on the pairs that differ (Robbins
-1970; Howard et al. 2021, "Time-uniform, nonparametric, nonasymptotic confidence sequences", Ann. Statist. 49(2)).
+is a non-negative supermartingale that starts at 1, so the probability that it ever reaches 1/a is at most a (Ville
+1939), however often one looks. For right/wrong scores and m = 0 it is the mixture test on the pairs that differ
+(Robbins 1970; Howard et al. 2021, "Time-uniform, nonparametric, nonasymptotic confidence sequences", Ann. Statist.
+49(2)).
 
 `worse` or `better`: the mean is not 0, each side at a/2. `equivalent`: the mean is above -margin and below +margin,
-each side at a (two one-sided tests). The bets l_j are the same for all of them, so K_t(-margin) >= K_t(0) always
-(each factor is), and one verdict is false with probability a at most, whatever the mean is:
-0: only worse and better are false, a/2 each; within the margin: only the other direction is, a/2; beyond
-it: worse-or-equivalent is inside one event of probability a.
+each side at a (two one-sided tests). All tests use the same bets l_j, so K_t(-margin) >= K_t(0) always (it holds for
+each factor). The verdict is therefore false with probability a at most, whatever the mean is. If it is 0, only worse
+and better are false, with a/2 each. If it is within the margin, only the other direction is false, with a/2. If it is
+beyond the margin, the false verdicts (the other direction, equivalent) lie in one event of probability a.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 SequentialWord = Literal["worse", "better", "equivalent", "undecided"]
 METHOD = "grid-Kelly betting test (Waudby-Smith & Ramdas 2024), each verdict at this level whenever it is looked at"
 BETS = 24
-FULL = 0.25  # weight of the boldest bet, l = 1, which alone gains when no pair differs
+FULL = 0.25  # weight of the boldest bet, l = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +48,12 @@ class Until:
     level: float
 
     def __str__(self) -> str:
-        """The spelling that `parse_until` reads."""
+        """Return the spelling that `parse_until` reads."""
         return f"{100 * self.margin:g}pt@{100 * self.level:g}%"
 
 
 def parse_until(text: str) -> Until:
-    """The rule that `1pt@95%` spells: margin in points, level in percent; AnchorEvalError with the right form."""
+    """Return the rule of `1pt@95%`: margin in points, level in percent; raise AnchorEvalError for another form."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)pts?@(\d+(?:\.\d+)?)%", text.replace(" ", ""))
     if not match:
         raise AnchorEvalError(f"--until {text!r} is no rule: margin in points and level in percent, e.g. 1pt@95%")
@@ -65,13 +66,13 @@ def parse_until(text: str) -> Until:
 
 
 def bets() -> tuple[tuple[float, float], ...]:
-    """(l_j, w_j): 24 bets that lie denser towards 0, and l = 1; the weights sum to 1."""
+    """Return (l_j, w_j): 24 bets that are denser towards 0, and l = 1; the weights sum to 1."""
     small = [((j + 0.5) / BETS) ** 2 for j in range(BETS)]
     return (*((bet, (1 - FULL) / BETS) for bet in small), (1.0, FULL))
 
 
 class Capital:
-    """The logarithm of the capital against "the mean is m or less" (m from -1 to 0), after the differences so far."""
+    """The capital of bets against "the mean is m or less" (m from -1 to 0), after the differences so far."""
 
     def __init__(self, m: float) -> None:
         if not -1 <= m <= 0:
@@ -80,14 +81,14 @@ class Capital:
         self._logs = [0.0] * (BETS + 1)
 
     def add(self, difference: float) -> None:
-        """Takes one more difference in -1..1 in."""
+        """Add a difference in -1..1."""
         for j, (bet, _) in enumerate(bets()):
             factor = 1 + bet * (difference - self._m)
             self._logs[j] += math.log(factor) if factor > 0 else -math.inf
 
     @property
     def log(self) -> float:
-        """Natural logarithm of the capital."""
+        """The natural logarithm of the capital."""
         top = max(self._logs)
         if top == -math.inf:
             return top
@@ -97,10 +98,10 @@ class Capital:
 
 @dataclass(frozen=True, slots=True)
 class Sequential:
-    """A verdict, after how many pairs it fell (or how many there were), and the mean of what was bet on.
+    """A verdict, the number of pairs after which it was reached (or of all pairs), and the mean of the values bet on.
 
-    `bets` are as many as pairs, or as sources where pairs share them. `low` and `high`: the confidence sequence at that
-    point, which holds the mean at all times at once with the probability of the rule's level.
+    `bets` is the number of pairs, or of sources if pairs share them. `low` and `high` are the confidence sequence at
+    that point: with the probability of the rule's level it contains the mean at all times at once.
     """
 
     word: SequentialWord
@@ -112,17 +113,17 @@ class Sequential:
     bets: int
 
     def __str__(self) -> str:
-        """`worse`, `better`, `equivalent within 1`, `undecided`."""
+        """Return `worse`, `better`, `equivalent within 1` (points) or `undecided`."""
         within = f" within {100 * self.rule.margin:g}"
         return self.word + (within if self.word == "equivalent" else "")
 
 
 class Watcher:
-    """The test of one arm against its baseline at one place; its verdict, once in, does not change."""
+    """The test of one arm against its baseline at one task and length; once reached, its verdict does not change."""
 
     def __init__(self, rule: Until) -> None:
         self._rule = rule
-        self._up, self._down = Capital(0.0), Capital(0.0)  # against "not better", against "not worse"
+        self._up, self._down = Capital(0.0), Capital(0.0)  # bets against "not better", and against "not worse"
         self._above, self._below = Capital(-rule.margin), Capital(-rule.margin)
         self._reached = {"above": False, "below": False}
         self._seen: list[float] = []
@@ -130,9 +131,9 @@ class Watcher:
         self.word: SequentialWord = "undecided"
 
     def add(self, differences: Iterable[float], pairs: int | None = None) -> None:
-        """Takes a round of differences in -1..1 in and looks once; nothing after the verdict.
+        """Add a round of differences in -1..1 and look once; do nothing after the verdict.
 
-        `pairs` says of how many pairs they are, where each is the mean of a source's.
+        `pairs` is the number of pairs behind them, if each difference is the mean of a source.
         """
         if self.word != "undecided":
             return
@@ -163,9 +164,10 @@ class Watcher:
 
 
 def confidence_sequence(differences: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """Bounds of the mean from all the differences so far; at every n at once with probability `level`.
+    """Return bounds of the mean from all differences so far; they hold at every n at once with probability `level`.
 
-    All m whose capital, betting that the mean is above (below) m, is under 2/(1 - level); found by halving.
+    They enclose all m for which the capital of bets that the mean is above (below) m is less than 2/(1 - level). The
+    ends are found by bisection.
     """
     import numpy as np
 
@@ -175,7 +177,7 @@ def confidence_sequence(differences: Sequence[float], level: float = 0.95) -> tu
 
 
 def _lower(values: NDArray[np.float64], bound: float) -> float:
-    """The largest m that the capital rejects from below, to 1e-9; -1 when there is none."""
+    """Return the largest m that the capital rejects, to 1e-9; -1 if it rejects none."""
     low, high = -1.0, 1.0
     while high - low > 1e-9:
         middle = (low + high) / 2
@@ -187,7 +189,7 @@ def _lower(values: NDArray[np.float64], bound: float) -> float:
 
 
 def log_capital(values: NDArray[np.float64], m: float) -> float:
-    """Log capital against "the mean is m or less" for any m in -1..1; above 0 all bets are divided by 1 + m."""
+    """Return the log capital against "the mean is m or less" for m in -1..1; for m > 0, bets are divided by 1 + m."""
     import numpy as np
     from scipy.special import logsumexp
 

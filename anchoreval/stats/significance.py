@@ -1,4 +1,4 @@
-"""p values of paired differences, and Holm's correction over the questions that are asked together."""
+"""p values of paired differences, and Holm's correction over tests that are made together."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from anchoreval.stats.exact import flipped
 from anchoreval.stats.intervals import SAME, SEED, standard_error
 
 FLIPS = 9_999
-ENUMERATED = 12  # so many clusters that differ are flipped in every possible way
+ENUMERATED = 12  # up to so many clusters that differ, all sign patterns are enumerated
 
 
 def sign_test(up: int, down: int) -> float:
-    """Two-sided exact p of `up` against `down` fair coin throws; 1.0 when there are none."""
+    """Return the two-sided exact p of `up` against `down` fair coin throws; 1.0 without throws."""
     from scipy.special import bdtr
 
     return 1.0 if up + down == 0 else min(1.0, 2 * float(bdtr(min(up, down), up + down, 0.5)))
 
 
 def mcnemar(up: int, down: int) -> float:
-    """Two-sided mid-p of `up` against `down` right/wrong pairs that differ; 1.0 when there are none.
+    """Return the two-sided mid-p of `up` against `down` right/wrong pairs that differ; 1.0 if none does.
 
-    The exact p less half the chance of just this outcome (Fagerland, Lydersen & Laake 2013): its size is under 5% in
-    every cell of docs/statistics.md, where the exact test's is 1 to 4, and up to 7.7% where almost all pairs differ
-    (`by_mid_p`).
+    It is the exact p less half the probability of exactly this outcome (Fagerland, Lydersen & Laake 2013). Its size is
+    under 5% in every cell of docs/statistics.md, where the exact test has 1 to 4%, and up to 7.7% if almost all pairs
+    differ (`by_mid_p`).
     """
     from scipy.special import bdtr
 
@@ -35,11 +35,10 @@ def mcnemar(up: int, down: int) -> float:
 
 
 def sign_flip(differences: Sequence[float], clusters: Sequence[Hashable] | None = None) -> float:
-    """Two-sided p of "the arms are exchangeable": the sum of differences against those with the sign of each cluster
-    thrown (Fisher 1935).
+    """Return the two-sided p of "the arms are exchangeable" by flipping the sign of each cluster's sum (Fisher 1935).
 
-    Exact up to 12 clusters that differ and where all are multiples of one step (`exact`), else from 9,999 throws with a
-    fixed seed, the observed one counted.
+    It is exact for up to 12 clusters that differ, and if all sums are multiples of one step (exact.py). Otherwise it
+    comes from 9,999 random flips with a fixed seed, and the observed sum is counted too.
     """
     import numpy as np
 
@@ -66,7 +65,7 @@ def sign_flip(differences: Sequence[float], clusters: Sequence[Hashable] | None 
 def mean_p(
     values: Sequence[float], clusters: Sequence[Hashable] | None = None, strata: Sequence[Hashable] | None = None
 ) -> float | None:
-    """Two-sided p of a mean against 0, Student's t, cluster-robust; None where the values do not vary."""
+    """Return the two-sided p of a mean against 0 by a cluster-robust t test; None if the values do not vary."""
     from scipy.special import stdtr
 
     error, df = standard_error(values, clusters, strata)
@@ -74,14 +73,14 @@ def mean_p(
 
 
 def holm(ps: Sequence[float | None]) -> list[float | None]:
-    """Holm's step-down adjusted p values, in the order given; None (no test was made) stays None and is not counted.
+    """Return Holm's step-down adjusted p values in the given order; None (no test) stays None and is not counted.
 
-    Source: Holm 1979; the k-th smallest of m is multiplied by m - k + 1, cut to 1 and made monotone.
+    The k-th smallest of m values is multiplied by m - k + 1, cut to 1 and made monotone (Holm 1979).
     """
     order = sorted((p, i) for i, p in enumerate(ps) if p is not None)
-    found: list[float | None] = [None] * len(ps)
+    adjusted: list[float | None] = [None] * len(ps)
     highest = 0.0
     for rank, (p, i) in enumerate(order):
         highest = max(highest, min(1.0, p * (len(order) - rank)))
-        found[i] = highest
-    return found
+        adjusted[i] = highest
+    return adjusted

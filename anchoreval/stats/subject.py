@@ -1,7 +1,7 @@
-"""What is compared: an arm, on the prompts of one form, of a model that an engine computes.
+"""`Subject`: the thing that is compared, which is an arm of a model, with prompts of one form, on one engine.
 
-Two models, two forms of prompts or two engines are compared as two arms are. A label says of a subject what tells it
-from those that it stands beside, and leaves out what they share.
+Two models, two forms of prompts or two engines are compared in the same way as two arms. The label of a subject names
+what distinguishes it from the subjects beside it, and leaves out what they share.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from dataclasses import dataclass, replace
 
 from anchoreval.schema import original_of
 
-_MARK = 8  # digits of a hash that a label shows
+_MARK = 8  # number of digits of a hash in a label
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """An arm of a model in a form of prompts on an engine; what a run does not say of it is empty.
+    """An arm of a model in a form of prompts on an engine; values that a run does not tell are empty.
 
-    `weights` is the SHA-256 of the model's, `outside` those of the sources of what an arm has from outside: two hashes
-    under one name are two subjects. `run` is the name or path of the one that computed it, empty where a board puts
-    several together.
+    `weights` is the SHA-256 of the model's weights, and `outside` holds those of the arm's outside code: two hashes
+    under one name are two subjects. `run` is the name or path of the run that computed it; it is empty if a board
+    combines several runs.
     """
 
     arm: str
@@ -35,12 +35,12 @@ class Subject:
 
     @property
     def original(self) -> Subject | None:
-        """The subject that this one is the placebo of; None where it is none."""
-        own = original_of(self.arm)
-        return None if own is None else replace(self, arm=own)
+        """The subject that this one is the placebo of; None if it is no placebo."""
+        arm = original_of(self.arm)
+        return None if arm is None else replace(self, arm=arm)
 
     def facet(self, name: str) -> str:
-        """One of its attributes as a label says it."""
+        """Return the text of one attribute for a label."""
         value = getattr(self, name)
         if name == "outside":
             return "source " + " and ".join(sha256[:_MARK] for sha256 in value) if value else ""
@@ -48,7 +48,7 @@ class Subject:
         return str(value[:_MARK] if hashed else value)
 
 
-#: What a label may say, in its order, and what subjects must share for a difference in it to tell them apart.
+#: Attributes that a label may show, in order -> attributes in which subjects must agree before this one is shown.
 _FACETS: dict[str, tuple[str, ...]] = {
     "model": (), "weights": ("model",), "form": (), "engine": (), "dtype": (), "kernel": (), "outside": ("arm",),
     "run": ("arm", "model", "weights", "form", "engine", "dtype", "kernel", "outside"),
@@ -56,9 +56,9 @@ _FACETS: dict[str, tuple[str, ...]] = {
 
 
 def labels(subjects: Iterable[Subject]) -> dict[Subject, str]:
-    """Return what to call each: its arm, and in brackets what it does not share with the others: `bf16 (tiny, vllm)`.
+    """Return a label for each subject: the arm, and in brackets what distinguishes it, such as `bf16 (tiny, vllm)`.
 
-    Where all of it is the same, the run.
+    Subjects that agree in everything else are distinguished by their run.
     """
     beside = dict.fromkeys(subjects)
     values: dict[tuple[object, ...], set[object]] = {}

@@ -1,9 +1,9 @@
-"""What a paired difference says in words, against a margin and the noise floor that a placebo arm gives.
+"""The verdict on a paired difference in words, given a margin and the noise floor of a placebo arm.
 
-"worse" and "better" ask for p < 0.05, for an interval that leaves 0 out and, where there is a placebo, for more than it
-shows: the arm differs from the placebo the same way as from the baseline (an intersection-union test, Berger 1982), by
-more samples and a larger mean. "equivalent" asks for two one-sided tests at 2.5% each (Schuirmann 1987), exact ones
-(bounds.py), and an interval within the margin.
+"worse" and "better" need p < 0.05 and an interval without 0. If there is a placebo, they also need more than it shows:
+the arm differs from the placebo in the same way as from the baseline (an intersection-union test, Berger 1982), in more
+samples, and with a larger mean. "equivalent" needs two exact one-sided tests (bounds.py) at 2.5% each (Schuirmann
+1987), and an interval within the margin.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ Word = Literal["worse", "better", "identical", "equivalent", "cannot tell"]
 
 @dataclass(frozen=True, slots=True)
 class NoiseFloor:
-    """What a placebo differs by from its own arm: share of samples, difference of means, spread of log-probabilities.
+    """How much a placebo differs from its own arm; the largest values of several placebos.
 
-    The largest of several placebos; `logprob` is the difference of mean log-probability per token, in nats,
-    `logprob_spread` the root mean square over samples; `outputs` the share of samples with another output, None where
-    that is not known.
+    `discordant`        share of samples with another score
+    `difference`        absolute difference of mean scores
+    `logprob`           absolute difference of mean log-probability per token, in nats
+    `logprob_spread`    root mean square over samples of that difference
+    `outputs`           share of samples with another output; None if not known
     """
 
     discordant: float
@@ -36,15 +38,17 @@ class NoiseFloor:
 
     @property
     def zero(self) -> bool:
-        """Whether the placebo changed nothing at all: no score, no output, no bit of a log-probability."""
+        """True if the placebo changed nothing at all: no score, no output, no bit of a log-probability."""
         return not (self.discordant or self.difference or self.logprob_spread or self.outputs)
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A word, whether the interval lies within the margin, how many pairs would tell, and why not, where it cannot.
+    """A verdict in one word, with its details.
 
-    `identical`: no pair has two scores; what that shows is the interval's width, so the words say it.
+    `within` is True if the interval lies within the margin, `needs` is about how many pairs would give a verdict, and
+    `why` is the reason why these pairs do not. The word `identical` means that no pair differs in score; how much that
+    proves depends on the interval's width, so the text gives it.
     """
 
     word: Word
@@ -54,7 +58,7 @@ class Verdict:
     why: str = ""
 
     def __str__(self) -> str:
-        """`worse`, `worse (within 1)`, `equivalent within 1`, `cannot tell (needs about 300 samples)`; points."""
+        """Return `worse (within 1)`, `equivalent within 1`, `cannot tell (needs about 300 samples)`, ... in points."""
         within = f"within {100 * self.margin:g}"
         if self.word == "equivalent":
             return f"equivalent {within}"
@@ -70,16 +74,16 @@ class Verdict:
 
 
 def noise_floor(placebos: Iterable[Difference]) -> NoiseFloor | None:
-    """The floor from differences placebo minus its own arm, at one place; None when none has a pair."""
-    found = [one for one in placebos if one.pairs]
-    if not found:
+    """Return the noise floor of differences "placebo minus its own arm" at one place; None if none has a pair."""
+    rows = [placebo for placebo in placebos if placebo.pairs]
+    if not rows:
         return None
-    means = [abs(one.logprob) for one in found if one.logprob is not None]
-    spreads = [one.logprob_spread for one in found if one.logprob_spread is not None]
-    outputs = [1 - one.same_outputs / one.pairs for one in found if one.same_outputs is not None]
+    means = [abs(row.logprob) for row in rows if row.logprob is not None]
+    spreads = [row.logprob_spread for row in rows if row.logprob_spread is not None]
+    outputs = [1 - row.same_outputs / row.pairs for row in rows if row.same_outputs is not None]
     return NoiseFloor(
-        max(one.discordant / one.pairs for one in found),
-        max(abs(one.difference or 0.0) for one in found),
+        max(row.discordant / row.pairs for row in rows),
+        max(abs(row.difference or 0.0) for row in rows),
         max(means, default=None),
         max(spreads, default=None),
         max(outputs, default=None),
@@ -87,7 +91,7 @@ def noise_floor(placebos: Iterable[Difference]) -> NoiseFloor | None:
 
 
 def above(difference: Difference, floor: NoiseFloor | None) -> bool:
-    """Whether more samples differ than the placebo's, and their mean by more; True where there is no placebo."""
+    """Return True if more samples differ than in the placebo, and the mean differs by more; True without placebo."""
     if floor is None or not difference.pairs:
         return True
     more = difference.discordant / difference.pairs > floor.discordant
@@ -95,21 +99,21 @@ def above(difference: Difference, floor: NoiseFloor | None) -> bool:
 
 
 def logprob_above(difference: Difference, floor: NoiseFloor | None) -> bool:
-    """The same for log-probabilities: a larger spread and a larger mean than the placebo's."""
+    """Return True if spread and mean of the log-probabilities exceed the placebo's; True without placebo."""
     if floor is None or floor.logprob is None or floor.logprob_spread is None or difference.logprob is None:
         return True
     return abs(difference.logprob) > floor.logprob and (difference.logprob_spread or 0.0) > floor.logprob_spread
 
 
 def equivalent(low: float | None, high: float | None, margin: float) -> bool:
-    """Whether a 95% interval lies within +-margin."""
+    """Return True if a 95% interval lies within +-margin."""
     return low is not None and high is not None and -margin <= low and high <= margin
 
 
 def equivalence_p(difference: Difference, margin: float) -> float | None:
-    """Return p of the two one-sided tests that the difference is within +-margin; 1 where the interval is not.
+    """Return p of the two one-sided tests that the difference is within +-margin; 1 if the interval is not within it.
 
-    At most 2.5% is "equivalent".
+    A p of at most 2.5% means "equivalent".
     """
     if difference.units is None:
         return None
@@ -117,15 +121,15 @@ def equivalence_p(difference: Difference, margin: float) -> float | None:
 
 
 def pairs_needed(difference: Difference, margin: float, questions: float = 1) -> int | None:
-    """About how many pairs give a verdict, from the spread seen; None without pairs.
+    """Return about how many pairs would give a verdict, from the spread seen; None without pairs or if these suffice.
 
-    With 80% power at the difference seen, where that is significant and beyond `margin`. Else so many that "worse",
-    "better" or "equivalent" is said in four cases of five whatever the true difference is: with c standard errors in
-    the margin nothing is said of means between c - 1.96 and 1.96, most often of differences of half the margin,
-    and so c is 2 * (1.96 - 0.25); where the arms do not differ, 1.96 + 1.28 would be enough (Julious 2004). To this
-    comes what is needed as differences that were not seen may be large, where the test or the interval heeds it; the
-    spread is that of half a differing source more than was seen, which is too few as often as too many.
-    `questions` are those that Holm's correction still counts.
+    If the difference seen is significant and beyond `margin`, the number gives 80% power at that difference. Otherwise
+    it gives "worse", "better" or "equivalent" in four cases of five, whatever the true difference is: with c standard
+    errors in the margin there is no verdict on means between c - 1.96 and 1.96 standard errors, most often for
+    differences of half the margin, so c is 2 * (1.96 - 0.25). If the arms do not differ, 1.96 + 1.28 would be enough
+    (Julious 2004). More pairs are added because unseen differences may be large, if the test or the interval accounts
+    for these. The spread assumes half a differing source more than was seen, which is too few as often as too many.
+    `questions` is the number of tests that Holm's correction still counts.
     """
     from scipy.special import ndtri
 
@@ -150,7 +154,10 @@ def pairs_needed(difference: Difference, margin: float, questions: float = 1) ->
 
 
 def _sources_needed(difference: Difference, questions: float) -> int:
-    """Sources among which as many as the exact test needs differ, four times in five, at the share that differs now."""
+    """Return the number of sources of which enough for the exact test differ, four times in five.
+
+    Sources are assumed to differ with the share of pairs that differ now.
+    """
     from scipy.special import bdtrc
 
     least = fewest(difference.mid, ALPHA / questions)
@@ -170,15 +177,19 @@ def verdict(
     beyond: Collection[str] = (),
     questions: float | None = None,
 ) -> Verdict:
-    """The verdict on scores; `margin` is a fraction, `p` the corrected p value (default: the difference's own).
+    """Return the verdict on scores.
 
-    `within` is the corrected p of equivalence, `beyond` has the words of the arm minus each placebo, and `questions`
-    counts those that Holm's correction still asks (default: what it multiplied p by). Fewer pairs than can show any
-    difference (`too_few`) are said to be so.
+    `margin`        a fraction
+    `p`             the corrected p value (default: the difference's own)
+    `within`        the corrected p of equivalence
+    `beyond`        the verdicts of the arm minus each placebo
+    `questions`     the number of tests that Holm's correction still counts (default: its factor of p)
+
+    If the pairs are too few to show any difference (`too_few`), the verdict says so.
     """
     corrected = difference.p if p is None else p
-    own = equivalence_p(difference, margin)
-    close = equivalent(difference.low, difference.high, margin) and (own is None or own <= ONE_SIDED)
+    own_p = equivalence_p(difference, margin)
+    close = equivalent(difference.low, difference.high, margin) and (own_p is None or own_p <= ONE_SIDED)
     inside = close and (within is None or within <= ONE_SIDED)
     significant = corrected is not None and corrected < 1 - level
     apart = difference.low is not None and difference.high is not None and difference.low * difference.high > 0
@@ -208,7 +219,7 @@ def _multiplied(own: float | None, corrected: float | None) -> float:
 
 
 def too_few(difference: Difference) -> bool:
-    """Whether there are pairs, and fewer sources than could show a difference even if every one differed."""
+    """Return True if there are pairs, but too few sources to show a difference even if every one differed."""
     return 0 < (difference.clusters or difference.pairs) < fewest(difference.mid)
 
 
@@ -223,11 +234,12 @@ def logprob_word(
     sign_p: float | None = None,
     beyond: Collection[str] = (),
 ) -> str:
-    """`lower`, `higher`, `the same`, `at the floor` or `cannot tell` for log-probabilities; empty when there are none.
+    """Return the verdict on log-probabilities: `lower`, `higher`, `the same`, `at the floor` or `cannot tell`.
 
-    `the same` is bit for bit: every sample has the same log-probability in both arms. Where the mean cannot tell, as
-    when one sample drowns it, the sign test may: `cannot tell (most are lower)`, of sources. `p` and `sign_p` are the
-    corrected ones, `beyond` has the words of the arm minus each placebo.
+    The verdict is empty without log-probabilities. `the same` means bit for bit: every sample has the same
+    log-probability in both arms. If the mean cannot tell, for example because one sample dominates it, the sign test
+    over sources may: `cannot tell (most are lower)`. `p` and `sign_p` are corrected p values, and `beyond` has the
+    verdicts of the arm minus each placebo.
     """
     if difference.logprob is None:
         return ""
@@ -243,7 +255,7 @@ def logprob_word(
 
 
 def _most(difference: Difference, floor: NoiseFloor | None, sign_p: float | None, beyond: Collection[str]) -> str:
-    """What the sign test says of log-probabilities whose mean tells nothing."""
+    """Return the verdict of the sign test on log-probabilities whose mean cannot tell."""
     p = difference.logprob_sign_p if sign_p is None else sign_p
     if p is None or p >= 1 - LEVEL:
         return "cannot tell"

@@ -92,28 +92,28 @@ GENERATORS: dict[str, Generator] = {
     "nll": nll.generate,
     **{name: _explained(one_by_one(sampler)) for name, sampler in SAMPLERS.items()},
 }
-#: How many samples a length has under the arguments of its task, where that is not what the card says.
+#: The number of samples at a length under the arguments of a task, if it is not the card's number.
 SIZES: dict[str, Callable[[str, Mapping[str, Json]], int]] = {"niah": niah_samples.size}
-#: How many samples there are at a length, where files decide it, and what of these files is left out, in words.
+#: The number of samples at a length, if files decide it, and notices on files that are left out.
 IN_FILES: dict[str, Callable[[Recipe], int]] = {"nll": nll.size}
 LEFT_OUT: dict[str, Callable[[Recipe], list[str]]] = {"nll": nll.too_short}
-#: What of the number of samples asked for the samples follow from; None: nothing, the first are always the same.
+#: The part of the number of samples that the samples depend on; None: the first samples are always the same.
 POOLS: dict[str, Callable[[Recipe], int | None]] = {"ruler_qa": ruler_qa.pool}
 #: The release of another package whose definitions make the prompts; None for the one that identities do not name.
 RELEASES: dict[str, Callable[[], str | None]] = {"lm_eval": lm_eval_harness.other_release}
-#: How the second prompt of a sample (`Sample.then`) is made of the answer to the first.
+#: Functions that make the second prompt of a sample (`Sample.then`) from the answer to the first.
 FOLLOW_UPS: dict[str, Callable[[Recipe, Sample, str], Sample]] = {"longbench_v2": longbench_v2_samples.follow_up}
 CONTEXT_FREE = frozenset({"longbench", "longbench_v2"})  # can make a prompt without its context
 #: These read files only: neither a seed nor the kind of haystack changes a prompt.
 PROSE_FREE = frozenset({"longbench", "longbench_v2", "longbench_v2_choices", "babilong_published", "lm_eval", "nll"})
-#: Generators for whose prompts no score was published, and whose they are.
+#: Generators without published scores -> the origin of their prompts.
 OWN_TEXTS: dict[str, str] = {
     **dict.fromkeys(("recall_kv", "recall_icl", "passkey", *SAMPLERS), "prompts of this package"),
     "nll": "texts of the user's own; scores are 100 / perplexity, log-probabilities nats per token, more is better",
 }
-#: A sample is one document: attention and positions that act on several mean nothing.
+#: Each sample is one document, so attention and positions that act on several documents have no meaning.
 ONE_DOCUMENT = frozenset({"nll"})
-#: Haystacks, as a sample's facts name them, that no text of another makes.
+#: Haystacks, as a sample's facts name them, that are made of words: another source text does not change them.
 MADE_OF_WORDS = frozenset({"noise", "needle", "coded words"})
 
 __all__ = [

@@ -202,7 +202,7 @@ def _causal(q_BHND: Tensor, k_BKND: Tensor, v_BKND: Tensor, scale: float | None,
 def _on_cuda(
     q_NHD: Tensor, k_NKD: Tensor, v_NKD: Tensor, bounds: Tensor, longest: int, scale: float | None, window: int | None
 ) -> Tensor:
-    """The same on CUDA [N, H, D], by torch's own kernel for documents."""
+    """Return the same on CUDA [N, H, D], by torch's own kernel for documents."""
     kernel, takes_groups = varlen()
     if q_NHD.dtype not in (torch.bfloat16, torch.float16) or k_NKD.dtype != q_NHD.dtype:
         dtypes = " and ".join(sorted({NAMES.get(t.dtype, str(t.dtype)) for t in (q_NHD, k_NKD)}))
@@ -243,7 +243,7 @@ def takes_groups(kernel: Callable[..., Any]) -> bool:
 
 
 def no_mask(*, q_length: int, kv_length: int, attention_mask: Any = None, q_offset: Any = 0, **_: Any) -> None:
-    """The mask builder that transformers calls: there is none to build, and what would need one is refused."""
+    """Build no mask, where transformers calls a mask builder; raise UnsupportedArm for what would need one."""
     if attention_mask is not None and not bool(attention_mask.all()):
         raise UnsupportedArm("variant: a padding mask; packed documents have no padding")
     if q_length != kv_length or int(q_offset):

@@ -32,6 +32,6 @@ def generated(folder: Path, tokens: int, longest: int, seed: int = 0) -> Iterato
 
 
 def _length(rng: random.Random, longest: int) -> int:
-    """A length with density 1 / length^2 between the bounds: the same tokens in each octave."""
+    """Draw a length with density 1 / length^2 between the bounds: the same tokens in each octave."""
     low, high = 1 / longest, 1 / SHORTEST
     return round(1 / rng.uniform(low, high))

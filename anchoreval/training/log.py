@@ -148,7 +148,7 @@ class Log:
 
 
 def _local(weight: Any) -> torch.Tensor:
-    """The part of a weight that this process holds."""
+    """Return the part of a weight that this process holds."""
     part: torch.Tensor = weight.to_local() if hasattr(weight, "to_local") else weight
     return part.detach()
 

@@ -161,7 +161,7 @@ def _run(
 
 
 def _not_saved(log: Log, step: int, error: Exception) -> RunError:
-    """A checkpoint that could not be written: deleted, and said with the one that stands."""
+    """Delete a checkpoint that could not be written; return the error that names the one that stands."""
     path = log.folder / f"checkpoint-{step}"
     delete(path)
     whole = next((each.name for _, each in checkpoints(log.folder) if torn(each) is None), None)
@@ -259,7 +259,7 @@ def _require_reports(names: tuple[str, ...]) -> None:
 
 
 def _loaded(base: Path, training: Training) -> Any:
-    """The model in float32, with the RoPE and the length that it is trained for in its configuration."""
+    """Load the model in float32, with the RoPE and the length that it is trained for in its configuration."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(base)
@@ -286,7 +286,7 @@ def _require_own(folder: Path, facts: dict[str, Any]) -> None:
 
 
 def _resumed(folder: Path, steps: int, tell: Tell) -> Path | None:
-    """The newest whole checkpoint; torn ones are named, and left where Trainer will write over them."""
+    """Return the newest whole checkpoint; name torn ones and leave them where Trainer will write over them."""
     for step, path in checkpoints(folder):
         if (why := torn(path)) is None:
             tell(f"{folder.name}: goes on from step {step} of {steps}")

@@ -60,7 +60,7 @@ def chunked_forward(
 
 
 def _sum(model: Any, hidden_RD: Tensor, targets_R: Tensor) -> Tensor:
-    """The summed cross-entropy of some rows in float32 or wider, as transformers' loss has it."""
+    """Return the summed cross-entropy of some rows in float32 or wider, as transformers' loss has it."""
     logits_RV = model.get_output_embeddings()(hidden_RD) * scale_of(model.config.get_text_config())
     wide = torch.promote_types(torch.float32, logits_RV.dtype)
     return functional.cross_entropy(logits_RV.to(wide), targets_R, reduction="sum")

@@ -122,7 +122,7 @@ def _parquet(path: Path, _: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _of_datasets(name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The rows of `NAME`, `NAME:SPLIT` or `NAME:CONFIG:SPLIT` (default: train), or of a folder that was saved."""
+    """Yield the rows of `NAME`, `NAME:SPLIT` or `NAME:CONFIG:SPLIT` (default: train), or of a folder that was saved."""
     if find_spec("datasets") is None:
         raise MissingExtra(
             f"--data {name}: no such file; data sets by name need datasets: pip install 'anchoreval[train]'"
@@ -147,7 +147,7 @@ def _of_datasets(name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _documents(where: str, row: Mapping[str, Any], text_key: str) -> Iterator[Document]:
-    """The documents of one row: one text, or packed ids cut at the ends that `source` names."""
+    """Yield the documents of one row: one text, or packed ids cut at the ends that `source` names."""
     name = _source(row)
     if (ids := row.get("input_ids")) is not None:
         yield from _packed(where, list(ids), row.get(_PACKED), name)
@@ -189,7 +189,7 @@ def _packed(where: str, ids: list[int], parts: Any, name: str) -> Iterator[Docum
 
 
 def _source(row: Mapping[str, Any]) -> str:
-    """The name of a row's source: `source`, or SlimPajama's `meta.redpajama_set_name`."""
+    """Return the name of a row's source: `source`, or SlimPajama's `meta.redpajama_set_name`."""
     meta = row.get("meta")
     named = (row.get("source"), meta.get("redpajama_set_name") if isinstance(meta, Mapping) else None)
     return next((name for name in named if isinstance(name, str) and name), UNNAMED)

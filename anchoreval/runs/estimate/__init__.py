@@ -1,1 +1,1 @@
-"""What a run will take before anything is computed: prompts, tokens, hours and memory, arm by arm."""
+"""Estimate what a run will take before anything is computed: prompts, tokens, hours and memory of each arm."""

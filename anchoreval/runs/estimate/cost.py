@@ -1,7 +1,7 @@
-"""What a pass through a decoder takes: operations, bytes read, memory; and machines that do so many a second.
+"""The cost of a pass through a decoder (operations, bytes read, memory), and the speed of machines.
 
-Shapes: B rows, Q new tokens, C cache columns, k positions whose logits are asked for. Operations count products and
-sums; the chunked prefill is given a mask, so all of Q x C is computed, nothing skipped for being causal.
+Shapes: B rows, Q new tokens, C cache columns, k positions whose logits are asked for. Products and sums each count as
+one operation. The chunked prefill uses a mask, so all of Q x C is computed, and causality saves nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from anchoreval.runs.estimate.dry import Counted, Pass
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The sizes of a decoder. `body` are the entries of all matrices that a token is multiplied with."""
+    """The sizes of a decoder. `body` is the number of entries of all matrices that a token is multiplied with."""
 
     parameters: int
     body: int
@@ -41,26 +41,29 @@ class Shape:
 
     @property
     def weight_bytes(self) -> int:
-        """Of all weights."""
+        """The size of all weights."""
         return self.parameters * self.itemsize
 
     @property
     def token_bytes(self) -> int:
-        """Of one token's keys and values in all layers."""
+        """The size of one token's keys and values in all layers."""
         return 2 * self.layers * self.kv_heads * self.head_dim * self.itemsize
 
     def operations(self, each: Pass) -> float:
-        """Of one pass."""
+        """Return the number of operations of one pass."""
         products = self.body * each.queries + self.vocabulary * self.hidden * each.keep
         attention = 2 * self.layers * self.heads * self.head_dim * each.queries * each.columns
         return 2.0 * each.rows * (products + attention)
 
     def read_bytes(self, each: Pass) -> float:
-        """Weights and cache that one pass reads."""
+        """Return the bytes of weights and cache that one pass reads."""
         return float(self.body * self.itemsize + each.rows * each.columns * self.token_bytes)
 
     def work_bytes(self, each: Pass) -> int:
-        """Memory of one pass beyond weights and cache: keys and values repeated for every head, mask, activations."""
+        """Return the memory of one pass beyond weights and cache, in bytes.
+
+        These are keys and values repeated for every head, the mask, activations and logits.
+        """
         rows, queries, columns = each.rows, each.queries, each.columns
         repeated = 2 * rows * columns * self.heads * self.head_dim if self.heads > self.kv_heads else 0
         mask = rows * queries * columns
@@ -71,12 +74,15 @@ class Shape:
 
 
 def shape_of(folder: Path, dtype: str) -> Shape:
-    """The sizes that config.json of a checkpoint gives; no weights are read. ModelError where there is no decoder."""
+    """Return the sizes that a checkpoint's config.json gives, without reading weights.
+
+    Raise ModelError if transformers knows no decoder for it.
+    """
     try:
         config = AutoConfig.from_pretrained(folder)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
-    except Exception as error:  # whatever transformers raises over a configuration of a stranger
+    except Exception as error:  # transformers may raise anything over an unknown configuration
         raise ModelError(
             f"{folder}: no decoder that transformers knows: {' '.join(str(error).split())[:200]}"
         ) from error
@@ -105,16 +111,17 @@ def shape_of(folder: Path, dtype: str) -> Shape:
 
 
 def peak_bytes(shape: Shape, counted: Counted) -> int:
-    """Weights, the largest cache, the documents kept beside it and the work of the largest pass."""
+    """Return the bytes of weights, largest cache, documents kept beside it, and work of the largest pass."""
     work = max(map(shape.work_bytes, counted.passes), default=0)
     return shape.weight_bytes + (counted.columns + counted.kept_tokens) * shape.token_bytes + work
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What is computed on: operations and bytes a second that a pass gets, seconds that every pass takes besides.
+    """The machine of an estimate: `count` devices, each with so many operations and bytes read per second.
 
-    `memory` is that of one device in bytes, `libraries` what lies in it before the model does.
+    `overhead` is the number of seconds that every pass takes in addition. `memory` is that of one device in bytes, and
+    `libraries` the bytes in use before the model is loaded.
     """
 
     name: str
@@ -127,34 +134,34 @@ class Machine:
     says: str = ""
 
     def seconds(self, shape: Shape, passes: Mapping[Pass, int]) -> float:
-        """Of passes and how often each is made, one after the other, dealt out to all devices.
+        """Return the seconds that passes take, given how often each is made; devices share them equally.
 
-        A pass is bound by arithmetic or by memory.
+        A pass takes the longer of its arithmetic and its reads from memory, plus the overhead.
         """
-        found = 0.0
-        for one, times in passes.items():
-            bound = max(shape.operations(one) / self.operations, shape.read_bytes(one) / self.bandwidth)
-            found += times * (self.overhead + bound)
-        return found / self.count
+        total = 0.0
+        for pass_, times in passes.items():
+            bound = max(shape.operations(pass_) / self.operations, shape.read_bytes(pass_) / self.bandwidth)
+            total += times * (self.overhead + bound)
+        return total / self.count
 
 
-#: Dense bf16 operations a second, bytes of memory a second, bytes of memory: the makers' data sheets.
+#: Dense bf16 operations per second, bytes of memory per second, bytes of memory; from the makers' data sheets.
 GPUS: dict[str, tuple[float, float, int]] = {
     "A100": (312e12, 2.0e12, 80 * 10**9),
     "H100": (989e12, 3.35e12, 80 * 10**9),
     "H200": (989e12, 4.8e12, 141 * 10**9),
     "L40S": (362e12, 0.864e12, 48 * 10**9),
 }
-SHARE = 0.4  # of the data sheet's figures that are assumed to be had
+SHARE = 0.4  # the share of the data sheet's figures that a pass is assumed to reach
 
 
 def parse_gpus(text: str) -> Machine:
-    """The machine of `8xH200` or `H100`; AnchorEvalError names the GPUs that are known."""
+    """Return the machine of `8xH200` or `H100`; raise AnchorEvalError with the known GPUs for anything else."""
     match = re.fullmatch(r"(?:(\d+)x)?([A-Za-z0-9]+)", text.strip())
     name = match[2].upper() if match else ""
     count = int(match[1] or 1) if match else 0
     if name not in GPUS or count < 1:
         raise AnchorEvalError(f"--gpus {text}: a number and one of {', '.join(GPUS)}, such as 8xH200")
     operations, bandwidth, memory = GPUS[name]
-    said = f"assumed: {SHARE:.0%} of the data sheet's operations and bandwidth; not measured"
-    return Machine(name, count, SHARE * operations, SHARE * bandwidth, memory, says=said)
+    source = f"assumed: {SHARE:.0%} of the data sheet's operations and bandwidth; not measured"
+    return Machine(name, count, SHARE * operations, SHARE * bandwidth, memory, says=source)

@@ -1,4 +1,4 @@
-"""The passes that the hf backend would make through a model, counted: its own code runs, on a model without layers.
+"""Count the passes that the hf backend would make through a model: run its own code on a model without layers.
 
 Shapes: B rows, Q new tokens, C cache columns, k positions whose logits are asked for.
 """
@@ -24,7 +24,7 @@ from anchoreval.schema import Continuation, Request
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One pass: `rows` of `queries` new tokens, which see `columns` columns; logits of the last `keep` of each."""
+    """One pass: `rows` rows of `queries` new tokens that see `columns` cache columns; logits of the last `keep`."""
 
     rows: int
     queries: int
@@ -34,7 +34,7 @@ class Pass:
 
 @dataclass(slots=True)
 class DryNetwork:
-    """A model without layers whose only token ends every answer; remembers the passes."""
+    """A model without layers that records its passes. Its vocabulary is one token, which ends every answer."""
 
     layers: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -44,7 +44,7 @@ class DryNetwork:
     passes: Counter[Pass] = field(default_factory=Counter)
 
     def logits(self, ids_BQ: Tensor, cache: Cache, at: tuple[Tensor, Tensor], keep: int) -> Tensor:
-        """Zeros `Bk1`."""
+        """Return zeros `Bk1` and count the pass."""
         rows, queries = ids_BQ.shape
         self.passes[Pass(rows, queries, at[1].shape[1], keep)] += 1
         return torch.zeros(rows, keep, 1)
@@ -52,25 +52,27 @@ class DryNetwork:
     def masked_logits(
         self, ids_1N: Tensor, cache: Cache, at: tuple[Tensor, Tensor], seen: tuple[Sequence[Block], str]
     ) -> Tensor:
-        """Zeros `111`."""
+        """Return zeros `111` and count the pass."""
         return self.logits(ids_1N, cache, at, 1)
 
     def restart(self) -> None:
-        """Nothing is remembered."""
+        """Do nothing: this network has no state between requests."""
 
 
 class NoText:
-    """Token ids as no text at all."""
+    """A tokenizer that decodes all token ids to the empty text."""
 
     def decode(self, ids: list[int]) -> str:
-        """Nothing."""
+        """Return the empty text."""
         return ""
 
 
 @dataclass(slots=True)
 class Counted:
-    """What one arm computes, answers taking their whole budget: how often each pass is made; the largest rows x
-    columns of the cache at once, and the most tokens of kept documents beside it.
+    """What one arm computes if every answer takes its whole budget.
+
+    `passes` tells how often each pass is made, `columns` is the largest rows x columns of the cache at one time, and
+    `kept_tokens` the largest number of tokens of documents kept beside it.
     """
 
     prefilled_tokens: int = 0
@@ -81,7 +83,7 @@ class Counted:
 
 
 class DryArm:
-    """Counts groups of requests under one arm, documents kept from group to group as the backend does."""
+    """Counts what groups of requests take under one arm; keeps documents from group to group as the backend does."""
 
     def __init__(self, limits: Limits, arrangement: Arrangement, whole_prompts: bool) -> None:
         self._limits, self._arrangement, self._alone = limits, arrangement, whole_prompts
@@ -89,7 +91,7 @@ class DryArm:
         self.counted = Counted()
 
     def count(self, requests: Sequence[Request]) -> None:
-        """Adds to `counted` what answering `requests` takes."""
+        """Add what answering `requests` takes to `counted`."""
         into = self.counted
         network = DryNetwork(whole_prompts=self._alone, alone=self._alone)
         kept = self._kept.of("")
@@ -107,7 +109,7 @@ class DryArm:
 
 
 def _plain(request: Request) -> Request:
-    """The request with the same prompt and as many tokens everywhere, those behind the prompt all token 0."""
+    """Return the request with the same prompt and token counts, but with token 0 everywhere after the prompt."""
     return replace(
         request,
         reference_ids=(0,) * len(request.reference_ids),
@@ -119,15 +121,18 @@ def _plain(request: Request) -> Request:
 
 
 def _decoding(batch: Batch) -> Iterator[Pass]:
-    """The steps of a batch whose answers all take their whole budget, the first token of which prefill gave."""
+    """Return the decoding passes of a batch whose answers take their whole budget; prefill gives the first token."""
     rows, budget = width(len(batch.requests), batch.solo), batch.requests[0].max_new_tokens
     longest = max(len(request.token_ids) for request in batch.requests) if batch.solo else batch.base
     return (Pass(rows, 1, longest + step, 1) for step in range(1, budget))
 
 
 def _columns(batches: Sequence[Batch], chunk: int) -> list[int]:
-    """Rows x columns held at each batch; buffers of another size stay beside new ones only for a shared prefix."""
-    found, rows, columns = [0], 0, 0
+    """Return rows x columns of the cache at each batch.
+
+    A buffer of another size stays beside the new one only if the two batches share a prefix.
+    """
+    sizes, rows, columns = [0], 0, 0
     last: Request | None = None
     for batch in batches:
         wanted = width(len(batch.requests), batch.solo)
@@ -136,6 +141,6 @@ def _columns(batches: Sequence[Batch], chunk: int) -> list[int]:
         if not fits or rows < wanted:
             kept = last is not None and shared(last.token_ids, batch.requests[0].token_ids, chunk) > 0
             rows, columns = wanted, batch.columns
-            found.append(rows * columns + (old if kept else 0))
+            sizes.append(rows * columns + (old if kept else 0))
         last = batch.requests[-1]
-    return found
+    return sizes

@@ -1,4 +1,4 @@
-"""A plan of a run: every prompt really made, every pass of the hf backend counted, hours and memory estimated."""
+"""Plan a run: make every prompt, count every pass of the hf backend, estimate hours and memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from anchoreval.schema import SILENT, Progress, Request
 
 @dataclass(frozen=True, slots=True)
 class CellPlan:
-    """One task at one length: prompts that fit, their tokens, and the tokens that answers may take at most."""
+    """One task at one length: the number of prompts that fit, their tokens, and the answers' total budget."""
 
     task: str
     length: int
@@ -27,7 +27,7 @@ class CellPlan:
 
 @dataclass(frozen=True, slots=True)
 class ArmPlan:
-    """One arm: prompt tokens computed and taken from earlier prompts, seconds, bytes at once."""
+    """One arm: prompt tokens computed, prompt tokens reused from earlier prompts, seconds, peak memory in bytes."""
 
     arm: str
     computed_tokens: int
@@ -38,7 +38,7 @@ class ArmPlan:
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """What a run takes; `unmakeable` are reasons for cells and prompts that are left out."""
+    """What a run takes; `unmakeable` gives the reasons why cells and prompts are left out."""
 
     cells: tuple[CellPlan, ...]
     arms: tuple[ArmPlan, ...]
@@ -50,7 +50,7 @@ class RunPlan:
 def plan_run(
     prompts: Prompts, made: Cells, shape: Shape, machine: Machine, limits: Limits, progress: Progress = SILENT
 ) -> RunPlan:
-    """The plan of a run on the hf backend; the tokens are exact, seconds and bytes are estimates (cost.py)."""
+    """Return the plan of a run on the hf backend. Tokens are exact; seconds and bytes are estimates (cost.py)."""
     arms = {arm: DryArm(_limits(arm, limits), arm.arrangement, shape.whole_prompts) for arm in prompts.spec.arms}
     cells, left_out = [], [*(str(row["why"]) for row in made.unmakeable), *made.notices]
     for cell in made.cells:
@@ -84,7 +84,7 @@ def _arm(arm: Arm, counted: Counted, shape: Shape, machine: Machine) -> ArmPlan:
 
 
 def _groups(cell: Cell, prompts: Prompts) -> Iterator[list[Request]]:
-    """The requests of a cell in the groups that the run takes."""
+    """Yield the requests of a cell that fit the model, in the groups that the run computes."""
     for samples in groups_of(cell, prompts.spec):
         requests = [prompts.request(cell.task, sample) for sample in samples]
         yield [request for request in requests if not prompts.does_not_fit(cell.task, request)]

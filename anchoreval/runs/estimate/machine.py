@@ -1,4 +1,4 @@
-"""The speed of this machine on a model, measured by a few passes; its memory before a model is loaded."""
+"""Measure the speed of this machine on a model by a few passes, and its memory before a model is loaded."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _FEW_TOKENS, _ROWS, _TIMES = 16, 4, 3
 
 
 def this_machine(model: str, dtype: str, shape: Shape, chunk: int) -> Machine:
-    """The machine of a plan, from a short prefill, a chunk of it and a decoding step; the model is loaded for it."""
+    """Load the model and return this machine's speed, from a short prefill, a chunk of prefill and a decoding step."""
     before = library_bytes()
     backend = HfBackend.open(model, dtype=dtype)
     network = StockNetwork(backend.model, next(backend.model.parameters()).device)
     chunk = min(chunk, shape.positions or chunk)
     short, long, step = Pass(1, _FEW_TOKENS, _FEW_TOKENS, 1), Pass(1, chunk, chunk, 1), Pass(_ROWS, 1, chunk, 1)
-    times = {one: min(_seconds(network, one) for _ in range(_TIMES)) for one in (short, long, step)}
+    times = {pass_: min(_seconds(network, pass_) for _ in range(_TIMES)) for pass_ in (short, long, step)}
     backend.close()
     rate = (shape.operations(long) - shape.operations(short)) / max(times[long] - times[short], 1e-9)
     overhead = max(times[short] - shape.operations(short) / rate, 0.0)
     reading = max(times[step] - overhead, 1e-9)
-    said = f"measured here: {rate / 1e9:.1f} billion operations a second, and {overhead * 1e3:.1f} ms for every pass"
+    source = f"measured here: {rate / 1e9:.1f} billion operations a second, and {overhead * 1e3:.1f} ms for every pass"
     return Machine(
         str(network.device),
         1,
@@ -36,13 +36,13 @@ def this_machine(model: str, dtype: str, shape: Shape, chunk: int) -> Machine:
         shape.read_bytes(step) / reading,
         overhead=overhead,
         libraries=before if network.device.type == "cpu" else 0,
-        says=said,
+        says=source,
     )
 
 
 @torch.inference_mode()
 def _seconds(network: StockNetwork, one: Pass) -> float:
-    """Wall time of a pass with its cache already filled."""
+    """Return the wall time of a pass with its cache already filled."""
     device, filled = network.device, one.columns - one.queries
     cache = DynamicCache(config=network.model.config)
     if filled:
@@ -63,7 +63,7 @@ def _run(network: StockNetwork, cache: DynamicCache, size: tuple[int, int, int],
 
 
 def library_bytes(status: Path = Path("/proc/self/status")) -> int:
-    """Memory that this process holds now: Python and the libraries; 0 where the system does not say."""
+    """Return the bytes of memory that Python and the libraries hold now; 0 if the system does not tell."""
     if not status.exists():
         return 0
     lines = (line.split() for line in status.read_text("ascii").splitlines())

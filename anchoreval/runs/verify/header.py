@@ -1,4 +1,4 @@
-"""What a run's header says twice, or what follows from the rest of it, compared."""
+"""Verify a run's header: compare what it states twice, and what follows from the rest of it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from anchoreval.suites import IN_FILES
 
 
 def header_differences(run: Run) -> Iterator[str]:
-    """Every contradiction in a header; RunError where a part is absent or of another type."""
+    """Yield every contradiction in a header; raise RunError if a part is missing or has another type."""
     parts, header, identity = run.parts, run.header, run.header.identity
     if fingerprint(identity) != header.run:
         yield f"run: {header.run} is not the fingerprint {fingerprint(identity)} of its identity"
@@ -42,16 +42,16 @@ def header_differences(run: Run) -> Iterator[str]:
 
 
 def _comparable(run: Run, parts: HeaderParts) -> Iterator[str]:
-    """Why a header that calls the run comparable with published scores is wrong; records are looked at where read."""
+    """Yield why a header is wrong to call its run comparable with published scores; use the records, if read."""
     header = run.header
     if not header.get("comparable"):
         return
-    if said := header.get("incomparable"):
-        yield f"comparable: true, though {', '.join(said)} are not"
+    if incomparable := header.get("incomparable"):
+        yield f"comparable: true, though {', '.join(incomparable)} are not"
     elif "incomparable" not in header and (header.sources["haystack"] != "published" or parts.identity.seed != 42):
         yield "comparable: true, with another haystack or seed than the published ones"
-    if made := {record.task for record in run.records if uses_generated(record.facts)}:
-        yield f"comparable: true, though samples of {', '.join(sorted(made))} hold generated text"
+    if generated := {record.task for record in run.records if uses_generated(record.facts)}:
+        yield f"comparable: true, though samples of {', '.join(sorted(generated))} hold generated text"
 
 
 def _arms(parts: HeaderParts, rows: Sequence[Mapping[str, Json]]) -> Iterator[str]:
@@ -68,7 +68,7 @@ def _arms(parts: HeaderParts, rows: Sequence[Mapping[str, Json]]) -> Iterator[st
 
 
 def _weights(header: Header) -> Iterator[str]:
-    """The hashes of the weights, which the model, the backend and its files name."""
+    """Yield where the hashes of the weights differ between the model, the backend and its files."""
     backend = header.backend
     if header.model.get("sha256") != backend.get("weights_sha256"):
         yield "model: sha256 is not the backend's weights_sha256"
@@ -79,7 +79,7 @@ def _weights(header: Header) -> Iterator[str]:
 
 
 def _counts(parts: HeaderParts) -> Iterator[str]:
-    """Cells whose number of samples is not the one that tasks, lengths and limit give."""
+    """Yield the cells whose number of samples does not follow from tasks, lengths and limit."""
     left = Counter((row.task, row.length) for row in parts.unmakeable)
     there = left + Counter((row.task, row.length) for row in parts.asked)
     limit = parts.limit
@@ -99,7 +99,7 @@ def _counts(parts: HeaderParts) -> Iterator[str]:
 
 
 def unmade(remake: Remake) -> Iterator[str]:
-    """Cells that the header calls unmakeable and that can be made, and those of which the files hold another number."""
+    """Yield cells that the header calls unmakeable but can be made, and cells whose files give another count."""
     for row in remake.header.unmakeable:
         try:
             next(remake.prompts.samples(remake.tasks[row.task], row.length, 1))
@@ -108,7 +108,7 @@ def unmade(remake: Remake) -> Iterator[str]:
         yield f"unmakeable: {row.task} at {row.length} can be made"
     for cell in remake.header.asked:
         if (task := remake.tasks[cell.task]).generator in IN_FILES:
-            next(remake.samples(cell.task, cell.length))  # which says where files are not those of the run
-            found = remake.prompts.count(task, cell.length)
-            if found != cell.samples:
-                yield f"asked: {cell.task} at {cell.length}: {cell.samples} samples, not {found}"
+            next(remake.samples(cell.task, cell.length))  # raises SourceError if the files are not those of the run
+            count = remake.prompts.count(task, cell.length)
+            if count != cell.samples:
+                yield f"asked: {cell.task} at {cell.length}: {cell.samples} samples, not {count}"

@@ -1,8 +1,8 @@
-"""Whether a run on disk is what its header says: prompts made again, outputs scored again, every line accounted for.
+"""Verify that a run on disk is what its header says: make prompts again, score outputs again, account for every line.
 
-What cannot be made again without the model (outputs, log-probabilities, seconds) is covered by the seal that a
-finished run carries; runs of before it have none, which is said. Records are read as a stream: of a run of a million
-records only keys and counts are held.
+Outputs, log-probabilities and seconds cannot be made again without the model. The seal of a finished run covers them;
+runs from before the seal have none, and a notice says so. Records are read as a stream: a run of a million records
+needs memory for keys and counts only.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ KEY_BYTES = 32
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the report: the file and line, what is wrong; a notice when it is no difference.
+    """One line of the report: the file and line, and what is wrong. With `differs` False it is only a notice.
 
-    `unreadable` is a header of another shape, for which nothing else could be compared.
+    `unreadable` is True for a header of another shape; nothing else of such a run can be compared.
     """
 
     where: str
@@ -65,14 +65,14 @@ class Finding:
         return f"{self.where}: {self.what}"
 
 
-#: Fields of a record that no prompt gives, which are taken as they stand on the line, and what else tells of a change.
+#: Fields of a record that do not follow from the prompt and are taken from the line -> what else reveals a change.
 NOT_REMADE: Mapping[str, str] = {
     **dict.fromkeys(("output", "output_tokens", "finish", "choices", "outcome"), "the model's answer: the seal"),
     **dict.fromkeys(("reference_logprob", "seconds"), "what the machine gave: the seal"),
     "environment": "who computed the line: the seal",
     **dict.fromkeys(("score", "why"), "what the answer earns: it is scored again"),
 }
-#: What is said of a field that is another; of the others both values are.
+#: The message for a field that differs. For all other fields the message has both values.
 WORDS: Mapping[str, str] = {
     "key": "key is not that of this prompt, arm and engine",
     "prompt_sha256": "prompt_sha256 is not that of the prompt made again",
@@ -83,9 +83,9 @@ NO_OUTPUT = Output("", "", (), "stop", None, 0.0)
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A sample made again: its record before any output, pressed, and its place `group` in the order of the plan.
+    """A sample made again: its record before any output, pressed, and the number `group` of its group in the plan.
 
-    `then` is the sample without its prompt where a second step follows, `source` what the rule of a run bets on.
+    `then` is the sample without its prompt if it has a second step; `source` is what the run's stopping rule bets on.
     """
 
     record: Record
@@ -95,7 +95,7 @@ class Made:
 
 
 def pressed(record: Record) -> Record:
-    """The record with digests in place of its references and facts, which may be long."""
+    """Return the record with digests in place of its references and facts, which may be long."""
     facts = {name: _digest(value) for name, value in record.facts.items()}
     return replace(record, references=(_digest(list(record.references)).hex(),), facts=facts)
 
@@ -106,7 +106,7 @@ def _digest(value: Json) -> bytes:
 
 @dataclass(slots=True)
 class Expected:
-    """Every (sample, arm) of a plan: a number each, its key, and the line on which it was seen (0: not yet)."""
+    """Every (sample, arm) of a plan with its number, its key, and the line on which it was seen (0: not yet)."""
 
     arms: dict[str, int]
     numbers: dict[str, int] = field(default_factory=dict)
@@ -115,19 +115,19 @@ class Expected:
     lines: array[int] = field(default_factory=lambda: array("Q"))
 
     def add(self, made: Made, keys: list[str]) -> None:
-        """One more sample with its key under every arm."""
+        """Add a sample with its key under every arm."""
         self.numbers[made.record.sample_id] = len(self.made)
         self.made.append(made)
         self.keys += b"".join(map(bytes.fromhex, keys))
         self.lines.extend([0] * len(keys))
 
     def key(self, number: int) -> str:
-        """The key of a (sample, arm)."""
+        """Return the key of the (sample, arm) with this number."""
         return self.keys[number * KEY_BYTES : (number + 1) * KEY_BYTES].hex()
 
 
 def expected_of(remake: Remake, progress: Progress = SILENT) -> Expected:
-    """All that the run's records must say, from its header alone."""
+    """Return what the run's records must hold, made from its header alone."""
     expected = Expected({arm.name: number for number, arm in enumerate(remake.spec.arms)})
     engine = remake.header.identity.engine
     for group, sample in rounds_taken(remake) if remake.header.until else groups(remake):
@@ -141,7 +141,7 @@ def expected_of(remake: Remake, progress: Progress = SILENT) -> Expected:
 
 
 def groups(remake: Remake) -> Iterator[tuple[int, Sample]]:
-    """Every sample and the number of its group, of a run that takes all samples of one cell after the other."""
+    """Yield (number of the group, sample) for every sample of a run without a stopping rule."""
     first, at, group = None, 0, -1
     for sample in remake.samples():
         if first != (sample.task, sample.length):
@@ -152,41 +152,41 @@ def groups(remake: Remake) -> Iterator[tuple[int, Sample]]:
 
 
 def expected_record(record: Record, made: Made, key: str, second: Second) -> Record:
-    """What the record of a sample must be under its arm, pressed, with the output that stands on it."""
-    own = {name: getattr(record, name) for name in NOT_REMADE}
-    return replace(_with_first_answer(made, record, second), key=key, arm=record.arm, **own)
+    """Return what the record of a sample must be, pressed; arm and output are taken from `record`."""
+    not_remade = {name: getattr(record, name) for name in NOT_REMADE}
+    return replace(_with_first_answer(made, record, second), key=key, arm=record.arm, **not_remade)
 
 
 def _with_first_answer(made: Made, record: Record, second: Second) -> Record:
-    """What the record must say besides, given the first answer that stands on it; as made where there is no such step.
+    """Return the expected record with the facts of the first answer of `record`; `made.record` if there is no answer.
 
-    How long that answer was and how it ended cannot be made again.
+    The length and finish of the first answer cannot be made again and are taken from `record`.
     """
     first = record.facts.get(FIRST)
     if made.then is None or not isinstance(first, str):
         return made.record
-    said = {name: record.facts.get(name) for name in FIRST_FACTS}
+    first_facts = {name: record.facts.get(name) for name in FIRST_FACTS}
     try:
         prompt, request = second(made.then, first)
-    except (AnchorEvalError, TypeError, UnicodeError):  # of a text that no tokenizer takes
+    except (AnchorEvalError, TypeError, UnicodeError):  # no tokenizer takes the text
         return made.record
-    facts = {name: _digest(value) for name, value in (said | facts_of(prompt, request)).items()}
+    facts = {name: _digest(value) for name, value in (first_facts | facts_of(prompt, request)).items()}
     return replace(made.record, facts={**made.record.facts, **facts}, reference_tokens=request.reference_tokens)
 
 
 def record_differences(record: Record, expected: Record) -> Iterator[str]:
-    """Fields of a record that are not those of the expected one; of its facts those that stand on it."""
-    found = pressed(record)
+    """Yield the fields of a record that differ from the expected record; only facts that the record has count."""
+    actual = pressed(record)
     for name in (each.name for each in fields(Record) if each.name != "facts"):
-        if getattr(found, name) != getattr(expected, name):
+        if getattr(actual, name) != getattr(expected, name):
             yield WORDS.get(name) or f"{name} is {getattr(record, name)}, made again {getattr(expected, name)}"
-    for name, value in found.facts.items():
+    for name, value in actual.facts.items():
         if name not in OUTPUT_FACTS and expected.facts.get(name) != value:
             yield f"fact {name!r} is not that of the sample made again"
 
 
 class Reading:
-    """One pass over a records file against what is expected of it."""
+    """One pass over a records file that compares it with what is expected."""
 
     def __init__(self, run: Run, expected: Expected, resumed: int, second: Second) -> None:
         self.run, self.expected, self.resumed, self._second = run, expected, resumed, second
@@ -196,11 +196,11 @@ class Reading:
         self._lost: set[int] = set()
         self._behind = 0
         self.logprobs, self._referred, self._without = TokenLogprobs(run.path), set[str](), 0
-        self._generated: dict[str, int] = {}  # by task, the first line that holds generated text
+        self._generated: dict[str, int] = {}  # task -> the first line that holds generated text
         self._scores = array("d", [math.nan] * len(expected.lines))
 
     def findings(self, progress: Progress = SILENT) -> Iterator[Finding]:
-        """Every difference of every line, then the notices that the whole file gives rise to."""
+        """Yield every difference of every line, then the notices on the whole file."""
         lines = Lines(self.path, torn=True)
         if there(self.path):
             for self.lines, line in lines:
@@ -260,14 +260,14 @@ class Reading:
             yield from self._known(record, sample, arm)
 
     def _is_behind(self, record: Record) -> bool:
-        """Whether a record is of a sample that its run asks for, in a round behind the verdict of its cell."""
+        """Return True if the run asks for the record's sample, but in a round behind the verdict of its cell."""
         if not self.run.header.get("until") or record.sample_id in self.expected.numbers:
             return False
         known = record.sample_id == f"{record.task}@{record.length}#{record.index}" and record.arm in self.expected.arms
         return known and 0 <= record.index < self.run.header.asked.get((record.task, record.length), 0)
 
     def _known(self, record: Record, sample: int, arm: int) -> Iterator[str]:
-        """Differences of a record whose sample and arm belong to the run."""
+        """Yield the differences of a record whose sample and arm belong to the run."""
         made, number = self.expected.made[sample], sample * len(self.expected.arms) + arm
         if self.expected.lines[number] and number not in self._lost:
             yield f"{record.sample_id} {record.arm}: a second time, first on line {self.expected.lines[number]}"
@@ -298,12 +298,12 @@ class Reading:
         self._rank = rank
 
     def score(self, sample: int, arm: str) -> float | None:
-        """What the output of a sample, by its number, earns under an arm; None where there is no score."""
+        """Return the score of the output of a sample, given by number, under an arm; None if it has no score."""
         value = self._scores[sample * len(self.expected.arms) + self.expected.arms[arm]]
         return None if math.isnan(value) else value
 
     def missing(self) -> Iterator[str]:
-        """The (sample, arm) pairs of the plan that no line holds."""
+        """Yield the (sample, arm) pairs of the plan that have no record."""
         arms = list(self.expected.arms)
         for sample, start in self.expected.numbers.items():
             for arm, name in enumerate(arms):
@@ -318,9 +318,9 @@ def findings(
     progress: Progress = SILENT,
     text: Path | None = None,
 ) -> Iterator[Finding]:
-    """Every difference between a run folder and what its header says, and the notices, as they are found.
+    """Yield every difference between a run folder and its header, and the notices, as they are found.
 
-    Where the header itself is wrong the records are not looked at. Errors: those of Remake.
+    If the header contradicts itself, records are not read. Raise the errors of `Remake`.
     """
     header = str(path / HEADER)
     try:
@@ -350,7 +350,7 @@ def findings(
 
 
 def _whole(run: Run, reading: Reading, parts: HeaderParts) -> Iterator[Finding]:
-    """What the end of the file shows: records that are missing, and the seal."""
+    """Yield what the end of the file shows: records that are missing, and a seal that does not match."""
     asked, there = len(reading.expected.lines), sum(map(bool, reading.expected.lines))
     if parts.finished:
         yield from (Finding(str(reading.path), what) for what in reading.missing())
@@ -367,7 +367,7 @@ def _whole(run: Run, reading: Reading, parts: HeaderParts) -> Iterator[Finding]:
 
 
 def steps_of(path: Path) -> int:
-    """How many prompts are made and records read for a run, by its header; 1 where that does not say it."""
+    """Return the number of prompts made plus records read to verify a run; 1 if its header does not tell."""
     with contextlib.suppress(AnchorEvalError, KeyError, TypeError, ValueError, AttributeError):
         header = header_alone(path).header
         return max(1, sum(header.asked.values()) * (1 + len(header.arms)))

@@ -1,4 +1,4 @@
-"""Runs that stopped by their rule: the samples they took and in which order, and their verdicts from records alone."""
+"""Verify runs with a stopping rule: which samples they took, in which order, and the verdicts, from records alone."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from anchoreval.runs.rounds import cell_said, rule_of
 from anchoreval.schema import Sample
 from anchoreval.stats.sequential import Until, Watcher, parse_until
 
-TOLERANCE = 1e-6  # bounds of a mean are found to 1e-9; machines may round differently
-Rounds = Sequence[Sequence[int]]  # of a cell: the numbers of each round's samples
-Scores = Callable[[int, str], float | None]  # of a sample's number under an arm
-SourceOf = Callable[[int], Hashable]  # of a sample's number
+TOLERANCE = 1e-6  # bounds of a mean are computed to 1e-9; machines may round differently
+Rounds = Sequence[Sequence[int]]  # the rounds of a cell, each the numbers of its samples
+Scores = Callable[[int, str], float | None]  # number of a sample, arm -> score
+SourceOf = Callable[[int], Hashable]  # number of a sample -> its source
 
 
 def rounds_taken(remake: Remake) -> Iterator[tuple[int, Sample]]:
-    """Every sample that the run took and its round's place among the rounds of all cells, cell by cell.
+    """Yield (place of the round among the rounds of all cells, sample) for every sample that the run took.
 
-    Rounds go over the open cells in the plan's order, so turn and cell alone give the place. Before the header says
-    how many samples each cell used, all that were asked for may be there.
+    Rounds go over the open cells in the plan's order, so the place follows from turn and cell. As long as the header
+    does not tell how many samples a cell used, the run may have taken all that were asked for.
     """
     asked, until = remake.header.asked, remake.header.until
     used = {(cell.task, cell.length): cell.used for cell in until.cells} if until else {}
     for number, cell in enumerate(asked):
         left = used.get((cell.task, cell.length), cell.samples)
-        made = remake.samples(cell.task, cell.length)
-        rounds = dealt(shuffled(made, remake.spec.seed)) if _whole(remake, cell) else dealt_by_depth(made)
+        all_samples = remake.samples(cell.task, cell.length)
+        rounds = dealt(shuffled(all_samples, remake.spec.seed)) if _whole(remake, cell) else dealt_by_depth(all_samples)
         for turn, samples in enumerate(rounds):
             yield from ((turn * len(asked) + number, sample) for sample in samples)
             left -= len(samples)
@@ -41,18 +41,18 @@ def rounds_taken(remake: Remake) -> Iterator[tuple[int, Sample]]:
 
 
 def _whole(remake: Remake, cell: AskedCell) -> bool:
-    """Whether the run shuffled the samples of a cell and dealt them by source, which runs of before did not."""
+    """Return True if the run shuffled the samples of a cell and dealt them by source; older runs did not."""
     return f"{cell.task}@{cell.length}" in remake.header.identity.shuffled
 
 
 def source_bet_on(remake: Remake, sample: Sample) -> Hashable:
-    """What of a sample the run's rule bet on: its source, or where it took every sample for itself, the sample."""
+    """Return what the run's rule bet on: the sample's source, or its id in a run that bets on single samples."""
     cell = AskedCell(task=sample.task, length=sample.length, samples=0)
     return source(sample) if _whole(remake, cell) else sample.id
 
 
 def rule_differences(run: Run, parts: HeaderParts) -> Iterator[str]:
-    """Contradictions between a header's rule, its identity, its cells and how this version takes samples."""
+    """Yield contradictions between a header's rule, its identity, its cells and how this version takes samples."""
     if parts.identity.until is None or parts.until is None:
         if parts.identity.until is not None or parts.until is not None:
             yield "until: stands in the header or in its identity, not in both"
@@ -75,7 +75,7 @@ def rule_differences(run: Run, parts: HeaderParts) -> Iterator[str]:
 def verdict_differences(
     remake: Remake, rounds: dict[tuple[str, int], Rounds], sources: SourceOf, scores: Scores
 ) -> Iterator[str]:
-    """What the header says of its cells and the records do not, each rule applied again from the first round."""
+    """Apply the rule again from the first round; yield where the header's cells differ from the records."""
     parts = remake.header
     if parts.until is None or parts.identity.until is None:
         return
@@ -86,7 +86,7 @@ def verdict_differences(
         place = f"until: {said.task} at {said.length}"
         if again.used != said.used:
             yield f"{place}: used is {said.used}, by the rule {again.used}"
-        if again.used < said.asked and any(one.verdict == "undecided" for one in again.arms.values()):
+        if again.used < said.asked and any(verdict.verdict == "undecided" for verdict in again.arms.values()):
             yield f"{place}: stopped after {again.used} of {said.asked} samples with no verdict"
         if said.arms.keys() != again.arms.keys():
             yield f"{place}: verdicts on {', '.join(said.arms)}, not on {', '.join(again.arms)}"
@@ -97,7 +97,7 @@ def verdict_differences(
 def stopped(
     cell: StoppedCell, rule: Until, arms: Sequence[str], rounds: Rounds, sources: SourceOf, scores: Scores
 ) -> StoppedCell:
-    """The cell as its rule leaves it: rounds in order until every arm has its verdict against the first."""
+    """Return the cell as the rule leaves it: rounds in order until every arm has its verdict against the first."""
     base, others = arms[0], arms[1:]
     watchers, used = {arm: Watcher(rule) for arm in others}, 0
     for samples in rounds:
@@ -111,15 +111,15 @@ def stopped(
 
 
 def in_rounds(places: Iterator[tuple[str, int, int]]) -> dict[tuple[str, int], Rounds]:
-    """(task, length) -> its rounds, from the task, length and round of every sample in turn."""
-    found: dict[tuple[str, int], list[list[int]]] = {}
-    for (task, length, _), samples in itertools.groupby(enumerate(places), key=lambda one: one[1]):
-        found.setdefault((task, length), []).append([number for number, _ in samples])
-    return dict(found)
+    """Return (task, length) -> its rounds, from the task, length and round of every sample in order."""
+    rounds: dict[tuple[str, int], list[list[int]]] = {}
+    for (task, length, _), samples in itertools.groupby(enumerate(places), key=lambda numbered: numbered[1]):
+        rounds.setdefault((task, length), []).append([number for number, _ in samples])
+    return dict(rounds)
 
 
 def _apart(said: VerdictSaid, again: VerdictSaid) -> Iterator[str]:
-    """Fields of a verdict that are not those of the records."""
+    """Yield the fields of a verdict in the header that differ from the verdict of the records."""
     for name, value in said.model_dump().items():
         other = getattr(again, name)
         near = isinstance(value, float) and isinstance(other, float) and math.isclose(value, other, abs_tol=TOLERANCE)

@@ -1,1 +1,1 @@
-"""Many copies of a model at once, on one machine or a Ray cluster: what each computes is what one alone would."""
+"""Run many copies of a model at once, on one machine or a Ray cluster. Each computes what a single one would."""

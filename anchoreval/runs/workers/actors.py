@@ -1,8 +1,8 @@
-"""Backends as Ray actors. The driver makes prompts, hands out groups of them and is the only one that writes.
+"""Backends as Ray actors. The driver makes the prompts, hands out units and is the only process that writes records.
 
-Outputs stream back one by one, so what a worker has answered is on disk before it goes on. A worker that dies is
-replaced, on another node where its own is gone, and what it had left is computed by whoever is free. What costs a
-second worker its life goes out sample by sample, and the one that costs a third has failed.
+Outputs stream back one by one, so each answer of a worker is on disk before the worker goes on. A worker that dies is
+replaced, on another node if its own is gone, and its remaining requests go to any free worker. A unit that kills a
+second worker is handed out sample by sample, and a sample that kills a third worker has failed.
 """
 
 from __future__ import annotations
@@ -27,30 +27,30 @@ from anchoreval.runs.identity import environment_of
 from anchoreval.runs.units import Unit
 from anchoreval.schema import Json, Output, Request
 
-TRIES = 3  # deaths of workers on one sample before it has failed, and while opening before none is opened any more
-START_SECONDS = 600.0  # without any worker
+TRIES = 3  # a sample fails when so many workers died on it; no worker is opened again after so many died opening
+START_SECONDS = 600.0  # the longest wait for a first worker
 
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """How a backend is opened, here or by every worker."""
+    """How to open a backend, in this process or in every worker."""
 
     backend: str
     model: str
     options: Mapping[str, Json]
-    rehash: bool = False  # whether files are read again whose hashes are known on the worker's node
-    ray: str | None = None  # the cluster on which workers open it; None: this process does
+    rehash: bool = False  # True: hash files again even if the worker's node knows their hashes
+    ray: str | None = None  # the cluster on which workers open the backend; None: this process opens it
     workers: int | None = None
 
 
 class Worker:
-    """What runs in an actor: one backend, one group at a time."""
+    """The class that runs in a Ray actor: one backend that answers one unit at a time."""
 
     def __init__(self, opening: Opening) -> None:
         self._opening = opening
 
     def about(self) -> tuple[str, dict[str, Json]]:
-        """Opens the backend; its fingerprint and description."""
+        """Open the backend and return its fingerprint and description."""
         described = self._backend.describe()
         return self._backend.fingerprint, described | {"environment": environment_of(described)}
 
@@ -61,12 +61,12 @@ class Worker:
         return open_backend(self._opening.backend, self._opening.model, **self._opening.options)
 
     def applied(self, arm: Arm) -> dict[str, Json]:
-        """The arm as applied; UnsupportedArm names the field."""
+        """Return the arm as applied; raise UnsupportedArm with the name of the field that cannot be."""
         with self._backend.under(arm) as applied:
             return dict(applied)
 
     def answer(self, arm: Arm, requests: Sequence[Request]) -> Iterator[Output]:
-        """One output per request, as they come."""
+        """Yield one output per request, as they come."""
         with self._backend.under(arm):
             for output in self._backend.answer(requests):  # noqa: UP028 - Ray calls `send`, which lists do not have
                 yield output
@@ -74,7 +74,7 @@ class Worker:
 
 @dataclass(slots=True)
 class _Hand:
-    """A worker as the driver sees it: its actor, what it is waited for with, and its unit."""
+    """A worker as the driver sees it: its actor, the Ray reference or stream to wait for, and its unit."""
 
     actor: Any
     waiting: Any
@@ -85,10 +85,10 @@ class _Hand:
 
 @dataclass(slots=True)
 class Fleet:
-    """Workers that answer units; opened with `Fleet.open`, closed with `close`.
+    """Workers that answer units; open it with `Fleet.open`, close it with `close`.
 
-    The first worker describes the engine; one whose fingerprint differs (other weights on its node) is an error.
-    Versions and processors of nodes may differ: each output is stored with what computed it.
+    The first worker describes the engine. A worker with another fingerprint (other weights on its node) is an error.
+    Nodes may differ in versions and processors: each output is stored with the environment that computed it.
     """
 
     workers: int
@@ -99,12 +99,15 @@ class Fleet:
     _about: dict[str, Json] = field(default_factory=dict)
     _hands: list[_Hand] = field(default_factory=list)
     _owned: bool = False
-    _unopened: int = 0  # workers that died while they opened their backend, since one last opened it
+    _unopened: int = 0  # workers that died opening their backend since the last one that succeeded
 
     @classmethod
     def open(cls, opening: Opening) -> Fleet:
-        """Workers on the cluster at `opening.ray`: `local` starts Ray here, `auto` is RAY_ADDRESS or the cluster that
-        runs on this machine, else host:port. Without `opening.workers`, one for every GPU, else for every CPU.
+        """Return a fleet with at least one open worker on the cluster at `opening.ray`.
+
+        `local` starts Ray here; `auto` is RAY_ADDRESS or the cluster that runs on this machine; anything else is
+        host:port. Without `opening.workers` there is one worker per GPU (per `tensor_parallel_size` GPUs), or per CPU
+        if the cluster has no GPU.
         """
         ray = _import_ray()
         owned = not ray.is_initialized()
@@ -124,21 +127,21 @@ class Fleet:
 
     @property
     def fingerprint(self) -> str:
-        """That of every worker's backend."""
+        """The fingerprint of every worker's backend."""
         return self._fingerprint
 
     def describe(self) -> dict[str, Json]:
-        """What the first worker says of its backend."""
+        """Return the first worker's description of its backend."""
         return self._about
 
     @contextmanager
     def under(self, arm: Arm) -> Iterator[dict[str, Json]]:
-        """The arm as the first worker applies it; units name their own arm."""
+        """Yield the arm as the first worker applies it. Units name their own arm, so no state is set."""
         hand = next(hand for hand in self._hands if hand.ready)
         yield self._got(hand.actor.applied.remote(arm))
 
     def work(self, units: Iterable[Unit]) -> None:
-        """Every unit computed; a sample that costs `TRIES` workers their life has failed, and the others go on."""
+        """Compute every unit; a sample on which `TRIES` workers died has failed, and the others go on."""
         fresh, back = iter(units), deque[Unit]()
         while True:
             for hand in self._hands:
@@ -151,7 +154,7 @@ class Fleet:
                 self._advance(hand, back)
 
     def close(self) -> None:
-        """Ends the workers, and Ray where it was started here."""
+        """End the workers, and Ray if it was started here."""
         for hand in self._hands:
             with contextlib.suppress(Exception):
                 self._ray.kill(hand.actor)
@@ -173,13 +176,13 @@ class Fleet:
         return _Hand(actor, actor.about.remote())
 
     def _awaited(self) -> list[_Hand]:
-        """The hands that have something to say; RunError when no worker can be had."""
-        asked = [hand for hand in self._hands if not hand.ready or hand.unit is not None]
+        """Wait, and return the hands with a result; raise RunError if no worker starts within `START_SECONDS`."""
+        busy = [hand for hand in self._hands if not hand.ready or hand.unit is not None]
         began = time.monotonic()
         while True:
-            found, _ = self._ray.wait([hand.waiting for hand in asked], timeout=5.0, fetch_local=False)
-            if found:
-                return [hand for hand in asked if hand.waiting in found]
+            ready, _ = self._ray.wait([hand.waiting for hand in busy], timeout=5.0, fetch_local=False)
+            if ready:
+                return [hand for hand in busy if hand.waiting in ready]
             if not self._any_ready() and time.monotonic() - began > START_SECONDS:
                 raise RunError(
                     f"no worker could be started in {START_SECONDS:.0f} s: the cluster has too few free "
@@ -187,7 +190,7 @@ class Fleet:
                 )
 
     def _advance(self, hand: _Hand, back: deque[Unit]) -> None:
-        """Takes what a hand has to say: that it is ready, one output, the end of its unit, or that it died."""
+        """Handle one result of a hand: it is ready, has one output, has finished its unit, or died."""
         try:
             if not hand.ready:
                 self._greet(hand, *self._got(hand.waiting))
@@ -213,13 +216,13 @@ class Fleet:
         hand.environment = environment_of(about)
 
     def _replace(self, hand: _Hand, back: deque[Unit], error: Exception) -> None:
-        """Another worker in the place of one that died, as long as they can be opened."""
+        """Put a new worker in the place of one that died, unless `TRIES` workers in a row died while opening."""
         if hand.unit is not None:
             self._bury(hand.unit, hand, back)
         elif not hand.ready:
             self._unopened += 1
         with contextlib.suppress(Exception):
-            self._ray.kill(hand.actor)  # one that is only out of reach must not go on
+            self._ray.kill(hand.actor)  # an actor that is alive but out of reach must not go on
         at = next(i for i, each in enumerate(self._hands) if each is hand)
         if self._unopened < TRIES:
             self._hands[at] = self._new()
@@ -229,9 +232,9 @@ class Fleet:
             raise RunError(f"{TRIES} workers died while they opened their backend: {_line(error)}") from error
 
     def _bury(self, unit: Unit, hand: _Hand, back: deque[Unit]) -> None:
-        """What a unit that cost a worker its life becomes: the rest of it once more, or a sample that has failed.
+        """Hand the rest of a unit that killed a worker out again, or store its samples as failed after the last try.
 
-        In the last try each sample is alone, so that the one that kills workers shows.
+        In the last try each sample is a unit of its own, so that only the sample that kills workers fails.
         """
         unit.deaths += 1
         if unit.deaths < TRIES and (left := unit.left):
@@ -244,7 +247,7 @@ class Fleet:
         back.extend(unit.done())
 
     def _got(self, reference: Any) -> Any:
-        """The value; an error of the product is raised as it was in the worker."""
+        """Return the value of a Ray reference; raise a worker's AnchorEvalError as it is, other errors as RunError."""
         try:
             return self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as error:
@@ -263,7 +266,7 @@ def _import_ray() -> Any:
 
 
 def _connect(ray: Any, address: str) -> None:
-    """Joins the cluster, or starts one here for `local`; AnchorEvalError where there is none."""
+    """Join the cluster, or start one here for `local`; raise AnchorEvalError if there is none."""
     asked: dict[str, Any] = {"log_to_driver": False, "logging_level": "error", "include_dashboard": False}
     try:
         if address == "local":
@@ -278,7 +281,7 @@ def _connect(ray: Any, address: str) -> None:
 
 
 def _knock(address: str) -> None:
-    """OSError at once where nothing listens at host:port; Ray itself tries for minutes."""
+    """Raise OSError at once if nothing listens at host:port; Ray itself would try for minutes."""
     host, colon, port = address.rpartition(":")
     if colon and "/" not in address:
         socket.create_connection((host, int(port)), timeout=10).close()

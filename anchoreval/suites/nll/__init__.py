@@ -1,1 +1,1 @@
-"""Windows of texts, scored token by token."""
+"""The suite `nll`: windows of the user's texts, scored token by token."""

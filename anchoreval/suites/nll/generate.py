@@ -1,7 +1,7 @@
-"""Windows of the user's own texts: a text is tokenised once and cut at token positions, what is left over is dropped.
+"""Make windows of the user's own texts: tokenise each text once, cut it at token positions, and drop the rest.
 
-A window is everything that the model is fed at a length, the anchor token in front included. Windows come in turn, the
-first of every text before the second of any, so that a limit takes them from all texts; those of one text share it as
+A window is everything that the model is fed at a length, including the anchor token in front. The first windows of all
+texts come before the second window of any, so that a limit takes windows from all texts. Windows of one text have it as
 their source.
 """
 
@@ -18,12 +18,12 @@ from anchoreval.errors import AnchorEvalError, LengthError, SourceError
 from anchoreval.schema import Sample, Segment, Tokenizer
 from anchoreval.suites.recipe import BASE, Recipe, options
 
-ALL = 10**9  # windows of a text: more than any has
+ALL = 10**9  # more windows than any text has
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A text as token ids without the anchor token, and the characters of each token."""
+    """A text as token ids without the anchor token, and the character span of each token."""
 
     name: str
     sha256: str
@@ -34,21 +34,21 @@ class Text:
     ends: array[int]
 
     def between(self, first: int, stop: int) -> str:
-        """The characters of the tokens from `first` up to `stop`."""
+        """Return the characters of the tokens from `first` up to but not including `stop`."""
         return self.text[self.starts[first] : self.ends[stop - 1]]
 
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """Arguments of a card: how many windows of each text are taken."""
+    """Arguments of a card: `windows` is the number of windows taken of each text."""
 
     windows: int = ALL
 
 
 def generate(recipe: Recipe) -> Iterator[Sample]:
-    """Yield the windows of a length, as many as are asked for; SourceError and LengthError as for `texts_of`, `taken`.
+    """Yield as many windows of a length as are asked for.
 
-    AnchorEvalError where a chat template would stand around them.
+    Raise SourceError and LengthError as `texts_of` and `taken` do, and AnchorEvalError for a chat template.
     """
     if recipe.wrap != BASE or recipe.outside > (recipe.front is not None):
         raise AnchorEvalError(f"{recipe.task} scores texts as they are, without a chat template: --template base")
@@ -61,41 +61,47 @@ def generate(recipe: Recipe) -> Iterator[Sample]:
 
 
 def size(recipe: Recipe) -> int:
-    """Return how many windows the texts have at a length."""
+    """Return the number of windows that the texts have at a length."""
     return len(taken(recipe))
 
 
 def taken(recipe: Recipe) -> list[tuple[Text, int]]:
-    """Every window as its text and its first token there, in turn; LengthError for a length that no text fills."""
-    said, first = (" with the anchor", "the anchor token") if recipe.front else ("", "a first token")
+    """Return every window, in order, as its text and the index of its first token.
+
+    Raise LengthError for a length that no text fills.
+    """
+    counted, first = (" with the anchor", "the anchor token") if recipe.front else ("", "a first token")
     if recipe.length < 2:
         raise LengthError(f"--lengths {recipe.length}: a window has {first} and at least one more")
     texts, step, most = texts_of(recipe), _step(recipe), options(recipe, Windows).windows
     firsts = [range(0, min(len(text.ids) // step, most) * step, step) for text in texts]
-    found = [(at // step, number, at) for number, each in enumerate(firsts) for at in each]
-    if not found:
+    windows = [(at // step, number, at) for number, positions in enumerate(firsts) for at in positions]
+    if not windows:
         longest = max(len(text.ids) for text in texts) + recipe.length - step
-        raise LengthError(f"--lengths {recipe.length}: the longest text has {longest} tokens{said}", longest)
-    return [(texts[number], at) for _, number, at in sorted(found)]
+        raise LengthError(f"--lengths {recipe.length}: the longest text has {longest} tokens{counted}", longest)
+    return [(texts[number], at) for _, number, at in sorted(windows)]
 
 
 def too_short(recipe: Recipe) -> list[str]:
     """Return a line for each text that is too short for one window."""
-    said, front = (" with the anchor", 1) if recipe.front else ("", 0)
+    counted, front = (" with the anchor", 1) if recipe.front else ("", 0)
     return [
-        f"left out: {text.name} has {len(text.ids) + front} tokens{said}, a window {recipe.length}"
+        f"left out: {text.name} has {len(text.ids) + front} tokens{counted}, a window {recipe.length}"
         for text in texts_of(recipe)
         if len(text.ids) < _step(recipe)
     ]
 
 
 def _step(recipe: Recipe) -> int:
-    """Tokens of a window that are of its text."""
+    """Return the number of a window's tokens that come from its text."""
     return recipe.length - (recipe.front is not None)
 
 
 def texts_of(recipe: Recipe) -> tuple[Text, ...]:
-    """The texts that `--text` names, read once and remembered; SourceError as for `read_texts`, or for none."""
+    """Return the texts that `--text` names, read once and cached.
+
+    Raise SourceError as `read_texts` does, and if no text is named.
+    """
     sources, asked = recipe.sources, (id(recipe.tokenizer), recipe.front)
     if sources.text is None:
         raise SourceError(f"{recipe.task} is made of texts of yours: name their file or folder with --text")
@@ -108,7 +114,7 @@ def texts_of(recipe: Recipe) -> tuple[Text, ...]:
 
 
 def files_of(place: Path) -> list[Path]:
-    """The file itself, or all *.txt in and under a folder, sorted by name; SourceError where there are none."""
+    """Return the file itself, or all *.txt in and under a folder, sorted by name; raise SourceError for none."""
     files = sorted(place.rglob("*.txt")) if place.is_dir() else [place]
     if not files:
         raise SourceError(f"--text {place}: no *.txt in this folder")
@@ -116,12 +122,15 @@ def files_of(place: Path) -> list[Path]:
 
 
 def read_texts(place: Path, tokenizer: Tokenizer, front: tuple[str, int] | None = None) -> tuple[Text, ...]:
-    """The texts of a file or folder; SourceError names a file that is no text or spells the anchor token `front`."""
+    """Return the texts of a file or folder.
+
+    Raise SourceError for a file that is no UTF-8 text, is empty, or contains the anchor token `front`.
+    """
     return tuple(_read(file, name_of(file, place), tokenizer, front) for file in files_of(place))
 
 
 def name_of(file: Path, place: Path) -> str:
-    """What a text is called: its path in the folder that was named, or its file's name."""
+    """Return the name of a text: its path in the folder that the user named, or the name of the file."""
     return str(file.relative_to(place)) if place.is_dir() else file.name
 
 

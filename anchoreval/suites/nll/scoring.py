@@ -1,4 +1,4 @@
-"""How well a model predicts a text: the mean log-probability of its tokens as a number from 0 to 1."""
+"""Score how well a model predicts a text: the mean log-probability of its tokens, mapped to 0..1."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ from anchoreval.suites.ruler.scoring import NO_FACTS
 
 
 def token_probability(_: str, __: Sequence[str], facts: Mapping[str, Json] = NO_FACTS) -> Score:
-    """The geometric mean of the tokens' probabilities, which is 1 / perplexity: e to the log-probability per token."""
+    """Return e to the mean log-probability per token: the tokens' geometric mean probability, 1 / perplexity."""
     logprob = facts.get(PER_TOKEN)
     return Score(None, "its tokens have no log-probability") if logprob is None else Score(min(1.0, math.exp(logprob)))
