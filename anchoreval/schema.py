@@ -236,7 +236,8 @@ class Output:
 
     `reference_logprob` is the summed natural log-probability of `reference_ids` (None if the request has none), and
     `token_logprobs` that of each of them, as float32 holds it (None if it was not computed);
-    `choices` has a score for each choice, in order; `seconds` is the wall time of the batch divided by its size;
+    `choices` has a score for each choice, in order (none only if `finish` is "error");
+    `seconds` is the wall time of the batch divided by its size;
     `lost` is the outcome of a request without an answer, if the backend knows more than that it failed; `facts` holds
     facts named in `OUTPUT_FACTS`, which the record holds beside the facts of the sample.
     """

@@ -1,6 +1,7 @@
 """The fields of an arm: how each is spelled, what it is, which backends compute it, and what installs it on a model.
 
-A new field is a row of FIELDS and an attribute of `Arm` with the same default. Imports no torch: `install` names a
+A new field is a row of FIELDS and an attribute of `Arm` with the same default, and a row of docs/arms.md; a new value
+of a field is added where its `parse` is (positions.py, patterns.py, rope.py). Imports no torch: `install` names a
 function, which is imported when an arm with that field is installed.
 """
 

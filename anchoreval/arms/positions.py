@@ -11,6 +11,13 @@
 Under the two resets the preamble restarts like a document (see blocks.py), the query starts right after the
 longest document, and its answer prefix follows without a gap. In every scheme, and with explicit arrays,
 generated and teacher-forced tokens follow one after the other from the last prompt token's position.
+
+A new scheme is a row of SCHEMES and of the table above, a branch of `PositionScheme.of`, and the row `positions` of
+docs/arms.md; the properties `consecutive`, `restarts` and `needs_anchor` must be right for it. One with a number that
+does not end in "shift" changes `__str__` and `rule` too. Two places outside assume that a prompt needs at most its
+tokens plus `shift` positions, and change with a scheme that needs more: `_positions` in backends/vllm/backend.py, which
+sizes the table of RoPE, and `beyond` in runs/nll.py. Backends lay prompts out by `of`; one that cannot compute a scheme
+raises UnsupportedArm in its `under`.
 """
 
 from __future__ import annotations
@@ -21,7 +28,7 @@ from dataclasses import dataclass
 from anchoreval.arms.blocks import Block
 from anchoreval.errors import UnknownName, UnsupportedArm
 
-#: Spelling to meaning, in one sentence.
+#: Spelling to meaning, in one sentence. A number is spelled M in both, and `rule` puts it for every M of the sentence.
 SCHEMES: dict[str, str] = {
     "contiguous": "0, 1, 2, ... over the whole prompt",
     "shift:M": "M, M + 1, ... over the whole prompt, the first token included",

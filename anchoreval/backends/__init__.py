@@ -41,8 +41,10 @@ def _engine_of_vllm(arm: Arm) -> Hashable:
 
 
 _LOADING = frozenset({"device", "trust_remote_code"})
-#: A backend is a class of the protocol below, including `open`, and a row here. Options of `open` that no flag gives
-#: may be explained in options.py.
+#: A backend is a class of the protocol `Backend` and a row here; fake.py is the smallest. Its class method
+#: `open(model, *, dtype, kernel, ...)` takes the folder or name of the checkpoint, these two and what `takes` names,
+#: and returns the backend. A row of OPTIONS in options.py explains the options that no flag gives; it is there, and
+#: empty, without any. What holds for every backend is tested in tests/backends/test_protocol.py.
 BACKENDS: Mapping[str, Capabilities] = {
     "hf": Capabilities(
         "anchoreval.backends.hf.backend:HfBackend",
@@ -96,7 +98,11 @@ class Described(Protocol):
         ...
 
     def under(self, arm: Arm) -> AbstractContextManager[dict[str, Json]]:
-        """Apply the arm inside the block and yield it as applied; raise UnsupportedArm with the field."""
+        """Apply the arm inside the block and yield it as applied; raise UnsupportedArm with the field.
+
+        `arm.require(name)` refuses fields that are other backends'. What is yielded is `applied` in the run's header:
+        JSON, with `rope`, `positions`, `attention`, `dtype` and `kernel` as they were computed.
+        """
         ...
 
 
@@ -104,7 +110,13 @@ class Backend(Described, Protocol):
     """A loaded model that answers requests under an arm."""
 
     def answer(self, requests: Sequence[Request]) -> Iterator[Output]:
-        """Yield one output per request, each as soon as its batch is done, in any order."""
+        """Yield one output per request, each as soon as its batch is done, in any order.
+
+        An answer ends at a string of `stop` (detokenize.py cuts there), at one of `end_ids` or after `max_new_tokens`;
+        where nothing is to be generated, `finish` is `request.unsaid`. A request with `choices` gets a score for each,
+        and one that `scores_text` gets `token_logprobs`: without log-probabilities these are outputs of finish "error"
+        that say `why`, never outputs without scores. Elsewhere `reference_logprob` may be None.
+        """
         ...
 
     def close(self) -> None:

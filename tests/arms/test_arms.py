@@ -116,7 +116,8 @@ def test_the_page_on_arms_has_every_field_and_the_example_as_it_is() -> None:
     root = Path(__file__).parents[2]
     page = (root / "docs" / "arms.md").read_text("utf-8")
     for field in FIELDS:
-        assert f"| {field.name} | `{field.spelling}` | {field.about} | {', '.join(field.backends) or 'all'} |" in page
+        row = f"| {field.name} | `{field.spelling}` | {field.about} | {', '.join(field.backends) or 'all'} |"
+        assert row in page, f"docs/arms.md lacks this row: {row}"
     source = (root / "examples" / "evict.py").read_text("utf-8")
     assert source[source.index("@contextmanager") :] in page
 

@@ -211,4 +211,5 @@ def test_what_a_server_says_of_the_key_stands_in_nothing_that_is_written(
 def test_the_help_names_every_option_of_a_backend_that_no_flag_gives() -> None:
     absent = {"fake"} | (set() if find_spec("vllm") else {"vllm"})
     for name in set(BACKENDS) - absent:
+        assert name in OPTIONS, f"backends/options.py: OPTIONS has no row {name!r} (empty if flags give all options)"
         assert set(OPTIONS[name]) == set(options_of(name) or ()) - ELSEWHERE
