@@ -73,6 +73,10 @@ class PositionScheme:
         """Whether the first token is placed apart from the others."""
         return self.name.startswith("anchor-")
 
+    def needed(self, tokens: int) -> int:
+        """Return how many positions a model needs for a prompt of so many tokens, at the most."""
+        return tokens + self.shift
+
     def of(self, blocks: Sequence[Block]) -> tuple[int, ...]:
         """Return the position ids of a prompt, one per token."""
         if self.restarts:

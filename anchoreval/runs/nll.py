@@ -94,7 +94,7 @@ def beyond(arms: Sequence[Arm], lengths: Sequence[int], window: int | None) -> l
     """Return a notice for each arm that shifts tokens beyond the model's positions at a length that fits unshifted."""
     notices = []
     for arm in arms:
-        over = [n for n in lengths if window is not None and n - 1 + arm.positions.shift >= window]
+        over = [n for n in lengths if window is not None and arm.positions.needed(n) > window]
         if over:
             notices.append(
                 f"arm {arm.name!r}: beyond the model's {window} positions at lengths {', '.join(map(str, over))}"

@@ -20,6 +20,7 @@ from anchoreval.arms.arm import Arm
 from anchoreval.arms.configuration import positions_of
 from anchoreval.arms.layout import Arrangement
 from anchoreval.arms.patterns import PATTERNS
+from anchoreval.arms.positions import CONTIGUOUS, PositionScheme
 from anchoreval.arms.rope import LEVELS, RopeLevel, parse_level
 from anchoreval.backends.hf.load import eos_ids
 from anchoreval.backends.vllm.answer import Answering
@@ -66,7 +67,7 @@ class VllmBackend:
         self._eos = eos_ids(self._config, self._tokenizer)
         self._live: tuple[_Kind, Engine] | None = None
         self._closed = False
-        self._stock = _Kind(LEVELS["native"], settings.batching, positions=self._positions(0))
+        self._stock = _Kind(LEVELS["native"], settings.batching, positions=self._positions(CONTIGUOUS))
         self._under: tuple[_Kind, Arrangement, str] = self._stock, Arrangement(), "native"
         self._native = self._engine(self._stock).says
 
@@ -256,12 +257,12 @@ class VllmBackend:
             batching=batching.placebo() if arm.placebo else batching,
             planned=planned,
             documents=None if pattern == "full" else pattern,
-            positions=self._positions(arrangement.scheme.shift),
+            positions=self._positions(arrangement.scheme),
         )
 
-    def _positions(self, shift: int) -> int:
+    def _positions(self, scheme: PositionScheme) -> int:
         """Return the table rows that prompts need, 0 if the model has them; rounded up: shifts then share an engine."""
-        needed = self._settings.window + shift
+        needed = scheme.needed(self._settings.window)
         stated = positions_of(self._config.config)
         return 0 if stated is not None and needed <= stated else 1 << (needed - 1).bit_length()
 
