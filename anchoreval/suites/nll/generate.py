@@ -109,7 +109,7 @@ def texts_of(recipe: Recipe) -> tuple[Text, ...]:
 
 def files_of(place: Path) -> list[Path]:
     """The file itself, or all *.txt in and under a folder, sorted by name; SourceError where there are none."""
-    files = sorted(place.rglob("*.txt")) if place.is_dir() else [place]
+    files = sorted(place.rglob("*.txt"), key=str) if place.is_dir() else [place]
     if not files:
         raise SourceError(f"--text {place}: no *.txt in this folder")
     return files
