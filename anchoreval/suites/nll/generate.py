@@ -121,8 +121,13 @@ def read_texts(place: Path, tokenizer: Tokenizer, front: tuple[str, int] | None 
 
 
 def name_of(file: Path, place: Path) -> str:
-    """What a text is called: its path in the folder that was named, or its file's name."""
-    return str(file.relative_to(place)) if place.is_dir() else file.name
+    """What a text is called: its path in the folder that was named, or its file's name; SourceError if not UTF-8."""
+    name = str(file.relative_to(place)) if place.is_dir() else file.name
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise SourceError(f"--text: the name {name!a} is not UTF-8: rename the file") from error
+    return name
 
 
 def _read(file: Path, name: str, tokenizer: Tokenizer, front: tuple[str, int] | None) -> Text:

@@ -543,6 +543,16 @@ def test_the_same_call_goes_on_whatever_the_texts_are_called(llama: Path, texts:
     assert (tmp_path / "out" / HEADER).read_bytes() == before
 
 
+def test_a_name_that_is_not_utf_8_is_one_line(texts: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "t"
+    folder.mkdir()
+    shutil.copy(texts / "0.txt", folder / "b\udcff.txt")
+    for place in (folder, folder / "b\udcff.txt"):
+        with pytest.raises(SourceError, match=r"the name 'b\\udcff\.txt' is not UTF-8: rename the file"):
+            fake(place, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_plan_says_once_that_a_text_is_left_out(
     texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
