@@ -77,7 +77,6 @@ class RunFolder:
             for name in (HEADER, RECORDS, LOGPROBS):
                 clear_parts(self.path / name)
             self._resume()
-            self._logprobs = TokenLogprobs(self.path)
             self.firsts = Kept(self.path / FIRSTS)
             with write_errors(self.path / RECORDS):
                 self._file = os.open(self.path / RECORDS, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW, 0o644)
@@ -101,15 +100,24 @@ class RunFolder:
                 opened(path).close()
                 with write_errors(self.path):
                     drop_torn_line(path)
+        self._logprobs = TokenLogprobs(self.path)
         if there(records):
             lines = Lines(records)
             numbered = [(number, record_of(values)) for number, values in each_fields(lines)]
+            kept = [record for _, record in numbered if not self._lacks_losses(record)]
+            if len(kept) < len(numbered):
+                write_whole(records, map(to_line, kept))
+                numbered = list(enumerate(kept, 1))
             self.done = {record.key: record for _, record in numbered}
             self._keys = {(record.sample_id, record.arm): record.key for record in self.done.values()}
             self._lines = {record.key: number for number, record in numbered}
             self._stale = lines.count - len(self.done)
         if not (self.old or Header()).get("finished"):
             self._begin()
+
+    def _lacks_losses(self, record: Record) -> bool:
+        """Whether a text was scored and the line of its log-probabilities is lost, so that it is asked again."""
+        return record.finish == "scored" and record.outcome in SCORED and record.key not in self._logprobs
 
     @staticmethod
     def _old(header: Path) -> Header:
@@ -255,7 +263,8 @@ class RunFolder:
         (self.path / FIRSTS).unlink(missing_ok=True)
         self._header |= changes
         self.update_header(seal=seal_of(self._header, digest, len(self.done), sha256_of(self.path)))
-        return Run(self.path, Header(json.loads(json.dumps(self._header))), tuple(self.done.values()))
+        header = json.loads(json.dumps(self._header, sort_keys=True))  # in the order in which it is read
+        return Run(self.path, Header(header), tuple(self.done.values()))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

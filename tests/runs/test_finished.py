@@ -68,6 +68,7 @@ def test_a_finished_run_makes_no_prompt_again_and_stays_as_it_is(
     totals: list[str] = []
     again = run(tmp_path, tell=totals.append, **changes)
     assert again == first and content(first.path) == before and not made
+    assert json.dumps(again.header) == json.dumps(first.header)  # boards show it as it stands
 
 
 def test_what_was_left_out_is_said_again(tmp_path: Path, made: list[str]) -> None:

@@ -52,7 +52,8 @@ def plan_run(
 ) -> RunPlan:
     """Return the plan of a run on the hf backend. Tokens are exact; seconds and bytes are estimates (cost.py)."""
     arms = {arm: DryArm(_limits(arm, limits), arm.arrangement, shape.whole_prompts) for arm in prompts.spec.arms}
-    cells, left_out = [], [*(str(row["why"]) for row in made.unmakeable), *made.notices]
+    notices = [line.removeprefix("left out: ") for line in made.notices]
+    cells, left_out = [], [*(str(row["why"]) for row in made.unmakeable), *notices]
     for cell in made.cells:
         count = prompt_tokens = answer_tokens = 0
         progress.at(f"{cell.task.address} at {cell.length:,}")

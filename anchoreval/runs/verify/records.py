@@ -227,7 +227,7 @@ class Reading:
         if self.run.header.get("finished") and (alone := len(self.logprobs) - len(self._referred)):
             yield Finding(str(self.run.path / LOGPROBS), f"{alone} lines are of no record", False)
         if self._without and self.logprobs:
-            what = f"{self._without} records have no line in {LOGPROBS}: they were made before such lines were kept"
+            what = f"{self._without} records have no line in {LOGPROBS}: made before such lines were kept, or lost"
             yield Finding(str(self.path), what, False)
 
     def _line(self, line: bytes) -> Iterator[str]:

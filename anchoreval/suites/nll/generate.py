@@ -115,7 +115,7 @@ def texts_of(recipe: Recipe) -> tuple[Text, ...]:
 
 def files_of(place: Path) -> list[Path]:
     """Return the file itself, or all *.txt in and under a folder, sorted by name; raise SourceError for none."""
-    files = sorted(place.rglob("*.txt")) if place.is_dir() else [place]
+    files = sorted(place.rglob("*.txt"), key=str) if place.is_dir() else [place]
     if not files:
         raise SourceError(f"--text {place}: no *.txt in this folder")
     return files
@@ -130,8 +130,16 @@ def read_texts(place: Path, tokenizer: Tokenizer, front: tuple[str, int] | None 
 
 
 def name_of(file: Path, place: Path) -> str:
-    """Return the name of a text: its path in the folder that the user named, or the name of the file."""
-    return str(file.relative_to(place)) if place.is_dir() else file.name
+    """Return the name of a text: its path in the folder that was named, or its file's name.
+
+    Raise SourceError for a name that is not UTF-8.
+    """
+    name = str(file.relative_to(place)) if place.is_dir() else file.name
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise SourceError(f"--text: the name {name!a} is not UTF-8: rename the file") from error
+    return name
 
 
 def _read(file: Path, name: str, tokenizer: Tokenizer, front: tuple[str, int] | None) -> Text:

@@ -520,6 +520,50 @@ def test_what_a_text_cannot_be_scored_with_is_one_line(
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
 
 
+def test_a_window_whose_losses_are_lost_is_asked_again(texts: Path, tmp_path: Path) -> None:
+    run = fake(texts, tmp_path, lengths=[128])
+    whole = (run.path / LOGPROBS).read_bytes()
+    for lost in (whole[:-30], b"".join(whole.splitlines(keepends=True)[3:]), b""):
+        header = json.loads((run.path / "header.json").read_text())
+        del header["seal"], header["finished"]
+        (run.path / "header.json").write_text(json.dumps(header))
+        (run.path / LOGPROBS).write_bytes(lost)
+        again = fake(texts, tmp_path, lengths=[128])
+        assert again.path == run.path and (run.path / LOGPROBS).read_bytes() == whole
+        assert [record.key for record in load_run(run.path).records] == [record.key for record in run.records]
+
+
+def test_the_same_call_goes_on_whatever_the_texts_are_called(llama: Path, texts: Path, tmp_path: Path) -> None:
+    for number, name in enumerate(("a/b.txt", "a-b.txt", "a.txt")):  # paths and names sort in other orders
+        (tmp_path / "t" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(texts / f"{number}.txt", tmp_path / "t" / name)
+    rows = measure(llama, tmp_path / "t", tmp_path / "out", limit=1)
+    before = (tmp_path / "out" / HEADER).read_bytes()
+    assert measure(llama, tmp_path / "t", tmp_path / "out", limit=1) == rows
+    assert (tmp_path / "out" / HEADER).read_bytes() == before
+
+
+def test_a_name_that_is_not_utf_8_is_one_line(texts: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "t"
+    folder.mkdir()
+    shutil.copy(texts / "0.txt", folder / "b\udcff.txt")
+    for place in (folder, folder / "b\udcff.txt"):
+        with pytest.raises(SourceError, match=r"the name 'b\\udcff\.txt' is not UTF-8: rename the file"):
+            fake(place, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_plan_says_once_that_a_text_is_left_out(
+    texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(texts, tmp_path / "t")
+    (tmp_path / "t" / "short.txt").write_text("short")
+    asked = ["--model", "anchor-tiny", "--gpus", "1xA100", "--tasks", "nll", "--lengths", "64", "--windows", "1"]
+    assert main(["plan", *asked, "--text", str(tmp_path / "t")]) == 0
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if "short.txt" in line]
+    assert said.startswith("left out: short.txt has ")
+
+
 def test_a_window_without_losses_is_named_and_asked_again(
     texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
