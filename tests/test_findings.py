@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from findings.evidence import MODEL, REPOSITORY, RESULTS, Evidence, lines, read
 from findings.gather import gather
+from findings.losses import value_of
 from findings.page import LOSSES, PROBES, RUNS, rendered
 
 from anchoreval import compare
@@ -64,6 +65,10 @@ def test_readme_prints_the_committed_figures() -> None:
     contrasts = {one.arm: one.pooled for one in compare(RESULTS / "eb79dc8496f766f6")}
     for arm in ("bf16", "bf16-angle"):
         assert f"`{arm}`" in paragraph and size(contrasts[arm]) in paragraph and contrasts[arm].word in paragraph
+    for line in lines(RESULTS / "nll-1024" / "nll.csv"):
+        whole = line["baseline"] and (line["first"], line["last"]) == ("1", "1023")
+        if whole and line["arm"] in ("bf16", "bf16-angle"):
+            assert value_of(line) in " ".join(paragraph.split())
     picture = paragraph.split("](")[-1].split(")")[0]
     assert (REPOSITORY / picture).is_file()
 

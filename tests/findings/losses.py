@@ -27,23 +27,24 @@ def finding(table: Table) -> Finding:
 def _sentences(length: int, host: str, paired: list[Line]) -> list[Sentence]:
     whole = [line for line in paired if (line["first"], line["last"]) == ("1", str(length - 1))]
     placebo = next((line for line in whole if line["arm"].endswith(PLACEBO)), None)
-    floor = f"floor: {_value(placebo)} under the placebo" if placebo else "no placebo was measured"
+    floor = f"floor: {value_of(placebo)} under the placebo" if placebo else "no placebo was measured"
     said = []
     for line in whole:
         if line["arm"].endswith(PLACEBO):
             continue
-        seen = "" if not line["low"] or float(line["low"]) * float(line["high"]) > 0 else ": not told from none"
+        told = not line["low"] or float(line["low"]) * float(line["high"]) > 0
+        seen = "" if told else ": cannot be told from no difference"
         said.append(
             Sentence(
                 RANKS.get(line["arm"], 40),
                 f"`{MODEL}`, loss on {line['units']} {line['unit']}s of {length:,} tokens, {host}: `{line['arm']}` "
-                f"minus `{line['baseline']}` is {_value(line)} nats per token{seen}; {floor}.",
+                f"minus `{line['baseline']}` is {value_of(line)} nats per token{seen}; {floor}.",
             )
         )
     return said
 
 
-def _value(line: Line) -> str:
+def value_of(line: Line) -> str:
     if not float(line["differing"]):
         return "0, the same bits"
     ends = f" [{nats(float(line['low']))}, {nats(float(line['high']))}]" if line["low"] else ""
@@ -58,6 +59,6 @@ def _buckets(lines: list[Line], paired: list[Line]) -> str:
     for line in lines:
         if line["arm"] == baseline:
             place = (line["first"], line["last"])
-            cells = [_value(found[*place, arm]) if (*place, arm) in found else "–" for arm in arms]
+            cells = [value_of(found[*place, arm]) if (*place, arm) in found else "–" for arm in arms]
             rows.append([f"{int(place[0]):,}–{int(place[1]):,}", f"{float(line['value']):.3f}", *cells])
     return grid(["positions", f"`{baseline}`", *(f"`{arm}` minus it" for arm in arms)], rows)
