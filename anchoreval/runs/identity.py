@@ -18,10 +18,12 @@ from typing import Any
 from anchoreval.arms.arm import Arm
 from anchoreval.backends import BACKENDS, Described, waves
 from anchoreval.errors import AnchorEvalError, RunError
+from anchoreval.files.strict_json import parse
 from anchoreval.model import Model
 from anchoreval.model.checkpoint import hashes_of, reads
 from anchoreval.prompt import anchor_token, first_token
 from anchoreval.records.header import HEADER, SCHEMA, TWICE, UNUSED_TEMPLATE, Header, fingerprint, read_header
+from anchoreval.records.plain_files import content_of
 from anchoreval.records.run import Run
 from anchoreval.runs.prompts import Cell, Cells, Prompts
 from anchoreval.runs.rounds import rule_of
@@ -216,6 +218,8 @@ def _others(before: Mapping[str, Json], now: Mapping[str, Json]) -> Iterator[str
         yield f"the first samples of {', '.join(names)} are others where so many are asked for: they changed"
     if before.get("less") != now.get("less"):
         yield "the positions that the model has, and with them the room for an answer, changed"
+    if before.get("releases") != now.get("releases"):
+        yield "the release of lm-eval, whose definitions make the prompts, changed"
     if before.get("sources") != now.get("sources"):
         yield "the source texts changed"
 
@@ -246,7 +250,7 @@ def changed_files(run: Run) -> Iterator[tuple[str, bool]]:
 def training_card(folder: Path) -> dict[str, Any] | None:
     """Return the training card beside the weights, as `train` writes it; None where there is none that can be read."""
     try:
-        card = json.loads((folder / CARD).read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
+        card = parse(content_of(folder / CARD))
+    except (RunError, ValueError):
         return None
     return card if isinstance(card, dict) else None

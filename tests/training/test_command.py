@@ -12,7 +12,7 @@ import pytest
 from command_line import cli
 from tiny_training import WORDS, write_base, write_store
 
-from anchoreval import evaluate
+from anchoreval import evaluate, load_run
 from anchoreval.cards import load_models
 from anchoreval.training.checkpoints import CARD
 from anchoreval.training.corpus import generated
@@ -125,6 +125,15 @@ def test_recipes_are_the_papers_numbers_and_say_where_each_stands() -> None:
 
 def test_the_anchor_of_qwen_is_not_the_end_of_its_chats() -> None:
     assert anchor_text("qwen2") == "<|endoftext|>" and anchor_text("llama") is None and anchor_text(None) is None
+
+
+@pytest.mark.parametrize("card", [b'{"lr": NaN}', b'{"lr": 1e999}', b'{"a":' + b"[" * 2000, b"\xff", b"[]"])
+def test_a_training_card_that_no_header_can_hold_is_none(tmp_path: Path, card: bytes) -> None:
+    model = Path(shutil.copytree(REPOSITORY / "models" / "anchor-tiny", tmp_path / "model"))
+    (model / CARD).write_bytes(card)
+    asked: dict[str, Any] = {"lengths": [512], "limit": 1, "haystack": "generated", "backend": "fake"}
+    run = evaluate(str(model), "ruler/vt", output=tmp_path, **asked)
+    assert load_run(run.path).header.model["trained"] is None
 
 
 def test_public_models_trained_with_anchors_have_cards_and_twins() -> None:
