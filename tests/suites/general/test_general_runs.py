@@ -273,7 +273,9 @@ def test_another_release_of_lm_eval_begins_a_new_run(
     assert "releases" not in before.header["identity"]
     release = lm_eval_tasks.metadata.version
     monkeypatch.setattr(lm_eval_tasks, "COMPARED", "0.0.1")
-    after = run(tmp_path, folder, "general/hellaswag")
+    told: list[str] = []
+    after = run(tmp_path, folder, "general/hellaswag", tell=told.append)
+    assert any("the release of lm-eval" in line and "a new run begins" in line for line in told)
     assert after.header["identity"]["releases"] == [f"lm-eval {release('lm-eval')}"]
     assert after.path != before.path
 
