@@ -37,7 +37,7 @@ class Capabilities:
 
 
 def _engine_of_vllm(arm: Arm) -> Hashable:
-    return arm.rope, arm.placebo, arm.arrangement.stock, arm.attention
+    return arm.rope, arm.placebo, arm.stock, arm.attention
 
 
 _LOADING = frozenset({"device", "trust_remote_code"})

@@ -337,7 +337,7 @@ class AnchorEvalLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not analysed
         """Yield every output as it comes; raise ModelError after the last if requests have no answer."""
         if not requests:
             return
-        if not self.arm.arrangement.stock:
+        if not self.arm.stock:
             without = sum("document" not in request.roles and "line" not in request.roles for request in requests)
             if without:
                 _log.warning("arm %s: %d of %d prompts have no documents", self.arm.name, without, len(requests))

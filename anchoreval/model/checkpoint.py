@@ -17,13 +17,6 @@ from anchoreval.model.hashes import sha256_of
 from anchoreval.schema import Json
 
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-#: Files that a tokenizer is read from, ours or that of transformers.
-_OF_TOKENIZERS = (
-    "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model",
-)  # fmt: skip
-_OF_TEMPLATES = ("chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja")
-_OF_LOADERS = ("generation_config.json", ADAPTER)
 #: Ends of the names of files that anything is read from.
 _READ = (".json", ".jinja", ".safetensors", ".model", ".txt", ".py")
 _TEXTS = (".json", ".jinja")
@@ -124,20 +117,6 @@ def find_checkpoint(model: str, code: bool = False, adapters: bool = False) -> C
     names = ["config.json", *_weight_files(folder, model), *([ADAPTER, ADAPTER_WEIGHTS] if adapter else [])]
     hashes = {name: sha256_of(folder / name) for name in names}
     return Checkpoint(folder, hashes | (_code(folder) if code else {}), adapter)
-
-
-def reads(loader: bool, template: str, server_template: bool = False) -> tuple[str, ...]:
-    """Return the names, or globs, of the files besides the weights that decide an answer.
-
-    These are the tokenizer's files; those of chat templates if one is rendered here (`template` "chat") or is used to
-    count tokens (`server_template`); and those of the loader if the engine has one (`loader`).
-    """
-    rendered = template != "base" or server_template
-    return (
-        *_OF_TOKENIZERS,
-        *(_OF_TEMPLATES if rendered else ()),
-        *(_OF_LOADERS if loader else ()),
-    )
 
 
 def hashes_of(folder: Path, names: tuple[str, ...]) -> dict[str, str]:

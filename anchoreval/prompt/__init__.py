@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from anchoreval.arms.arm import Arm
 from anchoreval.errors import ModelError, OverlongPrompt, UnsupportedArm
@@ -92,13 +92,6 @@ def first_token(
         return {"anchor_token": None, "anchor_id": None, "anchor_from": "none"}
     text, number = anchor_token(tokenizer)
     return {"anchor_token": text, "anchor_id": number, "anchor_from": anchor_from(tokenizer, template, args)}
-
-
-def wording(wrap: Wrap, template: Template, args: Mapping[str, Scalar], anchor: Anchor) -> dict[str, Any]:
-    """Return, for a run's identity, what decides prompt text and first token besides the template's name."""
-    text = {"template_text": template_text(wrap)} if template == "chat" else {}
-    given = {"template_args": dict(args)} if args else {}
-    return text | given | ({"anchor": anchor} if anchor != "auto" else {})
 
 
 def require_no_anchor(arm: Arm) -> None:
@@ -227,7 +220,11 @@ def to_request(
     ids, choices = _split(text, sample.choices, tokenizer)
     seams = list(itertools.accumulate(len(segment.text) for segment in sample.segments[:-1]))
     segment_ids = [bisect.bisect_right(seams, start) for start, _ in tokenizer.spans(text)][: len(ids)]
-    token_ids, segment_ids = _anchored(ids, segment_ids, tokenizer) if anchor == "auto" else (ids, segment_ids)
+    token_ids = ids
+    if anchor == "auto":
+        number = anchor_token(tokenizer)[1]
+        skipped = 1 if ids[:1] == [number] else 0
+        token_ids, segment_ids = [number, *ids[skipped:]], [-1, *segment_ids[skipped:]]
     reference_answer = "" if choices or sample.then else reference_text(sample.references, form)
     reference = _continuation(text, reference_answer, ids, tokenizer)
     request = Request(
@@ -256,14 +253,6 @@ def _of_text(sample: Sample, tokenizer: PromptTokenizer, anchor: Anchor) -> Requ
 
 
 _DOCUMENT: tuple[Role, ...] = ("document",)
-
-
-def _anchored(ids: list[int], segment_ids: list[int], tokenizer: PromptTokenizer) -> tuple[list[int], list[int]]:
-    """Return the ids with exactly one anchor token, at index 0, and their segment ids; the anchor's is -1."""
-    number = anchor_token(tokenizer)[1]
-    if ids[:1] == [number]:
-        return ids, [-1, *segment_ids[1:]]
-    return [number, *ids], [-1, *segment_ids]
 
 
 def positions(request: Request) -> int:

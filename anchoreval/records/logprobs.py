@@ -18,10 +18,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from anchoreval.errors import RunError
-from anchoreval.files import write_errors, write_whole
+from anchoreval.files import MOST_BYTES, opened, there, write_errors, write_whole
 from anchoreval.files.strict_json import parse
 from anchoreval.records.lines import write_line
-from anchoreval.records.plain_files import MOST_BYTES, opened, there
 from anchoreval.schema import Record
 
 LOGPROBS = "logprobs.jsonl"

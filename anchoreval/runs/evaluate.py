@@ -20,7 +20,6 @@ from anchoreval.model.hashes import forget
 from anchoreval.prompt import NO_ARGS, Anchor, Template, anchor_from, anchor_token
 from anchoreval.records.folder import RunFolder
 from anchoreval.records.header import HEADER, RAW_TEXT, Header
-from anchoreval.records.own import require_own
 from anchoreval.records.run import Run, load_run
 from anchoreval.runs.identity import header_of, now, tell_beside
 from anchoreval.runs.prompts import Cells, Prompts
@@ -222,7 +221,8 @@ class _Evaluation:
         with work(self.watch, 0, f"opening {model.name}"):
             engine = self._open()
         try:
-            served = as_served(prompts, engine)
+            one_server = capabilities_of(self.opening.backend).one_server
+            served = as_served(prompts, engine) if one_server else prompts
             if served.spec is not prompts.spec:
                 cells, finished = None, []
             for run in finished:
@@ -280,8 +280,8 @@ class _Evaluation:
         if not (directory / HEADER).exists():
             tell_beside(directory, Header(json.loads(json.dumps(header))), self.tell)
         with RunFolder(directory, header, self.same_environment) as disk:
-            require_own(disk)
-            prompts, cells = gone_on(prompts, cells, disk, self.tell)
+            if disk.old is not None:
+                prompts, cells = gone_on(prompts, cells, disk, self.tell)
             spec, many = prompts.spec, isinstance(engine, Fleet)
             groups = waves(str(header.backend["engine"]), spec.arms)
             if isinstance(engine, Fleet):
@@ -304,17 +304,14 @@ class _Evaluation:
 def as_served(prompts: Prompts, engine: Described) -> Prompts:
     """Return the prompts as the server takes them: in the server's template if it turned out to answer chat only.
 
-    If the server has fewer positions than the card says, the prompts get these. Prompts of other backends stay the
-    same.
+    If the server has fewer positions than the card says, the prompts get these.
     """
     described = engine.describe()
     name, positions = str(described["engine"]), described.get("max_length")
     if not prompts.spec.served and described.get("server", {}).get("api") == "chat":
         prompts = prompts.asking(served=True)
         _check(prompts.spec, name, None, "chat")
-    if not capabilities_of(name).one_server or not isinstance(positions, int):
-        return prompts
-    return replace(prompts, model=prompts.model.within(positions))
+    return replace(prompts, model=prompts.model.within(positions)) if isinstance(positions, int) else prompts
 
 
 def notices(described: Mapping[str, Any]) -> Iterator[str]:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from anchoreval.arms.arm import DEFAULT_KERNEL, parse_arms
 from anchoreval.errors import LengthError, RunError
+from anchoreval.files import content_of, there
 from anchoreval.files.strict_json import parse
 from anchoreval.model import Model
-from anchoreval.records.plain_files import content_of, there
 from anchoreval.reports.nll.rows import Row, spans
 from anchoreval.reports.nll.tables import HEADER, TASK, texts_of, write_tables
 from anchoreval.runs.evaluate import evaluate, require_one_document

@@ -14,7 +14,7 @@ from typing import Any
 from anchoreval.cards import Task
 from anchoreval.errors import AnchorEvalError, LengthError, MissingExtra
 from anchoreval.model import Model
-from anchoreval.prompt import NO_ARGS, to_request, trimmed, wording, wrap_of
+from anchoreval.prompt import NO_ARGS, template_text, to_request, trimmed, wrap_of
 from anchoreval.prompt.documents import RULE, cut_documents
 from anchoreval.records.header import SCHEMA
 from anchoreval.runs.dealing import names_source, shuffled
@@ -123,8 +123,11 @@ class Prompts:
 
     @property
     def wording(self) -> dict[str, Any]:
-        """The part of a run's identity that tells how prompts are worded; see `prompt.wording`."""
-        return wording(self.wrap, self.spec.template, self.spec.template_args, self.spec.anchor)
+        """The part of a run's identity that decides prompt text and first token besides the template's name."""
+        spec = self.spec
+        text = {"template_text": template_text(self.wrap)} if spec.template == "chat" else {}
+        given = {"template_args": dict(spec.template_args)} if spec.template_args else {}
+        return text | given | ({"anchor": spec.anchor} if spec.anchor != "auto" else {})
 
     def asking(self, **changes: Any) -> Prompts:
         """Return the prompts of the same model under a Spec with these fields changed."""
@@ -271,7 +274,7 @@ class Prompts:
             "length_rule": spec.length_rule,
             "document_tokens": spec.document_tokens,
             "sources": spec.sources.describe(),
-            **({"documents": RULE} if any(not arm.arrangement.stock for arm in spec.arms) else {}),
+            **({"documents": RULE} if any(not arm.stock for arm in spec.arms) else {}),
             **({"releases": releases} if releases else {}),
             **self.wording,
         } | ({"until": str(spec.until), "limit": spec.limit} if spec.until else {})

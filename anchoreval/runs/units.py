@@ -211,7 +211,8 @@ class Units:
         there = Counter((record.task, record.length, record.arm) for record in scored)
         last: list[Unit] | None = [] if alone_at_last else None
         for cell in cells:
-            if self._is_whole(cell, there):
+            arms = [(*cell.place, arm.name) for arm in self.prompts.spec.arms]
+            if all(there[arm] >= cell.asked for arm in arms) and self._is_own(cell):
                 self.progress.had(cell.asked * len(self.prompts.spec.arms))
                 continue
             for samples in groups_of(cell, self.prompts.spec):
@@ -255,20 +256,18 @@ class Units:
                 return False
         return True
 
-    def _is_whole(self, cell: Cell, there: Mapping[tuple[str, int, str], int]) -> bool:
-        """Return True if every sample of a cell is answered under every arm; its prompts are then not made again.
+    def _is_own(self, cell: Cell) -> bool:
+        """Return True if the records of a cell's first sample, which is already made, are answers to its prompt.
 
-        The first sample, which is already made, is compared with its record; RunError as from `RunFolder.waiting`.
+        The prompts of a whole cell are then not made again. Raise RunError as `RunFolder.waiting` does.
         """
-        arms = self.prompts.spec.arms
-        if any(there.get((*cell.place, arm.name), 0) < cell.asked for arm in arms):
-            return False
         first = next(cell.samples, None)
         if first is None:
             return True
         cell.samples = itertools.chain([first], cell.samples)
         request = self.prompts.request(cell.task, first)
-        return not any(self.folder.waiting(arm.name, {first.id: key_of(request, arm, self.engine)}) for arm in arms)
+        keys = ((arm, key_of(request, arm, self.engine)) for arm in self.prompts.spec.arms)
+        return not any(self.folder.waiting(arm.name, {first.id: key}) for arm, key in keys)
 
 
 def groups_of(cell: Cell, spec: Spec) -> Iterator[list[Sample]]:

@@ -17,16 +17,14 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from anchoreval.errors import AnchorEvalError, RunError
+from anchoreval.files import there
 from anchoreval.records.header import HEADER
-from anchoreval.records.line import from_line
-from anchoreval.records.lines import RECORDS, Lines
+from anchoreval.records.lines import RECORDS, Lines, from_line
 from anchoreval.records.logprobs import LOGPROBS, TokenLogprobs
 from anchoreval.records.parts import HeaderParts
-from anchoreval.records.plain_files import there
 from anchoreval.records.record import key_of, to_record
 from anchoreval.records.rescore import earned, same
-from anchoreval.records.run import Run, header_alone
-from anchoreval.records.seal import changed_parts, seal_of
+from anchoreval.records.run import Run, changed_parts, header_alone, seal_of
 from anchoreval.runs.identity import changed_files
 from anchoreval.runs.prompts import Second
 from anchoreval.runs.rebuild import Remake
