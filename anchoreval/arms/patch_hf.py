@@ -132,13 +132,10 @@ class Applied:
         with self._lock:
             self.tables[f"{name}:{layer_type}"] += 1
 
-    def count_rotation(self, name: str) -> None:
+    def count_rotation(self, name: str, dtype: torch.dtype) -> None:
+        """Count a rotation of module `name`, which handed q and k on in `dtype`."""
         with self._lock:
             self.rotations[name] += 1
-
-    def hand_on(self, name: str, dtype: torch.dtype) -> None:
-        """Note the dtype in which a rotation of module `name` handed q and k on."""
-        with self._lock:
             self._handed[name] = dtype
 
     def enter(self, name: str, kernel: str, _: Any, query: Tensor, key: Tensor, rest: Mapping[str, Any]) -> None:
@@ -253,11 +250,8 @@ def _install_rope(model: nn.Module, state: Applied, stack: contextlib.ExitStack)
     rotating = rotating_modules(model)
     state.rotating = tuple(rotating)
     for path, functions in rotating.items():
-        count, handed = partial(state.count_rotation, path), partial(state.hand_on, path)
-        module = model.get_submodule(path)
-        replaced: dict[str, Any] = {
-            name: Rotation(stock, state.level, count, handed) for name, stock in functions.items()
-        }
+        module, count = model.get_submodule(path), partial(state.count_rotation, path)
+        replaced: dict[str, Any] = {name: Rotation(stock, state.level, count) for name, stock in functions.items()}
         forward = with_globals(module, replaced | reporting_table(module, partial(state.enter, path)))
         state.patched[path] = module, forward
         if wider(state.level.product, model_dtype(model)) and _joins_latent(module):

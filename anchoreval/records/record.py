@@ -7,7 +7,7 @@ import json
 import struct
 
 from anchoreval.arms.arm import Arm
-from anchoreval.prompt.documents import document_tokens
+from anchoreval.prompt import document_tokens
 from anchoreval.schema import Output, Record, Request, Sample, Score
 from anchoreval.suites.scorers import likeliest
 

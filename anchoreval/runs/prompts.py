@@ -14,8 +14,7 @@ from typing import Any
 from anchoreval.cards import Task
 from anchoreval.errors import AnchorEvalError, LengthError, MissingExtra
 from anchoreval.model import Model
-from anchoreval.prompt import NO_ARGS, template_text, to_request, trimmed, wrap_of
-from anchoreval.prompt.documents import RULE, cut_documents
+from anchoreval.prompt import DOCUMENT_RULE, NO_ARGS, cut_documents, template_text, to_request, trimmed, wrap_of
 from anchoreval.records.header import SCHEMA
 from anchoreval.runs.dealing import names_source, shuffled
 from anchoreval.runs.lengths import LengthRule, lengths_of, require_lengths, room_of, rule_of
@@ -233,7 +232,8 @@ class Prompts:
     def request(self, task: Task, sample: Sample, room: int | None = None) -> Request:
         """Return the request of a sample; raise OverlongPrompt if it takes more positions than `room`."""
         request = to_request(sample, self.tokenizer, task.reference, room, anchor=self.spec.anchor)
-        return cut_documents(request, self.spec.document_tokens)
+        tokens = self.spec.document_tokens
+        return request if tokens is None else cut_documents(request, tokens)
 
     def second(self, task: Task, sample: Sample, answer: str) -> Pair:
         """Return the second prompt of a two-step sample, made from the answer to its first prompt."""
@@ -274,7 +274,7 @@ class Prompts:
             "length_rule": spec.length_rule,
             "document_tokens": spec.document_tokens,
             "sources": spec.sources.describe(),
-            **({"documents": RULE} if any(not arm.stock for arm in spec.arms) else {}),
+            **({"documents": DOCUMENT_RULE} if any(not arm.stock for arm in spec.arms) else {}),
             **({"releases": releases} if releases else {}),
             **self.wording,
         } | ({"until": str(spec.until), "limit": spec.limit} if spec.until else {})

@@ -19,11 +19,9 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache
 
 from anchoreval.arms.layout import Arrangement, Layout
-from anchoreval.backends.answering import NOT_FINITE, REFERENCE_NOT_FINITE, Growing
-from anchoreval.backends.detokenize import Decodes, TextStream
+from anchoreval.backends.answering import NOT_FINITE, REFERENCE_NOT_FINITE, Decodes, Growing, TextStream
 from anchoreval.backends.hf.batches import LEAST_ROWS, Batch, Limits, plan, shared, width
 from anchoreval.backends.hf.cache import KvStore
 from anchoreval.backends.hf.documents import KeptDocuments, RowPrefill
@@ -282,7 +280,7 @@ class Answering:
 
     def _decode(self, store: KvStore, batch: Batch, rows: list[Row]) -> None:
         """Add greedy tokens until all rows have ended; ended rows leave when half of the width is idle."""
-        device = self._network.device
+        device, growth = self._network.device, self._network.growth
         fillers = width(len(rows), batch.solo) - len(rows)
         slots: list[Row | None] = [*rows, *[None] * fillers]
         state = _State.of([*rows, *[rows[0]] * fillers], batch.columns, device)
@@ -296,7 +294,7 @@ class Answering:
                 slots = [*(slots[i] for i in active), *[None] * (room - len(active))]
                 cache = store.top(room, filled)
             filled += 1
-            if self._drops_cache(rows, cache):
+            if growth is not None and growth.drops_cache(rows[0].ids, cache):
                 cache, ids = store.top(1, 0), rows[0].ids
                 logits_BV = extend(self._network, cache, ids, range(len(ids)), 0)
             else:
@@ -312,13 +310,6 @@ class Answering:
             if slot is not None and slot.finish is None:
                 slot.add(token, finite, self._eos)
         return token_B
-
-    def _drops_cache(self, rows: Sequence[Row], cache: Cache) -> bool:
-        """Return whether the model's own generation code would drop the only row's keys and values here."""
-        growth = self._network.growth
-        if growth is None or not growth.may_drop:
-            return False
-        return growth.drops_cache(torch.tensor([rows[0].ids], device=self._network.device), cache)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from anchoreval.backends.answering import UNCLOSED, is_unclosed
-from anchoreval.backends.detokenize import TextStream
+from anchoreval.backends.answering import UNCLOSED, TextStream, is_unclosed
 from anchoreval.backends.openai.message import Message, Unread, Usage, message_of, one_line, usage_of
 from anchoreval.backends.openai.server import Api, Identity, Offers, text_of
 from anchoreval.schema import PROMPT_READ, ChoiceScore, Finish, Json, Outcome, Output, Request, rounded

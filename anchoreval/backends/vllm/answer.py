@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from anchoreval.arms.layout import Arrangement
-from anchoreval.backends.detokenize import Decodes, TextStream
+from anchoreval.backends.answering import Decodes, TextStream
 from anchoreval.backends.vllm.asks import Ask, Reply, Row
 from anchoreval.backends.vllm.batches import batches, context_of, lots
 from anchoreval.backends.vllm.engine import Engine
