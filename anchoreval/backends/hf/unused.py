@@ -86,7 +86,8 @@ def unused_weights(model: Any, checkpoint: Checkpoint, unexpected: Collection[st
     refused = {*unexpected, *decoders} - named - buffers - others
     kinds = [tuple(sorted(names)) for names in (named, buffers, others, refused)]
     frequencies = {name for name in buffers if _FREQUENCIES.search(name)}
-    return Unused(*kinds, frequencies_off=_frequencies_off(model, checkpoint, frequencies) if frequencies else None)
+    off = _frequencies_off(model, checkpoint, frequencies) if frequencies else None
+    return Unused(kinds[0], kinds[1], kinds[2], kinds[3], off)
 
 
 def _stored(checkpoint: Checkpoint) -> Iterator[tuple[str, tuple[int, ...]]]:
