@@ -5,11 +5,14 @@ Token ids become text one token at a time, with stop strings; exact for characte
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from anchoreval.schema import ChoiceScore, Finish, Outcome, Output, Request
+from anchoreval.arms.layout import Arrangement
+from anchoreval.errors import ModelError
+from anchoreval.schema import NO_LOGPROB, ChoiceScore, Finish, Outcome, Output, Request
 
 NOT_FINITE = "the logits are not finite"
 REFERENCE_NOT_FINITE = "it is not finite"  # why a reference has no log-probability although the request has an answer
@@ -96,6 +99,18 @@ def is_unclosed(text: str, prompt_end: str = "") -> bool:
     return False
 
 
+def require_answerable(request: Request, arrangement: Arrangement, vocabulary: int | None = None) -> None:
+    """Raise ModelError or UnsupportedArm for a request that an engine would misread or break on."""
+    if not request.token_ids:
+        raise ModelError(f"{request.sample_id}: an empty prompt cannot be continued")
+    arrangement.check(request)
+    chosen = (max(choice.token_ids, default=0) for choice in request.choices)
+    highest = max(*request.token_ids, *request.reference_ids, *chosen)
+    if vocabulary is not None and highest >= vocabulary:
+        text = f"token {highest} is not among the model's {vocabulary}: another tokenizer?"
+        raise ModelError(f"{request.sample_id}: {text}")
+
+
 @dataclass(slots=True)
 class Growing:
     """What was generated for a request so far. `finish` is None as long as it goes on."""
@@ -122,10 +137,25 @@ class Growing:
         """End the request without an answer."""
         self.finish, self.why, self.lost = "error", why, lost
 
-    def said(self, seconds: float, reference: float | None, choices: tuple[ChoiceScore, ...]) -> Output:
-        """Return the output, with the log-probability of the reference and the scores of the choices."""
+    def said(
+        self,
+        seconds: float,
+        reference: float | None,
+        choices: tuple[ChoiceScore, ...],
+        each: tuple[float, ...] | None = None,
+    ) -> Output:
+        """Return the output, with the log-probability of the reference, that of each of its tokens, and the choices'.
+
+        A request that ended in an error has no scores. A reference whose log-probability is not finite has none, and
+        the answer stays valid.
+        """
         text, finish = self.stream.finish(), self.finish or "length"
-        if finish != "error" and is_unclosed(text, self.stream.prompt_end):
+        unscored = finish != "error" and reference is not None and not math.isfinite(reference)
+        if finish == "error" or unscored:
+            reference, each = None, None
+        if finish == "error":
+            choices = ()
+        elif is_unclosed(text, self.stream.prompt_end):
             self.fail(f"{UNCLOSED}, {len(self.tokens)} tokens", "unclosed")
             finish = "error"
         return Output(
@@ -138,4 +168,6 @@ class Growing:
             why=self.why,
             choices=choices,
             lost=self.lost,
+            facts={NO_LOGPROB: REFERENCE_NOT_FINITE} if unscored else {},
+            token_logprobs=each,
         )

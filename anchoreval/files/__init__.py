@@ -23,11 +23,6 @@ MOST_BYTES = 64 * 2**20  # limit for a file that is read whole, and for a line
 BROKEN = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.ESTALE, errno.ENODEV, errno.ENXIO})
 
 
-def part_of(path: Path) -> Path:
-    """Return the name beside `path` under which this process writes the content of `path`."""
-    return path.with_name(f"{path.name}.{os.getpid()}{PART}")
-
-
 def clear_parts(path: Path) -> None:
     """Delete half-written files beside `path` whose processes are gone; delete nothing else, and follow no links."""
     prefix = f"{path.name}."
@@ -47,7 +42,7 @@ def write_whole(path: Path, pieces: Iterable[str | bytes]) -> Path:
     old content, and no half-written file stays.
     """
     clear_parts(path)
-    part = part_of(path)
+    part = path.with_name(f"{path.name}.{os.getpid()}{PART}")
     try:
         with write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)

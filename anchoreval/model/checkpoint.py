@@ -59,7 +59,7 @@ def folder_of(model: str, weights: bool = True, download: bool = True) -> Path:
     """Return the folder of a local path or hub id; a missing hub id is downloaded into the hub's cache.
 
     Without `weights` only configuration and tokenizer are fetched, without `download` nothing at all. Raise ModelError
-    if that fails, or if a file of the checkpoint is a link to somewhere else.
+    if that fails, or if the checkpoint's files are not files, lie elsewhere, or state sizes that no model has.
     """
     try:
         there = Path(model).expanduser()
@@ -67,17 +67,12 @@ def folder_of(model: str, weights: bool = True, download: bool = True) -> Path:
     except (OSError, RuntimeError, ValueError):  # too long, a user that is not there, a NUL
         folder = None
     folder = folder or _download(model, weights, download)
-    require_sound(folder)
-    return folder
-
-
-def require_sound(folder: Path) -> None:
-    """Raise ModelError if a checkpoint's files are not files or lie elsewhere, or state sizes that no model has."""
     _require_inside(folder)
     for name, shape in _SHAPES.items():
         path = folder / name
         if path.is_file() and (wrong := shape(_json(path))) is not None:
             raise ModelError(f"{path}: {wrong}")
+    return folder
 
 
 def _require_inside(folder: Path) -> None:

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from anchoreval.files import clear_parts, part_of
+from anchoreval.errors import RunError
+from anchoreval.files import write_whole
 
 LARGE_BYTES = 1 << 23  # smaller files are read in milliseconds
 SETTLED_NS = 2_000_000_000  # a file changed more recently than this may change again within one tick of its clock
@@ -82,17 +83,11 @@ def _whole(entry: Any) -> bool:
 def _update(change: Callable[[Kept], Kept]) -> None:
     """Apply `change` to the entries as other processes left them, and write the result."""
     file = cache_file()
-    with contextlib.suppress(OSError), _alone(file):
+    with contextlib.suppress(OSError, RunError), _alone(file):
         before = _load()
         after = dict(list(change(before).items())[-_MOST:])
         if after != before:
-            clear_parts(file)
-            part = part_of(file)
-            try:
-                part.write_text(json.dumps(after), encoding="utf-8")
-                part.replace(file)
-            finally:
-                part.unlink(missing_ok=True)
+            write_whole(file, [json.dumps(after)])
 
 
 @contextlib.contextmanager

@@ -254,7 +254,8 @@ class RunFolder:
         """
         if not self._written:
             return load_run(self.path)
-        self.sort(list(self.done))
+        if self._stale:
+            self.sort(list(self.done))
         self._logprobs.settle(list(self.done))
         with (self.path / RECORDS).open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()

@@ -19,7 +19,7 @@ from anchoreval.records.header import SCHEMA
 from anchoreval.runs.dealing import names_source, shuffled
 from anchoreval.runs.lengths import LengthRule, lengths_of, require_lengths, room_of, rule_of
 from anchoreval.runs.spec import Spec
-from anchoreval.schema import GENERATED, Json, Output, Request, Sample, Wrap, uses_generated
+from anchoreval.schema import GENERATED, Json, Output, Request, Sample, Wrap, lost_output, uses_generated
 from anchoreval.suites import (
     CONTEXT_FREE,
     FOLLOW_UPS,
@@ -250,7 +250,7 @@ class Prompts:
         if room is None or (needed := self.rule.positions(request)) <= room:
             return None
         why = f"needs {needed} positions, the model has {room}, and nothing is cut"
-        return Output(request.sample_id, "", (), "error", None, 0.0, why, lost="does_not_fit")
+        return lost_output(request.sample_id, "does_not_fit", why)
 
     def identity(self, engine: str) -> dict[str, Json]:
         """Return everything that changes a record: not throughput settings, not the number of samples.

@@ -41,6 +41,7 @@ from anchoreval.schema import (
     Request,
     Sample,
     Score,
+    lost_output,
 )
 from anchoreval.suites.scorers import SCORERS, with_choices
 
@@ -131,7 +132,7 @@ class Group:
                 prompts[name] = self.prompts.second(self.task, self.asked[name][0], self.firsts[name].text)
             except OverlongPrompt as error:
                 why, seconds = f"second prompt: {error}", self.firsts.pop(name).seconds
-                lost = Output(name, "", (), "error", None, seconds, why, lost="does_not_fit")
+                lost = lost_output(name, "does_not_fit", why, seconds)
                 self.store(lost, self.folder.environment)
         self.seconds |= prompts
         return [Unit(self.arm, [request for _, request in prompts.values()], self)] if prompts else []

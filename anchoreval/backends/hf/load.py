@@ -20,6 +20,7 @@ from anchoreval.arms.configuration import layer_kinds, rope_types, stated
 from anchoreval.arms.entering import looked_at, summary
 from anchoreval.arms.flex_hf import prefilling
 from anchoreval.backends.hf.growth import GROWING_ROPE, Growth
+from anchoreval.backends.hf.network import extend
 from anchoreval.backends.hf.unused import Unused, unused_weights
 from anchoreval.errors import ModelError
 from anchoreval.model.checkpoint import Checkpoint
@@ -102,15 +103,11 @@ class StockNetwork:
 
     def one_token(self) -> None:
         """Run one token: not id 0, which may be padding, and not at position 0, where nothing is rotated."""
-        at_11 = torch.full((1, 1), 7, device=self.device)
-        mask_11 = torch.ones_like(at_11, dtype=torch.bool)
-        self.logits(at_11 % self.vocabulary, DynamicCache(config=self.model.config), (at_11, mask_11), 1)
+        extend(self, DynamicCache(config=self.model.config), [7 % self.vocabulary], [7], 0)
 
     def restart(self) -> None:
         """Reset frequencies that grew with an earlier prompt: `dynamic_rope_update` resets them at position 0."""
-        zero_11 = torch.zeros(1, 1, dtype=torch.long, device=self.device)
-        mask_11 = torch.ones(1, 1, dtype=torch.bool, device=self.device)
-        self.logits(zero_11, DynamicCache(config=self.model.config), (zero_11, mask_11), 1)
+        extend(self, DynamicCache(config=self.model.config), [0], [0], 0)
 
 
 def load(

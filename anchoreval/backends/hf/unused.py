@@ -76,7 +76,7 @@ class Unused:
 
 def unused_weights(model: Any, checkpoint: Checkpoint, unexpected: Collection[str]) -> Unused:
     """Return the weights that are left out; `unexpected` is from transformers' report, which omits ignored weights."""
-    stored = dict(_stored(checkpoint))
+    stored = dict(shapes_of(checkpoint))
     ignored = _ignored(model, stored)
     decoders = _decoders(ignored)
     left = {*unexpected, *ignored} - decoders
@@ -90,7 +90,7 @@ def unused_weights(model: Any, checkpoint: Checkpoint, unexpected: Collection[st
     return Unused(kinds[0], kinds[1], kinds[2], kinds[3], off)
 
 
-def _stored(checkpoint: Checkpoint) -> Iterator[tuple[str, tuple[int, ...]]]:
+def shapes_of(checkpoint: Checkpoint) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Yield name and shape of every tensor of the checkpoint's files."""
     for file in checkpoint.sha256:
         if file.endswith(".safetensors"):
