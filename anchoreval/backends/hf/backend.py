@@ -25,7 +25,6 @@ from anchoreval.arms.patch_hf import Applied, Kernel, applied, rotary_modules
 from anchoreval.arms.patterns import PATTERNS, WINDOW_RULE
 from anchoreval.arms.positions import GENERATED
 from anchoreval.backends.answering import require_answerable
-from anchoreval.backends.hf.adapter import attach, bare
 from anchoreval.backends.hf.answer import Answering
 from anchoreval.backends.hf.batches import Limits
 from anchoreval.backends.hf.cache import KvStore
@@ -115,9 +114,7 @@ class HfBackend:
             raise ModelError(f"unknown realisation {realisation!r}: one of {', '.join(get_args(Realisation))}")
         checkpoint = find_checkpoint(model, code=trust_remote_code, adapters=True)
         stock = DEFAULT if kernel in ("auto", "fused") else kernel
-        with bare(checkpoint) as base:
-            network = load(base, dtype, device, stock, trust_remote_code, unused_weights)
-        attach(network.model, checkpoint)
+        network = load(checkpoint, dtype, device, stock, trust_remote_code, unused_weights)
         chosen: Realisation = "flex" if realisation == "flex" else "rows"
         backend = cls(checkpoint, network, Limits(chunk_tokens, batch_tokens, rows), chosen, kernel, product)
         backend._positions = settle(network, backend._tokenizer)
