@@ -51,7 +51,7 @@ class RunFolder:
         self._written, self._stale = False, 0
 
     def __enter__(self) -> RunFolder:
-        if problem := problem_of(json.loads(json.dumps(self._header))):  # no reader would accept this header
+        if problem := problem_of(self._header):  # no reader would accept this header
             raise RunError(f"{self.path}: what is asked for has no place in {HEADER}: {problem}")
         for place in (self.path, self.path.parent):  # folders of run and model: boards follow no links
             if place.is_symlink():
@@ -138,16 +138,16 @@ class RunFolder:
         old = self.old or Header()
         return self._written and (self._stale > 0 or bool(old.get("finished") or old.get("grown")))
 
-    @property
-    def environment(self) -> int | None:
-        """The index of this process's environment in the header's `environments`; None if it is not known."""
-        return self.environment_of(self._here[0]) if self._here else None
+    def environment_of(self, environment: Mapping[str, Json] | None) -> int | None:
+        """Return the index of an environment in the header's `environments`; add a new one.
 
-    def environment_of(self, environment: Mapping[str, Json]) -> int:
-        """Return the index of an environment in the header; add a new one.
-
-        Raise RunError for a new one if the run must stay in the same environment.
+        None stands for this process's, and is returned if that is not known. Raise RunError for a new one if the run
+        must stay in the same environment.
         """
+        if environment is None:
+            if not self._here:
+                return None
+            environment = self._here[0]
         known = self._header.environments
         if environment not in known:
             self._require_known([environment])

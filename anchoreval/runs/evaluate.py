@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -211,7 +210,7 @@ class _Evaluation:
         model, tell = prompts.model, self.tell
         finished = [] if self.same_environment else list(finished_beside(self.output, prompts.spec))
         with work(self.watch, 0, "making the first prompt of every task and length"):
-            cells = self._cells(prompts) if not finished else None
+            cells = prompts.cells() if not finished else None
         for line in tokenizer_lines(prompts):
             tell(line)
         if unused := bool(self.raw and model.tokenizer.chat_template):
@@ -228,11 +227,9 @@ class _Evaluation:
             for run in finished:
                 if run.is_asked_for(served, engine):
                     return self._as_it_is(run.path, run.header, engine)
-            if cells is None:
-                cells = self._cells(served)
-            elif served.model is not model:
+            if cells is None or served.model is not model:
                 cells = served.cells()
-            for line in cells.notices:
+            for line in (*(f"left out: {row['why']}" for row in cells.unmakeable), *cells.notices):
                 tell(line)
             with work(self.watch, 0, "trying every arm once"):
                 header = header_of(served, cells, engine, unused)
@@ -248,13 +245,6 @@ class _Evaluation:
         if opening.workers is not None:
             raise AnchorEvalError("--workers needs --ray: local, auto or the address of a cluster")
         return open_backend(opening.backend, opening.model, **opening.options)
-
-    def _cells(self, prompts: Prompts) -> Cells:
-        """Return the cells that are asked for, and tell which are left out."""
-        cells = prompts.cells()
-        for row in cells.unmakeable:
-            self.tell(f"left out: {row['why']}")
-        return cells
 
     def _as_it_is(self, path: Path, header: Header, engine: Engine) -> Run:
         """Return a run that is already finished, with the notices and progress of one that is computed."""
@@ -278,7 +268,7 @@ class _Evaluation:
             self.tell(line)
         directory = self.output / header.run
         if not (directory / HEADER).exists():
-            tell_beside(directory, Header(json.loads(json.dumps(header))), self.tell)
+            tell_beside(directory, header, self.tell)
         with RunFolder(directory, header, self.same_environment) as disk:
             if disk.old is not None:
                 prompts, cells = gone_on(prompts, cells, disk, self.tell)

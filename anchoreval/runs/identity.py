@@ -139,7 +139,7 @@ def header_of(prompts: Prompts, cells: Cells, engine: Described, unused_template
         **({UNUSED_TEMPLATE: True} if unused_template else {}),
         **({"until": rule_of(spec.until)} if spec.until else {}),
     }
-    return Header(facts)
+    return Header(json.loads(json.dumps(facts)))  # as it is read again
 
 
 def _applied(arms: Sequence[Arm], engine: Described, name: str) -> list[dict[str, Json]]:

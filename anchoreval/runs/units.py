@@ -121,8 +121,7 @@ class Group:
             kept = {part: getattr(output, part) for part in _KEPT}
             self.folder.firsts.add(self.keys[name], kept)
         else:
-            folder = self.folder
-            self.store(output, folder.environment if environment is None else folder.environment_of(environment))
+            self.store(output, environment)
 
     def done(self) -> list[Unit]:
         """Return the unit of the second prompts that can be made now; an empty list if there are none."""
@@ -133,19 +132,19 @@ class Group:
             except OverlongPrompt as error:
                 why, seconds = f"second prompt: {error}", self.firsts.pop(name).seconds
                 lost = lost_output(name, "does_not_fit", why, seconds)
-                self.store(lost, self.folder.environment)
+                self.store(lost)
         self.seconds |= prompts
         return [Unit(self.arm, [request for _, request in prompts.values()], self)] if prompts else []
 
-    def store(self, output: Output, environment: int | None) -> None:
+    def store(self, output: Output, environment: Mapping[str, Json] | None = None) -> None:
         """Score an output and write its record, unless the folder already has a record with an answer."""
         name = output.sample_id
         sample, request = self.asked[name]
         if name in self.seconds:
             sample, request, output = both(self.asked[name], self.firsts[name], self.seconds[name], output)
         if not self.folder.answered(self.keys[name]):
-            score = judge(self.task, output, sample)
-            record = to_record(self.keys[name], sample, request, self.arm, output, score, environment)
+            score, here = judge(self.task, output, sample), self.folder.environment_of(environment)
+            record = to_record(self.keys[name], sample, request, self.arm, output, score, here)
             self.folder.append(record, output.token_logprobs)
         self.progress(1)
 
@@ -238,7 +237,7 @@ class Units:
             group = Group(prompts, task, arm, asked, keys, folder, self.progress)
             for name in refused:
                 if name in waiting:
-                    group.store(refused[name], folder.environment)
+                    group.store(refused[name])
             names = [name for name in asked if name in waiting and name not in refused]
             group.find_firsts(names)
             fresh = [asked[name][1] for name in names if name not in group.firsts]
