@@ -1,7 +1,7 @@
 """Build requests to an OpenAI-compatible server for one `Request`, and read its answer as an `Output`.
 
 Pure: bodies of requests and answers to them, no connection. If the server returns token ids, text is made of them as on
-every other backend (backends/detokenize.py), so that the same tokens are the same text whoever computed them.
+every other backend (backends/answering.py), so that the same tokens are the same text whoever computed them.
 """
 
 from __future__ import annotations
