@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import stat
 import tempfile
@@ -133,6 +134,12 @@ def opened(path: Path, folder: Path | None = None) -> BinaryIO:
         os.close(number)
         raise RunError(f"{path} is no file: move it away")
     return os.fdopen(number, "rb")
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, read block by block."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def content_of(path: Path, folder: Path | None = None) -> bytes:

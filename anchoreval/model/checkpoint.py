@@ -13,7 +13,7 @@ from typing import Any
 
 from anchoreval.errors import ModelError
 from anchoreval.files.strict_json import OBJECT, Shape, either, list_of, number, object_of, or_null, whole
-from anchoreval.model.hashes import sha256_of
+from anchoreval.model.hashes import known_sha256_of
 from anchoreval.schema import Json
 
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -110,14 +110,14 @@ def find_checkpoint(model: str, code: bool = False, adapters: bool = False) -> C
             f"{folder / 'config.json'}: transformers_weights names other weights, {str(other)[:80]!r}: delete it"
         )
     names = ["config.json", *_weight_files(folder, model), *([ADAPTER, ADAPTER_WEIGHTS] if adapter else [])]
-    hashes = {name: sha256_of(folder / name) for name in names}
+    hashes = {name: known_sha256_of(folder / name) for name in names}
     return Checkpoint(folder, hashes | (_code(folder) if code else {}), adapter)
 
 
 def hashes_of(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
     """Return the SHA-256 of each file that exists, by name; a name may be a glob."""
     paths = sorted(path for name in names for path in folder.glob(name) if path.is_file())
-    return {path.relative_to(folder).as_posix(): sha256_of(path) for path in paths}
+    return {path.relative_to(folder).as_posix(): known_sha256_of(path) for path in paths}
 
 
 def _download(model: str, weights: bool, download: bool = True) -> Path:
@@ -186,12 +186,12 @@ def _code(folder: Path) -> dict[str, str]:
     mapped = [text for name in ("config.json", "tokenizer_config.json") for text in _mapped(folder / name)]
     if not mapped:
         return {}
-    found = {path.relative_to(folder).as_posix(): sha256_of(path) for path in sorted(folder.rglob("*.py"))}
+    found = {path.relative_to(folder).as_posix(): known_sha256_of(path) for path in sorted(folder.rglob("*.py"))}
     for other in sorted({text.partition("--")[0] for text in mapped if "--" in text}):
         if not _REPOSITORY.fullmatch(other) or Path(other).exists():  # transformers would take a folder of that name
             raise ModelError(f"{folder}: auto_map: {other[:80]!r} is no repository of the hub, or a folder here")
         place = _download(other, weights=False)
-        found |= {f"{other}--{path.name}": sha256_of(path) for path in sorted(place.glob("*.py"))}
+        found |= {f"{other}--{path.name}": known_sha256_of(path) for path in sorted(place.glob("*.py"))}
     return found
 
 

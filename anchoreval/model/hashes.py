@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import time
@@ -16,22 +15,22 @@ from pathlib import Path
 from typing import Any
 
 from anchoreval.errors import RunError
-from anchoreval.files import write_whole
+from anchoreval.files import sha256_of, write_whole
 
 LARGE_BYTES = 1 << 23  # smaller files are read in milliseconds
 SETTLED_NS = 2_000_000_000  # a file changed more recently than this may change again within one tick of its clock
-_BLOCK_BYTES = 1 << 22
 _MOST = 4096  # entries that the cache keeps
 Kept = dict[str, list[Any]]  # path -> size, times of change, inode, SHA-256
 
 
-def sha256_of(path: Path) -> str:
+def known_sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file; that of a large one as the cache knows it, until the file changes."""
     place, before = str(path.resolve()), _mark(path)
     if before[0] < LARGE_BYTES:
-        return _read(path)
+        return sha256_of(path)
     if (kept := _load().get(place)) is not None and kept[:-1] == before:
         return str(kept[-1])
-    sha256, now = _read(path), time.time_ns()
+    sha256, now = sha256_of(path), time.time_ns()
     if before == _mark(path) and now - max(before[1], before[2]) > SETTLED_NS:
         _update(lambda known: known | {place: [*before, sha256]})
     return sha256
@@ -52,14 +51,6 @@ def cache_file() -> Path:
 def _mark(path: Path) -> list[int]:
     status = path.stat()
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
-
-
-def _read(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _load() -> Kept:

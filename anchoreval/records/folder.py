@@ -8,7 +8,6 @@ are dropped when the run finishes.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -17,12 +16,12 @@ from pathlib import Path
 from types import TracebackType
 
 from anchoreval.errors import RunError
-from anchoreval.files import clear_parts, opened, there, write_errors, write_whole
+from anchoreval.files import clear_parts, opened, sha256_of, there, write_errors, write_whole
 from anchoreval.records.header import HEADER, SCHEMA, Header, fingerprint, read_header
 from anchoreval.records.header_shape import problem_of
 from anchoreval.records.kept import Kept
 from anchoreval.records.lines import RECORDS, Lines, drop_torn_line, each_fields, record_of, to_line, write_line
-from anchoreval.records.logprobs import LOGPROBS, TokenLogprobs, sha256_of
+from anchoreval.records.logprobs import LOGPROBS, TokenLogprobs, logprobs_sha256
 from anchoreval.records.run import Run, load_run, require_seal, seal_of
 from anchoreval.schema import SCORED, Json, Record
 
@@ -257,12 +256,11 @@ class RunFolder:
         if self._stale:
             self.sort(list(self.done))
         self._logprobs.settle(list(self.done))
-        with (self.path / RECORDS).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
         with write_errors(self.path / FIRSTS):
             (self.path / FIRSTS).unlink(missing_ok=True)
         self._header |= changes
-        self.update_header(seal=seal_of(self._header, digest, len(self.done), sha256_of(self.path)))
+        digest = sha256_of(self.path / RECORDS)
+        self.update_header(seal=seal_of(self._header, digest, len(self.done), logprobs_sha256(self.path)))
         header = json.loads(json.dumps(self._header, sort_keys=True))  # in the order in which it is read
         return Run(self.path, Header(header), tuple(self.done.values()))
 

@@ -109,7 +109,7 @@ class TokenLogprobs(Mapping[str, "Values[float]"]):
         return None
 
 
-def sha256_of(folder: Path) -> str | None:
+def logprobs_sha256(folder: Path) -> str | None:
     """Return the SHA-256 of the file in a run folder; None if there is no file."""
     if not there(folder / LOGPROBS):
         return None

@@ -16,7 +16,7 @@ from anchoreval.errors import MissingExtra, RunError
 from anchoreval.files import there
 from anchoreval.records.header import HEADER, READ, SCHEMA, Header, read_header
 from anchoreval.records.lines import RECORDS, Lines, each_fields, record_of
-from anchoreval.records.logprobs import TokenLogprobs, sha256_of
+from anchoreval.records.logprobs import TokenLogprobs, logprobs_sha256
 from anchoreval.records.parts import HeaderParts
 from anchoreval.schema import Json, Record
 from anchoreval.stats import Place, Scores, Subject, by_arm, per_token
@@ -165,7 +165,7 @@ def changed_since(header: Mapping[str, Json], lines: Lines) -> str:
     seal = header.get("seal")
     if seal is None:
         return "its seal is gone" if header.get("schema") == SCHEMA else ""
-    today = seal_of(header, lines.sha256, lines.count, sha256_of(lines.path.parent))
+    today = seal_of(header, lines.sha256, lines.count, logprobs_sha256(lines.path.parent))
     parts = changed_parts(seal, today)
     return f"the {' and the '.join(parts)} changed since it finished (seal)" if parts else ""
 

@@ -154,7 +154,8 @@ class Prompts:
                 last = last or error
                 cells.unmakeable.append({"task": task.address, "length": length, "why": str(error)})
                 continue
-            self._require_room(cell, cells.notices)
+            if task.length_of == "prompt":
+                self._require_room(cell, cells.notices)
             cells.cells.append(cell)
             if task.generator in LEFT_OUT:
                 cells.notices += LEFT_OUT[task.generator](self.recipe(task, length, cell.asked))
@@ -188,7 +189,7 @@ class Prompts:
         If at least one prompt is shorter, append a line to `notices` instead.
         """
         task, length, new_tokens, room = cell.task, cell.length, cell.new_tokens, room_of(cell.task, self.window)
-        if task.length_of != "prompt" or room is None or length + new_tokens + self.rule.template <= room:
+        if room is None or length + new_tokens + self.rule.template <= room:
             return
         problem = (
             f"{task.address} cuts prompts at {length} tokens and adds {new_tokens} of the answer, the model has {room}"

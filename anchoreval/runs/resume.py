@@ -18,6 +18,7 @@ from pathlib import Path
 
 from anchoreval.backends import Described
 from anchoreval.errors import RunError
+from anchoreval.files import sha256_of
 from anchoreval.records.folder import RunFolder
 from anchoreval.records.header import HEADER, Header, fingerprint, read_header
 from anchoreval.records.own import require_own
@@ -26,7 +27,6 @@ from anchoreval.runs.identity import environment_of, read_by
 from anchoreval.runs.prompts import Cells, Prompts
 from anchoreval.runs.spec import Spec
 from anchoreval.schema import SCORED, Outcome
-from anchoreval.texts.download import sha256_of
 from anchoreval.texts.sources import RULER_FILES, Sources
 
 FROM_PROMPTS = ("sources", "pools")  # parts of an identity that follow from prompts, if no task cuts its prompts
