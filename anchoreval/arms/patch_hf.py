@@ -34,7 +34,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from anchoreval.arms.entering import Entered, reporting_table, summary, with_globals
+from anchoreval.arms.entering import Entered, global_names, reporting_table, summary, with_globals
 from anchoreval.arms.frequencies import DamagedBuffer, frequency_buffers, sound_copy, unchecked
 from anchoreval.arms.kernels import FUSED, fused, row_mask, switched
 from anchoreval.arms.precision import NAMES, Rotation, Tables, rope_types, wider
@@ -190,15 +190,11 @@ def rotating_modules(model: nn.Module) -> dict[str, dict[str, Callable[..., Any]
     """Return path to {name: stock function}, for every module whose forward calls a global `apply_*rotary*`."""
     rotating: dict[str, dict[str, Callable[..., Any]]] = {}
     for path, module in model.named_modules():
-        forward = inspect.unwrap(type(module).forward)
-        names = [name for name in getattr(forward, "__code__", _NO_CODE).co_names if _APPLY.match(name)]
-        functions = {name: forward.__globals__.get(name) for name in names}
+        scope = getattr(inspect.unwrap(type(module).forward), "__globals__", {})
+        functions = {name: scope.get(name) for name in global_names(module) if _APPLY.match(name)}
         if reachable := {name: f for name, f in functions.items() if callable(f)}:
             rotating[path] = reachable
     return rotating
-
-
-_NO_CODE = (lambda: None).__code__
 
 
 def model_dtype(model: nn.Module) -> torch.dtype:
