@@ -185,9 +185,8 @@ def tell_beside(folder: Path, header: Header, tell: Callable[[str], None]) -> No
     for old in [other for other in beside if other.get("schema") != header["schema"] and not other.get("finished")]:
         if old.get("limit") == header["limit"]:
             tell(f"run {old.run} was begun in an older format and is left unfinished as it is: a new run begins")
-    for newest in sorted(
-        (other for other in beside if other.get("schema") == header["schema"]), key=lambda other: other.created
-    )[-1:]:
+    alike = [other for other in beside if other.get("schema") == header["schema"]]
+    for newest in sorted(alike, key=lambda other: other.created)[-1:]:
         before, now = newest.identity, header.identity
         if changed := [*_changed(before.get("files") or {}, now["files"]), *_others(before, now)]:
             tell(f"{' and '.join(changed)} since run {newest.run}: a new run begins")
