@@ -13,7 +13,8 @@ from anchoreval.backends import BACKENDS
 from anchoreval.backends.options import help_of_options
 from anchoreval.cli.console import note
 from anchoreval.errors import AnchorEvalError
-from anchoreval.prompt.settings import SETTINGS, read_template_arg
+from anchoreval.prompt.settings import read_template_arg
+from anchoreval.suites import settings as settings_of_suites
 from anchoreval.tokenizer.chat_template import Scalar
 
 if TYPE_CHECKING:
@@ -144,14 +145,14 @@ class Arms(argparse.Action):
 def settings(parser: argparse.ArgumentParser) -> None:
     """Add the flags for the settings of suites. A flag that is not given leaves the card's value."""
     group = parser.add_argument_group("settings of suites")
-    for name, setting in SETTINGS.items():
+    for name, setting in settings_of_suites().items():
         kind = positive if setting.kind is int else str
         group.add_argument(f"--{name.replace('_', '-')}", type=kind, choices=setting.values, help=setting.about)
 
 
 def chosen_settings(options: argparse.Namespace) -> dict[str, str | int]:
     """Return the settings that were given, keyed by the name of the generator's argument."""
-    given = {name: getattr(options, name) for name in SETTINGS}
+    given = {name: getattr(options, name) for name in settings_of_suites()}
     return {name: value for name, value in given.items() if value is not None}
 
 

@@ -10,15 +10,10 @@ from anchoreval.records.lines import RECORDS
 from anchoreval.records.run import Run
 from anchoreval.schema import SCORED, Record, Score
 from anchoreval.stats import per_token
-from anchoreval.suites.general.harness import require_definition
-from anchoreval.suites.scorers import SCORERS, with_choices
+from anchoreval.suites import scorers as known_scorers
+from anchoreval.suites.choices import with_choices
 
 TOLERANCE = 1e-12
-#: Scorer -> the facts that it needs.
-NEEDS: Mapping[str, tuple[str, ...]] = {
-    **dict.fromkeys(("babilong", "babilong_corrected"), ("question", "labels")),
-    "likeliest": ("gold",),
-}
 
 
 def earned(record: Record, scorers: Mapping[str, str], path: Path) -> Score:
@@ -29,15 +24,16 @@ def earned(record: Record, scorers: Mapping[str, str], path: Path) -> Score:
     """
     if record.outcome not in SCORED:
         return Score(None, record.why)
-    if scorers.get(record.task) not in SCORERS:
+    scorer = known_scorers().get(scorers.get(record.task, ""))
+    if scorer is None:
         raise RunError(f"{path}: header.json names no known scorer for {record.task}")
-    if lacks := [name for name in NEEDS.get(scorers[record.task], ()) if name not in record.facts]:
+    if lacks := [name for name in scorer.needs if name not in record.facts]:
         raise RunError(f"{path / RECORDS}: {record.sample_id}: facts > {lacks[0]} is not there, and its rule reads it")
     facts = with_choices(record.facts, record.choices, per_token(record) if record.finish == "scored" else None)
     try:
-        if scorers[record.task] == "lm_eval" and "lm_eval" in facts:
-            require_definition(record.task, facts)
-        return SCORERS[scorers[record.task]](record.output, record.references, facts)
+        if scorer.refuse is not None:
+            scorer.refuse(record.task, facts)
+        return scorer(record.output, record.references, facts)
     except RunError as error:
         raise RunError(f"{path / RECORDS}: {record.sample_id[:80]}: {error}") from error
 

@@ -28,8 +28,7 @@ from anchoreval.records.run import Run
 from anchoreval.runs.prompts import Cell, Cells, Prompts
 from anchoreval.runs.rounds import rule_of
 from anchoreval.schema import Json
-from anchoreval.suites import POOLS
-from anchoreval.suites.scorers import require
+from anchoreval.suites import generator_of, scorer_of
 from anchoreval.training.checkpoints import CARD
 
 #: The parts of an identity that a user asked for. The rest follows from files and from the number of samples.
@@ -75,7 +74,7 @@ def decided_by(prompts: Prompts, cells: Cells, described: Mapping[str, Json]) ->
 
 def _pool(prompts: Prompts, cell: Cell) -> Json:
     """Return what the samples of a cell depend on of their number; None if they do not depend on it."""
-    pool = POOLS.get(cell.task.generator)
+    pool = generator_of(cell.task).pool
     return pool and pool(prompts.recipe(cell.task, cell.length, cell.asked))
 
 
@@ -120,7 +119,7 @@ def header_of(prompts: Prompts, cells: Cells, engine: Described, unused_template
         "arms": _applied(spec.arms, engine, str(described["engine"])),
         "tasks": [task.address for task in spec.tasks],
         "scorers": {task.address: task.scorer for task in spec.tasks},
-        "scorer_packages": {name: text for cell in cells for name, text in require(cell.task.scorer).items()},
+        "scorer_packages": {name: text for cell in cells for name, text in scorer_of(cell.task).packages().items()},
         "lengths": sorted({cell.length for cell in cells} | {row["length"] for row in cells.unmakeable}),
         "asked": cells.rows,
         "unmakeable": cells.unmakeable,

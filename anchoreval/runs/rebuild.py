@@ -24,7 +24,7 @@ from anchoreval.records.run import Run
 from anchoreval.runs.prompts import Prompts
 from anchoreval.runs.spec import Spec
 from anchoreval.schema import Json, Request, Sample
-from anchoreval.suites import IN_FILES
+from anchoreval.suites import generator_of
 from anchoreval.texts.sources import TEXTS
 from anchoreval.texts.wordlists import WordLists
 from anchoreval.tokenizer import TextTokenizer
@@ -90,7 +90,7 @@ class Remake:
     def _cell(self, cell: AskedCell) -> Iterator[Sample]:
         if cell.task not in self.tasks:
             raise RunError(f"{self._place}: asked: {cell.task} is no task of this run's identity")
-        if self.tasks[cell.task].generator in IN_FILES and self.spec.sources.text is None:
+        if generator_of(self.tasks[cell.task]).in_files and self.spec.sources.text is None:
             names = [name.removeprefix(f"{TEXTS}/") for name in self._expected if name.startswith(f"{TEXTS}/")]
             files = f"{names[0]}, {len(names)} files in all" if names else str(self.header.identity.sources.texts)
             raise SourceError(f"{self.run.path} scores {files}: name their file or folder with --text")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from anchoreval.schema import ChoiceScore, Json, Score
-from anchoreval.suites.ruler.scoring import NO_FACTS
+from anchoreval.suites.suite import NO_FACTS
 
 PER_TOKEN = "logprob per token"  # of a text that is scored, in nats
 

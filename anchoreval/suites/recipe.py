@@ -61,7 +61,7 @@ class Recipe:
         return self.counted(prompt) + self.outside
 
 
-Generator = Callable[[Recipe], Iterator[Sample]]
+Make = Callable[[Recipe], Iterator[Sample]]
 
 
 def options(recipe: Recipe, kind: type[Options]) -> Options:

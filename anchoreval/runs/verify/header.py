@@ -15,7 +15,7 @@ from anchoreval.runs.lengths import lengths_of
 from anchoreval.runs.rebuild import Remake
 from anchoreval.runs.verify.rounds import rule_differences
 from anchoreval.schema import Json, uses_generated
-from anchoreval.suites import IN_FILES
+from anchoreval.suites import generator_of, generators
 
 
 def header_differences(run: Run) -> Iterator[str]:
@@ -88,7 +88,7 @@ def _counts(parts: HeaderParts) -> Iterator[str]:
         for task in parts.identity.tasks
         for length in lengths_of(task, parts.identity.lengths, parts.model.window)
     }
-    in_files = {task.address for task in parts.identity.tasks if task.generator in IN_FILES}
+    in_files = {task.address for task in parts.identity.tasks if _counts_files(task.generator)}
     for task, length in sorted(there.keys() | wanted.keys()):
         if there[task, length] != (1 if (task, length) in wanted else 0):
             yield f"asked: {task} at {length} stands there {there[task, length]} times"
@@ -96,6 +96,10 @@ def _counts(parts: HeaderParts) -> Iterator[str]:
         most = wanted.get((row.task, row.length), row.samples)
         if row.samples > most or (row.samples < most and row.task not in in_files):
             yield f"asked: {row.task} at {row.length}: {row.samples} samples, not {wanted[row.task, row.length]}"
+
+
+def _counts_files(generator: str) -> bool:
+    return generator in generators() and generators()[generator].in_files is not None
 
 
 def unmade(remake: Remake) -> Iterator[str]:
@@ -107,7 +111,7 @@ def unmade(remake: Remake) -> Iterator[str]:
             continue
         yield f"unmakeable: {row.task} at {row.length} can be made"
     for cell in remake.header.asked:
-        if (task := remake.tasks[cell.task]).generator in IN_FILES:
+        if generator_of(task := remake.tasks[cell.task]).in_files:
             next(remake.samples(cell.task, cell.length))  # raises SourceError if the files are not those of the run
             count = remake.prompts.count(task, cell.length)
             if count != cell.samples:

@@ -14,11 +14,10 @@ from babilong_files import QUESTIONS, STORIES, babi_text, published_rows, write_
 from anchoreval.cards import load_tasks
 from anchoreval.errors import LengthError, SourceError
 from anchoreval.schema import Sample, Wrap
-from anchoreval.suites import GENERATORS, Recipe
+from anchoreval.suites import Recipe, generators, scorers
 from anchoreval.suites.babilong.prompts import LABELS, PARTS, prompt_of
 from anchoreval.suites.babilong.published import REVISION, name_at, names
 from anchoreval.suites.babilong.stories import parse, stories
-from anchoreval.suites.scorers import SCORERS
 from anchoreval.texts.sources import Sources
 from anchoreval.tokenizer import TextTokenizer
 
@@ -42,7 +41,7 @@ def samples(
 ) -> list[Sample]:
     task = TASKS[address]
     recipe = Recipe(task.address, length, task.max_new_tokens, count, task.args, tokenizer, sources, **changes)
-    return list(GENERATORS[task.generator](recipe))
+    return list(generators()[task.generator](recipe))
 
 
 def context(sample: Sample) -> str:
@@ -292,7 +291,7 @@ def test_references_score_one_but_for_none_under_the_official_metric(
 ) -> None:
     for data in QUESTIONS:
         address = f"{suite}/{data}"
-        scorer = SCORERS[TASKS[address].scorer]
+        scorer = scorers()[TASKS[address].scorer]
         for sample in samples(address, 900, 3 if suite == "babilong_published" else 1, tokenizer, sources):
             excepted = sample.references == ("none",) and suite != "babilong_corrected"
             assert scorer(sample.references[0], sample.references, sample.facts).value == (0.0 if excepted else 1.0)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from anchoreval.suites import scorers
 from anchoreval.suites.babilong.prompts import LABELS
 from anchoreval.suites.babilong.scoring import babilong, babilong_corrected
-from anchoreval.suites.scorers import SCORERS
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "babilong.json").read_text("utf-8"))
 QA7 = {"labels": list(LABELS["qa7"]), "question": "How many objects is Mary carrying? "}
@@ -59,6 +59,6 @@ def test_every_label_scores_one_on_itself_but_for_none_and_nothing_else_does(sco
         for label in labels:
             own = facts(data, "Which? ")
             excepted = scorer == "babilong" and label == "none"
-            assert SCORERS[scorer](label, (label,), own).value == (0.0 if excepted else 1.0), (data, label)
-            assert SCORERS[scorer]("", (label,), own).value == 0.0
-    assert SCORERS[scorer]("x", (), facts("qa1", "?")).value is None
+            assert scorers()[scorer](label, (label,), own).value == (0.0 if excepted else 1.0), (data, label)
+            assert scorers()[scorer]("", (label,), own).value == 0.0
+    assert scorers()[scorer]("x", (), facts("qa1", "?")).value is None

@@ -15,11 +15,11 @@ from anchoreval.cards import load_tasks
 from anchoreval.errors import LengthError, SourceError
 from anchoreval.prompt import to_request
 from anchoreval.schema import Sample, Wrap
-from anchoreval.suites import GENERATORS, Recipe
+from anchoreval.suites import Recipe, generators
 from anchoreval.suites.longbench.generate import MARKS, bucket
 from anchoreval.suites.longbench.prompts import PROMPTS
-from anchoreval.suites.longbench.records import RECORDS, file_names, published_records
-from anchoreval.texts.sources import LONGBENCH, Published, Sources
+from anchoreval.suites.longbench.records import LONGBENCH, RECORDS, file_names, published_records
+from anchoreval.texts.sources import Published, Sources
 from anchoreval.tokenizer import TextTokenizer, load_tokenizer
 
 REPOSITORY = Path(__file__).parents[3]
@@ -57,7 +57,9 @@ def samples(
     count: int = 2,
 ) -> list[Sample]:
     args = {"data": data, "edition": edition}
-    return list(GENERATORS["longbench"](Recipe(f"longbench/{data}", length, 32, count, args, tokenizer, sources, wrap)))
+    return list(
+        generators()["longbench"](Recipe(f"longbench/{data}", length, 32, count, args, tokenizer, sources, wrap))
+    )
 
 
 def pred(
