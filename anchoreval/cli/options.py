@@ -100,6 +100,13 @@ def text(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def outside_suites(parser: argparse.ArgumentParser) -> None:
+    """Add --tasks to a command that reads runs: the suites from outside that it may run."""
+    parser.add_argument(
+        "--tasks", metavar="CARD.yaml", help="suites from outside the package that runs used: their modules are run"
+    )
+
+
 def sources(parser: argparse.ArgumentParser) -> None:
     """Add the flags that decide which prompts are made."""
     group = parser.add_argument_group("prompts")

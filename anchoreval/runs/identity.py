@@ -197,7 +197,9 @@ def _asked(header: Header) -> str:
     server, sources = header.part("backend", "server"), header.part("identity", "sources")
     settings = {name: header.backend.get(name, server.get(name)) for name in _SETTINGS}
     texts = {name: sources.get(name) for name in _TEXTS}
-    return json.dumps([{name: header.identity.get(name) or None for name in _ASKED}, texts, settings], sort_keys=True)
+    asked: dict[str, Any] = {name: header.identity.get(name) or None for name in _ASKED}
+    asked["tasks"] = [{**task, "outside": bool(task.get("outside"))} for task in header.cards.values()]
+    return json.dumps([asked, texts, settings], sort_keys=True)
 
 
 def _changed(before: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
@@ -221,6 +223,8 @@ def _others(before: Mapping[str, Json], now: Mapping[str, Json]) -> Iterator[str
         yield "the release of lm-eval, whose definitions make the prompts, changed"
     if before.get("sources") != now.get("sources"):
         yield "the source texts changed"
+    if before.get("tasks") != now.get("tasks"):
+        yield "the card or the module of a suite from outside the package changed"
 
 
 def changed_files(run: Run) -> Iterator[tuple[str, bool]]:

@@ -276,7 +276,8 @@ class Prompts:
         for cell in cells:
             parts = [f"haystack {GENERATED}"] if uses_generated(cell.facts) else []
             generator = generator_of(cell.task)
-            parts += [generator.own_texts] if generator.own_texts else []
+            own_texts = generator.own_texts or ("a suite from outside the package" if cell.task.outside else "")
+            parts += [own_texts] if own_texts else []
             parts += [f"seed {seed}"] if seed != 42 and not generator.prose_free else []
             parts += self.spec.sources.others if cell.facts.get("haystack") not in MADE_OF_WORDS else []
             if parts:

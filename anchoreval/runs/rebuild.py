@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from anchoreval.arms.arm import Arm
-from anchoreval.cards import Task, load_tasks
+from anchoreval.cards import Origin, Task, load_tasks
 from anchoreval.cards.strict_yaml import one_line
 from anchoreval.errors import AnchorEvalError, CardError, ModelError, RunError, SourceError
 from anchoreval.model import Model, tokenizer_of
@@ -25,11 +25,13 @@ from anchoreval.runs.prompts import Prompts
 from anchoreval.runs.spec import Spec
 from anchoreval.schema import Json, Request, Sample
 from anchoreval.suites import generator_of
+from anchoreval.suites.outside import named
 from anchoreval.texts.sources import TEXTS
 from anchoreval.texts.wordlists import WordLists
 from anchoreval.tokenizer import TextTokenizer
 
-NOT_IN_THE_PROMPT = {"samples", "lengths"}  # fields of a task card that may change: the header has its own values
+#: Fields of a task card that may change, as the header has its own values, and one that is compared as hashes.
+NOT_IN_THE_PROMPT = {"samples", "lengths", "outside"}
 
 
 class Remake:
@@ -193,11 +195,13 @@ def _tasks(run: Run, rows: list[dict[str, Any]]) -> dict[str, Task]:
     known, tasks = load_tasks()[0], {}
     for row in rows:
         address = f"{row.get('suite')}/{row.get('name')}"
+        if origin := row.get("outside"):
+            known = {**known, **named(Origin(**origin), address).tasks}
         if address not in known:
             raise CardError(f"{run.path}: no task card has {address} any more, so its prompts cannot be made again")
         today: dict[str, Any] = known[address].model_dump(mode="json")
-        chosen = _chosen(row.get("args"), known[address])
-        today["args"] = today["args"] | chosen
+        given = row.get("args") or {}
+        today["args"] = today["args"] | {name: given[name] for name in known[address].settings if name in given}
         for key in sorted(row.keys() - NOT_IN_THE_PROMPT):
             if row[key] != today.get(key):
                 raise CardError(
@@ -207,11 +211,6 @@ def _tasks(run: Run, rows: list[dict[str, Any]]) -> dict[str, Task]:
         sizes = {"samples": row.get("samples"), "lengths": tuple(row.get("lengths") or ())}
         tasks[address] = known[address].model_copy(update=sizes | {"args": today["args"]})
     return tasks
-
-
-def _chosen(args: Any, card: Task) -> dict[str, Any]:
-    """Return the arguments in a header's task that a user can choose."""
-    return {name: args[name] for name in card.settings if name in args} if isinstance(args, dict) else {}
 
 
 def _brief(value: Any) -> str:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from anchoreval.arms.arm import Arm
-from anchoreval.cards import Task, select_tasks, with_settings
+from anchoreval.cards import Task, with_settings
 from anchoreval.errors import AnchorEvalError
 from anchoreval.prompt import NO_ARGS, Anchor, Form, Template, require_no_anchor
 from anchoreval.records.parts import RuleName
 from anchoreval.stats.sequential import Until, parse_until
-from anchoreval.suites import generator_of
+from anchoreval.suites import generator_of, select_tasks
 from anchoreval.texts.sources import HaystackKind, Sources
 from anchoreval.texts.wordlists import WordLists
 

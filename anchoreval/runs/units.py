@@ -168,7 +168,7 @@ def judge(task: Task, output: Output, sample: Sample) -> Score:
     if output.outcome not in SCORED:
         return Score(None, output.why or "the backend failed on this request")
     logprob = output.logprob_per_token if output.finish == "scored" else None
-    return scorer_of(task)(output.text, sample.references, with_choices(sample.facts, output.choices, logprob))
+    return scorer_of(task).rule(output.text, sample.references, with_choices(sample.facts, output.choices, logprob))
 
 
 def both(asked: Pair, first: Output, second: Pair, output: Output) -> tuple[Sample, Request, Output]:

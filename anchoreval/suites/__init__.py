@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
+from anchoreval.errors import UnknownName
 from anchoreval.suites.recipe import Recipe
 from anchoreval.suites.suite import Average, Generator, Scorer, Setting, Suite
 
 if TYPE_CHECKING:
-    from anchoreval.cards import Task
+    from anchoreval.cards import Origin, Task
 
 #: The folders of the package's suites, in reading order: a line each.
 FOLDERS = (
@@ -52,20 +53,62 @@ def settings() -> dict[str, Setting]:
     return {name: setting for suite in suites().values() for name, setting in suite.settings.items()}
 
 
-@cache
 def averages() -> dict[str, Average]:
-    """Return the published averages of all suites by the names of their columns."""
-    return {name: average for suite in suites().values() for name, average in suite.averages.items()}
+    """Return the averages of all suites, those from outside that were named too, by the names of their columns."""
+    from anchoreval.suites.outside import named_suites
+
+    known = [*(named.suite for named in reversed(named_suites())), *suites().values()]
+    return {name: average for suite in known for name, average in suite.averages.items()}
 
 
-def generator_of(task: Task) -> Generator:
-    """Return the generator that a task's card names."""
-    return generators()[task.generator]
+def select_tasks(names: str) -> tuple[list[Task], frozenset[str]]:
+    """Return the tasks that `names` stand for, and which of them were named singly, as `cards.select_tasks` does.
+
+    A card from outside the package and the suite of an installed package are run if they are named (outside.py).
+    """
+    from anchoreval.cards import load_tasks, pick
+
+    tasks, sets = load_tasks()
+    try:
+        return pick(names, tasks, sets)
+    except UnknownName:
+        from anchoreval.suites.outside import pick_outside
+
+        return pick_outside(names, tasks, sets)
 
 
-def scorer_of(task: Task) -> Scorer:
-    """Return the scorer that a task's card names."""
-    return scorers()[task.scorer]
+class Asked(Protocol):
+    """A task as its card or a header has it."""
+
+    @property
+    def address(self) -> str: ...
+    @property
+    def generator(self) -> str: ...
+    @property
+    def scorer(self) -> str: ...
+    @property
+    def outside(self) -> Origin | None: ...
+
+
+def suite_of(task: Asked) -> Suite | None:
+    """Return the suite of a task from outside the package; raise CardError if the user did not name it."""
+    if task.outside is None:
+        return None
+    from anchoreval.suites.outside import named
+
+    return named(task.outside, task.address).suite
+
+
+def generator_of(task: Asked) -> Generator:
+    """Return the generator that a task's card names; raise CardError as `suite_of` does."""
+    own = suite_of(task) if task.outside else None
+    return own.generators[task.generator] if own and task.generator in own.generators else generators()[task.generator]
+
+
+def scorer_of(task: Asked) -> Scorer:
+    """Return the scorer that a task's card names; raise CardError as `suite_of` does."""
+    own = suite_of(task) if task.outside else None
+    return own.scorers[task.scorer] if own and task.scorer in own.scorers else scorers()[task.scorer]
 
 
 __all__ = ["MADE_OF_WORDS", "Average", "Generator", "Recipe", "Scorer", "Setting", "Suite"]

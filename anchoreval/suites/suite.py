@@ -46,6 +46,7 @@ class Generator:
                     do not name
     `follow_up`     makes the second prompt of a sample (`Sample.then`) from the answer to the first
     `context_free`  can make a prompt without its context
+    `published`     prompts keep their published bytes, and therefore the published count of tokens, without an anchor
     `prose_free`    reads files only: neither a seed nor the kind of haystack changes a prompt
     `own_texts`     the origin of prompts for which no scores were published
     `one_document`  a sample is one document: attention and positions that act on several have no meaning
@@ -60,6 +61,7 @@ class Generator:
     release: Callable[[], str | None] | None = None
     follow_up: Callable[[Recipe, Sample, str], Sample] | None = None
     context_free: bool = False
+    published: bool = False
     prose_free: bool = False
     own_texts: str = ""
     one_document: bool = False
@@ -103,12 +105,14 @@ class Scorer:
     `needs`     the facts without which a record cannot be judged
     `packages`  returns the packages that the rule uses with their versions; raises MissingExtra if one is missing
     `refuse`    raises RunError for (task, facts) of a record that name code which the task's card does not name
+    `heavy`     loads data sets: only `anchoreval verify` and `score` judge again, a run that goes on does not
     """
 
     rule: Rule
     needs: tuple[str, ...] = ()
     packages: Callable[[], dict[str, str]] = dict
     refuse: Callable[[str, Mapping[str, Json]], None] | None = None
+    heavy: bool = False
 
     def __call__(self, answer: str, references: Sequence[str], facts: Mapping[str, Json] = NO_FACTS) -> Score:
         """Return the score of an answer."""

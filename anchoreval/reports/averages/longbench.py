@@ -22,7 +22,7 @@ from anchoreval.suites.longbench.averages import (
     bucket_scores,
     category_scores,
 )
-from anchoreval.suites.longbench.scoring import DEVIATIONS, LIMIT
+from anchoreval.suites.longbench.scoring import DEVIATIONS, LIMIT, SCORERS
 from anchoreval.suites.ruler.averages import task_score
 
 V1, EXTENDED = "longbench", "longbench_e"
@@ -38,7 +38,7 @@ LABELS = {
 def deviating(run: Run, name: str) -> tuple[Run, int]:
     """Return the run with its answers scored by a named deviation, and the number of scores that it changed."""
     instead = DEVIATIONS[name]
-    scorers = {task: instead[scorer] for task, scorer in run.header.scorers.items() if scorer in instead}
+    scorers = {task: SCORERS[instead[scorer]] for task, scorer in run.header.scorers.items() if scorer in instead}
     records = [
         replace(record, score=score.value, why=score.why)
         if record.task in scorers and (score := earned(record, scorers, run.path))

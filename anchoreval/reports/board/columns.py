@@ -19,8 +19,8 @@ from anchoreval.reports.board.definition import BY_LENGTH
 from anchoreval.reports.words import NONE, interval, lost_counts, p_number, p_value, percent, plain, sentence, tokens
 from anchoreval.schema import Outcome
 from anchoreval.stats import average_ends
-from anchoreval.suites import Average, averages
-from anchoreval.suites.ruler.averages import LENGTHS, TASKS, THRESHOLD, effective_length
+from anchoreval.suites import Average
+from anchoreval.suites.ruler.averages import AVERAGES, LENGTHS, TASKS, THRESHOLD, effective_length
 
 Cells = Mapping[tuple[str, int], Mean]
 
@@ -80,25 +80,28 @@ class Mixed:
     as_wrong: float
 
 
-def columns_of(row: Row, names: Sequence[str]) -> tuple[Value, ...]:
+def columns_of(row: Row, names: Sequence[str], published: Mapping[str, Average]) -> tuple[Value, ...]:
     """Return the values of a row, in the order of `heads`."""
     values: list[Value] = []
     for name in names:
         if name == BY_LENGTH:
             values += [_by_length(row, length) for length in row.lengths]
         else:
-            values.append(_column(name)[1](row))
+            values.append(_column(name, published)[1](row))
     return tuple(values)
 
 
-def heads(names: Sequence[str], lengths: Sequence[int], baseline: str, plain_names: bool = False) -> tuple[str, ...]:
-    """Return the heads over the values of a row; with `plain_names`, the names that a definition uses."""
+def heads(
+    names: Sequence[str], lengths: Sequence[int], baseline: str, published: Mapping[str, Average] | None = None
+) -> tuple[str, ...]:
+    """Return the heads over the values of a row; without `published`, the names that a definition uses."""
     texts: list[str] = []
     for name in names:
         if name == BY_LENGTH:
-            texts += [BY_LENGTH if plain_names else tokens(length) for length in lengths]
+            texts += [BY_LENGTH if published is None else tokens(length) for length in lengths]
         else:
-            texts.append(name if plain_names else _column(name)[0].format(baseline=plain(baseline, 60)))
+            head = name if published is None else _column(name, published)[0].format(baseline=plain(baseline, 60))
+            texts.append(head)
     return tuple(texts)
 
 
@@ -166,12 +169,12 @@ def _mean(row: Row) -> Value:
     return _averaged(row, dict.fromkeys(row.tasks, 1), dict.fromkeys(row.lengths, 1.0), "mean over lengths")
 
 
-def _column(name: str) -> tuple[str, Callable[[Row], Value]]:
+def _column(name: str, published: Mapping[str, Average]) -> tuple[str, Callable[[Row], Value]]:
     """Return head and function of a column: one of `_COLUMNS`, or a published average of a suite."""
     if name in _COLUMNS:
         return _COLUMNS[name]
-    published = averages()[name]
-    return plain(published.title, 60).replace("{", "{{").replace("}", "}}"), partial(_published, published)
+    average = published[name]
+    return plain(average.title, 60).replace("{", "{{").replace("}", "}}"), partial(_published, average)
 
 
 def _published(published: Average, row: Row) -> Value:
@@ -184,7 +187,7 @@ def _published(published: Average, row: Row) -> Value:
 
 
 def _effective(row: Row) -> Value:
-    title, tasks = "effective length", averages()["ruler_13"].tasks
+    title, tasks = "effective length", AVERAGES["ruler_13"].tasks
     by_length, lost = {}, 0
     for length in LENGTHS:
         result = average(row.means, tasks, {length: 1.0})

@@ -13,10 +13,11 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from anchoreval.cards import Strict, folder, load_card, select_tasks
+from anchoreval.cards import Strict, folder, load_card, pick
 from anchoreval.errors import AnchorEvalError, CardError, UnknownName
 from anchoreval.reports.board.reported import Reported, load_reported
-from anchoreval.suites import averages
+from anchoreval.suites import Average, averages
+from anchoreval.suites.outside import known_tasks
 
 IDENTITY = ("model", "setting", "arm", "suite")
 BY_LENGTH = "by_length"
@@ -72,12 +73,13 @@ class Definition(Strict):
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """A definition with its name (the file's stem), the tasks of every suite, and the reported tables."""
+    """A definition with its name (the file's stem), the tasks of every suite, the reported tables and the averages."""
 
     name: str
     definition: Definition
     suites: Mapping[str, tuple[str, ...]]
     reported: tuple[Reported, ...]
+    averages: Mapping[str, Average]
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -106,7 +108,7 @@ def load_definition(path: Path) -> Declared:
     suites: dict[str, tuple[str, ...]] = {}
     for name in definition.suites:
         try:
-            suites[name] = tuple(task.address for task in select_tasks(name)[0])
+            suites[name] = tuple(task.address for task in pick(name, *known_tasks())[0])
         except AnchorEvalError as error:
             raise CardError(f"{path}: suites: {error}") from error
     tables = []
@@ -115,7 +117,7 @@ def load_definition(path: Path) -> Declared:
             tables.append(load_reported(path.parent / name))
         except CardError as error:
             raise CardError(f"{path}: reported: {error}") from error
-    return Declared(path.stem, definition, suites, tuple(tables))
+    return Declared(path.stem, definition, suites, tuple(tables), averages())
 
 
 def _known(key: str, name: str, known: list[str]) -> None:

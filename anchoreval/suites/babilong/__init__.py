@@ -10,7 +10,7 @@ _NEEDS = ("question", "labels")
 SUITE = Suite(
     generators={
         "babilong": Generator(generate.generate),
-        "babilong_published": Generator(published.generate, prose_free=True),
+        "babilong_published": Generator(published.generate, published=True, prose_free=True),
     },
     scorers={
         "babilong": Scorer(babilong, needs=_NEEDS),

@@ -9,7 +9,7 @@ from anchoreval.suites.suite import Generator, Scorer, Suite
 SUITE = Suite(
     generators={"lm_eval": Generator(generate.generate, release=other_release, prose_free=True, explained=False)},
     scorers={
-        "lm_eval": Scorer(lm_eval, packages=require, refuse=refuse),
+        "lm_eval": Scorer(lm_eval, packages=require, refuse=refuse, heavy=True),
         "likeliest": Scorer(gold_is_likeliest, needs=("gold",)),
     },
     states=fetch.states,

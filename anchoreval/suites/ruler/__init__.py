@@ -8,11 +8,11 @@ from anchoreval.texts.sources import RULER_FILES
 
 SUITE = Suite(
     generators={
-        "ruler_niah": Generator(niah.generate),
-        "ruler_vt": Generator(vt.generate),
-        "ruler_cwe": Generator(words.generate_common),
-        "ruler_fwe": Generator(words.generate_coded),
-        "ruler_qa": Generator(qa.generate, pool=qa.pool),
+        "ruler_niah": Generator(niah.generate, published=True),
+        "ruler_vt": Generator(vt.generate, published=True),
+        "ruler_cwe": Generator(words.generate_common, published=True),
+        "ruler_fwe": Generator(words.generate_coded, published=True),
+        "ruler_qa": Generator(qa.generate, pool=qa.pool, published=True),
     },
     scorers={"match_all": Scorer(match_all), "match_any": Scorer(match_any)},
     averages=AVERAGES,
