@@ -17,7 +17,7 @@ from anchoreval.prompt import to_request
 from anchoreval.schema import Sample, Wrap
 from anchoreval.suites import Recipe, generators
 from anchoreval.suites.longbench_v2.generate import follow_up
-from anchoreval.suites.longbench_v2.prompts import PROMPTS
+from anchoreval.suites.longbench_v2.prompts import prompts
 from anchoreval.suites.longbench_v2.records import LONGBENCH_V2, find
 from anchoreval.texts.sources import Sources
 from anchoreval.tokenizer import TextTokenizer, load_tokenizer
@@ -72,7 +72,7 @@ def samples(sources: Sources, tokenizer: TextTokenizer, prompting: str, **change
 
 def upstream_prompt(item: dict[str, Any], prompting: str, response: str = "") -> str:
     """THUDM/LongBench 2e00731 pred.py, the prompts of get_pred."""
-    context, template = item["context"], PROMPTS[prompting]
+    context, template = item["context"], prompts()[prompting]
     prompt = (
         template.replace("$DOC$", context.strip())
         .replace("$Q$", item["question"].strip())
@@ -94,7 +94,7 @@ def query_llm(prompt: str, tokenizer: Any, max_len: int) -> str:
 
 
 def test_the_prompts_are_the_bytes_of_upstreams_files() -> None:
-    assert {name: hashlib.sha256(PROMPTS[name].encode()).hexdigest() for name in FILES} == FILES
+    assert {name: hashlib.sha256(prompts()[name].encode()).hexdigest() for name in FILES} == FILES
 
 
 @pytest.mark.parametrize("prompting", PROMPTINGS)
