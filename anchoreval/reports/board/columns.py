@@ -19,7 +19,7 @@ from anchoreval.reports.board.definition import BY_LENGTH
 from anchoreval.reports.words import NONE, interval, lost_counts, p_number, p_value, percent, plain, sentence, tokens
 from anchoreval.schema import Outcome
 from anchoreval.stats import average_ends
-from anchoreval.suites import Average
+from anchoreval.suites import Average, averages
 from anchoreval.suites.ruler.averages import AVERAGES, LENGTHS, TASKS, THRESHOLD, effective_length
 
 Cells = Mapping[tuple[str, int], Mean]
@@ -80,14 +80,14 @@ class Mixed:
     as_wrong: float
 
 
-def columns_of(row: Row, names: Sequence[str], published: Mapping[str, Average]) -> tuple[Value, ...]:
+def columns_of(row: Row, names: Sequence[str], published: Mapping[str, Average] | None = None) -> tuple[Value, ...]:
     """Return the values of a row, in the order of `heads`."""
     values: list[Value] = []
     for name in names:
         if name == BY_LENGTH:
             values += [_by_length(row, length) for length in row.lengths]
         else:
-            values.append(_column(name, published)[1](row))
+            values.append(_column(name, averages() if published is None else published)[1](row))
     return tuple(values)
 
 
