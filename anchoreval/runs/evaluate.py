@@ -76,7 +76,7 @@ def evaluate(
 
     `model`             a card of models/, a folder or a hub id; for `openai`, a name at the server of option `base_url`
     `tokenizer`         a card, folder or hub id; only with backend `openai`
-    `tasks`, `rope`     suites, sets, tasks or globs; and the arms
+    `tasks`, `rope`     suites, sets, tasks, globs, cards of suites from outside, whose modules are run; and the arms
     `lengths`           in tokens of the model: all that it is fed, and its answer (default: the task card's)
     `template`          like `haystack` and `dtype`, defaults to the model card's; `template_args` are its arguments
     `anchor`            "none" puts no anchor token in front; arms that act on that token are then refused

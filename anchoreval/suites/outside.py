@@ -19,6 +19,7 @@ from pathlib import Path
 from types import ModuleType
 
 from anchoreval.cards import BETWEEN, Origin, SuiteCard, Task, load_card, load_tasks, pick, tasks_of
+from anchoreval.cards.strict_yaml import one_line
 from anchoreval.errors import AnchorEvalError, CardError, UnknownName
 from anchoreval.files.source import executed, imported, line_of
 from anchoreval.schema import Json, Sample, Score
@@ -214,4 +215,4 @@ def named(origin: Origin | Mapping[str, Json], task: str) -> Named:
 
 
 def _short(digest: str | None) -> str:
-    return digest[:12] if digest else "none"
+    return one_line(digest[:12]) if digest else "none"
