@@ -24,7 +24,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tasks",
         required=True,
-        help="suites, sets, tasks or globs, comma or space separated; ./CARD.yaml is a suite of yours (CONTRIBUTING.md)",
+        help="suites, sets, tasks or globs, comma or space separated; ./CARD.yaml is one of yours (CONTRIBUTING.md)",
     )
     parser.add_argument(
         "--lengths",
