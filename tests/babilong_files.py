@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 from random import Random
 
-from anchoreval.suites.babilong.prompts import LABELS
+from anchoreval.suites.babilong.prompts import labels
 from anchoreval.suites.babilong.stories import file_name
 
 STORIES = 40
@@ -29,7 +29,7 @@ def answer(data: str, number: int) -> str:
     """A label of the task, for lists sometimes two."""
     if data == "qa8" and number % 3 == 0:
         return "apple,milk"
-    return LABELS[data][number % len(LABELS[data])]
+    return labels(data)[number % len(labels(data))]
 
 
 def babi_text(data: str, stories: int = STORIES, facts: int = 4) -> str:

@@ -13,9 +13,9 @@ from longbench_v2_files import write_folder as write_longbench_v2
 from anchoreval.cards import Task, load_tasks
 from anchoreval.prompt import reference_text
 from anchoreval.schema import NATURAL, ChoiceScore, Sample
-from anchoreval.suites import GENERATORS
+from anchoreval.suites import generators, scorers
+from anchoreval.suites.choices import with_choices
 from anchoreval.suites.recipe import Recipe
-from anchoreval.suites.scorers import SCORERS, require, with_choices
 from anchoreval.texts.sources import Sources
 from anchoreval.tokenizer import TextTokenizer, load_tokenizer
 
@@ -51,7 +51,7 @@ def samples(task: Task, tokenizer: TextTokenizer, sources: Sources) -> list[Samp
     length = NATURAL if task.length_of == "natural" else LENGTHS.get(task.suite, LENGTH)
     count = 3 if task.generator == "babilong_published" else SAMPLES
     recipe = Recipe(task.address, length, task.max_new_tokens, count, task.args, tokenizer, sources)
-    return list(GENERATORS[task.generator](recipe))
+    return list(generators()[task.generator](recipe))
 
 
 def said(task: Task, sample: Sample) -> str:
@@ -67,7 +67,7 @@ def chosen(task: Task, sample: Sample, right: bool) -> float | None:
     if task.name in OF_MASS:
         gold = list(map(bool, sample.facts["doc"]["mc2_targets"]["labels"]))
     scores = tuple(ChoiceScore(-1.0 if one == right else -5000.0, one == right) for one in gold)
-    return SCORERS[task.scorer]("", sample.references, with_choices(sample.facts, scores)).value
+    return scorers()[task.scorer]("", sample.references, with_choices(sample.facts, scores)).value
 
 
 def needs(task: Task) -> None:
@@ -76,7 +76,7 @@ def needs(task: Task) -> None:
         pytest.importorskip("lm_eval", reason="LM-EVAL ABSENT: pip install 'anchoreval[lm-eval]'; no general task")
     elif task.scorer.endswith("_zh") and "longbench_retrieval" not in task.scorer:
         pytest.importorskip("jieba", reason="JIEBA ABSENT: pip install 'anchoreval[zh]'; no Chinese task was tried")
-    require(task.scorer)
+    scorers()[task.scorer].packages()
 
 
 @pytest.mark.parametrize("address", CARDS)
@@ -87,7 +87,7 @@ def test_a_task_scores_one_on_its_own_references_and_zero_on_nothing(
     needs(task)
     made = samples(task, tokenizer, sources)
     assert made
-    scorer = SCORERS[task.scorer]
+    scorer = scorers()[task.scorer]
     best = 0.999999995 if task.scorer in ALMOST_ONE else 1.0
     for sample in made:
         if sample.ids:  # whose score needs log-probabilities: those of sure tokens, and of impossible ones

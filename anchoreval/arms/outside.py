@@ -9,18 +9,16 @@ they name; only `Outside.settled` and `installed` import, for an arm that a user
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import importlib
 import operator
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from anchoreval.errors import AnchorEvalError, UnsupportedArm
+from anchoreval.files.source import imported, line_of
 from anchoreval.schema import Json
 
 GROUP = "anchoreval.arms"
@@ -34,7 +32,6 @@ _SPELLED = re.compile(
     r"(:(?P<value>[\w.-]+))?",
     re.ASCII,
 )
-_HASH = "__anchoreval_sha256__"  # attribute of a module: the hash of its source when an arm first asked for it
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -60,23 +57,12 @@ class Outside:
         return replace(self, sha256=self.load()[1])
 
     def load(self) -> tuple[Factory, str]:
-        """Return the factory and the hash of its module's source file; raise a one-line UnsupportedArm without one.
-
-        A module that was imported before its source changed still computes what the source said then, so it is refused.
-        """
+        """Return the factory and the hash of its module's source file; raise a one-line UnsupportedArm without one."""
         module_name, attribute = self._place()
         try:
-            module = importlib.import_module(module_name)
-        except ModuleNotFoundError as error:
-            raise self._refused(f"no module {error.name!r}: install it, or put its folder on PYTHONPATH") from error
-        except (Exception, SystemExit) as error:
-            raise self._refused(f"importing {module_name} failed: {_line(error)}") from error
-        source = getattr(module.__spec__, "origin", None)
-        if source is None or not Path(source).is_file():
-            raise self._refused(f"{module_name} has no source file to hash")
-        digest = hashlib.sha256(Path(source).read_bytes()).hexdigest()
-        if vars(module).setdefault(_HASH, digest) != digest:
-            raise self._refused(f"{source} changed since it was imported: start Python anew")
+            module, digest = imported(module_name)
+        except ImportError as error:
+            raise self._refused(str(error)) from error
         try:
             factory = operator.attrgetter(attribute)(module)
         except AttributeError:
@@ -106,7 +92,7 @@ class Outside:
         except UnsupportedArm:
             raise
         except (Exception, SystemExit) as error:
-            raise self._refused(f"{step} failed: {_line(error)}") from error
+            raise self._refused(f"{step} failed: {line_of(error)}") from error
 
     @contextlib.contextmanager
     def on(self, model: Any) -> Iterator[dict[str, Json]]:
@@ -147,7 +133,3 @@ def installed(model: Any, chosen: Sequence[Outside]) -> Iterator[list[Json]]:
     """Put each of `chosen` on the model, the first outermost; yield a description of each."""
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(item.on(model)) for item in chosen]
-
-
-def _line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}".removesuffix(": ")

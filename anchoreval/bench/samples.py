@@ -11,7 +11,7 @@ from typing import TextIO
 from anchoreval.cards import Task
 from anchoreval.errors import LengthError, SourceError
 from anchoreval.runs.lengths import LengthRule
-from anchoreval.suites import GENERATORS, Recipe
+from anchoreval.suites import Recipe, generator_of
 from anchoreval.texts.sources import Sources
 from anchoreval.tokenizer import TextTokenizer
 
@@ -55,7 +55,7 @@ def measure(
             recipe = Recipe(task.address, length, task.max_new_tokens, count, task.args, tokenizer, sources)
             recipe = replace(recipe, outside=RULE.outside, uncounted=RULE.uncounted(task))
             try:
-                for sample in GENERATORS[task.generator](recipe):
+                for sample in generator_of(task)(recipe):
                     made += 1
                     filled += RULE.settled(sample, task, tokenizer, None).facts["tokens"] / length
             except (LengthError, SourceError) as error:

@@ -19,6 +19,7 @@ from anchoreval.cards.packaged import Package, packaged_folder
 from anchoreval.cards.strict_yaml import one_line, read_yaml
 from anchoreval.errors import CardError, UnknownName
 
+BETWEEN = r"[,\s]+"  # names in one text
 LengthOf = Literal["sample", "prompt", "natural"]
 
 
@@ -64,7 +65,11 @@ class Defaults(Strict):
 
 
 class SuiteCard(Strict):
-    """A file of `tasks/`. `settings` are the generator arguments that a run may choose (`with_settings`)."""
+    """A file of `tasks/`, or a card from outside the package.
+
+    `settings` are the generator arguments that a run may choose (`with_settings`). `module` is the Python file beside a
+    card from outside that makes and judges its samples.
+    """
 
     about: str
     source: str
@@ -73,6 +78,7 @@ class SuiteCard(Strict):
     defaults: Defaults
     sets: dict[str, list[str]] = Field(default_factory=dict)
     settings: list[str] = Field(default_factory=list)
+    module: str | None = None
     tasks: dict[str, TaskEntry]
 
 
@@ -99,8 +105,18 @@ class ModelCard(Strict):
         return self
 
 
+class Origin(Strict):
+    """The SHA-256 of a card from outside the package, and of the module beside it, if it has one."""
+
+    card: str
+    module: str | None = None
+
+
 class Task(Strict):
-    """A task with everything that can change a score. Its suite's defaults are filled in."""
+    """A task with everything that can change a score. Its suite's defaults are filled in.
+
+    `outside` is where a task from outside the package comes from.
+    """
 
     suite: str
     name: str
@@ -114,6 +130,7 @@ class Task(Strict):
     lengths: tuple[int, ...]
     length_of: LengthOf = "sample"
     settings: tuple[str, ...] = ()
+    outside: Origin | None = None
 
     @property
     def address(self) -> str:
@@ -149,7 +166,8 @@ def folder(kind: str) -> Path:
     return installed if installed.is_dir() else Path(__file__).parents[2] / kind
 
 
-def _tasks_of(path: Path) -> tuple[list[Task], Mapping[str, list[str]]]:
+def tasks_of(path: Path) -> tuple[list[Task], Mapping[str, list[str]]]:
+    """Return the tasks of a suite card, and its sets by name."""
     card, suite = load_card(path, SuiteCard), path.stem
     tasks = [
         Task(
@@ -180,7 +198,7 @@ def load_tasks(where: Path | None = None) -> tuple[dict[str, Task], dict[str, tu
     tasks: dict[str, Task] = {}
     sets: dict[str, tuple[str, ...]] = {}
     for path in sorted((where or folder("tasks")).glob("*.yaml")):
-        suite_tasks, suite_sets = _tasks_of(path)
+        suite_tasks, suite_sets = tasks_of(path)
         tasks |= {task.address: task for task in suite_tasks}
         sets[path.stem] = tuple(task.address for task in suite_tasks)
         sets |= {name: tuple(f"{path.stem}/{member}" for member in members) for name, members in suite_sets.items()}
@@ -194,10 +212,14 @@ def select_tasks(names: str, where: Path | None = None) -> tuple[list[Task], fro
     spaces. Tasks come in the order of asking, each task once. Raise UnknownName, with the nearest suite or task, for
     any other name.
     """
-    tasks, sets = load_tasks(where)
+    return pick(names, *load_tasks(where))
+
+
+def pick(names: str, tasks: Mapping[str, Task], sets: Mapping[str, Sequence[str]]) -> tuple[list[Task], frozenset[str]]:
+    """Return what `select_tasks` returns, of these tasks and sets."""
     chosen: dict[str, Task] = {}
     single: set[str] = set()
-    for name in re.split(r"[,\s]+", names.strip()):
+    for name in re.split(BETWEEN, names.strip()):
         matches = list(sets.get(name, ())) or fnmatch.filter(tasks, name) or _range(name)
         if unknown := [each for each in matches if each not in tasks] or [name] * (not matches):
             raise UnknownName("task", unknown[0], [*sets, *tasks])

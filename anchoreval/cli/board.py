@@ -6,6 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
+from anchoreval.cli import options as shared
 from anchoreval.cli.console import note, say
 
 
@@ -19,6 +20,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
         help="run folders, or folders of run folders; in the latter, a run that cannot be read is reported and skipped",
     )
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: the folder of the first RUN")
+    shared.outside_suites(parser)
     parser.add_argument(
         "--definition",
         type=Path,
@@ -34,7 +36,9 @@ def main(options: argparse.Namespace) -> int:
     from anchoreval.reports.board.declared import write_leaderboard
     from anchoreval.reports.readable import draw, load_runs
     from anchoreval.reports.viewer.beside import supply
+    from anchoreval.suites.outside import name_suites
 
+    name_suites(options.tasks or "")
     folder = options.output or options.runs[0]
     if options.definition:
         supply(find_runs(options.runs), note)

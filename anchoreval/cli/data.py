@@ -3,38 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
 from anchoreval.cli.console import note, say
-from anchoreval.errors import SourceError
-
-if TYPE_CHECKING:
-    from anchoreval.texts.sources import Published, Sources
-
-SUITES = ("babilong", "general", "longbench", "longbench_v2", "ruler")
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """The state of one file that a suite reads."""
-
-    suite: str
-    file: str
-    state: Literal["published", "differs", "unpinned", "missing"]
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.suite:12} {self.file:34} {self.state:10} {self.what}".rstrip()
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands `fetch` and `check` with their flags."""
+    from anchoreval.suites import suites
+
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
     fetch = kinds.add_parser("fetch", help="download the published files; resume an interrupted download")
-    fetch.add_argument("suite", choices=SUITES)
+    fetch.add_argument("suite", choices=sorted(name for name, suite in suites().items() if suite.files or suite.fetch))
     check = kinds.add_parser(
         "check", help="list files, their revisions, and what is missing; exit code 1 if a file differs"
     )
@@ -106,164 +86,17 @@ def main(options: argparse.Namespace) -> int:
 
     Return 1 if a file could not be fetched or differs from the published one.
     """
-    from anchoreval.texts.sources import Sources
+    from anchoreval.suites import suites
+    from anchoreval.suites.files import fetch, states
+    from anchoreval.texts.sources import Sources, default_cache
 
     if options.kind == "pack":
         return pack(options)
     if options.kind == "fetch":
-        return fetch(options.suite, options.data_dir)
-    rows = list(check(Sources(options.data_dir, offline=True)))
-    for row in rows:
-        say(str(row))
-    return int(any(row.state == "differs" for row in rows))
-
-
-def fetch(suite: str, folder: Path | None) -> int:
-    """Download the files of a suite into `folder` or the cache; leave files that are already there and correct.
-
-    Return 1 if a file could not be fetched. For a suite of one file, raise SourceError instead, with the addresses and
-    why each failed.
-    """
-    from anchoreval.texts.sources import BABI, LONGBENCH, LONGBENCH_V2, RULER_FILES, default_cache
-
-    if suite == "general":
-        from anchoreval.suites.general import fetch as general_data
-
-        general_data.fetch(folder or default_cache(), say)
-        return 0
-    published = {
-        "babilong": (BABI,),
-        "longbench": (LONGBENCH,),
-        "longbench_v2": (LONGBENCH_V2,),
-        "ruler": RULER_FILES,
-    }[suite]
-    failed = 0
-    for source in published:
-        try:
-            say(str(_fetched(source, (folder or default_cache()) / source.file)))
-        except SourceError as error:
-            if len(published) == 1:
-                raise
-            failed += 1
-            note(str(error))
-    return int(bool(failed))
-
-
-def _fetched(source: Published, target: Path) -> Path:
-    """Return `target`, downloaded from the first address that serves the published file."""
-    from anchoreval.texts.download import address_of, digest_of, download
-
-    if target.is_file():
-        if digest_of(target, source.sha256) == source.sha256:
-            return target
-        raise SourceError(f"{target} is not the published file: move it away, then fetch again")
-    reasons = []
-    for address in map(address_of, source.addresses):
-        note(f"fetching {address}")
-        try:
-            return download(address, target, source.sha256)
-        except (OSError, SourceError) as error:
-            reasons.append(f"{address}: {error}")
-    raise SourceError(f"{source.file} could not be fetched: {'; '.join(reasons) or source.recipe}")
-
-
-def check(sources: Sources) -> Iterator[Row]:
-    """Yield a row for each file of each suite. Files are read whole for their SHA-256."""
-    from anchoreval.texts.sources import RULER_FILES
-
-    for source in RULER_FILES:
-        paths = [place / source.file for place in sources.places() if (place / source.file).is_file()]
-        yield _row("ruler", source, paths[0] if paths else None)
-    yield from _longbench(sources)
-    yield from _longbench_v2(sources)
-    yield from _babilong(sources)
-    yield from _general(sources)
-
-
-def _row(suite: str, source: Published, path: Path | None) -> Row:
-    from anchoreval.files import sha256_of
-    from anchoreval.texts.download import digest_of
-
-    if path is None:
-        return Row(suite, source.file, "missing", source.recipe or f"published at {source.addresses[0]}")
-    revision = f"revision {source.revision[:7]} " if source.revision else ""
-    if digest_of(path, source.sha256) == source.sha256:
-        return Row(suite, source.file, "published", f"{revision}{path}")
-    return Row(suite, source.file, "differs", f"{path} sha256 {sha256_of(path)}")
-
-
-def _longbench(sources: Sources) -> Iterator[Row]:
-    """Yield rows for data.zip if present, then for its files that lie outside it, and for missing files."""
-    from anchoreval.suites.longbench.records import file_names, find, folders
-    from anchoreval.texts.sources import LONGBENCH
-
-    archives = [path for folder in folders(sources) if (path := folder / "data.zip").is_file()]
-    for path in archives:
-        yield _row("longbench", LONGBENCH, path)
-    try:
-        places = {file: find(sources, file) for file in file_names()}
-    except SourceError as error:  # an unreadable archive hides the files inside it
-        yield Row("longbench", LONGBENCH.file, "differs", str(error))
-        return
-    for file, place in places.items():
-        if place is None:
-            if archives or any(places.values()):
-                yield Row("longbench", f"{file}.jsonl", "missing", "")
-        elif not place.member:
-            yield _apart(file, place.path)
-    if not archives and not any(places.values()):
-        yield _row("longbench", LONGBENCH, None)
-
-
-def _longbench_v2(sources: Sources) -> Iterator[Row]:
-    """Yield the row of data.json, found where a run would read it."""
-    from anchoreval.suites.longbench_v2.records import find
-    from anchoreval.texts.sources import LONGBENCH_V2
-
-    yield _row("longbench_v2", LONGBENCH_V2, find(sources))
-
-
-def _general(sources: Sources) -> Iterator[Row]:
-    """Yield a row for each split of lm-eval's data sets that lies in a folder, and for each data set that does not."""
-    from anchoreval.suites.general.fetch import states
-
-    for file, state, what in states(sources):
-        yield Row("general", file, state, what)
-
-
-def _apart(file: str, path: Path) -> Row:
-    """Return the row of a jsonl file in a folder, judged by its number of records: no SHA-256 of it was published."""
-    from anchoreval.suites.longbench.records import published_records
-
-    with path.open("rb") as lines:
-        present = sum(1 for line in lines if line.strip())
-    count, expected = f"{present} records {path}", published_records(file)
-    if present != expected:
-        return Row("longbench", f"{file}.jsonl", "differs", f"{count}, published: {expected} records")
-    return Row("longbench", f"{file}.jsonl", "unpinned", f"{count}, as many as published; only data.zip has a SHA-256")
-
-
-def _babilong(sources: Sources) -> Iterator[Row]:
-    """Yield rows for the zip of bAbI or its unpacked files, then for the published samples that are present.
-
-    No hash of those samples is known.
-    """
-    from anchoreval.suites.babilong import published
-    from anchoreval.suites.babilong.stories import NAMES, ZIP, file_name, find
-    from anchoreval.texts.sources import BABI
-
-    stories = {data: find(sources, data) for data in NAMES}
-    unpacked = {data: path for data, path in stories.items() if path and path.name != ZIP}
-    if not unpacked or any(path and path.name == ZIP for path in stories.values()):
-        yield _row("babilong", BABI, next((path for path in stories.values() if path and path.name == ZIP), None))
-    for data, story_file in unpacked.items():
-        yield Row("babilong", file_name(data), "unpinned", f"{story_file}, only {ZIP} has a hash")
-    known = [(data, name) for data in NAMES for name in published.names(data)]
-    there = {(data, name): path for data, name in known if (path := published.find(sources, data, name))}
-    for (data, name), path in there.items():
-        yield Row(
-            "babilong", f"{data}/{name}.json", "unpinned", f"{path}, revision {published.REVISION[:7]} has no hash"
-        )
-    if not there:
-        recipe = f"published at {published.ADDRESS}: a run takes them from the hub"
-        yield Row("babilong", "qa*/*k.json", "missing", recipe)
+        return int(not fetch(suites()[options.suite], options.data_dir or default_cache(), say, note))
+    differs, sources = False, Sources(options.data_dir, offline=True)
+    for name, suite in suites().items():
+        for file in states(suite, sources):
+            differs = differs or file.state == "differs"
+            say(f"{name:12} {file.file:34} {file.state:10} {file.what}".rstrip())
+    return int(differs)

@@ -13,7 +13,8 @@ from anchoreval.backends import BACKENDS
 from anchoreval.backends.options import help_of_options
 from anchoreval.cli.console import note
 from anchoreval.errors import AnchorEvalError
-from anchoreval.prompt.settings import SETTINGS, read_template_arg
+from anchoreval.prompt.settings import read_template_arg
+from anchoreval.suites import settings as settings_of_suites
 from anchoreval.tokenizer.chat_template import Scalar
 
 if TYPE_CHECKING:
@@ -99,6 +100,13 @@ def text(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def outside_suites(parser: argparse.ArgumentParser) -> None:
+    """Add --tasks to a command that reads runs: the suites from outside that it may run."""
+    parser.add_argument(
+        "--tasks", metavar="CARD.yaml", help="suites from outside the package that runs used: their modules are run"
+    )
+
+
 def sources(parser: argparse.ArgumentParser) -> None:
     """Add the flags that decide which prompts are made."""
     group = parser.add_argument_group("prompts")
@@ -144,14 +152,14 @@ class Arms(argparse.Action):
 def settings(parser: argparse.ArgumentParser) -> None:
     """Add the flags for the settings of suites. A flag that is not given leaves the card's value."""
     group = parser.add_argument_group("settings of suites")
-    for name, setting in SETTINGS.items():
+    for name, setting in settings_of_suites().items():
         kind = positive if setting.kind is int else str
         group.add_argument(f"--{name.replace('_', '-')}", type=kind, choices=setting.values, help=setting.about)
 
 
 def chosen_settings(options: argparse.Namespace) -> dict[str, str | int]:
     """Return the settings that were given, keyed by the name of the generator's argument."""
-    given = {name: getattr(options, name) for name in SETTINGS}
+    given = {name: getattr(options, name) for name in settings_of_suites()}
     return {name: value for name, value in given.items() if value is not None}
 
 

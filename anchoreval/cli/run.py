@@ -21,7 +21,11 @@ _ASKED = (
 def flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
     shared.model(parser)
-    parser.add_argument("--tasks", required=True, help="suites, sets, tasks or globs, comma or space separated")
+    parser.add_argument(
+        "--tasks",
+        required=True,
+        help="suites, sets, tasks or globs, comma or space separated; ./CARD.yaml is one of yours (CONTRIBUTING.md)",
+    )
     parser.add_argument(
         "--lengths",
         type=shared.lengths,

@@ -11,13 +11,16 @@ from anchoreval.cli.console import note, say
 def flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
     shared.runs(parser)
+    shared.outside_suites(parser)
 
 
 def main(options: argparse.Namespace) -> int:
     """Print the table of each run on stdout; return 1 if a score on disk is not the one that its output earns."""
     from anchoreval.records.rescore import rescored
     from anchoreval.reports.board import run_table
+    from anchoreval.suites.outside import name_suites
 
+    name_suites(options.tasks or "")
     differing = 0
     for run in shared.runs_of(options):
         for record, value in rescored(run):

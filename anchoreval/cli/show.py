@@ -29,7 +29,7 @@ def main(options: argparse.Namespace) -> int:
     address, length, index = match.groups()
     prompts = prompts_of(options, address, int(index) + 1)
     task = prompts.spec.tasks[0]
-    if address not in prompts.spec.single:
+    if task.address not in prompts.spec.single:
         raise AnchorEvalError(f"{address!r} is a set of tasks: name one of them")
     if int(index) >= task.samples:
         raise LengthError(f"{address} has samples 0 to {task.samples - 1}")

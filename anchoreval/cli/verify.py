@@ -16,6 +16,7 @@ from anchoreval.schema import work
 def flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
     shared.runs(parser)
+    shared.outside_suites(parser)
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with the published source texts")
     shared.text(parser)
     parser.add_argument(
@@ -30,7 +31,9 @@ def main(options: argparse.Namespace) -> int:
     """
     from anchoreval.records.run import find_runs
     from anchoreval.runs.verify.records import findings, steps_of
+    from anchoreval.suites.outside import name_suites
 
+    name_suites(options.tasks or "")
     code, paths = 0, find_runs(options.runs)
     with work(partial(shown, unit="prompts and records"), sum(map(steps_of, paths))) as progress:
         for path in paths:

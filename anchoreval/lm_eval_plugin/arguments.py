@@ -12,7 +12,8 @@ from anchoreval.arms.arm import DEFAULT_KERNEL, Arm, parse_arm
 from anchoreval.backends import BACKENDS
 from anchoreval.backends.options import OPTIONS
 from anchoreval.errors import AnchorEvalError
-from anchoreval.prompt.settings import SETTINGS, read_template_arg
+from anchoreval.prompt.settings import read_template_arg
+from anchoreval.suites import settings as settings_of_suites
 
 #: Arguments that lm-eval adds for every model. They are ignored: `batch_tokens` and `rows` size the batches.
 GIVEN_BY_LM_EVAL = frozenset({"batch_size", "max_batch_size"})
@@ -96,7 +97,7 @@ def model_arguments(given: Mapping[str, Any], engine: str = "hf") -> ModelArgume
     names = [name for name in fields if name not in OF_SOME or name in given_by_run or name in options]
     more = [name for name in options if name not in fields and name not in given_by_run]
     prompts = [each.name for each in dataclasses.fields(PromptArguments)]
-    known = {*names, *more, *prompts, *SETTINGS, *GIVEN_BY_LM_EVAL}
+    known = {*names, *more, *prompts, *settings_of_suites(), *GIVEN_BY_LM_EVAL}
     if "backend" in given:
         raise BadArgument("model_args: backend= is a word of lm-eval's hf model: the name of the model chooses ours")
     if unknown := sorted(set(given) - known):
@@ -120,8 +121,10 @@ def prompt_arguments(metadata: Mapping[str, Any]) -> PromptArguments:
 
 def settings(metadata: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
     """Return the settings in a task's metadata, of those that its suite has (`known`)."""
-    given = {name: metadata[name] for name in known if name in SETTINGS and metadata.get(name) is not None}
-    return {name: str(value) if SETTINGS[name].kind is str else _as(int, value, name) for name, value in given.items()}
+    known_settings = settings_of_suites()
+    given = {name: metadata[name] for name in known if name in known_settings and metadata.get(name) is not None}
+    kinds = {name: known_settings[name].kind for name in given}
+    return {name: str(value) if kinds[name] is str else _as(int, value, name) for name, value in given.items()}
 
 
 def _read(kind: type[Kind], given: Mapping[str, Any], names: Collection[str]) -> Kind:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from anchoreval.cards import Task, load_tasks
-from anchoreval.suites import IN_FILES
+from anchoreval.suites import generator_of
 
 TAG = "anchoreval"
 _CLASS = "!function anchoreval.lm_eval_plugin.tasks.AnchorTask"
@@ -49,7 +49,7 @@ def write_tasks(folder: Path, names: Sequence[str] = (), limit: int | None = Non
     extra, written = asked_lengths(names), {}
     groups: dict[tuple[str, int], list[str]] = {}
     for task in tasks.values():
-        if task.length_of == "natural" or task.generator in IN_FILES:
+        if task.length_of == "natural" or generator_of(task).in_files:
             continue
         for length in sorted({*task.lengths, *extra}):
             name = task_name(task, length)

@@ -22,7 +22,8 @@ from anchoreval.model import Model
 from anchoreval.runs.prompts import Prompts
 from anchoreval.runs.spec import Spec
 from anchoreval.schema import Choice, ChoiceScore, Json, Sample, Segment
-from anchoreval.suites.scorers import SCORERS, with_choices
+from anchoreval.suites import scorer_of
+from anchoreval.suites.choices import with_choices
 
 _log = logging.getLogger("lm_eval.anchoreval")
 #: The key that marks a document as one of our samples; its value is the sample id.
@@ -195,7 +196,7 @@ def score(doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, float]:
     """Return the score of a document's answer by our scorer; an empty dict if it gives no score."""
     scores = tuple(ChoiceScore(*result) for result in results) if doc["choices"] else ()
     text = "" if scores else results[0]
-    judged = SCORERS[card_of(doc["task"]).scorer](text, tuple(doc["references"]), with_choices(doc["facts"], scores))
+    judged = scorer_of(card_of(doc["task"]))(text, tuple(doc["references"]), with_choices(doc["facts"], scores))
     return {} if judged.value is None else {"score": judged.value}
 
 

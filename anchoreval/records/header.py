@@ -94,6 +94,17 @@ class Header(dict[str, Json]):
         return {f"{card['suite']}/{card['name']}": card for card in self.at("identity", "tasks") or []}
 
     @property
+    def outside(self) -> dict[str, Mapping[str, Json]]:
+        """Address of a task of a suite from outside the package -> the SHA-256 of its card and module."""
+        return {address: card["outside"] for address, card in self.cards.items() if card.get("outside")}
+
+    @property
+    def outside_words(self) -> str:
+        """The suites from outside the package as words, each with the begin of the hash of its module, or card."""
+        hashes = {task.partition("/")[0]: row.get("module") or row["card"] for task, row in self.outside.items()}
+        return ", ".join(f"{suite} {digest[:8]}" for suite, digest in sorted(hashes.items()))
+
+    @property
     def lengths(self) -> list[int]:
         """The lengths that were asked for."""
         return [int(length) for length in self.get("lengths") or []]

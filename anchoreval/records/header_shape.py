@@ -50,7 +50,8 @@ _ENVIRONMENT = _parts(versions=_VERSIONS, device=_TEXT_OR_NULL, server=OBJECT)
 _TASK = object_of(
     {"suite": TEXT, "name": TEXT},
     {"scorer": TEXT, "samples": _SAMPLES, "lengths": list_of(_LENGTH), "length_of": TEXT, "generator": TEXT,
-     "args": OBJECT, "max_new_tokens": _COUNT, "version": _COUNT, "reference": TEXT},
+     "args": OBJECT, "max_new_tokens": _COUNT, "version": _COUNT, "reference": TEXT,
+     "outside": or_null(object_of({"card": TEXT}, {"module": _TEXT_OR_NULL}))},
 )  # fmt: skip
 _IDENTITY = _parts(
     **_TWICE,

@@ -9,10 +9,9 @@ from anchoreval.errors import RunError
 from anchoreval.records.folder import RunFolder
 from anchoreval.records.header import Header
 from anchoreval.records.lines import RECORDS
-from anchoreval.records.rescore import earned, same
+from anchoreval.records.rescore import earned, same, scorers_of
 from anchoreval.schema import Record
 
-HEAVY = frozenset({"lm_eval"})  # scorers that load data sets; only `anchoreval verify` applies them
 _SHARED = ("prompt_sha256", "prompt_tokens", "references")  # fields that are the same under every arm of a sample
 
 
@@ -36,7 +35,7 @@ def require_own(folder: RunFolder) -> None:
 
 
 def _foreign(folder: RunFolder, header: Header) -> Iterator[tuple[int, str]]:
-    asked, arms, scorers, environments = header.asked, header.arms, header.scorers, len(header.environments)
+    asked, arms, scorers, environments = header.asked, header.arms, scorers_of(header), len(header.environments)
     first: dict[str, tuple[int, Record]] = {}
     seen: dict[tuple[str, str], int] = {}
     for key, record in folder.done.items():
@@ -49,7 +48,7 @@ def _foreign(folder: RunFolder, header: Header) -> Iterator[tuple[int, str]]:
             name := next((field for field in _SHARED if getattr(record, field) != getattr(other, field)), None)
         ):
             what = f"{name} is not that of {record.sample_id} on line {where}"
-        if not what and record.task in scorers and scorers[record.task] not in HEAVY:
+        if not what and record.task in scorers and not scorers[record.task].heavy:
             value = earned(record, scorers, folder.path).value
             if not same(record.score, value):
                 what = f"{record.sample_id} under {record.arm} has the score {record.score}, its answer earns {value}"

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from anchoreval.arms.arm import Arm, parse_arm
-from anchoreval.cards import LengthOf
+from anchoreval.cards import LengthOf, Origin
 from anchoreval.prompt import Anchor, Form, Template
 from anchoreval.texts.sources import HaystackKind
 
@@ -37,6 +37,7 @@ class _TaskSaid(_Part):
     samples: int
     lengths: list[int]
     length_of: LengthOf = "sample"
+    outside: Origin | None = None
 
     @property
     def address(self) -> str:

@@ -9,7 +9,7 @@ import struct
 from anchoreval.arms.arm import Arm
 from anchoreval.prompt import document_tokens
 from anchoreval.schema import Output, Record, Request, Sample, Score
-from anchoreval.suites.scorers import likeliest
+from anchoreval.suites.choices import likeliest
 
 
 def key_of(request: Request, arm: Arm, engine: str) -> str:

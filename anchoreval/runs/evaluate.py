@@ -29,7 +29,7 @@ from anchoreval.runs.units import Units, in_order, work_here
 from anchoreval.runs.workers.actors import Fleet, Opening
 from anchoreval.schema import Watch, work
 from anchoreval.schema import unwatched as unwatched
-from anchoreval.suites import ONE_DOCUMENT
+from anchoreval.suites import generator_of
 from anchoreval.texts.sources import HaystackKind
 
 Engine = Backend | Fleet
@@ -74,7 +74,7 @@ def evaluate(
 
     `model`             a card of models/, a folder or a hub id; for `openai`, a name at the server of option `base_url`
     `tokenizer`         a card, folder or hub id; only with backend `openai`
-    `tasks`, `rope`     suites, sets, tasks or globs; and the arms
+    `tasks`, `rope`     suites, sets, tasks, globs, cards of suites from outside, whose modules are run; and the arms
     `lengths`           in tokens of the model: all that it is fed, and its answer (default: the task card's)
     `template`          like `haystack` and `dtype`, defaults to the model card's; `template_args` are its arguments
     `anchor`            "none" puts no anchor token in front; arms that act on that token are then refused
@@ -164,7 +164,7 @@ def _check(spec: Spec, backend: str, ray: str | None, api: str) -> None:
     if spec.template_args and spec.template == "base" and not spec.served:
         how = "api=chat to --backend-args, or --template chat" if server else "--template chat"
         raise AnchorEvalError(f"--template-args are arguments of a chat template: add {how}")
-    for task in (task for task in spec.tasks if task.generator in ONE_DOCUMENT):
+    for task in (task for task in spec.tasks if generator_of(task).one_document):
         require_one_document(spec.arms, task.address)
     if spec.until is not None and ray is not None:
         raise AnchorEvalError("--until takes samples in rounds, which --ray cannot: leave one of them out")

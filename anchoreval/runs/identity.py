@@ -28,8 +28,7 @@ from anchoreval.records.run import Run
 from anchoreval.runs.prompts import Cells, Prompts
 from anchoreval.runs.rounds import rule_of
 from anchoreval.schema import Json
-from anchoreval.suites import POOLS
-from anchoreval.suites.scorers import require
+from anchoreval.suites import generator_of, scorer_of
 from anchoreval.training.checkpoints import CARD
 
 #: The parts of an identity that a user asked for. The rest follows from files and from the number of samples.
@@ -71,9 +70,9 @@ def decided_by(prompts: Prompts, cells: Cells, described: Mapping[str, Json]) ->
     """
     addressed = [(cell, "@".join(map(str, cell.place))) for cell in cells]
     pools = {
-        at: POOLS[cell.task.generator](prompts.recipe(cell.task, cell.length, cell.asked))
+        at: pool(prompts.recipe(cell.task, cell.length, cell.asked))
         for cell, at in addressed
-        if cell.task.generator in POOLS
+        if (pool := generator_of(cell.task).pool)
     }
     cut = {cell.task.address: cell.length for cell in cells if cell.task.length_of == "prompt"}
     parts: dict[str, Json] = {
@@ -126,7 +125,7 @@ def header_of(prompts: Prompts, cells: Cells, engine: Described, unused_template
         "arms": _applied(spec.arms, engine, str(described["engine"])),
         "tasks": [task.address for task in spec.tasks],
         "scorers": {task.address: task.scorer for task in spec.tasks},
-        "scorer_packages": {name: text for cell in cells for name, text in require(cell.task.scorer).items()},
+        "scorer_packages": {name: text for cell in cells for name, text in scorer_of(cell.task).packages().items()},
         "lengths": sorted({cell.length for cell in cells} | {row["length"] for row in cells.unmakeable}),
         "asked": cells.rows,
         "unmakeable": cells.unmakeable,
@@ -206,7 +205,9 @@ def _asked(header: Header) -> str:
     server, sources = header.part("backend", "server"), header.part("identity", "sources")
     settings = {name: header.backend.get(name, server.get(name)) for name in _SETTINGS}
     texts = {name: sources.get(name) for name in _TEXTS}
-    return json.dumps([{name: header.identity.get(name) or None for name in _ASKED}, texts, settings], sort_keys=True)
+    asked: dict[str, Any] = {name: header.identity.get(name) or None for name in _ASKED}
+    asked["tasks"] = [{**task, "outside": bool(task.get("outside"))} for task in header.cards.values()]
+    return json.dumps([asked, texts, settings], sort_keys=True)
 
 
 def _changed(before: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
@@ -230,6 +231,8 @@ def _others(before: Mapping[str, Json], now: Mapping[str, Json]) -> Iterator[str
         yield "the release of lm-eval, whose definitions make the prompts, changed"
     if before.get("sources") != now.get("sources"):
         yield "the source texts changed"
+    if before.get("tasks") != now.get("tasks"):
+        yield "the card or the module of a suite from outside the package changed"
 
 
 def changed_files(run: Run) -> Iterator[tuple[str, bool]]:

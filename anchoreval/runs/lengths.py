@@ -16,10 +16,9 @@ from anchoreval.errors import LengthError
 from anchoreval.prompt import NO_ARGS, Anchor, Form, PromptTokenizer, positions, wrap_of
 from anchoreval.records.parts import RuleName
 from anchoreval.schema import NATURAL, Json, Request, Sample
+from anchoreval.suites import generator_of
 
 ANCHOR_TOKENS = 1
-#: Generators whose prompts keep their published bytes, and therefore the published count, which has no anchor.
-PUBLISHED = frozenset({"ruler_niah", "ruler_vt", "ruler_cwe", "ruler_fwe", "ruler_qa", "babilong_published"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +35,7 @@ class LengthRule:
 
     def uncounted(self, task: Task) -> int:
         """Return how many of the tokens `outside` the prompts of a task leave no room for."""
-        return self.anchor if task.generator in PUBLISHED else 0
+        return self.anchor if generator_of(task).published else 0
 
     def settled(self, sample: Sample, task: Task, tokenizer: PromptTokenizer, room: int | None) -> Sample:
         """Return the sample with its facts on the length, and a smaller answer budget if only the anchor is too much.

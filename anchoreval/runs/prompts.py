@@ -20,19 +20,8 @@ from anchoreval.runs.dealing import names_source, shuffled
 from anchoreval.runs.lengths import LengthRule, lengths_of, require_lengths, room_of, rule_of
 from anchoreval.runs.spec import Spec
 from anchoreval.schema import GENERATED, Json, Output, Request, Sample, Wrap, lost_output, uses_generated
-from anchoreval.suites import (
-    CONTEXT_FREE,
-    FOLLOW_UPS,
-    GENERATORS,
-    IN_FILES,
-    LEFT_OUT,
-    MADE_OF_WORDS,
-    OWN_TEXTS,
-    PROSE_FREE,
-    RELEASES,
-)
+from anchoreval.suites import MADE_OF_WORDS, generator_of, scorer_of
 from anchoreval.suites.recipe import Recipe
-from anchoreval.suites.scorers import require
 from anchoreval.tokenizer import TextTokenizer
 
 Pair = tuple[Sample, Request]  # the same prompt as text and as token ids
@@ -144,7 +133,7 @@ class Prompts:
         cells = Cells(notices=require_lengths(pairs, self.window))
         last: AnchorEvalError | None = None
         for task, length in pairs:
-            if not spec.sources.context and task.generator not in CONTEXT_FREE:
+            if not spec.sources.context and not generator_of(task).context_free:
                 raise AnchorEvalError(f"{task.address} has no prompt without its context: leave out --no-context")
             try:
                 cell = self._cell(task, length)
@@ -157,8 +146,8 @@ class Prompts:
             if task.length_of == "prompt":
                 self._require_room(cell, cells.notices)
             cells.cells.append(cell)
-            if task.generator in LEFT_OUT:
-                cells.notices += LEFT_OUT[task.generator](self.recipe(task, length, cell.asked))
+            if left_out := generator_of(task).left_out:
+                cells.notices += left_out(self.recipe(task, length, cell.asked))
         if last and not cells.cells:
             raise last
         return cells
@@ -168,19 +157,19 @@ class Prompts:
 
         With `until`, samples that come in the order of a file or of their sources are shuffled.
         """
-        require(task.scorer)
+        scorer_of(task).packages()
         count = self.count(task, length)
         samples = self.samples(task, length, count)
         first = next(samples)
         ordered: Iterator[Sample] = itertools.chain([first], samples)
-        if mixed := self.spec.until is not None and (task.generator in PROSE_FREE or names_source(first)):
+        if mixed := self.spec.until is not None and (generator_of(task).prose_free or names_source(first)):
             ordered = shuffled(ordered, self.spec.seed)
         return Cell(task, length, ordered, count, first.max_new_tokens, first.facts, mixed)
 
     def count(self, task: Task, length: int) -> int:
         """Return how many samples of a task are asked for at a length; never more than its text files hold."""
         most = min(self.spec.limit or task.samples, task.samples)
-        in_files = IN_FILES.get(task.generator)
+        in_files = generator_of(task).in_files
         return most if in_files is None else min(most, in_files(self.recipe(task, length, most)))
 
     def _require_room(self, cell: Cell, notices: list[str]) -> None:
@@ -223,7 +212,7 @@ class Prompts:
 
     def samples(self, task: Task, length: int, count: int) -> Iterator[Sample]:
         """Yield `count` samples of a task at a length; raise LengthError if the task cannot be made that short."""
-        return map(self._settled, itertools.repeat(task), GENERATORS[task.generator](self.recipe(task, length, count)))
+        return map(self._settled, itertools.repeat(task), generator_of(task)(self.recipe(task, length, count)))
 
     def _settled(self, task: Task, sample: Sample) -> Sample:
         """Return the sample trimmed as its chat template does, with its facts on the length."""
@@ -239,7 +228,9 @@ class Prompts:
     def second(self, task: Task, sample: Sample, answer: str) -> Pair:
         """Return the second prompt of a two-step sample, made from the answer to its first prompt."""
         recipe, room = self.recipe(task, sample.length, 1), room_of(task, self.window)
-        prompt = self._settled(task, FOLLOW_UPS[task.generator](recipe, sample, answer))
+        follow_up = generator_of(task).follow_up
+        assert follow_up is not None, "only a generator of two steps gives a sample a second"
+        prompt = self._settled(task, follow_up(recipe, sample, answer))
         return prompt, self.request(task, prompt, None if room is None else room - self.rule.template)
 
     def does_not_fit(self, task: Task, request: Request) -> Output | None:
@@ -260,8 +251,8 @@ class Prompts:
         its definitions make prompts and it is not the one that they were compared with; the limit only with `until`.
         """
         spec = self.spec
-        generators = dict.fromkeys(task.generator for task in spec.tasks)
-        releases = [release for name in generators if name in RELEASES and (release := RELEASES[name]())]
+        releasing = dict.fromkeys(made.release for task in spec.tasks if (made := generator_of(task)).release)
+        releases = [release for of in releasing if of is not None and (release := of())]
         return {
             "schema": SCHEMA,
             "engine": engine,
@@ -288,8 +279,10 @@ class Prompts:
         reasons, seed = {}, self.spec.seed
         for cell in cells:
             parts = [f"haystack {GENERATED}"] if uses_generated(cell.facts) else []
-            parts += [OWN_TEXTS[cell.task.generator]] if cell.task.generator in OWN_TEXTS else []
-            parts += [f"seed {seed}"] if seed != 42 and cell.task.generator not in PROSE_FREE else []
+            generator = generator_of(cell.task)
+            own_texts = generator.own_texts or ("a suite from outside the package" if cell.task.outside else "")
+            parts += [own_texts] if own_texts else []
+            parts += [f"seed {seed}"] if seed != 42 and not generator.prose_free else []
             parts += self.spec.sources.others if cell.facts.get("haystack") not in MADE_OF_WORDS else []
             if parts:
                 reasons[cell.task.address] = ", ".join(parts)

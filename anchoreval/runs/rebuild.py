@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from anchoreval.arms.arm import Arm
-from anchoreval.cards import Task, load_tasks
+from anchoreval.cards import Origin, Task, load_tasks
 from anchoreval.cards.strict_yaml import one_line
 from anchoreval.errors import AnchorEvalError, CardError, ModelError, RunError, SourceError
 from anchoreval.model import Model, tokenizer_of
@@ -24,12 +24,14 @@ from anchoreval.records.run import Run
 from anchoreval.runs.prompts import Prompts
 from anchoreval.runs.spec import Spec
 from anchoreval.schema import Json, Request, Sample
-from anchoreval.suites import IN_FILES
+from anchoreval.suites import generator_of
+from anchoreval.suites.outside import named
 from anchoreval.texts.sources import TEXTS
 from anchoreval.texts.wordlists import WordLists
 from anchoreval.tokenizer import TextTokenizer
 
-NOT_IN_THE_PROMPT = {"samples", "lengths"}  # fields of a task card that may change: the header has its own values
+#: Fields of a task card that may change, as the header has its own values, and one that is compared as hashes.
+NOT_IN_THE_PROMPT = {"samples", "lengths", "outside"}
 
 
 class Remake:
@@ -90,7 +92,7 @@ class Remake:
     def _cell(self, cell: AskedCell) -> Iterator[Sample]:
         if cell.task not in self.tasks:
             raise RunError(f"{self._place}: asked: {cell.task} is no task of this run's identity")
-        if self.tasks[cell.task].generator in IN_FILES and self.spec.sources.text is None:
+        if generator_of(self.tasks[cell.task]).in_files and self.spec.sources.text is None:
             names = [name.removeprefix(f"{TEXTS}/") for name in self._expected if name.startswith(f"{TEXTS}/")]
             files = f"{names[0]}, {len(names)} files in all" if names else str(self.header.identity.sources.texts)
             raise SourceError(f"{self.run.path} scores {files}: name their file or folder with --text")
@@ -193,6 +195,8 @@ def _tasks(run: Run, rows: list[dict[str, Any]]) -> dict[str, Task]:
     known, tasks = load_tasks()[0], {}
     for row in rows:
         address = f"{row.get('suite')}/{row.get('name')}"
+        if origin := row.get("outside"):
+            known = {**known, **named(Origin(**origin), address).tasks}
         if address not in known:
             raise CardError(f"{run.path}: no task card has {address} any more, so its prompts cannot be made again")
         today: dict[str, Any] = known[address].model_dump(mode="json")

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from anchoreval.arms.arm import Arm
-from anchoreval.cards import Task, select_tasks, with_settings
+from anchoreval.cards import Task, with_settings
 from anchoreval.errors import AnchorEvalError
 from anchoreval.prompt import NO_ARGS, Anchor, Form, Template, require_no_anchor
 from anchoreval.records.parts import RuleName
 from anchoreval.stats.sequential import Until, parse_until
-from anchoreval.suites import SIZES
+from anchoreval.suites import generator_of, select_tasks
 from anchoreval.texts.sources import HaystackKind, Sources
 from anchoreval.texts.wordlists import WordLists
 
@@ -108,6 +108,5 @@ class Spec:
 
 def _sized(task: Task) -> Task:
     """Return the task with the number of samples per length that its arguments imply, if its generator has a rule."""
-    if task.generator not in SIZES:
-        return task
-    return task.model_copy(update={"samples": SIZES[task.generator](task.address, task.args)})
+    size = generator_of(task).size
+    return task if size is None else task.model_copy(update={"samples": size(task.address, task.args)})

@@ -43,7 +43,8 @@ from anchoreval.schema import (
     Score,
     lost_output,
 )
-from anchoreval.suites.scorers import SCORERS, with_choices
+from anchoreval.suites import scorer_of
+from anchoreval.suites.choices import with_choices
 
 FIRST = "reasoning"  # the fact that holds the first answer
 FIRST_FACTS = (FIRST, f"{FIRST}_tokens", f"{FIRST}_finish")
@@ -167,7 +168,7 @@ def judge(task: Task, output: Output, sample: Sample) -> Score:
     if output.outcome not in SCORED:
         return Score(None, output.why or "the backend failed on this request")
     logprob = output.logprob_per_token if output.finish == "scored" else None
-    return SCORERS[task.scorer](output.text, sample.references, with_choices(sample.facts, output.choices, logprob))
+    return scorer_of(task).rule(output.text, sample.references, with_choices(sample.facts, output.choices, logprob))
 
 
 def both(asked: Pair, first: Output, second: Pair, output: Output) -> tuple[Sample, Request, Output]:

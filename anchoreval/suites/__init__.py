@@ -1,122 +1,114 @@
-"""How samples are made: one generator per kind of task, looked up by the name that a task card gives."""
+"""What is asked and how it is judged: a `Suite` for each folder, and one from each card that a user names."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+import importlib
+from functools import cache
+from typing import TYPE_CHECKING, Protocol
 
-from anchoreval.errors import LengthError, TooLong
-from anchoreval.schema import Json, Sample
-from anchoreval.suites.babilong import generate as babilong_samples
-from anchoreval.suites.babilong import published as babilong_published
-from anchoreval.suites.general import generate as general_samples
-from anchoreval.suites.general import harness as lm_eval_harness
-from anchoreval.suites.longbench import generate as longbench_samples
-from anchoreval.suites.longbench_v2 import generate as longbench_v2_samples
-from anchoreval.suites.niah import generate as niah_samples
-from anchoreval.suites.nll import generate as nll
-from anchoreval.suites.recall import icl as recall_icl
-from anchoreval.suites.recall import kv as recall_kv
-from anchoreval.suites.recall import passkey
-from anchoreval.suites.recipe import Generator, Recipe
-from anchoreval.suites.ruler import niah as ruler_niah
-from anchoreval.suites.ruler import qa as ruler_qa
-from anchoreval.suites.ruler import vt as ruler_vt
-from anchoreval.suites.ruler import words as ruler_words
-from anchoreval.suites.ruler_balanced import niah as balanced_niah
-from anchoreval.suites.ruler_balanced import qa as balanced_qa
-from anchoreval.suites.ruler_balanced import vt as balanced_vt
-from anchoreval.suites.ruler_balanced import words as balanced_words
-from anchoreval.suites.ruler_balanced.balanced import Sampler, one_by_one
+from anchoreval.errors import UnknownName
+from anchoreval.suites.recipe import Recipe
+from anchoreval.suites.suite import Average, Generator, Scorer, Setting, Suite
 
-ATTEMPTS = 32  # lengths tried to find the smallest possible one
+if TYPE_CHECKING:
+    from anchoreval.cards import Origin, Task
 
-
-def _explained(generator: Generator) -> Generator:
-    """Wrap a generator so that its LengthError names the task and the smallest length that works, or the longest."""
-
-    def generate(recipe: Recipe) -> Iterator[Sample]:
-        try:
-            yield from generator(recipe)
-        except TooLong as error:
-            hint = f"the longest is about {error.longest}" if error.longest else "try a shorter one"
-            said = f"{recipe.task} cannot be made at {recipe.length} tokens: {error}; {hint}"
-            raise TooLong(said, error.longest) from None
-        except LengthError as error:
-            smallest = _smallest(generator, recipe, error.smallest)
-            hint = f"the smallest is {smallest}" if smallest else "try a longer one"
-            raise LengthError(f"{recipe.task} cannot be made at {recipe.length} tokens: {hint}", smallest) from None
-
-    return generate
-
-
-def _smallest(generator: Generator, recipe: Recipe, guess: int | None) -> int | None:
-    """Return the first length from `guess` upwards that works, or None if no length was found."""
-    for _ in range(ATTEMPTS):
-        if guess is None:
-            return None
-        try:
-            for _sample in generator(replace(recipe, length=guess)):
-                pass
-            return guess
-        except TooLong:
-            return None
-        except LengthError as error:
-            guess = max(guess + 1, error.smallest or 0)
-    return None
-
-
-SAMPLERS: dict[str, Callable[[Recipe], Sampler]] = {  # generators whose samples can be made alone
-    "balanced_niah": balanced_niah.sampler,
-    "balanced_vt": balanced_vt.sampler,
-    "balanced_cwe": balanced_words.common_sampler,
-    "balanced_fwe": balanced_words.coded_sampler,
-    "balanced_qa": balanced_qa.sampler,
-}
-GENERATORS: dict[str, Generator] = {
-    "ruler_niah": _explained(ruler_niah.generate),
-    "ruler_vt": _explained(ruler_vt.generate),
-    "ruler_cwe": _explained(ruler_words.generate_common),
-    "ruler_fwe": _explained(ruler_words.generate_coded),
-    "ruler_qa": _explained(ruler_qa.generate),
-    "longbench": _explained(longbench_samples.generate),
-    "longbench_v2": _explained(longbench_v2_samples.generate),
-    "longbench_v2_choices": _explained(longbench_v2_samples.generate_letters),
-    "lm_eval": general_samples.generate,
-    "niah": _explained(niah_samples.generate),
-    "babilong": _explained(babilong_samples.generate),
-    "babilong_published": _explained(babilong_published.generate),
-    "recall_kv": _explained(recall_kv.generate),
-    "recall_icl": _explained(recall_icl.generate),
-    "passkey": _explained(passkey.generate),
-    "nll": nll.generate,
-    **{name: _explained(one_by_one(sampler)) for name, sampler in SAMPLERS.items()},
-}
-#: The number of samples at a length under the arguments of a task, if it is not the card's number.
-SIZES: dict[str, Callable[[str, Mapping[str, Json]], int]] = {"niah": niah_samples.size}
-#: The number of samples at a length, if files decide it, and notices on files that are left out.
-IN_FILES: dict[str, Callable[[Recipe], int]] = {"nll": nll.size}
-LEFT_OUT: dict[str, Callable[[Recipe], list[str]]] = {"nll": nll.too_short}
-#: The part of the number of samples that the samples depend on; None: the first samples are always the same.
-POOLS: dict[str, Callable[[Recipe], int | None]] = {"ruler_qa": ruler_qa.pool}
-#: The release of another package whose definitions make the prompts; None for the one that identities do not name.
-RELEASES: dict[str, Callable[[], str | None]] = {"lm_eval": lm_eval_harness.other_release}
-#: Functions that make the second prompt of a sample (`Sample.then`) from the answer to the first.
-FOLLOW_UPS: dict[str, Callable[[Recipe, Sample, str], Sample]] = {"longbench_v2": longbench_v2_samples.follow_up}
-CONTEXT_FREE = frozenset({"longbench", "longbench_v2"})  # can make a prompt without its context
-#: These read files only: neither a seed nor the kind of haystack changes a prompt.
-PROSE_FREE = frozenset({"longbench", "longbench_v2", "longbench_v2_choices", "babilong_published", "lm_eval", "nll"})
-#: Generators without published scores -> the origin of their prompts.
-OWN_TEXTS: dict[str, str] = {
-    **dict.fromkeys(("recall_kv", "recall_icl", "passkey", *SAMPLERS), "prompts of this package"),
-    "nll": "texts of the user's own; scores are 100 / perplexity, log-probabilities nats per token, more is better",
-}
-#: Each sample is one document, so attention and positions that act on several documents have no meaning.
-ONE_DOCUMENT = frozenset({"nll"})
+#: The folders of the package's suites, in reading order: a line each.
+FOLDERS = (
+    "ruler",
+    "ruler_balanced",
+    "longbench",
+    "longbench_v2",
+    "niah",
+    "babilong",
+    "recall",
+    "general",
+    "nll",
+)
 #: Haystacks, as a sample's facts name them, that are made of words: another source text does not change them.
 MADE_OF_WORDS = frozenset({"noise", "needle", "coded words"})
 
-__all__ = [
-    "CONTEXT_FREE", "FOLLOW_UPS", "GENERATORS", "IN_FILES", "LEFT_OUT", "MADE_OF_WORDS", "ONE_DOCUMENT", "OWN_TEXTS",
-    "POOLS", "PROSE_FREE", "RELEASES", "SIZES", "Generator", "Recipe",
-]  # fmt: skip
+
+@cache
+def suites() -> dict[str, Suite]:
+    """Return the suites of the package by the names of their folders."""
+    return {name: importlib.import_module(f"{__name__}.{name}").SUITE for name in FOLDERS}
+
+
+@cache
+def generators() -> dict[str, Generator]:
+    """Return the generators of the package by the names that task cards use."""
+    return {name: generator for suite in suites().values() for name, generator in suite.generators.items()}
+
+
+@cache
+def scorers() -> dict[str, Scorer]:
+    """Return the scorers of the package by the names that task cards use."""
+    return {name: scorer for suite in suites().values() for name, scorer in suite.scorers.items()}
+
+
+@cache
+def settings() -> dict[str, Setting]:
+    """Return the settings of all suites by name."""
+    return {name: setting for suite in suites().values() for name, setting in suite.settings.items()}
+
+
+def averages() -> dict[str, Average]:
+    """Return the averages of all suites, those from outside that were named too, by the names of their columns."""
+    from anchoreval.suites.outside import named_suites
+
+    known = [*(named.suite for named in reversed(named_suites())), *suites().values()]
+    return {name: average for suite in known for name, average in suite.averages.items()}
+
+
+def select_tasks(names: str) -> tuple[list[Task], frozenset[str]]:
+    """Return the tasks that `names` stand for, and which of them were named singly, as `cards.select_tasks` does.
+
+    A card from outside the package and the suite of an installed package are run if they are named (outside.py).
+    """
+    from anchoreval.cards import load_tasks, pick
+
+    tasks, sets = load_tasks()
+    try:
+        return pick(names, tasks, sets)
+    except UnknownName:
+        from anchoreval.suites.outside import pick_outside
+
+        return pick_outside(names, tasks, sets)
+
+
+class Asked(Protocol):
+    """A task as its card or a header has it."""
+
+    @property
+    def address(self) -> str: ...
+    @property
+    def generator(self) -> str: ...
+    @property
+    def scorer(self) -> str: ...
+    @property
+    def outside(self) -> Origin | None: ...
+
+
+def suite_of(task: Asked) -> Suite | None:
+    """Return the suite of a task from outside the package; raise CardError if the user did not name it."""
+    if task.outside is None:
+        return None
+    from anchoreval.suites.outside import named
+
+    return named(task.outside, task.address).suite
+
+
+def generator_of(task: Asked) -> Generator:
+    """Return the generator that a task's card names; raise CardError as `suite_of` does."""
+    own = suite_of(task) if task.outside else None
+    return own.generators[task.generator] if own and task.generator in own.generators else generators()[task.generator]
+
+
+def scorer_of(task: Asked) -> Scorer:
+    """Return the scorer that a task's card names; raise CardError as `suite_of` does."""
+    own = suite_of(task) if task.outside else None
+    return own.scorers[task.scorer] if own and task.scorer in own.scorers else scorers()[task.scorer]
+
+
+__all__ = ["MADE_OF_WORDS", "Average", "Generator", "Recipe", "Scorer", "Setting", "Suite"]

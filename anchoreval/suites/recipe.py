@@ -6,7 +6,7 @@ import dataclasses
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from anchoreval.errors import CardError
 from anchoreval.schema import Json, Sample, Segment, Tokenizer, Wrap
@@ -61,7 +61,7 @@ class Recipe:
         return self.counted(prompt) + self.outside
 
 
-Generator = Callable[[Recipe], Iterator[Sample]]
+Make = Callable[[Recipe], Iterator[Sample]]
 
 
 def options(recipe: Recipe, kind: type[Options]) -> Options:
@@ -79,29 +79,22 @@ def checked(task: str, args: Mapping[str, Json], kind: type[Options]) -> Options
     for name, value in args.items():
         if name not in fields:
             raise CardError(f"{task}: args: unknown argument {name!r} (known: {', '.join(fields)})")
-        _check(f"{task}: args.{name}", value, hints[name])
-    missing = [name for name, field in fields.items() if _required(field) and name not in args]
+        hint, where = hints[name], f"{task}: args.{name}: {value!r} is"
+        if typing.get_origin(hint) is typing.Literal:
+            if value not in typing.get_args(hint):
+                raise CardError(f"{where} not one of {', '.join(map(str, typing.get_args(hint)))}")
+        elif hint is str:
+            if not isinstance(value, str):
+                raise CardError(f"{where} not text")
+        elif isinstance(value, bool) or not isinstance(value, (int, float) if hint is float else hint):
+            raise CardError(f"{where} not {'a number' if hint is float else 'a whole number'}")
+        elif value <= 0:
+            raise CardError(f"{where} not positive")
+    required = [name for name, field in fields.items() if field.default is field.default_factory is dataclasses.MISSING]
+    missing = [name for name in required if name not in args]
     if missing:
         raise CardError(f"{task}: args: missing {', '.join(missing)}")
     return kind(**args)
-
-
-def _required(field: dataclasses.Field[Any]) -> bool:
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-
-
-def _check(where: str, value: Json, hint: Any) -> None:
-    """Raise CardError if `value` is not of the type `hint` (int, float, str or a Literal)."""
-    if typing.get_origin(hint) is typing.Literal:
-        if value not in typing.get_args(hint):
-            raise CardError(f"{where}: {value!r} is not one of {', '.join(map(str, typing.get_args(hint)))}")
-    elif hint is str:
-        if not isinstance(value, str):
-            raise CardError(f"{where}: {value!r} is not text")
-    elif isinstance(value, bool) or not isinstance(value, (int, float) if hint is float else hint):
-        raise CardError(f"{where}: {value!r} is not {'a number' if hint is float else 'a whole number'}")
-    elif value <= 0:
-        raise CardError(f"{where}: {value!r} is not positive")
 
 
 def sample_of(

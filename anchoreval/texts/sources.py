@@ -1,8 +1,8 @@
 """The published texts that suites read; none is bundled with the package.
 
 RULER's texts are found in --data-dir or the cache, or else downloaded once. `anchoreval data fetch` fetches those of
-LongBench (v1 and v2). Every text that is used is recorded (`describe`): its file, its SHA-256 and whether it is the
-published file.
+the suites that keep files of their own. Every text that is used is recorded (`describe`): its file, its SHA-256 and
+whether it is the published file.
 """
 
 from __future__ import annotations
@@ -72,34 +72,7 @@ ENGLISH_WORDS = Published(
         f"https://media.githubusercontent.com/media/NVIDIA/RULER/{RULER_COMMIT}/scripts/data/synthetic/json/english_words.json",
     ),
 )
-_LONGBENCH = "5e628be450b7e67fb7ae6e201bd6d8f7056f7672"
-LONGBENCH = Published(
-    "longbench/data.zip",
-    "cb45b11a4133c6bc1d6a44b0f8e701335ff1e543195db1103472e575857f7f64",
-    tuple(
-        f"https://huggingface.co/datasets/{owner}/LongBench/resolve/{_LONGBENCH}/data.zip"
-        for owner in ("zai-org", "THUDM")
-    ),
-    revision=_LONGBENCH,
-)
-_LONGBENCH_V2 = "2b48e494f2c7a2f0af81aae178e05c7e1dde0fe9"
-LONGBENCH_V2 = Published(  # 465,490,535 bytes
-    "longbench_v2/data.json",
-    "15d61c22d92c96900b3c4948b6aeea218d3214b676a65df48e7b8555604c7fe2",
-    tuple(
-        f"https://huggingface.co/datasets/{owner}/LongBench-v2/resolve/{_LONGBENCH_V2}/data.json"
-        for owner in ("zai-org", "THUDM")
-    ),
-    revision=_LONGBENCH_V2,
-)
 RULER_FILES = (ESSAYS, SQUAD, HOTPOT, ENGLISH_WORDS)
-_BABILONG = "7a6efee29f5cac03c3c410e6799c80fd2ffe3610"
-BABI = Published(
-    "babilong/tasks_1-20_v1-2.zip",
-    "039086666b117f06455a64aac804773b74847464",
-    (f"https://raw.githubusercontent.com/booydar/babilong/{_BABILONG}/data/tasks_1-20_v1-2.zip",),
-    revision=_BABILONG,
-)
 TEXTS = "texts"  # what stands before the names of texts that are scored
 _OTHERWISE = "move the file away, or use --haystack generated"
 PUNKT = "tokenizers/punkt_tab/english"

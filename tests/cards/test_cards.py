@@ -17,8 +17,7 @@ from anchoreval.cards import (
     with_settings,
 )
 from anchoreval.errors import CardError, UnknownName
-from anchoreval.suites import GENERATORS
-from anchoreval.suites.scorers import SCORERS
+from anchoreval.suites import generators, scorers
 
 CARD = """about: a suite
 source: nowhere
@@ -71,8 +70,8 @@ def test_a_missing_card_names_its_file(tmp_path: Path) -> None:
 
 def test_every_task_names_a_generator_and_a_scorer_that_exist() -> None:
     tasks, _ = load_tasks()
-    assert {task.generator for task in tasks.values()} <= set(GENERATORS)
-    assert {task.scorer for task in tasks.values()} <= set(SCORERS)
+    assert {task.generator for task in tasks.values()} <= set(generators())
+    assert {task.scorer for task in tasks.values()} <= set(scorers())
 
 
 def test_the_named_sets_have_the_sizes_of_the_benchmark_and_the_paper() -> None:

@@ -7,6 +7,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from longbench_files import write_folder, write_zip
 
 from anchoreval.cli.parser import main
 from anchoreval.errors import SourceError
+from anchoreval.suites import suites
 from anchoreval.suites.general.rows import HUB
-from anchoreval.suites.longbench.records import RECORDS
+from anchoreval.suites.longbench.records import LONGBENCH, RECORDS
+from anchoreval.suites.longbench_v2.records import LONGBENCH_V2
 from anchoreval.texts import sources
 from anchoreval.texts.download import address_of, download
 from anchoreval.texts.sources import Published
@@ -24,7 +27,14 @@ from anchoreval.texts.sources import Published
 BODY = bytes(range(256)) * 40
 SHA256 = hashlib.sha256(BODY).hexdigest()
 
-ALL_FILES = (*sources.RULER_FILES, sources.LONGBENCH, sources.LONGBENCH_V2)
+ALL_FILES = (*sources.RULER_FILES, LONGBENCH, LONGBENCH_V2)
+
+
+def publish(monkeypatch: pytest.MonkeyPatch, suite: str, *files: Published) -> None:
+    """Let a suite have these files as the published ones."""
+    monkeypatch.setitem(suites(), suite, replace(suites()[suite], files=files))
+    if suite.startswith("longbench"):
+        monkeypatch.setattr(f"anchoreval.suites.{suite}.records.{suite.upper()}", files[0])
 
 
 class Server(ThreadingHTTPServer):
@@ -73,7 +83,7 @@ def server() -> Iterator[Server]:
 def pinned(server: Server, monkeypatch: pytest.MonkeyPatch) -> Published:
     """LongBench's archive as that server has it."""
     made = Published("longbench/data.zip", SHA256, (server.address,), revision="abcdef0123")
-    monkeypatch.setattr(sources, "LONGBENCH", made)
+    publish(monkeypatch, "longbench", made)
     return made
 
 
@@ -117,7 +127,7 @@ def test_a_dead_server_is_one_line_with_its_address(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{free.getsockname()[1]}/data.zip"
-    monkeypatch.setattr(sources, "LONGBENCH", Published("longbench/data.zip", SHA256, (address,)))
+    publish(monkeypatch, "longbench", Published("longbench/data.zip", SHA256, (address,)))
     assert main(["data", "fetch", "longbench", "--data-dir", str(tmp_path)]) == 2
     captured = capsys.readouterr()
     last = captured.err.strip().splitlines()[-1]
@@ -138,7 +148,7 @@ def test_fetch_prints_the_place_and_leaves_alone_what_is_right(
 
 
 def test_the_hubs_host_can_be_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    address = sources.LONGBENCH.addresses[0]
+    address = LONGBENCH.addresses[0]
     assert address_of(address) == address
     monkeypatch.setenv("HF_ENDPOINT", "https://mirror.example/")
     assert address_of(address) == address.replace("https://huggingface.co", "https://mirror.example")
@@ -157,7 +167,7 @@ def test_check_says_what_is_missing_and_where_it_is_published(
     code, found = rows(tmp_path / "none", capsys)
     assert code == 0 and set(found) == {source.file for source in ALL_FILES} | {hub.dataset for hub in HUB.values()}
     assert all(text.startswith("missing") for text in found.values())
-    assert sources.LONGBENCH.addresses[0] in found["longbench/data.zip"]
+    assert LONGBENCH.addresses[0] in found["longbench/data.zip"]
 
 
 def test_check_tells_the_revision_of_the_published_archive_and_another_one_from_it(
@@ -168,7 +178,7 @@ def test_check_tells_the_revision_of_the_published_archive_and_another_one_from_
     code, found = rows(tmp_path, capsys)
     assert code == 1 and found["longbench/data.zip"].startswith("differs")
     own = Published("longbench/data.zip", hashlib.sha256(path.read_bytes()).hexdigest(), revision="abcdef0123")
-    monkeypatch.setattr(sources, "LONGBENCH", own)
+    publish(monkeypatch, "longbench", own)
     code, found = rows(tmp_path, capsys)
     assert code == 0 and found["longbench/data.zip"].startswith("published revision abcdef0")
 
@@ -189,7 +199,7 @@ def test_a_suite_of_several_files_brings_what_can_be_had(
     tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = (Published("a.json", SHA256, (server.address,)), Published("b.json", SHA256, recipe="made by hand"))
-    monkeypatch.setattr(sources, "RULER_FILES", made)
+    publish(monkeypatch, "ruler", *made)
     assert main(["data", "fetch", "ruler", "--data-dir", str(tmp_path)]) == 1
     said = capsys.readouterr()
     assert said.out == f"{tmp_path / 'a.json'}\n"
@@ -200,10 +210,9 @@ def test_longbench_v2_is_fetched_and_checked_like_the_others(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert sources.LONGBENCH_V2.revision in sources.LONGBENCH_V2.addresses[0]
+    assert LONGBENCH_V2.revision in LONGBENCH_V2.addresses[0]
     made = Published("longbench_v2/data.json", SHA256, (server.address,), revision="abcdef0123")
-    monkeypatch.setattr(sources, "LONGBENCH_V2", made)
-    monkeypatch.setattr("anchoreval.suites.longbench_v2.records.LONGBENCH_V2", made)
+    publish(monkeypatch, "longbench_v2", made)
     code, found = rows(tmp_path, capsys)
     assert code == 0 and found["longbench_v2/data.json"] == f"missing published at {server.address}"
     assert main(["data", "fetch", "longbench_v2", "--data-dir", str(tmp_path)]) == 0

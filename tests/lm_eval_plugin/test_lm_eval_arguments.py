@@ -10,7 +10,7 @@ from anchoreval.arms.arm import parse_arm
 from anchoreval.errors import UnsupportedArm
 from anchoreval.lm_eval_plugin import names
 from anchoreval.lm_eval_plugin.arguments import BadArgument, model_arguments, prompt_arguments, settings
-from anchoreval.prompt.settings import SETTINGS
+from anchoreval.suites import settings as settings_of_suites
 
 pytest.importorskip("lm_eval", reason="LM-EVAL ABSENT: pip install 'anchoreval[lm-eval]'; no arguments were read")
 
@@ -115,7 +115,7 @@ def test_whatever_else_lm_eval_hands_to_a_builder_is_left_alone() -> None:
 
 
 def test_every_setting_of_a_suite_may_stand_among_the_arguments_of_a_model() -> None:
-    assert model_arguments({"pretrained": "M"} | dict.fromkeys(SETTINGS, 3)).pretrained == "M"
+    assert model_arguments({"pretrained": "M"} | dict.fromkeys(settings_of_suites(), 3)).pretrained == "M"
 
 
 def test_options_of_the_engine_are_model_arguments_and_those_of_hf_are_not() -> None:

@@ -28,6 +28,8 @@ from anchoreval.reports.board.reported import load_reported
 from anchoreval.reports.words import NONE
 from anchoreval.stats import paired
 from anchoreval.stats.scores import NOWHERE, decile
+from anchoreval.suites import averages
+from anchoreval.suites.ruler.averages import THIRTEEN
 
 BOARDS = Path(__file__).parents[2] / "leaderboards"
 GOOD: dict[str, Any] = {
@@ -263,3 +265,25 @@ def test_a_mean_without_the_lost_is_shown_and_ranked_by_the_mean_with_them_as_wr
     assert (values["whole"].text, values["whole"].key, values["whole"].bound) == ("50.0", 50.0, "")
     assert (values["short"].text, values["short"].bound) == ("80.0*", "40.0 as wrong")
     assert values["short"].key == pytest.approx(40.0) and values["short"].mean == pytest.approx(80.0)
+
+
+def test_a_published_average_is_over_its_own_tasks_whatever_else_a_row_holds() -> None:
+    means = {(task, 512): Mean(0, 10, 10, 0.5, 0.2, 0.8, None) for task in THIRTEEN}
+    means["ruler/a_14th", 512] = Mean(0, 10, 10, 0.0, 0.0, 0.3, None)
+    row = Row("fp32", (*THIRTEEN, "ruler/a_14th"), (512,), means, None, "native")
+    thirteen, eleven, whole = columns_of(row, ["ruler_13", "ruler_11_wang", "by_length"])
+    assert (thirteen.mean, eleven.mean) == (50.0, 50.0) and whole.mean == pytest.approx(100 * 13 * 0.5 / 14)
+
+
+@pytest.mark.parametrize("name", ["longbench_six_en", "longbench_six_zh", "longbench_flat_16", "longbench_flat_21"])
+def test_longbenchs_averages_are_columns_that_a_board_may_name(name: str, tmp_path: Path) -> None:
+    average = averages()[name]
+    scores = {task: at / 100 for at, task in enumerate(average.tasks)}
+    means = {(task, 7500): Mean(0, 10, 10, score, 0.0, 1.0, None) for task, score in scores.items()}
+    tasks = tuple(averages()["longbench_flat_21"].tasks)
+    (value,) = columns_of(Row("fp32", tasks, (7500,), means, None, "native"), [name])
+    assert value.mean == pytest.approx(average.of({task: 100 * score for task, score in scores.items()}))
+    load_definition(declared(tmp_path, suites=["longbench"], columns=[name], order=[f"-{name}"]))
+    means.popitem()
+    (short,) = columns_of(Row("fp32", tasks, (7500,), means, None, "native"), [name])
+    assert short.text.endswith("*") and short.key is None

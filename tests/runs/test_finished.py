@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -37,14 +38,14 @@ def _cards_read_once() -> Iterator[None]:
 def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Ids of the samples whose prompts were made, in order."""
     ids: list[str] = []
-    for name, generator in list(data.GENERATORS.items()):
+    for name, generator in list(data.generators().items()):
 
-        def noted(recipe: Recipe, generator: Any = generator) -> Iterator[Sample]:
-            for sample in generator(recipe):
+        def noted(recipe: Recipe, make: Any = generator.make) -> Iterator[Sample]:
+            for sample in make(recipe):
                 ids.append(sample.id)
                 yield sample
 
-        monkeypatch.setitem(data.GENERATORS, name, noted)
+        monkeypatch.setitem(data.generators(), name, replace(generator, make=noted))
     return ids
 
 

@@ -187,7 +187,7 @@ def test_an_arm_that_the_backend_cannot_compute_is_refused_by_field(tmp_path: Pa
 
 def test_an_unknown_argument_of_a_generator_is_a_card_error(tmp_path: Path) -> None:
     from anchoreval.cards import load_tasks
-    from anchoreval.suites import GENERATORS, Recipe
+    from anchoreval.suites import Recipe, generators
     from anchoreval.texts.sources import Sources
     from anchoreval.tokenizer import load_tokenizer
 
@@ -195,4 +195,4 @@ def test_an_unknown_argument_of_a_generator_is_a_card_error(tmp_path: Path) -> N
     tokenizer = load_tokenizer(Path(__file__).parents[2] / "models" / "anchor-tiny")
     recipe = Recipe(task.address, 512, 30, 1, {"hop": 4}, tokenizer, Sources(haystack="generated"))
     with pytest.raises(CardError, match="'hop'"):
-        next(iter(GENERATORS[task.generator](recipe)))
+        next(iter(generators()[task.generator](recipe)))

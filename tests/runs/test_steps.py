@@ -25,7 +25,7 @@ from anchoreval.records.run import Run, find_runs
 from anchoreval.runs.verify.records import findings
 from anchoreval.schema import PROMPT_READ, SECOND_PROMPT_READ, Outcome, Output, Record, Request
 from anchoreval.suites.longbench_v2 import generate as longbench_v2
-from anchoreval.suites.longbench_v2.prompts import PROMPTS
+from anchoreval.suites.longbench_v2.prompts import prompts
 from anchoreval.tokenizer import load_tokenizer
 
 TINY = load_tokenizer(Path(__file__).parents[2] / "models" / "anchor-tiny")
@@ -64,7 +64,7 @@ def content(run: Run) -> list[Record]:
 
 
 def second_prompt(i: int, reasoning: str) -> str:
-    item, text = row(i), PROMPTS["cot_answer"]
+    item, text = row(i), prompts()["cot_answer"]
     for marker, key in (("$Q$", "question"), *((f"$C_{letter}$", f"choice_{letter}") for letter in "ABCD")):
         text = text.replace(marker, item[key].strip())
     return text.replace("$COT$", reasoning.strip())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from anchoreval.schema import Sample, Tokenizer, Wrap
-from anchoreval.suites import GENERATORS, Recipe
+from anchoreval.suites import Recipe, generators
 from anchoreval.suites.recipe import BASE
 from anchoreval.texts.sources import Sources
 
@@ -46,4 +46,4 @@ def recipe(
 def samples(
     task: str, length: int, count: int, tokenizer: Tokenizer, sources: Sources, wrap: Wrap = BASE
 ) -> list[Sample]:
-    return list(GENERATORS[TASKS[task][0]](recipe(task, length, count, tokenizer, sources, wrap)))
+    return list(generators()[TASKS[task][0]](recipe(task, length, count, tokenizer, sources, wrap)))

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from anchoreval.schema import ChoiceScore
-from anchoreval.suites.scorers import SCORERS, likeliest
+from anchoreval.suites import scorers
+from anchoreval.suites.choices import likeliest
 
 
 @pytest.mark.parametrize("logprobs", [(-1.0, -2.0), (-2.0, -1.0), (-1.5, -1.0, -1.0), (-1.0, -1.0, -3.0), (-5.0,)])
@@ -15,10 +16,10 @@ def test_the_score_is_that_of_numpys_argmax(logprobs: tuple[float, ...]) -> None
     best = int(np.argmax(logprobs))
     assert likeliest(choices) == best
     for gold in range(len(logprobs)):
-        score = SCORERS["likeliest"]("", (), {"choices": choices, "gold": gold})
+        score = scorers()["likeliest"]("", (), {"choices": choices, "gold": gold})
         assert score.value == float(gold == best)
 
 
 def test_without_choices_there_is_no_score_and_a_reason() -> None:
-    score = SCORERS["likeliest"]("boat", ("boat",), {"gold": 0})
+    score = scorers()["likeliest"]("boat", ("boat",), {"gold": 0})
     assert score.value is None and score.why

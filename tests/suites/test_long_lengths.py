@@ -14,7 +14,7 @@ from anchoreval.cards import Task, load_tasks
 from anchoreval.errors import TooLong
 from anchoreval.runs.lengths import LengthRule
 from anchoreval.schema import Sample
-from anchoreval.suites import GENERATORS
+from anchoreval.suites import generators
 from anchoreval.suites.recipe import Recipe
 from anchoreval.suites.ruler import words as ruler_words
 from anchoreval.suites.ruler.qa import QuestionMaker
@@ -58,7 +58,7 @@ def first(task: Task, length: int, tokenizer: TextTokenizer, sources: Sources) -
         task.address, length, task.max_new_tokens, 1, task.args, tokenizer, sources,
         outside=rule.outside, uncounted=rule.uncounted(task),
     )  # fmt: skip
-    (made,) = GENERATORS[task.generator](recipe)
+    (made,) = generators()[task.generator](recipe)
     return rule.settled(made, task, tokenizer, None)
 
 

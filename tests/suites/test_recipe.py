@@ -6,7 +6,7 @@ import pytest
 from ruler_tasks import TASKS, recipe
 
 from anchoreval.errors import CardError
-from anchoreval.suites import GENERATORS
+from anchoreval.suites import generators
 from anchoreval.texts.sources import Sources
 from anchoreval.tokenizer import TextTokenizer
 
@@ -32,11 +32,11 @@ def test_an_argument_that_a_generator_does_not_take_names_task_and_argument(
     asked = recipe(task, 1024, 1, tokenizer, generated)
     asked = type(asked)(**{name: getattr(asked, name) for name in asked.__slots__} | {"args": {**asked.args, **change}})
     with pytest.raises(CardError, match=rf"ruler/{task}.*{complaint}"):
-        next(GENERATORS[TASKS[task][0]](asked))
+        next(generators()[TASKS[task][0]](asked))
 
 
 def test_a_missing_argument_is_named(tokenizer: TextTokenizer, generated: Sources) -> None:
     asked = recipe("qa_1", 1024, 1, tokenizer, generated)
     asked = type(asked)(**{name: getattr(asked, name) for name in asked.__slots__} | {"args": {}})
     with pytest.raises(CardError, match="missing questions"):
-        next(GENERATORS["ruler_qa"](asked))
+        next(generators()["ruler_qa"](asked))

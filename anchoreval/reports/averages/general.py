@@ -17,9 +17,9 @@ from anchoreval.reports.averages.general_losses import losses
 from anchoreval.reports.outcomes import outcome_lines
 from anchoreval.reports.words import NONE, aligned
 from anchoreval.schema import Record
+from anchoreval.suites.choices import with_choices
 from anchoreval.suites.general.harness import Judge, judge_of, require_definition
 from anchoreval.suites.general.scoring import results
-from anchoreval.suites.scorers import with_choices
 
 SUITE = "general"
 #: lm-eval's groups, whose averages weigh each task by its rows (`weight_by_size` in their YAML).

@@ -13,26 +13,32 @@ from anchoreval.reports.averages import longbench_v2 as longbench_v2_report
 from anchoreval.reports.words import NONE
 from anchoreval.schema import Record
 from anchoreval.suites.longbench.averages import (
+    AVERAGES,
     BUCKETS,
     FLAT_16,
     FLAT_21,
     SIX,
+    Language,
     bucket_scores,
     category_scores,
-    flat_16,
-    flat_21,
-    six_categories,
 )
-from anchoreval.suites.longbench.scoring import DEVIATIONS, LIMIT
+from anchoreval.suites.longbench.scoring import DEVIATIONS, LIMIT, SCORERS
 from anchoreval.suites.ruler.averages import task_score
 
 V1, EXTENDED = "longbench", "longbench_e"
+LANGUAGES: tuple[Language, ...] = ("en", "zh")
+LABELS = {
+    "six categories, English": "longbench_six_en",
+    "six categories, Chinese": "longbench_six_zh",
+    f"flat over {len(FLAT_16)}, English and code": "longbench_flat_16",
+    f"flat over {len(FLAT_21)}": "longbench_flat_21",
+}
 
 
 def deviating(run: Run, name: str) -> tuple[Run, int]:
     """Return the run with its answers scored by a named deviation, and the number of scores that it changed."""
     instead = DEVIATIONS[name]
-    scorers = {task: instead[scorer] for task, scorer in run.header.scorers.items() if scorer in instead}
+    scorers = {task: SCORERS[instead[scorer]] for task, scorer in run.header.scorers.items() if scorer in instead}
     records = [
         replace(record, score=score.value, why=score.why)
         if record.task in scorers and (score := earned(record, scorers, run.path))
@@ -68,20 +74,20 @@ def _arm(records: Sequence[Record]) -> Iterator[str]:
     if v1:
         present = len(v1.keys() & set(FLAT_21))
         yield f"LongBench, {present} of {len(FLAT_21)} data sets"
-        yield _line("six categories, English", six_categories(v1), short)
-        yield _line("six categories, Chinese", six_categories(v1, "zh"), short)
-        yield _line(f"flat over {len(FLAT_16)}, English and code", flat_16(v1), short)
-        yield _line(f"flat over {len(FLAT_21)}", flat_21(v1), short)
+        by_address = {f"{V1}/{name}": score for name, score in v1.items()}
+        for label, name in LABELS.items():
+            names = {task.partition("/")[2] for task in AVERAGES[name].tasks}
+            yield f"  {label:30}{_number(AVERAGES[name].of(by_address), short & names):>8}"
         for name in SIX["en"]:
-            parts = (category_scores(v1)[name], category_scores(v1, "zh")[name])
-            yield f"  {name:30}" + "".join(f"{_number(part, short):>8}" for part in parts)
+            cells = (_number(category_scores(v1, of)[name], short & set(SIX[of][name])) for of in LANGUAGES)
+            yield f"  {name:30}" + "".join(f"{cell:>8}" for cell in cells)
     extended = _by_name(records, EXTENDED)
     if extended:
         yield f"{'LongBench-E, by words':32}" + "".join(f"{name:>8}" for name in BUCKETS)
     for name, name_records in extended.items():
         means = bucket_scores((str(record.facts.get("bucket")), record.score) for record in name_records)
-        lost = {name for record in name_records if record.score is None}
-        yield f"  {name:30}" + "".join(f"{_number(means[bucket], lost):>8}" for bucket in BUCKETS)
+        lost = {str(record.facts.get("bucket")) for record in name_records if record.score is None}
+        yield f"  {name:30}" + "".join(f"{_number(means[bucket], lost & {bucket}):>8}" for bucket in BUCKETS)
     if v1 or extended:
         yield from _notes([record for record in records if record.task.split("/")[0] in (V1, EXTENDED)])
     yield from longbench_v2_report.lines(records)
@@ -104,10 +110,6 @@ def _by_name(records: Sequence[Record], suite: str) -> dict[str, list[Record]]:
         if record_suite == suite:
             by_name.setdefault(name, []).append(record)
     return by_name
-
-
-def _line(label: str, value: float | None, short: Collection[str]) -> str:
-    return f"  {label:30}{_number(value, short):>8}"
 
 
 def _number(value: float | None, short: Collection[str]) -> str:

@@ -90,7 +90,7 @@ def build(declared: Declared, runs: Iterable[Gathered], workers: int = 1) -> Boa
     return Board(
         declared,
         lengths,
-        heads(definition.columns, lengths, definition.baseline),
+        heads(definition.columns, lengths, definition.baseline, declared.averages),
         tuple(Source(run.path, run.name, run.viewer, run.facts) for run in gathered),
         tuple(groups),
         tuple(_ordered(lines, declared, lengths)),
@@ -138,7 +138,7 @@ def _group(
             shown = {key: mean for key, mean in cells.items() if key[0] in tasks}
             row = Row(arm.arm, tasks, lengths, shown, gaps.get(arm), definition.baseline)
             if row.means:
-                values = columns_of(row, definition.columns)
+                values = columns_of(row, definition.columns, declared.averages)
                 comparable = not group.incomparable & {task for task, _ in row.means}
                 most_environments = max(runs[mean.run].environments for mean in row.means.values())
                 lines.append(Line(0, model, setting, names[arm], suite, comparable, most_environments, values))
@@ -175,7 +175,7 @@ def _ordered(lines: Sequence[Line], declared: Declared, lengths: Sequence[int]) 
     Lines whose value is missing or partial come last.
     """
     ordered = list(lines)
-    names = heads(declared.definition.columns, lengths, declared.definition.baseline, plain_names=True)
+    names = heads(declared.definition.columns, lengths, declared.definition.baseline)
     for name in reversed(declared.definition.order):
         down, column = name.startswith("-"), name.removeprefix("-")
         if column in IDENTITY:

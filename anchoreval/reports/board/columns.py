@@ -12,15 +12,15 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import partial
 
-from anchoreval.cards import select_tasks
 from anchoreval.reports.board.cells import Gap, Mean
 from anchoreval.reports.board.definition import BY_LENGTH
 from anchoreval.reports.words import NONE, interval, lost_counts, p_number, p_value, percent, plain, sentence, tokens
 from anchoreval.schema import Outcome
 from anchoreval.stats import average_ends
-from anchoreval.suites.ruler.averages import LENGTHS, TASKS, THRESHOLD, effective_length
+from anchoreval.suites import Average, averages
+from anchoreval.suites.ruler.averages import AVERAGES, LENGTHS, TASKS, THRESHOLD, effective_length
 
 Cells = Mapping[tuple[str, int], Mean]
 
@@ -66,7 +66,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Average:
+class Mixed:
     """A weighted mean of cells, 0..1, with its interval; `whole` is True if no cell that it names is missing.
 
     `lost` counts samples without a score. `as_wrong` is the mean if they count as wrong, including cells that lost all.
@@ -80,30 +80,33 @@ class Average:
     as_wrong: float
 
 
-def columns_of(row: Row, names: Sequence[str]) -> tuple[Value, ...]:
+def columns_of(row: Row, names: Sequence[str], published: Mapping[str, Average] | None = None) -> tuple[Value, ...]:
     """Return the values of a row, in the order of `heads`."""
     values: list[Value] = []
     for name in names:
         if name == BY_LENGTH:
             values += [_by_length(row, length) for length in row.lengths]
         else:
-            values.append(_COLUMNS[name][1](row))
+            values.append(_column(name, averages() if published is None else published)[1](row))
     return tuple(values)
 
 
-def heads(names: Sequence[str], lengths: Sequence[int], baseline: str, plain_names: bool = False) -> tuple[str, ...]:
-    """Return the heads over the values of a row; with `plain_names`, the names that a definition uses."""
+def heads(
+    names: Sequence[str], lengths: Sequence[int], baseline: str, published: Mapping[str, Average] | None = None
+) -> tuple[str, ...]:
+    """Return the heads over the values of a row; without `published`, the names that a definition uses."""
     texts: list[str] = []
     for name in names:
         if name == BY_LENGTH:
-            texts += [BY_LENGTH if plain_names else tokens(length) for length in lengths]
+            texts += [BY_LENGTH if published is None else tokens(length) for length in lengths]
         else:
-            texts.append(name if plain_names else _COLUMNS[name][0].format(baseline=plain(baseline, 60)))
+            head = name if published is None else _column(name, published)[0].format(baseline=plain(baseline, 60))
+            texts.append(head)
     return tuple(texts)
 
 
-def average(means: Cells, tasks: Sequence[str], weights: Mapping[int, float]) -> Average | None:
-    """Return the mean over the tasks of every length, weighted over lengths, or None without a cell.
+def average(means: Cells, tasks: Mapping[str, float], weights: Mapping[int, float]) -> Mixed | None:
+    """Return the weighted mean over the tasks of every length, weighted over lengths, or None without a cell.
 
     Cells are first rounded to two decimals of points, as RULER does. Missing cells are left out, and the average is
     then not `whole`.
@@ -111,10 +114,10 @@ def average(means: Cells, tasks: Sequence[str], weights: Mapping[int, float]) ->
     parts: list[tuple[float, Mean]] = []
     wrong: list[tuple[float, Mean]] = []
     for length, weight in weights.items():
-        with_cells = [mean for task in tasks if (mean := means.get((task, length)))]
-        with_means = [mean for mean in with_cells if mean.mean is not None]
-        parts += [(weight / len(with_means), mean) for mean in with_means]
-        wrong += [(weight / len(with_cells), mean) for mean in with_cells]
+        with_cells = [(share, mean) for task, share in tasks.items() if (mean := means.get((task, length)))]
+        with_means = [(share, mean) for share, mean in with_cells if mean.mean is not None]
+        parts += [(weight * share / sum(one for one, _ in with_means), mean) for share, mean in with_means]
+        wrong += [(weight * share / sum(one for one, _ in with_cells), mean) for share, mean in with_cells]
     total = math.fsum(weight for weight, _ in parts)
     if not parts:
         return None
@@ -122,10 +125,12 @@ def average(means: Cells, tasks: Sequence[str], weights: Mapping[int, float]) ->
     low, high = average_ends(parts)
     whole = len(parts) == len(tasks) * len(weights)
     as_wrong = math.fsum(weight * mean.as_wrong for weight, mean in wrong) / math.fsum(weight for weight, _ in wrong)
-    return Average(value, low, high, whole, sum(mean.lost for _, mean in wrong), as_wrong)
+    return Mixed(value, low, high, whole, sum(mean.lost for _, mean in wrong), as_wrong)
 
 
-def _averaged(row: Row, tasks: Sequence[str], weights: Mapping[int, float], what: str, *also: tuple[str, str]) -> Value:
+def _averaged(
+    row: Row, tasks: Mapping[str, float], weights: Mapping[int, float], what: str, *also: tuple[str, str]
+) -> Value:
     if not set(tasks) <= set(row.tasks):
         return Value(NONE, None, f"{what}: this row's suite lacks some of the tasks")
     present = [task for task in tasks if any((task, length) in row.means for length in weights)]
@@ -156,34 +161,33 @@ def _averaged(row: Row, tasks: Sequence[str], weights: Mapping[int, float], what
 
 
 def _by_length(row: Row, length: int) -> Value:
-    return _averaged(row, row.tasks, {length: 1.0}, f"mean at {tokens(length)}", ("length", str(length)))
+    of = dict.fromkeys(row.tasks, 1)
+    return _averaged(row, of, {length: 1.0}, f"mean at {tokens(length)}", ("length", str(length)))
 
 
 def _mean(row: Row) -> Value:
-    return _averaged(row, row.tasks, dict.fromkeys(row.lengths, 1.0), "mean over lengths")
+    return _averaged(row, dict.fromkeys(row.tasks, 1), dict.fromkeys(row.lengths, 1.0), "mean over lengths")
 
 
-def _ruler(name: str, title: str) -> Callable[[Row], Value]:
-    def value(row: Row) -> Value:
-        return _averaged(row, _ruler_tasks(name), dict.fromkeys(row.lengths, 1.0), title)
+def _column(name: str, published: Mapping[str, Average]) -> tuple[str, Callable[[Row], Value]]:
+    """Return head and function of a column: one of `_COLUMNS`, or a published average of a suite."""
+    if name in _COLUMNS:
+        return _COLUMNS[name]
+    average = published[name]
+    return plain(average.title, 60).replace("{", "{{").replace("}", "}}"), partial(_published, average)
 
-    return value
 
-
-def _weighted(weights: Sequence[int], title: str) -> Callable[[Row], Value]:
-    def value(row: Row) -> Value:
-        average_value = _averaged(row, _ruler_tasks("ruler"), dict(zip(LENGTHS, weights, strict=True)), title)
-        return (
-            average_value
-            if average_value.key is not None
-            else Value(NONE, None, f"{title}: needs {TASKS} tasks at 4K to 128K")
-        )
-
-    return value
+def _published(published: Average, row: Row) -> Value:
+    weights = published.lengths or dict.fromkeys(row.lengths, 1.0)
+    value = _averaged(row, published.tasks, weights, published.about)
+    if published.lengths is None or value.key is not None:
+        return value
+    span = f"{tokens(min(weights))} to {tokens(max(weights))}"
+    return Value(NONE, None, f"{published.about}: needs {len(published.tasks)} tasks at {span}")
 
 
 def _effective(row: Row) -> Value:
-    title, tasks = "effective length", _ruler_tasks("ruler")
+    title, tasks = "effective length", AVERAGES["ruler_13"].tasks
     by_length, lost = {}, 0
     for length in LENGTHS:
         result = average(row.means, tasks, {length: 1.0})
@@ -198,11 +202,6 @@ def _effective(row: Row) -> Value:
     if lost:
         text, label = f"{text}*", f"{label}; {lost:,} samples without a score are left out"
     return Value(text, float(longest + text.startswith(">")), label, None, None, row.run, (("arm", row.arm),))
-
-
-@cache
-def _ruler_tasks(name: str) -> tuple[str, ...]:
-    return tuple(task.address for task in select_tasks(name)[0])
 
 
 def _compared(shown: Callable[[Gap], Value | None]) -> Callable[[Row], Value]:
@@ -266,10 +265,6 @@ def _samples(row: Row) -> Value:
 
 _COLUMNS: dict[str, tuple[str, Callable[[Row], Value]]] = {
     "mean": ("mean", _mean),
-    "ruler_13": ("RULER 13", _ruler("ruler", "RULER, 13 tasks")),
-    "ruler_11_wang": ("RULER 11", _ruler("ruler-11-wang", "RULER, the 11 tasks of arXiv 2411.13476")),
-    "ruler_wavg_increasing": ("wAvg (inc)", _weighted(range(1, 7), "RULER wAvg (inc)")),
-    "ruler_wavg_decreasing": ("wAvg (dec)", _weighted(range(6, 0, -1), "RULER wAvg (dec)")),
     "ruler_effective_length": ("effective length", _effective),
     "difference": ("minus {baseline}", _difference),
     "verdict": ("verdict", _verdict),

@@ -13,19 +13,18 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from anchoreval.cards import Strict, folder, load_card, select_tasks
+from anchoreval.cards import Strict, folder, load_card, pick
 from anchoreval.errors import AnchorEvalError, CardError, UnknownName
 from anchoreval.reports.board.reported import Reported, load_reported
+from anchoreval.suites import Average, averages
+from anchoreval.suites.outside import known_tasks
 
 IDENTITY = ("model", "setting", "arm", "suite")
 BY_LENGTH = "by_length"
+#: Beside the published averages of the suites (`anchoreval.suites.averages`).
 COLUMNS = {
     BY_LENGTH: "one column per length: the mean over the suite's tasks there",
     "mean": "the mean of the columns by length",
-    "ruler_13": "RULER's 13 tasks: the mean over tasks and the board's lengths",
-    "ruler_11_wang": "the 11 tasks of arXiv 2411.13476: the mean over tasks and the board's lengths",
-    "ruler_wavg_increasing": "RULER's mean over 4K to 128K with weights 1 to 6",
-    "ruler_wavg_decreasing": "RULER's mean over 4K to 128K with weights 6 to 1",
     "ruler_effective_length": "the longest length up to which RULER's 13 tasks average at least 85.6",
     "difference": "paired difference to the baseline over all samples of the row, in points",
     "verdict": "what the paired difference says",
@@ -63,7 +62,7 @@ class Definition(Strict):
             if twice:
                 raise ValueError(f"{key}: {twice[0]!r} is there twice")
         for name in self.columns:
-            _known("columns", name, [*COLUMNS])
+            _known("columns", name, [*COLUMNS, *averages()])
         sortable = [*IDENTITY, *(name for name in self.columns if name != BY_LENGTH)]
         for name in self.order:
             _known("order", name.removeprefix("-"), sortable)
@@ -74,12 +73,13 @@ class Definition(Strict):
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """A definition with its name (the file's stem), the tasks of every suite, and the reported tables."""
+    """A definition with its name (the file's stem), the tasks of every suite, the reported tables and the averages."""
 
     name: str
     definition: Definition
     suites: Mapping[str, tuple[str, ...]]
     reported: tuple[Reported, ...]
+    averages: Mapping[str, Average]
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -108,7 +108,7 @@ def load_definition(path: Path) -> Declared:
     suites: dict[str, tuple[str, ...]] = {}
     for name in definition.suites:
         try:
-            suites[name] = tuple(task.address for task in select_tasks(name)[0])
+            suites[name] = tuple(task.address for task in pick(name, *known_tasks())[0])
         except AnchorEvalError as error:
             raise CardError(f"{path}: suites: {error}") from error
     tables = []
@@ -117,7 +117,7 @@ def load_definition(path: Path) -> Declared:
             tables.append(load_reported(path.parent / name))
         except CardError as error:
             raise CardError(f"{path}: reported: {error}") from error
-    return Declared(path.stem, definition, suites, tuple(tables))
+    return Declared(path.stem, definition, suites, tuple(tables), averages())
 
 
 def _known(key: str, name: str, known: list[str]) -> None:

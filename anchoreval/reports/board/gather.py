@@ -103,7 +103,7 @@ def gathered(path: Path, declared: Declared, folder: Path) -> Gathered:
         relative(path, folder),
         run,
         replace(subject, run=""),
-        ", ".join(filter(None, (subject.dtype, subject.kernel, subject.form, *source_words))),
+        ", ".join(filter(None, (subject.dtype, subject.kernel, subject.form, header.outside_words, *source_words))),
         header.created,
         header.incomparable(),
         has_viewer(path),

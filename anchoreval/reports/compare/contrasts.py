@@ -183,7 +183,7 @@ def _other_tasks(ours: Header, theirs: Header) -> list[str]:
     """Return a sentence on tasks of the same name whose cards make other samples."""
 
     def made(card: Mapping[str, Json]) -> Json:
-        return [card.get(key) for key in ("generator", "args", "max_new_tokens", "version", "samples")]
+        return [card.get(key) for key in ("generator", "args", "max_new_tokens", "version", "samples", "outside")]
 
     one, other = ours.cards, theirs.cards
     names = [name for name in one if name in other and made(one[name]) != made(other[name])]

@@ -6,8 +6,9 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 
-from anchoreval.errors import AnchorEvalError, LengthError
+from anchoreval.errors import AnchorEvalError, CardError, LengthError
 from anchoreval.records.header import TWICE, Header, fingerprint
 from anchoreval.records.parts import HeaderParts
 from anchoreval.records.run import Run
@@ -15,7 +16,7 @@ from anchoreval.runs.lengths import lengths_of
 from anchoreval.runs.rebuild import Remake
 from anchoreval.runs.verify.rounds import rule_differences
 from anchoreval.schema import Json, uses_generated
-from anchoreval.suites import IN_FILES
+from anchoreval.suites import generator_of
 
 
 def header_differences(run: Run) -> Iterator[str]:
@@ -89,10 +90,13 @@ def _counts(parts: HeaderParts) -> Iterator[str]:
         for task in parts.identity.tasks
         for length in lengths_of(task, parts.identity.lengths, parts.model.window)
     }
-    in_files = {task.address for task in parts.identity.tasks if task.generator in IN_FILES}
-    for task, length in sorted(there.keys() | wanted.keys()):
-        if there[task, length] != (1 if (task, length) in wanted else 0):
-            yield f"asked: {task} at {length} stands there {there[task, length]} times"
+    in_files = set()
+    for task in parts.identity.tasks:
+        with suppress(CardError, KeyError):  # not a task of today, or of a suite that is not named
+            in_files |= {task.address} if generator_of(task).in_files else set()
+    for place in sorted(there.keys() | wanted.keys()):
+        if there[place] != (1 if place in wanted else 0):
+            yield f"asked: {place[0]} at {place[1]} stands there {there[place]} times"
     for row in parts.asked:
         most = wanted.get((row.task, row.length), row.samples)
         if row.samples > most or (row.samples < most and row.task not in in_files):
@@ -108,7 +112,7 @@ def unmade(remake: Remake) -> Iterator[str]:
             continue
         yield f"unmakeable: {row.task} at {row.length} can be made"
     for cell in remake.header.asked:
-        if (task := remake.tasks[cell.task]).generator in IN_FILES:
+        if generator_of(task := remake.tasks[cell.task]).in_files:
             next(remake.samples(cell.task, cell.length))  # raises SourceError if the files are not those of the run
             count = remake.prompts.count(task, cell.length)
             if count != cell.samples:

@@ -23,7 +23,7 @@ from anchoreval.records.lines import RECORDS, Lines, from_line
 from anchoreval.records.logprobs import LOGPROBS, TokenLogprobs
 from anchoreval.records.parts import HeaderParts
 from anchoreval.records.record import key_of, to_record
-from anchoreval.records.rescore import earned, same
+from anchoreval.records.rescore import earned, same, scorers_of
 from anchoreval.records.run import Run, changed_parts, header_alone, seal_of
 from anchoreval.runs.identity import changed_files
 from anchoreval.runs.prompts import Second
@@ -189,7 +189,7 @@ class Reading:
 
     def __init__(self, run: Run, expected: Expected, resumed: int, second: Second) -> None:
         self.run, self.expected, self.resumed, self._second = run, expected, resumed, second
-        self.path = run.path / RECORDS
+        self.path, self._scorers = run.path / RECORDS, scorers_of(run.header)
         self.records, self.lines, self.sha256 = 0, 0, ""
         self._rank, self._backwards, self._bare, self._again = -1, 0, 0, 0
         self._lost: set[int] = set()
@@ -283,7 +283,7 @@ class Reading:
             yield f"{name}: fact {FIRST!r}, the first of two answers, is not there"
         self._bare += len(record.facts.keys() - OUTPUT_FACTS) < len(expected.facts)
         try:
-            score = earned(record, self.run.header.scorers, self.run.path)
+            score = earned(record, self._scorers, self.run.path)
         except RunError as error:  # facts that no scorer takes, or that name code
             yield f"{name}: cannot be scored again: {error}"
             return

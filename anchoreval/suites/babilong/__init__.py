@@ -1,1 +1,21 @@
 """BABILong: facts of bAbI hidden in books."""
+
+from anchoreval.suites.babilong import generate, published
+from anchoreval.suites.babilong.files import states
+from anchoreval.suites.babilong.scoring import babilong, babilong_corrected
+from anchoreval.suites.babilong.stories import BABI
+from anchoreval.suites.suite import Generator, Scorer, Suite
+
+_NEEDS = ("question", "labels")
+SUITE = Suite(
+    generators={
+        "babilong": Generator(generate.generate),
+        "babilong_published": Generator(published.generate, published=True, prose_free=True),
+    },
+    scorers={
+        "babilong": Scorer(babilong, needs=_NEEDS),
+        "babilong_corrected": Scorer(babilong_corrected, needs=_NEEDS),
+    },
+    files=(BABI,),
+    states=states,
+)

@@ -10,8 +10,15 @@ from anchoreval.errors import SourceError
 from anchoreval.files import sha256_of
 from anchoreval.texts.download import digest_of
 from anchoreval.texts.reading import opened, text_of
-from anchoreval.texts.sources import BABI, Sources
+from anchoreval.texts.sources import Published, Sources
 
+_COMMIT = "7a6efee29f5cac03c3c410e6799c80fd2ffe3610"
+BABI = Published(
+    "babilong/tasks_1-20_v1-2.zip",
+    "039086666b117f06455a64aac804773b74847464",
+    (f"https://raw.githubusercontent.com/booydar/babilong/{_COMMIT}/data/tasks_1-20_v1-2.zip",),
+    revision=_COMMIT,
+)
 NAMES = {
     "qa1": "single-supporting-fact", "qa2": "two-supporting-facts", "qa3": "three-supporting-facts",
     "qa4": "two-arg-relations", "qa5": "three-arg-relations", "qa6": "yes-no-questions", "qa7": "counting",

@@ -1,1 +1,17 @@
 """General benchmarks, as lm-eval's task definitions ask them."""
+
+from anchoreval.suites.choices import gold_is_likeliest
+from anchoreval.suites.general import fetch, generate
+from anchoreval.suites.general.harness import other_release, require
+from anchoreval.suites.general.scoring import lm_eval, refuse
+from anchoreval.suites.suite import Generator, Scorer, Suite
+
+SUITE = Suite(
+    generators={"lm_eval": Generator(generate.generate, release=other_release, prose_free=True, explained=False)},
+    scorers={
+        "lm_eval": Scorer(lm_eval, packages=require, refuse=refuse, heavy=True),
+        "likeliest": Scorer(gold_is_likeliest, needs=("gold",)),
+    },
+    states=fetch.states,
+    fetch=fetch.fetch,
+)

@@ -6,17 +6,18 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING
 
-from anchoreval.cards import Task, load_tasks
 from anchoreval.errors import SourceError
 from anchoreval.files import write_whole
 from anchoreval.suites.general import harness as lm_eval_tasks
 from anchoreval.suites.general import rows as general_rows
 from anchoreval.suites.general.rows import FOLDER, HUB, OnHub
+from anchoreval.suites.suite import FileState
 from anchoreval.texts.sources import Sources
 
-State = Literal["published", "differs", "unpinned", "missing"]
+if TYPE_CHECKING:
+    from anchoreval.cards import Task
 
 
 def splits_of(task: Task) -> tuple[str, ...]:
@@ -25,8 +26,8 @@ def splits_of(task: Task) -> tuple[str, ...]:
     return (hub.asked, hub.examples) if task.args.get("shots") and hub.examples else (hub.asked,)
 
 
-def states(sources: Sources) -> Iterator[tuple[str, State, str]]:
-    """Yield (file, state, details) for every needed split in a folder, then a row for each data set in no folder."""
+def states(sources: Sources) -> Iterator[FileState]:
+    """Yield the state of every needed split in a folder, then of each data set that is in no folder."""
     lacking: Counter[str] = Counter()
     for task in _tasks():
         rows = general_rows.local(sources, task.args["task"])
@@ -35,37 +36,39 @@ def states(sources: Sources) -> Iterator[tuple[str, State, str]]:
             continue
         for split in splits_of(task):
             path = rows.folder / f"{split}.jsonl"
-            yield f"{FOLDER}/{rows.folder.name}/{path.name}", *_state(path, task, split)
+            yield _state(f"{FOLDER}/{rows.folder.name}/{path.name}", path, task, split)
     for folder, count in lacking.items():
         hub, tasks = HUB[folder], f"{count} task{'s' if count > 1 else ''}"
-        yield hub.dataset, "missing", f"revision {hub.revision[:7]}, {tasks}: a run takes the rows from the hub"
+        about = f"revision {hub.revision[:7]}, {tasks}: a run takes the rows from the hub"
+        yield FileState(hub.dataset, "missing", about)
 
 
-def _state(path: Path, task: Task, split: str) -> tuple[State, str]:
-    """Return the state of a split's file, and details.
+def _state(file: str, path: Path, task: Task, split: str) -> FileState:
+    """Return the state of a split's file.
 
     A file that `data fetch` wrote is compared with its stamp. For other files no SHA-256 was published; only the number
     of rows of the split that is asked is known.
     """
     if not path.is_file():
-        return "missing", str(path)
+        return FileState(file, "missing", str(path))
     if stamped := general_rows.fetched(path.parent, split):
-        return _fetched_state(path, HUB[task.args["folder"]], stamped)
+        return _fetched_state(file, path, HUB[task.args["folder"]], stamped)
     with path.open("rb") as lines:
         there = sum(1 for line in lines if line.strip())
     if split == HUB[task.args["folder"]].asked and there != task.samples:
-        return "differs", f"{there} rows {path}, published: {task.samples} rows"
-    return "unpinned", f"{there} rows {path}"
+        return FileState(file, "differs", f"{there} rows {path}, published: {task.samples} rows")
+    return FileState(file, "unpinned", f"{there} rows {path}")
 
 
-def _fetched_state(path: Path, hub: OnHub, stamped: object) -> tuple[State, str]:
+def _fetched_state(file: str, path: Path, hub: OnHub, stamped: object) -> FileState:
     try:
         sha256 = general_rows.sha256_of_file(path)
     except SourceError as error:
-        return "differs", str(error)
+        return FileState(file, "differs", str(error))
     if stamped == general_rows.stamp(hub, sha256):
-        return "published", f"revision {hub.revision[:7]} {path}"
-    return "differs", f"{path} is not what was fetched at revision {hub.revision[:7]}: move it away, then fetch again"
+        return FileState(file, "published", f"revision {hub.revision[:7]} {path}")
+    what = f"{path} is not what was fetched at revision {hub.revision[:7]}: move it away, then fetch again"
+    return FileState(file, "differs", what)
 
 
 def fetch(folder: Path, say: Callable[[str], None]) -> None:
@@ -98,4 +101,6 @@ def _fetch(task: Task, paths: list[Path]) -> None:
 
 
 def _tasks() -> list[Task]:
+    from anchoreval.cards import load_tasks
+
     return [task for task in load_tasks()[0].values() if task.suite == FOLDER]

@@ -15,11 +15,13 @@ from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from anchoreval.cards import Task, load_tasks
 from anchoreval.errors import AnchorEvalError, CardError, MissingExtra, RunError
 from anchoreval.schema import Json
+
+if TYPE_CHECKING:
+    from anchoreval.cards import Task
 
 COMPARED = "0.4.13"  # the release that prompts and scores were compared with
 FEWSHOT_SEED = 1234  # lm-eval's default; every task draws its examples from a generator with this seed, row by row
@@ -76,6 +78,8 @@ def _manager(folder: str) -> Any:
 
 @cache
 def _cards() -> Mapping[str, Task]:
+    from anchoreval.cards import load_tasks
+
     return load_tasks()[0]
 
 

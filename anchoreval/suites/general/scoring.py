@@ -7,7 +7,7 @@ from typing import Any
 
 from anchoreval.schema import Json, Score
 from anchoreval.suites.general import harness as lm_eval_tasks
-from anchoreval.suites.ruler.scoring import NO_FACTS
+from anchoreval.suites.suite import NO_FACTS
 
 
 def results(text: str, facts: Mapping[str, Json]) -> lm_eval_tasks.Results:
@@ -33,3 +33,9 @@ def lm_eval(text: str, _: Sequence[str], facts: Mapping[str, Json] = NO_FACTS) -
     if not 0 <= number <= 1:
         return Score(None, f"lm-eval gives {number} for {stated['metric']}, no score between 0 and 1")
     return Score(number)
+
+
+def refuse(task: str, facts: Mapping[str, Json]) -> None:
+    """Raise RunError if the facts of a record name another definition of lm-eval than the task's card."""
+    if "lm_eval" in facts:
+        lm_eval_tasks.require_definition(task, facts)

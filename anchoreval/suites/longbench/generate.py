@@ -17,7 +17,7 @@ from typing import Literal
 
 from anchoreval.errors import LengthError
 from anchoreval.schema import Json, Role, Sample, Segment, Tokenizer
-from anchoreval.suites.longbench.prompts import PROMPTS
+from anchoreval.suites.longbench.prompts import prompts
 from anchoreval.suites.longbench.records import LongRecord, records
 from anchoreval.suites.recipe import BASE, Recipe, options
 
@@ -61,7 +61,7 @@ def generate(recipe: Recipe) -> Iterator[Sample]:
 
 def _sample(recipe: Recipe, task: LongBenchTask, index: int, record: LongRecord) -> Sample:
     context = record.context if recipe.sources.context else ""
-    whole = pieces(PROMPTS[task.data], record.input, documents(context, MARKS.get(task.data, "")))
+    whole = pieces(prompts()[task.data], record.input, documents(context, MARKS.get(task.data, "")))
     kept, tokens = cut(whole, recipe.length, recipe.tokenizer)
     wrap = BASE if task.data in RAW else recipe.wrap
     segments = [Segment("preamble", wrap.opening), *kept, Segment("answer_prefix", wrap.closing)]

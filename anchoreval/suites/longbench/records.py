@@ -14,9 +14,21 @@ from typing import IO
 
 from anchoreval.errors import SourceError
 from anchoreval.schema import Json
+from anchoreval.suites.files import state_of
+from anchoreval.suites.suite import FileState
 from anchoreval.texts.reading import checked_text, json_of, lines_of, opened
-from anchoreval.texts.sources import LONGBENCH, Published, Sources
+from anchoreval.texts.sources import Published, Sources
 
+_REVISION = "5e628be450b7e67fb7ae6e201bd6d8f7056f7672"
+LONGBENCH = Published(
+    "longbench/data.zip",
+    "cb45b11a4133c6bc1d6a44b0f8e701335ff1e543195db1103472e575857f7f64",
+    tuple(
+        f"https://huggingface.co/datasets/{owner}/LongBench/resolve/{_REVISION}/data.zip"
+        for owner in ("zai-org", "THUDM")
+    ),
+    revision=_REVISION,
+)
 #: Numbers of records of every published file, in LongBench and in LongBench-E; None: LongBench-E has no such file.
 RECORDS: dict[str, tuple[int, int | None]] = {
     "narrativeqa": (200, None), "qasper": (200, 224), "multifieldqa_en": (150, 150), "multifieldqa_zh": (200, None),
@@ -165,8 +177,38 @@ def _texts(value: Json, where: str, key: str) -> tuple[str, ...]:
 
 def _missing(file: str, sources: Sources) -> str:
     looked = " and ".join(map(str, sources.places()))
-    source: Published = LONGBENCH
     return (
         f"{file}.jsonl of LongBench is missing (looked in {looked} for it and for data.zip, published at "
-        f"{source.addresses[0]}): anchoreval data fetch longbench, or put it there and name the folder with --data-dir"
+        f"{LONGBENCH.addresses[0]}): anchoreval data fetch longbench, or put it there and name the folder with "
+        "--data-dir"
     )
+
+
+def states(sources: Sources) -> Iterator[FileState]:
+    """Yield the state of data.zip if it is there, then of its files that lie outside it, and of missing files."""
+    archives = [path for folder in folders(sources) if (path := folder / "data.zip").is_file()]
+    for path in archives:
+        yield state_of(LONGBENCH, path)
+    try:
+        places = {file: find(sources, file) for file in file_names()}
+    except SourceError as error:  # an unreadable archive hides the files inside it
+        yield FileState(LONGBENCH.file, "differs", str(error))
+        return
+    for file, place in places.items():
+        if place is None:
+            if archives or any(places.values()):
+                yield FileState(f"{file}.jsonl", "missing", "")
+        elif not place.member:
+            yield _apart(file, place.path)
+    if not archives and not any(places.values()):
+        yield state_of(LONGBENCH, None)
+
+
+def _apart(file: str, path: Path) -> FileState:
+    """Return the state of a jsonl file, judged by its number of records: no SHA-256 of it was published."""
+    with path.open("rb") as lines:
+        present = sum(1 for line in lines if line.strip())
+    count, expected = f"{present} records {path}", published_records(file)
+    if present != expected:
+        return FileState(f"{file}.jsonl", "differs", f"{count}, published: {expected} records")
+    return FileState(f"{file}.jsonl", "unpinned", f"{count}, as many as published; only data.zip has a SHA-256")

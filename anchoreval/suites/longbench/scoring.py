@@ -19,7 +19,7 @@ from functools import lru_cache, partial
 from anchoreval.errors import MissingExtra
 from anchoreval.schema import Json, Score
 from anchoreval.suites.longbench.rouge import RougeL, lengths, rouge_l
-from anchoreval.suites.ruler.scoring import NO_FACTS, NO_REFERENCES, Scorer
+from anchoreval.suites.suite import NO_FACTS, NO_REFERENCES, Rule, Scorer
 
 Metric = Callable[[str, str, Sequence[str]], float]
 LIMIT = "upstream's recursion limit makes this"  # start of the note on a score for which upstream has another value
@@ -174,14 +174,14 @@ def _best(metric: Metric, cut: bool, answer: str, references: Sequence[str], fac
     return Score(max(metric(judged, reference, facts.get("all_classes") or ()) for reference in references))
 
 
-def _scorer(metric: Metric, cut: bool = False) -> Scorer:
+def _scorer(metric: Metric, cut: bool = False) -> Rule:
     def score(answer: str, references: Sequence[str], facts: Mapping[str, Json] = NO_FACTS) -> Score:
         return _best(metric, cut, answer, references, facts)
 
     return score
 
 
-def _classes(metric: Metric) -> Scorer:
+def _classes(metric: Metric) -> Rule:
     def score(answer: str, references: Sequence[str], facts: Mapping[str, Json] = NO_FACTS) -> Score:
         if not facts.get("all_classes"):
             return Score(None, "the record has no all_classes to look for")
@@ -190,7 +190,7 @@ def _classes(metric: Metric) -> Scorer:
     return score
 
 
-def _numbered(mark: str) -> Scorer:
+def _numbered(mark: str) -> Rule:
     def score(answer: str, references: Sequence[str], facts: Mapping[str, Json] = NO_FACTS) -> Score:
         if not all(re.search(mark, reference) for reference in references):
             return Score(None, f"a reference does not say {mark.split(' ')[0]} and its number")
@@ -199,7 +199,7 @@ def _numbered(mark: str) -> Scorer:
     return score
 
 
-def _rouge(zh: bool = False, cut: bool = False, zeroed: bool = False) -> Scorer:
+def _rouge(zh: bool = False, cut: bool = False, zeroed: bool = False) -> Rule:
     """Return a scorer of ROUGE-L that notes if upstream's value is lower; with `zeroed`, of upstream's value itself."""
 
     def score(answer: str, references: Sequence[str], _: Mapping[str, Json] = NO_FACTS) -> Score:
@@ -216,7 +216,7 @@ def _rouge(zh: bool = False, cut: bool = False, zeroed: bool = False) -> Scorer:
     return score
 
 
-LONGBENCH: dict[str, Scorer] = {
+_RULES: dict[str, Rule] = {
     "longbench_f1": _scorer(qa_f1),
     "longbench_f1_line": _scorer(qa_f1, cut=True),
     "longbench_f1_zh": _scorer(qa_f1_zh),
@@ -247,14 +247,18 @@ DEVIATIONS: dict[str, dict[str, str]] = {
     "text-lines": {"longbench_code": "longbench_code_text"},
     "levenshtein": {"longbench_code": "longbench_code_levenshtein"},
 }
-_NEEDS_JIEBA = frozenset({"longbench_f1_zh", "longbench_rouge_zh", "longbench_rouge_zh_zeroed"})
+_CHINESE_RULES = frozenset({"longbench_f1_zh", "longbench_rouge_zh", "longbench_rouge_zh_zeroed"})
 
 
-def require_jieba(scorer: str) -> dict[str, str]:
-    """Return jieba's version if a scorer cuts Chinese with it, else {}; raise MissingExtra if it is not installed."""
-    if scorer not in _NEEDS_JIEBA:
-        return {}
+def _jieba_version() -> dict[str, str]:
+    """Return the version of jieba; raise MissingExtra if it is not installed."""
     from importlib import metadata
 
     _jieba()
     return {"jieba": metadata.version("jieba")}
+
+
+SCORERS = {
+    name: Scorer(rule, packages=_jieba_version) if name in _CHINESE_RULES else Scorer(rule)
+    for name, rule in _RULES.items()
+}

@@ -15,7 +15,7 @@ from typing import Literal
 from anchoreval.errors import CardError
 from anchoreval.schema import Choice, Json, Sample, Segment, Tokenizer
 from anchoreval.suites.longbench.generate import from_ends, joined
-from anchoreval.suites.longbench_v2.prompts import MARKER, PROMPTS, filled
+from anchoreval.suites.longbench_v2.prompts import MARKER, filled, prompts
 from anchoreval.suites.longbench_v2.records import LETTERS, Question, questions
 from anchoreval.suites.recipe import Recipe, options
 
@@ -45,7 +45,9 @@ def generate(recipe: Recipe) -> Iterator[Sample]:
     for index, record in enumerate(questions(recipe.sources, recipe.count)):
         sample = _sample(recipe, prompting, index, record)
         if prompting == "cot":
-            around = "".join(segment.text for segment in filled(PROMPTS["cot_answer"], _texts(record) | {"COT": _GAP}))
+            around = "".join(
+                segment.text for segment in filled(prompts()["cot_answer"], _texts(record) | {"COT": _GAP})
+            )
             before, _, behind = around.rpartition(_GAP)
             sample = replace(sample, max_new_tokens=REASONING_TOKENS, then=(before, behind))
         yield sample
@@ -75,7 +77,7 @@ def follow_up(recipe: Recipe, sample: Sample, answer: str) -> Sample:
 
 def _sample(recipe: Recipe, prompting: str, index: int, record: Question) -> Sample:
     texts = _texts(record)
-    kept, tokens = cut(filled(PROMPTS[prompting], texts), recipe.length, recipe.tokenizer)
+    kept, tokens = cut(filled(prompts()[prompting], texts), recipe.length, recipe.tokenizer)
     facts: dict[str, Json] = {
         "id": record.id,
         "prompting": prompting,

@@ -9,10 +9,22 @@ from pathlib import Path
 
 from anchoreval.errors import SourceError
 from anchoreval.schema import Json
+from anchoreval.suites.files import state_of
 from anchoreval.suites.longbench_v2.json_array import objects
+from anchoreval.suites.suite import FileState
 from anchoreval.texts.reading import checked_text
-from anchoreval.texts.sources import LONGBENCH_V2, Sources
+from anchoreval.texts.sources import Published, Sources
 
+_REVISION = "2b48e494f2c7a2f0af81aae178e05c7e1dde0fe9"
+LONGBENCH_V2 = Published(  # 465,490,535 bytes
+    "longbench_v2/data.json",
+    "15d61c22d92c96900b3c4948b6aeea218d3214b676a65df48e7b8555604c7fe2",
+    tuple(
+        f"https://huggingface.co/datasets/{owner}/LongBench-v2/resolve/{_REVISION}/data.json"
+        for owner in ("zai-org", "THUDM")
+    ),
+    revision=_REVISION,
+)
 RECORDS = 503
 FOLDERS = ("longbench_v2", "LongBench-v2", "", "data")  # where data.json may lie inside a source folder
 LETTERS = "ABCD"
@@ -99,3 +111,8 @@ def _missing(sources: Sources) -> str:
         f"{LONGBENCH_V2.addresses[0]}): anchoreval data fetch longbench_v2, or put it there and name the folder with "
         "--data-dir"
     )
+
+
+def states(sources: Sources) -> Iterator[FileState]:
+    """Yield the state of data.json, found where a run would read it."""
+    yield state_of(LONGBENCH_V2, find(sources))

@@ -9,44 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 from typing import Literal
 
+from anchoreval.texts.lists import read_lists
+
 Kind = Literal["single", "multi", "number", "passkey"]
 
-PLACES = (
-    "Lisbon", "Oslo", "Nairobi", "Quito", "Hanoi", "Tbilisi", "Cardiff", "Marrakesh", "Bergen", "Valparaiso", "Kyoto",
-    "Tallinn", "Adelaide", "Halifax", "Zanzibar", "Krakow", "Porto", "Montevideo", "Reykjavik", "Salvador", "Bruges",
-    "Samarkand", "Wellington", "Galway", "Ljubljana", "Cusco", "Muscat", "Aarhus", "Trieste", "Savannah", "Penang",
-    "Antwerp", "Windhoek", "Sarajevo", "Medellin", "Hobart", "Lausanne", "Tangier", "Busan", "Riga",
-)  # fmt: skip
-DEEDS = (
-    "paint", "photograph", "polish", "borrow", "repair", "sketch", "decorate", "juggle", "rent", "race", "tickle",
-    "varnish", "unpack", "inflate", "bury", "serenade", "launch", "wrap", "auction", "measure", "ride", "balance",
-    "whitewash", "embroider",
-)  # fmt: skip
-QUALITIES = (
-    "crimson", "wooden", "turquoise", "giant", "velvet", "rusty", "paper", "silver", "marble", "striped", "purple",
-    "square", "magnetic", "polka dot", "bamboo", "glowing", "folding", "woollen", "copper", "tiny", "scarlet",
-    "mechanical", "rubber", "porcelain", "furry", "leather", "lopsided", "jade", "wicker", "fluorescent",
-)  # fmt: skip
-THINGS = (
-    "kettle", "tricycle", "saxophone", "lighthouse", "canoe", "trampoline", "typewriter", "submarine", "scarecrow",
-    "hammock", "pogo stick", "teapot", "carousel", "zeppelin", "cactus", "snow globe", "accordion", "periscope",
-    "unicycle", "gargoyle", "didgeridoo", "toboggan", "weathercock", "xylophone", "parasol", "bagpipe", "gondola",
-    "pinwheel", "piggy bank", "rocking horse", "cuckoo clock", "boomerang", "wigwam", "samovar", "catapult", "sombrero",
-    "puppet", "harpsichord", "bathtub", "catamaran",
-)  # fmt: skip
-MANNERS = (
-    "pickled", "smoked", "candied", "roasted", "fermented", "powdered", "salted", "stewed", "caramelised", "marinated",
-    "shredded", "braised", "toasted", "grated", "sugared", "charred",
-)  # fmt: skip
-FOODS = (
-    "walnuts", "figs", "radishes", "anchovies", "apricots", "capers", "chestnuts", "lentils", "gooseberries",
-    "shallots", "mussels", "olives", "parsnips", "cranberries", "artichokes", "pistachios", "turnips", "sardines",
-    "quinces", "almonds", "leeks", "mangoes", "chickpeas", "truffles", "beetroots", "dates", "hazelnuts", "kumquats",
-    "prunes", "lychees", "oysters", "plantains",
-)  # fmt: skip
+_LISTS = read_lists(Path(__file__).with_suffix(".txt"))
+PLACES, DEEDS, QUALITIES, THINGS = (_LISTS[name] for name in ("places", "deeds", "qualities", "things"))
+MANNERS, FOODS = _LISTS["manners"], _LISTS["foods"]
 MOST = len(FOODS)  # needles of the kind "multi"
 
 

@@ -1,1 +1,22 @@
 """The suite `nll`: windows of the user's texts, scored token by token."""
+
+from anchoreval.suites.nll import generate
+from anchoreval.suites.nll.scoring import token_probability
+from anchoreval.suites.suite import Generator, Scorer, Setting, Suite
+
+SUITE = Suite(
+    generators={
+        "nll": Generator(
+            generate.generate,
+            in_files=generate.size,
+            left_out=generate.too_short,
+            prose_free=True,
+            own_texts="texts of the user's own; scores are 100 / perplexity, log-probabilities nats per token, more is "
+            "better",
+            one_document=True,
+            explained=False,
+        )
+    },
+    scorers={"token_probability": Scorer(token_probability)},
+    settings={"windows": Setting("nll: windows of each text (default: all)")},
+)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from anchoreval.schema import Json, Score
 from anchoreval.suites.choices import PER_TOKEN
-from anchoreval.suites.ruler.scoring import NO_FACTS
+from anchoreval.suites.suite import NO_FACTS
 
 
 def token_probability(_: str, __: Sequence[str], facts: Mapping[str, Json] = NO_FACTS) -> Score:

@@ -9,9 +9,34 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
+from anchoreval.suites.suite import Average
+
 LENGTHS = (4096, 8192, 16384, 32768, 65536, 131072)
-TASKS = 13
+#: The tasks of RULER's paper, by name: another task in the card changes no average.
+THIRTEEN = (
+    "ruler/niah_single_1", "ruler/niah_single_2", "ruler/niah_single_3", "ruler/niah_multikey_1",
+    "ruler/niah_multikey_2", "ruler/niah_multikey_3", "ruler/niah_multivalue", "ruler/niah_multiquery", "ruler/vt",
+    "ruler/cwe", "ruler/fwe", "ruler/qa_1", "ruler/qa_2",
+)  # fmt: skip
+ELEVEN = tuple(task for task in THIRTEEN if task not in ("ruler/cwe", "ruler/niah_multikey_3"))
+TASKS = len(THIRTEEN)
 THRESHOLD = 85.6  # score of Llama2-7B-chat at 4K
+AVERAGES = {
+    "ruler_13": Average("RULER 13", "RULER, 13 tasks", dict.fromkeys(THIRTEEN, 1)),
+    "ruler_11_wang": Average("RULER 11", "RULER, the 11 tasks of arXiv 2411.13476", dict.fromkeys(ELEVEN, 1)),
+    "ruler_wavg_increasing": Average(
+        "wAvg (inc)",
+        "RULER wAvg (inc)",
+        dict.fromkeys(THIRTEEN, 1),
+        dict(zip(LENGTHS, range(1, 7), strict=True)),
+    ),
+    "ruler_wavg_decreasing": Average(
+        "wAvg (dec)",
+        "RULER wAvg (dec)",
+        dict.fromkeys(THIRTEEN, 1),
+        dict(zip(LENGTHS, range(6, 0, -1), strict=True)),
+    ),
+}
 
 
 def task_score(values: Iterable[float | None]) -> float | None:

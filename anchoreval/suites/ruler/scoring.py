@@ -8,22 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
-from typing import Protocol
 
 from anchoreval.schema import Json, Score
+from anchoreval.suites.suite import NO_FACTS, NO_REFERENCES
 
 _CONTROL = re.compile(r"[\x00-\x1f]")
-NO_REFERENCES = Score(None, "the sample has no reference answer")
-NO_FACTS: Mapping[str, Json] = MappingProxyType({})
-
-
-class Scorer(Protocol):
-    """Judges one answer; `facts` are those of the sample, for rules that need more than its references."""
-
-    def __call__(self, answer: str, references: Sequence[str], facts: Mapping[str, Json] = ..., /) -> Score:
-        """Return the score of an answer."""
-        ...
 
 
 def cleaned(answer: str) -> str:

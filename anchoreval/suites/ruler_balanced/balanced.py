@@ -12,7 +12,7 @@ from typing import Protocol
 
 from anchoreval.errors import LengthError, TooLong
 from anchoreval.schema import Json, Sample, Wrap
-from anchoreval.suites.recipe import Generator, Recipe
+from anchoreval.suites.recipe import Make, Recipe
 from anchoreval.texts.draft import Draft, sample_of
 from anchoreval.texts.fit import Fitted, fullest
 from anchoreval.texts.tally import Piece, Tally
@@ -173,7 +173,7 @@ def _outwards(middle: int, size: int) -> Iterator[int]:
         yield from {slot for slot in (middle - step, middle + step) if 0 <= slot < size}
 
 
-def one_by_one(sampler: Callable[[Recipe], Sampler]) -> Generator:
+def one_by_one(sampler: Callable[[Recipe], Sampler]) -> Make:
     """Return the generator of a task whose samples can be made alone."""
 
     def generate(recipe: Recipe) -> Iterator[Sample]:

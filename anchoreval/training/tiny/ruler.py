@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from anchoreval.cards import Task, load_tasks
 from anchoreval.prompt import reference_text
-from anchoreval.suites import GENERATORS
+from anchoreval.suites import generator_of
 from anchoreval.suites.recipe import Recipe
 from anchoreval.suites.ruler.niah import NOISE, Kind, draw_one, needle
 from anchoreval.texts import prose
@@ -64,7 +64,7 @@ def ruler_example(rng: random.Random, tokenizer: Tokenizer, length: int) -> Exam
         sources=_sources(),
         seed=TRAINING_SEED + rng.randrange(10**6),
     )
-    sample = next(iter(GENERATORS[task.generator](recipe)))
+    sample = next(iter(generator_of(task)(recipe)))
     glue = "" if sample.prompt[-1].isspace() else " "
     answer = reference_text(sample.references, task.reference) + "." * (task.name.startswith("niah")) + EOS
     draft = Draft().add(sample.prompt).add(glue + answer, 1.0)

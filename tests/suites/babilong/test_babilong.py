@@ -14,11 +14,10 @@ from babilong_files import QUESTIONS, STORIES, babi_text, published_rows, write_
 from anchoreval.cards import load_tasks
 from anchoreval.errors import LengthError, SourceError
 from anchoreval.schema import Sample, Wrap
-from anchoreval.suites import GENERATORS, Recipe
-from anchoreval.suites.babilong.prompts import LABELS, PARTS, prompt_of
+from anchoreval.suites import Recipe, generators, scorers
+from anchoreval.suites.babilong.prompts import labels, parts, prompt_of
 from anchoreval.suites.babilong.published import REVISION, name_at, names
 from anchoreval.suites.babilong.stories import parse, stories
-from anchoreval.suites.scorers import SCORERS
 from anchoreval.texts.sources import Sources
 from anchoreval.tokenizer import TextTokenizer
 
@@ -42,7 +41,7 @@ def samples(
 ) -> list[Sample]:
     task = TASKS[address]
     recipe = Recipe(task.address, length, task.max_new_tokens, count, task.args, tokenizer, sources, **changes)
-    return list(GENERATORS[task.generator](recipe))
+    return list(generators()[task.generator](recipe))
 
 
 def context(sample: Sample) -> str:
@@ -94,7 +93,7 @@ def test_facts_stand_whole_and_in_order_between_sentences_where_the_sample_says(
         opening = sample.segments[0].text
         assert sample.facts["token_positions"] == [tokenizer.count(opening + text[:start]) for start in needed]
         assert sample.references == (story.answer,) and sample.facts["question"] == story.question
-        assert sample.facts["labels"] == list(LABELS[data])
+        assert sample.facts["labels"] == list(labels(data))
         left = re.sub("|".join(map(re.escape, story.facts)), "", text)
         sentences = re.split(r"(?<=[.!]) +", left.strip())
         assert all(tokenizer.count(f" {each}") >= 10 for each in sentences[:-1])
@@ -148,7 +147,7 @@ def test_stories_that_do_not_fit_are_left_out_and_a_length_without_any_names_the
 
 def test_a_chat_template_goes_around_the_prompt(tokenizer: TextTokenizer, sources: Sources) -> None:
     (sample,) = samples("babilong/qa1", 1024, 1, tokenizer, sources, wrap=CHAT)
-    assert sample.prompt.startswith(f"<user>{PARTS['qa1'].opening}")
+    assert sample.prompt.startswith(f"<user>{parts('qa1').opening}")
     assert sample.prompt.endswith("</context>\n\nQuestion: Where is Mary?</user>\n<model>")
 
 
@@ -292,7 +291,7 @@ def test_references_score_one_but_for_none_under_the_official_metric(
 ) -> None:
     for data in QUESTIONS:
         address = f"{suite}/{data}"
-        scorer = SCORERS[TASKS[address].scorer]
+        scorer = scorers()[TASKS[address].scorer]
         for sample in samples(address, 900, 3 if suite == "babilong_published" else 1, tokenizer, sources):
             excepted = sample.references == ("none",) and suite != "babilong_corrected"
             assert scorer(sample.references[0], sample.references, sample.facts).value == (0.0 if excepted else 1.0)

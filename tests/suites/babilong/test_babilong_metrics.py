@@ -7,16 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from anchoreval.suites.babilong.prompts import LABELS
+from anchoreval.suites import scorers
+from anchoreval.suites.babilong.prompts import labels as labels_of
 from anchoreval.suites.babilong.scoring import babilong, babilong_corrected
-from anchoreval.suites.scorers import SCORERS
+from anchoreval.suites.babilong.stories import NAMES
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "babilong.json").read_text("utf-8"))
-QA7 = {"labels": list(LABELS["qa7"]), "question": "How many objects is Mary carrying? "}
+QA7 = {"labels": list(labels_of("qa7")), "question": "How many objects is Mary carrying? "}
 
 
 def facts(data: str, question: str) -> dict[str, object]:
-    return {"labels": list(LABELS[data]), "question": question}
+    return {"labels": list(labels_of(data)), "question": question}
 
 
 def test_every_verdict_is_upstreams() -> None:
@@ -55,10 +56,11 @@ def test_the_corrected_metric_finds_labels_as_whole_words(
 
 @pytest.mark.parametrize("scorer", ["babilong", "babilong_corrected"])
 def test_every_label_scores_one_on_itself_but_for_none_and_nothing_else_does(scorer: str) -> None:
-    for data, labels in LABELS.items():
+    for data in NAMES:
+        labels = labels_of(data)
         for label in labels:
             own = facts(data, "Which? ")
             excepted = scorer == "babilong" and label == "none"
-            assert SCORERS[scorer](label, (label,), own).value == (0.0 if excepted else 1.0), (data, label)
-            assert SCORERS[scorer]("", (label,), own).value == 0.0
-    assert SCORERS[scorer]("x", (), facts("qa1", "?")).value is None
+            assert scorers()[scorer](label, (label,), own).value == (0.0 if excepted else 1.0), (data, label)
+            assert scorers()[scorer]("", (label,), own).value == 0.0
+    assert scorers()[scorer]("x", (), facts("qa1", "?")).value is None

@@ -18,7 +18,7 @@ from anchoreval.cards import Task, load_tasks
 from anchoreval.errors import CardError, ModelError, SourceError
 from anchoreval.prompt import to_request
 from anchoreval.schema import NATURAL, Sample, Wrap
-from anchoreval.suites import GENERATORS, Recipe
+from anchoreval.suites import Recipe, generators
 from anchoreval.suites.general.generate import split
 from anchoreval.suites.general.rows import HUB, sha256_of_rows
 from anchoreval.texts.sources import Sources
@@ -48,7 +48,7 @@ def samples(
         "task": task.address, "length": NATURAL, "max_new_tokens": task.max_new_tokens, "count": count, "seed": 42,
         "tokenizer": tokenizer, "sources": Sources(folder, offline=True), "args": task.args,
     }  # fmt: skip
-    return list(GENERATORS["lm_eval"](Recipe(**fields | changes)))
+    return list(generators()["lm_eval"](Recipe(**fields | changes)))
 
 
 def rows_of(folder: Path, name: str) -> Any:

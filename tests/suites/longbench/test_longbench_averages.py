@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 
 from anchoreval.cards import load_tasks
-from anchoreval.suites.longbench.averages import (
-    FLAT_16,
-    FLAT_21,
-    bucket_scores,
-    category_scores,
-    flat_16,
-    flat_21,
-    six_categories,
-)
+from anchoreval.suites.longbench.averages import AVERAGES, FLAT_16, FLAT_21, Language, bucket_scores, category_scores
 
 ORDER = (
     "narrativeqa", "qasper", "multifieldqa_en", "multifieldqa_zh", "hotpotqa", "2wikimqa", "musique", "dureader",
@@ -21,6 +15,7 @@ ORDER = (
     "passage_retrieval_en", "passage_retrieval_zh", "lcc", "repobench-p",
 )  # fmt: skip
 # data sets in this order, then the six English categories in the order of `category_scores`, then Avg en and zh
+SIXES: tuple[tuple[str, Language], ...] = (("six_en", "en"), ("six_zh", "zh"))
 ROWS = {
     "GPT-3.5-Turbo-16k": (
         (23.6, 43.3, 52.3, 61.2, 51.6, 37.7, 26.9, 28.7, 29.5, 23.4, 26.7, 16.0, 68.0, 91.4, 41.7, 29.2, 4.5, 71.0,
@@ -35,15 +30,19 @@ ROWS = {
 }  # fmt: skip
 
 
+def average(name: str, scores: Mapping[str, float | None]) -> float | None:
+    return AVERAGES[f"longbench_{name}"].of({f"longbench/{task}": score for task, score in scores.items()})
+
+
 @pytest.mark.parametrize("model", ROWS)
 def test_published_rows_are_reproduced(model: str) -> None:
     values, categories, english, chinese = ROWS[model]
     scores: dict[str, float | None] = dict(zip(ORDER, values, strict=True))
     assert list(category_scores(scores).values()) == pytest.approx(categories, abs=0.1)
-    assert six_categories(scores) == pytest.approx(english, abs=0.1)
-    assert six_categories(scores, "zh") == pytest.approx(chinese, abs=0.1)
-    assert flat_21(scores) == pytest.approx(sum(values) / 21)
-    assert flat_16(scores) == pytest.approx((sum(values) - sum(values[i] for i in (3, 7, 11, 15, 18))) / 16)
+    assert average("six_en", scores) == pytest.approx(english, abs=0.1)
+    assert average("six_zh", scores) == pytest.approx(chinese, abs=0.1)
+    assert average("flat_21", scores) == pytest.approx(sum(values) / 21)
+    assert average("flat_16", scores) == pytest.approx((sum(values) - sum(values[i] for i in (3, 7, 11, 15, 18))) / 16)
 
 
 def test_the_flat_averages_run_over_the_cards_own_tasks() -> None:
@@ -54,12 +53,19 @@ def test_the_flat_averages_run_over_the_cards_own_tasks() -> None:
 
 def test_an_average_of_which_a_data_set_is_missing_is_none() -> None:
     scores: dict[str, float | None] = dict.fromkeys(ORDER, 50.0)
-    assert (six_categories(scores), flat_16(scores), flat_21(scores)) == (50.0, 50.0, 50.0)
+    assert {average(name, scores) for name in ("six_en", "six_zh", "flat_16", "flat_21")} == {50.0}
     scores["lcc"] = None
-    assert (six_categories(scores), six_categories(scores, "zh"), flat_16(scores), flat_21(scores)) == (None,) * 4
+    assert {average(name, scores) for name in ("six_en", "six_zh", "flat_16", "flat_21")} == {None}
     del scores["dureader"]
     assert category_scores(scores, "zh")["multi-document QA"] is None
     assert category_scores(scores)["multi-document QA"] == 50.0
+
+
+def test_six_categories_weigh_the_same_whatever_their_number_of_data_sets() -> None:
+    scores: dict[str, float | None] = {name: float(at) for at, name in enumerate(ORDER)}
+    for name, language in SIXES:
+        of = [score for score in category_scores(scores, language).values() if score is not None]
+        assert len(of) == 6 and average(name, scores) == pytest.approx(sum(of) / 6)
 
 
 def test_buckets_are_rounded_means_and_an_empty_one_is_none() -> None:

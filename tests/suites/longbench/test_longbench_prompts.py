@@ -15,11 +15,11 @@ from anchoreval.cards import load_tasks
 from anchoreval.errors import LengthError, SourceError
 from anchoreval.prompt import to_request
 from anchoreval.schema import Sample, Wrap
-from anchoreval.suites import GENERATORS, Recipe
+from anchoreval.suites import Recipe, generators
 from anchoreval.suites.longbench.generate import MARKS, bucket
-from anchoreval.suites.longbench.prompts import PROMPTS
-from anchoreval.suites.longbench.records import RECORDS, file_names, published_records
-from anchoreval.texts.sources import LONGBENCH, Published, Sources
+from anchoreval.suites.longbench.prompts import prompts
+from anchoreval.suites.longbench.records import LONGBENCH, RECORDS, file_names, published_records
+from anchoreval.texts.sources import Published, Sources
 from anchoreval.tokenizer import TextTokenizer, load_tokenizer
 
 REPOSITORY = Path(__file__).parents[3]
@@ -57,14 +57,16 @@ def samples(
     count: int = 2,
 ) -> list[Sample]:
     args = {"data": data, "edition": edition}
-    return list(GENERATORS["longbench"](Recipe(f"longbench/{data}", length, 32, count, args, tokenizer, sources, wrap)))
+    return list(
+        generators()["longbench"](Recipe(f"longbench/{data}", length, 32, count, args, tokenizer, sources, wrap))
+    )
 
 
 def pred(
     tokenizer: Any, json_obj: dict[str, Any], dataset: str, max_length: int, build_chat: Callable[[str], str]
 ) -> str:
     """THUDM/LongBench 2e00731 LongBench/pred.py, lines of get_pred up to the prompt that is tokenised last."""
-    prompt = PROMPTS[dataset].format(**json_obj)
+    prompt = prompts()[dataset].format(**json_obj)
     tokenized_prompt = tokenizer(prompt, truncation=False).input_ids
     if len(tokenized_prompt) > max_length:
         half = int(max_length / 2)
@@ -81,11 +83,11 @@ def digest(text: str) -> str:
 
 
 def test_the_prompts_are_the_bytes_of_upstreams_file() -> None:
-    text = json.dumps(PROMPTS, ensure_ascii=False, indent=4)
+    text = json.dumps(prompts(), ensure_ascii=False, indent=4)
     assert hashlib.sha256(text.encode()).hexdigest().startswith("56d22ad4f382169c")
 
 
-@pytest.mark.parametrize("data", PROMPTS)
+@pytest.mark.parametrize("data", prompts())
 def test_prompts_are_those_of_upstreams_pred(
     data: str, folder: Path, tiny: TextTokenizer, upstream_tokenizer: Any
 ) -> None:
@@ -111,7 +113,7 @@ def test_the_cut_is_upstreams_with_other_tokenizers(
     assert all(sample.facts["cut"] and sample.segments for sample in made)
 
 
-@pytest.mark.parametrize("data", PROMPTS)
+@pytest.mark.parametrize("data", prompts())
 def test_the_chat_template_goes_around_what_is_left_of_fifteen_data_sets(
     data: str, folder: Path, tiny: TextTokenizer, upstream_tokenizer: Any
 ) -> None:
@@ -136,13 +138,13 @@ def test_the_prompt_has_exactly_one_anchor_token_and_upstreams_ids(
 
 
 def test_only_samsum_ends_at_a_line_break_and_not_with_its_first_token(folder: Path, tiny: TextTokenizer) -> None:
-    for data in PROMPTS:
+    for data in prompts():
         request = to_request(samples(data, UNCUT, Sources(folder), tiny)[0], tiny, "first", None)
         expected = ((tiny.encode("\n")[-1],), 1) if data == "samsum" else ((), 0)
         assert (request.end_ids, request.min_new_tokens) == expected, data
 
 
-@pytest.mark.parametrize("data", PROMPTS)
+@pytest.mark.parametrize("data", prompts())
 def test_contexts_of_several_passages_are_documents_of_their_own(data: str, folder: Path, tiny: TextTokenizer) -> None:
     row = files()[data][0]
     sample = samples(data, UNCUT, Sources(folder), tiny)[0]
@@ -159,10 +161,10 @@ def test_a_document_that_lost_its_middle_is_still_one(folder: Path, tiny: TextTo
 
 
 def test_without_its_context_a_prompt_is_the_template_around_nothing(folder: Path, tiny: TextTokenizer) -> None:
-    for data in PROMPTS:
+    for data in prompts():
         row = files()[data][0] | {"context": ""}
         sample = samples(data, UNCUT, Sources(folder, context=False), tiny)[0]
-        assert sample.prompt == PROMPTS[data].format(**row) and sample.facts["context"] == "left out"
+        assert sample.prompt == prompts()[data].format(**row) and sample.facts["context"] == "left out"
         assert "document" not in {segment.role for segment in sample.segments}
 
 
@@ -221,7 +223,7 @@ def test_cards_have_upstreams_counts_and_budgets() -> None:
         assert task.scorer == found[f"longbench/{task.name}"].scorer
         assert (task.lengths, task.length_of) == ((3500, 7500, 15500, 31500), "prompt")
     budgets = {task.name: task.max_new_tokens for task in found.values()}
-    text = json.dumps({name: budgets[name] for name in PROMPTS}, ensure_ascii=False, indent=4)
+    text = json.dumps({name: budgets[name] for name in prompts()}, ensure_ascii=False, indent=4)
     assert hashlib.sha256(text.encode()).hexdigest().startswith("72966b3c0933e214"), "dataset2maxlen.json"
 
 

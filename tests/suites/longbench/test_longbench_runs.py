@@ -16,11 +16,12 @@ from anchoreval.cli.parser import main
 from anchoreval.errors import AnchorEvalError, LengthError, MissingExtra, SourceError
 from anchoreval.records.rescore import rescored
 from anchoreval.records.run import Run, find_runs
-from anchoreval.reports.averages.longbench import deviating
+from anchoreval.reports.averages.longbench import deviating, report
 from anchoreval.reports.board import board_html, run_table
 from anchoreval.runs.lengths import lengths_of, room_of
 from anchoreval.runs.verify.records import findings
 from anchoreval.suites.longbench import scoring as longbench
+from anchoreval.suites.longbench.averages import FLAT_21
 from anchoreval.suites.longbench.scoring import DEVIATIONS, LIMIT
 
 FAKE: dict[str, Any] = {"backend": "fake", "limit": 2}
@@ -256,3 +257,14 @@ def test_a_run_without_longbench_says_that_it_has_none(tmp_path: Path, capsys: p
     )
     assert main(["longbench", str(run.path)]) == 0
     assert capsys.readouterr().out.endswith("no task of the suites longbench, longbench_e and longbench_v2\n")
+
+
+def test_a_lost_answer_stars_the_averages_that_contain_its_data_set_and_no_other(tmp_path: Path, folder: Path) -> None:
+    made = run(tmp_path, folder, limit=1)
+    records = [replace(made.records[0], task=f"longbench/{name}", score=0.5) for name in FLAT_21]
+    lost = replace(made.records[0], task="longbench/dureader", index=1, score=None, outcome="failed", why="cut off")
+    lines = report(replace(made, records=(*records, lost))).splitlines()
+    shown = {line[:32].strip(): line[32:].split() for line in lines if line.startswith("  ")}
+    assert shown["six categories, English"] == shown["flat over 16, English and code"] == ["50.00"]
+    assert shown["six categories, Chinese"] == shown["flat over 21"] == ["50.00*"]
+    assert shown["multi-document QA"] == ["50.00", "50.00*"] and shown["summarization"] == ["50.00", "50.00"]

@@ -7,8 +7,8 @@ import re
 
 import pytest
 
+from anchoreval.suites import scorers
 from anchoreval.suites.longbench_v2.scoring import UNPARSABLE, letter
-from anchoreval.suites.scorers import SCORERS
 
 CASES = {
     "The correct answer is (B)": "B",
@@ -62,7 +62,7 @@ def test_answers_put_together_are_judged_as_upstream_does() -> None:
 
 
 def test_the_score_is_one_for_the_references_letter_and_unparsable_is_zero_and_said() -> None:
-    score = SCORERS["same_letter"]
+    score = scorers()["same_letter"]
     for gold, said in itertools.product("ABCD", repeat=2):
         found = score(f"The correct answer is **({said})**", (f"The correct answer is ({gold})",))
         assert (found.value, found.why) == (float(gold == said), None)

@@ -15,10 +15,11 @@ from anchoreval.cards import load_tasks
 from anchoreval.errors import CardError, SourceError
 from anchoreval.prompt import to_request
 from anchoreval.schema import Sample, Wrap
-from anchoreval.suites import FOLLOW_UPS, GENERATORS, Recipe
-from anchoreval.suites.longbench_v2.prompts import PROMPTS
-from anchoreval.suites.longbench_v2.records import find
-from anchoreval.texts.sources import LONGBENCH_V2, Sources
+from anchoreval.suites import Recipe, generators
+from anchoreval.suites.longbench_v2.generate import follow_up
+from anchoreval.suites.longbench_v2.prompts import prompts
+from anchoreval.suites.longbench_v2.records import LONGBENCH_V2, find
+from anchoreval.texts.sources import Sources
 from anchoreval.tokenizer import TextTokenizer, load_tokenizer
 
 REPOSITORY = Path(__file__).parents[3]
@@ -66,12 +67,12 @@ def recipe(
 
 
 def samples(sources: Sources, tokenizer: TextTokenizer, prompting: str, **changes: Any) -> list[Sample]:
-    return list(GENERATORS["longbench_v2"](recipe(sources, tokenizer, prompting=prompting, **changes)))
+    return list(generators()["longbench_v2"](recipe(sources, tokenizer, prompting=prompting, **changes)))
 
 
 def upstream_prompt(item: dict[str, Any], prompting: str, response: str = "") -> str:
     """THUDM/LongBench 2e00731 pred.py, the prompts of get_pred."""
-    context, template = item["context"], PROMPTS[prompting]
+    context, template = item["context"], prompts()[prompting]
     prompt = (
         template.replace("$DOC$", context.strip())
         .replace("$Q$", item["question"].strip())
@@ -93,7 +94,7 @@ def query_llm(prompt: str, tokenizer: Any, max_len: int) -> str:
 
 
 def test_the_prompts_are_the_bytes_of_upstreams_files() -> None:
-    assert {name: hashlib.sha256(PROMPTS[name].encode()).hexdigest() for name in FILES} == FILES
+    assert {name: hashlib.sha256(prompts()[name].encode()).hexdigest() for name in FILES} == FILES
 
 
 @pytest.mark.parametrize("prompting", PROMPTINGS)
@@ -127,8 +128,8 @@ def test_the_second_prompt_is_upstreams_without_the_document_and_cut_as_the_firs
     length: int, folder: Path, tiny: TextTokenizer, upstream_tokenizer: Any
 ) -> None:
     own = recipe(Sources(folder), tiny, length=length, prompting="cot", wrap=Wrap("[INST]", "[/INST]"))
-    for i, sample in enumerate(GENERATORS["longbench_v2"](own)):
-        second = FOLLOW_UPS["longbench_v2"](own, sample, REASONING)
+    for i, sample in enumerate(generators()["longbench_v2"](own)):
+        second = follow_up(own, sample, REASONING)
         text = query_llm(upstream_prompt(record(i), "cot_answer", REASONING.strip()), upstream_tokenizer, length)
         assert second.prompt == f"[INST]{text}[/INST]"
         assert (second.id, second.references, second.max_new_tokens) == (sample.id, sample.references, 128)
@@ -144,8 +145,8 @@ def test_a_text_with_a_marker_stands_as_it_is_and_is_noted(tmp_path: Path, tiny:
     assert odd.prompt != upstream_prompt(row, "zero_shot")
     assert odd.facts["marker"].startswith("a text holds") and "marker" not in plain.facts
     own = recipe(sources, tiny, count=1, prompting="cot")
-    sample = next(iter(GENERATORS["longbench_v2"](own)))
-    second = FOLLOW_UPS["longbench_v2"](own, sample, "so $Q$").prompt
+    sample = next(iter(generators()["longbench_v2"](own)))
+    second = follow_up(own, sample, "so $Q$").prompt
     assert "(B) $COT$\n" in second and "step: so $Q$\n" in second and second.count("so $Q$") == 1
 
 
@@ -203,7 +204,7 @@ def test_the_reference_and_no_reasoning_is_teacher_forced(folder: Path, tiny: Te
 
 def test_letters_are_choices_behind_lm_evaluation_harness_words(folder: Path, tiny: TextTokenizer) -> None:
     own = recipe(Sources(folder), tiny)
-    made = list(GENERATORS["longbench_v2_choices"](own))
+    made = list(generators()["longbench_v2_choices"](own))
     for i, sample in enumerate(made):
         row = record(i)
         doc = {"context": row["context"].strip(), "question": row["question"]}
@@ -269,7 +270,7 @@ def test_too_few_records_and_no_file_say_what_to_do_before_the_first_prompt(
     tmp_path: Path, folder: Path, tiny: TextTokenizer
 ) -> None:
     with pytest.raises(SourceError, match=r"has 8 records, 9 were asked for and 503 are published: --limit 8"):
-        next(iter(GENERATORS["longbench_v2"](recipe(Sources(folder), tiny, count=9))))
+        next(iter(generators()["longbench_v2"](recipe(Sources(folder), tiny, count=9))))
     with pytest.raises(SourceError) as caught:
         samples(Sources(tmp_path, cache=tmp_path / "none"), tiny, "zero_shot")
     for part in ("data.json", LONGBENCH_V2.revision, "data fetch longbench_v2", "--data-dir"):
@@ -291,6 +292,6 @@ def test_only_the_records_that_are_asked_for_are_read(
 
     monkeypatch.setattr("anchoreval.suites.longbench_v2.records.objects", counted)
     monkeypatch.setattr("anchoreval.suites.longbench_v2.records._noted", lambda *_: True)
-    made = GENERATORS["longbench_v2"](recipe(Sources(tmp_path), tiny, count=503))
+    made = generators()["longbench_v2"](recipe(Sources(tmp_path), tiny, count=503))
     next(iter(made))
     assert seen == [0], "one record at a time"

@@ -15,11 +15,10 @@ from anchoreval.cards import load_tasks
 from anchoreval.errors import CardError, LengthError
 from anchoreval.prompt import reference_text
 from anchoreval.schema import Sample, Wrap
-from anchoreval.suites import GENERATORS, SIZES
+from anchoreval.suites import generators, scorers
 from anchoreval.suites.niah import needles
 from anchoreval.suites.niah.generate import Grid, Maker, spaced, split
 from anchoreval.suites.recipe import Recipe
-from anchoreval.suites.scorers import SCORERS
 from anchoreval.texts.sources import Sources
 from anchoreval.texts.tally import Tally
 from anchoreval.tokenizer import TextTokenizer
@@ -37,7 +36,7 @@ def recipe_of(name: str, length: int, tokenizer: TextTokenizer, sources: Sources
 @pytest.fixture
 def ask(tokenizer: TextTokenizer, generated: Sources) -> Ask:
     def made(name: str, length: int, **args: Any) -> list[Sample]:
-        return list(GENERATORS["niah"](recipe_of(name, length, tokenizer, generated, **args)))
+        return list(generators()["niah"](recipe_of(name, length, tokenizer, generated, **args)))
 
     return made
 
@@ -145,7 +144,7 @@ def test_every_prompt_fills_its_length_and_never_exceeds_it(
 ) -> None:
     tokenizer = kinds[kind]
     for length in (512, 701):
-        for sample in GENERATORS["niah"](recipe_of(name, length, tokenizer, generated, depths=3)):
+        for sample in generators()["niah"](recipe_of(name, length, tokenizer, generated, depths=3)):
             used = tokenizer.count(sample.prompt) + sample.max_new_tokens
             assert 0.99 * length <= used <= length and used == sample.facts["tokens"], (kind, name, length)
 
@@ -156,7 +155,7 @@ def test_a_chat_template_counts_and_closes_before_the_answer_prefix(
     wrap = Wrap("<user> {x} ", " <assistant>")
     for name in TASKS:
         recipe = replace(recipe_of(name, 512, tokenizer, generated, depths=2), wrap=wrap)
-        for sample in GENERATORS["niah"](recipe):
+        for sample in generators()["niah"](recipe):
             *_, query, prefix = sample.segments
             assert sample.prompt.startswith(wrap.opening) and query.text.endswith(f"? {wrap.closing.strip()}")
             assert prefix.role == "answer_prefix" and prefix.text[0] == " " and prefix.text[-1] != " "
@@ -165,7 +164,7 @@ def test_a_chat_template_counts_and_closes_before_the_answer_prefix(
 
 @pytest.mark.parametrize("name", sorted(TASKS))
 def test_own_references_score_1_an_empty_answer_0_and_part_of_them_a_share(ask: Ask, name: str) -> None:
-    scorer = SCORERS[TASKS[name].scorer]
+    scorer = scorers()[TASKS[name].scorer]
     for sample in ask(name, 600, depths=4):
         said = reference_text(sample.references, TASKS[name].reference)
         assert scorer(said, sample.references, sample.facts).value == 1
@@ -206,7 +205,9 @@ def test_a_sample_made_alone_is_the_one_made_among_others(
     ask: Ask, tokenizer: TextTokenizer, generated: Sources, name: str
 ) -> None:
     among = ask(name, 600, depths=3, repeats=2)
-    assert len(among) == SIZES["niah"](f"niah/{name}", TASKS[name].args | {"depths": 3, "repeats": 2}) == 6
+    size = generators()["niah"].size
+    assert size is not None
+    assert len(among) == size(f"niah/{name}", TASKS[name].args | {"depths": 3, "repeats": 2}) == 6
     recipe = recipe_of(name, 600, tokenizer, generated, depths=3, repeats=2)
     for index in (4, 1, 5):
         alone = Maker(recipe, Grid(**recipe.args), Tally(tokenizer)).sample(index)
@@ -240,7 +241,7 @@ def test_a_length_that_is_too_short_is_an_error_that_names_the_smallest(
     smallest = caught.value.smallest
     assert smallest and len(ask(name, smallest)) == 11
     with pytest.raises(LengthError):  # other lengths have other needles, of a few tokens more or less
-        next(GENERATORS["niah"](recipe_of(name, smallest - 40, tokenizer, generated)))
+        next(generators()["niah"](recipe_of(name, smallest - 40, tokenizer, generated)))
 
 
 @pytest.mark.parametrize("name", ["single", "multi"])
@@ -248,10 +249,10 @@ def test_a_length_that_the_first_sample_fits_all_others_fit_too(
     tokenizer: TextTokenizer, generated: Sources, name: str
 ) -> None:
     with pytest.raises(LengthError) as caught:
-        next(GENERATORS["niah"](recipe_of(name, 40, tokenizer, generated)))
+        next(generators()["niah"](recipe_of(name, 40, tokenizer, generated)))
     smallest, refused = caught.value.smallest or 0, 0
     for length in range(smallest - 20, smallest + 20, 4):
-        samples = GENERATORS["niah"](recipe_of(name, length, tokenizer, generated, depths=15))
+        samples = generators()["niah"](recipe_of(name, length, tokenizer, generated, depths=15))
         try:
             next(samples)
         except LengthError:
@@ -291,12 +292,12 @@ def test_essays_are_taken_in_order_once_and_a_haystack_that_must_repeat_says_so(
     tmp_path: Path, tokenizer: TextTokenizer
 ) -> None:
     sources = essays(tmp_path, 60)
-    first, second = GENERATORS["niah"](recipe_of("number", 512, tokenizer, sources, depths=1, repeats=2))
+    first, second = generators()["niah"](recipe_of("number", 512, tokenizer, sources, depths=1, repeats=2))
     inside = [part for part in split(document(first)) if part.startswith("Essay")]
     assert inside[:2] == ["Essay sentence a is about startups.", "Essay sentence b is about startups."]
     assert len(set(inside)) == len(inside) and "haystack_repeats" not in first.facts
     assert first.facts["haystack"] == "published" and document(second)[:400] != document(first)[:400]
-    (long,) = GENERATORS["niah"](recipe_of("number", 4096, tokenizer, sources, depths=1))
+    (long,) = generators()["niah"](recipe_of("number", 4096, tokenizer, sources, depths=1))
     inside = [part for part in split(document(long)) if part.startswith("Essay")]
     assert long.facts["haystack_repeats"] == pytest.approx(len(inside) / 60, abs=0.02) and len(inside) > 60
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,7 +20,8 @@ from anchoreval.cards import load_tasks, select_tasks
 from anchoreval.cli.parser import main
 from anchoreval.errors import UnknownName
 from anchoreval.records.rescore import rescored
-from anchoreval.texts import sources
+from anchoreval.suites import suites
+from anchoreval.suites.babilong.stories import BABI
 from anchoreval.texts.download import digest_of
 from anchoreval.texts.sources import Published
 
@@ -111,14 +113,16 @@ def served(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Published]
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, *_: object) -> None: ...
 
-    content = (folder / sources.BABI.file).read_bytes()
+    content = (folder / BABI.file).read_bytes()
     blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder / "babilong")))
     thread = Thread(target=server.serve_forever, daemon=True)
     thread.start()
     address = f"http://127.0.0.1:{server.server_port}/tasks_1-20_v1-2.zip"
-    made = Published(sources.BABI.file, blob, (address,), revision="abcdef0123")
-    monkeypatch.setattr(sources, "BABI", made)
+    made = Published(BABI.file, blob, (address,), revision="abcdef0123")
+    monkeypatch.setitem(suites(), "babilong", replace(suites()["babilong"], files=(made,)))
+    for module in ("stories", "files"):
+        monkeypatch.setattr(f"anchoreval.suites.babilong.{module}.BABI", made)
     yield made
     server.shutdown()
     server.server_close()

@@ -13,9 +13,8 @@ import pytest
 from anchoreval.cards import load_tasks
 from anchoreval.errors import CardError, LengthError
 from anchoreval.schema import Sample, Wrap
-from anchoreval.suites import GENERATORS, Recipe
+from anchoreval.suites import Recipe, generators, scorers
 from anchoreval.suites.recall.icl import lexicons
-from anchoreval.suites.scorers import SCORERS
 from anchoreval.texts.sources import Sources
 from anchoreval.tokenizer import TextTokenizer
 
@@ -39,7 +38,7 @@ def samples(
     task = TASKS[name]
     args = changes.pop("args", task.args)
     recipe = Recipe(task.address, length, task.max_new_tokens, count, args, tokenizer, sources, **changes)
-    return list(GENERATORS[task.generator](recipe))
+    return list(generators()[task.generator](recipe))
 
 
 def pairs_of(sample: Sample) -> list[tuple[str, str]]:
@@ -190,7 +189,7 @@ def test_a_length_that_is_too_short_is_refused_with_the_smallest_one(
 def test_the_reference_scores_one_and_an_empty_answer_nothing(
     name: str, tokenizer: TextTokenizer, generated: Sources
 ) -> None:
-    scorer = SCORERS[TASKS[name].scorer]
+    scorer = scorers()[TASKS[name].scorer]
     for sample in samples(name, 1500, 3, tokenizer, generated):
         assert scorer(f" {sample.references[0]}", sample.references, sample.facts).value == 1.0
         assert scorer("", sample.references, sample.facts).value == 0.0

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from anchoreval.suites import scorers
 from anchoreval.suites.ruler.averages import task_score
 from anchoreval.suites.ruler.scoring import cleaned, match_all, match_any
-from anchoreval.suites.scorers import SCORERS
 
 RULES = {"string_match_all": "match_all", "string_match_part": "match_any"}
 
@@ -18,7 +18,7 @@ def test_scores_are_those_of_rulers_own_code(shared: Path) -> None:
     assert len(cases) == 93
     for case in cases:
         assert [cleaned(text) for text in case["preds"]] == case["post_preds"], case["id"]
-        scorer = SCORERS[RULES[case["metric"]]]
+        scorer = scorers()[RULES[case["metric"]]]
         values = [scorer(text, refs).value for text, refs in zip(case["preds"], case["refs"], strict=True)]
         expected = case["score"] if isinstance(case["score"], float) else None  # upstream dies on empty lists
         assert task_score(values) == expected, case["id"]
@@ -44,6 +44,6 @@ def test_references_are_substrings_whatever_their_case(
 
 
 def test_a_sample_without_references_has_no_score_and_says_why() -> None:
-    for scorer in SCORERS.values():
+    for scorer in scorers().values():
         score = scorer("x", [])
         assert score.value is None and score.why

@@ -7,7 +7,7 @@ from ruler_tasks import TASKS, recipe, samples
 
 from anchoreval.errors import LengthError
 from anchoreval.schema import Wrap
-from anchoreval.suites import GENERATORS
+from anchoreval.suites import generators
 from anchoreval.texts.sources import Sources
 from anchoreval.tokenizer import TextTokenizer
 
@@ -53,7 +53,7 @@ def test_a_length_that_is_too_short_names_one_that_works(
 ) -> None:
     generator, _, budget = TASKS[task]
     with pytest.raises(LengthError, match=rf"ruler/{task} cannot be made at 60 tokens: the smallest is \d+") as caught:
-        list(GENERATORS[generator](recipe(task, 60, 3, tokenizer, generated)))
+        list(generators()[generator](recipe(task, 60, 3, tokenizer, generated)))
     smallest = caught.value.smallest
     assert smallest is not None and smallest > budget + 10
     assert len(samples(task, smallest, 3, tokenizer, generated)) == 3
@@ -76,10 +76,10 @@ def test_the_same_seed_gives_the_same_samples_and_another_gives_others(
 ) -> None:
     first = samples(task, 1024, 3, tokenizer, generated)
     assert samples(task, 1024, 3, tokenizer, generated) == first
-    other = list(GENERATORS[TASKS[task][0]](recipe(task, 1024, 3, tokenizer, generated, seed=43)))
+    other = list(generators()[TASKS[task][0]](recipe(task, 1024, 3, tokenizer, generated, seed=43)))
     assert [sample.prompt for sample in other] != [sample.prompt for sample in first]
 
 
 def test_samples_are_made_one_at_a_time(tokenizer: TextTokenizer, generated: Sources) -> None:
-    endless = GENERATORS["ruler_niah"](recipe("niah_single_1", 1024, 10**9, tokenizer, generated))
+    endless = generators()["ruler_niah"](recipe("niah_single_1", 1024, 10**9, tokenizer, generated))
     assert [next(endless).index for _ in range(3)] == [0, 1, 2]

@@ -18,14 +18,14 @@ from anchoreval.runs.prompts import Cell, Prompts
 from anchoreval.runs.spec import Spec
 from anchoreval.schema import Sample, Tokenizer, Wrap
 from anchoreval.stats.sources import QA_BLOCK
-from anchoreval.suites import GENERATORS, SAMPLERS, Recipe
+from anchoreval.suites import Recipe, generators, scorers
 from anchoreval.suites.recipe import BASE
 from anchoreval.suites.ruler.niah import NOISE
 from anchoreval.suites.ruler.words import appearances
+from anchoreval.suites.ruler_balanced import _SAMPLERS
 from anchoreval.suites.ruler_balanced.balanced import FILL, depths
 from anchoreval.suites.ruler_balanced.qa import BLOCK
 from anchoreval.suites.ruler_balanced.words import least_clear
-from anchoreval.suites.scorers import SCORERS
 from anchoreval.texts.sources import Sources
 from anchoreval.tokenizer import TextTokenizer, load_tokenizer
 
@@ -44,7 +44,7 @@ def recipe(
 
 
 def made(asked: Recipe) -> list[Sample]:
-    return list(GENERATORS[CARDS[asked.task.split("/")[1]].generator](asked))
+    return list(generators()[CARDS[asked.task.split("/")[1]].generator](asked))
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_a_sample_is_the_same_alone_and_among_others(
         if sources is golden_sources and task not in {*ESSAYS, "qa_1", "qa_2"}:
             continue
         among = made(recipe(task, 1024, 20, tiny, sources))
-        alone = SAMPLERS[CARDS[task].generator](recipe(task, 1024, 1, tiny, sources))
+        alone = _SAMPLERS[CARDS[task].generator](recipe(task, 1024, 1, tiny, sources))
         assert alone(7) == among[7] and alone(3) == among[3]
         assert made(recipe(task, 1024, 8, tiny, sources)) == among[:8]
         assert [sample.id for sample in among] == [f"ruler-balanced/{task}@1024#{index}" for index in range(20)]
@@ -302,7 +302,7 @@ def test_generated_questions_of_one_number_ask_of_other_people(
 def test_own_references_score_one_and_an_empty_answer_nothing(
     task: str, tiny: TextTokenizer, generated: Sources
 ) -> None:
-    score = SCORERS[CARDS[task].scorer]
+    score = scorers()[CARDS[task].scorer]
     for sample in made(recipe(task, 512, 3, tiny, generated)):
         assert score(", ".join(sample.references), sample.references, sample.facts).value == 1
         assert score("", sample.references, sample.facts).value == 0
