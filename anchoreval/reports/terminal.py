@@ -54,11 +54,7 @@ def run_table(run: Run, baseline: str | None = None, width: int = 100) -> str:
     base = baseline or (shown.arms[0] if shown.arms else "")
     contrasts = [shown.contrasts[arm, base] for arm in shown.arms if arm != base]
     lines = [table(list(shown.cells.values()), contrasts, shown.unmakeable, width)]
-    summaries = {average.summary for average in shown.averages.values() if average.by_length}
-    if len(summaries) == 1:
-        lines.append(f"RULER: {summaries.pop()}")
-    else:
-        lines += [f"{plain(arm, 40)}: RULER {average.summary}" for arm, average in shown.averages.items()]
+    lines += shown.ruler_words
     notes = [line.text for line in sorted(shown.outcomes, key=lambda line: not line.quiet)]
     if raw := run.header.raw_words:
         notes.append(f"{raw[:1].upper()}{raw[1:]}.")
