@@ -10,6 +10,7 @@ from dataclasses import replace
 from anchoreval.records.rescore import earned
 from anchoreval.records.run import Run
 from anchoreval.reports.averages import longbench_v2 as longbench_v2_report
+from anchoreval.reports.table import table
 from anchoreval.reports.words import NONE
 from anchoreval.schema import Record
 from anchoreval.suites.longbench.averages import (
@@ -68,20 +69,17 @@ def _arm(records: Sequence[Record]) -> Iterator[str]:
     if v1:
         present = len(v1.keys() & set(FLAT_21))
         yield f"LongBench, {present} of {len(FLAT_21)} data sets"
-        yield _line("six categories, English", six_categories(v1), short)
-        yield _line("six categories, Chinese", six_categories(v1, "zh"), short)
-        yield _line(f"flat over {len(FLAT_16)}, English and code", flat_16(v1), short)
-        yield _line(f"flat over {len(FLAT_21)}", flat_21(v1), short)
-        for name in SIX["en"]:
-            parts = (category_scores(v1)[name], category_scores(v1, "zh")[name])
-            yield f"  {name:30}" + "".join(f"{_number(part, short):>8}" for part in parts)
+        rows: list[tuple[str, list[float | None]]] = [
+            ("six categories, English", [six_categories(v1)]),
+            ("six categories, Chinese", [six_categories(v1, "zh")]),
+            (f"flat over {len(FLAT_16)}, English and code", [flat_16(v1)]),
+            (f"flat over {len(FLAT_21)}", [flat_21(v1)]),
+            *((name, [category_scores(v1)[name], category_scores(v1, "zh")[name]]) for name in SIX["en"]),
+        ]
+        yield from table([[f"  {name}", *(_number(value, short) for value in values)] for name, values in rows])
     extended = _by_name(records, EXTENDED)
     if extended:
-        yield f"{'LongBench-E, by words':32}" + "".join(f"{name:>8}" for name in BUCKETS)
-    for name, name_records in extended.items():
-        means = bucket_scores((str(record.facts.get("bucket")), record.score) for record in name_records)
-        lost = {name for record in name_records if record.score is None}
-        yield f"  {name:30}" + "".join(f"{_number(means[bucket], lost):>8}" for bucket in BUCKETS)
+        yield from table([["LongBench-E, by words", *BUCKETS], *map(_bucket_row, extended.items())])
     if v1 or extended:
         yield from _notes([record for record in records if record.task.split("/")[0] in (V1, EXTENDED)])
     yield from longbench_v2_report.lines(records)
@@ -106,8 +104,11 @@ def _by_name(records: Sequence[Record], suite: str) -> dict[str, list[Record]]:
     return by_name
 
 
-def _line(label: str, value: float | None, short: Collection[str]) -> str:
-    return f"  {label:30}{_number(value, short):>8}"
+def _bucket_row(of: tuple[str, list[Record]]) -> list[str]:
+    name, records = of
+    means = bucket_scores((str(record.facts.get("bucket")), record.score) for record in records)
+    lost = {name for record in records if record.score is None}
+    return [f"  {name}", *(_number(means[bucket], lost) for bucket in BUCKETS)]
 
 
 def _number(value: float | None, short: Collection[str]) -> str:

@@ -22,9 +22,9 @@ from anchoreval.records.run import Run
 from anchoreval.reports.board.run_csv import csv_text
 from anchoreval.reports.board.view import RunView, view
 from anchoreval.reports.page import TITLES, require_page
-from anchoreval.reports.terminal import run_table, table
+from anchoreval.reports.terminal import run_table
 
-__all__ = ["Run", "RunView", "board_csv", "board_html", "run_table", "table", "view", "write_board"]
+__all__ = ["Run", "RunView", "board_csv", "board_html", "run_table", "view", "write_board"]
 
 
 def write_board(runs: Sequence[Run], folder: Path) -> tuple[Path, Path]:

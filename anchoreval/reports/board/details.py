@@ -159,16 +159,7 @@ def _engine(header: Header) -> str:
 
 
 def _warnings(view: RunView) -> Iterator[str]:
-    if view.changed:
-        yield f"This run is not what it was when it finished: {view.changed}."
-    if view.incomparable:
-        yield f"Not comparable with published scores: {plain(view.incomparable, 400)}."
-    if raw := view.header.raw_words:
-        yield f"{raw[:1].upper()}{raw[1:]}."
-    if view.extension:
-        yield view.extension
-    if view.environments:
-        yield f"{plain(view.environments, 400)}."
+    yield from view.notes
     yield from (line.text for line in view.outcomes if not line.quiet)
     if view.expected is not None and len(view.records) < view.expected:
         yield f"Unfinished: {len(view.records):,} of {view.expected:,} records so far."

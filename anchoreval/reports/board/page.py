@@ -20,9 +20,8 @@ from anchoreval.reports.board.cells import Gap, Map, Mean
 from anchoreval.reports.board.columns import Value
 from anchoreval.reports.board.details import DIFFERENCE_HEADS, FOREST, SCORE_HEADS, details
 from anchoreval.reports.board.reported import Reported, is_length
-from anchoreval.reports.board.view import EXTENSION
 from anchoreval.reports.links import encoded, listed
-from anchoreval.reports.outcomes import counted_lines
+from anchoreval.reports.outcomes import EXTENSION, counted_lines
 from anchoreval.reports.page import NAME, PIECES, data_block, render
 from anchoreval.reports.words import NONE, left_out, lost_counts, p_text, plain, tokens
 from anchoreval.schema import Json, Outcome

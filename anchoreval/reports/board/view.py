@@ -11,18 +11,16 @@ from itertools import permutations
 from pathlib import Path
 from statistics import fmean
 
-from anchoreval.arms.patterns import masks_documents
 from anchoreval.records.header import Header
 from anchoreval.records.run import Run
 from anchoreval.reports.links import has_viewer, relative
-from anchoreval.reports.outcomes import OutcomeLine, outcome_lines
+from anchoreval.reports.outcomes import OutcomeLine, outcome_lines, run_notes
 from anchoreval.reports.words import plain
 from anchoreval.schema import Record
 from anchoreval.stats import Cell, Cells, Compared, Contrast, Place, Row, Subject, average_ends, figures
 from anchoreval.suites.ruler.averages import TASKS, effective_length, weighted_decreasing, weighted_increasing
 
 RULER_TASKS = TASKS
-EXTENSION = "Attention masked by documents at inference is this project's extension, not part of arXiv 2411.13476."
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,24 +96,13 @@ class RunView:
         return str(self.header.model.get("name") or self.name)
 
     @property
-    def extension(self) -> str:
-        """Return a sentence if arms mask attention by documents at inference, else an empty string."""
-        return EXTENSION if any(map(masks_documents, self.arms)) else ""
-
-    @property
-    def incomparable(self) -> str:
-        """Return why scores are not comparable with published ones, and of which tasks; empty if all are comparable."""
-        return self.header.incomparable_words(records=self.records)
+    def notes(self) -> list[str]:
+        """Return what a reader must know beside the scores."""
+        return list(run_notes(self.header, self.records, self.arms, self.changed))
 
     def comparable(self, tasks: Sequence[str]) -> bool:
         """Return whether the scores of all these tasks are comparable with published ones."""
         return not self.header.incomparable_words(tasks, self.records)
-
-    @property
-    def environments(self) -> str:
-        """Return a sentence if the run was computed in several environments, else an empty string."""
-        words = self.header.environment_words
-        return f"{words}: last bits may differ from one record to the next; records name theirs" if words else ""
 
     @cached_property
     def outcomes(self) -> Sequence[OutcomeLine]:
