@@ -52,7 +52,7 @@ const sampleParts = (row, lines, prompt) => {
     section("answers", "Outputs", el("div", { class: "cards" }, ...answers.map(({ record }) => answer(record, first, prompt)))),
     section("prompt", "Prompt", ...(prompt ? promptParts(prompt, first) : [el("p", { class: "warning" }, bdi(reason(index.reasons[-1 - row.prompt])))])),
     section("facts", "Facts", facts(first)),
-    section("raw", "Records", el("details", {}, el("summary", {}, `${counted(lines.length, "line")} of records.jsonl, as written`), ...lines.flatMap(rawLine))),
+    section("raw", "Records", ...lines.flatMap(rawLine)),
   ].filter((part) => part !== null);
 };
 // The command in a reason names the folder that this page is in.
