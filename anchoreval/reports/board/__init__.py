@@ -14,6 +14,7 @@ declared    boards that a definition in YAML declares
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -58,4 +59,6 @@ def _html(views: Sequence[RunView]) -> Iterator[str]:
     from anchoreval.reports.board.gather import gathered_view
     from anchoreval.reports.board.page import page
 
-    return page(build(of_runs(views), [gathered_view(view, len(views) > 1) for view in views]))
+    names = Counter(view.name for view in views)
+    labels = [view.name if names[view.name] == 1 else view.path for view in views] if len(views) > 1 else [""]
+    return page(build(of_runs(views), map(gathered_view, views, labels)))

@@ -105,10 +105,10 @@ def gathered(path: Path, declared: Declared, folder: Path) -> Gathered:
     return _kept(header, run, relative(path, folder), has_viewer(path), cells, changed)
 
 
-def gathered_view(view: RunView, several: bool) -> Gathered:
-    """Return a run that was read whole; if it is one of several on a board, it is a setting of its own."""
+def gathered_view(view: RunView, label: str = "") -> Gathered:
+    """Return a run that was read whole; one of several on a board is a setting of its own, told by its label."""
     kept = _kept(view.header, view.name, view.path, view.viewer, view.subjects, view.changed, view)
-    return replace(kept, setting=f"{kept.setting}, run {view.path}") if several else kept
+    return replace(kept, setting=", ".join(filter(None, (kept.setting, f"run {label}")))) if label else kept
 
 
 def _kept(
