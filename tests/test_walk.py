@@ -15,6 +15,7 @@ import pytest
 
 import anchoreval
 from anchoreval import cli, evaluate
+from anchoreval.records.run import load_run
 from anchoreval.runs.verify.records import findings
 
 PACKAGE = str(Path(anchoreval.__file__).parent)
@@ -70,7 +71,8 @@ def _loaded(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What is made once a process (libraries, tokenizers, word lists) is there before anything is counted."""
     for backend in CALLS:
         output = tmp_path_factory.mktemp("first")
-        evaluate("anchor-tiny", "ruler/niah_single_1", rope="bf16", backend=backend, output=output, **ONE)
+        run = evaluate("anchor-tiny", "ruler/niah_single_1", rope="bf16", backend=backend, output=output, **ONE)
+        load_run(run.path)  # the readers of records are made once too
 
 
 #: By backend: where the model is called, and what a way may take: frames to there, functions and files in evaluate().

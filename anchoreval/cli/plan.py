@@ -10,10 +10,12 @@ from anchoreval.arms.arm import DTYPES
 from anchoreval.cli import options as shared
 from anchoreval.cli.console import note, say
 from anchoreval.cli.progress import shown
+from anchoreval.reports.table import table
 from anchoreval.schema import Watch, work
 
 if TYPE_CHECKING:
-    from anchoreval.runs.estimate.estimate import RunPlan
+    from anchoreval.runs.estimate.cost import Machine
+    from anchoreval.runs.estimate.estimate import ArmPlan, RunPlan
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
@@ -99,24 +101,23 @@ def page(plan: RunPlan) -> str:
     """Return the plan as text."""
     shape, machine = plan.shape, plan.machine
     lines = [f"{shape.parameters:,} parameters in {shape.dtype}; {shape.token_bytes:,} bytes a token in the cache", ""]
-    lines += [f"{'task':32} {'length':>8} {'prompts':>8} {'prompt tokens':>15} {'answer, at most':>16}"]
-    lines += [
-        f"{cell.task:32} {cell.length or 'natural':>8} {cell.prompts:>8} {cell.prompt_tokens:>15,} "
-        f"{cell.answer_tokens:>16,}"
-        for cell in plan.cells
-    ]
+    cells = [(c.task, str(c.length or "natural"), c.prompts, c.prompt_tokens, c.answer_tokens) for c in plan.cells]
     totals = [sum(getattr(cell, name) for cell in plan.cells) for name in ("prompts", "prompt_tokens", "answer_tokens")]
-    lines += [f"{'all':32} {'':>8} {totals[0]:>8} {totals[1]:>15,} {totals[2]:>16,}", ""]
-    lines += [f"{'arm':32} {'tokens computed':>16} {'taken from before':>18} {'time':>10} {'at once':>10}"]
-    for arm in plan.arms:
-        share = arm.reused_tokens / max(1, arm.reused_tokens + arm.computed_tokens)
-        fits = machine.memory is None or arm.peak_bytes <= machine.memory
-        lines.append(
-            f"{arm.arm:32} {arm.computed_tokens:>16,} {arm.reused_tokens:>12,} {share:>5.0%} {_time(arm.seconds):>10} "
-            f"{_size(arm.peak_bytes):>10}{'' if fits else '  does not fit one device'}"
-        )
-    lines += [f"{'all':32} {'':>35} {_time(sum(arm.seconds for arm in plan.arms)):>10}", ""]
+    cells.append(("all", "", *totals))
+    rows = [[name, length, *(f"{count:,}" for count in counts)] for name, length, *counts in cells]
+    lines += [*table([("task", "length", "prompts", "prompt tokens", "answer, at most"), *rows]), ""]
+    arms = [["arm", "tokens computed", "taken from before", "", "time", "at once", ""]]
+    arms += [_arm(machine, arm) for arm in plan.arms]
+    arms.append(["all", "", "", "", _time(sum(arm.seconds for arm in plan.arms))])
+    lines += [*table(arms, (0, 6)), ""]
     return "\n".join([*lines, f"{machine.count} x {machine.name}; {machine.says}"])
+
+
+def _arm(machine: Machine, arm: ArmPlan) -> list[str]:
+    share = arm.reused_tokens / max(1, arm.reused_tokens + arm.computed_tokens)
+    fits = machine.memory is None or arm.peak_bytes <= machine.memory
+    counts = [f"{arm.computed_tokens:,}", f"{arm.reused_tokens:,}", f"{share:.0%}"]
+    return [arm.arm, *counts, _time(arm.seconds), _size(arm.peak_bytes), "" if fits else "does not fit one device"]
 
 
 def _time(seconds: float) -> str:

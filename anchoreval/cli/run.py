@@ -105,8 +105,7 @@ def _workers(engine: argparse._ActionsContainer) -> None:
 def main(options: argparse.Namespace) -> int:
     """Print the table on stdout, and the paths of records and board on stderr; return 1 if a sample has no answer."""
     from anchoreval.records.run import tell_changed
-    from anchoreval.reports.board import run_table
-    from anchoreval.reports.readable import draw, load_runs
+    from anchoreval.reports.board import run_table, write_board
     from anchoreval.reports.viewer.beside import renew
     from anchoreval.runs.evaluate import evaluate
     from anchoreval.runs.resume import nothing_scored, unanswered
@@ -129,8 +128,7 @@ def main(options: argparse.Namespace) -> int:
         tell_changed(result, note)
         renew(result, note)
         note(f"records: {result.path}")
-        runs = [run for run in load_runs([options.output], note) if run.path != result.path]
-        csv, html = draw(sorted([*runs, result], key=lambda run: run.path), options.output, [result.path], note)
+        csv, html = write_board([result], result.path)
         note(f"board: {html}\ncsv: {csv}")
     if why := nothing_scored(result) or unanswered(result):
         note(f"anchoreval: {why}")

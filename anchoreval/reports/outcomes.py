@@ -1,15 +1,20 @@
-"""Outcomes of samples that were not simply answered: how many, what the outcome means, and what to do about it."""
+"""What a reader must know beside the scores of a run: what changed, what they compare with, and what was lost.
+
+Samples that were not simply answered are counted by outcome, with what it means and what to do about it.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from anchoreval.arms.patterns import masks_documents
 from anchoreval.records.header import Header
 from anchoreval.reports.words import plain
 from anchoreval.schema import OUTCOMES, SCORED, Outcome, Record
 
+EXTENSION = "Attention masked by documents at inference is this project's extension, not part of arXiv 2411.13476."
 _AGAIN = "the same command asks them again"
 _MEANS: Mapping[Outcome, str] = {
     "cut": "filled their budget of new tokens",
@@ -40,6 +45,20 @@ class OutcomeLine:
     count: int
     text: str
     quiet: bool
+
+
+def run_notes(header: Header, records: Sequence[Record], arms: Iterable[str], changed: str) -> Iterator[str]:
+    """Yield a sentence for everything that a reader of a run's scores must know, except outcomes."""
+    if changed:
+        yield f"This run is not what it was when it finished: {changed}."
+    if why := header.incomparable_words(records=records):
+        yield f"Not comparable with published scores: {plain(why)}."
+    if raw := header.raw_words:
+        yield f"{raw[:1].upper()}{raw[1:]}."
+    if several := header.environment_words:
+        yield f"{plain(several)}: last bits may differ from one record to the next; records name theirs."
+    if any(map(masks_documents, arms)):
+        yield EXTENSION
 
 
 def outcome_lines(header: Header, records: Iterable[Record]) -> list[OutcomeLine]:

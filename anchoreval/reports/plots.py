@@ -7,10 +7,10 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
-STYLE = Path(__file__).parent / "plots.css"
+from anchoreval.reports.page import CURVES, PALETTE
+
 WIDTH, HEIGHT = 360, 250
 LEFT, RIGHT, TOP, BOTTOM = 46, 18, 10, 38
 MOST_TICKS = 6
@@ -248,7 +248,7 @@ class Drawing:
     svg: str
 
 
-def sheet(head: str, drawings: Sequence[Drawing], names: Sequence[str], notes: Sequence[str], style: str) -> str:
+def sheet(head: str, drawings: Sequence[Drawing], names: Sequence[str], notes: Sequence[str]) -> str:
     """Put drawings one below the other, with a legend and `notes` below: one SVG file with its own style.
 
     It has the width of one chart, so that its text can be read on a phone too.
@@ -280,11 +280,11 @@ def sheet(head: str, drawings: Sequence[Drawing], names: Sequence[str], notes: S
     y += 10
     for note in notes:
         write(note)
-    inner = style[style.index(":root") :]
+    rules = "\n".join(part.read_text("utf-8") for part in (PALETTE, CURVES))
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y + 12}" width="{WIDTH * 3 // 2}">',
-            f"<style>svg {{ font-family: system-ui, sans-serif }} {inner}</style>",
+            f"<style>svg {{ font-family: system-ui, sans-serif }} {rules}</style>",
             '<rect width="100%" height="100%" style="fill: var(--sheet)"/>',
             *parts,
             "</svg>",

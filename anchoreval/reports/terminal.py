@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -10,6 +10,7 @@ from textwrap import wrap
 
 from anchoreval.records.run import Run
 from anchoreval.reports.board.view import view
+from anchoreval.reports.table import table
 from anchoreval.reports.words import (
     NONE,
     apart_words,
@@ -27,8 +28,7 @@ from anchoreval.stats import Cell, Contrast, Difference, Place
 from anchoreval.stats.fill import underfilled
 
 COLUMN = 8
-GAP = "   "
-INCOMPARABLE = "Not comparable with published scores: "
+GAP = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +40,13 @@ class _Panel:
     text: Callable[[str, int], str]
     mean: Callable[[int], str]
 
-    @property
-    def width(self) -> int:
-        return max(len(self.title), COLUMN * len(self.lengths))
-
-    def row(self, texts: Iterable[str]) -> str:
-        return "".join(f"{text:>{COLUMN}}" for text in texts).rjust(self.width)
+    def lines(self, tasks: Sequence[str]) -> list[str]:
+        """Return the block below its title, with a place for a star behind each number."""
+        rows = [[f"{column(length)} " for length in self.lengths]]
+        rows += [[self.text(task, length) for length in self.lengths] for task in tasks]
+        rows.append([self.mean(length) for length in self.lengths])
+        lines = table([[f"{text:>{COLUMN - 2}}" for text in row] for row in rows], ())
+        return [f"{self.title} ", *lines]
 
 
 def run_table(run: Run, baseline: str | None = None, width: int = 100) -> str:
@@ -53,30 +54,17 @@ def run_table(run: Run, baseline: str | None = None, width: int = 100) -> str:
     shown = view(run, Path())
     base = baseline or (shown.arms[0] if shown.arms else "")
     contrasts = [shown.contrasts[arm, base] for arm in shown.arms if arm != base]
-    lines = [table(list(shown.cells.values()), contrasts, shown.unmakeable, width)]
-    summaries = {average.summary for average in shown.averages.values() if average.by_length}
-    if len(summaries) == 1:
-        lines.append(f"RULER: {summaries.pop()}")
-    else:
-        lines += [f"{plain(arm, 40)}: RULER {average.summary}" for arm, average in shown.averages.items()]
+    lines = [result_table(list(shown.cells.values()), contrasts, shown.unmakeable, width)]
+    lines += shown.ruler_words
     notes = [line.text for line in sorted(shown.outcomes, key=lambda line: not line.quiet)]
-    if raw := run.header.raw_words:
-        notes.append(f"{raw[:1].upper()}{raw[1:]}.")
-    if shown.changed:
-        notes.append(f"This run is not what it was when it finished: {shown.changed}.")
-    if shown.environments:
-        notes.append(f"{shown.environments}.")
-    if shown.incomparable:
-        notes.append(f"{INCOMPARABLE}{plain(shown.incomparable, 400)}.")
-    if shown.extension:
-        notes.append(shown.extension)
+    notes += shown.notes
     if short := underfilled(run.records):
         named = (f"{plain(task, 60)} at {tokens(length)} {share:.0%}" for (task, length), share in short.items())
         notes.append(f"Prompts and answers fill, of their lengths: {'; '.join(shortened(named))}.")
     return "\n".join(lines + [line for note in notes for line in wrap(note, width, subsequent_indent="  ")])
 
 
-def table(
+def result_table(
     cells: Sequence[Cell],
     contrasts: Sequence[Contrast] = (),
     unmakeable: Mapping[Place, str] | None = None,
@@ -88,7 +76,7 @@ def table(
     lengths = tuple(sorted({cell.length for cell in cells} | {length for _, length in why}))
     panels = [_scores(arm, cells, lengths, why) for arm in dict.fromkeys(cell.arm for cell in cells)]
     panels += [_differences(contrast, lengths) for contrast in contrasts]
-    lines = [line for group in _grouped(panels, tasks, width) for line in (*_block(group, tasks), "")]
+    lines = list(_blocks(panels, tasks, width))
     notes = [wrapped for note in _notes(cells, why) for wrapped in wrap(note, width, subsequent_indent="  ")]
     return "\n".join([*lines, *notes, *_verdicts(contrasts)]).rstrip()
 
@@ -151,12 +139,12 @@ def _differences(contrast: Contrast, lengths: tuple[int, ...]) -> _Panel:
     )
 
 
-def _grouped(panels: Sequence[_Panel], tasks: Sequence[str], width: int) -> Iterator[list[_Panel]]:
-    """Yield panels side by side, as many as fit in `width` characters."""
-    group: list[_Panel] = []
+def _grouped(panels: Sequence[Sequence[str]], room: int) -> Iterator[list[Sequence[str]]]:
+    """Yield panels side by side, as many as fit in `room` characters."""
+    group: list[Sequence[str]] = []
     for panel in panels:
-        used = _label_width(tasks) + sum(len(GAP) + member.width for member in (*group, panel))
-        if group and used > width:
+        used = sum(GAP + max(map(len, member)) for member in (*group, panel))
+        if group and used > room:
             yield group
             group = []
         group.append(panel)
@@ -164,31 +152,19 @@ def _grouped(panels: Sequence[_Panel], tasks: Sequence[str], width: int) -> Iter
         yield group
 
 
-def _block(group: Sequence[_Panel], tasks: Sequence[str]) -> list[str]:
-    label, suite = _label_width(tasks), _suite(tasks)
-
-    def line(name: str, fields: Iterable[str]) -> str:
-        return GAP.join([f"{name:<{label}}", *fields]).rstrip()
-
-    heads = [panel.row(f"{column(length)} " for length in panel.lengths) for panel in group]
-    lines = [line("", [panel.title.rjust(panel.width - 1) + " " for panel in group])]
-    lines += [line(suite.rstrip("/") or "task", heads), "-" * len(line("", heads))]
-    for task in tasks:
-        rows = [panel.row(panel.text(task, length) for length in panel.lengths) for panel in group]
-        lines.append(line(plain(task.removeprefix(suite), 40), rows))
-    rows = [panel.row(panel.mean(length) for length in panel.lengths) for panel in group]
-    return [*lines, line("all", rows)]
+def _blocks(panels: Sequence[_Panel], tasks: Sequence[str], width: int) -> Iterator[str]:
+    suite = _suite(tasks)
+    names = [suite.rstrip("/") or "task", *(plain(task.removeprefix(suite), 40) for task in tasks), "all"]
+    room = width - max(map(len, names))
+    for group in _grouped([panel.lines(tasks) for panel in panels], room):
+        lines = table(list(zip(["", *names], *group, strict=True)))
+        yield from (*lines[:2], "-" * max(map(len, lines)), *lines[2:], "")
 
 
 def _suite(tasks: Sequence[str]) -> str:
     """Return `ruler/` if every task is of that suite, else an empty string."""
     suites = {task.partition("/")[0] + "/" for task in tasks if "/" in task}
     return suites.pop() if len(suites) == 1 and all("/" in task for task in tasks) else ""
-
-
-def _label_width(tasks: Sequence[str]) -> int:
-    suite = _suite(tasks)
-    return max([len(plain(task.removeprefix(suite), 40)) for task in tasks] + [len(suite), 4])
 
 
 def _notes(cells: Sequence[Cell], unmakeable: Mapping[Place, str]) -> Iterator[str]:

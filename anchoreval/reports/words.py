@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from anchoreval.schema import NATURAL, SCORED, Outcome
 from anchoreval.stats import UNSCORED, Cell, Contrast, Difference, Row
@@ -191,10 +191,3 @@ def shortened(items: Iterable[str], most: int = 8) -> list[str]:
     """Return the first `most` items, and how many more there are."""
     listed = list(items)
     return listed if len(listed) <= most else [*listed[:most], f"and {len(listed) - most} more"]
-
-
-def aligned(rows: Sequence[Sequence[str]], left: Collection[int]) -> list[str]:
-    """Return the rows as lines of text in columns; columns in `left` are aligned left, the others right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    shapes = [f"{'<' if i in left else '>'}{width}" for i, width in enumerate(widths)]
-    return ["  ".join(map(format, row, shapes)).rstrip() for row in rows]

@@ -188,12 +188,14 @@ _EMPTY = Scores()
 class Compared:
     """Subjects of one or several runs with their scores by task and length; any two can be compared.
 
-    `names` are the labels of the subjects; they are needed if other subjects are shown beside these.
+    `names` are the labels of the subjects; they are needed if other subjects are shown beside these. `mixed` is as for
+    Slots; `cells`, `lengths` and `pooled` are the Slots of its differences.
     """
 
     def __init__(
-        self, subjects: Mapping[Subject, Cells], margin: float = MARGIN, names: Mapping[Subject, str] | None = None
-    ) -> None:
+        self, subjects: Mapping[Subject, Cells], margin: float = MARGIN, names: Mapping[Subject, str] | None = None,
+        mixed: bool = False,
+    ) -> None:  # fmt: skip
         self.subjects, self._margin, self._names = subjects, margin, names or labels(subjects)
         places = dict.fromkeys(place for of in subjects.values() for place in of)
 
@@ -202,19 +204,19 @@ class Compared:
             return {one: cells for one, cells in of if cells}
 
         lengths = {n: at(*(place for place in places if place[1] == n)) for n in sorted({n for _, n in places})}
-        self._cells = Slots({place: at(place) for place in places}, self._names, margin, lambda place: place, True)
-        self._lengths = Slots(lengths, self._names, margin, lambda length: (None, length))
-        self._pooled = Slots({None: subjects}, self._names, margin)
+        self.cells = Slots({p: at(p) for p in places}, self._names, margin, lambda place: place, True, mixed)
+        self.lengths = Slots(lengths, self._names, margin, lambda length: (None, length), mixed=mixed)
+        self.pooled = Slots({None: subjects}, self._names, margin, mixed=mixed)
 
     def differences(self, arm: Subject, base: Subject) -> Comparison:
         """Return the differences `arm` minus `base`, without verdicts."""
-        parts = [tuple(slots.differences(arm, base).values()) for slots in (self._cells, self._lengths, self._pooled)]
+        parts = [tuple(slots.differences(arm, base).values()) for slots in (self.cells, self.lengths, self.pooled)]
         return Comparison(self._names[arm], self._names[base], parts[0], parts[1], *parts[2])
 
     def contrast(self, arm: Subject, base: Subject) -> Contrast:
         """Return the rows of `arm` minus `base`, with verdicts."""
-        cells, lengths = (tuple(of.rows(arm, base).values()) for of in (self._cells, self._lengths))
-        (pooled,) = self._pooled.rows(arm, base).values()
+        cells, lengths = (tuple(of.rows(arm, base).values()) for of in (self.cells, self.lengths))
+        (pooled,) = self.pooled.rows(arm, base).values()
         notes = [] if pooled.floor else ["noise floor: no placebo in this run"]
         if lone := sum(not row.difference.pairs for row in cells):
             notes.append(f"{lone} of {len(cells)} cells have no pair and are left out of the table")

@@ -98,8 +98,9 @@ def test_run_prints_the_table_alone_on_stdout_and_writes_both_boards(tmp_path: P
     )
     assert done.returncode == 0, done.stderr
     assert "niah_single_1" in done.stdout and "100.0" in done.stdout and "fp32 minus bf16" in done.stdout
-    assert str(tmp_path) not in done.stdout and str(tmp_path / "board.html") in done.stderr
-    assert "<html" in (tmp_path / "board.html").read_text() and "ruler/vt" in (tmp_path / "board.csv").read_text()
+    (board,) = tmp_path.glob("anchor-tiny/*/board.html")
+    assert str(tmp_path) not in done.stdout and str(board) in done.stderr
+    assert "<html" in board.read_text() and "ruler/vt" in board.with_suffix(".csv").read_text()
 
 
 @pytest.mark.parametrize(
@@ -304,7 +305,7 @@ def test_anchor_masked_inference_is_called_an_extension_wherever_it_is_shown(tmp
         done = cli("run", *FAKE, "--tasks", "ruler/qa_1", "--arms", arms, "--output", str(folder))
         assert done.returncode == 0, done.stderr
         assert ("extension" in done.stdout) is said
-        assert ("project&#39;s extension" in (folder / "board.html").read_text()) is said
+        assert ("project&#39;s extension" in next(folder.glob("*/*/board.html")).read_text()) is said
 
 
 @pytest.mark.parametrize(

@@ -22,15 +22,15 @@ addEventListener("load", () => {
   const all = (s) => [...document.querySelectorAll(s)];
   const out = { title: document.title, images: all("img").length, scripts: all("script").length };
   const visible = () => all(".against").filter((one) => !one.hidden);
-  const shown = () => visible().map((one) => one.querySelector("h3").textContent);
+  const shown = () => visible().flatMap((one) => one.querySelector("h3")?.textContent ?? []);
   out.before = shown();
-  const select = document.querySelector("select.baseline");
+  const select = document.querySelector("#map-base");
   select.value = "2"; select.dispatchEvent(new Event("change"));
   out.after = shown();
-  const table = all("table.sortable").at(-1), button = table.querySelectorAll("thead button")[3];
+  const table = all("table.sortable")[1], button = table.querySelectorAll("thead button")[3];
   const column = () => [...table.tBodies[0].rows].map((row) => row.cells[3].textContent.replace("*", ""));
   button.click(); out.up = column(); button.click(); out.down = column();
-  const cell = document.querySelector(".against:not([hidden]) .heat td a");
+  const cell = document.querySelector("#gaps .heat td a");
   cell.dispatchEvent(new MouseEvent("mouseover", { bubbles: true }));
   const tip = document.querySelector("#tip");
   out.tip = !tip.hidden && tip.textContent === cell.getAttribute("aria-label");
@@ -85,7 +85,7 @@ def test_hostile_records_execute_nothing_and_the_controls_work(chromium: str, tm
     _, page = write_board([make_run(tmp_path / "run", hostile=True)], tmp_path)
     seen = driven(chromium, page, tmp_path)
     assert seen["title"].endswith("· anchoreval board")  # a script that ran would have left just "owned"
-    assert (seen["images"], seen["scripts"]) == (0, 2)  # the page's own and the driver
+    assert (seen["images"], seen["scripts"]) == (0, 4)  # two data blocks, the page's own and the driver
     assert seen["before"] == ["fp32 minus native"]
     assert seen["after"] == ["native minus bf16-angle"]
     assert [float(x) for x in seen["up"] if x != "–"] == sorted(float(x) for x in seen["up"] if x != "–")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import random
 import re
 from collections.abc import Callable
@@ -14,15 +13,15 @@ from typing import Any
 
 import pytest
 from browser import Tab
-from test_board import make_run
+from test_board import make_run, maps
 
 from anchoreval.records.run import Run
-from anchoreval.reports import colours
 from anchoreval.reports.board import board_html, write_board
-from anchoreval.reports.board.depths import Depths, _gaps, depth_maps, nats_scale
+from anchoreval.reports.board.cells import Map, grid_maps
 from anchoreval.reports.board.view import view
+from anchoreval.reports.colours import nats_scale
 from anchoreval.schema import Record
-from anchoreval.stats import holm
+from anchoreval.stats import holm, labels
 
 ARMS, LENGTHS, DEPTHS, TASKS = ("native", "bf16-angle"), (512, 1024), (0, 50, 100), ("niah/single", "niah/multi")
 
@@ -58,73 +57,53 @@ def run() -> Run:
     return niah_run(Path("runs/demo"))
 
 
-@pytest.fixture(scope="module")
-def depths(run: Run) -> Depths:
-    found = depth_maps(view(run, Path("runs/demo")), 0)
-    assert found is not None
-    return found
+def grids(run: Run) -> dict[str, Map]:
+    shown = view(run, Path("runs/demo"))
+    return grid_maps(shown.records, shown.tasks, list(shown.subjects), labels(shown.subjects))
 
 
 def chosen(run: Run, task: str, arm: str, length: int, depth: int) -> list[Record]:
     return [r for r in run.records if (r.task, r.arm, r.length, r.facts["depth_percent"]) == (task, arm, length, depth)]
 
 
-def test_every_cell_is_the_mean_of_its_records_with_0_at_the_top_and_lengths_to_the_right(
-    run: Run, depths: Depths
-) -> None:
-    assert [one.task for one in depths.tasks] == list(TASKS)
-    for one in depths.tasks:
-        assert one.lengths == LENGTHS and [drawn.title for drawn in one.scores] == list(ARMS)
-        for arm, scores, logprobs in zip(ARMS, one.scores, one.logprobs, strict=True):
-            assert [name for name, _ in scores.rows] == [name for name, _ in logprobs.rows] == ["0", "50", "100"]
-            for depth, (_, fields), (_, others) in zip(DEPTHS, scores.rows, logprobs.rows, strict=True):
-                for length, field, other in zip(LENGTHS, fields, others, strict=True):
-                    records = chosen(run, one.task, arm, length, depth)
-                    mean = fmean(record.score or 0.0 for record in records)
-                    nats = fmean((record.reference_logprob or 0.0) / 4 for record in records)
-                    assert field.text == f"{100 * mean:.0f}" and field.style == colours.score_class(mean)
-                    assert other.text == f"{nats:.2f}" and other.style == colours.score_class(math.exp(nats))
-                    assert f"length {length:,}, depth {depth}%, {arm}: " in field.label
-                    assert "3 of 3 scored" in field.label
+def test_every_cell_is_the_mean_of_its_records_with_depth_0_first(run: Run) -> None:
+    maps = grids(run)
+    assert list(maps) == list(TASKS)
+    for task, drawn in maps.items():
+        assert drawn.rows == ("0", "50", "100") and len(drawn.means) == len(ARMS) * len(LENGTHS) * len(DEPTHS)
+        for (row, length, arm), mean in drawn.means.items():
+            records = chosen(run, task, arm.arm, length, DEPTHS[row])
+            assert mean.mean == pytest.approx(fmean(record.score or 0.0 for record in records))
+            assert mean.logprob == pytest.approx(fmean((record.reference_logprob or 0.0) / 4 for record in records))
+            assert (mean.scored, mean.asked) == (3, 3)
 
 
-def test_a_difference_map_holds_the_mean_of_the_pairs_for_either_baseline(run: Run, depths: Depths) -> None:
-    for one in depths.tasks:
-        assert list(one.against) == list(ARMS)
-        for base, arm in (ARMS, ARMS[::-1]):
-            ((drawn,), (nats,)) = one.against[base].scores, one.against[base].logprobs
-            assert drawn.title == nats.title == f"{arm} minus {base}"
-            for depth, (_, fields), (_, others) in zip(DEPTHS, drawn.rows, nats.rows, strict=True):
-                for length, field, other in zip(LENGTHS, fields, others, strict=True):
-                    a, b = (chosen(run, one.task, which, length, depth) for which in (arm, base))
-                    points = 100 * fmean((x.score or 0.0) - (y.score or 0.0) for x, y in zip(a, b, strict=True))
-                    assert float(field.text) == pytest.approx(points, abs=0.06)
-                    assert "3 pairs (" in field.label and "too few pairs" in field.label
-                    lost = [
-                        (x.reference_logprob or 0.0) - (y.reference_logprob or 0.0) for x, y in zip(a, b, strict=True)
-                    ]
-                    assert float(other.text) == pytest.approx(fmean(lost) / 4, rel=0.06, abs=0.006)
-                    told = "log-probability per token: lower" in other.label or "token: higher" in other.label
-                    assert other.style == colours.difference_class(fmean(lost) / 4, depths.nats, told)
-    assert depths.scale in colours.SCALES
+def test_a_difference_is_the_mean_of_the_pairs(run: Run) -> None:
+    for task, drawn in grids(run).items():
+        assert len(drawn.gaps) == len(LENGTHS) * len(DEPTHS)
+        for (row, length, arm, base), gap in drawn.gaps.items():
+            a, b = (chosen(run, task, which.arm, length, DEPTHS[row]) for which in (arm, base))
+            points = fmean((x.score or 0.0) - (y.score or 0.0) for x, y in zip(a, b, strict=True))
+            nats = fmean((x.reference_logprob or 0.0) - (y.reference_logprob or 0.0) for x, y in zip(a, b, strict=True))
+            assert gap.difference.difference == pytest.approx(points)
+            assert gap.difference.logprob == pytest.approx(nats / 4)
+            assert gap.difference.pairs == 3 and "too few pairs" in gap.row.says
 
 
-def test_a_run_without_a_grid_has_no_such_maps_and_one_with_it_shows_them(run: Run) -> None:
+def test_a_run_without_a_grid_has_no_such_maps_and_one_with_it_has_them_on_the_page(run: Run) -> None:
     plain = make_run(Path("runs/demo"))
-    assert depth_maps(view(plain, Path("runs/demo")), 0) is None
-    assert "By length and depth" not in board_html([plain], Path("runs/demo"))
+    assert not grids(plain) and not maps(board_html([plain], Path("runs/demo")))["grids"]
     page = board_html([run], Path("runs/demo"))
-    assert page.count('<table class="heat grid">') == 2 * len(TASKS) * (len(ARMS) + 2)
-    assert "log-probability, nats per token" in page and "72 of 72" in page and "Unfinished" not in page
+    assert [grid["task"][0] for grid in maps(page)["grids"]] == list(TASKS)
+    assert "72 of 72" in page and "Unfinished" not in page
 
 
 @pytest.mark.parametrize("wrong", ["<b>9</b>", True, float("nan"), float("inf"), [1], {}])
 def test_a_depth_that_is_no_number_is_on_no_map(wrong: Any) -> None:
-    run = niah_run(Path("runs/demo"), 1, wrong)
-    assert depth_maps(view(run, Path("runs/demo")), 0) is None
+    assert not grids(niah_run(Path("runs/demo"), 1, wrong))
 
 
-def test_a_cell_without_score_or_pair_is_marked_and_says_so(run: Run) -> None:
+def test_a_cell_without_score_or_pair_has_none(run: Run) -> None:
     records = [
         dataclasses.replace(r, score=None, why="memory", reference_logprob=None)
         if r.facts["depth_percent"] == 50
@@ -132,11 +111,11 @@ def test_a_cell_without_score_or_pair_is_marked_and_says_so(run: Run) -> None:
         for r in run.records
         if not (r.length == 1024 and r.facts["depth_percent"] == 100 and r.arm == "native")
     ]
-    found = depth_maps(view(dataclasses.replace(run, records=tuple(records)), Path("runs/demo")), 0)
-    assert found is not None
-    native, minus = found.tasks[0].scores[0], found.tasks[0].against["native"].scores[0]
-    assert [field.style for field in native.rows[1][1]] == ["none", "none"] and "no score" in native.rows[1][1][0].label
-    assert "no records" in native.rows[2][1][1].label and "no pairs" in minus.rows[2][1][1].label
+    drawn = grids(dataclasses.replace(run, records=tuple(records)))[TASKS[0]]
+    native = {(row, n): mean.mean for (row, n, arm), mean in drawn.means.items() if arm.arm == "native"}
+    assert native[1, 512] is native[1, 1024] is None and (2, 1024) not in native
+    pairs = {(row, n): gap.difference.pairs for (row, n, *_), gap in drawn.gaps.items()}
+    assert pairs[1, 512] == 0 and pairs.get((2, 1024), 0) == 0
 
 
 @pytest.mark.parametrize(
@@ -156,21 +135,21 @@ def test_the_maps_are_read_by_everyone_and_follow_the_baseline(
     folder.mkdir()
     _, html = write_board([dataclasses.replace(run, path=folder)], tmp_path)
     with open_page(html, size=size) as tab:
-        tab.page.locator("summary", has_text="log-probability").first.click()
-        assert not tab.problems and not tab.overflows
-        assert not tab.axe()
-        titles = tab.page.locator(".grid-task").first.locator("caption:visible").all_inner_texts()
-        assert titles == ["native", "bf16-angle", "bf16-angle minus native"]
-        tab.page.locator("select.baseline").select_option("1")
-        titles = tab.page.locator(".grid-task").first.locator("caption:visible").all_inner_texts()
-        assert titles == ["native", "bf16-angle", "native minus bf16-angle"]
-        cell = tab.page.locator(".heat.grid td a").first
+        tab.page.select_option("#map-kind", "grids")
+        titles = tab.page.locator("#maps caption").all_inner_texts()
+        assert titles == ["bf16-angle minus native"] * 2 + ["native", "bf16-angle"] * 2
+        cell = tab.page.locator("#scores .heat td a").first
         cell.hover()
-        assert re.search(r"depth 0%, native: .*3 of 3 scored", tab.page.locator("#tip").inner_text())
+        assert re.search(r"niah/single, length 512, depth 0%, native: .*3 of 3 scored", tab.page.inner_text("#tip"))
+        score = cell.inner_text()
+        tab.page.select_option("#map-measure", "logprob")
+        tab.page.select_option("#map-base", label="bf16-angle")
+        assert not tab.problems and not tab.overflows and not tab.axe()
+        assert tab.page.locator("#gaps caption").all_inner_texts() == ["native minus bf16-angle"] * 2
+        assert tab.page.locator("#scores .heat td a").first.inner_text() != score
 
 
 def test_the_cells_of_all_maps_of_an_arm_are_corrected_together(run: Run) -> None:
-    by_depth = {float(depth): [r for r in run.records if r.facts["depth_percent"] == depth] for depth in DEPTHS}
-    rows = [row for (_, arm, *_), row in _gaps(ARMS, by_depth).items() if arm == "bf16-angle"]
+    rows = [gap.row for drawn in grids(run).values() for gap in drawn.gaps.values()]
     assert len(rows) == len(TASKS) * len(DEPTHS) * len(LENGTHS)
-    assert [row.p_holm for row in rows] == holm([row.difference.p for row in rows])
+    assert sorted(row.p_holm for row in rows) == sorted(holm([row.difference.p for row in rows]))

@@ -11,7 +11,8 @@ import pytest
 
 from anchoreval.reports.nll.picture import floor_of, picture
 from anchoreval.reports.nll.rows import Row
-from anchoreval.reports.plots import STYLE, Axis, Curve, Even, Signed, both_signs, chart, decades
+from anchoreval.reports.page import CURVES
+from anchoreval.reports.plots import Axis, Curve, Even, Signed, both_signs, chart, decades
 
 SPANS = ((1, 63), (64, 127), (1, 127))
 
@@ -87,5 +88,5 @@ def test_an_axis_with_ends_keeps_what_is_drawn_between_them() -> None:
 
 
 def test_the_style_of_the_probe_is_that_of_the_picture() -> None:
-    style = STYLE.read_text("utf-8")
+    style = CURVES.read_text("utf-8")
     assert ".hollow" in style and ".floor" in style

@@ -94,13 +94,32 @@ def test_the_table_after_a_run_says_the_pooled_rows_and_those_of_lengths(run: Ru
 
 
 def test_the_page_of_a_run_says_every_row(run: Run, contrasts: list[Contrast]) -> None:
-    page = html.unescape(board_html([run]))
+    text = board_html([run])
+    page, drawn = html.unescape(text), gaps_of(text)
     for contrast in contrasts:
         assert f'<p class="words">{contrast.pooled.says}, ' in page and size(contrast.pooled) in page
         for row in contrast.cells:
-            task, length = place(row)
-            assert f"{task} at {int(length):,}: {row.says}, {size(row)}" in page
+            assert_drawn(drawn, contrast, row, place(row)[0])
+        for row in contrast.lengths:
+            assert_drawn(drawn, contrast, row, "all pairs")
     assert ">vs<" not in page and "no difference shown," not in page
+
+
+Gaps = Mapping[tuple[str, int, str, str], list[Any]]
+
+
+def gaps_of(page: str) -> Gaps:
+    """(task, length, arm, baseline) -> what the page's script draws there."""
+    (block,) = re.findall(r'<script type="application/json" id="g0">(.*?)</script>', page)
+    group = json.loads(block)
+    arms, tasks = [name for name, _ in group["arms"]], [name for name, _ in group["tasks"]["rows"]]
+    return {(tasks[row], n, arms[a], arms[b]): rest for row, n, a, b, *rest in group["tasks"]["gaps"]}
+
+
+def assert_drawn(drawn: Gaps, contrast: Contrast, row: Row, name: str) -> None:
+    value, low, high, pairs, _, _, _, says, *_ = drawn[name, int(place(row)[1]), contrast.arm, contrast.baseline]
+    assert (says, pairs) == (row.says, row.difference.pairs)
+    assert [number(tenths / 1000) for tenths in (value, low, high)] == re.findall(r"[+-]?\d+\.\d", size(row))
 
 
 def test_the_csv_of_a_run_and_its_export_say_every_row(run: Run, contrasts: list[Contrast], tmp_path: Path) -> None:
@@ -141,10 +160,7 @@ def board_of(tmp_path: Path, run: Run) -> tuple[list[dict[str, str]], str]:
 
 def test_a_declared_board_says_every_row(run: Run, contrasts: list[Contrast], tmp_path: Path) -> None:
     lines, page = board_of(tmp_path, run)
-    (block,) = re.findall(r'<script type="application/json" id="g0">(.*?)</script>', page)
-    group = json.loads(block)
-    arms, tasks = [name for name, _ in group["arms"]], [name for name, _ in group["tasks"]["rows"]]
-    drawn = {(tasks[row], n, arms[a], arms[b]): rest for row, n, a, b, *rest in group["tasks"]["gaps"]}
+    drawn = gaps_of(page)
     for contrast in contrasts:
         assert_board_row(lines, contrast)
         for row in contrast.cells:
@@ -156,9 +172,7 @@ def test_a_declared_board_says_every_row(run: Run, contrasts: list[Contrast], tm
             assert (line["verdict"], line["says"]) == (row.word, row.says)
             assert number(float(line["value"]) / 100) == number(row.difference.difference)
             assert float(line["p_holm"]) == pytest.approx(row.p_holm, rel=1e-5)
-            value, low, high, pairs, _, _, _, says, *_ = drawn[task, int(length), contrast.arm, contrast.baseline]
-            assert (says, pairs) == (row.says, row.difference.pairs)
-            assert [number(tenths / 1000) for tenths in (value, low, high)] == re.findall(r"[+-]?\d+\.\d", size(row))
+            assert_drawn(drawn, contrast, row, task)
 
 
 def assert_board_row(lines: list[dict[str, str]], contrast: Contrast) -> None:

@@ -53,21 +53,31 @@ DAMAGE: dict[str, tuple[str | None, bytes | None]] = {
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_a_damaged_neighbour_is_named_and_fails_no_run(
+def test_a_damaged_neighbour_is_named_and_costs_no_other_run_its_place(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
+    shutil.copytree(whole, tmp_path / "good" / whole.name)
     path = damaged(whole, tmp_path, *DAMAGE[kind])
     if kind == "folders":
         for name in (HEADER, RECORDS):
             (path.with_name(name) / name).mkdir(parents=True)
         (path / RECORDS).unlink()
         (path / RECORDS).mkdir()
+    assert main(["board", str(tmp_path)]) == 0
+    said = capsys.readouterr().err
+    assert str(path) in said or kind in ("arms", "backend"), said
+    assert f"good/{whole.name}" in (tmp_path / "board.html").read_text("utf-8")
+
+
+def test_a_run_writes_its_own_board_into_its_folder_and_reads_no_neighbour(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = damaged(whole, tmp_path, *DAMAGE["broken line"])
     assert main([*RUN, "--output", str(tmp_path)]) == 0
     said = capsys.readouterr().err
     (own,) = tmp_path.glob(f"anchor-tiny/*/{RECORDS}")
-    assert f"records: {own.parent}" in said and f"board: {tmp_path / 'board.html'}" in said
-    assert str(path) in said or kind in ("arms", "backend"), said
-    assert own.parent.name in (tmp_path / "board.html").read_text("utf-8")
+    assert f"board: {own.parent / 'board.html'}" in said and str(path) not in said
+    assert not (tmp_path / "board.html").exists()
 
 
 @pytest.mark.parametrize("kind", ["empty", "a list", "broken line"])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +21,8 @@ from anchoreval.diagnostics.probe.reading import (
     total,
 )
 from anchoreval.diagnostics.probe.sheet import Mode, Row, Study
-from anchoreval.reports.plots import STYLE, Axis, Curve, Drawing, Floor, Point, chart, decades, sheet, swatch
+from anchoreval.reports.page import CURVES, render
+from anchoreval.reports.plots import Axis, Curve, Drawing, Floor, Point, chart, decades, sheet, swatch
 
 TEMPLATES = Path(__file__).parent / "templates"
 TOP_HEADS = 12
@@ -42,17 +41,11 @@ class Panel:
 
 def page(study: Study) -> str:
     """Return the text of probe.html."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )  # fmt: skip
-    style = STYLE.read_text("utf-8")
-    text = environment.get_template("probe.html").render(
-        model=study.model,
-        style=style,
-        style_hash="sha256-" + base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+    parts = render(
+        TEMPLATES / "probe.html",
+        "probe",
+        study.model,
+        [CURVES, TEMPLATES / "probe.css"],
         facts=_facts(study),
         reading=reading(study),
         legend=[(name, swatch(at)) for at, name in enumerate(levels(study))],
@@ -63,7 +56,7 @@ def page(study: Study) -> str:
         level=main_level(study),
         length=f"{lengths(study)[-1]:,}",
     )
-    return text + "\n"
+    return "".join(parts)
 
 
 def picture(study: Study) -> str:
@@ -76,7 +69,7 @@ def picture(study: Study) -> str:
     counts = {row.setting.length: row.setting.texts for row in study.totals()}
     texts = ", ".join(f"{counts[length]} at {length:,}" for length in lengths(study))
     notes = [f"Vertical bars: 95% interval over the texts; tokens and texts: {texts}.", floor_words(study)]
-    return sheet(head, drawings, levels(study), [*filter(None, notes)], STYLE.read_text("utf-8"))
+    return sheet(head, drawings, levels(study), [*filter(None, notes)])
 
 
 def floor_words(study: Study) -> str:

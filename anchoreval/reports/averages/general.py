@@ -15,7 +15,8 @@ from anchoreval.records.lines import RECORDS
 from anchoreval.records.run import Run
 from anchoreval.reports.averages.general_losses import losses
 from anchoreval.reports.outcomes import outcome_lines
-from anchoreval.reports.words import NONE, aligned
+from anchoreval.reports.table import table
+from anchoreval.reports.words import NONE
 from anchoreval.schema import Record
 from anchoreval.suites.choices import with_choices
 from anchoreval.suites.general.harness import Judge, judge_of, require_definition
@@ -124,14 +125,14 @@ def report(run: Run, margin: float = 1.0) -> str:
     notes += [f"  {line.text}" for line in outcome_lines(run.header, own_records) if not line.quiet]
     incomplete = _incomplete(task_figures)
     notes += [f"group {group}: {there} of {whole} tasks, no average" for group, (there, whole) in incomplete.items()]
-    text = [f"{name}, metrics of lm-eval {release}".rstrip(), *aligned(rows, range(2)), *notes]
+    text = [f"{name}, metrics of lm-eval {release}".rstrip(), *table(rows, range(2)), *notes]
     members = {group.task: load_tasks()[1][group.task] for group in group_figures}
     if loss_rows := losses(run, members, margin):
         text += [
             "",
             f"was anything lost? the scores of the cards, paired, margin {margin:g} points; Holm over an arm's tasks "
             "outside groups; a group, and all together, are one question each",
-            *aligned(loss_rows, (0, 1, 2, len(loss_rows[0]) - 1)),
+            *table(loss_rows, (0, 1, 2, len(loss_rows[0]) - 1)),
         ]
     return "\n".join(text)
 

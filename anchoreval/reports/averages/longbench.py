@@ -10,6 +10,7 @@ from dataclasses import replace
 from anchoreval.records.rescore import earned
 from anchoreval.records.run import Run
 from anchoreval.reports.averages import longbench_v2 as longbench_v2_report
+from anchoreval.reports.table import table
 from anchoreval.reports.words import NONE
 from anchoreval.schema import Record
 from anchoreval.suites.longbench.averages import (
@@ -75,19 +76,23 @@ def _arm(records: Sequence[Record]) -> Iterator[str]:
         present = len(v1.keys() & set(FLAT_21))
         yield f"LongBench, {present} of {len(FLAT_21)} data sets"
         by_address = {f"{V1}/{name}": score for name, score in v1.items()}
-        for label, name in LABELS.items():
-            names = {task.partition("/")[2] for task in AVERAGES[name].tasks}
-            yield f"  {label:30}{_number(AVERAGES[name].of(by_address), short & names):>8}"
-        for name in SIX["en"]:
-            cells = (_number(category_scores(v1, of)[name], short & set(SIX[of][name])) for of in LANGUAGES)
-            yield f"  {name:30}" + "".join(f"{cell:>8}" for cell in cells)
+        rows = [
+            [
+                label,
+                _number(
+                    AVERAGES[name].of(by_address), short & {task.partition("/")[2] for task in AVERAGES[name].tasks}
+                ),
+            ]
+            for label, name in LABELS.items()
+        ]
+        rows += [
+            [name, *(_number(category_scores(v1, of)[name], short & set(SIX[of][name])) for of in LANGUAGES)]
+            for name in SIX["en"]
+        ]
+        yield from table([[f"  {row[0]}", *row[1:]] for row in rows])
     extended = _by_name(records, EXTENDED)
     if extended:
-        yield f"{'LongBench-E, by words':32}" + "".join(f"{name:>8}" for name in BUCKETS)
-    for name, name_records in extended.items():
-        means = bucket_scores((str(record.facts.get("bucket")), record.score) for record in name_records)
-        lost = {str(record.facts.get("bucket")) for record in name_records if record.score is None}
-        yield f"  {name:30}" + "".join(f"{_number(means[bucket], lost & {bucket}):>8}" for bucket in BUCKETS)
+        yield from table([["LongBench-E, by words", *BUCKETS], *map(_bucket_row, extended.items())])
     if v1 or extended:
         yield from _notes([record for record in records if record.task.split("/")[0] in (V1, EXTENDED)])
     yield from longbench_v2_report.lines(records)
@@ -110,6 +115,13 @@ def _by_name(records: Sequence[Record], suite: str) -> dict[str, list[Record]]:
         if record_suite == suite:
             by_name.setdefault(name, []).append(record)
     return by_name
+
+
+def _bucket_row(of: tuple[str, list[Record]]) -> list[str]:
+    name, records = of
+    means = bucket_scores((str(record.facts.get("bucket")), record.score) for record in records)
+    lost = {str(record.facts.get("bucket")) for record in records if record.score is None}
+    return [f"  {name}", *(_number(means[bucket], lost & {bucket}) for bucket in BUCKETS)]
 
 
 def _number(value: float | None, short: Collection[str]) -> str:

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from anchoreval.reports.table import table
 from anchoreval.reports.words import NONE
 from anchoreval.schema import Record
 from anchoreval.stats import why_lost
@@ -35,13 +36,14 @@ def lines(records: Sequence[Record]) -> Iterator[str]:
 
 def _table(records: Sequence[Record]) -> Iterator[str]:
     """Yield rows for all questions, difficulties, sizes and domains, then notes on the answers."""
-    yield _line("overall", records)
-    for fact, names in (("difficulty", DIFFICULTIES), ("size", SIZES)):
-        for name in names:
-            yield _line(name, [record for record in records if record.facts.get(fact) == name])
     others = sorted({str(record.facts.get("domain")) for record in records} - set(DOMAINS))
-    for name in (*DOMAINS, *others):
-        yield _line(name, [record for record in records if record.facts.get("domain") == name])
+    facts = {"difficulty": DIFFICULTIES, "size": SIZES, "domain": (*DOMAINS, *others)}
+    groups = [
+        (name, [record for record in records if record.facts.get(fact) == name])
+        for fact, names in facts.items()
+        for name in names
+    ]
+    yield from table([_row(name, group) for name, group in [("overall", records), *groups]])
     unparsable = sum((record.why or "").startswith(UNPARSABLE) for record in records)
     unscored = sum(record.score is None for record in records)
     cut = sum(bool(record.facts.get("cut")) for record in records)
@@ -52,12 +54,12 @@ def _table(records: Sequence[Record]) -> Iterator[str]:
     yield f"  {cut} of {len(records)} prompts lost their middle; chance is 25.0"
 
 
-def _line(label: str, records: Sequence[Record]) -> str:
+def _row(label: str, records: Sequence[Record]) -> list[str]:
     """Return a row: the mean x 100 with upstream's one decimal (a dash if none), and the number of questions."""
     scores = [record.score for record in records if record.score is not None]
     mean = f"{100 * math.fsum(scores) / len(scores):.1f}" if scores else NONE
     star = "*" if scores and len(scores) < len(records) else ""
-    return f"  {label:36}{mean + star:>8}{f'of {len(scores)}':>8}"
+    return [f"  {label}", mean + star, f"of {len(scores)}"]
 
 
 def by_outcome(records: Sequence[Record]) -> str:

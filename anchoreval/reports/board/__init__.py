@@ -1,24 +1,31 @@
-"""Runs -> tables people read: text for the terminal, board.csv, and board.html, one self-contained page.
+"""Runs -> a board: one CSV and one self-contained page. A board of runs has the default definition, `of_runs`.
 
-view      what a board shows of one run: cells, differences, averages, provenance
-run_csv   board.csv of runs
-run_page  board.html of runs (imports jinja2)
-declared  boards that a definition in YAML declares
+definition  strict YAML: what a board shows; the default of a board of runs
+gather      run folders, streamed into a few numbers per record, or runs that were read whole
+cells       means, paired differences and maps
+columns     the columns that a definition may name
+build       groups, maps and rows
+page        the page (imports jinja2)
+view        what a board shows of one run that was read whole; details, evidence: its cards, tables and samples
+run_csv     board.csv of runs
+sheet       <name>.csv of a declared board
+declared    boards that a definition in YAML declares
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from anchoreval.files import write_whole
 from anchoreval.records.run import Run
 from anchoreval.reports.board.run_csv import csv_text
 from anchoreval.reports.board.view import RunView, view
-from anchoreval.reports.page import require_page
-from anchoreval.reports.terminal import run_table, table
+from anchoreval.reports.page import TITLES, require_page
+from anchoreval.reports.terminal import run_table
 
-__all__ = ["Run", "RunView", "board_csv", "board_html", "run_table", "table", "view", "write_board"]
+__all__ = ["Run", "RunView", "board_csv", "board_html", "run_table", "view", "write_board"]
 
 
 def write_board(runs: Sequence[Run], folder: Path) -> tuple[Path, Path]:
@@ -29,10 +36,10 @@ def write_board(runs: Sequence[Run], folder: Path) -> tuple[Path, Path]:
     """
     views = [view(run, folder) for run in runs]
     require_page(folder / "board.csv", "run,kind,task,")
-    require_page(folder / "board.html", " · anchoreval board</title>")
+    require_page(folder / "board.html", *TITLES)
     return (
         write_whole(folder / "board.csv", [csv_text(views)]),
-        write_whole(folder / "board.html", [_html(views)]),
+        write_whole(folder / "board.html", _html(views)),
     )
 
 
@@ -43,10 +50,15 @@ def board_csv(runs: Sequence[Run], folder: Path = Path()) -> str:
 
 def board_html(runs: Sequence[Run], folder: Path = Path()) -> str:
     """Return the text of board.html; links to run folders are relative to `folder`."""
-    return _html([view(run, folder) for run in runs])
+    return "".join(_html([view(run, folder) for run in runs]))
 
 
-def _html(views: Sequence[RunView]) -> str:
-    from anchoreval.reports.board.run_page import page
+def _html(views: Sequence[RunView]) -> Iterator[str]:
+    from anchoreval.reports.board.build import build
+    from anchoreval.reports.board.definition import of_runs
+    from anchoreval.reports.board.gather import gathered_view
+    from anchoreval.reports.board.page import page
 
-    return page(views)
+    names = Counter(view.name for view in views)
+    labels = [view.name if names[view.name] == 1 else view.path for view in views] if len(views) > 1 else [""]
+    return page(build(of_runs(views), map(gathered_view, views, labels)))

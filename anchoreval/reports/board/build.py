@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
-from anchoreval.reports.board.cells import Gap, Map, Taken, choose, depth_map, gaps_of, task_map
+from anchoreval.reports.board.cells import Gap, Map, Taken, choose, depth_map, gaps_of, grid_maps, task_map
 from anchoreval.reports.board.columns import Row, Value, columns_of, heads
 from anchoreval.reports.board.definition import IDENTITY, Declared
 from anchoreval.reports.board.gather import Gathered, spread_out
-from anchoreval.stats import Cells, Slots, Subject, labels
+from anchoreval.reports.board.view import RunView
+from anchoreval.stats import Cells, Compared, Slots, Subject, labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,10 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The runs of one model in one setting, merged. `names` holds the labels of its arms."""
+    """The runs of one model in one setting, merged. `names` holds the labels of its arms.
+
+    On a board of runs a group is one run, with its `view` and its maps by asked depth (`grids`).
+    """
 
     model: str
     setting: str
@@ -37,6 +41,10 @@ class Group:
     tasks: Map
     depths: Map
     repeated: int
+    lengths: tuple[int, ...]
+    baseline: str
+    view: RunView | None = None
+    grids: Mapping[str, Map] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +98,11 @@ def build(declared: Declared, runs: Iterable[Gathered], workers: int = 1) -> Boa
     return Board(
         declared,
         lengths,
-        heads(definition.columns, lengths, definition.baseline, declared.averages),
+        heads(definition.columns, lengths, definition.baseline or "baseline", declared.averages),
         tuple(Source(run.path, run.name, run.viewer, run.facts) for run in gathered),
         tuple(groups),
         tuple(_ordered(lines, declared, lengths)),
-        tuple(_absent(declared, gathered)),
+        () if any(run.view for run in gathered) else tuple(_absent(declared, gathered)),
     )
 
 
@@ -102,13 +110,14 @@ def _group(
     declared: Declared, lengths: tuple[int, ...], work: tuple[str, str, Sequence[tuple[int, Gathered]]]
 ) -> tuple[Group, list[Line]]:
     model, setting, members = work
-    definition, taken = declared.definition, choose(members)
+    definition, taken, runs = declared.definition, choose(members), dict(members)
+    view = members[0][1].view
     present = sorted(
         {arm for arms in taken.values() for arm in arms}, key=lambda subject: (subject.arm, subject.outside)
     )
     wanted = definition.arms or dict.fromkeys([definition.baseline, *(subject.arm for subject in present)])
-    arms = tuple(subject for name in wanted for subject in present if subject.arm == name)
-    names, margin, runs = labels(present), definition.margin / 100, dict(members)
+    arms = tuple(view.subjects if view else (one for name in wanted for one in present if one.arm == name))
+    names, margin = labels(arms if view else present), definition.margin / 100
     offers = [
         (subject, place)
         for _, run in members
@@ -116,6 +125,9 @@ def _group(
         if subject in arms
         for place in cells
     ]
+    merged = {arm: {place: taken[place][arm] for place in sorted(taken) if arm in taken[place]} for arm in names}
+    compared = view.compared if view else Compared(merged, margin, names, mixed=True)
+    rows = view.tasks if view else [task for task in declared.tasks if any(place[0] == task for place in taken)]
     group = Group(
         model,
         setting,
@@ -124,19 +136,23 @@ def _group(
         tuple(number for number, _ in members),
         frozenset(_incomparable(taken, runs)),
         max(run.environments for run in runs.values()),
-        task_map(taken, declared.tasks, arms, names, margin),
+        task_map(taken, rows, arms, compared),
         depth_map(taken, arms, names, margin),
         len(offers) - len(set(offers)),
+        view.lengths if view else lengths,
+        definition.baseline or next((subject.arm for subject in arms), ""),
+        view,
+        grid_maps(view.records, view.tasks, arms, names) if view else {},
     )
     lines = []
-    pooled = _pooled(taken, declared.suites, group, definition.baseline, margin)
+    pooled = _pooled(taken, declared.suites, group, margin)
     for suite, tasks in declared.suites.items():
         gaps = {arm: gap for (of, arm), gap in pooled.items() if of == suite}
         for arm in arms:
             means = {(p, length): mean for (p, length, of), mean in group.tasks.means.items() if of == arm}
             cells = {(group.tasks.rows[p], length): mean for (p, length), mean in means.items()}
             shown = {key: mean for key, mean in cells.items() if key[0] in tasks}
-            row = Row(arm.arm, tasks, lengths, shown, gaps.get(arm), definition.baseline)
+            row = Row(arm.arm, tasks, lengths, shown, gaps.get(arm), group.baseline)
             if row.means:
                 values = columns_of(row, definition.columns, declared.averages)
                 comparable = not group.incomparable & {task for task, _ in row.means}
@@ -156,7 +172,7 @@ def _incomparable(taken: Taken, runs: Mapping[int, Gathered]) -> Iterator[str]:
 
 
 def _pooled(
-    taken: Taken, suites: Mapping[str, Sequence[str]], group: Group, baseline: str, margin: float
+    taken: Taken, suites: Mapping[str, Sequence[str]], group: Group, margin: float
 ) -> dict[tuple[str, Subject], Gap]:
     """Return (suite, arm) -> difference to the baseline over all pairs, with Holm's correction over an arm's suites."""
     slots: dict[str, dict[Subject, Cells]] = {}
@@ -164,7 +180,7 @@ def _pooled(
         places = [place for place in sorted(taken) if place[0] in tasks]
         slots[suite] = {arm: {place: taken[place][arm] for place in places if arm in taken[place]}
                         for arm in group.names}  # fmt: skip
-    pairs = [(arm, base) for base in group.arms if base.arm == baseline for arm in group.arms if arm != base]
+    pairs = [(arm, base) for base in group.arms if base.arm == group.baseline for arm in group.arms if arm != base]
     gaps = gaps_of(Slots(slots, group.names, margin, mixed=True), pairs)
     return {(suite, arm): gap for (suite, arm, _), gap in gaps.items()}
 

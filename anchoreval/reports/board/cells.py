@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import TypeVar
 
 from anchoreval.reports.board.gather import Gathered
-from anchoreval.schema import Outcome
+from anchoreval.schema import Outcome, Record
 from anchoreval.stats import (
+    MARGIN,
     Asked,
     Cells,
+    Compared,
     Difference,
     Method,
     Place,
@@ -20,6 +23,7 @@ from anchoreval.stats import (
     Scores,
     Slots,
     Subject,
+    by_arm,
     figures,
     matched,
 )
@@ -62,11 +66,15 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Map:
-    """Means by (row, length, arm) and differences by (row, length, arm, baseline), with each pair of arms once."""
+    """Means by (row, length, arm) and differences by (row, length, arm, baseline), with each pair of arms once.
+
+    `totals` are the differences by (length, arm, baseline) over all rows.
+    """
 
     rows: tuple[str, ...]
     means: Mapping[tuple[int, int, Subject], Mean]
     gaps: Mapping[tuple[int, int, Subject, Subject], Gap]
+    totals: Mapping[tuple[int, Subject, Subject], Gap] = field(default_factory=dict)
 
 
 def choose(runs: Iterable[tuple[int, Gathered]]) -> dict[Place, dict[Subject, Scores]]:
@@ -117,22 +125,18 @@ def _most(both: Sequence[tuple[Scores, Scores]]) -> int:
     return max(sizes, key=lambda run: (sizes[run], -run)) if sizes else both[0][0].run
 
 
-def task_map(
-    taken: Taken, tasks: Sequence[str], arms: Sequence[Subject], names: Mapping[Subject, str], margin: float
-) -> Map:
-    """Return the map task x length."""
-    rows = tuple(task for task in tasks if any(place[0] == task for place in taken))
-    number = {task: i for i, task in enumerate(rows)}
-    places = sorted(taken)
+def task_map(taken: Taken, rows: Sequence[str], arms: Sequence[Subject], compared: Compared) -> Map:
+    """Return the map task x length, with the differences of every length over its tasks."""
+    number, pairs = {task: i for i, task in enumerate(rows)}, pairs_of(arms)
     means = {
         (number[place[0]], place[1], arm): mean_of([scores])
-        for place in places
+        for place in sorted(taken)
         for arm, scores in taken[place].items()
         if arm in arms
     }
-    cells = {place: {arm: {place: scores} for arm, scores in taken[place].items()} for place in places}
-    gaps = gaps_of(Slots(cells, names, margin, lambda place: place, ruled=True, mixed=True), pairs_of(arms))
-    return Map(rows, means, {(number[task], n, arm, base): gap for ((task, n), arm, base), gap in gaps.items()})
+    gaps = sorted(gaps_of(compared.cells, pairs).items(), key=lambda item: (pairs.index(item[0][1:]), item[0][0]))
+    by_place = {(number[task], n, arm, base): gap for ((task, n), arm, base), gap in gaps}
+    return Map(tuple(rows), means, by_place, gaps_of(compared.lengths, pairs))
 
 
 def depth_map(taken: Taken, arms: Sequence[Subject], names: Mapping[Subject, str], margin: float) -> Map:
@@ -142,9 +146,9 @@ def depth_map(taken: Taken, arms: Sequence[Subject], names: Mapping[Subject, str
         for arm, scores in taken[place].items():
             by_length.setdefault(place[1], {}).setdefault(arm, {})[place] = scores
     slots: dict[Spot, dict[Subject, Cells]] = {}
-    for length, by_arm in by_length.items():
+    for length, of_length in by_length.items():
         for depth in range(DECILES):
-            slots[depth, length] = {arm: _at_depth(cells, depth) for arm, cells in by_arm.items()}
+            slots[depth, length] = {arm: _at_depth(cells, depth) for arm, cells in of_length.items()}
     means = {
         (*spot, arm): mean_of(list(cells.values()))
         for spot, of in slots.items()
@@ -154,6 +158,40 @@ def depth_map(taken: Taken, arms: Sequence[Subject], names: Mapping[Subject, str
     gaps = gaps_of(Slots(slots, names, margin, mixed=True), pairs_of(arms))
     rows = tuple(f"{100 * i // DECILES}-{100 * (i + 1) // DECILES}%" for i in range(DECILES))
     return Map(rows, means, {(*spot, arm, base): gap for (spot, arm, base), gap in gaps.items()})
+
+
+def grid_maps(
+    records: Iterable[Record], tasks: Sequence[str], arms: Sequence[Subject], names: Mapping[Subject, str]
+) -> dict[str, Map]:
+    """Return task -> the map asked depth x length, with depth 0 first, of the tasks whose samples are on such a grid.
+
+    A sample is on a grid if its fact `depth_percent` gives the requested depth of its needle. Holm's correction is over
+    all maps of two arms; noise floors are per spot.
+    """
+    by_depth: dict[float, list[Record]] = {}
+    for record in records:
+        depth = record.facts.get("depth_percent")
+        if isinstance(depth, int | float) and not isinstance(depth, bool) and math.isfinite(depth):
+            by_depth.setdefault(float(depth), []).append(record)
+    known, slots = {subject.arm: subject for subject in arms}, dict[tuple[str, float, int], dict[Subject, Cells]]()
+    for depth in sorted(by_depth):
+        for arm, cells in by_arm(by_depth[depth]).items():
+            for (task, length), scores in cells.items():
+                slots.setdefault((task, depth, length), {})[known[arm]] = {(task, length): scores}
+    compared = Slots(slots, names, MARGIN, lambda slot: (slot[0], slot[2]))
+    gaps, maps = gaps_of(compared, pairs_of(arms)), {}
+    for task in tasks:
+        rows = {depth: i for i, depth in enumerate(dict.fromkeys(depth for of, depth, _ in slots if of == task))}
+        means = {
+            (rows[depth], length, arm): mean_of(list(cells.values()))
+            for (of, depth, length), by_subject in slots.items()
+            for arm, cells in by_subject.items()
+            if of == task
+        }
+        own = {(rows[slot[1]], slot[2], arm, base): gap for (slot, arm, base), gap in gaps.items() if slot[0] == task}
+        if rows:
+            maps[task] = Map(tuple(f"{depth:g}" for depth in rows), means, own)
+    return maps
 
 
 def _at_depth(cells: Cells, depth: int) -> Cells:

@@ -31,7 +31,7 @@ class Value:
 
     `run` is None if no samples are behind the value; `query` holds the viewer's filter. `bound` is shown below the
     text: the value if samples without a score count as wrong, by which the row is ranked. `mean` is the unrounded value
-    of the text, in points.
+    of the text, in points. `why` is the reason for a dash that is shown below it.
     """
 
     text: str
@@ -43,6 +43,7 @@ class Value:
     query: tuple[tuple[str, str], ...] = ()
     bound: str = ""
     mean: float | None = None
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +137,10 @@ def _averaged(
     present = [task for task in tasks if any((task, length) in row.means for length in weights)]
     result = average(row.means, tasks, weights)
     if result is None:
-        return Value(NONE, None, f"{what}: no samples")
+        cells = [mean for (task, length), mean in row.means.items() if task in tasks and length in weights]
+        lost = sum((Counter(mean.outcomes) for mean in cells), Counter[Outcome]())
+        why = lost_counts(lost, sum(mean.lost for mean in cells))
+        return Value(NONE, None, f"{what}: no score: {why}" if why else f"{what}: no samples", why=why)
     runs = [mean.run for (task, length), mean in row.means.items() if task in tasks and length in weights]
     run = max(sorted(set(runs)), key=runs.count)
     spans = sum(any((task, length) in row.means for task in tasks) for length in weights)
@@ -146,7 +150,7 @@ def _averaged(
     label = f"{what}: {percent(result.mean)} {interval(result.low, result.high)}, {count}"
     query = (*also, ("arm", row.arm))
     if not result.whole and len(weights) > 1:
-        return Value(NONE, None, f"{what}: cells are missing or lost whole, {count}")
+        return Value(NONE, None, f"{what}: cells are missing or lost whole, {count}", why="cells missing")
     text, bound, key = percent(result.mean), "", 100 * result.mean
     if result.lost:
         bound, key = f"{percent(result.as_wrong)} as wrong", 100 * result.as_wrong

@@ -1,14 +1,4 @@
-"""Run folders and a definition -> one CSV and one self-contained HTML page: a board that people share.
-
-definition  strict YAML: what the board shows
-reported    numbers that a paper printed, kept apart from what was measured
-gather      run folders, streamed into a few numbers per record
-cells       means, paired differences and maps
-columns     the columns that a definition may name
-build       groups, maps and rows
-sheet       <name>.csv
-page        <name>.html (imports jinja2)
-"""
+"""Run folders and a definition -> <name>.csv and <name>.html: a board that people share."""
 
 from __future__ import annotations
 
@@ -21,7 +11,7 @@ from anchoreval.reports.board.build import Board, build
 from anchoreval.reports.board.definition import Declared, Definition, find_definition, load_definition
 from anchoreval.reports.board.gather import gather
 from anchoreval.reports.board.sheet import csv_lines
-from anchoreval.reports.page import require_page
+from anchoreval.reports.page import TITLES, require_page
 
 __all__ = ["Board", "Declared", "Definition", "build", "find_definition", "load_definition", "write_leaderboard"]
 
@@ -44,7 +34,7 @@ def write_leaderboard(
 
     declared = load_definition(find_definition(definition))
     require_page(folder / f"{declared.name}.csv", "kind,model,")
-    require_page(folder / f"{declared.name}.html", " · anchoreval leaderboard</title>")
+    require_page(folder / f"{declared.name}.html", *TITLES)
     named = frozenset(runs)
     board = build(declared, gather(find_runs(runs), declared, folder, workers, tell, named), workers)
     return (

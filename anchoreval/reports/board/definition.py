@@ -6,7 +6,7 @@ file, the key and the known values.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from anchoreval.cards import Strict, folder, load_card, pick
 from anchoreval.errors import AnchorEvalError, CardError, UnknownName
 from anchoreval.reports.board.reported import Reported, load_reported
+from anchoreval.reports.board.view import RunView
 from anchoreval.suites import Average, averages
 from anchoreval.suites.outside import known_tasks
 
@@ -85,6 +86,33 @@ class Declared:
     def tasks(self) -> tuple[str, ...]:
         """Return the tasks of all suites, each once."""
         return tuple(dict.fromkeys(task for tasks in self.suites.values() for task in tasks))
+
+
+def of_runs(views: Sequence[RunView]) -> Declared:
+    """Return the definition of a board of runs: all that they hold, each against its own first arm.
+
+    Their tasks are one suite, so that its pooled difference is that of `compare`.
+    """
+    tasks = tuple(dict.fromkeys(task for view in views for task in view.tasks))
+    suites = {task.partition("/")[0] for task in tasks}
+    firsts = {view.arms[0] for view in views if view.arms}
+    name = suites.pop() if len(suites) == 1 else "all tasks"
+    lengths = sorted({length for view in views for length in view.lengths})
+    title = views[0].model if len(views) == 1 else f"{len(views)} runs"
+    columns = [
+        BY_LENGTH,
+        *(["mean"] if len(lengths) > 1 else []),
+        "difference",
+        "verdict",
+        "p_holm",
+        "logprob",
+        "samples",
+    ]
+    definition = Definition.model_construct(
+        title=title, suites=[name], lengths=lengths, baseline=firsts.pop() if len(firsts) == 1 else "", columns=columns,
+        arms=list(dict.fromkeys(arm for view in views for arm in view.arms)),
+    )  # fmt: skip
+    return Declared("board", definition, {name: tasks}, (), {})
 
 
 def find_definition(name: Path) -> Path:

@@ -51,9 +51,9 @@ class Evidence:
     unmakeable: str
 
 
-def place_id(view: RunView, number: int, task: str, length: int) -> str:
-    """Return the HTML id of the evidence for (task, length) in the page's run `number`."""
-    return f"e{number}-{view.tasks.index(task)}-{length}"
+def place_id(number: int, row: int, length: int) -> str:
+    """Return the HTML id of the evidence for a row and length of the map of run `number`; the script makes the same."""
+    return f"e{number}-{row}-{length}"
 
 
 def evidence(view: RunView, number: int) -> Iterator[Evidence]:
@@ -62,12 +62,12 @@ def evidence(view: RunView, number: int) -> Iterator[Evidence]:
     for record in view.records:
         by_sample = samples.setdefault((record.task, record.length), {})
         by_sample.setdefault(record.sample_id, {})[record.arm] = record
-    for task in view.tasks:
+    for row, task in enumerate(view.tasks):
         for length in view.lengths:
             by_id = samples.get((task, length), {})
             arms = ((arm, view.cells.get((task, length, arm))) for arm in view.arms)
             yield Evidence(
-                place_id(view, number, task, length),
+                place_id(number, row, length),
                 plain(task, 80),
                 length,
                 tuple((plain(arm, 60), cell_words(cell) if cell else "no records") for arm, cell in arms),

@@ -16,6 +16,7 @@ from anchoreval.records.header import HEADER, Header, read_header
 from anchoreval.records.lines import RECORDS, Lines, each_fields
 from anchoreval.records.run import changed_since
 from anchoreval.reports.board.definition import Declared
+from anchoreval.reports.board.view import RunView
 from anchoreval.reports.links import has_viewer, relative
 from anchoreval.schema import original_of
 from anchoreval.stats import Place, Scores, Subject
@@ -30,7 +31,8 @@ class Gathered:
     """What a board keeps of one run; `path` is the folder relative to the board's.
 
     `subject` is what its arms have in common. `setting` describes what runs of one row share, including the sources of
-    their texts. `incomparable` is as in records.Header, `changed` as in records.Run.
+    their texts. `incomparable` is as in records.Header, `changed` as in records.Run. `view` is a run that was read
+    whole, which a board of runs shows with its samples.
     """
 
     path: str
@@ -44,6 +46,7 @@ class Gathered:
     environments: int
     cells: Mapping[Subject, Mapping[Place, Scores]]
     changed: str = ""
+    view: RunView | None = None
 
 
 def gather(
@@ -94,23 +97,39 @@ def gathered(path: Path, declared: Declared, folder: Path) -> Gathered:
     """
     header, lines = read_header(path / HEADER), Lines(path / RECORDS)
     run = header.run or path.name
-    subject = header.subject("", run)
-    wanted = declared.definition.models is None or subject.model in declared.definition.models
+    models = declared.definition.models
+    wanted = models is None or header.subject("", run).model in models
     by_arm = _cells(header, lines, declared) if wanted and there(lines.path) else {}
     changed = changed_since(header, lines) if wanted else ""
+    cells = {header.subject(arm): of for arm, of in by_arm.items()}
+    return _kept(header, run, relative(path, folder), has_viewer(path), cells, changed)
+
+
+def gathered_view(view: RunView, label: str = "") -> Gathered:
+    """Return a run that was read whole; one of several on a board is a setting of its own, told by its label."""
+    kept = _kept(view.header, view.name, view.path, view.viewer, view.subjects, view.changed, view)
+    return replace(kept, setting=", ".join(filter(None, (kept.setting, f"run {label}")))) if label else kept
+
+
+def _kept(
+    header: Header, run: str, path: str, viewer: bool, cells: Mapping[Subject, Mapping[Place, Scores]], changed: str,
+    view: RunView | None = None,
+) -> Gathered:  # fmt: skip
+    subject = header.subject("", run)
     source_words = (f"{key} {value}" for key, value in sorted(header.sources.items()) if key != "wordlists")
     return Gathered(
-        relative(path, folder),
+        path,
         run,
         replace(subject, run=""),
         ", ".join(filter(None, (subject.dtype, subject.kernel, subject.form, header.outside_words, *source_words))),
         header.created,
-        header.incomparable(),
-        has_viewer(path),
+        header.incomparable(view.records if view else ()),
+        viewer,
         (*facts(header), *([f"changed: {changed}"] if changed else [])),
         max(1, len(header.environments)),
-        {header.subject(arm): cells for arm, cells in by_arm.items()},
+        cells,
         changed,
+        view,
     )
 
 

@@ -18,37 +18,36 @@ from anchoreval.reports import colours
 from anchoreval.reports.board.build import Board, Group, Line, Source
 from anchoreval.reports.board.cells import Gap, Map, Mean
 from anchoreval.reports.board.columns import Value
+from anchoreval.reports.board.details import DIFFERENCE_HEADS, FOREST, SCORE_HEADS, details
 from anchoreval.reports.board.reported import Reported, is_length
-from anchoreval.reports.board.view import EXTENSION
 from anchoreval.reports.links import encoded, listed
-from anchoreval.reports.outcomes import counted_lines
-from anchoreval.reports.page import data_block, environment, policy_hash, script, style
+from anchoreval.reports.outcomes import EXTENSION, counted_lines
+from anchoreval.reports.page import NAME, PIECES, data_block, render
 from anchoreval.reports.words import NONE, left_out, lost_counts, p_text, plain, tokens
 from anchoreval.schema import Json, Outcome
 from anchoreval.stats import Subject
 
 TEMPLATES = Path(__file__).parent / "templates"
-NAME = 100  # characters of a name to show
 
 
 def page(board: Board) -> Iterator[str]:
     """Yield the page in pieces."""
-    css = style(TEMPLATES / "leaderboard.css")
-    js = script(TEMPLATES / "leaderboard.js")
-    engine = environment(TEMPLATES)
-    engine.filters["tokens"] = tokens
-    engine.filters["plain"] = lambda value: plain(value, NAME)
     definition = board.declared.definition
-    yield from engine.get_template("leaderboard.html").generate(
-        title=plain(definition.title, 200), about=plain(definition.about, 2000), name=plain(board.declared.name, NAME),
-        baseline=definition.baseline, margin=f"{definition.margin:g}", heads=board.heads, facts=_facts(board),
-        lines=(_line(board, line) for line in board.lines), notes=list(_notes(board)),
+    runs = [details(group.view, i, _folder(board.sources[group.runs[0]])) for i, group in enumerate(board.groups)
+            if group.view]  # fmt: skip
+    alone = runs[0] if len(runs) == 1 else None
+    yield from render(
+        TEMPLATES / "board.html", "board", plain(definition.title, 200), [TEMPLATES / "board.css", colours.css()],
+        [PIECES, TEMPLATES / "board.js"],
+        about=plain(definition.about, 2000), name=plain(board.declared.name, NAME), baseline=definition.baseline,
+        margin=f"{definition.margin:g}", heads=board.heads, facts=alone.lead if alone else _facts(board),
+        lines=(_line(board, line) for line in board.lines), notes=alone.warnings if alone else list(_notes(board)),
         arms=list(dict.fromkeys(line.arm for line in board.lines)), suites=list(board.declared.suites),
         groups=[(i, f"{group.model} · {group.setting}") for i, group in enumerate(board.groups)],
         count=len(board.lines), reported=[_reported(table) for table in board.declared.reported],
-        runs=[(run.path, _folder(run), run.viewer, run.facts) for run in board.sources],
+        sources=[(run.path, _folder(run), run.viewer, run.facts) for run in board.sources], runs=runs, alone=alone,
         shared=data_block(_shared(board)), blocks=(data_block(_group(group)) for group in board.groups),
-        style=css, script=js, style_hash=policy_hash(css), script_hash=policy_hash(js), none=NONE,
+        none=NONE, forest=FOREST, score_heads=SCORE_HEADS, difference_heads=DIFFERENCE_HEADS,
     )  # fmt: skip
 
 
@@ -73,7 +72,8 @@ def _href(board: Board, value: Value) -> str:
 
 def _folder(source: Source) -> str:
     """Return the folder of a run as a link."""
-    return quote(source.path, safe="/", errors="replace")
+    path = quote(source.path, safe="/", errors="replace")
+    return path if path.startswith(".") else f"./{path}"
 
 
 def _notes(board: Board) -> Iterator[str]:
@@ -105,7 +105,7 @@ def _notes(board: Board) -> Iterator[str]:
             f"{repeated} cell{'s' * (repeated != 1)} ran more than once: shown is the run with the most arms there, "
             "then the most samples; samples of different runs are never put together."
         )
-    if not all(run.viewer for run in board.sources):
+    if not all(run.viewer for run in board.sources) and not any(group.view for group in board.groups):
         yield "Runs without a viewer link to their records: `anchoreval view RUN`, then write the board again."
     if not board.lines:
         yield "No run holds a cell of this board."
@@ -123,20 +123,26 @@ def _reported(table: Reported) -> Mapping[str, Json]:
 
 
 def _shared(board: Board) -> Json:
-    return {
-        "lengths": list(board.lengths),
-        "baseline": plain(board.declared.definition.baseline, NAME),
-        "runs": [[_folder(run), int(run.viewer)] for run in board.sources],
-    }
+    return {"runs": [[_folder(run), int(run.viewer)] for run in board.sources]}
 
 
 def _group(group: Group) -> Json:
-    """Return the maps of one model; numbers are whole tenths of a point."""
+    """Return the maps of one model; numbers are whole tenths of a point, log-probabilities in nats per token."""
     arms = {arm: i for i, arm in enumerate(group.arms)}
+    rows = {task: row for row, task in enumerate(group.tasks.rows)}
+    unmakeable = group.view.unmakeable if group.view else {}
     return {
         "arms": [_name(group.names[subject], subject.arm) for subject in group.arms],
+        "base": next((i for i, subject in enumerate(group.arms) if subject.arm == group.baseline), 0),
+        "lengths": group.lengths,
+        "samples": int(group.view is not None),
+        "why": {f"{rows[task]} {n}": plain(why, 300) for (task, n), why in unmakeable.items() if task in rows},
         "tasks": _map(group.tasks, arms, [_name(task, task) for task in group.tasks.rows]),
         "depths": _map(group.depths, arms, [[row, None] for row in group.depths.rows]),
+        "grids": [
+            {"task": _name(task, task), "row": rows[task], **_map(grid, arms, [[row, None] for row in grid.rows])}
+            for task, grid in group.grids.items()
+        ],
     }
 
 
@@ -144,19 +150,25 @@ def _name(text: str, link: str) -> list[str | None]:
     return [plain(text, NAME), encoded(link)]
 
 
-def _map(found: Map, arms: Mapping[Subject, int], rows: list[list[str | None]]) -> Json:
+def _map(found: Map, arms: Mapping[Subject, int], rows: list[list[str | None]]) -> dict[str, Json]:
+    gaps = [((row, n, arms[a], arms[b]), gap) for (row, n, a, b), gap in found.gaps.items()]
+    gaps += [((len(rows), n, arms[a], arms[b]), gap) for (n, a, b), gap in found.totals.items()]
+    told = [gap for _, gap in gaps if gap.row.logprob_says in ("lower", "higher")]
     return {
-        "rows": rows,
-        "scale": colours.shown_scale(gap.row for gap in found.gaps.values()),
+        "rows": [*rows, ["all pairs", None]] if found.totals else rows,
+        "total": int(bool(found.totals)),
+        "scale": colours.shown_scale(gap.row for _, gap in gaps),
+        "nats": colours.nats_scale(gap.difference.logprob for gap in told if gap.difference.logprob is not None),
         "means": [[row, n, arms[arm], *_mean(mean)] for (row, n, arm), mean in found.means.items()],
-        "gaps": [[row, n, arms[a], arms[b], *_gap(gap)] for (row, n, a, b), gap in found.gaps.items()],
+        "gaps": [[*place, *_gap(gap)] for place, gap in gaps],
     }
 
 
 def _mean(mean: Mean) -> list[Json]:
     logprob = None if mean.logprob is None else round(mean.logprob, 3)
     ends = [_tenths(mean.mean), _tenths(mean.low), _tenths(mean.high), mean.scored, mean.asked, logprob, mean.run]
-    return [*ends, _tenths(mean.as_wrong), lost_counts(mean.outcomes, mean.lost)] if mean.lost else ends
+    more = [_tenths(mean.as_wrong), lost_counts(mean.outcomes, mean.lost)] if mean.lost else [None, ""]
+    return [*ends, *more, mean.sources if 0 < mean.sources < mean.scored else 0]
 
 
 def _gap(gap: Gap) -> list[Json]:
@@ -167,7 +179,8 @@ def _gap(gap: Gap) -> list[Json]:
     detects = None if row.told else _tenths(paired.detectable)
     fixed = None if row.says.startswith(str(row.verdict)) or row.placebo else str(row.verdict)
     verdict_fields = [p, detects, row.says, gap.run, int(row.told), paired.same_outputs, int(row.too_few), fixed]
-    return [*ends, paired.pairs, left_out(paired), *verdict_fields]
+    nats_fields = [None if paired.logprob is None else float(f"{paired.logprob:.4g}"), row.logprob_says]
+    return [*ends, paired.pairs, left_out(paired), *verdict_fields, *nats_fields]
 
 
 def _tenths(value: float | None) -> int | None:

@@ -11,17 +11,16 @@ from itertools import permutations
 from pathlib import Path
 from statistics import fmean
 
-from anchoreval.arms.patterns import masks_documents
 from anchoreval.records.header import Header
 from anchoreval.records.run import Run
 from anchoreval.reports.links import has_viewer, relative
-from anchoreval.reports.outcomes import OutcomeLine, outcome_lines
+from anchoreval.reports.outcomes import OutcomeLine, outcome_lines, run_notes
+from anchoreval.reports.words import plain
 from anchoreval.schema import Record
 from anchoreval.stats import Cell, Cells, Compared, Contrast, Place, Row, Subject, average_ends, figures
 from anchoreval.suites.ruler.averages import TASKS, effective_length, weighted_decreasing, weighted_increasing
 
 RULER_TASKS = TASKS
-EXTENSION = "Attention masked by documents at inference is this project's extension, not part of arXiv 2411.13476."
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,24 +91,18 @@ class RunView:
         return self.header.run or self.path
 
     @property
-    def extension(self) -> str:
-        """Return a sentence if arms mask attention by documents at inference, else an empty string."""
-        return EXTENSION if any(map(masks_documents, self.arms)) else ""
+    def model(self) -> str:
+        """Return the name of the model, else that of the run."""
+        return str(self.header.model.get("name") or self.name)
 
     @property
-    def incomparable(self) -> str:
-        """Return why scores are not comparable with published ones, and of which tasks; empty if all are comparable."""
-        return self.header.incomparable_words(records=self.records)
+    def notes(self) -> list[str]:
+        """Return what a reader must know beside the scores."""
+        return list(run_notes(self.header, self.records, self.arms, self.changed))
 
     def comparable(self, tasks: Sequence[str]) -> bool:
         """Return whether the scores of all these tasks are comparable with published ones."""
         return not self.header.incomparable_words(tasks, self.records)
-
-    @property
-    def environments(self) -> str:
-        """Return a sentence if the run was computed in several environments, else an empty string."""
-        words = self.header.environment_words
-        return f"{words}: last bits may differ from one record to the next; records name theirs" if words else ""
 
     @cached_property
     def outcomes(self) -> Sequence[OutcomeLine]:
@@ -123,10 +116,16 @@ class RunView:
         return hashlib.sha256(text.encode("ascii")).hexdigest()[:12]
 
     @cached_property
+    def compared(self) -> Compared:
+        """Return the paired differences of the arms, each computed once."""
+        return Compared(self.subjects)
+
+    @cached_property
     def contrasts(self) -> Mapping[tuple[str, str], Contrast]:
         """Return (arm, baseline) -> their paired differences with verdicts, for every ordered pair of arms."""
-        compared, known = Compared(self.subjects), {subject.arm: subject for subject in self.subjects}
-        return {(arm, base): compared.contrast(known[arm], known[base]) for base, arm in permutations(self.arms, 2)}
+        known = {subject.arm: subject for subject in self.subjects}
+        pairs = permutations(self.arms, 2)
+        return {(arm, base): self.compared.contrast(known[arm], known[base]) for base, arm in pairs}
 
     @cached_property
     def averages(self) -> Mapping[str, RulerMeans]:
@@ -134,6 +133,14 @@ class RunView:
         if not any(task.startswith("ruler/") for task in self.tasks):
             return {}
         return {arm: self._average(arm) for arm in self.arms}
+
+    @property
+    def ruler_words(self) -> list[str]:
+        """Return RULER's averages in words, once if they are the same for all arms."""
+        summaries = {average.summary for average in self.averages.values() if average.by_length}
+        if len(summaries) == 1:
+            return [f"RULER: {summaries.pop()}"]
+        return [f"{plain(arm, 40)}: RULER {average.summary}" for arm, average in self.averages.items()]
 
     @property
     def expected(self) -> int | None:

@@ -7,9 +7,9 @@ import io
 from collections.abc import Sequence
 
 from anchoreval.reports.rows import fields_of, inert
+from anchoreval.reports.table import table
 from anchoreval.reports.words import NONE as EMPTY
 from anchoreval.reports.words import (
-    aligned,
     apart_words,
     column,
     floor_words,
@@ -54,8 +54,7 @@ def table_of(contrast: Contrast, width: int | None = None) -> str:
 
 def _block(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return rows in columns, words aligned left and numbers right, with a rule below the first row."""
-    lines = aligned(rows, [i for i, name in enumerate(rows[0]) if name in ("task", "verdict")])
-    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
+    return table(rows, [i for i, name in enumerate(rows[0]) if name in ("task", "verdict")], rule=True)
 
 
 def _fields(row: Row) -> list[str]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from anchoreval.reports.nll.rows import Row
-from anchoreval.reports.plots import STYLE, Axis, Curve, Drawing, Floor, Point, both_signs, chart, even, sheet
+from anchoreval.reports.plots import Axis, Curve, Drawing, Floor, Point, both_signs, chart, even, sheet
 from anchoreval.schema import original_of
 
 APART = 2**0.07  # factor between the x of neighbouring curves, so that their intervals do not overlap
@@ -22,7 +22,7 @@ def picture(model: str, dtype: str, rows: Sequence[Row]) -> str:
         length_rows = [row for row in rows if row.length == length and not _whole(row, rows)]
         drawn += [_losses(length_rows, shown, length), _differences(length_rows, shown, length)]
     head = f"{model}, {dtype}: loss by position, and what an arm changes in it"
-    return sheet(head, drawn, shown, _notes(rows, arms[0]), STYLE.read_text("utf-8"))
+    return sheet(head, drawn, shown, _notes(rows, arms[0]))
 
 
 def _whole(row: Row, rows: Sequence[Row]) -> bool:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal
 
 from anchoreval.errors import AnchorEvalError
+from anchoreval.reports.table import table
 from anchoreval.stats.intervals import degrees, jackknife, t_quantile
 
 if TYPE_CHECKING:
@@ -192,6 +193,9 @@ def _field(value: float | str | None) -> str | int:
     return f"{value:.9g}" if isinstance(value, float) else "" if value is None else value
 
 
+HEAD = ("positions", "arm", "loss", "low", "high", "difference", "low", "high")
+
+
 def table_of(rows: Sequence[Row]) -> str:
     """Return the rows as text: a line per bucket and arm, with the difference to the first arm beside the mean."""
     lines: list[str] = []
@@ -200,24 +204,20 @@ def table_of(rows: Sequence[Row]) -> str:
         baseline, last = length_rows[0].arm, length_rows[-1]
         units = f"{last.units} {last.unit}{'s' if last.units > 1 else ''}"
         lines.append(f"{length} tokens: loss in nats per token, difference to {baseline}, 95% intervals over {units}")
-        lines.append(
-            f"{'positions':>15}{'arm':>14}{'loss':>9}{'low':>9}{'high':>9}{'difference':>13}{'low':>12}{'high':>12}"
-        )
         paired = {(row.first, row.last, row.arm): row for row in length_rows if row.baseline}
-        lines += [_line(row, paired.get((row.first, row.last, row.arm))) for row in length_rows if row.baseline is None]
+        shown = [row for row in length_rows if row.baseline is None]
+        lines += table([HEAD, *(_fields(row, paired.get((row.first, row.last, row.arm))) for row in shown)], ())
     return "\n".join(lines)
 
 
-def _line(row: Row, paired: Row | None) -> str:
-    text = f"{f'{row.first}-{row.last}':>15}{row.arm:>14}{row.value:>9.4f}"
-    text += _short(row.low, "9.4f") + _short(row.high, "9.4f")
+def _fields(row: Row, paired: Row | None) -> list[str]:
+    fields = [f"{row.first}-{row.last}", row.arm, *(_short(value, ".4f") for value in (row.value, row.low, row.high))]
     if paired is None:
-        return text
+        return fields
     if not paired.differing:
-        return f"{text}{'same bits':>13}"
-    return f"{text}{paired.value:>+13.2e}{_short(paired.low, '+12.2e')}{_short(paired.high, '+12.2e')}"
+        return [*fields, "same bits"]
+    return [*fields, *(_short(value, "+.2e") for value in (paired.value, paired.low, paired.high))]
 
 
 def _short(value: float | None, form: str) -> str:
-    width = int(form.lstrip("+").split(".")[0])
-    return " " * (width - 1) + "-" if value is None else format(value, f">{form}")
+    return "-" if value is None else format(value, form)

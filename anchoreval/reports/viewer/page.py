@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from anchoreval.reports.page import environment, policy_hash
+from anchoreval.reports.page import render
 
 TEMPLATES = Path(__file__).parent / "templates"
 SCRIPTS = ("text.js", "list.js", "sample.js", "main.js")
@@ -19,10 +19,8 @@ def page(title: str, data: str, records: str, prompts: int) -> str:
 
     `records` marks the records that were read (`mark_of`), and `prompts` counts the prompts that are stored.
     """
-    style = (TEMPLATES / "view.css").read_text("utf-8")
-    script = "\n".join((TEMPLATES / name).read_text("utf-8") for name in SCRIPTS)
-    script = f'"use strict";\n(() => {{\n{script}}})();\n'
-    return environment(TEMPLATES).get_template("view.html").render(
-        title=title, data=data, records=records, prompts=prompts, style=style, script=script,
-        style_hash=policy_hash(style), script_hash=policy_hash(script),
+    parts = render(
+        TEMPLATES / "view.html", "samples", title, [TEMPLATES / "view.css"], [TEMPLATES / name for name in SCRIPTS],
+        trusted="anchoreval-data", data=data, records=records, prompts=prompts,
     )  # fmt: skip
+    return "".join(parts)

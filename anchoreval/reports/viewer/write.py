@@ -17,13 +17,11 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from anchoreval.arms.patterns import masks_documents
 from anchoreval.errors import RunError
 from anchoreval.files import write_whole
 from anchoreval.records.lines import to_line
 from anchoreval.records.run import Run
-from anchoreval.reports.board.view import EXTENSION
-from anchoreval.reports.outcomes import outcome_lines
+from anchoreval.reports.outcomes import outcome_lines, run_notes
 from anchoreval.reports.page import require_page
 from anchoreval.reports.viewer.files import DataFiles, remove_data, to_json
 from anchoreval.reports.viewer.page import page
@@ -143,19 +141,10 @@ def _index(run: Run, rows: Sequence[Row], holds: Sequence[int], shown: Mapping[s
 
 def _notes(run: Run, rows: Sequence[Row], made: Prompts) -> Iterator[str]:
     """Yield the sentences above the list."""
-    if run.changed:
-        yield f"This run is not what it was when it finished: {run.changed}."
+    yield from run_notes(run.header, run.records, run.arms, run.changed)
     if "finished" not in run.header:
         yield "This run is not finished: the records that it had when the page was written are shown."
-    if why := run.header.incomparable_words(records=run.records):
-        yield f"Not comparable with published scores: {plain(why)}."
-    if raw := run.header.raw_words:
-        yield f"{raw[:1].upper()}{raw[1:]}."
-    if several := run.header.environment_words:
-        yield f"Computed in {plain(several)}: last bits may differ from one record to the next; records name theirs."
     yield from (f"{line.text}." for line in outcome_lines(run.header, run.records) if not line.quiet)
-    if any(map(masks_documents, run.arms)):
-        yield EXTENSION
     if repeated := sum(row.repeated for row in rows):
         yield f"{repeated} lines of records.jsonl repeat a sample under an arm; the list shows the last one of each."
     for (task, length), reason in run.header.unmakeable.items():

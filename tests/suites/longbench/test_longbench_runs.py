@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ def test_the_command_line_runs_it_with_a_model(
     assert len(records) == 3 * 2 * 2 and all(record.finish != "error" for record in records)
     samsum = [record for record in records if record.task == "longbench/samsum"]
     assert all(record.output_tokens >= 1 for record in samsum)
-    assert "longbench/hotpotqa" in (tmp_path / "board.html").read_text("utf-8")
+    assert "longbench/hotpotqa" in (path / "board.html").read_text("utf-8")
 
 
 def test_leaving_out_the_context_is_another_run_and_said_everywhere(tmp_path: Path, folder: Path) -> None:
@@ -180,7 +181,7 @@ def test_the_report_has_three_averages_three_buckets_and_what_upstream_would_low
         "21 of 21 data sets",
     ):
         assert line in text
-    assert "0-4k    4-8k     8k+" in text and "qasper                          100.00  100.00       –" in text
+    assert re.search("0-4k +4-8k +8k\\+\n", text) and re.search("qasper +100.00 +100.00 +–\n", text)
     assert "prompts lost their middle; upstream's recursion limit lowers 0 scores there" in text
     bare = run(tmp_path / "bare", folder, context=False)
     assert main(["longbench", str(bare.path)]) == 0

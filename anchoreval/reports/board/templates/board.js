@@ -1,15 +1,188 @@
-// Baseline: every choice is on the page already; show the chosen one.
-for (const select of all("select.baseline")) {
-  const run = select.closest(".run");
-  const show = () => all(".against", run).forEach((block) => { block.hidden = block.dataset.base !== select.value; });
-  select.addEventListener("change", show);
-  show();
+// Filters: rows whose model holds the text, of the chosen arm and suite.
+const lines = [...one("#board").tBodies[0].rows].map((row) => [row, row.cells[0].textContent.toLowerCase()]);
+const wanted = ["#find-model", "#find-arm", "#find-suite"].map((name) => one(name));
+const filter = () => {
+  const [model, arm, suite] = wanted.map((field) => field.value.trim().toLowerCase());
+  let shown = 0;
+  for (const [row, text] of lines) {
+    row.hidden = !text.includes(model) || (arm && row.dataset.arm !== arm) || (suite && row.dataset.suite !== suite);
+    shown += !row.hidden;
+  }
+  one("#count").textContent = `${shown} of ${lines.length} rows`;
+};
+for (const field of wanted) field.addEventListener("input", filter);
+one("#filters").hidden = Boolean(one(".run")) && lines.length < 8; // a run has a few arms
+
+// Maps: drawn from the chosen group's data block.
+const shared = JSON.parse(one("#shared").textContent);
+const [groupBox, kindBox, measureBox, baseBox] = ["group", "kind", "measure", "base"].map((name) => one(`#map-${name}`));
+const NONE = "–";
+const number = (tenths, signed) => (tenths === null ? NONE : (signed && tenths > 0 ? "+" : "") + (tenths / 10).toFixed(1));
+const nats = (value, signed) => {
+  if (value === null) return NONE;
+  if (value === 0) return "0";
+  return (signed && value > 0 ? "+" : "") + (Math.abs(value) >= 0.005 ? value.toFixed(2) : value.toExponential(0));
+};
+const between = (low, high, signed) => (low === null || high === null ? "" : ` [${number(low, signed)}, ${number(high, signed)}]`);
+const count = (value) => value.toLocaleString("en-US");
+const span = (length) => (length === 0 ? "natural" : count(length)); // 0: prompts are as long as they are
+const make = (name, text, values = {}) => {
+  const made = document.createElement(name);
+  if (text !== null) made.textContent = text;
+  for (const [key, value] of Object.entries(values)) made.setAttribute(key, value);
+  return made;
+};
+let group = null;
+const byLogprob = () => measureBox.value === "logprob";
+// The samples behind a cell: in the viewer, else on this page, else the records.
+const address = (map, run, row, length, arm, differ) => {
+  const [folder, viewer] = shared.runs[run];
+  const [name, task] = map.task ?? map.rows[row];
+  const number = map.task ? map.row : row;
+  if (!viewer) return group.samples && (map.task || task) ? `#e${groupBox.value}-${number}-${length}` : `${folder}/records.jsonl`;
+  const parts = [task && name && `task=${task}`, `length=${length}`, arm && `arm=${arm}`, differ && "differ=1"];
+  return `${folder}/view/index.html#${parts.filter(Boolean).join("&")}`;
+};
+const where = (map, row, length) => {
+  const name = map.rows[row][0];
+  return map.task ? `${map.task[0]}, length ${span(length)}, depth ${name}%` : `${name} at ${span(length)}`;
+};
+const OPPOSITE = { worse: "better", better: "worse", lower: "higher", higher: "lower" };
+const turn = (words) => words.replace(/^(worse|better)|lower|higher/, (word) => OPPOSITE[word]);
+const minus = (value) => (value === null ? null : 0 - value);
+const step = (value, scale) => Math.max(1, Math.min(5, Math.round((5 * Math.abs(value)) / scale)));
+
+const scoreCell = (map, [row, length, arm, mean, low, high, scored, asked, logprob, run, wrong, lost, sources]) => {
+  const value = byLogprob() ? logprob : mean;
+  const said = mean === null ? "no score" : number(mean) + between(low, high);
+  const rest = [`${scored} of ${asked} scored`, sources && `from ${count(sources)} source${sources === 1 ? "" : "s"}`,
+    lost && `${number(wrong)} with the lost as wrong, ${lost}`,
+    logprob === null ? "no log-probability" : `log-probability ${logprob.toFixed(3)} per token`];
+  return {
+    text: byLogprob() ? nats(logprob) : number(mean) + (scored < asked && mean !== null ? "*" : ""),
+    reason: value === null ? lost : "",
+    style: value === null ? "none" : `s${Math.round(byLogprob() ? 10 * Math.exp(Math.min(0, value)) : value / 100)}`,
+    label: `${where(map, row, length)}, ${group.arms[arm][0]}: ${said}, ${rest.filter(Boolean).join(", ")}`,
+    href: address(map, run, row, length, group.arms[arm][1], false),
+  };
+};
+// Colour follows the verdict: hatched where nothing can be told, plain where nothing was lost.
+const gapStyle = (value, told, words, scale) => {
+  if (value === null) return "none";
+  if (told) return `${value < 0 ? "n" : "p"}${step(value, scale)} strong`;
+  return /^(identical|equivalent|the same)/.test(words) ? "z0" : "h0";
+};
+const gapCell = (map, base, [row, length, arm, other, size, low, high, pairs, out, p, detectable, said, run, told, same, few, fixed, logprob, says]) => {
+  const turned = arm === base;
+  const shown = turned ? other : arm;
+  const words = turned ? turn(fixed ?? said) : said;
+  const [value, from, to] = turned ? [minus(size), minus(high), minus(low)] : [size, low, high];
+  const [inNats, natsSay] = turned ? [minus(logprob), turn(says)] : [logprob, says];
+  const alike = same === null || !pairs ? "" : ` (${count(same)} of the same output)`;
+  const rest = [`${count(pairs)} pair${pairs === 1 ? "" : "s"}${alike}`, out, p, detectable !== null && `detects ${number(detectable)}`];
+  const size_ = value === null ? "" : `, ${number(value, true)}${few ? "" : between(from, to, true)}`;
+  const more = inNats === null ? "" : `; log-probability per token: ${natsSay}, ${nats(inNats, true)}`;
+  const drawn = byLogprob() ? inNats : value;
+  return {
+    text: byLogprob() ? nats(inNats, true) : number(value, true) + (out && value !== null ? "*" : ""),
+    reason: drawn === null ? out.replace(/^.*?: /, "") : "",
+    style: byLogprob() ? gapStyle(inNats, /^(lower|higher)/.test(natsSay), natsSay, map.nats) : gapStyle(value, told, words, 10 * map.scale),
+    label: `${where(map, row, length)}, ${group.arms[shown][0]} minus ${group.arms[base][0]}: ${words}${size_}, ${rest.filter(Boolean).join(", ")}${more}`,
+    href: address(map, run, row, length, group.arms[shown][1], true),
+  };
+};
+const heat = (title, map, cells, missing) => {
+  const region = make("div", null, { class: "scroll", tabindex: "0", role: "region", "aria-label": `${title}, heat map` });
+  const table = make("table", null, { class: `heat${kindBox.value === "tasks" ? "" : " grid"}` });
+  const lengths = kindBox.value === "grids" ? group.lengths.filter((length) => map.means.some((mean) => mean[1] === length)) : group.lengths;
+  const head = make("tr", null);
+  head.append(make("th", kindBox.value === "tasks" ? "task" : "depth", { scope: "col" }));
+  for (const length of lengths) head.append(make("th", span(length), { scope: "col" }));
+  const top = make("thead", null), body = make("tbody", null);
+  top.append(head);
+  map.rows.forEach(([name], row) => {
+    const total = map.total && row === map.rows.length - 1;
+    if (total && !lengths.some((length) => cells.has(`${row} ${length}`))) return;
+    const line = make("tr", null, total ? { class: "total" } : {}), label = make("th", null, { scope: "row" });
+    label.append(make("bdi", name));
+    line.append(label);
+    for (const length of lengths) {
+      const cell = cells.get(`${row} ${length}`);
+      const why = group.why[`${row} ${length}`];
+      const field = make("td", cell ? null : NONE, { class: cell ? cell.style : "none" });
+      if (cell) field.append(make("a", cell.text, { href: cell.href, "aria-label": cell.label }));
+      else field.title = why && kindBox.value === "tasks" ? `${where(map, row, length)}: cannot be made: ${why}` : missing;
+      const reason = cell ? cell.reason : why && kindBox.value === "tasks" ? "cannot be made" : "";
+      if (reason) (cell ? field.firstChild : field).append(make("small", reason));
+      line.append(field);
+    }
+    body.append(line);
+  });
+  table.append(make("caption", title), top, body);
+  region.append(table);
+  return region;
+};
+// One block per arm that has cells.
+const blocks = (map, found, title, missing) => group.arms.flatMap(([name], arm) => {
+  if (!found[arm]?.size) return [];
+  const block = make("div", null, { class: "map" });
+  block.append(heat(title(name), map, found[arm], missing));
+  return [block];
+});
+const scoresOf = (map) => {
+  const found = group.arms.map(() => new Map());
+  for (const mean of map.means) found[mean[2]].set(`${mean[0]} ${mean[1]}`, scoreCell(map, mean));
+  return blocks(map, found, (name) => name, "no records");
+};
+const gapsOf = (map, base) => {
+  const found = group.arms.map(() => new Map());
+  for (const gap of map.gaps) {
+    if (gap[2] !== base && gap[3] !== base) continue;
+    found[gap[2] === base ? gap[3] : gap[2]].set(`${gap[0]} ${gap[1]}`, gapCell(map, base, gap));
+  }
+  return blocks(map, found, (name) => `${name} minus ${group.arms[base][0]}`, "no pairs");
+};
+const draw = () => {
+  const base = Number(baseBox.value), maps = kindBox.value === "grids" ? group.grids : [group[kindBox.value]];
+  const filled = (target, of, empty) => {
+    const parts = maps.flatMap((map) => {
+      const drawn = of(map);
+      return map.task && drawn.length ? [make("h4", map.task[0], { class: "whole" }), ...drawn] : drawn;
+    });
+    one(target).replaceChildren(...(parts.length ? parts : [make("p", empty, { class: "note" })]));
+  };
+  filled("#gaps", (map) => gapsOf(map, base), "No pairs with this arm here.");
+  filled("#scores", scoresOf, "No samples here.");
+  one("#differences").hidden = group.arms.length < 2;
+  const ends = (name) => [...new Set(maps.map((map) => map[name]))].map((end) => `±${end}`).join(", ");
+  one("#scale").textContent = byLogprob() ? `${ends("nats")} nats per token` : `${ends("scale")} points`;
+  one("#score-unit").textContent = byLogprob() ? "probability per token, %" : "score x 100";
+  for (const note of all("[data-kind]")) note.hidden = note.dataset.kind !== kindBox.value;
+  for (const block of all(".against")) block.hidden = block.dataset.base !== baseBox.value;
+};
+const choose = () => {
+  group = JSON.parse(one(`#g${groupBox.value}`).textContent);
+  const kept = baseBox.selectedOptions[0]?.textContent;
+  const names = group.arms.map(([name]) => name);
+  const first = names.includes(kept) ? names.indexOf(kept) : group.base;
+  baseBox.replaceChildren(...names.map((name, arm) => make("option", name, arm === first ? { value: arm, selected: "" } : { value: arm })));
+  const grids = one("option[value=grids]", kindBox);
+  grids.hidden = grids.disabled = !group.grids.length;
+  if (grids.hidden && kindBox.value === "grids") kindBox.value = "tasks";
+  for (const part of all(".run")) part.hidden = part.dataset.group !== groupBox.value;
+  draw();
+};
+if (groupBox.options.length) {
+  groupBox.addEventListener("change", choose);
+  for (const box of [kindBox, measureBox, baseBox]) box.addEventListener("change", draw);
+  one("#controls").hidden = false;
+  choose();
 }
 
 // Evidence: a copy of the samples behind a number, in a dialog.
 const detail = one("#detail");
 const open = (hash) => {
-  const source = hash.startsWith("#e") ? document.getElementById(hash.slice(1)) : null;
+  const source = /^#e\d/.test(hash) ? document.getElementById(hash.slice(1)) : null;
   if (!source) return false;
   const copy = source.cloneNode(true);
   copy.removeAttribute("id");
@@ -26,3 +199,4 @@ document.addEventListener("click", (event) => {
   if (event.target === detail) detail.close();
 });
 open(location.hash);
+document.documentElement.dataset.ready = "yes";

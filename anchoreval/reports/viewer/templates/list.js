@@ -51,8 +51,15 @@ const drawHead = () => {
   byId("samples").tHead.replaceChildren(el("tr", {}, ...heads.map((text, i) => (
     el("th", { scope: "col", class: kinds[i] ?? (i === heads.length - 1 ? "differ" : "score"), title: text }, bdi(text))))));
 };
+// The suite and the task's own name; a narrow screen leaves out a suite that all tasks share.
+const taskName = (task) => {
+  const cut = task.indexOf("/") + 1;
+  const suite = task.slice(0, cut);
+  const alone = index.tasks.every((other) => other.startsWith(suite));
+  return [cut ? bdi(suite, { class: alone ? "suite" : "" }) : "", bdi(task.slice(cut))];
+};
 const drawRow = (row, at) => {
-  const link = el("a", { href: hashOf({ sample: row.id }), tabindex: at === active ? "0" : "-1", "aria-label": visible(row.id) }, bdi(row.task));
+  const link = el("a", { href: hashOf({ sample: row.id }), tabindex: at === active ? "0" : "-1", "aria-label": visible(row.id) }, ...taskName(row.task));
   const scores = armColumns().map((i) => el("td", { class: `score ${scoreKind(row.scores[i])}` }, scoreText(row.scores[i])));
   return el("tr", { "aria-rowindex": at + 2, class: at === active ? "active" : "" },
     el("th", { scope: "row", class: "task", title: visible(row.id) }, link),

@@ -50,11 +50,13 @@ const sampleParts = (row, lines, prompt) => {
     hashes.size > 1 ? el("p", { class: "warning" }, `The arms answered ${hashes.size} different prompts: this sample is not paired.`) : null,
     section("references", "References", references(first.references)),
     section("answers", "Outputs", el("div", { class: "cards" }, ...answers.map(({ record }) => answer(record, first, prompt)))),
-    section("prompt", "Prompt", ...(prompt ? promptParts(prompt, first) : [el("p", { class: "warning" }, bdi(index.reasons[-1 - row.prompt]))])),
+    section("prompt", "Prompt", ...(prompt ? promptParts(prompt, first) : [el("p", { class: "warning" }, bdi(reason(index.reasons[-1 - row.prompt])))])),
     section("facts", "Facts", facts(first)),
     section("raw", "Records", ...lines.flatMap(rawLine)),
   ].filter((part) => part !== null);
 };
+// The command in a reason names the folder that this page is in.
+const reason = (text) => text.replace("view RUN", `view ${decodeURIComponent(location.pathname).replace(/\/view\/index\.html$/, "")}`);
 const references = (all) => {
   if (!all.length) return el("p", { class: "note" }, "none");
   const most = all.slice(0, 200);
