@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from anchoreval.cli import options as shared
 from anchoreval.cli.console import note, say
+from anchoreval.cli.options import Option
+from anchoreval.cli.progress import shown
 from anchoreval.errors import SourceError
 
 if TYPE_CHECKING:
@@ -31,7 +34,7 @@ class Row:
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
-    """Add the subcommands `fetch` and `check` with their flags."""
+    """Add the subcommands `fetch`, `check` and `pack` with their flags."""
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
     fetch = kinds.add_parser("fetch", help="download the published files; resume an interrupted download")
     fetch.add_argument("suite", choices=SUITES)
@@ -39,31 +42,13 @@ def flags(parser: argparse.ArgumentParser) -> None:
         "check", help="list files, their revisions, and what is missing; exit code 1 if a file differs"
     )
     for sub in (fetch, check):
-        sub.add_argument(
-            "--data-dir", type=Path, metavar="DIR", help="folder of the source texts (default: the user's cache)"
-        )
-    packing(kinds.add_parser("pack", help="tokenise texts once, as a store that `train` reads, and say what it holds"))
-
-
-def packing(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of `data pack`."""
-    parser.add_argument(
-        "--data",
-        required=True,
-        nargs="+",
-        metavar="PLACE",
-        help=".jsonl, .parquet, .txt (.gz), a folder of them, or a data set: NAME, NAME:SPLIT, NAME:CONFIG:SPLIT",
-    )
-    parser.add_argument("--tokenizer", required=True, metavar="MODEL", help="a card of models/, a folder or a hub id")
-    parser.add_argument("--output", required=True, type=Path, metavar="STORE", help="a new folder")
-    parser.add_argument(
-        "--upsample",
-        type=thinning,
-        metavar="LENGTH:KEEP",
-        help="keep documents under so many tokens with this probability, shares of sources unchanged: 4096:0.1",
-    )
-    parser.add_argument("--anchor", metavar="TOKEN", help="text of the anchor token (default: BOS, EOS without one)")
-    parser.add_argument("--text-key", default="text", metavar="KEY", help="key of a row's text (default: %(default)s)")
+        shared.add(sub, "data_dir")
+    pack = kinds.add_parser("pack", help="tokenise texts once, as a store that `train` reads, and say what it holds")
+    about = ".jsonl, .parquet, .txt (.gz), a folder of them, or a data set: NAME, NAME:SPLIT, NAME:CONFIG:SPLIT"
+    pack.add_argument("--data", required=True, nargs="+", metavar="PLACE", help=about)
+    shared.add(pack, "tokenizer", required=True, about="a card of models/, a folder or a hub id")
+    shared.add(pack, "output", required=True, default=None, about="a new folder", metavar="STORE")
+    shared.add_own(pack, _OF_PACK)
 
 
 def thinning(text: str) -> tuple[int, float]:
@@ -76,6 +61,18 @@ def thinning(text: str) -> tuple[int, float]:
     if not (value[0] > 0 and 0 < value[1] <= 1):
         raise argparse.ArgumentTypeError(f"{text!r} is no LENGTH:KEEP such as 4096:0.1")
     return value
+
+
+_OF_PACK = {
+    "upsample": Option(
+        "keep documents under so many tokens with this probability, shares of sources unchanged: 4096:0.1",
+        kind=thinning, metavar="LENGTH:KEEP",
+    ),
+    "anchor_token": Option(
+        "text of the anchor token (default: BOS, EOS without one)", metavar="TOKEN", old=("anchor",)
+    ),
+    "text_key": Option("key of a row's text", "text", metavar="KEY"),
+}  # fmt: skip
 
 
 def pack(options: argparse.Namespace) -> int:
@@ -92,7 +89,7 @@ def pack(options: argparse.Namespace) -> int:
 
     folder = folder_of_model(options.tokenizer, weights=False)
     tokenizer = load_tokenizer(folder)
-    anchor = options.anchor or anchor_text(config_of(folder).get("model_type"))
+    anchor = options.anchor_token or anchor_text(config_of(folder).get("model_type"))
     store = written(
         documents_in(options.data, options.text_key), tokenizer, options.output, options.upsample, anchor, tell
     )
@@ -161,7 +158,13 @@ def _fetched(source: Published, target: Path) -> Path:
     for address in map(address_of, source.addresses):
         note(f"fetching {address}")
         try:
-            return download(address, target, source.sha256)
+            with shown(None, "MB") as progress:
+
+                def receive(have: int, size: int | None) -> None:
+                    progress.reach(have // 10**6, (size or 0) // 10**6)
+
+                progress.at(f"fetching {source.file}")
+                return download(address, target, source.sha256, receive)
         except (OSError, SourceError) as error:
             reasons.append(f"{address}: {error}")
     raise SourceError(f"{source.file} could not be fetched: {'; '.join(reasons) or source.recipe}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from anchoreval.errors import RunError
 from anchoreval.records.lines import RECORDS
 from anchoreval.records.run import Run
-from anchoreval.schema import SCORED, Record, Score
+from anchoreval.schema import SCORED, SILENT, Progress, Record, Score
 from anchoreval.stats import per_token
 from anchoreval.suites.general.harness import require_definition
 from anchoreval.suites.scorers import SCORERS, with_choices
@@ -42,10 +42,11 @@ def earned(record: Record, scorers: Mapping[str, str], path: Path) -> Score:
         raise RunError(f"{path / RECORDS}: {record.sample_id[:80]}: {error}") from error
 
 
-def rescored(run: Run) -> Iterator[tuple[Record, float | None]]:
+def rescored(run: Run, progress: Progress = SILENT) -> Iterator[tuple[Record, float | None]]:
     """Yield each record whose score on disk is not what its output earns, with the score that it earns."""
     for record in run.records:
         value = earned(record, run.header.scorers, run.path).value
+        progress(1)
         if not same(record.score, value):
             yield record, value
 
