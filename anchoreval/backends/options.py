@@ -1,12 +1,8 @@
-"""The options that each backend may be opened with: help for `--backend-args`, and what flags give."""
+"""Help for `--backend-args`: the options that each backend may be opened with, besides those of other flags."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
-
-from anchoreval.backends import BACKENDS, capabilities_of
-from anchoreval.errors import AnchorEvalError
 
 #: Options of `open` that have flags of their own, or that the run itself gives.
 ELSEWHERE = frozenset({
@@ -50,19 +46,3 @@ def help_of_options() -> str:
         for name, options in OPTIONS.items()
     )
     return ". ".join(parts).replace("%", "%%")
-
-
-def opened_with(name: str, given: Mapping[str, Any], **flags: Any) -> dict[str, Any]:
-    """Return the options to open a backend with: those of `--backend-args`, and those that have flags of their own.
-
-    Raise AnchorEvalError for a flag that belongs to another backend.
-    """
-    backend = capabilities_of(name)
-    if ((flags["base_url"] or given.get("base_url")) is None) == backend.one_server:
-        raise AnchorEvalError("--backend openai and --base-url go together: --base-url http://127.0.0.1:8000/v1")
-    flags = {flag: value for flag, value in flags.items() if value is not None}
-    tuning = [flag for flag in flags if flag in ("chunk_tokens", "batch_tokens", "realisation")]
-    if not backend.lenient and (refused := next((flag for flag in tuning if flag not in backend.takes), None)):
-        owner = next(other for other, known in BACKENDS.items() if refused in known.takes)
-        raise AnchorEvalError(f"--{refused.replace('_', '-')} is of backend {owner}; {name} has --backend-args")
-    return {flag: value for flag, value in flags.items() if flag in backend.takes} | dict(given)

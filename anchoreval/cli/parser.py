@@ -7,9 +7,10 @@ Exit codes: 0 for success; 1 if something differs or failed while running; 2 for
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any, NoReturn
@@ -215,13 +216,16 @@ def _done(arguments: Sequence[str] | None) -> int:
     goes_on = ""
     try:
         options = parsed(words)
+        from anchoreval.cli.progress import shown
+
         console.QUIET.set(getattr(options, "quiet", False))
         goes_on = "; the same command goes on where it was" * (options.command in ("run", "train"))
         if getattr(options, "offline", False):
             os.environ["HF_HUB_OFFLINE"] = "1"
         if (output := getattr(options, "output", None)) is not None and options.command != "plan":
             require_writable(output.parent if options.command == "samples" else output)
-        code: int = _run(options)
+        with shown(0, what=options.command) if options.command not in TELLING else contextlib.nullcontext():
+            code: int = command(options.command).main(options)
         return code
     except AnchorEvalError as error:
         console.note(f"anchoreval: {_line(error)}")
@@ -237,18 +241,6 @@ def _done(arguments: Sequence[str] | None) -> int:
     except MemoryError as error:
         console.note(f"anchoreval: there is not enough memory{f': {error}' * bool(str(error))}")
         return 1
-
-
-def _run(options: argparse.Namespace) -> int:
-    """Return the exit code of the chosen command; tell how long it takes while it tells nothing of its own."""
-    from anchoreval.cli.progress import shown
-
-    run: Callable[[argparse.Namespace], int] = command(options.command).main
-    if options.command in TELLING:
-        return run(options)
-    with shown(0) as stage:
-        stage.at(options.command)
-        return run(options)
 
 
 def _line(error: AnchorEvalError) -> str:

@@ -81,12 +81,15 @@ def duration(seconds: float) -> str:
 
 
 @contextlib.contextmanager
-def shown(total: int | None, unit: str = "records", goes_on: str = "", every_s: float | None = None) -> Iterator[Way]:
+def shown(
+    total: int | None, unit: str = "records", goes_on: str = "", every_s: float | None = None, what: str = ""
+) -> Iterator[Way]:
     """Yield a Progress that is shown on stderr; a `total` of None is one that `reach` will tell.
 
     An error that ends the work gets the attributes `while_running`, how far it got, and `goes_on`, how to continue.
     """
     way = Way(total, unit)
+    way.at(what)
     try:
         with _display(way, EVERY_S if every_s is None else every_s):
             yield way

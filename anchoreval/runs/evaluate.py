@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, ParamSpec
 
 from anchoreval.arms.arm import DEFAULT_KERNEL, Arm, parse_arms, widest_product
-from anchoreval.backends import Backend, Described, capabilities_of, open_backend, waves
-from anchoreval.backends.options import opened_with
+from anchoreval.backends import Backend, Described, capabilities_of, open_backend, opened_with, waves
 from anchoreval.errors import AnchorEvalError, UnsupportedArm
 from anchoreval.files import require_writable
 from anchoreval.model import Model
