@@ -116,9 +116,11 @@ class Log:
         """Write the tokenizer's files and the card, before Trainer writes the rest of the checkpoint of a step."""
         if not all(bool(weight.isfinite().all()) for weight in map(_local, model.parameters())):
             raise Stopped(step, f"step {step}: a weight is not finite")
-        self.under.verify()
+        card = self.card | {"step": step}
+        if self.under is not None:
+            self.under.verify()
+            card["rope_applied"] = self.under.as_json()
         if self.main:
-            card = self.card | {"step": step, "rope_applied": self.under.as_json()}
             complete(self.folder / f"checkpoint-{step}", self.base, card)
 
     def callback(self) -> Any:

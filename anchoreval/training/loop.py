@@ -8,14 +8,10 @@ elsewhere DDP.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
 import os
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,24 +19,33 @@ import numpy as np
 import torch
 
 from anchoreval.arms.inspect_hf import inspect_rope
-from anchoreval.errors import AnchorEvalError, MissingExtra, RunError, UnknownName, UnsupportedArm
+from anchoreval.errors import AnchorEvalError, UnsupportedArm
 from anchoreval.files import write_whole
 from anchoreval.tokenizer import load_tokenizer
 from anchoreval.training.attention import batch_of, documents, level_of, refuse_model, require_boundaries
 from anchoreval.training.base import config_of, folder_of_model, rope_for, weights_sha256
-from anchoreval.training.checkpoints import checkpoints, delete, set_up_model, torn
-from anchoreval.training.log import Log, Stopped
+from anchoreval.training.checkpoints import checkpoints, set_up_model
+from anchoreval.training.log import Log
 from anchoreval.training.loss import chunked_loss, require_stock_loss
 from anchoreval.training.packing import order_of, windows_needed, windows_of
-from anchoreval.training.spec import Training, differing
+from anchoreval.training.spec import Training
 from anchoreval.training.statistics import packed, shape_of
 from anchoreval.training.store import Store, open_store, require_same_tokenizer
+from anchoreval.training.trainer import (
+    ASKED,
+    Tell,
+    arguments_of,
+    fit,
+    quiet,
+    require_own,
+    require_reports,
+    resumed,
+    step_of,
+)
 from anchoreval.training.variants import Row, lay, starts_of, variant_of
 
-ASKED = "training.json"
 #: What accelerate takes sequences apart by.
 _SEQUENCE = ("PARALLELISM_CONFIG_CP_SIZE", "PARALLELISM_CONFIG_SP_SIZE")
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +104,14 @@ def train(model: str, data: Path, training: Training, how: How, tell: Tell = lam
     }  # fmt: skip
     arguments = _arguments(training, how, folder)
     main = arguments.process_index == 0
-    _require_own(folder, facts)
-    checkpoint = _resumed(folder, training.steps, tell if main else lambda _: None)
-    if checkpoint is not None and _step(checkpoint) >= training.steps:
+    require_own(folder, facts)
+    checkpoint = resumed(folder, training.steps, tell if main else lambda _: None)
+    if checkpoint is not None and step_of(checkpoint) >= training.steps:
         tell(f"{training.name}: all {training.steps} steps are done")
         if main:
             set_up_model(folder, checkpoint)
         return folder
-    with _quiet():
+    with quiet():
         loaded = _loaded(base, training)
     detected = inspect_rope(loaded).detected
     refuse_model(loaded, level)
@@ -122,64 +127,13 @@ def train(model: str, data: Path, training: Training, how: How, tell: Tell = lam
         write_whole(folder / ASKED, [json.dumps(facts, indent=1, sort_keys=True) + "\n"])
         tell(str(packed(store, training.length, shape)))
     log = Log(folder, windows, shape, main, tell, base, card)
-    _run(loaded, arguments, windows, training, log, checkpoint)
+    kind = variant_of(training.variant)
+    with quiet(), chunked_loss(loaded), documents(loaded, training.variant, training.rope) as log.under:
+        fit(loaded, arguments, windows, lambda rows: batch_of(rows, kind), log, checkpoint)
     newest = next(path for _, path in checkpoints(folder))
     if main:
         set_up_model(folder, newest)
     return folder
-
-
-def _run(
-    model: Any, arguments: Any, windows: TrainingWindows, training: Training, log: Log, checkpoint: Path | None
-) -> None:
-    """Run Trainer under variant, level and loss; what a save raises is one line."""
-    from transformers import PrinterCallback, Trainer
-
-    kind = variant_of(training.variant)
-    with _quiet(), chunked_loss(model), documents(model, training.variant, training.rope) as under:
-        log.under = under
-        trainer = Trainer(
-            model=model,
-            args=arguments,
-            train_dataset=windows,
-            data_collator=lambda rows: batch_of(rows, kind),
-            callbacks=[log.callback()],
-        )
-        trainer.remove_callback(PrinterCallback)
-        if arguments.fsdp:
-            trainer.accelerator.state.fsdp_plugin.mixed_precision_policy = fsdp_policy()
-        try:
-            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        except Stopped as error:
-            stopped = RunError(str(error))
-            stopped.while_running = f"at step {error.step} of {training.steps}"
-            raise stopped from error
-        except Exception as error:
-            if log.saving is None or isinstance(error, UnsupportedArm):
-                raise
-            raise _not_saved(log, log.saving, error) from error
-
-
-def _not_saved(log: Log, step: int, error: Exception) -> RunError:
-    """Delete a checkpoint that could not be written; return the error that names the one that stands."""
-    path = log.folder / f"checkpoint-{step}"
-    delete(path)
-    whole = next((each.name for _, each in checkpoints(log.folder) if torn(each) is None), None)
-    line = " ".join(str(error).split())[:160]
-    failed = RunError(f"cannot write {path}: {line}; {f'{whole} is whole' if whole else 'there is no checkpoint yet'}")
-    failed.while_running = f"after {step} of {log.steps} steps"
-    failed.goes_on = "the same command goes on from there"
-    return failed
-
-
-def fsdp_policy() -> Any:
-    """Return what FSDP2 computes in: bf16 products, float32 sums over ranks, and inputs of layers left as they are.
-
-    accelerate's own policy rounds cos and sin to bf16 at each layer (cast_forward_inputs) and sums gradients in bf16.
-    """
-    from torch.distributed.fsdp import MixedPrecisionPolicy
-
-    return MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
 
 
 def _policy(arguments: Any) -> str:
@@ -189,12 +143,8 @@ def _policy(arguments: Any) -> str:
 
 
 def _arguments(training: Training, how: How, folder: Path) -> Any:
-    """Trainer's own arguments; they set up the processes."""
-    if find_spec("accelerate") is None:
-        raise MissingExtra("training needs accelerate: pip install 'anchoreval[train]'")
-    from transformers import TrainingArguments
-
-    _require_reports(how.report_to)
+    """Return Trainer's arguments for the device and processes that are here."""
+    require_reports(how.report_to)
     cuda, hyper = torch.cuda.is_available(), training.hyper
     if cuda and "RANK" not in os.environ:  # FSDP2 over one process: the same residual stream as on eight
         os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
@@ -210,52 +160,24 @@ def _arguments(training: Training, how: How, folder: Path) -> Any:
         text = "context and sequence parallelism drop the masks of documents"
         raise UnsupportedArm(f"{shared[0]}: {text}: one window is one process here, unset it")
     wrapped = {"version": 2, "state_dict_type": "FULL_STATE_DICT", "auto_wrap_policy": "TRANSFORMER_BASED_WRAP"}
-    return TrainingArguments(
-        output_dir=str(folder),
-        per_device_train_batch_size=1,
+    return arguments_of(
+        folder,
+        training.steps,
+        hyper,
+        training.seed,
+        how.save_every,
+        how.keep,
         gradient_accumulation_steps=training.windows_per_step // world,
-        max_steps=training.steps,
-        learning_rate=hyper.lr,
-        lr_scheduler_type=hyper.schedule if hyper.schedule == "linear" else "constant_with_warmup",
-        warmup_steps=hyper.warmup_steps,
-        weight_decay=hyper.weight_decay,
-        adam_beta1=hyper.beta1,
-        adam_beta2=hyper.beta2,
-        adam_epsilon=hyper.epsilon,
-        max_grad_norm=hyper.clip,
-        optim="adamw_torch_fused",
         bf16=cuda,
         use_cpu=not cuda,
         ddp_backend="gloo" if world > 1 and not cuda else None,
         ddp_find_unused_parameters=False,
         gradient_checkpointing=cuda,
         gradient_checkpointing_kwargs={"use_reentrant": False},
-        train_sampling_strategy="sequential",
-        remove_unused_columns=False,
-        average_tokens_across_devices=True,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_steps=how.save_every,
-        save_total_limit=max(2, how.keep),
-        use_cache=True,  # of the configuration that is saved; the loss asks for none
         report_to=list(how.report_to) or "none",
-        disable_tqdm=True,
-        seed=training.seed,
         fsdp=cuda or None,
         fsdp_config=wrapped if cuda else None,
     )
-
-
-def _require_reports(names: tuple[str, ...]) -> None:
-    """Raise UnknownName for what Trainer cannot report to, MissingExtra for what is not installed."""
-    from transformers.integrations import get_available_reporting_integrations
-    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
-
-    for name in names:
-        if name not in INTEGRATION_TO_CALLBACK:
-            raise UnknownName("place to report to", name, INTEGRATION_TO_CALLBACK)
-        if name not in get_available_reporting_integrations():
-            raise MissingExtra(f"--report-to {name}: it is not installed: pip install {name}")
 
 
 def _loaded(base: Path, training: Training) -> Any:
@@ -268,48 +190,3 @@ def _loaded(base: Path, training: Training) -> Any:
     text.max_position_embeddings = max(training.length, int(text.max_position_embeddings))
     model = AutoModelForCausalLM.from_pretrained(base, config=config, dtype=torch.float32, attn_implementation="sdpa")
     return model.train()
-
-
-def _require_own(folder: Path, facts: dict[str, Any]) -> None:
-    """Raise RunError where the folder is of another training."""
-    path = folder / ASKED
-    if not path.is_file():
-        if checkpoints(folder):
-            raise RunError(f"{folder} has checkpoints and no {ASKED}: --output names another folder")
-        return
-    try:
-        stood = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} cannot be read: {error}: move the folder away") from error
-    if others := differing(facts, stood if isinstance(stood, dict) else {}):
-        raise RunError(f"{folder} holds another training ({'; '.join(others)}): --output names another folder")
-
-
-def _resumed(folder: Path, steps: int, tell: Tell) -> Path | None:
-    """Return the newest whole checkpoint; name torn ones and leave them where Trainer will write over them."""
-    for step, path in checkpoints(folder):
-        if (why := torn(path)) is None:
-            tell(f"{folder.name}: goes on from step {step} of {steps}")
-            return path
-        tell(f"{path} is torn ({why}): skipped")
-    return None
-
-
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars of the library inside the block: a training tells where it is by itself."""
-    from transformers.utils import logging as of_transformers
-
-    shown, level = of_transformers.is_progress_bar_enabled(), of_transformers.get_verbosity()
-    of_transformers.disable_progress_bar()
-    of_transformers.set_verbosity(logging.ERROR)
-    try:
-        yield
-    finally:
-        of_transformers.set_verbosity(level)
-        if shown:
-            of_transformers.enable_progress_bar()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -72,15 +72,20 @@ def scale_of(config: Any) -> float:
 
 
 @contextlib.contextmanager
-def chunked_loss(model: nn.Module) -> Iterator[None]:
-    """Give a model the chunked loss inside the block."""
+def with_forward(model: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Give a model a forward of its own inside the block, which Trainer calls as it calls the class's."""
     if "forward" in model.__dict__:
         raise ModelError(f"{type(model).__name__} has a forward of its own already: device hooks, or another trainer")
-    model.__dict__["forward"] = types.MethodType(chunked_forward, model)
+    model.__dict__["forward"] = types.MethodType(forward, model)
     try:
         yield
     finally:
         del model.__dict__["forward"]
+
+
+def chunked_loss(model: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """Give a model the chunked loss inside the block."""
+    return with_forward(model, chunked_forward)
 
 
 @torch.no_grad()

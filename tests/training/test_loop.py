@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import torch
 import transformers
@@ -193,15 +194,17 @@ def test_a_folder_of_another_training_is_refused_with_what_differs(place: Path, 
         if message:
             with pytest.raises(RunError, match=message):
                 run(place, training(**change), "unbroken")
-    write_store(place / "another", seed=1)
-    (place / "store").rename(place / "kept")
-    (place / "another").rename(place / "store")
-    try:
-        with pytest.raises(RunError, match="data_sha256"):
-            run(place, training(), "unbroken")
-    finally:
-        shutil.rmtree(place / "store")
-        (place / "kept").rename(place / "store")
+    write_store(place / "another-store", seed=1)
+    write_base(place / "another-base", hidden_size=48)
+    for name, hashed in (("store", "data_sha256"), ("base", "base_sha256")):
+        (place / name).rename(place / "kept")
+        (place / f"another-{name}").rename(place / name)
+        try:
+            with pytest.raises(RunError, match=f"holds another training.*{hashed}"):
+                run(place, training(), "unbroken")
+        finally:
+            shutil.rmtree(place / name)
+            (place / "kept").rename(place / name)
     assert differing(training(seed=1).identity(), training().identity()) == ["seed 0 there, 1 asked"]
 
 
@@ -263,6 +266,39 @@ def test_a_users_own_loop_and_own_trainer_learn_the_same(place: Path, tmp_path: 
                     dataset,
                     optimizers=(optimizer, None),
                 ).train()
+        found.append(torch.cat([weight.detach().flatten() for weight in model.parameters()]))
+    assert torch.allclose(*found, rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_trls_sft_trainer_learns_what_a_loop_learns(place: Path, tmp_path: Path) -> None:
+    trl = pytest.importorskip("trl", reason="TRL ABSENT: its trainer was not tried (pip install --no-deps trl)")
+    texts = [[[5, 6, 7, 8], [9, 10, 11]], [[12, 13, 14, 15, 16]]]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(place / "base")
+    arguments = trl.SFTConfig(
+        output_dir=str(tmp_path), per_device_train_batch_size=1, max_steps=2, use_cpu=True, bf16=False,
+        save_strategy="no", remove_unused_columns=False, max_grad_norm=0, lr_scheduler_type="constant",
+        gradient_checkpointing=False, disable_tqdm=True, train_sampling_strategy="sequential",
+        dataset_kwargs={"skip_prepare_dataset": True},
+    )  # fmt: skip
+    found = []
+    for own in ("loop", "trl"):
+        model = transformers.AutoModelForCausalLM.from_pretrained(place / "base").train()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        with documents(model, "anchor", rope="bf16"):
+            if own == "trl":
+                trl.SFTTrainer(
+                    model,
+                    arguments,
+                    lambda rows: collate(rows, "anchor", anchor_id=0),
+                    datasets.Dataset.from_list([{"documents": row} for row in texts]),
+                    processing_class=tokenizer,
+                    optimizers=(optimizer, None),
+                ).train()
+            for row in texts if own == "loop" else []:
+                model(**collate([row], "anchor", anchor_id=0)).loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
         found.append(torch.cat([weight.detach().flatten() for weight in model.parameters()]))
     assert torch.allclose(*found, rtol=0, atol=1e-6)
 

@@ -34,7 +34,7 @@ def computed(model: Any, chunked: bool, **named: Any) -> tuple[Tensor, Tensor]:
     return value.detach(), gradient
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma3-local", "cohere2", "granite", "olmo2", "phi3"])
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma3-local", "cohere", "cohere2", "granite", "olmo2", "phi3"])
 @pytest.mark.parametrize("items", [None, 17])
 def test_chunks_give_the_stock_loss_and_its_gradients(
     monkeypatch: pytest.MonkeyPatch, name: str, items: int | None

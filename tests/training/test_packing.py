@@ -8,39 +8,44 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from anchoreval.errors import LengthError
 from anchoreval.training.packing import mixed, order_of, permutation, upsampled, windows_needed, windows_of
 
 
-def drawn(case: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Random documents, fronts and a window, short and long ones of each kind."""
-    rng = random.Random(case)
-    size = rng.choice((5, 8, 16, 64, 200))
-    lengths = np.array([rng.choice((0, 1, 2, 3, 4, rng.randint(2, 9), rng.randint(2, 3 * size))) for _ in range(40)])
-    most = max(0, min(3, size - 4))
-    return lengths, np.array([rng.randint(0, most) for _ in lengths]), size
+@st.composite
+def packings(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, int]:
+    """Lengths of documents, what stands in front of each, and a window that holds three tokens of any."""
+    size = draw(st.integers(5, 200))
+    lengths = draw(st.lists(st.integers(0, 9) | st.integers(2, 3 * size), min_size=1, max_size=40))
+    assume(max(lengths) >= 2)
+    fronts = draw(st.lists(st.integers(0, min(3, size - 4)), min_size=len(lengths), max_size=len(lengths)))
+    return np.array(lengths), np.array(fronts), size
 
 
-@pytest.mark.parametrize("start", range(0, 400, 50))
-def test_every_token_of_every_document_is_in_one_window_and_in_order(start: int) -> None:
-    for case in range(start, start + 50):
-        lengths, fronts, size = drawn(case)
-        windows = windows_of(lengths, fronts, size, seed=case)
-        pieces = [piece for window in range(len(windows)) for piece in windows.pieces(window)]
-        for document, length in enumerate(lengths):
-            own = [(first, stop) for number, first, stop in pieces if number == document]
-            if length < 2:
-                assert not own
-                continue
-            assert own[0][0] == 0 and own[-1][1] == length
-            assert all(stop == first for (_, stop), (first, _) in pairwise(own))
-            assert all(stop - first >= 2 for first, stop in own)  # a piece of one token has no target
-        for window in range(len(windows)):
-            used = sum(fronts[number] + stop - first for number, first, stop in windows.pieces(window))
-            assert used <= size
-            last = window == len(windows) - 1
-            assert last or used >= size - int(fronts.max()) - 3  # a few tokens short at the most
+@settings(max_examples=300, derandomize=True, database=None, deadline=None)
+@given(packings(), st.integers(0, 2**31))
+def test_every_token_of_every_document_is_in_one_window_and_in_order(
+    packing: tuple[np.ndarray, np.ndarray, int], seed: int
+) -> None:
+    lengths, fronts, size = packing
+    windows = windows_of(lengths, fronts, size, seed=seed)
+    pieces = [piece for window in range(len(windows)) for piece in windows.pieces(window)]
+    for document, length in enumerate(lengths):
+        own = [(first, stop) for number, first, stop in pieces if number == document]
+        if length < 2:
+            assert not own
+            continue
+        assert own[0][0] == 0 and own[-1][1] == length
+        assert all(stop == first for (_, stop), (first, _) in pairwise(own))
+        assert all(stop - first >= 2 for first, stop in own)  # a piece of one token has no target
+    for window in range(len(windows)):
+        used = sum(fronts[number] + stop - first for number, first, stop in windows.pieces(window))
+        assert used <= size
+        last = window == len(windows) - 1
+        assert last or used >= size - int(fronts.max()) - 3  # a few tokens short at the most
 
 
 def test_windows_begin_the_same_however_many_are_asked_for() -> None:

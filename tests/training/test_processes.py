@@ -21,8 +21,8 @@ from tiny_training import run, training, write_base, write_store
 
 from anchoreval.errors import UnsupportedArm
 from anchoreval.training import collate, documents
-from anchoreval.training.loop import fsdp_policy
 from anchoreval.training.loss import chunked_loss
+from anchoreval.training.trainer import fsdp_policy
 
 HERE = Path(__file__).parent
 ROWS = [[[5, 6, 7, 8, 9], [10, 11, 12]], [[13, 14, 15, 16]]]

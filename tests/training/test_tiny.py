@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from tokenizers import Tokenizer
+from transformers import LlamaForCausalLM
 
+from anchoreval.errors import RunError
 from anchoreval.training.tiny import examples as tiny_data
 from anchoreval.training.tiny import ruler as tiny_ruler
 from anchoreval.training.tiny import tokenizer as tiny_tokenizer
@@ -88,24 +90,58 @@ def test_each_head_of_the_first_layer_starts_by_looking_back_its_own_distance() 
         assert attention_HLL[head].diagonal(-(head + 1))[50:].mean() > 0.9
 
 
+STAGES = (
+    tiny.Stage("copy", 2, 32, {"copy": 1.0}, tokens=64),
+    tiny.Stage("recall", 2, 96, {"recall": 1.0}, tokens=192, first=6.0),
+)
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer) -> pytest.MonkeyPatch:
+    """Two short stages, and the tokenizer that is made already."""
+    monkeypatch.setattr(tiny_tokenizer, "build", lambda: tokenizer)
+    monkeypatch.setattr(tiny, "STAGES", STAGES)
+    return monkeypatch
+
+
 @pytest.mark.half
-def test_a_resumed_training_is_the_same_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        tiny,
-        "STAGES",
-        (tiny.Stage("copy", 2, 32, {"copy": 1.0}, tokens=64), tiny.Stage("r", 2, 96, {"recall": 1.0}, tokens=192)),
-    )
+def test_a_resumed_training_has_the_log_and_the_weights_of_an_unbroken_one(
+    tmp_path: Path, short: pytest.MonkeyPatch
+) -> None:
     tiny.train(tmp_path / "whole", until=4, every=100)
-    tiny.train(tmp_path / "halves", until=2, every=100)
-    tiny.train(tmp_path / "halves", until=4, every=100)
-    one, other = (torch.load(tmp_path / name / "state.pt", weights_only=True)["model"] for name in ("whole", "halves"))
-    assert all(torch.equal(one[name], other[name]) for name in one)
-    assert (tmp_path / "whole" / "model" / "model.safetensors").exists()
+    told: list[str] = []
+    for until in (2, 4, 4):
+        tiny.train(tmp_path / "parts", until=until, every=100, tell=told.append)
+    for name in ("log.csv", "model/model.safetensors", "model/config.json"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
+    assert sum("goes on from step" in line for line in told) == 2
+    short.setattr(tiny, "STAGES", STAGES[:1])
+    with pytest.raises(RunError, match="holds another training"):
+        tiny.train(tmp_path / "parts", until=2, every=100)
+
+
+def test_a_step_is_the_weighted_loss_clipped_under_adamw(
+    tmp_path: Path, short: pytest.MonkeyPatch, tokenizer: Tokenizer
+) -> None:
+    tiny.train(tmp_path, until=2, every=100)
+    batches = tiny.Batches(tokenizer, 2)
+    model = tiny.new_model(tiny_tokenizer.VOCABULARY).train()
+    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.01)
+    for step in range(2):
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3 * tiny.rate_at(step)[1]
+        tiny.loss_of(model, **batches[step]).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    written = LlamaForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32).state_dict()
+    for name, weight in model.state_dict().items():
+        torch.testing.assert_close(written[name], weight, rtol=2**-8, atol=1e-5)  # stored in bf16
 
 
 def test_the_learning_rate_warms_up_and_follows_its_stage() -> None:
-    assert tiny.rate_at(0)[1] < tiny.rate_at(20)[1] <= tiny.LEARNING_RATE
+    assert tiny.rate_at(0)[1] < tiny.rate_at(20)[1] <= 1
     last = sum(stage.steps for stage in tiny.STAGES) - 1
-    assert tiny.rate_at(last)[1] < 0.05 * tiny.LEARNING_RATE
+    assert tiny.rate_at(last)[1] < 0.05
     with pytest.raises(IndexError):
         tiny.rate_at(last + 1)

@@ -2,27 +2,39 @@
 
 A Llama of 4 layers x 256 learns to retrieve: first to copy, then to recall, then RULER's tasks at growing lengths.
 At every second step positions start at a random offset, so that rotations beyond the training length are seen.
+The loop, its checkpoints and its log are those of `train`; the store is not used, since the loss has a weight for each
+token and a step's text has the length and the mixture of its stage.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 import random
 import sys
-import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer
+from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.modeling_outputs import CausalLMOutput
 
+from anchoreval.files import write_whole
+from anchoreval.training.log import Log
+from anchoreval.training.loss import with_forward
+from anchoreval.training.spec import Hyper
+from anchoreval.training.statistics import shape_of
 from anchoreval.training.tiny import examples as tiny_data
 from anchoreval.training.tiny import ruler as tiny_ruler
 from anchoreval.training.tiny import tokenizer as tiny_tokenizer
+from anchoreval.training.trainer import ASKED, Tell, arguments_of, fit, quiet, require_own, resumed, step_of
+from anchoreval.training.variants import NO_TARGET, Row
 
 SEED = 20241120
 MAKERS: dict[str, tiny_data.Maker] = {
@@ -31,7 +43,7 @@ MAKERS: dict[str, tiny_data.Maker] = {
     "needles": tiny_ruler.needles_example,
     "ruler": tiny_ruler.ruler_example,
 }
-LEARNING_RATE = 1e-3
+HYPER = Hyper(lr=1e-3, weight_decay=0.01, beta1=0.9, beta2=0.95, clip=1.0)
 WARM_UP_STEPS = 30
 MAX_POSITION = 8192
 COPY_GAIN, LOOK_BACK_GAIN, MATCH_GAIN = 0.5, 0.1, 1.8
@@ -141,67 +153,69 @@ def new_model(vocabulary: int) -> LlamaForCausalLM:
 
 
 def rate_at(step: int) -> tuple[Stage, float]:
-    """Return the stage and the learning rate of a step counted from 0 over all stages."""
+    """Return the stage and the factor of the learning rate of a step counted from 0 over all stages."""
     first = 0
     for stage in STAGES:
         if step < first + stage.steps:
             share = (step - first) / stage.steps
             factor = stage.rate + (stage.rate_end - stage.rate) * share
-            return stage, LEARNING_RATE * factor * min(1.0, (step + 1) / WARM_UP_STEPS)
+            return stage, factor * min(1.0, (step + 1) / WARM_UP_STEPS)
         first += stage.steps
     raise IndexError(step)
 
 
-def loss_of(
-    model: LlamaForCausalLM, ids: list[list[int]], weights: list[list[float]], offset: int
-) -> tuple[torch.Tensor, tuple[float, float]]:
-    """Return the weighted cross-entropy in nats, and the accuracy on answer tokens and on the deciding ones of them."""
-    ids_BL = torch.tensor(ids)
-    weights_N = torch.tensor(weights)[:, 1:].flatten()
-    positions_BL = torch.arange(ids_BL.shape[1])[None] + offset
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        hidden_BLD = model.model(input_ids=ids_BL, position_ids=positions_BL, use_cache=False).last_hidden_state
+def loss_of(model: LlamaForCausalLM, ids_BL: Tensor, weights_BL: Tensor, position_ids: Tensor) -> Tensor:
+    """Return the weighted cross-entropy in nats; products are bf16 where the processor has them, else float32."""
+    weights_N = weights_BL[:, 1:].flatten()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=has_bf16_products()):
+        hidden_BLD = model.model(input_ids=ids_BL, position_ids=position_ids, use_cache=False).last_hidden_state
         rows_N = weights_N.nonzero()[:, 0]
         logits_NV = model.lm_head(hidden_BLD[:, :-1].flatten(0, 1)[rows_N]).float()
     targets_N, weights_N = ids_BL[:, 1:].flatten()[rows_N], weights_N[rows_N]
     losses_N = torch.nn.functional.cross_entropy(logits_NV, targets_N, reduction="none")
-    right_N = (logits_NV.argmax(-1) == targets_N).float()
-    right = float(right_N[weights_N >= 1.0].mean()), float(right_N[weights_N >= weights_N.max()].mean())
-    return (losses_N * weights_N).sum() / weights_N.sum(), right
+    return (losses_N * weights_N).sum() / weights_N.sum()
 
 
-def train_step(
-    model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, tokenizer: Tokenizer, step: int
-) -> dict[str, Any]:
-    """Make one update; the draws depend on the seed and the step only, so a resumed run is the same run."""
-    stage, rate = rate_at(step)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    ids, weights = tiny_data.batch(
-        f"{SEED}-{step}", tokenizer, stage.length, stage.tokens, MAKERS, stage.mixture, stage.first
-    )
-    offset = random.Random(step).randrange(MAX_POSITION - stage.length) if step % 2 else 0
-    loss, right = loss_of(model, ids, weights, offset)
-    loss.backward()  # type: ignore[no-untyped-call]
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    if not math.isfinite(loss.item()):
-        raise FloatingPointError(f"loss {loss.item()} at step {step}")
-    return {
-        "step": step,
-        "stage": stage.name,
-        "loss": round(loss.item(), 4),
-        "right": [round(share, 4) for share in right],
-    }
+def has_bf16_products() -> bool:
+    """Whether bf16 products are faster than float32 on this processor; without them they are several times slower."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def save_state(path: Path, model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, step: int) -> None:
-    """Save everything that a resumed run needs; the file is renamed into place once it is whole."""
-    torch.save(
-        {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, path.with_suffix(".part")
-    )
-    path.with_suffix(".part").rename(path)
+class Batches(torch.utils.data.Dataset[dict[str, Tensor]]):
+    """The batch of each step as one item, drawn from the seed and the step only."""
+
+    def __init__(self, tokenizer: Tokenizer, steps: int) -> None:
+        self.tokenizer, self.steps = tokenizer, steps
+        self.drawn = functools.lru_cache(maxsize=4)(self._drawn)  # asked for by Trainer, which is ahead, and by the log
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> dict[str, Tensor]:
+        return self.drawn(step)
+
+    def _drawn(self, step: int) -> dict[str, Tensor]:
+        stage, _ = rate_at(step)
+        ids, weights = tiny_data.batch(
+            f"{SEED}-{step}", self.tokenizer, stage.length, stage.tokens, MAKERS, stage.mixture, stage.first
+        )
+        offset = random.Random(step).randrange(MAX_POSITION - stage.length) if step % 2 else 0
+        positions_BL = torch.arange(stage.length)[None] + offset
+        return {"ids_BL": torch.tensor(ids), "weights_BL": torch.tensor(weights), "position_ids": positions_BL}
+
+    def step(self, number: int) -> list[Row]:
+        """Return the examples of a step, counted from 1, as the log counts them."""
+        batch = self.drawn(number - 1)
+        positions = batch["position_ids"][0].numpy()
+        return [
+            Row(ids, positions, np.where(weights > 0, ids, NO_TARGET), (len(ids),))
+            for ids, weights in zip(batch["ids_BL"].numpy(), batch["weights_BL"].numpy(), strict=True)
+        ]
+
+
+def weighted_forward(self: Any, **batch: Tensor) -> Any:
+    """Return the loss of a batch as Trainer takes it."""
+    return CausalLMOutput(loss=loss_of(self, **batch))
 
 
 def export(model: LlamaForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
@@ -212,32 +226,33 @@ def export(model: LlamaForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
     tiny_tokenizer.save(tokenizer, folder)
 
 
-def train(folder: Path, until: int, every: int) -> None:
-    """Train from the last saved state in `folder` to step `until`; logs to log.jsonl, exports to `folder`/model."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = tiny_tokenizer.build()
+def train(folder: Path, until: int, every: int, tell: Tell = lambda _: None) -> None:
+    """Train from the last whole checkpoint in `folder` to step `until`; exports to `folder`/model."""
+    facts = {"recipe": "anchor-tiny", "seed": SEED, "stages": [asdict(stage) for stage in STAGES]}
+    tokenizer, base = tiny_tokenizer.build(), folder / "tokenizer"
+    arguments = arguments_of(folder, until, HYPER, SEED, every, keep=2, use_cpu=True, report_to="none")
+    require_own(folder, facts)
+    write_whole(folder / ASKED, [json.dumps(facts, indent=1, sort_keys=True) + "\n"])
+    tiny_tokenizer.save(tokenizer, base)
     model = new_model(tokenizer.get_vocab_size()).train()
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.01, fused=True
+        model.parameters(),
+        lr=HYPER.lr,
+        betas=(HYPER.beta1, HYPER.beta2),
+        weight_decay=HYPER.weight_decay,
+        fused=True,
     )
-    state, first = folder / "state.pt", 0
-    if state.exists():
-        saved = torch.load(state, weights_only=True)
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        first = saved["step"]
-    started = time.time()
-    with (folder / "log.jsonl").open("a") as log:
-        for step in range(first, until):
-            row = train_step(model, optimizer, tokenizer, step)
-            row["seconds"] = round(time.time() - started, 1)
-            log.write(json.dumps(row) + "\n")
-            if step % 10 == 9:
-                log.flush()
-                sys.stderr.write(f"{row}\n")
-            if step % every == every - 1:
-                save_state(state, model, optimizer, step + 1)
-    save_state(state, model, optimizer, until)
+    last = sum(stage.steps for stage in STAGES) - 1
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(min(step, last))[1])
+    log = Log(
+        folder, Batches(tokenizer, until), shape_of(model.config.to_dict()), True, tell, base, facts | {"steps": until}
+    )
+    checkpoint = resumed(folder, until, tell)
+    if checkpoint is None or step_of(checkpoint) < until:
+        with quiet(), with_forward(model, weighted_forward):
+            fit(model, arguments, log.windows, lambda rows: rows[0], log, checkpoint, (optimizer, schedule))
+    else:
+        model = LlamaForCausalLM.from_pretrained(checkpoint)
     export(model, tokenizer, folder / "model")
 
 
@@ -245,13 +260,13 @@ def main() -> None:
     """Run the command line."""
     total = sum(stage.steps for stage in STAGES)
     parser = argparse.ArgumentParser(description="Train anchor-tiny.")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the log, the state and the model")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the log, the checkpoints and the model")
     parser.add_argument("--until", type=int, default=total, help=f"last step, of {total}")
-    parser.add_argument("--every", type=int, default=100, help="steps between saved states")
+    parser.add_argument("--every", type=int, default=100, help="steps between checkpoints")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    train(options.output, options.until, options.every)
+    train(options.output, options.until, options.every, lambda text: print(text, file=sys.stderr))  # noqa: T201
 
 
 if __name__ == "__main__":
