@@ -85,26 +85,11 @@ def ask(
 ) -> Evaluation:
     """Evaluate a model and return the finished run: every sample answered under every arm, and scored.
 
-    The keywords are the flags of `anchoreval run`, whose help explains them; some in other words:
+    The keywords are the flags of `anchoreval run`, and its help explains them. In other words here:
 
-    `model`             a card of models/, a folder or a hub id; for `openai`, a name at the server of option `base_url`
-    `tokenizer`         a card, folder or hub id; only with backend `openai`
-    `tasks`, `arms`     suites, sets, tasks or globs; and the arms
-    `lengths`           in tokens of the model: all that it is fed, and its answer (default: the task card's)
-    `template`          like `haystack` and `dtype`, defaults to the model card's; `template_args` are its arguments
-    `anchor`            "none" puts no anchor token in front; arms that act on that token are then refused
-    `document_tokens`   cuts documents into blocks of so many tokens
-    `no_context`        leaves the context out of the prompts
-    `placebo`           adds the first arm again, in other batches, to measure noise; always on for several vllm arms
-    `until`             ("1pt@95%") stops a task and length when every arm's verdict is in (rounds.py)
+    `lengths`           a sequence; `template_args` and `backend_args` are mappings
     `offline`           reads source texts on this machine alone; for models set HF_HUB_OFFLINE=1, as the flag does
-    `max_length`        overrides the number of positions that the checkpoint states
-    `text`              the file or folder of the texts that `nll` scores
     `settings`          settings of suites by name: depths, needles, ... (prompt/settings.py)
-    `ray`, `workers`    the address of a Ray cluster, and the number of workers on it (workers/)
-    `backend_args`      options of the backend that have no keyword here (backends/options.py)
-    `same_environment`  resumes a run only in the environment (processor, versions, ...) in which it was begun
-    `rehash`            hashes files again, even if their hashes are known
     `watch`, `tell`     take progress and notices
     The same call resumes a run: samples without an answer are asked again, and a greater `limit` adds samples.
     """
