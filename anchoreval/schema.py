@@ -266,6 +266,11 @@ class Output:
         return self.lost or outcome_of(self.finish, self.text, bool(self.choices))
 
 
+def lost_output(sample_id: str, outcome: Outcome, why: str, seconds: float = 0.0) -> Output:
+    """Return the output of a request without an answer."""
+    return Output(sample_id, "", (), "error", None, seconds, why, lost=outcome)
+
+
 @dataclass(frozen=True, slots=True)
 class Score:
     """A judgement: `value` in 0..1, or None with the reason in `why`. `why` may also hold a note on a value."""

@@ -75,7 +75,7 @@ def _loaded(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 #: By backend: where the model is called, and what a way may take: frames to there, functions and files in evaluate().
 CALLS = {"fake": ("fake.py", "FakeBackend.answer"), "hf": ("modeling_llama.py", "LlamaForCausalLM.forward")}
-BUDGETS = {"fake": (8, 282, 50), "hf": (12, 484, 69)}
+BUDGETS = {"fake": (8, 252, 41), "hf": (12, 446, 59)}
 
 
 @pytest.mark.parametrize("backend", CALLS)
@@ -103,4 +103,5 @@ def test_a_sample_is_verified_within_its_budget(tmp_path: Path) -> None:
     run = evaluate("anchor-tiny", "ruler/niah_single_1", arms="bf16", backend="fake", output=tmp_path, **ONE)
     with walked(("", "")) as walk:
         assert not [finding for finding in findings(run.path) if finding.differs]
-    assert len(walk.functions) <= 228
+    print(f"{len(walk.functions)} functions to verify a sample")  # noqa: T201
+    assert len(walk.functions) <= 210

@@ -67,8 +67,13 @@ class Arm:
 
     @property
     def arrangement(self) -> Arrangement:
-        """Where tokens stand and what they see. Its `stock` is true if both are the model's own."""
+        """Where tokens stand and what they see."""
         return Arrangement(self.positions, self.attention)
+
+    @property
+    def stock(self) -> bool:
+        """Whether tokens stand where the model puts them, and see what the model lets them see."""
+        return (self.positions, self.attention) == (CONTIGUOUS, "full")
 
     @property
     def masks_documents(self) -> bool:

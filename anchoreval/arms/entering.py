@@ -96,20 +96,16 @@ def with_globals(module: nn.Module, replaced: Mapping[str, Any]) -> Callable[...
 
 
 @contextlib.contextmanager
-def reported(model: nn.Module, report: Callable[[str, str, Tensor, Tensor, Mapping[str, Any]], None]) -> Iterator[None]:
-    """Let each attention module that nothing has patched report (its path, kernel, q, k, the rest) inside the block."""
+def reported(model: nn.Module, report: Callable[..., None]) -> Iterator[None]:
+    """Let each attention module that nothing has patched make its Report inside the block, behind its path."""
     with contextlib.ExitStack() as stack:
         for path, module in model.named_modules():
             if "forward" in module.__dict__:
                 continue
-            if table := reporting_table(module, partial(_located, path, report)):
+            if table := reporting_table(module, partial(report, path)):
                 module.__dict__["forward"] = with_globals(module, table)
                 stack.callback(module.__dict__.pop, "forward", None)
         yield
-
-
-def _located(path: str, report: Any, name: str, _: Any, query: Tensor, key: Tensor, named: Mapping[str, Any]) -> None:
-    report(path, name, query, key, named)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +157,7 @@ def looked_at(model: nn.Module, run: Callable[[], Any]) -> tuple[dict[str, list[
     dropped: dict[str, list[str]] = {}
     entered: dict[str, Entered] = {}
 
-    def report(path: str, name: str, query: Tensor, key: Tensor, named: Mapping[str, Any]) -> None:
+    def report(path: str, name: str, _: Any, query: Tensor, key: Tensor, named: Mapping[str, Any]) -> None:
         entered.setdefault(path, Entered.of(query, key))
         for part in LEFT_OUT.get(name, ()):
             if named.get(part) is not None and PARTS[part] not in dropped.setdefault(name, []):

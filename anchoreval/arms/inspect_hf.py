@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -48,10 +48,6 @@ class RopeReport:
     unchecked: dict[str, str]
     uses_kernels: bool
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the report as JSON values."""
-        return asdict(self)
-
 
 def inspect_rope(model: nn.Module) -> RopeReport:
     """Return the report of a loaded model and leave the model as it was; `has_rope` is False without RoPE."""
@@ -60,7 +56,12 @@ def inspect_rope(model: nn.Module) -> RopeReport:
     return RopeReport(
         has_rope=bool(rotary),
         model_dtype=NAMES.get(model_dtype(model), str(model_dtype(model))),
-        rotary=tuple(_describe(path, module) for path, module in rotary.items()),
+        rotary=tuple(
+            RotaryModule(
+                path, type(module).__name__, {kind or "all": rope for kind, rope in rope_types(module).items()}
+            )
+            for path, module in rotary.items()
+        ),
         rotating=tuple(rotating),
         detected=_detect(model),
         damaged=tuple(damaged),
@@ -122,11 +123,6 @@ def _logits(model: Any, tokens: int) -> Tensor:
     return logits
 
 
-def _describe(path: str, module: nn.Module) -> RotaryModule:
-    types = {layer_type or "all": kind for layer_type, kind in rope_types(module).items()}
-    return RotaryModule(path, type(module).__name__, types)
-
-
 def _detect(model: nn.Module) -> str | None:
     """Return the first level, as text, whose rotated q and k equal the stock ones for every probe; None without one."""
     probes = list(_probes(model))
@@ -185,7 +181,7 @@ def _probe(
         rotate = stock
         if level is not None:
             forward = Tables(sound_copy(module, path)[0], level, lambda _: None)
-            rotate = Rotation(stock, level, lambda: None)
+            rotate = Rotation(stock, level)
         cos, sin = real_pair(forward(qk[0], positions, *named))
         return torch.stack([t.to(TORCH["fp64"]) for t in _rotate(rotate, stock, qk, cos, sin)])
 

@@ -34,7 +34,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from anchoreval.arms.entering import Entered, reporting_table, summary, with_globals
+from anchoreval.arms.entering import Entered, global_names, reporting_table, summary, with_globals
 from anchoreval.arms.frequencies import DamagedBuffer, frequency_buffers, sound_copy, unchecked
 from anchoreval.arms.kernels import FUSED, fused, row_mask, switched
 from anchoreval.arms.precision import NAMES, Rotation, Tables, rope_types, wider
@@ -132,13 +132,10 @@ class Applied:
         with self._lock:
             self.tables[f"{name}:{layer_type}"] += 1
 
-    def count_rotation(self, name: str) -> None:
+    def count_rotation(self, name: str, dtype: torch.dtype) -> None:
+        """Count a rotation of module `name`, which handed q and k on in `dtype`."""
         with self._lock:
             self.rotations[name] += 1
-
-    def hand_on(self, name: str, dtype: torch.dtype) -> None:
-        """Note the dtype in which a rotation of module `name` handed q and k on."""
-        with self._lock:
             self._handed[name] = dtype
 
     def enter(self, name: str, kernel: str, _: Any, query: Tensor, key: Tensor, rest: Mapping[str, Any]) -> None:
@@ -193,15 +190,11 @@ def rotating_modules(model: nn.Module) -> dict[str, dict[str, Callable[..., Any]
     """Return path to {name: stock function}, for every module whose forward calls a global `apply_*rotary*`."""
     rotating: dict[str, dict[str, Callable[..., Any]]] = {}
     for path, module in model.named_modules():
-        forward = inspect.unwrap(type(module).forward)
-        names = [name for name in getattr(forward, "__code__", _NO_CODE).co_names if _APPLY.match(name)]
-        functions = {name: forward.__globals__.get(name) for name in names}
+        scope = getattr(inspect.unwrap(type(module).forward), "__globals__", {})
+        functions = {name: scope.get(name) for name in global_names(module) if _APPLY.match(name)}
         if reachable := {name: f for name, f in functions.items() if callable(f)}:
             rotating[path] = reachable
     return rotating
-
-
-_NO_CODE = (lambda: None).__code__
 
 
 def model_dtype(model: nn.Module) -> torch.dtype:
@@ -253,11 +246,8 @@ def _install_rope(model: nn.Module, state: Applied, stack: contextlib.ExitStack)
     rotating = rotating_modules(model)
     state.rotating = tuple(rotating)
     for path, functions in rotating.items():
-        count, handed = partial(state.count_rotation, path), partial(state.hand_on, path)
-        module = model.get_submodule(path)
-        replaced: dict[str, Any] = {
-            name: Rotation(stock, state.level, count, handed) for name, stock in functions.items()
-        }
+        module, count = model.get_submodule(path), partial(state.count_rotation, path)
+        replaced: dict[str, Any] = {name: Rotation(stock, state.level, count) for name, stock in functions.items()}
         forward = with_globals(module, replaced | reporting_table(module, partial(state.enter, path)))
         state.patched[path] = module, forward
         if wider(state.level.product, model_dtype(model)) and _joins_latent(module):

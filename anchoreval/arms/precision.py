@@ -126,11 +126,10 @@ class Rotation:
         self,
         stock: Callable[..., Any],
         level: RopeLevel,
-        count: Callable[[], None],
-        handed: Callable[[torch.dtype], None] = lambda _: None,
+        count: Callable[[torch.dtype], None] = lambda _: None,
     ) -> None:
-        """Call `count` in each rotation, and `handed` with the dtype in which q and k go on."""
-        self.stock, self.level, self.count, self.handed = stock, level, count, handed
+        """Call `count` in each rotation, with the dtype in which q and k go on."""
+        self.stock, self.level, self.count = stock, level, count
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return rotated q and k (or the one tensor that the stock function rotates) in the product's dtype."""
@@ -142,10 +141,10 @@ class Rotation:
             named = dict(zip(kwargs, _cast(kwargs.values(), rotate), strict=True))
             out = self.stock(*_cast(args, rotate), **named)
         came_in = tensors[0].dtype
-        results = tuple(rounded(turned, self.level.product, came_in) for turned in (out if _is_pair(out) else (out,)))
-        self.count()
-        self.handed(results[0].dtype)
-        return results if _is_pair(out) else results[0]
+        is_pair = isinstance(out, tuple)
+        results = tuple(rounded(turned, self.level.product, came_in) for turned in (out if is_pair else (out,)))
+        self.count(results[0].dtype)
+        return results if is_pair else results[0]
 
 
 def rounded(rotated: Tensor, product: str, came_in: torch.dtype) -> Tensor:
@@ -154,10 +153,6 @@ def rounded(rotated: Tensor, product: str, came_in: torch.dtype) -> Tensor:
         return rotated.to(came_in)
     carried = torch.promote_types(TORCH[product], came_in) if wider(product, came_in) else came_in
     return rotated.to(TORCH[product]).to(carried)
-
-
-def _is_pair(out: Any) -> bool:
-    return isinstance(out, tuple)
 
 
 def _is_real(value: Any) -> bool:

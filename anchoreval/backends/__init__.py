@@ -37,7 +37,7 @@ class Capabilities:
 
 
 def _engine_of_vllm(arm: Arm) -> Hashable:
-    return arm.rope, arm.placebo, arm.arrangement.stock, arm.attention
+    return arm.rope, arm.placebo, arm.stock, arm.attention
 
 
 _LOADING = frozenset({"device", "trust_remote_code"})
@@ -112,7 +112,7 @@ class Backend(Described, Protocol):
     def answer(self, requests: Sequence[Request]) -> Iterator[Output]:
         """Yield one output per request, each as soon as its batch is done, in any order.
 
-        An answer ends at a string of `stop` (detokenize.py cuts there), at one of `end_ids` or after `max_new_tokens`;
+        An answer ends at a string of `stop` (answering.py cuts there), at one of `end_ids` or after `max_new_tokens`;
         where nothing is to be generated, `finish` is `request.unsaid`. A request with `choices` gets a score for each,
         and one that `scores_text` gets `token_logprobs`: without log-probabilities these are outputs of finish "error"
         that say `why`, never outputs without scores. Elsewhere `reference_logprob` may be None.

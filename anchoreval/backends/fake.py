@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from anchoreval.arms.arm import Arm
-from anchoreval.backends.detokenize import Decodes, TextStream
+from anchoreval.backends.answering import Decodes, TextStream
 from anchoreval.errors import ModelError, UnknownName
 from anchoreval.schema import ChoiceScore, Finish, Json, Output, Request, rounded
 from anchoreval.tokenizer import load_tokenizer
@@ -100,7 +100,8 @@ class FakeBackend:
         self._closed = True
 
     def _answer(self, request: Request) -> Output:
-        meant = self._meant(request)
+        said_wrongly = request.token_ids[:_WRONG_TOKENS] if self._mode == "wrong" else ()
+        meant = request.reference_ids if self._right(request) else said_wrongly
         ids = meant[: request.max_new_tokens]
         stream = TextStream(self._decoder, request.token_ids, request.stop)
         ends = (i + 1 for i, token in enumerate(ids) if stream.push(token) or token in request.end_ids)
@@ -113,21 +114,17 @@ class FakeBackend:
         output = Output(request.sample_id, stream.finish(), ids[:said], finish, logprob, self._delay_s)
         return replace(output, token_logprobs=(rounded(_unit(request) * -4.0),) * len(given)) if given else output
 
+    def _right(self, request: Request) -> bool:
+        """Return whether the mode answers this request with the reference."""
+        return self._mode == "echo-reference" or (self._mode == "half" and _unit(request) < 0.5)
+
     def _choose(self, request: Request) -> Output:
         """Return scores that make the right choice the likeliest if the mode says the reference, else another."""
-        right = self._mode == "echo-reference" or (self._mode == "half" and _unit(request) < 0.5)
         unit, gold = _unit(request), request.gold or 0
-        best = gold if right else (gold + 1) % len(request.choices)
+        best = gold if self._right(request) else (gold + 1) % len(request.choices)
         each = [-(unit + (i != best)) * max(choice.counted, 1) for i, choice in enumerate(request.choices)]
         choices = tuple(ChoiceScore(logprob, i == best) for i, logprob in enumerate(each))
         return Output(request.sample_id, "", (), "stop", None, self._delay_s, choices=choices)
-
-    def _meant(self, request: Request) -> tuple[int, ...]:
-        """Return the ids that the mode would answer with no limit."""
-        if self._mode == "wrong":
-            return request.token_ids[:_WRONG_TOKENS]
-        says = self._mode == "echo-reference" or (self._mode == "half" and _unit(request) < 0.5)
-        return request.reference_ids if says else ()
 
 
 def _unit(request: Request) -> float:

@@ -267,7 +267,7 @@ class _Rope:
         config = LlamaConfig(**shape, max_position_embeddings=length, rope_parameters=rope)
         rotary = LlamaRotaryEmbedding(config).to(bench.device)
         self._tables = Tables(rotary, LEVELS[level], lambda _: None)
-        self._rotation = Rotation(apply_rotary_pos_emb, LEVELS[level], lambda: None)
+        self._rotation = Rotation(apply_rotary_pos_emb, LEVELS[level])
 
     def __call__(self, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Return the rotated q and k [1, heads, n, D]; the tables are computed too."""

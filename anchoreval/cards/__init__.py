@@ -198,7 +198,7 @@ def select_tasks(names: str, where: Path | None = None) -> tuple[list[Task], fro
     chosen: dict[str, Task] = {}
     single: set[str] = set()
     for name in re.split(r"[,\s]+", names.strip()):
-        matches = list(sets.get(name, ())) or _range(name) or fnmatch.filter(tasks, name)
+        matches = list(sets.get(name, ())) or fnmatch.filter(tasks, name) or _range(name)
         if unknown := [each for each in matches if each not in tasks] or [name] * (not matches):
             raise UnknownName("task", unknown[0], [*sets, *tasks])
         if name in tasks:

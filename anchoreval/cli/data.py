@@ -184,7 +184,8 @@ def check(sources: Sources) -> Iterator[Row]:
 
 
 def _row(suite: str, source: Published, path: Path | None) -> Row:
-    from anchoreval.texts.download import digest_of, sha256_of
+    from anchoreval.files import sha256_of
+    from anchoreval.texts.download import digest_of
 
     if path is None:
         return Row(suite, source.file, "missing", source.recipe or f"published at {source.addresses[0]}")

@@ -32,8 +32,7 @@ from anchoreval.errors import ModelError
 from anchoreval.lm_eval_plugin import ENGINES
 from anchoreval.lm_eval_plugin.arguments import BadArgument, model_arguments, prompt_arguments
 from anchoreval.lm_eval_plugin.tasks import card_of, model_of, sample_of
-from anchoreval.prompt import require_no_anchor, to_request
-from anchoreval.prompt.documents import cut_documents
+from anchoreval.prompt import cut_documents, require_no_anchor, to_request
 from anchoreval.runs.lengths import room_of
 from anchoreval.schema import ChoiceScore, Continuation, Json, Output, Request, Sample
 from anchoreval.tokenizer.chat_template import Renderer, TurnRefused
@@ -297,7 +296,8 @@ class AnchorEvalLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not analysed
         task = card_of(sample.task)
         room = None if task.length_of == "natural" else room_of(task, self._model.window)
         request = to_request(replace(sample, references=()), self._texts, task.reference, room, anchor=self._anchor)
-        return cut_documents(request, self.asked.document_tokens)
+        tokens = self.asked.document_tokens
+        return request if tokens is None else cut_documents(request, tokens)
 
     def _plain(self, name: str, ids: Sequence[int], new_tokens: int, **more: Any) -> Request:
         """Return a request of token ids without documents."""
@@ -337,7 +337,7 @@ class AnchorEvalLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not analysed
         """Yield every output as it comes; raise ModelError after the last if requests have no answer."""
         if not requests:
             return
-        if not self.arm.arrangement.stock:
+        if not self.arm.stock:
             without = sum("document" not in request.roles and "line" not in request.roles for request in requests)
             if without:
                 _log.warning("arm %s: %d of %d prompts have no documents", self.arm.name, without, len(requests))

@@ -13,17 +13,10 @@ from typing import Any
 
 from anchoreval.errors import ModelError
 from anchoreval.files.strict_json import OBJECT, Shape, either, list_of, number, object_of, or_null, whole
-from anchoreval.model.hashes import sha256_of
+from anchoreval.model.hashes import known_sha256_of
 from anchoreval.schema import Json
 
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-#: Files that a tokenizer is read from, ours or that of transformers.
-_OF_TOKENIZERS = (
-    "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model",
-)  # fmt: skip
-_OF_TEMPLATES = ("chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja")
-_OF_LOADERS = ("generation_config.json", ADAPTER)
 #: Ends of the names of files that anything is read from.
 _READ = (".json", ".jinja", ".safetensors", ".model", ".txt", ".py")
 _TEXTS = (".json", ".jinja")
@@ -66,7 +59,7 @@ def folder_of(model: str, weights: bool = True, download: bool = True) -> Path:
     """Return the folder of a local path or hub id; a missing hub id is downloaded into the hub's cache.
 
     Without `weights` only configuration and tokenizer are fetched, without `download` nothing at all. Raise ModelError
-    if that fails, or if a file of the checkpoint is a link to somewhere else.
+    if that fails, or if the checkpoint's files are not files, lie elsewhere, or state sizes that no model has.
     """
     try:
         there = Path(model).expanduser()
@@ -74,17 +67,12 @@ def folder_of(model: str, weights: bool = True, download: bool = True) -> Path:
     except (OSError, RuntimeError, ValueError):  # too long, a user that is not there, a NUL
         folder = None
     folder = folder or _download(model, weights, download)
-    require_sound(folder)
-    return folder
-
-
-def require_sound(folder: Path) -> None:
-    """Raise ModelError if a checkpoint's files are not files or lie elsewhere, or state sizes that no model has."""
     _require_inside(folder)
     for name, shape in _SHAPES.items():
         path = folder / name
         if path.is_file() and (wrong := shape(_json(path))) is not None:
             raise ModelError(f"{path}: {wrong}")
+    return folder
 
 
 def _require_inside(folder: Path) -> None:
@@ -122,28 +110,14 @@ def find_checkpoint(model: str, code: bool = False, adapters: bool = False) -> C
             f"{folder / 'config.json'}: transformers_weights names other weights, {str(other)[:80]!r}: delete it"
         )
     names = ["config.json", *_weight_files(folder, model), *([ADAPTER, ADAPTER_WEIGHTS] if adapter else [])]
-    hashes = {name: sha256_of(folder / name) for name in names}
+    hashes = {name: known_sha256_of(folder / name) for name in names}
     return Checkpoint(folder, hashes | (_code(folder) if code else {}), adapter)
-
-
-def reads(loader: bool, template: str, server_template: bool = False) -> tuple[str, ...]:
-    """Return the names, or globs, of the files besides the weights that decide an answer.
-
-    These are the tokenizer's files; those of chat templates if one is rendered here (`template` "chat") or is used to
-    count tokens (`server_template`); and those of the loader if the engine has one (`loader`).
-    """
-    rendered = template != "base" or server_template
-    return (
-        *_OF_TOKENIZERS,
-        *(_OF_TEMPLATES if rendered else ()),
-        *(_OF_LOADERS if loader else ()),
-    )
 
 
 def hashes_of(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
     """Return the SHA-256 of each file that exists, by name; a name may be a glob."""
     paths = sorted(path for name in names for path in folder.glob(name) if path.is_file())
-    return {path.relative_to(folder).as_posix(): sha256_of(path) for path in paths}
+    return {path.relative_to(folder).as_posix(): known_sha256_of(path) for path in paths}
 
 
 def _download(model: str, weights: bool, download: bool = True) -> Path:
@@ -212,12 +186,12 @@ def _code(folder: Path) -> dict[str, str]:
     mapped = [text for name in ("config.json", "tokenizer_config.json") for text in _mapped(folder / name)]
     if not mapped:
         return {}
-    found = {path.relative_to(folder).as_posix(): sha256_of(path) for path in sorted(folder.rglob("*.py"))}
+    found = {path.relative_to(folder).as_posix(): known_sha256_of(path) for path in sorted(folder.rglob("*.py"))}
     for other in sorted({text.partition("--")[0] for text in mapped if "--" in text}):
         if not _REPOSITORY.fullmatch(other) or Path(other).exists():  # transformers would take a folder of that name
             raise ModelError(f"{folder}: auto_map: {other[:80]!r} is no repository of the hub, or a folder here")
         place = _download(other, weights=False)
-        found |= {f"{other}--{path.name}": sha256_of(path) for path in sorted(place.glob("*.py"))}
+        found |= {f"{other}--{path.name}": known_sha256_of(path) for path in sorted(place.glob("*.py"))}
     return found
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import time
@@ -15,22 +14,23 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from anchoreval.files import clear_parts, part_of
+from anchoreval.errors import RunError
+from anchoreval.files import sha256_of, write_whole
 
 LARGE_BYTES = 1 << 23  # smaller files are read in milliseconds
 SETTLED_NS = 2_000_000_000  # a file changed more recently than this may change again within one tick of its clock
-_BLOCK_BYTES = 1 << 22
 _MOST = 4096  # entries that the cache keeps
 Kept = dict[str, list[Any]]  # path -> size, times of change, inode, SHA-256
 
 
-def sha256_of(path: Path) -> str:
+def known_sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file; that of a large one as the cache knows it, until the file changes."""
     place, before = str(path.resolve()), _mark(path)
     if before[0] < LARGE_BYTES:
-        return _read(path)
+        return sha256_of(path)
     if (kept := _load().get(place)) is not None and kept[:-1] == before:
         return str(kept[-1])
-    sha256, now = _read(path), time.time_ns()
+    sha256, now = sha256_of(path), time.time_ns()
     if before == _mark(path) and now - max(before[1], before[2]) > SETTLED_NS:
         _update(lambda known: known | {place: [*before, sha256]})
     return sha256
@@ -51,14 +51,6 @@ def cache_file() -> Path:
 def _mark(path: Path) -> list[int]:
     status = path.stat()
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
-
-
-def _read(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _load() -> Kept:
@@ -82,17 +74,11 @@ def _whole(entry: Any) -> bool:
 def _update(change: Callable[[Kept], Kept]) -> None:
     """Apply `change` to the entries as other processes left them, and write the result."""
     file = cache_file()
-    with contextlib.suppress(OSError), _alone(file):
+    with contextlib.suppress(OSError, RunError), _alone(file):
         before = _load()
         after = dict(list(change(before).items())[-_MOST:])
         if after != before:
-            clear_parts(file)
-            part = part_of(file)
-            try:
-                part.write_text(json.dumps(after), encoding="utf-8")
-                part.replace(file)
-            finally:
-                part.unlink(missing_ok=True)
+            write_whole(file, [json.dumps(after)])
 
 
 @contextlib.contextmanager

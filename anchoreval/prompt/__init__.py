@@ -1,6 +1,12 @@
 """Turn a sample into a request: the anchor token, the prompt's tokens with their segments, the reference answer.
 
 The text is tokenised once and as a whole, so its tokens are those that any other harness sends. Nothing is truncated.
+
+Attention patterns and per-document positions act on the documents of a prompt, whose tokens stay as they are. Without a
+size, documents are those of the task: each passage, each worked example, a haystack of running text as a whole, and
+each line of a haystack that is made of lines. With a size of N tokens, every run of neighbouring lines is joined, in
+order, and cut into blocks of N tokens; the last block may be shorter. Any other document longer than N is cut into such
+blocks too, and is never joined to another.
 """
 
 from __future__ import annotations
@@ -12,11 +18,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from anchoreval.arms.arm import Arm
 from anchoreval.errors import ModelError, OverlongPrompt, UnsupportedArm
-from anchoreval.schema import Choice, Continuation, Request, Role, Sample, Segment, Wrap
+from anchoreval.schema import Choice, Continuation, Json, Request, Role, Sample, Segment, Wrap
 from anchoreval.tokenizer.chat_template import Around, Scalar, around
 
 ReferenceForm = Literal["comma", "space", "numbered", "first"]
@@ -27,6 +33,12 @@ Form = Literal["base", "chat", "server"]
 Anchor = Literal["auto", "none"]
 AnchorFrom = Literal["tokenizer", "anchoreval", "none"]
 NO_ARGS: Mapping[str, Scalar] = MappingProxyType({})
+#: How documents are made, for a run's identity: records made under another rule belong to another run.
+DOCUMENT_RULE = (
+    "each passage, example, running haystack, line of a haystack; with a size, lines are joined and all are cut"
+)
+_ANCHOR = -1
+_LINES = -2  # stands for every `line` segment, so that neighbouring lines form one run
 
 
 class PromptTokenizer(Protocol):
@@ -92,13 +104,6 @@ def first_token(
         return {"anchor_token": None, "anchor_id": None, "anchor_from": "none"}
     text, number = anchor_token(tokenizer)
     return {"anchor_token": text, "anchor_id": number, "anchor_from": anchor_from(tokenizer, template, args)}
-
-
-def wording(wrap: Wrap, template: Template, args: Mapping[str, Scalar], anchor: Anchor) -> dict[str, Any]:
-    """Return, for a run's identity, what decides prompt text and first token besides the template's name."""
-    text = {"template_text": template_text(wrap)} if template == "chat" else {}
-    given = {"template_args": dict(args)} if args else {}
-    return text | given | ({"anchor": anchor} if anchor != "auto" else {})
 
 
 def require_no_anchor(arm: Arm) -> None:
@@ -224,10 +229,14 @@ def to_request(
     if sample.ids:
         return _of_text(sample, tokenizer, anchor)
     text = sample.prompt
-    ids, choices = _split(text, sample.choices, tokenizer)
+    ids, choices = _split(text, sample.choices, tokenizer) if sample.choices else (tokenizer.encode(text), ())
     seams = list(itertools.accumulate(len(segment.text) for segment in sample.segments[:-1]))
     segment_ids = [bisect.bisect_right(seams, start) for start, _ in tokenizer.spans(text)][: len(ids)]
-    token_ids, segment_ids = _anchored(ids, segment_ids, tokenizer) if anchor == "auto" else (ids, segment_ids)
+    token_ids = ids
+    if anchor == "auto":
+        number = anchor_token(tokenizer)[1]
+        skipped = 1 if ids[:1] == [number] else 0
+        token_ids, segment_ids = [number, *ids[skipped:]], [-1, *segment_ids[skipped:]]
     reference_answer = "" if choices or sample.then else reference_text(sample.references, form)
     reference = _continuation(text, reference_answer, ids, tokenizer)
     request = Request(
@@ -258,14 +267,6 @@ def _of_text(sample: Sample, tokenizer: PromptTokenizer, anchor: Anchor) -> Requ
 _DOCUMENT: tuple[Role, ...] = ("document",)
 
 
-def _anchored(ids: list[int], segment_ids: list[int], tokenizer: PromptTokenizer) -> tuple[list[int], list[int]]:
-    """Return the ids with exactly one anchor token, at index 0, and their segment ids; the anchor's is -1."""
-    number = anchor_token(tokenizer)[1]
-    if ids[:1] == [number]:
-        return ids, [-1, *segment_ids[1:]]
-    return [number, *ids], [-1, *segment_ids]
-
-
 def positions(request: Request) -> int:
     """Return how many positions a prompt takes with its answer, longest choice or text; the last token needs none."""
     behind = (len(request.reference_ids), *(len(choice.token_ids) for choice in request.choices))
@@ -281,8 +282,6 @@ def _split(
     A choice is tokenised together with the text before it. Its own tokens are those beyond the tokens of that text
     alone; trailing blanks of that text count as the choice's (lm-evaluation-harness 0.4.13, `TemplateLM._encode_pair`).
     """
-    if not choices:
-        return tokenizer.encode(prompt), ()
     starts = {before: len(tokenizer.encode((prompt + before).rstrip())) for before in {each.before for each in choices}}
     wholes = [tokenizer.encode(prompt + choice.before + choice.text) for choice in choices]
     pairs = [(whole, starts[choice.before]) for whole, choice in zip(wholes, choices, strict=True)]
@@ -305,3 +304,39 @@ def _continuation(prompt: str, answer: str, ids: list[int], tokenizer: PromptTok
     if together[: len(alone)] == alone:
         return together[len(alone) :]
     return tokenizer.encode(glue + answer)
+
+
+def cut_documents(request: Request, tokens: int) -> Request:
+    """Return the request with its documents cut into blocks of `tokens` tokens (see above), all of role `document`.
+
+    Other segments keep their roles. Segments without tokens are dropped. Raise ValueError for less than one token.
+    """
+    if tokens < 1:
+        raise ValueError(f"a document of {tokens} tokens")
+    joined = {_ANCHOR: _ANCHOR}
+    joined |= {segment: _LINES if role == "line" else segment for segment, role in enumerate(request.roles)}
+    segment_ids: list[int] = []
+    roles: list[Role] = []
+    for segment, run in itertools.groupby(map(joined.__getitem__, request.segment_ids)):
+        size = sum(1 for _ in run)
+        if segment == _ANCHOR:
+            segment_ids += [segment] * size
+            continue
+        role = "document" if segment == _LINES else request.roles[segment]
+        step = tokens if role == "document" else size
+        for start in range(0, size, step):
+            segment_ids += [len(roles)] * min(step, size - start)
+            roles.append(role)
+    return replace(request, segment_ids=tuple(segment_ids), roles=tuple(roles))
+
+
+def document_tokens(request: Request) -> dict[str, Json]:
+    """Return the number of documents and the token counts of the smallest, the (lower) median and the largest.
+
+    A prompt may have thousands of documents, so a record does not list them. Without documents only `count` is there.
+    """
+    runs = ((segment, sum(1 for _ in run)) for segment, run in itertools.groupby(request.segment_ids))
+    sizes = sorted(size for segment, size in runs if segment >= 0 and request.roles[segment] in {"document", "line"})
+    if not sizes:
+        return {"count": 0}
+    return {"count": len(sizes), "min": sizes[0], "median": sizes[(len(sizes) - 1) // 2], "max": sizes[-1]}

@@ -8,26 +8,21 @@ are dropped when the run finishes.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 
 from anchoreval.errors import RunError
-from anchoreval.files import clear_parts, write_errors, write_whole
+from anchoreval.files import clear_parts, opened, sha256_of, there, write_errors, write_whole
 from anchoreval.records.header import HEADER, SCHEMA, Header, fingerprint, read_header
 from anchoreval.records.header_shape import problem_of
 from anchoreval.records.kept import Kept
-from anchoreval.records.line import from_line as from_line
-from anchoreval.records.line import record_of
-from anchoreval.records.line import to_line as to_line
-from anchoreval.records.lines import RECORDS, Lines, drop_torn_line, each_fields, write_line
-from anchoreval.records.logprobs import LOGPROBS, TokenLogprobs, sha256_of
-from anchoreval.records.plain_files import opened, there
-from anchoreval.records.run import Run, load_run
-from anchoreval.records.seal import require_seal, seal_of
+from anchoreval.records.lines import RECORDS, Lines, drop_torn_line, each_fields, record_of, to_line, write_line
+from anchoreval.records.logprobs import LOGPROBS, TokenLogprobs, logprobs_sha256
+from anchoreval.records.run import Run, load_run, require_seal, seal_of
 from anchoreval.schema import SCORED, Json, Record
 
 LOCK = "lock"
@@ -41,7 +36,6 @@ class RunFolder:
 
     `done`              key -> record, for all records in the folder
     `old`               the header that was in the folder when it was opened; None in a new folder
-    `firsts`            the kept first answers of two-step samples
     `same_environment`  refuses a run that was begun on another machine or with other versions
     """
 
@@ -54,10 +48,9 @@ class RunFolder:
         self._keys: dict[tuple[str, str], str] = {}
         self._lines: dict[str, int] = {}  # key -> number of the line, for records from before the folder was opened
         self._written, self._stale = False, 0
-        self.firsts = Kept()
 
     def __enter__(self) -> RunFolder:
-        if problem := problem_of(json.loads(json.dumps(self._header))):  # no reader would accept this header
+        if problem := problem_of(self._header):  # no reader would accept this header
             raise RunError(f"{self.path}: what is asked for has no place in {HEADER}: {problem}")
         for place in (self.path, self.path.parent):  # folders of run and model: boards follow no links
             if place.is_symlink():
@@ -77,7 +70,6 @@ class RunFolder:
             for name in (HEADER, RECORDS, LOGPROBS):
                 clear_parts(self.path / name)
             self._resume()
-            self.firsts = Kept(self.path / FIRSTS)
             with write_errors(self.path / RECORDS):
                 self._file = os.open(self.path / RECORDS, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW, 0o644)
         except BaseException:
@@ -145,16 +137,16 @@ class RunFolder:
         old = self.old or Header()
         return self._written and (self._stale > 0 or bool(old.get("finished") or old.get("grown")))
 
-    @property
-    def environment(self) -> int | None:
-        """The index of this process's environment in the header's `environments`; None if it is not known."""
-        return self.environment_of(self._here[0]) if self._here else None
+    def environment_of(self, environment: Mapping[str, Json] | None) -> int | None:
+        """Return the index of an environment in the header's `environments`; add a new one.
 
-    def environment_of(self, environment: Mapping[str, Json]) -> int:
-        """Return the index of an environment in the header; add a new one.
-
-        Raise RunError for a new one if the run must stay in the same environment.
+        None stands for this process's, and is returned if that is not known. Raise RunError for a new one if the run
+        must stay in the same environment.
         """
+        if environment is None:
+            if not self._here:
+                return None
+            environment = self._here[0]
         known = self._header.environments
         if environment not in known:
             self._require_known([environment])
@@ -166,6 +158,11 @@ class RunFolder:
         known = self._header.environments
         if self._same_environment and known and (other := [each for each in environments if each != known[0]]):
             raise RunError(f"{self.path}: --same-environment: where it was begun, {_apart(known[0], other[0])}")
+
+    @cached_property
+    def firsts(self) -> Kept:
+        """The kept first answers of two-step samples."""
+        return Kept(self.path / FIRSTS)
 
     def line_of(self, key: str) -> int:
         """Return the line number that the record of this key had when the folder was opened; 0 if it had none."""
@@ -256,13 +253,14 @@ class RunFolder:
         """
         if not self._written:
             return load_run(self.path)
-        self.sort(list(self.done))
+        if self._stale:
+            self.sort(list(self.done))
         self._logprobs.settle(list(self.done))
-        with (self.path / RECORDS).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        (self.path / FIRSTS).unlink(missing_ok=True)
+        with write_errors(self.path / FIRSTS):
+            (self.path / FIRSTS).unlink(missing_ok=True)
         self._header |= changes
-        self.update_header(seal=seal_of(self._header, digest, len(self.done), sha256_of(self.path)))
+        digest = sha256_of(self.path / RECORDS)
+        self.update_header(seal=seal_of(self._header, digest, len(self.done), logprobs_sha256(self.path)))
         header = json.loads(json.dumps(self._header, sort_keys=True))  # in the order in which it is read
         return Run(self.path, Header(header), tuple(self.done.values()))
 

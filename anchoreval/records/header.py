@@ -13,10 +13,10 @@ from functools import cached_property
 from pathlib import Path
 
 from anchoreval.errors import RunError
+from anchoreval.files import content_of
 from anchoreval.files.strict_json import parse
 from anchoreval.records.header_shape import problem_of
 from anchoreval.records.parts import HeaderParts
-from anchoreval.records.plain_files import content_of
 from anchoreval.schema import GENERATED, Json, Record, uses_generated
 from anchoreval.stats.scores import Place
 from anchoreval.stats.subject import Subject

@@ -22,7 +22,7 @@ from anchoreval.files.strict_json import (
     unpaired,
     whole,
 )
-from anchoreval.records.line import LONGEST
+from anchoreval.records.lines import LONGEST
 from anchoreval.schema import Json
 
 MOST = 10**8  # largest number of samples of a cell

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from anchoreval.errors import RunError
+from anchoreval.files import MOST_BYTES, opened, there
 from anchoreval.files.strict_json import parse
-from anchoreval.records.plain_files import MOST_BYTES, opened, there
 from anchoreval.schema import Json
 
 Content = TypeVar("Content")

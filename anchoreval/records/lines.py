@@ -1,20 +1,171 @@
-"""Read the lines of records.jsonl one after the other, and append lines."""
+"""The lines of records.jsonl: a record as one JSON line in ASCII and back, line after line; append lines.
+
+A line with a missing field, or with a field of another shape, is refused.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from anchoreval.errors import RunError
-from anchoreval.records.line import checked, record_of, unanswered
-from anchoreval.records.plain_files import MOST_BYTES, opened
-from anchoreval.schema import Record
+from anchoreval.files import MOST_BYTES, opened
+from anchoreval.files.strict_json import (
+    FLAG,
+    LARGEST,
+    OBJECT,
+    TEXT,
+    Shape,
+    Wrong,
+    brief,
+    either,
+    list_of,
+    number,
+    object_of,
+    or_null,
+    parse,
+    row_of,
+    whole,
+    whole_characters,
+    word,
+)
+from anchoreval.schema import OUTCOMES, SCORED, ChoiceScore, Finish, Record, outcome_of
 
 RECORDS = "records.jsonl"
+LONGEST = 2**27  # largest length in tokens
+_TALLY, _LOGPROB = whole(), or_null(number())
+_NAMES = ("key", "sample_id", "task", "arm", "prompt_sha256")  # these texts must have no unpaired surrogate
+#: Every field that each line has.
+_FIELDS: dict[str, Shape] = {
+    **dict.fromkeys((*_NAMES, "output"), TEXT), "length": whole(0, LONGEST),
+    **dict.fromkeys(("index", "prompt_tokens", "output_tokens", "reference_tokens"), _TALLY),
+    "references": list_of(TEXT), "facts": OBJECT, "finish": word(*get_args(Finish)), "score": or_null(number(0, 1)),
+    "why": or_null(TEXT), "reference_logprob": _LOGPROB, "seconds": number(0),
+}  # fmt: skip
+#: Fields that a line may lack: `choices` in a sample without choices, the others in format 1.
+_OPTIONAL: dict[str, Shape] = {
+    "choices": list_of(row_of(number(), FLAG)), "outcome": word(*OUTCOMES), "environment": whole(0, 10**6),
+}  # fmt: skip
+_RECORD = object_of(_FIELDS, _OPTIONAL)
+_TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(_FIELDS, (str,)),
+    **dict.fromkeys(("length", "index", "prompt_tokens", "output_tokens", "reference_tokens"), (int,)),
+    **dict.fromkeys(("score", "reference_logprob"), (int, float, type(None))),
+    "references": (list,), "facts": (dict,), "why": (str, type(None)), "seconds": (int, float),
+}  # fmt: skip
+_VALUES = itemgetter(*_TYPES)
+_SIZES = itemgetter("length", "index", "prompt_tokens", "output_tokens", "reference_tokens")
+_ENDS, _WITH_OUTCOME = frozenset(get_args(Finish)), frozenset(_FIELDS) | {"outcome", "environment"}
+#: Facts that scorers read; a sample has the facts of its own scorer.
+_FACTS: dict[str, Shape] = {
+    "question": either(whole(), TEXT), "labels": either(whole(), list_of(TEXT)), "all_classes": list_of(TEXT),
+    "doc": OBJECT,
+    "shots": whole(0, 10**6),
+    "lm_eval": object_of({"task": TEXT, "metric": TEXT, "filter": TEXT}, {"folder": TEXT}),
+}  # fmt: skip
+_KNOWN_FACTS = object_of({"facts": object_of({}, _FACTS)})
+
+
+def to_line(record: Record) -> bytes:
+    """Return the record as one JSON line in ASCII; all other characters are escaped, so any text survives.
+
+    A record without environment (format 1) has no outcome on its line if the outcome follows from the other fields.
+    """
+    values = dataclasses.asdict(record)
+    if not record.choices:
+        del values["choices"]
+    if record.environment is None:
+        del values["environment"]
+        if record.outcome == outcome_of(record.finish, record.output, bool(record.choices)):
+            del values["outcome"]
+    return (json.dumps(values, ensure_ascii=True, allow_nan=False) + "\n").encode("ascii")
+
+
+def from_line(line: bytes) -> Record:
+    """Return the record of one line; raise ValueError if the line is torn or has other fields."""
+    return record_of(checked(line))
+
+
+def record_of(values: Mapping[str, Any]) -> Record:
+    """Return the record of checked fields."""
+    lists = {"references": tuple(values["references"])}
+    if "choices" in values:
+        lists["choices"] = tuple(ChoiceScore(*score) for score in values["choices"])
+    return Record(**{**values, **lists})
+
+
+def checked(line: bytes) -> dict[str, Any]:
+    """Return the fields of one line; raise ValueError with the first field that is missing or has the wrong shape."""
+    values: Any = parse(line)
+    if not isinstance(values, dict):
+        raise ValueError("not a record")
+    if not _is_plain(values):
+        if foreign := values.keys() - _FIELDS.keys() - _OPTIONAL.keys():
+            raise ValueError(f"not a record: it has a field {brief(min(foreign))}")
+        if (wrong := _RECORD(values)) is not None:
+            raise ValueError(_said(wrong, values))
+    if _FACTS.keys() & values["facts"].keys() and (wrong := _KNOWN_FACTS(values)) is not None:
+        raise ValueError(_said(wrong, values))
+    if b"\\u" in line:
+        for name in _NAMES:
+            if not whole_characters(values[name]):
+                raise ValueError(f"not a record: {name} is {brief(values[name])}, expected whole characters")
+    return values
+
+
+def _said(wrong: Wrong, values: Mapping[str, Any]) -> str:
+    """Return what is wrong with a record, with name and value of the field."""
+    name, *inside = wrong.place
+    if name not in values:
+        return f"not a record: {name} is not there"
+    at = f" at {' > '.join(inside)!a}" if inside else ""
+    return f"not a record: {name} is {brief(values[name])}, expected {wrong.expected}{at}"
+
+
+def _is_plain(values: Mapping[str, Any]) -> bool:
+    """Return True if an object surely has the shape of a record. It takes a third of the time of the full check."""
+    try:
+        kinds, sizes = tuple(map(type, _VALUES(values))), _SIZES(values)
+    except KeyError:
+        return False
+    if not _are_plain(kinds) or min(sizes) < 0 or max(sizes) > LONGEST:
+        return False
+    score, logprob = values["score"], values["reference_logprob"]
+    return (
+        (values.keys() == _FIELDS.keys() or _optional_is_plain(values))
+        and (score is None or 0 <= score <= 1)
+        and (logprob is None or -LARGEST <= logprob <= LARGEST)
+        and 0 <= values["seconds"] <= LARGEST
+        and values["finish"] in _ENDS
+        and all(type(text) is str for text in values["references"])
+    )
+
+
+def _optional_is_plain(values: Mapping[str, Any]) -> bool:
+    if values.keys() - _WITH_OUTCOME:
+        return False
+    environment = values.get("environment", 0)
+    return values.get("outcome", "answered") in OUTCOMES and type(environment) is int and 0 <= environment <= 10**6
+
+
+@cache
+def _are_plain(kinds: tuple[type, ...]) -> bool:
+    """Return True if these are the fields' types in the order of `_TYPES`. The cache stays small: JSON has 7 types."""
+    return all(kind in wanted for wanted, kind in zip(_TYPES.values(), kinds, strict=True))
+
+
+def unanswered(values: Mapping[str, Any]) -> bool:
+    """Return True if checked fields have an outcome that is not scored, so that the sample is asked again."""
+    outcome = values.get("outcome") or ("failed" if values["finish"] == "error" else "answered")
+    return outcome not in SCORED
 
 
 class Lines:
@@ -61,28 +212,28 @@ def each_fields(lines: Lines) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield line number and fields of every record, with the checks and errors of `each_record`."""
     path, first = lines.path, dict[str, int]()
     last: dict[str, int] | None = None
-    for number, line in lines:
+    for at, line in lines:
         try:
             values = checked(line)
         except ValueError as error:
-            raise RunError(f"{path}:{number}: {error}: delete this line and run the command again") from error
+            raise RunError(f"{path}:{at}: {error}: delete this line and run the command again") from error
         if unanswered(values) and values["key"] not in first:
             last = _last_lines(path) if last is None else last
-            if last.get(values["key"], number) > number:
+            if last.get(values["key"], at) > at:
                 continue
-        if (earlier := first.setdefault(values["key"], number)) != number:
+        if (earlier := first.setdefault(values["key"], at)) != at:
             raise RunError(
-                f"{path}:{number}: the same record as line {earlier}: delete this line and run the command again"
+                f"{path}:{at}: the same record as line {earlier}: delete this line and run the command again"
             )
-        yield number, values
+        yield at, values
 
 
 def _last_lines(path: Path) -> dict[str, int]:
     """Return key -> number of its last line; broken lines are skipped."""
     last: dict[str, int] = {}
-    for number, line in Lines(path):
+    for at, line in Lines(path):
         with contextlib.suppress(ValueError):
-            last[checked(line)["key"]] = number
+            last[checked(line)["key"]] = at
     return last
 
 

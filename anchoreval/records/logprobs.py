@@ -18,10 +18,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from anchoreval.errors import RunError
-from anchoreval.files import write_errors, write_whole
+from anchoreval.files import MOST_BYTES, opened, there, write_errors, write_whole
 from anchoreval.files.strict_json import parse
 from anchoreval.records.lines import write_line
-from anchoreval.records.plain_files import MOST_BYTES, opened, there
 from anchoreval.schema import Record
 
 LOGPROBS = "logprobs.jsonl"
@@ -110,7 +109,7 @@ class TokenLogprobs(Mapping[str, "Values[float]"]):
         return None
 
 
-def sha256_of(folder: Path) -> str | None:
+def logprobs_sha256(folder: Path) -> str | None:
     """Return the SHA-256 of the file in a run folder; None if there is no file."""
     if not there(folder / LOGPROBS):
         return None

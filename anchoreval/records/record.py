@@ -7,7 +7,7 @@ import json
 import struct
 
 from anchoreval.arms.arm import Arm
-from anchoreval.prompt.documents import document_tokens
+from anchoreval.prompt import document_tokens
 from anchoreval.schema import Output, Record, Request, Sample, Score
 from anchoreval.suites.scorers import likeliest
 
@@ -25,7 +25,7 @@ def key_of(request: Request, arm: Arm, engine: str) -> str:
         decoding |= {"choices": [(choice.token_ids, choice.counted) for choice in request.choices]}
     if request.end_ids:
         decoding |= {"end_ids": request.end_ids, "min_new_tokens": request.min_new_tokens}
-    if not arm.arrangement.stock:
+    if not arm.stock:
         digest.update(json.dumps([request.segment_ids, request.roles]).encode())
     digest.update(json.dumps([request.sample_id, arm.fingerprint(), engine, decoding]).encode())
     return digest.hexdigest()

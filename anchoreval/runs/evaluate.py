@@ -23,7 +23,6 @@ from anchoreval.model.hashes import forget
 from anchoreval.prompt import NO_ARGS, Anchor, Template, anchor_from, anchor_token
 from anchoreval.records.folder import RunFolder
 from anchoreval.records.header import HEADER, RAW_TEXT, Header
-from anchoreval.records.own import require_own
 from anchoreval.records.run import Run, load_run
 from anchoreval.runs.identity import header_of, now, tell_beside
 from anchoreval.runs.prompts import Cells, Prompts
@@ -249,7 +248,7 @@ class Evaluation:
         prompts, model, tell = self.prompts, self.prompts.model, self.tell
         finished = [] if self.same_environment else list(finished_beside(self.output, prompts.spec))
         with work(self.watch, 0, "making the first prompt of every task and length"):
-            cells = self._cells(prompts) if not finished else None
+            cells = prompts.cells() if not finished else None
         for line in tokenizer_lines(prompts):
             tell(line)
         if unused := bool(self.raw and model.tokenizer.chat_template):
@@ -259,17 +258,16 @@ class Evaluation:
         with work(self.watch, 0, f"opening {model.name}"):
             engine = self._open()
         try:
-            served = as_served(prompts, engine)
+            one_server = capabilities_of(self.opening.backend).one_server
+            served = as_served(prompts, engine) if one_server else prompts
             if served.spec is not prompts.spec:
                 cells, finished = None, []
             for run in finished:
                 if run.is_asked_for(served, engine):
                     return self._as_it_is(run.path, run.header, engine)
-            if cells is None:
-                cells = self._cells(served)
-            elif served.model is not model:
+            if cells is None or served.model is not model:
                 cells = served.cells()
-            for line in cells.notices:
+            for line in (*(f"left out: {row['why']}" for row in cells.unmakeable), *cells.notices):
                 tell(line)
             with work(self.watch, 0, "trying every arm once"):
                 header = header_of(served, cells, engine, unused)
@@ -286,13 +284,6 @@ class Evaluation:
         if opening.workers is not None:
             raise AnchorEvalError("--workers needs --ray: local, auto or the address of a cluster")
         return open_backend(opening.backend, opening.model, **opening.options)
-
-    def _cells(self, prompts: Prompts) -> Cells:
-        """Return the cells that are asked for, and tell which are left out."""
-        cells = prompts.cells()
-        for row in cells.unmakeable:
-            self.tell(f"left out: {row['why']}")
-        return cells
 
     def _as_it_is(self, path: Path, header: Header, engine: Engine) -> Run:
         """Return a run that is already finished, with the notices and progress of one that is computed."""
@@ -316,10 +307,10 @@ class Evaluation:
             self.tell(line)
         directory = self.output / header.run
         if not (directory / HEADER).exists():
-            tell_beside(directory, Header(json.loads(json.dumps(header))), self.tell)
+            tell_beside(directory, header, self.tell)
         with RunFolder(directory, header, self.same_environment) as disk:
-            require_own(disk)
-            prompts, cells = gone_on(prompts, cells, disk, self.tell)
+            if disk.old is not None:
+                prompts, cells = gone_on(prompts, cells, disk, self.tell)
             spec, many = prompts.spec, isinstance(engine, Fleet)
             groups = waves(str(header.backend["engine"]), spec.arms)
             if isinstance(engine, Fleet):
@@ -342,17 +333,14 @@ class Evaluation:
 def as_served(prompts: Prompts, engine: Described) -> Prompts:
     """Return the prompts as the server takes them: in the server's template if it turned out to answer chat only.
 
-    If the server has fewer positions than the card says, the prompts get these. Prompts of other backends stay the
-    same.
+    If the server has fewer positions than the card says, the prompts get these.
     """
     described = engine.describe()
     name, positions = str(described["engine"]), described.get("max_length")
     if not prompts.spec.served and described.get("server", {}).get("api") == "chat":
         prompts = prompts.asking(served=True)
         _check(prompts.spec, name, None, "chat")
-    if not capabilities_of(name).one_server or not isinstance(positions, int):
-        return prompts
-    return replace(prompts, model=prompts.model.within(positions))
+    return replace(prompts, model=prompts.model.within(positions)) if isinstance(positions, int) else prompts
 
 
 def notices(described: Mapping[str, Any]) -> Iterator[str]:

@@ -18,14 +18,14 @@ from typing import Any
 from anchoreval.arms.arm import Arm
 from anchoreval.backends import BACKENDS, Described, waves
 from anchoreval.errors import AnchorEvalError, RunError
+from anchoreval.files import content_of
 from anchoreval.files.strict_json import parse
 from anchoreval.model import Model
-from anchoreval.model.checkpoint import hashes_of, reads
+from anchoreval.model.checkpoint import ADAPTER, hashes_of
 from anchoreval.prompt import anchor_token, first_token
 from anchoreval.records.header import HEADER, SCHEMA, TWICE, UNUSED_TEMPLATE, Header, fingerprint, read_header
-from anchoreval.records.plain_files import content_of
 from anchoreval.records.run import Run
-from anchoreval.runs.prompts import Cell, Cells, Prompts
+from anchoreval.runs.prompts import Cells, Prompts
 from anchoreval.runs.rounds import rule_of
 from anchoreval.schema import Json
 from anchoreval.suites import POOLS
@@ -45,6 +45,13 @@ _ASKED = (
     "documents",
     "until",
 )
+#: Files that a tokenizer is read from, ours or that of transformers.
+_OF_TOKENIZERS = (
+    "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model",
+)  # fmt: skip
+_OF_TEMPLATES = ("chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja")
+_OF_LOADERS = ("generation_config.json", ADAPTER)
 #: A valid name under `files`: a plain path below the checkpoint's folder, no pattern.
 _FILE = re.compile(r"([\w-][\w.+@=-]*/)*[\w-][\w.+@=-]*")
 _TEXTS = ("haystack", "wordlists", "context")
@@ -63,20 +70,19 @@ def decided_by(prompts: Prompts, cells: Cells, described: Mapping[str, Json]) ->
     `pools`     cell -> the part of the number of samples that the samples themselves depend on
     """
     addressed = [(cell, "@".join(map(str, cell.place))) for cell in cells]
+    pools = {
+        at: POOLS[cell.task.generator](prompts.recipe(cell.task, cell.length, cell.asked))
+        for cell, at in addressed
+        if cell.task.generator in POOLS
+    }
     cut = {cell.task.address: cell.length for cell in cells if cell.task.length_of == "prompt"}
     parts: dict[str, Json] = {
         "cut": {} if prompts.spec.lengths else cut,
         "less": [at for cell, at in addressed if cell.task.length_of == "prompt" and "budget_less" in cell.facts],
         "shuffled": [at for cell, at in addressed if cell.shuffled],
-        "pools": {at: size for cell, at in addressed if (size := _pool(prompts, cell)) is not None},
+        "pools": {at: size for at, size in pools.items() if size is not None},
     }
     return read_by(prompts, described) | {name: part for name, part in parts.items() if part}
-
-
-def _pool(prompts: Prompts, cell: Cell) -> Json:
-    """Return what the samples of a cell depend on of their number; None if they do not depend on it."""
-    pool = POOLS.get(cell.task.generator)
-    return pool and pool(prompts.recipe(cell.task, cell.length, cell.asked))
 
 
 def read_by(prompts: Prompts, described: Mapping[str, Json]) -> dict[str, Json]:
@@ -133,7 +139,7 @@ def header_of(prompts: Prompts, cells: Cells, engine: Described, unused_template
         **({UNUSED_TEMPLATE: True} if unused_template else {}),
         **({"until": rule_of(spec.until)} if spec.until else {}),
     }
-    return Header(facts)
+    return Header(json.loads(json.dumps(facts)))  # as it is read again
 
 
 def _applied(arms: Sequence[Arm], engine: Described, name: str) -> list[dict[str, Json]]:
@@ -151,9 +157,15 @@ def now() -> str:
 
 
 def _reads(described: Mapping[str, Json], template: str) -> tuple[str, ...]:
-    server = described.get("server") or {}
-    engine = BACKENDS.get(str(described.get("engine")))
-    return reads(engine is not None and engine.loads_checkpoint, template, server.get("api") == "chat")
+    """Return the names, or globs, of the files besides the weights that decide an answer.
+
+    These are the tokenizer's files; those of chat templates if one is rendered here or is used to count tokens; and
+    those of the loader if the engine has one.
+    """
+    server, engine = described.get("server") or {}, BACKENDS.get(str(described.get("engine")))
+    rendered = template != "base" or server.get("api") == "chat"
+    loads = engine is not None and engine.loads_checkpoint
+    return (*_OF_TOKENIZERS, *(_OF_TEMPLATES if rendered else ()), *(_OF_LOADERS if loads else ()))
 
 
 def environment_of(described: Mapping[str, Json]) -> dict[str, Json]:
@@ -169,28 +181,24 @@ def tell_beside(folder: Path, header: Header, tell: Callable[[str], None]) -> No
 
     An unfinished run of an older format is named too, since it cannot be resumed. Runs that cannot be read are skipped.
     """
-    asked = _asked(header)
-    beside = [other for path in sorted(folder.parent.glob(f"*/{HEADER}")) if (other := _same(path, asked))]
+    beside = [other for path in sorted(folder.parent.glob(f"*/{HEADER}")) if (other := _same(path, header))]
     for old in [other for other in beside if other.get("schema") != header["schema"] and not other.get("finished")]:
         if old.get("limit") == header["limit"]:
             tell(f"run {old.run} was begun in an older format and is left unfinished as it is: a new run begins")
-    for newest in sorted((other for other in beside if other.get("schema") == header["schema"]), key=_created)[-1:]:
+    alike = [other for other in beside if other.get("schema") == header["schema"]]
+    for newest in sorted(alike, key=lambda other: other.created)[-1:]:
         before, now = newest.identity, header.identity
         if changed := [*_changed(before.get("files") or {}, now["files"]), *_others(before, now)]:
             tell(f"{' and '.join(changed)} since run {newest.run}: a new run begins")
 
 
-def _created(header: Header) -> str:
-    return str(header.get("created"))
-
-
-def _same(path: Path, asked: str) -> Header | None:
-    """Return the header at `path`, or None if it was asked for something else or cannot be read."""
+def _same(path: Path, header: Header) -> Header | None:
+    """Return the header at `path`, or None if it was asked for something else than `header` or cannot be read."""
     try:
         other = read_header(path)
     except RunError:
         return None
-    return other if other.run and _asked(other) == asked else None
+    return other if other.run and _asked(other) == _asked(header) else None
 
 
 def _asked(header: Header) -> str:

@@ -46,20 +46,18 @@ class LengthRule:
         """
         if self.template:
             sample = replace(sample, facts={**sample.facts, "template_tokens": self.template})
-        over = self._over(sample, task, tokenizer, room)
+        if task.length_of == "sample":
+            over = int(sample.facts.get("tokens", 0)) + self.outside - sample.length
+        elif task.length_of == "natural" or room is None or not self.anchor:
+            return sample
+        else:
+            over = len(tokenizer.encode(sample.prompt)) + self.outside + sample.max_new_tokens - room
         if not 0 < over <= self.anchor or over >= sample.max_new_tokens:
             return sample
         facts: dict[str, Json] = {**sample.facts, "budget_less": over}
         if "tokens" in facts:
             facts["tokens"] -= over
         return replace(sample, max_new_tokens=sample.max_new_tokens - over, facts=facts)
-
-    def _over(self, sample: Sample, task: Task, tokenizer: PromptTokenizer, room: int | None) -> int:
-        if task.length_of == "sample":
-            return int(sample.facts.get("tokens", 0)) + self.outside - sample.length
-        if task.length_of == "natural" or room is None or not self.anchor:
-            return 0
-        return len(tokenizer.encode(sample.prompt)) + self.outside + sample.max_new_tokens - room
 
     def positions(self, request: Request) -> int:
         """Return the number of positions that a request takes, including a server's own template."""

@@ -14,15 +14,14 @@ from typing import TYPE_CHECKING
 
 from anchoreval.arms.arm import DEFAULT_KERNEL, parse_arms
 from anchoreval.errors import LengthError, RunError
+from anchoreval.files import content_of, sha256_of, there
 from anchoreval.files.strict_json import parse
 from anchoreval.model import Model
-from anchoreval.records.plain_files import content_of, there
 from anchoreval.reports.nll.rows import Row, spans
 from anchoreval.reports.nll.tables import HEADER, TASK, texts_of, write_tables
 from anchoreval.runs.evaluate import evaluate, require_one_document
 from anchoreval.schema import Watch
 from anchoreval.suites.nll.generate import files_of, name_of
-from anchoreval.texts.download import sha256_of
 
 if TYPE_CHECKING:
     from anchoreval.arms.arm import Arm

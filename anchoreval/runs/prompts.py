@@ -14,13 +14,12 @@ from typing import Any
 from anchoreval.cards import Task
 from anchoreval.errors import AnchorEvalError, LengthError, MissingExtra
 from anchoreval.model import Model
-from anchoreval.prompt import NO_ARGS, to_request, trimmed, wording, wrap_of
-from anchoreval.prompt.documents import RULE, cut_documents
+from anchoreval.prompt import DOCUMENT_RULE, NO_ARGS, cut_documents, template_text, to_request, trimmed, wrap_of
 from anchoreval.records.header import SCHEMA
 from anchoreval.runs.dealing import names_source, shuffled
 from anchoreval.runs.lengths import LengthRule, lengths_of, require_lengths, room_of, rule_of
 from anchoreval.runs.spec import Spec
-from anchoreval.schema import GENERATED, Json, Output, Request, Sample, Wrap, uses_generated
+from anchoreval.schema import GENERATED, Json, Output, Request, Sample, Wrap, lost_output, uses_generated
 from anchoreval.suites import (
     CONTEXT_FREE,
     FOLLOW_UPS,
@@ -123,8 +122,11 @@ class Prompts:
 
     @property
     def wording(self) -> dict[str, Any]:
-        """The part of a run's identity that tells how prompts are worded; see `prompt.wording`."""
-        return wording(self.wrap, self.spec.template, self.spec.template_args, self.spec.anchor)
+        """The part of a run's identity that decides prompt text and first token besides the template's name."""
+        spec = self.spec
+        text = {"template_text": template_text(self.wrap)} if spec.template == "chat" else {}
+        given = {"template_args": dict(spec.template_args)} if spec.template_args else {}
+        return text | given | ({"anchor": spec.anchor} if spec.anchor != "auto" else {})
 
     def asking(self, **changes: Any) -> Prompts:
         """Return the prompts of the same model under a Spec with these fields changed."""
@@ -152,7 +154,8 @@ class Prompts:
                 last = last or error
                 cells.unmakeable.append({"task": task.address, "length": length, "why": str(error)})
                 continue
-            self._require_room(cell, cells.notices)
+            if task.length_of == "prompt":
+                self._require_room(cell, cells.notices)
             cells.cells.append(cell)
             if task.generator in LEFT_OUT:
                 cells.notices += LEFT_OUT[task.generator](self.recipe(task, length, cell.asked))
@@ -186,7 +189,7 @@ class Prompts:
         If at least one prompt is shorter, append a line to `notices` instead.
         """
         task, length, new_tokens, room = cell.task, cell.length, cell.new_tokens, room_of(cell.task, self.window)
-        if task.length_of != "prompt" or room is None or length + new_tokens + self.rule.template <= room:
+        if room is None or length + new_tokens + self.rule.template <= room:
             return
         problem = (
             f"{task.address} cuts prompts at {length} tokens and adds {new_tokens} of the answer, the model has {room}"
@@ -230,7 +233,8 @@ class Prompts:
     def request(self, task: Task, sample: Sample, room: int | None = None) -> Request:
         """Return the request of a sample; raise OverlongPrompt if it takes more positions than `room`."""
         request = to_request(sample, self.tokenizer, task.reference, room, anchor=self.spec.anchor)
-        return cut_documents(request, self.spec.document_tokens)
+        tokens = self.spec.document_tokens
+        return request if tokens is None else cut_documents(request, tokens)
 
     def second(self, task: Task, sample: Sample, answer: str) -> Pair:
         """Return the second prompt of a two-step sample, made from the answer to its first prompt."""
@@ -247,7 +251,7 @@ class Prompts:
         if room is None or (needed := self.rule.positions(request)) <= room:
             return None
         why = f"needs {needed} positions, the model has {room}, and nothing is cut"
-        return Output(request.sample_id, "", (), "error", None, 0.0, why, lost="does_not_fit")
+        return lost_output(request.sample_id, "does_not_fit", why)
 
     def identity(self, engine: str) -> dict[str, Json]:
         """Return everything that changes a record: not throughput settings, not the number of samples.
@@ -271,7 +275,7 @@ class Prompts:
             "length_rule": spec.length_rule,
             "document_tokens": spec.document_tokens,
             "sources": spec.sources.describe(),
-            **({"documents": RULE} if any(not arm.arrangement.stock for arm in spec.arms) else {}),
+            **({"documents": DOCUMENT_RULE} if any(not arm.stock for arm in spec.arms) else {}),
             **({"releases": releases} if releases else {}),
             **self.wording,
         } | ({"until": str(spec.until), "limit": spec.limit} if spec.until else {})

@@ -196,8 +196,9 @@ def _tasks(run: Run, rows: list[dict[str, Any]]) -> dict[str, Task]:
         if address not in known:
             raise CardError(f"{run.path}: no task card has {address} any more, so its prompts cannot be made again")
         today: dict[str, Any] = known[address].model_dump(mode="json")
-        chosen = _chosen(row.get("args"), known[address])
-        today["args"] = today["args"] | chosen
+        args, settings = row.get("args"), known[address].settings
+        if isinstance(args, dict):  # what a user can choose
+            today["args"] |= {name: args[name] for name in settings if name in args}
         for key in sorted(row.keys() - NOT_IN_THE_PROMPT):
             if row[key] != today.get(key):
                 raise CardError(
@@ -207,11 +208,6 @@ def _tasks(run: Run, rows: list[dict[str, Any]]) -> dict[str, Task]:
         sizes = {"samples": row.get("samples"), "lengths": tuple(row.get("lengths") or ())}
         tasks[address] = known[address].model_copy(update=sizes | {"args": today["args"]})
     return tasks
-
-
-def _chosen(args: Any, card: Task) -> dict[str, Any]:
-    """Return the arguments in a header's task that a user can choose."""
-    return {name: args[name] for name in card.settings if name in args} if isinstance(args, dict) else {}
 
 
 def _brief(value: Any) -> str:

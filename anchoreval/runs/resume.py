@@ -18,14 +18,15 @@ from pathlib import Path
 
 from anchoreval.backends import Described
 from anchoreval.errors import RunError
+from anchoreval.files import sha256_of
 from anchoreval.records.folder import RunFolder
 from anchoreval.records.header import HEADER, Header, fingerprint, read_header
+from anchoreval.records.own import require_own
 from anchoreval.records.run import Run
 from anchoreval.runs.identity import environment_of, read_by
 from anchoreval.runs.prompts import Cells, Prompts
 from anchoreval.runs.spec import Spec
 from anchoreval.schema import SCORED, Outcome
-from anchoreval.texts.download import sha256_of
 from anchoreval.texts.sources import RULER_FILES, Sources
 
 FROM_PROMPTS = ("sources", "pools")  # parts of an identity that follow from prompts, if no task cuts its prompts
@@ -43,10 +44,11 @@ def gone_on(prompts: Prompts, cells: Cells, disk: RunFolder, tell: Callable[[str
     """Return prompts and cells with the number of samples that the run in `disk` is to have; update its header.
 
     That number is the greater of the number asked for and the number that the run already holds. Raise RunError if a
-    task of the run cannot be made with so many.
+    task of the run cannot be made with so many, or if a record of the run is not its own.
     """
-    old, spec = disk.old, prompts.spec
-    if old is None or spec.until is not None:
+    require_own(disk)
+    old, spec = disk.old or Header(), prompts.spec
+    if spec.until is not None:
         return prompts, cells
     held = 1 + max((record.index for record in disk.done.values()), default=-1)
     if spec.limit is not None and spec.limit < held:

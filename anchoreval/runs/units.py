@@ -41,6 +41,7 @@ from anchoreval.schema import (
     Request,
     Sample,
     Score,
+    lost_output,
 )
 from anchoreval.suites.scorers import SCORERS, with_choices
 
@@ -120,8 +121,7 @@ class Group:
             kept = {part: getattr(output, part) for part in _KEPT}
             self.folder.firsts.add(self.keys[name], kept)
         else:
-            folder = self.folder
-            self.store(output, folder.environment if environment is None else folder.environment_of(environment))
+            self.store(output, environment)
 
     def done(self) -> list[Unit]:
         """Return the unit of the second prompts that can be made now; an empty list if there are none."""
@@ -131,20 +131,20 @@ class Group:
                 prompts[name] = self.prompts.second(self.task, self.asked[name][0], self.firsts[name].text)
             except OverlongPrompt as error:
                 why, seconds = f"second prompt: {error}", self.firsts.pop(name).seconds
-                lost = Output(name, "", (), "error", None, seconds, why, lost="does_not_fit")
-                self.store(lost, self.folder.environment)
+                lost = lost_output(name, "does_not_fit", why, seconds)
+                self.store(lost)
         self.seconds |= prompts
         return [Unit(self.arm, [request for _, request in prompts.values()], self)] if prompts else []
 
-    def store(self, output: Output, environment: int | None) -> None:
+    def store(self, output: Output, environment: Mapping[str, Json] | None = None) -> None:
         """Score an output and write its record, unless the folder already has a record with an answer."""
         name = output.sample_id
         sample, request = self.asked[name]
         if name in self.seconds:
             sample, request, output = both(self.asked[name], self.firsts[name], self.seconds[name], output)
         if not self.folder.answered(self.keys[name]):
-            score = judge(self.task, output, sample)
-            record = to_record(self.keys[name], sample, request, self.arm, output, score, environment)
+            score, here = judge(self.task, output, sample), self.folder.environment_of(environment)
+            record = to_record(self.keys[name], sample, request, self.arm, output, score, here)
             self.folder.append(record, output.token_logprobs)
         self.progress(1)
 
@@ -211,7 +211,8 @@ class Units:
         there = Counter((record.task, record.length, record.arm) for record in scored)
         last: list[Unit] | None = [] if alone_at_last else None
         for cell in cells:
-            if self._is_whole(cell, there):
+            arms = [(*cell.place, arm.name) for arm in self.prompts.spec.arms]
+            if all(there[arm] >= cell.asked for arm in arms) and self._is_own(cell):
                 self.progress.had(cell.asked * len(self.prompts.spec.arms))
                 continue
             for samples in groups_of(cell, self.prompts.spec):
@@ -236,7 +237,7 @@ class Units:
             group = Group(prompts, task, arm, asked, keys, folder, self.progress)
             for name in refused:
                 if name in waiting:
-                    group.store(refused[name], folder.environment)
+                    group.store(refused[name])
             names = [name for name in asked if name in waiting and name not in refused]
             group.find_firsts(names)
             fresh = [asked[name][1] for name in names if name not in group.firsts]
@@ -255,20 +256,18 @@ class Units:
                 return False
         return True
 
-    def _is_whole(self, cell: Cell, there: Mapping[tuple[str, int, str], int]) -> bool:
-        """Return True if every sample of a cell is answered under every arm; its prompts are then not made again.
+    def _is_own(self, cell: Cell) -> bool:
+        """Return True if the records of a cell's first sample, which is already made, are answers to its prompt.
 
-        The first sample, which is already made, is compared with its record; RunError as from `RunFolder.waiting`.
+        The prompts of a whole cell are then not made again. Raise RunError as `RunFolder.waiting` does.
         """
-        arms = self.prompts.spec.arms
-        if any(there.get((*cell.place, arm.name), 0) < cell.asked for arm in arms):
-            return False
         first = next(cell.samples, None)
         if first is None:
             return True
         cell.samples = itertools.chain([first], cell.samples)
         request = self.prompts.request(cell.task, first)
-        return not any(self.folder.waiting(arm.name, {first.id: key_of(request, arm, self.engine)}) for arm in arms)
+        keys = ((arm, key_of(request, arm, self.engine)) for arm in self.prompts.spec.arms)
+        return not any(self.folder.waiting(arm.name, {first.id: key}) for arm, key in keys)
 
 
 def groups_of(cell: Cell, spec: Spec) -> Iterator[list[Sample]]:

@@ -5,8 +5,11 @@ A scorer is looked up by the name that a task card gives.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
+from anchoreval.schema import ChoiceScore, Json
 from anchoreval.suites.babilong.scoring import babilong, babilong_corrected
-from anchoreval.suites.choices import gold_is_likeliest, likeliest, with_choices
+from anchoreval.suites.choices import PER_TOKEN, gold_is_likeliest, likeliest
 from anchoreval.suites.general import harness as lm_eval_tasks
 from anchoreval.suites.general.scoring import lm_eval
 from anchoreval.suites.longbench.scoring import LONGBENCH, require_jieba
@@ -36,6 +39,13 @@ def require(scorer: str) -> dict[str, str]:
     if scorer in LONGBENCH:
         return require_jieba(scorer)
     return lm_eval_tasks.require() if scorer == "lm_eval" else {}
+
+
+def with_choices(
+    facts: Mapping[str, Json], choices: Sequence[ChoiceScore], logprob: float | None = None
+) -> Mapping[str, Json]:
+    """Return the facts for a scorer: the sample's, plus the scores of its choices or its text's log-probability."""
+    return {**facts, "choices": choices} if choices else facts if logprob is None else {**facts, PER_TOKEN: logprob}
 
 
 __all__ = ["SCORERS", "Scorer", "likeliest", "match_all", "match_any", "require", "with_choices"]

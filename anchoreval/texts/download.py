@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from anchoreval.errors import SourceError
+from anchoreval.files import sha256_of
 
 DOWNLOAD_SECONDS = 60  # without a byte
 BLOCK = 1 << 20
@@ -41,12 +42,6 @@ def download(address: str, target: Path, sha256: str, progress: Progress = lambd
             raise SourceError(f"its SHA-256 is {digest}, expected {sha256}")
         part.replace(target)
     return target
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file, read block by block."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest_of(path: Path, like: str) -> str:

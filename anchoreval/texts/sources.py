@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from anchoreval.errors import SourceError
+from anchoreval.files import sha256_of
 from anchoreval.schema import Json
-from anchoreval.texts.download import address_of, download, sha256_of, unconnected
+from anchoreval.texts.download import address_of, download, unconnected
 from anchoreval.texts.passage import Split
 from anchoreval.texts.questions import Questions, of_hotpot, of_squad
 from anchoreval.texts.reading import expected, json_of

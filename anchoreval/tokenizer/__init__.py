@@ -41,6 +41,7 @@ class TextTokenizer:
         self._config = config or {}
         self.name = name
         self.reading = reading
+        self._panics = _Panics(name)
 
     @cached_property
     def cut_after(self) -> frozenset[str]:
@@ -49,17 +50,17 @@ class TextTokenizer:
 
     def count(self, text: str) -> int:
         """Return the number of tokens of `text`, without special tokens."""
-        with _Panics(self.name):
+        with self._panics:
             return len(self._inner.encode_batch_fast([text], add_special_tokens=False)[0])
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         """Return the character span (start, end) of every token of `text`, without special tokens."""
-        with _Panics(self.name):
+        with self._panics:
             return list(self._inner.encode(text, add_special_tokens=False).offsets)
 
     def encode(self, text: str, special_tokens: bool = False) -> list[int]:
         """Return the token ids of `text`; with `special_tokens`, including those that the checkpoint itself adds."""
-        with _Panics(self.name):
+        with self._panics:
             return list(self._inner.encode(text, add_special_tokens=special_tokens).ids)
 
     def encode_batch(self, texts: list[str], offsets: bool = False) -> list[tuple[list[int], list[tuple[int, int]]]]:
@@ -68,7 +69,7 @@ class TextTokenizer:
         The names of special tokens are text like any other here.
         """
         encode = self._plain.encode_batch if offsets else self._plain.encode_batch_fast
-        with _Panics(self.name):
+        with self._panics:
             found = encode(texts, add_special_tokens=False)
             return [(each.ids, each.offsets if offsets else []) for each in found]
 
@@ -80,7 +81,7 @@ class TextTokenizer:
 
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
         """Return the text of `ids`, without blanks before punctuation if the configuration has them cleaned up."""
-        with _Panics(self.name):
+        with self._panics:
             text = str(self._inner.decode(ids, skip_special_tokens=skip_special_tokens))
         if self._cleans:
             for old, new in _CLEANED:
@@ -105,28 +106,28 @@ class TextTokenizer:
         split = "special tokens are split" if self._inner.encode_special_tokens else ""  # not in the definition
         return hashlib.sha256((self._inner.to_str() + split).encode()).hexdigest()
 
-    @property
+    @cached_property
     def bos(self) -> tuple[str, int] | None:
         """Text and id of the begin-of-sequence token; None if the checkpoint names none."""
         return self._named("bos_token")
 
-    @property
+    @cached_property
     def eos(self) -> tuple[str, int] | None:
         """Text and id of the end-of-sequence token; None if the checkpoint names none."""
         return self._named("eos_token")
 
-    @property
+    @cached_property
     def special_tokens(self) -> Mapping[str, str]:
         """The text of every named special token, by name (bos_token, ...). Chat templates receive these."""
         return special_tokens(self._config)
 
-    @property
+    @cached_property
     def front(self) -> list[int]:
         """The token ids that the tokenizer itself puts in front of a text."""
         alone, whole = self.encode("x"), self.encode("x", special_tokens=True)
         return next((whole[:at] for at in range(len(whole)) if whole[at : at + len(alone)] == alone), [])
 
-    @property
+    @cached_property
     def chat_template(self) -> str | None:
         """The checkpoint's chat template (Jinja text), the default one of several; None if the checkpoint has none.
 

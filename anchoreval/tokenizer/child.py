@@ -17,8 +17,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from anchoreval.errors import ModelError
-from anchoreval.files import clear_parts, part_of
+from anchoreval.errors import ModelError, RunError
+from anchoreval.files import write_whole
 
 _SCRIPT = Path(__file__).with_name("transformers_child.py")
 _PATIENCE_S = 120  # for the imports on a busy machine; each job has its own limits
@@ -134,10 +134,5 @@ def kept_answer(job: dict[str, Any], facts: Any) -> dict[str, Any]:
 
 def _keep(file: Path, answer: dict[str, Any]) -> None:
     """Write an answer to the cache, whole or not at all."""
-    with contextlib.suppress(OSError, RuntimeError):
-        file = file.expanduser()
-        file.parent.mkdir(parents=True, exist_ok=True)
-        clear_parts(file)
-        part = part_of(file)
-        part.write_text(json.dumps(answer), encoding="utf-8")
-        part.replace(file)
+    with contextlib.suppress(RunError, RuntimeError):
+        write_whole(file.expanduser(), [json.dumps(answer)])

@@ -100,7 +100,7 @@ def test_a_narrow_product_enters_a_wide_model_with_its_bits(name: str) -> None:
 def test_what_enters_is_reported_and_not_changed() -> None:
     model, found = tiny.build("qwen3", BF16), dict[str, Entered]()
     stock, before = logits(model), tiny.state(model)
-    with reported(model, lambda path, kernel, q, k, rest: found.__setitem__(f"{path} {kernel}", Entered.of(q, k))):
+    with reported(model, lambda path, kernel, _, q, k, rest: found.__setitem__(f"{path} {kernel}", Entered.of(q, k))):
         assert torch.equal(logits(model), stock)
     assert tiny.state(model) == before
     assert list(found) == [f"model.layers.{layer}.self_attn sdpa" for layer in range(2)]

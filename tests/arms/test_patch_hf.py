@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -35,7 +36,7 @@ def test_the_stock_level_is_detected_and_reproduces_the_stock_model_bit_for_bit(
     assert report.detected == tiny.STOCK_IN_BF16.get(name, "bf16")
     assert result["ok"] and result["explicit_equals_stock"] and result["restored"], result
     assert state(model) == before
-    json.dumps([report.as_json(), result])
+    json.dumps([asdict(report), result])
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,7 @@ import pytest
 from standin import TOKENIZER
 
 from anchoreval.arms.layout import Arrangement
-from anchoreval.backends.answering import Growing, is_unclosed
-from anchoreval.backends.detokenize import TextStream
+from anchoreval.backends.answering import Growing, TextStream, is_unclosed
 from anchoreval.backends.vllm.answer import Answering
 from anchoreval.backends.vllm.asks import Ask, Context, Reply, Row
 from anchoreval.backends.vllm.batches import Batching, Cache

@@ -15,7 +15,7 @@ from standin import NAME, TINY, TOKENIZER, Rules, Said, standing_in
 from anchoreval import evaluate
 from anchoreval.arms.arm import parse_arm
 from anchoreval.errors import ModelError
-from anchoreval.records.line import from_line, to_line
+from anchoreval.records.lines import from_line, to_line
 from anchoreval.records.run import Run
 from anchoreval.runs.units import judge
 from anchoreval.runs.verify.records import findings

@@ -11,7 +11,7 @@ from checkpoints import prompts, request
 
 from anchoreval.arms.layout import Arrangement
 from anchoreval.arms.positions import parse_positions
-from anchoreval.backends.detokenize import TextStream
+from anchoreval.backends.answering import TextStream
 from anchoreval.backends.fake import Numbers
 from anchoreval.backends.vllm.asks import Context, Reply, Row, judged
 from anchoreval.backends.vllm.batches import Batching, Cache, batches, context_of, lots

@@ -90,7 +90,7 @@ def generate(folder: Path, seed: int, records: int) -> None:
 
 
 def _lines(rng: random.Random, length: int, records: int) -> Iterator[str]:
-    from anchoreval.records.line import to_line
+    from anchoreval.records.lines import to_line
     from anchoreval.schema import Record
 
     depths: list[float] = []

@@ -244,7 +244,7 @@ OF_ONE_DRAW = {(1e4, 64, "bf16"), (1e4, 64, "bf16-angle"), (1e4, 4096, "fp32-qk"
 def first_key_drift(theta: float, length: int, level: str, q: Tensor, k: Tensor, rows: Tensor) -> Tensor:
     """D_logit [heads] of random first keys k [heads, 1, 128] for q [heads, rows, 128] at these places."""
     rotary, stock = llama_rotary(theta)
-    tables, rotate = Tables(rotary, LEVELS[level], lambda _: None), Rotation(stock, LEVELS[level], lambda: None)
+    tables, rotate = Tables(rotary, LEVELS[level], lambda _: None), Rotation(stock, LEVELS[level])
     first = torch.zeros(1, dtype=torch.long)
     q, k, pair = q.bfloat16()[None], k.bfloat16()[None], []
     for shift in (0, 16):

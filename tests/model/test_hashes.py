@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from anchoreval.model import hashes
-from anchoreval.model.hashes import cache_file, forget, sha256_of
+from anchoreval.model.hashes import cache_file, forget, known_sha256_of
 
 OLD_NS = 10**18  # long ago, so that a file counts as settled
 
@@ -34,21 +34,21 @@ def real(path: Path) -> str:
 
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     found: list[Path] = []
-    read = hashes._read
-    monkeypatch.setattr(hashes, "_read", lambda path: found.append(path) or read(path))
+    read = hashes.sha256_of
+    monkeypatch.setattr(hashes, "sha256_of", lambda path: found.append(path) or read(path))
     return found
 
 
 def test_a_large_file_is_read_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = reads(monkeypatch)
-    assert sha256_of(file) == sha256_of(file) == real(file) and read == [file]
+    assert known_sha256_of(file) == known_sha256_of(file) == real(file) and read == [file]
     assert json.loads(cache_file().read_text()).keys() == {str(file)}
 
 
 @pytest.mark.parametrize("how", ["size", "mtime", "inode", "in place, times set back"])
 def test_a_changed_file_is_read_again(file: Path, how: str) -> None:
     os.utime(file, ns=(OLD_NS, OLD_NS))
-    before = sha256_of(file)
+    before = known_sha256_of(file)
     if how == "inode":
         other = file.with_name("other")
         other.write_bytes(b"CONTENT")
@@ -57,17 +57,17 @@ def test_a_changed_file_is_read_again(file: Path, how: str) -> None:
         file.write_bytes(b"longer content" if how == "size" else b"CONTENT")
     if how != "mtime":
         os.utime(file, ns=(OLD_NS, OLD_NS))
-    assert sha256_of(file) == real(file) != before
+    assert known_sha256_of(file) == real(file) != before
 
 
 def test_a_file_that_may_still_change_is_not_kept(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hashes, "SETTLED_NS", 10**12)
-    assert sha256_of(file) == real(file) and not cache_file().exists()
+    assert known_sha256_of(file) == real(file) and not cache_file().exists()
 
 
 def test_a_small_file_is_not_kept(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hashes, "LARGE_BYTES", 1000)
-    assert sha256_of(file) == real(file) and not cache_file().exists()
+    assert known_sha256_of(file) == real(file) and not cache_file().exists()
 
 
 @pytest.mark.parametrize(
@@ -76,31 +76,31 @@ def test_a_small_file_is_not_kept(file: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_a_damaged_cache_is_no_cache(file: Path, content: bytes) -> None:
     cache_file().parent.mkdir(parents=True)
     cache_file().write_bytes(content.replace(b"PATH", str(file).encode()))
-    assert sha256_of(file) == real(file)
+    assert known_sha256_of(file) == real(file)
     assert json.loads(cache_file().read_text())[str(file)][-1] == real(file)
 
 
 def test_a_cache_that_cannot_be_written_costs_nothing(file: Path) -> None:
     cache_file().parent.parent.mkdir(parents=True, exist_ok=True)
     cache_file().parent.write_text("a file")
-    assert sha256_of(file) == real(file)
+    assert known_sha256_of(file) == real(file)
 
 
 def test_what_is_forgotten_is_read_again(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sha256_of(file)
+    known_sha256_of(file)
     known = json.loads(cache_file().read_text())
     known[str(file)][-1] = "0" * 64
     cache_file().write_text(json.dumps(known))
-    assert sha256_of(file) == "0" * 64
+    assert known_sha256_of(file) == "0" * 64
     forget(file.parent)
-    assert sha256_of(file) == real(file)
+    assert known_sha256_of(file) == real(file)
 
 
 def test_writers_at_the_same_time_lose_no_entry(file: Path) -> None:
     files = [file.with_name(f"weights{number}") for number in range(8)]
     for number, path in enumerate(files):
         path.write_bytes(b"content %d" % number)
-    threads = [threading.Thread(target=sha256_of, args=(path,)) for path in files]
+    threads = [threading.Thread(target=known_sha256_of, args=(path,)) for path in files]
     for thread in threads:
         thread.start()
     for thread in threads:

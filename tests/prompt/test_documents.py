@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from anchoreval.prompt.documents import cut_documents, document_tokens
+from anchoreval.prompt import cut_documents, document_tokens
 from anchoreval.schema import Request
 
 ASKED = Request(
@@ -35,10 +35,8 @@ def test_neighbouring_lines_are_joined_before_they_are_cut_and_documents_are_not
     assert replace(cut, segment_ids=LISTED.segment_ids, roles=LISTED.roles) == LISTED
 
 
-def test_documents_that_are_short_enough_and_no_size_leave_the_request_alone() -> None:
+def test_documents_that_are_short_enough_leave_the_request_alone() -> None:
     assert cut_documents(ASKED, 5) == ASKED
-    assert cut_documents(ASKED, None) is ASKED
-    assert cut_documents(LISTED, None) is LISTED
 
 
 def test_a_segment_without_tokens_is_left_out() -> None:

@@ -18,8 +18,7 @@ from mutations import GONE, WRONG, Place, mutated, places
 from anchoreval import cards, evaluate
 from anchoreval.errors import RunError
 from anchoreval.records.header import HEADER, read_header
-from anchoreval.records.line import from_line
-from anchoreval.records.lines import RECORDS
+from anchoreval.records.lines import RECORDS, from_line
 
 BOARD = "title: T\nsuites: [ruler]\nbaseline: bf16\ncolumns: [mean]\nlengths: [512]\n"
 KINDS = [*WRONG, GONE]

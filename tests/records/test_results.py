@@ -14,8 +14,7 @@ import pytest
 from anchoreval.errors import RunError
 from anchoreval.records.folder import RunFolder
 from anchoreval.records.header import fingerprint
-from anchoreval.records.line import from_line, to_line
-from anchoreval.records.lines import RECORDS, read_records
+from anchoreval.records.lines import RECORDS, from_line, read_records, to_line
 from anchoreval.records.run import find_runs, load_run
 from anchoreval.schema import ChoiceScore, Record
 

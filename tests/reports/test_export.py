@@ -17,7 +17,7 @@ from test_board import ARMS, HOSTILE, make_run
 from test_leaderboard import saved
 
 from anchoreval.cli import parser as cli
-from anchoreval.records.line import from_line, to_line
+from anchoreval.records.lines import from_line, to_line
 from anchoreval.records.run import Run
 from anchoreval.reports.export.tables import CELL_COLUMNS, FORMATS, RECORD_COLUMNS
 from anchoreval.stats import single_depth

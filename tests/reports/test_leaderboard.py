@@ -19,7 +19,7 @@ from test_board import ARMS, HOSTILE, LENGTHS, make_run
 
 from anchoreval.errors import CardError, RunError
 from anchoreval.records.header import Header
-from anchoreval.records.line import to_line
+from anchoreval.records.lines import to_line
 from anchoreval.records.run import Run
 from anchoreval.reports.board.cells import Mean
 from anchoreval.reports.board.columns import Row, columns_of

@@ -19,8 +19,7 @@ from anchoreval import evaluate, load_run
 from anchoreval.backends.fake import FakeBackend
 from anchoreval.cli.parser import main
 from anchoreval.errors import LengthError
-from anchoreval.records.line import to_line
-from anchoreval.records.lines import RECORDS
+from anchoreval.records.lines import RECORDS, to_line
 from anchoreval.records.rescore import rescored
 from anchoreval.records.run import Run, find_runs
 from anchoreval.runs.verify.records import findings

@@ -15,21 +15,19 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache
 
 from anchoreval.arms.layout import Arrangement, Layout
-from anchoreval.backends.answering import NOT_FINITE, REFERENCE_NOT_FINITE, Growing
-from anchoreval.backends.detokenize import Decodes, TextStream
+from anchoreval.backends.answering import NOT_FINITE, Decodes, Growing, TextStream
 from anchoreval.backends.hf.batches import LEAST_ROWS, Batch, Limits, plan, shared, width
 from anchoreval.backends.hf.cache import KvStore
 from anchoreval.backends.hf.documents import KeptDocuments, RowPrefill
 from anchoreval.backends.hf.network import Network, extend
 from anchoreval.backends.hf.score import Behind, Scoring
-from anchoreval.schema import NO_LOGPROB, ChoiceScore, Outcome, Output, Request
+from anchoreval.schema import ChoiceScore, Output, Request, lost_output
 
 #: Messages of out-of-memory errors that have no class of their own: CPU, CUDA libraries, MPS.
 _OUT_OF_MEMORY = re.compile("allocate memory|out of memory|ALLOC_FAILED", re.IGNORECASE)
@@ -43,14 +41,11 @@ class Row(Growing):
     after: int
     logprob: float | None = None
     token_logprobs: tuple[float, ...] | None = None
-    unscored: bool = False  # whether the reference's log-probability is not finite; the answer stays valid
     choices: tuple[ChoiceScore, ...] = ()
 
     def refer(self, logprob: float, each: Sequence[float]) -> None:
-        self.unscored = not math.isfinite(logprob)
-        if not self.unscored:
-            self.logprob, self.token_logprobs = logprob, tuple(each)
-        elif self.request.scores_text:
+        self.logprob, self.token_logprobs = logprob, tuple(each)
+        if self.request.scores_text and not math.isfinite(logprob):
             place = len(self.request.token_ids) + next(i for i, value in enumerate(each) if not math.isfinite(value))
             self.fail(f"the log-probability of the token at position {place} is not finite", "not_finite")
 
@@ -66,10 +61,7 @@ class Row(Growing):
         return (*self.request.token_ids, *self.tokens)
 
     def output(self, seconds: float) -> Output:
-        if self.finish == "error":
-            return self.said(seconds, None, ())
-        said = replace(self.said(seconds, self.logprob, self.choices), token_logprobs=self.token_logprobs)
-        return replace(said, facts={NO_LOGPROB: REFERENCE_NOT_FINITE}) if self.unscored else said
+        return self.said(seconds, self.logprob, self.choices, self.token_logprobs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +129,7 @@ class Answering:
             elif batch.requests[0].choices and self._scoring.one_by_one():
                 waiting.append(batch)
             else:
-                yield lost(batch.requests[0], "failed", "out of memory with one row")
+                yield lost_output(batch.requests[0].sample_id, "failed", "out of memory with one row")
 
     @torch.inference_mode()
     def _run(self, batch: Batch) -> list[Output] | None:
@@ -282,7 +274,7 @@ class Answering:
 
     def _decode(self, store: KvStore, batch: Batch, rows: list[Row]) -> None:
         """Add greedy tokens until all rows have ended; ended rows leave when half of the width is idle."""
-        device = self._network.device
+        device, growth = self._network.device, self._network.growth
         fillers = width(len(rows), batch.solo) - len(rows)
         slots: list[Row | None] = [*rows, *[None] * fillers]
         state = _State.of([*rows, *[rows[0]] * fillers], batch.columns, device)
@@ -296,7 +288,7 @@ class Answering:
                 slots = [*(slots[i] for i in active), *[None] * (room - len(active))]
                 cache = store.top(room, filled)
             filled += 1
-            if self._drops_cache(rows, cache):
+            if growth is not None and growth.drops_cache(rows[0].ids, cache):
                 cache, ids = store.top(1, 0), rows[0].ids
                 logits_BV = extend(self._network, cache, ids, range(len(ids)), 0)
             else:
@@ -312,13 +304,6 @@ class Answering:
             if slot is not None and slot.finish is None:
                 slot.add(token, finite, self._eos)
         return token_B
-
-    def _drops_cache(self, rows: Sequence[Row], cache: Cache) -> bool:
-        """Return whether the model's own generation code would drop the only row's keys and values here."""
-        growth = self._network.growth
-        if growth is None or not growth.may_drop:
-            return False
-        return growth.drops_cache(torch.tensor([rows[0].ids], device=self._network.device), cache)
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,8 +342,3 @@ def _allowed(slots: Sequence[Row | None], logits_BV: Tensor, eos: frozenset[int]
         assert slot is not None
         logits_BV[i, sorted({*eos, *slot.request.end_ids})] = -torch.inf
     return logits_BV
-
-
-def lost(request: Request, outcome: Outcome, why: str) -> Output:
-    """Return the output of a request without an answer."""
-    return Output(request.sample_id, "", (), "error", None, 0.0, why, lost=outcome)

@@ -24,8 +24,8 @@ from anchoreval.arms.layout import Arrangement, Place, Realisation
 from anchoreval.arms.patch_hf import Applied, Kernel, applied, rotary_modules
 from anchoreval.arms.patterns import PATTERNS, WINDOW_RULE
 from anchoreval.arms.positions import GENERATED
-from anchoreval.backends.hf.adapter import attach, bare
-from anchoreval.backends.hf.answer import Answering, lost
+from anchoreval.backends.answering import require_answerable
+from anchoreval.backends.hf.answer import Answering
 from anchoreval.backends.hf.batches import Limits
 from anchoreval.backends.hf.cache import KvStore
 from anchoreval.backends.hf.documents import KeptDocuments
@@ -36,7 +36,8 @@ from anchoreval.backends.hf.score import REFERENCE_TOKENS
 from anchoreval.errors import ModelError, UnsupportedArm
 from anchoreval.model.checkpoint import Checkpoint, find_checkpoint
 from anchoreval.model.machine import processor
-from anchoreval.schema import Json, Output, Request
+from anchoreval.prompt import positions
+from anchoreval.schema import Json, Output, Request, lost_output
 from anchoreval.tokenizer import load_tokenizer
 
 _MASKED_BY_INDEX = {"sdpa", "eager", FUSED}  # kernels that never infer packed sequences from position ids
@@ -113,9 +114,7 @@ class HfBackend:
             raise ModelError(f"unknown realisation {realisation!r}: one of {', '.join(get_args(Realisation))}")
         checkpoint = find_checkpoint(model, code=trust_remote_code, adapters=True)
         stock = DEFAULT if kernel in ("auto", "fused") else kernel
-        with bare(checkpoint) as base:
-            network = load(base, dtype, device, stock, trust_remote_code, unused_weights)
-        attach(network.model, checkpoint)
+        network = load(checkpoint, dtype, device, stock, trust_remote_code, unused_weights)
         chosen: Realisation = "flex" if realisation == "flex" else "rows"
         backend = cls(checkpoint, network, Limits(chunk_tokens, batch_tokens, rows), chosen, kernel, product)
         backend._positions = settle(network, backend._tokenizer)
@@ -245,7 +244,7 @@ class HfBackend:
         if self._closed:
             raise ModelError("the backend is closed")
         for request in requests:
-            self._check(request)
+            require_answerable(request, self._arrangement, self._network.vocabulary)
         answering = Answering(
             self._network,
             self._tokenizer,
@@ -258,7 +257,8 @@ class HfBackend:
         fitting = []
         for request in requests:
             if self._positions is not None and (needed := self._needed(request)) > self._positions:
-                yield lost(request, "does_not_fit", f"{needed} positions are needed, the model has {self._positions}")
+                why = f"{needed} positions are needed, the model has {self._positions}"
+                yield lost_output(request.sample_id, "does_not_fit", why)
             else:
                 fitting.append(request)
         yield from answering.outputs(fitting)
@@ -359,11 +359,8 @@ class HfBackend:
 
     def _needed(self, request: Request) -> int:
         """Return the positions that a request's tokens take; the last token of an answer or text is never fed back."""
-        if request.scores_text:
-            return self._arrangement.of(request).after - 1
-        choices = (len(choice.token_ids) - 1 for choice in request.choices)
-        longest = max(request.max_new_tokens - 1, len(request.reference_ids) - 1, 0, *choices)
-        return self._arrangement.of(request).after + longest
+        after = self._arrangement.of(request).after
+        return after - 1 if request.scores_text else after + max(0, positions(request) - len(request.token_ids))
 
     def _recount(self) -> None:
         """Forget the counts of a broken pass, which would look like rotations that were not served."""
@@ -373,16 +370,6 @@ class HfBackend:
 
     def _prefill(self) -> Json:
         return "whole prompts" if self._network.whole_prompts else {"chunk_tokens": self._limits.chunk_tokens}
-
-    def _check(self, request: Request) -> None:
-        if not request.token_ids:
-            raise ModelError(f"{request.sample_id}: an empty prompt cannot be continued")
-        self._arrangement.check(request)
-        chosen = (max(choice.token_ids, default=0) for choice in request.choices)
-        highest = max(*request.token_ids, *request.reference_ids, *chosen)
-        if highest >= self._network.vocabulary:
-            text = f"token {highest} is not among the model's {self._network.vocabulary}: another tokenizer?"
-            raise ModelError(f"{request.sample_id}: {text}")
 
 
 def _bits_of(state: Applied, arrangement: Arrangement, limits: Limits, more: Mapping[str, Json] = _NOTHING) -> str:

@@ -16,15 +16,14 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache
 
 from anchoreval.arms.layout import Layout
 from anchoreval.arms.patterns import Row
 from anchoreval.backends.hf.cache import KvStore
+from anchoreval.backends.hf.network import Network
 from anchoreval.schema import Request
 
 _FILL_TOKENS = 16  # documents are computed in whole multiples of this
@@ -32,17 +31,6 @@ _CHUNKS_AT_ONCE = 8  # chunks of tokens in one pass through the model: bounds ac
 
 Key = tuple[bytes, bytes]
 _Kept = OrderedDict[tuple[str, Key], "KeysValues"]
-
-
-class RowNetwork(Protocol):
-    """What this module needs from a loaded model."""
-
-    layers: int
-    device: torch.device
-
-    def logits(self, ids_BQ: Tensor, cache: Cache, at: tuple[Tensor, Tensor], keep: int) -> Tensor:
-        """Return the logits `BkV` of the last `keep` tokens; `at` is (position ids `BQ`, mask `BC`)."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +90,7 @@ class KeptDocuments:
 class RowPrefill:
     """Brings the documents of one request into a row of a store."""
 
-    def __init__(self, network: RowNetwork, kept: KeptDocuments, chunk_tokens: int) -> None:
+    def __init__(self, network: Network, kept: KeptDocuments, chunk_tokens: int) -> None:
         self._network, self._kept, self._chunk = network, kept, chunk_tokens
 
     def fill(self, request: Request, layout: Layout, store: KvStore, place: tuple[int, int]) -> Tensor | None:

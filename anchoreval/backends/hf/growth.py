@@ -51,7 +51,7 @@ class Growth:
         self._rotary = [module for module in model.modules() if _keeps_frequencies(module)]
         prepare = getattr(type(model), "prepare_inputs_for_generation", None)
         #: Whether the family has its own generation code, which may drop the cache.
-        self.may_drop = prepare is not None and prepare is not GenerationMixin.prepare_inputs_for_generation
+        self._may_drop = prepare is not None and prepare is not GenerationMixin.prepare_inputs_for_generation
 
     def alike(self, tokens: int, others: int) -> bool:
         """Return whether a pass over so many tokens and one over so many others rotate with the same frequencies."""
@@ -68,8 +68,11 @@ class Growth:
             for module, state in before:
                 _restore(module, state)
 
-    def drops_cache(self, ids_1N: Tensor, cache: Cache) -> bool:
-        """Return whether the family's own generation code would drop the keys and values it has after `ids_1N`."""
+    def drops_cache(self, ids: Sequence[int], cache: Cache) -> bool:
+        """Return whether the family's own generation code would drop the keys and values that it has of `ids`."""
+        if not self._may_drop:
+            return False
+        ids_1N = torch.tensor([ids], device=self._model.device)
         given = self._model.prepare_inputs_for_generation(
             ids_1N, next_sequence_length=1, past_key_values=cache, attention_mask=torch.ones_like(ids_1N)
         )

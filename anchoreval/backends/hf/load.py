@@ -1,10 +1,16 @@
-"""Load a checkpoint as a model: from safetensors, complete, run once, and with its own code only if that is allowed."""
+"""Load a checkpoint as a model: from safetensors, complete, run once, and with its own code only if that is allowed.
+
+A peft adapter is loaded on top of the weights of its folder. transformers could load both at once, but then it reports
+which weights of the adapter are missing and nothing about the model: layers that are in no file would be drawn at
+random without a word.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +26,10 @@ from anchoreval.arms.configuration import layer_kinds, rope_types, stated
 from anchoreval.arms.entering import looked_at, summary
 from anchoreval.arms.flex_hf import prefilling
 from anchoreval.backends.hf.growth import GROWING_ROPE, Growth
+from anchoreval.backends.hf.network import extend
 from anchoreval.backends.hf.unused import Unused, unused_weights
 from anchoreval.errors import ModelError
-from anchoreval.model.checkpoint import Checkpoint
+from anchoreval.model.checkpoint import ADAPTER, Checkpoint
 from anchoreval.tokenizer import TextTokenizer
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -102,15 +109,11 @@ class StockNetwork:
 
     def one_token(self) -> None:
         """Run one token: not id 0, which may be padding, and not at position 0, where nothing is rotated."""
-        at_11 = torch.full((1, 1), 7, device=self.device)
-        mask_11 = torch.ones_like(at_11, dtype=torch.bool)
-        self.logits(at_11 % self.vocabulary, DynamicCache(config=self.model.config), (at_11, mask_11), 1)
+        extend(self, DynamicCache(config=self.model.config), [7 % self.vocabulary], [7], 0)
 
     def restart(self) -> None:
         """Reset frequencies that grew with an earlier prompt: `dynamic_rope_update` resets them at position 0."""
-        zero_11 = torch.zeros(1, 1, dtype=torch.long, device=self.device)
-        mask_11 = torch.ones(1, 1, dtype=torch.bool, device=self.device)
-        self.logits(zero_11, DynamicCache(config=self.model.config), (zero_11, mask_11), 1)
+        extend(self, DynamicCache(config=self.model.config), [0], [0], 0)
 
 
 def load(
@@ -131,13 +134,14 @@ def load(
         _refuse_own_code(checkpoint.folder)
     first, why = (STOCK if kernel == DEFAULT else kernel), None
     try:
-        try:
-            model, loaded = _read(checkpoint.folder, dtype, first, trust_remote_code)
-        except ValueError as error:
-            if kernel != DEFAULT or _NO_KERNEL not in str(error):
-                raise
-            why = f"this architecture has no kernel {STOCK!r}"
-            model, loaded = _read(checkpoint.folder, dtype, WHOLE, trust_remote_code)
+        with contextlib.nullcontext(checkpoint.folder) if checkpoint.adapter is None else _bare(checkpoint) as folder:
+            try:
+                model, loaded = _read(folder, dtype, first, trust_remote_code)
+            except ValueError as error:
+                if kernel != DEFAULT or _NO_KERNEL not in str(error):
+                    raise
+                why = f"this architecture has no kernel {STOCK!r}"
+                model, loaded = _read(folder, dtype, WHOLE, trust_remote_code)
         network = StockNetwork(_own_memory(model.to(place).eval()), place)
         network.kernel_why = _whole_attention(network, kernel, checkpoint.folder) or why
     except ModelError:
@@ -149,6 +153,8 @@ def load(
     network.unused = unused_weights(network.model, checkpoint, loaded["unexpected_keys"])
     if network.unused.refused and unused == "refuse":
         raise ModelError(network.unused.refusal(checkpoint.folder, type(network.model).__name__))
+    if checkpoint.adapter is not None:
+        _attach(network.model, checkpoint.folder)
     return network
 
 
@@ -169,6 +175,30 @@ def _read(folder: Path, dtype: str, kernel: str, trust_remote_code: bool) -> tup
     if not type(model).__module__.startswith("transformers."):
         _make_buffers(model)
     return model, loaded
+
+
+@contextlib.contextmanager
+def _bare(checkpoint: Checkpoint) -> Iterator[Path]:
+    """Yield a folder with links to the files of a checkpoint, without its adapter, for the length of the block."""
+    with tempfile.TemporaryDirectory() as beside:
+        folder = Path(beside) / checkpoint.folder.resolve().name
+        folder.mkdir()
+        for path in checkpoint.folder.resolve().iterdir():
+            if path.name != ADAPTER:
+                (folder / path.name).symlink_to(path)
+        yield folder
+
+
+def _attach(model: Any, folder: Path) -> None:
+    """Load the folder's adapter into its model; raise ModelError if a part of it is missing."""
+    try:
+        with _quiet():
+            result = model.load_adapter(str(folder))
+    except (ValueError, OSError, ImportError, KeyError, RuntimeError, TypeError) as error:
+        raise ModelError(f"{folder}: its adapter cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+    if lacking := sorted([*result.missing_keys, *result.unexpected_keys]):
+        raise ModelError(f"{folder}: {len(lacking)} weights of its adapter do not fit: {lacking[0]}, ...")
+    model.to(model.device).eval()
 
 
 def _make_buffers(model: Any) -> None:
@@ -268,7 +298,7 @@ def _reads_mask(config: Any) -> bool:
     return bool(getattr(config, "alibi", False))
 
 
-@contextmanager
+@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Hide the library's progress bars inside the block."""
     shown = transformers_logging.is_progress_bar_enabled()

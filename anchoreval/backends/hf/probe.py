@@ -74,7 +74,7 @@ class _Listening(Answering):
 
     def __init__(self, network: StockNetwork, chunk_tokens: int) -> None:
         limits = Limits(chunk_tokens, 1 << 20, LEAST_ROWS)
-        super().__init__(network, _NoText(), frozenset(), limits, lambda: None)
+        super().__init__(network, NoText(), frozenset(), limits, lambda: None)
         self.logits_V: dict[str, list[Tensor]] = defaultdict(list)
 
     def _advance(self, slots: Sequence[Row | None], logits_BV: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ class _Listening(Answering):
         return super()._advance(slots, logits_BV)
 
 
-class _NoText:
+class NoText:
     """A decoder whose text is always empty, so that nothing ends an answer."""
 
     def decode(self, ids: list[int]) -> str:

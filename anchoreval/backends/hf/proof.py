@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ class Proofs:
     def __init__(self, network: StockNetwork, selftest: Callable[[], dict[str, Json]]) -> None:
         self._network, self._run_selftest = network, selftest
         self._selftest: dict[str, Json] | None = None
+        self._inspected: dict[str, Json] | None = None
         self._at_kernel: dict[tuple[object, ...], dict[str, Json]] = {}
         self._restored: set[tuple[object, ...]] = set()
 
@@ -48,15 +50,18 @@ class Proofs:
     def inspected(self) -> dict[str, Json]:
         """Return what RoPE the model has; if its rotary modules cannot be described, `why` says so."""
         model = self._network.model
+        if self._inspected is not None:
+            return self._inspected
         try:
-            return inspect_rope(model).as_json()
+            self._inspected = asdict(inspect_rope(model))
         except (UnsupportedArm, *BROKEN) as error:
             rotary = [
                 {"path": path, "kind": type(module).__name__, "rope_types": {}}
                 for path, module in rotary_modules(model).items()
             ]
             report: dict[str, Json] = {"has_rope": bool(rotary), "rotary": rotary, "rotating": [], "detected": None}
-            return report | {"damaged": [], "unchecked": {}, "why": _line(error)}
+            self._inspected = report | {"damaged": [], "unchecked": {}, "why": _line(error)}
+        return self._inspected
 
     @torch.inference_mode()
     def at_kernel(self, arm: Arm, state: Applied) -> dict[str, Json]:

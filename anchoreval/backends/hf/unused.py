@@ -13,7 +13,7 @@ transformers leaves them out of the computation with a table on stderr. Here eac
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ class Unused:
 
 def unused_weights(model: Any, checkpoint: Checkpoint, unexpected: Collection[str]) -> Unused:
     """Return the weights that are left out; `unexpected` is from transformers' report, which omits ignored weights."""
-    stored = dict(_stored(checkpoint))
+    stored = dict(shapes_of(checkpoint))
     ignored = _ignored(model, stored)
     decoders = _decoders(ignored)
     left = {*unexpected, *ignored} - decoders
@@ -85,11 +85,12 @@ def unused_weights(model: Any, checkpoint: Checkpoint, unexpected: Collection[st
     others = {name for name in left - buffers - named if _OTHER_INPUTS.search(name)}
     refused = {*unexpected, *decoders} - named - buffers - others
     kinds = [tuple(sorted(names)) for names in (named, buffers, others, refused)]
-    off = _frequencies_off(model, checkpoint, [name for name in buffers if _FREQUENCIES.search(name)])
+    frequencies = {name for name in buffers if _FREQUENCIES.search(name)}
+    off = _frequencies_off(model, checkpoint, frequencies) if frequencies else None
     return Unused(kinds[0], kinds[1], kinds[2], kinds[3], off)
 
 
-def _stored(checkpoint: Checkpoint) -> Iterator[tuple[str, tuple[int, ...]]]:
+def shapes_of(checkpoint: Checkpoint) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Yield name and shape of every tensor of the checkpoint's files."""
     for file in checkpoint.sha256:
         if file.endswith(".safetensors"):
@@ -126,7 +127,7 @@ def _is_buffer(name: str, shape: tuple[int, ...]) -> bool:
     return bool(_MASKS.search(name)) and (square or shape in ((), (1,)))
 
 
-def _frequencies_off(model: Any, checkpoint: Checkpoint, names: Sequence[str]) -> float | None:
+def _frequencies_off(model: Any, checkpoint: Checkpoint, names: Collection[str]) -> float | None:
     """Return the largest relative error of stored frequencies against the nearest of the model's, None up to _NEAR."""
     buffers = [buffer.double().cpu() for module in model.modules() for buffer in frequency_buffers(module).values()]
     errors = [0.0]
@@ -138,6 +139,6 @@ def _frequencies_off(model: Any, checkpoint: Checkpoint, names: Sequence[str]) -
 
 def _read(checkpoint: Checkpoint, names: Collection[str]) -> Iterator[Tensor]:
     for file in checkpoint.sha256:
-        if names and file.endswith(".safetensors"):
+        if file.endswith(".safetensors"):
             with safe_open(checkpoint.folder / file, framework="pt") as opened:
                 yield from (opened.get_tensor(name) for name in opened.keys() if name in names)  # noqa: SIM118

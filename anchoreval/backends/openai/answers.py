@@ -1,7 +1,7 @@
 """Build requests to an OpenAI-compatible server for one `Request`, and read its answer as an `Output`.
 
 Pure: bodies of requests and answers to them, no connection. If the server returns token ids, text is made of them as on
-every other backend (backends/detokenize.py), so that the same tokens are the same text whoever computed them.
+every other backend (backends/answering.py), so that the same tokens are the same text whoever computed them.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from anchoreval.backends.answering import UNCLOSED, is_unclosed
-from anchoreval.backends.detokenize import TextStream
+from anchoreval.backends.answering import UNCLOSED, TextStream, is_unclosed
 from anchoreval.backends.openai.message import Message, Unread, Usage, message_of, one_line, usage_of
 from anchoreval.backends.openai.server import Api, Identity, Offers, text_of
-from anchoreval.schema import PROMPT_READ, ChoiceScore, Finish, Json, Outcome, Output, Request, rounded
+from anchoreval.schema import PROMPT_READ, ChoiceScore, Finish, Json, Outcome, Output, Request, lost_output, rounded
 from anchoreval.tokenizer import TextTokenizer
 
 _MOST_STOPS = 4  # that OpenAI's interface takes, vLLM's server too; the others end the text here
@@ -37,11 +36,6 @@ class Unanswerable(Exception):
 
 #: The score of tokens, and the log-probability of each.
 Scored = tuple[ChoiceScore, tuple[float, ...]]
-
-
-def lost(request: Request, why: str, outcome: Outcome) -> Output:
-    """Return the output of a request without an answer."""
-    return Output(request.sample_id, "", (), "error", None, 0.0, why, lost=outcome)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +125,9 @@ class Asking:
         try:
             answer = self._answer(request, message_of(said, self.api == "chat"), usage)
         except Unread as error:
-            answer = lost(request, f"the server's answer is not of OpenAI's form: {error}", "failed")
+            answer = lost_output(request.sample_id, "failed", f"the server's answer is not of OpenAI's form: {error}")
         except Unanswerable as error:
-            answer = lost(request, str(error), error.lost)
+            answer = lost_output(request.sample_id, error.lost, str(error))
         return replace(answer, facts=facts)
 
     def least_tokens(self, request: Request) -> int:
@@ -170,8 +164,8 @@ class Asking:
         if message.ended == "unknown" and made >= request.max_new_tokens:
             finish = "length"
         if is_unclosed(text, self._end_of(request)):
-            why = f"{UNCLOSED}, {made} tokens"
-            return replace(lost(request, why, "unclosed"), text=text, token_ids=tuple(tokens))
+            unclosed = lost_output(request.sample_id, "unclosed", f"{UNCLOSED}, {made} tokens")
+            return replace(unclosed, text=text, token_ids=tuple(tokens))
         if finish == "length" and usage.completion is not None and made < request.max_new_tokens:
             text = f"the server stopped after {made} of {request.max_new_tokens} tokens"
             raise Unanswerable(f"{text}: its window is full, or its own limit of answers lower", "does_not_fit")

@@ -21,14 +21,15 @@ from anchoreval.arms.arm import Arm
 from anchoreval.arms.layout import Arrangement
 from anchoreval.arms.patterns import PATTERNS
 from anchoreval.arms.rope import RopeLevel, parse_level
-from anchoreval.backends.openai.answers import Asking, Scored, Unanswerable, lost
+from anchoreval.backends.answering import require_answerable
+from anchoreval.backends.openai.answers import Asking, Scored, Unanswerable
 from anchoreval.backends.openai.http import Link, NoAnswer, Refused
 from anchoreval.backends.openai.probe import PATHS, probe
 from anchoreval.backends.openai.server import Api, require_same
 from anchoreval.backends.openai.window import stated_window
 from anchoreval.backends.vllm.batches import context_of
 from anchoreval.errors import ModelError, UnsupportedArm
-from anchoreval.schema import NO_LOGPROB, PROMPT_READ, ChoiceScore, Continuation, Json, Output, Request
+from anchoreval.schema import NO_LOGPROB, PROMPT_READ, ChoiceScore, Continuation, Json, Output, Request, lost_output
 from anchoreval.tokenizer import load_tokenizer
 
 _STOCK = Arrangement()
@@ -170,12 +171,10 @@ class OpenAiBackend:
         if self._closed:
             raise ModelError("the backend is closed")
         for request in requests:
-            if not request.token_ids:
-                raise ModelError(f"{request.sample_id}: an empty prompt cannot be continued")
+            require_answerable(request, self._arrangement)
             if (request.choices or request.scores_text) and self._asking.offers.logprobs == "none":
                 text = "needs log-probabilities of given answers, which this server does not offer"
                 raise ModelError(f"{request.sample_id}: {text}: leave such tasks out")
-            self._arrangement.check(request)
         ordered = sorted(requests, key=lambda request: request.token_ids, reverse=self._placebo)
         work = partial(self._answer, self._arrangement, self._arm)
         yield from _pooled(work, ordered, 1 if self._placebo else self._concurrency)
@@ -200,11 +199,11 @@ class OpenAiBackend:
             else:
                 output = Output(request.sample_id, "", (), request.unsaid, None, 0.0)
         except Unanswerable as error:
-            return lost(request, str(error), error.lost)
+            return lost_output(request.sample_id, error.lost, str(error))
         except Refused as error:
-            return lost(request, str(error), "does_not_fit" if error.too_long else "refused")
+            return lost_output(request.sample_id, "does_not_fit" if error.too_long else "refused", str(error))
         except NoAnswer as error:
-            return lost(request, str(error), "failed")
+            return lost_output(request.sample_id, "failed", str(error))
         self._notice(asking, request, output)
         said = replace(output, reference_logprob=logprob, token_logprobs=each, choices=choices)
         said = replace(said, facts={**facts, **output.facts})

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from anchoreval.arms.layout import Arrangement
-from anchoreval.backends.detokenize import Decodes, TextStream
+from anchoreval.backends.answering import Decodes, TextStream
 from anchoreval.backends.vllm.asks import Ask, Reply, Row
 from anchoreval.backends.vllm.batches import batches, context_of, lots
 from anchoreval.backends.vllm.engine import Engine
@@ -56,15 +57,11 @@ class Answering:
         """Return a reply to each ask, in order; an ask whose rows were cached is repeated and computed afresh."""
         made = [reply for lot in lots(asks, self._engine.cache) for reply in self._engine.replies(lot)]
         torn = [i for i, (ask, reply) in enumerate(zip(asks, made, strict=True)) if not reply.usable(ask)]
-        again = [self._afresh(asks[i]) for i in torn]
+        again = [replace(asks[i], afresh=True) for i in torn]
         for lot in lots(again, self._engine.cache):
             for reply in self._engine.replies(lot):
                 made[torn.pop(0)] = reply
         return made
-
-    @staticmethod
-    def _afresh(ask: Ask) -> Ask:
-        return Ask(ask.token_ids, ask.context, ask.next_ids, ask.rows_from, afresh=True)
 
     def _generate(self, rows: Sequence[Row]) -> None:
         """Add greedy tokens to the rows until all have ended."""

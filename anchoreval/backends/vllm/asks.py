@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from anchoreval.backends.answering import NOT_FINITE, REFERENCE_NOT_FINITE, Growing
-from anchoreval.schema import NO_LOGPROB, ChoiceScore, Continuation, Output
+from anchoreval.backends.answering import NOT_FINITE, Growing
+from anchoreval.schema import ChoiceScore, Continuation, Output
 
 MOST_IDS = 128  # vLLM takes no more ids per prompt in `logprob_token_ids` (sampling_params.py, MAX_LOGPROB_TOKEN_IDS)
 
@@ -135,16 +135,12 @@ class Row(Growing):
         return Ask(request.token_ids, self.context, new_tokens=request.max_new_tokens, fewest=fewest, ends=ends)
 
     def output(self, seconds: float) -> Output:
-        """Return the finished output; a request that ended in an error has no scores."""
-        if self.finish == "error":
-            return self.said(seconds, None, ())
+        """Return the finished output."""
         ids = self.request.reference_ids
-        reference = self.scores.get(Continuation(ids, len(ids)))
+        reference = Continuation(ids, len(ids))
         choices = tuple(self.scores.get(each, ChoiceScore(0.0, True)) for each in self.request.choices)
-        if reference is None or math.isfinite(reference.logprob):
-            said = self.said(seconds, reference.logprob if reference else None, choices)
-            return replace(said, token_logprobs=self.tokens_of.get(Continuation(ids, len(ids))))
-        return replace(self.said(seconds, None, choices), facts={NO_LOGPROB: REFERENCE_NOT_FINITE})
+        logprob = self.scores[reference].logprob if reference in self.scores else None
+        return self.said(seconds, logprob, choices, self.tokens_of.get(reference))
 
 
 def judged(target: int, logprob: float, likeliest: Mapping[int, float]) -> ChoiceScore:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -22,15 +23,18 @@ from anchoreval.arms.layout import Arrangement
 from anchoreval.arms.patterns import PATTERNS
 from anchoreval.arms.positions import CONTIGUOUS, PositionScheme
 from anchoreval.arms.rope import LEVELS, RopeLevel, parse_level
+from anchoreval.backends.answering import require_answerable
 from anchoreval.backends.hf.load import eos_ids
+from anchoreval.backends.hf.unused import shapes_of
 from anchoreval.backends.vllm.answer import Answering
 from anchoreval.backends.vllm.batches import Batching
 from anchoreval.backends.vllm.engine import Engine, prepare
-from anchoreval.backends.vllm.settings import Settings, parameters_of, settings_of
+from anchoreval.backends.vllm.settings import Settings, settings_of
 from anchoreval.errors import ModelError, UnsupportedArm
 from anchoreval.model.checkpoint import Checkpoint, find_checkpoint
 from anchoreval.model.machine import processor
-from anchoreval.schema import Json, Output, Request
+from anchoreval.prompt import positions
+from anchoreval.schema import Json, Output, Request, lost_output
 from anchoreval.tokenizer import load_tokenizer
 
 if importlib.util.find_spec("vllm") is None:  # imported only when an engine starts; its absence shows here
@@ -158,7 +162,7 @@ class VllmBackend:
             "dtype": settings.dtype,
             "kernel": ", ".join(self._native["attention"]),
             "model_type": config.model_type,
-            "parameters": parameters_of(self._checkpoint),
+            "parameters": sum(math.prod(shape) for _, shape in shapes_of(self._checkpoint)),
             "max_length": positions_of(config),
             "eos_token_ids": sorted(self._eos),
             "weights_sha256": self._checkpoint.weights_sha256,
@@ -194,16 +198,17 @@ class VllmBackend:
     def answer(self, requests: Sequence[Request]) -> Iterator[Output]:
         """Yield one output per request, batch by batch, in an order that shares prefixes."""
         engine, (_, arrangement, arm) = self.engine, self._under
+        vocabulary = self._config.config.get_text_config(decoder=True).vocab_size
         for request in requests:
-            self._check(request, arrangement)
+            require_answerable(request, arrangement, vocabulary)
         room = min(self._settings.window, self._settings.max_model_len - 1)
-        needed = {request.sample_id: _positions(request) for request in requests}
+        short = []
         for request in requests:
-            if needed[request.sample_id] > room:
-                why = f"needs {needed[request.sample_id]} positions, the engine was opened with {room}"
-                why += ": give max_model_len (--max-length)"
-                yield Output(request.sample_id, "", (), "error", None, 0.0, why, lost="does_not_fit")
-        short = [request for request in requests if needed[request.sample_id] <= room]
+            if (needed := positions(request)) > room:
+                why = f"needs {needed} positions, the engine was opened with {room}: give max_model_len (--max-length)"
+                yield lost_output(request.sample_id, "does_not_fit", why)
+            else:
+                short.append(request)
         yield from Answering(engine, self._tokenizer, self._eos, arrangement, arm).outputs(short)
 
     def close(self) -> None:
@@ -296,24 +301,6 @@ class VllmBackend:
         }
         batching = self._settings.batching.placebo()
         return applied | ({"computed_in": asdict(batching)} if arm.placebo else {})
-
-    def _check(self, request: Request, arrangement: Arrangement) -> None:
-        """Raise ModelError or UnsupportedArm for a request that the engine would misread or break on."""
-        if not request.token_ids:
-            raise ModelError(f"{request.sample_id}: an empty prompt cannot be continued")
-        chosen = [choice.token_ids for choice in request.choices]
-        highest = max(max(ids, default=0) for ids in (request.token_ids, request.reference_ids, *chosen))
-        vocabulary = self._config.config.get_text_config(decoder=True).vocab_size
-        if highest >= vocabulary:
-            text = f"token {highest} is not among the model's {vocabulary}: another tokenizer?"
-            raise ModelError(f"{request.sample_id}: {text}")
-        arrangement.check(request)
-
-
-def _positions(request: Request) -> int:
-    """Return the positions that a prompt takes with what follows it; the last new token needs none."""
-    behind = [request.reference_ids, *(choice.token_ids for choice in request.choices)]
-    return len(request.token_ids) - 1 + max(request.max_new_tokens, *map(len, behind), 1)
 
 
 def _on_cpu(device: str) -> bool:

@@ -127,19 +127,6 @@ def settings_of(
     )
 
 
-def parameters_of(checkpoint: Checkpoint) -> int:
-    """Return how many numbers the checkpoint's safetensors hold."""
-    total = 0
-    for name in sorted(name for name in checkpoint.sha256 if name.endswith(".safetensors")):
-        with safe_open(checkpoint.folder / name, "pt") as file:
-            for key in file.keys():  # noqa: SIM118 - no mapping
-                size = 1
-                for side in file.get_slice(key).get_shape():
-                    size *= side
-                total += size
-    return total
-
-
 def _dtype(asked: str, config: dict[str, Any], checkpoint: Checkpoint) -> str:
     """Return the number format in which transformers loads the checkpoint; vLLM's own `auto` halves float32."""
     if asked != "auto":

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from anchoreval.errors import RunError
+from anchoreval.files import there
 from anchoreval.records.header import HEADER, Header, read_header
 from anchoreval.records.lines import RECORDS, Lines, each_fields
-from anchoreval.records.plain_files import there
-from anchoreval.records.seal import changed_since
+from anchoreval.records.run import changed_since
 from anchoreval.reports.board.definition import Declared
 from anchoreval.reports.links import has_viewer, relative
 from anchoreval.schema import original_of

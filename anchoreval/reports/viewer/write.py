@@ -20,7 +20,7 @@ from pathlib import Path
 from anchoreval.arms.patterns import masks_documents
 from anchoreval.errors import RunError
 from anchoreval.files import write_whole
-from anchoreval.records.line import to_line
+from anchoreval.records.lines import to_line
 from anchoreval.records.run import Run
 from anchoreval.reports.board.view import EXTENSION
 from anchoreval.reports.outcomes import outcome_lines

@@ -19,6 +19,7 @@ from anchoreval.backends.hf.answer import Answering
 from anchoreval.backends.hf.batches import Batch, Limits, plan, shared, width
 from anchoreval.backends.hf.documents import KeptDocuments
 from anchoreval.backends.hf.growth import Growth
+from anchoreval.backends.hf.probe import NoText
 from anchoreval.schema import Continuation, Request
 
 
@@ -57,14 +58,6 @@ class DryNetwork:
 
     def restart(self) -> None:
         """Do nothing: this network has no state between requests."""
-
-
-class NoText:
-    """A tokenizer that decodes all token ids to the empty text."""
-
-    def decode(self, ids: list[int]) -> str:
-        """Return the empty text."""
-        return ""
 
 
 @dataclass(slots=True)

@@ -10,6 +10,7 @@ from transformers.cache_utils import DynamicCache
 
 from anchoreval.backends.hf.backend import HfBackend
 from anchoreval.backends.hf.load import StockNetwork
+from anchoreval.backends.hf.network import extend_rows
 from anchoreval.runs.estimate.cost import Machine, Shape
 from anchoreval.runs.estimate.dry import Pass
 
@@ -45,21 +46,14 @@ def _seconds(network: StockNetwork, one: Pass) -> float:
     """Return the wall time of a pass with its cache already filled."""
     device, filled = network.device, one.columns - one.queries
     cache = DynamicCache(config=network.model.config)
+    ids_BC = torch.zeros(one.rows, one.columns, dtype=torch.long, device=device)
     if filled:
-        _run(network, cache, (one.rows, filled, 0), device)
+        extend_rows(network, cache, ids_BC[:, :filled], range(filled), 0)
     began = time.perf_counter()
-    _run(network, cache, (one.rows, one.queries, filled), device)
+    extend_rows(network, cache, ids_BC[:, filled:], range(filled, one.columns), filled)
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - began
-
-
-def _run(network: StockNetwork, cache: DynamicCache, size: tuple[int, int, int], device: torch.device) -> None:
-    rows, queries, at = size
-    ids_BQ = torch.zeros(rows, queries, dtype=torch.long, device=device)
-    position_BQ = torch.arange(at, at + queries, device=device).expand(rows, queries)
-    mask_BC = torch.ones(rows, at + queries, dtype=torch.bool, device=device)
-    network.logits(ids_BQ, cache, (position_BQ, mask_BC), 1)
 
 
 def library_bytes(status: Path = Path("/proc/self/status")) -> int:

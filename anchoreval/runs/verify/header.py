@@ -38,7 +38,8 @@ def header_differences(run: Run) -> Iterator[str]:
     yield from _arms(parts, header.arm_rows)
     yield from _weights(header)
     yield from _counts(parts)
-    yield from rule_differences(run, parts)
+    if parts.identity.until is not None or parts.until is not None:
+        yield from rule_differences(run, parts)
 
 
 def _comparable(run: Run, parts: HeaderParts) -> Iterator[str]:

@@ -17,16 +17,14 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from anchoreval.errors import AnchorEvalError, RunError
+from anchoreval.files import there
 from anchoreval.records.header import HEADER
-from anchoreval.records.line import from_line
-from anchoreval.records.lines import RECORDS, Lines
+from anchoreval.records.lines import RECORDS, Lines, from_line
 from anchoreval.records.logprobs import LOGPROBS, TokenLogprobs
 from anchoreval.records.parts import HeaderParts
-from anchoreval.records.plain_files import there
 from anchoreval.records.record import key_of, to_record
 from anchoreval.records.rescore import earned, same
-from anchoreval.records.run import Run, header_alone
-from anchoreval.records.seal import changed_parts, seal_of
+from anchoreval.records.run import Run, changed_parts, header_alone, seal_of
 from anchoreval.runs.identity import changed_files
 from anchoreval.runs.prompts import Second
 from anchoreval.runs.rebuild import Remake
@@ -154,24 +152,25 @@ def groups(remake: Remake) -> Iterator[tuple[int, Sample]]:
 def expected_record(record: Record, made: Made, key: str, second: Second) -> Record:
     """Return what the record of a sample must be, pressed; arm and output are taken from `record`."""
     not_remade = {name: getattr(record, name) for name in NOT_REMADE}
-    return replace(_with_first_answer(made, record, second), key=key, arm=record.arm, **not_remade)
+    whole = made.record if made.then is None else _with_first_answer(made.record, made.then, record, second)
+    return replace(whole, key=key, arm=record.arm, **not_remade)
 
 
-def _with_first_answer(made: Made, record: Record, second: Second) -> Record:
-    """Return the expected record with the facts of the first answer of `record`; `made.record` if there is no answer.
+def _with_first_answer(blank: Record, sample: Sample, record: Record, second: Second) -> Record:
+    """Return `blank` with the facts of the first answer of `record`; `blank` itself if there is no answer.
 
     The length and finish of the first answer cannot be made again and are taken from `record`.
     """
     first = record.facts.get(FIRST)
-    if made.then is None or not isinstance(first, str):
-        return made.record
+    if not isinstance(first, str):
+        return blank
     first_facts = {name: record.facts.get(name) for name in FIRST_FACTS}
     try:
-        prompt, request = second(made.then, first)
+        prompt, request = second(sample, first)
     except (AnchorEvalError, TypeError, UnicodeError):  # no tokenizer takes the text
-        return made.record
+        return blank
     facts = {name: _digest(value) for name, value in (first_facts | facts_of(prompt, request)).items()}
-    return replace(made.record, facts={**made.record.facts, **facts}, reference_tokens=request.reference_tokens)
+    return replace(blank, facts={**blank.facts, **facts}, reference_tokens=request.reference_tokens)
 
 
 def record_differences(record: Record, expected: Record) -> Iterator[str]:
@@ -249,10 +248,11 @@ class Reading:
         if uses_generated(record.facts):
             self._generated.setdefault(record.task, self.lines)
         expected = self.expected
-        if self._is_behind(record):
-            self._behind += 1
-        elif record.sample_id not in expected.numbers:
-            yield f"foreign: the run asks for no sample {record.sample_id}"
+        if record.sample_id not in expected.numbers:
+            if self._is_behind(record):
+                self._behind += 1
+            else:
+                yield f"foreign: the run asks for no sample {record.sample_id}"
         elif record.arm not in expected.arms:
             yield f"foreign: the run has no arm {record.arm}"
         else:
@@ -260,8 +260,8 @@ class Reading:
             yield from self._known(record, sample, arm)
 
     def _is_behind(self, record: Record) -> bool:
-        """Return True if the run asks for the record's sample, but in a round behind the verdict of its cell."""
-        if not self.run.header.get("until") or record.sample_id in self.expected.numbers:
+        """Return True if the run asked for the record's sample before a verdict came earlier, in a round behind it."""
+        if not self.run.header.get("until"):
             return False
         known = record.sample_id == f"{record.task}@{record.length}#{record.index}" and record.arm in self.expected.arms
         return known and 0 <= record.index < self.run.header.asked.get((record.task, record.length), 0)
@@ -352,10 +352,11 @@ def findings(
 def _whole(run: Run, reading: Reading, parts: HeaderParts) -> Iterator[Finding]:
     """Yield what the end of the file shows: records that are missing, and a seal that does not match."""
     asked, there = len(reading.expected.lines), sum(map(bool, reading.expected.lines))
-    if parts.finished:
-        yield from (Finding(str(reading.path), what) for what in reading.missing())
-    elif there < asked:
-        yield Finding(str(reading.path), f"not finished: {there} of {asked} records", False)
+    if there < asked:
+        if parts.finished:
+            yield from (Finding(str(reading.path), what) for what in reading.missing())
+        else:
+            yield Finding(str(reading.path), f"not finished: {there} of {asked} records", False)
     seal = parts.seal
     if parts.finished and seal is None:
         what = "no seal, the run is older: a change of an output that leaves its score does not show"

@@ -54,8 +54,7 @@ def source_bet_on(remake: Remake, sample: Sample) -> Hashable:
 def rule_differences(run: Run, parts: HeaderParts) -> Iterator[str]:
     """Yield contradictions between a header's rule, its identity, its cells and how this version takes samples."""
     if parts.identity.until is None or parts.until is None:
-        if parts.identity.until is not None or parts.until is not None:
-            yield "until: stands in the header or in its identity, not in both"
+        yield "until: stands in the header or in its identity, not in both"
         return
     try:
         rule = rule_of(parse_until(parts.identity.until))

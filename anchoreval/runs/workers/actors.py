@@ -25,7 +25,7 @@ from anchoreval.model.checkpoint import folder_of
 from anchoreval.model.hashes import forget
 from anchoreval.runs.identity import environment_of
 from anchoreval.runs.units import Unit
-from anchoreval.schema import Json, Output, Request
+from anchoreval.schema import Json, Output, Request, lost_output
 
 TRIES = 3  # a sample fails when so many workers died on it; no worker is opened again after so many died opening
 START_SECONDS = 600.0  # the longest wait for a first worker
@@ -243,7 +243,7 @@ class Fleet:
             return
         for request in unit.left:
             why = f"{TRIES} workers died on it"
-            unit.take(Output(request.sample_id, "", (), "error", None, 0.0, why, lost="failed"), hand.environment)
+            unit.take(lost_output(request.sample_id, "failed", why), hand.environment)
         back.extend(unit.done())
 
     def _got(self, reference: Any) -> Any:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anchoreval.errors import SourceError
-from anchoreval.texts.download import digest_of, sha256_of
+from anchoreval.files import sha256_of
+from anchoreval.texts.download import digest_of
 from anchoreval.texts.reading import opened, text_of
 from anchoreval.texts.sources import BABI, Sources
 

@@ -21,8 +21,7 @@ from test_board import HOSTILE, make_run
 
 from anchoreval.errors import RunError
 from anchoreval.records.header import HEADER
-from anchoreval.records.line import to_line
-from anchoreval.records.lines import RECORDS
+from anchoreval.records.lines import RECORDS, to_line
 from anchoreval.records.run import Run, load_run
 from anchoreval.reports.viewer import files, write_view
 from anchoreval.reports.viewer.rows import listed, rows_of

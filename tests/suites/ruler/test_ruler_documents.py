@@ -12,8 +12,7 @@ import pytest
 from ruler_tasks import TASKS, samples
 
 from anchoreval.cards import find_model
-from anchoreval.prompt import to_request
-from anchoreval.prompt.documents import cut_documents, document_tokens
+from anchoreval.prompt import cut_documents, document_tokens, to_request
 from anchoreval.schema import Sample, Wrap
 from anchoreval.texts.sources import Sources
 from anchoreval.tokenizer import TextTokenizer, load_tokenizer

@@ -6,7 +6,7 @@ import pytest
 from checkpoints import save_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from anchoreval.backends.detokenize import TextStream
+from anchoreval.backends.answering import TextStream
 
 TEXT = "naïve 🦜 emoji, 漢字 and e\u0301 \ufffd end"
 
