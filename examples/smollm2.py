@@ -22,7 +22,7 @@ def measure(limit: int, length: int, output: str, backend: str = "hf") -> Run:
         MODEL,
         "ruler/niah_single_2,ruler/niah_multikey_1,ruler/niah_multivalue",
         lengths=[length],
-        rope="fp32,bf16,bf16-angle",
+        arms="fp32,bf16,bf16-angle",
         placebo=True,
         haystack="generated",
         limit=limit,

@@ -27,7 +27,7 @@ def test_it_retrieves_and_the_instrument_sees_a_damaged_rotation(tmp_path: Path)
         "anchor-tiny",
         "ruler/niah_single_1,ruler/niah_single_2",
         lengths=[1024],
-        rope="native,fp32,bf16-angle",
+        arms="native,fp32,bf16-angle",
         limit=8,
         output=tmp_path,
     )
@@ -43,7 +43,7 @@ def test_it_retrieves_and_the_instrument_sees_a_damaged_rotation(tmp_path: Path)
 
 
 def test_on_a_float32_llama_the_detected_level_is_fp32_and_native_equals_it_bit_for_bit(tmp_path: Path) -> None:
-    result = evaluate("anchor-tiny", "ruler/niah_single_1", lengths=[512], rope="native,fp32", limit=3, output=tmp_path)
+    result = evaluate("anchor-tiny", "ruler/niah_single_1", lengths=[512], arms="native,fp32", limit=3, output=tmp_path)
     rope = result.header["backend"]["rope"]
     assert rope["detected"] == "fp32"
     by_arm = {(record.arm, record.index): (record.output, record.reference_logprob) for record in result.records}
@@ -69,7 +69,7 @@ def test_a_checkpoint_saved_elsewhere_runs_and_its_records_carry_another_key(tmp
 
 def test_the_same_run_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     def digest(name: str) -> str:
-        evaluate("anchor-tiny", "ruler/niah_single_1", lengths=[512], rope="bf16", limit=4, output=tmp_path / name)
+        evaluate("anchor-tiny", "ruler/niah_single_1", lengths=[512], arms="bf16", limit=4, output=tmp_path / name)
         (path,) = (tmp_path / name).glob("*/*")
         facts = [
             (record.key, record.output, record.reference_logprob, record.score) for record in load_run(path).records

@@ -28,7 +28,6 @@ WHERE: dict[str, tuple[str, ...]] = {
     "lm-eval": (
         "lm_eval_plugin/",
         "bench/engines.py",
-        "bench/lm_eval.py",
         "cli/lm_eval.py",
         "suites/general/harness.py",
         "suites/general/rows.py",

@@ -147,7 +147,7 @@ def parse_arms(text: str, dtype: str = "auto", kernel: str = DEFAULT_KERNEL) -> 
         elif piece:
             pieces.append(piece)
     if not pieces:
-        raise AnchorEvalError("no arm was named: --rope takes levels such as native,bf16,fp32")
+        raise AnchorEvalError("no arm was named: --arms takes levels such as native,bf16,fp32")
     return tuple(dict.fromkeys(parse_arm(piece, dtype, kernel) for piece in pieces))
 
 

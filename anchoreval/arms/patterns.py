@@ -50,7 +50,8 @@ class Row:
 
 
 def parse_pattern(text: str) -> str:
-    """Return `text`, a key of PATTERNS; raise UnknownName for any other text."""
+    """Return the key of PATTERNS that `text` is, in any case; raise UnknownName for any other text."""
+    text = text.lower()
     if text not in PATTERNS:
         raise UnknownName("attention pattern", text, PATTERNS)
     return text

@@ -77,13 +77,18 @@ LEVELS: dict[str, RopeLevel] = {
 }
 
 
-def parse_level(text: str) -> RopeLevel:
-    """Return the level that `text` names: a key of LEVELS, or `rope:site=dtype,...` with other sites as in `fp32`.
+#: Names of dtypes in torch, as `--dtype` takes them -> the level that rotates in them.
+ALIASES = {"bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float32": "fp32", "float": "fp32", "float64": "fp64"}
 
-    Raise UnknownName for a level, site or dtype that does not exist, and UnsupportedArm for a dtype that a site cannot
-    have or for a site given twice.
+
+def parse_level(text: str) -> RopeLevel:
+    """Return the level that `text` names, in any case: a key of LEVELS or ALIASES, or `rope:site=dtype,...`.
+
+    Sites that are not named are as in `fp32`. Raise UnknownName for a level, site or dtype that does not exist, and
+    UnsupportedArm for a dtype that a site cannot have or for a site given twice.
     """
     text = text.strip()
+    text = ALIASES.get(text.lower(), text.lower())
     if not text.startswith(EXPLICIT):
         if text not in LEVELS:
             raise UnknownName("RoPE level", text, LEVELS)
@@ -100,6 +105,7 @@ def parse_level(text: str) -> RopeLevel:
 def _parse_site(part: str) -> tuple[str, str]:
     """Return `table=bf16` as (site, dtype), both checked."""
     site, _, dtype = (word.strip() for word in part.partition("="))
+    dtype = ALIASES.get(dtype, dtype)
     if site not in ALLOWED:
         raise UnknownName("RoPE site", site, ALLOWED)
     if dtype not in ALLOWED[site]:

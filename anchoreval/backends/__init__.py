@@ -8,10 +8,10 @@ import sys
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from anchoreval.arms.arm import Arm
-from anchoreval.errors import MissingExtra, ModelError, UnknownName
+from anchoreval.errors import AnchorEvalError, MissingExtra, ModelError, UnknownName
 from anchoreval.schema import Json, Output, Request
 
 
@@ -160,6 +160,22 @@ def options_of(name: str) -> list[str] | None:
     taken = inspect.signature(opener_of(name)).parameters
     anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
     return None if anything else list(taken)[1:]
+
+
+def opened_with(name: str, given: Mapping[str, Any], **flags: Any) -> dict[str, Any]:
+    """Return the options to open a backend with: those of `--backend-args`, and those that have flags of their own.
+
+    Raise AnchorEvalError for a flag that belongs to another backend.
+    """
+    backend = capabilities_of(name)
+    if ((flags["base_url"] or given.get("base_url")) is None) == backend.one_server:
+        raise AnchorEvalError("--backend openai and --base-url go together: --base-url http://127.0.0.1:8000/v1")
+    flags = {flag: value for flag, value in flags.items() if value is not None}
+    tuning = [flag for flag in flags if flag in ("chunk_tokens", "batch_tokens", "realisation")]
+    if not backend.lenient and (refused := next((flag for flag in tuning if flag not in backend.takes), None)):
+        owner = next(other for other, known in BACKENDS.items() if refused in known.takes)
+        raise AnchorEvalError(f"--{refused.replace('_', '-')} is of backend {owner}; {name} has --backend-args")
+    return {flag: value for flag, value in flags.items() if flag in backend.takes} | dict(given)
 
 
 def capabilities_of(name: str) -> Capabilities:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from anchoreval.cards.packaged import Package, packaged_folder
 from anchoreval.cards.strict_yaml import one_line, read_yaml
-from anchoreval.errors import CardError, UnknownName
+from anchoreval.errors import CardError, ModelError, UnknownName
 
 BETWEEN = r"[,\s]+"  # names in one text
 LengthOf = Literal["sample", "prompt", "natural"]
@@ -268,6 +268,11 @@ def find_model(name: str, where: Path | None = None) -> tuple[str, ModelCard]:
         return path.resolve().name, ModelCard(about=f"local checkpoint {path}", checkpoint=str(path))
     if path and name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name.split("/")[0]).is_dir():
         return name.split("/")[1], ModelCard(about=f"hub checkpoint {name}", checkpoint=name)
+    if path is not None and path.is_file():
+        how = "name the folder of a checkpoint; a .gguf is served by --backend openai, or is the package of a card"
+        raise ModelError(f"{name} is a file, no model: {how}")
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or (path and path.suffix in (".gguf", ".safetensors")):
+        raise ModelError(f"{name[:200]}: there is no such folder (a hub id is OWNER/NAME, a card has no slash)")
     raise UnknownName("model (no card, folder or hub id of that name)", name, cards)
 
 

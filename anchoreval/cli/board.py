@@ -12,22 +12,15 @@ from anchoreval.cli.console import note, say
 
 def flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
-    parser.add_argument(
-        "runs",
-        nargs="+",
-        type=Path,
-        metavar="RUN",
-        help="run folders, or folders of run folders; in the latter, a run that cannot be read is reported and skipped",
-    )
-    parser.add_argument("--output", type=Path, metavar="DIR", help="default: the folder of the first RUN")
+    about = "run folders, or folders of run folders; in the latter, a run that cannot be read is reported and skipped"
+    shared.runs(parser, about)
     shared.outside_suites(parser)
-    parser.add_argument(
-        "--definition",
-        type=Path,
-        metavar="NAME-or-FILE.yaml",
-        help="write a declared board, NAME.csv and NAME.html, from a YAML file or from a definition of the package: "
-        "anchor-tiny, long-context",
+    shared.add(parser, "output", default=None, about="folder (default: the folder of the first RUN)")
+    about = (
+        "write a declared board, NAME.csv and NAME.html, from a YAML file or from a definition of the package: "
+        "anchor-tiny, long-context"
     )
+    shared.add_own(parser, {"definition": shared.Option(about, kind=Path, metavar="NAME-or-FILE.yaml")})
 
 
 def main(options: argparse.Namespace) -> int:

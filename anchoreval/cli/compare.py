@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-from pathlib import Path
 
 from anchoreval.cli import options as shared
 from anchoreval.cli.console import note, say
@@ -15,23 +14,12 @@ WIDTH = 160  # columns of a table when stdout is not a terminal
 
 def flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
-    parser.add_argument(
-        "runs",
-        nargs="+",
-        type=Path,
-        metavar="RUN",
-        help="one run: compare its arms; several: compare each with the first",
-    )
-    parser.add_argument("--baseline", metavar="ARM", help="default: the first arm, or with several runs the same arm")
-    parser.add_argument(
-        "--margin",
-        type=shared.points,
-        default=1.0,
-        metavar="POINTS",
-        help="largest difference that counts as equivalent, in points of 100 (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="folder for compare.csv and compare.json (default: write no files)"
+    shared.runs(parser, "one run: compare its arms; several: compare each with the first")
+    about = "arm or run to compare with (default: the first arm, or with several runs the same arm)"
+    shared.add_own(parser, {"baseline": shared.Option(about, metavar="ARM")})
+    shared.add(parser, "margin")
+    shared.add(
+        parser, "output", default=None, about="folder for compare.csv and compare.json (default: write no files)"
     )
 
 

@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 # C0 except tab and newline, DEL, C1, soft hyphen, Arabic and Mongolian marks, zero-width and bidirectional marks, line
@@ -21,6 +22,8 @@ _UNSEEN = re.compile(
 )
 #: Progress bars of libraries write these, alone, to move the cursor between their lines.
 _MOVES = re.compile("(?:\n|\x1b\\[A)+")
+#: Whether progress is left out, as -q asks.
+QUIET = ContextVar("QUIET", default=False)
 
 
 class StdoutLost(Exception):

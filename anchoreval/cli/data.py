@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
+from anchoreval.cli import options as shared
 from anchoreval.cli.console import note, say
+from anchoreval.cli.options import Option
+from anchoreval.cli.progress import shown
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
-    """Add the subcommands `fetch` and `check` with their flags."""
+    """Add the subcommands `fetch`, `check` and `pack` with their flags."""
     from anchoreval.suites import suites
 
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
@@ -19,31 +21,13 @@ def flags(parser: argparse.ArgumentParser) -> None:
         "check", help="list files, their revisions, and what is missing; exit code 1 if a file differs"
     )
     for sub in (fetch, check):
-        sub.add_argument(
-            "--data-dir", type=Path, metavar="DIR", help="folder of the source texts (default: the user's cache)"
-        )
-    packing(kinds.add_parser("pack", help="tokenise texts once, as a store that `train` reads, and say what it holds"))
-
-
-def packing(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of `data pack`."""
-    parser.add_argument(
-        "--data",
-        required=True,
-        nargs="+",
-        metavar="PLACE",
-        help=".jsonl, .parquet, .txt (.gz), a folder of them, or a data set: NAME, NAME:SPLIT, NAME:CONFIG:SPLIT",
-    )
-    parser.add_argument("--tokenizer", required=True, metavar="MODEL", help="a card of models/, a folder or a hub id")
-    parser.add_argument("--output", required=True, type=Path, metavar="STORE", help="a new folder")
-    parser.add_argument(
-        "--upsample",
-        type=thinning,
-        metavar="LENGTH:KEEP",
-        help="keep documents under so many tokens with this probability, shares of sources unchanged: 4096:0.1",
-    )
-    parser.add_argument("--anchor", metavar="TOKEN", help="text of the anchor token (default: BOS, EOS without one)")
-    parser.add_argument("--text-key", default="text", metavar="KEY", help="key of a row's text (default: %(default)s)")
+        shared.add(sub, "data_dir")
+    pack = kinds.add_parser("pack", help="tokenise texts once, as a store that `train` reads, and say what it holds")
+    about = ".jsonl, .parquet, .txt (.gz), a folder of them, or a data set: NAME, NAME:SPLIT, NAME:CONFIG:SPLIT"
+    pack.add_argument("--data", required=True, nargs="+", metavar="PLACE", help=about)
+    shared.add(pack, "tokenizer", required=True, about="a card of models/, a folder or a hub id")
+    shared.add(pack, "output", required=True, default=None, about="a new folder", metavar="STORE")
+    shared.add_own(pack, _OF_PACK)
 
 
 def thinning(text: str) -> tuple[int, float]:
@@ -56,6 +40,18 @@ def thinning(text: str) -> tuple[int, float]:
     if not (value[0] > 0 and 0 < value[1] <= 1):
         raise argparse.ArgumentTypeError(f"{text!r} is no LENGTH:KEEP such as 4096:0.1")
     return value
+
+
+_OF_PACK = {
+    "upsample": Option(
+        "keep documents under so many tokens with this probability, shares of sources unchanged: 4096:0.1",
+        kind=thinning, metavar="LENGTH:KEEP",
+    ),
+    "anchor_token": Option(
+        "text of the anchor token (default: BOS, EOS without one)", metavar="TOKEN", old=("anchor",)
+    ),
+    "text_key": Option("key of a row's text", "text", metavar="KEY"),
+}  # fmt: skip
 
 
 def pack(options: argparse.Namespace) -> int:
@@ -72,7 +68,7 @@ def pack(options: argparse.Namespace) -> int:
 
     folder = folder_of_model(options.tokenizer, weights=False)
     tokenizer = load_tokenizer(folder)
-    anchor = options.anchor or anchor_text(config_of(folder).get("model_type"))
+    anchor = options.anchor_token or anchor_text(config_of(folder).get("model_type"))
     store = written(
         documents_in(options.data, options.text_key), tokenizer, options.output, options.upsample, anchor, tell
     )
@@ -93,7 +89,14 @@ def main(options: argparse.Namespace) -> int:
     if options.kind == "pack":
         return pack(options)
     if options.kind == "fetch":
-        return int(not fetch(suites()[options.suite], options.data_dir or default_cache(), say, note))
+        with shown(None, "MB") as progress:
+
+            def received(have: int, size: int | None) -> None:
+                progress.reach(have // 10**6, (size or 0) // 10**6)
+
+            progress.at(f"fetching {options.suite}")
+            suite, folder = suites()[options.suite], options.data_dir or default_cache()
+            return int(not fetch(suite, folder, say, note, received))
     differs, sources = False, Sources(options.data_dir, offline=True)
     for name, suite in suites().items():
         for file in states(suite, sources):

@@ -11,14 +11,9 @@ from anchoreval.cli.console import say
 
 def flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
-    shared.model(parser)
-    parser.add_argument("--json", action="store_true", help="print the facts as JSON")
-    parser.add_argument(
-        "--max-length", type=shared.length, metavar="N", help="length that the model was trained at, if known"
-    )
-    shared.anchor(parser)
-    shared.loading(parser)
-    shared.kernel(parser)
+    shared.add(parser, "model")
+    shared.add_own(parser, {"json": shared.Option("print the facts as JSON", False)})
+    shared.add(parser, "anchor", "max_length", *shared.OF_LOADING, headings=True)
 
 
 def main(options: argparse.Namespace) -> int:

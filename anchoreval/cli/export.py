@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from anchoreval.cli import options as shared
 from anchoreval.cli.console import note, say
@@ -13,8 +12,8 @@ from anchoreval.errors import UnknownName
 def flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
     shared.runs(parser)
-    parser.add_argument("--format", required=True, metavar="FORMAT", help="lm-eval, csv or parquet")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the files")
+    shared.add_own(parser, {"format": shared.Option("lm-eval, csv or parquet", metavar="FORMAT", required=True)})
+    shared.add(parser, "output", default=None, required=True, about="folder for the files")
 
 
 def main(options: argparse.Namespace) -> int:

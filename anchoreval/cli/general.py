@@ -11,13 +11,7 @@ from anchoreval.cli.console import say
 def flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
     shared.runs(parser)
-    parser.add_argument(
-        "--margin",
-        type=shared.points,
-        default=1.0,
-        metavar="POINTS",
-        help="largest difference that counts as no loss, in points of 100 (default: %(default)s)",
-    )
+    shared.add(parser, "margin")
 
 
 def main(options: argparse.Namespace) -> int:

@@ -20,8 +20,7 @@ from typing import Any
 
 from anchoreval.cli.console import StdoutLost, note
 from anchoreval.errors import AnchorEvalError, RunError
-from anchoreval.lm_eval_plugin import ENGINES, MODELS, names, register
-from anchoreval.suites.general import harness as lm_eval_tasks
+from anchoreval.lm_eval_plugin import ENGINES, MODELS, register
 
 #: How lm-eval's messages about bad input begin; lm-eval has no error class for them.
 _INPUT = ("Tasks not found", "No tasks specified", "Duplicate task", "Attempted to run task")
@@ -41,7 +40,10 @@ def main(options: argparse.Namespace) -> int:
 
     Raise AnchorEvalError for bad input (exit code 2) and RunError for a failure while running (exit code 1).
     """
-    lm_eval_tasks.require()
+    from anchoreval.lm_eval_plugin import names
+    from anchoreval.suites.general import harness
+
+    harness.require()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     register()
     from lm_eval._cli import HarnessCLI
@@ -99,6 +101,8 @@ def _wanted(asked: argparse.Namespace, action: str) -> Any:
 
 def _check(wanted: Any) -> None:
     """Raise AnchorEvalError, before anything is loaded, for arguments that our models and tasks would refuse later."""
+    from anchoreval.lm_eval_plugin import names
+
     ours = [name for name in _names(wanted.tasks) if names.certainly_ours(name)]
     changing = {
         "--cache_requests": wanted.cache_requests,

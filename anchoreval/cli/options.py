@@ -1,26 +1,28 @@
-"""Flags that several commands share, with the parsers of their values. This module imports no torch."""
+"""Every option of the command line, declared once: keyword, flag, default, help. This module imports no torch.
+
+The key in OPTIONS is the keyword in Python and in the file of `--config`; the flag is spelled from it. A command names
+the options that it takes; where it needs one, or has no use for the general default, it says so there.
+"""
 
 from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from anchoreval.arms.arm import DTYPES
+from anchoreval.arms.arm import DEFAULT_KERNEL, DTYPES
 from anchoreval.backends import BACKENDS
 from anchoreval.backends.options import help_of_options
 from anchoreval.cli.console import note
 from anchoreval.errors import AnchorEvalError
 from anchoreval.prompt.settings import read_template_arg
-from anchoreval.suites import settings as settings_of_suites
-from anchoreval.tokenizer.chat_template import Scalar
+from anchoreval.suites import settings
 
 if TYPE_CHECKING:
     from anchoreval.records.run import Run
-
-_OF_ONE = ("chunk_tokens", "batch_tokens", "realisation")  # flags of one backend; not given, its own defaults apply
 
 
 def length(text: str) -> int:
@@ -93,194 +95,9 @@ def points(text: str) -> float:
     return value
 
 
-def text(parser: argparse._ActionsContainer) -> None:
-    """Add --text, the texts that nll scores, to a command that is not about nll alone."""
-    parser.add_argument(
-        "--text", type=Path, metavar="FILE-or-DIR", help="texts that nll scores: UTF-8 text, or a folder of *.txt"
-    )
-
-
-def outside_suites(parser: argparse.ArgumentParser) -> None:
-    """Add --tasks to a command that reads runs: the suites from outside that it may run."""
-    parser.add_argument(
-        "--tasks", metavar="CARD.yaml", help="suites from outside the package that runs used: their modules are run"
-    )
-
-
-def sources(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that decide which prompts are made."""
-    group = parser.add_argument_group("prompts")
-    group.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with the published source texts")
-    text(group)
-    group.add_argument(
-        "--no-context",
-        action="store_true",
-        help="leave the context out of the prompts, to measure answers from memory (longbench, longbench_v2)",
-    )
-    group.add_argument(
-        "--haystack",
-        choices=("published", "generated"),
-        help="generated: use prose and documents made by the package; not comparable with published scores "
-        "(default: the model card's, else published)",
-    )
-    group.add_argument(
-        "--wordlists",
-        choices=("3.0.1", "2.2.0"),
-        default="3.0.1",
-        help="version of the wonderwords lists (default: %(default)s)",
-    )
-    group.add_argument("--seed", type=seed, default=42, help="seed of the prompts (default: %(default)s, RULER's)")
-
-
-class Arms(argparse.Action):
-    """Action of --rope and --arms, two names of one flag. A second list would replace the first, so it is refused."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: object,
-        option_string: str | None = None,
-    ) -> None:
-        """Store the list; end with a parser error if one was given before."""
-        if getattr(namespace, "arms_given", None):
-            parser.error(f"{namespace.arms_given} and {option_string}: one list names all arms: --arms bf16,fp32")
-        namespace.arms_given = option_string
-        setattr(namespace, self.dest, values)
-
-
-def settings(parser: argparse.ArgumentParser) -> None:
-    """Add the flags for the settings of suites. A flag that is not given leaves the card's value."""
-    group = parser.add_argument_group("settings of suites")
-    for name, setting in settings_of_suites().items():
-        kind = positive if setting.kind is int else str
-        group.add_argument(f"--{name.replace('_', '-')}", type=kind, choices=setting.values, help=setting.about)
-
-
-def chosen_settings(options: argparse.Namespace) -> dict[str, str | int]:
-    """Return the settings that were given, keyed by the name of the generator's argument."""
-    given = {name: getattr(options, name) for name in settings_of_suites()}
-    return {name: value for name, value in given.items() if value is not None}
-
-
-def template(parser: argparse._ActionsContainer, default: str | None, about: str | None = None) -> None:
-    """Add the flags for the form of prompts and the arguments of a chat template."""
-    parser.add_argument("--template", choices=("base", "chat"), default=default, help=about)
-    parser.add_argument(
-        "--template-args",
-        type=template_arg,
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="argument of the chat template, such as enable_thinking=false; may be repeated",
-    )
-
-
-def anchor(parser: argparse._ActionsContainer) -> None:
-    """Add --anchor, which decides whether the anchor token begins a prompt."""
-    parser.add_argument(
-        "--anchor",
-        choices=("auto", "none"),
-        default="auto",
-        help="auto: begin every prompt with one BOS token (EOS if there is no BOS); none: add no token",
-    )
-
-
-def template_arg(text: str) -> tuple[str, Scalar]:
-    """Return name and value of an argument of a chat template."""
-    try:
-        return read_template_arg(text)
-    except AnchorEvalError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def template_args(options: argparse.Namespace) -> dict[str, Scalar]:
-    """Return the arguments of the chat template by name; raise AnchorEvalError if one is given twice."""
-    names = [name for name, _ in options.template_args]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise AnchorEvalError(f"--template-args {twice} is given twice")
-    return dict(options.template_args)
-
-
-def runs(parser: argparse.ArgumentParser) -> None:
-    """Add the argument for the runs that a command reads."""
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, or folders of run folders")
-
-
-def runs_of(options: argparse.Namespace) -> Iterator[Run]:
-    """Yield each of those runs as it is on disk; print a notice on stderr if it changed after it finished."""
-    from anchoreval.records.run import find_runs, load_run, tell_changed
-
-    for path in find_runs(options.runs):
-        run = load_run(path)
-        tell_changed(run, note)
-        yield run
-
-
-def model(parser: argparse.ArgumentParser) -> None:
-    """Add --model, the checkpoint that a command loads."""
-    parser.add_argument("--model", required=True, help="a card of models/, a local folder or a hub id")
-
-
-def loading(group: argparse._ActionsContainer) -> None:
-    """Add the flags that decide how a checkpoint is loaded."""
-    group.add_argument(
-        "--dtype",
-        choices=DTYPES,
-        help="dtype of weights and activations (default: the model card's, else auto: the checkpoint's)",
-    )
-    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
-    group.add_argument(
-        "--trust-remote-code", action="store_true", help="run Python code that comes with the checkpoint"
-    )
-
-
-def kernel(group: argparse._ActionsContainer) -> None:
-    """Add --kernel, the attention kernel for all arms."""
-    group.add_argument(
-        "--kernel",
-        default="default",
-        metavar="KERNEL",
-        help="attention kernel, one for all arms: sdpa, eager, ..., fused (keeps q and k wide), auto (fused where an "
-        "arm needs it), default (sdpa; eager if sdpa is missing or drops soft caps or sinks)",
-    )
-
-
-def engine(group: argparse._ActionsContainer, chunk_tokens: int | None = 512) -> None:
-    """Add the flags of commands that answer prompts or score texts; `chunk_tokens` is the default of --chunk-tokens."""
-    loading(group)
-    kernel(group)
-    group.add_argument(
-        "--chunk-tokens", type=positive, default=chunk_tokens, help="prefill chunk; changes rounding (default: 512)"
-    )
-    group.add_argument(
-        "--max-length",
-        type=length,
-        metavar="N",
-        help="number of positions of the model, if its config is wrong; 3500, 7500, 15500 and 31500 are LongBench's "
-        "max_length: its prompts are cut there, and answers come on top",
-    )
-
-
-def backend(group: argparse._ActionsContainer) -> None:
-    """Add the flags that decide where answers are computed."""
-    group.add_argument(
-        "--backend",
-        choices=sorted(BACKENDS),
-        default="hf",
-        help="; ".join(f"{name}: {known.about}" for name, known in BACKENDS.items()) + " (default: %(default)s)",
-    )
-    group.add_argument(
-        "--backend-args",
-        type=backend_args,
-        default={},
-        metavar="K=V,K=V",
-        help=f"options of the backend, tensor_parallel_size=4,enforce_eager=true; {help_of_options()}",
-    )
-    group.add_argument("--base-url", metavar="URL", help="URL of an OpenAI-compatible server: http://127.0.0.1:8000/v1")
-    group.add_argument(
-        "--tokenizer", metavar="PATH", help="tokenizer of the model at --base-url: a folder, hub id or card"
-    )
+def template_args(text: str) -> dict[str, Any]:
+    """Return an argument of a chat template by its name, from `enable_thinking=false`."""
+    return dict([read_template_arg(text)])
 
 
 def backend_args(text: str) -> dict[str, str | int | float | bool]:
@@ -310,18 +127,239 @@ def _value(text: str) -> str | int | float | bool:
     return text
 
 
-def engine_options(options: argparse.Namespace) -> dict[str, str | int | float | bool]:
-    """Return the options to open the backend with, besides those of the run itself.
+@dataclass(frozen=True, slots=True)
+class Option:
+    """An option: what its help says, its default, and `kind`, which reads its text.
 
-    Raise AnchorEvalError for flags that belong to another backend.
+    A default of False makes a flag without a value, and one of {} a flag whose NAME=VALUE add up. `blanks` lets blanks
+    separate the words of a list. `old` are names of version 0.1, which work until 0.3. `heading` is where `run --help`
+    lists the option; without one it is among the first.
     """
-    name, backend, given = options.backend, BACKENDS[options.backend], dict(options.backend_args)
-    if (options.base_url is None) == backend.one_server:
-        raise AnchorEvalError("--backend openai and --base-url go together: --base-url http://127.0.0.1:8000/v1")
-    tuning = {flag: value for flag in _OF_ONE if (value := getattr(options, flag)) is not None}
-    if not backend.lenient and (refused := next((flag for flag in tuning if flag not in backend.takes), None)):
-        owner = next(other for other, known in BACKENDS.items() if refused in known.takes)
-        raise AnchorEvalError(f"--{refused.replace('_', '-')} is of backend {owner}; {name} has --backend-args")
-    above = {flag: getattr(options, flag) for flag in ("base_url", "device", "trust_remote_code")}
-    taken = [{flag: value for flag, value in flags.items() if flag in backend.takes} for flags in (tuning, above)]
-    return taken[0] | given | taken[1]
+
+    about: str
+    default: Any = None
+    kind: Callable[[str], Any] = str
+    metavar: str | None = None
+    heading: str = ""
+    choices: Collection[str] | None = None
+    blanks: bool = False
+    required: bool = False
+    old: tuple[str, ...] = ()
+
+    def add(self, group: argparse._ActionsContainer, name: str) -> None:
+        """Add the flag to a parser or a group of it, and its old names without a line of help."""
+        stated = self.default not in (None, False, {}) and "default" not in self.about
+        about = f"{self.about} (default: %(default)s)" if stated else self.about
+        given: dict[str, Any] = {"dest": name, "default": self.default, "help": about.lstrip()}
+        if self.default is False:
+            given["action"] = "store_true"
+        else:
+            given |= {"action": Given, "metavar": self.metavar, "kind": self.kind, "choices": self.choices}
+            given |= {"nargs": "+"} if self.blanks else {}
+        group.add_argument(flag_of(name), required=self.required, **given)
+        for old in self.old:
+            group.add_argument(flag_of(old), **given | {"help": argparse.SUPPRESS, "now": flag_of(name)})
+
+
+class Given(argparse.Action):
+    """Action that reads the words of an option as its `kind`.
+
+    NAME=VALUE add up, and no name is given twice. A second list of arms is refused.
+    """
+
+    def __init__(self, kind: Callable[[str], Any], now: str = "", **declared: Any) -> None:
+        super().__init__(**declared)
+        self.kind, self.now = kind, now
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, flag: str | None = None
+    ) -> None:
+        """Store the value; end with a parser error if it is none of the kind, or given before."""
+        given: dict[str, str] = vars(namespace).setdefault("given", {})  # "dest" or "dest name" -> its flag
+        try:
+            value = self.kind(" ".join(values) if isinstance(values, list) else values)
+        except (argparse.ArgumentTypeError, AnchorEvalError) as error:
+            raise argparse.ArgumentError(self, str(error)) from error
+        if isinstance(value, dict):
+            if twice := next((name for name in value if f"{self.dest} {name}" in given), None):
+                raise argparse.ArgumentError(self, f"{twice} is given twice")
+            given |= {f"{self.dest} {name}": str(flag) for name in value}
+            value = getattr(namespace, self.dest) | value
+        elif self.dest == "arms" and self.dest in given:  # two lists may be meant as one
+            parser.error(f"{given[self.dest]} and {flag}: one list names all arms: --arms bf16,fp32")
+        given[self.dest] = str(flag)
+        if self.now:
+            note(f"{flag} is called {self.now} now; {flag} goes with version 0.3")
+        setattr(namespace, self.dest, value)
+
+
+def flag_of(name: str) -> str:
+    """Return the flag of an option."""
+    return f"--{name.replace('_', '-')}"
+
+
+_PLACE = "prompts"
+_ENGINE = "engine"
+_WORKERS = "workers"
+_OUTPUT = "records"
+OPTIONS: Mapping[str, Option] = {
+    "model": Option("a card of models/, a local folder or a hub id", required=True),
+    "tasks": Option(
+        "suites, sets, tasks or globs, comma or space separated; ./CARD.yaml is one of yours (CONTRIBUTING.md)",
+        required=True, blanks=True,
+    ),
+    "lengths": Option(
+        "tokens of the whole prompt plus the answer: 4096, 4k or 1k..32k, doubling (default: the card's)",
+        kind=lengths, metavar="N,N", blanks=True,
+    ),
+    "arms": Option(
+        "arms, [attention/]rope[+field:value...]: native, fp64, fp32-qk, fp32, bf16-table, bf16, bf16-angle, "
+        "rope:table=bf16, bf16+shift:4096, anchor/fp32, intra-doc/fp32+reset, and fp32+x:module:factory, your own "
+        "context manager around the model (docs/arms.md); the first is the baseline",
+        "native", metavar="ARM,ARM", blanks=True, old=("rope",),
+    ),
+    "placebo": Option(
+        "run the first arm again in other chunks and batches, to measure the noise floor of differences", False
+    ),
+    "limit": Option(
+        "samples of each task and length (default: all); a larger limit continues the run", kind=positive, metavar="N"
+    ),
+    "template": Option(
+        "base: raw text; chat: the model's chat template (default: the model card's, else base)",
+        choices=("base", "chat"),
+    ),
+    "haystack": Option(
+        "generated: use prose and documents made by the package; not comparable with published scores "
+        "(default: the model card's, else published)",
+        choices=("published", "generated"),
+    ),
+    "data_dir": Option("folder with the published source texts (default: the user's cache)", kind=Path, metavar="DIR"),
+    "backend": Option(
+        "; ".join(f"{name}: {known.about}" for name, known in BACKENDS.items()), "hf", choices=sorted(BACKENDS)
+    ),
+    "output": Option("folder of the records, one below it for each model and run", Path("runs"), Path, "DIR"),
+    "template_args": Option(
+        "argument of the chat template, such as enable_thinking=false; may be repeated",
+        {}, template_args, "KEY=VALUE", _PLACE,
+    ),
+    "anchor": Option(
+        "auto: begin every prompt with one BOS token (EOS if there is no BOS); none: add no token",
+        "auto", choices=("auto", "none"), heading=_PLACE,
+    ),
+    "text": Option("texts that nll scores: UTF-8 text, or a folder of *.txt", kind=Path, metavar="FILE-or-DIR",
+                   heading=_PLACE),
+    "no_context": Option(
+        "leave the context out of the prompts, to measure answers from memory (longbench, longbench_v2)",
+        False, heading=_PLACE,
+    ),
+    "wordlists": Option("version of the wonderwords lists", "3.0.1", choices=("3.0.1", "2.2.0"), heading=_PLACE),
+    "seed": Option("seed of generated text (default: %(default)s, RULER's)", 42, seed, heading=_PLACE),
+    "document_tokens": Option(
+        "split documents into blocks of N tokens; lines of a haystack are joined first "
+        "(default: use the task's own documents, each line of a haystack being one)",
+        kind=positive, metavar="N", heading=_PLACE,
+    ),
+    "until": Option(
+        "stop each task and length once its verdict is reached: 1pt@95%% (margin@level)",
+        metavar="RULE", heading=_PLACE,
+    ),
+    **{
+        name: Option(setting.about, kind=positive if setting.kind is int else str, choices=setting.values,
+                     heading="settings of suites")
+        for name, setting in settings().items()
+    },
+    "backend_args": Option(
+        f"options of the backend, tensor_parallel_size=4,enforce_eager=true; {help_of_options()}",
+        {}, backend_args, "K=V,K=V", _ENGINE,
+    ),
+    "base_url": Option("URL of an OpenAI-compatible server: http://127.0.0.1:8000/v1", metavar="URL", heading=_ENGINE),
+    "tokenizer": Option("tokenizer of the model at --base-url: a folder, hub id or card of models/", metavar="PATH",
+                        heading=_ENGINE),
+    "dtype": Option(
+        "dtype of weights and activations (default: the model card's, else auto: the checkpoint's)",
+        choices=DTYPES, heading=_ENGINE,
+    ),
+    "device": Option("auto, cpu, cuda, cuda:1 ...", "auto", heading=_ENGINE),
+    "trust_remote_code": Option("run Python code that comes with the checkpoint", False, heading=_ENGINE),
+    "kernel": Option(
+        "attention kernel, one for all arms: sdpa, eager, ..., fused (keeps q and k wide), auto (fused where an "
+        "arm needs it), default (sdpa; eager if sdpa is missing or drops soft caps or sinks)",
+        DEFAULT_KERNEL, metavar="KERNEL", heading=_ENGINE,
+    ),
+    "chunk_tokens": Option("prefill chunk of backend hf; changes rounding (default: 512)", kind=positive, metavar="N",
+                           heading=_ENGINE),
+    "batch_tokens": Option("cache budget of one batch of backend hf, in tokens (default: 32768)", kind=positive,
+                           metavar="N", heading=_ENGINE),
+    "realisation": Option(
+        "how backend hf computes isolated documents: rows (causal rows, joined) or flex (one pass of "
+        "FlexAttention, fast on CUDA only); changes rounding (default: rows)",
+        choices=("rows", "flex"), heading=_ENGINE,
+    ),
+    "max_length": Option(
+        "number of positions of the model, if its config is wrong; 3500, 7500, 15500 and 31500 are LongBench's "
+        "max_length: its prompts are cut there, and answers come on top",
+        kind=length, metavar="N", heading=_ENGINE,
+    ),
+    "offline": Option("ask no hub: what is not on this machine is an error at once", False, heading=_ENGINE),
+    "ray": Option(
+        "compute on workers of a Ray cluster: local (start one here), auto (RAY_ADDRESS, or the cluster that runs "
+        "here) or host:port; one worker per GPU, or per CPU if there is no GPU",
+        metavar="ADDRESS", heading=_WORKERS,
+    ),
+    "workers": Option("number of workers, with --ray", kind=positive, metavar="N", heading=_WORKERS),
+    "same_environment": Option(
+        "refuse to resume a run that began with other versions, threads, processor or GPU", False, heading=_OUTPUT
+    ),
+    "rehash": Option("hash all files of the checkpoint again", False, heading=_OUTPUT),
+    "margin": Option("largest difference that counts as equivalent, in points of 100", 1.0, points, "POINTS"),
+}  # fmt: skip
+
+#: The settings of suites, and the options that decide which prompts are made.
+OF_SUITES = tuple(settings())
+OF_PROMPTS = ("data_dir", "haystack", "text", "no_context", "wordlists", "seed", *OF_SUITES)
+OF_LOADING = ("dtype", "device", "trust_remote_code", "kernel", "offline")
+#: The options of `run`, which are keywords of `evaluate`.
+OF_RUNS = tuple(name for name in OPTIONS if name != "margin")
+
+
+def add(parser: argparse.ArgumentParser, *names: str, headings: bool = False, **changes: Any) -> None:
+    """Add options to a command, under their `headings` if there are many; `changes` say what is special to it."""
+    groups = {"": parser}
+    for name in names:
+        option = replace(OPTIONS[name], **changes)
+        heading = option.heading if headings else ""
+        if heading not in groups:
+            groups[heading] = parser.add_argument_group(heading)  # type: ignore[assignment]
+        option.add(groups[heading], name)
+
+
+def add_own(parser: argparse._ActionsContainer, own: Mapping[str, Option]) -> None:
+    """Add options that one command alone has."""
+    for name, option in own.items():
+        option.add(parser, name)
+
+
+def outside_suites(parser: argparse.ArgumentParser) -> None:
+    """Add --tasks to a command that reads runs: the suites from outside that it may run."""
+    about = "suites from outside the package that runs used: their modules are run"
+    add(parser, "tasks", required=False, metavar="CARD.yaml", about=about)
+
+
+def keywords(options: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
+    """Return the values of these options by name."""
+    return {name: getattr(options, name) for name in names}
+
+
+def runs(parser: argparse.ArgumentParser, about: str = "run folders, or folders of run folders") -> None:
+    """Add the argument for the runs that a command reads."""
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help=about)
+
+
+def runs_of(options: argparse.Namespace) -> Iterator[Run]:
+    """Yield each of those runs as it is on disk; print a notice on stderr if it changed after it finished."""
+    from anchoreval.records.run import find_runs, load_run, tell_changed
+
+    for path in find_runs(options.runs):
+        run = load_run(path)
+        tell_changed(run, note)
+        yield run

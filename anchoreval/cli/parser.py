@@ -7,25 +7,29 @@ Exit codes: 0 for success; 1 if something differs or failed while running; 2 for
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from importlib import import_module, metadata
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 from anchoreval.cli import console
 from anchoreval.errors import AnchorEvalError
 from anchoreval.files import BROKEN, require_writable
 
+MOST_IN_USAGE = 20  # options that the first line of help lists
 STOPPED = 130  # 128 plus the number of SIGINT, as in shells
 
 EXAMPLES = """examples:
-  anchoreval run --model anchor-tiny --tasks ruler --lengths 512,1024 --rope bf16,fp32 --limit 20 --haystack generated
-  anchoreval run --model /path/or/hub-id --tasks ruler/niah_single_1,ruler/vt --lengths 4k,32k --rope native,fp32
+  anchoreval run --model anchor-tiny --tasks ruler --lengths 512,1024 --arms bf16,fp32 --limit 20 --haystack generated
+  anchoreval run --model /path/or/hub-id --tasks ruler/niah_single_1,ruler/vt --lengths 4k,32k --arms native,fp32
   anchoreval run --model M --tasks ruler/qa_1 --lengths 8k --arms fp32,bf16+shift:4096,anchor/fp32
   anchoreval run --model M --tasks longbench,longbench_e --max-length 31500 --data-dir DIR
-  anchoreval run --model M --tasks general/hellaswag,mmlu --data-dir DIR --rope bf16,fp32
+  anchoreval run --model M --tasks general/hellaswag,mmlu --data-dir DIR --arms bf16,fp32
   anchoreval probe --model anchor-tiny --lengths 64..8192 --output probe/
-  anchoreval show ruler/qa_1@4096#3 --tokenizer PATH --haystack generated
+  anchoreval show ruler/niah_single_1@4096#3 --tokenizer PATH --haystack generated
 """
 #: Commands and their purpose; each is a file of this folder with `flags(parser)` and `main(options)`.
 COMMANDS = {
@@ -51,6 +55,48 @@ COMMANDS = {
     "train": "train a model under attention variants and a RoPE level",
     "bench": "measure speed and memory",
 }
+#: Commands that print lines of their own all the time, or wait for somebody.
+TELLING = ("bench", "lm-eval", "train", "view")
+#: Flags of lm-eval, in its spelling without dashes -> what to give here.
+OF_LM_EVAL = {
+    "model_args": "the checkpoint is --model PATH; other arguments have flags, or --backend-args K=V",
+    "apply_chat_template": "--template chat",
+    "batch_size": "--batch-tokens N, the tokens of a batch: batches are formed by length",
+    "max_batch_size": "--batch-tokens N, the tokens of a batch: batches are formed by length",
+    "output_path": "--output DIR",
+    "gen_kwargs": "answers are greedy, and each task's card says how long they may be",
+    "num_fewshot": "each task's card says how many examples a prompt holds",
+    "log_samples": "samples are always written",
+    "use_cache": "the same command goes on where it was",
+    "cache_requests": "the same command goes on where it was",
+    "include_path": "`anchoreval lm-eval run` takes tasks of lm-eval",
+    "system_instruction": "prompts are those of the benchmark, without a system message",
+}
+
+
+class Formatter(argparse.RawDescriptionHelpFormatter):
+    """A help formatter that names the value of a flag once."""
+
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        many = action.nargs == argparse.ONE_OR_MORE and action.option_strings
+        return str(action.metavar or default_metavar) if many else super()._format_args(action, default_metavar)
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose error is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the error with the command that lists what there is; exit with code 2."""
+        console.note(f"{self.prog}: {message} (see {self.prog} --help)")
+        sys.exit(2)
+
+
+class Config(argparse.Action):
+    """Action of --config FILE: what stood before it comes from the file, so flags may say otherwise."""
+
+    def __call__(self, _: Any, namespace: argparse.Namespace, values: Any, __: str | None = None) -> None:
+        """Forget which options are given so far."""
+        vars(namespace).update(given={}, config=values)
 
 
 def command(name: str) -> Any:
@@ -58,21 +104,45 @@ def command(name: str) -> Any:
     return import_module(f"anchoreval.cli.{name.replace('-', '_')}")
 
 
-def parser(flagged: Collection[str] = COMMANDS) -> argparse.ArgumentParser:
+def parser(flagged: Collection[str] = COMMANDS) -> Parser:
     """Return the parser of the command line, with the flags of the commands in `flagged`."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="anchoreval",
         description="Long-context evaluation under controlled RoPE precision.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Formatter,
     )
     top.add_argument("--version", action="version", version=f"anchoreval {metadata.version('anchoreval')}")
     subs = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, about in COMMANDS.items():
-        sub = subs.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
+        described = about[0].upper() + about[1:] + "."
+        sub = subs.add_parser(name, help=about, description=described, formatter_class=Formatter)
         if name in flagged:
             command(name).flags(sub)
+            for last in _last(sub):
+                about = "options by name, such as max_length: 8k; flags win over the file"
+                last.add_argument("--config", action=Config, metavar="FILE.yaml", help=about)
+                last.add_argument("-q", "--quiet", action="store_true", help="show no progress")
+                if len(last._actions) > MOST_IN_USAGE:
+                    required = [action for action in last._actions if action.required and action.option_strings]
+                    needed = "".join(f"{action.option_strings[-1]} {action.dest.upper()} " for action in required)
+                    last.usage = f"%(prog)s {needed}[options]"
     return top
+
+
+def _last(sub: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """Yield the parsers that read the flags of a command: its own, or those of its kinds."""
+    kinds = kinds_of(sub)
+    if kinds:
+        yield from kinds.values()
+    elif not any(action.nargs == argparse.REMAINDER for action in sub._actions):
+        yield sub
+
+
+def kinds_of(parser: argparse.ArgumentParser) -> dict[str, Any]:
+    """Return the parsers of the commands below a parser, by name."""
+    below = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    return next((dict(action.choices) for action in below), {})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -93,18 +163,69 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
 
 
+def parsed(words: Sequence[str]) -> argparse.Namespace:
+    """Return the options of a command line, with what its --config says."""
+    chosen = next((word for word in words if not word.startswith("-")), "")
+    top = parser(COMMANDS.keys() & {chosen})
+    options, unknown = top.parse_known_args(_with_config(list(words), top))
+    if unknown:
+        sub: Any = top
+        for name in (options.command, getattr(options, "kind", "")):
+            sub = kinds_of(sub).get(name, sub)
+        sub.error(_hint(unknown, sub))
+    return options
+
+
+def _with_config(words: list[str], top: Parser) -> list[str]:
+    """Return the words with what the file of --config says in front of the flags, which win over it."""
+    place = next((at for at, word in enumerate(words) if word.partition("=")[0] == "--config"), None)
+    start, sub = 0, top
+    while start < len(words) and words[start] in kinds_of(sub):
+        sub, start = kinds_of(sub)[words[start]], start + 1
+    if place is None or all(action.dest != "config" for action in sub._actions):
+        return words
+    name, equals, path = words[place].partition("=")
+    given = [name, path] if equals else words[place : place + 2]
+    if len(given) == 1:
+        return words
+    from anchoreval.cli.config import words_in
+
+    rest = words[start:place] + words[place + 1 + (not equals) :]
+    return [*words[:start], *words_in(Path(given[1]), sub), *given, *rest]
+
+
+def _hint(unknown: Sequence[str], sub: argparse.ArgumentParser) -> str:
+    """Return the line for words that no flag takes, with what was probably meant."""
+    import difflib
+
+    word = unknown[0].partition("=")[0]
+    text = f"unrecognized arguments: {' '.join(unknown)}"
+    if known := OF_LM_EVAL.get(word.strip("-").replace("-", "_")):
+        return f"{text}: {word} is lm-eval's; here {known}"
+    flags = [flag for flag in sub._option_string_actions if flag.startswith("--")]
+    near = difflib.get_close_matches(word.replace("_", "-"), flags, n=1, cutoff=0.6)
+    return f"{text}: did you mean {near[0]}?" if near and word.startswith("-") else text
+
+
 def _done(arguments: Sequence[str] | None) -> int:
     """Return the exit code of a command whose stdout can be written.
 
     Print one line for each error that a user can cause.
     """
     words = sys.argv[1:] if arguments is None else arguments
-    chosen = next((word for word in words if not word.startswith("-")), "")
-    options = parser(COMMANDS.keys() & {chosen}).parse_args(words)
+    goes_on = ""
     try:
-        if (output := getattr(options, "output", None)) is not None:
+        options = parsed(words)
+        from anchoreval.cli.progress import shown
+
+        console.QUIET.set(getattr(options, "quiet", False))
+        goes_on = "; the same command goes on where it was" * (options.command in ("run", "train"))
+        if getattr(options, "offline", False):
+            os.environ["HF_HUB_OFFLINE"] = "1"
+        if (output := getattr(options, "output", None)) is not None and options.command != "plan":
             require_writable(output.parent if options.command == "samples" else output)
-        code: int = command(options.command).main(options)
+        with shown(0, what=options.command) if options.command not in TELLING else contextlib.nullcontext():
+            code: int = command(options.command).main(options)
         return code
     except AnchorEvalError as error:
         console.note(f"anchoreval: {_line(error)}")
@@ -112,7 +233,6 @@ def _done(arguments: Sequence[str] | None) -> int:
             return STOPPED
         return 1 if error.while_running or _is_broken(error.__cause__) else 2
     except KeyboardInterrupt:
-        goes_on = "; the same command goes on where it was" * (options.command in ("run", "train"))
         console.note(f"anchoreval: stopped{goes_on}")
         return STOPPED
     except OSError as error:

@@ -23,8 +23,8 @@ EVERY_S = 20.0
 class Way(Progress):
     """Progress that counts work; `line` describes where it stands."""
 
-    def __init__(self, total: int, unit: str = "records", clock: Callable[[], float] = time.monotonic) -> None:
-        self.total, self._unit, self._clock = total, unit, clock
+    def __init__(self, total: int | None, unit: str = "records", clock: Callable[[], float] = time.monotonic) -> None:
+        self.total, self.stage, self._unit, self._clock = total or 0, total == 0, unit, clock
         self._start, self.done, self._new, self._what = clock(), 0, 0, ""
 
     def __call__(self, done: int) -> None:
@@ -39,6 +39,12 @@ class Way(Progress):
     def at(self, what: str) -> None:
         """Name what is being computed."""
         self._what = what
+
+    def reach(self, done: int, total: int) -> None:
+        """Set how much is done and how much there is, for work that is counted elsewhere."""
+        if self.total:  # what was there at first is of an earlier try
+            self._new += done - self.done
+        self.done, self.total = done, total
 
     def line(self) -> str:
         """Return `12 of 60 records, 1.3 a second, 37 s left; ruler/vt at 4,096, fp32`, or name and time of a stage."""
@@ -75,19 +81,18 @@ def duration(seconds: float) -> str:
 
 
 @contextlib.contextmanager
-def shown(total: int, unit: str = "records", goes_on: str = "", every_s: float | None = None) -> Iterator[Progress]:
-    """Yield a Progress that is shown on stderr.
+def shown(
+    total: int | None, unit: str = "records", goes_on: str = "", every_s: float | None = None, what: str = ""
+) -> Iterator[Way]:
+    """Yield a Progress that is shown on stderr; a `total` of None is one that `reach` will tell.
 
     An error that ends the work gets the attributes `while_running`, how far it got, and `goes_on`, how to continue.
     """
     way = Way(total, unit)
+    way.at(what)
     try:
-        if console.on_terminal():
-            with _live(way):
-                yield way
-        else:
-            with told(way, console.note, EVERY_S if every_s is None else every_s):
-                yield way
+        with _display(way, EVERY_S if every_s is None else every_s):
+            yield way
     except AnchorEvalError as error:
         if total:
             error.while_running = f"after {way.done:,} of {total:,} {unit}"
@@ -101,6 +106,17 @@ def shown(total: int, unit: str = "records", goes_on: str = "", every_s: float |
         raise run_error from error
 
 
+def _display(way: Way, every_s: float) -> contextlib.AbstractContextManager[None]:
+    """Return the block in which the progress is shown: nowhere if -q is given, live on a terminal, else in lines."""
+    if console.QUIET.get():
+        return contextlib.nullcontext()
+    return _live(way) if console.on_terminal() else told(way, console.note, every_s)
+
+
+#: The progress of the work at hand, innermost last: only that one is told.
+_OPEN: list[Way] = []
+
+
 @contextlib.contextmanager
 def told(way: Way, tell: Callable[[str], None], every_s: float) -> Iterator[None]:
     """Call `tell` with the progress line every `every_s` seconds inside the block, from a thread of its own."""
@@ -108,13 +124,16 @@ def told(way: Way, tell: Callable[[str], None], every_s: float) -> Iterator[None
 
     def lines() -> None:
         while not over.wait(every_s):
-            tell(way.line())
+            if _OPEN[-1:] == [way]:
+                tell(way.line())
 
     teller = threading.Thread(target=lines, name="progress", daemon=True)
+    _OPEN.append(way)
     teller.start()
     try:
         yield
     finally:
+        _OPEN.remove(way)
         over.set()
         teller.join(timeout=1.0)
 
@@ -125,7 +144,7 @@ def _live(way: Way) -> Iterator[None]:
 
     A stage gets no line, because the model prints its own lines while it loads.
     """
-    if not way.total:
+    if way.stage:
         yield
         return
     from rich.console import Console
@@ -137,13 +156,13 @@ def _live(way: Way) -> Iterator[None]:
         """The progress line, worded as in a log."""
 
         def render(self, task: Task) -> Text:
-            bar.update(task.id, completed=way.done)
+            bar.update(task.id, completed=way.done, total=way.total or None)
             return Text(console.spelled(way.line()), no_wrap=True, overflow="ellipsis")
 
     drawn: Any = Console(file=console.terminal(), no_color=False)
     same = sys.stdout is not None and sys.stdout.isatty()  # results on the same terminal go through the bar
     bar = Bars(BarColumn(bar_width=20), Line(), console=drawn, transient=True, redirect_stdout=same)
     with bar:
-        bar.add_task("work", total=way.total)
+        bar.add_task("work", total=way.total or None)
         with console.visible():
             yield

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from anchoreval.cli import options as shared
 from anchoreval.cli.console import note
+from anchoreval.cli.progress import shown
 from anchoreval.cli.prompts import prompts_of
 
 if TYPE_CHECKING:
-    from anchoreval.schema import Sample
+    from anchoreval.runs.prompts import Cells
+    from anchoreval.schema import Progress, Sample
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
-    parser.add_argument("--tasks", required=True)
-    parser.add_argument("--lengths", type=shared.lengths, required=True, metavar="N,N")
-    parser.add_argument("--tokenizer", required=True, metavar="PATH", help="folder or hub id, or a card of models/")
-    parser.add_argument("--limit", type=shared.positive, metavar="N")
-    shared.template(parser, "base")
-    parser.add_argument("--output", type=Path, metavar="FILE.jsonl", required=True)
-    shared.sources(parser)
-    shared.settings(parser)
+    shared.add(parser, "tasks", "template", "template_args", "limit")
+    shared.add(parser, "lengths", required=True)
+    shared.add(parser, "tokenizer", required=True, about="folder or hub id, or a card of models/", heading="")
+    shared.add(parser, "output", required=True, default=None, metavar="FILE.jsonl", about="file to write")
+    shared.add(parser, "offline", *shared.OF_PROMPTS, headings=True)
 
 
 def main(options: argparse.Namespace) -> int:
@@ -34,8 +33,17 @@ def main(options: argparse.Namespace) -> int:
     prompts = prompts_of(options, options.tasks, options.limit, options.lengths).cells()
     for row in prompts.unmakeable:
         note(f"left out: {row['why']}")
-    write_whole(options.output, (_line(sample) for cell in prompts.cells for sample in cell.samples))
+    with shown(sum(cell.asked for cell in prompts), "prompts") as progress:
+        write_whole(options.output, _lines(prompts, progress))
     return 0
+
+
+def _lines(cells: Cells, progress: Progress) -> Iterator[str]:
+    for cell in cells:
+        progress.at(f"{cell.task.address} at {cell.length:,}")
+        for sample in cell.samples:
+            yield _line(sample)
+            progress(1)
 
 
 def _line(sample: Sample) -> str:

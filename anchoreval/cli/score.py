@@ -6,6 +6,7 @@ import argparse
 
 from anchoreval.cli import options as shared
 from anchoreval.cli.console import note, say
+from anchoreval.cli.progress import shown
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
@@ -23,9 +24,11 @@ def main(options: argparse.Namespace) -> int:
     name_suites(options.tasks or "")
     differing = 0
     for run in shared.runs_of(options):
-        for record, value in rescored(run):
-            differing += 1
-            note(f"{run.path}: {record.sample_id} {record.arm}: on disk {record.score}, scored again {value}")
+        with shown(len(run.records)) as progress:
+            progress.at(str(run.path))
+            for record, value in rescored(run, progress):
+                differing += 1
+                note(f"{run.path}: {record.sample_id} {record.arm}: on disk {record.score}, scored again {value}")
         say(run_table(run))
     note(f"{differing} scores differ")
     return 1 if differing else 0

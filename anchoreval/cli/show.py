@@ -15,10 +15,8 @@ from anchoreval.errors import AnchorEvalError, LengthError
 def flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
     parser.add_argument("sample", metavar="SUITE/TASK@LENGTH#INDEX")
-    parser.add_argument("--tokenizer", required=True, metavar="PATH")
-    shared.template(parser, "base")
-    shared.sources(parser)
-    shared.settings(parser)
+    shared.add(parser, "tokenizer", required=True, about="folder or hub id, or a card of models/", heading="")
+    shared.add(parser, "template", "template_args", "offline", *shared.OF_PROMPTS, headings=True)
 
 
 def main(options: argparse.Namespace) -> int:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from anchoreval.cli import options as shared
 from anchoreval.cli.console import note, say
+from anchoreval.cli.options import Option
 from anchoreval.errors import AnchorEvalError
 
 if TYPE_CHECKING:
@@ -28,33 +29,9 @@ _OF_RECIPES = ("length", "rope", "steps", "batch_tokens", "save_every")
 
 def flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
-    from anchoreval.training.variants import VARIANTS
-
-    parser.add_argument("--model", help="a card of models/, a local folder or a hub id (default: the recipe's)")
-    parser.add_argument("--data", type=Path, metavar="STORE", help="what `data pack` wrote (default: the recipe's)")
-    parser.add_argument("--variant", required=True, metavar="NAME,NAME", help=", ".join(VARIANTS))
-    parser.add_argument("--recipe", metavar="NAME", help="numbers out of models/recipes/; other flags override them")
-    parser.add_argument("--length", type=shared.length, help="tokens of a window")
-    parser.add_argument("--rope", metavar="LEVEL,LEVEL", help="RoPE level: bf16, fp32, bf16-table, ...")
-    parser.add_argument("--rope-theta", type=positive_number, metavar="N", help="base of plain RoPE: 5e6")
-    text = "keep: a static type (llama3, yarn) as it is; default: plain RoPE with --rope-theta"
-    parser.add_argument("--rope-type", choices=("keep", "default"), help=text)
-    parser.add_argument("--steps", type=shared.positive, metavar="N")
-    parser.add_argument("--batch-tokens", type=shared.length, metavar="N", help="tokens of a step, over all processes")
-    parser.add_argument("--lr", type=positive_number, metavar="N", help="learning rate (default: 2e-5)")
-    parser.add_argument(
-        "--save-every", type=shared.positive, metavar="N", help="steps between checkpoints (default: 100)"
-    )
-    seeds = parser.add_mutually_exclusive_group()
-    seeds.add_argument("--seed", type=seed, default=0, help="of the order of documents (default: %(default)s)")
-    seeds.add_argument("--seeds", type=shared.positive, metavar="N", help="seeds 0 to N-1, one after the other")
-    text = "none: no anchor in front of documents, of the variants that need none (default: anchor)"
-    parser.add_argument("--document-start", choices=("anchor", "none"), default="anchor", help=text)
-    text = "tensorboard, wandb, ...: what else Trainer reports to"
-    parser.add_argument("--report-to", default="", metavar="NAME,NAME", help=text)
-    text = "the same bits again on a GPU, more slowly (a CPU gives them anyway)"
-    parser.add_argument("--deterministic", action="store_true", help=text)
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="holds DIR/VARIANT-ROPE-SEED")
+    shared.add(parser, "model", required=False, about="a card of models/, a folder or a hub id (default: the recipe's)")
+    shared.add_own(parser, _OWN)
+    shared.add(parser, "output", required=True, default=None, about="holds DIR/VARIANT-ROPE-SEED")
 
 
 def positive_number(text: str) -> float:
@@ -75,10 +52,40 @@ def seed(text: str) -> int:
     return int(text)
 
 
+_OWN = {
+    "data": Option("what `data pack` wrote (default: the recipe's)", kind=Path, metavar="STORE"),
+    "variant": Option(
+        "full, intra-doc, intra-doc-reset, anchor, anchor-tag, intra-doc-interleaved, anchor-interleaved",
+        metavar="NAME,NAME", required=True,
+    ),
+    "recipe": Option("numbers out of models/recipes/; other flags override them", metavar="NAME"),
+    "length": Option("tokens of a window", kind=shared.length, metavar="N"),
+    "rope": Option("RoPE level: bf16, fp32, bf16-table, ...", metavar="LEVEL,LEVEL"),
+    "rope_theta": Option("base of plain RoPE: 5e6", kind=positive_number, metavar="N"),
+    "rope_type": Option(
+        "keep: a static type (llama3, yarn) as it is; default: plain RoPE with --rope-theta",
+        choices=("keep", "default"),
+    ),
+    "steps": Option("steps of the optimizer", kind=shared.positive, metavar="N"),
+    "batch_tokens": Option("tokens of a step, over all processes", kind=shared.length, metavar="N"),
+    "lr": Option("learning rate (default: 2e-5)", kind=positive_number, metavar="N"),
+    "save_every": Option("steps between checkpoints (default: 100)", kind=shared.positive, metavar="N"),
+    "seed": Option("of the order of documents", 0, seed),
+    "seeds": Option("seeds 0 to N-1, one after the other", kind=shared.positive, metavar="N"),
+    "document_start": Option(
+        "none: no anchor in front of documents, of the variants that need none", "anchor", choices=("anchor", "none")
+    ),
+    "report_to": Option("tensorboard, wandb, ...: what else Trainer reports to", "", metavar="NAME,NAME"),
+    "deterministic": Option("the same bits again on a GPU, more slowly (a CPU gives them anyway)", False),
+}  # fmt: skip
+
+
 def main(options: argparse.Namespace) -> int:
     """Train; print the folders of the trained models on stdout."""
     from anchoreval.training.recipes import recipe_of
 
+    if options.seeds is not None and "seed" in options.given:
+        raise AnchorEvalError("--seed and --seeds: one of them names the seeds")
     recipe = None if options.recipe is None else recipe_of(options.recipe)
     trainings = list(_asked(options, recipe))
     model, data = _model(options, recipe), _data(options, recipe)
@@ -195,13 +202,7 @@ def _children(options: argparse.Namespace, trainings: list[Training]) -> int:
 
 def _words(options: argparse.Namespace, training: Training) -> list[str]:
     """Return the command line of one training of a list."""
-    own: dict[str, Any] = {"variant": training.variant, "rope": training.rope, "seed": training.seed, "seeds": None}
-    values = {name: value for name, value in (vars(options) | own).items() if name != "command"}
-    words: list[str] = []
-    for name, value in values.items():
-        flag = f"--{name.replace('_', '-')}"
-        if value is True:
-            words.append(flag)
-        elif value is not None and value is not False and value != "":
-            words += [flag, str(value)]
-    return words
+    from anchoreval.records.command import words_of
+
+    own = {"variant": training.variant, "rope": training.rope, "seed": training.seed, "seeds": None}
+    return words_of(shared.keywords(options, ("model", "output", *_OWN)) | own)

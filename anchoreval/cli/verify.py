@@ -17,11 +17,8 @@ def flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
     shared.runs(parser)
     shared.outside_suites(parser)
-    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with the published source texts")
-    shared.text(parser)
-    parser.add_argument(
-        "--tokenizer", type=Path, metavar="PATH", help="folder with the run's tokenizer, if its checkpoint is gone"
-    )
+    shared.add(parser, "data_dir", "text")
+    shared.add(parser, "tokenizer", kind=Path, about="folder with the run's tokenizer, if its checkpoint is gone")
 
 
 def main(options: argparse.Namespace) -> int:

@@ -11,20 +11,13 @@ from pathlib import Path
 from anchoreval.cli import options as shared
 from anchoreval.cli.console import note, say
 from anchoreval.cli.progress import shown
-from anchoreval.records.run import find_runs, load_run, tell_changed
-from anchoreval.reports.viewer.prompts import PROMPT_MEGABYTES
-from anchoreval.schema import work
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
     shared.runs(parser)
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="DIR",
-        help="folder for index.html and data/; several runs get one folder each (default: view in each run's folder)",
-    )
+    about = "folder for index.html and data/; several runs get one folder each (default: view in each run's folder)"
+    shared.add(parser, "output", default=None, about=about)
     parser.add_argument(
         "--serve",
         nargs="?",
@@ -33,30 +26,24 @@ def flags(parser: argparse.ArgumentParser) -> None:
         metavar="PORT",
         help="serve on 127.0.0.1 until Ctrl-C (default port: any free port)",
     )
-    parser.add_argument(
-        "--prompt-megabytes",
-        type=shared.positive,
-        default=PROMPT_MEGABYTES,
-        metavar="N",
-        help="store about N MB of prompts, first those on which arms disagree (default: %(default)s)",
-    )
-    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with the published source texts")
-    shared.text(parser)
-    parser.add_argument(
-        "--tokenizer",
-        type=Path,
-        metavar="PATH",
-        help="the run's tokenizer, if its checkpoint is not available: a folder, a file, or a hub id to fetch it from",
-    )
+    about = "store about N MB of prompts, first those on which arms disagree (default: 200)"
+    shared.add_own(parser, {"prompt_megabytes": shared.Option(about, kind=shared.positive, metavar="N")})
+    shared.add(parser, "data_dir", "text")
+    about = "the run's tokenizer, if its checkpoint is not available: a folder, a file, or a hub id to fetch it from"
+    shared.add(parser, "tokenizer", kind=Path, about=about)
 
 
 def main(options: argparse.Namespace) -> int:
     """Print the path of every index.html on stdout, then, with --serve, the address; print what changed on stderr."""
+    from anchoreval.records.run import find_runs, load_run, tell_changed
+    from anchoreval.reports.viewer.prompts import PROMPT_MEGABYTES
     from anchoreval.reports.viewer.serve import serve
     from anchoreval.reports.viewer.write import FOLDER, write_view
     from anchoreval.runs.rebuild import Remake
+    from anchoreval.schema import work
 
     remake = partial(Remake, data_dir=options.data_dir, tokenizer=options.tokenizer, text=options.text)
+    megabytes = options.prompt_megabytes or PROMPT_MEGABYTES
     paths = find_runs(options.runs)
     names = _names(paths)
     given: Path | None = options.output
@@ -67,7 +54,7 @@ def main(options: argparse.Namespace) -> int:
         tell_changed(run, note)
         with work(partial(shown, unit="prompts"), len({record.sample_id for record in run.records})) as progress:
             progress.at(f"{path}, run {number} of {len(paths)}")
-            page = write_view(run, folder, remake=remake, megabytes=options.prompt_megabytes, progress=progress)
+            page = write_view(run, folder, remake=remake, megabytes=megabytes, progress=progress)
         say(str(page))
         viewers[name] = folder
     if options.serve is not None:

@@ -125,6 +125,7 @@ HEADER_SHAPE: Shape = _parts(
     asked=_table(task=TEXT, length=_LENGTH, samples=_SAMPLES),
     unmakeable=_table(task=TEXT, length=_LENGTH, why=TEXT),
     arms=list_of(either(TEXT, object_of({"name": TEXT}, {"asked": OBJECT, "applied": OBJECT}))),
+    options=OBJECT,
     source_files=map_of(_parts(sha256=TEXT)),
     environments=list_of(_ENVIRONMENT),
     identity=_IDENTITY,

@@ -10,7 +10,7 @@ from anchoreval.errors import RunError
 from anchoreval.records.header import Header
 from anchoreval.records.lines import RECORDS
 from anchoreval.records.run import Run
-from anchoreval.schema import SCORED, Record, Score
+from anchoreval.schema import SCORED, SILENT, Progress, Record, Score
 from anchoreval.stats import per_token
 from anchoreval.suites import Scorer, scorers
 from anchoreval.suites.choices import with_choices
@@ -52,11 +52,12 @@ def earned(record: Record, scorers: Mapping[str, Scorer], path: Path) -> Score:
         raise RunError(f"{path / RECORDS}: {record.sample_id[:80]}: {error}") from error
 
 
-def rescored(run: Run) -> Iterator[tuple[Record, float | None]]:
+def rescored(run: Run, progress: Progress = SILENT) -> Iterator[tuple[Record, float | None]]:
     """Yield each record whose score on disk is not what its output earns, with the score that it earns."""
     scorers = scorers_of(run.header)
     for record in run.records:
         value = earned(record, scorers, run.path).value
+        progress(1)
         if not same(record.score, value):
             yield record, value
 

@@ -5,13 +5,17 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+import json
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec
 
 from anchoreval.arms.arm import DEFAULT_KERNEL, Arm, parse_arms, widest_product
-from anchoreval.backends import Backend, Described, capabilities_of, open_backend, waves
+from anchoreval.backends import Backend, Described, capabilities_of, open_backend, opened_with, waves
 from anchoreval.errors import AnchorEvalError, UnsupportedArm
 from anchoreval.files import require_writable
 from anchoreval.model import Model
@@ -27,26 +31,34 @@ from anchoreval.runs.rounds import run_rounds
 from anchoreval.runs.spec import Spec
 from anchoreval.runs.units import Units, in_order, work_here
 from anchoreval.runs.workers.actors import Fleet, Opening
-from anchoreval.schema import Watch, work
+from anchoreval.schema import Json, Watch, work
 from anchoreval.schema import unwatched as unwatched
 from anchoreval.suites import generator_of
 from anchoreval.texts.sources import HaystackKind
 
 Engine = Backend | Fleet
 Tell = Callable[[str], None]
+P = ParamSpec("P")
 
 
-def evaluate(
+def ask(
     model: str,
     tasks: str,
     *,
     lengths: Sequence[int] | None = None,
-    rope: str = "native",
+    arms: str = "native",
     limit: int | None = None,
     output: str | Path = "runs",
     dtype: str | None = None,
     kernel: str = DEFAULT_KERNEL,
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    chunk_tokens: int | None = None,
+    batch_tokens: int | None = None,
+    realisation: str | None = None,
     backend: str = "hf",
+    backend_args: Mapping[str, Any] = NO_ARGS,
+    base_url: str | None = None,
     tokenizer: str | None = None,
     template: Template | None = None,
     template_args: Mapping[str, Any] = NO_ARGS,
@@ -57,50 +69,42 @@ def evaluate(
     wordlists: Literal["3.0.1", "2.2.0"] = "3.0.1",
     seed: int = 42,
     max_length: int | None = None,
+    offline: bool = False,
     document_tokens: int | None = None,
     placebo: bool = False,
     until: str | None = None,
-    context: bool = True,
-    settings: Mapping[str, Any] | None = None,
+    no_context: bool = False,
     ray: str | None = None,
     workers: int | None = None,
-    options: dict[str, Any] | None = None,
     same_environment: bool = False,
     rehash: bool = False,
     watch: Watch = unwatched,
     tell: Callable[[str], None] = lambda _: None,
-) -> Run:
+    **settings: Any,
+) -> Evaluation:
     """Evaluate a model and return the finished run: every sample answered under every arm, and scored.
 
-    `model`             a card of models/, a folder or a hub id; for `openai`, a name at the server of option `base_url`
-    `tokenizer`         a card, folder or hub id; only with backend `openai`
-    `tasks`, `rope`     suites, sets, tasks, globs, cards of suites from outside, whose modules are run; and the arms
-    `lengths`           in tokens of the model: all that it is fed, and its answer (default: the task card's)
-    `template`          like `haystack` and `dtype`, defaults to the model card's; `template_args` are its arguments
-    `anchor`            "none" puts no anchor token in front; arms that act on that token are then refused
-    `document_tokens`   cuts documents into blocks of so many tokens
-    `context`           False leaves the context out of the prompts
-    `placebo`           adds the first arm again, in other batches, to measure noise; always on for several vllm arms
-    `until`             ("1pt@95%") stops a task and length when every arm's verdict is in (rounds.py)
-    `max_length`        overrides the number of positions that the checkpoint states
-    `text`              the file or folder of the texts that `nll` scores
-    `settings`          settings of suites: depths, needles, ... (prompt/settings.py)
-    `ray`, `workers`    the address of a Ray cluster, and the number of workers on it (workers/)
-    `options`           options of the backend
-    `same_environment`  resumes a run only in the environment (processor, versions, ...) in which it was begun
-    `rehash`            hashes files again, even if their hashes are known
+    The keywords are the flags of `anchoreval run`, and its help explains them. In other words here:
+
+    `tasks`             may name cards of suites from outside, whose modules are then run
+    `lengths`           a sequence; `template_args` and `backend_args` are mappings
+    `offline`           reads source texts on this machine alone; for models set HF_HUB_OFFLINE=1, as the flag does
+    `settings`          settings of suites by name: depths, needles, ...
     `watch`, `tell`     take progress and notices
     The same call resumes a run: samples without an answer are asked again, and a greater `limit` adds samples.
     """
-    given = dict(options or {})
+    given = opened_with(
+        backend, backend_args, base_url=base_url, device=device, trust_remote_code=trust_remote_code,
+        chunk_tokens=chunk_tokens, batch_tokens=batch_tokens, realisation=realisation,
+    )  # fmt: skip
     asked = _model(model, backend, tokenizer, max_length)
     card, dtype = asked.card, dtype or asked.card.dtype
     spec = Spec.of(
-        tasks, settings=settings or {}, lengths=lengths, limit=limit, seed=seed,
-        arms=_arms(parse_arms(rope, dtype, kernel), placebo, backend, tell),
+        tasks, settings=settings, lengths=lengths, limit=limit, seed=seed,
+        arms=_arms(parse_arms(arms, dtype, kernel), placebo, backend, tell),
         template=template or card.template, template_args=template_args, anchor=anchor,
-        haystack=haystack or card.haystack, data_dir=data_dir, text=text, wordlists=wordlists, context=context,
-        document_tokens=document_tokens, until=until,
+        haystack=haystack or card.haystack, data_dir=data_dir, text=text, wordlists=wordlists,
+        context=not no_context, offline=offline, document_tokens=document_tokens, until=until,
         served=capabilities_of(backend).one_server and given.get("api") == "chat",
     )  # fmt: skip
     if haystack is None and card.haystack != "published":
@@ -115,7 +119,40 @@ def evaluate(
     given |= {"template_args": dict(template_args)} if spec.served and template_args else {}
     opening = Opening(backend, asked.checkpoint, given, rehash, ray, workers)
     raw = template is None and spec.form == "base"
-    return _Evaluation(opening, Path(output) / asked.name, same_environment, raw, watch, tell).run(Prompts(spec, asked))
+    folder = Path(output) / asked.name
+    return Evaluation(Prompts(spec, asked), opening, folder, same_environment, raw, watch, tell)
+
+
+def _computed(ask: Callable[P, Evaluation]) -> Callable[P, Run]:
+    """Return the function that computes what `ask` checks, with its keywords; those of version 0.1 work until 0.3."""
+    checked: Callable[..., Evaluation] = ask
+    usual = {name: keyword.default for name, keyword in inspect.signature(ask).parameters.items()}
+
+    @functools.wraps(ask)
+    def evaluate(*args: P.args, **named: P.kwargs) -> Run:
+        given: dict[str, Any] = dict(zip(usual, args, strict=False)) | named
+        if old := [name for name in _OLD_KEYWORDS if name in given]:
+            text = f"{', '.join(old)} of evaluate() will go with version 0.3: its keywords are the flags of `run`"
+            warnings.warn(text, DeprecationWarning, stacklevel=2)
+            for name in old:
+                given |= _OLD_KEYWORDS[name](given.pop(name))
+        asked = {name: value for name, value in given.items() if name not in _NOT_ASKED and value != usual.get(name)}
+        return replace(checked(**given), options=json.loads(json.dumps(asked, default=str))).run()
+
+    return evaluate
+
+
+#: Keywords of version 0.1 -> those of today, given a value.
+_OLD_KEYWORDS: Mapping[str, Callable[[Any], Mapping[str, Any]]] = {
+    "rope": lambda value: {"arms": value},
+    "options": lambda value: {"backend_args": value or {}},
+    "context": lambda value: {"no_context": not value},
+    "settings": lambda value: value or {},
+}
+#: Keywords that decide nothing about the records: where they are written, and who watches. The address of a server is
+#: kept by the backend, without keys.
+_NOT_ASKED = ("output", "watch", "tell", "rehash", "same_environment", "base_url")
+evaluate = _computed(ask)
 
 
 def _model(asked: str, backend: str, tokenizer: str | None, max_length: int | None) -> Model:
@@ -169,7 +206,7 @@ def _check(spec: Spec, backend: str, ray: str | None, api: str) -> None:
     if spec.until is not None and ray is not None:
         raise AnchorEvalError("--until takes samples in rounds, which --ray cannot: leave one of them out")
     if spec.until is not None and sum(not arm.placebo for arm in spec.arms) < 2:
-        raise AnchorEvalError(f"--until {spec.until} compares arms with the first: --rope takes two or more, bf16,fp32")
+        raise AnchorEvalError(f"--until {spec.until} compares arms with the first: --arms takes two or more, bf16,fp32")
     if spec.until is not None and len(waves(backend, spec.arms)) > 1:
         raise AnchorEvalError(
             f"--until takes arms in turn, for which {backend} would start anew each time: leave it out"
@@ -192,22 +229,24 @@ def require_one_document(arms: Sequence[Arm], task: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Evaluation:
-    """One call of `evaluate`: how to open the engine, the folder of the model's runs, and who takes the notices.
+class Evaluation:
+    """What one call of `evaluate` computes: prompts, how to open the engine, the folder of the model's runs.
 
-    `raw` is True if prompts are raw text although nobody asked for that.
+    `raw` is True if prompts are raw text although nobody asked for that. `options` are those that were given.
     """
 
+    prompts: Prompts
     opening: Opening
     output: Path
     same_environment: bool
     raw: bool
     watch: Watch
     tell: Tell
+    options: Mapping[str, Json] = field(default_factory=dict)
 
-    def run(self, prompts: Prompts) -> Run:
+    def run(self) -> Run:
         """Make the first prompts, open the engine, then compute every record; return the run on disk."""
-        model, tell = prompts.model, self.tell
+        prompts, model, tell = self.prompts, self.prompts.model, self.tell
         finished = [] if self.same_environment else list(finished_beside(self.output, prompts.spec))
         with work(self.watch, 0, "making the first prompt of every task and length"):
             cells = prompts.cells() if not finished else None
@@ -233,6 +272,7 @@ class _Evaluation:
                 tell(line)
             with work(self.watch, 0, "trying every arm once"):
                 header = header_of(served, cells, engine, unused)
+                header["options"] = dict(self.options)
             return self._written(served, cells, engine, header)
         finally:
             engine.close()

@@ -81,10 +81,9 @@ def measure(
         tell(line)
 
     run = evaluate(
-        model, TASK, lengths=lengths, rope=arms, output=place, dtype=dtype, kernel=kernel, template="base",
+        model, TASK, lengths=lengths, arms=arms, output=place, dtype=dtype, kernel=kernel, template="base",
         anchor=anchor, haystack="published", text=text, max_length=max_length, watch=watch, tell=hear,
-        settings={"windows": limit} if limit else {},
-        options={"device": device, "chunk_tokens": chunk_tokens, "trust_remote_code": trust_remote_code},
+        device=device, chunk_tokens=chunk_tokens, trust_remote_code=trust_remote_code, windows=limit,
     )  # fmt: skip
     return write_tables(run, place, asked | {"texts": texts_of(run)}, left_out, buckets)
 

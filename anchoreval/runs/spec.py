@@ -77,6 +77,7 @@ class Spec:
         text: str | Path | None = None,
         wordlists: WordLists = "3.0.1",
         context: bool = True,
+        offline: bool = False,
         document_tokens: int | None = None,
         until: str | None = None,
         **more: Any,
@@ -92,11 +93,12 @@ class Spec:
             require_no_anchor(arm)
         if isinstance(tasks, str):
             chosen, more["single"] = select_tasks(tasks)
-            tasks = map(_sized, with_settings(chosen, settings))
+            given = {name: value for name, value in settings.items() if value is not None}
+            tasks = map(_sized, with_settings(chosen, given))
         return cls(
             tasks=tuple(tasks), lengths=tuple(sorted(set(lengths))) if lengths else None, arms=tuple(arms), limit=limit,
             seed=seed, template=template, template_args=template_args, anchor=anchor, document_tokens=document_tokens,
-            sources=Sources(data_dir, haystack, wordlists, context=context, text=text),
+            sources=Sources(data_dir, haystack, wordlists, offline=offline, context=context, text=text),
             until=parse_until(until) if until is not None else None, **more,
         )  # fmt: skip
 

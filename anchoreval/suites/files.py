@@ -12,13 +12,14 @@ from anchoreval.texts.download import address_of, digest_of, download
 from anchoreval.texts.sources import Published, Sources
 
 Say = Callable[[str], None]
+Received = Callable[[int, int | None], None]
 
 
-def fetch(suite: Suite, folder: Path, say: Say, note: Say) -> bool:
+def fetch(suite: Suite, folder: Path, say: Say, note: Say, received: Received = lambda _have, _of: None) -> bool:
     """Download the files of a suite into a folder, leave those that are there and correct, and `say` their paths.
 
-    Return False if a file could not be fetched; `note` takes why. For a suite of one file, raise SourceError instead,
-    with the addresses and why each failed.
+    Return False if a file could not be fetched; `note` takes why, `received` the bytes so far and in all. For a suite
+    of one file, raise SourceError instead, with the addresses and why each failed.
     """
     if suite.fetch is not None:
         suite.fetch(folder, say)
@@ -26,7 +27,7 @@ def fetch(suite: Suite, folder: Path, say: Say, note: Say) -> bool:
     complete = True
     for source in suite.files:
         try:
-            say(str(_fetched(source, folder / source.file, note)))
+            say(str(_fetched(source, folder / source.file, note, received)))
         except SourceError as error:
             if len(suite.files) == 1:
                 raise
@@ -35,7 +36,7 @@ def fetch(suite: Suite, folder: Path, say: Say, note: Say) -> bool:
     return complete
 
 
-def _fetched(source: Published, target: Path, note: Say) -> Path:
+def _fetched(source: Published, target: Path, note: Say, received: Received) -> Path:
     """Return `target`, downloaded from the first address that serves the published file."""
     if target.is_file():
         if digest_of(target, source.sha256) == source.sha256:
@@ -45,7 +46,7 @@ def _fetched(source: Published, target: Path, note: Say) -> Path:
     for address in map(address_of, source.addresses):
         note(f"fetching {address}")
         try:
-            return download(address, target, source.sha256)
+            return download(address, target, source.sha256, received)
         except (OSError, SourceError) as error:
             reasons.append(f"{address}: {error}")
     raise SourceError(f"{source.file} could not be fetched: {'; '.join(reasons) or source.recipe}")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import http.client
 import os
 import re
+import socket
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -57,6 +59,12 @@ def address_of(address: str) -> str:
     """Return the address with the hub's host replaced by $HF_ENDPOINT if that is set."""
     endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/")
     return re.sub("^https://huggingface.co", endpoint, address) if endpoint else address
+
+
+def unconnected(error: Exception) -> bool:
+    """Return whether a download failed because this machine has no network: no name is found, no way leads out."""
+    reason = getattr(error, "reason", None)
+    return isinstance(reason, socket.gaierror) or getattr(reason, "errno", None) in (errno.ENETUNREACH, errno.ENETDOWN)
 
 
 @contextlib.contextmanager

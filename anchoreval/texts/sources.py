@@ -18,7 +18,7 @@ from typing import Any, Literal
 from anchoreval.errors import SourceError
 from anchoreval.files import sha256_of
 from anchoreval.schema import Json
-from anchoreval.texts.download import address_of, download
+from anchoreval.texts.download import address_of, download, unconnected
 from anchoreval.texts.passage import Split
 from anchoreval.texts.questions import Questions, of_hotpot, of_squad
 from anchoreval.texts.reading import expected, json_of
@@ -243,11 +243,14 @@ class Sources:
             if (place / source.file).is_file():
                 return place / source.file
         reasons = []
-        for address in () if self.offline else source.addresses:
+        for address in source.addresses:
+            if self.offline:
+                break
             try:
                 return download(address_of(address), self.cache / source.file, source.sha256)
             except (OSError, SourceError) as error:
                 reasons.append(f"{address}: {error}")
+                self.offline = self.offline or unconnected(error)  # and no other file is waited for
         raise SourceError(_missing(source, self.places(), reasons))
 
 

@@ -125,11 +125,11 @@ def test_both_realisations_give_anchor_tiny_the_same_answers(tmp_path: Path) -> 
             "anchor-tiny",
             "ruler/niah_single_1",
             lengths=[512],
-            rope="fp32,anchor/fp32,intra-doc/fp32",
+            arms="fp32,anchor/fp32,intra-doc/fp32",
             limit=2,
             document_tokens=100,
             output=tmp_path / realisation,
-            options={"realisation": realisation},
+            backend_args={"realisation": realisation},
         )
         for realisation in ("rows", "flex")
     ]

@@ -102,11 +102,11 @@ def test_identical_settings_give_identical_bytes_on_a_cpu(tmp_path: Path) -> Non
             "anchor-tiny",
             "ruler/niah_single_1",
             lengths=[512],
-            rope="bf16",
+            arms="bf16",
             limit=4,
             placebo=True,
             output=tmp_path / name,
-            options={"device": "cpu"},
+            backend_args={"device": "cpu"},
         )
         made.append([dataclasses.replace(record, seconds=0.0) for record in run.records])
     assert made[0] == made[1]

@@ -367,7 +367,7 @@ def test_the_key_stands_in_nothing_that_is_written(
 
     proxy.on_request = on_request
     run = evaluate(NAME, "ruler/niah_single_1", lengths=[512], limit=4, output=tmp_path, max_length=WINDOW,
-                   backend="openai", tokenizer="anchor-tiny", options={"base_url": proxy.url})  # fmt: skip
+                   backend="openai", tokenizer="anchor-tiny", backend_args={"base_url": proxy.url})  # fmt: skip
     assert any(record.finish == "error" and "Bearer ***" in str(record.why) for record in run.records)
     backend = opened(proxy.url)
     proxy.on_request = lambda path, body: (401, echoed)

@@ -204,7 +204,7 @@ def run(rules: Rules, output: Path, **changes: Any) -> tuple[Run, list[str]]:
         options = {"base_url": url, "patience_s": 1.0, "logprobs": False} | changes.pop("options", {})
         settings: dict[str, Any] = {"lengths": [512], "limit": 2, "haystack": "generated", "output": output}
         tasks = changes.pop("tasks", "ruler/niah_single_1")
-        result = evaluate(NAME, tasks, backend="openai", tokenizer="anchor-tiny", options=options,
+        result = evaluate(NAME, tasks, backend="openai", tokenizer="anchor-tiny", backend_args=options,
                           tell=told.append, **settings | changes)  # fmt: skip
     return result, told
 

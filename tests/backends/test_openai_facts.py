@@ -40,7 +40,7 @@ def run(rules: Rules, output: Path, **changes: Any) -> tuple[Run, list[str]]:
     with standing_in(rules) as url:
         options = {"base_url": url, "patience_s": 5.0} | changes.pop("options", {})
         asked = {"lengths": [512], "limit": 1, "haystack": "generated", "output": output} | changes
-        result = evaluate(NAME, "ruler/niah_single_1", backend="openai", tokenizer="anchor-tiny", options=options,
+        result = evaluate(NAME, "ruler/niah_single_1", backend="openai", tokenizer="anchor-tiny", backend_args=options,
                           tell=told.append, **asked)  # fmt: skip
     return result, told
 

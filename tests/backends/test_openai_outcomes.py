@@ -388,7 +388,7 @@ def run(tmp_path: Path) -> Iterator[Callable[..., Run]]:
             )
             settings: dict[str, Any] = {"lengths": [512], "limit": 2, "haystack": "generated", "output": tmp_path}
             return evaluate(
-                NAME, "ruler/niah_single_1", backend="openai", tokenizer="anchor-tiny", options=options,
+                NAME, "ruler/niah_single_1", backend="openai", tokenizer="anchor-tiny", backend_args=options,
                 **settings | changes,
             )  # fmt: skip
 

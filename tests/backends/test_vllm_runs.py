@@ -26,7 +26,7 @@ def records(backend: str, output: Path) -> Records:
         "anchor-tiny",
         TASKS,
         lengths=[1024],
-        rope=",".join(("native", "fp32", *LEVELS)),
+        arms=",".join(("native", "fp32", *LEVELS)),
         limit=4,
         output=output / backend,
         dtype="float32",

@@ -3,9 +3,9 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+from bench.samples import bench_samples, cpu_seconds, peak_megabytes
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from anchoreval.bench.samples import bench_samples, cpu_seconds, peak_megabytes
 from anchoreval.cards import Task
 from anchoreval.texts.sources import Sources
 from anchoreval.tokenizer import TextTokenizer

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("lm_eval", reason="LM-EVAL ABSENT: pip install 'anchoreval[lm-eval]'; nothing was measured")
 pytest.importorskip("accelerate", reason="ACCELERATE ABSENT: lm-eval's hf model, which is compared with, needs it")
-CODE = "from anchoreval.bench import lm_eval as bench; print(bench.report_lm_eval(1_500, 6, 4_096))"
+CODE = "from bench import lm_eval_beside as bench; print(bench.report_lm_eval(1_500, 6, 4_096))"
 NUMBER = r"([0-9.e+-]+)"
 
 

@@ -5,67 +5,64 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import errno
+import inspect
 import json
+import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from command_line import cli, process
 
+from anchoreval.arms.arm import parse_arms
 from anchoreval.backends.fake import FakeBackend
 from anchoreval.cli.options import backend_args
-from anchoreval.cli.parser import COMMANDS, parser
+from anchoreval.cli.parser import kinds_of, parsed, parser
 from anchoreval.errors import AnchorEvalError, ModelError, RunError
 from anchoreval.files import require_writable
+from anchoreval.prompt.settings import SETTINGS
 from anchoreval.runs.evaluate import evaluate
 from anchoreval.schema import Output, Request
 
-SOURCES = {"--data-dir", "--no-context", "--haystack", "--wordlists", "--seed"}
+LOADING = {"--device", "--dtype", "--kernel", "--offline", "--trust-remote-code"}
+PROMPTS = {
+    "--data-dir", "--depth-spacing", "--depths", "--haystack", "--needles", "--no-context", "--prompting", "--repeats",
+    "--seed", "--text", "--windows", "--wordlists",
+}  # fmt: skip
+RUN = LOADING | PROMPTS | {
+    "--anchor", "--arms", "--backend", "--backend-args", "--base-url", "--batch-tokens", "--chunk-tokens",
+    "--document-tokens", "--lengths", "--limit", "--max-length", "--model", "--output", "--placebo", "--ray",
+    "--realisation", "--rehash", "--same-environment", "--tasks", "--template", "--template-args", "--tokenizer",
+    "--until", "--workers",
+}  # fmt: skip
+#: Command, or a kind of one -> its flags and arguments, besides --config and --quiet.
 FLAGS = {
-    "run": {
-        "--ray", "--workers", "--no-context", "--depths", "--depth-spacing", "--needles", "--prompting", "--repeats",
-        "--backend", "--backend-args", "--base-url", "--batch-tokens", "--chunk-tokens", "--data-dir", "--device",
-        "--document-tokens", "--dtype", "--haystack", "--kernel", "--lengths", "--limit", "--max-length", "--model",
-        "--output", "--placebo", "--rehash", "--same-environment",
-        "--realisation", "--rope", "--seed", "--tasks", "--template", "--tokenizer", "--trust-remote-code", "--until",
-        "--anchor", "--template-args", "--wordlists",
-        "--text", "--windows",
-    },
-    "samples": {
-        "--no-context", "--depths", "--depth-spacing", "--needles", "--prompting", "--repeats",
-        "--data-dir", "--haystack", "--lengths", "--limit", "--output", "--seed", "--tasks", "--template",
-        "--template-args", "--tokenizer", "--wordlists",
-        "--text", "--windows",
-    },
-    "plan": {
-        "--batch-tokens", "--chunk-tokens", "--data-dir", "--depth-spacing", "--depths", "--document-tokens", "--dtype",
-        "--gpus", "--haystack", "--lengths", "--limit", "--max-length", "--model", "--needles", "--no-context",
-        "--prompting", "--repeats", "--rope", "--seed", "--tasks", "--template", "--wordlists",
-        "--anchor", "--template-args",
-        "--text", "--windows",
+    "run": RUN,
+    "plan": RUN | {"--gpus"},
+    "samples": PROMPTS | {
+        "--lengths", "--limit", "--offline", "--output", "--tasks", "--template", "--template-args", "--tokenizer"
     },
     "tasks": set(),
     "models": set(),
-    "show": {
-        "--data-dir", "--haystack", "--no-context", "--seed", "--template", "--tokenizer", "--wordlists", "sample",
-        "--depths", "--depth-spacing", "--needles", "--prompting", "--repeats", "--template-args",
-        "--text", "--windows",
-    },
+    "show": PROMPTS | {"--offline", "--template", "--template-args", "--tokenizer", "sample"},
     "score": {"--tasks", "runs"},
     "board": {"--definition", "--output", "--tasks", "runs"},
-    "probe": {
-        "--anchor", "--curve-length", "--device", "--dtype", "--kernel", "--lengths", "--levels", "--max-length",
-        "--model", "--no-copy", "--output", "--queries", "--random-init", "--seed", "--shift", "--text", "--texts",
-        "--trust-remote-code",
+    "probe": LOADING | {
+        "--anchor", "--curve-length", "--lengths", "--levels", "--max-length", "--model", "--no-copy", "--output",
+        "--queries", "--random-init", "--seed", "--shift", "--text", "--texts",
     },
-    "nll": {
-        "--anchor", "--arms", "--buckets", "--chunk-tokens", "--device", "--dtype", "--kernel", "--lengths", "--limit",
-        "--max-length", "--model", "--output", "--text", "--trust-remote-code",
+    "nll": LOADING | {
+        "--anchor", "--arms", "--buckets", "--chunk-tokens", "--lengths", "--limit", "--max-length", "--model",
+        "--output", "--text",
     },
-    "doctor": {
-        "--anchor", "--device", "--dtype", "--json", "--kernel", "--max-length", "--model", "--trust-remote-code"
-    },
-    "bench": {"kind"},
+    "doctor": LOADING | {"--anchor", "--json", "--max-length", "--model"},
+    "bench prefill": {"--chunk-tokens", "--device", "--documents", "--lengths", "--output", "--shape"},
+    "bench engines": {"--length", "--prompts", "--questions"},
+    "bench memory": {"--length"},
+    "bench gpu": {"--device", "--documents", "--lengths", "--output", "--repeats"},
+    "bench anchor": set(),
     "compare": {"--baseline", "--margin", "--output", "runs"},
     "view": {"--data-dir", "--output", "--prompt-megabytes", "--serve", "--text", "--tokenizer", "runs"},
     "export": {"--format", "--output", "runs"},
@@ -73,23 +70,204 @@ FLAGS = {
     "longbench": {"--deviation", "runs"},
     "general": {"--margin", "runs"},
     "lm-eval": {"action", "arguments"},
-    "data": {"kind"},
+    "data fetch": {"--data-dir", "suite"},
+    "data check": {"--data-dir"},
+    "data pack": {"--anchor-token", "--data", "--output", "--text-key", "--tokenizer", "--upsample"},
     "train": {
         "--batch-tokens", "--data", "--deterministic", "--document-start", "--length", "--lr", "--model", "--output",
         "--recipe", "--report-to", "--rope", "--rope-theta", "--rope-type", "--save-every", "--seed", "--seeds",
         "--steps", "--variant",
     },
 }  # fmt: skip
+#: Names of version 0.1, which work until 0.3.
+OLD = {"run": {"--rope"}, "plan": {"--rope"}, "nll": {"--rope"}, "data pack": {"--anchor"}}
+#: Flags with another default in one command, or of another thing there.
+OF_THEIR_OWN = {
+    ("nll", "--output"): "a folder of tables", ("probe", "--output"): "a folder of a page",
+    ("probe", "--lengths"): "a sweep",
+    ("bench prefill", "--lengths"): "of a GPU", ("bench gpu", "--lengths"): "of a GPU",
+    ("bench prefill", "--device"): "a GPU", ("bench gpu", "--device"): "a GPU",
+    ("bench prefill", "--chunk-tokens"): "that of the committed figures",
+    ("bench gpu", "--documents"): "several", ("bench gpu", "--repeats"): "timed runs, no samples",
+    ("train", "--seed"): "of the order of documents", ("bench memory", "--length"): "of one prompt",
+    ("bench engines", "--length"): "of each prompt",
+}  # fmt: skip
 FAKE = ["--model", "anchor-tiny", "--backend", "fake", "--lengths", "512", "--limit", "3"]
 
 
+def leaves() -> dict[str, argparse.ArgumentParser]:
+    """Command, or a kind of one -> the parser that reads its flags."""
+    found: dict[str, argparse.ArgumentParser] = {}
+    for name, sub in kinds_of(parser()).items():
+        found |= {f"{name} {kind}": below for kind, below in kinds_of(sub).items()} or {name: sub}
+    return found
+
+
+def declared(sub: argparse.ArgumentParser) -> dict[str, argparse.Action]:
+    """Flag or argument -> its action, without those that every command has and those that have other names today."""
+    listed = (action for action in sub._actions if action.help != argparse.SUPPRESS)
+    flags = {(action.option_strings or [action.dest])[-1]: action for action in listed}
+    return {flag: action for flag, action in flags.items() if flag not in ("--help", "--config", "--quiet")}
+
+
 def test_the_set_of_flags_is_frozen() -> None:
-    actions = next(action for action in parser()._actions if isinstance(action, argparse._SubParsersAction))
-    found = {
-        name: {action.option_strings[0] if action.option_strings else action.dest for action in sub._actions} - {"-h"}
-        for name, sub in actions.choices.items()
+    assert {name: set(declared(sub)) for name, sub in leaves().items()} == FLAGS
+    hidden = {
+        name: {flag for action in sub._actions if action.help == argparse.SUPPRESS for flag in action.option_strings}
+        for name, sub in leaves().items()
     }
-    assert found == FLAGS and set(found) == set(COMMANDS)
+    assert {name: flags for name, flags in hidden.items() if flags} == OLD
+
+
+def test_an_option_has_one_default_and_one_kind_in_every_command() -> None:
+    by_flag: dict[str, dict[str, list[str]]] = {}
+    for name, sub in leaves().items():
+        for flag, action in declared(sub).items():
+            if action.option_strings and (name, flag) not in OF_THEIR_OWN and not action.required:
+                facts = (action.default, action.choices, action.dest)
+                by_flag.setdefault(flag, {}).setdefault(repr(facts), []).append(name)
+    apart = {flag: facts for flag, facts in by_flag.items() if len(facts) > 1}
+    assert set(apart) == {"--output"}, apart  # a folder of records, or of what the command is asked to write
+    assert set(apart["--output"]) == {repr((Path("runs"), None, "output")), repr((None, None, "output"))}
+
+
+def test_the_keywords_of_evaluate_are_the_flags_of_run_with_the_same_defaults() -> None:
+    keywords = inspect.signature(evaluate).parameters
+    flags = {action.dest: action for action in declared(leaves()["run"]).values()}
+    assert set(keywords) - {"watch", "tell", "settings"} == set(flags) - set(SETTINGS)
+    for name in keywords.keys() & flags.keys() - {"model", "tasks"}:
+        default = keywords[name].default
+        wanted = flags[name].default
+        assert (str(default), type(default)) == (str(wanted), type(wanted)) or name in (
+            "output",
+            "template_args",
+            "backend_args",
+        )
+
+
+def test_keywords_of_before_are_taken_with_a_warning(tmp_path: Path) -> None:
+    asked = {"lengths": [512], "limit": 1, "backend": "fake", "output": tmp_path}
+    with pytest.warns(DeprecationWarning, match="rope, options, context, settings of evaluate"):
+        old = evaluate("anchor-tiny", "ruler/vt", rope="bf16,fp32", options={}, context=True, settings=None, **asked)
+    again = evaluate("anchor-tiny", "ruler/vt", arms="bf16,fp32", **asked)
+    assert again.path == old.path and old.header["options"]["arms"] == "bf16,fp32"
+
+
+def test_help_of_every_command_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, anchoreval.cli as cli\n"
+        "heavy = {'torch', 'transformers', 'numpy', 'pydantic', 'yaml', 'scipy', 'lm_eval', 'huggingface_hub'}\n"
+        "for words in map(str.split, sys.argv[1:]):\n"
+        "    try: cli.main([*words, '--help'])\n    except SystemExit: pass\n"
+        "    assert not heavy & set(sys.modules), (words, heavy & set(sys.modules))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "", *FLAGS], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("usage:") == len(FLAGS) + 1
+
+
+def test_the_help_of_run_begins_with_the_twelve_common_flags() -> None:
+    first = cli("run", "--help").stdout.split("options:")[1].split("\n\n")[0]
+    flags = re.findall(r"^  (?:-\w, )?(--[a-z-]+)", first, re.MULTILINE)
+    assert flags == [
+        "--help", "--model", "--tasks", "--lengths", "--arms", "--placebo", "--limit", "--template", "--haystack",
+        "--data-dir", "--backend", "--output", "--config", "--quiet",
+    ]  # fmt: skip
+
+
+def test_the_help_of_train_names_every_variant() -> None:
+    from anchoreval.training.variants import VARIANTS
+
+    listed = re.sub(r"\s+", "", cli("train", "--help").stdout.split("--variant")[-1].split("--recipe")[0])
+    assert set(listed.removeprefix("NAME,NAME").split(",")) == set(VARIANTS)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--model_args", "pretrained=x"], "--model_args is lm-eval's; here the checkpoint is --model PATH"),
+        (["--apply_chat_template"], "here --template chat"),
+        (["--batch-size", "8"], "here --batch-tokens N"),
+        (["--max_length", "8k"], "did you mean --max-length?"),
+        (["--limt", "3"], "did you mean --limit?"),
+    ],
+)
+def test_a_flag_that_is_not_known_is_one_line_with_the_one_that_is(words: list[str], says: str) -> None:
+    done = cli("run", *FAKE, "--tasks", "ruler/vt", *words)
+    assert done.returncode == 2 and says in done.stderr and len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("anchoreval run: unrecognized arguments: ")
+
+
+def test_lists_may_be_separated_by_blanks_and_arms_named_as_dtypes_are() -> None:
+    options = parsed(["run", *FAKE, "--tasks", "ruler/vt", "ruler/qa_1", "--arms", "BF16", "float32", "--seed", "1"])
+    assert options.tasks == "ruler/vt ruler/qa_1" and options.lengths == [512]
+    assert [arm.name for arm in parse_arms(options.arms)] == ["bf16", "fp32"]
+    spelled = "bfloat16,Anchor/Float32+shift:16,rope:Table=BFLOAT16"
+    assert [arm.name for arm in parse_arms(spelled)] == ["bf16", "anchor/fp32+shift:16", "rope:table=bf16"]
+
+
+def test_a_name_of_before_works_and_says_what_it_is_called_now(tmp_path: Path) -> None:
+    done = cli("run", *FAKE, "--tasks", "ruler/vt", "--rope", "bf16", "--output", str(tmp_path))
+    assert done.returncode == 0 and "--rope is called --arms now; --rope goes with version 0.3" in done.stderr
+    assert "--rope" not in cli("run", "--help").stdout
+
+
+def configured(tmp_path: Path, text: str, *words: str) -> argparse.Namespace:
+    path = tmp_path / "asked.yaml"
+    path.write_text(text)
+    return parsed(["run", *words[:1], "--config", str(path), *words[1:]])
+
+
+def test_a_file_gives_any_option_and_flags_win_over_it(tmp_path: Path) -> None:
+    text = (
+        "model: anchor-tiny\ntasks: [ruler/vt, ruler/qa_1]\nlengths: [512, 1k]\narms: bf16,fp32\nlimit: 3\n"
+        "placebo: true\nrehash: false\nmax-length: 4k\nseed: -7\n"
+        "template_args: {enable_thinking: false, mood: plain}\nbackend_args: {rows: 8, unused_weights: allow}\n"
+    )
+    options = configured(tmp_path, text)
+    assert (options.model, options.tasks, options.lengths) == ("anchor-tiny", "ruler/vt,ruler/qa_1", [512, 1024])
+    assert (options.arms, options.limit, options.placebo, options.rehash) == ("bf16,fp32", 3, True, False)
+    assert (options.max_length, options.seed, options.backend) == (4096, -7, "hf")
+    assert options.template_args == {"enable_thinking": False, "mood": "plain"}
+    assert options.backend_args == {"rows": 8, "unused_weights": "allow"}
+    options = configured(tmp_path, text, "--arms=native", "--limit", "5", "--template-args", "mood=bright")
+    assert (options.arms, options.limit) == ("native", 5)
+    assert options.template_args == {"enable_thinking": False, "mood": "bright"}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("limt: 3", "asked.yaml: 'limt': did you mean limit or"),
+        ("limit: many", "asked.yaml: limit: 'many' is not a whole number"),
+        ("limit: true", "asked.yaml: limit: True: expected a value"),
+        ("placebo: 1", "asked.yaml: placebo: 1: expected true or false"),
+        ("backend: hff", "asked.yaml: backend: 'hff': one of fake, hf, openai, vllm"),
+        ("dtype:", "asked.yaml: dtype: has no value"),
+        ("seed: -x", "asked.yaml: seed: '-x' is no whole number"),
+        ("rope: bf16", "asked.yaml: 'rope'"),
+        ("limit: 3\nlimit: 4", "asked.yaml:2: key 'limit' is repeated"),
+        ("- 3", "each as NAME: VALUE"),
+    ],
+)
+def test_a_file_that_is_wrong_is_one_line_that_names_the_key(text: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "asked.yaml").write_text(text)
+    done = cli("run", *FAKE, "--tasks", "ruler/vt", "--config", str(tmp_path / "asked.yaml"))
+    assert done.returncode == 2 and says in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_a_run_of_a_file_says_what_was_asked_and_is_the_run_of_the_flags(tmp_path: Path) -> None:
+    (tmp_path / "asked.yaml").write_text("tasks: ruler/vt\narms: bf16,fp32\n")
+    file = cli("run", *FAKE, "--config", str(tmp_path / "asked.yaml"), "--output", str(tmp_path / "runs"))
+    assert file.returncode == 0, file.stderr
+    (path,) = (tmp_path / "runs" / "anchor-tiny").iterdir()
+    asked = json.loads((path / "header.json").read_text())["options"]
+    assert asked == {
+        "model": "anchor-tiny", "tasks": "ruler/vt", "lengths": [512], "arms": "bf16,fp32", "limit": 3,
+        "backend": "fake",
+    }  # fmt: skip
+    again = cli("run", *FAKE, "--tasks", "ruler/vt", "--arms", "bf16,fp32", "--output", str(tmp_path / "runs"))
+    assert again.returncode == 0 and [path] == list((tmp_path / "runs" / "anchor-tiny").iterdir())
 
 
 def test_run_prints_the_table_alone_on_stdout_and_writes_both_boards(tmp_path: Path) -> None:
@@ -205,7 +383,7 @@ def test_the_exit_code_says_when_it_failed(
 def test_arms_are_named_in_one_list_alone() -> None:
     done = cli("run", *FAKE, "--tasks", "ruler/vt", "--rope", "bf16", "--arms", "fp32")
     assert done.returncode == 2 and "--rope and --arms: one list names all arms" in done.stderr
-    assert parser().parse_args(["run", *FAKE, "--tasks", "t", "--arms", "bf16,fp32"]).rope == "bf16,fp32"
+    assert parsed(["run", *FAKE, "--tasks", "t", "--arms", "bf16,fp32"]).arms == "bf16,fp32"
 
 
 def test_a_run_with_samples_that_failed_ends_with_exit_code_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,11 +46,14 @@ VALUES: dict[tuple[str, str] | str, list[list[str]]] = {
     ("plan", "--lengths"): [["256"], ["256,512"], ["256..1k"]],
     ("probe", "--lengths"): [["64"], ["64..128"]],
     ("nll", "--lengths"): [["128"], ["64,128"]],
-    "--rope": [
+    "--rope": [["bf16"]],
+    "--arms": [
         ["native,fp32,bf16-table,bf16,bf16-angle,fp16,fp16-table"], ["fp32-qk,fp64"], ["rope:table=bf16,rotate=fp32"],
         ["fp32+shift:16,fp32+anchor-shift:16"], ["anchor/fp32,intra-doc/fp32+reset,anchor/fp32+anchor-reset"],
+        ["bf16", "fp32", "fp32+shift:16"],
     ],
-    "--arms": [["bf16,fp32,fp32+shift:16"]],
+    ("nll", "--arms"): [["bf16,fp32,fp32+shift:16"]],
+    "--config": [["FILE"]],
     "--levels": [["all"], ["fp32,bf16"]],
     "--kernel": [
         ["auto", "--rope", "fp32,fp64", "--dtype", "bfloat16"], ["fused", "--rope", "fp32,fp64", "--dtype", "bfloat16"],
@@ -216,8 +219,15 @@ def test_a_command_line_with_each_value_goes_through(
 ) -> None:
     monkeypatch.setattr(progress, "EVERY_S", 0.05)
     text = tmp_path / "text.txt"
+    (tmp_path / "file.yaml").write_text("quiet: true\n")
     text.write_text("The river runs past the old mill and the people walk beside it. " * 60)
-    places = {"OUT": str(tmp_path / "out"), "RUN": str(finished), "TEXT": str(text), "CHAT": str(chat)}
+    places = {
+        "OUT": str(tmp_path / "out"),
+        "RUN": str(finished),
+        "TEXT": str(text),
+        "FILE": str(tmp_path / "file.yaml"),
+        "CHAT": str(chat),
+    }
     fake = ["--backend", "fake"] if command == "run" and words[:1] and words[0] in OF_PROMPTS else []
     asked = [command, *LINES[command], *fake, *words]
     line = [places.get(word, word.replace("OUT/", f"{tmp_path}/out/")) for word in asked]

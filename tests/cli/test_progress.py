@@ -6,6 +6,7 @@ import contextlib
 import io
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -136,9 +137,39 @@ def test_every_long_command_tells_its_progress_in_a_log(tmp_path: Path) -> None:
     assert any("ruler/vt at 512, bf16" in line for line in told) and any("512, fp32" in line for line in told)
     assert {line.split()[0] for line in told} > {"1", "2"}, "records are counted as they come"
     assert not [line for line in done.stdout.splitlines() if " of 8 records" in line]
+    done = cli("run", *FAKE, *slow, "--tasks", "ruler/vt", "--arms", "bf16,fp32", "--output", str(tmp_path / "q"), "-q")
+    assert done.returncode == 0 and "records:" in done.stderr and " of 8 records" not in done.stderr
     for command, says in (("verify", " of 12 prompts and records"), ("view", " of 4 prompts")):
         done = cli(command, str(tmp_path / "r"))
         assert done.returncode == 0 and says in done.stderr, done.stderr
+
+
+@pytest.mark.usefixtures("often")
+def test_a_command_without_a_count_says_what_it_is_at_and_for_how_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(_: object) -> int:
+        time.sleep(0.1)
+        with shown(2, "prompts") as way:
+            time.sleep(0.1)
+            way(2)
+        return 0
+
+    monkeypatch.setattr("anchoreval.cli.models.main", slow)
+    lines = cli("models").stderr.splitlines()
+    assert lines[0] == "models, for 0 s so far" and {line.split(",")[0] for line in lines} == {
+        "models", "0 of 2 prompts"
+    }  # fmt: skip
+    assert not cli("models", "-q").stderr
+
+
+def test_a_download_tells_how_much_there_is_as_soon_as_it_is_known() -> None:
+    clock = Clock()
+    way = Way(None, "MB", clock)
+    way.at("fetching data.zip")
+    assert way.line() == "fetching data.zip, for 0 s so far"
+    way.reach(40, 100)  # of an earlier try
+    clock.now += 10
+    way.reach(60, 100)
+    assert way.line() == "60 of 100 MB, 2.0 a second, 20 s left; fetching data.zip"
 
 
 def test_a_terminal_gets_a_live_line_that_is_gone_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:

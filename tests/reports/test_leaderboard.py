@@ -13,10 +13,10 @@ from statistics import fmean
 from typing import Any
 
 import pytest
+from bench.board import measure
 from command_line import cli
 from test_board import ARMS, HOSTILE, LENGTHS, make_run
 
-from anchoreval.bench.board import measure
 from anchoreval.errors import CardError, RunError
 from anchoreval.records.header import Header
 from anchoreval.records.lines import to_line

@@ -147,7 +147,7 @@ def test_letters_are_in_a_table_of_their_own_and_need_no_parsing(
     settings: dict[str, Any] = {"lengths": [400], "limit": 8, "backend": "fake", "data_dir": folder}
     right = evaluate("anchor-tiny", "longbench_v2_choices", output=tmp_path / "right", **settings)
     wrong = evaluate(
-        "anchor-tiny", "longbench_v2_choices", output=tmp_path / "wrong", options={"mode": "wrong"}, **settings
+        "anchor-tiny", "longbench_v2_choices", output=tmp_path / "wrong", backend_args={"mode": "wrong"}, **settings
     )
     assert {r.score for r in right.records} == {1.0} and {r.score for r in wrong.records} == {0.0}
     assert all(len(r.choices) == 4 and r.output_tokens == 0 for r in right.records)

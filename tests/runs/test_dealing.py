@@ -75,7 +75,7 @@ def test_false_verdicts_on_clustered_samples_keep_the_level() -> None:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return evaluate(
-        "anchor-tiny", "niah/single,ruler/vt", lengths=[512], limit=72, backend="fake", rope="bf16,fp32",
+        "anchor-tiny", "niah/single,ruler/vt", lengths=[512], limit=72, backend="fake", arms="bf16,fp32",
         haystack="generated", until="20pt@80%", settings={"depths": 3, "repeats": 24},
         output=tmp_path_factory.mktemp("run"),
     ).path  # fmt: skip

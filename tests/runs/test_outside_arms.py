@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(EXAMPLES / "evict.py", source)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(place)
-        evaluate("anchor-tiny", "ruler/niah_single_1", rope=f"fp32,{ARM}", placebo=True, output=place / "runs", **ONE)
+        evaluate("anchor-tiny", "ruler/niah_single_1", arms=f"fp32,{ARM}", placebo=True, output=place / "runs", **ONE)
         del sys.modules["evict_of_test"]
     source.write_text(TRAP, "utf-8")
     return place
@@ -75,7 +75,7 @@ def test_what_reads_a_run_imports_nothing_that_its_header_names(
 
 
 def test_a_run_beside_one_under_an_arm_from_outside_imports_nothing_of_it(run: Path) -> None:
-    evaluate("anchor-tiny", "ruler/niah_single_1", rope="fp32", backend="fake", output=run.parents[1], **ONE)
+    evaluate("anchor-tiny", "ruler/niah_single_1", arms="fp32", backend="fake", output=run.parents[1], **ONE)
     assert "evict_of_test" not in sys.modules
 
 
@@ -91,7 +91,7 @@ def test_the_same_command_goes_on_with_the_run_where_the_source_is_the_same(fold
     output = run.parents[1]
     shutil.copy(EXAMPLES / "evict.py", folder / "evict_of_test.py")
     try:
-        again = evaluate("anchor-tiny", "ruler/niah_single_1", rope=f"fp32,{ARM}", placebo=True, output=output, **ONE)
+        again = evaluate("anchor-tiny", "ruler/niah_single_1", arms=f"fp32,{ARM}", placebo=True, output=output, **ONE)
         assert again.path == run and "evict_of_test" in sys.modules
     finally:
         sys.modules.pop("evict_of_test", None)
@@ -101,7 +101,7 @@ def test_the_same_command_goes_on_with_the_run_where_the_source_is_the_same(fold
 @pytest.mark.parametrize("backend", ["fake", "vllm"])
 def test_another_backend_refuses_it_before_anything_is_imported(backend: Any, run: Path, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedArm, match="only hf can"):
-        evaluate("anchor-tiny", "ruler/vt", rope=ARM, backend=backend, output=tmp_path / "other", **ONE)
+        evaluate("anchor-tiny", "ruler/vt", arms=ARM, backend=backend, output=tmp_path / "other", **ONE)
     assert "evict_of_test" not in sys.modules
 
 

@@ -26,7 +26,7 @@ TASKS = "ruler/niah_single_2,ruler/qa_1"
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return evaluate(
-        "anchor-tiny", TASKS, lengths=[512, 640], limit=3, backend="fake", rope="bf16,anchor/fp32", seed=43,
+        "anchor-tiny", TASKS, lengths=[512, 640], limit=3, backend="fake", arms="bf16,anchor/fp32", seed=43,
         document_tokens=64, output=tmp_path_factory.mktemp("remake"),
     )  # fmt: skip
 

@@ -100,7 +100,7 @@ def test_the_keys_are_those_of_the_first_prompt_and_other_promptings_have_others
         settings = {"prompting": prompting}
         runs.append(
             evaluate("anchor-tiny", TASK, lengths=[200], limit=6, backend="fake", output=tmp_path, data_dir=folder,
-                     rope="bf16,fp32", settings=settings)
+                     arms="bf16,fp32", settings=settings)
         )  # fmt: skip
         assert "reasoning" not in runs[-1].records[0].facts and runs[-1].records[0].score == 1.0
     assert len({record.key for each in runs for record in each.records}) == 36

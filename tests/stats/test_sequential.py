@@ -7,8 +7,8 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from bench.sequential import WORDS, false_words, report_sequential, simulate
 
-from anchoreval.bench.until import WORDS, false_words, report_sequential, simulate
 from anchoreval.errors import AnchorEvalError
 from anchoreval.stats.sequential import Capital, Until, Watcher, bets, confidence_sequence, log_capital, parse_until
 
@@ -133,7 +133,7 @@ def test_the_rule_is_read_and_printed_back() -> None:
 def test_the_printed_table_has_three_times_fewer_samples_for_five_points_and_no_case_over_5_percent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("anchoreval.bench.until.CASES", ((0.05, 0.05, 0.05), (0.075, 0.025, 0.02)))
+    monkeypatch.setattr("bench.sequential.CASES", ((0.05, 0.05, 0.05), (0.075, 0.025, 0.02)))
     rows = [line.split() for line in report_sequential().splitlines()[1:3]]
     assert all(float(row[7].rstrip("%")) <= 5 for row in rows)
     assert float(rows[1][0]) == -5.0 and float(rows[1][10].rstrip("x")) >= 3

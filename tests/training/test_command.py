@@ -159,7 +159,7 @@ def test_a_runs_header_holds_the_card_of_a_trained_model_and_of_no_other(tmp_pat
     (trained / CARD).write_text(json.dumps({"variant": "anchor", "rope": "bf16", "seed": 3}))
     asked: dict[str, Any] = {"lengths": [512], "limit": 1, "haystack": "generated", "backend": "fake"}
     for model, card in ((str(trained), {"variant": "anchor", "rope": "bf16", "seed": 3}), ("anchor-tiny", None)):
-        run = evaluate(model, "ruler/niah_single_1", rope="fp32", output=tmp_path / "runs", **asked)
+        run = evaluate(model, "ruler/niah_single_1", arms="fp32", output=tmp_path / "runs", **asked)
         assert run.header.model.get("trained") == card
 
 

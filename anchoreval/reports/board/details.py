@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from anchoreval.records.command import command_of
 from anchoreval.records.header import Header
 from anchoreval.reports import colours
 from anchoreval.reports.board.evidence import Evidence, evidence, place_id
@@ -146,6 +147,7 @@ def _facts(view: RunView) -> Iterator[tuple[str, str]]:
     yield "Sources", ", ".join(f"{plain(k, 40)} {plain(v, 60)}" for k, v in header.sources.items()) or NONE
     if len(header.environments) > 1:
         yield "Environments", f"{len(header.environments)}"
+    yield "Command", plain(command_of(header), 2_000)
     yield "Records", f"{len(view.records):,}" + (f" of {view.expected:,}" if view.expected is not None else "")
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 from anchoreval.arms.arm import Arm
 from anchoreval.backends.hf.batches import Limits
@@ -32,26 +33,41 @@ class ArmPlan:
     arm: str
     computed_tokens: int
     reused_tokens: int
-    seconds: float
-    peak_bytes: int
+    seconds: float | None
+    peak_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """What a run takes; `unmakeable` gives the reasons why cells and prompts are left out."""
+    """What a run takes; `unmakeable` gives the reasons why cells and prompts are left out.
+
+    Without a `shape`, as of a server's model, memory is not estimated, and without a `machine` no time.
+    """
 
     cells: tuple[CellPlan, ...]
     arms: tuple[ArmPlan, ...]
-    shape: Shape
-    machine: Machine
+    shape: Shape | None
+    machine: Machine | None
     unmakeable: tuple[str, ...]
 
 
+def limits_of(options: Mapping[str, Any]) -> Limits:
+    """Return how much is computed at once with these options of a backend."""
+    names = (field.name for field in fields(Limits))
+    return Limits(**{name: options[name] for name in names if name in options})
+
+
 def plan_run(
-    prompts: Prompts, made: Cells, shape: Shape, machine: Machine, limits: Limits, progress: Progress = SILENT
+    prompts: Prompts,
+    made: Cells,
+    shape: Shape | None,
+    machine: Machine | None,
+    limits: Limits,
+    progress: Progress = SILENT,
 ) -> RunPlan:
-    """Return the plan of a run on the hf backend. Tokens are exact; seconds and bytes are estimates (cost.py)."""
-    arms = {arm: DryArm(_limits(arm, limits), arm.arrangement, shape.whole_prompts) for arm in prompts.spec.arms}
+    """Return the plan of a run as backend hf computes it: exact tokens, estimated seconds and bytes (cost.py)."""
+    whole = shape is not None and shape.whole_prompts
+    arms = {arm: DryArm(_limits(arm, limits), arm.arrangement, whole) for arm in prompts.spec.arms}
     notices = [line.removeprefix("left out: ") for line in made.notices]
     cells, left_out = [], [*(str(row["why"]) for row in made.unmakeable), *notices]
     for cell in made.cells:
@@ -73,15 +89,12 @@ def plan_run(
     return RunPlan(tuple(cells), rows, shape, machine, tuple(left_out))
 
 
-def _arm(arm: Arm, counted: Counted, shape: Shape, machine: Machine) -> ArmPlan:
-    seconds = machine.seconds(shape, counted.passes)
-    return ArmPlan(
-        arm.name,
-        counted.prefilled_tokens,
-        counted.reused_tokens,
-        seconds,
-        machine.libraries + peak_bytes(shape, counted),
-    )
+def _arm(arm: Arm, counted: Counted, shape: Shape | None, machine: Machine | None) -> ArmPlan:
+    tokens = (arm.name, counted.prefilled_tokens, counted.reused_tokens)
+    if shape is None:
+        return ArmPlan(*tokens, None, None)
+    seconds = machine.seconds(shape, counted.passes) if machine else None
+    return ArmPlan(*tokens, seconds, (machine.libraries if machine else 0) + peak_bytes(shape, counted))
 
 
 def _groups(cell: Cell, prompts: Prompts) -> Iterator[list[Request]]:

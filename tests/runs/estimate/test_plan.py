@@ -152,6 +152,25 @@ def test_the_page_says_prompts_tokens_time_and_memory_and_what_does_not_fit(tmp_
     assert done.stdout.count("does not fit one device") == 2 and "not measured" in done.stdout
 
 
+@pytest.mark.parametrize("backend", ["fake", "openai", "vllm"])
+def test_a_plan_is_of_whatever_a_run_of_the_same_options_computes(backend: str, tmp_path: Path) -> None:
+    asked = ["--tasks", "ruler/vt", "--lengths", "512", "--limit", "2", "--haystack", "generated"]
+    asked += ["--arms", "bf16", "fp32", "--placebo", "--output", str(tmp_path / "runs"), "--backend", backend]
+    served = ["--tokenizer", "anchor-tiny", "--base-url", "http://127.0.0.1:9/v1"] if backend == "openai" else []
+    done = cli("plan", "--model", "anchor-tiny", *asked, *served)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert [row[0] for row in rows if row and row[0].startswith(("bf16", "fp32"))] == ["bf16", "fp32", "bf16~placebo"]
+    assert f"time: not estimated; computed tokens are those of backend hf, {backend} is not measured" in done.stdout
+    assert ("at once" in done.stdout) and ("parameters in float32" in done.stdout) is (backend == "vllm")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_a_run_refuses_its_plan_refuses_too() -> None:
+    done = cli("plan", "--model", "anchor-tiny", "--tasks", "ruler/vt", "--until", "1pt@95%", "--gpus", "H100")
+    assert done.returncode == 2 and "--arms takes two or more" in done.stderr
+
+
 PEAK = """
 import pathlib, resource, sys
 from anchoreval.cli.parser import main

@@ -21,8 +21,8 @@ Lines = list[bytes]
 
 def make(output: Path, limit: int) -> Path:
     return evaluate(
-        "anchor-tiny", "ruler/niah_single_1,ruler/vt", lengths=[512], limit=limit, backend="fake", rope="bf16,fp32",
-        placebo=True, until="20pt@90%", output=output, options={"mode": "half"},
+        "anchor-tiny", "ruler/niah_single_1,ruler/vt", lengths=[512], limit=limit, backend="fake", arms="bf16,fp32",
+        placebo=True, until="20pt@90%", output=output, backend_args={"mode": "half"},
     ).path  # fmt: skip
 
 

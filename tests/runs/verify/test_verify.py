@@ -30,8 +30,8 @@ Lines = list[bytes]
 
 def make(output: Path, seed: int = 43) -> Path:
     return evaluate(
-        "anchor-tiny", "ruler/niah_single_1,ruler/vt", lengths=[512], limit=4, backend="fake", rope="bf16,fp32",
-        seed=seed, output=output, options={"mode": "half"},
+        "anchor-tiny", "ruler/niah_single_1,ruler/vt", lengths=[512], limit=4, backend="fake", arms="bf16,fp32",
+        seed=seed, output=output, backend_args={"mode": "half"},
     ).path  # fmt: skip
 
 

@@ -17,10 +17,10 @@ from zlib import crc32
 
 import numpy as np
 import pytest
+from bench.sequential import WORDS, false_words, simulate
 from numpy.typing import NDArray
 
 from anchoreval import stats
-from anchoreval.bench.until import WORDS, false_words, simulate
 from anchoreval.reports.board.cells import Mean
 from anchoreval.reports.board.columns import average
 from anchoreval.runs.dealing import bets

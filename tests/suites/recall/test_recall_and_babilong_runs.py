@@ -90,7 +90,7 @@ def test_the_answer_none_counts_under_the_corrected_metric_only_and_the_record_s
 def test_an_empty_answer_scores_nothing_and_records_are_scored_again_alike(tmp_path: Path, folder: Path) -> None:
     run = evaluate(
         "anchor-tiny", "babilong-5,recall", output=tmp_path, data_dir=folder, backend="fake", lengths=[1500], limit=2,
-        options={"mode": "empty"},
+        backend_args={"mode": "empty"},
     )  # fmt: skip
     assert {record.score for record in run.records} == {0.0} and len(run.records) == 16
     assert not list(rescored(run))
