@@ -17,13 +17,14 @@ def flags(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Print the table of each run on stdout; return 1 if a score on disk is not the one that its output earns."""
-    from anchoreval.records.rescore import rescored
+    from anchoreval.records.rescore import rescored, scorers_of
     from anchoreval.reports.board import run_table
     from anchoreval.suites.outside import name_suites
 
     name_suites(options.tasks or "")
     differing = 0
     for run in shared.runs_of(options):
+        scorers_of(run.header)  # raises, before work begins, for a suite from outside that was not named
         with shown(len(run.records)) as progress:
             progress.at(str(run.path))
             for record, value in rescored(run, progress):

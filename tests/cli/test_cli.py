@@ -22,9 +22,9 @@ from anchoreval.cli.options import backend_args
 from anchoreval.cli.parser import kinds_of, parsed, parser
 from anchoreval.errors import AnchorEvalError, ModelError, RunError
 from anchoreval.files import require_writable
-from anchoreval.prompt.settings import SETTINGS
 from anchoreval.runs.evaluate import evaluate
 from anchoreval.schema import Output, Request
+from anchoreval.suites import settings
 
 LOADING = {"--device", "--dtype", "--kernel", "--offline", "--trust-remote-code"}
 PROMPTS = {
@@ -134,7 +134,7 @@ def test_an_option_has_one_default_and_one_kind_in_every_command() -> None:
 def test_the_keywords_of_evaluate_are_the_flags_of_run_with_the_same_defaults() -> None:
     keywords = inspect.signature(evaluate).parameters
     flags = {action.dest: action for action in declared(leaves()["run"]).values()}
-    assert set(keywords) - {"watch", "tell", "settings"} == set(flags) - set(SETTINGS)
+    assert set(keywords) - {"watch", "tell", "settings"} == set(flags) - set(settings())
     for name in keywords.keys() & flags.keys() - {"model", "tasks"}:
         default = keywords[name].default
         wanted = flags[name].default
