@@ -1,0 +1,41 @@
+"""From a run to a picture, cell by cell as in a notebook: needles by depth under two arms, and what part of it is noise.
+
+pip install 'anchoreval[export]' matplotlib
+python examples/first_plot.py
+"""
+
+# %% Run the embedded model; the same call goes on where it was cut, or with a larger limit.
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from anchoreval import compare, evaluate
+
+OUTPUT = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/first-plot")
+BACKEND = sys.argv[2] if len(sys.argv) > 2 else "hf"
+run = evaluate(
+    "anchor-tiny", "niah/single", lengths=[1024, 2048], rope="fp32,bf16-angle", placebo=True, settings={"depths": 5}, output=OUTPUT,
+    haystack="generated", backend=BACKEND, tell=lambda line: print(line, file=sys.stderr),
+)  # fmt: skip
+
+# %% A row per record: task, length, arm, score, facts of the prompt.
+table = run.to_pandas()
+print(table.pivot_table("score", ["length", "facts.depth"], "arm"))
+
+# %% What may be said of the difference, and the floor under it.
+for contrast in compare(run):
+    print(f"{contrast.arm} minus {contrast.baseline}: {contrast.pooled.says}")
+
+# %% The picture: the mean log-probability of the answer's tokens, by depth.
+import matplotlib  # noqa: E402
+
+matplotlib.use("Agg")
+axes = table.pivot_table("logprob_per_token", "facts.depth", "arm").plot(marker="o")
+axes.set(
+    xlabel="depth of the needle, %",
+    ylabel="log-probability of the answer, nats per token",
+    title="anchor-tiny, niah/single",
+)
+axes.figure.savefig(OUTPUT / "first_plot.svg")
+print(OUTPUT / "first_plot.svg")
