@@ -1,7 +1,6 @@
 """From a run to a picture, cell by cell as in a notebook: what a damaged RoPE does with length, beside an intact one.
 
-    pip install 'anchoreval[export]' matplotlib
-    python examples/first_plot.py
+It needs pandas (`pip install 'anchoreval[export]'`) and matplotlib: `python examples/first_plot.py [OUTPUT [BACKEND]]`.
 """
 
 # %% Run the embedded model; the same call goes on where it was cut, or with a larger limit.
