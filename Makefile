@@ -13,7 +13,7 @@ VLLM := .venv-vllm/bin
 VLLM_TESTS := tests/vllm_plugin tests/backends/test_vllm*.py tests/backends/test_openai*.py tests/runs/workers/test_fleet_vllm.py \
 	tests/lm_eval_plugin/test_lm_eval_vllm.py
 
-.PHONY: demo smollm2 findings test test-cpus test-crash test-long test-servers test-stats test-vllm check
+.PHONY: demo smollm2 findings pages site test test-cpus test-crash test-long test-servers test-stats test-vllm check
 demo: .venv/run.stamp
 	$(BIN)/anchoreval run --model anchor-tiny --tasks ruler --lengths 512,1024,2048 --arms bf16,fp32 --limit 20 \
 		--haystack generated --output runs/demo
@@ -25,6 +25,15 @@ smollm2: .venv/run.stamp
 
 findings: .venv/run.stamp
 	PYTHONPATH=tests $(BIN)/python -m findings docs/findings.md
+
+# Generated pages of docs/: commands and the keys of cards.
+pages: .venv/run.stamp
+	PYTHONPATH=tests $(BIN)/python -m pages
+
+# docs/ as a site that opens from a disk, in an environment of its own.
+site: .venv-docs/stamp
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs build --quiet
+	@echo "open site/index.html"
 
 test: .venv/dev.stamp
 	$(BIN)/python -m pytest $(WORKERS)
@@ -72,6 +81,11 @@ check: .venv/dev.stamp
 
 .venv/dev.stamp: .venv/run.stamp
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+.venv-docs/stamp: mkdocs.yml
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet 'mkdocs-material>=9.6,<10'
 	@touch $@
 
 .venv-servers/stamp: pyproject.toml constraints.txt

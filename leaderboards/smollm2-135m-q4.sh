@@ -24,7 +24,7 @@ run() {
 }
 
 ruler() {
-    run --tasks ruler --rope fp32,bf16,bf16-angle --placebo "$@"
+    run --tasks ruler --arms fp32,bf16,bf16-angle --placebo "$@"
 }
 
 documents() {

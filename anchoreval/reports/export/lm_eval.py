@@ -41,7 +41,7 @@ def write_lm_eval(runs: Sequence[Run], output: Path) -> list[Path]:
     """
     run_of: dict[Path, Path] = {}
     for run in runs:
-        for arm, cells in _arms(run).items():
+        for arm, cells in arms_of(run).items():
             path = output / folder_name(f"{run.model}__{arm}") / f"results_{stamp(run)}.json"
             if path in run_of:
                 path = path.parent.with_name(folder_name(f"{path.parent.name}__{run.name}")) / path.name
@@ -63,7 +63,7 @@ def _write_arm(run: Run, arm: str, cells: Mapping[str, list[Record]], path: Path
     write_whole(path, [json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False)])
 
 
-def _arms(run: Run) -> dict[str, dict[str, list[Record]]]:
+def arms_of(run: Run) -> dict[str, dict[str, list[Record]]]:
     """Return arm -> lm-eval's name of the task -> its records by index; arms and tasks in the header's order."""
     scores_of(run.records)  # raises RunError if an arm holds a sample twice
     order = {task: number for number, task in enumerate(run.header.tasks)}
@@ -96,10 +96,10 @@ def folder_name(name: str) -> str:
 
 def stamp(run: Run) -> str:
     """Return when the run finished, or else was created, as in lm-eval's file names: UTC, `-` for `:`."""
-    return _time(run, "finished", "created").replace(tzinfo=None).isoformat(timespec="microseconds").replace(":", "-")
+    return time_of(run, "finished", "created").replace(tzinfo=None).isoformat(timespec="microseconds").replace(":", "-")
 
 
-def _time(run: Run, *keys: str) -> datetime.datetime:
+def time_of(run: Run, *keys: str) -> datetime.datetime:
     """Return the first of the header's times that is set, in UTC."""
     key = next((key for key in keys if run.header.get(key)), keys[-1])
     try:
@@ -116,13 +116,13 @@ def results_of(run: Run, arm: str, cells: Mapping[str, list[Record]], folder: st
         "results": {task: _metrics(task, records) for task, records in cells.items()},
         "group_subtasks": {task: [] for task in cells},
         "configs": {task: _task_config(run, task, records[0]) for task, records in cells.items()},
-        "versions": {task: _card(run, records[0].task).get("version") for task, records in cells.items()},
-        "n-shot": dict.fromkeys(cells, 0),
+        "versions": {task: card_of(run, records[0].task).get("version") for task, records in cells.items()},
+        "n-shot": {task: _shots(run, records[0]) for task, records in cells.items()},
         "higher_is_better": {task: {SCORE: True, LOGPROB: True} for task in cells},
         "n-samples": {task: _counts(run, records) for task, records in cells.items()},
         "config": _config(run, arm),
         "git_hash": None,
-        "date": _time(run, "created").timestamp(),
+        "date": time_of(run, "created").timestamp(),
         "lm_eval_version": None,
         "max_length": run.header.model.get("window"),
         "model_source": "anchoreval",
@@ -154,11 +154,11 @@ def _metric(name: str, values: Sequence[float]) -> dict[str, Json]:
 
 def _task_config(run: Run, task: str, record: Record) -> dict[str, Json]:
     metrics = [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in (SCORE, LOGPROB)]
-    card = _card(run, record.task)
+    card = card_of(run, record.task)
     return {
         "task": task,
-        "output_type": "generate_until",
-        "num_fewshot": 0,
+        "output_type": _output_type(record),
+        "num_fewshot": _shots(run, record),
         "repeats": 1,
         "metric_list": metrics,
         "generation_kwargs": _decoding(run, record.task),
@@ -166,12 +166,26 @@ def _task_config(run: Run, task: str, record: Record) -> dict[str, Json]:
     }
 
 
+def _output_type(record: Record) -> str:
+    """Return what lm-eval calls the way in which the task is answered."""
+    if record.choices is not None:
+        return "multiple_choice"
+    return "loglikelihood" if record.finish == "scored" else "generate_until"
+
+
+def _shots(run: Run, record: Record) -> int:
+    """Return how many worked examples the task's card puts into a prompt of lm-eval's own tasks; others have none."""
+    args: Any = card_of(run, record.task).get("args")
+    shots = args.get("shots") if isinstance(args, Mapping) else None
+    return shots if isinstance(shots, int) else 0
+
+
 def _decoding(run: Run, task: str) -> dict[str, Json]:
-    most = _card(run, task).get("max_new_tokens")
+    most = card_of(run, task).get("max_new_tokens")
     return {"do_sample": False, "temperature": 0.0} | ({"max_gen_toks": most} if most else {})
 
 
-def _card(run: Run, task: str) -> Mapping[str, Json]:
+def card_of(run: Run, task: str) -> Mapping[str, Json]:
     """Return the task's row of the header's identity, or an empty mapping."""
     return run.header.cards.get(task, {})
 

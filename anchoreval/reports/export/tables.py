@@ -1,4 +1,4 @@
-"""`anchoreval export`: write runs as files for other tools: lm-eval's results and samples, CSV, Parquet.
+"""`anchoreval export`: write runs as files for other tools: CSV and Parquet here, other formats beside it.
 
 Times in names and files come from the header, so that the same runs give the same bytes.
 """
@@ -15,13 +15,17 @@ from typing import Any
 from anchoreval.errors import MissingExtra, RunError
 from anchoreval.files import write_whole
 from anchoreval.records.run import Run
+from anchoreval.reports.export.every_eval_ever import write_every_eval_ever
 from anchoreval.reports.export.lm_eval import paired_only, write_lm_eval
+from anchoreval.reports.export.model_index import write_model_index
 from anchoreval.reports.links import relative
 from anchoreval.reports.rows import fields_of, inert
 from anchoreval.schema import OUTCOMES
 from anchoreval.stats import Compared, cells, per_token, single_depth
 
-FORMATS = ("lm-eval", "csv", "parquet")
+FORMATS = ("lm-eval", "every-eval-ever", "model-index", "csv", "parquet")
+#: What a table needs.
+PACKAGES = {"csv": ("pandas",), "parquet": ("pandas", "pyarrow")}
 INSTALL = "pip install 'anchoreval[export]'"
 WHOLE = 1 << 40  # characters: a text in a table is never cut
 TEXT, NUMBER, COUNT = "string", "Float64", "Int64"
@@ -53,8 +57,9 @@ def export(runs: Sequence[Run], form: str, output: Path) -> list[Path]:
     """Write `runs` in one of FORMATS under `output` and return the files; raise RunError if there are no records."""
     if not any(run.records for run in runs):
         raise RunError(f"{runs[0].path}: no records yet: wait for the run, or start it again")
-    if form == "lm-eval":
-        return write_lm_eval(runs, output)
+    writers = {"lm-eval": write_lm_eval, "every-eval-ever": write_every_eval_ever, "model-index": write_model_index}
+    if form in writers:
+        return writers[form](runs, output)
     records = [row for run in runs for row in record_rows(run, output)]
     cells = [row for run in runs for row in cell_rows(run, output)]
     differences = [row for run in runs for row in difference_rows(run, output)]
