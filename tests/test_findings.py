@@ -65,10 +65,13 @@ def test_readme_prints_the_committed_figures() -> None:
     contrasts = {one.arm: one.pooled for one in compare(RESULTS / "eb79dc8496f766f6")}
     for arm in ("bf16", "bf16-angle"):
         assert f"`{arm}`" in paragraph and size(contrasts[arm]) in paragraph and contrasts[arm].word in paragraph
-    for line in lines(RESULTS / "nll-1024" / "nll.csv"):
-        whole = line["baseline"] and (line["first"], line["last"]) == ("1", "1023")
-        if whole and line["arm"] in ("bf16", "bf16-angle"):
-            assert value_of(line) in " ".join(paragraph.split())
+    for name, last in (("nll-1024", "1023"), ("nll-8192", "8191")):
+        for line in lines(RESULTS / name / "nll.csv"):
+            whole = line["baseline"] and (line["first"], line["last"]) == ("1", last)
+            if whole and line["arm"] in ("bf16", "bf16-angle"):
+                assert value_of(line) in " ".join(paragraph.split())
+            if whole and line["arm"].endswith("~placebo"):
+                assert max(abs(float(line["low"])), abs(float(line["high"]))) < 1e-7 and "less than 1e-7" in paragraph
     picture = paragraph.split("](")[-1].split(")")[0]
     assert (REPOSITORY / picture).is_file()
 

@@ -111,7 +111,7 @@ def test_the_hub_reads_a_model_index_back_with_its_values(run: Run, tmp_path: Pa
 
 
 def test_lm_evals_files_say_how_a_task_is_answered_and_after_how_many_examples(run: Run) -> None:
-    record = replace(run.records[1], choices=None, finish="length")
+    record = replace(run.records[1], choices=(), finish="length")
     cards = [{"suite": "general", "name": "hellaswag", "version": 1, "args": {"shots": 10}}]
     chosen = replace(record, task="general/hellaswag", choices=(-1.0, -2.0), finish="scored")
     header = {**run.header, "identity": {"tasks": cards}}

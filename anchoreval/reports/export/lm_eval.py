@@ -168,15 +168,15 @@ def _task_config(run: Run, task: str, record: Record) -> dict[str, Json]:
 
 def _output_type(record: Record) -> str:
     """Return what lm-eval calls the way in which the task is answered."""
-    if record.choices is not None:
+    if record.choices:
         return "multiple_choice"
     return "loglikelihood" if record.finish == "scored" else "generate_until"
 
 
 def _shots(run: Run, record: Record) -> int:
     """Return how many worked examples the task's card puts into a prompt of lm-eval's own tasks; others have none."""
-    args: Any = card_of(run, record.task).get("args")
-    shots = args.get("shots") if isinstance(args, Mapping) else None
+    args = card_of(run, record.task).get("args")
+    shots = args.get("shots") if isinstance(args, dict) else None
     return shots if isinstance(shots, int) else 0
 
 
