@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from test_board import ARMS, LENGTHS, TASKS, make_run
 
+from anchoreval.records.run import load_run
 from anchoreval.reports.board import write_board
 
 pytestmark = pytest.mark.browser
@@ -107,3 +108,12 @@ def test_the_content_policy_stops_a_script_that_is_not_the_pages_own(chromium: s
     text = page.read_text("utf-8").replace("</body>", "<script>document.title = 'owned'</script></body>")
     page.write_text(text, "utf-8")
     assert "<title>tiny · anchoreval board</title>" in dumped(chromium, page, tmp_path / "profile")
+
+
+def test_colour_follows_the_verdict(chromium: str, tmp_path: Path) -> None:
+    run = load_run(Path(__file__).parents[2] / "leaderboards" / "results" / "anchor-tiny" / "31bf25797b7ffa79")
+    _, page = write_board([run], tmp_path / "board")
+    dom = dumped(chromium, page, tmp_path / "profile")
+    cells = re.findall(r'<td class="([^"]*)"[^>]*><a[^>]*aria-label="[^"]* minus [^:"]*: ([^"]*)"', dom)
+    found = {(style.split()[0].rstrip("12345"), re.split(r", | \(", words)[0]) for style, words in cells}
+    assert found == {("n", "worse"), ("h0", "cannot tell"), ("h0", "floor 0 here"), ("z0", "identical")}
