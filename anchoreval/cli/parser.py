@@ -20,6 +20,7 @@ from anchoreval.errors import AnchorEvalError
 from anchoreval.files import BROKEN, require_writable
 
 MOST_IN_USAGE = 20  # options that the first line of help lists
+OFFLINE = "HF_HUB_OFFLINE"  # read by huggingface_hub
 STOPPED = 130  # 128 plus the number of SIGINT, as in shells
 
 EXAMPLES = """examples:
@@ -218,13 +219,11 @@ def _done(arguments: Sequence[str] | None) -> int:
         options = parsed(words)
         from anchoreval.cli.progress import shown
 
-        console.QUIET.set(getattr(options, "quiet", False))
         goes_on = "; the same command goes on where it was" * (options.command in ("run", "train"))
-        if getattr(options, "offline", False):
-            os.environ["HF_HUB_OFFLINE"] = "1"
         if (output := getattr(options, "output", None)) is not None and options.command != "plan":
             require_writable(output.parent if options.command == "samples" else output)
         with shown(0, what=options.command) if options.command not in TELLING else contextlib.nullcontext():
+            with _asked(options):
             code: int = command(options.command).main(options)
         return code
     except AnchorEvalError as error:
@@ -241,6 +240,22 @@ def _done(arguments: Sequence[str] | None) -> int:
     except MemoryError as error:
         console.note(f"anchoreval: there is not enough memory{f': {error}' * bool(str(error))}")
         return 1
+
+
+@contextlib.contextmanager
+def _asked(options: argparse.Namespace) -> Iterator[None]:
+    """Set what --quiet and --offline ask for; afterwards the process is as it was."""
+    quiet, before = console.QUIET.set(getattr(options, "quiet", False)), os.environ.get(OFFLINE)
+    if getattr(options, "offline", False):
+        os.environ[OFFLINE] = "1"
+    try:
+        yield
+    finally:
+        console.QUIET.reset(quiet)
+        if before is None:
+            os.environ.pop(OFFLINE, None)
+        else:
+            os.environ[OFFLINE] = before
 
 
 def _line(error: AnchorEvalError) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +19,10 @@ NUMBER = r"([0-9.e+-]+)"
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 def test_questions_behind_one_context_take_less_time_and_a_prompt_a_tenth_of_the_memory() -> None:
-    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True, timeout=120)
+    tests = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", CODE], env=tests, capture_output=True, text=True, check=True, timeout=120
+    )
     seconds, peak = done.stdout.strip().splitlines()[-2:]
     found = re.search(f"hf {NUMBER} CPU s, anchoreval {NUMBER} CPU s, .* within {NUMBER}", seconds)
     theirs, ours, apart = map(float, found.groups() if found else ())

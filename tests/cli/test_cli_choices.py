@@ -37,10 +37,13 @@ LINES: dict[str, list[str]] = {
     "nll": ["--model", "anchor-tiny", "--text", "TEXT", "--lengths", "128", "--limit", "1", "--output", "OUT"],
     "doctor": ["--model", "anchor-tiny"],
 }  # fmt: skip
+#: Commands that read runs: their --tasks names suites from outside.
+READERS = ("score", "verify", "board")
 #: (command, flag), or a flag of every command that has it -> the values of a flag that takes any, each with more flags.
 VALUES: dict[tuple[str, str] | str, list[list[str]]] = {
     "--model": [["anchor-tiny"], [str(REPOSITORY / "models" / "anchor-tiny")]],
     "--tasks": [["recall/passkey"], ["recall/p*"]],
+    **{(command, "--tasks"): [[str(REPOSITORY / "examples" / "boxes" / "boxes.yaml")]] for command in READERS},
     "--lengths": [["512"], ["512,1k"], ["512..1k"]],
     ("run", "--lengths"): [["256"], ["256,512"], ["256..1k"]],
     ("plan", "--lengths"): [["256"], ["256,512"], ["256..1k"]],

@@ -186,7 +186,7 @@ def test_the_report_has_three_averages_three_buckets_and_what_upstream_would_low
     bare = run(tmp_path / "bare", folder, context=False)
     assert main(["longbench", str(bare.path)]) == 0
     text = capsys.readouterr().out
-    assert "left out of every prompt" in text and "flat over 21                         –" in text
+    assert "left out of every prompt" in text and re.search("flat over 21 +–", text)
 
 
 def test_scores_that_upstreams_recursion_zeroes_and_prompts_that_were_cut_are_counted(
@@ -243,8 +243,7 @@ def test_a_deviation_is_off_until_it_is_named_and_then_said(
     assert main(["longbench", str(made.path), "--deviation", "levenshtein"]) == 0
     said = "scored again with the deviation levenshtein, which changed 0 scores: not those of the cards"
     assert said in capsys.readouterr().out
-    with pytest.raises(SystemExit):
-        main(["longbench", str(made.path), "--deviation", "other"])
+    assert main(["longbench", str(made.path), "--deviation", "other"]) == 2
     told = capsys.readouterr().err
     assert all(name in told for name in DEVIATIONS)
     used = {task.scorer for task in load_tasks()[0].values()}
