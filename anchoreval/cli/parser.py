@@ -222,8 +222,8 @@ def _done(arguments: Sequence[str] | None) -> int:
         goes_on = "; the same command goes on where it was" * (options.command in ("run", "train"))
         if (output := getattr(options, "output", None)) is not None and options.command != "plan":
             require_writable(output.parent if options.command == "samples" else output)
-        with shown(0, what=options.command) if options.command not in TELLING else contextlib.nullcontext():
-            with _asked(options):
+        telling = options.command in TELLING
+        with _asked(options), contextlib.nullcontext() if telling else shown(0, what=options.command):
             code: int = command(options.command).main(options)
         return code
     except AnchorEvalError as error:
