@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -106,16 +106,19 @@ def heads(
     return tuple(texts)
 
 
-def average(means: Cells, tasks: Mapping[str, float], weights: Mapping[int, float]) -> Mixed | None:
+def average(means: Cells, tasks: Mapping[str, float] | Collection[str], weights: Mapping[int, float]) -> Mixed | None:
     """Return the weighted mean over the tasks of every length, weighted over lengths, or None without a cell.
+
+    A collection of `tasks` weighs them equally.
 
     Cells are first rounded to two decimals of points, as RULER does. Missing cells are left out, and the average is
     then not `whole`.
     """
+    shares = tasks if isinstance(tasks, Mapping) else dict.fromkeys(tasks, 1.0)
     parts: list[tuple[float, Mean]] = []
     wrong: list[tuple[float, Mean]] = []
     for length, weight in weights.items():
-        with_cells = [(share, mean) for task, share in tasks.items() if (mean := means.get((task, length)))]
+        with_cells = [(share, mean) for task, share in shares.items() if (mean := means.get((task, length)))]
         with_means = [(share, mean) for share, mean in with_cells if mean.mean is not None]
         parts += [(weight * share / sum(one for one, _ in with_means), mean) for share, mean in with_means]
         wrong += [(weight * share / sum(one for one, _ in with_cells), mean) for share, mean in with_cells]

@@ -359,7 +359,7 @@ class Averages:
         truth = fmean(self.shares)
         for right in rng.binomial(self.n, self.shares, (self.sims, TASKS)).tolist():
             means = {(str(i), 1): _mean_of(k, self.n) for i, k in enumerate(right)}
-            found = average(means, {str(i): 1.0 for i in range(TASKS)}, {1: 1.0})
+            found = average(means, [str(i) for i in range(TASKS)], {1: 1.0})
             covered += found is not None and covers(found.low, found.high, truth)
         return {"coverage": Rate(covered / self.sims, self.sims)}
 
