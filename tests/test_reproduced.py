@@ -110,8 +110,8 @@ def test_a_text_has_the_loss_that_is_committed(name: str, committed: Evidence, a
 
     if name not in committed.losses:
         pytest.skip(f"{name} is not committed yet")
-    if name == "nll-8192" and len(committed.losses) > 1:
-        pytest.skip("a window of 8,192 tokens takes a minute, and a shorter one is measured")
+    if name == "nll-8192" and not os.environ.get("EVERY_CELL"):
+        pytest.skip("a window of 8,192 tokens takes a minute: leaderboards/smollm2-135m-q4.sh cells measures it")
     table = committed.losses[name]
     arm = "fp32"
     lines = [line for line in table.texts if line["arm"] == arm and line["text"] == table.texts[0]["text"]]
