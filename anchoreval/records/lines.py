@@ -59,6 +59,7 @@ _FACTS: dict[str, Shape] = {
     "all_classes": list_of(TEXT), "doc": OBJECT, "shots": whole(0, 10**6),
     "lm_eval": object_of({"task": TEXT, "metric": TEXT, "filter": TEXT}, {"folder": TEXT}),
 }  # fmt: skip
+_ORDER = tuple(part.name for part in dataclasses.fields(Record))
 _KNOWN_FACTS = object_of({"facts": object_of({}, _FACTS)})
 
 
@@ -67,7 +68,7 @@ def to_line(record: Record) -> bytes:
 
     A record without environment (format 1) has no outcome on its line if the outcome follows from the other fields.
     """
-    values = dataclasses.asdict(record)
+    values = {name: getattr(record, name) for name in _ORDER}  # not `asdict`, which copies deeply
     if not record.choices:
         del values["choices"]
     if record.environment is None:
