@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from anchoreval.arms.arm import Arm
@@ -28,6 +29,7 @@ from anchoreval.runs.units import Unit
 from anchoreval.schema import Json, Output, Request, lost_output
 
 TRIES = 3  # a sample fails when so many workers died on it; no worker is opened again after so many died opening
+_TOKEN = Path("~/.ray/auth_token")
 GIVEN = 4  # lists of requests that Ray keeps for the arms that are still to come
 START_SECONDS = 600.0  # the longest wait for a first worker
 
@@ -275,6 +277,9 @@ class Fleet:
 
 def _import_ray() -> Any:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # `ray start` asks for the token where there is one; ray.init(host:port) sends it only in this mode, seen in 2.60.
+    if any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")) or _TOKEN.expanduser().is_file():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         import ray
     except ModuleNotFoundError as error:
@@ -293,7 +298,8 @@ def _connect(ray: Any, address: str) -> None:
             ray.init(address=address, **{name: asked[name] for name in ("log_to_driver", "logging_level")})
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         raise AnchorEvalError(
-            f"--ray {address}: no cluster there ({_line(error)}): start one with `ray start --head`, or use --ray local"
+            f"--ray {address}: no cluster there ({_line(error)}): start one with `ray start --head`, give this machine "
+            "its token (`ray get-auth-token`) if it asks for one, or use --ray local"
         ) from error
 
 
