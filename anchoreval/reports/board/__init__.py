@@ -22,7 +22,7 @@ from anchoreval.files import write_whole
 from anchoreval.records.run import Run
 from anchoreval.reports.board.run_csv import csv_text
 from anchoreval.reports.board.view import RunView, view
-from anchoreval.reports.page import TITLES, require_page
+from anchoreval.reports.page import TABLES, TITLES, require_page
 from anchoreval.reports.terminal import run_table
 
 __all__ = ["Run", "RunView", "board_csv", "board_html", "run_table", "view", "write_board"]
@@ -35,7 +35,7 @@ def write_board(runs: Sequence[Run], folder: Path) -> tuple[Path, Path]:
     written, or if a file of that name exists that is not ours.
     """
     views = [view(run, folder) for run in runs]
-    require_page(folder / "board.csv", "run,kind,task,")
+    require_page(folder / "board.csv", *TABLES)
     require_page(folder / "board.html", *TITLES)
     return (
         write_whole(folder / "board.csv", [csv_text(views)]),
@@ -61,4 +61,5 @@ def _html(views: Sequence[RunView]) -> Iterator[str]:
 
     names = Counter(view.name for view in views)
     labels = [view.name if names[view.name] == 1 else view.path for view in views] if len(views) > 1 else [""]
-    return page(build(of_runs(views), map(gathered_view, views, labels)))
+    title = views[0].model if len(views) == 1 else f"{len(views)} runs"
+    return page(build(of_runs(views, title), map(gathered_view, views, labels)))

@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Protocol
 
 from pydantic import Field, model_validator
 
 from anchoreval.cards import Strict, folder, load_card, pick
 from anchoreval.errors import AnchorEvalError, CardError, UnknownName
 from anchoreval.reports.board.reported import Reported, load_reported
-from anchoreval.reports.board.view import RunView
 from anchoreval.suites import Average, averages
 from anchoreval.suites.outside import known_tasks
 
@@ -88,7 +87,20 @@ class Declared:
         return tuple(dict.fromkeys(task for tasks in self.suites.values() for task in tasks))
 
 
-def of_runs(views: Sequence[RunView]) -> Declared:
+class Held(Protocol):
+    """What a run holds: its header says so, and its view."""
+
+    @property
+    def tasks(self) -> Sequence[str]: ...
+
+    @property
+    def lengths(self) -> Sequence[int]: ...
+
+    @property
+    def arms(self) -> Sequence[str]: ...
+
+
+def of_runs(views: Sequence[Held], title: str) -> Declared:
     """Return the definition of a board of runs: all that they hold, each against its own first arm.
 
     Their tasks are one suite, so that its pooled difference is that of `compare`.
@@ -98,7 +110,6 @@ def of_runs(views: Sequence[RunView]) -> Declared:
     firsts = {view.arms[0] for view in views if view.arms}
     name = suites.pop() if len(suites) == 1 else "all tasks"
     lengths = sorted({length for view in views for length in view.lengths})
-    title = views[0].model if len(views) == 1 else f"{len(views)} runs"
     columns = [
         BY_LENGTH,
         *(["mean"] if len(lengths) > 1 else []),

@@ -17,7 +17,7 @@ from anchoreval.records.lines import RECORDS, Lines, each_fields
 from anchoreval.records.run import changed_since
 from anchoreval.reports.board.definition import Declared
 from anchoreval.reports.board.view import RunView
-from anchoreval.reports.links import has_viewer, relative
+from anchoreval.reports.links import has_page, has_viewer, relative
 from anchoreval.schema import original_of
 from anchoreval.stats import Place, Scores, Subject
 
@@ -47,6 +47,7 @@ class Gathered:
     cells: Mapping[Subject, Mapping[Place, Scores]]
     changed: str = ""
     view: RunView | None = None
+    page: bool = False
 
 
 def gather(
@@ -102,13 +103,19 @@ def gathered(path: Path, declared: Declared, folder: Path) -> Gathered:
     by_arm = _cells(header, lines, declared) if wanted and there(lines.path) else {}
     changed = changed_since(header, lines) if wanted else ""
     cells = {header.subject(arm): of for arm, of in by_arm.items()}
-    return _kept(header, run, relative(path, folder), has_viewer(path), cells, changed)
+    kept = _kept(header, run, relative(path, folder), has_viewer(path), cells, changed)
+    return replace(kept, page=has_page(path))
 
 
 def gathered_view(view: RunView, label: str = "") -> Gathered:
     """Return a run that was read whole; one of several on a board is a setting of its own, told by its label."""
     kept = _kept(view.header, view.name, view.path, view.viewer, view.subjects, view.changed, view)
-    return replace(kept, setting=", ".join(filter(None, (kept.setting, f"run {label}")))) if label else kept
+    return of_its_own(kept, label) if label else kept
+
+
+def of_its_own(run: Gathered, label: str) -> Gathered:
+    """Return the run as a setting of its own, told by its label, so that it is merged with no other run."""
+    return replace(run, setting=", ".join(filter(None, (run.setting, f"run {label}"))))
 
 
 def _kept(

@@ -45,7 +45,8 @@ def page(board: Board) -> Iterator[str]:
         arms=list(dict.fromkeys(line.arm for line in board.lines)), suites=list(board.declared.suites),
         groups=[(i, f"{group.model} · {group.setting}") for i, group in enumerate(board.groups)],
         count=len(board.lines), reported=[_reported(table) for table in board.declared.reported],
-        sources=[(run.path, _folder(run), run.viewer, run.facts) for run in board.sources], runs=runs, alone=alone,
+        sources=[(run.path, _folder(run), run.viewer, run.facts, run.page) for run in board.sources],
+        runs=runs, alone=alone,
         shared=data_block(_shared(board)), blocks=(data_block(_group(group)) for group in board.groups),
         none=NONE, forest=FOREST, score_heads=SCORE_HEADS, difference_heads=DIFFERENCE_HEADS,
     )  # fmt: skip
