@@ -30,7 +30,7 @@ addEventListener("load", () => {
   out.after = shown();
   const table = all("table.sortable")[1], button = table.querySelectorAll("thead button")[3];
   const column = () => [...table.tBodies[0].rows].map((row) => row.cells[3].textContent.replace("*", ""));
-  button.click(); out.up = column(); button.click(); out.down = column();
+  button.click(); out.down = column(); button.click(); out.up = column();
   const cell = document.querySelector("#gaps .heat td a");
   cell.dispatchEvent(new MouseEvent("mouseover", { bubbles: true }));
   const tip = document.querySelector("#tip");

@@ -36,6 +36,7 @@ def page(board: Board) -> Iterator[str]:
     runs = [details(group.view, i, _folder(board.sources[group.runs[0]])) for i, group in enumerate(board.groups)
             if group.view]  # fmt: skip
     alone = runs[0] if len(runs) == 1 else None
+    settings = {line.setting for line in board.lines}
     yield from render(
         TEMPLATES / "board.html", "board", plain(definition.title, 200), [TEMPLATES / "board.css", colours.css()],
         [PIECES, TEMPLATES / "board.js"],
@@ -44,7 +45,8 @@ def page(board: Board) -> Iterator[str]:
         lines=(_line(board, line) for line in board.lines), notes=alone.warnings if alone else list(_notes(board)),
         arms=list(dict.fromkeys(line.arm for line in board.lines)), suites=list(board.declared.suites),
         groups=[(i, f"{group.model} · {group.setting}") for i, group in enumerate(board.groups)],
-        count=len(board.lines), reported=[_reported(table) for table in board.declared.reported],
+        count=len(board.lines), setting=settings.pop() if len(settings) == 1 else "",
+        reported=[_reported(table) for table in board.declared.reported],
         sources=[(run.path, _folder(run), run.viewer, run.facts, run.page) for run in board.sources],
         runs=runs, alone=alone,
         shared=data_block(_shared(board)), blocks=(data_block(_group(group)) for group in board.groups),
