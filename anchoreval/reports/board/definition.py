@@ -87,6 +87,9 @@ class Declared:
         return tuple(dict.fromkeys(task for tasks in self.suites.values() for task in tasks))
 
 
+WIDE = 5  # lengths
+
+
 class Held(Protocol):
     """What a run holds: its header says so, and its view."""
 
@@ -110,15 +113,10 @@ def of_runs(views: Sequence[Held], title: str) -> Declared:
     firsts = {view.arms[0] for view in views if view.arms}
     name = suites.pop() if len(suites) == 1 else "all tasks"
     lengths = sorted({length for view in views for length in view.lengths})
-    columns = [
-        BY_LENGTH,
-        *(["mean"] if len(lengths) > 1 else []),
-        "difference",
-        "verdict",
-        "p_holm",
-        "logprob",
-        "samples",
-    ]
+    means, verdicts = ["mean"] if len(lengths) > 1 else [], ["difference", "verdict", "p_holm"]
+    wide = len(lengths) > WIDE  # the verdict then stands before the lengths, where it is in view
+    first = [*means, *verdicts, BY_LENGTH] if wide else [BY_LENGTH, *means, *verdicts]
+    columns = [*first, "logprob", "samples"]
     definition = Definition.model_construct(
         title=title, suites=[name], lengths=lengths, baseline=firsts.pop() if len(firsts) == 1 else "", columns=columns,
         arms=list(dict.fromkeys(arm for view in views for arm in view.arms)),
