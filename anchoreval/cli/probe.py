@@ -11,8 +11,8 @@ from anchoreval.cli.console import note, say
 from anchoreval.cli.progress import shown
 
 _ASKED = (
-    "shift", "levels", "text", "texts", "queries", "dtype", "device", "kernel", "seed", "trust_remote_code",
-    "max_length", "random_init", "curve_length", "anchor",
+    "shift", "levels", "haystack", "data_dir", "text", "texts", "queries", "dtype", "device", "kernel", "seed",
+    "trust_remote_code", "max_length", "random_init", "curve_length", "anchor",
 )  # fmt: skip
 
 
@@ -49,7 +49,8 @@ def flags(parser: argparse.ArgumentParser) -> None:
     shared.add_own(parser, _OWN)
     about = "folder for probe.csv, probe.html and probe.jsonl, from which the same command resumes"
     shared.add(parser, "output", default=Path("probe"), about=about)
-    shared.add(parser, "text", about="UTF-8 text, or a folder of *.txt (default: generated prose)", heading="")
+    shared.add(parser, "text", about="UTF-8 text, or a folder of *.txt (default: the haystack)", heading="")
+    shared.add(parser, "haystack", "data_dir")
     shared.add(parser, "seed", "anchor", "max_length", *shared.OF_LOADING, headings=True)
 
 

@@ -33,7 +33,7 @@ LINES: dict[str, list[str]] = {
     "score": ["RUN"], "verify": ["RUN"], "board": ["RUN", "--output", "OUT"], "view": ["RUN", "--output", "OUT"],
     "compare": ["RUN"], "export": ["RUN", "--output", "OUT", "--format", "csv"], "longbench": ["RUN"],
     "general": ["RUN"],
-    "probe": ["--model", "anchor-tiny", "--lengths", "64", "--levels", "fp32", "--output", "OUT"],
+    "probe": ["--model", "anchor-tiny", "--lengths", "64", "--levels", "fp32", "--haystack", "generated", "--output", "OUT"],
     "nll": ["--model", "anchor-tiny", "--text", "TEXT", "--lengths", "128", "--limit", "1", "--output", "OUT"],
     "doctor": ["--model", "anchor-tiny"],
 }  # fmt: skip
