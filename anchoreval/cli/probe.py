@@ -62,7 +62,7 @@ def main(options: argparse.Namespace) -> int:
     arguments = shared.keywords(options, _ASKED) | {"copy": not options.no_copy}
     watch = partial(shown, unit="levels on texts", goes_on="nothing is kept of it: give the same command again")
     kept = options.output / "probe.jsonl"
-    study = probe(options.model, options.lengths, kept=kept, tell=note, watch=watch, **arguments)
+    study = probe(options.model, options.lengths, kept=kept, watch=watch, **arguments)
     csv, html = write_probe(study, options.output)
     say(reading(study))
     note(f"probe: {html}\ncsv: {csv}")

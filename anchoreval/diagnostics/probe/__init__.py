@@ -9,7 +9,6 @@ page     probe.html (imports jinja2)
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from anchoreval.diagnostics.probe.sheet import Study, csv_text, texts_csv
@@ -46,7 +45,6 @@ def probe(
     copy: bool = True,
     kept: Path | None = None,
     anchor: Anchor = "auto",
-    tell: Callable[[str], None] = lambda _: None,
     watch: Watch = unwatched,
 ) -> Study:
     """Measure `model` (a card of models/, a folder or a hub id) and return the study.
@@ -82,7 +80,7 @@ def probe(
     opened = Model.of(model, max_length=max_length)
     sources = Sources(data_dir, haystack or opened.card.haystack, text=text)
     how = (dtype or "auto", device, kernel, trust_remote_code)
-    return investigate(opened, settings, sources, *how, tell, Kept(kept), watch, anchor)
+    return investigate(opened, settings, sources, *how, Kept(kept), watch, anchor)
 
 
 def write_probe(study: Study, folder: Path) -> tuple[Path, Path]:

@@ -10,7 +10,7 @@ kept at once (parts.py), so that a cut study resumes where it was cut.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice, zip_longest
@@ -122,15 +122,13 @@ def investigate(
     device: str,
     kernel: str,
     trust_remote_code: bool,
-    tell: Callable[[str], None],
     kept: Kept | None = None,
     watch: Watch = unwatched,
     anchor: Anchor = "auto",
 ) -> Study:
     """Measure a model and return the study.
 
-    `tell` takes a line per model dtype and length, `kept` holds the measures of an earlier, cut study. The unit of work
-    of `watch` is one level on one text.
+    `kept` holds the measures of an earlier, cut study. The unit of work of `watch` is one level on one text.
     """
     rungs = parse_rungs(settings.levels)
     checkpoint, tokenizer = find_checkpoint(model.checkpoint), model.tokenizer
@@ -148,7 +146,7 @@ def investigate(
     randomised = settings.random_init or network.num_parameters() <= RANDOM_UP_TO
     computations = tuple(dict.fromkeys((stored, "fp32"))) if settings.copy else (stored,)
     with work(watch, (randomised + len(rungs) * len(computations)) * sum(map(len, texts.values()))) as progress:
-        bench = _Bench(settings, texts, checkpoint.weights_sha256, stored, kept or Kept(), tell, progress)
+        bench = _Bench(settings, texts, checkpoint.weights_sha256, stored, kept or Kept(), progress)
         if randomised:
             bench.measure(random_weights(network, settings.seed), stored, [Rung(RANDOM, LEVELS["native"])])
         for computed in computations:
@@ -182,7 +180,6 @@ class _Bench:
     weights: str
     stored: str
     kept: Kept
-    tell: Callable[[str], None]
     progress: Progress
     measured: list[Measured] = field(default_factory=list)
 
@@ -196,7 +193,6 @@ class _Bench:
         modes = MODES if computed == "fp32" and not randomised else MODES[:1]
         for length, ids in self.texts.items():
             about = f"{computed} model{', random weights' if randomised else ''}"
-            self.tell(f"{about}, {length} tokens, {len(ids)} text{'s' if len(ids) > 1 else ''}")
             self.progress.at(f"{about}, {length:,} tokens")
             for at, one in enumerate(ids):
                 text = _Text(network, one, self.settings, with_heads=at == 0)
