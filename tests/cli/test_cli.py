@@ -40,7 +40,7 @@ RUN = LOADING | PROMPTS | {
 #: Command, or a kind of one -> its flags and arguments, besides --config and --quiet.
 FLAGS = {
     "run": RUN,
-    "plan": RUN | {"--gpus"},
+    "plan": RUN | {"--exact", "--gpus"},
     "samples": PROMPTS | {
         "--lengths", "--limit", "--offline", "--output", "--tasks", "--template", "--template-args", "--tokenizer"
     },
@@ -50,8 +50,8 @@ FLAGS = {
     "score": {"--tasks", "runs"},
     "board": {"--definition", "--output", "--tasks", "runs"},
     "probe": LOADING | {
-        "--anchor", "--curve-length", "--lengths", "--levels", "--max-length", "--model", "--no-copy", "--output",
-        "--queries", "--random-init", "--seed", "--shift", "--text", "--texts",
+        "--anchor", "--curve-length", "--data-dir", "--haystack", "--lengths", "--levels", "--max-length", "--model",
+        "--no-copy", "--output", "--queries", "--random-init", "--seed", "--shift", "--text", "--texts",
     },
     "nll": LOADING | {
         "--anchor", "--arms", "--buckets", "--chunk-tokens", "--lengths", "--limit", "--max-length", "--model",
@@ -64,12 +64,12 @@ FLAGS = {
     "bench gpu": {"--device", "--documents", "--lengths", "--output", "--repeats"},
     "bench anchor": set(),
     "compare": {"--baseline", "--margin", "--output", "runs"},
-    "view": {"--data-dir", "--output", "--prompt-megabytes", "--serve", "--text", "--tokenizer", "runs"},
+    "view": {"--data-dir", "--output", "--prompt-megabytes", "--serve", "--tasks", "--text", "--tokenizer", "runs"},
     "export": {"--format", "--output", "runs"},
     "verify": {"--data-dir", "--tasks", "--text", "--tokenizer", "runs"},
     "longbench": {"--deviation", "runs"},
     "general": {"--margin", "runs"},
-    "lm-eval": {"action", "arguments"},
+    "lm-eval": {"--tasks", "action", "arguments"},
     "data fetch": {"--data-dir", "suite"},
     "data check": {"--data-dir"},
     "data pack": {"--anchor-token", "--data", "--output", "--text-key", "--tokenizer", "--upsample"},

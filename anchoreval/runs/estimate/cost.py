@@ -133,7 +133,7 @@ class Machine:
     libraries: int = 0
     says: str = ""
 
-    def seconds(self, shape: Shape, passes: Mapping[Pass, int]) -> float:
+    def seconds(self, shape: Shape, passes: Mapping[Pass, float]) -> float:
         """Return the seconds that passes take, given how often each is made; devices share them equally.
 
         A pass takes the longer of its arithmetic and its reads from memory, plus the overhead.

@@ -5,8 +5,9 @@ Shapes: B rows, Q new tokens, C cache columns, k positions whose logits are aske
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -68,11 +69,24 @@ class Counted:
     `kept_tokens` the largest number of tokens of documents kept beside it.
     """
 
-    prefilled_tokens: int = 0
-    reused_tokens: int = 0
-    passes: Counter[Pass] = field(default_factory=Counter)
+    prefilled_tokens: float = 0
+    reused_tokens: float = 0
+    passes: dict[Pass, float] = field(default_factory=dict)
     columns: int = 0
     kept_tokens: int = 0
+
+    def made(self, passes: Mapping[Pass, float], times: float) -> None:
+        """Add passes, each made so many times more often."""
+        for pass_, count in passes.items():
+            self.passes[pass_] = self.passes.get(pass_, 0) + count * times
+
+    def add(self, other: Counted) -> None:
+        """Add what comes after this."""
+        self.prefilled_tokens += other.prefilled_tokens
+        self.reused_tokens += other.reused_tokens
+        self.made(other.passes, 1)
+        self.columns = max(self.columns, other.columns)
+        self.kept_tokens = max(self.kept_tokens, other.kept_tokens)
 
 
 class DryArm:
@@ -81,24 +95,27 @@ class DryArm:
     def __init__(self, limits: Limits, arrangement: Arrangement, whole_prompts: bool) -> None:
         self._limits, self._arrangement, self._alone = limits, arrangement, whole_prompts
         self._kept = KeptDocuments(limits.batch_tokens)
-        self.counted = Counted()
 
-    def count(self, requests: Sequence[Request]) -> None:
-        """Add what answering `requests` takes to `counted`."""
-        into = self.counted
+    def count(self, requests: Sequence[Request], group: Sequence[Request], groups: float) -> Counted:
+        """Return what a number of groups takes; `requests` are the first of a group, `group` decodes together.
+
+        Prefill shares what `requests` share, and is scaled to all.
+        """
         network = DryNetwork(whole_prompts=self._alone, alone=self._alone)
         kept = self._kept.of("")
         answering = Answering(network, NoText(), frozenset({0}), self._limits, lambda: None, self._arrangement, kept)
         list(answering.outputs([_plain(request) for request in requests]))
-        into.passes.update(network.passes)
-        into.prefilled_tokens += answering.prefilled_tokens + kept.prefilled_tokens
-        into.reused_tokens += answering.reused_tokens + kept.reused_tokens
-        batches = list(plan(requests, self._limits, self._alone))
-        for batch in batches:
-            into.passes.update(_decoding(batch))
-        columns = max(_columns(batches, self._limits.chunk_tokens)) + answering.forked_columns
-        into.columns = max(into.columns, columns)
-        into.kept_tokens = max(into.kept_tokens, kept.tokens)
+        times = groups * len(group) / max(1, len(requests))
+        counted = Counted(
+            times * (answering.prefilled_tokens + kept.prefilled_tokens),
+            times * (answering.reused_tokens + kept.reused_tokens),
+            kept_tokens=kept.tokens,
+        )
+        counted.made(network.passes, times)
+        batches = list(plan(group, self._limits, self._alone))
+        counted.made(Counter(itertools.chain.from_iterable(map(_decoding, batches))), groups)
+        counted.columns = max(_columns(batches, self._limits.chunk_tokens)) + answering.forked_columns
+        return counted
 
 
 def _plain(request: Request) -> Request:
