@@ -64,9 +64,12 @@ def _told(result: Run) -> int:
 
 
 def pairs(runs: Sequence[Run]) -> None:
-    """Print every run minus the first, as `compare` of the two does; a note says why two cannot be compared."""
+    """Print every run minus the first, as `compare` of the two does, then every variant that has several seeds.
+
+    A note says why two runs cannot be compared.
+    """
     from anchoreval.errors import RunError
-    from anchoreval.reports.compare.contrasts import compare
+    from anchoreval.reports.compare.contrasts import compare, compare_seeds
     from anchoreval.reports.compare.table import table_of
 
     for run in runs[1:]:
@@ -75,3 +78,5 @@ def pairs(runs: Sequence[Run]) -> None:
                 say(f"\n{table_of(contrast, width())}")
         except RunError as error:
             note(f"not compared: {error}")
+    for contrast in compare_seeds(runs):
+        say(f"\n{table_of(contrast, width())}")
