@@ -315,7 +315,7 @@ class _Corrected:
 
 def _detectable(difference: Difference, questions: int) -> float | None:
     """Return the difference that the pairs can detect at the level that Holm's correction leaves for so many tests."""
-    if difference.method == "t" and difference.deviation is not None and difference.pairs > 1:
+    if difference.method == "t" and difference.deviation:
         return t_detects(difference.pairs, difference.deviation, ALPHA / questions)
     if difference.deviation is None or difference.units is None:
         return difference.detectable

@@ -58,6 +58,11 @@ class Seeds:
         return fmean(self.values) if self.by_seed else None
 
     @property
+    def deviation(self) -> float | None:
+        """The standard deviation of a seed; None for a single one, which shows none."""
+        return stdev(self.values) if len(self.by_seed) > 1 else None
+
+    @property
     def interval(self) -> tuple[float | None, float | None]:
         """The 95% t interval over seeds; (None, None) for a single seed and for seeds that do not vary."""
         return t_interval(self.values) if self.by_seed else (None, None)
@@ -69,7 +74,7 @@ class Seeds:
 
     def detectable(self, alpha: float = ALPHA) -> float | None:
         """Return the smallest true difference that so many seeds of this spread show with p < `alpha` at 80% power."""
-        return t_detects(len(self.by_seed), stdev(self.values), alpha) if len(self.by_seed) > 1 else None
+        return t_detects(len(self.by_seed), self.deviation, alpha) if self.deviation else None
 
     def minus(self, other: Seeds) -> Seeds:
         """Return the contrast of two differences over the seeds that both have, such as (A - B at x) - (A - B at y)."""
@@ -119,7 +124,7 @@ def over_seeds(unscored: Difference, scores: Seeds | None = None, nats: Seeds | 
         discordant=sum(abs(value) > SAME for value in scores.values),
         p=scores.p,
         detectable=scores.detectable(),
-        deviation=stdev(scores.values) if len(scores.by_seed) > 1 else None,
+        deviation=scores.deviation,
     )
 
 

@@ -111,17 +111,10 @@ def of_runs(views: Sequence[RunView]) -> Declared:
     name = suites.pop() if len(suites) == 1 else "all tasks"
     lengths = sorted({length for view in views for length in view.lengths})
     title = views[0].model if len(views) == 1 else f"{len(views)} runs"
-    columns = [
-        BY_LENGTH,
-        *(["mean"] if len(lengths) > 1 else []),
-        "difference",
-        "verdict",
-        "p_holm",
-        "logprob",
-        "samples",
-    ]
     models = dict.fromkeys((view.model, str(view.header.model.get("sha256"))) for view in views)
     base = _baseline_model(views) if len(models) > 1 else None
+    over_arms = () if base and all(len(view.arms) < 2 for view in views) else ("difference", "verdict", "p_holm")
+    columns = [BY_LENGTH, *(["mean"] if len(lengths) > 1 else []), *over_arms, "logprob", "samples"]
     definition = Definition.model_construct(
         title=title, suites=[name], lengths=lengths, baseline=firsts.pop() if len(firsts) == 1 else "",
         columns=[*columns, *(ACROSS if base else ())], baseline_model=base,
