@@ -65,6 +65,11 @@ class Run:
         """The header's tasks, then any other tasks of the records."""
         return _ordered(self.header.tasks, (record.task for record in self.records))
 
+    @property
+    def lengths(self) -> list[int]:
+        """The header's lengths."""
+        return self.header.lengths
+
     @cached_property
     def arms(self) -> tuple[str, ...]:
         """The header's arms, then any other arms of the records."""

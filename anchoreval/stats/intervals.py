@@ -28,7 +28,7 @@ from typing import Literal
 
 from anchoreval.stats.bounds import ROUNDED, Units, hidden, units_of
 
-Method = Literal["clopper-pearson", "gaffke", "adjusted-wald", "exact-bound"]
+Method = Literal["clopper-pearson", "gaffke", "adjusted-wald", "exact-bound", "t"]
 
 LEVEL = 0.95
 ALPHA = 0.05
@@ -180,6 +180,17 @@ def detects(pairs: int, units: Units, size: float, mid: bool, alpha: float = ALP
         rest = math.sqrt(max(0.0, size**2 - effect**2))
         effect = (float(ndtri(1 - alpha / 2)) * size + Z80 * rest) / math.sqrt(pairs)
     return min(1.0, max(effect, floor))
+
+
+def t_detects(units: int, size: float, alpha: float = ALPHA) -> float:
+    """Return the true mean that a two-sided t test over `units` of standard deviation `size` shows with 80% power.
+
+    It follows from the noncentral t distribution.
+    """
+    from scipy.special import nctdtrinc, stdtrit
+
+    critical = float(stdtrit(units - 1, 1 - alpha / 2))
+    return float(nctdtrinc(units - 1, 0.2, critical)) * size / math.sqrt(units)
 
 
 def by_mid_p(differ: int, pairs: int) -> bool:

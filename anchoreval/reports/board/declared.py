@@ -8,9 +8,8 @@ from pathlib import Path
 
 from anchoreval.errors import RunError
 from anchoreval.files import write_whole
-from anchoreval.records.header import HEADER, read_header
 from anchoreval.records.lines import RECORDS
-from anchoreval.records.run import find_runs, load_run
+from anchoreval.records.run import Run, find_runs, header_alone, load_run
 from anchoreval.reports.board.build import Board, build
 from anchoreval.reports.board.definition import Declared, Definition, find_definition, load_definition, of_runs
 from anchoreval.reports.board.gather import Gathered, gather, of_its_own
@@ -27,43 +26,48 @@ def write_leaderboard(
     folder: Path,
     workers: int = 1,
     tell: Callable[[str], None] | None = None,
+    checkpoints: bool = False,
 ) -> tuple[Path, Path]:
     """Write `<name>.csv` and `<name>.html` into `folder`, named for the definition, and return their paths.
 
     The same runs give the same bytes. `definition` is a file, or the name of a definition that comes with the package.
     `runs` are run folders or folders of run folders, read by `workers` processes. With `tell`, a run that was found in
-    a folder and cannot be read is reported and skipped. Raise CardError for a bad definition, RunError for a run that
-    cannot be read.
+    a folder and cannot be read is reported and skipped. `checkpoints` is as for `build`. Raise CardError for a bad
+    definition, RunError for a run that cannot be read.
     """
     declared = load_definition(find_definition(definition))
     gathered = gather(find_runs(runs), declared, folder, workers, tell, frozenset(runs))
-    return _write(declared, gathered, folder, workers)
+    return _write(declared, gathered, folder, workers, checkpoints)
 
 
 def write_summary(
-    runs: Sequence[Path], folder: Path, workers: int = 1, tell: Callable[[str], None] = lambda _: None
+    runs: Sequence[Path],
+    folder: Path,
+    workers: int = 1,
+    tell: Callable[[str], None] = lambda _: None,
+    checkpoints: bool = False,
 ) -> tuple[Path, Path]:
     """Write board.csv and board.html of many runs into `folder`, and a page for each run into its own folder.
 
     The summary has the table and the maps of all runs, and links to their pages, which hold cards, tables and samples.
     Memory does not grow with the records. A run that cannot be read is reported and skipped.
     """
-    headers = {}
+    known = list[Run]()
     for path in runs:
         try:
-            headers[path] = read_header(path / HEADER)
+            known.append(header_alone(path))
         except RunError as error:
             tell(f"left out: {error}")
-    if not headers:
+    if not known:
         raise RunError(f"{runs[0]}: none of {len(runs)} runs can be read")
-    for path in headers:
-        if not _is_drawn(path):
-            draw([load_run(path)], path, [path], tell)
-    names = Counter(header.run for header in headers.values())
-    declared = of_runs(list(headers.values()), f"{len(headers)} runs")
-    found = gather(list(headers), declared, folder, workers, tell)
+    for run in known:
+        if not _is_drawn(run.path):
+            draw([load_run(run.path)], run.path, [run.path], tell)
+    names = Counter(run.name for run in known)
+    declared = of_runs(known, f"{len(known)} runs")
+    found = gather([run.path for run in known], declared, folder, workers, tell)
     apart = (of_its_own(run, run.path if names[run.name] > 1 else run.name) for run in found)
-    return _write(declared, apart, folder, workers)
+    return _write(declared, apart, folder, workers, checkpoints)
 
 
 def _is_drawn(run: Path) -> bool:
@@ -72,12 +76,14 @@ def _is_drawn(run: Path) -> bool:
     return page.is_file() and records.is_file() and page.stat().st_mtime_ns >= records.stat().st_mtime_ns
 
 
-def _write(declared: Declared, runs: Iterable[Gathered], folder: Path, workers: int) -> tuple[Path, Path]:
+def _write(
+    declared: Declared, runs: Iterable[Gathered], folder: Path, workers: int, checkpoints: bool
+) -> tuple[Path, Path]:
     from anchoreval.reports.board.page import page
 
     require_page(folder / f"{declared.name}.csv", *TABLES)
     require_page(folder / f"{declared.name}.html", *TITLES)
-    board = build(declared, runs, workers)
+    board = build(declared, runs, workers, checkpoints)
     return (
         write_whole(folder / f"{declared.name}.csv", csv_lines(board)),
         write_whole(folder / f"{declared.name}.html", page(board)),
