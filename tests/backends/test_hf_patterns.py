@@ -48,6 +48,8 @@ ARMS = [
     "anchor/native+anchor-reset",
     "intra-doc/native+reset",
     "native+anchor-shift:70",
+    "sink-window:3:9/native",
+    "star:16/native",
 ]
 ROLES = ("preamble", "document", "document", "document", "query", "answer_prefix")
 
