@@ -140,6 +140,7 @@ class _Table:
     def __init__(self, place: Place, form: Form, mix: Mix, repeats: int, warm: int) -> None:
         self._place, self._form, self._mix = place, form, mix
         self._repeats, self._warm = repeats, warm
+        self._by_window: list[Figure] = []  # of both variants
         densities = [mix.density(at) for at in range(len(mix.windows))]
         self._typical = densities.index(sorted(densities)[(len(densities) - 1) // 2])
         self._worst = densities.index(max(densities))
@@ -193,6 +194,7 @@ class _Table:
             mean = Figure(self._form.name, self._mix.length, f"{what}, mean of {len(each)}", name, 0)
             mean.tokens = round(statistics.fmean(row.tokens for row in each))
             mean.pairs = round(statistics.fmean(row.pairs for row in each))
+            self._by_window += each
             mean.failed = next((row.failed for row in each if row.failed), None)
             if mean.failed is None:
                 mean.seconds = statistics.fmean(row.seconds or 0.0 for row in each)
@@ -207,7 +209,7 @@ class _Table:
 
         fastest = fastest_full(rows)
         one = next((row for row in rows if (row.what, row.kernel) == ("full", name)), None)
-        for row in rows:
+        for row in {id(row): row for row in (*rows, *self._by_window)}.values():
             if row.seconds is None:
                 continue
             row.tflops = 14e-12 * HEAD * self._form.heads / self._place.slices * row.pairs / row.seconds
@@ -287,6 +289,9 @@ class _Table:
                 f"{made['saved']:.0%} less time than full attention ({fastest.kernel}), for any document mask; anchor "
                 f"takes {made['anchor_to_intra_doc']:.3f} times intra-doc, its copies are {more:.2%} more tokens"
             )
+        if reached := sorted(row.reached for row in self._by_window if row.reached):
+            made |= {"least_reached": reached[0], "most_reached": reached[-1]}
+            lines.append(f"of the density limit single windows reach {reached[0]:.0%} to {reached[-1]:.0%}")
         made |= {"density": mix.mean, "worst_unsorted": mix.unsorted, "worst_balanced": mix.balanced}
         lines.append(
             f"density, counted over 512 windows: mean {mix.mean:.3f}; densest of 8 in a step {mix.unsorted:.3f} in the "

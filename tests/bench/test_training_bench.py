@@ -45,6 +45,8 @@ def test_the_table_has_every_row_and_what_it_means(tmp_path: Path, capsys: pytes
     assert mean["reached"] == pytest.approx(mean["limit"] / mean["seconds"])
     assert mean["tflops"] == pytest.approx(14e-12 * 128 * 2 * mean["pairs"] / mean["seconds"])
     (notes,) = made["notes"]
+    assert notes["least_reached"] <= rows["intra-doc, densest of 3", "split"]["reached"] <= notes["most_reached"]
+    assert "single windows reach" in printed
     assert notes["days_per_billion_tokens"]["masked"] < notes["days_per_billion_tokens"]["full"]
     assert all(word in printed for word in ("for any document mask", "densest of 8 in a step", "days per billion"))
     assert "--lengths 512" in made["command"] and str(tmp_path) not in made["command"]

@@ -94,7 +94,7 @@ OF_THEIR_OWN = {
     ("bench prefill", "--chunk-tokens"): "that of the committed figures",
     ("bench gpu", "--documents"): "several", ("bench gpu", "--repeats"): "timed runs, no samples",
     ("bench train-attention", "--device"): "a GPU", ("bench train-attention", "--repeats"): "timed runs, no samples",
-    ("bench train-attention", "--windows"): "of training, no file of timings",
+    ("bench train-attention", "--windows"): "of training, none of records",
     ("train", "--seed"): "of the order of documents", ("bench memory", "--length"): "of one prompt",
     ("bench engines", "--length"): "of each prompt",
 }  # fmt: skip
