@@ -62,6 +62,10 @@ FLAGS = {
     "bench engines": {"--length", "--prompts", "--questions"},
     "bench memory": {"--length"},
     "bench gpu": {"--device", "--documents", "--lengths", "--output", "--repeats"},
+    "bench train-attention": {
+        "--data", "--device", "--lengths", "--mix", "--no-layer", "--output", "--rate", "--repeats", "--shapes",
+        "--slices", "--windows",
+    },
     "bench anchor": set(),
     "compare": {"--baseline", "--margin", "--output", "runs"},
     "view": {"--data-dir", "--output", "--prompt-megabytes", "--serve", "--tasks", "--text", "--tokenizer", "runs"},
@@ -89,6 +93,8 @@ OF_THEIR_OWN = {
     ("bench prefill", "--device"): "a GPU", ("bench gpu", "--device"): "a GPU",
     ("bench prefill", "--chunk-tokens"): "that of the committed figures",
     ("bench gpu", "--documents"): "several", ("bench gpu", "--repeats"): "timed runs, no samples",
+    ("bench train-attention", "--device"): "a GPU", ("bench train-attention", "--repeats"): "timed runs, no samples",
+    ("bench train-attention", "--windows"): "of training, none of records",
     ("train", "--seed"): "of the order of documents", ("bench memory", "--length"): "of one prompt",
     ("bench engines", "--length"): "of each prompt",
 }  # fmt: skip

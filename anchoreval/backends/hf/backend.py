@@ -22,8 +22,9 @@ from anchoreval.arms.inspect_hf import selftest
 from anchoreval.arms.kernels import FUSED
 from anchoreval.arms.layout import Arrangement, Place, Realisation
 from anchoreval.arms.patch_hf import Applied, Kernel, applied, rotary_modules
-from anchoreval.arms.patterns import PATTERNS, WINDOW_RULE
+from anchoreval.arms.patterns import PATTERNS, WINDOW_RULE, rule_of
 from anchoreval.arms.positions import GENERATED
+from anchoreval.arms.sinks import only_sinks_and_window
 from anchoreval.backends.answering import require_answerable
 from anchoreval.backends.hf.answer import Answering
 from anchoreval.backends.hf.batches import Limits
@@ -48,6 +49,8 @@ _REALISED = {
     ("rows", "intra-doc"): "each document a causal row of its own, their keys and values joined, the query on top",
     ("flex", "anchor"): _FLEX,
     ("flex", "intra-doc"): _FLEX,
+    ("rows", "star"): "each block a causal row [first block; block], their keys and values joined, the query on top",
+    ("rows", "sink-window"): "one row under a mask that leaves out the keys between",
 }
 
 
@@ -205,7 +208,9 @@ class HfBackend:
         auto: Kernel | None = "fused" if self._auto_fused else None
         kernels: dict[str, Kernel | None] = {"auto": auto, "fused": "fused", DEFAULT: "stock", stock: "stock"}
         arrangement = replace(arm.arrangement, place=place, realisation=self._realisation)
-        arm.require_one_of(PATTERNS, "attention", "hf")
+        if self._realisation == "flex" and arm.attention not in PATTERNS:
+            text = f"attention {arm.attention!r} with realisation 'flex', only {' or '.join(PATTERNS)}"
+            raise UnsupportedArm(f"arm {arm.name!r}: hf cannot compute {text}")
         arm.require_one_of(["auto", self._network.dtype], "dtype", "hf")
         if arm.kernel == "sdpa" and stock != "sdpa" and self._network.kernel_why:
             text = f"kernel 'sdpa': {self._network.kernel_why}; leave out --kernel"
@@ -236,7 +241,9 @@ class HfBackend:
     @contextmanager
     def _on_model(self, arm: Arm, kernel: Kernel | None) -> Iterator[tuple[Applied, dict[str, Json]]]:
         """Apply everything of an arm that acts on the model; yield RoPE and kernel as applied, and the other fields."""
-        with applied(self._network.model, arm.rope, kernel) as state, installed(arm, self._network.model) as more:
+        model = self._network.model
+        masked = only_sinks_and_window(model, arm.attention)
+        with applied(model, arm.rope, kernel) as state, masked, installed(arm, model) as more:
             yield state, more
 
     def answer(self, requests: Sequence[Request]) -> Iterator[Output]:
@@ -288,8 +295,8 @@ class HfBackend:
             "positions": "explicit" if explicit else str(arrangement.scheme),
             "positions_rule": f"given per prompt; {GENERATED}" if explicit else arrangement.scheme.rule,
             "attention": pattern,
-            "attention_rule": PATTERNS[pattern],
-            "realisation": _REALISED.get((arrangement.realisation, pattern), "one causal row"),
+            "attention_rule": rule_of(pattern),
+            "realisation": _REALISED.get((arrangement.realisation, pattern.partition(":")[0]), "one causal row"),
             "dtype": self._network.dtype,
             "kernel": "fused" if state.attention == FUSED else state.attention,
         }
@@ -302,7 +309,7 @@ class HfBackend:
         fields = []
         if arm.moves_positions or arrangement.place is not None:
             fields.append(f"positions {str(arm.positions)!r}" if arrangement.place is None else "positions 'explicit'")
-        if arm.masks_documents:
+        if arm.attention != "full":
             fields.append(f"attention {arm.attention!r}")
         if not fields:
             return
