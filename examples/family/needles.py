@@ -15,7 +15,7 @@ from itertools import islice
 from random import Random
 
 from anchoreval.errors import LengthError
-from anchoreval.schema import Choice, Json, Sample, Score, Segment
+from anchoreval.schema import Choice, Json, Role, Sample, Score, Segment
 from anchoreval.suites import Generator, Recipe, Scorer, Suite
 from anchoreval.suites.recipe import sample_of
 from anchoreval.suites.ruler.niah import draw_one, needle
@@ -25,6 +25,7 @@ from anchoreval.texts.prose import sentences
 from anchoreval.texts.wordlists import pairs
 
 NEEDLES, QUESTIONS = 8, 6
+ROLES: tuple[Role, ...] = ("preamble", "document", "query", "answer_prefix")
 
 
 def generate(recipe: Recipe) -> Iterator[Sample]:
@@ -57,8 +58,7 @@ def _of_document(recipe: Recipe, number: int) -> Iterator[Sample]:
     if units is None:
         raise LengthError(f"{recipe.length} tokens", tokens(0) + recipe.reserved)
     for at, key in enumerate(list(facts)[:QUESTIONS]):
-        roles = ("preamble", "document", "query", "answer_prefix")
-        segments = [Segment(role, text) for role, text in zip(roles, parts(units, key), strict=True)]
+        segments = [Segment(role, text) for role, text in zip(ROLES, parts(units, key), strict=True)]
         stated: dict[str, Json] = {"gold": 0, "source": number, "depths": [round(shares[at], 4)]}
         sample = sample_of(recipe, QUESTIONS * number + at, segments, facts[key], stated)
         yield replace(sample, choices=(Choice(f" {facts[key]}"),))  # the one choice is what is scored
