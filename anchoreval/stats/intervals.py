@@ -28,7 +28,7 @@ from typing import Literal
 
 from anchoreval.stats.bounds import ROUNDED, Units, hidden, units_of
 
-Method = Literal["clopper-pearson", "gaffke", "adjusted-wald", "exact-bound"]
+Method = Literal["clopper-pearson", "gaffke", "adjusted-wald", "exact-bound", "t"]
 
 LEVEL = 0.95
 ALPHA = 0.05

@@ -201,7 +201,7 @@ def verdict(
         return Verdict("cannot tell", margin, why="no pairs")
     asked = _multiplied(difference.p, corrected) if questions is None else questions
     needs = None if inside else pairs_needed(difference, margin, asked)
-    few = "too few pairs" if too_few(difference) and not inside else ""
+    few = ("one seed" if difference.method == "t" else "too few pairs") if too_few(difference) and not inside else ""
     lost = "equivalence not after Holm's correction" if close and not inside else ""
     if not difference.discordant:
         return Verdict("identical", margin, inside, needs, few or lost)
@@ -219,7 +219,12 @@ def _multiplied(own: float | None, corrected: float | None) -> float:
 
 
 def too_few(difference: Difference) -> bool:
-    """Return True if there are pairs, but too few sources to show a difference even if every one differed."""
+    """Return True if there are pairs, but too few sources to show a difference even if every one differed.
+
+    Seeds, which are compared by a t test, are too few if there is one.
+    """
+    if difference.method == "t":
+        return difference.pairs == 1
     return 0 < (difference.clusters or difference.pairs) < fewest(difference.mid)
 
 
