@@ -28,6 +28,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process is one thread; --proc
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from plan import Job, Sizes, header, jobs
+from report import markdown, picture, read
 
 from anchoreval import AnchorEvalError, evaluate
 from anchoreval.errors import RunError
@@ -40,7 +41,7 @@ RULER = "ruler/niah_single_2,ruler/niah_multikey_1,ruler/vt"
 LEVELS = ("fp32", "bf16")
 CHUNK = 128  # tokens: what the questions of one document do not share is shorter
 FIRST_TOKEN_SEED, NLL_SEED = 900, 910  # of prose; training text is drawn from seeds above a million
-QUESTION, MEASURED, LOSSES = "family.json", "measured.json", "nll.csv"
+QUESTION, MEASURED, LOSSES, TABLE, PICTURE = "family.json", "measured.json", "nll.csv", "family.md", "family.svg"
 
 
 @dataclass(frozen=True)
@@ -272,10 +273,20 @@ def main() -> int:
     try:
         if not options.table:
             run(family, options.seeds, options.processes)
+        print(reported(family))
     except AnchorEvalError as error:
         print(f"family: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def reported(family: Family) -> str:
+    """Write table and picture of what is there, and return the table."""
+    found = read(family.results, family.sizes)
+    text = markdown(found)
+    write_whole(family.results / TABLE, [text])
+    write_whole(family.results / PICTURE, [picture(found)])
+    return text
 
 
 def run(family: Family, seeds: int, processes: int) -> None:
