@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
+import family as driver
+import plan
 import pytest
+import report
 from tiny_training import write_base
 
 from anchoreval.cli.parser import main as cli
@@ -16,13 +18,7 @@ from anchoreval.errors import RunError
 from anchoreval.training.recipes import recipe_of
 from anchoreval.training.tiny.ruler import TRAINING_SEED
 
-FOLDER = Path(__file__).parents[2] / "examples" / "family"
-sys.path.insert(0, str(FOLDER))
-import family as driver  # noqa: E402
-import plan  # noqa: E402
-import report  # noqa: E402
-
-sys.path.remove(str(FOLDER))
+FOLDER = Path(driver.__file__).parent
 SEEDS = 2
 
 
