@@ -33,6 +33,7 @@ from report import markdown, picture, read
 from anchoreval import AnchorEvalError, evaluate
 from anchoreval.errors import RunError
 from anchoreval.files import write_whole
+from anchoreval.records.header import HEADER
 from anchoreval.texts.prose import sentences
 from anchoreval.training.recipes import RecipeCard, recipe_of
 
@@ -250,6 +251,18 @@ def base(family: Family) -> None:
             write_whole(place / MEASURED, [json.dumps(share, indent=1) + "\n"])
 
 
+def gather(family: Family, place: Path) -> None:
+    """Copy what is finished, as it is committed: no weights, no lock, no run and no model that is still measured."""
+    write_whole(place / QUESTION, [(family.results / QUESTION).read_bytes()])
+    for measured in sorted(family.results.rglob(MEASURED)):
+        folder = measured.parent.relative_to(family.results)
+        for path in sorted(family.results.joinpath(folder).rglob("*")):
+            beside = path.with_name(HEADER)
+            finished = not beside.is_file() or json.loads(beside.read_text("utf-8")).get("finished")
+            if path.is_file() and finished and path.name != "lock":
+                write_whole(place / path.relative_to(family.results), [path.read_bytes()])
+
+
 def unwatched(total: int) -> Any:
     """Show no progress: the log has a line a model."""
     return contextlib.nullcontext(lambda done: None)
@@ -268,10 +281,14 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=Path("runs/family"), help="texts and weights")
     parser.add_argument("--results", type=Path, help="records and tables (default: OUTPUT/results)")
     parser.add_argument("--table", action="store_true", help="print the table of what is there, measure nothing")
+    parser.add_argument("--gather", type=Path, help="copy what is finished to this folder, measure nothing")
     options = parser.parse_args()
     family = Family(options.output, options.results or options.output / "results")
     try:
-        if not options.table:
+        if options.gather:
+            gather(family, options.gather)
+            family = Family(options.output, options.gather)
+        elif not options.table:
             run(family, options.seeds, options.processes)
         print(reported(family))
     except AnchorEvalError as error:

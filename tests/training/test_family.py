@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +88,9 @@ def test_the_question_stands_before_the_first_step_and_is_not_changed(whole: dri
 def test_the_runs_of_a_family_verify_without_its_weights(
     whole: driver.Family, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    results = shutil.copytree(whole.results, tmp_path / "results")
-    weights = whole.output / "models"
+    results, weights = tmp_path / "results", whole.output / "models"
+    driver.gather(whole, results)
+    assert not list(results.rglob("lock")) and (results / driver.QUESTION).is_file()
     weights.rename(weights.with_name("away"))
     try:
         words = ["verify", str(results / "seed1"), "--tasks", str(FOLDER / "needles.yaml")]
