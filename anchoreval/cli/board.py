@@ -20,7 +20,12 @@ def flags(parser: argparse.ArgumentParser) -> None:
         "write a declared board, NAME.csv and NAME.html, from a YAML file or from a definition of the package: "
         "anchor-tiny, long-context"
     )
-    shared.add_own(parser, {"definition": shared.Option(about, kind=Path, metavar="NAME-or-FILE.yaml")})
+    averaged = (
+        "add rows with the mean over the checkpoints of one training, as papers print it; it is no seed variance, so "
+        "it has no interval"
+    )
+    own = {"definition": shared.Option(about, kind=Path, metavar="NAME-or-FILE.yaml")}
+    shared.add_own(parser, own | {"average_checkpoints": shared.Option(averaged, False)})
 
 
 def main(options: argparse.Namespace) -> int:
@@ -32,15 +37,15 @@ def main(options: argparse.Namespace) -> int:
     from anchoreval.suites.outside import name_suites
 
     name_suites(options.tasks or "")
-    folder = options.output or options.runs[0]
+    folder, checkpoints = options.output or options.runs[0], options.average_checkpoints
     if options.definition:
         supply(find_runs(options.runs), note)
-        csv, html = write_leaderboard(options.runs, options.definition, folder, os.cpu_count() or 1, note)
+        csv, html = write_leaderboard(options.runs, options.definition, folder, os.cpu_count() or 1, note, checkpoints)
     else:
         runs = load_runs(options.runs, note)
         for run in runs:
             tell_changed(run, note)
         supply([run.path for run in runs], note)
-        csv, html = draw(runs, folder, options.runs, note)
+        csv, html = draw(runs, folder, options.runs, note, checkpoints)
     say(f"{html}\n{csv}")
     return 0

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import shutil
-import sys
 
 from anchoreval.cli import options as shared
-from anchoreval.cli.console import note, say
-
-WIDTH = 160  # columns of a table when stdout is not a terminal
+from anchoreval.cli.console import note, say, width
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
@@ -29,8 +25,7 @@ def main(options: argparse.Namespace) -> int:
     from anchoreval.reports.compare.table import table_of
 
     contrasts = compare(options.runs, baseline=options.baseline, margin=options.margin, tell=note)
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDTH
-    say("\n\n".join(table_of(contrast, width) for contrast in contrasts))
+    say("\n\n".join(table_of(contrast, width()) for contrast in contrasts))
     if options.output is not None:
         csv, body = write_compare(contrasts, options.output)
         note(f"csv: {csv}\njson: {body}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
@@ -22,6 +23,7 @@ _UNSEEN = re.compile(
 )
 #: Progress bars of libraries write these, alone, to move the cursor between their lines.
 _MOVES = re.compile("(?:\n|\x1b\\[A)+")
+WIDTH = 160  # columns of a table when stdout is not a terminal
 #: Whether progress is left out, as -q asks.
 QUIET = ContextVar("QUIET", default=False)
 
@@ -68,6 +70,11 @@ def visible() -> Iterator[None]:
         sys.stdout, sys.stderr = before
         if colours is None:
             os.environ.pop("NO_COLOR", None)
+
+
+def width() -> int:
+    """Return how many columns a wide table may have: those of the terminal, or WIDTH if stdout is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDTH
 
 
 def on_terminal() -> bool:

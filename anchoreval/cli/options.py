@@ -333,6 +333,13 @@ def add(parser: argparse.ArgumentParser, *names: str, headings: bool = False, **
         option.add(groups[heading], name)
 
 
+def of_runs(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `run`, which takes several models."""
+    about = "card of models/, folder or hub id; with several (commas, globs), each is compared with the first"
+    add(parser, "model", about=about, metavar="MODEL,MODEL")
+    add(parser, *(name for name in OF_RUNS if name != "model"), headings=True)
+
+
 def add_own(parser: argparse._ActionsContainer, own: Mapping[str, Option]) -> None:
     """Add options that one command alone has."""
     for name, option in own.items():

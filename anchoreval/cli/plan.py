@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `run`, and the flag that describes the machine."""
-    shared.add(parser, *shared.OF_RUNS, headings=True)
+    shared.of_runs(parser)
     about = (
         "estimate from data sheets for these GPUs, such as 8xH200, each with a copy of the model "
         "(default: load the model and measure this machine)"
@@ -28,15 +28,23 @@ def flags(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> int:
-    """Print the plan on stdout, and the cells that cannot be made on stderr."""
-    run_plan = _planned(options, partial(shown, unit="prompts"))
-    for why in run_plan.unmakeable:
-        note(f"left out: {why}")
-    say(page(run_plan, options.backend))
+    """Print the plan of every model on stdout, and the cells that cannot be made on stderr."""
+    from anchoreval.runs.several import models_named
+
+    models, seconds = models_named(options.model), list[float | None]()
+    for number, model in enumerate(models):
+        run_plan = _planned(options, model, partial(shown, unit="prompts"))
+        for why in run_plan.unmakeable:
+            note(f"left out: {why}")
+        say(("\n" * (number > 0) + f"{model}\n" if len(models) > 1 else "") + page(run_plan, options.backend))
+        seconds += [arm.seconds for arm in run_plan.arms]
+    if len(models) > 1:
+        known = [each for each in seconds if each is not None]
+        say(f"\n{len(models)} models, one after the other: {_time(sum(known) if known else None)}")
     return 0
 
 
-def _planned(options: argparse.Namespace, watch: Watch) -> RunPlan:
+def _planned(options: argparse.Namespace, model: str, watch: Watch) -> RunPlan:
     from anchoreval.backends import capabilities_of
     from anchoreval.runs.estimate.cost import parse_gpus, shape_of
     from anchoreval.runs.estimate.estimate import limits_of, plan_run
@@ -44,7 +52,7 @@ def _planned(options: argparse.Namespace, watch: Watch) -> RunPlan:
     from anchoreval.runs.evaluate import ask
 
     machine = parse_gpus(options.gpus) if options.gpus else None
-    asked = ask(**shared.keywords(options, shared.OF_RUNS), tell=note)
+    asked = ask(**shared.keywords(options, shared.OF_RUNS) | {"model": model}, tell=note)
     prompts, given, known = asked.prompts, asked.opening.options, capabilities_of(options.backend)
     limits = limits_of(given)
     with work(watch, 0, "making the first prompt of every task and length"):

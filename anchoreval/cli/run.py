@@ -3,29 +3,52 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from anchoreval.cli import options as shared
-from anchoreval.cli.console import note, say
+from anchoreval.cli.console import note, say, width
 from anchoreval.cli.progress import shown
+
+if TYPE_CHECKING:
+    from anchoreval.records.run import Run
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
-    shared.add(parser, *shared.OF_RUNS, headings=True)
+    shared.of_runs(parser)
 
 
 def main(options: argparse.Namespace) -> int:
-    """Print the table on stdout, and the paths of records and board on stderr; return 1 if a sample has no answer."""
+    """Print tables on stdout, and the paths of records and boards on stderr; return 1 if a sample has no answer.
+
+    Several models have a table each, then the pairs between them as `compare` prints them, and a board over all.
+    """
+    from anchoreval.reports.board import write_board
+    from anchoreval.runs.evaluate import evaluate
+    from anchoreval.runs.several import models_named
+
+    watch = partial(shown, unit="records", goes_on="the same command goes on where it was")
+    asked, models = shared.keywords(options, shared.OF_RUNS), models_named(options.model)
+    if len(models) == 1:
+        return _told(evaluate(**asked | {"model": models[0]}, watch=watch, tell=note))
+    runs = evaluate(**asked | {"model": models}, watch=watch, tell=note)
+    codes = [_told(run) for run in runs]
+    pairs(runs)
+    csv, html = write_board(runs, options.output)
+    note(f"board of all: {html}\ncsv: {csv}")
+    return max(codes)
+
+
+def _told(result: Run) -> int:
+    """Print a run and write its board; return 1 if a sample has no answer."""
     from anchoreval.records.run import tell_changed
     from anchoreval.reports.board import run_table, write_board
     from anchoreval.reports.viewer.beside import renew
-    from anchoreval.runs.evaluate import evaluate
     from anchoreval.runs.resume import nothing_scored, unanswered
     from anchoreval.runs.rounds import words
 
-    watch = partial(shown, unit="records", goes_on="the same command goes on where it was")
-    result = evaluate(**shared.keywords(options, shared.OF_RUNS), watch=watch, tell=note)
     try:
         say("\n".join([run_table(result), *words(result.header)]))
     finally:  # even if stdout is lost
@@ -38,3 +61,22 @@ def main(options: argparse.Namespace) -> int:
         note(f"anchoreval: {why}")
         return 1
     return 0
+
+
+def pairs(runs: Sequence[Run]) -> None:
+    """Print every run minus the first, as `compare` of the two does, then every variant that has several seeds.
+
+    A note says why two runs cannot be compared.
+    """
+    from anchoreval.errors import RunError
+    from anchoreval.reports.compare.contrasts import compare, compare_seeds
+    from anchoreval.reports.compare.table import table_of
+
+    for run in runs[1:]:
+        try:
+            for contrast in compare([runs[0], run]):
+                say(f"\n{table_of(contrast, width())}")
+        except RunError as error:
+            note(f"not compared: {error}")
+    for contrast in compare_seeds(runs):
+        say(f"\n{table_of(contrast, width())}")

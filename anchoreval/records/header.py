@@ -19,7 +19,7 @@ from anchoreval.records.header_shape import problem_of
 from anchoreval.records.parts import HeaderParts
 from anchoreval.schema import GENERATED, Json, Record, uses_generated
 from anchoreval.stats.scores import Place
-from anchoreval.stats.subject import Subject
+from anchoreval.stats.subject import Subject, Trained
 
 HEADER = "header.json"
 SCHEMA = 2  # the format that is written
@@ -135,6 +135,11 @@ class Header(dict[str, Json]):
             tuple(str(code.get("sha256") or "") for code in listed),
             run,
         )
+
+    @property
+    def trained(self) -> Trained | None:
+        """How the model was trained, if a training card lies beside its weights."""
+        return Trained.of(self.part("model", "trained"))
 
     @property
     def asked(self) -> dict[Place, int]:

@@ -37,19 +37,21 @@ def load_runs(paths: Iterable[Path], tell: Tell) -> list[Run]:
     return list({run.path: run for run in runs}.values())
 
 
-def draw(runs: Sequence[Run], folder: Path, keep: Iterable[Path], tell: Tell) -> tuple[Path, Path]:
+def draw(
+    runs: Sequence[Run], folder: Path, keep: Iterable[Path], tell: Tell, checkpoints: bool = False
+) -> tuple[Path, Path]:
     """Draw board.csv and board.html of the runs and return their paths.
 
-    A run that cannot be drawn is reported and skipped, unless it is in `keep`.
+    A run that cannot be drawn is reported and skipped, unless it is in `keep`. `checkpoints` is as for `write_board`.
     """
     try:
-        return write_board(runs, folder)
+        return write_board(runs, folder, checkpoints)
     except BROKEN:
         kept = set(keep)
         whole = [run for run in runs if run.path in kept or _drawn(run, folder, tell)]
         if not whole or len(whole) == len(runs):
             raise
-        return write_board(whole, folder)
+        return write_board(whole, folder, checkpoints)
 
 
 def _drawn(run: Run, folder: Path, tell: Tell) -> bool:

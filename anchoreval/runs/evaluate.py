@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, ParamSpec
+from typing import Any, Literal, ParamSpec, Protocol, overload
 
 from anchoreval.arms.arm import DEFAULT_KERNEL, Arm, parse_arms, widest_product
 from anchoreval.backends import Backend, Described, capabilities_of, open_backend, opened_with, waves
@@ -123,13 +123,25 @@ def ask(
     return Evaluation(Prompts(spec, asked), opening, folder, same_environment, raw, watch, tell)
 
 
-def _computed(ask: Callable[P, Evaluation]) -> Callable[P, Run]:
-    """Return the function that computes what `ask` checks, with its keywords; those of version 0.1 work until 0.3."""
+class Computed(Protocol[P]):
+    """`ask`, computed: one model gives its run, a list of models theirs, in order."""
+
+    @overload
+    def __call__(self, *args: P.args, **named: P.kwargs) -> Run: ...
+    @overload
+    def __call__(self, model: list[str] | tuple[str, ...], tasks: str, **named: Any) -> list[Run]: ...
+
+
+def _computed(ask: Callable[P, Evaluation]) -> Computed[P]:
+    """Return the function that computes what `ask` checks, with its keywords; those of version 0.1 work until 0.3.
+
+    Models of a list are computed one after the other, each as if it were asked for alone (several.py).
+    """
     checked: Callable[..., Evaluation] = ask
     usual = {name: keyword.default for name, keyword in inspect.signature(ask).parameters.items()}
 
     @functools.wraps(ask)
-    def evaluate(*args: P.args, **named: P.kwargs) -> Run:
+    def evaluate(*args: Any, **named: Any) -> Any:
         given: dict[str, Any] = dict(zip(usual, args, strict=False)) | named
         if old := [name for name in _OLD_KEYWORDS if name in given]:
             text = f"{', '.join(old)} of evaluate() will go with version 0.3: its keywords are the flags of `run`"
@@ -137,6 +149,14 @@ def _computed(ask: Callable[P, Evaluation]) -> Callable[P, Run]:
             for name in old:
                 given |= _OLD_KEYWORDS[name](given.pop(name))
         asked = {name: value for name, value in given.items() if name not in _NOT_ASKED and value != usual.get(name)}
+        if isinstance(given.get("model"), list | tuple):
+            from anchoreval.runs.several import evaluate_each
+
+            def ask_one(model: str, tell: Tell) -> Evaluation:
+                text = json.dumps(asked | {"model": model}, default=str)
+                return replace(checked(**given | {"model": model, "tell": tell}), options=json.loads(text))
+
+            return evaluate_each(given["model"], ask_one, given.get("tell", usual["tell"]))
         return replace(checked(**given), options=json.loads(json.dumps(asked, default=str))).run()
 
     return evaluate
@@ -257,7 +277,7 @@ class Evaluation:
         if prompts.spec.served and not model.tokenizer.chat_template:
             tell("lengths leave out the chat template of the server: the tokenizer given has none to count")
         with work(self.watch, 0, f"opening {model.name}"):
-            engine = self._open()
+            engine = self.open()
         try:
             one_server = capabilities_of(self.opening.backend).one_server
             served = as_served(prompts, engine) if one_server else prompts
@@ -277,7 +297,7 @@ class Evaluation:
         finally:
             engine.close()
 
-    def _open(self) -> Engine:
+    def open(self) -> Engine:
         """Return a backend in this process, or a fleet of workers with one backend each."""
         opening = self.opening
         if opening.ray is not None:

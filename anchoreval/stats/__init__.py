@@ -16,14 +16,14 @@ from anchoreval.stats.paired import ALONE, UNSCORED, Difference, judged, left_ou
 from anchoreval.stats.scores import Place, Scores, by_arm, per_token, scores_of, single_depth
 from anchoreval.stats.significance import holm, mcnemar, mean_p, sign_flip, sign_test
 from anchoreval.stats.sources import cluster_of, source_of
-from anchoreval.stats.subject import Subject, labels
+from anchoreval.stats.subject import Subject, Trained, labels
 from anchoreval.stats.verdicts import NoiseFloor, equivalent, logprob_word, noise_floor, pairs_needed, verdict
 
 __all__ = [
     "ALONE", "MARGIN", "UNSCORED", "Asked", "Cell", "Cells", "Compared", "Comparison", "Contrast", "Difference",
-    "Method", "NoiseFloor", "Place", "Row", "Sampled", "Scores", "Slots", "Subject", "average_ends", "by_arm",
-    "cells", "cluster_of", "counted", "detectable", "difference_interval", "equivalent", "family", "figures",
-    "holm", "judged", "labels", "left_out", "logprob_word", "matched", "mcnemar", "mean_interval", "mean_p",
-    "noise_floor", "paired", "pairs_needed", "per_token", "sampled", "scores_of", "sign_flip", "sign_test",
-    "single_depth", "source_of", "spread", "verdict", "why_lost", "with_logprobs",
+    "Method", "NoiseFloor", "Place", "Row", "Sampled", "Scores", "Slots", "Subject", "Trained", "average_ends",
+    "by_arm", "cells", "cluster_of", "counted", "detectable", "difference_interval", "equivalent", "family",
+    "figures", "holm", "judged", "labels", "left_out", "logprob_word", "matched", "mcnemar", "mean_interval",
+    "mean_p", "noise_floor", "paired", "pairs_needed", "per_token", "sampled", "scores_of", "sign_flip",
+    "sign_test", "single_depth", "source_of", "spread", "verdict", "why_lost", "with_logprobs",
 ]  # fmt: skip

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Generic, Literal, TypeVar
 
 from anchoreval.schema import Record
-from anchoreval.stats.intervals import ALPHA, detects
+from anchoreval.stats.intervals import ALPHA, detects, t_detects
 from anchoreval.stats.paired import Difference, difference_of
 from anchoreval.stats.scores import Place, Scores, by_arm
 from anchoreval.stats.significance import holm
@@ -315,6 +315,8 @@ class _Corrected:
 
 def _detectable(difference: Difference, questions: int) -> float | None:
     """Return the difference that the pairs can detect at the level that Holm's correction leaves for so many tests."""
+    if difference.method == "t" and difference.deviation:
+        return t_detects(difference.pairs, difference.deviation, ALPHA / questions)
     if difference.deviation is None or difference.units is None:
         return difference.detectable
     return detects(difference.pairs, difference.units, difference.deviation, difference.mid, ALPHA / questions)

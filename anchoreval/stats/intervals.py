@@ -182,6 +182,17 @@ def detects(pairs: int, units: Units, size: float, mid: bool, alpha: float = ALP
     return min(1.0, max(effect, floor))
 
 
+def t_detects(units: int, size: float, alpha: float = ALPHA) -> float:
+    """Return the true mean that a two-sided t test over `units` of standard deviation `size` shows with 80% power.
+
+    It follows from the noncentral t distribution.
+    """
+    from scipy.special import nctdtrinc, stdtrit
+
+    critical = float(stdtrit(units - 1, 1 - alpha / 2))
+    return float(nctdtrinc(units - 1, 0.2, critical)) * size / math.sqrt(units)
+
+
 def by_mid_p(differ: int, pairs: int) -> bool:
     """Return True if right/wrong pairs may be tested by McNemar's mid-p: at least 10, at most two thirds differing.
 

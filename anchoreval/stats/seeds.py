@@ -17,20 +17,23 @@ The checkpoints of one training vary less than seeds do; their mean has no inter
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any, Literal
 
 from anchoreval.errors import RunError
-from anchoreval.stats.contrasts import MARGIN, Row, family
-from anchoreval.stats.intervals import ALPHA, SAME, t_interval
+from anchoreval.stats.contrasts import MARGIN, Comparison, Contrast, Row, family
+from anchoreval.stats.intervals import ALPHA, SAME, t_detects, t_interval
 from anchoreval.stats.paired import Difference, with_logprobs
 from anchoreval.stats.significance import mean_p
+from anchoreval.stats.subject import Trained
 from anchoreval.stats.verdicts import NoiseFloor
 
 Values = Mapping[int, Mapping[Any, float]]  # seed -> sample -> value of a variant's model
 Unit = Literal["score", "nats"]
+_MARK = 8  # number of digits of a hash in a name
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,11 @@ class Seeds:
         return fmean(self.values) if self.by_seed else None
 
     @property
+    def deviation(self) -> float | None:
+        """The standard deviation of a seed; None for a single one, which shows none."""
+        return stdev(self.values) if len(self.by_seed) > 1 else None
+
+    @property
     def interval(self) -> tuple[float | None, float | None]:
         """The 95% t interval over seeds; (None, None) for a single seed and for seeds that do not vary."""
         return t_interval(self.values) if self.by_seed else (None, None)
@@ -66,7 +74,7 @@ class Seeds:
 
     def detectable(self, alpha: float = ALPHA) -> float | None:
         """Return the smallest true difference that so many seeds of this spread show with p < `alpha` at 80% power."""
-        return smallest_shown(len(self.by_seed), stdev(self.values), alpha) if len(self.by_seed) > 1 else None
+        return t_detects(len(self.by_seed), self.deviation, alpha) if self.deviation else None
 
     def minus(self, other: Seeds) -> Seeds:
         """Return the contrast of two differences over the seeds that both have, such as (A - B at x) - (A - B at y)."""
@@ -98,14 +106,6 @@ def seed_differences(arm: Values, baseline: Values) -> Seeds:
     return Seeds(by_seed, min(counts[1:] or counts), tuple(sorted(arm.keys() ^ baseline.keys())))
 
 
-def smallest_shown(seeds: int, deviation: float, alpha: float = ALPHA) -> float:
-    """Return the true difference that a two-sided t test over `seeds` shows with 80% power (noncentral t)."""
-    from scipy.special import nctdtrinc, stdtrit
-
-    critical = float(stdtrit(seeds - 1, 1 - alpha / 2))
-    return float(nctdtrinc(seeds - 1, 0.2, critical)) * deviation / math.sqrt(seeds)
-
-
 def over_seeds(unscored: Difference, scores: Seeds | None = None, nats: Seeds | None = None) -> Difference:
     """Return `unscored` filled in with seeds as its pairs; `nats` are log-probabilities per token."""
     difference = unscored
@@ -124,7 +124,49 @@ def over_seeds(unscored: Difference, scores: Seeds | None = None, nats: Seeds | 
         discordant=sum(abs(value) > SAME for value in scores.values),
         p=scores.p,
         detectable=scores.detectable(),
+        deviation=scores.deviation,
     )
+
+
+def merged(by_seed: Mapping[int, Sequence[Difference]], arm: str = "", baseline: str = "") -> Difference:
+    """Return the differences at one place, of several seeds, as one whose pairs are seeds.
+
+    Several differences of one seed are those of checkpoints of its training; they are averaged first.
+    """
+    every = [difference for of in by_seed.values() for difference in of]
+    lost = sum((Counter(difference.lost) for difference in every), Counter[str]())
+    both = [(each.mean_arm, each.mean_baseline) for each in every if each.mean_arm is not None]
+    unscored = Difference(
+        every[0].task, every[0].length, arm or every[0].arm, baseline or every[0].baseline,
+        left_out=sum(difference.left_out for difference in every), lost=dict(lost),
+        mean_arm=fmean(mean for mean, _ in both) if both else None,
+        mean_baseline=fmean(mean or 0.0 for _, mean in both) if both else None,
+    )  # fmt: skip
+    return over_seeds(unscored, _of_each(by_seed, "difference"), _of_each(by_seed, "logprob"))
+
+
+def _of_each(by_seed: Mapping[int, Sequence[Difference]], name: str) -> Seeds:
+    values = {seed: [value for each in of if (value := getattr(each, name)) is not None]
+              for seed, of in by_seed.items()}  # fmt: skip
+    return Seeds({seed: fmean(of) for seed, of in values.items() if of})
+
+
+def contrast_over_seeds(
+    arm: str, baseline: str, by_seed: Mapping[int, Comparison], margin: float = MARGIN, notes: Sequence[str] = ()
+) -> Contrast:
+    """Return the rows of two variants, given their comparison of every seed; corrected and worded as in `compare`."""
+
+    def rows(part: Literal["cells", "lengths"]) -> tuple[Row, ...]:
+        places: dict[tuple[str | None, int | None], dict[int, list[Difference]]] = {}
+        for seed, comparison in by_seed.items():
+            for each in getattr(comparison, part):
+                places.setdefault((each.task, each.length), {})[seed] = [each]
+        return family([merged(of, arm, baseline) for of in places.values()], margin, [None] * len(places))
+
+    pooled = merged({seed: [comparison.pooled] for seed, comparison in by_seed.items()}, arm, baseline)
+    said = (f"pairs are {len(by_seed)} seeds: samples are averaged inside a seed, t intervals over seeds", *notes)
+    (row,) = family([pooled], margin, [None])
+    return Contrast(arm, baseline, margin, rows("cells"), rows("lengths"), row, said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,3 +242,15 @@ def missing_seeds(seeds_of: Mapping[str, Collection[int]]) -> str:
     lacks = {name: [seed for seed in every if seed not in seeds] for name, seeds in seeds_of.items()}
     return "; ".join(f"{name} lacks seed{'s' * (len(gone) > 1)} {', '.join(map(str, gone))}"
                      for name, gone in lacks.items() if gone)  # fmt: skip
+
+
+def variant_names(variants: Iterable[Trained]) -> dict[Trained, str]:
+    """Return the name of every variant, and its step or a hash too where others have that name."""
+    every = list(variants)
+    alike = {one: [each for each in every if each.name == one.name] for one in every}
+    return {
+        one: one.name
+        + (f" at step {one.step:,}" if len({each.step for each in alike[one]}) > 1 else "")
+        + (f" {one.rest[:_MARK]}" if sum(each.step == one.step for each in alike[one]) > 1 else "")
+        for one in every
+    }

@@ -6,10 +6,12 @@ what distinguishes it from the subjects beside it, and leaves out what they shar
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from anchoreval.schema import original_of
+from anchoreval.schema import Json, original_of
 
 _MARK = 8  # number of digits of a hash in a label
 
@@ -47,6 +49,50 @@ class Subject:
         hashed = name == "weights" or (name == "run" and "/" not in value)
         return str(value[:_MARK] if hashed else value)
 
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """How a model was trained, as the card beside its weights says; models that differ in seed alone are one variant.
+
+    `step` is the step of the weights and `steps` the number asked for; `rest` is a hash of everything else that decides
+    the weights: data, base, length, RoPE base, batch and hyper-parameters.
+    """
+
+    variant: str
+    rope: str
+    seed: int
+    step: int
+    steps: int
+    rest: str = ""
+
+    @classmethod
+    def of(cls, card: Mapping[str, Json]) -> Trained | None:
+        """Return what a training card says; None if it lacks one of these facts."""
+        variant, rope = card.get("variant"), card.get("rope")
+        numbers = [card.get(name) for name in ("seed", "step", "steps")]
+        if not (isinstance(variant, str) and isinstance(rope, str) and all(type(each) is int for each in numbers)):
+            return None
+        seed, step, steps = map(int, numbers)  # type: ignore[arg-type]
+        hyper = card.get("hyper")
+        constant = isinstance(hyper, Mapping) and hyper.get("schedule") == "constant"
+        deciding = _DECIDING if constant else (*_DECIDING, "steps")
+        rest = json.dumps({name: card.get(name) for name in deciding}, sort_keys=True, default=str)
+        return cls(variant, rope, seed, step, steps, hashlib.sha256(rest.encode()).hexdigest())
+
+    @property
+    def name(self) -> str:
+        """`anchor-bf16`: the variant with its RoPE level."""
+        return f"{self.variant}-{self.rope}"
+
+    @property
+    def step_words(self) -> str:
+        """The steps, and `8 of 16` for a checkpoint on the way."""
+        return f"{self.step:,}" if self.step >= self.steps else f"{self.step:,} of {self.steps:,}"
+
+
+_DECIDING = (
+    "length", "batch_tokens", "theta", "rope_type", "document_start", "hyper", "data_sha256", "base_sha256", "anchor",
+)  # fmt: skip
 
 #: Attributes that a label may show, in order -> attributes in which subjects must agree before this one is shown.
 _FACETS: dict[str, tuple[str, ...]] = {

@@ -134,7 +134,7 @@ def pairs_needed(difference: Difference, margin: float, questions: float = 1) ->
     from scipy.special import ndtri
 
     size = difference.spread if difference.deviation is None else difference.deviation
-    if not difference.pairs or size is None:
+    if not difference.pairs or size is None or difference.method == "t":
         return None
     pairs, seen = difference.pairs, abs(difference.difference or 0.0)
     each = pairs / (difference.units.effective if difference.units else difference.clusters or pairs)

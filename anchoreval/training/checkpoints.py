@@ -19,7 +19,7 @@ from typing import Any
 
 from anchoreval.files import write_errors, write_whole
 
-CARD = "anchoreval_training.json"
+CARD, ASKED = "anchoreval_training.json", "training.json"
 _STATE = "trainer_state.json"
 _STATES = (("optimizer.pt", "optimizer.bin"), ("scheduler.pt",))  # .bin: of FSDP
 _NAME = re.compile(r"checkpoint-(\d{1,9})")
@@ -53,6 +53,17 @@ def torn(path: Path) -> str | None:
     if not weights or any(not _is_safetensors(file) for file in weights):
         return f"{weights[0].name if weights else 'model.safetensors'} is not whole"
     return None
+
+
+def unfinished(folder: Path) -> str | None:
+    """Return why the model in a folder is torn or its training has not ended, with what to do; None for any other."""
+    if (folder / ASKED).is_file() and not (folder / "config.json").is_file():
+        whole = next((path.name for _, path in checkpoints(folder) if torn(path) is None), None)
+        other = f", {whole} is its newest whole checkpoint" if whole else ""
+        return f"its training has not ended: the same `anchoreval train` goes on{other}"
+    weights = sorted(folder.glob("*.safetensors")) if (folder / CARD).is_file() else []
+    cut = next((file.name for file in weights if not _is_safetensors(file)), None)
+    return cut and f"{cut} is not whole: the same `anchoreval train` makes it again"
 
 
 def _is_safetensors(path: Path) -> bool:

@@ -24,7 +24,7 @@ from anchoreval.files import write_whole
 from anchoreval.tokenizer import load_tokenizer
 from anchoreval.training.attention import batch_of, documents, level_of, refuse_model, require_boundaries
 from anchoreval.training.base import config_of, folder_of_model, rope_for, weights_sha256
-from anchoreval.training.checkpoints import checkpoints, set_up_model
+from anchoreval.training.checkpoints import ASKED, checkpoints, set_up_model
 from anchoreval.training.log import Log
 from anchoreval.training.loss import chunked_loss, require_stock_loss
 from anchoreval.training.packing import order_of, windows_needed, windows_of
@@ -32,7 +32,6 @@ from anchoreval.training.spec import Training
 from anchoreval.training.statistics import packed, shape_of
 from anchoreval.training.store import Store, open_store, require_same_tokenizer
 from anchoreval.training.trainer import (
-    ASKED,
     Tell,
     arguments_of,
     fit,

@@ -16,11 +16,10 @@ from typing import Any
 import torch
 
 from anchoreval.errors import MissingExtra, RunError, UnknownName, UnsupportedArm
-from anchoreval.training.checkpoints import checkpoints, delete, torn
+from anchoreval.training.checkpoints import ASKED, checkpoints, delete, torn
 from anchoreval.training.log import Log, Stopped
 from anchoreval.training.spec import Hyper, differing
 
-ASKED = "training.json"
 Tell = Callable[[str], None]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from command_line import cli
+from scipy import stats
 
 from anchoreval import compare, evaluate
 from anchoreval.errors import RunError, UnknownName
@@ -270,3 +271,47 @@ def test_other_seeds_are_one_line_and_exit_code_2(tmp_path: Path) -> None:
 def test_bad_input_is_named_with_exit_code_2(arguments: list[str], says: str) -> None:
     done = cli("compare", str(COMMITTED / "3ea75cb9ef6b0c93"), *arguments)
     assert done.returncode == 2 and says in done.stderr.strip().splitlines()[-1] and not done.stdout
+
+
+def trained(variant: str, seed: int, wrong: float, **card: Any) -> Run:
+    name = f"{variant}-{seed}"
+    said = {"variant": variant, "rope": "fp32", "seed": seed, "step": 16, "steps": 16, "data_sha256": "d"} | card
+    return made({"fp32": wrong}, name=name, model={"name": name, "trained": said})
+
+
+def test_variants_with_several_seeds_are_compared_over_seeds() -> None:
+    lost = {0: 0.10, 1: 0.20, 2: 0.12, 3: 0.16}
+    runs = [trained("full", seed, 0.0) for seed in lost] + [trained("anchor", seed, lost[seed]) for seed in lost]
+    *of_runs, over = compare(runs)
+    assert len(of_runs) == 7
+    assert (over.arm, over.baseline) == ("fp32 (anchor-fp32)", "fp32 (full-fp32)")
+    means = [compare([runs[seed], runs[4 + seed]])[0].pooled.difference for seed in lost]
+    theirs = stats.ttest_1samp([each.difference for each in means], 0)
+    pooled = over.pooled.difference
+    assert (pooled.pairs, pooled.p) == (4, pytest.approx(theirs.pvalue))
+    assert (pooled.low, pooled.high) == pytest.approx(tuple(theirs.confidence_interval()))
+    assert pooled.logprob == pytest.approx(sum(each.logprob or 0.0 for each in means) / 4)
+    assert [row.difference.task for row in over.cells] == ["ruler/vt", "ruler/cwe"]
+    assert over.pooled.says == "worse" and over.pooled.logprob_says == "lower"
+    text = table_of(over)
+    assert "pairs are 4 seeds: samples are averaged inside a seed, t intervals over seeds" in text
+    assert "lacks" not in text
+
+
+def test_a_seed_that_one_variant_lacks_is_named_and_not_used() -> None:
+    runs = [trained("full", seed, 0.0) for seed in (0, 1, 2)] + [trained("anchor", seed, 0.2) for seed in (1, 2, 5)]
+    over = compare(runs)[-1]
+    assert over.pooled.difference.pairs == 2
+    assert "anchor-fp32 lacks seed 0; full-fp32 lacks seed 5" in over.notes
+    single = compare([trained("full", 0, 0.0), trained("anchor", 0, 0.1), trained("anchor", 1, 0.1)])
+    assert len(single) == 2  # one seed is no spread
+
+
+@pytest.mark.parametrize("other", [{"data_sha256": "e"}, {"step": 8}, {"hyper": {"lr": 1.0}}])
+def test_models_that_differ_in_more_than_the_seed_are_no_seeds_of_one_variant(other: dict[str, Any]) -> None:
+    runs = [trained("full", seed, 0.0) for seed in (0, 1)]
+    runs += [trained("anchor", 0, 0.2), trained("anchor", 1, 0.2, **other)]
+    assert len(compare(runs)) == 3
+    runs += [trained("anchor", 1, 0.2), trained("anchor", 0, 0.2, **other)]
+    names = [contrast.arm for contrast in compare(runs)[5:]]
+    assert len(set(names)) == 2 and all(name.startswith("fp32 (anchor-fp32 ") for name in names)

@@ -80,14 +80,17 @@ def test_a_bad_definition_is_one_line_that_names_file_and_key(tmp_path: Path, te
 
 
 def test_the_shipped_definitions_load() -> None:
-    names = {"long-context", "anchor-tiny", "smollm2-135m-q4"}
+    names = {"long-context", "anchor-tiny", "smollm2-135m-q4", "wang2024-table5"}
     assert {load_definition(path).name for path in BOARDS.glob("*.yaml")} == names
 
 
-@pytest.mark.parametrize("name", ["anchor-tiny", "smollm2-135m-q4"])
-def test_the_committed_boards_are_those_of_the_committed_runs(name: str, tmp_path: Path) -> None:
-    places = [tmp_path / "results" / name, tmp_path / "boards"]  # boards link to runs as they lie to them
-    shutil.copytree(BOARDS / "results" / name, places[0], ignore=shutil.ignore_patterns("view"))
+@pytest.mark.parametrize(
+    ("name", "results"),
+    [("anchor-tiny", "anchor-tiny"), ("smollm2-135m-q4", "smollm2-135m-q4"), ("wang2024-table5", "")],
+)
+def test_the_committed_boards_are_those_of_the_committed_runs(name: str, results: str, tmp_path: Path) -> None:
+    places = [tmp_path / "results" / results, tmp_path / "boards"]  # boards link to runs as they lie to them
+    shutil.copytree(BOARDS / "results" / results, places[0], ignore=shutil.ignore_patterns("view"))
     done = cli("board", str(places[0]), "--definition", str(BOARDS / f"{name}.yaml"), "--output", str(places[1]))
     assert done.returncode == 0, done.stderr
     for made in places[1].iterdir():
@@ -237,14 +240,30 @@ def test_reported_averages_agree_with_the_notes_on_the_paper(shared: Path) -> No
 
 
 def test_every_reported_number_stands_in_the_notes_in_the_order_of_its_row(shared: Path) -> None:
-    notes = (shared / "reference" / "paper.md").read_text("utf-8").split("## 4. Results")[1].split("### 4.4")[0]
-    cells = [re.findall(r"\d+\.\d\d\b", line) for line in notes.splitlines() if line.startswith("|")]
-    for path in (BOARDS / "reported").glob("*.csv"):
-        for row in load_reported(path).rows.values():
+    notes = (shared / "reference" / "paper.md").read_text("utf-8").split("## 4. Results")[1].split("### 4.6")[0]
+    tables, prose = notes.split("### 4.4")[0], notes.split("### 4.4")[1]
+    cells = [re.findall(r"\d+\.\d\d\b", line) for line in tables.splitlines() if line.startswith("|")]
+    for name in ("wang2024-ruler-llama2", "wang2024-ruler-models", "wang2024-longbench-general"):
+        for row in load_reported(BOARDS / "reported" / f"{name}.csv").rows.values():
             printed = [number.value for numbers in row.values() for number in numbers]
-            assert any(sorted(printed) == sorted(line) for line in cells), (path.name, printed)
+            assert any(sorted(printed) == sorted(line) for line in cells), (name, printed)
             by_length = [name for name in row if name.isdigit()]
             assert not by_length or (printed in cells and by_length == sorted(by_length, key=int, reverse=True))
+    of_t2, of_t4, of_t3 = re.split(r"\nT[34] ", prose.split("### 4.5")[0])
+    per_task = [re.findall(r"\d+\.\d+", line) for line in prose.splitlines() if line.startswith("|")]
+    for name in ("wang2024-rope-base", "wang2024-ruler-tasks"):
+        numbers = load_reported(BOARDS / "reported" / f"{name}.csv").numbers
+        for key in dict.fromkeys((number.table, number.row) for number in numbers):
+            values = [number.value for number in numbers if (number.table, number.row) == key]
+            base = key[1][2].partition("base ")[2]
+            said = {
+                "T2": f"{'-/-/-/-/' * (len(values) == 1)}{'/'.join(values)}" in of_t2,
+                "T3": f"{base} {'/'.join(values)}" in of_t3,
+                "T4": f"{base} {values[0]} ({values[-1]})" in of_t4,
+                "T10": values in per_task,
+                "T11": f"{values[0]} at 4,000 and {values[-1]} at 4,096" in re.sub(r"\*", "", prose),
+            }
+            assert said[key[0]], key
 
 
 def test_the_bench_builds_a_board_of_generated_runs() -> None:

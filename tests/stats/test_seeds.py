@@ -11,6 +11,7 @@ from scipy import stats
 
 from anchoreval.errors import RunError
 from anchoreval.stats import Difference, holm
+from anchoreval.stats.intervals import t_detects
 from anchoreval.stats.seeds import (
     SeedRow,
     Seeds,
@@ -18,7 +19,6 @@ from anchoreval.stats.seeds import (
     over_seeds,
     seed_differences,
     seed_rows,
-    smallest_shown,
 )
 
 #: Extra hours of sleep under two drugs, ten patients (Student 1908, The probable error of a mean, p. 20).
@@ -48,11 +48,11 @@ def test_students_own_table_gives_his_t() -> None:
 @pytest.mark.parametrize(("seeds", "sizes"), [(3, 3.26), (5, 1.68), (6, 1.43), (10, 0.996)])
 def test_the_smallest_difference_has_80_percent_power(seeds: int, sizes: float) -> None:
     """The powers are those of the noncentral t distribution of scipy, and the sizes those of G*Power's tables."""
-    effect = smallest_shown(seeds, 2.0)
+    effect = t_detects(seeds, 2.0)
     df, critical = seeds - 1, stats.t.ppf(0.975, seeds - 1)
     assert stats.nct.sf(critical, df, effect / 2 * math.sqrt(seeds)) == pytest.approx(0.8, abs=1e-6)
     assert effect / 2 == pytest.approx(sizes, abs=5e-3)
-    assert smallest_shown(seeds, 2.0, 0.05 / 6) > effect
+    assert t_detects(seeds, 2.0, 0.05 / 6) > effect
 
 
 def test_samples_are_averaged_inside_a_seed_over_those_that_both_have() -> None:
@@ -89,8 +89,8 @@ def test_holm_is_over_all_rows_and_the_smallest_effect_at_the_level_that_it_leav
     rows = seed_rows(arms)
     assert [row.p_holm for row in rows] == holm([seeds.p for seeds in arms.values()])
     assert [row.says for row in rows] == ["higher", "cannot tell", "cannot tell"]
-    assert rows[1].detectable == pytest.approx(smallest_shown(6, stats.tstd(NOISE), 0.025))
-    assert only(seed_rows({"full": of(NOISE)})).detectable == pytest.approx(smallest_shown(6, stats.tstd(NOISE)))
+    assert rows[1].detectable == pytest.approx(t_detects(6, stats.tstd(NOISE), 0.025))
+    assert only(seed_rows({"full": of(NOISE)})).detectable == pytest.approx(t_detects(6, stats.tstd(NOISE)))
 
 
 def test_an_effect_counts_only_above_the_placebo() -> None:

@@ -8,10 +8,12 @@ from functools import partial
 
 from anchoreval.reports.board.cells import Gap, Map, Taken, choose, depth_map, gaps_of, grid_maps, task_map
 from anchoreval.reports.board.columns import Row, Value, columns_of, heads
-from anchoreval.reports.board.definition import IDENTITY, Declared
+from anchoreval.reports.board.definition import IDENTITY, TRAINED, Declared
 from anchoreval.reports.board.gather import Gathered, spread_out
+from anchoreval.reports.board.models import Members, averaged, baseline_of, gaps_across, over_seeds, variant_of
 from anchoreval.reports.board.view import RunView
-from anchoreval.stats import Cells, Compared, Slots, Subject, labels
+from anchoreval.stats import Cells, Compared, Slots, Subject, Trained, labels
+from anchoreval.stats.seeds import missing_seeds, variant_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One row of the board's table."""
+    """One row of the board's table, made of `row`; `beside` is the setting without the label of a run."""
 
     group: int
     model: str
@@ -59,6 +61,8 @@ class Line:
     comparable: bool
     environments: int
     values: tuple[Value, ...]
+    row: Row
+    beside: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +78,13 @@ class Board:
     absent: tuple[str, ...]
 
 
-def build(declared: Declared, runs: Iterable[Gathered], workers: int = 1) -> Board:
-    """Return the board of all runs. Lengths and arms that the definition leaves open are those of the runs."""
+def build(declared: Declared, runs: Iterable[Gathered], workers: int = 1, checkpoints: bool = False) -> Board:
+    """Return the board of all runs. Lengths and arms that the definition leaves open are those of the runs.
+
+    A variant with several seeds has a row over them too. With `checkpoints`, those of a training are averaged.
+    """
     gathered = list(runs)
+    declared = _with_training(declared, any(run.trained for run in gathered))
     definition = declared.definition
     run_lengths = {length for run in gathered for cells in run.cells.values() for _, length in cells}
     lengths = tuple(sorted(definition.lengths or run_lengths))
@@ -92,24 +100,39 @@ def build(declared: Declared, runs: Iterable[Gathered], workers: int = 1) -> Boa
         for subject, name in labels(by_subject).items()
     ]
     work.sort(key=lambda item: (item[2][0][1].subject.model, item[2][0][1].subject.weights, item[1], item[0]))
-    for group, rows in spread_out(partial(_group, declared, lengths), work, workers):
+    every = [members for *_, members in work]
+    compared = [(*item, baseline_of(definition.baseline_model, item[2][0][1], every)) for item in work]
+    for group, rows in spread_out(partial(_group, declared, lengths), compared, workers):
         lines += [replace(line, group=len(groups)) for line in rows]
         groups.append(group)
     return Board(
         declared,
         lengths,
-        heads(definition.columns, lengths, definition.baseline or "baseline", declared.averages),
+        heads(
+            definition.columns, lengths, definition.baseline or "baseline", declared.averages, definition.baseline_model
+        ),
         tuple(Source(run.path, run.name, run.viewer, run.facts) for run in gathered),
         tuple(groups),
-        tuple(_ordered(lines, declared, lengths)),
+        tuple(_ordered([*_over_seeds(lines, declared, checkpoints), *lines], declared, lengths)),
         () if any(run.view for run in gathered) else tuple(_absent(declared, gathered)),
     )
 
 
+def _with_training(declared: Declared, trained: bool) -> Declared:
+    """Return the definition with the columns on training in front if a model has a training card, else without them."""
+    definition = declared.definition
+    others = [name for name in definition.columns if name not in TRAINED]
+    named = len(others) < len(definition.columns)
+    if named if trained else not named:
+        return declared
+    columns = [*(TRAINED if trained else ()), *others]
+    return replace(declared, definition=definition.model_copy(update={"columns": columns}))
+
+
 def _group(
-    declared: Declared, lengths: tuple[int, ...], work: tuple[str, str, Sequence[tuple[int, Gathered]]]
+    declared: Declared, lengths: tuple[int, ...], work: tuple[str, str, Members, Members | None]
 ) -> tuple[Group, list[Line]]:
-    model, setting, members = work
+    model, setting, members, base = work
     definition, taken, runs = declared.definition, choose(members), dict(members)
     view = members[0][1].view
     present = sorted(
@@ -146,19 +169,55 @@ def _group(
     )
     lines = []
     pooled = _pooled(taken, declared.suites, group, margin)
+    first = members[0][1]
+    silent = base is not None and base[0][1].tokenizer != first.tokenizer
+    across = gaps_across(taken, choose(base), declared.suites, margin, silent) if base else {}
     for suite, tasks in declared.suites.items():
         gaps = {arm: gap for (of, arm), gap in pooled.items() if of == suite}
         for arm in arms:
             means = {(p, length): mean for (p, length, of), mean in group.tasks.means.items() if of == arm}
             cells = {(group.tasks.rows[p], length): mean for (p, length), mean in means.items()}
             shown = {key: mean for key, mean in cells.items() if key[0] in tasks}
-            row = Row(arm.arm, tasks, lengths, shown, gaps.get(arm), group.baseline)
+            to_model = across.get((suite, arm.arm))
+            row = Row(arm.arm, tasks, lengths, shown, gaps.get(arm), group.baseline, to_model, first.trained)
             if row.means:
                 values = columns_of(row, definition.columns, declared.averages)
                 comparable = not group.incomparable & {task for task, _ in row.means}
                 most_environments = max(runs[mean.run].environments for mean in row.means.values())
-                lines.append(Line(0, model, setting, names[arm], suite, comparable, most_environments, values))
+                told = model, setting, names[arm], suite, comparable, most_environments, values, row, first.beside
+                lines.append(Line(0, *told))
     return group, lines
+
+
+def _over_seeds(lines: Sequence[Line], declared: Declared, checkpoints: bool) -> Iterator[Line]:
+    """Yield a line for each arm and suite of every variant that has several seeds, or checkpoints to be averaged."""
+    definition, members = declared.definition, dict[tuple[Trained, str, str, str], list[Line]]()
+    for line in lines:
+        if line.row.trained:
+            key = variant_of(line.row.trained, checkpoints), line.beside, line.suite, line.row.arm
+            members.setdefault(key, []).append(line)
+    seeds = {key: {line.row.trained.seed for line in of if line.row.trained} for key, of in members.items()}
+    names = variant_names(dict.fromkeys(variant for variant, *_ in members))
+    for key, of in members.items():
+        if len(of) < 2:
+            continue
+        rows, name = [line.row for line in of], names[key[0]]
+        row = over_seeds(rows, definition.margin / 100)
+        base = {names[each[0]]: own for each, own in seeds.items() if each[0].name == definition.baseline_model
+                and each[1:] == key[1:]}  # fmt: skip
+        said = f"{name}, seed{'s' * (len(seeds[key]) > 1)} {row.seeds}" + (f", steps {row.steps}" if row.steps else "")
+        if lacking := missing_seeds({name: seeds[key]} | base):
+            said += f" ({lacking})"
+        values = columns_of(row, definition.columns, declared.averages)
+        yield replace(
+            of[0],
+            model=said,
+            setting=key[1],
+            comparable=all(line.comparable for line in of),
+            environments=max(line.environments for line in of),
+            values=averaged(rows, [line.values for line in of], values),
+            row=row,
+        )
 
 
 def _incomparable(taken: Taken, runs: Mapping[int, Gathered]) -> Iterator[str]:

@@ -18,7 +18,7 @@ from anchoreval.reports.board.cells import Gap, Mean
 from anchoreval.reports.board.definition import BY_LENGTH
 from anchoreval.reports.words import NONE, interval, lost_counts, p_number, p_value, percent, plain, sentence, tokens
 from anchoreval.schema import Outcome
-from anchoreval.stats import average_ends
+from anchoreval.stats import Trained, average_ends
 from anchoreval.suites import Average, averages
 from anchoreval.suites.ruler.averages import AVERAGES, LENGTHS, TASKS, THRESHOLD, effective_length
 
@@ -48,7 +48,10 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The input of the columns: one arm of a group on one suite."""
+    """The input of the columns: one arm of a group on one suite.
+
+    `across` is its difference to `baseline_model`. `seeds` and `steps` list those of a row over several.
+    """
 
     arm: str
     tasks: tuple[str, ...]
@@ -56,6 +59,10 @@ class Row:
     means: Cells
     gap: Gap | None
     baseline: str
+    across: Gap | None = None
+    trained: Trained | None = None
+    seeds: str = ""
+    steps: str = ""
 
     @property
     def run(self) -> int | None:
@@ -93,7 +100,11 @@ def columns_of(row: Row, names: Sequence[str], published: Mapping[str, Average] 
 
 
 def heads(
-    names: Sequence[str], lengths: Sequence[int], baseline: str, published: Mapping[str, Average] | None = None
+    names: Sequence[str],
+    lengths: Sequence[int],
+    baseline: str,
+    published: Mapping[str, Average] | None = None,
+    baseline_model: str | None = None,
 ) -> tuple[str, ...]:
     """Return the heads over the values of a row; without `published`, the names that a definition uses."""
     texts: list[str] = []
@@ -101,8 +112,8 @@ def heads(
         if name == BY_LENGTH:
             texts += [BY_LENGTH if published is None else tokens(length) for length in lengths]
         else:
-            head = name if published is None else _column(name, published)[0].format(baseline=plain(baseline, 60))
-            texts.append(head)
+            spelled = {"baseline": plain(baseline, 60), "model": plain(baseline_model or "the first model", 60)}
+            texts.append(name if published is None else _column(name, published)[0].format(**spelled))
     return tuple(texts)
 
 
@@ -248,6 +259,33 @@ def _p_holm(gap: Gap) -> Value | None:
     return Value(p_number(p), p, label)
 
 
+def _across(row: Row) -> Value:
+    return _to_model(row, _difference)
+
+
+def _across_verdict(row: Row) -> Value:
+    return _to_model(row, _verdict)
+
+
+def _to_model(row: Row, column: Callable[[Row], Value]) -> Value:
+    """Return a column of the difference to the baseline model, with the samples of this one behind it."""
+    if row.across is None or row.across.difference.difference is None:
+        return Value(NONE, None, "this is the baseline model, or no pairs with it")
+    return replace(column(replace(row, gap=row.across)), query=(("arm", row.arm),))
+
+
+def _of_training(fact: Callable[[Trained, Row], str | int]) -> Callable[[Row], Value]:
+    """Make a column of how the model was trained."""
+
+    def value(row: Row) -> Value:
+        if row.trained is None:
+            return Value(NONE, None, "no training card beside the weights")
+        shown = fact(row.trained, row)
+        return Value(str(shown), shown if isinstance(shown, str) else float(shown), f"{shown}: from the training card")
+
+    return value
+
+
 def _logprob(row: Row) -> Value:
     logprobs = [mean.logprob for mean in row.means.values() if mean.logprob is not None]
     if not logprobs:
@@ -278,4 +316,10 @@ _COLUMNS: dict[str, tuple[str, Callable[[Row], Value]]] = {
     "p_holm": ("p (Holm)", _p_holm),
     "logprob": ("log-prob", _logprob),
     "samples": ("samples", _samples),
+    "model_difference": ("minus {model}", _across),
+    "model_verdict": ("verdict over models", _across_verdict),
+    "trained_as": ("trained as", _of_training(lambda trained, _: trained.variant)),
+    "trained_rope": ("trained RoPE", _of_training(lambda trained, _: trained.rope)),
+    "seed": ("seed", _of_training(lambda trained, row: row.seeds or trained.seed)),
+    "steps": ("steps", _of_training(lambda trained, row: row.steps or trained.step_words)),
 }

@@ -22,13 +22,14 @@ def write_leaderboard(
     folder: Path,
     workers: int = 1,
     tell: Callable[[str], None] | None = None,
+    checkpoints: bool = False,
 ) -> tuple[Path, Path]:
     """Write `<name>.csv` and `<name>.html` into `folder`, named for the definition, and return their paths.
 
     The same runs give the same bytes. `definition` is a file, or the name of a definition that comes with the package.
     `runs` are run folders or folders of run folders, read by `workers` processes. With `tell`, a run that was found in
-    a folder and cannot be read is reported and skipped. Raise CardError for a bad definition, RunError for a run that
-    cannot be read.
+    a folder and cannot be read is reported and skipped. `checkpoints` is as for `build`. Raise CardError for a bad
+    definition, RunError for a run that cannot be read.
     """
     from anchoreval.reports.board.page import page
 
@@ -36,7 +37,7 @@ def write_leaderboard(
     require_page(folder / f"{declared.name}.csv", "kind,model,")
     require_page(folder / f"{declared.name}.html", *TITLES)
     named = frozenset(runs)
-    board = build(declared, gather(find_runs(runs), declared, folder, workers, tell, named), workers)
+    board = build(declared, gather(find_runs(runs), declared, folder, workers, tell, named), workers, checkpoints)
     return (
         write_whole(folder / f"{declared.name}.csv", csv_lines(board)),
         write_whole(folder / f"{declared.name}.html", page(board)),

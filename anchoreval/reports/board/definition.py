@@ -32,7 +32,15 @@ COLUMNS = {
     "p_holm": "its p value, corrected by Holm over the suites of an arm; with one suite that of `anchoreval compare`",
     "logprob": "log-probability per token of the reference answer, mean over cells",
     "samples": "scored of asked samples",
+    "model_difference": "the paired difference to the same arm of the model or variant `baseline_model`, in points",
+    "model_verdict": "what that difference says",
+    "trained_as": "the variant that the model was trained as; this and the next three come first by themselves",
+    "trained_rope": "the RoPE level that it was trained at",
+    "seed": "the seed of its training",
+    "steps": "the steps of its training",
 }
+TRAINED = ("trained_as", "trained_rope", "seed", "steps")
+ACROSS = ("model_difference", "model_verdict")
 Name = Annotated[str, Field(min_length=1)]
 
 
@@ -40,7 +48,7 @@ class Definition(Strict):
     """A file of `leaderboards/`. If `lengths`, `arms` or `models` is left out, the board takes all that the runs hold.
 
     Differences are taken to the arm `baseline`; `margin`, in points, is the largest difference that counts as
-    equivalent.
+    equivalent. `baseline_model` is a model, or a trained variant such as `intra-doc-fp32`, whose seeds are then paired.
     """
 
     title: Name
@@ -50,6 +58,7 @@ class Definition(Strict):
     arms: list[Name] | None = None
     models: list[Name] | None = None
     baseline: Name
+    baseline_model: Name | None = None
     margin: Annotated[float, Field(gt=0, lt=100)] = 1.0
     columns: Annotated[list[Name], Field(min_length=1)]
     order: list[Name] = Field(default_factory=list)
@@ -67,6 +76,9 @@ class Definition(Strict):
         sortable = [*IDENTITY, *(name for name in self.columns if name != BY_LENGTH)]
         for name in self.order:
             _known("order", name.removeprefix("-"), sortable)
+        across = next((name for name in self.columns if name in ACROSS), None)
+        if across and self.baseline_model is None:
+            raise ValueError(f"baseline_model: {across} needs the model to compare with")
         if self.arms is not None and self.baseline not in self.arms:
             raise ValueError(f"baseline: {self.baseline!r} is not among the arms {', '.join(self.arms)}")
         return self
@@ -99,20 +111,23 @@ def of_runs(views: Sequence[RunView]) -> Declared:
     name = suites.pop() if len(suites) == 1 else "all tasks"
     lengths = sorted({length for view in views for length in view.lengths})
     title = views[0].model if len(views) == 1 else f"{len(views)} runs"
-    columns = [
-        BY_LENGTH,
-        *(["mean"] if len(lengths) > 1 else []),
-        "difference",
-        "verdict",
-        "p_holm",
-        "logprob",
-        "samples",
-    ]
+    models = dict.fromkeys((view.model, str(view.header.model.get("sha256"))) for view in views)
+    base = _baseline_model(views) if len(models) > 1 else None
+    over_arms = () if base and all(len(view.arms) < 2 for view in views) else ("difference", "verdict", "p_holm")
+    columns = [BY_LENGTH, *(["mean"] if len(lengths) > 1 else []), *over_arms, "logprob", "samples"]
     definition = Definition.model_construct(
-        title=title, suites=[name], lengths=lengths, baseline=firsts.pop() if len(firsts) == 1 else "", columns=columns,
+        title=title, suites=[name], lengths=lengths, baseline=firsts.pop() if len(firsts) == 1 else "",
+        columns=[*columns, *(ACROSS if base else ())], baseline_model=base,
         arms=list(dict.fromkeys(arm for view in views for arm in view.arms)),
     )  # fmt: skip
     return Declared("board", definition, {name: tasks}, (), {})
+
+
+def _baseline_model(views: Sequence[RunView]) -> str:
+    """Return the first model, or its variant if several seeds of it are there."""
+    trained = views[0].header.trained
+    seeds = {other.seed for view in views if (other := view.header.trained) and trained and other.name == trained.name}
+    return trained.name if trained and len(seeds) > 1 else views[0].model
 
 
 def find_definition(name: Path) -> Path:

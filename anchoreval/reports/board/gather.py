@@ -19,7 +19,7 @@ from anchoreval.reports.board.definition import Declared
 from anchoreval.reports.board.view import RunView
 from anchoreval.reports.links import has_viewer, relative
 from anchoreval.schema import original_of
-from anchoreval.stats import Place, Scores, Subject
+from anchoreval.stats import Place, Scores, Subject, Trained
 
 WORTH_A_PROCESS, CHUNK = 40, 10  # items
 Item = TypeVar("Item")
@@ -31,8 +31,9 @@ class Gathered:
     """What a board keeps of one run; `path` is the folder relative to the board's.
 
     `subject` is what its arms have in common. `setting` describes what runs of one row share, including the sources of
-    their texts. `incomparable` is as in records.Header, `changed` as in records.Run. `view` is a run that was read
-    whole, which a board of runs shows with its samples.
+    their texts; `beside` is the same without the label of one of several runs. `trained` says how the model was
+    trained. `incomparable` is as in records.Header, `changed` as in records.Run. `view` is a run that was read whole,
+    which a board of runs shows with its samples.
     """
 
     path: str
@@ -47,6 +48,9 @@ class Gathered:
     cells: Mapping[Subject, Mapping[Place, Scores]]
     changed: str = ""
     view: RunView | None = None
+    beside: str = ""
+    tokenizer: str = ""
+    trained: Trained | None = None
 
 
 def gather(
@@ -117,11 +121,12 @@ def _kept(
 ) -> Gathered:  # fmt: skip
     subject = header.subject("", run)
     source_words = (f"{key} {value}" for key, value in sorted(header.sources.items()) if key != "wordlists")
+    words = (subject.dtype, subject.kernel, subject.form, header.outside_words, *source_words)
     return Gathered(
         path,
         run,
         replace(subject, run=""),
-        ", ".join(filter(None, (subject.dtype, subject.kernel, subject.form, header.outside_words, *source_words))),
+        setting := ", ".join(filter(None, words)),
         header.created,
         header.incomparable(view.records if view else ()),
         viewer,
@@ -130,6 +135,9 @@ def _kept(
         cells,
         changed,
         view,
+        setting,
+        str(header.tokenizer.get("sha256") or ""),
+        header.trained,
     )
 
 

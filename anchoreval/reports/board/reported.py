@@ -71,11 +71,23 @@ class Reported:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Return every note once, as `model, method, column: note` unless it holds for the whole file."""
-        general = {number.note for number in self.numbers}
-        if len(general) == 1:
-            return tuple(filter(None, general))
-        return tuple(dict.fromkeys(f"{', '.join(n.row)}, {n.column}: {n.note}" for n in self.numbers if n.note))
+        """Return every note once: as it is if all numbers have it, with the tables if several rows have it.
+
+        Any other note is `model, data, method, column: note`.
+        """
+        rows: dict[str, dict[tuple[str, str, str], None]] = {}
+        for number in self.numbers:
+            rows.setdefault(number.note, {})[number.row] = None
+        if len(rows) == 1:
+            return tuple(filter(None, rows))
+        tables = {note: " and ".join(dict.fromkeys(n.table for n in self.numbers if n.note == note)) for note in rows}
+        return tuple(
+            dict.fromkeys(
+                f"{tables[n.note]}: {n.note}" if len(rows[n.note]) > 1 else f"{', '.join(n.row)}, {n.column}: {n.note}"
+                for n in self.numbers
+                if n.note
+            )
+        )
 
 
 def is_length(column: str) -> bool:

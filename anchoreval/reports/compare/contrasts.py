@@ -17,7 +17,8 @@ from anchoreval.files import write_whole
 from anchoreval.records.header import Header
 from anchoreval.records.run import Run, find_runs, load_run, tell_changed
 from anchoreval.schema import Json
-from anchoreval.stats import Cells, Compared, Contrast, Subject, labels
+from anchoreval.stats import Cells, Compared, Comparison, Contrast, Place, Scores, Subject, Trained, labels
+from anchoreval.stats.seeds import contrast_over_seeds, missing_seeds, variant_names
 
 TABLE, BODY = "compare.csv", "compare.json"
 TOKENIZER = "different tokenizer"
@@ -36,7 +37,8 @@ def compare(
 
     One run: its arms against `baseline` (default: the first arm). A folder of several runs: each run by itself. Several
     runs: the arms of each against the arms of the same name in the first, or all against the arm `baseline` of the
-    first. `tell` takes notices of runs that changed after they finished; the contrasts carry them too.
+    first; then those of `compare_seeds`. `tell` takes notices of runs that changed after they finished; the contrasts
+    carry them too.
 
     Raise RunError, with the count and the reason, if the prompts differ or no sample is shared; raise UnknownName for
     an unknown baseline.
@@ -48,7 +50,56 @@ def compare(
     named = Counter(run.name for run in single)
     first, *others = [(run, run.subjects(str(run.path) if named[run.name] > 1 else "")) for run in single]
     names = labels(subject for _, subjects in (first, *others) for subject in subjects)
-    return [contrast for other in others for contrast in _across(other, first, names, baseline, margin / 100)]
+    contrasts = [contrast for other in others for contrast in _across(other, first, names, baseline, margin / 100)]
+    return contrasts + compare_seeds(single, margin / 100)
+
+
+def compare_seeds(runs: Sequence[Run], margin: float = 0.01) -> list[Contrast]:
+    """Return a contrast of every trained variant with the first, over seeds; none unless both have several in common.
+
+    A variant is what models are that differ in the seed of their training alone, at one step. Arms of the same name are
+    compared, seed by seed, and a note says which seeds one of the two lacks.
+    """
+    variants: dict[Trained, dict[int, Run]] = {}
+    for run in runs:
+        if (trained := run.header.trained) is not None:
+            variants.setdefault(replace(trained, seed=0), {}).setdefault(trained.seed, run)
+    names = variant_names(variants)
+    contrasts: list[Contrast] = []
+    for variant, ours in list(variants.items())[1:]:
+        first, theirs = next(iter(variants.items()))
+        common = sorted(ours.keys() & theirs.keys())
+        lacking = missing_seeds({names[variant]: ours, names[first]: theirs})
+        for arms in _same_arms(ours[common[0]].arms, theirs[common[0]].arms) if len(common) > 1 else ():
+            by_seed = {seed: both for seed in common if (both := _of_arms((ours[seed], theirs[seed]), arms))}
+            if len(by_seed) > 1:
+                said, base = (f"{arm} ({names[each]})" for arm, each in zip(arms, (variant, first), strict=True))
+                contrasts.append(contrast_over_seeds(said, base, by_seed, margin, [lacking] if lacking else []))
+    return contrasts
+
+
+def _same_arms(ours: Sequence[str], theirs: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the pairs of arms of the same name, or the only arms of both."""
+    same = [(arm, arm) for arm in ours if arm in theirs]
+    return same or ([(ours[0], theirs[0])] if len(ours) == len(theirs) == 1 else [])
+
+
+def _of_arms(runs: tuple[Run, Run], arms: tuple[str, str]) -> Comparison | None:
+    """Return the differences of an arm of each run; None if one lacks it or no sample is in both."""
+    known = [{one.arm: (one, cells) for one, cells in run.subjects(str(run.path)).items()} for run in runs]
+    if any(arm not in of for arm, of in zip(arms, known, strict=True)):
+        return None
+    (ours, cells), (theirs, other) = known[0][arms[0]], known[1][arms[1]]
+    both: Subjects = {ours: cells, theirs: other}
+    if len({run.header.tokenizer.get("sha256") for run in runs}) > 1:
+        both = _silent(both)
+    comparison = Compared(both).differences(ours, theirs)
+    return comparison if comparison.pooled.pairs or comparison.pooled.logprob_pairs else None
+
+
+def _silent(subjects: Subjects) -> dict[Subject, dict[Place, Scores]]:
+    """Return the subjects without log-probabilities, which two tokenizers do not share."""
+    return {arm: {place: scores.silent() for place, scores in cells.items()} for arm, cells in subjects.items()}
 
 
 def _loaded(run: Run | str | Path, tell: Callable[[str], None]) -> list[Run]:
@@ -90,10 +141,7 @@ def _across(
     (run, ours), (other, theirs) = own, first
     notes = [*_other_prompts(run, other), *_judged_otherwise(run.header, other.header)]
     if run.header.tokenizer.get("sha256") != other.header.tokenizer.get("sha256"):
-        ours, theirs = (
-            {arm: {place: scores.silent() for place, scores in cells.items()} for arm, cells in subjects.items()}
-            for subjects in (ours, theirs)
-        )
+        ours, theirs = _silent(ours), _silent(theirs)
         notes.append("log-probabilities per token are not compared: the tokenizers differ")
     known = {subject.arm: subject for subject in theirs}
     if baseline is not None and baseline not in known:
@@ -111,9 +159,7 @@ def _partners(
     """Return pairs (arm, baseline arm): one baseline for all, arms of the same name, or the only arm of each run."""
     if baseline is not None:
         return [(subject, theirs[baseline]) for subject in ours.values()]
-    same = [(subject, theirs[arm]) for arm, subject in ours.items() if arm in theirs]
-    if not same and len(ours) == len(theirs) == 1:
-        same = [(next(iter(ours.values())), next(iter(theirs.values())))]
+    same = [(ours[arm], theirs[base]) for arm, base in _same_arms(list(ours), list(theirs))]
     if not same:
         arm_names = f"{', '.join(ours)} against {', '.join(theirs)}"
         raise RunError(f"the runs have no arm in common ({arm_names}): name one of the first run's with --baseline")

@@ -1,0 +1,146 @@
+"""Boards of several models: differences between them, how they were trained, rows over seeds and over checkpoints."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pytest
+from command_line import cli
+from scipy import stats
+from test_compare_runs import made, trained
+from test_leaderboard import declared, saved
+
+from anchoreval import compare
+from anchoreval.errors import CardError
+from anchoreval.records.run import Run
+from anchoreval.reports.board import write_board
+from anchoreval.reports.board.build import Board, Line, build
+from anchoreval.reports.board.columns import Value
+from anchoreval.reports.board.declared import load_definition
+from anchoreval.reports.board.definition import of_runs
+from anchoreval.reports.board.gather import gathered_view
+from anchoreval.reports.board.view import view
+
+LOST = {0: 0.10, 1: 0.20, 2: 0.12}
+
+
+def board_of(runs: Sequence[Run], **changes: Any) -> Board:
+    views = [view(run, Path()) for run in runs]
+    return build(of_runs(views), (gathered_view(each, each.name) for each in views), **changes)
+
+
+def values_of(board: Board, line: Line) -> dict[str, Value]:
+    return dict(zip(board.heads, line.values, strict=True))
+
+
+def shown(board: Board, line: Line) -> dict[str, str]:
+    return {head: value.text for head, value in values_of(board, line).items()}
+
+
+def family(lost: dict[int, float] = LOST) -> list[Run]:
+    return [trained("full", seed, 0.0) for seed in lost] + [trained("anchor", seed, lost[seed]) for seed in lost]
+
+
+def test_two_models_have_the_difference_and_the_verdict_that_compare_gives(tmp_path: Path) -> None:
+    runs = [made({"fp32": 0.0, "bf16": 0.1}, name="one"), made({"fp32": 0.02, "bf16": 0.3}, name="two")]
+    board = board_of(runs)
+    rows = {(line.model, line.arm): shown(board, line) for line in board.lines}
+    for contrast in compare(runs):
+        arm = contrast.arm.partition(" ")[0]
+        row, pooled = rows["two", arm], contrast.pooled
+        assert row["minus one"] == f"{100 * (pooled.difference.difference or 0):+.1f}"
+        assert row["verdict over models"] == pooled.word
+        (value,) = [
+            values_of(board, line)["minus one"] for line in board.lines if (line.model, line.arm) == ("two", arm)
+        ]
+        low, high = pooled.difference.low or 0, pooled.difference.high or 0
+        assert (value.low, value.high) == (pytest.approx(100 * low), pytest.approx(100 * high))
+    assert {rows["one", arm]["verdict over models"] for arm in ("fp32", "bf16")} == {"\u2013"}
+    assert not {"trained as", "seed"} & set(board.heads)
+
+
+def test_a_declared_board_compares_models_with_the_one_that_it_names(tmp_path: Path) -> None:
+    paths = [saved(replace(run, path=tmp_path / run.name)) for run in family()[:4]]
+    asked = {"suites": ["ruler"], "baseline": "fp32", "columns": ["by_length", "model_difference", "model_verdict"]}
+    mine = declared(tmp_path, **asked, baseline_model="full-0")
+    done = cli("board", *map(str, paths), "--definition", str(mine), "--output", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "out" / "mine.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if (row["kind"], row["column"]) == ("row", "minus full-0")]
+    (contrast,) = compare([paths[0], paths[3]])
+    values = {row["model"]: row["value"] for row in rows}
+    assert float(values["anchor-0"]) == pytest.approx(100 * (contrast.pooled.difference.difference or 0), abs=1e-3)
+    with pytest.raises(CardError, match="baseline_model: model_verdict needs the model to compare with"):
+        load_definition(declared(tmp_path, **asked | {"columns": ["model_verdict"]}))
+
+
+def test_rows_say_how_a_model_was_trained_and_others_say_nothing(tmp_path: Path) -> None:
+    board = board_of([trained("anchor", 3, 0.1, step=8), made({"fp32": 0.0}, name="base")])
+    assert board.heads[:4] == ("trained as", "trained RoPE", "seed", "steps")
+    rows = {line.model: [value.text for value in line.values[:4]] for line in board.lines}
+    assert rows["anchor-3"] == ["anchor", "fp32", "3", "8 of 16"]
+    assert set(rows["base"]) == {"\u2013"}
+    csv_path, html = write_board([trained("anchor", 3, 0.1)], tmp_path)
+    assert "trained RoPE" in html.read_text() and csv_path.is_file()
+
+
+def test_a_variant_with_several_seeds_has_a_row_whose_unit_is_the_seed() -> None:
+    board = board_of(family())
+    lines = {line.model: line for line in board.lines}
+    row = shown(board, lines["anchor-fp32, seeds 0-2"])
+    means = [values_of(board, lines[f"anchor-{seed}"])["512"].mean for seed in LOST]
+    theirs = stats.ttest_1samp(means, 0).confidence_interval()
+    value = values_of(board, lines["anchor-fp32, seeds 0-2"])["512"]
+    assert (value.low, value.high) == pytest.approx(tuple(theirs))
+    assert "t interval over seeds" in value.label
+    over = compare(family())[-1].pooled
+    assert row["minus full-fp32"] == f"{100 * (over.difference.difference or 0):+.1f}"
+    assert row["verdict over models"] == over.word
+    assert (row["seed"], row["trained as"]) == ("0-2", "anchor")
+    assert shown(board, lines["full-fp32, seeds 0-2"])["verdict over models"] == "\u2013"
+    seed = compare([family()[1], family()[4]])[0].pooled  # a seed is compared with the same seed
+    assert shown(board, lines["anchor-1"])["minus full-fp32"] == f"{100 * (seed.difference.difference or 0):+.1f}"
+
+
+def test_a_seed_that_a_variant_lacks_is_named_in_its_row() -> None:
+    runs = [run for run in family() if run.name != "full-1"]
+    board = board_of(runs)
+    (line,) = [line for line in board.lines if line.model.startswith("anchor-fp32,")]
+    assert line.model == "anchor-fp32, seeds 0-2 (full-fp32 lacks seed 1)"
+    assert line.row.across is not None and line.row.across.difference.pairs == 2
+
+
+def test_checkpoints_of_one_training_are_averaged_where_asked_and_have_no_interval() -> None:
+    steps = (10, 20, 30, 40, 50)
+    runs = [trained("anchor", 0, step / 500, step=step, steps=50) for step in steps]
+    runs = [replace(run, header=run.header | {"run": f"r{i}"}) for i, run in enumerate(runs)]
+    assert not [line for line in board_of(runs).lines if "steps" in line.model]
+    board = board_of(runs, checkpoints=True)
+    (line,) = [line for line in board.lines if line.model.startswith("anchor-fp32,")]
+    assert line.model == "anchor-fp32, seed 0, steps 10, 20, 30, 40, 50"
+    values = values_of(board, line)
+    every = [values_of(board, each)["512"].mean for each in board.lines if each != line]
+    assert values["512"].mean == pytest.approx(fmean(mean for mean in every if mean is not None)) and len(every) == 5
+    assert (values["512"].low, values["512"].high) == (None, None)
+    assert "mean over checkpoints, which is no seed variance" in values["512"].label
+
+
+def test_checkpoints_are_averaged_inside_seeds() -> None:
+    runs = [trained("anchor", seed, lost, step=step, steps=20) for seed, lost in LOST.items() for step in (10, 20)]
+    runs = [replace(run, header=run.header | {"run": f"r{i}"}) for i, run in enumerate(runs)]
+    board = board_of(runs, checkpoints=True)
+    (line,) = [line for line in board.lines if line.model.startswith("anchor-fp32,")]
+    assert line.model == "anchor-fp32, seeds 0-2, steps 10, 20"
+    value = values_of(board, line)["512"]
+    assert value.low is not None and "t interval over seeds" in value.label
+
+
+def test_log_probabilities_of_two_tokenizers_are_compared_on_no_board() -> None:
+    runs = [made({"fp32": 0.0}, name="one"), made({"fp32": 0.3}, name="two", tokenizer={"sha256": "u"})]
+    (gap,) = [line.row.across for line in board_of(runs).lines if line.row.across]
+    assert gap.difference.logprob is None and gap.difference.pairs == 200
