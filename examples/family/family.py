@@ -301,7 +301,7 @@ def reported(family: Family) -> str:
     """Write table and picture of what is there, and return the table."""
     found = read(family.results, family.sizes)
     text = markdown(found)
-    write_whole(family.results / TABLE, [text])
+    write_whole(family.output / TABLE, [text])
     write_whole(family.results / PICTURE, [picture(found)])
     return text
 
