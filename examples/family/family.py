@@ -157,19 +157,17 @@ def trained(family: Family, job: Job) -> None:
 
 
 def store(family: Family, job: Job) -> Path:
-    """Return the tokens of a seed's corpus, generated once; every arm of the seed trains on them."""
+    """Return the tokens of a corpus, generated once; a seed draws documents and their order, each arm the same."""
     from anchoreval.tokenizer import load_tokenizer
     from anchoreval.training.base import folder_of_model
     from anchoreval.training.corpus import generated
     from anchoreval.training.store import pack
 
     sizes, card, base = family.sizes, family.card, folder_of_model(family.base)
-    path = family.output / "stores" / f"{job.arm.corpus}-seed{job.seed}"
-    longer = job.arm.corpus == "long"
+    path, longer = family.output / "stores" / job.arm.corpus, job.arm.corpus == "long"
     with claimed(path.with_name(f"{path.name}.lock"), wait=True):
         if not path.is_dir():
-            tokens = round((card.corpus_tokens or 0) * (sizes.drawn if longer else 1))
-            documents = generated(base, tokens, card.length, seed=job.seed)
+            documents = generated(base, sizes.long_tokens if longer else card.corpus_tokens or 0, card.length)
             pack(documents, load_tokenizer(base), path, upsample=sizes.upsample if longer else None)
     return path
 

@@ -19,7 +19,7 @@ The other differences from intra-doc at fp32 are corrected together by Holm's me
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """A way to train. `goes_on`: also trained to the operations of `full`; `corpus`: of which the seed draws text."""
+    """A way to train. `goes_on`: also trained to the operations of `full`; `corpus`: what a seed draws documents of."""
 
     variant: str
     rope: str = "fp32"
@@ -50,8 +50,8 @@ ALL = (*CORE, *CONTROL, *MORE, *LONG)
 class Sizes:
     """The numbers that are not the recipe's. Masked arms reach the counted operations of `full` at `equal_time` steps.
 
-    `upsample` makes the corpus `long`: documents under its first number are kept with the probability of its second,
-    out of `drawn` times as many tokens.
+    `upsample` makes the corpus `long` out of `long_tokens`: documents under its first number are kept with the
+    probability of its second.
     """
 
     recipe: str = "variants-cpu"
@@ -60,7 +60,7 @@ class Sizes:
     lengths: tuple[int, ...] = (512, 2048, 8192)
     questions: int = 36
     upsample: tuple[int, float] = (4096, 0.1)
-    drawn: float = 2.5
+    long_tokens: int = 900_000
     control_seeds: int = 3
     more_seeds: int = 2
     long_seeds: int = 1

@@ -177,12 +177,12 @@ def _rows(
 
 
 def told(seeds: Seeds) -> str:
-    """Return `+0.12 [-0.03, +0.27]`; without an interval the mean alone."""
+    """Return `+0.1200 [-0.0300, +0.2700]`; without an interval the mean alone."""
     if seeds.mean is None:
         return "–"
     low, high = seeds.interval
-    ends = f" [{low:+.3f}, {high:+.3f}]" if low is not None and high is not None else ""
-    return f"{seeds.mean:+.3f}{ends}"
+    ends = f" [{low:+.4f}, {high:+.4f}]" if low is not None and high is not None else ""
+    return f"{seeds.mean:+.4f}{ends}"
 
 
 def says(row: SeedRow) -> str:

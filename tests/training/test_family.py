@@ -40,7 +40,7 @@ def whole(patched: None, tmp_path_factory: pytest.TempPathFactory) -> driver.Fam
     numbers = {"length": 512, "batch_tokens": 512, "save_every": 1, "corpus_tokens": 4000, "steps": 1}
     sizes = driver.Sizes(
         equal_tokens=1, equal_time=2, lengths=(512,), questions=2, control_seeds=0, more_seeds=0, long_seeds=1,
-        upsample=(400, 0.5), first_token_tokens=64, ruler_samples=1, nll_texts=1,
+        upsample=(400, 0.5), long_tokens=8000, first_token_tokens=64, ruler_samples=1, nll_texts=1,
     )  # fmt: skip
     card = recipe_of("variants-cpu").model_copy(update=numbers)
     family = driver.Family(place / "out", place / "results", sizes, str(base), card)
