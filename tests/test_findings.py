@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import report
+from findings import family
 from findings.evidence import MODEL, REPOSITORY, RESULTS, Evidence, lines, read
 from findings.gather import gather
 from findings.losses import value_of
@@ -34,6 +36,26 @@ def evidence() -> Evidence:
 
 def test_every_number_of_the_page_is_recomputed_from_the_committed_records(evidence: Evidence) -> None:
     assert PAGE.read_text("utf-8") == rendered(evidence), "make findings writes docs/findings.md anew"
+
+
+def test_the_page_of_trained_variants_is_recomputed_from_the_committed_records() -> None:
+    text = (REPOSITORY / "docs" / "variants.md").read_text("utf-8")
+    assert text == family.page(), "make findings writes docs/variants.md anew"
+    if (found := family.found()) is not None:
+        assert text.split("\n1. ")[1].startswith("The control") and family.section() in PAGE.read_text("utf-8")
+        assert (family.RESULTS / "family.svg").read_text("utf-8") == report.picture(found)
+
+
+def test_the_board_of_the_family_prints_the_means_of_its_records() -> None:
+    found = family.found()
+    if found is None:
+        pytest.skip("no model of the family is committed")
+    board = [line for line in lines(REPOSITORY / "leaderboards" / "boards" / "family.csv") if line["kind"] == "row"]
+    of = {(row["model"], row["arm"]): float(row["value"]) for row in board if row["column"] == f"{found.longest:,}"}
+    models = {(arm, steps, seed, level): one for ((arm, steps, level), seed), one in found.needles.items() if steps}
+    for (arm, steps, seed, level), one in models.items():
+        right = [value for (length, _), value in one.right.items() if length == found.longest]
+        assert of[f"{arm}-seed{seed}-step{steps}", level] == pytest.approx(100 * sum(right) / len(right), abs=0.01)
 
 
 def test_every_sentence_names_the_model_a_number_an_interval_and_the_floor(evidence: Evidence) -> None:

@@ -66,10 +66,15 @@ class _Identity(_Part):
     sources: _SourcesSaid
 
 
+class _Trained(_Part):
+    model: str | None = None
+
+
 class _Model(_Part):
     name: str
     path: str
     window: int | None
+    trained: _Trained = _Trained()  # of a model that was trained here: the card beside its weights
 
 
 class _OutsideSaid(_Part):

@@ -158,14 +158,14 @@ def _word_lists(run: Run, said: str) -> WordLists:
 
 
 def _tokenizer(run: Run, header: HeaderParts, given: str | Path | None) -> TextTokenizer:
-    """Return the run's tokenizer: the one `given`, else that of the header's checkpoint.
+    """Return the run's tokenizer: the one `given`, else that of the header's checkpoint, else that of its base.
 
     Raise ModelError if it is not the one that the run was made with.
     """
-    where = str(given or header.tokenizer.path or header.model.path)
+    where, base = str(given or header.tokenizer.path or header.model.path), header.model.trained.model
     try:
         # what a header names is never downloaded: headers come from strangers
-        read = tokenizer_of(given) if given else Model.of(where, download=False).tokenizer
+        read = tokenizer_of(given) if given else _there(where, base)
     except AnchorEvalError as error:
         if given:
             raise
@@ -188,6 +188,16 @@ def _tokenizer(run: Run, header: HeaderParts, given: str | Path | None) -> TextT
             f"{header.tokenizer.anchor_token!r}: name a folder with its tokenizer_config.json with --tokenizer PATH"
         )
     return read
+
+
+def _there(where: str, base: str | None) -> TextTokenizer:
+    """Return the tokenizer of a checkpoint, or where it is gone that of its base, which training leaves alone."""
+    try:
+        return Model.of(where, download=False).tokenizer
+    except AnchorEvalError:
+        if base is None:
+            raise
+        return Model.of(base, download=False).tokenizer
 
 
 def _tasks(run: Run, rows: list[dict[str, Any]]) -> dict[str, Task]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from findings import attention, comparators, losses, runs
+from findings import attention, comparators, family, losses, runs
 from findings.evidence import MODEL, Evidence
 from findings.words import Finding
 
@@ -54,7 +54,8 @@ NOT_SHOWN = """## What was not shown
   every arm scores 0 cannot lose anything.
 - **The model as it is used.** Raw text goes to a model that was trained on a chat template, unless a section says
   otherwise.
-- **Training.** Nothing here is of what BF16 RoPE does while a model is trained.
+- **Training.** What BF16 RoPE does while a model is trained was measured on anchor-tiny alone
+  ([variants](variants.md)).
 - **General tasks.** They were not measured: their data could not be had on the machine that measured the rest.
 - **No difference.** "Cannot tell" is not "no difference": beside it stands the smallest effect that would be seen.
 """
@@ -76,7 +77,7 @@ def rendered(evidence: Evidence) -> str:
         if others:
             parts.append("".join(f"- {one.text}\n" for one in others))
         parts += [f"{table}\n" for table in each.tables]
-    parts += [NOT_SHOWN, *_not_yet(evidence)]
+    parts += [*filter(None, [family.section()]), NOT_SHOWN, *_not_yet(evidence)]
     return "\n".join(parts).rstrip() + "\n"
 
 

@@ -30,12 +30,12 @@ def write_base(folder: Path, **settings: object) -> Path:
         "intermediate_size": 48,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
+        "max_position_embeddings": 128,
     }
     shape["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e4}
     config = LlamaConfig(
         vocab_size=load_tokenizer(TOKENIZER).vocab_size,
         num_key_value_heads=2,
-        max_position_embeddings=128,
         bos_token_id=0,
         eos_token_id=1,
         **{**shape, **settings},
