@@ -102,6 +102,16 @@ def over_seeds(rows: Sequence[Row], margin: float) -> Row:
     )
 
 
+def over_words(rows: Sequence[Row]) -> str:
+    """Return what a row over these rows is the mean of, in words."""
+    counts = Counter(_trained(row).seed for row in rows)
+    few, most = min(counts.values()), max(counts.values())
+    checkpoints = f"{few if few == most else f'{few} to {most}'} checkpoints"
+    if len(counts) == 1:
+        return f"seed {next(iter(counts))}, mean of {checkpoints}: no seed variance"
+    return f"mean of {len(counts)} seeds" + (f", each of {checkpoints}" if most > 1 else "")
+
+
 def averaged(rows: Sequence[Row], each: Sequence[Sequence[Value]], values: Sequence[Value]) -> tuple[Value, ...]:
     """Return the `values` of a row over seeds with the mean over seeds, and its t interval, where every seed has one.
 
