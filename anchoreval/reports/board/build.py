@@ -10,7 +10,15 @@ from anchoreval.reports.board.cells import Gap, Map, Taken, choose, depth_map, g
 from anchoreval.reports.board.columns import Row, Value, columns_of, heads
 from anchoreval.reports.board.definition import IDENTITY, TRAINED, Declared
 from anchoreval.reports.board.gather import Gathered, spread_out
-from anchoreval.reports.board.models import Members, averaged, baseline_of, gaps_across, over_seeds, variant_of
+from anchoreval.reports.board.models import (
+    Members,
+    averaged,
+    baseline_of,
+    gaps_across,
+    over_seeds,
+    over_words,
+    variant_of,
+)
 from anchoreval.reports.board.view import RunView
 from anchoreval.stats import Cells, Compared, Slots, Subject, Trained, labels
 from anchoreval.stats.seeds import missing_seeds, variant_names
@@ -209,7 +217,7 @@ def _over_seeds(lines: Sequence[Line], declared: Declared, checkpoints: bool) ->
         row = over_seeds(rows, definition.margin / 100)
         base = {names[each[0]]: own for each, own in seeds.items() if each[0].name == definition.baseline_model
                 and each[1:] == key[1:]}  # fmt: skip
-        said = f"{name}, seed{'s' * (len(seeds[key]) > 1)} {row.seeds}" + (f", steps {row.steps}" if row.steps else "")
+        said = f"{name}, {over_words(rows)}"
         if lacking := missing_seeds({name: seeds[key]} | base):
             said += f" ({lacking})"
         values = columns_of(row, definition.columns, declared.averages)
@@ -275,10 +283,12 @@ def _absent(declared: Declared, runs: Sequence[Gathered]) -> Iterable[str]:
     """Yield, in words, what the definition names and no run holds."""
     definition = declared.definition
     keys = {(*place, one.arm) for run in runs for one, cells in run.cells.items() for place in cells}
+    variants = {run.trained.name for run in runs if run.trained}
     wanted = (
         ("arm", definition.arms or (), {arm for _, _, arm in keys}),
         ("length", definition.lengths or (), {length for _, length, _ in keys}),
-        ("model", definition.models or (), {run.subject.model for run in runs}),
+        ("model", definition.models or (), models := {run.subject.model for run in runs}),
+        ("baseline model", filter(None, [definition.baseline_model]), models | variants),
         ("task", declared.tasks, {task for task, _, _ in keys}),
     )
     for kind, names, present in wanted:
