@@ -292,6 +292,9 @@ class _Table:
         if reached := sorted(row.reached for row in self._by_window if row.reached):
             made |= {"least_reached": reached[0], "most_reached": reached[-1]}
             lines.append(f"of the density limit single windows reach {reached[0]:.0%} to {reached[-1]:.0%}")
+        for row in rows:
+            if (mask := row.facts.get("mask_seconds")) is not None and row.seconds:
+                lines.append(f"{row.what}: the block mask takes {mask:.3g} s more where each step builds its own")
         made |= {"density": mix.mean, "worst_unsorted": mix.unsorted, "worst_balanced": mix.balanced}
         lines.append(
             f"density, counted over 512 windows: mean {mix.mean:.3f}; densest of 8 in a step {mix.unsorted:.3f} in the "
