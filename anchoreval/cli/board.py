@@ -18,7 +18,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
     shared.add(parser, "output", default=None, about="folder (default: the folder of the first RUN)")
     about = (
         "write a declared board, NAME.csv and NAME.html, from a YAML file or from a definition of the package: "
-        "anchor-tiny, long-context"
+        "anchor-tiny, long-context, wang2024-table5"
     )
     averaged = (
         "add rows with the mean over the checkpoints of one training, as papers print it; it is no seed variance, so "

@@ -24,7 +24,7 @@ from statistics import fmean, stdev
 from typing import Any, Literal
 
 from anchoreval.errors import RunError
-from anchoreval.stats.contrasts import MARGIN, Comparison, Contrast, Row, family
+from anchoreval.stats.contrasts import MARGIN, Contrast, Row, family
 from anchoreval.stats.intervals import ALPHA, SAME, t_detects, t_interval
 from anchoreval.stats.paired import Difference, with_logprobs
 from anchoreval.stats.significance import mean_p
@@ -128,12 +128,19 @@ def over_seeds(unscored: Difference, scores: Seeds | None = None, nats: Seeds | 
     )
 
 
-def merged(by_seed: Mapping[int, Sequence[Difference]], arm: str = "", baseline: str = "") -> Difference:
-    """Return the differences at one place, of several seeds, as one whose pairs are seeds.
+Rows = Mapping[int, Sequence[Row]]  # seed -> its rows at one place; several are those of checkpoints of its training
 
-    Several differences of one seed are those of checkpoints of its training; they are averaged first.
+
+def rows_over_seeds(places: Sequence[Rows], margin: float, arm: str = "", baseline: str = "") -> tuple[Row, ...]:
+    """Return one row per place whose pairs are seeds, corrected together and worded as in `compare`.
+
+    Checkpoints of one training are averaged first. The noise floor is the largest of the seeds'.
     """
-    every = [difference for of in by_seed.values() for difference in of]
+    return family([_merged(rows, arm, baseline) for rows in places], margin, [_largest_floor(rows) for rows in places])
+
+
+def _merged(by_seed: Rows, arm: str, baseline: str) -> Difference:
+    every = [row.difference for rows in by_seed.values() for row in rows]
     lost = sum((Counter(difference.lost) for difference in every), Counter[str]())
     both = [(each.mean_arm, each.mean_baseline) for each in every if each.mean_arm is not None]
     unscored = Difference(
@@ -145,28 +152,34 @@ def merged(by_seed: Mapping[int, Sequence[Difference]], arm: str = "", baseline:
     return over_seeds(unscored, _of_each(by_seed, "difference"), _of_each(by_seed, "logprob"))
 
 
-def _of_each(by_seed: Mapping[int, Sequence[Difference]], name: str) -> Seeds:
-    values = {seed: [value for each in of if (value := getattr(each, name)) is not None]
-              for seed, of in by_seed.items()}  # fmt: skip
+def _of_each(by_seed: Rows, name: str) -> Seeds:
+    values = {seed: [value for row in rows if (value := getattr(row.difference, name)) is not None]
+              for seed, rows in by_seed.items()}  # fmt: skip
     return Seeds({seed: fmean(of) for seed, of in values.items() if of})
 
 
+def _largest_floor(by_seed: Rows) -> NoiseFloor | None:
+    floors = [row.floor for rows in by_seed.values() for row in rows if row.floor]
+    nats = max((floor.logprob for floor in floors if floor.logprob is not None), default=None)
+    return NoiseFloor(0.0, max(floor.difference for floor in floors), nats, nats) if floors else None
+
+
 def contrast_over_seeds(
-    arm: str, baseline: str, by_seed: Mapping[int, Comparison], margin: float = MARGIN, notes: Sequence[str] = ()
+    arm: str, baseline: str, by_seed: Mapping[int, Contrast], notes: Sequence[str] = ()
 ) -> Contrast:
-    """Return the rows of two variants, given their comparison of every seed; corrected and worded as in `compare`."""
+    """Return the contrast of two variants over seeds, given that of every seed."""
 
     def rows(part: Literal["cells", "lengths"]) -> tuple[Row, ...]:
-        places: dict[tuple[str | None, int | None], dict[int, list[Difference]]] = {}
-        for seed, comparison in by_seed.items():
-            for each in getattr(comparison, part):
-                places.setdefault((each.task, each.length), {})[seed] = [each]
-        return family([merged(of, arm, baseline) for of in places.values()], margin, [None] * len(places))
+        places: dict[tuple[str | None, int | None], dict[int, list[Row]]] = {}
+        for seed, contrast in by_seed.items():
+            for row in getattr(contrast, part):
+                places.setdefault((row.difference.task, row.difference.length), {})[seed] = [row]
+        return rows_over_seeds(list(places.values()), margin, arm, baseline)
 
-    pooled = merged({seed: [comparison.pooled] for seed, comparison in by_seed.items()}, arm, baseline)
+    margin = next(iter(by_seed.values())).margin
+    (pooled,) = rows_over_seeds([{seed: [each.pooled] for seed, each in by_seed.items()}], margin, arm, baseline)
     said = (f"pairs are {len(by_seed)} seeds: samples are averaged inside a seed, t intervals over seeds", *notes)
-    (row,) = family([pooled], margin, [None])
-    return Contrast(arm, baseline, margin, rows("cells"), rows("lengths"), row, said)
+    return Contrast(arm, baseline, margin, rows("cells"), rows("lengths"), pooled, said)
 
 
 @dataclass(frozen=True, slots=True)

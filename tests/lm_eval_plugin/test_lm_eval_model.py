@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from lm_eval_files import TINY, answers, write_folder
+from other_models import other_weights
 
 from anchoreval import evaluate
 from anchoreval.errors import ModelError, UnsupportedArm
@@ -243,6 +244,30 @@ def test_answers_to_our_tasks_are_those_of_anchoreval_run_record_for_record(
     assert len(samples) == limit and found["results"][task]["score,none"] == pytest.approx(
         sum(record.score or 0 for record in record_of) / limit
     )
+
+
+def test_two_models_have_the_scores_of_run_sample_by_sample(tmp_path: Path) -> None:
+    from lm_eval.tasks import TaskManager
+
+    from anchoreval.lm_eval_plugin.names import write_tasks
+
+    models, task, limit = [tmp_path / "one", tmp_path / "two"], "anchor_ruler_vt_512", 2
+    for folder in models:
+        shutil.copytree(TINY, folder)
+    other_weights(models[1])
+    names = [str(folder) for folder in models]
+    runs = evaluate(names, "ruler/vt", lengths=[512], arms="fp32", limit=limit, output=tmp_path / "runs")
+    (tmp_path / "tasks").mkdir()
+    write_tasks(tmp_path / "tasks", [task], limit)
+    scores = []
+    for name, done in zip(names, runs, strict=True):
+        args = {"pretrained": name, "arm": "fp32", "dtype": "auto"}
+        manager = TaskManager(include_path=str(tmp_path / "tasks"), include_defaults=False, metadata=args)
+        samples = run("anchoreval", manager, [task], args=args, limit=limit)["samples"][task]
+        theirs = {s["doc_id"]: (s["score"], s["resps"][0][0], s["prompt_hash"]) for s in samples}
+        assert theirs == {r.index: (r.score, r.output, r.prompt_sha256) for r in done.records}
+        scores.append([theirs[i][1] for i in sorted(theirs)])
+    assert len(scores[0]) == limit and scores[0] != scores[1]
 
 
 @pytest.mark.parametrize("bos", [None, True, False])

@@ -298,6 +298,18 @@ def test_variants_with_several_seeds_are_compared_over_seeds() -> None:
     assert "lacks" not in text
 
 
+def test_a_difference_over_seeds_counts_only_above_the_noise_floor_of_the_runs() -> None:
+    def noisy(variant: str, seed: int, wrong: float, floor: float) -> Run:
+        run = trained(variant, seed, wrong)
+        return made({"fp32": wrong, "fp32~placebo": wrong + floor}, name=run.name, model=dict(run.header.model))
+
+    for floor, says in ((0.0, "worse"), (0.5, "cannot tell (not above the noise floor)")):
+        runs = [noisy("full", seed, 0.0, floor) for seed in range(3)]
+        runs += [noisy("anchor", seed, 0.2 + seed / 100, floor) for seed in range(3)]
+        over = next(each for each in compare(runs) if each.arm == "fp32 (anchor-fp32)")
+        assert over.pooled.says == says
+
+
 def test_a_seed_that_one_variant_lacks_is_named_and_not_used() -> None:
     runs = [trained("full", seed, 0.0) for seed in (0, 1, 2)] + [trained("anchor", seed, 0.2) for seed in (1, 2, 5)]
     over = compare(runs)[-1]

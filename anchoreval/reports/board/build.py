@@ -10,7 +10,15 @@ from anchoreval.reports.board.cells import Gap, Map, Taken, choose, depth_map, g
 from anchoreval.reports.board.columns import Row, Value, columns_of, heads
 from anchoreval.reports.board.definition import IDENTITY, TRAINED, Declared
 from anchoreval.reports.board.gather import Gathered, spread_out
-from anchoreval.reports.board.models import Members, averaged, baseline_of, gaps_across, over_seeds, variant_of
+from anchoreval.reports.board.models import (
+    Members,
+    averaged,
+    baseline_of,
+    gaps_across,
+    over_seeds,
+    over_words,
+    variant_of,
+)
 from anchoreval.reports.board.view import RunView
 from anchoreval.stats import Cells, Compared, Slots, Subject, Trained, labels
 from anchoreval.stats.seeds import missing_seeds, variant_names
@@ -205,7 +213,7 @@ def _over_seeds(lines: Sequence[Line], declared: Declared, checkpoints: bool) ->
         row = over_seeds(rows, definition.margin / 100)
         base = {names[each[0]]: own for each, own in seeds.items() if each[0].name == definition.baseline_model
                 and each[1:] == key[1:]}  # fmt: skip
-        said = f"{name}, seed{'s' * (len(seeds[key]) > 1)} {row.seeds}" + (f", steps {row.steps}" if row.steps else "")
+        said = f"{name}, {over_words(rows)}"
         if lacking := missing_seeds({name: seeds[key]} | base):
             said += f" ({lacking})"
         values = columns_of(row, definition.columns, declared.averages)

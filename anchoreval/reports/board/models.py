@@ -17,9 +17,9 @@ from anchoreval.reports.board.columns import Row, Value
 from anchoreval.reports.board.gather import Gathered
 from anchoreval.reports.words import interval, percent
 from anchoreval.schema import Outcome
-from anchoreval.stats import Cells, Place, Scores, Slots, Subject, Trained, family, labels
+from anchoreval.stats import Cells, Place, Scores, Slots, Subject, Trained, labels
 from anchoreval.stats.intervals import t_interval
-from anchoreval.stats.seeds import merged
+from anchoreval.stats.seeds import rows_over_seeds
 
 Members = Sequence[tuple[int, Gathered]]
 _OURS, _THEIRS = "this model", "the baseline model"
@@ -102,6 +102,16 @@ def over_seeds(rows: Sequence[Row], margin: float) -> Row:
     )
 
 
+def over_words(rows: Sequence[Row]) -> str:
+    """Return what a row over these rows is the mean of, in words."""
+    counts = Counter(_trained(row).seed for row in rows)
+    few, most = min(counts.values()), max(counts.values())
+    checkpoints = f"{few if few == most else f'{few} to {most}'} checkpoints"
+    if len(counts) == 1:
+        return f"seed {next(iter(counts))}, mean of {checkpoints}: no seed variance"
+    return f"mean of {len(counts)} seeds" + (f", each of {checkpoints}" if most > 1 else "")
+
+
 def averaged(rows: Sequence[Row], each: Sequence[Sequence[Value]], values: Sequence[Value]) -> tuple[Value, ...]:
     """Return the `values` of a row over seeds with the mean over seeds, and its t interval, where every seed has one.
 
@@ -120,7 +130,7 @@ def _averaged(of_seeds: Sequence[tuple[int, Value]], value: Value) -> Value:
     if value.mean is None or sum(map(len, by_seed.values())) < len(of_seeds):
         return value
     means = [fmean(of) for of in by_seed.values()]
-    low, high = t_interval(means)
+    low, high = (None if end is None else min(100.0, max(0.0, end)) for end in t_interval(means))
     mean, many = fmean(means), len(means) > 1
     what = "mean over seeds, t interval over seeds" if many else "mean over checkpoints, which is no seed variance"
     ends = interval(low / 100, high / 100) if low is not None and high is not None else ""
@@ -155,7 +165,7 @@ def _gap(by_seed: Mapping[int, Sequence[Row]], name: Literal["gap", "across"], m
     gaps = {seed: of for seed, of in gaps.items() if of}
     if not gaps:
         return None
-    (row,) = family([merged({seed: [gap.difference for gap in of] for seed, of in gaps.items()})], margin, [None])
+    (row,) = rows_over_seeds([{seed: [gap.row for gap in of] for seed, of in gaps.items()}], margin)
     return Gap(next(iter(gaps.values()))[0].run, row)
 
 

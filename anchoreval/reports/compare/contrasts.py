@@ -17,7 +17,7 @@ from anchoreval.files import write_whole
 from anchoreval.records.header import Header
 from anchoreval.records.run import Run, find_runs, load_run, tell_changed
 from anchoreval.schema import Json
-from anchoreval.stats import Cells, Compared, Comparison, Contrast, Place, Scores, Subject, Trained, labels
+from anchoreval.stats import Cells, Compared, Contrast, Place, Scores, Subject, Trained, labels
 from anchoreval.stats.seeds import contrast_over_seeds, missing_seeds, variant_names
 
 TABLE, BODY = "compare.csv", "compare.json"
@@ -71,10 +71,10 @@ def compare_seeds(runs: Sequence[Run], margin: float = 0.01) -> list[Contrast]:
         common = sorted(ours.keys() & theirs.keys())
         lacking = missing_seeds({names[variant]: ours, names[first]: theirs})
         for arms in _same_arms(ours[common[0]].arms, theirs[common[0]].arms) if len(common) > 1 else ():
-            by_seed = {seed: both for seed in common if (both := _of_arms((ours[seed], theirs[seed]), arms))}
+            by_seed = {seed: both for seed in common if (both := _of_arms((ours[seed], theirs[seed]), arms, margin))}
             if len(by_seed) > 1:
                 said, base = (f"{arm} ({names[each]})" for arm, each in zip(arms, (variant, first), strict=True))
-                contrasts.append(contrast_over_seeds(said, base, by_seed, margin, [lacking] if lacking else []))
+                contrasts.append(contrast_over_seeds(said, base, by_seed, [lacking] if lacking else []))
     return contrasts
 
 
@@ -84,17 +84,17 @@ def _same_arms(ours: Sequence[str], theirs: Sequence[str]) -> list[tuple[str, st
     return same or ([(ours[0], theirs[0])] if len(ours) == len(theirs) == 1 else [])
 
 
-def _of_arms(runs: tuple[Run, Run], arms: tuple[str, str]) -> Comparison | None:
-    """Return the differences of an arm of each run; None if one lacks it or no sample is in both."""
-    known = [{one.arm: (one, cells) for one, cells in run.subjects(str(run.path)).items()} for run in runs]
-    if any(arm not in of for arm, of in zip(arms, known, strict=True)):
+def _of_arms(runs: tuple[Run, Run], arms: tuple[str, str], margin: float) -> Contrast | None:
+    """Return the contrast of an arm of each run; None if one lacks it or no sample is in both."""
+    known = [run.subjects(str(run.path)) for run in runs]
+    of = [{subject.arm: subject for subject in subjects} for subjects in known]
+    if any(arm not in by_arm for arm, by_arm in zip(arms, of, strict=True)):
         return None
-    (ours, cells), (theirs, other) = known[0][arms[0]], known[1][arms[1]]
-    both: Subjects = {ours: cells, theirs: other}
+    both: Subjects = known[0] | known[1]
     if len({run.header.tokenizer.get("sha256") for run in runs}) > 1:
         both = _silent(both)
-    comparison = Compared(both).differences(ours, theirs)
-    return comparison if comparison.pooled.pairs or comparison.pooled.logprob_pairs else None
+    contrast = Compared(both, margin).contrast(of[0][arms[0]], of[1][arms[1]])
+    return contrast if contrast.pooled.difference.pairs or contrast.pooled.difference.logprob_pairs else None
 
 
 def _silent(subjects: Subjects) -> dict[Subject, dict[Place, Scores]]:
