@@ -191,8 +191,8 @@ def says(row: SeedRow) -> str:
         return "one seed: no interval"
     p = "" if row.p_holm is None else f", p = {row.p_holm:.2g}"
     least = row.detectable
-    seen = "" if row.says != "cannot tell" or least is None else f" (shows {least:.2g} four times in five)"
-    return f"{row.says}{seen}{p}"
+    seen = "" if row.says != "cannot tell" or least is None else f", {least:.2g} would be told four times in five"
+    return f"{row.says}{p}{seen}"
 
 
 def grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -328,9 +328,8 @@ def sentences(found: Found) -> list[str]:
     if "floor" in rows:
         row = rows["floor"]
         said.append(
-            f"The floor: `intra-doc-reset` minus `intra-doc`, one function in exact arithmetic, are {_of(row)} apart "
-            f"at {length:,} tokens after {tokens} steps at fp32; single seeds up to "
-            f"{max(map(abs, row.seeds.values)):.3f}."
+            f"The floor: `intra-doc-reset` minus `intra-doc` at fp32, one function in exact arithmetic, is {_of(row)} "
+            f"at {length:,} tokens, equal tokens; of a single seed up to {max(map(abs, row.seeds.values)):.4f}."
         )
     if "interaction" in rows:
         row = rows["interaction"]
@@ -342,11 +341,11 @@ def sentences(found: Found) -> list[str]:
         )
     if against := from_baseline(found, tokens, (*CORE, *MORE)):
         each = [f"`{name}` {told(against[name].seeds)} ({says(against[name])})" for name in _named(against)]
-        said.append(f"Equal tokens, minus `intra-doc` at fp32, {length:,} tokens: {'; '.join(each)}.")
+        said.append(f"Equal tokens, at {length:,}, minus `intra-doc-fp32`: {'; '.join(each)}.")
     if found.seeds("anchor-fp32", time) and (longer := from_baseline(found, time, CORE)):
         each = [f"`{name}` {told(longer[name].seeds)} ({says(longer[name])})" for name in _named(longer)]
         said.append(
-            f"Equal counted operations ({time} masked steps for {tokens} full ones), minus `intra-doc` at fp32: "
+            f"Equal counted operations ({time} masked steps for {tokens} full ones), minus `intra-doc-fp32`: "
             f"{'; '.join(each)}."
         )
     return said

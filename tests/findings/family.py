@@ -28,7 +28,8 @@ HOW = """
 A number is the mean log-probability of the right answer's tokens, in nats (in brackets: answers whose every token was
 the most likely one), on {documents} held-out documents of each length with eight needles and six questions each
 (`examples/family/needles.py`), at the RoPE level of the training. Intervals are of 95%, over seeds; Holm's correction
-is over the arms of a table. Short lengths stand in every table, for there full attention pays.
+is over the arms of a table. Short lengths stand in every table, for there full attention pays. A seed draws documents
+and their order from one store of two million tokens; two seeds have about one document in seven in common.
 
 """
 NOT_SHOWN = """## What was not shown
