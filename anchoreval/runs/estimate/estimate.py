@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from anchoreval.arms.arm import Arm
@@ -51,10 +51,12 @@ class RunPlan:
     unmakeable: tuple[str, ...]
 
 
-def limits_of(options: Mapping[str, Any]) -> Limits:
-    """Return how much is computed at once with these options of a backend."""
+def limits_of(options: Mapping[str, Any], shape: Shape | None) -> Limits:
+    """Return how much of a model is computed at once with these options of a backend."""
     names = (field.name for field in fields(Limits))
-    return Limits(**{name: options[name] for name in names if name in options})
+    asked = Limits(**{name: options[name] for name in names if name in options})
+    chunks = "chunk_tokens" in options or options.get("kernel") not in (None, "default", "auto", "fused", "sdpa")
+    return asked if chunks or shape is None else replace(asked, pass_tokens=shape.pass_tokens)
 
 
 def plan_run(
