@@ -25,6 +25,10 @@ def _counts(text: str) -> list[int]:
     return [shared.positive(part.strip()) for part in text.split(",")]
 
 
+def _names(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")]
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """What a kind measures, `module:function` below bench/, and its options, in the order of the function's.
@@ -52,12 +56,15 @@ KINDS = {
         device=True,
     ),
     "engines": Kind(
-        "compare CPU seconds of our models in lm-eval with its hf and vllm models, on the same prompts",
+        "compare CPU seconds of our models in lm-eval with its hf and vllm models and transformers, on equal prompts",
         "engines:report_engines",
         {
-            "length": replace(_LENGTH, default=4_096),
-            "prompts": replace(_COUNT, about="prompts", default=8),
-            "questions": replace(_COUNT, about="questions on each shared context", default=8),
+            "lengths": replace(_LENGTHS, about="tokens of a prompt (default: 4k)", default=[4_096]),
+            "jobs": Option(
+                "jobs (default: score,questions,generate)", ["score", "questions", "generate"], _names, "JOB,JOB"
+            ),
+            "pairs": replace(_COUNT, about="times that the engines take turns", default=5),
+            "together": replace(_COUNT, about="questions on a context, and prompts that are generated", default=8),
         },
     ),
     "memory": Kind(

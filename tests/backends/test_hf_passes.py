@@ -147,6 +147,17 @@ def test_an_answer_that_is_scored_comes_in_the_pass_of_its_prompt(llama: Path) -
     assert seen == [(1, 702)]
 
 
+def test_the_only_choice_comes_in_the_pass_of_its_prompt(llama: Path, backend: HfBackend) -> None:
+    spied = HfBackend.open(str(llama))
+    (prompt,), seen, ids = prompts(1, 300, 300), calls(spied), (9, 8, 7, 6)
+    for counted in (4, 2):
+        asked = replace(request("one", prompt), max_new_tokens=0, choices=(Continuation(ids, counted),))
+        (made,) = spied.answer([asked])
+        want = stock_logprob(backend.model, (*prompt, *ids[: 4 - counted]), ids[4 - counted :])
+        assert made.choices[0].logprob == pytest.approx(want, abs=logprob_tolerance(backend.model, counted))
+    assert seen == [(1, 303), (1, 303)]
+
+
 def test_the_length_of_a_pass_is_no_part_of_the_identity_and_chunks_are(llama: Path, tmp_path: Path) -> None:
     passes = HfBackend.open(str(llama))
     tokens = passes.limits.pass_tokens

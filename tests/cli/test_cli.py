@@ -59,7 +59,7 @@ FLAGS = {
     },
     "doctor": LOADING | {"--anchor", "--json", "--max-length", "--model"},
     "bench prefill": {"--chunk-tokens", "--device", "--documents", "--lengths", "--output", "--shape"},
-    "bench engines": {"--length", "--prompts", "--questions"},
+    "bench engines": {"--jobs", "--lengths", "--pairs", "--together"},
     "bench memory": {"--length"},
     "bench gpu": {"--device", "--documents", "--lengths", "--output", "--repeats"},
     "bench anchor": set(),
@@ -90,7 +90,7 @@ OF_THEIR_OWN = {
     ("bench prefill", "--chunk-tokens"): "that of the committed figures",
     ("bench gpu", "--documents"): "several", ("bench gpu", "--repeats"): "timed runs, no samples",
     ("train", "--seed"): "of the order of documents", ("bench memory", "--length"): "of one prompt",
-    ("bench engines", "--length"): "of each prompt",
+    ("bench engines", "--lengths"): "of each prompt",
 }  # fmt: skip
 FAKE = ["--model", "anchor-tiny", "--backend", "fake", "--lengths", "512", "--limit", "3"]
 

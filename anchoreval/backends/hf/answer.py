@@ -195,14 +195,15 @@ class Answering:
         layout, start = self._arrangement.of(request), batch.start(request)
         if request.scores_text:
             return self._score_text(store, (row, start), request, layout)
+        given = request.reference_ids or (request.choices[0].token_ids if len(request.choices) == 1 else ())
         if layout.rows and self._arrangement.realisation == "flex":
             logits_kV = self._prefill_flex(store, (row, start), request, layout)
         elif layout.rows:
             logits_kV = self._prefill_rows(store, (row, start), request, layout)
         else:
-            logits_kV = self._prefill_plain(store, (row, start), request, layout)
+            logits_kV = self._prefill_plain(store, (row, start), request, layout, given)
         state = Row(request, TextStream(self._decoder, request.token_ids, request.stop), start, layout.after)
-        behind = Behind(store, (row, start), request.token_ids, layout.after, logits_kV)
+        behind = Behind(store, (row, start), request.token_ids, layout.after, logits_kV, given[: len(logits_kV) - 1])
         with self._unchanged():
             if request.reference_ids:
                 state.refer(*self._scoring.reference(behind, request.reference_ids))
@@ -231,10 +232,12 @@ class Answering:
         self.prefilled_tokens += len(ids) - 1
         return state
 
-    def _prefill_plain(self, store: KvStore, place: tuple[int, int], request: Request, layout: Layout) -> Tensor:
+    def _prefill_plain(
+        self, store: KvStore, place: tuple[int, int], request: Request, layout: Layout, given: Sequence[int]
+    ) -> Tensor:
         """Return the logits `kV` after a prompt under plain causal attention; copy what the previous prompt shares.
 
-        In passes of `pass_tokens`, the last one holds the first tokens of the reference too: k - 1 of them.
+        In passes of `pass_tokens`, the last one holds the first k - 1 of the tokens `given` behind the prompt too.
         """
         ids, most = request.token_ids, self._limits.pass_tokens
         done, source = self._prefix(request, layout), self._previous
@@ -243,7 +246,7 @@ class Answering:
         store.clear_left(*place)
         cache = store.row(*place, done)
         chunk = len(ids) if self._network.whole_prompts else most or self._limits.chunk_tokens
-        ahead = request.reference_ids[:-1][: REFERENCE_TOKENS - 1] if most else ()
+        ahead = given[:-1][: REFERENCE_TOKENS - 1] if most else ()
         for at in range(done, len(ids), chunk):
             new, positions = ids[at : at + chunk], layout.positions[at : at + chunk]
             if ahead and at + chunk >= len(ids):

@@ -36,7 +36,7 @@ class Behind:
     """The end of a prompt in a store.
 
     `place` is (row, column) of its first token, `after` the position of the next token and `logits` (`kV`) those of
-    that token, and of the ones after the first k - 1 tokens of the reference.
+    that token, and of the ones after the k - 1 tokens `ahead`, with which the reference or the only choice begins.
     """
 
     store: KvStore
@@ -44,6 +44,7 @@ class Behind:
     ids: tuple[int, ...]
     after: int
     logits: Tensor
+    ahead: Sequence[int] = ()
 
     @property
     def tokens(self) -> int:
@@ -117,6 +118,8 @@ class Scoring:
         order = sorted(range(len(choices)), key=lambda i: len(choices[i].token_ids))
         short = [i for i in order if len(choices[i].token_ids) < 2 or choices[i].counted == 0]
         scored = {i: _first(behind.logits[:1], choices[i]) for i in short}
+        for i in (i for i in order if i not in scored and tuple(choices[i].token_ids[:-1]) == tuple(behind.ahead)):
+            scored[i] = _judged(behind.logits[-choices[i].counted :], choices[i].token_ids[-choices[i].counted :])
         scored |= {
             i: self._whole(behind, choices[i]) for i in order if i not in scored and self._grows(behind, choices[i])
         }
