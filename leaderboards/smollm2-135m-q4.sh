@@ -21,7 +21,8 @@ LEVELS=native,fp32-qk,fp32,bf16-table,bf16,bf16-angle
 DOCUMENTS=ruler/niah_single_1,ruler/niah_multikey_2,ruler/niah_multikey_3,ruler/vt,ruler/cwe,ruler/qa_1,ruler/qa_2  # several each
 
 run() {
-    "$BIN/anchoreval" run --model "$MODEL" --haystack generated --limit "$LIMIT" --output "$OUTPUT" "$@"
+    "$BIN/anchoreval" run --model "$MODEL" --haystack generated --limit "$LIMIT" --chunk-tokens 512 \
+        --output "$OUTPUT" "$@"
 }
 
 ruler() {

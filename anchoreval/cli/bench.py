@@ -59,12 +59,15 @@ KINDS = {
         device=True,
     ),
     "engines": Kind(
-        "compare CPU seconds of our models in lm-eval with its hf and vllm models, on the same prompts",
+        "compare CPU seconds of our models in lm-eval with its hf and vllm models and transformers, on equal prompts",
         "engines:report_engines",
         {
-            "length": replace(_LENGTH, default=4_096),
-            "prompts": replace(_COUNT, about="prompts", default=8),
-            "questions": replace(_COUNT, about="questions on each shared context", default=8),
+            "lengths": replace(_LENGTHS, about="tokens of a prompt (default: 4k)", default=[4_096]),
+            "jobs": Option(
+                "jobs (default: score,questions,generate)", ["score", "questions", "generate"], _names, "JOB,JOB"
+            ),
+            "pairs": replace(_COUNT, about="times that the engines take turns", default=5),
+            "together": replace(_COUNT, about="questions on a context, and prompts that are generated", default=8),
         },
     ),
     "memory": Kind(

@@ -57,10 +57,11 @@ def _planned(options: argparse.Namespace, model: str, watch: Watch) -> RunPlan:
     asked = ask(**shared.keywords(options, shared.OF_RUNS) | {"model": model}, tell=note)
     given, known = asked.opening.options, capabilities_of(options.backend)
     prompts = asked.prompts.asking(until=None)  # a stopping rule takes all samples at most, and shuffles files
-    limits = limits_of(given)
     with work(watch, 0, "making the first prompt of every task and length"):
         cells = prompts.cells()
-    shape = shape_of(prompts.model.folder, given["dtype"]) if known.loads_checkpoint else None
+    device = "cuda" if options.gpus else "cpu"
+    shape = shape_of(prompts.model.folder, given["dtype"], device) if known.loads_checkpoint else None
+    limits = limits_of(given, shape)
     if machine is None and shape is not None and known.kernels_of_torch:
         with work(watch, 0, f"measuring this machine with {prompts.model.name}"):
             machine = this_machine(prompts.model.checkpoint, given["dtype"], shape, limits.chunk_tokens)

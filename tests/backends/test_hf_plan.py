@@ -5,7 +5,7 @@ import random
 
 from checkpoints import prompts, request
 
-from anchoreval.backends.hf.batches import LEAST_ROWS, Limits, plan, shared, width
+from anchoreval.backends.hf.batches import LEAST_ROWS, Limits, plan, width
 
 LIMITS = Limits(chunk_tokens=64, batch_tokens=4_096, rows=16)
 
@@ -69,11 +69,11 @@ def test_prompts_with_a_common_beginning_are_neighbours() -> None:
 
 def test_only_whole_chunks_are_shared_and_one_token_is_left() -> None:
     first = tuple(range(10))
-    assert shared(first, first, 4) == 8
-    assert shared(first[:8], first[:8], 4) == 4
-    assert shared(first, (*first[:6], 99, 99), 4) == 4
-    assert shared(first, (99, *first), 4) == 0
-    assert shared(first, first, 10) == 0
+    assert Limits(4).shared(first, first) == 8
+    assert Limits(4).shared(first[:8], first[:8]) == 4
+    assert Limits(4).shared(first, (*first[:6], 99, 99)) == 4
+    assert Limits(4).shared(first, (99, *first)) == 0
+    assert Limits(10).shared(first, first) == 0
 
 
 def test_batches_are_never_narrower_than_the_least_width() -> None:

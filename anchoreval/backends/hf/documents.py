@@ -157,7 +157,7 @@ class RowPrefill:
     def _pass(self, own: KvStore, ids_BC: Tensor, positions_BC: Tensor, head: int, keep: int) -> Tensor:
         """Run the rows through the model in chunks, the head in the first; return logits of the last columns."""
         device, (rows, columns) = self._network.device, ids_BC.shape
-        cache = own.top(rows, 0)
+        cache = own.row(0, 0, 0, rows=rows)
         bounds = [0, *range(head + self._chunk, columns, self._chunk), columns]
         for start, stop in itertools.pairwise(bounds):
             mask_BC = torch.ones(rows, stop, dtype=torch.bool, device=device)

@@ -17,7 +17,7 @@ from transformers.cache_utils import Cache
 from anchoreval.arms.blocks import Block
 from anchoreval.arms.layout import Arrangement
 from anchoreval.backends.hf.answer import Answering
-from anchoreval.backends.hf.batches import Batch, Limits, plan, shared, width
+from anchoreval.backends.hf.batches import Batch, Limits, plan, width
 from anchoreval.backends.hf.documents import KeptDocuments
 from anchoreval.backends.hf.growth import Growth
 from anchoreval.backends.hf.probe import NoText
@@ -114,7 +114,7 @@ class DryArm:
         counted.made(network.passes, times)
         batches = list(plan(group, self._limits, self._alone))
         counted.made(Counter(itertools.chain.from_iterable(map(_decoding, batches))), groups)
-        counted.columns = max(_columns(batches, self._limits.chunk_tokens)) + answering.forked_columns
+        counted.columns = max(_columns(batches, self._limits)) + answering.forked_columns
         return counted
 
 
@@ -137,7 +137,7 @@ def _decoding(batch: Batch) -> Iterator[Pass]:
     return (Pass(rows, 1, longest + step, 1) for step in range(1, budget))
 
 
-def _columns(batches: Sequence[Batch], chunk: int) -> list[int]:
+def _columns(batches: Sequence[Batch], limits: Limits) -> list[int]:
     """Return rows x columns of the cache at each batch.
 
     A buffer of another size stays beside the new one only if the two batches share a prefix.
@@ -149,7 +149,7 @@ def _columns(batches: Sequence[Batch], chunk: int) -> list[int]:
         old = rows * columns
         fits = columns >= batch.columns if batch.solo else columns == batch.columns
         if not fits or rows < wanted:
-            kept = last is not None and shared(last.token_ids, batch.requests[0].token_ids, chunk) > 0
+            kept = last is not None and limits.shared(last.token_ids, batch.requests[0].token_ids) > 0
             rows, columns = wanted, batch.columns
             sizes.append(rows * columns + (old if kept else 0))
         last = batch.requests[-1]

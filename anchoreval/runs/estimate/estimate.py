@@ -6,7 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -113,10 +113,12 @@ class RunPlan:
     record_seconds: float
 
 
-def limits_of(options: Mapping[str, Any]) -> Limits:
-    """Return how much is computed at once with these options of a backend."""
+def limits_of(options: Mapping[str, Any], shape: Shape | None) -> Limits:
+    """Return how much of a model is computed at once with these options of a backend."""
     names = (field.name for field in fields(Limits))
-    return Limits(**{name: options[name] for name in names if name in options})
+    asked = Limits(**{name: options[name] for name in names if name in options})
+    chunks = "chunk_tokens" in options or options.get("kernel") not in (None, "default", "auto", "fused", "sdpa")
+    return asked if chunks or shape is None else replace(asked, pass_tokens=shape.pass_tokens)
 
 
 def plan_run(
