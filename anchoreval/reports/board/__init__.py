@@ -64,5 +64,4 @@ def _html(views: Sequence[RunView], checkpoints: bool = False) -> Iterator[str]:
 
     names = Counter(view.name for view in views)
     labels = [view.name if names[view.name] == 1 else view.path for view in views] if len(views) > 1 else [""]
-    title = views[0].model if len(views) == 1 else f"{len(views)} runs"
-    return page(build(of_runs(views, title), map(gathered_view, views, labels), checkpoints=checkpoints))
+    return page(build(of_runs(views), map(gathered_view, views, labels), checkpoints=checkpoints))

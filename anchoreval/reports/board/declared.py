@@ -64,7 +64,7 @@ def write_summary(
         if not _is_drawn(run.path):
             draw([load_run(run.path)], run.path, [run.path], tell)
     names = Counter(run.name for run in known)
-    declared = of_runs(known, f"{len(known)} runs")
+    declared = of_runs(known)
     found = gather([run.path for run in known], declared, folder, workers, tell)
     apart = (of_its_own(run, run.path if names[run.name] > 1 else run.name) for run in found)
     return _write(declared, apart, folder, workers, checkpoints)

@@ -123,7 +123,7 @@ class Held(Protocol):
     def arms(self) -> Sequence[str]: ...
 
 
-def of_runs(views: Sequence[Held], title: str) -> Declared:
+def of_runs(views: Sequence[Held]) -> Declared:
     """Return the definition of a board of runs: all that they hold, each against its own first arm.
 
     Their tasks are one suite, so that its pooled difference is that of `compare`.
@@ -136,6 +136,7 @@ def of_runs(views: Sequence[Held], title: str) -> Declared:
     models = dict.fromkeys((view.model, str(view.header.model.get("sha256"))) for view in views)
     base = _baseline_model(views) if 1 < len(models) <= MOST_ACROSS else None
     over_arms = [] if base and all(len(view.arms) < 2 for view in views) else ["difference", "verdict", "p_holm"]
+    title = views[0].model if len(views) == 1 else f"{len(views)} runs"
     means = ["mean"] if len(lengths) > 1 else []
     wide = len(lengths) > WIDE  # the verdict then stands before the lengths, where it is in view
     first = [*means, *over_arms, BY_LENGTH] if wide else [BY_LENGTH, *means, *over_arms]
