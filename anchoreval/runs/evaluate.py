@@ -381,7 +381,7 @@ def tokenizer_lines(prompts: Prompts) -> Iterator[str]:
     """Yield notices on the tokenizer: files that transformers reads differently, an anchor that is not the model's."""
     tokenizer, spec = prompts.tokenizer, prompts.spec
     if tokenizer.reading and tokenizer.reading.differs:
-        yield tokenizer.reading.differs
+        yield tokenizer.reading.words
     if spec.anchor == "none":
         if tokenizer.front:
             first = tokenizer.decode(tokenizer.front, skip_special_tokens=False)

@@ -109,7 +109,7 @@ def header_of(prompts: Prompts, cells: Cells, engine: Described, unused_template
     asked |= {"window": prompts.window}
     trained = model.reader is None and (model.folder / CARD).is_file()
     asked |= {"trained": training_card(model.folder)} if trained else {}
-    read = {"read_by_transformers": str(tokenizer.reading)} if tokenizer.reading else {}
+    read = {"read_by_transformers": tokenizer.reading.words} if tokenizer.reading else {}
     read |= {"path": model.reader} if model.reader else {}
     first = first_token(tokenizer, spec.template, spec.template_args, spec.anchor)
     facts = {

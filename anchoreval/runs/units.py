@@ -47,7 +47,7 @@ from anchoreval.schema import (
     lost_output,
 )
 from anchoreval.suites import scorer_of
-from anchoreval.suites.choices import with_choices
+from anchoreval.suites.suite import with_choices
 
 FIRST = "reasoning"  # the fact that holds the first answer
 FIRST_FACTS = (FIRST, f"{FIRST}_tokens", f"{FIRST}_finish")
