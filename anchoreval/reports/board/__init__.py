@@ -6,7 +6,7 @@ cells       means, paired differences and maps
 columns     the columns that a definition may name
 build       groups, maps and rows
 page        the page (imports jinja2)
-view        what a board shows of one run that was read whole; details, evidence: its cards, tables and samples
+view        what a board shows of one run that was read whole; details: its cards and tables
 run_csv     board.csv of runs
 sheet       <name>.csv of a declared board
 declared    boards that a definition in YAML declares

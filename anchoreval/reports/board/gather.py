@@ -32,7 +32,7 @@ class Gathered:
 
     `subject` is what its arms have in common. `setting` describes what runs of one row share, including the sources of
     their texts. `incomparable` is as in records.Header, `changed` as in records.Run. `view` is a run that was read
-    whole, which a board of runs shows with its samples.
+    whole, which a board of runs shows with its tables.
     """
 
     path: str
