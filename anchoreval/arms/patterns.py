@@ -78,7 +78,8 @@ def parse_pattern(text: str) -> str:
     whole = len(numbers) == len(letters) and all(number.isascii() and number.isdigit() for number in numbers)
     if not whole or any(int(number) < (letter != "S") for number, letter in zip(numbers, letters, strict=True)):
         example = known[name].replace("S", "4").replace("W", "256").replace("B", "512")
-        raise AnchorEvalError(f"attention {text!r}: {known[name]} with whole numbers above 0, such as {example}")
+        how = f"whole numbers above 0 (S may be 0), such as {example}" if letters else "no number"
+        raise AnchorEvalError(f"attention {text!r}: {known[name]} takes {how}")
     return ":".join([name, *(str(int(number)) for number in numbers)])
 
 
