@@ -2,8 +2,9 @@
 
 There are three jobs, all on the embedded model: an answer of three tokens is scored behind prompts that share nothing;
 the same behind contexts with several questions each; and sixteen tokens are generated behind prompts that share
-nothing. Time is CPU seconds of the process, with the engines of vLLM inside it and one thread each. The engines take
-turns on the prompts of each pair, so that what else the machine does meets all of them.
+nothing, the shortest three quarters as long. Time is CPU seconds of the process, with the engines of vLLM inside it and
+one thread each. The engines take turns on the prompts of each pair, so that what else the machine does meets all of
+them.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def jobs(length: int, pairs: int, together: int) -> dict[str, Job]:
     apart = tuple((_prose(length, number),) for number in range(pairs))
     contexts = [_prose(length, 1_000 + number) for number in range(pairs)]
     asked = [next(sentences(10_000 + number)) for number in range(together)]
-    others = [_prose(length, 5_000 + number) for number in range(pairs * together)]
+    others = [_prose(length - length * (n % together) // (4 * together), 5_000 + n) for n in range(pairs * together)]
     return {
         "score": Job("score, a prompt that shares nothing", "score", apart),
         "questions": Job(
@@ -56,7 +57,7 @@ def jobs(length: int, pairs: int, together: int) -> dict[str, Job]:
             tuple(tuple(f"{context} {question}" for question in asked) for context in contexts),
         ),
         "generate": Job(
-            f"generate {NEW_TOKENS}, {together} prompts", "generate",
+            f"generate {NEW_TOKENS}, {together} unequal prompts", "generate",
             tuple(tuple(others[at : at + together]) for at in range(0, len(others), together)),
         ),
     }  # fmt: skip

@@ -89,7 +89,8 @@ def plan(requests: Sequence[Request], limits: Limits, alone: bool = False) -> It
     """
     groups: dict[tuple[int, int], list[Request]] = {}
     for request in requests:
-        groups.setdefault((_bucket(len(request.token_ids)), request.max_new_tokens), []).append(request)
+        base = _bucket(len(request.token_ids), finest=limits.pass_tokens is None)
+        groups.setdefault((base, request.max_new_tokens), []).append(request)
     solo: list[Batch] = []
     for bucket, most in sorted(groups):
         group = sorted(groups[bucket, most], key=lambda request: request.token_ids)
@@ -120,8 +121,10 @@ def _behind(request: Request) -> int:
     return max(request.max_new_tokens, len(request.reference_ids), longest)
 
 
-def _bucket(tokens: int) -> int:
-    return -(-max(tokens, 1) // _BUCKET_TOKENS) * _BUCKET_TOKENS
+def _bucket(tokens: int, finest: bool = True) -> int:
+    """Return a length that others share: at most an eighth over `tokens`, or 128 more; never over 128 if `finest`."""
+    step = _BUCKET_TOKENS if finest else max(_BUCKET_TOKENS, 1 << tokens.bit_length() >> 4)
+    return -(-max(tokens, 1) // step) * step
 
 
 def _rows(columns: int, limits: Limits) -> int:
