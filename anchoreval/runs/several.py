@@ -20,6 +20,7 @@ from anchoreval.errors import AnchorEvalError, ModelError
 from anchoreval.model.checkpoint import find_checkpoint
 from anchoreval.records.run import Run
 from anchoreval.runs.identity import training_card
+from anchoreval.stats.subject import Trained
 from anchoreval.training.checkpoints import unfinished
 
 if TYPE_CHECKING:
@@ -124,10 +125,9 @@ def _unlike(asked: Mapping[str, Evaluation]) -> Iterator[str]:
     for name, model in models.items():
         if model.window is not None and model.window < longest:
             yield f"{name} has {model.window} positions: beyond them there are no pairs with the other models"
-        card = None if model.reader else training_card(model.folder)
-        step, steps = (card or {}).get("step"), (card or {}).get("steps")
-        if isinstance(step, int) and isinstance(steps, int) and step < steps:
-            yield f"{name} is half trained: step {step} of {steps}"
+        trained = None if model.reader else Trained.of(training_card(model.folder) or {})
+        if trained and trained.step < trained.steps:
+            yield f"{name} is half trained: step {trained.step_words}"
 
 
 def _tell_of(model: str, tell: Tell, line: str) -> None:

@@ -46,6 +46,12 @@ def family(lost: dict[int, float] = LOST) -> list[Run]:
     return [trained("full", seed, 0.0) for seed in lost] + [trained("anchor", seed, lost[seed]) for seed in lost]
 
 
+def of_step(run: Run, number: int) -> Run:
+    """The run of another checkpoint: a run and a model of their own."""
+    model = dict(run.header.model) | {"name": f"checkpoint-{number}", "sha256": str(number)}
+    return replace(run, header=run.header | {"run": f"r{number}", "model": model})
+
+
 def test_two_models_have_the_difference_and_the_verdict_that_compare_gives(tmp_path: Path) -> None:
     runs = [made({"fp32": 0.0, "bf16": 0.1}, name="one"), made({"fp32": 0.02, "bf16": 0.3}, name="two")]
     board = board_of(runs)
@@ -75,6 +81,9 @@ def test_a_declared_board_compares_models_with_the_one_that_it_names(tmp_path: P
     (contrast,) = compare([paths[0], paths[3]])
     values = {row["model"]: row["value"] for row in rows}
     assert float(values["anchor-0"]) == pytest.approx(100 * (contrast.pooled.difference.difference or 0), abs=1e-3)
+    other = declared(tmp_path, **asked, baseline_model="intra-doc-fp32")
+    assert cli("board", *map(str, paths), "--definition", str(other), "--output", str(tmp_path / "b")).returncode == 0
+    assert "baseline model intra-doc-fp32" in (tmp_path / "b" / "mine.html").read_text()
     with pytest.raises(CardError, match="baseline_model: model_verdict needs the model to compare with"):
         load_definition(declared(tmp_path, **asked | {"columns": ["model_verdict"]}))
 
@@ -118,7 +127,7 @@ def test_a_seed_that_a_variant_lacks_is_named_in_its_row() -> None:
 def test_checkpoints_of_one_training_are_averaged_where_asked_and_have_no_interval() -> None:
     steps = (10, 20, 30, 40, 50)
     runs = [trained("anchor", 0, step / 500, step=step, steps=50) for step in steps]
-    runs = [replace(run, header=run.header | {"run": f"r{i}"}) for i, run in enumerate(runs)]
+    runs = [of_step(run, i) for i, run in enumerate(runs)]
     assert not [line for line in board_of(runs).lines if "mean of" in line.model]
     board = board_of(runs, checkpoints=True)
     (line,) = [line for line in board.lines if line.model.startswith("anchor-fp32,")]
@@ -129,11 +138,12 @@ def test_checkpoints_of_one_training_are_averaged_where_asked_and_have_no_interv
     assert values["512"].mean == pytest.approx(fmean(mean for mean in every if mean is not None)) and len(every) == 5
     assert (values["512"].low, values["512"].high) == (None, None)
     assert "mean over checkpoints, which is no seed variance" in values["512"].label
+    assert values["verdict over models"].text == "\u2013"  # the first checkpoint is the baseline model
 
 
 def test_checkpoints_are_averaged_inside_seeds() -> None:
     runs = [trained("anchor", seed, lost, step=step, steps=20) for seed, lost in LOST.items() for step in (10, 20)]
-    runs = [replace(run, header=run.header | {"run": f"r{i}"}) for i, run in enumerate(runs)]
+    runs = [of_step(run, i) for i, run in enumerate(runs)]
     board = board_of(runs, checkpoints=True)
     (line,) = [line for line in board.lines if line.model.startswith("anchor-fp32,")]
     assert line.model == "anchor-fp32, mean of 3 seeds, each of 2 checkpoints"

@@ -136,7 +136,7 @@ def test_arms_are_tried_on_every_architecture_before_the_first_is_computed(
 def test_what_keeps_samples_from_being_pairs_is_said(models: Callable[..., Path], tmp_path: Path) -> None:
     first, short, other = models("a"), models("short", max_position_embeddings=512), models("other")
     other_words(other)
-    (first / CARD).write_text(json.dumps({"step": 8, "steps": 16}))
+    (first / CARD).write_text(json.dumps({"variant": "anchor", "rope": "fp32", "seed": 0, "step": 8, "steps": 16}))
     told: list[str] = []
     asked = ASKED | {"lengths": [512, 1024], "backend": "fake", "limit": 1}
     evaluate([str(first), str(short), str(other)], "ruler/vt", output=tmp_path / "runs", tell=told.append, **asked)

@@ -279,10 +279,12 @@ def _absent(declared: Declared, runs: Sequence[Gathered]) -> Iterable[str]:
     """Yield, in words, what the definition names and no run holds."""
     definition = declared.definition
     keys = {(*place, one.arm) for run in runs for one, cells in run.cells.items() for place in cells}
+    variants = {run.trained.name for run in runs if run.trained}
     wanted = (
         ("arm", definition.arms or (), {arm for _, _, arm in keys}),
         ("length", definition.lengths or (), {length for _, length, _ in keys}),
-        ("model", definition.models or (), {run.subject.model for run in runs}),
+        ("model", definition.models or (), models := {run.subject.model for run in runs}),
+        ("baseline model", filter(None, [definition.baseline_model]), models | variants),
         ("task", declared.tasks, {task for task, _, _ in keys}),
     )
     for kind, names, present in wanted:

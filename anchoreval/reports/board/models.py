@@ -30,34 +30,15 @@ def baseline_of(name: str | None, run: Gathered, others: Iterable[Members]) -> M
 
     Of several checkpoints of the variant, it is the one of the same step, else the last one.
     """
-    alike = [members for members in others if _alike(members[0][1], run)]
-    if name is None or not alike:
+    place, own = (run.beside, run.subject.engine), run.trained
+    alike = [members for members in others if (members[0][1].beside, members[0][1].subject.engine) == place]
+    if named := next((members for members in alike if members[0][1].subject.model == name), None):
+        return None if named[0][1].subject == run.subject else named
+    seeds = {it: members for members in alike if (it := members[0][1].trained) and own
+             and (it.name, it.seed) == (name, own.seed)}  # fmt: skip
+    if own is None or own.name == name or not seeds:
         return None
-    named = [members for members in alike if members[0][1].subject.model == name]
-    if named:
-        same = _same_model(named[0][0][1], run)
-        return None if same else named[0]
-    trained = run.trained
-    seeds = [members for members in alike if trained and _is_seed(members[0][1].trained, name, trained.seed)]
-    if trained is None or not seeds or trained.name == name:
-        return None
-    return max(seeds, key=lambda members: _nearness(members[0][1].trained, trained.step))
-
-
-def _alike(one: Gathered, other: Gathered) -> bool:
-    return (one.beside, one.subject.engine) == (other.beside, other.subject.engine)
-
-
-def _same_model(one: Gathered, other: Gathered) -> bool:
-    return (one.subject.model, one.subject.weights) == (other.subject.model, other.subject.weights)
-
-
-def _is_seed(trained: Trained | None, name: str, seed: int) -> bool:
-    return trained is not None and (trained.name, trained.seed) == (name, seed)
-
-
-def _nearness(trained: Trained | None, step: int) -> tuple[bool, int]:
-    return (trained.step == step, trained.step) if trained else (False, 0)
+    return seeds[max(seeds, key=lambda trained: (trained.step == own.step, trained.step))]
 
 
 def gaps_across(
@@ -160,9 +141,9 @@ def _mean(parts: Sequence[Mean]) -> Mean:
 
 
 def _gap(by_seed: Mapping[int, Sequence[Row]], name: Literal["gap", "across"], margin: float) -> Gap | None:
-    """Return the difference over seeds of the rows that have it."""
-    gaps = {seed: [gap for row in rows if (gap := getattr(row, name))] for seed, rows in by_seed.items()}
-    gaps = {seed: of for seed, of in gaps.items() if of}
+    """Return the difference over the seeds of which every row has it; None without any."""
+    gaps = {seed: [getattr(row, name) for row in rows] for seed, rows in by_seed.items()}
+    gaps = {seed: of for seed, of in gaps.items() if all(of)}
     if not gaps:
         return None
     (row,) = rows_over_seeds([{seed: [gap.row for gap in of] for seed, of in gaps.items()}], margin)

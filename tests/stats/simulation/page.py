@@ -134,6 +134,9 @@ Two arms see the same samples, so their scores are compared pair by pair. Values
 - **log-probabilities** have no bound, so that no interval of their mean holds for every law; t with the jackknife
   over sources does where they are not too skewed. One sample that moves by 50 nats drowns a mean: a sign test beside
   it then says "cannot tell (most are lower)".
+- **seeds**: of variants trained with several seeds the seed is the unit, samples averaged inside it, with t over seeds,
+  because a claim on a way of training is on further trainings (docs/training.md). **detects** is then exact for normal
+  differences: the noncentral t, 3.3 standard deviations for three seeds and 1.4 for six.
 """,
     ),
     Section("## No difference", "Any false word is counted.", (NULL, SKEWED, TOGETHER, SPREAD)),
