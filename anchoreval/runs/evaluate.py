@@ -84,7 +84,7 @@ def ask(
 ) -> Evaluation:
     """Evaluate a model and return the finished run: every sample answered under every arm, and scored.
 
-    The keywords are the flags of `anchoreval run`, and its help explains them. In other words here:
+    The keywords are the flags of `anchoreval run`; its help explains them. A list of models gives a list of runs. Here:
 
     `tasks`             may name cards of suites from outside, whose modules are then run
     `lengths`           a sequence; `template_args` and `backend_args` are mappings

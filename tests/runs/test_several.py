@@ -16,14 +16,14 @@ from other_models import TINY, other_weights, other_words
 
 from anchoreval import compare, evaluate, load_run
 from anchoreval.backends.hf.backend import HfBackend
-from anchoreval.errors import AnchorEvalError, ModelError, UnknownName, UnsupportedArm
+from anchoreval.errors import AnchorEvalError, LengthError, ModelError, UnknownName, UnsupportedArm
 from anchoreval.reports.compare.table import table_of
 from anchoreval.runs import several
 from anchoreval.runs.evaluate import ask
 from anchoreval.runs.several import models_named
 
 pytestmark = pytest.mark.numeric
-TASKS = "ruler/niah_single_1,ruler/vt"
+TASKS = "ruler/vt"
 ASKED: dict[str, Any] = {"lengths": [512], "limit": 2, "haystack": "generated", "arms": "fp32"}
 CARD = "anchoreval_training.json"
 
@@ -96,9 +96,15 @@ def begun(folder: Path) -> None:
     (folder / "config.json").unlink()
 
 
+def shorter(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 256}))
+
+
 @pytest.mark.parametrize(
     ("spoil", "error", "says"),
     [
+        (shorter, LengthError, "b: length 512 is over the model's limit of 256 positions"),
         (torn, ModelError, r"b: model.safetensors is not whole: the same `anchoreval train` makes it again"),
         (begun, ModelError, r"b: its training has not ended: the same `anchoreval train` goes on$"),
         (lambda folder: (folder / "model.safetensors").unlink(), ModelError, "b has no weights"),
