@@ -364,6 +364,8 @@ def _control(row: SeedRow | None, length: int) -> str:
     if row is None:
         return "The control was not measured, so nothing here shows that this family can show anything."
     start = f"The control: under bf16-angle `intra-doc-reset` minus `intra-doc` is {_of(row)} at {length:,} tokens: "
+    if len(row.seeds.by_seed) < 2:
+        return f"{start}one seed, no interval, so whether this family can show anything is not known yet."
     if row.says == "higher":
         return f"{start}{says(row)}, so this family can show what rounding of positions does to a training."
     return f"{start}{says(row)}. The control does not show, so this family can show nothing about the rest."

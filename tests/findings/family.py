@@ -37,6 +37,8 @@ NOT_SHOWN = """## What was not shown
 - **A sink.** {sink} The paper's hypothesis is about models whose first token takes much of the attention; a model
   without that can miss the effect.
 - **BF16 as it is trained.** The host is float32: weights, activations and sums do not round. Here BF16 is RoPE alone.
+- **A floor at bf16.** `intra-doc-reset` was trained at fp32 and bf16-angle alone; two trainings at bf16 that differ by
+  rounding may lie further apart than the floor, which is of fp32.
 - **Size.** 3.7 million parameters, {tokens:,} tokens of training and 8,192 tokens of context, where the paper trains 7
   billion parameters on 1 to 2 billion tokens to 64K and 128K.
 - **Other numbers.** One learning rate, constant, without warm-up; one length distribution for most arms, and generated

@@ -23,9 +23,9 @@ SEEDS = 2
 
 @pytest.fixture(scope="module")
 def patched() -> Any:
-    """Three arms of eight, one of them to equal time, and one of the longer text."""
+    """Two arms of eight, one of them to equal time, and one of the longer text."""
     with pytest.MonkeyPatch.context() as patch:
-        arms = (plan.CORE[0], plan.Arm("anchor"), plan.Arm("full"))
+        arms = (plan.CORE[0], plan.Arm("anchor"))
         for module in (plan, report):
             patch.setattr(module, "CORE", arms)
             patch.setattr(module, "LONG", plan.LONG[:1])
@@ -66,7 +66,7 @@ def _killed(function: Any, at: int) -> Any:
 
 def test_every_job_of_a_family_is_measured_and_its_weights_are_kept(whole: driver.Family) -> None:
     every = list(plan.jobs(whole.sizes, SEEDS))
-    assert len(every) == 2 * 4 + 4 + 1 and all(whole.finished(job) for job in every)
+    assert len(every) == 2 * 3 + 3 + 1 and all(whole.finished(job) for job in every)
     assert {path.name for path in (whole.output / "models").iterdir()} == {job.name for job in every}
     assert not list((whole.output / "training").rglob("model.safetensors"))
 
@@ -97,7 +97,7 @@ def test_the_runs_of_a_family_verify_without_its_weights(
         assert cli(words) == 0  # the tokenizer is that of the base, which headers name
     finally:
         weights.with_name("away").rename(weights)
-    assert capsys.readouterr().out.count("as its header says") == 4
+    assert capsys.readouterr().out.count("as its header says") == 3
 
 
 def test_the_report_is_of_the_records_with_seeds_as_units(whole: driver.Family) -> None:
