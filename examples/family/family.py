@@ -27,7 +27,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process is one thread; --processes are several
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from plan import Job, Sizes, header, jobs
+from plan import Job, Sizes, core, header, jobs
 from report import markdown, picture, read
 
 from anchoreval import AnchorEvalError, evaluate
@@ -250,10 +250,13 @@ def base(family: Family) -> None:
 
 
 def gather(family: Family, place: Path) -> None:
-    """Copy what is finished, as it is committed: no weights, no lock, no run and no model that is still measured."""
+    """Copy what is committed of whole seeds: no weights, no lock, no run and no model that is still measured."""
     write_whole(place / QUESTION, [(family.results / QUESTION).read_bytes()])
     for measured in sorted(family.results.rglob(MEASURED)):
         folder = measured.parent.relative_to(family.results)
+        seed = folder.parts[0].removeprefix("seed")
+        if seed.isdigit() and not all(map(family.finished, core(family.sizes, int(seed)))):
+            continue
         for path in sorted(family.results.joinpath(folder).rglob("*")):
             beside = path.with_name(HEADER)
             finished = not beside.is_file() or json.loads(beside.read_text("utf-8")).get("finished")
@@ -279,7 +282,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=Path("runs/family"), help="texts and weights")
     parser.add_argument("--results", type=Path, help="records and tables (default: OUTPUT/results)")
     parser.add_argument("--table", action="store_true", help="print the table of what is there, measure nothing")
-    parser.add_argument("--gather", type=Path, help="copy what is finished to this folder, measure nothing")
+    parser.add_argument("--gather", type=Path, help="copy whole seeds to this folder, measure nothing")
     options = parser.parse_args()
     family = Family(options.output, options.results or options.output / "results")
     try:

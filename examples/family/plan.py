@@ -91,17 +91,17 @@ class Job:
 def jobs(sizes: Sizes, seeds: int) -> Iterator[Job]:
     """Yield all models in the order of their worth: two whole seeds, then what is measured for few, then the others."""
     for seed in range(min(seeds, 2)):
-        yield from _core(sizes, seed)
-    yield from (Job(job.arm, job.seed, job.steps, extras=True) for job in _core(sizes, 0))
+        yield from core(sizes, seed)
+    yield from (Job(job.arm, job.seed, job.steps, extras=True) for job in core(sizes, 0))
     for seed in range(2, seeds):
-        yield from _core(sizes, seed)
+        yield from core(sizes, seed)
     for seed in range(min(seeds, sizes.long_seeds)):
         yield from (Job(arm, seed, sizes.equal_tokens) for arm in LONG)
     for seed in range(min(seeds, sizes.more_seeds)):
         yield from (Job(arm, seed, sizes.equal_tokens) for arm in MORE)
 
 
-def _core(sizes: Sizes, seed: int) -> Iterator[Job]:
+def core(sizes: Sizes, seed: int) -> Iterator[Job]:
     """Yield the models of a seed: those of equal tokens first."""
     control = CONTROL if seed < sizes.control_seeds else ()
     yield from (Job(arm, seed, sizes.equal_tokens) for arm in (*CORE, *control))
