@@ -143,6 +143,10 @@ class Tokenizer(Protocol):
         """Return the character span (start, end) of every token of `text`, without special tokens."""
         ...
 
+    def encode_with_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Return the token ids of `text` and the character span of each, without special tokens."""
+        ...
+
     def encode(self, text: str, special_tokens: bool = False) -> list[int]:
         """Return the token ids of `text`; with `special_tokens`, include those that the checkpoint itself adds."""
         ...

@@ -4,6 +4,7 @@
     resume   FSDP2 over one GPU with --deterministic: killed behind a checkpoint and run again, the same bytes
     ranks    (two GPUs or more) the losses of two processes against one
     speed    tokens a second of full and anchor on anchor-tiny, at 16,384 tokens
+    attention  `bench train-attention`: masks against the fastest full attention, at 8K to 128K; its table on stderr
 
 A JSON line each, and exit code 1 where one is wrong. Without a GPU (`--device cpu`) it runs all but `ranks` in small,
 so that the script itself can be tried anywhere; what it prints then says nothing about CUDA.
@@ -114,6 +115,21 @@ def speed(output: Path, store: Path, length: int) -> dict[str, Any]:
     return {"right": True, "tokens_per_second": rates, "length": length}
 
 
+def attention(output: Path, cuda: bool) -> dict[str, Any]:
+    """Time attention and a layer; right where anchor ties with intra-doc and masks save what counting says."""
+    path = output / "attention.json"
+    small = ["--device", "cpu", "--shapes", "llama-3-8b", "--lengths", "512", "--windows", "2", "--repeats", "1"]
+    words = ["bench", "train-attention", "--output", str(path), *([] if cuda else [*small, "--no-layer"])]
+    subprocess.run([sys.executable, "-m", "anchoreval", *words], check=True, stdout=sys.stderr)
+    found = json.loads(path.read_text())
+    long = [row for row in found["figures"] if row["length"] >= 65536]
+    layer = [row["ratio"] for row in long if row["length"] == 65536 and row["what"] == "layer, anchor"]
+    reached = [row["reached"] for row in long if row["what"].startswith("anchor, mean")]
+    ties = [note["anchor_to_intra_doc"] for note in found["notes"]]
+    right = not cuda or (max(ties) < 1.02 and min(reached) >= 0.8 and max(layer) <= 0.5)
+    return {"right": right, "anchor_to_intra_doc": ties, "reached_from_64k": reached, "layer_of_full_at_64k": layer}
+
+
 def main() -> int:
     """Every part, a line each."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -137,6 +153,7 @@ def main() -> int:
     if torch.cuda.device_count() > 1:
         parts["ranks"] = lambda: ranks(options.output, store, length)
     parts["speed"] = lambda: speed(options.output, store, length)
+    parts["attention"] = lambda: attention(options.output, cuda)
     wrong = 0
     for name, part in parts.items():
         found = part()

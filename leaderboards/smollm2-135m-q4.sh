@@ -8,6 +8,7 @@
 #   leaderboards/smollm2-135m-q4.sh nll-8192 | nll-2048 | nll-1024 | nll-1024-bf16
 #   leaderboards/smollm2-135m-q4.sh ruler-1k | ruler-1k-chat | ruler-4k | ruler-1k-bf16 | niah
 #   leaderboards/smollm2-135m-q4.sh documents-1k | documents-4k             # masked attention, tasks with documents
+#   leaderboards/smollm2-135m-q4.sh comparators-1k                          # beside others' masks
 #   leaderboards/smollm2-135m-q4.sh gather                                  # OUTPUT -> leaderboards/results, lean
 #   leaderboards/smollm2-135m-q4.sh cells                                   # one cell of each table, again
 set -eu
@@ -20,7 +21,8 @@ LEVELS=native,fp32-qk,fp32,bf16-table,bf16,bf16-angle
 DOCUMENTS=ruler/niah_single_1,ruler/niah_multikey_2,ruler/niah_multikey_3,ruler/vt,ruler/cwe,ruler/qa_1,ruler/qa_2  # several each
 
 run() {
-    "$BIN/anchoreval" run --model "$MODEL" --haystack generated --limit "$LIMIT" --output "$OUTPUT" "$@"
+    "$BIN/anchoreval" run --model "$MODEL" --haystack generated --limit "$LIMIT" --chunk-tokens 512 \
+        --output "$OUTPUT" "$@"
 }
 
 ruler() {
@@ -55,6 +57,11 @@ case ${1:?what is to be measured} in
     niah) run --tasks niah --lengths 1k..8k --arms fp32,bf16 ;;
     documents-1k) documents --lengths 1024 ;;
     documents-4k) documents --lengths 4096 ;;
+    comparators-1k) # not in OUTPUT, so that gather leaves it alone: a run of comparators lies in results/comparators/
+        OUTPUT=$OUTPUT-comparators
+        run --tasks "$DOCUMENTS" --lengths 1024 --placebo \
+            --arms fp32,intra-doc/fp32,anchor/fp32,star:256/fp32,sink-window:4:256/fp32,sink-window:0:256/fp32
+        ;;
     cells) EVERY_CELL=1 "$BIN/python" -m pytest -q -rs tests/test_reproduced.py ;;
     gather) PYTHONPATH=tests "$BIN/python" -m findings.gather "$OUTPUT" ;;
     *) echo "nothing is called $1 here" >&2; exit 2 ;;

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-SIZES = {"desktop": (1280, 900), "phone": (390, 844), "narrow": (360, 740)}
+SIZES = {"desktop": (1400, 900), "phone": (390, 844), "narrow": (360, 740)}
 GRAVE = {"serious", "critical"}
 ARGUMENTS = ("--disable-gpu", "--disable-dev-shm-usage", "--disable-quic", "--no-first-run")
 
@@ -35,6 +35,14 @@ class Tab:
             for one in found
             if not grave or one["impact"] in GRAVE
         ]
+
+    def axe_in_both_themes(self) -> list[str]:
+        """Serious and critical violations of the page in light and in dark."""
+        found = []
+        for scheme in ("light", "dark"):
+            self.page.emulate_media(color_scheme=scheme)
+            found += [f"{scheme}: {one}" for one in self.axe()]
+        return found
 
     @property
     def overflows(self) -> bool:

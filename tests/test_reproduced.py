@@ -43,6 +43,7 @@ def committed() -> Evidence:
 def again(committed: Evidence, tmp_path_factory: pytest.TempPathFactory) -> Run:
     header = committed.runs["ruler-1024"].header
     asked: dict[str, Any] = {"lengths": [1024], "rope": "fp32", "limit": header["limit"], "haystack": "generated"}
+    asked["chunk_tokens"] = header.backend["prefill"]["chunk_tokens"]
     return evaluate(MODEL, TASK, output=tmp_path_factory.mktemp("runs"), **asked)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from anchoreval.arms.fields import FIELDS, Field, field_of
 from anchoreval.arms.layout import Arrangement
 from anchoreval.arms.outside import Outside, offered
-from anchoreval.arms.patterns import parse_pattern
+from anchoreval.arms.patterns import isolates, parse_pattern
 from anchoreval.arms.positions import CONTIGUOUS, PositionScheme
 from anchoreval.arms.rope import DIGITS, RopeLevel, parse_level
 from anchoreval.errors import AnchorEvalError, UnsupportedArm
@@ -77,8 +77,8 @@ class Arm:
 
     @property
     def masks_documents(self) -> bool:
-        """Whether documents cannot see what is outside them."""
-        return self.attention != "full"
+        """Whether documents, or blocks, cannot see what is outside them."""
+        return isolates(self.attention)
 
     @property
     def moves_positions(self) -> bool:

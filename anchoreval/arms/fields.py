@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from anchoreval.arms.outside import X, parse_outside
-from anchoreval.arms.patterns import PATTERNS, parse_pattern
+from anchoreval.arms.patterns import NUMBERED, PATTERNS, parse_pattern
 from anchoreval.arms.positions import CONTIGUOUS, SCHEMES, parse_positions
 from anchoreval.arms.rope import parse_level
 from anchoreval.errors import AnchorEvalError, UnknownName
@@ -67,7 +67,7 @@ def _parse_placebo(text: str) -> bool:
 #: The fields, in the order in which they are printed.
 FIELDS = (
     Field(
-        "attention", "anchor/", "what documents see: " + ", ".join(PATTERNS), parse_pattern, "{}/".format,
+        "attention", "anchor/", "what documents see: " + ", ".join((*PATTERNS, *NUMBERED)), parse_pattern, "{}/".format,
         sign="/", default="full",
     ),
     Field("rope", "fp32", "the precision of the rotary embedding, a level or rope:site=dtype,...", parse_level, str),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from anchoreval.arms.blocks import ANCHOR_SEGMENT, Block, blocks_of
-from anchoreval.arms.patterns import Row, rows
+from anchoreval.arms.patterns import STAR, Row, context_of, isolates, numbers_of, rows
 from anchoreval.arms.positions import CONTIGUOUS, PositionScheme
 from anchoreval.errors import UnsupportedArm
 from anchoreval.schema import Request
@@ -47,11 +47,11 @@ class Arrangement:
     @property
     def stock(self) -> bool:
         """Whether every prompt gets the positions and the attention that the model itself would give it."""
-        return self._consecutive and self.scheme.shift == 0
+        return self._consecutive and self.scheme.shift == 0 and self.pattern == "full"
 
     @property
     def _consecutive(self) -> bool:
-        return self.place is None and self.pattern == "full" and self.scheme.consecutive
+        return self.place is None and not isolates(self.pattern) and self.scheme.consecutive
 
     def check(self, request: Request) -> None:
         """Raise UnsupportedArm, with the field, for a request that cannot have a layout."""
@@ -64,6 +64,11 @@ class Arrangement:
         if self.pattern == "anchor" and request.segment_ids[0] != ANCHOR_SEGMENT:
             text = "attention 'anchor' needs a prompt whose first token is the anchor"
             raise UnsupportedArm(f"{request.sample_id}: {text}")
+        if numbers_of(self.pattern, STAR):
+            blocks = blocks_of(request.segment_ids, request.roles)
+            if any(block.kind == "document" and block.start >= context_of(blocks) for block in blocks):
+                text = f"attention {self.pattern!r} needs the query behind all documents"
+                raise UnsupportedArm(f"{request.sample_id}: {text}")
         if self.place is not None:
             self._given(request)
 

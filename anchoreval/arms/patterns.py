@@ -5,19 +5,30 @@
 | `full` | itself | everything before | everything before |
 | `intra-doc` | itself | itself: no anchor, no preamble, no other document | everything before |
 | `anchor` | itself | itself and the anchor: no preamble, no other document | everything before |
+| `sink-window:S:W` | every token sees the first S tokens and the last W, its own included | | |
+| `star:B` | blocks of B tokens up to the query: a block sees itself and the first block | | everything before |
 
 AnchorAttention (arXiv 2411.13476) is a rule for training; as a rule for inference, with a query that sees
 everything, it is this project's extension.
+
+The last two are others' rules for inference, to compare with. Keys stay at their positions in the prompt under both:
+
+* StreamingLLM (arXiv 2309.17453, mit-han-lab/streaming-llm@2e50426) holds S + R keys in a cache, so its next token sees
+  those and itself: R is W - 1. It numbers positions anew inside the cache, by where a key stands there; here distances
+  are those in the prompt. A key's own values were computed under the same rule, as in its cache.
+* Star Attention (arXiv 2411.17116, NVIDIA/Star-Attention@c61059f) computes each block behind a copy of the first one,
+  which has its own positions 0 to B - 1, and the block those of the prompt; the copy's keys are then dropped. The same
+  here. Its blocks are cut from token 0 on, whatever documents are; its last block is filled up, here it is short.
 
 Sliding windows: a window of w tokens counts the tokens of the row that a token is computed in. For a document that row
 is [anchor; document] (`anchor`) or the document alone (`intra-doc`), so the anchor counts as the token just before the
 document and leaves the window of a document longer than w; for the query the row is the whole prompt. One document is
 then what the stock model computes. The alternatives (an anchor exempt from the window, distances in the whole prompt)
-are not offered.
+are not offered. Under `star` the row is [first block; block], under `sink-window` the prompt.
 
 `sees` is the definition, pair by pair: the reference of the tests. What runs is `rows`: each document is an ordinary
 causal row of its own, and their keys and values are then joined. That is the same function, because under the rule
-nothing in a document depends on what is outside its row.
+nothing in a document depends on what is outside its row. Only `sink-window` is a mask, that of arms/sinks.py.
 """
 
 from __future__ import annotations
@@ -26,15 +37,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from anchoreval.arms.blocks import Block
-from anchoreval.errors import UnknownName
+from anchoreval.errors import AnchorEvalError, UnknownName
 
-#: Name to rule in one sentence, for a run's header.
+#: Name to rule in one sentence, for a run's header. These act on documents.
 PATTERNS: dict[str, str] = {
     "full": "every token sees all tokens before it",
     "intra-doc": "a document sees itself only; anchor and preamble are documents of their own; query, answer prefix "
     "and generated tokens see everything before them",
     "anchor": "a document sees itself and the anchor token; the preamble is a document of its own; query, answer "
     "prefix and generated tokens see everything before them",
+}
+SINK_WINDOW, STAR = "sink-window", "star"
+#: Those with numbers, which act on tokens wherever documents are; capitals are whole numbers.
+NUMBERED: dict[str, str] = {
+    f"{SINK_WINDOW}:S:W": "every token sees the first S tokens and the last W, its own included; keys stay at their "
+    "positions in the prompt (StreamingLLM numbers them anew in its cache)",
+    f"{STAR}:B": "what stands before the query is cut into blocks of B tokens; a block sees itself and the first one; "
+    "query, answer prefix and generated tokens see everything before them; all tokens keep their positions",
 }
 WINDOW_RULE = (
     "a sliding window counts the tokens of the row: anchor and document in a document, the prompt in the query"
@@ -43,18 +62,43 @@ WINDOW_RULE = (
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One document as it is computed: its block, after the first token of the prompt if `anchored`."""
+    """One document as it is computed: its block, behind the first `head` tokens of the prompt."""
 
     block: Block
-    anchored: bool
+    head: int
 
 
 def parse_pattern(text: str) -> str:
-    """Return the key of PATTERNS that `text` is, in any case; raise UnknownName for any other text."""
-    text = text.lower()
-    if text not in PATTERNS:
-        raise UnknownName("attention pattern", text, PATTERNS)
-    return text
+    """Return the pattern that `text` spells, in any case; raise UnknownName or AnchorEvalError for any other text."""
+    name, *numbers = text.lower().split(":")
+    known = {spelled.partition(":")[0]: spelled for spelled in (*PATTERNS, *NUMBERED)}
+    if name not in known:
+        raise UnknownName("attention pattern", text, known.values())
+    letters = known[name].split(":")[1:]
+    whole = len(numbers) == len(letters) and all(number.isascii() and number.isdigit() for number in numbers)
+    if not whole or any(int(number) < (letter != "S") for number, letter in zip(numbers, letters, strict=True)):
+        example = known[name].replace("S", "4").replace("W", "256").replace("B", "512")
+        how = f"whole numbers above 0 (S may be 0), such as {example}" if letters else "no number"
+        raise AnchorEvalError(f"attention {text!r}: {known[name]} takes {how}")
+    return ":".join([name, *(str(int(number)) for number in numbers)])
+
+
+def numbers_of(pattern: str, name: str) -> tuple[int, ...]:
+    """Return the numbers of a pattern with this name, none for a pattern of another name."""
+    first, *numbers = pattern.split(":")
+    return tuple(map(int, numbers)) if first == name else ()
+
+
+def rule_of(pattern: str) -> str:
+    """Return the rule of a pattern in one sentence, for a run's header."""
+    name = pattern.partition(":")[0]
+    spelled = next((spelled for spelled in NUMBERED if spelled.partition(":")[0] == name), None)
+    return PATTERNS[pattern] if spelled is None else f"{spelled}: {NUMBERED[spelled]}"
+
+
+def isolates(pattern: str) -> bool:
+    """Return whether some tokens before the query cannot depend on others before them, and so run as `rows`."""
+    return pattern != "full" and not numbers_of(pattern, SINK_WINDOW)
 
 
 def masks_documents(arm: str) -> bool:
@@ -70,13 +114,28 @@ def rows(blocks: Sequence[Block], pattern: str) -> tuple[Row, ...]:
     `anchor`, a prompt with one document right after the anchor. Such a prompt runs as under `full`, so it gets the
     same bits.
     """
-    if pattern == "full":
+    if not isolates(pattern):
         return ()
+    if size := numbers_of(pattern, STAR):
+        return _star(context_of(blocks), *size)
     isolated = [block for block in blocks if block.kind != "query"]
     behind = 1 if pattern == "anchor" else 0
     if all(block.start <= (behind if block.kind == "document" else 0) for block in isolated):
         return ()
-    return tuple(Row(block, pattern == "anchor" and block.kind == "document") for block in isolated)
+    return tuple(Row(block, int(pattern == "anchor" and block.kind == "document")) for block in isolated)
+
+
+def context_of(blocks: Sequence[Block]) -> int:
+    """Return how many tokens stand before the first query block."""
+    return next((block.start for block in blocks if block.kind == "query"), blocks[-1].stop)
+
+
+def _star(context: int, size: int) -> tuple[Row, ...]:
+    """Return the blocks of `star`; two blocks are plain causality, for the second sees all that comes before it."""
+    if context <= 2 * size:
+        return ()
+    starts = range(0, context, size)
+    return tuple(Row(Block("document", at, min(at + size, context)), size if at else 0) for at in starts)
 
 
 def sees(blocks: Sequence[Block], pattern: str, query: int, key: int, window: int | None = None) -> bool:
@@ -86,11 +145,21 @@ def sees(blocks: Sequence[Block], pattern: str, query: int, key: int, window: in
     """
     if key > query:
         return False
+    near = window is None or query - key < window
+    if numbers := numbers_of(pattern, SINK_WINDOW):
+        sinks, last = numbers
+        return near and (key < sinks or query - key < last)
     query_block = next((block for block in blocks if block.start <= query < block.stop), None)
     if pattern == "full" or query_block is None or query_block.kind == "query":
-        return window is None or query - key < window
+        return near
+    if numbers := numbers_of(pattern, STAR):
+        size = numbers[0]
+        start = query // size * size
+        if key >= start:
+            return near
+        return key < size and (window is None or query - start + size - key < window)
     if key >= query_block.start:
-        return window is None or query - key < window
+        return near
     if pattern == "anchor" and key == 0:
         return window is None or query - query_block.start + 1 < window
     return False

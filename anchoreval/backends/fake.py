@@ -114,10 +114,11 @@ class FakeBackend:
         finish: Finish = "length" if len(meant) > len(ids) and said is None else "stop"
         said = said or len(ids)
         given = request.reference_ids
-        logprob = _unit(request) * -4.0 * len(given) if given else None
+        each = _unit(request) * -4.0 if given else 0.0
+        logprob = each * len(given) if given else None
         finish = request.unsaid if request.scores_text else finish
         output = Output(request.sample_id, stream.finish(), ids[:said], finish, logprob, self._delay_s)
-        return replace(output, token_logprobs=(rounded(_unit(request) * -4.0),) * len(given)) if given else output
+        return replace(output, token_logprobs=(rounded(each),) * len(given)) if given else output
 
     def _right(self, request: Request) -> bool:
         """Return whether the mode answers this request with the reference."""

@@ -272,7 +272,8 @@ def find_model(name: str, where: Path | None = None) -> tuple[str, ModelCard]:
         how = "name the folder of a checkpoint; a .gguf is served by --backend openai, or is the package of a card"
         raise ModelError(f"{name} is a file, no model: {how}")
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or (path and path.suffix in (".gguf", ".safetensors")):
-        raise ModelError(f"{name[:200]}: there is no such folder (a hub id is OWNER/NAME, a card has no slash)")
+        kind = "file" if path and path.suffix in (".gguf", ".safetensors") else "folder"
+        raise ModelError(f"{name[:200]}: there is no such {kind} (a hub id is OWNER/NAME, a card has no slash)")
     raise UnknownName("model (no card, folder or hub id of that name)", name, cards)
 
 

@@ -21,8 +21,15 @@ _DEVICE = Option("cuda, cuda:1, or cpu at toy sizes", "cuda")
 _FILE = Option("also write the figures to this file", kind=Path, metavar="FILE.json")
 
 
+_SHAPES, _MIXES = ("llama-2-7b", "llama-3-8b"), ("slimpajama", "upsampled", "long")
+
+
 def _counts(text: str) -> list[int]:
     return [shared.positive(part.strip()) for part in text.split(",")]
+
+
+def _names(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +59,15 @@ KINDS = {
         device=True,
     ),
     "engines": Kind(
-        "compare CPU seconds of our models in lm-eval with its hf and vllm models, on the same prompts",
+        "compare CPU seconds of our models in lm-eval with its hf and vllm models and transformers, on equal prompts",
         "engines:report_engines",
         {
-            "length": replace(_LENGTH, default=4_096),
-            "prompts": replace(_COUNT, about="prompts", default=8),
-            "questions": replace(_COUNT, about="questions on each shared context", default=8),
+            "lengths": replace(_LENGTHS, about="tokens of a prompt (default: 4k)", default=[4_096]),
+            "jobs": Option(
+                "jobs (default: score,questions,generate)", ["score", "questions", "generate"], _names, "JOB,JOB"
+            ),
+            "pairs": replace(_COUNT, about="times that the engines take turns", default=5),
+            "together": replace(_COUNT, about="questions on a context, and prompts that are generated", default=8),
         },
     ),
     "memory": Kind(
@@ -72,6 +82,25 @@ KINDS = {
             "lengths": replace(_LENGTHS, about="tokens (default: 64k,128k)", default=[65536, 131072]),
             "documents": Option("documents per prompt (default: 16,32)", [16, 32], _counts, "M,M"),
             "device": _DEVICE,
+            "repeats": replace(_COUNT, about="timed runs", default=5),
+        },
+        device=True,
+    ),
+    "train-attention": Kind(
+        "time attention and a layer forward and backward under training masks, against the fastest full attention here",
+        "training:report_training",
+        {
+            "shapes": Option(
+                "llama-2-7b, llama-3-8b (default: both)", ["llama-2-7b", "llama-3-8b"], _names, "NAME,NAME"
+            ),
+            "lengths": replace(_LENGTHS, about="tokens (default: 8k,32k,64k,128k; 4k,8k on a CPU)", default=None),
+            "mix": Option("documents of models/recipes/mixes.yaml: " + ", ".join(_MIXES), "slimpajama", metavar="NAME"),
+            "data": Option("a store of `data pack`, instead of a mix", kind=Path, metavar="STORE"),
+            "windows": replace(_COUNT, about="windows that are timed", default=8),
+            "slices": replace(_COUNT, about="time one of N slices of heads and MLP (default: 1; 8 on a CPU)"),
+            "no_layer": Option("leave out the whole layer", False),
+            "rate": replace(_COUNT, about="TFLOP/s of all devices, for days per billion tokens", default=1000),
+            "device": replace(_DEVICE, about="cuda, cuda:1, or cpu"),
             "repeats": replace(_COUNT, about="timed runs", default=5),
         },
         device=True,

@@ -9,6 +9,8 @@ from pathlib import Path
 from anchoreval.cli import options as shared
 from anchoreval.cli.console import note, say
 
+MANY = 12  # runs that one page shows with their samples; more are a summary with a page for each
+
 
 def flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
@@ -31,7 +33,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     """Write the page and its CSV, and print their paths on stdout."""
     from anchoreval.records.run import find_runs, tell_changed
-    from anchoreval.reports.board.declared import write_leaderboard
+    from anchoreval.reports.board.declared import write_leaderboard, write_summary
     from anchoreval.reports.readable import draw, load_runs
     from anchoreval.reports.viewer.beside import supply
     from anchoreval.suites.outside import name_suites
@@ -41,6 +43,9 @@ def main(options: argparse.Namespace) -> int:
     if options.definition:
         supply(find_runs(options.runs), note)
         csv, html = write_leaderboard(options.runs, options.definition, folder, os.cpu_count() or 1, note, checkpoints)
+    elif len(paths := find_runs(options.runs)) > MANY:
+        note(f"{len(paths)} runs: one table of all, and a page for each in its own folder")
+        csv, html = write_summary(paths, folder, os.cpu_count() or 1, note, checkpoints)
     else:
         runs = load_runs(options.runs, note)
         for run in runs:

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from anchoreval.cli import options as shared
 from anchoreval.cli.console import StdoutLost, note
 from anchoreval.errors import AnchorEvalError, RunError
 from anchoreval.lm_eval_plugin import ENGINES, MODELS, register
@@ -27,7 +28,9 @@ _INPUT = ("Tasks not found", "No tasks specified", "Duplicate task", "Attempted 
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
-    """Add the action; all arguments after it go to lm-eval."""
+    """Add the suites from outside, and the action; all arguments after it go to lm-eval."""
+    about = "suites from outside the package, before the action: their modules are run, and their tasks are known"
+    shared.add(parser, "tasks", required=False, blanks=False, metavar="CARD.yaml,CARD.yaml", about=about)
     parser.add_argument("action", choices=("run", "ls", "validate"), help="subcommand of lm-eval")
     help_text = (
         "flags of lm-eval; models: " + ", ".join(MODELS) + "; tasks: anchor_SUITE_TASK_LENGTH, anchor_SUITE_LENGTH"
@@ -42,8 +45,10 @@ def main(options: argparse.Namespace) -> int:
     """
     from anchoreval.lm_eval_plugin import names
     from anchoreval.suites.general import harness
+    from anchoreval.suites.outside import name_suites
 
     harness.require()
+    name_suites(options.tasks or "")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     register()
     from lm_eval._cli import HarnessCLI

@@ -286,8 +286,11 @@ OPTIONS: Mapping[str, Option] = {
         "arm needs it), default (sdpa; eager if sdpa is missing or drops soft caps or sinks)",
         DEFAULT_KERNEL, metavar="KERNEL", heading=_ENGINE,
     ),
-    "chunk_tokens": Option("prefill chunk of backend hf; changes rounding (default: 512)", kind=positive, metavar="N",
-                           heading=_ENGINE),
+    "chunk_tokens": Option(
+        "prefill of backend hf in chunks, on a grid, so that bits do not depend on what is shared; changes rounding "
+        "(default: as few passes as memory allows; 512 in nll, for models with windows, for kernels other than sdpa)",
+        kind=positive, metavar="N", heading=_ENGINE,
+    ),
     "batch_tokens": Option("cache budget of one batch of backend hf, in tokens (default: 32768)", kind=positive,
                            metavar="N", heading=_ENGINE),
     "realisation": Option(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,17 +15,18 @@ from anchoreval.schema import Watch, work
 
 if TYPE_CHECKING:
     from anchoreval.runs.estimate.cost import Machine
-    from anchoreval.runs.estimate.estimate import ArmPlan, RunPlan
+    from anchoreval.runs.estimate.estimate import ArmPlan, CellPlan, RunPlan
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of `run`, and the flag that describes the machine."""
+    """Add the flags of `run`, the flag that describes the machine, and the one that makes every prompt."""
     shared.of_runs(parser)
     about = (
         "estimate from data sheets for these GPUs, such as 8xH200, each with a copy of the model "
         "(default: load the model and measure this machine)"
     )
-    shared.add_own(parser, {"gpus": shared.Option(about, metavar="NxNAME")})
+    exact = "make every prompt, which takes as long as in a run (default: a few of each task and length, scaled)"
+    shared.add_own(parser, {"gpus": shared.Option(about, metavar="NxNAME"), "exact": shared.Option(exact, False)})
 
 
 def main(options: argparse.Namespace) -> int:
@@ -33,7 +35,7 @@ def main(options: argparse.Namespace) -> int:
 
     models, seconds = models_named(options.model), list[float | None]()
     for number, model in enumerate(models):
-        run_plan = _planned(options, model, partial(shown, unit="prompts"))
+        run_plan = _planned(options, model, partial(shown, unit="cells"))
         for why in run_plan.unmakeable:
             note(f"left out: {why}")
         say(("\n" * (number > 0) + f"{model}\n" if len(models) > 1 else "") + page(run_plan, options.backend))
@@ -53,47 +55,79 @@ def _planned(options: argparse.Namespace, model: str, watch: Watch) -> RunPlan:
 
     machine = parse_gpus(options.gpus) if options.gpus else None
     asked = ask(**shared.keywords(options, shared.OF_RUNS) | {"model": model}, tell=note)
-    prompts, given, known = asked.prompts, asked.opening.options, capabilities_of(options.backend)
-    limits = limits_of(given)
+    given, known = asked.opening.options, capabilities_of(options.backend)
+    prompts = asked.prompts.asking(until=None)  # a stopping rule takes all samples at most, and shuffles files
     with work(watch, 0, "making the first prompt of every task and length"):
         cells = prompts.cells()
-    shape = shape_of(prompts.model.folder, given["dtype"]) if known.loads_checkpoint else None
+    device = "cuda" if options.gpus else "cpu"
+    shape = shape_of(prompts.model.folder, given["dtype"], device) if known.loads_checkpoint else None
+    limits = limits_of(given, shape)
     if machine is None and shape is not None and known.kernels_of_torch:
         with work(watch, 0, f"measuring this machine with {prompts.model.name}"):
             machine = this_machine(prompts.model.checkpoint, given["dtype"], shape, limits.chunk_tokens)
-    with work(watch, sum(cell.asked for cell in cells)) as progress:
-        return plan_run(prompts, cells, shape, machine, limits, progress)
+    with work(watch, len(cells.cells)) as progress:
+        return plan_run(prompts, cells, shape, machine, limits, asked.output, options.exact, progress)
 
 
 def page(plan: RunPlan, backend: str) -> str:
     """Return the plan as text."""
     from anchoreval.backends import BACKENDS
+    from anchoreval.runs.estimate.estimate import half_width
 
     shape, machine, lines = plan.shape, plan.machine, list[str]()
     if shape is not None:
         size = f"{shape.parameters:,} parameters in {shape.dtype}"
         lines += [f"{size}; {shape.token_bytes:,} bytes a token in the cache", ""]
-    cells = [(c.task, str(c.length or "natural"), c.prompts, c.prompt_tokens, c.answer_tokens) for c in plan.cells]
-    totals = [sum(getattr(cell, name) for cell in plan.cells) for name in ("prompts", "prompt_tokens", "answer_tokens")]
-    cells.append(("all", "", *totals))
-    rows = [[name, length, *(f"{count:,}" for count in counts)] for name, length, *counts in cells]
-    lines += [*table([("task", "length", "prompts", "prompt tokens", "answer, at most"), *rows]), ""]
+    rows = [["task", "length", "prompts", "made", "prompt tokens", "", "answer, at most"]]
+    for cell in plan.cells:
+        rows.append(_cell(cell.task, str(cell.length or "natural"), [cell], half_width([cell.error])))
+    rows.append(_cell("all", "", plan.cells, half_width(cell.error for cell in plan.cells)))
+    lines += [*table(rows), ""]
+    own = plan.prompt_seconds + plan.record_seconds
     seconds = [arm.seconds for arm in plan.arms if arm.seconds is not None]
-    arms = [["arm", "tokens computed", "taken from before", "", "time", "at once", ""]]
-    arms += [_arm(machine, arm) for arm in plan.arms]
-    arms.append(["all", "", "", "", _time(sum(seconds) if seconds else None)])
-    lines += [*table(arms, (0, 6)), ""]
+    rows = [["arm", "tokens computed", "taken from before", "", "time", "", "at once", ""]]
+    for arm in plan.arms:
+        part = half_width(arm.errors) / (arm.computed_tokens if arm.seconds is None else arm.seconds or 1)
+        rows.append(_arm(machine, arm, part))
+    rows.append(["prompts and records", "", "", "", _time(own)])
+    rows.append(["all", "", "", "", _time(sum(seconds) + own if seconds else None)])
+    lines += [*table(rows, (0, 7)), ""]
     says = f"{machine.count} x {machine.name}; {machine.says}" if machine else "time: not estimated"
     if not BACKENDS[backend].kernels_of_torch:
         says += f"; computed tokens are those of backend hf, {backend} is not measured"
-    return "\n".join([*lines, says])
+    return "\n".join([*lines, *_scaled(plan), says])
 
 
-def _arm(machine: Machine | None, arm: ArmPlan) -> list[str]:
+def _scaled(plan: RunPlan) -> list[str]:
+    """Return how the numbers follow from the prompts that were made, if those are not all."""
+    made, asked = sum(cell.made for cell in plan.cells), sum(cell.asked for cell in plan.cells)
+    if made == asked:
+        return []
+    return [
+        f"made the first {made:,} of {asked:,} prompts and scaled each task and length; +- is the 95% interval, from "
+        "their spread in tokens;",
+        "of more prompts neighbours share longer beginnings, so that a run may compute less; --exact makes them all",
+    ]
+
+
+def _cell(task: str, length: str, cells: Sequence[CellPlan], half: float) -> list[str]:
+    prompts, made, tokens, answers = (
+        sum(getattr(cell, name) for cell in cells) for name in ("prompts", "made", "prompt_tokens", "answer_tokens")
+    )
+    return [task, length, f"{prompts:,}", f"{made:,}", f"{tokens:,}", _part(half / max(1, tokens)), f"{answers:,}"]
+
+
+def _part(part: float) -> str:
+    """Return `+- 0.3%`; nothing for an exact number."""
+    return f"+- {100 * part:.2g}%" if part else ""
+
+
+def _arm(machine: Machine | None, arm: ArmPlan, part: float) -> list[str]:
     share = arm.reused_tokens / max(1, arm.reused_tokens + arm.computed_tokens)
     fits = machine is None or machine.memory is None or (arm.peak_bytes or 0) <= machine.memory
-    counts = [f"{arm.computed_tokens:,}", f"{arm.reused_tokens:,}", f"{share:.0%}"]
-    return [arm.arm, *counts, _time(arm.seconds), _size(arm.peak_bytes), "" if fits else "does not fit one device"]
+    counts = [f"{arm.computed_tokens:,.0f}", f"{arm.reused_tokens:,.0f}", f"{share:.0%}"]
+    ends = [_size(arm.peak_bytes), "" if fits else "does not fit one device"]
+    return [arm.arm, *counts, _time(arm.seconds), _part(part), *ends]
 
 
 def _time(seconds: float | None) -> str:

@@ -11,8 +11,8 @@ from anchoreval.cli.console import note, say
 from anchoreval.cli.progress import shown
 
 _ASKED = (
-    "shift", "levels", "text", "texts", "queries", "dtype", "device", "kernel", "seed", "trust_remote_code",
-    "max_length", "random_init", "curve_length", "anchor",
+    "shift", "levels", "haystack", "data_dir", "text", "texts", "queries", "dtype", "device", "kernel", "seed",
+    "trust_remote_code", "max_length", "random_init", "curve_length", "anchor",
 )  # fmt: skip
 
 
@@ -49,7 +49,8 @@ def flags(parser: argparse.ArgumentParser) -> None:
     shared.add_own(parser, _OWN)
     about = "folder for probe.csv, probe.html and probe.jsonl, from which the same command resumes"
     shared.add(parser, "output", default=Path("probe"), about=about)
-    shared.add(parser, "text", about="UTF-8 text, or a folder of *.txt (default: generated prose)", heading="")
+    shared.add(parser, "text", about="UTF-8 text, or a folder of *.txt (default: the haystack)", heading="")
+    shared.add(parser, "haystack", "data_dir")
     shared.add(parser, "seed", "anchor", "max_length", *shared.OF_LOADING, headings=True)
 
 
@@ -61,7 +62,7 @@ def main(options: argparse.Namespace) -> int:
     arguments = shared.keywords(options, _ASKED) | {"copy": not options.no_copy}
     watch = partial(shown, unit="levels on texts", goes_on="nothing is kept of it: give the same command again")
     kept = options.output / "probe.jsonl"
-    study = probe(options.model, options.lengths, kept=kept, tell=note, watch=watch, **arguments)
+    study = probe(options.model, options.lengths, kept=kept, watch=watch, **arguments)
     csv, html = write_probe(study, options.output)
     say(reading(study))
     note(f"probe: {html}\ncsv: {csv}")

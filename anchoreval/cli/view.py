@@ -28,6 +28,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
     )
     about = "store about N MB of prompts, first those on which arms disagree (default: 200)"
     shared.add_own(parser, {"prompt_megabytes": shared.Option(about, kind=shared.positive, metavar="N")})
+    shared.outside_suites(parser)
     shared.add(parser, "data_dir", "text")
     about = "the run's tokenizer, if its checkpoint is not available: a folder, a file, or a hub id to fetch it from"
     shared.add(parser, "tokenizer", kind=Path, about=about)
@@ -41,7 +42,9 @@ def main(options: argparse.Namespace) -> int:
     from anchoreval.reports.viewer.write import FOLDER, write_view
     from anchoreval.runs.rebuild import Remake
     from anchoreval.schema import work
+    from anchoreval.suites.outside import name_suites
 
+    name_suites(options.tasks or "")
     remake = partial(Remake, data_dir=options.data_dir, tokenizer=options.tokenizer, text=options.text)
     megabytes = options.prompt_megabytes or PROMPT_MEGABYTES
     paths = find_runs(options.runs)

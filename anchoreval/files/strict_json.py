@@ -1,13 +1,17 @@
 """Read JSON that somebody else may have written: finite numbers only, nested at most DEEPEST deep.
 
-A `Shape` checks what a value has to be, so that later readers of the value need not check it again.
+A `Shape` checks what a value has to be, so that later readers of the value need not check it again. pydantic-core does
+the checking; the words of its errors are ours.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from pydantic_core import SchemaValidator, ValidationError
+from pydantic_core import core_schema as core
 
 from anchoreval.schema import Json
 
@@ -31,10 +35,6 @@ class Wrong(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.where}: expected {self.expected}, found {self.found}"
-
-
-#: Takes a value; returns what is wrong with it, or None if it has the shape.
-Shape = Callable[[Json], Wrong | None]
 
 
 def parse(text: bytes) -> Json:
@@ -109,81 +109,81 @@ def brief(value: Json) -> str:
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
-def _a(what: str, fits: Callable[[Json], bool]) -> Shape:
-    return lambda value: None if fits(value) else Wrong((), what, brief(value))
+class Shape:
+    """What a JSON value has to be: called with a value, it returns what is wrong with it, or None."""
+
+    def __init__(self, schema: core.CoreSchema) -> None:
+        self.schema = schema
+        self._validator = SchemaValidator(schema)
+
+    def __call__(self, value: Json) -> Wrong | None:
+        try:
+            self._validator.validate_python(value)
+        except ValidationError as error:
+            return _wrong(error)
+        return None
+
+
+def _wrong(error: ValidationError) -> Wrong:
+    """Return the first thing that is wrong; a key that is missing comes before a value of another shape."""
+    first = min(error.errors(include_url=False), key=lambda each: each["type"] != "missing")
+    place = tuple(map(str, first["loc"]))
+    if first["type"] == "missing":
+        return Wrong(place, "a value", "none")
+    return Wrong(place, first["msg"], brief(first["input"]))
+
+
+def _said(what: str, schema: core.CoreSchema) -> Shape:
+    """Return a shape whose error reads `expected WHAT`."""
+    return Shape(core.custom_error_schema(schema, custom_error_type="shape", custom_error_message=what))
 
 
 def whole(low: int = 0, high: int = WIDEST) -> Shape:
     """Return a shape that accepts a whole number from `low` to `high`."""
     span = f"from {low}" if high == WIDEST else f"from {low} to {high}"
-    return _a(f"a whole number {span}", lambda value: type(value) is int and low <= value <= high)
+    return _said(f"a whole number {span}", core.int_schema(strict=True, ge=low, le=high))
 
 
 def number(low: float = -LARGEST, high: float = LARGEST) -> Shape:
     """Return a shape that accepts a number from `low` to `high`."""
-    return _a(f"a number from {low:g} to {high:g}", lambda value: type(value) in (int, float) and low <= value <= high)
+    return _said(f"a number from {low:g} to {high:g}", core.float_schema(strict=True, ge=low, le=high))
 
 
-TEXT: Shape = _a("text", lambda value: isinstance(value, str))
-FLAG: Shape = _a("true or false", lambda value: type(value) is bool)
-OBJECT: Shape = _a("an object", lambda value: isinstance(value, dict))
+TEXT = _said("text", core.is_instance_schema(str))  # a str schema refuses unpaired surrogates
+FLAG = _said("true or false", core.bool_schema(strict=True))
+OBJECT = _said("an object", core.is_instance_schema(dict))
+_LIST = _said("a list", core.is_instance_schema(list)).schema
 
 
 def word(*known: str) -> Shape:
     """Return a shape that accepts one of the texts in `known`."""
-    return _a(f"one of {', '.join(known)}", lambda value: isinstance(value, str) and value in known)
+    return _said(f"one of {', '.join(known)}", core.literal_schema([*known]))
 
 
 def or_null(shape: Shape) -> Shape:
     """Return a shape that accepts null and whatever `shape` accepts."""
-
-    def check(value: Json) -> Wrong | None:
-        return None if value is None else shape(value)
-
-    return check
+    return Shape(core.nullable_schema(shape.schema))
 
 
-def either(*shapes: Shape) -> Shape:
-    """Return a shape that accepts what any of `shapes` accepts; the last one says what is wrong with other values."""
-
-    def check(value: Json) -> Wrong | None:
-        problems = [shape(value) for shape in shapes]
-        return None if None in problems else problems[-1]
-
-    return check
+def either(what: str, *shapes: Shape) -> Shape:
+    """Return a shape that accepts what any of `shapes` accepts; `what` is said to be expected of other values."""
+    return _said(what, core.union_schema([shape.schema for shape in shapes], mode="left_to_right"))
 
 
 def list_of(shape: Shape) -> Shape:
     """Return a shape that accepts a list whose entries all fit `shape`."""
-
-    def check(value: Json) -> Wrong | None:
-        if not isinstance(value, list):
-            return Wrong((), "a list", brief(value))
-        return _first((str(place), each, shape) for place, each in enumerate(value))
-
-    return check
+    return Shape(core.chain_schema([_LIST, core.list_schema(shape.schema, fail_fast=True)]))
 
 
 def row_of(*shapes: Shape) -> Shape:
     """Return a shape that accepts a list with one entry per shape, in the order of the shapes."""
-
-    def check(value: Json) -> Wrong | None:
-        if not isinstance(value, list) or len(value) != len(shapes):
-            return Wrong((), f"a list of {len(shapes)}", brief(value))
-        return _first((str(place), each, shape) for place, (each, shape) in enumerate(zip(value, shapes, strict=True)))
-
-    return check
+    sized = _said(f"a list of {len(shapes)}", core.list_schema(min_length=len(shapes), max_length=len(shapes)))
+    return Shape(core.chain_schema([sized.schema, core.tuple_schema([shape.schema for shape in shapes])]))
 
 
 def map_of(shape: Shape) -> Shape:
     """Return a shape that accepts an object whose values all fit `shape`."""
-
-    def check(value: Json) -> Wrong | None:
-        if not isinstance(value, dict):
-            return Wrong((), "an object", brief(value))
-        return _first((key, each, shape) for key, each in value.items())
-
-    return check
+    return Shape(core.chain_schema([OBJECT.schema, core.dict_schema(values_schema=shape.schema)]))
 
 
 def object_of(needed: Mapping[str, Shape], may_have: Mapping[str, Shape] | None = None) -> Shape:
@@ -191,20 +191,6 @@ def object_of(needed: Mapping[str, Shape], may_have: Mapping[str, Shape] | None 
 
     Keys of `may_have` are checked if present; other keys are ignored.
     """
-    known: dict[str, Shape] = {**needed, **(may_have or {})}
-
-    def check(value: Json) -> Wrong | None:
-        if not isinstance(value, dict):
-            return Wrong((), "an object", brief(value))
-        if (missing := next((key for key in needed if key not in value), None)) is not None:
-            return Wrong((missing,), "a value", "none")
-        return _first((key, value[key], shape) for key, shape in known.items() if key in value)
-
-    return check
-
-
-def _first(parts: Iterable[tuple[str, Any, Shape]]) -> Wrong | None:
-    for key, value, shape in parts:
-        if (wrong := shape(value)) is not None:
-            return Wrong((key, *wrong.place), wrong.expected, wrong.found)
-    return None
+    fields = {key: core.typed_dict_field(shape.schema, required=True) for key, shape in needed.items()}
+    fields |= {key: core.typed_dict_field(shape.schema, required=False) for key, shape in (may_have or {}).items()}
+    return Shape(core.chain_schema([OBJECT.schema, core.typed_dict_schema(fields, extra_behavior="ignore")]))

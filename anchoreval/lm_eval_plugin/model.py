@@ -281,7 +281,7 @@ class AnchorEvalLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not analysed
 
         folder, reading = self._model.tokenizer_folder, self._texts.reading
         if reading is not None and reading.differs:
-            _log.warning(reading.differs)
+            _log.warning(reading.words)
             tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, **self._texts.special_tokens)
         else:
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=bool(self.asked.trust_remote_code))

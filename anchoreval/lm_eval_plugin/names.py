@@ -11,8 +11,9 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from anchoreval.cards import Task, load_tasks
+from anchoreval.cards import Task
 from anchoreval.suites import generator_of
+from anchoreval.suites.outside import known_tasks
 
 TAG = "anchoreval"
 _CLASS = "!function anchoreval.lm_eval_plugin.tasks.AnchorTask"
@@ -42,10 +43,11 @@ def certainly_ours(name: str) -> bool:
 def write_tasks(folder: Path, names: Sequence[str] = (), limit: int | None = None) -> dict[str, tuple[Task, int]]:
     """Write a file for every task, at its card's lengths and at those of `names`; return name -> (task, length).
 
-    Tasks of natural length are left out, because they are lm-eval's own tasks under its own names. Tasks that score
-    whole texts are left out too. `limit` is the number of samples that will be used, if it is known.
+    The tasks are those of the package and of the suites from outside that were named. Tasks of natural length are left
+    out, because they are lm-eval's own tasks under its own names. Tasks that score whole texts are left out too.
+    `limit` is the number of samples that will be used, if it is known.
     """
-    tasks, _ = load_tasks()
+    tasks, _ = known_tasks()
     extra, written = asked_lengths(names), {}
     groups: dict[tuple[str, int], list[str]] = {}
     for task in tasks.values():

@@ -9,13 +9,12 @@ import itertools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from functools import cache
 from typing import Any
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 
-from anchoreval.cards import Task, load_tasks
+from anchoreval.cards import Task
 from anchoreval.errors import AnchorEvalError
 from anchoreval.lm_eval_plugin.arguments import BadArgument, prompt_arguments, settings
 from anchoreval.model import Model
@@ -23,7 +22,8 @@ from anchoreval.runs.prompts import Prompts
 from anchoreval.runs.spec import Spec
 from anchoreval.schema import Choice, ChoiceScore, Json, Sample, Segment
 from anchoreval.suites import scorer_of
-from anchoreval.suites.choices import with_choices
+from anchoreval.suites.outside import known_tasks, named
+from anchoreval.suites.suite import with_choices
 
 _log = logging.getLogger("lm_eval.anchoreval")
 #: The key that marks a document as one of our samples; its value is the sample id.
@@ -136,7 +136,7 @@ def documents(metadata: Mapping[str, Any]) -> Documents:
     if asked.haystack is None and haystack != "published":
         _log.warning("haystack %s, as the model's card says: not comparable with published scores", haystack)
     spec = Spec.of(
-        card.address,
+        _name_of(card),
         settings=settings(metadata, card.settings),
         lengths=(about["length"],),
         limit=about.get("limit"),
@@ -171,10 +171,14 @@ def model_of(metadata: Mapping[str, Any]) -> Model:
     return Model.of(model, tokenizer and str(tokenizer), int(metadata.get("max_length") or 0))
 
 
-@cache
 def card_of(address: str) -> Task:
-    """Return the task of that address."""
-    return load_tasks()[0][address]
+    """Return the task of that address, of the package or of a suite from outside that was named."""
+    return known_tasks()[0][address]
+
+
+def _name_of(card: Task) -> str:
+    """Return what names the task to a Spec: its address, or a name below its card from outside."""
+    return card.address if card.outside is None else f"{named(card.outside, card.address).place}/{card.name}"
 
 
 def document_of(sample: Sample) -> dict[str, Any]:

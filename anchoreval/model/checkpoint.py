@@ -22,7 +22,7 @@ _READ = (".json", ".jinja", ".safetensors", ".model", ".txt", ".py")
 _TEXTS = (".json", ".jinja")
 
 
-_IDS = or_null(either(list_of(whole(-1, 2**31)), whole(-1, 2**31)))
+_IDS = or_null(either("a whole number or a list of them", list_of(whole(-1, 2**31)), whole(-1, 2**31)))
 _STATED: dict[str, Shape] = {
     "max_position_embeddings": or_null(number(1, 2**31)), "num_hidden_layers": or_null(number(0, 10_000)),
     "eos_token_id": _IDS,

@@ -48,8 +48,8 @@ class PromptTokenizer(Protocol):
         """Return the token ids of `text`, without special tokens."""
         ...
 
-    def spans(self, text: str) -> list[tuple[int, int]]:
-        """Return the character span of every token of `text`, without special tokens."""
+    def encode_with_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Return the token ids of `text` and the character span of each, without special tokens."""
         ...
 
     @property
@@ -229,9 +229,10 @@ def to_request(
     if sample.ids:
         return _of_text(sample, tokenizer, anchor)
     text = sample.prompt
-    ids, choices = _split(text, sample.choices, tokenizer) if sample.choices else (tokenizer.encode(text), ())
+    ids, spans = tokenizer.encode_with_spans(text)
+    ids, choices = _split(text, sample.choices, tokenizer) if sample.choices else (ids, ())
     seams = list(itertools.accumulate(len(segment.text) for segment in sample.segments[:-1]))
-    segment_ids = [bisect.bisect_right(seams, start) for start, _ in tokenizer.spans(text)][: len(ids)]
+    segment_ids = [bisect.bisect_right(seams, start) for start, _ in spans[: len(ids)]]
     token_ids = ids
     if anchor == "auto":
         number = anchor_token(tokenizer)[1]

@@ -124,7 +124,9 @@ HEADER_SHAPE: Shape = _parts(
     scorer_packages=_TEXTS,
     asked=_table(task=TEXT, length=_LENGTH, samples=_SAMPLES),
     unmakeable=_table(task=TEXT, length=_LENGTH, why=TEXT),
-    arms=list_of(either(TEXT, object_of({"name": TEXT}, {"asked": OBJECT, "applied": OBJECT}))),
+    arms=list_of(
+        either("text or an object with a name", TEXT, object_of({"name": TEXT}, {"asked": OBJECT, "applied": OBJECT}))
+    ),
     options=OBJECT,
     source_files=map_of(_parts(sha256=TEXT)),
     environments=list_of(_ENVIRONMENT),

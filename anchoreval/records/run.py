@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from anchoreval.schema import Json, Record
 from anchoreval.stats import Place, Scores, Subject, by_arm, per_token
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Run:
     """A run read from disk; `changed` tells which parts of a finished run changed since it finished, or is empty."""
 
@@ -59,12 +60,17 @@ class Run:
         """The name of the model, else that of the run."""
         return str(self.header.model.get("name") or self.name)
 
-    @property
+    @cached_property
     def tasks(self) -> tuple[str, ...]:
         """The header's tasks, then any other tasks of the records."""
         return _ordered(self.header.tasks, (record.task for record in self.records))
 
     @property
+    def lengths(self) -> list[int]:
+        """The header's lengths."""
+        return self.header.lengths
+
+    @cached_property
     def arms(self) -> tuple[str, ...]:
         """The header's arms, then any other arms of the records."""
         return _ordered(self.header.arms, (record.arm for record in self.records))

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import quote
 
-VIEWER = "view/index.html"  # path in a run's folder
+VIEWER, BOARD = "view/index.html", "board.html"  # paths in a run's folder
 LONGEST = 200  # a longer name is left out of a link, which then opens a longer list
 
 
@@ -15,6 +15,12 @@ def has_viewer(run: Path) -> bool:
     """Return whether a run's folder holds a viewer itself, not through a symbolic link."""
     path = run / VIEWER
     return path.is_file() and not path.is_symlink() and not path.parent.is_symlink()
+
+
+def has_page(run: Path) -> bool:
+    """Return whether a run's folder holds a board of its own, not through a symbolic link."""
+    page = run / BOARD
+    return page.is_file() and not page.is_symlink()
 
 
 def encoded(value: str) -> str | None:

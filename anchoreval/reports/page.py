@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 KIT = Path(__file__).parent / "templates"
 PALETTE, CURVES, PIECES = KIT / "palette.css", KIT / "curves.css", KIT / "pieces.js"
 TITLES = tuple(f" · anchoreval {kind}</title>" for kind in ("board", "leaderboard"))  # of boards, also older ones
+TABLES = ("run,kind,task,", "kind,model,")  # of their CSV files
 NAME = 100  # characters of a name to show
 _EARLY_BYTES = 8192  # hold a page's title and a table's first line
 

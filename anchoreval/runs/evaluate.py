@@ -301,7 +301,7 @@ class Evaluation:
         """Return a backend in this process, or a fleet of workers with one backend each."""
         opening = self.opening
         if opening.ray is not None:
-            return Fleet.open(opening)
+            return Fleet.open(opening, self.tell)
         if opening.workers is not None:
             raise AnchorEvalError("--workers needs --ray: local, auto or the address of a cluster")
         return open_backend(opening.backend, opening.model, **opening.options)
@@ -340,12 +340,14 @@ class Evaluation:
                 for arms in reversed(groups):
                     units = Units(prompts.asking(arms=arms), disk, engine.fingerprint, progress)
                     if isinstance(engine, Fleet):
-                        engine.work(units.of(cells, alone_at_last=True))
+                        engine.work(units.of(cells, alone_at_last=True, in_background=True))
                     elif spec.until is not None:
                         run_rounds(cells, spec.until, units, engine)
                     else:
                         work_here(engine, units.of(cells))
                     cells = prompts.cells() if arms is not groups[0] else cells
+            if isinstance(engine, Fleet):
+                disk.update_header(workers=engine.came)
             if many or len(groups) > 1 or (disk.unordered and spec.until is None):
                 disk.sort([record.key for record in in_order(disk.done.values(), cells, spec)])
             return disk.finish(finished=now(), sources=spec.sources.describe(), source_files=spec.sources.files())
@@ -379,7 +381,7 @@ def tokenizer_lines(prompts: Prompts) -> Iterator[str]:
     """Yield notices on the tokenizer: files that transformers reads differently, an anchor that is not the model's."""
     tokenizer, spec = prompts.tokenizer, prompts.spec
     if tokenizer.reading and tokenizer.reading.differs:
-        yield tokenizer.reading.differs
+        yield tokenizer.reading.words
     if spec.anchor == "none":
         if tokenizer.front:
             first = tokenizer.decode(tokenizer.front, skip_special_tokens=False)

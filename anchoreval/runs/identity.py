@@ -55,7 +55,7 @@ _OF_LOADERS = ("generation_config.json", ADAPTER)
 _FILE = re.compile(r"([\w-][\w.+@=-]*/)*[\w-][\w.+@=-]*")
 _TEXTS = ("haystack", "wordlists", "context")
 #: The parts of a backend's description that a user asked for.
-_SETTINGS = ("engine", "mode", "dtype", "kernel", "prefill", "realisation", "settings", "address", "api", "seed")
+_SETTINGS = ("engine", "mode", "dtype", "kernel", "realisation", "settings", "address", "api", "seed")
 
 
 def decided_by(prompts: Prompts, cells: Cells, described: Mapping[str, Json]) -> dict[str, Json]:
@@ -109,7 +109,7 @@ def header_of(prompts: Prompts, cells: Cells, engine: Described, unused_template
     asked |= {"window": prompts.window}
     trained = model.reader is None and (model.folder / CARD).is_file()
     asked |= {"trained": training_card(model.folder)} if trained else {}
-    read = {"read_by_transformers": str(tokenizer.reading)} if tokenizer.reading else {}
+    read = {"read_by_transformers": tokenizer.reading.words} if tokenizer.reading else {}
     read |= {"path": model.reader} if model.reader else {}
     first = first_token(tokenizer, spec.template, spec.template_args, spec.anchor)
     facts = {
@@ -187,7 +187,8 @@ def tell_beside(folder: Path, header: Header, tell: Callable[[str], None]) -> No
     alike = [other for other in beside if other.get("schema") == header["schema"]]
     for newest in sorted(alike, key=lambda other: other.created)[-1:]:
         before, now = newest.identity, header.identity
-        if changed := [*_changed(before.get("files") or {}, now["files"]), *_others(before, now)]:
+        changed = [*_changed(before.get("files") or {}, now["files"]), *_others(before, now)]
+        if changed := [*changed, *_prefill(newest, header)]:
             tell(f"{' and '.join(changed)} since run {newest.run}: a new run begins")
 
 
@@ -233,6 +234,15 @@ def _others(before: Mapping[str, Json], now: Mapping[str, Json]) -> Iterator[str
         yield "the source texts changed"
     if before.get("tasks") != now.get("tasks"):
         yield "the card or the module of a suite from outside the package changed"
+
+
+def _prefill(before: Header, now: Header) -> Iterator[str]:
+    """Yield a sentence if prompts are prefilled in another way than those of an older run."""
+    old, new = (header.backend.get("prefill") for header in (before, now))
+    if old != new:
+        chunk = before.at("backend", "prefill", "chunk_tokens")
+        resumes = f" (--chunk-tokens {chunk} resumes it)" if chunk else ""
+        yield f"how prompts are prefilled changed from {old} in version {before.get('version')} to {new}{resumes}"
 
 
 def changed_files(run: Run) -> Iterator[tuple[str, bool]]:

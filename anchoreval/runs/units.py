@@ -21,6 +21,9 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from queue import SimpleQueue
+from threading import Thread
+from typing import TypeVar, cast
 
 from anchoreval.arms.arm import Arm
 from anchoreval.backends import Backend
@@ -44,7 +47,7 @@ from anchoreval.schema import (
     lost_output,
 )
 from anchoreval.suites import scorer_of
-from anchoreval.suites.choices import with_choices
+from anchoreval.suites.suite import with_choices
 
 FIRST = "reasoning"  # the fact that holds the first answer
 FIRST_FACTS = (FIRST, f"{FIRST}_tokens", f"{FIRST}_finish")
@@ -203,38 +206,53 @@ class Units:
     engine: str
     progress: Progress
 
-    def of(self, cells: Iterable[Cell], alone_at_last: bool = False) -> Iterator[Unit]:
+    def of(self, cells: Iterable[Cell], alone_at_last: bool = False, in_background: bool = False) -> Iterator[Unit]:
         """Yield the units of all requests without an answer: cell by cell, group by group, arm by arm.
 
         With `alone_at_last`, requests that failed before come at the end, one per unit, because they may kill a worker.
+        With `in_background`, a thread makes the prompts of the next group while the units of one are handed out.
         """
+        last: list[Unit] | None = [] if alone_at_last else None
+        made = self._made(cells)
+        for cell, count, asked in ahead(made) if in_background else made:
+            yield from self._of_group(cell, count, asked, last)
+        yield from last or ()
+
+    def _made(self, cells: Iterable[Cell]) -> Iterator[tuple[Cell, int, dict[str, Pair]]]:
+        """Yield each group: its cell, the number of its samples, and the prompts of those that have no answer yet."""
         scored = (record for record in self.folder.done.values() if record.outcome in SCORED)
         there = Counter((record.task, record.length, record.arm) for record in scored)
-        last: list[Unit] | None = [] if alone_at_last else None
         for cell in cells:
             arms = [(*cell.place, arm.name) for arm in self.prompts.spec.arms]
             if all(there[arm] >= cell.asked for arm in arms) and self._is_own(cell):
-                self.progress.had(cell.asked * len(self.prompts.spec.arms))
+                yield cell, cell.asked, {}
                 continue
             for samples in groups_of(cell, self.prompts.spec):
-                yield from self.of_group(cell, samples, last)
-        yield from last or ()
+                yield cell, len(samples), self._asked(cell, samples)
 
-    def of_group(self, cell: Cell, samples: Sequence[Sample], last: list[Unit] | None = None) -> Iterator[Unit]:
-        """Yield the units of one group of samples, arm by arm.
+    def of_group(self, cell: Cell, samples: Sequence[Sample]) -> Iterator[Unit]:
+        """Yield the units of one group of samples, arm by arm."""
+        return self._of_group(cell, len(samples), self._asked(cell, samples))
+
+    def _asked(self, cell: Cell, samples: Sequence[Sample]) -> dict[str, Pair]:
+        # The first sample is always taken, so that the key of a record on disk is compared once per group.
+        left = [one for at, one in enumerate(samples) if at == 0 or not self._is_answered(one)]
+        return {sample.id: (sample, self.prompts.request(cell.task, sample)) for sample in left}
+
+    def _of_group(
+        self, cell: Cell, count: int, asked: Mapping[str, Pair], last: list[Unit] | None = None
+    ) -> Iterator[Unit]:
+        """Yield the units of one group of `count` samples, of which `asked` have a prompt, arm by arm.
 
         If `last` is given, requests that failed before are appended to it as units of one, and are not yielded.
         """
         prompts, folder, task, arms = self.prompts, self.folder, cell.task, self.prompts.spec.arms
-        # The first sample is always taken, so that the key of a record on disk is compared once per group.
-        left = [one for at, one in enumerate(samples) if at == 0 or not self._is_answered(one)]
-        asked = {sample.id: (sample, prompts.request(task, sample)) for sample in left}
         refused = {name: output for name, (_, sent) in asked.items() if (output := prompts.does_not_fit(task, sent))}
         for arm in arms:
             keys = {name: key_of(request, arm, self.engine) for name, (_, request) in asked.items()}
             waiting = folder.waiting(arm.name, keys)
             self.progress.at(f"{task.address} at {cell.length:,}, {arm.name}")
-            self.progress.had(len(samples) - len(waiting))
+            self.progress.had(count - len(waiting))
             group = Group(prompts, task, arm, asked, keys, folder, self.progress)
             for name in refused:
                 if name in waiting:
@@ -284,6 +302,35 @@ def groups_of(cell: Cell, spec: Spec) -> Iterator[list[Sample]]:
             return
         yield samples
         at += len(samples)
+
+
+T = TypeVar("T")
+
+
+def ahead(items: Iterator[T]) -> Iterator[T]:
+    """Yield the items in order; a thread makes the next one meanwhile. What it raises is raised here in its turn."""
+    made, wanted = SimpleQueue[tuple[T | None, BaseException | None]](), SimpleQueue[bool]()
+
+    def make() -> None:
+        try:
+            while wanted.get():
+                made.put((next(items), None))
+        except BaseException as error:
+            made.put((None, error))
+
+    wanted.put(True)
+    Thread(target=make, daemon=True).start()  # Ctrl-C does not wait for prompts
+    try:
+        while True:
+            item, error = made.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            wanted.put(True)
+            yield cast(T, item)
+    finally:
+        wanted.put(False)
 
 
 def work_here(backend: Backend, units: Iterable[Unit]) -> None:

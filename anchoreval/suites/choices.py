@@ -7,15 +7,6 @@ from collections.abc import Mapping, Sequence
 from anchoreval.schema import ChoiceScore, Json, Score
 from anchoreval.suites.suite import NO_FACTS
 
-PER_TOKEN = "logprob per token"  # of a text that is scored, in nats
-
-
-def with_choices(
-    facts: Mapping[str, Json], choices: Sequence[ChoiceScore], logprob: float | None = None
-) -> Mapping[str, Json]:
-    """Return the facts for a scorer: the sample's, plus the scores of its choices or its text's log-probability."""
-    return {**facts, "choices": choices} if choices else facts if logprob is None else {**facts, PER_TOKEN: logprob}
-
 
 def likeliest(choices: Sequence[ChoiceScore]) -> int:
     """Return the index of the choice with the highest log-probability; ties go to the first."""

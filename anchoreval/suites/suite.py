@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from anchoreval.errors import LengthError, TooLong
-from anchoreval.schema import Json, Sample, Score
+from anchoreval.schema import ChoiceScore, Json, Sample, Score
 from anchoreval.suites.recipe import Make, Recipe
 
 if TYPE_CHECKING:
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 ATTEMPTS = 32  # lengths tried to find the smallest possible one
 NO_REFERENCES = Score(None, "the sample has no reference answer")
 NO_FACTS: Mapping[str, Json] = MappingProxyType({})
+
+
+PER_TOKEN = "logprob per token"  # of a text that is scored, in nats
 
 
 class Rule(Protocol):
@@ -96,6 +99,13 @@ class Generator:
             except LengthError as error:
                 guess = max(guess + 1, error.smallest or 0)
         return None
+
+
+def with_choices(
+    facts: Mapping[str, Json], choices: Sequence[ChoiceScore], logprob: float | None = None
+) -> Mapping[str, Json]:
+    """Return the facts for a scorer: the sample's, plus the scores of its choices or its text's log-probability."""
+    return {**facts, "choices": choices} if choices else facts if logprob is None else {**facts, PER_TOKEN: logprob}
 
 
 @dataclass(frozen=True, slots=True, eq=False)

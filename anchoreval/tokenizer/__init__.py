@@ -53,10 +53,15 @@ class TextTokenizer:
         with self._panics:
             return len(self._inner.encode_batch_fast([text], add_special_tokens=False)[0])
 
+    def encode_with_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Return the token ids of `text` and the character span (start, end) of each, without special tokens."""
+        with self._panics:
+            found = self._inner.encode(text, add_special_tokens=False)
+            return found.ids, found.offsets
+
     def spans(self, text: str) -> list[tuple[int, int]]:
         """Return the character span (start, end) of every token of `text`, without special tokens."""
-        with self._panics:
-            return list(self._inner.encode(text, add_special_tokens=False).offsets)
+        return self.encode_with_spans(text)[1]
 
     def encode(self, text: str, special_tokens: bool = False) -> list[int]:
         """Return the token ids of `text`; with `special_tokens`, including those that the checkpoint itself adds."""

@@ -60,40 +60,36 @@ class Compared(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How transformers reads the same files: its class, and the special tokens that it names.
+    """How transformers reads the same files, in `words`, and the special tokens that it names.
 
-    `differs` says in one line that transformers' tokens differ and are wrong; `untried` says why nothing was compared.
+    `differs` is true if transformers' tokens differ and are wrong; `words` then say so in one line.
     """
 
-    kind: str | None = None
+    words: str
     special: Mapping[str, str] = field(default_factory=dict)
-    differs: str | None = None
-    untried: str | None = None
-
-    def __str__(self) -> str:
-        return self.differs or (f"not compared: {self.untried}" if self.untried else f"{self.kind}, the same tokens")
+    differs: bool = False
 
 
 def compared(own: Compared, inner: tokenizers.Tokenizer, file: Path) -> Reading:
     """Return transformers' reading of the folder of a tokenizer.json; raise ModelError if its tokens differ."""
     folder = file.parent
     if not any((folder / name).is_file() for name in (*FILES, "config.json")):
-        return Reading(untried="tokenizer.json stands alone")
+        return Reading("not compared: tokenizer.json stands alone")
     texts = [ORDINARY, _with_special(inner), RARE]
     job = {"do": "read", "folder": str(folder), "texts": texts, "seconds": _SECONDS, "megabytes": _MEGABYTES}
     answer = kept_answer(job, _facts(file, texts))
     if "died" in answer:  # this process would die too
         raise ModelError(f"{folder}: its tokenizer cannot read a page of text: {answer['error'][:300]}")
     if "error" in answer:
-        return Reading(untried=str(answer["error"]))
+        return Reading(f"not compared: {answer['error']}")
     answer = answer | {"texts": texts}
     special = {name: text for name, text in answer["special"].items() if inner.token_to_id(text) is not None}
     for at, text in enumerate(texts):
         ids = own.encode(text)
         if ids != answer["ids"][at]:
             where = _place(text, inner, ids, answer["ids"][at], answer["tokens"][at])
-            return Reading(answer["class"], special, _judged(own, inner, folder, answer, at, where))
-    return Reading(answer["class"], special)
+            return Reading(_judged(own, inner, folder, answer, at, where), special, differs=True)
+    return Reading(f"{answer['class']}, the same tokens", special)
 
 
 def _judged(

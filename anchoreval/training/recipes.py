@@ -11,7 +11,7 @@ from anchoreval.cards import Strict, folder, load_card
 from anchoreval.errors import UnknownName
 from anchoreval.training.spec import Hyper, Schedule
 
-_ANCHORS = "anchors"
+_ANCHORS, _MIXES = "anchors", "mixes"
 Positive = Annotated[int, Field(gt=0)]
 
 
@@ -56,22 +56,54 @@ class AnchorsCard(Strict):
     anchors: dict[str, str]
 
 
+class Source(Strict):
+    """Documents of one source in a mix: share of all tokens, mean tokens of a document, sigma of its logarithm."""
+
+    share: float
+    mean: float
+    sigma: float
+
+
+class MixCard(Strict):
+    """A mix of models/recipes/mixes.yaml; of documents `under` a length a share stays; one document without any."""
+
+    about: str
+    source: str
+    under: int
+    keep: float
+    documents: dict[str, Source]
+
+
+class MixesCard(Strict):
+    """models/recipes/mixes.yaml: document lengths that attention is timed on."""
+
+    mixes: dict[str, MixCard]
+
+
 def _folder() -> Path:
     return folder("models") / "recipes"
 
 
 def load_recipes() -> dict[str, RecipeCard]:
     """Return all recipes by name."""
-    paths = sorted(path for path in _folder().glob("*.yaml") if path.stem != _ANCHORS)
+    paths = sorted(path for path in _folder().glob("*.yaml") if path.stem not in (_ANCHORS, _MIXES))
     return {path.stem: load_card(path, RecipeCard) for path in paths}
 
 
 def recipe_of(name: str) -> RecipeCard:
     """Return the recipe of a name; UnknownName gives the nearest."""
     path = _folder() / f"{name}.yaml"
-    if not path.is_file() or name == _ANCHORS:
+    if not path.is_file() or name in (_ANCHORS, _MIXES):
         raise UnknownName("recipe", name, load_recipes())
     return load_card(path, RecipeCard)
+
+
+def mix_of(name: str) -> MixCard:
+    """Return the mix of a name; UnknownName gives the nearest."""
+    mixes = load_card(_folder() / f"{_MIXES}.yaml", MixesCard).mixes
+    if name not in mixes:
+        raise UnknownName("mix of documents", name, mixes)
+    return mixes[name]
 
 
 def anchor_text(model_type: str | None) -> str | None:

@@ -25,6 +25,8 @@ from anchoreval.schema import original_of
         "anchor/fp32",
         "intra-doc/bf16+reset",
         "anchor/bf16+shift:16~placebo",
+        "sink-window:4:256/bf16+shift:16~placebo",
+        "star:512/fp32",
     ],
 )
 def test_an_arm_prints_the_spelling_that_made_it(text: str) -> None:
@@ -97,6 +99,8 @@ def test_fields_in_any_order_are_printed_in_one() -> None:
         ("bf16+x", "spelled +x:package.module:factory[:value], not +x"),
         ("bf16+x:a", "not +x:a"),
         ("bf16+x:../a:f", "unknown attention pattern"),
+        ("anchor:2/bf16", "attention 'anchor:2': anchor takes no number"),
+        ("star:0/bf16", "attention 'star:0': star:B takes whole numbers above 0 (S may be 0), such as star:512"),
     ],
 )
 def test_what_is_no_field_is_named_with_the_nearest(text: str, says: str) -> None:

@@ -60,7 +60,7 @@ def test_a_prefix_is_copied_between_rows_also_where_they_overlap() -> None:
 def test_compacting_keeps_the_chosen_rows_in_order() -> None:
     store = KvStore(layers=1, rows=5, columns=2)
     keys = torch.arange(5.0)[:, None, None, None].expand(5, 2, 2, 3)
-    store.top(5, 0).update(keys, keys, 0)
+    store.row(0, 0, 0, rows=5).update(keys, keys, 0)
     store.compact([1, 2, 4])
     assert store.keys_BHCD[0][:3, 0, 0, 0].tolist() == [1, 2, 4]
 
@@ -68,7 +68,7 @@ def test_compacting_keeps_the_chosen_rows_in_order() -> None:
 def test_what_lies_left_of_a_row_is_cleared() -> None:
     store = KvStore(layers=1, rows=2, columns=4)
     nan = torch.full((2, 2, 4, 3), torch.nan)
-    store.top(2, 0).update(nan, nan, 0)
+    store.row(0, 0, 0, rows=2).update(nan, nan, 0)
     store.clear_left(1, 3)
     assert store.values_BHCD[0][1, :, :3].abs().sum() == 0
     assert store.values_BHCD[0][0].isnan().all()

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig, MambaC
 
 from anchoreval.backends.hf.backend import HfBackend
 from anchoreval.backends.hf.load import load
-from anchoreval.backends.hf.network import extend
+from anchoreval.backends.hf.network import LowerRight, extend
 from anchoreval.errors import ModelError
 from anchoreval.model.checkpoint import find_checkpoint
 
@@ -155,13 +155,13 @@ def test_tokens_that_the_model_does_not_have_are_refused(llama: Path) -> None:
 def test_the_mask_of_a_chunk_has_the_bits_of_the_one_that_every_layer_makes(
     llama: Path, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first chunk has no mask, the second the floats made once; both chunks with booleans are the stock way."""
+    """The first chunk has no mask, the second floats made once; both chunks with booleans are the stock way."""
     network = load(find_checkpoint(str(llama)), dtype, "cpu", "sdpa", False)
     ids, kinds = prompts(1, 200, 200)[0], []
     stock = type(network.model).forward
 
     def seen(self: Any, *args: Any, **kwargs: Any) -> Any:
-        kinds.append(kwargs["attention_mask"].dtype)
+        kinds.append(type(kwargs["attention_mask"]))
         return stock(self, *args, **kwargs)
 
     monkeypatch.setattr(type(network.model), "forward", seen)
@@ -173,6 +173,6 @@ def test_the_mask_of_a_chunk_has_the_bits_of_the_one_that_every_layer_makes(
             return extend(network, cache, ids[130:], range(130, 200), 130, keep=70)
 
     made = chunked()
-    assert kinds == [torch.bool, network.model.dtype]
-    monkeypatch.setattr(network, "_sees_all", False)
-    assert torch.equal(made, chunked()) and kinds[2:] == [torch.bool, torch.bool]
+    assert kinds == [torch.Tensor, LowerRight]
+    monkeypatch.setattr(network, "_plain", False)
+    assert torch.equal(made, chunked()) and kinds[2:] == [torch.Tensor, torch.Tensor]

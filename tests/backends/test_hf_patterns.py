@@ -48,6 +48,8 @@ ARMS = [
     "anchor/native+anchor-reset",
     "intra-doc/native+reset",
     "native+anchor-shift:70",
+    "sink-window:3:9/native",
+    "star:16/native",
 ]
 ROLES = ("preamble", "document", "document", "document", "query", "answer_prefix")
 
@@ -261,6 +263,39 @@ def test_documents_need_an_anchor_and_segments(llama: Path) -> None:
             list(backend.answer([replace(ASKED[0], segment_ids=(0, *ASKED[0].segment_ids[1:]))]))
         with pytest.raises(UnsupportedArm, match="segment id per token"):
             list(backend.answer([replace(ASKED[0], segment_ids=(-1,))]))
+
+
+def test_sinks_and_window_hold_in_the_fused_kernel_and_leave_no_trace(llama: Path) -> None:
+    backend = open_hf(llama)
+    arm, before = "sink-window:3:9/fp32", bits(answers(backend, "native", ASKED))
+    with backend.under(parse_arm(arm, kernel="fused")) as applied:
+        fused = {output.sample_id: output for output in backend.answer(ASKED)}
+    assert applied["kernel"] == "fused" and "StreamingLLM" in applied["attention_rule"]
+    agree(backend, arm, ASKED, answers(backend, arm, ASKED), fused)
+    assert bits(answers(backend, "native", ASKED)) == before
+    assert bits(fused) != before
+
+
+def test_two_blocks_of_star_give_the_bits_of_full(llama: Path) -> None:
+    backend = open_hf(llama)  # prompt a has 68 tokens before its query, c has 53
+    asked = [ASKED[0], ASKED[2]]
+    assert bits(answers(backend, "star:34/bf16", asked)) == bits(answers(backend, "bf16", asked))
+    assert bits(answers(backend, "star:33/bf16", asked))["a"] != bits(answers(backend, "bf16", asked))["a"]
+
+
+def test_what_numbered_patterns_cannot_do_is_one_line(llama: Path) -> None:
+    backend = open_hf(llama)
+    roles = ("query", *ROLES[1:4], "query", "answer_prefix")
+    with backend.under(parse_arm("star:16/native")), pytest.raises(UnsupportedArm, match="query behind all documents"):
+        list(backend.answer([replace(ASKED[0], roles=roles)]))
+    flex, eager = open_hf(llama, realisation="flex"), open_hf(llama, kernel="eager")
+    for refusing, arm, why in (
+        (flex, "star:16/native", "realisation 'flex'"),
+        (flex, "sink-window:3:9/native", "realisation 'flex'"),
+        (eager, "sink-window:3:9/native", "--kernel sdpa or fused"),
+    ):
+        with pytest.raises(UnsupportedArm, match=why), refusing.under(parse_arm(arm)):
+            pass
 
 
 def test_models_that_would_make_something_else_of_positions_are_refused(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_after_a_placebo_the_arm_has_its_bits_back(backend: HfBackend) -> None:
 def test_a_placebo_is_what_a_backend_of_those_limits_computes(backend: HfBackend, llama: Path) -> None:
     limits = Limits(**SETTINGS).placebo()
     assert (limits.chunk_tokens, limits.batch_tokens, limits.rows) == (24, 6144, 12)
-    other = HfBackend.open(str(llama), **dataclasses.asdict(limits))
+    other = HfBackend.open(str(llama), chunk_tokens=24, batch_tokens=6144, rows=12)
     assert answers(other, "bf16") == answers(backend, "bf16~placebo")
 
 

@@ -5,7 +5,7 @@ import random
 
 from checkpoints import prompts, request
 
-from anchoreval.backends.hf.batches import LEAST_ROWS, Limits, plan, shared, width
+from anchoreval.backends.hf.batches import LEAST_ROWS, Limits, plan, width
 
 LIMITS = Limits(chunk_tokens=64, batch_tokens=4_096, rows=16)
 
@@ -69,13 +69,23 @@ def test_prompts_with_a_common_beginning_are_neighbours() -> None:
 
 def test_only_whole_chunks_are_shared_and_one_token_is_left() -> None:
     first = tuple(range(10))
-    assert shared(first, first, 4) == 8
-    assert shared(first[:8], first[:8], 4) == 4
-    assert shared(first, (*first[:6], 99, 99), 4) == 4
-    assert shared(first, (99, *first), 4) == 0
-    assert shared(first, first, 10) == 0
+    assert Limits(4).shared(first, first) == 8
+    assert Limits(4).shared(first[:8], first[:8]) == 4
+    assert Limits(4).shared(first, (*first[:6], 99, 99)) == 4
+    assert Limits(4).shared(first, (99, *first)) == 0
+    assert Limits(10).shared(first, first) == 0
 
 
 def test_batches_are_never_narrower_than_the_least_width() -> None:
     assert [width(n, solo=False) for n in (1, 3, 4, 9)] == [LEAST_ROWS, LEAST_ROWS, 4, 9]
     assert width(1, solo=True) == 1
+
+
+def test_lengths_within_an_eighth_decode_together_where_chunks_do_not_matter() -> None:
+    long = [request(str(i), p, 8) for i, p in enumerate(prompts(6, 7_700, 8_190))]
+    few = Limits(pass_tokens=8_192, batch_tokens=65_536)
+    assert [len(batch.requests) for batch in plan(long, few)] == [6]
+    assert max(len(batch.requests) for batch in plan(long, Limits(batch_tokens=65_536))) < 6
+    for tokens in (1, 127, 128, 129, 1_000, 4_097, 100_000):
+        (batch,) = plan([request("one", (5,) * tokens, 8)], few)
+        assert batch.base - tokens < max(129, tokens / 8 + 1)

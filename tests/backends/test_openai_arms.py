@@ -106,6 +106,8 @@ def test_the_header_says_that_the_server_said_so(backend: OpenAiBackend) -> None
         ("native", "rope 'native': the server computes 'fp32'"),
         ("bf16", "rope 'bf16': the server computes 'fp32'"),
         ("intra-doc/fp32", "attention 'intra-doc': the server's mask is 'anchor'"),
+        ("star:16/fp32", "attention 'star:16': the server's mask is 'anchor'"),
+        ("sink-window:4:16/fp32", "attention 'sink-window:4:16': the server's mask is 'anchor'"),
     ],
 )
 def test_arms_that_the_server_does_not_compute_are_refused(backend: OpenAiBackend, arm: str, named: str) -> None:

@@ -27,6 +27,12 @@ def parser() -> argparse.ArgumentParser:
         "runs": Option("generated runs", 1000, shared.positive, "N"),
         "records": Option("records of each run", 1000, shared.positive, "N"),
     })  # fmt: skip
+    scale = kinds.add_parser("scale", help="CPU seconds and memory of each command by records and by runs")
+    shared.add_own(scale, {
+        "samples": Option("samples of a cell at each size, 52 records each", (5, 10, 20), numbers, "N,N,N"),
+        "runs": Option("run folders at each size", (20, 50, 100), numbers, "N,N,N"),
+        "length": Option("tokens of a prompt", 1024, shared.length, "N"),
+    })  # fmt: skip
     kinds.add_parser("sequential", help="false verdicts and samples used by run --until, simulated")
     beside = kinds.add_parser("lm-eval", help="time and memory of our model in lm-eval beside its hf model")
     shared.add_own(beside, {
@@ -35,6 +41,11 @@ def parser() -> argparse.ArgumentParser:
         "memory_length": Option("tokens of the prompt for peak memory", 32_768, shared.length, "N"),
     })  # fmt: skip
     return top
+
+
+def numbers(text: str) -> list[int]:
+    """Return the numbers of a list with commas."""
+    return [shared.positive(each) for each in text.split(",")]
 
 
 def main() -> None:
@@ -47,6 +58,13 @@ def main() -> None:
         from bench.sequential import report_sequential
 
         text = report_sequential()
+    elif options.kind == "scale":
+        from bench.scale import report_scale
+
+        for line in report_scale(options.samples, options.runs, options.length):
+            sys.stdout.write(f"{line}\n")
+            sys.stdout.flush()
+        return
     elif options.kind == "lm-eval":
         from bench.lm_eval_beside import report_lm_eval
 

@@ -83,6 +83,7 @@ def generate(folder: Path, seed: int, records: int) -> None:
     header = {
         "run": f"generated-{seed}", "model": {"name": f"model-{seed}", "sha256": f"{seed:064x}", "dtype": "bfloat16"},
         "template": "base", "sources": {"haystack": "generated"}, "comparable": False, "created": "",
+        "tasks": [task.address for task in select_tasks("ruler")[0]], "lengths": [length], "arms": list(ARMS),
     }  # fmt: skip
     (folder / "header.json").write_text(json.dumps(header), "utf-8")
     with (folder / "records.jsonl").open("w", encoding="ascii", newline="") as file:

@@ -40,7 +40,7 @@ RUN = LOADING | PROMPTS | {
 #: Command, or a kind of one -> its flags and arguments, besides --config and --quiet.
 FLAGS = {
     "run": RUN,
-    "plan": RUN | {"--gpus"},
+    "plan": RUN | {"--exact", "--gpus"},
     "samples": PROMPTS | {
         "--lengths", "--limit", "--offline", "--output", "--tasks", "--template", "--template-args", "--tokenizer"
     },
@@ -50,8 +50,8 @@ FLAGS = {
     "score": {"--tasks", "runs"},
     "board": {"--average-checkpoints", "--definition", "--output", "--tasks", "runs"},
     "probe": LOADING | {
-        "--anchor", "--curve-length", "--lengths", "--levels", "--max-length", "--model", "--no-copy", "--output",
-        "--queries", "--random-init", "--seed", "--shift", "--text", "--texts",
+        "--anchor", "--curve-length", "--data-dir", "--haystack", "--lengths", "--levels", "--max-length", "--model",
+        "--no-copy", "--output", "--queries", "--random-init", "--seed", "--shift", "--text", "--texts",
     },
     "nll": LOADING | {
         "--anchor", "--arms", "--buckets", "--chunk-tokens", "--lengths", "--limit", "--max-length", "--model",
@@ -59,17 +59,21 @@ FLAGS = {
     },
     "doctor": LOADING | {"--anchor", "--json", "--max-length", "--model"},
     "bench prefill": {"--chunk-tokens", "--device", "--documents", "--lengths", "--output", "--shape"},
-    "bench engines": {"--length", "--prompts", "--questions"},
+    "bench engines": {"--jobs", "--lengths", "--pairs", "--together"},
     "bench memory": {"--length"},
     "bench gpu": {"--device", "--documents", "--lengths", "--output", "--repeats"},
+    "bench train-attention": {
+        "--data", "--device", "--lengths", "--mix", "--no-layer", "--output", "--rate", "--repeats", "--shapes",
+        "--slices", "--windows",
+    },
     "bench anchor": set(),
     "compare": {"--baseline", "--margin", "--output", "runs"},
-    "view": {"--data-dir", "--output", "--prompt-megabytes", "--serve", "--text", "--tokenizer", "runs"},
+    "view": {"--data-dir", "--output", "--prompt-megabytes", "--serve", "--tasks", "--text", "--tokenizer", "runs"},
     "export": {"--format", "--output", "runs"},
     "verify": {"--data-dir", "--tasks", "--text", "--tokenizer", "runs"},
     "longbench": {"--deviation", "runs"},
     "general": {"--margin", "runs"},
-    "lm-eval": {"action", "arguments"},
+    "lm-eval": {"--tasks", "action", "arguments"},
     "data fetch": {"--data-dir", "suite"},
     "data check": {"--data-dir"},
     "data pack": {"--anchor-token", "--data", "--output", "--text-key", "--tokenizer", "--upsample"},
@@ -89,8 +93,10 @@ OF_THEIR_OWN = {
     ("bench prefill", "--device"): "a GPU", ("bench gpu", "--device"): "a GPU",
     ("bench prefill", "--chunk-tokens"): "that of the committed figures",
     ("bench gpu", "--documents"): "several", ("bench gpu", "--repeats"): "timed runs, no samples",
+    ("bench train-attention", "--device"): "a GPU", ("bench train-attention", "--repeats"): "timed runs, no samples",
+    ("bench train-attention", "--windows"): "of training, none of records",
     ("train", "--seed"): "of the order of documents", ("bench memory", "--length"): "of one prompt",
-    ("bench engines", "--length"): "of each prompt",
+    ("bench engines", "--lengths"): "of each prompt",
 }  # fmt: skip
 FAKE = ["--model", "anchor-tiny", "--backend", "fake", "--lengths", "512", "--limit", "3"]
 

@@ -33,12 +33,14 @@ LINES: dict[str, list[str]] = {
     "score": ["RUN"], "verify": ["RUN"], "board": ["RUN", "--output", "OUT"], "view": ["RUN", "--output", "OUT"],
     "compare": ["RUN"], "export": ["RUN", "--output", "OUT", "--format", "csv"], "longbench": ["RUN"],
     "general": ["RUN"],
-    "probe": ["--model", "anchor-tiny", "--lengths", "64", "--levels", "fp32", "--output", "OUT"],
+    "probe": [
+        "--model", "anchor-tiny", "--lengths", "64", "--levels", "fp32", "--haystack", "generated", "--output", "OUT"
+    ],
     "nll": ["--model", "anchor-tiny", "--text", "TEXT", "--lengths", "128", "--limit", "1", "--output", "OUT"],
     "doctor": ["--model", "anchor-tiny"],
 }  # fmt: skip
 #: Commands that read runs: their --tasks names suites from outside.
-READERS = ("score", "verify", "board")
+READERS = ("score", "verify", "board", "view")
 #: (command, flag), or a flag of every command that has it -> the values of a flag that takes any, each with more flags.
 VALUES: dict[tuple[str, str] | str, list[list[str]]] = {
     "--model": [["anchor-tiny"], [str(REPOSITORY / "models" / "anchor-tiny")]],

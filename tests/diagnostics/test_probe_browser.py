@@ -7,7 +7,9 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_probe_report import checkpoint, study  # noqa: F401 - fixtures
@@ -52,3 +54,9 @@ def test_the_page_fits_and_is_styled(study: Study, tmp_path: Path, width: int, c
     seen = json.loads(html.unescape(found[1]))
     assert not seen["wide"] and not seen["spilt"] and seen["columns"] == columns
     assert seen["charts"] == 15 and seen["curves"] > 15 and seen["styled"] == "1px"
+
+
+@pytest.mark.parametrize("size", ["desktop", "phone"])
+def test_axe_finds_nothing_serious(open_page: Callable[..., Any], study: Study, tmp_path: Path, size: str) -> None:  # noqa: F811
+    with open_page(write_probe(study, tmp_path)[1], size=size) as tab:
+        assert tab.axe_in_both_themes() == [] and not tab.overflows and not tab.problems

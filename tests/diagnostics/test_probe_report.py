@@ -28,6 +28,7 @@ from anchoreval.diagnostics.probe.sheet import MEASURES, Row, Setting
 from anchoreval.diagnostics.probe.study import bins, isolated, parse_rungs, read_texts
 from anchoreval.errors import LengthError, SourceError, UnknownName
 from anchoreval.reports.plots import Axis, Curve, Powers, chart, decades, power_text
+from anchoreval.texts.sources import Sources
 from anchoreval.tokenizer import load_tokenizer
 from tests.conftest import REPOSITORY
 
@@ -58,7 +59,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def study(checkpoint: Path) -> Study:
     """Two lengths, four rungs, one text."""
-    return probe(str(checkpoint), [64, 32], levels="native,fp32-qk,fp32,bf16-angle", texts=1, queries=48)
+    return probe(
+        str(checkpoint), [64, 32], haystack="generated", levels="native,fp32-qk,fp32,bf16-angle", texts=1, queries=48
+    )
 
 
 def value(study: Study, measure: str, **wanted: Any) -> float:
@@ -142,19 +145,36 @@ def test_level_names_are_read_as_lists_and_all_leaves_out_the_oracle() -> None:
 
 def test_texts_have_the_length_asked_for_with_the_anchor_first(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(TOKENIZER)
-    made = read_texts(None, tokenizer, 100, 3, 1)
+    prose = Sources(haystack="generated")
+    made = read_texts(prose, tokenizer, 100, 3, 1)
     assert [len(ids) for ids in made] == [100] * 3 and {ids[0] for ids in made} == {tokenizer.bos[1]}  # type: ignore[index]
-    assert made == read_texts(None, tokenizer, 100, 3, 1) != read_texts(None, tokenizer, 100, 3, 2)
-    assert made[0] == read_texts(None, tokenizer, 200, 1, 1)[0][:100]
+    assert made == read_texts(prose, tokenizer, 100, 3, 1) != read_texts(prose, tokenizer, 100, 3, 2)
+    assert made[0] == read_texts(prose, tokenizer, 200, 1, 1)[0][:100]
     file = tmp_path / "text.txt"
     file.write_text("The harbour was quiet in the morning. " * 12)
     ids = tokenizer.encode(file.read_text())
-    parts = read_texts(file, tokenizer, 21, 3, 1)
+    parts = read_texts(Sources(text=file), tokenizer, 21, 3, 1)
     assert [part[1:] for part in parts] == [ids[:20], ids[20:40], ids[40:60]]
     with pytest.raises(LengthError, match=f"{len(ids)} tokens"):
-        read_texts(file, tokenizer, len(ids) + 2, 1, 1)
+        read_texts(Sources(text=file), tokenizer, len(ids) + 2, 1, 1)
     with pytest.raises(SourceError, match="absent"):
-        read_texts(tmp_path / "absent.txt", tokenizer, 8, 1, 1)
+        read_texts(Sources(text=tmp_path / "absent.txt"), tokenizer, 8, 1, 1)
+
+
+def test_the_haystack_is_that_of_a_run_published_essays_or_generated_prose(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.raises(SourceError, match=r"PaulGrahamEssays\.json.*--haystack generated"):
+        probe(str(checkpoint), [8], levels="fp32")
+    (tmp_path / "PaulGrahamEssays.json").write_text(json.dumps({"text": "The harbour was quiet in the morning. " * 9}))
+    tokenizer, essays = load_tokenizer(TOKENIZER), Sources(tmp_path)
+    (part,) = read_texts(essays, tokenizer, 21, 1, 1)
+    assert part[1:] == tokenizer.encode("The harbour was quiet in the morning. " * 9)[:20]
+    with pytest.raises(LengthError, match=r"PaulGrahamEssays\.json has"):
+        read_texts(essays, tokenizer, 10_000, 1, 1)
+    study = probe(str(checkpoint), [8], levels="fp32", data_dir=tmp_path, dtype="float32")
+    assert str(study.facts["text"]).startswith("PaulGrahamEssays.json, not the published file: sha256")
 
 
 def test_key_bins_cover_every_key_once() -> None:
@@ -169,7 +189,7 @@ def test_the_csv_is_tidy_and_the_same_bytes_again(study: Study, checkpoint: Path
     one = write_probe(study, tmp_path / "one")
     two = write_probe(study, tmp_path / "two")
     assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
-    again = probe(str(checkpoint), [32, 64], levels="native", texts=1, queries=48)
+    again = probe(str(checkpoint), [32, 64], haystack="generated", levels="native", texts=1, queries=48)
     kept = [row for row in study.rows if row.setting.level in ("native", "random weights")]
     assert csv_text(Study(study.model, again.rows)) == csv_text(Study(study.model, tuple(kept)))
 
@@ -242,7 +262,7 @@ def test_the_command_prints_the_reading_and_writes_both_files(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["--lengths", "16..32", "--levels", "fp32", "--texts", "1", "--dtype", "float32"]
-    arguments += ["--output", str(tmp_path)]
+    arguments += ["--haystack", "generated", "--output", str(tmp_path)]
     assert main(["probe", "--model", str(checkpoint), *arguments]) == 0
     printed = capsys.readouterr()
     assert printed.out.startswith("In the fp32 model, end to end, at 32 tokens under fp32")
@@ -265,7 +285,7 @@ def test_a_study_that_was_cut_goes_on_and_measures_nothing_twice(
 
     def measured() -> Study:
         asked: dict[str, Any] = {"levels": "fp32,bf16", "texts": 2, "dtype": "float32", "shift": (0, 4, 16)}
-        return probe(str(checkpoint), [24, 32], queries=16, kept=kept, **asked)
+        return probe(str(checkpoint), [24, 32], haystack="generated", queries=16, kept=kept, **asked)
 
     monkeypatch.setattr(study_module, "record", counted)
     most = 10**9
@@ -301,14 +321,16 @@ def test_lines_of_plain_json_are_read_as_those_that_are_packed() -> None:
 @pytest.mark.half
 def test_without_the_copy_a_model_of_16_bits_is_measured_as_it_is_stored(checkpoint: Path, tmp_path: Path) -> None:
     asked: dict[str, Any] = {"levels": "fp32-qk", "texts": 1, "queries": 16, "kept": tmp_path / "k"}
-    alone = probe(str(checkpoint), [24], copy=False, **asked)
+    alone = probe(str(checkpoint), [24], haystack="generated", copy=False, **asked)
     assert {(row.setting.dtype, row.setting.mode) for row in alone.rows} == {("bf16", "end-to-end")}
     assert "In the bf16 model, end to end" in reading(alone) and "float32" not in reading(alone)
     assert write_page(alone).count("<figure>") == 5
     names = {json.loads(line)["name"] for line in (tmp_path / "k").read_text().splitlines()}
-    probe(str(checkpoint), [24], **asked)
+    probe(str(checkpoint), [24], haystack="generated", **asked)
     both = {json.loads(line)["name"] for line in (tmp_path / "k").read_text().splitlines()}
-    probe(str(checkpoint), [24], **asked | {"dtype": "float32"})  # other weights than those of the copy
+    probe(
+        str(checkpoint), [24], haystack="generated", **asked | {"dtype": "float32"}
+    )  # other weights than those of the copy
     every = {json.loads(line)["name"] for line in (tmp_path / "k").read_text().splitlines()}
     assert names < both < every and len(every) - len(both) == 2  # the level, and random weights
 
@@ -316,7 +338,16 @@ def test_without_the_copy_a_model_of_16_bits_is_measured_as_it_is_stored(checkpo
 @pytest.fixture(scope="module")
 def several(checkpoint: Path) -> Study:
     """Three texts of one length, with a curve over shifts of our own."""
-    return probe(str(checkpoint), [32], levels="bf16", texts=3, queries=16, dtype="float32", shift=(0, 2, 50, 16))
+    return probe(
+        str(checkpoint),
+        [32],
+        haystack="generated",
+        levels="bf16",
+        texts=3,
+        queries=16,
+        dtype="float32",
+        shift=(0, 2, 50, 16),
+    )
 
 
 def test_numbers_of_several_texts_are_means_with_the_t_interval_over_them(several: Study) -> None:
@@ -354,7 +385,7 @@ def test_a_folder_gives_the_first_part_of_each_text_before_the_second_of_any(tmp
     tokenizer = load_tokenizer(TOKENIZER)
     for name, word in (("b", "river "), ("a", "harbour ")):
         (tmp_path / f"{name}.txt").write_text(word * 40)
-    parts = read_texts(tmp_path, tokenizer, 11, 3, 1)
+    parts = read_texts(Sources(text=tmp_path), tokenizer, 11, 3, 1)
     first, second = (tokenizer.encode(word * 40) for word in ("harbour ", "river "))
     assert [part[1:] for part in parts] == [first[:10], second[:10], first[10:20]]
 
@@ -364,7 +395,15 @@ def test_the_number_of_texts_may_depend_on_the_length(checkpoint: Path) -> None:
     for wrong in ("0", "a", "5@", "3,4", "3,4@x"):
         with pytest.raises(argparse.ArgumentTypeError):
             counts(wrong)
-    found = probe(str(checkpoint), [16, 32], levels="fp32", texts=counts("3,2@32"), dtype="float32", curve_length=32)
+    found = probe(
+        str(checkpoint),
+        [16, 32],
+        haystack="generated",
+        levels="fp32",
+        texts=counts("3,2@32"),
+        dtype="float32",
+        curve_length=32,
+    )
     assert {(row.setting.length, row.setting.texts) for row in found.totals()} == {(16, 3), (32, 2)}
     assert {row.setting.length for row in found.totals(against="shift", shift=20)} == {32}
     with pytest.raises(LengthError, match="--curve-length 64"):

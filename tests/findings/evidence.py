@@ -14,6 +14,7 @@ from anchoreval.reports.nll.tables import TASK
 MODEL = "smollm2-135m-q4"
 REPOSITORY = Path(__file__).parents[2]
 RESULTS = REPOSITORY / "leaderboards" / "results" / MODEL
+COMPARATORS = "comparators"  # runs of all models, beside the models' own
 HOSTS = {"float32": "float32 host", "bfloat16": "bf16 host"}
 
 Line = dict[str, str]
@@ -37,6 +38,7 @@ class Evidence:
     probes: dict[str, Table]
     losses: dict[str, Table]
     unfinished: dict[str, str]
+    comparators: tuple[Run, ...] = ()
 
 
 def read(folder: Path = RESULTS) -> Evidence:
@@ -56,7 +58,9 @@ def read(folder: Path = RESULTS) -> Evidence:
     for kept in sorted([*folder.glob("probe-*/probe.jsonl"), *folder.glob("nll-*/losses.jsonl")]):
         if kept.parent.name not in {*probes, *losses}:
             unfinished[kept.parent.name] = f"{len(kept.read_bytes().splitlines()):,} lines so far"
-    return Evidence(runs, probes, losses, unfinished)
+    compared = folder.parent / COMPARATORS
+    comparators = tuple(load_run(path) for path in find_runs([compared])) if compared.is_dir() else ()
+    return Evidence(runs, probes, losses, unfinished, comparators)
 
 
 def table(path: Path) -> Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from findings import attention, family, losses, runs
+from findings import attention, comparators, family, losses, runs
 from findings.evidence import MODEL, Evidence
 from findings.words import Finding
 
@@ -86,6 +86,7 @@ def _findings(evidence: Evidence) -> tuple[list[Finding], ...]:
         [attention.finding(evidence.probes[name]) for name in PROBES if name in evidence.probes],
         [losses.finding(evidence.losses[name]) for name in LOSSES if name in evidence.losses],
         [runs.finding(title, evidence.runs[name]) for name, title in RUNS.items() if name in evidence.runs],
+        [comparators.finding(evidence.comparators)] if evidence.comparators else [],
     )
 
 

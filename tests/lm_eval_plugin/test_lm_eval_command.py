@@ -22,6 +22,7 @@ from anchoreval import evaluate
 from anchoreval.cards import load_tasks
 from anchoreval.cli.parser import main
 from anchoreval.lm_eval_plugin import MODELS, names
+from anchoreval.suites import outside
 
 pytest.importorskip("lm_eval", reason="LM-EVAL ABSENT: pip install 'anchoreval[lm-eval]'; no command was run")
 
@@ -88,6 +89,27 @@ def test_a_group_a_task_and_one_of_lm_evals_kind_run_together_and_write_its_file
     assert "not comparable with published scores" in err and about["sources"]["haystack"] == "generated"
     assert made["n-samples"][NIAH] == {"original": 2, "effective": 2}
     assert [row["score"] for row in samples(tmp_path / "out")] == [1.0, 1.0]
+
+
+def test_a_suite_from_outside_is_known_where_it_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    card = str(REPOSITORY / "examples" / "boxes" / "boxes.yaml")
+    name = "anchor_boxes_first_512"
+    asked = ["run", *MODEL, "--tasks", name, "--limit", "1"]
+    assert main(["lm-eval", *asked]) == 2 and f"Tasks not found: {name}" in one_line(capsys)
+    try:
+        command = ["lm-eval", "--tasks", card, *asked, "--log_samples", "--output_path", str(tmp_path)]
+        assert main(command) == 0, capsys.readouterr().err
+    finally:
+        outside._NAMED.clear()
+    about = results(tmp_path)["configs"][name]["metadata"]["anchoreval"]
+    assert about["task"] == "boxes/first" and set(about["card"]["outside"]) == {"card", "module"}
+    ours = evaluate("anchor-tiny", card + "/first", lengths=[512], limit=1, output=tmp_path / "ours")
+    outside._NAMED.clear()
+    (record,), (row,) = ours.records, samples(tmp_path, name)
+    assert row["filtered_resps"] == [record.output] and row["score"] == record.score
+    capsys.readouterr()
+    assert main(["lm-eval", "--tasks", "ruler", *asked]) == 2
+    assert "suite from outside the package" in one_line(capsys)
 
 
 def test_the_tag_of_all_and_the_group_of_a_length_are_ours_alone(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ from anchoreval.records.lines import to_line
 from anchoreval.records.run import Run
 from anchoreval.reports.board.cells import Mean
 from anchoreval.reports.board.columns import Row, columns_of
-from anchoreval.reports.board.declared import load_definition, write_leaderboard
+from anchoreval.reports.board.declared import load_definition, write_leaderboard, write_summary
 from anchoreval.reports.board.reported import load_reported
 from anchoreval.reports.words import NONE
 from anchoreval.stats import paired
@@ -306,3 +307,36 @@ def test_longbenchs_averages_are_columns_that_a_board_may_name(name: str, tmp_pa
     means.popitem()
     (short,) = columns_of(Row("fp32", tasks, (7500,), means, None, "native"), [name])
     assert short.text.endswith("*") and short.key is None
+
+
+def test_a_summary_of_many_runs_has_a_row_for_each_and_a_page_in_each_folder(tmp_path: Path) -> None:
+    paths = [saved(make_run(tmp_path / name)) for name in ("one", "two", "three")]
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "header.json").write_text("{", "utf-8")
+    said: list[str] = []
+    csv_file, page = write_summary([*paths, tmp_path / "torn"], tmp_path, tell=said.append)
+    assert len(said) == 1 and said[0].startswith("left out: ") and "torn" in said[0]
+    text = page.read_text("utf-8")
+    for path in paths:
+        assert (path / "board.html").is_file() and f'href="./{path.name}/board.html"' in text
+        whole = [row for row in table(path / "board.csv") if row["kind"] == "difference" and not row["length"]]
+        alone = next(row for row in whole if row["arm"] == "bf16-angle")
+        of_run = [row for row in table(csv_file) if row["setting"].endswith(f"run {path.name}")]
+        shown = {row["column"]: row["value"] for row in of_run if (row["kind"], row["arm"]) == ("row", "bf16-angle")}
+        assert (shown["minus native"], shown["verdict"]) == (alone["difference"], alone["verdict"])
+    before = [(path / "board.html").stat().st_mtime_ns for path in paths]
+    write_summary(paths, tmp_path)
+    assert before == [(path / "board.html").stat().st_mtime_ns for path in paths]  # not drawn again
+    records = (paths[0] / "records.jsonl").stat().st_mtime_ns
+    os.utime(paths[0] / "board.html", ns=(records - 1, records - 1))
+    write_summary(paths, tmp_path)
+    assert (paths[0] / "board.html").stat().st_mtime_ns >= records
+
+
+def test_more_runs_than_a_page_shows_are_a_summary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anchoreval.cli.board.MANY", 1)
+    for name in ("one", "two"):
+        saved(make_run(tmp_path / name))
+    result = cli("board", str(tmp_path))
+    assert result.returncode == 0 and "2 runs: one table of all" in result.stderr
+    assert (tmp_path / "one" / "board.html").is_file()

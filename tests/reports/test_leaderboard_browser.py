@@ -10,7 +10,7 @@ import pytest
 from test_board import make_run
 from test_leaderboard import BOARDS, declared, saved
 
-from anchoreval.reports.board.declared import write_leaderboard
+from anchoreval.reports.board.declared import write_leaderboard, write_summary
 
 pytestmark = pytest.mark.browser
 
@@ -25,13 +25,13 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_leaderboard([run], declared(folder, reported=[reported]), folder / "out")[1]
 
 
-@pytest.mark.parametrize(("size", "scheme"), [("desktop", "light"), ("phone", "dark"), ("narrow", "light")])
+@pytest.mark.parametrize("size", ["desktop", "phone", "narrow"])
 def test_axe_finds_nothing_serious_and_nothing_leaves_the_page(
-    open_page: Callable[..., Any], board: Path, size: str, scheme: str
+    open_page: Callable[..., Any], board: Path, size: str
 ) -> None:
-    with open_page(board, size=size, scheme=scheme) as tab:
+    with open_page(board, size=size) as tab:
         tab.page.select_option("#map-base", label="native")
-        assert tab.axe() == [] and not tab.problems and not tab.overflows
+        assert tab.axe_in_both_themes() == [] and not tab.problems and not tab.overflows
         assert tab.page.title() == "t · anchoreval board"
 
 
@@ -59,3 +59,37 @@ def test_without_scripts_it_is_a_readable_table(open_page: Callable[..., Any], b
     with open_page(board, scripts=False) as tab:
         assert tab.page.locator("#board tbody tr:visible").count() == 3
         assert tab.page.locator("noscript p:visible").count() == 1 and not tab.page.locator("#controls:visible").count()
+
+
+@pytest.fixture(scope="module")
+def summary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("many")
+    runs = [saved(make_run(folder / name, samples=count)) for name, count in (("one", 4), ("two", 8), ("three", 12))]
+    return write_summary(runs, folder)[1]
+
+
+def test_many_models_are_ranked_folded_chosen_and_the_address_keeps_the_view(
+    open_page: Callable[..., Any], summary: Path
+) -> None:
+    with open_page(summary) as tab:
+        page, rows = tab.page, tab.page.locator("#board tbody tr:visible")
+        page.fill("#find-model", "run one; run three")
+        assert rows.count() == 6
+        page.check("#fold")
+        assert rows.count() == 2 and page.locator("button.fold").all_inner_texts() == ["+2", "+2"]
+        page.click("button.fold >> nth=0")
+        assert rows.count() == 4
+        head = page.locator("#board thead th:nth-child(5)")
+        head.locator("button").click()
+        assert head.get_attribute("aria-sort") == "descending"  # a score: the best first
+        page.click(".columns summary")
+        page.uncheck(".columns label >> nth=-1")
+        assert not page.locator("#board thead th").last.is_visible()
+        assert tab.axe() == [] and not tab.problems
+        address = page.url
+        assert address.endswith("#rows?model=run+one%3B+run+three&fold=1&without=10&sort=4down"), address
+        page.goto("about:blank")
+        page.goto(address)
+        assert rows.count() == 2 and page.input_value("#find-model") == "run one; run three"
+        assert not page.locator("#board thead th").last.is_visible() and page.is_checked("#fold")
+        assert page.locator("#board thead th:nth-child(5)").get_attribute("aria-sort") == "descending"

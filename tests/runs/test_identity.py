@@ -77,6 +77,19 @@ CHANGES: dict[str, Callable[[Path], Any]] = {
 }
 
 
+@pytest.mark.usefixtures("as_hf")
+def test_another_way_of_prefill_begins_a_new_run_that_names_the_version_and_the_flag(model: Path) -> None:
+    told: list[str] = []
+    first = run(model)
+    edit(first.path / "header.json", lambda said: said["backend"].update(prefill={"chunk_tokens": 512}))
+    edit(first.path / "header.json", lambda said: said["identity"].update(fingerprint="0" * 64))
+    first.path.rename(first.path.with_name("0" * 16))
+    run(model, told)
+    begins = [line for line in told if "begins" in line]
+    assert len(begins) == 1 and f"in version {first.header['version']}" in begins[0]
+    assert "(--chunk-tokens 512 resumes it)" in begins[0]
+
+
 @pytest.mark.parametrize("name", CHANGES)
 @pytest.mark.usefixtures("as_hf")
 def test_a_changed_file_begins_a_new_run_and_says_so(model: Path, name: str) -> None:
@@ -161,7 +174,7 @@ def test_the_end_tokens_are_part_of_the_keys_and_versions_are_not(model: Path, m
     before, environment = first.fingerprint, environment_of(first.describe())
     assert {"torch", "transformers", "anchoreval"} <= environment["versions"].keys()
     assert environment["device"] == "cpu" and environment["threads"] >= 1 and environment["processor"]
-    monkeypatch.setattr(hf, "_versions", lambda: {"torch": "0", "transformers": "0"})
+    monkeypatch.setattr(hf, "_VERSIONS", {"torch": "0", "transformers": "0"})
     monkeypatch.setattr(hf, "processor", lambda: "another")
     assert first.fingerprint == before and environment_of(first.describe()) != environment
     first.close()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +19,7 @@ from anchoreval.errors import RunError
 from anchoreval.records.lines import RECORDS
 from anchoreval.records.run import Run, load_run
 from anchoreval.runs.identity import environment_of
-from anchoreval.runs.units import Unit
+from anchoreval.runs.units import Unit, ahead
 from anchoreval.runs.verify.records import findings
 from anchoreval.runs.workers.actors import Fleet
 from anchoreval.schema import Output
@@ -30,7 +32,7 @@ class Here(Fleet):
     """
 
     def __init__(self, lost: frozenset[str] = frozenset(), cut_after: int = 1_000_000) -> None:
-        self.workers, self.lost, self.sent, self.cut_after = 2, lost, list[str](), cut_after
+        self.workers, self.came, self.lost, self.sent, self.cut_after = 2, 2, lost, list[str](), cut_after
         self._backend = FakeBackend.open("models/anchor-tiny")
         self._fingerprint, self._about = self._backend.fingerprint, self._backend.describe()
         self.under = self._backend.under  # type: ignore[method-assign]
@@ -109,3 +111,31 @@ def test_workers_that_are_cut_between_two_steps_go_on_behind_the_first_answers(
         replace(each, seconds=0.0, environment=0) for each in one.records
     ]
     assert not [str(each) for each in findings(many.path, data) if each.differs]
+
+
+def test_prompts_made_ahead_come_in_order_and_an_error_in_its_turn() -> None:
+    made: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(3):
+            made.append(number)
+            yield number
+        raise RunError("the fourth cannot be made")
+
+    taken = []
+    with pytest.raises(RunError, match="the fourth"):
+        for number in ahead(items()):
+            taken.append(number)
+            assert len(made) <= number + 2  # never more than one ahead
+    assert taken == [0, 1, 2]
+    assert list(ahead(iter([1, 2]))) == [1, 2]
+
+
+def test_the_thread_that_makes_prompts_ends_with_whoever_takes_them() -> None:
+    before = threading.active_count()
+    first = ahead(itertools.count())
+    assert next(first) == 0
+    first.close()  # type: ignore[attr-defined]
+    for thread in set(threading.enumerate()) - {threading.main_thread()}:
+        thread.join(timeout=5)
+    assert threading.active_count() <= before

@@ -125,6 +125,17 @@ def test_boards_the_viewer_and_comparisons_run_nothing_of_it(
     assert not (tmp_path / "ran").exists()
 
 
+def test_the_viewer_shows_its_prompts_where_it_is_named(tmp_path: Path, card: Path) -> None:
+    path = run(card, tmp_path / "runs").path
+
+    def viewed(*more: str) -> str:
+        forget()
+        assert main(["view", str(path), *more]) == 0
+        return "".join(part.read_text("utf-8") for part in sorted((path / "view").rglob("*")) if part.is_file())
+
+    assert "a row of boxes" not in viewed() and "a row of boxes" in viewed("--tasks", str(card))
+
+
 @pytest.mark.parametrize("where", ["card", "module", "generator", "scorer"])
 def test_a_header_that_names_a_file_runs_nothing(
     tmp_path: Path, card: Path, where: str, capsys: pytest.CaptureFixture[str]

@@ -300,9 +300,27 @@ def test_nothing_is_left_behind() -> None:
     assert tiny_models.state(model) == before
 
 
-def _of_211(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1)):  # type: ignore[no-untyped-def]
-    """The arguments of torch 2.11, computed one document after the other in float32."""
+def _of_211(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seq_q: Tensor,
+    cu_seq_k: Tensor,
+    max_q: int,
+    max_k: int,
+    *,
+    return_aux: Any = None,
+    scale: float | None = None,
+    window_size: tuple[int, int] = (-1, -1),
+) -> Any:
+    """Compute one document after the other in float32, with the arguments of torch 2.11.0.
+
+    They were read in torch/nn/attention/varlen.py of its wheel, and not run on CUDA. There causality is
+    `window_size == (-1, 0)`, which no list is, and key heads are as many as query heads.
+    """
     assert (query.ndim, query.shape[1]) == (3, key.shape[1]) and query.dtype is torch.bfloat16
+    assert isinstance(window_size, tuple) and window_size[1] == 0 and return_aux is None
+    assert cu_seq_q.dtype is torch.int32 and cu_seq_q is cu_seq_k and type(max_q) is int
     out, bounds = [], cu_seq_q.tolist()
     for first, stop in itertools.pairwise(bounds):
         q, k, v = (t[first:stop].transpose(0, 1)[None].float() for t in (query, key, value))

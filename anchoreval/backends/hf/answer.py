@@ -1,9 +1,10 @@
 """Batches of requests to outputs: prefill row by row, reference and choices scored on forks, greedy decode of all rows.
 
-Shapes: B rows of a batch, Q new tokens, C cache columns filled, V vocabulary. Prefill runs one row at a time in chunks
-on an absolute grid, so a prompt gets the same bits whatever shares its batch and whether or not a prefix was reused.
-The model always gets a 2-D mask and position ids, so transformers never guesses at packed sequences
-(`masking_utils.py:876`), and builds at most a [chunk x C] mask. If an attention pattern isolates documents, their keys
+Shapes: B rows of a batch, Q new tokens, C cache columns filled, V vocabulary, k logits. Prefill runs one row at a time,
+so a prompt gets the same bits whatever shares its batch: in one pass if memory allows, which is the stock forward with
+the reference behind the prompt; or in chunks on an absolute grid, so that its bits do not depend on a reused prefix
+either (batches.py). The model always gets a mask and position ids, so transformers never guesses at packed sequences
+(`masking_utils.py:876`), and no mask of C x C is built. If an attention pattern isolates documents, their keys
 and values come from documents.py and only the rest of the prompt is prefilled here, on top of them; or the whole prompt
 goes through FlexAttention in one pass. growth.py covers rotations that depend on the length of a pass.
 """
@@ -22,11 +23,11 @@ from torch import Tensor
 
 from anchoreval.arms.layout import Arrangement, Layout
 from anchoreval.backends.answering import NOT_FINITE, Decodes, Growing, TextStream
-from anchoreval.backends.hf.batches import LEAST_ROWS, Batch, Limits, plan, shared, width
+from anchoreval.backends.hf.batches import LEAST_ROWS, Batch, Limits, plan, width
 from anchoreval.backends.hf.cache import KvStore
 from anchoreval.backends.hf.documents import KeptDocuments, RowPrefill
 from anchoreval.backends.hf.network import Network, extend
-from anchoreval.backends.hf.score import Behind, Scoring
+from anchoreval.backends.hf.score import REFERENCE_TOKENS, Behind, Scoring
 from anchoreval.schema import ChoiceScore, Output, Request, lost_output
 
 #: Messages of out-of-memory errors that have no class of their own: CPU, CUDA libraries, MPS.
@@ -128,6 +129,9 @@ class Answering:
                 waiting.extend([*batch.halves()][::-1])
             elif batch.requests[0].choices and self._scoring.one_by_one():
                 waiting.append(batch)
+            elif shorter := self._limits.halved():
+                self._limits = shorter
+                waiting.append(batch)
             else:
                 yield lost_output(batch.requests[0].sample_id, "failed", "out of memory with one row")
 
@@ -180,28 +184,26 @@ class Answering:
         """Return how many tokens of the request the previous prompt has already prefilled at the same positions."""
         if self._previous is None:
             return 0
-        layout, chunk = layout or self._arrangement.of(request), self._chunk(request)
-        if layout.rows:
+        layout = layout or self._arrangement.of(request)
+        if layout.rows or self._network.whole_prompts:
             return 0
-        tokens = shared(self._previous.ids, request.token_ids, chunk)
-        return min(tokens, shared(self._previous.positions, layout.positions, chunk))
-
-    def _chunk(self, request: Request) -> int:
-        return len(request.token_ids) if self._network.whole_prompts else self._limits.chunk_tokens
+        tokens = self._limits.shared(self._previous.ids, request.token_ids)
+        return min(tokens, self._limits.shared(self._previous.positions, layout.positions))
 
     def _prefill(self, store: KvStore, row: int, batch: Batch, request: Request) -> Row:
         """Return the row: its prompt in the store, reference and choices scored, its first token chosen."""
         layout, start = self._arrangement.of(request), batch.start(request)
         if request.scores_text:
             return self._score_text(store, (row, start), request, layout)
+        given = request.reference_ids or (request.choices[0].token_ids if len(request.choices) == 1 else ())
         if layout.rows and self._arrangement.realisation == "flex":
-            last_1V = self._prefill_flex(store, (row, start), request, layout)
+            logits_kV = self._prefill_flex(store, (row, start), request, layout)
         elif layout.rows:
-            last_1V = self._prefill_rows(store, (row, start), request, layout)
+            logits_kV = self._prefill_rows(store, (row, start), request, layout)
         else:
-            last_1V = self._prefill_plain(store, (row, start), request, layout)
+            logits_kV = self._prefill_plain(store, (row, start), request, layout, given)
         state = Row(request, TextStream(self._decoder, request.token_ids, request.stop), start, layout.after)
-        behind = Behind(store, (row, start), request.token_ids, layout.after, last_1V)
+        behind = Behind(store, (row, start), request.token_ids, layout.after, logits_kV, given[: len(logits_kV) - 1])
         with self._unchanged():
             if request.reference_ids:
                 state.refer(*self._scoring.reference(behind, request.reference_ids))
@@ -211,7 +213,7 @@ class Answering:
         if state.finish is not None:
             return state
         if request.max_new_tokens > 0:
-            self._advance([state], last_1V)
+            self._advance([state], behind.logits[:1])
         else:
             state.finish = request.unsaid
         return state
@@ -221,28 +223,39 @@ class Answering:
         self._previous = None  # its columns are written over
         state = Row(request, TextStream(self._decoder, request.token_ids, ()), place[1], layout.after)
         ids, first = (*request.token_ids, *request.reference_ids), len(request.token_ids)
-        chunk = len(ids) if self._network.whole_prompts else self._limits.chunk_tokens
+        few = len(ids) - first <= REFERENCE_TOKENS  # the logits of a longer text are bounded by its chunks
+        chunk = (few and self._limits.pass_tokens) or self._limits.chunk_tokens
+        chunk = len(ids) if self._network.whole_prompts else chunk
         each = self._scoring.text(store.row(*place, 0), ids, layout.positions, first, chunk)
         state.finish = request.unsaid
         state.refer(math.fsum(each), each)
         self.prefilled_tokens += len(ids) - 1
         return state
 
-    def _prefill_plain(self, store: KvStore, place: tuple[int, int], request: Request, layout: Layout) -> Tensor:
-        """Return the logits `1V` after a prompt under plain causal attention; copy what the previous prompt shares."""
-        ids = request.token_ids
+    def _prefill_plain(
+        self, store: KvStore, place: tuple[int, int], request: Request, layout: Layout, given: Sequence[int]
+    ) -> Tensor:
+        """Return the logits `kV` after a prompt under plain causal attention; copy what the previous prompt shares.
+
+        In passes of `pass_tokens`, the last one holds the first k - 1 of the tokens `given` behind the prompt too.
+        """
+        ids, most = request.token_ids, self._limits.pass_tokens
         done, source = self._prefix(request, layout), self._previous
         if source is not None and done:
             store.take(place, source.store, (source.row, source.start), done)
         store.clear_left(*place)
-        cache, chunk = store.row(*place, done), self._chunk(request)
+        cache = store.row(*place, done)
+        chunk = len(ids) if self._network.whole_prompts else most or self._limits.chunk_tokens
+        ahead = given[:-1][: REFERENCE_TOKENS - 1] if most else ()
         for at in range(done, len(ids), chunk):
-            part = slice(at, at + chunk)
-            last_1V = extend(self._network, cache, ids[part], layout.positions[part], at)
+            new, positions = ids[at : at + chunk], layout.positions[at : at + chunk]
+            if ahead and at + chunk >= len(ids):
+                new, positions = (*new, *ahead), (*positions, *range(layout.after, layout.after + len(ahead)))
+            logits_kV = extend(self._network, cache, new, positions, at, keep=1 + len(new) - len(ids[at : at + chunk]))
         self._previous = _Prefilled(ids, layout.positions, store, *place)
         self.prefilled_tokens += len(ids) - done
         self.reused_tokens += done
-        return last_1V
+        return logits_kV
 
     def _prefill_rows(self, store: KvStore, place: tuple[int, int], request: Request, layout: Layout) -> Tensor:
         """Return the logits `1V` after a prompt of isolated documents: rows first, then each query on top of them."""
@@ -279,17 +292,17 @@ class Answering:
         slots: list[Row | None] = [*rows, *[None] * fillers]
         state = _State.of([*rows, *[rows[0]] * fillers], batch.columns, device)
         filled = len(rows[0].request.token_ids) if batch.solo else batch.base
-        cache = store.top(len(slots), filled)
+        cache = store.row(0, 0, filled, rows=len(slots))
         while active := [i for i, slot in enumerate(slots) if slot is not None and slot.finish is None]:
             room = max(LEAST_ROWS, len(active))
             if room <= len(slots) // 2:
                 store.compact(active)
                 state = state.pick(active + [active[0]] * (room - len(active)))
                 slots = [*(slots[i] for i in active), *[None] * (room - len(active))]
-                cache = store.top(room, filled)
+                cache = store.row(0, 0, filled, rows=room)
             filled += 1
             if growth is not None and growth.drops_cache(rows[0].ids, cache):
-                cache, ids = store.top(1, 0), rows[0].ids
+                cache, ids = store.row(0, 0, 0), rows[0].ids
                 logits_BV = extend(self._network, cache, ids, range(len(ids)), 0)
             else:
                 at = (state.position, state.mask[:, :filled])

@@ -22,8 +22,9 @@ from anchoreval.arms.inspect_hf import selftest
 from anchoreval.arms.kernels import FUSED
 from anchoreval.arms.layout import Arrangement, Place, Realisation
 from anchoreval.arms.patch_hf import Applied, Kernel, applied, rotary_modules
-from anchoreval.arms.patterns import PATTERNS, WINDOW_RULE
+from anchoreval.arms.patterns import PATTERNS, WINDOW_RULE, rule_of
 from anchoreval.arms.positions import GENERATED
+from anchoreval.arms.sinks import only_sinks_and_window
 from anchoreval.backends.answering import require_answerable
 from anchoreval.backends.hf.answer import Answering
 from anchoreval.backends.hf.batches import Limits
@@ -41,6 +42,7 @@ from anchoreval.schema import Json, Output, Request, lost_output
 from anchoreval.tokenizer import load_tokenizer
 
 _MASKED_BY_INDEX = {"sdpa", "eager", FUSED}  # kernels that never infer packed sequences from position ids
+_VERSIONS = {"torch": torch.__version__, "transformers": transformers.__version__}
 _NOTHING: Mapping[str, Json] = MappingProxyType({})
 _FLEX = "one pass of FlexAttention with a block mask, compiled on CUDA, unfused on a CPU; then the kernel"
 _REALISED = {
@@ -48,6 +50,8 @@ _REALISED = {
     ("rows", "intra-doc"): "each document a causal row of its own, their keys and values joined, the query on top",
     ("flex", "anchor"): _FLEX,
     ("flex", "intra-doc"): _FLEX,
+    ("rows", "star"): "each block a causal row [first block; block], their keys and values joined, the query on top",
+    ("rows", "sink-window"): "one row under a mask that leaves out the keys between",
 }
 
 
@@ -87,7 +91,7 @@ class HfBackend:
         kernel: str = DEFAULT,
         trust_remote_code: bool = False,
         use_kernels: bool = False,
-        chunk_tokens: int = 512,
+        chunk_tokens: int | None = None,
         batch_tokens: int = 32_768,
         rows: int = 32,
         realisation: str = "rows",
@@ -102,13 +106,16 @@ class HfBackend:
         then `auto` is decided arm by arm, but is always `fused` if sdpa does not suffice. `unused_weights` says what
         happens to weights that the architecture has no place for: `refuse` or `allow`.
 
-        `chunk_tokens` changes rounding and belongs to the identity; `batch_tokens` (rows x columns of the cache) and
-        `rows` only change speed and memory. `realisation` says how isolated documents are computed, `rows` or `flex`;
-        it changes rounding too. `use_kernels` is refused: it swaps the rotation for an unknown one.
+        Prompts come in as few passes as the activations of one allow, which is the stock forward for one that shares
+        nothing; how long a pass may be follows from the model's shape and is no part of the identity. With
+        `chunk_tokens`, which is, they come in chunks on a grid, and so they do, of 512 tokens, for models with windows
+        or another kernel than sdpa: their bits are then the same whatever they share. `batch_tokens` (rows x columns of
+        the cache) and `rows` only change speed and memory. `realisation` says how isolated documents are computed,
+        `rows` or `flex`; it changes rounding too. `use_kernels` is refused: it swaps the rotation for an unknown one.
         """
         if use_kernels:
             raise ModelError("use_kernels=True replaces the rotary code that is measured: leave it off")
-        if min(chunk_tokens, batch_tokens, rows) < 1:
+        if min(1 if chunk_tokens is None else chunk_tokens, batch_tokens, rows) < 1:
             raise ModelError("chunk_tokens, batch_tokens and rows must be at least 1")
         if realisation not in get_args(Realisation):
             raise ModelError(f"unknown realisation {realisation!r}: one of {', '.join(get_args(Realisation))}")
@@ -116,7 +123,9 @@ class HfBackend:
         stock = DEFAULT if kernel in ("auto", "fused") else kernel
         network = load(checkpoint, dtype, device, stock, trust_remote_code, unused_weights)
         chosen: Realisation = "flex" if realisation == "flex" else "rows"
-        backend = cls(checkpoint, network, Limits(chunk_tokens, batch_tokens, rows), chosen, kernel, product)
+        limits = Limits(chunk_tokens or 512, batch_tokens, rows, None if chunk_tokens else network.pass_tokens)
+        network.few_passes = limits.pass_tokens is not None
+        backend = cls(checkpoint, network, limits, chosen, kernel, product)
         backend._positions = settle(network, backend._tokenizer)
         return backend
 
@@ -156,10 +165,10 @@ class HfBackend:
 
     def describe(self) -> dict[str, Json]:
         """Return what the run's header says of the engine and the model."""
-        network = self._network
+        network, sizes = self._network, asdict(self._limits)
         return {
             "engine": "hf",
-            "versions": _versions(),
+            "versions": _VERSIONS,
             "environment": self._environment(),
             "device": str(network.device),
             "device_name": _device_name(network.device),
@@ -176,7 +185,7 @@ class HfBackend:
             "adapter": self._checkpoint.adapter,
             "prefill": self._prefill(),
             "realisation": self._realisation,
-            "throughput": {"batch_tokens": self._limits.batch_tokens, "rows": self._limits.rows},
+            "throughput": {name: size for name, size in sizes.items() if size and name != "chunk_tokens"},
             **({"rows": "alone: beside padding this model's answers are others"} if self._alone else {}),
             "rope": self._proofs.inspected(),
             "rope_selftest": self._proofs.tested(),
@@ -205,7 +214,9 @@ class HfBackend:
         auto: Kernel | None = "fused" if self._auto_fused else None
         kernels: dict[str, Kernel | None] = {"auto": auto, "fused": "fused", DEFAULT: "stock", stock: "stock"}
         arrangement = replace(arm.arrangement, place=place, realisation=self._realisation)
-        arm.require_one_of(PATTERNS, "attention", "hf")
+        if self._realisation == "flex" and arm.attention not in PATTERNS:
+            text = f"attention {arm.attention!r} with realisation 'flex', only {' or '.join(PATTERNS)}"
+            raise UnsupportedArm(f"arm {arm.name!r}: hf cannot compute {text}")
         arm.require_one_of(["auto", self._network.dtype], "dtype", "hf")
         if arm.kernel == "sdpa" and stock != "sdpa" and self._network.kernel_why:
             text = f"kernel 'sdpa': {self._network.kernel_why}; leave out --kernel"
@@ -228,7 +239,7 @@ class HfBackend:
             self.documents = self._kept.of(_bits_of(state, arrangement, self._now, more))
             try:
                 as_applied = self._as_applied(state, arrangement, at_kernel)
-                yield as_applied | more | ({"computed_in": asdict(self._now)} if arm.placebo else {})
+                yield as_applied | more | (self._computed_in() if arm.placebo else {})
             finally:
                 self._applied, self._arrangement, self._now = None, Arrangement(), self._limits
                 self.documents = self._kept
@@ -236,7 +247,9 @@ class HfBackend:
     @contextmanager
     def _on_model(self, arm: Arm, kernel: Kernel | None) -> Iterator[tuple[Applied, dict[str, Json]]]:
         """Apply everything of an arm that acts on the model; yield RoPE and kernel as applied, and the other fields."""
-        with applied(self._network.model, arm.rope, kernel) as state, installed(arm, self._network.model) as more:
+        model = self._network.model
+        masked = only_sinks_and_window(model, arm.attention)
+        with applied(model, arm.rope, kernel) as state, masked, installed(arm, model) as more:
             yield state, more
 
     def answer(self, requests: Sequence[Request]) -> Iterator[Output]:
@@ -276,9 +289,9 @@ class HfBackend:
         device = self._network.device
         if device.type != "cpu":
             name, cuda = _device_name(device), torch.version.cuda
-            return {"versions": _versions() | {"cuda": cuda}, "device": device.type, "device_name": name}
+            return {"versions": _VERSIONS | {"cuda": cuda}, "device": device.type, "device_name": name}
         cpu = {"processor": processor(), "instructions": torch.backends.cpu.get_cpu_capability()}
-        return {"versions": _versions(), "device": "cpu", **cpu, "threads": torch.get_num_threads()}
+        return {"versions": _VERSIONS, "device": "cpu", **cpu, "threads": torch.get_num_threads()}
 
     def _as_applied(self, state: Applied, arrangement: Arrangement, at_kernel: dict[str, Json]) -> dict[str, Json]:
         """Return what the run's header says of an arm."""
@@ -288,8 +301,8 @@ class HfBackend:
             "positions": "explicit" if explicit else str(arrangement.scheme),
             "positions_rule": f"given per prompt; {GENERATED}" if explicit else arrangement.scheme.rule,
             "attention": pattern,
-            "attention_rule": PATTERNS[pattern],
-            "realisation": _REALISED.get((arrangement.realisation, pattern), "one causal row"),
+            "attention_rule": rule_of(pattern),
+            "realisation": _REALISED.get((arrangement.realisation, pattern.partition(":")[0]), "one causal row"),
             "dtype": self._network.dtype,
             "kernel": "fused" if state.attention == FUSED else state.attention,
         }
@@ -302,7 +315,7 @@ class HfBackend:
         fields = []
         if arm.moves_positions or arrangement.place is not None:
             fields.append(f"positions {str(arm.positions)!r}" if arrangement.place is None else "positions 'explicit'")
-        if arm.masks_documents:
+        if arm.attention != "full":
             fields.append(f"attention {arm.attention!r}")
         if not fields:
             return
@@ -325,7 +338,7 @@ class HfBackend:
             return
         at_13 = torch.arange(3, device=self._network.device)[None]
         blocks = (Block("anchor", 0, 1), Block("document", 1, 2), Block("document", 2, 3))
-        cache = KvStore(self._network.layers, 1, 3).top(1, 0)
+        cache = KvStore(self._network.layers, 1, 3).row(0, 0, 0)
         try:
             mask_13 = torch.ones_like(at_13, dtype=torch.bool)
             self._network.masked_logits(at_13, cache, (at_13, mask_13), (blocks, arm.attention))
@@ -368,7 +381,12 @@ class HfBackend:
             self._applied.tables.clear()
             self._applied.rotations.clear()
 
+    def _computed_in(self) -> dict[str, Json]:
+        return {"computed_in": {name: size for name, size in asdict(self._now).items() if size}}
+
     def _prefill(self) -> Json:
+        if self._limits.pass_tokens is not None:
+            return "few passes"
         return "whole prompts" if self._network.whole_prompts else {"chunk_tokens": self._limits.chunk_tokens}
 
 
@@ -379,10 +397,6 @@ def _bits_of(state: Applied, arrangement: Arrangement, limits: Limits, more: Map
     scheme = "explicit" if arrangement.place is not None else str(arrangement.scheme)
     parts = [rope, scheme, arrangement.pattern, arrangement.realisation, asdict(limits), *more.items()]
     return json.dumps(parts, sort_keys=True)
-
-
-def _versions() -> dict[str, str]:
-    return {"torch": torch.__version__, "transformers": transformers.__version__}
 
 
 def _device_name(device: torch.device) -> str:

@@ -8,7 +8,7 @@ therefore computed on the same columns whatever shares its batch.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from anchoreval.schema import Request
 
@@ -16,17 +16,41 @@ LEAST_ROWS = 4  # from 4 rows on, fp32 products on CPU give a row the same bits 
 _BUCKET_TOKENS = 128
 
 
+_LEAST_SHARE = 8  # a beginning is shared at any token if it is at least an eighth of a prompt
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much is computed at once: speed and memory only, except `chunk_tokens`, which changes bf16 bits."""
+    """How much is computed at once.
+
+    With `pass_tokens` a plain prompt takes as few passes of at most so many tokens as it can, and shares what it begins
+    with at any token. Without it, its chunks of `chunk_tokens` lie on an absolute grid and are shared whole, so that
+    its bits do not depend on what it shares. Documents under a mask and texts come in chunks in either case.
+    """
 
     chunk_tokens: int = 512
     batch_tokens: int = 32_768
     rows: int = 32
+    pass_tokens: int | None = None
 
     def placebo(self) -> Limits:
-        """Return three eighths of everything: a grid of chunks that shares few bounds with this one, other batches."""
+        """Return three eighths of everything, in chunks: few bounds are shared with this, and batches are others."""
         return Limits(*(max(1, 3 * size // 8) for size in (self.chunk_tokens, self.batch_tokens, self.rows)))
+
+    def halved(self) -> Limits | None:
+        """Return the limits with passes of half the length, or None if these are as short as chunks."""
+        half = (self.pass_tokens or 0) // 2
+        return replace(self, pass_tokens=half) if half >= self.chunk_tokens else None
+
+    def shared(self, first: Sequence[int], second: Sequence[int]) -> int:
+        """Return how many tokens of `second` are taken from a prompt `first` before it; one at least is left."""
+        step = self.chunk_tokens if self.pass_tokens is None else 1
+        alike, end = 0, min(len(first), len(second) - 1) // step
+        while alike < end:
+            middle = (alike + end + 1) // 2
+            between = slice(alike * step, middle * step)
+            alike, end = (middle, end) if first[between] == second[between] else (alike, middle - 1)
+        return alike * step if self.pass_tokens is None or alike * _LEAST_SHARE >= len(second) else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +89,8 @@ def plan(requests: Sequence[Request], limits: Limits, alone: bool = False) -> It
     """
     groups: dict[tuple[int, int], list[Request]] = {}
     for request in requests:
-        groups.setdefault((_bucket(len(request.token_ids)), request.max_new_tokens), []).append(request)
+        base = _bucket(len(request.token_ids), finest=limits.pass_tokens is None)
+        groups.setdefault((base, request.max_new_tokens), []).append(request)
     solo: list[Batch] = []
     for bucket, most in sorted(groups):
         group = sorted(groups[bucket, most], key=lambda request: request.token_ids)
@@ -83,18 +108,6 @@ def width(rows: int, solo: bool) -> int:
     return 1 if solo else max(LEAST_ROWS, rows)
 
 
-def shared(first: Sequence[int], second: Sequence[int], chunk: int) -> int:
-    """Return how many tokens both begin with, in whole chunks, with at least one token of `second` left to compute.
-
-    Only whole chunks count: the rest is then computed in the same chunks as without sharing, so the bits agree.
-    """
-    most = min(len(first), len(second) - 1) // chunk * chunk
-    for end in range(most, 0, -chunk):
-        if first[:end] == second[:end]:
-            return end
-    return 0
-
-
 def _even(group: Sequence[Request], most: int) -> Iterator[tuple[Request, ...]]:
     """Yield parts of at most `most` requests whose sizes differ by at most one: a short last batch would idle."""
     parts = -(-len(group) // most)
@@ -108,8 +121,10 @@ def _behind(request: Request) -> int:
     return max(request.max_new_tokens, len(request.reference_ids), longest)
 
 
-def _bucket(tokens: int) -> int:
-    return -(-max(tokens, 1) // _BUCKET_TOKENS) * _BUCKET_TOKENS
+def _bucket(tokens: int, finest: bool = True) -> int:
+    """Return a length that others share: at most an eighth over `tokens`, or 128 more; never over 128 if `finest`."""
+    step = _BUCKET_TOKENS if finest else max(_BUCKET_TOKENS, 1 << tokens.bit_length() >> 4)
+    return -(-max(tokens, 1) // step) * step
 
 
 def _rows(columns: int, limits: Limits) -> int:

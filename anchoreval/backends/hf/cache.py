@@ -21,13 +21,10 @@ class KvStore:
         self.keys_BHCD: list[Tensor | None] = [None] * layers
         self.values_BHCD: list[Tensor | None] = [None] * layers
 
-    def row(self, row: int, start: int, length: int) -> Cache:
-        """Return a cache of one row whose first `length` columns from `start` on are filled."""
-        return self._view(slice(row, row + 1), start, length)
-
-    def top(self, rows: int, length: int) -> Cache:
-        """Return a cache of the first `rows` rows, filled up to column `length`."""
-        return self._view(slice(0, rows), 0, length)
+    def row(self, row: int, start: int, length: int, rows: int = 1) -> Cache:
+        """Return a cache of `rows` rows from `row` on, whose first `length` columns from `start` on are filled."""
+        place = slice(row, row + rows)
+        return Cache(layers=[_Window(self, i, place, start, length) for i in range(len(self.keys_BHCD))])
 
     def clear_left(self, row: int, start: int) -> None:
         """Write zeros before `start`: a masked column is still multiplied, and 0 times a stale NaN is NaN."""
@@ -74,9 +71,6 @@ class KvStore:
 
     def _buffers(self) -> list[Tensor]:
         return [buffer for buffer in (*self.keys_BHCD, *self.values_BHCD) if buffer is not None]
-
-    def _view(self, rows: slice, start: int, length: int) -> Cache:
-        return Cache(layers=[_Window(self, i, rows, start, length) for i in range(len(self.keys_BHCD))])
 
 
 class _Window(DynamicLayer):  # type: ignore[misc]  # transformers is not analysed

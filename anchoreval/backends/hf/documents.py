@@ -2,11 +2,11 @@
 
 Shapes: B rows, H key/value heads, N tokens of a document, C columns, D head size, V vocabulary.
 
-A row is [anchor; document], or the document alone, at the document's own position ids. Under the pattern nothing in it
-depends on the rest of the prompt, so the same plain causal kernels compute it as any prompt: in chunks, several
-documents of one length at a time. Its keys and values can be kept for other prompts in which the same tokens stand at
-the same positions. Rows are filled up on the right, where no token sees the filling; how far depends on the document
-alone, and so do the shapes that its bits follow from.
+A row is [anchor; document], the document alone, or [first block; block], at its own position ids. Under the pattern
+nothing in it depends on the rest of the prompt, so the same plain causal kernels compute it as any prompt: in chunks,
+several documents of one length at a time. Its keys and values can be kept for other prompts in which the same tokens
+stand at the same positions. Rows are filled up on the right, where no token sees the filling; how far depends on the
+document alone, and so do the shapes that its bits follow from.
 """
 
 from __future__ import annotations
@@ -121,11 +121,11 @@ class RowPrefill:
 
     def _groups(self, new: Sequence[tuple[Key, Row]]) -> Iterator[list[tuple[Key, Row]]]:
         """Yield groups of one filled length and kind, each for one pass; a repeated document is computed twice."""
-        alike: dict[tuple[int, bool], list[tuple[Key, Row]]] = {}
+        alike: dict[tuple[int, int], list[tuple[Key, Row]]] = {}
         for pair in new:
-            alike.setdefault((self._filled(len(pair[1].block)), pair[1].anchored), []).append(pair)
-        for (tokens, _), group in alike.items():
-            step = max(1, _CHUNKS_AT_ONCE * self._chunk // tokens)
+            alike.setdefault((self._filled(len(pair[1].block)), pair[1].head), []).append(pair)
+        for both, group in alike.items():
+            step = max(1, _CHUNKS_AT_ONCE * self._chunk // max(both))
             yield from (group[at : at + step] for at in range(0, len(group), step))
 
     def _filled(self, tokens: int) -> int:
@@ -142,7 +142,7 @@ class RowPrefill:
         keep: int = 1,
     ) -> Tensor:
         """Compute, store and keep the documents of a group; return logits `BkV` of the last columns, with filling."""
-        head = int(group[0][1].anchored)
+        head = group[0][1].head
         filled = self._filled(len(group[0][1].block))
         ids, positions = _padded(request, layout, [row for _, row in group], filled)
         buffers = KvStore(self._network.layers, len(group), head + filled)
@@ -155,9 +155,9 @@ class RowPrefill:
         return logits_BkV
 
     def _pass(self, own: KvStore, ids_BC: Tensor, positions_BC: Tensor, head: int, keep: int) -> Tensor:
-        """Run the rows through the model in chunks, the anchor in the first; return logits of the last columns."""
+        """Run the rows through the model in chunks, the head in the first; return logits of the last columns."""
         device, (rows, columns) = self._network.device, ids_BC.shape
-        cache = own.top(rows, 0)
+        cache = own.row(0, 0, 0, rows=rows)
         bounds = [0, *range(head + self._chunk, columns, self._chunk), columns]
         for start, stop in itertools.pairwise(bounds):
             mask_BC = torch.ones(rows, stop, dtype=torch.bool, device=device)
@@ -173,7 +173,7 @@ def _padded(request: Request, layout: Layout, group: Sequence[Row], filled: int)
         lines = []
         for row in group:
             tokens = of[row.block.start : row.block.stop]
-            lines.append([*of[: int(row.anchored)], *tokens, *[tokens[-1]] * (filled - len(tokens))])
+            lines.append([*of[: row.head], *tokens, *[tokens[-1]] * (filled - len(tokens))])
         return torch.tensor(lines)
 
     return table(request.token_ids), table(layout.positions)
@@ -183,7 +183,7 @@ def _key(request: Request, layout: Layout, row: Row) -> Key:
     """Return everything that a document's keys and values depend on besides the model: its row's ids and positions."""
 
     def pack(of: Sequence[int]) -> bytes:
-        head = of[:1] if row.anchored else (-1,)
+        head = of[: row.head] or (-1,)
         return array("q", (*head, *of[row.block.start : row.block.stop])).tobytes()
 
     return pack(request.token_ids), pack(layout.positions)

@@ -26,7 +26,7 @@ from anchoreval.arms.configuration import layer_kinds, rope_types, stated
 from anchoreval.arms.entering import looked_at, summary
 from anchoreval.arms.flex_hf import prefilling
 from anchoreval.backends.hf.growth import GROWING_ROPE, Growth
-from anchoreval.backends.hf.network import extend
+from anchoreval.backends.hf.network import LowerRight, extend
 from anchoreval.backends.hf.unused import Unused, unused_weights
 from anchoreval.errors import ModelError
 from anchoreval.model.checkpoint import ADAPTER, Checkpoint
@@ -34,6 +34,9 @@ from anchoreval.tokenizer import TextTokenizer
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 _ALIGNED_BYTES = 64
+#: Activations of one pass over a prompt, in bytes, and what its length is a multiple of.
+_PASS_BYTES_CPU, _PASS_BYTES, _PASS_STEP = 1 << 28, 1 << 31, 512
+_MASK_ROWS = 512  # queries that one mask is made for
 #: The kernel if the user names none: STOCK, or WHOLE (eager) if STOCK drops part of the model.
 DEFAULT, STOCK, WHOLE = "default", "sdpa", "eager"
 _NO_KERNEL = "does not support an attention implementation"
@@ -56,8 +59,8 @@ class StockNetwork:
         self.whole_prompts = bool(rope_types(model.config) & GROWING_ROPE)
         self.growth = Growth(model) if self.whole_prompts else None
         self.alone = self.whole_prompts  # probe.py sets it for models that are wrong beside padding
-        self._sees_all = attention_kinds(model.config) == {"full_attention"}
-        self._takes_floats = not _reads_mask(model.config)
+        self.few_passes = False  # whether prompts come in as few passes as memory allows; the backend sets it
+        self._plain = attention_kinds(model.config) == {"full_attention"} and not _reads_mask(model.config)
 
     @property
     def dtype(self) -> str:
@@ -74,6 +77,17 @@ class StockNetwork:
         """Rows of the embedding."""
         return int(self.model.get_input_embeddings().num_embeddings)
 
+    @property
+    def pass_tokens(self) -> int | None:
+        """How many tokens of a prompt one pass takes; None if prompts come in chunks, as any mask would be large."""
+        if not self._plain or self.kernel != STOCK or self.whole_prompts:
+            return None
+        text = self.model.config.get_text_config(decoder=True)
+        inner = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
+        each = (max(3 * inner, 4 * text.hidden_size) + 4 * text.hidden_size) * self.model.dtype.itemsize
+        budget = _PASS_BYTES_CPU if self.device.type == "cpu" else _PASS_BYTES
+        return int(max(_PASS_STEP, budget // each // _PASS_STEP * _PASS_STEP))
+
     def logits(self, ids_BQ: Tensor, cache: Cache, at: tuple[Tensor, Tensor], keep: int) -> Tensor:
         """Return the logits `BkV` of the last `keep` tokens; `at` is (position ids `BQ`, mask `BC`)."""
         position_BQ, mask_BC = at
@@ -89,18 +103,18 @@ class StockNetwork:
         return logits_BkV
 
     def _mask(self, queries: int, mask_BC: Tensor) -> Tensor:
-        """Return the mask for the model: for a chunk of one row on a CPU, the floats `11QC` that SDPA would make of it.
+        """Return the mask for the model: for tokens of one row behind others, which see all before them, a LowerRight.
 
-        Here they are made once and not in every layer, which saves an eighth of the time of a long prompt; the bits
-        stay. This holds only if every layer sees all that came before.
+        On a CPU the floats that SDPA would make of a mask in every layer are then made once, which saves an eighth of
+        the time of a long prompt and leaves the bits of a chunk as they are. This holds only if every layer sees all
+        that came before.
         """
-        columns = mask_BC.shape[1]
-        if mask_BC.shape[0] > 1 or not 1 < queries < columns or not bool(mask_BC.all()):
+        rows, columns = mask_BC.shape
+        if rows > 1 or not 1 < queries < columns or not self._plain or self.kernel != STOCK:
             return mask_BC
-        if not self._sees_all or not self._takes_floats or self.device.type != "cpu" or self.kernel != STOCK:
+        if self.device.type != "cpu" and not self.few_passes:
             return mask_BC
-        mask_QC = torch.full((queries, columns), -torch.inf, dtype=self.model.dtype)
-        return mask_QC.triu_(columns - queries + 1)[None, None]
+        return LowerRight.of(queries, columns, self.device, _MASK_ROWS if self.few_passes else queries)
 
     def masked_logits(self, ids_1N: Tensor, cache: Cache, at: tuple[Tensor, Tensor], seen: Seen) -> Tensor:
         """Return the logits `11V` after a whole prompt in one pass of FlexAttention; `seen` is (blocks, pattern)."""

@@ -1,16 +1,23 @@
-"""The interface of a loaded model, and one pass of it over tokens that follow those in a cache."""
+"""The interface of a loaded model, and one pass of it over tokens that follow those in a cache, with their mask.
+
+Shapes: B rows, Q new tokens, C (L) columns of the cache, H heads, D head size, V vocabulary, k logits.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+from torch.nn.attention.bias import causal_lower_right
 from transformers.cache_utils import Cache
 
 from anchoreval.arms.blocks import Block
 from anchoreval.backends.hf.growth import Growth
+
+_SDPA = functional.scaled_dot_product_attention
 
 
 class Network(Protocol):
@@ -39,6 +46,60 @@ class Network(Protocol):
     def restart(self) -> None:
         """Forget what rotary modules remember of longer prompts."""
         ...
+
+
+class LowerRight(Tensor):
+    """The causal mask [1, 1, Q, L] of Q queries that are the last of L tokens, for torch's SDPA, which sees no Q x L.
+
+    On CUDA the flash kernel counts from the lower right (torch's bias.py). Elsewhere `step` queries are computed at a
+    time, with the keys that they can see: the mask of a step, in floats, is made once for all layers. Whatever else
+    reads the mask gets booleans.
+    """
+
+    step: int
+    floats: Tensor | None = None
+
+    @classmethod
+    def of(cls, queries: int, keys: int, device: torch.device, step: int) -> LowerRight:
+        """Return the mask; it takes no memory before it is read."""
+        mask = torch.zeros((), dtype=torch.bool, device=device).expand(1, 1, queries, keys).as_subclass(cls)
+        mask.step = step
+        return mask
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        named = kwargs or {}
+        if func is _SDPA:
+            return _lower_right(*args, **named)
+        if func.__name__ == "__get__":  # shape, dtype, device
+            return super().__torch_function__(func, types, args, named)  # type: ignore[no-untyped-call]
+        plain = [arg.booleans() if isinstance(arg, LowerRight) else arg for arg in (*args, *named.values())]
+        return func(*plain[: len(args)], **dict(zip(named, plain[len(args) :], strict=True)))
+
+    def booleans(self) -> Tensor:
+        """Return the mask as a tensor."""
+        queries, keys = self.shape[2:]
+        return torch.ones(queries, keys, dtype=torch.bool, device=self.device).tril_(keys - queries)[None, None]
+
+
+def _lower_right(query: Tensor, key: Tensor, value: Tensor, attn_mask: LowerRight, **rest: Any) -> Tensor:
+    """Return the attention output [B, H, Q, D] of queries that are the last of the keys' tokens."""
+    queries, keys = query.shape[2], key.shape[2]
+    if query.device.type == "cuda":
+        return functional.scaled_dot_product_attention(query, key, value, causal_lower_right(queries, keys), **rest)
+    rows = min(queries, attn_mask.step)
+    if attn_mask.floats is None:
+        attn_mask.floats = torch.full((rows, keys), -torch.inf, dtype=query.dtype).triu_(keys - rows + 1)
+    if rows == queries:
+        return functional.scaled_dot_product_attention(query, key, value, attn_mask.floats[None, None], **rest)
+    out = query.new_empty(query.shape[0], queries, query.shape[1], value.shape[3]).transpose(1, 2)
+    for start in range(0, queries, rows):
+        stop = min(start + rows, queries)
+        seen = keys - queries + stop
+        mask = attn_mask.floats[start - stop :, keys - seen :][None, None]
+        block = query[:, :, start:stop], key[:, :, :seen], value[:, :, :seen]
+        out[:, :, start:stop] = functional.scaled_dot_product_attention(*block, mask, **rest)
+    return out
 
 
 def extend(

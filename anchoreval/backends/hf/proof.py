@@ -106,7 +106,7 @@ class Proofs:
 
     def _logits(self) -> Tensor:
         """Return the logits [1, tokens + 1, vocabulary] of a prompt and, from its cache, of one more token."""
-        cache = KvStore(self._network.layers, 1, _TOKENS + 1).top(1, 0)
+        cache = KvStore(self._network.layers, 1, _TOKENS + 1).row(0, 0, 0)
         ids = [(7 * place + 3) % self._network.vocabulary for place in range(_TOKENS + 1)]
         prompt = extend(self._network, cache, ids[:_TOKENS], range(_TOKENS), 0, keep=_TOKENS)
         behind = extend(self._network, cache, ids[_TOKENS:], [_TOKENS], _TOKENS)

@@ -35,15 +35,16 @@ _MOST_FORKS = 8
 class Behind:
     """The end of a prompt in a store.
 
-    `place` is (row, column) of its first token, `after` the position of the next token and `last` (`1V`) that token's
-    logits.
+    `place` is (row, column) of its first token, `after` the position of the next token and `logits` (`kV`) those of
+    that token, and of the ones after the k - 1 tokens `ahead`, with which the reference or the only choice begins.
     """
 
     store: KvStore
     place: tuple[int, int]
     ids: tuple[int, ...]
     after: int
-    last: Tensor
+    logits: Tensor
+    ahead: Sequence[int] = ()
 
     @property
     def tokens(self) -> int:
@@ -83,9 +84,10 @@ class Scoring:
         if growth is not None and not growth.alike(behind.tokens, behind.tokens + len(ids)):
             total = _judged(growth.logits((*behind.ids, *ids), len(ids) + 1)[:-1], ids, each)[0]
             return total, tuple(each)
-        fork = behind.store.row(*behind.place, behind.tokens)
-        total = _judged(behind.last, ids[:1], each)[0]
-        for at in range(0, len(ids) - 1, REFERENCE_TOKENS):
+        ready = len(behind.logits)
+        fork = behind.store.row(*behind.place, behind.tokens + ready - 1)
+        total = _judged(behind.logits, ids[:ready], each)[0]
+        for at in range(ready - 1, len(ids) - 1, REFERENCE_TOKENS):
             given = ids[at : min(at + REFERENCE_TOKENS, len(ids) - 1)]
             positions = behind.positions(at, len(given))
             logits_QV = extend(self._network, fork, given, positions, behind.tokens + at, keep=len(given))
@@ -115,7 +117,9 @@ class Scoring:
         """Return a score per choice, in order; choices of like length are computed together."""
         order = sorted(range(len(choices)), key=lambda i: len(choices[i].token_ids))
         short = [i for i in order if len(choices[i].token_ids) < 2 or choices[i].counted == 0]
-        scored = {i: _first(behind.last, choices[i]) for i in short}
+        scored = {i: _first(behind.logits[:1], choices[i]) for i in short}
+        for i in (i for i in order if i not in scored and tuple(choices[i].token_ids[:-1]) == tuple(behind.ahead)):
+            scored[i] = _judged(behind.logits[-choices[i].counted :], choices[i].token_ids[-choices[i].counted :])
         scored |= {
             i: self._whole(behind, choices[i]) for i in order if i not in scored and self._grows(behind, choices[i])
         }
@@ -151,7 +155,7 @@ class Scoring:
         ids_RQ = torch.tensor([_padded(choice, longest) for choice in group], device=self._network.device)
         cache = self._forked(behind, len(group), longest)
         first = min(len(choice.token_ids) - choice.counted for choice in group)
-        made = [_first(behind.last, choice) for choice in group]
+        made = [_first(behind.logits[:1], choice) for choice in group]
         step = max(1, _PASS_TOKENS // len(group))
         for at in range(0, longest, step):
             stop = min(at + step, longest)
@@ -173,7 +177,7 @@ class Scoring:
             forks = self._forks = KvStore(self._network.layers, rows, columns)
         for row in range(rows):
             forks.take((row, 0), behind.store, behind.place, behind.tokens)
-        return forks.top(rows, behind.tokens)
+        return forks.row(0, 0, behind.tokens, rows=rows)
 
 
 def _padded(choice: Continuation, tokens: int) -> list[int]:

@@ -298,7 +298,7 @@ class OpenAiBackend:
         takes = self._plugin or {}
         if arm.moves_positions and not takes.get("plans"):
             raise _unsupported(arm, f"positions {str(arm.positions)!r}", "this server takes no position plans")
-        if arm.masks_documents and takes.get("documents") != arm.attention:
+        if arm.attention != "full" and takes.get("documents") != arm.attention:
             masks = (
                 f"the server's mask is {takes['documents']!r}" if takes.get("documents") else "it takes no documents"
             )

@@ -9,15 +9,16 @@ page     probe.html (imports jinja2)
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from anchoreval.diagnostics.probe.sheet import Study, csv_text, texts_csv
 from anchoreval.errors import LengthError
 from anchoreval.files import write_whole
+from anchoreval.model import Model
 from anchoreval.prompt import Anchor
 from anchoreval.records.kept import Kept
 from anchoreval.schema import Watch, unwatched
+from anchoreval.texts.sources import HaystackKind, Sources
 
 __all__ = ["Study", "csv_text", "probe", "write_probe"]
 
@@ -28,6 +29,8 @@ def probe(
     *,
     shift: tuple[int, ...] = (0, 16),
     levels: str = "all",
+    haystack: HaystackKind | None = None,
+    data_dir: Path | None = None,
     text: Path | None = None,
     texts: int | tuple[tuple[int, int], ...] | None = None,
     queries: int = 128,
@@ -42,7 +45,6 @@ def probe(
     copy: bool = True,
     kept: Path | None = None,
     anchor: Anchor = "auto",
-    tell: Callable[[str], None] = lambda _: None,
     watch: Watch = unwatched,
 ) -> Study:
     """Measure `model` (a card of models/, a folder or a hub id) and return the study.
@@ -51,7 +53,9 @@ def probe(
     `shift`         offsets of all positions, two or more: the last is compared with the first at every length, and with
                     those between at `curve_length`
     `levels`        RoPE levels, separated by commas, or `all`
-    `text`          a UTF-8 file or a folder of *.txt (default: generated prose)
+    `haystack`      "generated" prose or the "published" essays, which are looked for in `data_dir` and the user's cache
+                    (default: the model card's, else published)
+    `text`          a UTF-8 file or a folder of *.txt in place of the haystack
     `texts`         number of texts at each length, or pairs (from this length on, number of texts) (default: two up to
                     512 tokens, one above)
     `queries`       number of query rows of a longer text that are measured
@@ -73,8 +77,10 @@ def probe(
     settings = Settings(
         tuple(sorted(set(lengths))), shift, levels, counts, queries, seed, random_init, curve_length, copy
     )
-    how = (dtype or "auto", device, kernel, trust_remote_code, max_length)
-    return investigate(model, settings, text, *how, tell, Kept(kept), watch, anchor)
+    opened = Model.of(model, max_length=max_length)
+    sources = Sources(data_dir, haystack or opened.card.haystack, text=text)
+    how = (dtype or "auto", device, kernel, trust_remote_code)
+    return investigate(opened, settings, sources, *how, Kept(kept), watch, anchor)
 
 
 def write_probe(study: Study, folder: Path) -> tuple[Path, Path]:

@@ -10,11 +10,10 @@ kept at once (parts.py), so that a cut study resumes where it was cut.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice, zip_longest
-from pathlib import Path
 from statistics import stdev
 from typing import Any
 
@@ -33,8 +32,9 @@ from anchoreval.model import Model
 from anchoreval.model.checkpoint import find_checkpoint
 from anchoreval.prompt import Anchor, anchor_token
 from anchoreval.records.kept import Kept, name_of
-from anchoreval.schema import Progress, Watch, unwatched, work
+from anchoreval.schema import GENERATED, Progress, Watch, unwatched, work
 from anchoreval.texts import prose
+from anchoreval.texts.sources import ESSAYS, Sources
 from anchoreval.tokenizer import TextTokenizer
 
 ORACLE = LEVELS["fp64"]
@@ -115,42 +115,38 @@ class Measured:
 
 
 def investigate(
-    model: str,
+    model: Model,
     settings: Settings,
-    file: Path | None,
+    sources: Sources,
     dtype: str,
     device: str,
     kernel: str,
     trust_remote_code: bool,
-    max_length: int | None,
-    tell: Callable[[str], None],
     kept: Kept | None = None,
     watch: Watch = unwatched,
     anchor: Anchor = "auto",
 ) -> Study:
     """Measure a model and return the study.
 
-    `tell` takes a line per model dtype and length, `kept` holds the measures of an earlier, cut study. The unit of work
-    of `watch` is one level on one text.
+    `kept` holds the measures of an earlier, cut study. The unit of work of `watch` is one level on one text.
     """
     rungs = parse_rungs(settings.levels)
-    opened = Model.of(model, max_length=max_length)
-    name, checkpoint, tokenizer = opened.name, find_checkpoint(opened.checkpoint), opened.tokenizer
-    texts = {n: read_texts(file, tokenizer, n, settings.count(n), settings.seed, anchor) for n in settings.lengths}
+    checkpoint, tokenizer = find_checkpoint(model.checkpoint), model.tokenizer
+    texts = {n: read_texts(sources, tokenizer, n, settings.count(n), settings.seed, anchor) for n in settings.lengths}
     stock = DEFAULT if kernel in ("auto", "fused") else kernel
-    with work(watch, 0, f"opening {name}"):
+    with work(watch, 0, f"opening {model.name}"):
         network = load(checkpoint, dtype, device, stock, trust_remote_code).model
     report = inspect_rope(network)
     if not report.has_rope:
-        raise ModelError(f"{model} has no RoPE: there is nothing to probe")
+        raise ModelError(f"{model.asked} has no RoPE: there is nothing to probe")
     check = selftest(network)
     if not (check["native_equals_stock"] and check["restored"]):
-        raise ModelError(f"{model}: the untouched level does not reproduce this model's own logits")
+        raise ModelError(f"{model.asked}: the untouched level does not reproduce this model's own logits")
     stored = report.model_dtype
     randomised = settings.random_init or network.num_parameters() <= RANDOM_UP_TO
     computations = tuple(dict.fromkeys((stored, "fp32"))) if settings.copy else (stored,)
     with work(watch, (randomised + len(rungs) * len(computations)) * sum(map(len, texts.values()))) as progress:
-        bench = _Bench(settings, texts, checkpoint.weights_sha256, stored, kept or Kept(), tell, progress)
+        bench = _Bench(settings, texts, checkpoint.weights_sha256, stored, kept or Kept(), progress)
         if randomised:
             bench.measure(random_weights(network, settings.seed), stored, [Rung(RANDOM, LEVELS["native"])])
         for computed in computations:
@@ -164,15 +160,15 @@ def investigate(
         "stored": stored,
         "detected": report.detected,
         "damaged": [f"{d.name} ({d.dtype}, {d.max_relative_error:.2g})" for d in report.damaged],
-        "text": file.name if file else f"generated prose, seed {settings.seed}",
+        "text": _text_of(sources, settings.seed),
         "anchor": anchor_token(tokenizer)[0] if anchor == "auto" else None,
         "weights_sha256": checkpoint.weights_sha256,
         "layers": len({row.layer for row in rows if row.layer != ALL}),
         "heads": len({row.head for row in rows if row.head != ALL}),
         "scale": "scores carry the model's own scaling",
-        "window": opened.window,
+        "window": model.window,
     }
-    return Study(name, rows, facts, tuple(_of_texts(bench.measured)))
+    return Study(model.name, rows, facts, tuple(_of_texts(bench.measured)))
 
 
 @dataclass
@@ -184,7 +180,6 @@ class _Bench:
     weights: str
     stored: str
     kept: Kept
-    tell: Callable[[str], None]
     progress: Progress
     measured: list[Measured] = field(default_factory=list)
 
@@ -198,7 +193,6 @@ class _Bench:
         modes = MODES if computed == "fp32" and not randomised else MODES[:1]
         for length, ids in self.texts.items():
             about = f"{computed} model{', random weights' if randomised else ''}"
-            self.tell(f"{about}, {length} tokens, {len(ids)} text{'s' if len(ids) > 1 else ''}")
             self.progress.at(f"{about}, {length:,} tokens")
             for at, one in enumerate(ids):
                 text = _Text(network, one, self.settings, with_heads=at == 0)
@@ -274,32 +268,44 @@ def _canonical(level: RopeLevel, computed: str) -> RopeLevel:
 
 
 def read_texts(
-    file: Path | None, tokenizer: TextTokenizer, length: int, count: int, seed: int, anchor: Anchor = "auto"
+    sources: Sources, tokenizer: TextTokenizer, length: int, count: int, seed: int, anchor: Anchor = "auto"
 ) -> list[list[int]]:
     """Return `count` texts of `length` token ids, with the anchor token first unless `anchor` is none.
 
-    A file gives its parts one after the other; a folder gives the first part of each *.txt, then the second of each,
-    and so on.
+    They are of the text that `sources` names, else of its haystack: generated prose or the published essays. A file
+    gives its parts one after the other; a folder the first part of each *.txt, then the second of each, and so on.
     """
     front = [anchor_token(tokenizer)[1]] if anchor == "auto" else []
     taken = length - len(front)
-    if file is None:
+    if sources.text is None and sources.haystack == GENERATED:
         return [[*front, *_prose(tokenizer, taken, seed + at)] for at in range(count)]
-    files = sorted(file.rglob("*.txt")) if file.is_dir() else [file]
-    cut = [_cut(_ids(one, tokenizer), taken) for one in files]
+    whole = [tokenizer.encode(text) for text in _texts(sources)]
+    cut = [_cut(ids, taken) for ids in whole]
     turns = (part for turn in zip_longest(*cut) for part in turn if part)
     parts = list(islice(turns, count))
     if not parts:
-        most = max((len(_ids(one, tokenizer)) for one in files), default=0)
-        raise LengthError(f"{file} has {most} tokens, fewer than a text of {length} needs")
+        most = max(map(len, whole), default=0)
+        raise LengthError(f"{sources.text or ESSAYS.file} has {most} tokens, fewer than a text of {length} needs")
     return [[*front, *part] for part in parts]
 
 
-def _ids(file: Path, tokenizer: TextTokenizer) -> list[int]:
+def _texts(sources: Sources) -> list[str]:
+    file = sources.text
+    if file is None:
+        return [sources.essay()]
     try:
-        return tokenizer.encode(file.read_text(encoding="utf-8"))
+        return [one.read_text(encoding="utf-8") for one in (sorted(file.rglob("*.txt")) if file.is_dir() else [file])]
     except (OSError, UnicodeDecodeError) as error:
         raise SourceError(f"cannot read {file} as UTF-8 text: {error}") from error
+
+
+def _text_of(sources: Sources, seed: int) -> str:
+    """Return what the texts are, for the page."""
+    if sources.text is not None:
+        return sources.text.name
+    if sources.haystack == GENERATED:
+        return f"generated prose, seed {seed}"
+    return f"{ESSAYS.file}, {sources.describe()[ESSAYS.file]}"
 
 
 def _cut(ids: list[int], tokens: int) -> list[list[int]]:

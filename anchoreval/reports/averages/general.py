@@ -18,9 +18,9 @@ from anchoreval.reports.outcomes import outcome_lines
 from anchoreval.reports.table import table
 from anchoreval.reports.words import NONE
 from anchoreval.schema import Record
-from anchoreval.suites.choices import with_choices
 from anchoreval.suites.general.harness import Judge, judge_of, require_definition
 from anchoreval.suites.general.scoring import results
+from anchoreval.suites.suite import with_choices
 
 SUITE = "general"
 #: lm-eval's groups, whose averages weigh each task by its rows (`weight_by_size` in their YAML).

@@ -7,7 +7,7 @@ columns     the columns that a definition may name
 models      differences between models, and rows over the seeds of a trained variant
 build       groups, maps and rows
 page        the page (imports jinja2)
-view        what a board shows of one run that was read whole; details, evidence: its cards, tables and samples
+view        what a board shows of one run that was read whole; details: its cards and tables
 run_csv     board.csv of runs
 sheet       <name>.csv of a declared board
 declared    boards that a definition in YAML declares
@@ -23,7 +23,7 @@ from anchoreval.files import write_whole
 from anchoreval.records.run import Run
 from anchoreval.reports.board.run_csv import csv_text
 from anchoreval.reports.board.view import RunView, view
-from anchoreval.reports.page import TITLES, require_page
+from anchoreval.reports.page import TABLES, TITLES, require_page
 from anchoreval.reports.terminal import run_table
 
 __all__ = ["Run", "RunView", "board_csv", "board_html", "run_table", "view", "write_board"]
@@ -38,7 +38,7 @@ def write_board(runs: Sequence[Run], folder: Path, checkpoints: bool = False) ->
     written, or if a file of that name exists that is not ours.
     """
     views = [view(run, folder) for run in runs]
-    require_page(folder / "board.csv", "run,kind,task,")
+    require_page(folder / "board.csv", *TABLES)
     require_page(folder / "board.html", *TITLES)
     return (
         write_whole(folder / "board.csv", [csv_text(views)]),

@@ -26,12 +26,16 @@ from anchoreval.stats.seeds import missing_seeds, variant_names
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A run that the board shows, without its scores; `path` is relative to the board, `facts` are sentences on it."""
+    """A run that the board shows, without its scores; `path` is relative to the board, `facts` are sentences on it.
+
+    `viewer` and `page` say whether the run's folder holds its samples and a board of its own.
+    """
 
     path: str
     name: str
     viewer: bool
     facts: tuple[str, ...]
+    page: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +123,7 @@ def build(declared: Declared, runs: Iterable[Gathered], workers: int = 1, checkp
         heads(
             definition.columns, lengths, definition.baseline or "baseline", declared.averages, definition.baseline_model
         ),
-        tuple(Source(run.path, run.name, run.viewer, run.facts) for run in gathered),
+        tuple(Source(run.path, run.name, run.viewer, run.facts, run.page) for run in gathered),
         tuple(groups),
         tuple(_ordered([*_over_seeds(lines, declared, checkpoints), *lines], declared, lengths)),
         () if any(run.view for run in gathered) else tuple(_absent(declared, gathered)),

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from anchoreval.errors import RunError
 from anchoreval.files import write_whole
-from anchoreval.records.run import find_runs
+from anchoreval.records.lines import RECORDS
+from anchoreval.records.run import Run, find_runs, header_alone, load_run
 from anchoreval.reports.board.build import Board, build
-from anchoreval.reports.board.definition import Declared, Definition, find_definition, load_definition
-from anchoreval.reports.board.gather import gather
+from anchoreval.reports.board.definition import Declared, Definition, find_definition, load_definition, of_runs
+from anchoreval.reports.board.gather import Gathered, gather, of_its_own
 from anchoreval.reports.board.sheet import csv_lines
-from anchoreval.reports.page import TITLES, require_page
+from anchoreval.reports.page import TABLES, TITLES, require_page
+from anchoreval.reports.readable import draw
 
 __all__ = ["Board", "Declared", "Definition", "build", "find_definition", "load_definition", "write_leaderboard"]
 
@@ -31,13 +35,55 @@ def write_leaderboard(
     a folder and cannot be read is reported and skipped. `checkpoints` is as for `build`. Raise CardError for a bad
     definition, RunError for a run that cannot be read.
     """
+    declared = load_definition(find_definition(definition))
+    gathered = gather(find_runs(runs), declared, folder, workers, tell, frozenset(runs))
+    return _write(declared, gathered, folder, workers, checkpoints)
+
+
+def write_summary(
+    runs: Sequence[Path],
+    folder: Path,
+    workers: int = 1,
+    tell: Callable[[str], None] = lambda _: None,
+    checkpoints: bool = False,
+) -> tuple[Path, Path]:
+    """Write board.csv and board.html of many runs into `folder`, and a page for each run into its own folder.
+
+    The summary has the table and the maps of all runs, and links to their pages, which hold cards, tables and samples.
+    Memory does not grow with the records. A run that cannot be read is reported and skipped.
+    """
+    known = list[Run]()
+    for path in runs:
+        try:
+            known.append(header_alone(path))
+        except RunError as error:
+            tell(f"left out: {error}")
+    if not known:
+        raise RunError(f"{runs[0]}: none of {len(runs)} runs can be read")
+    for run in known:
+        if not _is_drawn(run.path):
+            draw([load_run(run.path)], run.path, [run.path], tell)
+    names = Counter(run.name for run in known)
+    declared = of_runs(known)
+    found = gather([run.path for run in known], declared, folder, workers, tell)
+    apart = (of_its_own(run, run.path if names[run.name] > 1 else run.name) for run in found)
+    return _write(declared, apart, folder, workers, checkpoints)
+
+
+def _is_drawn(run: Path) -> bool:
+    """Return True if a run has a page that is not older than its records."""
+    page, records = run / "board.html", run / RECORDS
+    return page.is_file() and records.is_file() and page.stat().st_mtime_ns >= records.stat().st_mtime_ns
+
+
+def _write(
+    declared: Declared, runs: Iterable[Gathered], folder: Path, workers: int, checkpoints: bool
+) -> tuple[Path, Path]:
     from anchoreval.reports.board.page import page
 
-    declared = load_definition(find_definition(definition))
-    require_page(folder / f"{declared.name}.csv", "kind,model,")
+    require_page(folder / f"{declared.name}.csv", *TABLES)
     require_page(folder / f"{declared.name}.html", *TITLES)
-    named = frozenset(runs)
-    board = build(declared, gather(find_runs(runs), declared, folder, workers, tell, named), workers, checkpoints)
+    board = build(declared, runs, workers, checkpoints)
     return (
         write_whole(folder / f"{declared.name}.csv", csv_lines(board)),
         write_whole(folder / f"{declared.name}.html", page(board)),

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Protocol
 
 from pydantic import Field, model_validator
 
 from anchoreval.cards import Strict, folder, load_card, pick
 from anchoreval.errors import AnchorEvalError, CardError, UnknownName
+from anchoreval.records.header import Header
 from anchoreval.reports.board.reported import Reported, load_reported
-from anchoreval.reports.board.view import RunView
 from anchoreval.suites import Average, averages
 from anchoreval.suites.outside import known_tasks
 
@@ -100,7 +100,30 @@ class Declared:
         return tuple(dict.fromkeys(task for tasks in self.suites.values() for task in tasks))
 
 
-def of_runs(views: Sequence[RunView]) -> Declared:
+WIDE = 5  # lengths
+MOST_ACROSS = 20  # models that a board of runs compares with the first
+
+
+class Held(Protocol):
+    """What a run holds: a run that was read without its records says so, and a view of it."""
+
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def header(self) -> Header: ...
+
+    @property
+    def tasks(self) -> Sequence[str]: ...
+
+    @property
+    def lengths(self) -> Sequence[int]: ...
+
+    @property
+    def arms(self) -> Sequence[str]: ...
+
+
+def of_runs(views: Sequence[Held]) -> Declared:
     """Return the definition of a board of runs: all that they hold, each against its own first arm.
 
     Their tasks are one suite, so that its pooled difference is that of `compare`.
@@ -110,11 +133,14 @@ def of_runs(views: Sequence[RunView]) -> Declared:
     firsts = {view.arms[0] for view in views if view.arms}
     name = suites.pop() if len(suites) == 1 else "all tasks"
     lengths = sorted({length for view in views for length in view.lengths})
-    title = views[0].model if len(views) == 1 else f"{len(views)} runs"
     models = dict.fromkeys((view.model, str(view.header.model.get("sha256"))) for view in views)
-    base = _baseline_model(views) if len(models) > 1 else None
-    over_arms = () if base and all(len(view.arms) < 2 for view in views) else ("difference", "verdict", "p_holm")
-    columns = [BY_LENGTH, *(["mean"] if len(lengths) > 1 else []), *over_arms, "logprob", "samples"]
+    base = _baseline_model(views) if 1 < len(models) <= MOST_ACROSS else None
+    over_arms = [] if base and all(len(view.arms) < 2 for view in views) else ["difference", "verdict", "p_holm"]
+    title = views[0].model if len(views) == 1 else f"{len(views)} runs"
+    means = ["mean"] if len(lengths) > 1 else []
+    wide = len(lengths) > WIDE  # the verdict then stands before the lengths, where it is in view
+    first = [*means, *over_arms, BY_LENGTH] if wide else [BY_LENGTH, *means, *over_arms]
+    columns = [*first, "logprob", "samples"]
     definition = Definition.model_construct(
         title=title, suites=[name], lengths=lengths, baseline=firsts.pop() if len(firsts) == 1 else "",
         columns=[*columns, *(ACROSS if base else ())], baseline_model=base,
@@ -123,7 +149,7 @@ def of_runs(views: Sequence[RunView]) -> Declared:
     return Declared("board", definition, {name: tasks}, (), {})
 
 
-def _baseline_model(views: Sequence[RunView]) -> str:
+def _baseline_model(views: Sequence[Held]) -> str:
     """Return the first model, or its variant if several seeds of it are there."""
     trained = views[0].header.trained
     seeds = {other.seed for view in views if (other := view.header.trained) and trained and other.name == trained.name}

@@ -17,7 +17,7 @@ from anchoreval.records.lines import RECORDS, Lines, each_fields
 from anchoreval.records.run import changed_since
 from anchoreval.reports.board.definition import Declared
 from anchoreval.reports.board.view import RunView
-from anchoreval.reports.links import has_viewer, relative
+from anchoreval.reports.links import has_page, has_viewer, relative
 from anchoreval.schema import original_of
 from anchoreval.stats import Place, Scores, Subject, Trained
 
@@ -33,7 +33,7 @@ class Gathered:
     `subject` is what its arms have in common. `setting` describes what runs of one row share, including the sources of
     their texts; `beside` is the same without the label of one of several runs. `trained` says how the model was
     trained. `incomparable` is as in records.Header, `changed` as in records.Run. `view` is a run that was read whole,
-    which a board of runs shows with its samples.
+    which a board of runs shows with its tables.
     """
 
     path: str
@@ -51,6 +51,7 @@ class Gathered:
     beside: str = ""
     tokenizer: str = ""
     trained: Trained | None = None
+    page: bool = False
 
 
 def gather(
@@ -106,13 +107,19 @@ def gathered(path: Path, declared: Declared, folder: Path) -> Gathered:
     by_arm = _cells(header, lines, declared) if wanted and there(lines.path) else {}
     changed = changed_since(header, lines) if wanted else ""
     cells = {header.subject(arm): of for arm, of in by_arm.items()}
-    return _kept(header, run, relative(path, folder), has_viewer(path), cells, changed)
+    kept = _kept(header, run, relative(path, folder), has_viewer(path), cells, changed)
+    return replace(kept, page=has_page(path))
 
 
 def gathered_view(view: RunView, label: str = "") -> Gathered:
     """Return a run that was read whole; one of several on a board is a setting of its own, told by its label."""
     kept = _kept(view.header, view.name, view.path, view.viewer, view.subjects, view.changed, view)
-    return replace(kept, setting=", ".join(filter(None, (kept.setting, f"run {label}")))) if label else kept
+    return of_its_own(kept, label) if label else kept
+
+
+def of_its_own(run: Gathered, label: str) -> Gathered:
+    """Return the run as a setting of its own, told by its label, so that it is merged with no other run."""
+    return replace(run, setting=", ".join(filter(None, (run.setting, f"run {label}"))))
 
 
 def _kept(

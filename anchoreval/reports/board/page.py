@@ -36,6 +36,7 @@ def page(board: Board) -> Iterator[str]:
     runs = [details(group.view, i, _folder(board.sources[group.runs[0]])) for i, group in enumerate(board.groups)
             if group.view]  # fmt: skip
     alone = runs[0] if len(runs) == 1 else None
+    settings = {line.setting for line in board.lines}
     yield from render(
         TEMPLATES / "board.html", "board", plain(definition.title, 200), [TEMPLATES / "board.css", colours.css()],
         [PIECES, TEMPLATES / "board.js"],
@@ -44,8 +45,10 @@ def page(board: Board) -> Iterator[str]:
         lines=(_line(board, line) for line in board.lines), notes=alone.warnings if alone else list(_notes(board)),
         arms=list(dict.fromkeys(line.arm for line in board.lines)), suites=list(board.declared.suites),
         groups=[(i, f"{group.model} · {group.setting}") for i, group in enumerate(board.groups)],
-        count=len(board.lines), reported=[_reported(table) for table in board.declared.reported],
-        sources=[(run.path, _folder(run), run.viewer, run.facts) for run in board.sources], runs=runs, alone=alone,
+        count=len(board.lines), setting=settings.pop() if len(settings) == 1 else "",
+        reported=[_reported(table) for table in board.declared.reported],
+        sources=[(run.path, _folder(run), run.viewer, run.facts, run.page) for run in board.sources],
+        runs=runs, alone=alone,
         shared=data_block(_shared(board)), blocks=(data_block(_group(group)) for group in board.groups),
         none=NONE, forest=FOREST, score_heads=SCORE_HEADS, difference_heads=DIFFERENCE_HEADS,
     )  # fmt: skip
@@ -105,7 +108,7 @@ def _notes(board: Board) -> Iterator[str]:
             f"{repeated} cell{'s' * (repeated != 1)} ran more than once: shown is the run with the most arms there, "
             "then the most samples; samples of different runs are never put together."
         )
-    if not all(run.viewer for run in board.sources) and not any(group.view for group in board.groups):
+    if not all(run.viewer for run in board.sources):
         yield "Runs without a viewer link to their records: `anchoreval view RUN`, then write the board again."
     if not board.lines:
         yield "No run holds a cell of this board."
@@ -135,7 +138,6 @@ def _group(group: Group) -> Json:
         "arms": [_name(group.names[subject], subject.arm) for subject in group.arms],
         "base": next((i for i, subject in enumerate(group.arms) if subject.arm == group.baseline), 0),
         "lengths": group.lengths,
-        "samples": int(group.view is not None),
         "why": {f"{rows[task]} {n}": plain(why, 300) for (task, n), why in unmakeable.items() if task in rows},
         "tasks": _map(group.tasks, arms, [_name(task, task) for task in group.tasks.rows]),
         "depths": _map(group.depths, arms, [[row, None] for row in group.depths.rows]),

@@ -19,10 +19,14 @@ const sort = (table, column, down) => {
   rows.sort(([a], [b]) => (empty(a) - empty(b)) || (down ? order(b, a) : order(a, b)));
   body.append(...rows.map(([, row]) => row));
 };
+// The first click puts the best first: the highest number, but the lowest p, and names in their order.
+const bestIsHighest = (table, head, column) =>
+  [...table.tBodies[0].rows].some((row) => row.cells[column].dataset.key) && !/^p\b/.test(head.textContent.trim());
 for (const table of all("table.sortable")) {
   const heads = all("thead th", table);
   heads.forEach((head, column) => one("button", head).addEventListener("click", () => {
-    const down = head.getAttribute("aria-sort") === "ascending";
+    const now = head.getAttribute("aria-sort");
+    const down = now === "none" ? bestIsHighest(table, head, column) : now === "ascending";
     heads.forEach((other) => other.setAttribute("aria-sort", "none"));
     head.setAttribute("aria-sort", down ? "descending" : "ascending");
     sort(table, column, down);

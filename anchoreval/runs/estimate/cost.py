@@ -1,7 +1,8 @@
 """The cost of a pass through a decoder (operations, bytes read, memory), and the speed of machines.
 
 Shapes: B rows, Q new tokens, C cache columns, k positions whose logits are asked for. Products and sums each count as
-one operation. The chunked prefill uses a mask, so all of Q x C is computed, and causality saves nothing.
+one operation. A pass over a whole prompt is causal and computes half of Q x C, one behind a cache uses a mask, of 512
+queries at most, and computes all.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class Shape:
     dtype: str
     positions: int | None
     whole_prompts: bool
+    pass_tokens: int | None = None
 
     @property
     def weight_bytes(self) -> int:
@@ -52,7 +54,8 @@ class Shape:
     def operations(self, each: Pass) -> float:
         """Return the number of operations of one pass."""
         products = self.body * each.queries + self.vocabulary * self.hidden * each.keep
-        attention = 2 * self.layers * self.heads * self.head_dim * each.queries * each.columns
+        seen = (each.columns + 1) / 2 if each.queries == each.columns else each.columns
+        attention = 2 * self.layers * self.heads * self.head_dim * each.queries * seen
         return 2.0 * each.rows * (products + attention)
 
     def read_bytes(self, each: Pass) -> float:
@@ -66,37 +69,37 @@ class Shape:
         """
         rows, queries, columns = each.rows, each.queries, each.columns
         repeated = 2 * rows * columns * self.heads * self.head_dim if self.heads > self.kv_heads else 0
-        mask = rows * queries * columns
+        mask = rows * min(queries, 512) * columns
         attention = (2 * self.heads + 2 * self.kv_heads) * self.head_dim
         activations = rows * queries * (max(3 * self.inner, attention) + 3 * self.hidden)
         logits = rows * each.keep * self.vocabulary
         return (repeated + mask + activations + logits) * self.itemsize + mask + 8 * logits
 
 
-def shape_of(folder: Path, dtype: str) -> Shape:
-    """Return the sizes that a checkpoint's config.json gives, without reading weights.
+def shape_of(folder: Path, dtype: str, device: str = "cpu") -> Shape:
+    """Return the sizes that a checkpoint's config.json gives for a type of device, without reading weights.
 
     Raise ModelError if transformers knows no decoder for it.
     """
     try:
         config = AutoConfig.from_pretrained(folder)
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
+            chosen = DTYPES.get(dtype) or getattr(config, "dtype", None) or torch.float32
+            model = AutoModelForCausalLM.from_config(config, dtype=chosen)
     except Exception as error:  # transformers may raise anything over an unknown configuration
         raise ModelError(
             f"{folder}: no decoder that transformers knows: {' '.join(str(error).split())[:200]}"
         ) from error
     text: Any = config.get_text_config(decoder=True)
-    chosen = DTYPES.get(dtype) or getattr(config, "dtype", None) or torch.float32
     parameters = sum(weight.numel() for weight in model.parameters())
     matrices = sum(weight.numel() for weight in model.parameters() if weight.ndim > 1)
     embedding = int(model.get_input_embeddings().weight.numel())
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
-    heads = text.num_attention_heads
+    heads, network = text.num_attention_heads, StockNetwork(model, torch.device(device))
     return Shape(
         parameters=parameters,
         body=matrices - embedding * (1 if tied else 2),
-        layers=StockNetwork(model, torch.device("meta")).layers,
+        layers=network.layers,
         hidden=text.hidden_size,
         inner=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
         heads=heads,
@@ -106,7 +109,8 @@ def shape_of(folder: Path, dtype: str) -> Shape:
         itemsize=chosen.itemsize,
         dtype=str(chosen).removeprefix("torch."),
         positions=positions_of(config),
-        whole_prompts=StockNetwork(model, torch.device("meta")).whole_prompts,
+        whole_prompts=network.whole_prompts,
+        pass_tokens=network.pass_tokens,
     )
 
 
@@ -133,7 +137,7 @@ class Machine:
     libraries: int = 0
     says: str = ""
 
-    def seconds(self, shape: Shape, passes: Mapping[Pass, int]) -> float:
+    def seconds(self, shape: Shape, passes: Mapping[Pass, float]) -> float:
         """Return the seconds that passes take, given how often each is made; devices share them equally.
 
         A pass takes the longer of its arithmetic and its reads from memory, plus the overhead.

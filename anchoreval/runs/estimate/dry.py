@@ -5,8 +5,9 @@ Shapes: B rows, Q new tokens, C cache columns, k positions whose logits are aske
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -16,7 +17,7 @@ from transformers.cache_utils import Cache
 from anchoreval.arms.blocks import Block
 from anchoreval.arms.layout import Arrangement
 from anchoreval.backends.hf.answer import Answering
-from anchoreval.backends.hf.batches import Batch, Limits, plan, shared, width
+from anchoreval.backends.hf.batches import Batch, Limits, plan, width
 from anchoreval.backends.hf.documents import KeptDocuments
 from anchoreval.backends.hf.growth import Growth
 from anchoreval.backends.hf.probe import NoText
@@ -68,11 +69,24 @@ class Counted:
     `kept_tokens` the largest number of tokens of documents kept beside it.
     """
 
-    prefilled_tokens: int = 0
-    reused_tokens: int = 0
-    passes: Counter[Pass] = field(default_factory=Counter)
+    prefilled_tokens: float = 0
+    reused_tokens: float = 0
+    passes: dict[Pass, float] = field(default_factory=dict)
     columns: int = 0
     kept_tokens: int = 0
+
+    def made(self, passes: Mapping[Pass, float], times: float) -> None:
+        """Add passes, each made so many times more often."""
+        for pass_, count in passes.items():
+            self.passes[pass_] = self.passes.get(pass_, 0) + count * times
+
+    def add(self, other: Counted) -> None:
+        """Add what comes after this."""
+        self.prefilled_tokens += other.prefilled_tokens
+        self.reused_tokens += other.reused_tokens
+        self.made(other.passes, 1)
+        self.columns = max(self.columns, other.columns)
+        self.kept_tokens = max(self.kept_tokens, other.kept_tokens)
 
 
 class DryArm:
@@ -81,24 +95,27 @@ class DryArm:
     def __init__(self, limits: Limits, arrangement: Arrangement, whole_prompts: bool) -> None:
         self._limits, self._arrangement, self._alone = limits, arrangement, whole_prompts
         self._kept = KeptDocuments(limits.batch_tokens)
-        self.counted = Counted()
 
-    def count(self, requests: Sequence[Request]) -> None:
-        """Add what answering `requests` takes to `counted`."""
-        into = self.counted
+    def count(self, requests: Sequence[Request], group: Sequence[Request], groups: float) -> Counted:
+        """Return what a number of groups takes; `requests` are the first of a group, `group` decodes together.
+
+        Prefill shares what `requests` share, and is scaled to all.
+        """
         network = DryNetwork(whole_prompts=self._alone, alone=self._alone)
         kept = self._kept.of("")
         answering = Answering(network, NoText(), frozenset({0}), self._limits, lambda: None, self._arrangement, kept)
         list(answering.outputs([_plain(request) for request in requests]))
-        into.passes.update(network.passes)
-        into.prefilled_tokens += answering.prefilled_tokens + kept.prefilled_tokens
-        into.reused_tokens += answering.reused_tokens + kept.reused_tokens
-        batches = list(plan(requests, self._limits, self._alone))
-        for batch in batches:
-            into.passes.update(_decoding(batch))
-        columns = max(_columns(batches, self._limits.chunk_tokens)) + answering.forked_columns
-        into.columns = max(into.columns, columns)
-        into.kept_tokens = max(into.kept_tokens, kept.tokens)
+        times = groups * len(group) / max(1, len(requests))
+        counted = Counted(
+            times * (answering.prefilled_tokens + kept.prefilled_tokens),
+            times * (answering.reused_tokens + kept.reused_tokens),
+            kept_tokens=kept.tokens,
+        )
+        counted.made(network.passes, times)
+        batches = list(plan(group, self._limits, self._alone))
+        counted.made(Counter(itertools.chain.from_iterable(map(_decoding, batches))), groups)
+        counted.columns = max(_columns(batches, self._limits)) + answering.forked_columns
+        return counted
 
 
 def _plain(request: Request) -> Request:
@@ -120,7 +137,7 @@ def _decoding(batch: Batch) -> Iterator[Pass]:
     return (Pass(rows, 1, longest + step, 1) for step in range(1, budget))
 
 
-def _columns(batches: Sequence[Batch], chunk: int) -> list[int]:
+def _columns(batches: Sequence[Batch], limits: Limits) -> list[int]:
     """Return rows x columns of the cache at each batch.
 
     A buffer of another size stays beside the new one only if the two batches share a prefix.
@@ -132,7 +149,7 @@ def _columns(batches: Sequence[Batch], chunk: int) -> list[int]:
         old = rows * columns
         fits = columns >= batch.columns if batch.solo else columns == batch.columns
         if not fits or rows < wanted:
-            kept = last is not None and shared(last.token_ids, batch.requests[0].token_ids, chunk) > 0
+            kept = last is not None and limits.shared(last.token_ids, batch.requests[0].token_ids) > 0
             rows, columns = wanted, batch.columns
             sizes.append(rows * columns + (old if kept else 0))
         last = batch.requests[-1]

@@ -12,10 +12,11 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from anchoreval.arms.arm import Arm
@@ -28,6 +29,8 @@ from anchoreval.runs.units import Unit
 from anchoreval.schema import Json, Output, Request, lost_output
 
 TRIES = 3  # a sample fails when so many workers died on it; no worker is opened again after so many died opening
+_TOKEN = Path("~/.ray/auth_token")
+GIVEN = 4  # lists of requests that Ray keeps for the arms that are still to come
 START_SECONDS = 600.0  # the longest wait for a first worker
 
 
@@ -98,16 +101,19 @@ class Fleet:
     _fingerprint: str = ""
     _about: dict[str, Json] = field(default_factory=dict)
     _hands: list[_Hand] = field(default_factory=list)
+    came: int = 0  # the most workers that were open at once
     _owned: bool = False
+    #: The lists handed out last, by the identity of their requests, each with its reference.
+    _given: dict[tuple[int, ...], tuple[list[Request], Any]] = field(default_factory=dict)
     _unopened: int = 0  # workers that died opening their backend since the last one that succeeded
 
     @classmethod
-    def open(cls, opening: Opening) -> Fleet:
+    def open(cls, opening: Opening, tell: Callable[[str], None] = lambda _: None) -> Fleet:
         """Return a fleet with at least one open worker on the cluster at `opening.ray`.
 
         `local` starts Ray here; `auto` is RAY_ADDRESS or the cluster that runs on this machine; anything else is
         host:port. Without `opening.workers` there is one worker per GPU (per `tensor_parallel_size` GPUs), or per CPU
-        if the cluster has no GPU.
+        if the cluster has no GPU. `tell` hears of it if the cluster has no room for so many.
         """
         ray = _import_ray()
         owned = not ray.is_initialized()
@@ -117,6 +123,10 @@ class Fleet:
         each = int(opening.options.get("tensor_parallel_size", 1) or 1)
         resources = {"num_gpus": each} if gpus else {"num_cpus": 1}
         count = opening.workers or max(1, gpus // each if gpus else int(ray.cluster_resources().get("CPU", 1)))
+        size, of = (each, "GPU") if gpus else (1, "CPU")
+        room = int(ray.cluster_resources().get(of, 0) / size)
+        if count > room:
+            tell(f"--workers {count}: the cluster has {room * size} {of}s now, {size} for each: {room} work at once")
         fleet = cls(count, ray, opening, resources, _owned=owned)
         try:
             fleet._start()
@@ -147,11 +157,20 @@ class Fleet:
             for hand in self._hands:
                 if hand.ready and hand.unit is None and (unit := back.popleft() if back else next(fresh, None)):
                     hand.unit = unit
-                    hand.waiting = hand.actor.answer.remote(unit.arm, list(unit.requests))
+                    hand.waiting = hand.actor.answer.remote(unit.arm, self._put(list(unit.requests)))
             if not back and all(hand.unit is None for hand in self._hands if hand.ready) and self._any_ready():
                 return
             for hand in self._awaited():
                 self._advance(hand, back)
+
+    def _put(self, requests: list[Request]) -> Any:
+        """Return the Ray reference of a list of requests, which every arm of a group shares."""
+        names = tuple(map(id, requests))
+        if names not in self._given:
+            while len(self._given) >= GIVEN:
+                del self._given[next(iter(self._given))]
+            self._given[names] = (requests, self._ray.put(requests))
+        return self._given[names][1]
 
     def close(self) -> None:
         """End the workers, and Ray if it was started here."""
@@ -212,7 +231,7 @@ class Fleet:
         if self._fingerprint and fingerprint != self._fingerprint:
             raise RunError("the workers' engines differ: the same weights and settings are needed on every node")
         self._fingerprint, self._about, hand.ready = fingerprint, self._about or about, True
-        self._unopened = 0
+        self._unopened, self.came = 0, max(self.came, sum(each.ready for each in self._hands))
         hand.environment = environment_of(about)
 
     def _replace(self, hand: _Hand, back: deque[Unit], error: Exception) -> None:
@@ -258,6 +277,9 @@ class Fleet:
 
 def _import_ray() -> Any:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # `ray start` asks for the token where there is one; ray.init(host:port) sends it only in this mode, seen in 2.60.
+    if any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")) or _TOKEN.expanduser().is_file():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         import ray
     except ModuleNotFoundError as error:
@@ -276,7 +298,8 @@ def _connect(ray: Any, address: str) -> None:
             ray.init(address=address, **{name: asked[name] for name in ("log_to_driver", "logging_level")})
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         raise AnchorEvalError(
-            f"--ray {address}: no cluster there ({_line(error)}): start one with `ray start --head`, or use --ray local"
+            f"--ray {address}: no cluster there ({_line(error)}): start one with `ray start --head`, give this machine "
+            "its token (`ray get-auth-token`) if it asks for one, or use --ray local"
         ) from error
 
 

@@ -152,8 +152,8 @@ def _read(file: Path, name: str, tokenizer: Tokenizer, front: tuple[str, int] | 
         raise SourceError(f"--text {file}: byte {error.start} is not UTF-8: convert it first (iconv)") from error
     if not text.strip():
         raise SourceError(f"--text {file}: the file is empty")
-    ids, spans = tuple(tokenizer.encode(text)), tokenizer.spans(text)
+    ids, spans = tokenizer.encode_with_spans(text)
     if front is not None and front[1] in ids:
         raise SourceError(f"--text {file}: spells the anchor token {front[0]!r}, which stands at position 0 alone")
     starts, ends = (array("Q", [span[end] for span in spans]) for end in (0, 1))
-    return Text(name, hashlib.sha256(raw).hexdigest(), len(raw), text, ids, starts, ends)
+    return Text(name, hashlib.sha256(raw).hexdigest(), len(raw), text, tuple(ids), starts, ends)

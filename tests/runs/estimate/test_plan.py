@@ -7,6 +7,8 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,13 @@ from anchoreval.backends.hf.backend import HfBackend
 from anchoreval.backends.hf.batches import Limits
 from anchoreval.backends.hf.load import StockNetwork
 from anchoreval.cards import find_model
+from anchoreval.cli.plan import page
 from anchoreval.errors import AnchorEvalError
 from anchoreval.model import Model
 from anchoreval.prompt import to_request
 from anchoreval.runs.estimate.cost import GPUS, parse_gpus, shape_of
 from anchoreval.runs.estimate.dry import Counted, DryArm, Pass
+from anchoreval.runs.estimate.estimate import RunPlan, half_width, plan_run
 from anchoreval.runs.prompts import Prompts
 from anchoreval.runs.spec import Spec
 from anchoreval.schema import Request
@@ -44,10 +48,10 @@ def requests(task: str, length: int, count: int) -> list[Request]:
 
 
 def dry(arm: Arm, limits: Limits, groups: list[list[Request]]) -> Counted:
-    counting = DryArm(limits, arm.arrangement, False)
+    counting, counted = DryArm(limits, arm.arrangement, False), Counted()
     for group in groups:
-        counting.count(group)
-    return counting.counted
+        counted.add(counting.count(group, group, 1))
+    return counted
 
 
 @pytest.mark.parametrize(
@@ -76,7 +80,7 @@ def test_the_passes_of_the_plan_are_those_that_the_backend_makes(
     backend.close()
     counted = dry(arm, Limits(128, 4096), groups)
 
-    def prefill(passes: Counter[Pass]) -> dict[Pass, int]:
+    def prefill(passes: Mapping[Pass, float]) -> dict[Pass, float]:
         return {one: times for one, times in passes.items() if one.queries > 1}
 
     assert prefill(counted.passes) == prefill(made)
@@ -120,6 +124,42 @@ def test_operations_and_parameters_are_those_that_torch_counts(tmp_path: Path, s
 def where(rows: int, queries: int, at: int) -> tuple[torch.Tensor, torch.Tensor]:
     positions = torch.arange(at, at + queries).expand(rows, queries)
     return positions, torch.ones(rows, at + queries, dtype=torch.bool)
+
+
+def planned(asked: Spec, folder: Path, exact: bool = False) -> RunPlan:
+    prompts = Prompts(asked, Model.of_tokenizer(load_tokenizer(TINY)))
+    return plan_run(prompts, prompts.cells(), shape_of(TINY, "float32"), GPU, Limits(128, 4096), folder, exact)
+
+
+GPU = parse_gpus("H100")
+
+
+def test_a_plan_of_few_prompts_is_that_of_all_within_its_interval(tmp_path: Path) -> None:
+    arms = parse_arms("fp32,bf16,anchor/fp32", "float32", "sdpa")
+    asked = Spec.of("ruler/qa_1,ruler/fwe", lengths=(512,), arms=arms, limit=160, haystack="generated")
+    few, whole = planned(asked, tmp_path / "runs"), planned(asked, tmp_path / "runs", exact=True)
+    for some, every in zip(few.cells, whole.cells, strict=True):
+        assert (some.made, some.asked, every.made) == (64, 160, 160) and every.error.error == 0
+        assert some.error.error > 0 and some.prompts == every.prompts == 160
+        assert abs(some.prompt_tokens - every.prompt_tokens) <= half_width([some.error])
+    for part, all_ in zip(few.arms, whole.arms, strict=True):
+        near = half_width(part.errors) / float(part.seconds or 0) + 0.03  # 160 prompts share more than the first 64
+        assert part.seconds == pytest.approx(all_.seconds, rel=near)
+        assert part.computed_tokens == pytest.approx(all_.computed_tokens, rel=near)
+        assert not any(error.error for error in all_.errors)
+    assert few.arms[0].seconds == few.arms[1].seconds != few.arms[2].seconds
+    assert few.prompt_seconds > 0 and few.record_seconds > 0 and not list(tmp_path.iterdir())
+
+
+def test_a_page_says_what_was_scaled_and_adds_the_hours_of_prompts_and_records(tmp_path: Path) -> None:
+    arms = parse_arms("fp32", "float32", "sdpa")
+    asked = Spec.of("ruler/niah_single_1", lengths=(512,), arms=arms, limit=70, haystack="generated")
+    few = replace(planned(asked, tmp_path), prompt_seconds=7000.0, record_seconds=200.0)
+    lines = page(few, "hf").splitlines()
+    assert next(line.split()[3:] for line in lines if line.startswith("prompts and")) == ["2.0", "h"]
+    assert next(line.split() for line in lines if line.startswith("all") and line.endswith("h")) == ["all", "2.0", "h"]
+    assert "made the first 64 of 70 prompts" in lines[-3] and "--exact" in lines[-2]
+    assert "made the first" not in page(planned(replace(asked, limit=64), tmp_path), "hf")
 
 
 @pytest.mark.parametrize("text", ["8xH2000", "xH200", "0xH200", "H200x8", "", "-1xH200"])

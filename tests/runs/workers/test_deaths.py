@@ -35,6 +35,9 @@ class NoCluster:
     def __init__(self, dies: Callable[[str], bool], opens: Callable[[int], bool] = lambda _: True) -> None:
         self.dies, self.opens, self.opened, self.sent, self.deaths = dies, opens, 0, list[list[str]](), list[str]()
 
+    def put(self, value: Any) -> Any:
+        return value
+
     def remote(self, _: Any) -> Any:
         return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=self._worker))
 
@@ -77,7 +80,7 @@ class NoCluster:
 
 
 def run(output: Path, ray: NoCluster, monkeypatch: pytest.MonkeyPatch, workers: int = 2, **changes: Any) -> Run:
-    def opened(opening: Opening) -> Fleet:
+    def opened(opening: Opening, _: Any) -> Fleet:
         fleet = Fleet(opening.workers or 1, ray, opening, {"num_cpus": 1})
         fleet._start()
         return fleet
@@ -141,3 +144,11 @@ def test_a_run_ends_with_the_workers_that_open(tmp_path: Path, monkeypatch: pyte
     ray = NoCluster(lambda _: False, opens=lambda number: number == 0)
     result = run(tmp_path, ray, monkeypatch, workers=3, rope="bf16,fp32")
     assert len(result.records) == 12 and ray.opened <= 3 + TRIES
+
+
+def test_the_arms_of_a_group_share_one_copy_of_its_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = NoCluster(lambda _: False)
+    put: list[int] = []
+    monkeypatch.setattr(ray, "put", lambda requests: put.append(len(requests)) or requests)
+    result = run(tmp_path, ray, monkeypatch, rope="bf16,fp32,bf16-table")
+    assert put == [6] and len(result.records) == 18 and result.header["workers"] == 2

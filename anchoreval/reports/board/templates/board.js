@@ -1,16 +1,85 @@
-// Filters: rows whose model holds the text, of the chosen arm and suite.
-const lines = [...one("#board").tBodies[0].rows].map((row) => [row, row.cells[0].textContent.toLowerCase()]);
+// Filters: rows whose model holds one of the texts, of the chosen arm and suite; with `fold`, the first row of a model.
+const board = one("#board");
+const heads = all("thead th", board);
+const lines = [...board.tBodies[0].rows].map((row) => [row, row.cells[0].textContent.toLowerCase()]);
 const wanted = ["#find-model", "#find-arm", "#find-suite"].map((name) => one(name));
+const fold = one("#fold"), unfolded = new Set();
+fold.parentElement.hidden = !board.classList.contains("ranked");
 const filter = () => {
   const [model, arm, suite] = wanted.map((field) => field.value.trim().toLowerCase());
+  const names = model.split(/[;,]/).map((name) => name.trim()).filter(Boolean);
+  const texts = new Map(lines), first = new Map();
   let shown = 0;
-  for (const [row, text] of lines) {
-    row.hidden = !text.includes(model) || (arm && row.dataset.arm !== arm) || (suite && row.dataset.suite !== suite);
+  for (const row of board.tBodies[0].rows) {
+    const fits = (!names.length || names.some((name) => texts.get(row).includes(name)))
+      && (!arm || row.dataset.arm === arm) && (!suite || row.dataset.suite === suite);
+    const leader = fits && first.get(row.dataset.group);
+    row.hidden = !fits || (fold.checked && Boolean(leader) && !unfolded.has(row.dataset.group));
+    if (fits && !leader) first.set(row.dataset.group, { row, more: 0 });
+    if (leader) leader.more += 1;
     shown += !row.hidden;
+    one("button.fold", row)?.remove();
+  }
+  for (const { row, more } of fold.checked ? first.values() : []) {
+    if (!more) continue;
+    const open = unfolded.has(row.dataset.group), button = document.createElement("button");
+    button.type = "button";
+    button.className = "fold";
+    button.setAttribute("aria-expanded", String(open));
+    button.textContent = open ? "fold" : `+${more}`;
+    button.setAttribute("aria-label", open ? "fold the arms of this model" : `${more} more arms of this model`);
+    button.addEventListener("click", () => {
+      if (open) unfolded.delete(row.dataset.group); else unfolded.add(row.dataset.group);
+      filter();
+      one("button.fold", row)?.focus();
+    });
+    row.cells[1].append(button);
   }
   one("#count").textContent = `${shown} of ${lines.length} rows`;
 };
-for (const field of wanted) field.addEventListener("input", filter);
+
+// Columns can be hidden; the address keeps filters, columns and order, so that a view can be sent to somebody.
+const hidden = new Set();
+const show = (column, shown) => {
+  if (shown) hidden.delete(column); else hidden.add(column);
+  for (const row of board.rows) row.cells[column].hidden = !shown;
+};
+const keep = () => {
+  const sorted = heads.findIndex((head) => head.getAttribute("aria-sort") !== "none");
+  const view = new URLSearchParams();
+  for (const field of wanted) if (field.value) view.set(field.id.slice(5), field.value);
+  if (fold.checked) view.set("fold", "1");
+  if (hidden.size) view.set("without", [...hidden].join("."));
+  if (sorted >= 0) view.set("sort", `${sorted}${heads[sorted].getAttribute("aria-sort") === "ascending" ? "up" : "down"}`);
+  history.replaceState(null, "", view.size ? `#rows?${view}` : location.pathname + location.search);
+};
+const changed = () => { filter(); keep(); };
+for (const field of [...wanted, fold]) field.addEventListener("input", changed);
+board.tHead.addEventListener("click", changed); // after the sort, which a head's own button does
+heads.slice(2).forEach((head, at) => {
+  const label = document.createElement("label"), box = document.createElement("input");
+  Object.assign(box, { type: "checkbox", checked: true, autocomplete: "off" });
+  box.dataset.column = at + 2;
+  box.addEventListener("input", () => { show(at + 2, box.checked); keep(); });
+  label.append(box, ` ${head.textContent.trim()}`);
+  one(".columns > div").append(label);
+});
+const seen = location.hash.startsWith("#rows?") ? new URLSearchParams(location.hash.slice(6)) : null;
+if (seen) {
+  for (const field of wanted) field.value = seen.get(field.id.slice(5)) ?? "";
+  fold.checked = seen.get("fold") === "1";
+  for (const box of all(".columns input")) {
+    box.checked = !(seen.get("without") ?? "").split(".").includes(box.dataset.column);
+    show(Number(box.dataset.column), box.checked);
+  }
+  const [, column, way] = /^(\d+)(up|down)$/.exec(seen.get("sort") ?? "") ?? [];
+  const head = heads[column];
+  if (head) {
+    head.setAttribute("aria-sort", `${way === "up" ? "a" : "de"}scending`);
+    sort(board, Number(column), way === "down");
+  }
+  filter();
+}
 one("#filters").hidden = Boolean(one(".run")) && lines.length < 8; // a run has a few arms
 
 // Maps: drawn from the chosen group's data block.
@@ -34,12 +103,11 @@ const make = (name, text, values = {}) => {
 };
 let group = null;
 const byLogprob = () => measureBox.value === "logprob";
-// The samples behind a cell: in the viewer, else on this page, else the records.
+// The samples behind a cell: in the viewer, else the records.
 const address = (map, run, row, length, arm, differ) => {
   const [folder, viewer] = shared.runs[run];
   const [name, task] = map.task ?? map.rows[row];
-  const number = map.task ? map.row : row;
-  if (!viewer) return group.samples && (map.task || task) ? `#e${groupBox.value}-${number}-${length}` : `${folder}/records.jsonl`;
+  if (!viewer) return `${folder}/records.jsonl`;
   const parts = [task && name && `task=${task}`, `length=${length}`, arm && `arm=${arm}`, differ && "differ=1"];
   return `${folder}/view/index.html#${parts.filter(Boolean).join("&")}`;
 };
@@ -179,24 +247,4 @@ if (groupBox.options.length) {
   choose();
 }
 
-// Evidence: a copy of the samples behind a number, in a dialog.
-const detail = one("#detail");
-const open = (hash) => {
-  const source = /^#e\d/.test(hash) ? document.getElementById(hash.slice(1)) : null;
-  if (!source) return false;
-  const copy = source.cloneNode(true);
-  copy.removeAttribute("id");
-  one(".body", detail).replaceChildren(copy);
-  detail.setAttribute("aria-label", one("h3", copy).textContent);
-  hide();
-  detail.showModal();
-  detail.scrollTop = 0;
-  return true;
-};
-document.addEventListener("click", (event) => {
-  const link = event.target.closest?.("a[href^='#e']");
-  if (link && open(link.getAttribute("href"))) event.preventDefault();
-  if (event.target === detail) detail.close();
-});
-open(location.hash);
 document.documentElement.dataset.ready = "yes";
