@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import family as driver
@@ -109,7 +110,9 @@ def test_the_report_is_of_the_records_with_seeds_as_units(whole: driver.Family) 
     lines = [json.loads(line) for path in (whole.results / "seed1" / "anchor-fp32-seed1-step1").rglob("records.jsonl")
              for line in path.read_text("utf-8").splitlines()]  # fmt: skip
     own = sum(line["reference_logprob"] / line["reference_tokens"] for line in lines) / len(lines)
-    assert sum(found.values("anchor-fp32", 1, 512)[1].values()) / 2 == pytest.approx(own)
+    assert fmean(found.values("anchor-fp32", 1, 512)[1].values()) == pytest.approx(own)
+    baseline = fmean(found.values("intra-doc-fp32", 1, 512)[1].values())
+    assert seeds.by_seed[1] == pytest.approx(own - baseline)
     assert report.told(seeds) in text and (whole.results / driver.PICTURE).read_text("utf-8").startswith("<svg")
 
 
