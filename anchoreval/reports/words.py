@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from anchoreval.schema import NATURAL, SCORED, Outcome
-from anchoreval.stats import UNSCORED, Contrast, Difference, Row
+from anchoreval.stats import UNSCORED, Cell, Contrast, Difference, Row
 
 NONE = "–"  # en dash: a cell that holds no number
 # C0 except tab and newline, C1, soft hyphen, zero-width and bidirectional marks, line separators, byte order
@@ -127,6 +127,20 @@ def floor_words(contrast: Contrast) -> str:
     if floor.logprob_spread is not None:
         words += f", its log-probabilities by {floor.logprob_spread:.1e} nats (root mean square)"
     return words
+
+
+def cell_words(cell: Cell) -> str:
+    """Return `95.0 [76.4, 99.1], 20 of 20 scored, log-probability -0.123 per token`.
+
+    If samples have no score, the mean with those as wrong is added; if samples share sources, the number of sources.
+    """
+    score = f"{percent(cell.mean)} {interval(cell.low, cell.high)}" if cell.scored else "no score"
+    parts = [score, f"{cell.scored} of {cell.asked} scored"]
+    if 0 < cell.sources < cell.scored:
+        parts.append(f"from {cell.sources:,} source{'s' * (cell.sources != 1)}")
+    if cell.lost:
+        parts += [f"{percent(cell.as_wrong)} with the lost as wrong", lost_counts(cell.outcomes, cell.lost)]
+    return ", ".join(filter(None, [*parts, logprob(cell.logprob)]))
 
 
 def lost_counts(outcomes: Mapping[Outcome, int], lost: int) -> str:

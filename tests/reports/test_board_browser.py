@@ -38,7 +38,9 @@ addEventListener("load", () => {
   cell.focus();
   cell.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight", bubbles: true, cancelable: true }));
   out.moved = document.activeElement === cell.parentElement.nextElementSibling.firstElementChild;
-  out.link = cell.getAttribute("href");
+  cell.click();
+  const dialog = document.querySelector("#detail");
+  out.open = dialog.open; out.samples = dialog.querySelectorAll(".sample").length;
   out.wide = document.documentElement.scrollWidth > innerWidth + 1;
   const pre = document.createElement("pre"); pre.id = "result"; pre.textContent = JSON.stringify(out);
   setTimeout(() => {
@@ -90,13 +92,15 @@ def test_hostile_records_execute_nothing_and_the_controls_work(chromium: str, tm
     assert [float(x) for x in seen["up"] if x != "–"] == sorted(float(x) for x in seen["up"] if x != "–")
     assert [float(x) for x in seen["down"]] == sorted(map(float, seen["down"]), reverse=True)
     assert len(seen["up"]) == (len(TASKS) * len(LENGTHS) - 1) * len(ARMS)
-    assert seen["tip"] and seen["moved"] and seen["link"] == "./run/records.jsonl" and not seen["wide"]
+    assert seen["tip"] and seen["moved"] and seen["open"] and not seen["wide"]
+    assert seen["samples"] == 4
 
 
 def test_the_content_policy_lets_the_pages_own_script_and_style_run(chromium: str, tmp_path: Path) -> None:
     _, page = write_board([make_run(tmp_path / "run")], tmp_path)
-    dom = dumped(chromium, page, tmp_path / "profile")
+    dom = dumped(chromium, page, tmp_path / "profile", "#e0-0-2048")
     assert 'data-ready="yes"' in dom
+    assert re.search(r'<dialog id="detail"[^>]* open=""', dom)
 
 
 def test_the_content_policy_stops_a_script_that_is_not_the_pages_own(chromium: str, tmp_path: Path) -> None:

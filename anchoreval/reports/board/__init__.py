@@ -7,7 +7,7 @@ columns     the columns that a definition may name
 models      differences between models, and rows over the seeds of a trained variant
 build       groups, maps and rows
 page        the page (imports jinja2)
-view        what a board shows of one run that was read whole; details: its cards and tables
+view        what a board shows of one run that was read whole; details, evidence: its cards, tables and samples
 run_csv     board.csv of runs
 sheet       <name>.csv of a declared board
 declared    boards that a definition in YAML declares

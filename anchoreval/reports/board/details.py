@@ -1,14 +1,15 @@
-"""What a board of runs shows of each run besides its maps: facts, cards of differences, tables."""
+"""What a board of runs shows of each run besides its maps: facts, cards of differences, tables, samples."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from anchoreval.records.command import command_of
 from anchoreval.records.header import Header
 from anchoreval.reports import colours
+from anchoreval.reports.board.evidence import Evidence, evidence, place_id
 from anchoreval.reports.board.view import RunView
 from anchoreval.reports.links import listed
 from anchoreval.reports.words import (
@@ -36,7 +37,6 @@ DIFFERENCE_HEADS = (
     "task", "length", "arm", "difference", "verdict", "95% interval", "pairs", "same output", "differ", "p", "p (Holm)",
     "detects", "in full",
 )  # fmt: skip
-Samples = Callable[..., str]
 Fields = tuple[tuple[str, str], ...]  # (shown text, sort key); the first holds the links of the row
 
 
@@ -77,17 +77,13 @@ class Details:
     against: tuple[Against, ...]
     floor: str
     rows: tuple[Fields, ...]
+    evidence: tuple[Evidence, ...]
     footnotes: tuple[str, ...]
 
 
 def details(view: RunView, number: int, folder: str) -> Details:
     """Return what the page shows of run `number`; `folder` is the run's, as a link."""
-
-    def samples(**query: str | int) -> str:
-        """Return the link to the viewer's list of the samples in `query`, or to the records if there is no viewer."""
-        parts = [(key, str(value)) for key, value in query.items()]
-        return listed(folder, parts) if view.viewer else f"{folder}/records.jsonl"
-
+    links = _Links(view, number, folder)
     return Details(
         number,
         plain(view.model, 100),
@@ -97,11 +93,28 @@ def details(view: RunView, number: int, folder: str) -> Details:
         {name: f"{folder}/{name}" for name in ("header.json", "records.jsonl")},
         view.fingerprint,
         tuple(_warnings(view)),
-        tuple(_against(view, base, samples) for base in view.arms) if len(view.arms) > 1 else (),
+        tuple(_against(view, base, links) for base in view.arms) if len(view.arms) > 1 else (),
         next(filter(None, map(floor_words, view.contrasts.values())), "noise floor: no placebo in this run"),
-        tuple(_score_row(cell, samples) for cell in _ordered(view)),
+        tuple(_score_row(cell, links) for cell in _ordered(view)),
+        tuple(evidence(view, number)),
         tuple(_footnotes(view)),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Links:
+    view: RunView
+    number: int
+    folder: str
+
+    def samples(self, **query: str | int) -> str:
+        """Return the link to the viewer's list of the samples in `query`; empty if the run has no viewer."""
+        return listed(self.folder, [(key, str(value)) for key, value in query.items()]) if self.view.viewer else ""
+
+    def row(self, task: str, length: int, arm: str) -> tuple[str, str]:
+        """Return the links of a table row: to the samples on the page, and to the viewer."""
+        here = f"#{place_id(self.number, self.view.tasks.index(task), length)}"
+        return here, self.samples(task=task, length=length, arm=arm)
 
 
 def lead(view: RunView) -> str:
@@ -154,15 +167,15 @@ def _warnings(view: RunView) -> Iterator[str]:
         yield f"Unfinished: {len(view.records):,} of {view.expected:,} records so far."
 
 
-def _against(view: RunView, base: str, samples: Samples) -> Against:
+def _against(view: RunView, base: str, links: _Links) -> Against:
     contrasts = [(arm, view.contrasts[arm, base]) for arm in view.arms if arm != base]
     drawn = [contrast.pooled.difference for _, contrast in contrasts if not contrast.pooled.too_few]
     scale = colours.difference_scale([100 * end for paired in drawn for end in (paired.low, paired.high) if end])
     return Against(
         plain(base, 60),
-        tuple(_card(contrast, samples(arm=arm), scale) for arm, contrast in contrasts),
+        tuple(_card(contrast, links.samples(arm=arm), scale) for arm, contrast in contrasts),
         scale,
-        tuple(_difference_row(row, samples) for _, contrast in contrasts for row in contrast.cells),
+        tuple(_difference_row(row, links) for _, contrast in contrasts for row in contrast.cells),
     )
 
 
@@ -186,16 +199,11 @@ def _ordered(view: RunView) -> Iterator[Cell]:
     return filter(None, map(view.cells.get, places))
 
 
-def _links(samples: Samples, task: str, length: int, arm: str) -> tuple[str, str]:
-    """Return the links of a table row: to its samples, and to those with an answer of the arm."""
-    return samples(task=task, length=length), samples(task=task, length=length, arm=arm)
-
-
-def _score_row(cell: Cell, samples: Samples) -> Fields:
+def _score_row(cell: Cell, links: _Links) -> Fields:
     logprob = NONE if cell.logprob is None else f"{cell.logprob:.3f}"
     why = f" ({lost_counts(cell.outcomes, cell.lost)})" if cell.lost else ""
     return (
-        _links(samples, cell.task, cell.length, cell.arm),
+        links.row(cell.task, cell.length, cell.arm),
         (plain(cell.task, 80), ""),
         (tokens(cell.length), str(cell.length)),
         (plain(cell.arm, 60), ""),
@@ -207,13 +215,13 @@ def _score_row(cell: Cell, samples: Samples) -> Fields:
     )
 
 
-def _difference_row(row: Row, samples: Samples) -> Fields:
+def _difference_row(row: Row, links: _Links) -> Fields:
     cell = row.difference
     task, length = str(cell.task), int(cell.length or 0)
     same = NONE if cell.same_outputs is None else str(cell.same_outputs)
     star = "*" if cell.left_out and cell.pairs else ""
     return (
-        _links(samples, task, length, cell.arm),
+        links.row(task, length, cell.arm),
         (plain(task, 80), ""),
         (tokens(length), str(length)),
         (plain(cell.arm, 60), ""),

@@ -33,7 +33,7 @@ class Gathered:
     `subject` is what its arms have in common. `setting` describes what runs of one row share, including the sources of
     their texts; `beside` is the same without the label of one of several runs. `trained` says how the model was
     trained. `incomparable` is as in records.Header, `changed` as in records.Run. `view` is a run that was read whole,
-    which a board of runs shows with its tables.
+    which a board of runs shows with its samples.
     """
 
     path: str

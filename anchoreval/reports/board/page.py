@@ -108,7 +108,7 @@ def _notes(board: Board) -> Iterator[str]:
             f"{repeated} cell{'s' * (repeated != 1)} ran more than once: shown is the run with the most arms there, "
             "then the most samples; samples of different runs are never put together."
         )
-    if not all(run.viewer for run in board.sources):
+    if not all(run.viewer for run in board.sources) and not any(group.view for group in board.groups):
         yield "Runs without a viewer link to their records: `anchoreval view RUN`, then write the board again."
     if not board.lines:
         yield "No run holds a cell of this board."
@@ -138,6 +138,7 @@ def _group(group: Group) -> Json:
         "arms": [_name(group.names[subject], subject.arm) for subject in group.arms],
         "base": next((i for i, subject in enumerate(group.arms) if subject.arm == group.baseline), 0),
         "lengths": group.lengths,
+        "samples": int(group.view is not None),
         "why": {f"{rows[task]} {n}": plain(why, 300) for (task, n), why in unmakeable.items() if task in rows},
         "tasks": _map(group.tasks, arms, [_name(task, task) for task in group.tasks.rows]),
         "depths": _map(group.depths, arms, [[row, None] for row in group.depths.rows]),

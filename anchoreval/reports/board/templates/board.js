@@ -103,11 +103,12 @@ const make = (name, text, values = {}) => {
 };
 let group = null;
 const byLogprob = () => measureBox.value === "logprob";
-// The samples behind a cell: in the viewer, else the records.
+// The samples behind a cell: in the viewer, else on this page, else the records.
 const address = (map, run, row, length, arm, differ) => {
   const [folder, viewer] = shared.runs[run];
   const [name, task] = map.task ?? map.rows[row];
-  if (!viewer) return `${folder}/records.jsonl`;
+  const number = map.task ? map.row : row;
+  if (!viewer) return group.samples && (map.task || task) ? `#e${groupBox.value}-${number}-${length}` : `${folder}/records.jsonl`;
   const parts = [task && name && `task=${task}`, `length=${length}`, arm && `arm=${arm}`, differ && "differ=1"];
   return `${folder}/view/index.html#${parts.filter(Boolean).join("&")}`;
 };
@@ -247,4 +248,24 @@ if (groupBox.options.length) {
   choose();
 }
 
+// Evidence: a copy of the samples behind a number, in a dialog.
+const detail = one("#detail");
+const open = (hash) => {
+  const source = /^#e\d/.test(hash) ? document.getElementById(hash.slice(1)) : null;
+  if (!source) return false;
+  const copy = source.cloneNode(true);
+  copy.removeAttribute("id");
+  one(".body", detail).replaceChildren(copy);
+  detail.setAttribute("aria-label", one("h3", copy).textContent);
+  hide();
+  detail.showModal();
+  detail.scrollTop = 0;
+  return true;
+};
+document.addEventListener("click", (event) => {
+  const link = event.target.closest?.("a[href^='#e']");
+  if (link && open(link.getAttribute("href"))) event.preventDefault();
+  if (event.target === detail) detail.close();
+});
+open(location.hash);
 document.documentElement.dataset.ready = "yes";
