@@ -106,18 +106,14 @@ def extend(
     network: Network, cache: Cache, ids: Sequence[int], positions: Sequence[int], at: int, keep: int = 1
 ) -> Tensor:
     """Return the logits `kV` of the last `keep` of `ids`, which follow the `at` tokens in the cache of one row."""
-    ids_1Q = torch.tensor([ids], device=network.device)
-    return network.logits(ids_1Q, cache, _behind(network, 1, positions, at), keep)[0]
+    return extend_rows(network, cache, torch.tensor([ids], device=network.device), positions, at, keep)[0]
 
 
 def extend_rows(
     network: Network, cache: Cache, ids_BQ: Tensor, positions: Sequence[int], at: int, keep: int = 1
 ) -> Tensor:
     """Return the logits `BkV` of the last `keep` columns of `ids_BQ`, which follow `at` tokens in every row's cache."""
-    return network.logits(ids_BQ, cache, _behind(network, len(ids_BQ), positions, at), keep)
-
-
-def _behind(network: Network, rows: int, positions: Sequence[int], at: int) -> tuple[Tensor, Tensor]:
-    """Return position ids `BQ` and the mask `BC` of new tokens after `at` in the cache, the same in every row."""
-    position_BQ = torch.tensor([positions], device=network.device).expand(rows, len(positions))
-    return position_BQ, torch.ones(rows, at + len(positions), dtype=torch.bool, device=network.device)
+    rows, tokens = ids_BQ.shape
+    position_BQ = torch.tensor([positions], device=network.device).expand(rows, tokens)
+    mask_BC = torch.ones(rows, at + tokens, dtype=torch.bool, device=network.device)
+    return network.logits(ids_BQ, cache, (position_BQ, mask_BC), keep)
