@@ -234,7 +234,8 @@ def declared_table(found: Found) -> str:
         at_longest = declared(found, steps)
         for name, row in at_longest.items():
             cells = [told(_contrast(found, name, length, steps)) for length in found.sizes.lengths]
-            rows.append([names[name], str(steps), str(len(row.seeds.by_seed)), *cells, says(row)])
+            verdict = "the floor" if name == "floor" else says(row)
+            rows.append([names[name], str(steps), str(len(row.seeds.by_seed)), *cells, verdict])
     lengths = [f"{length:,}" for length in found.sizes.lengths]
     return grid(["nats per token", "steps", "seeds", *lengths, f"verdict at {found.longest:,}"], rows)
 
