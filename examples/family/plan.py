@@ -89,11 +89,11 @@ class Job:
 
 
 def jobs(sizes: Sizes, seeds: int) -> Iterator[Job]:
-    """Yield all models in the order of their worth: two whole seeds, then what is measured for few, then the others."""
-    for seed in range(min(seeds, 2)):
+    """Yield all models in the order of their worth: three whole seeds, then what is measured for few, then the others."""
+    for seed in range(min(seeds, 3)):
         yield from core(sizes, seed)
     yield from (Job(job.arm, job.seed, job.steps, extras=True) for job in core(sizes, 0))
-    for seed in range(2, seeds):
+    for seed in range(3, seeds):
         yield from core(sizes, seed)
     for seed in range(min(seeds, sizes.long_seeds)):
         yield from (Job(arm, seed, sizes.equal_tokens) for arm in LONG)
