@@ -89,7 +89,7 @@ class Job:
 
 
 def jobs(sizes: Sizes, seeds: int) -> Iterator[Job]:
-    """Yield all models in the order of their worth: three whole seeds, then what is measured for few, then the others."""
+    """Yield all models in the order of their worth: three whole seeds, what is measured for few, then the others."""
     for seed in range(min(seeds, 3)):
         yield from core(sizes, seed)
     yield from (Job(job.arm, job.seed, job.steps, extras=True) for job in core(sizes, 0))
