@@ -9,8 +9,6 @@ from pathlib import Path
 from anchoreval.cli import options as shared
 from anchoreval.cli.console import note, say
 
-MANY = 12  # runs that one page shows with their samples; more are a summary with a page for each
-
 
 def flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
@@ -33,7 +31,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     """Write the page and its CSV, and print their paths on stdout."""
     from anchoreval.records.run import find_runs, tell_changed
-    from anchoreval.reports.board.declared import write_leaderboard, write_summary
+    from anchoreval.reports.board.declared import MANY, write_leaderboard, write_summary
     from anchoreval.reports.readable import draw, load_runs
     from anchoreval.reports.viewer.beside import supply
     from anchoreval.suites.outside import name_suites

@@ -33,10 +33,15 @@ def main(options: argparse.Namespace) -> int:
     asked, models = shared.keywords(options, shared.OF_RUNS), models_named(options.model)
     if len(models) == 1:
         return _told(evaluate(**asked | {"model": models[0]}, watch=watch, tell=note))
+    from anchoreval.reports.board.declared import MANY, write_summary
+
     runs = evaluate(**asked | {"model": models}, watch=watch, tell=note)
     codes = [_told(run) for run in runs]
     pairs(runs)
-    csv, html = write_board(runs, options.output)
+    if len(runs) > MANY:
+        csv, html = write_summary([run.path for run in runs], options.output, tell=note)
+    else:
+        csv, html = write_board(runs, options.output)
     note(f"board of all: {html}\ncsv: {csv}")
     return max(codes)
 

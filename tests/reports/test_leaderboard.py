@@ -334,7 +334,7 @@ def test_a_summary_of_many_runs_has_a_row_for_each_and_a_page_in_each_folder(tmp
 
 
 def test_more_runs_than_a_page_shows_are_a_summary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anchoreval.cli.board.MANY", 1)
+    monkeypatch.setattr("anchoreval.reports.board.declared.MANY", 1)
     for name in ("one", "two"):
         saved(make_run(tmp_path / name))
     result = cli("board", str(tmp_path))

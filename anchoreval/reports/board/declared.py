@@ -19,6 +19,8 @@ from anchoreval.reports.readable import draw
 
 __all__ = ["Board", "Declared", "Definition", "build", "find_definition", "load_definition", "write_leaderboard"]
 
+MANY = 12  # runs that one page shows with their samples; more are a summary with a page for each
+
 
 def write_leaderboard(
     runs: Sequence[Path],
