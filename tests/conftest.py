@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -93,3 +94,11 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_suites() -> Iterator[None]:
+    """Forget, after each file, the suites from outside that its tests named in this process."""
+    yield
+    if (outside := sys.modules.get("anchoreval.suites.outside")) is not None:
+        outside._NAMED.clear()
