@@ -83,6 +83,14 @@ def parse_pattern(text: str) -> str:
     return ":".join([name, *(str(int(number)) for number in numbers)])
 
 
+def is_pattern(text: str) -> bool:
+    """Return whether `text` spells a pattern as `parse_pattern` returns it."""
+    try:
+        return parse_pattern(text) == text
+    except AnchorEvalError:
+        return False
+
+
 def numbers_of(pattern: str, name: str) -> tuple[int, ...]:
     """Return the numbers of a pattern with this name, none for a pattern of another name."""
     first, *numbers = pattern.split(":")

@@ -22,7 +22,7 @@ from anchoreval.arms.inspect_hf import selftest
 from anchoreval.arms.kernels import FUSED
 from anchoreval.arms.layout import Arrangement, Place, Realisation
 from anchoreval.arms.patch_hf import Applied, Kernel, applied, rotary_modules
-from anchoreval.arms.patterns import PATTERNS, WINDOW_RULE, rule_of
+from anchoreval.arms.patterns import NUMBERED, PATTERNS, WINDOW_RULE, is_pattern, rule_of
 from anchoreval.arms.positions import GENERATED
 from anchoreval.arms.sinks import only_sinks_and_window
 from anchoreval.backends.answering import require_answerable
@@ -214,6 +214,8 @@ class HfBackend:
         auto: Kernel | None = "fused" if self._auto_fused else None
         kernels: dict[str, Kernel | None] = {"auto": auto, "fused": "fused", DEFAULT: "stock", stock: "stock"}
         arrangement = replace(arm.arrangement, place=place, realisation=self._realisation)
+        if not is_pattern(arm.attention):
+            arm.require_one_of((*PATTERNS, *NUMBERED), "attention", "hf")
         if self._realisation == "flex" and arm.attention not in PATTERNS:
             text = f"attention {arm.attention!r} with realisation 'flex', only {' or '.join(PATTERNS)}"
             raise UnsupportedArm(f"arm {arm.name!r}: hf cannot compute {text}")
