@@ -305,6 +305,7 @@ def groups_of(cell: Cell, spec: Spec) -> Iterator[list[Sample]]:
 
 
 T = TypeVar("T")
+AHEAD = "makes prompts ahead"  # name of the thread
 
 
 def ahead(items: Iterator[T]) -> Iterator[T]:
@@ -319,7 +320,7 @@ def ahead(items: Iterator[T]) -> Iterator[T]:
             made.put((None, error))
 
     wanted.put(True)
-    Thread(target=make, daemon=True).start()  # Ctrl-C does not wait for prompts
+    Thread(target=make, name=AHEAD, daemon=True).start()  # Ctrl-C does not wait for prompts
     try:
         while True:
             item, error = made.get()

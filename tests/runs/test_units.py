@@ -19,7 +19,7 @@ from anchoreval.errors import RunError
 from anchoreval.records.lines import RECORDS
 from anchoreval.records.run import Run, load_run
 from anchoreval.runs.identity import environment_of
-from anchoreval.runs.units import Unit, ahead
+from anchoreval.runs.units import AHEAD, Unit, ahead
 from anchoreval.runs.verify.records import findings
 from anchoreval.runs.workers.actors import Fleet
 from anchoreval.schema import Output
@@ -132,10 +132,9 @@ def test_prompts_made_ahead_come_in_order_and_an_error_in_its_turn() -> None:
 
 
 def test_the_thread_that_makes_prompts_ends_with_whoever_takes_them() -> None:
-    before = threading.active_count()
     first = ahead(itertools.count())
     assert next(first) == 0
     first.close()  # type: ignore[attr-defined]
-    for thread in set(threading.enumerate()) - {threading.main_thread()}:
-        thread.join(timeout=5)
-    assert threading.active_count() <= before
+    for thread in [thread for thread in threading.enumerate() if thread.name == AHEAD]:
+        thread.join(timeout=30)
+        assert not thread.is_alive()
