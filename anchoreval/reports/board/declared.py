@@ -52,7 +52,7 @@ def write_summary(
     """Write board.csv and board.html of many runs into `folder`, and a page for each run into its own folder.
 
     The summary has the table and the maps of all runs, and links to their pages, which hold cards, tables and samples.
-    Memory does not grow with the records. A run that cannot be read is reported and skipped.
+    Of one run at a time all records are held, for its page. A run that cannot be read is reported and skipped.
     """
     known = list[Run]()
     for path in runs:
