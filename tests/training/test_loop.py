@@ -329,5 +329,6 @@ def test_a_kill_at_any_moment_costs_the_steps_since_the_last_checkpoint(
     for case in range(10):
         assert content(tmp_path / str(case) / "out" / unbroken.name) == content(unbroken), case
     told = (tmp_path / "told.txt").read_text().splitlines()
-    assert sum("checkpoint-4 is torn" in line for line in told) == 6  # of those that were killed inside its save
+    # Six were killed inside the save of step 4; a kill at any moment may meet it too, on a machine that is as fast.
+    assert sum("checkpoint-4 is torn" in line for line in told) >= 6
     assert sum("goes on from step 2" in line for line in told) >= 6
