@@ -21,12 +21,11 @@ from anchoreval.records.run import Run, header_alone
 from anchoreval.reports.board import run_table
 from anchoreval.runs.evaluate import as_served
 from anchoreval.runs.lengths import ANCHOR_TOKENS, LengthRule, template_tokens
-from anchoreval.runs.prompts import Prompts
+from anchoreval.runs.prompts import Prompts, Spec
 from anchoreval.runs.rebuild import Remake
-from anchoreval.runs.spec import Spec
 from anchoreval.runs.verify.records import findings
 from anchoreval.schema import Request, Sample, Segment
-from anchoreval.stats.fill import fill, underfilled
+from anchoreval.stats.cells import fill, underfilled
 from anchoreval.suites import generator_of
 from anchoreval.suites.longbench_v2 import generate as longbench_v2
 from anchoreval.texts.sources import Sources
