@@ -111,6 +111,13 @@ class Expected:
     keys: bytearray = field(default_factory=bytearray)
     lines: array[int] = field(default_factory=lambda: array("Q"))
 
+    def add(self, made: Made, keys: list[str]) -> None:
+        """Add a sample with its key under every arm."""
+        self.numbers[made.record.sample_id] = len(self.made)
+        self.made.append(made)
+        self.keys += b"".join(map(bytes.fromhex, keys))
+        self.lines.extend([0] * len(keys))
+
 
 def expected_of(remake: Remake, progress: Progress = SILENT) -> Expected:
     """Return what the run's records must hold, made from its header alone."""
@@ -121,10 +128,7 @@ def expected_of(remake: Remake, progress: Progress = SILENT) -> Expected:
         keys = [key_of(request, arm, engine) for arm in remake.spec.arms]
         bet_on = source_bet_on(remake, sample) if remake.header.until else None
         blank = pressed(to_record("", sample, request, remake.spec.arms[0], NO_OUTPUT, Score(None)))
-        expected.numbers[sample.id] = len(expected.made)
-        expected.made.append(Made(blank, group, replace(sample, segments=()) if sample.then else None, bet_on))
-        expected.keys += b"".join(map(bytes.fromhex, keys))
-        expected.lines.extend([0] * len(keys))
+        expected.add(Made(blank, group, replace(sample, segments=()) if sample.then else None, bet_on), keys)
         progress(1)
     return expected
 
