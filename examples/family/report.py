@@ -371,12 +371,13 @@ def _control(found: Found, row: SeedRow | None) -> str:
     if row.says == "higher":
         return f"{start}{says(row)}, so this family can show what rounding of positions does to a training."
     shorter = _rows({f"{each:,}": control(found, each) for each in found.sizes.lengths if each != length})
-    seen = [f"{told(one.seeds)} at {name} tokens ({says(one)})" for name, one in shorter.items() if one.says == "higher"]
+    higher = {name: one for name, one in shorter.items() if one.says == "higher"}
+    seen = [f"{told(one.seeds)} at {name} tokens ({says(one)})" for name, one in higher.items()]
     if not seen:
         return f"{start}{says(row)}. The control does not show, so this family can show nothing about the rest."
     return (
-        f"{start}{says(row)}. It is {' and '.join(seen)}, so reset helps at lengths that the base knew, and this family "
-        f"can show nothing at {length:,} tokens, the length of the question."
+        f"{start}{says(row)}. It is {' and '.join(seen)}, so reset helps at lengths that the base knew, and this "
+        f"family can show nothing at {length:,} tokens, the length of the question."
     )
 
 
