@@ -99,9 +99,14 @@ class FakeBackend:
         """Make further calls errors."""
         self._closed = True
 
+    def _meant(self, request: Request) -> tuple[int, ...]:
+        """Return the tokens of an answer before it ends."""
+        if self._right(request):
+            return request.reference_ids
+        return request.token_ids[:_WRONG_TOKENS] if self._mode == "wrong" else ()
+
     def _answer(self, request: Request) -> Output:
-        wrong = request.token_ids[:_WRONG_TOKENS] if self._mode == "wrong" else ()
-        meant = request.reference_ids if self._right(request) else wrong
+        meant = self._meant(request)
         ids = meant[: request.max_new_tokens]
         stream = TextStream(self._decoder, request.token_ids, request.stop)
         ends = (i + 1 for i, token in enumerate(ids) if stream.push(token) or token in request.end_ids)
