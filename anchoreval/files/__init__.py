@@ -9,14 +9,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from anchoreval.errors import RunError
+from anchoreval.schema import Json
 
 PART = ".part"
 MOST_BYTES = 64 * 2**20  # limit for a file that is read whole, and for a line
@@ -37,10 +40,27 @@ def clear_parts(path: Path) -> None:
 
 
 def write_whole(path: Path, pieces: Iterable[str | bytes]) -> Path:
-    """Write all pieces to a file beside `path`, sync it and rename it to `path`; return `path`.
+    """Write all pieces to `path` as in `_whole`, text as UTF-8; return `path`."""
+    with _whole(path) as file:
+        file.writelines(piece.encode("utf-8") if isinstance(piece, str) else piece for piece in pieces)
+    return path
 
-    Text becomes UTF-8. Missing folders are created. Raise RunError if the file cannot be written: `path` then keeps its
-    old content, and no half-written file stays.
+
+def write_json_lines(path: Path, rows: Iterable[Json], **how: Any) -> Path:
+    """Write a line of JSON for each row to `path` as in `_whole`; `how` goes to `json.dumps`. Return `path`."""
+    import jsonlines
+
+    with _whole(path) as file:
+        jsonlines.Writer(file, dumps=partial(json.dumps, **{"ensure_ascii": False, **how})).write_all(rows)
+    return path
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file beside `path`, which is synced and renamed to `path` at the end of the block.
+
+    Missing folders are created. Raise RunError if the file cannot be written: `path` then keeps its old content, and no
+    half-written file stays.
     """
     clear_parts(path)
     part = path.with_name(f"{path.name}.{os.getpid()}{PART}")
@@ -49,14 +69,13 @@ def write_whole(path: Path, pieces: Iterable[str | bytes]) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             part.unlink(missing_ok=True)  # left by a killed process that had the same number
             with part.open("xb") as file:  # "x" never writes through a link that lies there
-                file.writelines(piece.encode("utf-8") if isinstance(piece, str) else piece for piece in pieces)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(path)
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
-    return path
 
 
 @contextlib.contextmanager

@@ -43,12 +43,12 @@ def _fetched(source: Published, target: Path, note: Say, received: Received) -> 
             return target
         raise SourceError(f"{target} is not the published file: move it away, then fetch again")
     reasons = []
-    for address in map(address_of, source.addresses):
-        note(f"fetching {address}")
+    for address in source.addresses:
+        note(f"fetching {address_of(address)}")
         try:
             return download(address, target, source.sha256, received)
         except (OSError, SourceError) as error:
-            reasons.append(f"{address}: {error}")
+            reasons.append(f"{address_of(address)}: {error}")
     raise SourceError(f"{source.file} could not be fetched: {'; '.join(reasons) or source.recipe}")
 
 

@@ -114,8 +114,8 @@ def test_a_loss_is_wanted_on_the_tokens_that_begin_inside_its_spans(tmp_path: Pa
     ("content", "message"),
     [
         ('{"text": 1}\n', r":1: no 'text' and no input_ids; it has text \(--text-key"),
-        ('{"text": "a b"}\n[1]\n', ":2: no object"),
-        ('{"text": "a b"}\n{"text": \n', ":2: cannot be read as JSON"),
+        ('{"text": "a b"}\n[1]\n', ":2: not a record: each line is one JSON object"),
+        ('{"text": "a b"}\n{"text": \n', ":2 is not JSON"),
         ('{"text": "\\ud800 x"}\n', ":1: text holds half a character"),
         ('{"input_ids": [1, 2], "source": [{"end": 5}]}\n', ":1: source: an end that is not between 0 and 2"),
         ('{"input_ids": [1, 99999999]}\n', "a token id 99999999 in text, the tokenizer has"),
