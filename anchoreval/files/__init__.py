@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import os
 import stat
@@ -40,27 +41,10 @@ def clear_parts(path: Path) -> None:
 
 
 def write_whole(path: Path, pieces: Iterable[str | bytes]) -> Path:
-    """Write all pieces to `path` as in `_whole`, text as UTF-8; return `path`."""
-    with _whole(path) as file:
-        file.writelines(piece.encode("utf-8") if isinstance(piece, str) else piece for piece in pieces)
-    return path
+    """Write all pieces to a file beside `path`, sync it and rename it to `path`; return `path`.
 
-
-def write_json_lines(path: Path, rows: Iterable[Json], **how: Any) -> Path:
-    """Write a line of JSON for each row to `path` as in `_whole`; `how` goes to `json.dumps`. Return `path`."""
-    import jsonlines
-
-    with _whole(path) as file:
-        jsonlines.Writer(file, dumps=partial(json.dumps, **{"ensure_ascii": False, **how})).write_all(rows)
-    return path
-
-
-@contextlib.contextmanager
-def _whole(path: Path) -> Iterator[BinaryIO]:
-    """Yield a file beside `path`, which is synced and renamed to `path` at the end of the block.
-
-    Missing folders are created. Raise RunError if the file cannot be written: `path` then keeps its old content, and no
-    half-written file stays.
+    Text becomes UTF-8. Missing folders are created. Raise RunError if the file cannot be written: `path` then keeps its
+    old content, and no half-written file stays.
     """
     clear_parts(path)
     part = path.with_name(f"{path.name}.{os.getpid()}{PART}")
@@ -69,13 +53,30 @@ def _whole(path: Path) -> Iterator[BinaryIO]:
             path.parent.mkdir(parents=True, exist_ok=True)
             part.unlink(missing_ok=True)  # left by a killed process that had the same number
             with part.open("xb") as file:  # "x" never writes through a link that lies there
-                yield file
+                file.writelines(piece.encode("utf-8") if isinstance(piece, str) else piece for piece in pieces)
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(path)
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+    return path
+
+
+def write_json_lines(path: Path, rows: Iterable[Json], **how: Any) -> Path:
+    """Write a line of JSON for each row as `write_whole` does; `how` goes to `json.dumps`. Return `path`."""
+    import jsonlines
+
+    def lines() -> Iterator[str]:
+        buffer = io.StringIO()
+        writer = jsonlines.Writer(buffer, dumps=partial(json.dumps, **{"ensure_ascii": False, **how}))
+        for row in rows:
+            writer.write(row)
+            yield buffer.getvalue()
+            buffer.seek(0)
+            buffer.truncate()
+
+    return write_whole(path, lines())
 
 
 @contextlib.contextmanager
