@@ -16,8 +16,8 @@ from anchoreval.stats import Asked, Contrast, Row, Trained
 TRAINED = ("trained_as", "trained_rope", "seed", "steps")  # columns on how a model was trained
 
 
-def csv_lines(columns: Sequence[str], texts: Collection[str], rows: Iterable[Mapping[str, str]]) -> Iterator[str]:
-    """Yield the lines of a table, header first; fields that a row lacks are empty.
+def csv_lines(columns: Sequence[str], texts: Collection[str], rows: Iterable[Mapping[str, Json]]) -> Iterator[str]:
+    """Yield the lines of a table, header first; fields that a row lacks are empty, and so is None.
 
     The columns `texts` hold text of a user's or a stranger's, and are written so that no spreadsheet runs them.
     """
@@ -25,7 +25,7 @@ def csv_lines(columns: Sequence[str], texts: Collection[str], rows: Iterable[Map
     writer = csv.DictWriter(out, columns, restval="", lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({key: _harmless(value) if key in texts else value for key, value in row.items()})
+        writer.writerow({key: _harmless(str(value)) if value and key in texts else value for key, value in row.items()})
         yield out.getvalue()
         out.seek(0)
         out.truncate()

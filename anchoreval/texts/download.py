@@ -132,6 +132,8 @@ def _of_web(address: str, file: BinaryIO, bar: type[Any]) -> None:
         if answer.status_code == HTTPStatus.OK:  # the whole file, whatever part of it was asked for
             file.seek(0)
             file.truncate()
+        rest = int(answer.headers.get("Content-Length") or 0)
+        bar.size = file.tell() + rest if rest else None
 
     have = file.tell()
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
@@ -142,30 +144,16 @@ def _of_web(address: str, file: BinaryIO, bar: type[Any]) -> None:
 def _bar_of(file: BinaryIO, progress: Progress) -> type[Any]:
     """Return the class of a progress bar, as huggingface_hub and pooch use one, that tells `progress` of the file."""
 
-    class Bar:
+    class Bar(contextlib.ExitStack):  # can be entered and closed, as theirs can
         size: int | None = None  # of the whole file
 
         def __init__(self, total: int | None = None, **_: object) -> None:
+            super().__init__()
             type(self).size = total
-
-        @property
-        def total(self) -> int | None:
-            return self.size
-
-        @total.setter
-        def total(self, rest: int) -> None:  # pooch says here what is still to come
-            type(self).size = file.tell() + rest if rest else None
-
-        def __enter__(self) -> Bar:
-            return self
-
-        def __exit__(self, *_: object) -> None: ...
 
         def update(self, _: int) -> None:
             progress(file.tell(), self.size)
 
         def reset(self) -> None: ...
-
-        close = reset
 
     return Bar

@@ -141,6 +141,16 @@ def test_places_that_hold_no_text_are_named(tmp_path: Path) -> None:
             list(documents_in([str(tmp_path / place)]))
 
 
+@pytest.mark.parametrize("harm", ["cut", "changed"])
+def test_a_compressed_file_that_is_not_whole_is_not_taken_for_a_shorter_one(tmp_path: Path, harm: str) -> None:
+    lines = "".join(json.dumps({"text": f"{number} {number * number}"}) + "\n" for number in range(5000))
+    packed, path = gzip.compress(lines.encode()), tmp_path / "a.jsonl.gz"
+    middle = len(packed) // 2
+    path.write_bytes(packed[:middle] if harm == "cut" else packed[:middle] + b"\xff" * 64 + packed[middle + 64 :])
+    with pytest.raises(SourceError, match=r"a\.jsonl\.gz(:\d+)?( is not JSON|: )"):
+        list(documents_in([str(path)]))
+
+
 def test_a_store_is_whole_or_said_not_to_be(tmp_path: Path, tokenizer: TextTokenizer) -> None:
     data = jsonl(tmp_path / "a.jsonl", *({"text": text} for text in TEXTS))
     folder = tmp_path / "store"
