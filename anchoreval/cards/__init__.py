@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from anchoreval.cards.packaged import Package, packaged_folder
 from anchoreval.cards.strict_yaml import one_line, read_yaml
-from anchoreval.errors import CardError, ModelError, UnknownName
+from anchoreval.errors import AnchorEvalError, CardError, ModelError, UnknownName
 
 BETWEEN = r"[,\s]+"  # names in one text
 LengthOf = Literal["sample", "prompt", "natural"]
@@ -208,9 +208,9 @@ def load_tasks(where: Path | None = None) -> tuple[dict[str, Task], dict[str, tu
 def select_tasks(names: str, where: Path | None = None) -> tuple[list[Task], frozenset[str]]:
     """Return the tasks that `names` stand for, and which of them were named singly.
 
-    A name is a suite, a set, a task, a glob, or a range such as `babilong/qa1..qa10`. Names stand between commas or
-    spaces. Tasks come in the order of asking, each task once. Raise UnknownName, with the nearest suite or task, for
-    any other name.
+    A name is a suite, a set, a task (without its suite if one suite has it), a glob, or a range such as
+    `babilong/qa1..qa10`. Names stand between commas or spaces. Tasks come in the order of asking, each task once. Raise
+    UnknownName, with the nearest suite or task, for any other name, AnchorEvalError for a task of several suites.
     """
     return pick(names, *load_tasks(where))
 
@@ -220,6 +220,10 @@ def pick(names: str, tasks: Mapping[str, Task], sets: Mapping[str, Sequence[str]
     chosen: dict[str, Task] = {}
     single: set[str] = set()
     for name in re.split(BETWEEN, names.strip()):
+        alike = [address for address, task in tasks.items() if task.name == name and name not in sets]
+        if len(alike) > 1:
+            raise AnchorEvalError(f"several suites have a task {name}: name one of {', '.join(alike)}")
+        name = alike[0] if alike else name
         matches = list(sets.get(name, ())) or fnmatch.filter(tasks, name) or _range(name)
         if unknown := [each for each in matches if each not in tasks] or [name] * (not matches):
             raise UnknownName("task", unknown[0], [*sets, *tasks])

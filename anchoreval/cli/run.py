@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,8 @@ from anchoreval.cli.progress import shown
 
 if TYPE_CHECKING:
     from anchoreval.records.run import Run
+    from anchoreval.runs.rebuild import Remake
+    from anchoreval.schema import Watch
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
@@ -27,16 +29,18 @@ def main(options: argparse.Namespace) -> int:
     """
     from anchoreval.reports.board import write_board
     from anchoreval.runs.evaluate import evaluate
+    from anchoreval.runs.rebuild import Remake
     from anchoreval.runs.several import models_named
 
     watch = partial(shown, unit="records", goes_on="the same command goes on where it was")
     asked, models = shared.keywords(options, shared.OF_RUNS), models_named(options.model)
+    told = partial(_told, remake=partial(Remake, data_dir=options.data_dir, text=options.text), watch=watch)
     if len(models) == 1:
-        return _told(evaluate(**asked | {"model": models[0]}, watch=watch, tell=note))
+        return told(evaluate(**asked | {"model": models[0]}, watch=watch, tell=note))
     from anchoreval.reports.board.declared import MANY, write_summary
 
     runs = evaluate(**asked | {"model": models}, watch=watch, tell=note)
-    codes = [_told(run) for run in runs]
+    codes = [told(run) for run in runs]
     pairs(runs)
     if len(runs) > MANY:
         csv, html = write_summary([run.path for run in runs], options.output, tell=note)
@@ -46,19 +50,21 @@ def main(options: argparse.Namespace) -> int:
     return max(codes)
 
 
-def _told(result: Run) -> int:
-    """Print a run and write its board; return 1 if a sample has no answer."""
+def _told(result: Run, remake: Callable[[Run], Remake], watch: Watch) -> int:
+    """Print a run and write its board and samples; return 1 if a sample has no answer."""
     from anchoreval.records.run import tell_changed
     from anchoreval.reports.board import run_table, write_board
     from anchoreval.reports.viewer.beside import renew
     from anchoreval.runs.resume import nothing_scored, unanswered
     from anchoreval.runs.rounds import words
+    from anchoreval.schema import work
 
     try:
         say("\n".join([run_table(result), *words(result.header)]))
     finally:  # even if stdout is lost
         tell_changed(result, note)
-        renew(result, note)
+        with work(watch, 0, "making the prompts of the sample pages again"):
+            renew(result, remake, note)
         note(f"records: {result.path}")
         csv, html = write_board([result], result.path)
         note(f"board: {html}\ncsv: {csv}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ from anchoreval.cli.prompts import prompts_of
 
 if TYPE_CHECKING:
     from anchoreval.runs.prompts import Cells
-    from anchoreval.schema import Progress, Sample
+    from anchoreval.schema import Json, Progress
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
@@ -28,25 +27,20 @@ def flags(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Write one JSON line per sample; the file appears once it is complete."""
-    from anchoreval.files import write_whole
+    from anchoreval.files import write_json_lines
 
     prompts = prompts_of(options, options.tasks, options.limit, options.lengths).cells()
     for row in prompts.unmakeable:
         note(f"left out: {row['why']}")
     with shown(sum(cell.asked for cell in prompts), "prompts") as progress:
-        write_whole(options.output, _lines(prompts, progress))
+        write_json_lines(options.output, _rows(prompts, progress))
     return 0
 
 
-def _lines(cells: Cells, progress: Progress) -> Iterator[str]:
+def _rows(cells: Cells, progress: Progress) -> Iterator[dict[str, Json]]:
     for cell in cells:
         progress.at(f"{cell.task.address} at {cell.length:,}")
         for sample in cell.samples:
-            yield _line(sample)
+            row = {"id": sample.id, "task": sample.task, "length": sample.length, "prompt": sample.prompt}
+            yield row | {"references": list(sample.references), "facts": dict(sample.facts)}
             progress(1)
-
-
-def _line(sample: Sample) -> str:
-    row = {"id": sample.id, "task": sample.task, "length": sample.length, "prompt": sample.prompt}
-    row |= {"references": list(sample.references), "facts": dict(sample.facts)}
-    return f"{json.dumps(row, ensure_ascii=False)}\n"

@@ -13,16 +13,19 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import io
 import json
 import os
 import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from anchoreval.errors import RunError
+from anchoreval.schema import Json
 
 PART = ".part"
 MOST_BYTES = 64 * 2**20  # limit for a file that is read whole, and for a line
@@ -67,6 +70,22 @@ def write_whole(path: Path, pieces: Iterable[str | bytes]) -> Path:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
     return path
+
+
+def write_json_lines(path: Path, rows: Iterable[Json], **how: Any) -> Path:
+    """Write a line of JSON for each row as `write_whole` does; `how` goes to `json.dumps`. Return `path`."""
+    import jsonlines
+
+    def lines() -> Iterator[str]:
+        buffer = io.StringIO()
+        writer = jsonlines.Writer(buffer, dumps=partial(json.dumps, **{"ensure_ascii": False, **how}))
+        for row in rows:
+            writer.write(row)
+            yield buffer.getvalue()
+            buffer.seek(0)
+            buffer.truncate()
+
+    return write_whole(path, lines())
 
 
 @contextlib.contextmanager

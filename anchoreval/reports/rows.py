@@ -1,10 +1,48 @@
-"""Rows of contrasts and cells as fields for files, under the names of compare.csv, which other files share."""
+"""Rows of contrasts and cells as fields for files, under the names of compare.csv, which other files share.
+
+`board.csv` of runs and `<name>.csv` of a declared board are tables of such fields (docs/tables.md).
+"""
 
 from __future__ import annotations
 
+import csv
+import io
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
 from anchoreval.reports.words import plain
 from anchoreval.schema import OUTCOMES, Json
-from anchoreval.stats import Asked, Contrast, Row
+from anchoreval.stats import Asked, Contrast, Row, Trained
+
+TRAINED = ("trained_as", "trained_rope", "seed", "steps")  # columns on how a model was trained
+
+
+def csv_lines(columns: Sequence[str], texts: Collection[str], rows: Iterable[Mapping[str, Json]]) -> Iterator[str]:
+    """Yield the lines of a table, header first; fields that a row lacks are empty, and so is None.
+
+    The columns `texts` hold text of a user's or a stranger's, and are written so that no spreadsheet runs them.
+    """
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({key: _harmless(str(value)) if value and key in texts else value for key, value in row.items()})
+        yield out.getvalue()
+        out.seek(0)
+        out.truncate()
+    yield out.getvalue()
+
+
+def _harmless(value: str) -> str:
+    """Return text that no spreadsheet runs; a number stays a number, including its sign."""
+    return value if value.removeprefix("-").replace(".", "", 1).isdecimal() else inert(value)
+
+
+def trained(card: Trained | None, seeds: str = "", steps: str = "") -> dict[str, str]:
+    """Return the fields TRAINED of a model, or of a row over `seeds` and `steps`; none without a training card."""
+    if card is None:
+        return {}
+    values = card.variant, card.rope, seeds or str(card.seed), steps or card.step_words.replace(",", "")
+    return dict(zip(TRAINED, values, strict=True))
 
 
 def fields_of(contrast: Contrast, row: Row) -> dict[str, Json]:

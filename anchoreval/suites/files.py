@@ -8,7 +8,7 @@ from pathlib import Path
 from anchoreval.errors import SourceError
 from anchoreval.files import sha256_of
 from anchoreval.suites.suite import FileState, Suite
-from anchoreval.texts.download import address_of, digest_of, download
+from anchoreval.texts.download import address_of, digest_of, download, unconnected
 from anchoreval.texts.sources import Published, Sources
 
 Say = Callable[[str], None]
@@ -43,12 +43,14 @@ def _fetched(source: Published, target: Path, note: Say, received: Received) -> 
             return target
         raise SourceError(f"{target} is not the published file: move it away, then fetch again")
     reasons = []
-    for address in map(address_of, source.addresses):
-        note(f"fetching {address}")
+    for address in source.addresses:
+        note(f"fetching {address_of(address)}")
         try:
             return download(address, target, source.sha256, received)
         except (OSError, SourceError) as error:
-            reasons.append(f"{address}: {error}")
+            reasons.append(f"{address_of(address)}: {error}")
+            if unconnected(error):
+                break
     raise SourceError(f"{source.file} could not be fetched: {'; '.join(reasons) or source.recipe}")
 
 

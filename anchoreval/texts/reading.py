@@ -7,7 +7,7 @@ import json
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -35,7 +35,7 @@ def json_of(content: str | bytes, where: str) -> Json:
     A text with a lone surrogate is an error too.
     """
     try:
-        text = content if isinstance(content, str) else content.decode("utf-8-sig")
+        text = (content if isinstance(content, str) else content.decode("utf-8")).removeprefix("\ufeff")
         value: Json = json.loads(text)
     except ValueError as error:
         raise SourceError(f"{where} is not JSON ({error}); {_LFS}") from None
@@ -44,6 +44,38 @@ def json_of(content: str | bytes, where: str) -> Json:
     if _HALVES.search(text) and not whole(json.dumps(value, ensure_ascii=False)):
         raise SourceError(f"{where} {_HALF}")
     return value
+
+
+def json_lines(
+    lines: Iterable[bytes], file: object, loads: Callable[[str | bytes, str], Json] = json_of
+) -> Iterator[tuple[str, dict[str, Json]]]:
+    """Yield `file:line` and the JSON object of every line that is not blank; `loads` takes a line and its place.
+
+    Raise SourceError that names file and line.
+    """
+    import jsonlines
+
+    number = 0
+
+    def counted() -> Iterator[bytes]:
+        nonlocal number
+        try:
+            for line in lines:
+                number += 1
+                yield line
+        except EOFError as error:  # the reader takes it for the end of the lines
+            raise OSError(f"{file}:{number}: {error}") from error
+
+    reader = jsonlines.Reader(counted(), loads=lambda line: loads(line, f"{file}:{number}"))
+    try:
+        for row in reader.iter(type=dict, skip_empty=True):
+            yield f"{file}:{number}", row
+    except jsonlines.InvalidLineError as error:
+        if error.__cause__ is None:
+            raise SourceError(f"{file}:{number}: not a record: each line is one JSON object, {{...}}") from None
+        raise SourceError(f"{file}:{number} is not JSON ({error.__cause__}); {_LFS}") from None
+    except RecursionError:
+        raise SourceError(f"{file}:{number} is not JSON that can be read: nested too deeply") from None
 
 
 @contextlib.contextmanager

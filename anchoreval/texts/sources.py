@@ -17,7 +17,7 @@ from typing import Any, Literal
 from anchoreval.errors import SourceError
 from anchoreval.files import cache_folder, sha256_of
 from anchoreval.schema import Json
-from anchoreval.texts.download import address_of, download, unconnected
+from anchoreval.texts.download import download, unconnected
 from anchoreval.texts.passage import Split
 from anchoreval.texts.questions import Questions, of_hotpot, of_squad
 from anchoreval.texts.reading import expected, json_of
@@ -236,7 +236,7 @@ class Sources:
             if self.offline:
                 break
             try:
-                return download(address_of(address), self.cache / source.file, source.sha256)
+                return download(address, self.cache / source.file, source.sha256)
             except (OSError, SourceError) as error:
                 reasons.append(f"{address}: {error}")
                 self.offline = self.offline or unconnected(error)  # and no other file is waited for

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -12,6 +13,7 @@ from typing import Any
 
 from anchoreval.errors import MissingExtra, SourceError
 from anchoreval.files.strict_json import unpaired
+from anchoreval.texts.reading import json_lines
 
 #: The name of the source of documents that name none.
 UNNAMED = "text"
@@ -83,22 +85,16 @@ def _text(path: Path, text_key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     try:
         with _opened(path) as file:
             yield str(path), {text_key: file.read().decode("utf-8")}
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zlib.error) as error:
         raise SourceError(f"{path}: cannot be read as UTF-8: {error}") from error
 
 
 def _jsonl(path: Path, _: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    number = 0
     try:
-        with _opened(path) as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    row = json.loads(line)
-                    if not isinstance(row, dict):
-                        raise SourceError(f"{path}:{number}: no object; a line is one document: {{'text': ...}}")
-                    yield f"{path}:{number}", row
-    except (OSError, ValueError, RecursionError, EOFError) as error:
-        raise SourceError(f"{path}:{number}: cannot be read as JSON: {' '.join(str(error).split())[:120]}") from error
+        with _opened(path) as file:  # half a character where no text is does no harm
+            yield from json_lines(file, path, lambda line, _: json.loads(line))
+    except (OSError, EOFError, zlib.error) as error:
+        raise SourceError(f"{path}: cannot be read: {' '.join(str(error).split())[:120]}") from error
 
 
 def _opened(path: Path) -> Any:

@@ -16,7 +16,7 @@ from anchoreval.cards import (
     select_tasks,
     with_settings,
 )
-from anchoreval.errors import CardError, UnknownName
+from anchoreval.errors import AnchorEvalError, CardError, UnknownName
 from anchoreval.suites import generators, scorers
 
 CARD = """about: a suite
@@ -84,6 +84,18 @@ def test_tasks_are_selected_by_set_task_and_glob_each_once_in_the_order_asked() 
     chosen, single = select_tasks("ruler/vt, ruler/niah_single_* ruler/vt")
     assert [task.name for task in chosen] == ["vt", "niah_single_1", "niah_single_2", "niah_single_3"]
     assert single == {"ruler/vt"}
+
+
+def test_a_task_that_one_suite_has_needs_no_suite() -> None:
+    chosen, single = select_tasks("hellaswag,gsm8k")
+    assert [task.address for task in chosen] == ["general/hellaswag", "general/gsm8k"]
+    assert single == {"general/hellaswag", "general/gsm8k"}
+    assert {task.suite for task in select_tasks("mmlu")[0]} == {"general"}, "the name of a set is the set"
+
+
+def test_a_task_that_several_suites_have_is_answered_with_all_of_them() -> None:
+    with pytest.raises(AnchorEvalError, match="task vt: name one of ruler-balanced/vt, ruler/vt"):
+        select_tasks("vt")
 
 
 def test_an_unknown_task_is_answered_with_the_nearest_names() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import socket
@@ -21,7 +22,7 @@ from anchoreval.suites.general.rows import HUB
 from anchoreval.suites.longbench.records import LONGBENCH, RECORDS
 from anchoreval.suites.longbench_v2.records import LONGBENCH_V2
 from anchoreval.texts import sources
-from anchoreval.texts.download import address_of, download
+from anchoreval.texts.download import address_of, download, unconnected
 from anchoreval.texts.sources import Published
 
 BODY = bytes(range(256)) * 40
@@ -43,6 +44,7 @@ class Server(ThreadingHTTPServer):
     cut: int | None = None
     ranges = True
     served: list[str | None]
+    tokens: list[str | None]
 
     @property
     def address(self) -> str:
@@ -59,8 +61,11 @@ class Handler(BaseHTTPRequestHandler):
         if start >= len(BODY):
             self.send_error(416)
             return
+        self.server.tokens.append(self.headers.get("Authorization"))
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(BODY) - start))
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(BODY) - 1}/{len(BODY)}")
         self.end_headers()
         self.wfile.write(BODY[start : start + (self.server.cut or len(BODY))])
 
@@ -70,7 +75,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[Server]:
     made = Server(("127.0.0.1", 0), Handler)
-    made.served = []
+    made.served, made.tokens = [], []
     thread = threading.Thread(target=made.serve_forever, daemon=True)
     thread.start()
     yield made
@@ -89,15 +94,15 @@ def pinned(server: Server, monkeypatch: pytest.MonkeyPatch) -> Published:
 
 def test_a_download_that_broke_off_goes_on_where_it_was(server: Server, tmp_path: Path) -> None:
     target = tmp_path / "in" / "data.zip"
-    server.cut = 3000
-    for have in (3000, 6000):
+    server.cut = 3072  # bytes; what comes is kept by the kilobyte
+    for have in (3072, 6144):
         with pytest.raises(OSError, match=f"broke off after {have} of {len(BODY)} bytes; the same command goes on"):
             download(server.address, target, SHA256)
         assert not target.exists() and target.with_name("data.zip.part").stat().st_size == have
     server.cut = None
     seen: list[tuple[int, int | None]] = []
     assert download(server.address, target, SHA256, lambda have, of: seen.append((have, of))).read_bytes() == BODY
-    assert server.served == [None, "bytes=3000-", "bytes=6000-"] and seen[-1] == (len(BODY), len(BODY))
+    assert server.served == [None, "bytes=3072-", "bytes=6144-"] and seen[-1] == (len(BODY), len(BODY))
     assert [path.name for path in target.parent.iterdir()] == ["data.zip"]
 
 
@@ -112,6 +117,14 @@ def test_a_part_that_is_already_whole_is_taken(server: Server, tmp_path: Path) -
     assert download(server.address, tmp_path / "data.zip", SHA256).read_bytes() == BODY
 
 
+def test_two_processes_do_not_fetch_one_file(server: Server, tmp_path: Path) -> None:
+    with (tmp_path / "data.zip.part").open("ab") as part:
+        fcntl.flock(part, fcntl.LOCK_EX)
+        with pytest.raises(OSError, match="another process is fetching"):
+            download(server.address, tmp_path / "data.zip", SHA256)
+    assert not server.served
+
+
 def test_another_content_is_refused_and_leaves_nothing(server: Server, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="its SHA-256 is"):
         download(server.address, tmp_path / "data.zip", "0" * 64)
@@ -119,6 +132,66 @@ def test_another_content_is_refused_and_leaves_nothing(server: Server, tmp_path:
     with pytest.raises(SourceError, match="its SHA-256 is"):
         download(server.address, tmp_path / "data.zip", SHA256)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def hub(server: Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An address of the hub, which that server mirrors."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1024)
+    monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda _: None)
+    monkeypatch.setenv("HF_ENDPOINT", server.address.removesuffix("/data.zip"))
+    return "https://huggingface.co/datasets/owner/name/resolve/abcdef0123/data.zip"
+
+
+def test_what_the_hub_has_is_resumed_with_its_token_from_its_mirror(
+    hub: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_mine")
+    (tmp_path / "data.zip.part").write_bytes(BODY[:4096])
+    seen: list[tuple[int, int | None]] = []
+    download(hub, tmp_path / "data.zip", SHA256, lambda have, of: seen.append((have, of)))
+    assert (tmp_path / "data.zip").read_bytes() == BODY and seen[-1] == (len(BODY), len(BODY))
+    assert server.served == ["bytes=4096-"] and server.tokens == ["Bearer hf_mine"]
+    assert [path.name for path in tmp_path.iterdir()] == ["data.zip"]
+
+
+def test_a_download_from_the_hub_goes_on_by_itself_and_by_the_same_command(
+    hub: str, server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.cut = 6144
+    assert download(hub, tmp_path / "data.zip", SHA256).read_bytes() == BODY
+    assert server.served == [None, "bytes=6144-"]
+    (tmp_path / "other.zip.part").write_bytes(BODY[:2048])
+    server.cut = 100  # less than is written at once: nothing comes
+    with pytest.raises(OSError, match=f"broke off after 2048 of {len(BODY)} bytes; the same command goes on") as caught:
+        download(hub, tmp_path / "other.zip", SHA256)
+    assert "\n" not in str(caught.value) and not caplog.records
+    assert (tmp_path / "other.zip.part").read_bytes() == BODY[:2048]
+
+
+def test_offline_the_hub_is_not_asked(
+    hub: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(OSError, match="offline mode is enabled") as caught:
+        download(hub, tmp_path / "data.zip", SHA256)
+    assert "\n" not in str(caught.value) and not server.served and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("address", ["http://example.org/data.zip", LONGBENCH.addresses[0]])
+def test_a_machine_without_a_network_is_told_from_a_server_that_is_down(
+    hub: str, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kind, alone in (socket.gaierror, True), (ConnectionRefusedError, False):
+
+        def unreachable(*_: object, kind: type[OSError] = kind, **__: object) -> None:
+            raise kind(1, "out of reach")
+
+        monkeypatch.setattr("socket.getaddrinfo", unreachable)
+        with pytest.raises(OSError, match="out of reach") as caught:
+            download(address, tmp_path / "data.zip", SHA256)
+        assert unconnected(caught.value) == alone and "\n" not in str(caught.value)
 
 
 def test_a_dead_server_is_one_line_with_its_address(

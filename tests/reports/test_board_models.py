@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -18,13 +20,15 @@ from test_leaderboard import declared, saved
 from anchoreval import compare
 from anchoreval.errors import CardError
 from anchoreval.records.run import Run
-from anchoreval.reports.board import write_board
+from anchoreval.reports.board import board_csv, run_csv, sheet, write_board
 from anchoreval.reports.board.build import Board, Line, build
 from anchoreval.reports.board.columns import Value
 from anchoreval.reports.board.declared import load_definition
 from anchoreval.reports.board.definition import of_runs
 from anchoreval.reports.board.gather import gathered_view
+from anchoreval.reports.board.sheet import lines_of
 from anchoreval.reports.board.view import view
+from anchoreval.reports.rows import TRAINED
 
 LOST = {0: 0.10, 1: 0.20, 2: 0.12}
 
@@ -96,6 +100,25 @@ def test_rows_say_how_a_model_was_trained_and_others_say_nothing(tmp_path: Path)
     assert set(rows["base"]) == {"\u2013"}
     csv_path, html = write_board([trained("anchor", 3, 0.1)], tmp_path)
     assert "trained RoPE" in html.read_text() and csv_path.is_file()
+
+
+def test_both_tables_of_boards_say_how_a_model_was_trained(tmp_path: Path) -> None:
+    runs = [*family(), trained("anchor", 0, 0.1, step=8), made({"fp32": 0.0}, name="base")]
+    of_runs = list(csv.DictReader(board_csv(runs).splitlines()))
+    declared = list(csv.DictReader("".join(lines_of(board_of(runs))).splitlines()))
+    for rows, name in (of_runs, "run"), (declared, "model"):
+        told = {row[name]: [row[column] for column in TRAINED] for row in rows if row["kind"] == "cell"}
+        assert told["anchor-1"] == ["anchor", "fp32", "1", "16"] and told["base"] == [""] * 4
+    assert ["anchor", "fp32", "0", "8 of 16"] in [[row[column] for column in TRAINED] for row in of_runs]
+    over = {tuple(row[column] for column in TRAINED) for row in declared if "mean of 3 seeds" in row["model"]}
+    assert ("anchor", "fp32", "0-2", "16") in over
+
+
+@pytest.mark.parametrize("table", [run_csv, sheet])
+def test_every_column_of_a_table_is_explained(table: ModuleType) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "tables.md").read_text()
+    named = " ".join(re.findall(r"^\| (`.*?) \|", text, re.MULTILINE))
+    assert set(table.COLUMNS) <= set(re.findall("`(.*?)`", named))
 
 
 def test_a_variant_with_several_seeds_has_a_row_whose_unit_is_the_seed() -> None:

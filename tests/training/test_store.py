@@ -114,8 +114,8 @@ def test_a_loss_is_wanted_on_the_tokens_that_begin_inside_its_spans(tmp_path: Pa
     ("content", "message"),
     [
         ('{"text": 1}\n', r":1: no 'text' and no input_ids; it has text \(--text-key"),
-        ('{"text": "a b"}\n[1]\n', ":2: no object"),
-        ('{"text": "a b"}\n{"text": \n', ":2: cannot be read as JSON"),
+        ('{"text": "a b"}\n[1]\n', ":2: not a record: each line is one JSON object"),
+        ('{"text": "a b"}\n{"text": \n', ":2 is not JSON"),
         ('{"text": "\\ud800 x"}\n', ":1: text holds half a character"),
         ('{"input_ids": [1, 2], "source": [{"end": 5}]}\n', ":1: source: an end that is not between 0 and 2"),
         ('{"input_ids": [1, 99999999]}\n', "a token id 99999999 in text, the tokenizer has"),
@@ -139,6 +139,16 @@ def test_places_that_hold_no_text_are_named(tmp_path: Path) -> None:
     for place, message in (("a.bin", "not read here"), ("empty", "no file of training text"), ("latin.txt", "UTF-8")):
         with pytest.raises(SourceError, match=message):
             list(documents_in([str(tmp_path / place)]))
+
+
+@pytest.mark.parametrize("harm", ["cut", "changed"])
+def test_a_compressed_file_that_is_not_whole_is_not_taken_for_a_shorter_one(tmp_path: Path, harm: str) -> None:
+    lines = "".join(json.dumps({"text": f"{number} {number * number}"}) + "\n" for number in range(5000))
+    packed, path = gzip.compress(lines.encode()), tmp_path / "a.jsonl.gz"
+    middle = len(packed) // 2
+    path.write_bytes(packed[:middle] if harm == "cut" else packed[:middle] + b"\xff" * 64 + packed[middle + 64 :])
+    with pytest.raises(SourceError, match=r"a\.jsonl\.gz(:\d+)?( is not JSON|: )"):
+        list(documents_in([str(path)]))
 
 
 def test_a_store_is_whole_or_said_not_to_be(tmp_path: Path, tokenizer: TextTokenizer) -> None:

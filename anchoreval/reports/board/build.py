@@ -8,7 +8,7 @@ from functools import partial
 
 from anchoreval.reports.board.cells import Gap, Map, Taken, choose, depth_map, gaps_of, grid_maps, task_map
 from anchoreval.reports.board.columns import Row, Value, columns_of, heads
-from anchoreval.reports.board.definition import IDENTITY, TRAINED, Declared
+from anchoreval.reports.board.definition import IDENTITY, Declared
 from anchoreval.reports.board.gather import Gathered, spread_out
 from anchoreval.reports.board.models import (
     Members,
@@ -20,6 +20,7 @@ from anchoreval.reports.board.models import (
     variant_of,
 )
 from anchoreval.reports.board.view import RunView
+from anchoreval.reports.rows import TRAINED
 from anchoreval.stats import Cells, Compared, Slots, Subject, Trained, labels
 from anchoreval.stats.seeds import missing_seeds, variant_names
 
@@ -59,6 +60,7 @@ class Group:
     baseline: str
     view: RunView | None = None
     grids: Mapping[str, Map] = field(default_factory=dict)
+    trained: Trained | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +180,7 @@ def _group(
         definition.baseline or next((subject.arm for subject in arms), ""),
         view,
         grid_maps(view.records, view.tasks, arms, names) if view else {},
+        members[0][1].trained,
     )
     lines = []
     pooled = _pooled(taken, declared.suites, group, margin)

@@ -13,7 +13,7 @@ from anchoreval.records.run import Run, find_runs, header_alone, load_run
 from anchoreval.reports.board.build import Board, build
 from anchoreval.reports.board.definition import Declared, Definition, find_definition, load_definition, of_runs
 from anchoreval.reports.board.gather import Gathered, gather, of_its_own
-from anchoreval.reports.board.sheet import csv_lines
+from anchoreval.reports.board.sheet import lines_of
 from anchoreval.reports.page import TABLES, TITLES, require_page
 from anchoreval.reports.readable import draw
 
@@ -87,6 +87,6 @@ def _write(
     require_page(folder / f"{declared.name}.html", *TITLES)
     board = build(declared, runs, workers, checkpoints)
     return (
-        write_whole(folder / f"{declared.name}.csv", csv_lines(board)),
+        write_whole(folder / f"{declared.name}.csv", lines_of(board)),
         write_whole(folder / f"{declared.name}.html", page(board)),
     )

@@ -40,7 +40,6 @@ COLUMNS = {
     "seed": "the seed of its training",
     "steps": "the steps of its training",
 }
-TRAINED = ("trained_as", "trained_rope", "seed", "steps")
 ACROSS = ("model_difference", "model_verdict")
 Name = Annotated[str, Field(min_length=1)]
 

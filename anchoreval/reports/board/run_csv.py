@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
 
 from anchoreval.reports.board.view import RunView
-from anchoreval.reports.rows import compared, inert, number, scored
+from anchoreval.reports.rows import TRAINED, compared, csv_lines, number, scored, trained
 from anchoreval.schema import OUTCOMES, SCORED
 from anchoreval.stats import UNSCORED
 from anchoreval.stats import Row as Compared
@@ -19,8 +17,9 @@ COLUMNS = (
     "logprob_per_token", "baseline", "pairs", "left_out", "difference", "difference_low", "difference_high",
     "discordant", "p", "detectable", "logprob_difference", "tasks", "comparable", "unmakeable", "path",
     "header", "as_wrong_x100", *OUTCOMES, "p_holm", "verdict", "says", "logprob_says", "same_outputs", "lost", "floor",
-    "form", "environments",
+    "form", "environments", *TRAINED,
 )  # fmt: skip
+TEXTS = ("run", "task", "arm", "baseline", "unmakeable", "path", "says", "form", *TRAINED)
 
 
 def csv_text(views: Sequence[RunView]) -> str:
@@ -33,12 +32,8 @@ def csv_text(views: Sequence[RunView]) -> str:
     column `length`; `difference` (all pairs of an arm, or of a length). `tasks` is the number of RULER's 13 tasks in an
     average.
     """
-    out = io.StringIO()
-    writer = csv.DictWriter(out, COLUMNS, restval="", lineterminator="\n")
-    writer.writeheader()
-    for view in views:
-        writer.writerows(_safe(row) for row in (*_cells(view), *_averages(view), *_pooled(view)))
-    return out.getvalue()
+    rows = (row for view in views for row in (*_cells(view), *_averages(view), *_pooled(view)))
+    return "".join(csv_lines(COLUMNS, TEXTS, rows))
 
 
 def _cells(view: RunView) -> Iterator[Row]:
@@ -120,10 +115,5 @@ def _of(view: RunView, kind: str, task: str | None = None) -> Row:
         "header": view.fingerprint,
         "form": view.header.form,
         "environments": str(max(1, len(view.header.environments))),
+        **trained(view.header.trained),
     }
-
-
-def _safe(row: Row) -> Row:
-    """Return the row with hostile characters spelled out; text that a spreadsheet would run gets a leading `'`."""
-    texts = {"run", "task", "arm", "baseline", "unmakeable", "path", "says", "form"}
-    return {key: inert(value) if key in texts else value for key, value in row.items()}

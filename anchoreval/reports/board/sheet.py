@@ -6,13 +6,11 @@ kind: `row` (a column of the board's table), `cell` (task x length), `depth` (te
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator
 
 from anchoreval.reports.board.build import Board, Group
 from anchoreval.reports.board.cells import Gap, Map, Mean
-from anchoreval.reports.rows import compared, inert, number, scored
+from anchoreval.reports.rows import TRAINED, compared, csv_lines, number, scored, trained
 from anchoreval.schema import OUTCOMES
 from anchoreval.stats import Subject
 
@@ -20,36 +18,25 @@ COLUMNS = (
     "kind", "model", "setting", "arm", "suite", "task", "depth", "length", "column", "value", "low", "high", "asked",
     "scored", "logprob_per_token", "baseline", "pairs", "p", "p_holm", "detectable", "verdict", "comparable", "run",
     "source", "note", "as_wrong", *OUTCOMES, "says", "logprob_says", "same_outputs", "left_out", "lost", "floor",
-    "environments",
+    "environments", *TRAINED,
 )  # fmt: skip
 TEXTS = (
     "model", "setting", "arm", "suite", "task", "column", "value", "baseline", "verdict", "run", "source", "note",
-    "says",
+    "says", *TRAINED,
 )  # fmt: skip
 Row = dict[str, str]
 
 
-def csv_lines(board: Board) -> Iterator[str]:
+def lines_of(board: Board) -> Iterator[str]:
     """Yield the file's lines, header first."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, COLUMNS, restval="", lineterminator="\n")
-    writer.writeheader()
-    for row in _rows(board):
-        writer.writerow({key: _inert(value) if key in TEXTS else value for key, value in row.items()})
-        yield out.getvalue()
-        out.seek(0)
-        out.truncate()
-
-
-def _inert(value: str) -> str:
-    """Return text that no spreadsheet runs; a number stays a number, including its sign."""
-    return value if value.removeprefix("-").replace(".", "", 1).isdecimal() else inert(value)
+    return csv_lines(COLUMNS, TEXTS, _rows(board))
 
 
 def _rows(board: Board) -> Iterator[Row]:
     for line in board.lines:
         of = {"model": line.model, "setting": line.setting, "arm": line.arm, "suite": line.suite}
         of |= {"comparable": "yes" if line.comparable else "no", "environments": str(line.environments)}
+        of |= trained(line.row.trained, line.row.seeds, line.row.steps)
         for head, value in zip(board.heads, line.values, strict=True):
             run = "" if value.run is None else board.sources[value.run].path
             shown = value.key if value.mean is None else value.mean
@@ -70,6 +57,7 @@ def _rows(board: Board) -> Iterator[Row]:
 
 def _map(board: Board, group: Group, found: Map, kind: str, differing: str, row_name: str) -> Iterator[Row]:
     group_of = {"model": group.model, "setting": group.setting, "environments": str(group.environments)}
+    group_of |= trained(group.trained)
 
     def row_of(row: int, length: int, arm: Subject, run: int) -> Row:
         tasks = {found.rows[row]} if row_name == "task" else set(group.tasks.rows)

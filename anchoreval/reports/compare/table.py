@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 
-from anchoreval.reports.rows import fields_of, inert
+from anchoreval.reports.rows import csv_lines, fields_of
 from anchoreval.reports.table import table
 from anchoreval.reports.words import NONE as EMPTY
 from anchoreval.reports.words import (
@@ -120,9 +118,4 @@ def rows_of(contrast: Contrast) -> list[dict[str, Json]]:
 def csv_of(contrasts: Sequence[Contrast]) -> str:
     """Return all rows of all contrasts as CSV; a missing value is an empty field."""
     rows = [row for contrast in contrasts for row in rows_of(contrast)]
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    texts = {"arm", "baseline", "task", "says", "logprob_says", "prompts"}
-    writer.writerows({k: inert(str(v)) if k in texts and v is not None else v for k, v in row.items()} for row in rows)
-    return out.getvalue()
+    return "".join(csv_lines(list(rows[0]), ("arm", "baseline", "task", "says", "logprob_says", "prompts"), rows))

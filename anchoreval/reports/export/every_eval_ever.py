@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from anchoreval.files import write_whole
+from anchoreval.files import sha256_of, write_json_lines, write_whole
 from anchoreval.records.run import Run
 from anchoreval.reports.export.lm_eval import arms_of, card_of, folder_name, paired_only, task_name, time_of
 from anchoreval.schema import Json, Record
@@ -36,13 +36,13 @@ def write_every_eval_ever(runs: Sequence[Run], output: Path) -> list[Path]:
             name = str(uuid.UUID(bytes=hashlib.sha256(f"{run.name}/{arm}".encode()).digest()[:16], version=4))
             folder = Path("data", COLLECTION, *map(folder_name, model_of(run)))
             rows = [row for rows in records.values() for row in rows]
-            lines = [json.dumps(each, ensure_ascii=False, allow_nan=False) + "\n" for each in _samples(run, arm, rows)]
+            scored = list(_samples(run, arm, rows))
             samples = folder / f"{name}_samples.jsonl"
-            write_whole(output / samples, lines)
+            write_json_lines(output / samples, scored, allow_nan=False)
             whole = _evaluation(run, arm, rows) | {
                 "detailed_evaluation_results": {
                     "format": "jsonl", "file_path": samples.as_posix(), "hash_algorithm": "sha256",
-                    "checksum": hashlib.sha256("".join(lines).encode()).hexdigest(), "total_rows": len(lines),
+                    "checksum": sha256_of(output / samples), "total_rows": len(scored),
                 }
             }  # fmt: skip
             text = json.dumps(paired_only(whole), indent=1, ensure_ascii=False, allow_nan=False)

@@ -20,7 +20,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from anchoreval.errors import RunError
-from anchoreval.files import write_whole
+from anchoreval.files import write_json_lines, write_whole
 from anchoreval.records.header import HEADER
 from anchoreval.records.run import Run
 from anchoreval.reports.rows import fields_of
@@ -57,8 +57,7 @@ def _write_arm(run: Run, arm: str, cells: Mapping[str, list[Record]], path: Path
     for task, records in cells.items():
         rows = [sample_row(run, record) for record in records]
         hashes[task] = _sha256("".join(row["doc_hash"] + row["prompt_hash"] + row["target_hash"] for row in rows))
-        lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-        write_whole(path.with_name(f"samples_{task}_{stamp(run)}.jsonl"), lines)
+        write_json_lines(path.with_name(f"samples_{task}_{stamp(run)}.jsonl"), rows, allow_nan=False)
     results = paired_only(results_of(run, arm, cells, path.parent.name)) | {"task_hashes": hashes}
     write_whole(path, [json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False)])
 

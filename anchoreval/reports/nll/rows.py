@@ -10,8 +10,6 @@ text, its windows (or blocks of 128 tokens of its only window) are the units, an
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -19,6 +17,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal
 
 from anchoreval.errors import AnchorEvalError
+from anchoreval.reports.rows import csv_lines
 from anchoreval.reports.table import table
 from anchoreval.stats.intervals import degrees, jackknife, t_quantile
 
@@ -181,12 +180,7 @@ def _units(values: NDArray[np.float64], text_of: Sequence[int], unit: Unit) -> t
 def csv_of(rows: Sequence[Row] | Sequence[OfText]) -> str:
     """Return the rows as CSV; numbers have nine significant digits, None is an empty field."""
     names = [field.name for field in fields(rows[0])]
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(names)
-    for row in rows:
-        writer.writerow([_field(getattr(row, name)) for name in names])
-    return out.getvalue()
+    return "".join(csv_lines(names, (), ({name: _field(getattr(row, name)) for name in names} for row in rows)))
 
 
 def _field(value: float | str | None) -> str | int:

@@ -1,6 +1,7 @@
-"""A viewer without prompts beside the records of a run, so that boards can link to it.
+"""A viewer beside the records of a run, so that boards can link to it. A failure to write it is only a notice.
 
-It is cheap and needs neither tokenizer nor source texts. A failure to write it is only a notice.
+It is without prompts, and then needs neither tokenizer nor source texts, unless the run has just been computed and its
+prompts are few.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from anchoreval.errors import AnchorEvalError
 from anchoreval.records.lines import RECORDS
 from anchoreval.records.run import Run, load_run
 from anchoreval.reports.viewer.files import is_data, is_inert
+from anchoreval.reports.viewer.prompts import CHARACTERS_PER_TOKEN, Remade
 from anchoreval.reports.viewer.write import DATA, FOLDER, PAGE, mark_of, page, write_view
 
 Tell = Callable[[str], None]
@@ -23,13 +25,19 @@ _PAGE = re.compile(
     r'<body data-files="(data/[0-9a-f]{12}/)" data-records="([0-9a-f]{64})" data-prompts="([0-9]{1,12})">',
     re.DOTALL,
 )
+FEW_MEGABYTES = 5  # of prompts that are made again for the viewer of a run that was just computed
 MOST_BYTES = 64 * 2**20  # of records that a board reads a second time for viewers
 
 
-def renew(run: Run, tell: Tell) -> None:
-    """Write a viewer of the run as it is now; keep a viewer of the same records that has prompts."""
+def renew(run: Run, remake: Callable[[Run], Remade], tell: Tell) -> None:
+    """Write a viewer of the run as it is now; keep a viewer of the same records that has prompts.
+
+    Prompts that `remake` rebuilds are in it if those of the whole run have at most about FEW_MEGABYTES.
+    """
     if not _has_prompts(run):
-        _write(run, tell)
+        tokens = {record.sample_id: record.prompt_tokens for record in run.records}
+        few = CHARACTERS_PER_TOKEN * sum(tokens.values()) <= FEW_MEGABYTES * 1_000_000
+        _write(run, tell, remake if few else None)
 
 
 def supply(paths: Iterable[Path], tell: Tell) -> None:
@@ -56,9 +64,9 @@ def supply(paths: Iterable[Path], tell: Tell) -> None:
         _write(run, tell)
 
 
-def _write(run: Run, tell: Tell) -> None:
+def _write(run: Run, tell: Tell, remake: Callable[[Run], Remade] | None = None) -> None:
     try:
-        write_view(run)
+        write_view(run, remake=remake)
     except (AnchorEvalError, KeyError, TypeError, ValueError, AttributeError) as error:  # headers of any shape
         tell(f"no viewer: {error}; boards link to records.jsonl instead")
 

@@ -25,7 +25,7 @@ from anchoreval.suites.general.rows import sha256_of_rows
 from anchoreval.suites.recipe import Recipe, options
 from anchoreval.suites.suite import FileState
 from anchoreval.texts.fit import too_short
-from anchoreval.texts.reading import checked_text, json_of, text_of
+from anchoreval.texts.reading import checked_text, json_lines, json_of, text_of
 from anchoreval.texts.sources import Sources
 
 DATASET = "RMT-team/babilong"
@@ -139,8 +139,7 @@ def parse(path: Path) -> list[Json]:
     text = text_of(path)
     if text.lstrip().startswith("["):
         return list(json_of(text, str(path)))
-    lines = enumerate(text.split("\n"), 1)
-    return [json_of(line, f"{path}:{number}") for number, line in lines if line.strip()]
+    return [row for _, row in json_lines(text.encode().split(b"\n"), path)]
 
 
 def _row(each: Json, where: str) -> Row:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anchoreval.errors import SourceError
-from anchoreval.files import write_whole
+from anchoreval.files import write_json_lines, write_whole
 from anchoreval.suites.general import harness as lm_eval_tasks
 from anchoreval.suites.general import rows as general_rows
 from anchoreval.suites.general.rows import FOLDER, HUB, OnHub
@@ -95,7 +95,7 @@ def _fetch(task: Task, paths: list[Path]) -> None:
     stamps = {}
     for path in paths:
         rows = loaded.dataset[path.stem]
-        write_whole(path, (json.dumps(row, default=str) + "\n" for row in rows))
+        write_json_lines(path, rows, default=str)
         stamps[path.stem] = general_rows.stamp(HUB[folder], general_rows.sha256_of_rows(rows))
     write_whole(paths[0].parent / general_rows.FETCHED, [json.dumps(stamps, indent=1) + "\n"])
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from anchoreval.errors import CardError, SourceError
 from anchoreval.schema import Json
-from anchoreval.texts.reading import json_of
+from anchoreval.texts.reading import json_lines, json_of
 from anchoreval.texts.sources import Sources
 
 FOLDER = "general"
@@ -79,16 +79,11 @@ def _lines(path: Path) -> Iterator[dict[str, Json]]:
         raise SourceError(f"{path} is missing: put the rows of that split there, one JSON object a line")
     first: set[str] = set()
     with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                row: Json = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise SourceError(f"{path}:{number}: not JSON ({error})") from None
-            if not isinstance(row, dict) or not row:
-                raise SourceError(f"{path}:{number}: not a record")
-            first = first or set(row)
+        for where, row in json_lines(file, path):
+            if not (first := first or set(row)):
+                raise SourceError(f"{where}: not a record: it has no key")
             if lacking := first ^ {key for key, value in row.items() if value is not None}:
-                raise SourceError(f"{path}:{number}: {', '.join(sorted(lacking))[:80]} is not in every line, or null")
+                raise SourceError(f"{where}: {', '.join(sorted(lacking))[:80]} is not in every line, or null")
             yield row
 
 

@@ -6,7 +6,7 @@ A mirror whose rows already hold the prompts is refused.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from anchoreval.errors import SourceError
 from anchoreval.schema import Json
 from anchoreval.suites.files import state_of
 from anchoreval.suites.suite import FileState
-from anchoreval.texts.reading import checked_text, json_of, lines_of, opened
+from anchoreval.texts.reading import checked_text, json_lines, lines_of, opened
 from anchoreval.texts.sources import Published, Sources
 
 _REVISION = "5e628be450b7e67fb7ae6e201bd6d8f7056f7672"
@@ -70,13 +70,12 @@ class Place:
     def records(self) -> Iterator[LongRecord]:
         """Yield every record of the file, read one by one."""
         with self.open() as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield self._judgeable(line, f"{self.path}{':' * bool(self.member)}{self.member}:{number}")
+            for where, row in json_lines(lines, f"{self.path}{':' * bool(self.member)}{self.member}"):
+                yield self._judgeable(row, where)
 
-    def _judgeable(self, line: bytes, where: str) -> LongRecord:
+    def _judgeable(self, row: Mapping[str, Json], where: str) -> LongRecord:
         """Parse a record; raise SourceError if no answer to it could be judged."""
-        record = parse(line, where)
+        record = parse(row, where)
         if Path(self.member or self.path).stem.removesuffix("_e") in CLASSIFIED and not record.classes:
             raise SourceError(f"{where}: 'all_classes' is empty, and answers are judged by it: expected {_FORM}")
         return record
@@ -147,11 +146,8 @@ def _noted(sources: Sources, place: Place, file: str) -> bool:
     return bool(sources.files()[name]["published"])
 
 
-def parse(line: bytes, where: str) -> LongRecord:
-    """Return the record of a line; raise SourceError that names the place and the wrong key."""
-    row = json_of(line, where)
-    if not isinstance(row, dict):
-        raise SourceError(f"{where}: not a record")
+def parse(row: Mapping[str, Json], where: str) -> LongRecord:
+    """Return the record of a row; raise SourceError that names the place and the wrong key."""
     if "input" not in row and {"question", "answer_prefix"} & row.keys():
         raise SourceError(
             f"{where}: these rows already hold prompts (a formatted mirror): use the published data.zip, "

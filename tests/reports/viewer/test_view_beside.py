@@ -59,6 +59,18 @@ def test_a_viewer_with_prompts_stays_and_one_of_other_records_does_not(tmp_path:
     assert main([*RUN, str(tmp_path), "--limit", "3"]) == 0 and page.read_bytes() != whole
 
 
+def test_pages_of_a_small_run_show_the_prompts_and_those_of_another_name_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for most, number in (beside.FEW_MEGABYTES, 2), (0, 0):
+        monkeypatch.setattr(beside, "FEW_MEGABYTES", most)
+        assert main([*RUN, str(tmp_path / str(most))]) == 0
+        (page,) = (tmp_path / str(most)).glob("anchor-tiny/*/view/index.html")
+        assert f'data-prompts="{number}"' in page.read_text()
+        (index,) = page.parent.glob("data/*/index.js")
+        assert ("anchoreval view RUN adds them" in index.read_text()) == (not number)
+
+
 def test_a_board_gives_every_run_a_viewer_once(run: Path, tmp_path: Path) -> None:
     assert main(["board", str(run), "--output", str(tmp_path / "out")]) == 0
     page = run / "view" / "index.html"

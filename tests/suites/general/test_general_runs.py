@@ -317,7 +317,7 @@ def test_a_broken_row_ends_the_command_with_its_place(
     file.write_text(file.read_text() + '{"goal": "half')
     given = ["run", "--model", "anchor-tiny", "--backend", "fake", "--tasks", "general/piqa", "--limit", "2"]
     assert main([*given, "--data-dir", str(other), "--output", str(tmp_path)]) == 2
-    assert f"{file}:13: not JSON" in capsys.readouterr().err
+    assert f"{file}:13 is not JSON" in capsys.readouterr().err
 
 
 def test_without_lm_eval_a_run_says_what_to_install(
