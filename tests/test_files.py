@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from anchoreval.files import write_whole
-from anchoreval.model import hashes
+from anchoreval.files import hashes, write_whole
 
 
 @pytest.fixture(scope="module")

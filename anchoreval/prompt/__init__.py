@@ -11,7 +11,6 @@ blocks too, and is never joined to another.
 
 from __future__ import annotations
 
-import bisect
 import hashlib
 import itertools
 import json
@@ -48,8 +47,8 @@ class PromptTokenizer(Protocol):
         """Return the token ids of `text`, without special tokens."""
         ...
 
-    def encode_with_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Return the token ids of `text` and the character span of each, without special tokens."""
+    def encode_parts(self, parts: Sequence[str]) -> tuple[list[int], list[int]]:
+        """Return the token ids of the joined parts, and the number of tokens that begin in each part."""
         ...
 
     @property
@@ -229,11 +228,10 @@ def to_request(
     if sample.ids:
         return _of_text(sample, tokenizer, anchor)
     text = sample.prompt
-    ids, spans = tokenizer.encode_with_spans(text)
+    ids, sizes = tokenizer.encode_parts([segment.text for segment in sample.segments])
+    segment_ids = list(itertools.chain.from_iterable(map(itertools.repeat, itertools.count(), sizes)))
     ids, choices = _split(text, sample.choices, tokenizer) if sample.choices else (ids, ())
-    seams = list(itertools.accumulate(len(segment.text) for segment in sample.segments[:-1]))
-    segment_ids = [bisect.bisect_right(seams, start) for start, _ in spans[: len(ids)]]
-    token_ids = ids
+    token_ids, segment_ids = ids, segment_ids[: len(ids)]
     if anchor == "auto":
         number = anchor_token(tokenizer)[1]
         skipped = 1 if ids[:1] == [number] else 0

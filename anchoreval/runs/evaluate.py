@@ -18,8 +18,8 @@ from anchoreval.arms.arm import DEFAULT_KERNEL, Arm, parse_arms, widest_product
 from anchoreval.backends import Backend, Described, capabilities_of, open_backend, opened_with, waves
 from anchoreval.errors import AnchorEvalError, UnsupportedArm
 from anchoreval.files import require_writable
+from anchoreval.files.hashes import forget
 from anchoreval.model import Model
-from anchoreval.model.hashes import forget
 from anchoreval.prompt import NO_ARGS, Anchor, Template, anchor_from, anchor_token
 from anchoreval.records.folder import RunFolder
 from anchoreval.records.header import HEADER, RAW_TEXT, Header

@@ -10,7 +10,7 @@ from pathlib import Path
 from anchoreval.arms.arm import Arm
 from anchoreval.files import write_errors
 from anchoreval.records.lines import to_line, write_line
-from anchoreval.records.record import key_of, to_record
+from anchoreval.records.record import keys_of, to_record
 from anchoreval.runs.prompts import Pair
 from anchoreval.schema import Score, lost_output
 
@@ -25,7 +25,8 @@ def record_seconds(pairs: Sequence[Pair], arm: Arm, folder: Path) -> float:
         began = time.perf_counter()
         for sample, request in pairs:
             output, score = lost_output(sample.id, "failed", ""), Score(None)
-            line = to_line(to_record(key_of(request, arm, ""), sample, request, arm, output, score))
+            (key,) = keys_of(request, [arm], "")
+            line = to_line(to_record(key, sample, request, arm, output, score))
             for _ in range(2 if request.reference_ids else 1):
                 write_line(file.fileno(), line)
         return (time.perf_counter() - began) / max(1, len(pairs))

@@ -206,6 +206,7 @@ def generate(recipe: Recipe) -> Iterator[Sample]:
         step,
         least,
         Draws(rng),
+        evenly=prose and tally.adds_up,
     )
     units = 0 if prose else fit.search()
     for index in range(recipe.count):
