@@ -77,7 +77,7 @@ def _loaded(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 #: By backend: where the model is called, and what a way may take: frames to there, functions and files in evaluate().
 CALLS = {"fake": ("fake.py", "FakeBackend.answer"), "hf": ("modeling_llama.py", "LlamaForCausalLM.forward")}
-BUDGETS = {"fake": (8, 248, 40), "hf": (12, 446, 60)}
+BUDGETS = {"fake": (8, 257, 41), "hf": (12, 455, 61)}
 
 
 @pytest.mark.parametrize("backend", CALLS)
@@ -106,4 +106,4 @@ def test_a_sample_is_verified_within_its_budget(tmp_path: Path) -> None:
     with walked(("", "")) as walk:
         assert not [finding for finding in findings(run.path) if finding.differs]
     print(f"{len(walk.functions)} functions to verify a sample")  # noqa: T201
-    assert len(walk.functions) <= 204
+    assert len(walk.functions) <= 213

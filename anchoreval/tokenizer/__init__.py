@@ -24,7 +24,7 @@ from anchoreval.tokenizer.cuts import cut_after
 from anchoreval.tokenizer.files import FILES, TEMPLATES, complete, config_of, special_tokens, text_of
 from anchoreval.tokenizer.words import LEAD, Words
 
-LONG = 4096  # characters from which on a text is encoded by its words
+LONG = 256  # characters from which on a text is encoded by its words
 
 
 class TextTokenizer:

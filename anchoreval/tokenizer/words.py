@@ -10,7 +10,7 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Sequence
 from itertools import accumulate, chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -101,7 +101,7 @@ class Words:
         """Return the ids of words that stand behind cuts; of new words among `seamed` the starts are learned too."""
         encoded = [*map(self._ids.get, words)]
         if all(encoded):  # the usual case, at the speed of C
-            return encoded
+            return cast(list[Ids], encoded)
         missing = [*dict.fromkeys(word for word, ids in zip(words, encoded, strict=True) if ids is None)]
         fresh = self._learn(missing, seamed)[0] if missing else {}
         return [fresh[word] if ids is None else ids for word, ids in zip(words, encoded, strict=True)]

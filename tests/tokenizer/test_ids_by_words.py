@@ -38,7 +38,9 @@ def test_ids_by_words_are_those_of_the_text_at_once(
         assert tokenizer.starts(text, range(len(ids) + 3)) == [start for start, _ in whole.offsets], parts
 
 
-def test_only_tokenizers_without_a_cut_behind_letters_encode_every_text_at_once(kinds: dict[str, TextTokenizer]) -> None:
+def test_only_tokenizers_without_a_cut_behind_letters_encode_every_text_at_once(
+    kinds: dict[str, TextTokenizer],
+) -> None:
     assert [kind for kind in KINDS if kinds[kind]._words is None] == ["crossing", "unknown"]
 
 

@@ -66,7 +66,7 @@ class Group:
 class Line:
     """One row of the board's table; `beside` is the setting without the label of a run.
 
-    `row` is what its values are made of; without the means, except for a trained model, whose rows over seeds need them.
+    `row` is what its values are made of; it has the means for trained models alone, whose rows over seeds need them.
     """
 
     group: int
