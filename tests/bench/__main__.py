@@ -32,11 +32,11 @@ def parser() -> argparse.ArgumentParser:
     scale = kinds.add_parser("scale", help="what the tool itself costs as records, runs and prompts grow")
     shared.add_own(scale, {
         "parts": Option("records, runs, driver, engines", SCALE_PARTS, lambda text: text.split(","), "PART,PART"),
-        "samples": Option("records: samples of a cell at each size, 52 records each", (5, 10, 20), numbers, "N,N,N"),
+        "samples": Option("records: samples of a cell at each size, 52 records each", (20, 40, 80), numbers, "N,N,N"),
         "length": Option("records: tokens of a prompt", 1024, shared.length, "N"),
         "runs": Option("runs: run folders at each size", (20, 50, 100), numbers, "N,N,N"),
         "lengths": Option("driver: tokens of a prompt", (8192, 32768, 131072), shared.lengths, "N,N,N"),
-        "prompts": Option("driver: prompts of a task, 52 records each", 16, shared.positive, "N"),
+        "prompts": Option("driver: prompts of a task, 52 records each", 8, shared.positive, "N"),
         "engine_lengths": Option("engines: tokens of a prompt", (2048, 4096, 8192), shared.lengths, "N,N,N"),
     })  # fmt: skip
     kinds.add_parser("sequential", help="false verdicts and samples used by run --until, simulated")

@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from bench.board import DEFINITION, generate
@@ -70,6 +71,7 @@ def report_scale(
         folder = Path(name)
         os.environ["XDG_CACHE_HOME"] = str(folder / "cache")  # what boards keep of runs is not there yet
         if "records" in parts:
+            dict(_by_records(folder / "first", 1, length))  # what is made once a machine: compiled files, checks
             costs = {size * TASKS * len(ARMS): dict(_by_records(folder / str(size), size, length)) for size in samples}
             yield f"\nRULER's {TASKS} tasks at {length:,} tokens, {len(ARMS)} arms; exponent, what one more costs"
             yield from _table(costs, "records")
@@ -152,12 +154,16 @@ def _ran(arguments: Sequence[str]) -> str:
 
 
 def _table(columns: dict[int, dict[str, Cost]], unit: str) -> Iterator[str]:
-    """Yield a row for each command: its cost at every size, the exponent between the ends, and what one more costs."""
+    """Yield a row for each command: its cost at every size, the exponent between the ends, and what one more costs.
+
+    The exponent holds the start of a process; that the cost of one more is the same between all sizes shows a line.
+    """
     sizes = sorted(columns)
     yield f"{'':24}" + "".join(f"{size:>14,} {unit}" for size in sizes)
     for name in columns[sizes[0]]:
         costs = [columns[size][name] for size in sizes]
         shown = "".join(f"{f'{cost.seconds:.1f} ({cost.megabytes:.0f})':>{15 + len(unit)}}" for cost in costs)
-        more, times = costs[-1].seconds - costs[0].seconds, costs[-1].seconds / costs[0].seconds
-        slope = math.log(times) / math.log(sizes[-1] / sizes[0])
-        yield f"{name:24}{shown}  {slope:5.2f} {1e3 * more / (sizes[-1] - sizes[0]):8.2f} ms"
+        slope = math.log(costs[-1].seconds / costs[0].seconds) / math.log(sizes[-1] / sizes[0])
+        steps = zip(pairwise(costs), pairwise(sizes), strict=True)
+        more = "".join(f"{1e3 * (b.seconds - a.seconds) / (after - size):8.2f}" for (a, b), (size, after) in steps)
+        yield f"{name:24}{shown}  {slope:5.2f} {more} ms"
