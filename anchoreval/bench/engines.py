@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
-from math import comb
+from math import comb, log
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -84,10 +84,14 @@ def report_engines(
     lengths: Sequence[int] = (4_096,), names: Sequence[str] = ("score", "questions", "generate"), pairs: int = 5,
     together: int = 8,
 ) -> str:  # fmt: skip
-    """Return a line per job and engine: median CPU seconds of a pair, and of ours over it the median and interval."""
+    """Return a line per job and engine: median CPU seconds of a pair, and of ours over it the median and interval.
+
+    Of several lengths, the exponents by which the seconds grow come last.
+    """
     from anchoreval.model.machine import processor
 
     _one_thread()
+    medians: dict[str, list[float]] = {}
     lines = [f"anchor-tiny in float32, one thread of {processor()}; CPU seconds, medians of {pairs} interleaved pairs"]
     for length in lengths:
         by_name = jobs(length, pairs, together)
@@ -98,6 +102,12 @@ def report_engines(
         lines.append(f"\n{f'{length:,} tokens':44}{'engine':24}{'seconds':>9}  {OURS} over it, 95% interval")
         for job, taken in seconds.items():
             lines += [f"{job:44}{line(name, of, taken[OURS])}" for name, of in taken.items()]
+            for name, of in taken.items():
+                medians.setdefault(f"{job:44}{name:24}", []).append(median(of))
+    if len(lengths) > 1:
+        lines.append(f"\nexponents from {lengths[0]:,} to {lengths[-1]:,} tokens")
+        grown = log(lengths[-1] / lengths[0])
+        lines += [f"{head}{log(of[-1] / of[0]) / grown:9.2f}" for head, of in medians.items()]
     return "\n".join(lines)
 
 

@@ -24,8 +24,13 @@ def flags(parser: argparse.ArgumentParser) -> None:
         "add rows with the mean over the checkpoints of one training, as papers print it; it is no seed variance, so "
         "it has no interval"
     )
+    fresh = (
+        "read the records of every run again; a board otherwise reads those that are new or changed, by their SHA-256, "
+        "and keeps the columns of the others in ~/.cache/anchoreval/boards (or $XDG_CACHE_HOME), which may be deleted"
+    )
     own = {"definition": shared.Option(about, kind=Path, metavar="NAME-or-FILE.yaml")}
-    shared.add_own(parser, own | {"average_checkpoints": shared.Option(averaged, False)})
+    own |= {"average_checkpoints": shared.Option(averaged, False), "fresh": shared.Option(fresh, False)}
+    shared.add_own(parser, own)
 
 
 def main(options: argparse.Namespace) -> int:
@@ -37,13 +42,14 @@ def main(options: argparse.Namespace) -> int:
     from anchoreval.suites.outside import name_suites
 
     name_suites(options.tasks or "")
-    folder, checkpoints = options.output or options.runs[0], options.average_checkpoints
+    folder, checkpoints, fresh = options.output or options.runs[0], options.average_checkpoints, options.fresh
+    workers = os.cpu_count() or 1
     if options.definition:
         supply(find_runs(options.runs), note)
-        csv, html = write_leaderboard(options.runs, options.definition, folder, os.cpu_count() or 1, note, checkpoints)
+        csv, html = write_leaderboard(options.runs, options.definition, folder, workers, note, checkpoints, fresh)
     elif len(paths := find_runs(options.runs)) > MANY:
         note(f"{len(paths)} runs: one table of all, and a page for each in its own folder")
-        csv, html = write_summary(paths, folder, os.cpu_count() or 1, note, checkpoints)
+        csv, html = write_summary(paths, folder, workers, note, checkpoints, fresh)
     else:
         runs = load_runs(options.runs, note)
         for run in runs:

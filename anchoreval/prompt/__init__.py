@@ -11,7 +11,6 @@ blocks too, and is never joined to another.
 
 from __future__ import annotations
 
-import bisect
 import hashlib
 import itertools
 import json
@@ -190,11 +189,10 @@ def to_request(
     if sample.ids:
         return _of_text(sample, tokenizer, anchor)
     text = sample.prompt
-    ids, spans = tokenizer.encode_with_spans(text)
+    ids, sizes = tokenizer.encode_parts([segment.text for segment in sample.segments])
+    segment_ids = list(itertools.chain.from_iterable(map(itertools.repeat, itertools.count(), sizes)))
     ids, choices = _split(text, sample.choices, tokenizer) if sample.choices else (ids, ())
-    seams = list(itertools.accumulate(len(segment.text) for segment in sample.segments[:-1]))
-    segment_ids = [bisect.bisect_right(seams, start) for start, _ in spans[: len(ids)]]
-    token_ids = ids
+    token_ids, segment_ids = ids, segment_ids[: len(ids)]
     if anchor == "auto":
         number = anchor_token(tokenizer)[1]
         skipped = 1 if ids[:1] == [number] else 0

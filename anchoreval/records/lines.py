@@ -11,8 +11,10 @@ import dataclasses
 import hashlib
 import json
 import os
-import struct
-from collections.abc import Iterator, Mapping
+import sys
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -43,6 +45,7 @@ from anchoreval.schema import (
     SCORED,
     ChoiceScore,
     Finish,
+    Json,
     Output,
     Record,
     Request,
@@ -79,29 +82,57 @@ _ORDER = tuple(part.name for part in dataclasses.fields(Record))
 _KNOWN_FACTS = object_of({"facts": object_of({}, _FACTS)})
 
 
-def key_of(request: Request, arm: Arm, engine: str) -> str:
-    """Return the SHA-256 over prompt tokens, reference, decoding, arm and engine (whose fingerprint has the weights).
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What the records of a prompt have in common under all arms; a prompt may be long, so it is computed once."""
 
-    Document boundaries are part of it only under arms that act on documents.
+    prompt_sha256: str
+    document_tokens: Mapping[str, Json]
+
+    @classmethod
+    def of(cls, sample: Sample, request: Request) -> Shared:
+        """Return what the records of a sample share."""
+        return cls(sample.prompt_sha256, document_tokens(request))
+
+
+def keys_of(request: Request, arms: Iterable[Arm], engine: str) -> list[str]:
+    """Return for each arm the SHA-256 over prompt tokens, reference, decoding, arm and engine.
+
+    The engine's fingerprint has the weights. Document boundaries count only under arms that act on documents.
     """
-    digest = hashlib.sha256()
+    tokens = hashlib.sha256()
     for ids in (request.token_ids, request.reference_ids):
-        digest.update(struct.pack(f"<{len(ids) + 1}i", len(ids), *ids))
+        tokens.update(_int32([len(ids)]) + _int32(ids))
     decoding = {"max_new_tokens": request.max_new_tokens, "stop": request.stop, "greedy": True}
     if request.choices:
         decoding |= {"choices": [(choice.token_ids, choice.counted) for choice in request.choices]}
     if request.end_ids:
         decoding |= {"end_ids": request.end_ids, "min_new_tokens": request.min_new_tokens}
-    if not arm.stock:
-        digest.update(json.dumps([request.segment_ids, request.roles]).encode())
-    digest.update(json.dumps([request.sample_id, arm.fingerprint(), engine, decoding]).encode())
-    return digest.hexdigest()
+    keys, parted = [], None
+    for arm in arms:
+        if not arm.stock and parted is None:
+            parted = tokens.copy()
+            parted.update(json.dumps([request.segment_ids, request.roles]).encode())
+        digest = (tokens if arm.stock or parted is None else parted).copy()
+        digest.update(json.dumps([request.sample_id, arm.fingerprint(), engine, decoding]).encode())
+        keys.append(digest.hexdigest())
+    return keys
+
+
+def _int32(values: Iterable[int]) -> bytes:
+    """Return whole numbers as little-endian integers of 32 bits."""
+    packed = array("i", values)
+    if sys.byteorder == "big":
+        packed.byteswap()
+    return packed.tobytes()
 
 
 def to_record(
-    key: str, sample: Sample, request: Request, arm: Arm, output: Output, score: Score, environment: int | None = None
-) -> Record:
-    """Return the record of one answered request."""
+    key: str, sample: Sample, request: Request, arm: Arm, output: Output, score: Score, environment: int | None = None,
+    shared: Shared | None = None,
+) -> Record:  # fmt: skip
+    """Return the record of one answered request; `shared` is computed if it is not given."""
+    shared = shared or Shared.of(sample, request)
     reference, text = output.reference_logprob, output.text
     if output.choices:
         reference = output.choices[request.gold].logprob if request.gold is not None else None
@@ -113,10 +144,10 @@ def to_record(
         length=sample.length,
         index=sample.index,
         arm=arm.name,
-        prompt_sha256=sample.prompt_sha256,
+        prompt_sha256=shared.prompt_sha256,
         prompt_tokens=len(request.token_ids),
         references=sample.references,
-        facts={**sample.facts, "document_tokens": document_tokens(request), **output.facts},
+        facts={**sample.facts, "document_tokens": shared.document_tokens, **output.facts},
         output=text,
         output_tokens=len(output.token_ids),
         finish=output.finish,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import ValidationError
 
@@ -161,7 +161,20 @@ def tell_changed(run: Run, tell: Callable[[str], None]) -> None:
         tell(f"{run.path}: {run.changed}: `anchoreval verify` says where")
 
 
-def changed_since(header: Mapping[str, Json], lines: Lines) -> str:
+class Counted(Protocol):
+    """A records file that was read: its path, its hash and the number of its lines."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def sha256(self) -> str: ...
+
+    @property
+    def count(self) -> int: ...
+
+
+def changed_since(header: Mapping[str, Json], lines: Counted) -> str:
     """Return a phrase for the parts of a finished run that differ from its seal; empty if none does.
 
     All `lines` must have been read. A missing seal counts as a change, except in format 1, whose runs may have none.

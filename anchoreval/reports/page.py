@@ -50,7 +50,10 @@ def _joined(parts: Sequence[str | Path]) -> str:
 
 @cache
 def _environment(folder: Path) -> Environment:
-    """Return a Jinja environment over a folder and the kit: all text is escaped, an unknown name is an error."""
+    """Return a Jinja environment over a folder and the kit: all text is escaped, an unknown name is an error.
+
+    It keeps its compiled templates: a board may look at the pages of hundreds of runs.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(

@@ -30,7 +30,7 @@ from anchoreval.backends import Backend
 from anchoreval.cards import Task
 from anchoreval.errors import OverlongPrompt, RunError
 from anchoreval.records.folder import RunFolder
-from anchoreval.records.lines import key_of, to_record
+from anchoreval.records.lines import Shared, keys_of, to_record
 from anchoreval.runs.prompts import Cell, Pair, Prompts, Spec
 from anchoreval.schema import (
     PROMPT_READ,
@@ -101,6 +101,7 @@ class Group:
 
     `asked`     sample id -> sample and request
     `keys`      sample id -> key of the record
+    `shared`    sample id -> what its records have in common under all arms, filled as they come
     `folder`    the run folder that takes the records
     `firsts`    sample id -> first answer of a two-step sample
     `seconds`   sample id -> second prompt of a two-step sample
@@ -111,6 +112,7 @@ class Group:
     arm: Arm
     asked: Mapping[str, Pair]
     keys: Mapping[str, str]
+    shared: dict[str, Shared]
     folder: RunFolder
     progress: Progress
     firsts: dict[str, Output] = field(default_factory=dict)
@@ -147,7 +149,9 @@ class Group:
             sample, request, output = both(self.asked[name], self.firsts[name], self.seconds[name], output)
         if not self.folder.answered(self.keys[name]):
             score, here = judge(self.task, output, sample), self.folder.environment_of(environment)
-            record = to_record(self.keys[name], sample, request, self.arm, output, score, here)
+            if name not in self.shared:
+                self.shared[name] = Shared.of(sample, request)
+            record = to_record(self.keys[name], sample, request, self.arm, output, score, here, self.shared[name])
             self.folder.append(record, output.token_logprobs)
         self.progress(1)
 
@@ -247,12 +251,14 @@ class Units:
         """
         prompts, folder, task, arms = self.prompts, self.folder, cell.task, self.prompts.spec.arms
         refused = {name: output for name, (_, sent) in asked.items() if (output := prompts.does_not_fit(task, sent))}
-        for arm in arms:
-            keys = {name: key_of(request, arm, self.engine) for name, (_, request) in asked.items()}
+        of_arms = {name: keys_of(request, arms, self.engine) for name, (_, request) in asked.items()}
+        shared: dict[str, Shared] = {}
+        for number, arm in enumerate(arms):
+            keys = {name: of[number] for name, of in of_arms.items()}
             waiting = folder.waiting(arm.name, keys)
             self.progress.at(f"{task.address} at {cell.length:,}, {arm.name}")
             self.progress.had(count - len(waiting))
-            group = Group(prompts, task, arm, asked, keys, folder, self.progress)
+            group = Group(prompts, task, arm, asked, keys, shared, folder, self.progress)
             for name in refused:
                 if name in waiting:
                     group.store(refused[name])
@@ -266,13 +272,11 @@ class Units:
 
     def _is_answered(self, sample: Sample) -> bool:
         """Return True if the folder has an answer to the same prompt of this sample under every arm."""
-        for arm in self.prompts.spec.arms:
-            if not self.folder.holds(sample.id, arm.name):
-                return False
-            record = self.folder.of(sample.id, arm.name)
-            if record.outcome not in SCORED or record.prompt_sha256 != sample.prompt_sha256:
-                return False
-        return True
+        arms = self.prompts.spec.arms
+        if not all(self.folder.holds(sample.id, arm.name) for arm in arms):
+            return False
+        records, sha256 = [self.folder.of(sample.id, arm.name) for arm in arms], sample.prompt_sha256
+        return all(record.outcome in SCORED and record.prompt_sha256 == sha256 for record in records)
 
     def _is_own(self, cell: Cell) -> bool:
         """Return True if the records of a cell's first sample, which is already made, are answers to its prompt.
@@ -284,7 +288,8 @@ class Units:
             return True
         cell.samples = itertools.chain([first], cell.samples)
         request = self.prompts.request(cell.task, first)
-        keys = ((arm, key_of(request, arm, self.engine)) for arm in self.prompts.spec.arms)
+        arms = self.prompts.spec.arms
+        keys = zip(arms, keys_of(request, arms, self.engine), strict=True)
         return not any(self.folder.waiting(arm.name, {first.id: key}) for arm, key in keys)
 
 

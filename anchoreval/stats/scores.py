@@ -62,6 +62,22 @@ class Scores:
         self.outcome.append(_NUMBER[of("outcome") or outcome_of(of("finish"), of("output"), bool(of("choices")))])
         self.environment.append(NOWHERE if environment is None else environment)
 
+    def packed(self) -> bytes:
+        """Return all columns as bytes, in the order of this machine."""
+        return b"".join(getattr(self, name).tobytes() for name in _COLUMNS)
+
+    @classmethod
+    def unpacked(cls, task: str, length: int, packed: bytes) -> Scores:
+        """Return the scores whose columns are these bytes."""
+        scores, at = cls(task, length), 0
+        count = len(packed) // ROW_BYTES
+        for name in _COLUMNS:
+            column = getattr(scores, name)
+            size = count * column.itemsize
+            column.frombytes(packed[at : at + size])
+            at += size
+        return scores
+
     def outcome_at(self, i: int) -> Outcome:
         """Return the outcome of the sample at a position."""
         return OUTCOMES[self.outcome[i]]
@@ -91,6 +107,7 @@ class Scores:
 
 
 _COLUMNS = [column.name for column in fields(Scores) if column.default_factory is not MISSING]
+ROW_BYTES = sum(getattr(Scores(), name).itemsize for name in _COLUMNS)
 
 
 def scores_of(records: Iterable[Record]) -> dict[Key, Scores]:

@@ -16,6 +16,7 @@ from anchoreval.errors import LengthError
 from anchoreval.texts.draft import Draft
 from anchoreval.texts.tally import Piece
 
+ESTIMATES = 8  # of how much fits, before the search becomes a plain bisection
 PATIENCE = 40  # draws at upstream's smallest size before the finer search takes over
 
 
@@ -72,7 +73,8 @@ class Fit:
     """The fit of one task at one length, all in tokens.
 
     `room` is what the prompt may take; `answer` is the rest of the length, which is mostly the answer budget; `step` is
-    upstream's step and `least` the fewest units that make sense, both in units.
+    upstream's step and `least` the fewest units that make sense, both in units. With `evenly`, a text of more units has
+    more tokens and draws as many numbers; `last` is then the units of the text before.
     """
 
     make: Make
@@ -82,6 +84,8 @@ class Fit:
     step: int
     least: int
     draws: Draws
+    evenly: bool = False
+    last: int = 0
 
     def search(self, highest: int | None = None, extra: int = 0) -> int:
         """Return upstream's number of units; `highest` replaces its 3x estimate, each text has `extra` more tokens."""
@@ -128,11 +132,16 @@ class Fit:
         return self.refine(overflow - 1)
 
     def refine(self, most: int) -> Fitted:
-        """Return the text with the most units (least..most) that fits; all sizes use the same random numbers."""
+        """Return the text with the most units (least..most) that fits; all sizes use the same random numbers.
+
+        If texts grow `evenly`, the search begins at the size of the last text.
+        """
         state = self.draws.save()
-        best, smallest = fullest(lambda units: self._probe(state, units), self.room, self.least, most)
+        guess = (self.last or most // 3) if self.evenly else 0
+        best, smallest = fullest(lambda units: self._probe(state, units), self.room, self.least, most, guess)
         if best is None:
             raise too_short(self.room + self.answer, None if smallest is None else smallest + self.answer)
+        self.last = best.units
         return best
 
     def _probe(self, state: tuple[Any, Any], units: int) -> Fitted | None:
@@ -149,22 +158,25 @@ class Fit:
 
 
 def fullest(
-    probe: Callable[[int], Fitted | None], room: int, least: int, most: int
+    probe: Callable[[int], Fitted | None], room: int, least: int, most: int, guess: int = 0
 ) -> tuple[Fitted | None, int | None]:
     """Return the text of the most units (least..most) within `room` tokens, and the tokens of the smallest one above.
 
-    Each is None if the search met no such text.
+    Each is None if the search met no such text. With a `guess` the search goes on from there by estimates before it
+    bisects; it then finds the same text if texts of more units have more tokens.
     """
     low, high, best = least, max(most, least), None
     smallest: int | None = None
+    estimates = ESTIMATES if guess else 0
     while low <= high:
-        middle = (low + high) // 2
-        fitted = probe(middle)
+        middle = max(low, min(guess, high)) if estimates > 0 else (low + high) // 2
+        fitted, estimates = probe(middle), estimates - 1
         if fitted is not None and fitted.tokens <= room:
             best, low = fitted, middle + 1
         else:
             smallest = fitted.tokens if fitted else smallest
             high = middle - 1
+        guess = middle + (room - fitted.tokens) * middle // max(fitted.tokens, 1) if fitted else 0
     return best, smallest
 
 

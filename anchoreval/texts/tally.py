@@ -46,6 +46,7 @@ class Tally:
         self._cut = re.compile(f"(?<=[{re.escape(''.join(sorted(after)))}]) (?=[!-~])") if self.adds_up else None
         self._lead = tokenizer.count(LEAD) if self.adds_up else 0
         self._seam = lru_cache(SEAMS_KEPT)(self.following)
+        self._behind: Callable[[list[str]], int] | None = getattr(tokenizer, "count_behind", None)
         self._opening = lru_cache(1024)(tokenizer.count)
 
     def whole(self, text: str) -> int:
@@ -90,14 +91,17 @@ class Tally:
         """Return the tokens of the joined pieces: exactly those of the joined text."""
         if not self.adds_up:
             return self._tokenizer.count(joined_text(pieces))
-        total, pending, seam = 0, "", self._opening
+        total, pending, seams = 0, "", list[str]()
         for piece in pieces:
             head, body, tail = piece.parts or self.parts(piece)
             pending += head
             if tail is not None:
-                total += (seam(pending) if pending else 0) + body
-                pending, seam = tail, self._seam
-        return total + (seam(pending) if pending else 0)
+                total += body
+                seams.append(pending)
+                pending = tail
+        opening, *seams = [*seams, pending]
+        total += self._opening(opening) if opening else 0
+        return total + (self._behind(seams) if self._behind else sum(map(self._seam, seams)))
 
     def repeat(self, piece: Piece, times: int) -> Piece:
         """Return the piece `times` times in a row as one piece, counted without tokenising it again."""

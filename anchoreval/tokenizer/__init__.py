@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Hashable, Mapping
-from functools import cached_property, lru_cache
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from functools import cached_property, lru_cache, partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,9 @@ from anchoreval.errors import ModelError
 from anchoreval.tokenizer.check import Reading, compared
 from anchoreval.tokenizer.cuts import cut_after
 from anchoreval.tokenizer.files import FILES, TEMPLATES, complete, config_of, special_tokens, text_of
+from anchoreval.tokenizer.words import LEAD, Words
+
+LONG = 256  # characters from which on a text is encoded by its words
 
 
 class TextTokenizer:
@@ -48,16 +54,56 @@ class TextTokenizer:
         """The characters after which a single space is a safe cut."""
         return cut_after(json.loads(self._inner.to_str()))
 
+    @cached_property
+    def _words(self) -> Words | None:
+        """Encodes long texts by their words; None if no cut is known to be safe."""
+        whole = partial(self._inner.encode, add_special_tokens=False)
+        return Words(whole, self.cut_after) if LEAD in self.cut_after else None
+
+    def _by_words(self, characters: int) -> Words | None:
+        return self._words if characters >= LONG else None
+
     def count(self, text: str) -> int:
         """Return the number of tokens of `text`, without special tokens."""
         with self._panics:
+            if words := self._by_words(len(text)):
+                return words.count(text)
             return len(self._inner.encode_batch_fast([text], add_special_tokens=False)[0])
+
+    def count_behind(self, texts: Sequence[str]) -> int:
+        """Return the number of tokens of texts, each of which is to stand behind a safe cut and begins with its space.
+
+        There must be a safe cut behind a letter (`cut_after`).
+        """
+        assert self._words is not None
+        with self._panics:
+            return self._words.count_behind(texts)
 
     def encode_with_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Return the token ids of `text` and the character span (start, end) of each, without special tokens."""
         with self._panics:
             found = self._inner.encode(text, add_special_tokens=False)
             return found.ids, found.offsets
+
+    def encode_parts(self, parts: Sequence[str]) -> tuple[list[int], list[int]]:
+        """Return the token ids of the joined parts, and the number of tokens that begin in each part."""
+        if words := self._by_words(sum(map(len, parts))):
+            with self._panics:
+                return words.encode_parts(parts)
+        ids, spans = self.encode_with_spans("".join(parts))
+        seams = [*accumulate(map(len, parts[:-1]))]
+        begun = Counter(bisect_right(seams, start) for start, _ in spans)
+        return ids, [begun[number] for number in range(len(parts))]
+
+    def starts(self, text: str, tokens: Sequence[int]) -> list[int]:
+        """Return the characters of `text` at which its tokens of these numbers begin; those past the end have none."""
+        if not tokens:
+            return []
+        if words := self._by_words(len(text)):
+            with self._panics:
+                return words.starts(text, tokens)
+        spans = self.spans(text)
+        return [spans[token][0] for token in tokens if 0 <= token < len(spans)]
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         """Return the character span (start, end) of every token of `text`, without special tokens."""
@@ -66,6 +112,8 @@ class TextTokenizer:
     def encode(self, text: str, special_tokens: bool = False) -> list[int]:
         """Return the token ids of `text`; with `special_tokens`, including those that the checkpoint itself adds."""
         with self._panics:
+            if not special_tokens and (words := self._by_words(len(text))):
+                return words.encode(text)
             return list(self._inner.encode(text, add_special_tokens=special_tokens).ids)
 
     def encode_batch(self, texts: list[str], offsets: bool = False) -> list[tuple[list[int], list[tuple[int, int]]]]:

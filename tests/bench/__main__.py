@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+from bench.scale import PARTS as SCALE_PARTS
+
 from anchoreval.cli import options as shared
 from anchoreval.cli.options import Option
 
@@ -27,11 +29,15 @@ def parser() -> argparse.ArgumentParser:
         "runs": Option("generated runs", 1000, shared.positive, "N"),
         "records": Option("records of each run", 1000, shared.positive, "N"),
     })  # fmt: skip
-    scale = kinds.add_parser("scale", help="CPU seconds and memory of each command by records and by runs")
+    scale = kinds.add_parser("scale", help="what the tool itself costs as records, runs and prompts grow")
     shared.add_own(scale, {
-        "samples": Option("samples of a cell at each size, 52 records each", (5, 10, 20), numbers, "N,N,N"),
-        "runs": Option("run folders at each size", (20, 50, 100), numbers, "N,N,N"),
-        "length": Option("tokens of a prompt", 1024, shared.length, "N"),
+        "parts": Option("records, runs, driver, engines", SCALE_PARTS, lambda text: text.split(","), "PART,PART"),
+        "samples": Option("records: samples of a cell at each size, 52 records each", (20, 40, 80), numbers, "N,N,N"),
+        "length": Option("records: tokens of a prompt", 1024, shared.length, "N"),
+        "runs": Option("runs: run folders at each size", (20, 50, 100), numbers, "N,N,N"),
+        "lengths": Option("driver: tokens of a prompt", (8192, 32768, 131072), shared.lengths, "N,N,N"),
+        "prompts": Option("driver: prompts of a task, 52 records each", 8, shared.positive, "N"),
+        "engine_lengths": Option("engines: tokens of a prompt", (2048, 4096, 8192), shared.lengths, "N,N,N"),
     })  # fmt: skip
     kinds.add_parser("sequential", help="false verdicts and samples used by run --until, simulated")
     beside = kinds.add_parser("lm-eval", help="time and memory of our model in lm-eval beside its hf model")
@@ -61,7 +67,8 @@ def main() -> None:
     elif options.kind == "scale":
         from bench.scale import report_scale
 
-        for line in report_scale(options.samples, options.runs, options.length):
+        names = ("parts", "samples", "length", "runs", "lengths", "prompts", "engine_lengths")
+        for line in report_scale(*(getattr(options, name) for name in names)):
             sys.stdout.write(f"{line}\n")
             sys.stdout.flush()
         return

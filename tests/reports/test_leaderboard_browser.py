@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from test_board import make_run
 from test_leaderboard import BOARDS, declared, saved
 
+from anchoreval.records.header import Header
 from anchoreval.reports.board.declared import write_leaderboard, write_summary
 
 pytestmark = pytest.mark.browser
@@ -79,6 +81,7 @@ def test_many_models_are_ranked_folded_chosen_and_the_address_keeps_the_view(
         assert rows.count() == 2 and page.locator("button.fold").all_inner_texts() == ["+2", "+2"]
         page.click("button.fold >> nth=0")
         assert rows.count() == 4
+        assert not page.locator("[data-rank]").count()  # what nothing sorts has no rank
         head = page.locator("#board thead th:nth-child(5)")
         head.locator("button").click()
         assert head.get_attribute("aria-sort") == "descending"  # a score: the best first
@@ -93,3 +96,51 @@ def test_many_models_are_ranked_folded_chosen_and_the_address_keeps_the_view(
         assert rows.count() == 2 and page.input_value("#find-model") == "run one; run three"
         assert not page.locator("#board thead th").last.is_visible() and page.is_checked("#fold")
         assert page.locator("#board thead th:nth-child(5)").get_attribute("aria-sort") == "descending"
+
+
+def test_a_rank_is_by_the_sorted_column_among_the_rows_shown_and_says_ties(
+    open_page: Callable[..., Any], summary: Path
+) -> None:
+    with open_page(summary) as tab:
+        page, rows, column = tab.page, tab.page.locator("#board tbody tr:visible"), 4
+
+        def ranks() -> list[str]:
+            shown = rows.evaluate_all(
+                "(rows, column) => rows.map((row) => [row.cells[0].dataset.rank ?? '', row.cells[column].dataset.key])",
+                column,
+            )
+            values = [float(key) for _, key in shown]
+            ties = ["=" if values.count(value) > 1 else "" for value in values]
+            firsts = [1 + sum(other > value for other in values) for value in values]
+            best = [f"{first}{tie}" for first, tie in zip(firsts, ties, strict=True)]
+            assert [rank for rank, _ in shown] == best
+            return best
+
+        head = page.locator(f"#board thead th:nth-child({column + 1}) button")
+        head.click()
+        down = ranks()
+        assert down[0].rstrip("=") == "1" and len(down) == 9
+        head.click()
+        assert ranks() == down[::-1]  # upwards the best is the last, and still the first by rank
+        page.fill("#find-model", "run two")
+        assert len(ranks()) == 3
+        page.click("#board thead th:nth-child(2) button")
+        assert not page.locator("[data-rank]").count()  # names have none
+
+
+def test_a_board_with_an_order_is_ranked_by_it_from_the_start(open_page: Callable[..., Any], tmp_path: Path) -> None:
+    runs = []
+    for name, count in (("one", 4), ("two", 12)):
+        run = make_run(tmp_path / name, samples=count)
+        runs.append(saved(replace(run, header=Header(run.header | {"model": {"name": name, "sha256": name}}))))
+    made = write_leaderboard(
+        runs, declared(tmp_path, columns=["by_length", "samples"], order=["-samples"]), tmp_path / "out"
+    )
+    with open_page(made[1]) as tab:
+        ways = tab.page.locator("#board thead th").evaluate_all("heads => heads.map((head) => head.ariaSort)")
+        assert ways == [*["none"] * (len(ways) - 1), "descending"]
+        ranks = tab.page.locator("#board tbody tr td:first-child").evaluate_all(
+            "cells => cells.map((cell) => cell.dataset.rank)"
+        )
+        assert ranks == [*["1="] * 3, *["4="] * 3]  # the arms of a model have as many samples
+        assert tab.axe() == [] and not tab.problems

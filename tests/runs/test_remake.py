@@ -14,7 +14,7 @@ import pytest
 
 from anchoreval import evaluate, load_run
 from anchoreval.errors import AnchorEvalError, CardError, ModelError, RunError, SourceError
-from anchoreval.records.lines import key_of
+from anchoreval.records.lines import keys_of
 from anchoreval.records.run import Run
 from anchoreval.runs.rebuild import Remake
 
@@ -55,7 +55,7 @@ def test_the_prompts_and_keys_are_those_of_the_records(run: Run) -> None:
     remake = Remake(run)
     assert made_again(remake) == prompts(run) and len(prompts(run)) == 12
     keys = {
-        key_of(remake.request(sample), arm, remake.header.identity.engine)
+        keys_of(remake.request(sample), [arm], remake.header.identity.engine)[0]
         for sample in remake.samples()
         for arm in remake.spec.arms
     }

@@ -61,6 +61,17 @@ def test_every_size_is_tried_with_the_same_random_numbers() -> None:
     assert len(task.drawn) > 3 and len(set(task.drawn)) == 1
 
 
+def test_texts_that_grow_evenly_are_fitted_alike_in_fewer_draws() -> None:
+    for room in (70, 71, 137, 5_000, 12_345, 49_999):
+        plain, even = (Lines(room=room, step=25, least=7) for _ in range(2))
+        even.fit.evenly = True
+        for smaller in (0, 30):  # another text, whose search begins at the size of the last
+            for task in (plain, even):
+                task.fit.room = max(70, room - smaller)
+            assert even.fit.refine(5_000).units == plain.fit.refine(5_000).units == max(70, room - smaller) // 10
+        assert len(even.asked) < len(plain.asked) - 8
+
+
 def test_nothing_fitting_is_an_error_with_the_length_that_is_needed() -> None:
     with pytest.raises(LengthError) as caught:
         Lines(room=30, step=5, least=7).fit.sample(5)

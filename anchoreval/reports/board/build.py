@@ -9,7 +9,7 @@ from functools import partial
 from anchoreval.reports.board.cells import Gap, Map, Taken, choose, depth_map, gaps_of, grid_maps, task_map
 from anchoreval.reports.board.columns import Row, Value, columns_of, heads
 from anchoreval.reports.board.definition import IDENTITY, Declared
-from anchoreval.reports.board.gather import Gathered, spread_out
+from anchoreval.reports.board.gather import WORTH_A_PROCESS, Gathered, spread_out
 from anchoreval.reports.board.models import (
     Members,
     averaged,
@@ -19,6 +19,7 @@ from anchoreval.reports.board.models import (
     over_words,
     variant_of,
 )
+from anchoreval.reports.board.store import Spool
 from anchoreval.reports.board.view import RunView
 from anchoreval.reports.rows import TRAINED
 from anchoreval.stats import Cells, Compared, Slots, Subject, Trained, labels
@@ -65,7 +66,10 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One row of the board's table, made of `row`; `beside` is the setting without the label of a run."""
+    """One row of the board's table; `beside` is the setting without the label of a run.
+
+    `row` is what its values are made of; it has the means for trained models alone, whose rows over seeds need them.
+    """
 
     group: int
     model: str
@@ -87,7 +91,7 @@ class Board:
     lengths: tuple[int, ...]
     heads: tuple[str, ...]
     sources: tuple[Source, ...]
-    groups: tuple[Group, ...]
+    groups: Sequence[Group]
     lines: tuple[Line, ...]
     absent: tuple[str, ...]
 
@@ -100,13 +104,12 @@ def build(declared: Declared, runs: Iterable[Gathered], workers: int = 1, checkp
     gathered = list(runs)
     declared = _with_training(declared, any(run.trained for run in gathered))
     definition = declared.definition
-    run_lengths = {length for run in gathered for cells in run.cells.values() for _, length in cells}
+    run_lengths = {length for run in gathered for places in run.places.values() for _, length in places}
     lengths = tuple(sorted(definition.lengths or run_lengths))
     grouped: dict[tuple[str, str], dict[Subject, list[tuple[int, Gathered]]]] = {}
     for number, run in enumerate(gathered):
         by_subject = grouped.setdefault((run.subject.model, run.setting), {})
         by_subject.setdefault(replace(run.subject, arm=run.subject.model), []).append((number, run))
-    groups: list[Group] = []
     lines: list[Line] = []
     work = [
         (name, setting, by_subject[subject])
@@ -116,6 +119,8 @@ def build(declared: Declared, runs: Iterable[Gathered], workers: int = 1, checkp
     work.sort(key=lambda item: (item[2][0][1].subject.model, item[2][0][1].subject.weights, item[1], item[0]))
     every = [members for *_, members in work]
     compared = [(*item, baseline_of(definition.baseline_model, item[2][0][1], every)) for item in work]
+    whole = any(run.view for run in gathered)
+    groups: list[Group] | Spool[Group] = Spool() if len(work) >= WORTH_A_PROCESS and not whole else []
     for group, rows in spread_out(partial(_group, declared, lengths), compared, workers):
         lines += [replace(line, group=len(groups)) for line in rows]
         groups.append(group)
@@ -126,9 +131,9 @@ def build(declared: Declared, runs: Iterable[Gathered], workers: int = 1, checkp
             definition.columns, lengths, definition.baseline or "baseline", declared.averages, definition.baseline_model
         ),
         tuple(Source(run.path, run.name, run.viewer, run.facts, run.page) for run in gathered),
-        tuple(groups),
+        groups,
         tuple(_ordered([*_over_seeds(lines, declared, checkpoints), *lines], declared, lengths)),
-        () if any(run.view for run in gathered) else tuple(_absent(declared, gathered)),
+        () if whole else tuple(_absent(declared, gathered)),
     )
 
 
@@ -158,9 +163,9 @@ def _group(
     offers = [
         (subject, place)
         for _, run in members
-        for subject, cells in run.cells.items()
+        for subject, places in run.places.items()
         if subject in arms
-        for place in cells
+        for place in places
     ]
     merged = {arm: {place: taken[place][arm] for place in sorted(taken) if arm in taken[place]} for arm in names}
     compared = view.compared if view else Compared(merged, margin, names, mixed=True)
@@ -199,7 +204,8 @@ def _group(
                 values = columns_of(row, definition.columns, declared.averages)
                 comparable = not group.incomparable & {task for task, _ in row.means}
                 most_environments = max(runs[mean.run].environments for mean in row.means.values())
-                told = model, setting, names[arm], suite, comparable, most_environments, values, row, first.beside
+                kept = row if first.trained else replace(row, means={})
+                told = model, setting, names[arm], suite, comparable, most_environments, values, kept, first.beside
                 lines.append(Line(0, *told))
     return group, lines
 
@@ -285,7 +291,7 @@ def _rank(key: float | str | None, down: bool) -> tuple[bool, float, str]:
 def _absent(declared: Declared, runs: Sequence[Gathered]) -> Iterable[str]:
     """Yield, in words, what the definition names and no run holds."""
     definition = declared.definition
-    keys = {(*place, one.arm) for run in runs for one, cells in run.cells.items() for place in cells}
+    keys = {(*place, one.arm) for run in runs for one, places in run.places.items() for place in places}
     variants = {run.trained.name for run in runs if run.trained}
     wanted = (
         ("arm", definition.arms or (), {arm for _, _, arm in keys}),

@@ -74,7 +74,7 @@ def choose(runs: Iterable[tuple[int, Gathered]]) -> dict[Place, dict[Subject, Sc
     offers_of: dict[Place, list[tuple[tuple[int, int, str, str], int, dict[Subject, Scores]]]] = {}
     for number, run in runs:
         places: dict[Place, dict[Subject, Scores]] = {}
-        for arm, cells in run.cells.items():
+        for arm, cells in run.columns.load().items():
             for place, scores in cells.items():
                 scores.run = number
                 places.setdefault(place, {})[arm] = scores

@@ -8,12 +8,14 @@ from pathlib import Path
 
 from anchoreval.errors import RunError
 from anchoreval.files import write_whole
+from anchoreval.records.header import Header
 from anchoreval.records.lines import RECORDS
 from anchoreval.records.run import Run, find_runs, header_alone, load_run
 from anchoreval.reports.board.build import Board, build
 from anchoreval.reports.board.definition import Declared, Definition, find_definition, load_definition, of_runs
 from anchoreval.reports.board.gather import Gathered, gather, of_its_own
 from anchoreval.reports.board.sheet import lines_of
+from anchoreval.reports.board.store import open_store
 from anchoreval.reports.page import TABLES, TITLES, require_page
 from anchoreval.reports.readable import draw
 
@@ -29,17 +31,20 @@ def write_leaderboard(
     workers: int = 1,
     tell: Callable[[str], None] | None = None,
     checkpoints: bool = False,
+    fresh: bool = False,
 ) -> tuple[Path, Path]:
     """Write `<name>.csv` and `<name>.html` into `folder`, named for the definition, and return their paths.
 
     The same runs give the same bytes. `definition` is a file, or the name of a definition that comes with the package.
     `runs` are run folders or folders of run folders, read by `workers` processes. With `tell`, a run that was found in
-    a folder and cannot be read is reported and skipped. `checkpoints` is as for `build`. Raise CardError for a bad
-    definition, RunError for a run that cannot be read.
+    a folder and cannot be read is reported and skipped. `checkpoints` is as for `build`. Records that an earlier board
+    has read are not read again, except with `fresh` (store.py). Raise CardError for a bad definition, RunError for a
+    run that cannot be read.
     """
     declared = load_definition(find_definition(definition))
-    gathered = gather(find_runs(runs), declared, folder, workers, tell, frozenset(runs))
-    return _write(declared, gathered, folder, workers, checkpoints)
+    with open_store(fresh) as store:
+        gathered = gather(find_runs(runs), declared, folder, store, workers, tell, frozenset(runs))
+        return _write(declared, gathered, folder, workers, checkpoints)
 
 
 def write_summary(
@@ -48,16 +53,18 @@ def write_summary(
     workers: int = 1,
     tell: Callable[[str], None] = lambda _: None,
     checkpoints: bool = False,
+    fresh: bool = False,
 ) -> tuple[Path, Path]:
     """Write board.csv and board.html of many runs into `folder`, and a page for each run into its own folder.
 
     The summary has the table and the maps of all runs, and links to their pages, which hold cards, tables and samples.
-    Of one run at a time all records are held, for its page. A run that cannot be read is reported and skipped.
+    Of one run at a time all records are held, for its page. A run that cannot be read is reported and skipped. `fresh`
+    is as for `write_leaderboard`.
     """
     known = list[Run]()
     for path in runs:
         try:
-            known.append(header_alone(path))
+            known.append(_outlined(header_alone(path)))
         except RunError as error:
             tell(f"left out: {error}")
     if not known:
@@ -67,9 +74,17 @@ def write_summary(
             draw([load_run(run.path)], run.path, [run.path], tell)
     names = Counter(run.name for run in known)
     declared = of_runs(known)
-    found = gather([run.path for run in known], declared, folder, workers, tell)
-    apart = (of_its_own(run, run.path if names[run.name] > 1 else run.name) for run in found)
-    return _write(declared, apart, folder, workers, checkpoints)
+    with open_store(fresh) as store:
+        found = gather([run.path for run in known], declared, folder, store, workers, tell)
+        apart = (of_its_own(run, run.path if names[run.name] > 1 else run.name) for run in found)
+        return _write(declared, apart, folder, workers, checkpoints)
+
+
+def _outlined(run: Run) -> Run:
+    """Return the run with what `of_runs` reads of its header alone: a header may be as long as a hundred records."""
+    model = {name: run.header.model.get(name) for name in ("name", "sha256", "trained")}
+    kept = {"run": run.header.run, "tasks": run.header.tasks, "lengths": run.header.lengths, "arms": run.header.arms}
+    return Run(run.path, Header(kept | {"model": model}), ())
 
 
 def _is_drawn(run: Path) -> bool:

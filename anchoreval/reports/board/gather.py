@@ -1,8 +1,8 @@
-"""Run folders -> scores per cell, streamed: each record is read once, and only a few numbers of it are kept."""
+"""Run folders -> what a board keeps of each: where its cells are, and their scores when they are used (store.py)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,9 +13,10 @@ from typing import TypeVar
 from anchoreval.errors import RunError
 from anchoreval.files import there
 from anchoreval.records.header import HEADER, Header, read_header
-from anchoreval.records.lines import RECORDS, Lines, each_fields
+from anchoreval.records.lines import RECORDS, Lines
 from anchoreval.records.run import changed_since
 from anchoreval.reports.board.definition import Declared
+from anchoreval.reports.board.store import Kept, Key, Store
 from anchoreval.reports.board.view import RunView
 from anchoreval.reports.links import has_page, has_viewer, relative
 from anchoreval.schema import original_of
@@ -24,6 +25,22 @@ from anchoreval.stats import Place, Scores, Subject, Trained
 WORTH_A_PROCESS, CHUNK = 40, 10  # items
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+Cells = Mapping[Subject, Mapping[Place, Scores]]
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The cells of a run that a board shows: `places` of each arm; `load` returns their scores, anew at each call."""
+
+    places: Mapping[Subject, tuple[Place, ...]]
+    load: Callable[[], Cells]
+
+    @classmethod
+    def at_hand(cls, cells: Cells) -> Columns:
+        """Return cells that are in memory."""
+        return cls({subject: tuple(of) for subject, of in cells.items()}, partial(dict, cells))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +62,7 @@ class Gathered:
     viewer: bool
     facts: tuple[str, ...]
     environments: int
-    cells: Mapping[Subject, Mapping[Place, Scores]]
+    columns: Columns
     changed: str = ""
     view: RunView | None = None
     beside: str = ""
@@ -53,11 +70,17 @@ class Gathered:
     trained: Trained | None = None
     page: bool = False
 
+    @property
+    def places(self) -> Mapping[Subject, tuple[Place, ...]]:
+        """Return the cells of each arm, placebos included."""
+        return self.columns.places
+
 
 def gather(
     paths: Sequence[Path],
     declared: Declared,
     folder: Path,
+    store: Store,
     workers: int = 1,
     tell: Callable[[str], None] | None = None,
     named: frozenset[Path] = frozenset(),
@@ -67,9 +90,10 @@ def gather(
     With `tell`, a run that cannot be read is reported and skipped, unless it is among `named`.
     """
     strict, arms = frozenset(paths) if tell is None else named, declared.definition.arms
-    for run in spread_out(partial(_gathered, declared=declared, folder=folder, strict=strict), paths, workers):
+    read = partial(_gathered, declared=declared, folder=folder, store=store, strict=strict)
+    for run in spread_out(read, paths, workers):
         if isinstance(run, Gathered):
-            if any(arms is None or subject.arm in arms for subject in run.cells):
+            if any(arms is None or subject.arm in arms for subject in run.places):
                 if run.changed and tell is not None:
                     tell(f"{run.path}: {run.changed}: `anchoreval verify` says where")
                 yield run
@@ -77,9 +101,9 @@ def gather(
             tell(f"left out: {run}")
 
 
-def _gathered(path: Path, declared: Declared, folder: Path, strict: frozenset[Path]) -> Gathered | str:
+def _gathered(path: Path, declared: Declared, folder: Path, store: Store, strict: frozenset[Path]) -> Gathered | str:
     try:
-        return gathered(path, declared, folder)
+        return gathered(path, declared, folder, store)
     except RunError as error:
         if path in strict:
             raise
@@ -95,25 +119,53 @@ def spread_out(work: Callable[[Item], Result], items: Sequence[Item], workers: i
         yield from pool.map(work, items, chunksize=CHUNK)
 
 
-def gathered(path: Path, declared: Declared, folder: Path) -> Gathered:
+def gathered(path: Path, declared: Declared, folder: Path, store: Store) -> Gathered:
     """Return one run folder with the cells that the board shows, and those of placebos for the noise floors.
 
     Raise RunError if a record is broken or repeated.
     """
-    header, lines = read_header(path / HEADER), Lines(path / RECORDS)
+    header, records = read_header(path / HEADER), path / RECORDS
     run = header.run or path.name
     models = declared.definition.models
     wanted = models is None or header.subject("", run).model in models
-    by_arm = _cells(header, lines, declared) if wanted and there(lines.path) else {}
-    changed = changed_since(header, lines) if wanted else ""
-    cells = {header.subject(arm): of for arm, of in by_arm.items()}
-    kept = _kept(header, run, relative(path, folder), has_viewer(path), cells, changed)
-    return replace(kept, page=has_page(path))
+    kept = store.of(records) if wanted and there(records) else None
+    shown = tuple(_shown(kept.cells, declared)) if kept else ()
+    if kept:
+        kept.require(shown)
+    changed = changed_since(header, kept or Lines(records)) if wanted else ""
+    subjects = {arm: header.subject(arm) for arm in dict.fromkeys(arm for arm, *_ in shown)}
+    places = {subject: tuple((task, length) for of, task, length in shown if of == arm)
+              for arm, subject in subjects.items()}  # fmt: skip
+    load = partial(_load, store, kept, subjects, header.stopped, frozenset(shown))
+    of_run = _kept(header, run, relative(path, folder), has_viewer(path), Columns(places, load), changed)
+    return replace(of_run, page=has_page(path))
+
+
+def _shown(cells: Iterable[Key], declared: Declared) -> Iterator[Key]:
+    """Yield the cells that the board shows, including those of placebos."""
+    definition, tasks = declared.definition, frozenset(declared.tasks)
+    lengths, arms = frozenset(definition.lengths or ()), frozenset(definition.arms or ())
+    for arm, task, length in cells:
+        wanted = not arms or arm in arms or original_of(arm) is not None
+        if task in tasks and (not lengths or length in lengths) and wanted:
+            yield arm, task, length
+
+
+def _load(
+    store: Store, kept: Kept | None, subjects: Mapping[str, Subject], stopped: Mapping[str, Mapping[Place, str]],
+    shown: frozenset[Key],
+) -> Cells:  # fmt: skip
+    cells: dict[Subject, dict[Place, Scores]] = {subject: {} for subject in subjects.values()}
+    for arm, scores in store.scores(kept, shown) if kept else ():
+        place = scores.task, scores.length
+        scores.stopped = stopped.get(arm, {}).get(place, "")
+        cells[subjects[arm]][place] = scores
+    return cells
 
 
 def gathered_view(view: RunView, label: str = "") -> Gathered:
     """Return a run that was read whole; one of several on a board is a setting of its own, told by its label."""
-    kept = _kept(view.header, view.name, view.path, view.viewer, view.subjects, view.changed, view)
+    kept = _kept(view.header, view.name, view.path, view.viewer, Columns.at_hand(view.subjects), view.changed, view)
     return of_its_own(kept, label) if label else kept
 
 
@@ -123,8 +175,7 @@ def of_its_own(run: Gathered, label: str) -> Gathered:
 
 
 def _kept(
-    header: Header, run: str, path: str, viewer: bool, cells: Mapping[Subject, Mapping[Place, Scores]], changed: str,
-    view: RunView | None = None,
+    header: Header, run: str, path: str, viewer: bool, columns: Columns, changed: str, view: RunView | None = None,
 ) -> Gathered:  # fmt: skip
     subject = header.subject("", run)
     source_words = (f"{key} {value}" for key, value in sorted(header.sources.items()) if key != "wordlists")
@@ -139,7 +190,7 @@ def _kept(
         viewer,
         (*facts(header), *([f"changed: {changed}"] if changed else [])),
         max(1, len(header.environments)),
-        cells,
+        columns,
         changed,
         view,
         setting,
@@ -154,25 +205,3 @@ def facts(header: Header) -> tuple[str, ...]:
     sentences = [f"prompts: {form}" if form else "", header.raw_words]
     sentences += [f"anchor: {anchor}" if anchor else "", header.environment_words]
     return tuple(filter(None, sentences))
-
-
-def _cells(header: Header, lines: Lines, declared: Declared) -> dict[str, dict[Place, Scores]]:
-    """Return arm -> the cells that the board shows, including those of placebos."""
-    definition, tasks = declared.definition, frozenset(declared.tasks)
-    lengths, arms, stopped = frozenset(definition.lengths or ()), frozenset(definition.arms or ()), header.stopped
-    by_arm: dict[str, dict[Place, Scores]] = {}
-    for number, record in each_fields(lines):
-        task, length, arm = record["task"], record["length"], record["arm"]
-        wanted = not arms or arm in arms or original_of(arm) is not None
-        if task in tasks and (not lengths or length in lengths) and wanted:
-            cells = by_arm.setdefault(arm, {})
-            if (task, length) not in cells:
-                cells[task, length] = Scores(task, length, stopped=stopped.get(arm, {}).get((task, length), ""))
-            try:
-                cells[task, length].add(record.get)
-            except (TypeError, ValueError, AttributeError, OverflowError) as error:
-                raise RunError(f"{lines.path}:{number}: a field of this record has the wrong type: {error}") from error
-    for arm, cells in by_arm.items():
-        for scores in cells.values():
-            scores.require_each_once(arm, f"{lines.path}: ")
-    return by_arm

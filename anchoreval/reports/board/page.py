@@ -17,8 +17,8 @@ from anchoreval.records.header import RAW_TEXT
 from anchoreval.reports import colours
 from anchoreval.reports.board.build import Board, Group, Line, Source
 from anchoreval.reports.board.cells import Gap, Map, Mean
-from anchoreval.reports.board.columns import Value
-from anchoreval.reports.board.details import DIFFERENCE_HEADS, FOREST, SCORE_HEADS, details
+from anchoreval.reports.board.columns import Value, heads
+from anchoreval.reports.board.details import DIFFERENCE_HEADS, FOREST, SCORE_HEADS, Details, details
 from anchoreval.reports.board.reported import Reported, is_length
 from anchoreval.reports.links import encoded, listed
 from anchoreval.reports.outcomes import EXTENSION, counted_lines
@@ -27,35 +27,61 @@ from anchoreval.reports.words import NONE, left_out, lost_counts, p_text, plain,
 from anchoreval.schema import Json, Outcome
 from anchoreval.stats import Subject
 
+COLUMNS = ("model", "arm", "suite")  # of the table, before the values
 TEMPLATES = Path(__file__).parent / "templates"
 
 
 def page(board: Board) -> Iterator[str]:
     """Yield the page in pieces."""
-    definition = board.declared.definition
-    runs = [details(group.view, i, _folder(board.sources[group.runs[0]])) for i, group in enumerate(board.groups)
-            if group.view]  # fmt: skip
+    definition, seen = board.declared.definition, _Seen(board)
+    runs = seen.details
     alone = runs[0] if len(runs) == 1 else None
     settings = {line.setting for line in board.lines}
     yield from render(
         TEMPLATES / "board.html", "board", plain(definition.title, 200), [TEMPLATES / "board.css", colours.css()],
         [PIECES, TEMPLATES / "board.js"],
         about=plain(definition.about, 2000), name=plain(board.declared.name, NAME), baseline=definition.baseline,
-        margin=f"{definition.margin:g}", heads=board.heads, facts=alone.lead if alone else _facts(board),
-        lines=(_line(board, line) for line in board.lines), notes=alone.warnings if alone else list(_notes(board)),
+        margin=f"{definition.margin:g}", facts=alone.lead if alone else _facts(board, seen),
+        lines=(_line(board, line) for line in board.lines),
+        notes=alone.warnings if alone else list(_notes(board, seen)),
         arms=list(dict.fromkeys(line.arm for line in board.lines)), suites=list(board.declared.suites),
-        groups=[(i, f"{group.model} · {group.setting}") for i, group in enumerate(board.groups)],
-        count=len(board.lines), setting=settings.pop() if len(settings) == 1 else "",
+        groups=list(enumerate(seen.names)),
+        columns=[*COLUMNS, *board.heads], count=len(board.lines), setting=settings.pop() if len(settings) == 1 else "",
         reported=[_reported(table) for table in board.declared.reported],
         sources=[(run.path, _folder(run), run.viewer, run.facts, run.page) for run in board.sources],
-        runs=runs, alone=alone,
+        runs=runs, alone=alone, sorted_by=_sorted_by(board),
         shared=data_block(_shared(board)), blocks=(data_block(_group(group)) for group in board.groups),
         none=NONE, forest=FOREST, score_heads=SCORE_HEADS, difference_heads=DIFFERENCE_HEADS,
     )  # fmt: skip
 
 
-def _facts(board: Board) -> str:
-    models, runs = len({group.model for group in board.groups}), len(board.sources)
+def _sorted_by(board: Board) -> Mapping[int, str]:
+    """Return the column of the table that decides its order first, with its direction; empty if no value does."""
+    definition = board.declared.definition
+    names, first = heads(definition.columns, board.lengths, ""), next(iter(definition.order), "")
+    column, way = first.removeprefix("-"), "descending" if first.startswith("-") else "ascending"
+    return {len(COLUMNS) + names.index(column): way} if column in names else {}
+
+
+class _Seen:
+    """What the page says of all groups together, from one pass over them: they may lie in a file."""
+
+    def __init__(self, board: Board) -> None:
+        self.details, self.names, self.models = list[Details](), list[str](), set[str]()
+        self.lost, self.masks, self.repeated = Counter[Outcome](), False, 0
+        for number, group in enumerate(board.groups):
+            if group.view:
+                self.details.append(details(group.view, number, _folder(board.sources[group.runs[0]])))
+            self.names.append(f"{group.model} · {group.setting}")
+            self.models.add(group.model)
+            for mean in group.tasks.means.values():
+                self.lost.update(mean.outcomes)
+            self.masks = self.masks or any(masks_documents(subject.arm) for subject in group.arms)
+            self.repeated += group.repeated
+
+
+def _facts(board: Board, seen: _Seen) -> str:
+    models, runs = len(seen.models), len(board.sources)
     spans = " / ".join(tokens(length) for length in board.lengths)
     return f"{models} model{'s' * (models != 1)}, {runs} run{'s' * (runs != 1)}, {spans} tokens"
 
@@ -79,7 +105,7 @@ def _folder(source: Source) -> str:
     return path if path.startswith(".") else f"./{path}"
 
 
-def _notes(board: Board) -> Iterator[str]:
+def _notes(board: Board, seen: _Seen) -> Iterator[str]:
     apart = sum(not line.comparable for line in board.lines)
     if apart:
         of = "All rows are" if apart == len(board.lines) else "Rows marked † are"
@@ -93,22 +119,17 @@ def _notes(board: Board) -> Iterator[str]:
     raw = sum(RAW_TEXT in run.facts for run in board.sources)
     if raw:
         yield f"{raw} run{'s' * (raw != 1)} of {len(board.sources)}: {RAW_TEXT}."
-    lost = Counter[Outcome]()
-    for group in board.groups:
-        for mean in group.tasks.means.values():
-            lost.update(mean.outcomes)
-    yield from (f"{plain(line.text, 400)}." for line in counted_lines(lost) if line.outcome != "cut")
-    if any(masks_documents(subject.arm) for group in board.groups for subject in group.arms):
+    yield from (f"{plain(line.text, 400)}." for line in counted_lines(seen.lost) if line.outcome != "cut")
+    if seen.masks:
         yield EXTENSION
     if board.absent:
         yield f"Declared, but in no run: {plain('; '.join(board.absent), 600)}."
-    repeated = sum(group.repeated for group in board.groups)
-    if repeated:
+    if seen.repeated:
         yield (
-            f"{repeated} cell{'s' * (repeated != 1)} ran more than once: shown is the run with the most arms there, "
-            "then the most samples; samples of different runs are never put together."
+            f"{seen.repeated} cell{'s' * (seen.repeated != 1)} ran more than once: shown is the run with the most arms "
+            "there, then the most samples; samples of different runs are never put together."
         )
-    if not all(run.viewer for run in board.sources) and not any(group.view for group in board.groups):
+    if not all(run.viewer for run in board.sources) and not seen.details:
         yield "Runs without a viewer link to their records: `anchoreval view RUN`, then write the board again."
     if not board.lines:
         yield "No run holds a cell of this board."

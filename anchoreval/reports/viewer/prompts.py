@@ -120,28 +120,24 @@ def _problem(sample: Sample, row: Row) -> str:
 
 def _shown(remade: Remade, sample: Sample, row: Row, arms: Sequence[str]) -> Json:
     """Return `segments` as [role, text], the characters at which `needles` begin, and where the arms' answers part."""
-    spans = remade.tokenizer.spans(sample.prompt)
-    positions = sample.facts.get("token_positions") or []
     return {
         "id": sample.id,
-        "segments": _segments(remade, sample, spans),
-        "needles": sorted(spans[at][0] for at in positions if 0 <= at < len(spans)),
+        "segments": _segments(remade, sample),
+        "needles": sorted(remade.tokenizer.starts(sample.prompt, sample.facts.get("token_positions") or [])),
         "tokens": _partings(row, arms, remade.tokenizer),
     }
 
 
-def _segments(remade: Remade, sample: Sample, spans: Sequence[tuple[int, int]]) -> list[list[str]]:
+def _segments(remade: Remade, sample: Sample) -> list[list[str]]:
     """Return [role, text] pairs; documents that the run cut into blocks are cut as they were sent."""
     if remade.document_tokens is None:
         return [[segment.role, segment.text] for segment in sample.segments]
     request = remade.request(sample)
-    starts = [0]
-    roles = [request.roles[request.segment_ids[1]]]
-    for token in range(2, len(request.token_ids)):
-        if request.segment_ids[token] != request.segment_ids[token - 1]:
-            starts.append(spans[token - 1][0])
-            roles.append(request.roles[request.segment_ids[token]])
+    parts = [(segment, sum(1 for _ in run)) for segment, run in itertools.groupby(request.segment_ids[1:])]
+    firsts = [*itertools.accumulate((size for _, size in parts[:-1]), initial=0)]
+    starts = [0, *remade.tokenizer.starts(sample.prompt, firsts[1:])]
     ends = [*starts[1:], len(sample.prompt)]
+    roles = [request.roles[segment] for segment, _ in parts]
     return [[role, sample.prompt[low:high]] for role, low, high in zip(roles, starts, ends, strict=True)]
 
 

@@ -16,7 +16,7 @@ from anchoreval.arms.arm import Arm
 from anchoreval.arms.layout import Arrangement
 from anchoreval.backends.hf.batches import Limits
 from anchoreval.files import write_errors
-from anchoreval.records.lines import key_of, to_line, to_record, write_line
+from anchoreval.records.lines import keys_of, to_line, to_record, write_line
 from anchoreval.runs.estimate.cost import Machine, Shape, peak_bytes
 from anchoreval.runs.estimate.dry import Counted, DryArm
 from anchoreval.runs.prompts import Cell, Cells, Pair, Prompts
@@ -233,7 +233,8 @@ def record_seconds(pairs: Sequence[Pair], arm: Arm, folder: Path) -> float:
         began = time.perf_counter()
         for sample, request in pairs:
             output, score = lost_output(sample.id, "failed", ""), Score(None)
-            line = to_line(to_record(key_of(request, arm, ""), sample, request, arm, output, score))
+            (key,) = keys_of(request, [arm], "")
+            line = to_line(to_record(key, sample, request, arm, output, score))
             for _ in range(2 if request.reference_ids else 1):
                 write_line(file.fileno(), line)
         return (time.perf_counter() - began) / max(1, len(pairs))

@@ -19,7 +19,7 @@ from pathlib import Path
 from anchoreval.errors import AnchorEvalError, RunError
 from anchoreval.files import there
 from anchoreval.records.header import HEADER
-from anchoreval.records.lines import RECORDS, Lines, from_line, key_of, to_record
+from anchoreval.records.lines import RECORDS, Lines, from_line, keys_of, to_record
 from anchoreval.records.logprobs import LOGPROBS, TokenLogprobs
 from anchoreval.records.parts import HeaderParts
 from anchoreval.records.rescore import earned, same, scorers_of
@@ -125,7 +125,7 @@ def expected_of(remake: Remake, progress: Progress = SILENT) -> Expected:
     engine = remake.header.identity.engine
     for group, sample in rounds_taken(remake) if remake.header.until else groups(remake):
         request = remake.prompts.request(remake.tasks[sample.task], sample)
-        keys = [key_of(request, arm, engine) for arm in remake.spec.arms]
+        keys = keys_of(request, remake.spec.arms, engine)
         bet_on = source_bet_on(remake, sample) if remake.header.until else None
         blank = pressed(to_record("", sample, request, remake.spec.arms[0], NO_OUTPUT, Score(None)))
         expected.add(Made(blank, group, replace(sample, segments=()) if sample.then else None, bet_on), keys)

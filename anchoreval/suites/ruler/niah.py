@@ -185,7 +185,8 @@ def generate(recipe: Recipe) -> Iterator[Sample]:
     maker = NeedleMaker(task, rng, pairs(recipe.sources.wordlists), tally, passage, recipe.wrap, recipe.seed)
     step = 500 if task.haystack == "essay" else 5 if recipe.length < 4096 else 25
     least = 1 if task.haystack == "essay" else needles
-    fit = Fit(maker.make, tally.count, recipe.room, recipe.reserved, step, least, Draws(rng))
+    evenly = prose and tally.adds_up
+    fit = Fit(maker.make, tally.count, recipe.room, recipe.reserved, step, least, Draws(rng), evenly)
     units = 0 if prose else fit.search()
     unit = "sentences" if prose else "words" if passage else "lines"
     haystack = recipe.sources.haystack if passage else task.haystack

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
-from typing import Literal
+from typing import Any, Literal
 
 from anchoreval.errors import LengthError, SourceError
 from anchoreval.schema import Sample, Wrap
@@ -111,22 +111,35 @@ class GeneratedMaker(QuestionMaker):
     """
 
     most: int = 0
+    lines: dict[int, list[str]] = field(default_factory=dict)  # document -> its sentences
+    drawn: tuple[Any, list[int], int, Any] | None = None  # random state before, documents, seed of their order, after
 
     def make(self, units: int) -> Draft:
         """Return the question among `units` sentences of other documents."""
         gold = self.asked.gold
-        others = _sample_without(self.rng, len(self.source.documents), sorted(gold), self.most)
-        order = Random(self.rng.getrandbits(64))
+        others, seed = self._draw(sorted(gold))
         documents = [(index, self.body(index)) for index in gold]
         for index in others:
             if units <= 0:
                 break
-            lines = re.split(r"(?<=[.!]) ", self.source.documents[index])
+            if index not in self.lines:
+                self.lines[index] = re.split(r"(?<=[.!]) ", self.source.documents[index])
+            lines = self.lines[index]
             whole = len(lines) <= units
             documents.append((index, self.body(index) if whole else Piece(" ".join(lines[:units]))))
             units -= len(lines)
-        order.shuffle(documents)
+        Random(seed).shuffle(documents)
         return self.compose(documents)
+
+    def _draw(self, gold: list[int]) -> tuple[list[int], int]:
+        """Draw other documents and the seed of the order; from the same state of the generator only once."""
+        before = self.rng.getstate()
+        if self.drawn is None or self.drawn[0] != before:
+            others = _sample_without(self.rng, len(self.source.documents), gold, self.most)
+            self.drawn = before, others, self.rng.getrandbits(64), self.rng.getstate()
+        _, others, seed, after = self.drawn
+        self.rng.setstate(after)
+        return others, seed
 
 
 def generate(recipe: Recipe) -> Iterator[Sample]:
@@ -140,7 +153,7 @@ def generate(recipe: Recipe) -> Iterator[Sample]:
     generated = recipe.sources.haystack == "generated"
     maker = _generated(recipe, task, rng, room) if generated else _published(recipe, task, rng)
     _check_enough(recipe, maker, tally, room)
-    fit = Fit(maker.make, tally.count, room, recipe.reserved, STEP, 0, Draws(rng))
+    fit = Fit(maker.make, tally.count, room, recipe.reserved, STEP, 0, Draws(rng), evenly=generated and tally.adds_up)
     maker.question = 0
     units = room // SENTENCE_TOKENS if generated else fit.search()
     made, passed = 0, 0

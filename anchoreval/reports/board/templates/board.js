@@ -5,6 +5,21 @@ const lines = [...board.tBodies[0].rows].map((row) => [row, row.cells[0].textCon
 const wanted = ["#find-model", "#find-arm", "#find-suite"].map((name) => one(name));
 const fold = one("#fold"), unfolded = new Set();
 fold.parentElement.hidden = !board.classList.contains("ranked");
+const sorted = () => heads.findIndex((head) => head.getAttribute("aria-sort") !== "none");
+// The rank of a shown row is by the sorted column, the best first whichever way it is sorted; equal values share one.
+const rank = () => {
+  const column = sorted(), shown = [...board.tBodies[0].rows].filter((row) => !row.hidden);
+  for (const [row] of lines) delete row.cells[0].dataset.rank;
+  const ranked = column < 0 ? [] : shown.filter((row) => row.cells[column].dataset.key);
+  const values = ranked.map((row) => Number(row.cells[column].dataset.key)).sort((a, b) => a - b);
+  if (values.length && bestIsHighest(board, heads[column], column)) values.reverse();
+  const places = new Map();
+  values.forEach((value, at) => places.set(value, [places.get(value)?.[0] ?? at + 1, (places.get(value)?.[1] ?? 0) + 1]));
+  for (const row of ranked) {
+    const [first, count] = places.get(Number(row.cells[column].dataset.key));
+    row.cells[0].dataset.rank = `${first}${count > 1 ? "=" : ""}`;
+  }
+};
 const filter = () => {
   const [model, arm, suite] = wanted.map((field) => field.value.trim().toLowerCase());
   const names = model.split(/[;,]/).map((name) => name.trim()).filter(Boolean);
@@ -36,6 +51,7 @@ const filter = () => {
     row.cells[1].append(button);
   }
   one("#count").textContent = `${shown} of ${lines.length} rows`;
+  rank();
 };
 
 // Columns can be hidden; the address keeps filters, columns and order, so that a view can be sent to somebody.
@@ -45,12 +61,12 @@ const show = (column, shown) => {
   for (const row of board.rows) row.cells[column].hidden = !shown;
 };
 const keep = () => {
-  const sorted = heads.findIndex((head) => head.getAttribute("aria-sort") !== "none");
+  const column = sorted();
   const view = new URLSearchParams();
   for (const field of wanted) if (field.value) view.set(field.id.slice(5), field.value);
   if (fold.checked) view.set("fold", "1");
   if (hidden.size) view.set("without", [...hidden].join("."));
-  if (sorted >= 0) view.set("sort", `${sorted}${heads[sorted].getAttribute("aria-sort") === "ascending" ? "up" : "down"}`);
+  if (column >= 0) view.set("sort", `${column}${heads[column].getAttribute("aria-sort") === "ascending" ? "up" : "down"}`);
   history.replaceState(null, "", view.size ? `#rows?${view}` : location.pathname + location.search);
 };
 const changed = () => { filter(); keep(); };
@@ -75,10 +91,13 @@ if (seen) {
   const [, column, way] = /^(\d+)(up|down)$/.exec(seen.get("sort") ?? "") ?? [];
   const head = heads[column];
   if (head) {
+    for (const other of heads) other.setAttribute("aria-sort", "none");
     head.setAttribute("aria-sort", `${way === "up" ? "a" : "de"}scending`);
     sort(board, Number(column), way === "down");
   }
   filter();
+} else {
+  rank();
 }
 one("#filters").hidden = Boolean(one(".run")) && lines.length < 8; // a run has a few arms
 
