@@ -59,7 +59,7 @@ FLAGS = {
     },
     "doctor": LOADING | {"--anchor", "--json", "--max-length", "--model"},
     "bench prefill": {"--chunk-tokens", "--device", "--documents", "--lengths", "--output", "--shape"},
-    "bench engines": {"--jobs", "--lengths", "--pairs", "--together"},
+    "bench engines": {"--device", "--jobs", "--lengths", "--new-tokens", "--pairs", "--shape", "--together"},
     "bench memory": {"--length"},
     "bench gpu": {"--device", "--documents", "--lengths", "--output", "--repeats"},
     "bench train-attention": {
