@@ -128,7 +128,7 @@ def report_engines(
             by_name = jobs(length, pairs, together)
             if unknown := next((name for name in names if name not in by_name), None):
                 raise UnknownName("--jobs", unknown, by_name)
-            with contextlib.nullcontext() if "vllm" in absent() else _named_vllm():
+            with _named_vllm() if find_spec("vllm") else contextlib.nullcontext():
                 seconds = measure([by_name[name] for name in names], length, setting)
             lines.append(f"\n{f'{length:,} tokens':44}{'engine':24}{'seconds':>9}  {OURS} over it, 95% interval")
             for job, taken in seconds.items():
@@ -218,7 +218,7 @@ def _engines(setting: Setting) -> Mapping[str, Callable[[], Engine]]:
         "transformers": lambda: _Stock(setting),
         "transformers, continuous": lambda: _Continuous(setting),
     }
-    if "lm_eval" in absent():
+    if not find_spec("lm_eval"):
         return engines
     from lm_eval.models.huggingface import HFLM
 
@@ -226,7 +226,7 @@ def _engines(setting: Setting) -> Mapping[str, Callable[[], Engine]]:
         "pretrained": setting.folder, "dtype": setting.dtype, "max_length": setting.positions,
     }  # fmt: skip
     engines["lm-eval hf"] = lambda: _InLmEval(HFLM(**given, device=setting.device, batch_size=1), setting)
-    if "vllm" in absent():
+    if not find_spec("vllm"):
         return engines
     from lm_eval.models.vllm_causallms import VLLM
 

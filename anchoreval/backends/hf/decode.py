@@ -117,7 +117,7 @@ def _to_host(token_B: Tensor) -> tuple[Tensor, Callable[[], None]]:
     """Return the tokens on the host, and what waits until they are there; from a GPU they come by pinned memory."""
     if token_B.device.type != "cuda":
         return token_B, lambda: None
-    copied = torch.cuda.Event()
+    copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
     host_B = token_B.to("cpu", non_blocking=True)
     copied.record()
     return host_B, copied.synchronize
