@@ -137,7 +137,10 @@ def main() -> int:
     print(json.dumps(facts | {"shape": options.shape if cuda else "anchor-tiny", "absent": absent()}), flush=True)
     wrong = 0
     for name, part in parts(setting, cuda):
-        found = part()
+        try:
+            found = part()
+        except Exception as error:  # of other engines too: what failed is said, and the next part goes on
+            found = {"right": False, "failed": f"{type(error).__name__}: {error}"[:500]}
         wrong += not found["right"]
         print(json.dumps({name: found}), flush=True)
     return int(wrong > 0)

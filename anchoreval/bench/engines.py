@@ -30,7 +30,7 @@ from anchoreval.errors import UnknownName
 OURS = "anchoreval"
 _ANSWER = [100, 200, 300]  # tokens
 _KV_CACHE_GB = 2
-_PAGE_TOKENS = 256  # of transformers' continuous batching
+_PAGE_TOKENS = 256  # of transformers' continuous batching, whose option for it has two names
 _PASS_TOKENS = {"cpu": 512, "cuda": 8192}
 #: Work on prompts, all given together: `score` (log-probabilities) or `generate`.
 Engine = Callable[[str, Sequence[str]], Any]
@@ -109,31 +109,35 @@ def measure(todo: Sequence[Job], length: int, setting: Setting) -> dict[str, dic
 
 
 def report_engines(
-    lengths: Sequence[int] = (4_096,), names: Sequence[str] = ("score", "questions", "generate"), pairs: int = 5,
-    together: int = 8, new_tokens: int = 16, shape: str | None = None, device: str = "cpu",
-) -> str:  # fmt: skip
-    """Return a line per job and engine: median seconds of a pair, and of ours over it the median and interval."""
+    lengths: Sequence[int], names: Sequence[str], pairs: int, together: int, new_tokens: int, shape: str | None,
+    device: str, say: Callable[[str], None],
+) -> dict[str, Any]:  # fmt: skip
+    """Return the seconds of every length, job and engine; `say` takes a length's lines as soon as it is measured."""
     from anchoreval.model.machine import processor
 
+    if unknown := next((name for name in names if name not in jobs(1, 1, 1)), None):
+        raise UnknownName("--jobs", unknown, jobs(1, 1, 1))
     if device == "cpu":
         _one_thread()
-    with tempfile.TemporaryDirectory() as folder:
+    figures: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder, _named_vllm() if find_spec("vllm") else contextlib.nullcontext():
         positions = max(lengths) + new_tokens + 128
         setting = Setting(saved(shape, positions, Path(folder)), positions, device, new_tokens)
         model = "anchor-tiny" if shape is None else f"a random Llama of shape {shape} with {positions:,} positions"
         where = f"one thread of {processor()}; CPU seconds" if device == "cpu" else f"{device_name(device)}; seconds"
-        lines = [f"{model} in {setting.dtype}, {where}, medians of {pairs} interleaved pairs"]
-        lines += [f"not installed, so not measured: {', '.join(absent())}"] if absent() else []
+        facts = {"what": f"{model} in {setting.dtype}, {where}", "pairs": pairs, "absent": absent(), "figures": figures}
+        say(f"{facts['what']}, medians of {pairs} interleaved pairs")
+        if absent():
+            say(f"not installed, so not measured: {', '.join(absent())}")
         for length in lengths:
             by_name = jobs(length, pairs, together)
-            if unknown := next((name for name in names if name not in by_name), None):
-                raise UnknownName("--jobs", unknown, by_name)
-            with _named_vllm() if find_spec("vllm") else contextlib.nullcontext():
-                seconds = measure([by_name[name] for name in names], length, setting)
-            lines.append(f"\n{f'{length:,} tokens':44}{'engine':24}{'seconds':>9}  {OURS} over it, 95% interval")
+            seconds = measure([by_name[name] for name in names], length, setting)
+            say(f"\n{f'{length:,} tokens':44}{'engine':24}{'seconds':>9}  {OURS} over it, 95% interval")
             for job, taken in seconds.items():
-                lines += [f"{job:44}{line(name, of, taken[OURS])}" for name, of in taken.items()]
-    return "\n".join(lines)
+                for name, of in taken.items():
+                    say(f"{job:44}{line(name, of, taken[OURS])}")
+                    figures.append({"tokens": length, "job": job, "engine": name, "seconds": of, "failed": None})
+    return facts
 
 
 def absent() -> list[str]:
@@ -251,10 +255,14 @@ class _Ours:
         self._encode, self._new_tokens = load_tokenizer(setting.folder).encode, setting.new_tokens
 
     def __call__(self, kind: str, prompts: Sequence[str]) -> list[Any]:
-        from anchoreval.schema import Request
+        from anchoreval.schema import Continuation, Request
 
-        more = (0, (), tuple(_ANSWER)) if kind == "score" else (self._new_tokens,)
-        asked = [Request(str(i), tuple(self._encode(text)), (), (), *more) for i, text in enumerate(prompts)]
+        answers = (Continuation(tuple(_ANSWER), len(_ANSWER)),) if kind == "score" else ()
+        budget = 0 if answers else self._new_tokens
+        asked = [
+            Request(str(i), tuple(self._encode(text)), (), (), budget, choices=answers)
+            for i, text in enumerate(prompts)
+        ]
         return list(self.backend.answer(asked))
 
 
@@ -310,7 +318,7 @@ class _Continuous(_Stock):
         ids = [self._encode(prompt) for prompt in prompts]
         blocks = sum(len(each) + new_tokens for each in ids) // _PAGE_TOKENS + 2 * len(ids)
         cache = ContinuousBatchingConfig(  # by default it takes most of the machine's memory
-            page_size=_PAGE_TOKENS, num_blocks=blocks, max_batch_tokens=_PASS_TOKENS[self.model.device.type]
+            num_blocks=blocks, max_batch_tokens=_PASS_TOKENS[self.model.device.type]
         )
         return self.model.generate_batch(
             ids, generation_config=config, continuous_batching_config=cache, progress_bar=False

@@ -75,6 +75,7 @@ KINDS = {
             ),
             "device": replace(_DEVICE, about="cpu (CPU seconds), cuda (seconds)", default="cpu"),
         },
+        device=True,
     ),
     "memory": Kind(
         "measure the peak memory that one long prompt takes beyond weights and cache",

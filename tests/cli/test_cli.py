@@ -59,7 +59,9 @@ FLAGS = {
     },
     "doctor": LOADING | {"--anchor", "--json", "--max-length", "--model"},
     "bench prefill": {"--chunk-tokens", "--device", "--documents", "--lengths", "--output", "--shape"},
-    "bench engines": {"--device", "--jobs", "--lengths", "--new-tokens", "--pairs", "--shape", "--together"},
+    "bench engines": {
+        "--device", "--jobs", "--lengths", "--new-tokens", "--output", "--pairs", "--shape", "--together"
+    },
     "bench memory": {"--length"},
     "bench gpu": {"--device", "--documents", "--lengths", "--output", "--repeats"},
     "bench train-attention": {
