@@ -98,7 +98,8 @@ OF_THEIR_OWN = {
     ("bench train-attention", "--device"): "a GPU", ("bench train-attention", "--repeats"): "timed runs, no samples",
     ("bench train-attention", "--windows"): "of training, none of records",
     ("train", "--seed"): "of the order of documents", ("bench memory", "--length"): "of one prompt",
-    ("bench engines", "--lengths"): "of each prompt",
+    ("bench engines", "--lengths"): "of each prompt", ("bench engines", "--device"): "CPU seconds",
+    ("bench engines", "--shape"): "besides the embedded model",
 }  # fmt: skip
 FAKE = ["--model", "anchor-tiny", "--backend", "fake", "--lengths", "512", "--limit", "3"]
 
