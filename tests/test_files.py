@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from anchoreval import files
 from anchoreval.files import write_whole
-from anchoreval.model import hashes
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +40,8 @@ def test_the_cache_of_hashes_keeps_no_half_written_files(
     tmp_path: Path, gone: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    file = hashes.cache_file()
+    file = files.cache_file()
     file.parent.mkdir()
     (file.parent / f"hashes.json.{gone}.part").write_text("{")
-    hashes._update(lambda known: known | {"/a": [1, 2, 3, 4, "0" * 64]})
+    files._update(lambda known: known | {"/a": [1, 2, 3, 4, "0" * 64]})
     assert {path.name for path in file.parent.iterdir()} == {"hashes.json", "hashes.lock"}

@@ -47,7 +47,7 @@ class Arm:
     @property
     def name(self) -> str:
         """The spelling that `parse_arm` reads, without the kernel and the run's dtype."""
-        return "".join(field.printed(getattr(self, field.name)) for field in FIELDS)
+        return "".join(field.spell(value) for field, value in self._used())
 
     def asked(self) -> dict[str, Any]:
         """Return the arm as JSON, as it was asked for. Fields that were added later appear only if they are used."""
@@ -97,7 +97,7 @@ class Arm:
         """Raise UnsupportedArm, with the field and the backends that can, if `backend` cannot compute the arm."""
         for field, value in self._used():
             if field.backends and backend not in field.backends:
-                what = f"{field.name} {field.printed(value).strip('/+~')!r}, only {' and '.join(field.backends)} can"
+                what = f"{field.name} {field.spell(value).strip('/+~')!r}, only {' and '.join(field.backends)} can"
                 raise UnsupportedArm(f"arm {self.name!r}: {backend} cannot compute {what}")
 
     def require_one_of(self, known: Collection[str], field: str, backend: str) -> None:

@@ -26,11 +26,12 @@ class Field:
     """One field of an arm.
 
     `name` is the attribute of `Arm`, `spelling` an example of how it is written. `sign` stands before it (`+` for a
-    field, `~` for a setting), and its text may begin with any of `words`. `parse` reads the text after the sign,
-    `printed` returns it. `many`: it may stand several times, and its value is a tuple. `as_json` is for fields that
-    `asked` leaves out at their default. `install` names a context manager of (transformers model, value) that yields
-    what holds inside as JSON; the RoPE is installed together with the kernel (patch_hf.applied). `backends` are those
-    that compute the field; if it is empty, any backend may, and refuses by itself the values that it cannot compute.
+    field, `~` for a setting), and its text may begin with any of `words`. `parse` reads the text after the sign, and
+    `spell` returns it with the sign, for a value other than the default. `many`: it may stand several times, and its
+    value is a tuple. `as_json` is for fields that `asked` leaves out at their default. `install` names a context
+    manager of (transformers model, value) that yields what holds inside as JSON; the RoPE is installed together with
+    the kernel (patch_hf.applied). `backends` are those that compute the field; if it is empty, any backend may, and
+    refuses by itself the values that it cannot compute.
     """
 
     name: str
@@ -45,10 +46,6 @@ class Field:
     many: bool = False
     as_json: Callable[[Any], Json] | None = None
     install: str = ""
-
-    def printed(self, value: Any) -> str:
-        """Return the value as it stands in an arm's name; empty for the default."""
-        return "" if value == self.default else self.spell(value)
 
     def whole(self, given: list[Any]) -> Any:
         """Return the field's value from all values `given` in one arm; raise AnchorEvalError for one too many."""

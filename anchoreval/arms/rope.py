@@ -52,7 +52,7 @@ class RopeLevel:
     @property
     def sites(self) -> dict[str, str]:
         """Site to dtype name, in the order of the computation; empty for `native`."""
-        return {} if self.native else {site.name: getattr(self, site.name) for site in fields(self)}
+        return {site.name: getattr(self, site.name) for site in fields(self)} if self.angle else {}
 
     def __str__(self) -> str:
         """Return the name in LEVELS, else `rope:` and the sites that differ from `fp32`; parse_level reads both."""

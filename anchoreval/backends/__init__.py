@@ -131,13 +131,14 @@ def open_backend(name: str, model: str, **options: Json) -> Backend:
     UnknownName (also for an option that the backend does not have), MissingExtra, or ModelError (also for an option of
     another kind).
     """
-    opener, known = opener_of(name), options_of(name)
+    opener = opener_of(name)
     taken = inspect.signature(opener).parameters
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
     for option, value in options.items():
-        if known is not None and option not in known:
-            raise UnknownName(f"option of backend {name}", option, known)
         if option in taken:
             _require_kind(option, value, str(taken[option].annotation).removesuffix(" | None"))
+        elif not takes_any:
+            raise UnknownName(f"option of backend {name}", option, list(taken)[1:])
     backend: Backend = opener(model, **options)
     return backend
 
@@ -153,13 +154,6 @@ def _require_kind(option: str, value: Json, kind: str) -> None:
     }
     if value is not None and not fits.get(kind, True):
         raise ModelError(f"{option}={value}: expected {words[kind]}"[:200])
-
-
-def options_of(name: str) -> list[str] | None:
-    """Return the options that the backend called `name` may be opened with, None if it takes any."""
-    taken = inspect.signature(opener_of(name)).parameters
-    anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
-    return None if anything else list(taken)[1:]
 
 
 def opened_with(name: str, given: Mapping[str, Any], **flags: Any) -> dict[str, Any]:

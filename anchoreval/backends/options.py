@@ -4,12 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-#: Options of `open` that have flags of their own, or that the run itself gives.
-ELSEWHERE = frozenset({
-    "dtype", "kernel", "device", "trust_remote_code", "chunk_tokens", "batch_tokens", "realisation", "product",
-    "base_url", "tokenizer", "template_args", "use_kernels",
-})  # fmt: skip
-
 #: Backend -> option -> what it is for, with the default.
 OPTIONS: Mapping[str, Mapping[str, str]] = {
     "hf": {

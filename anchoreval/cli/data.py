@@ -82,9 +82,10 @@ def main(options: argparse.Namespace) -> int:
 
     Return 1 if a file could not be fetched or differs from the published one.
     """
+    from anchoreval.files import cache_folder
     from anchoreval.suites import suites
     from anchoreval.suites.files import fetch, states
-    from anchoreval.texts.sources import Sources, default_cache
+    from anchoreval.texts.sources import Sources
 
     if options.kind == "pack":
         return pack(options)
@@ -95,7 +96,7 @@ def main(options: argparse.Namespace) -> int:
                 progress.reach(have // 10**6, (size or 0) // 10**6)
 
             progress.at(f"fetching {options.suite}")
-            suite, folder = suites()[options.suite], options.data_dir or default_cache()
+            suite, folder = suites()[options.suite], options.data_dir or cache_folder()
             return int(not fetch(suite, folder, say, note, received))
     differs, sources = False, Sources(options.data_dir, offline=True)
     for name, suite in suites().items():

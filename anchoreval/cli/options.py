@@ -18,8 +18,8 @@ from anchoreval.backends import BACKENDS
 from anchoreval.backends.options import help_of_options
 from anchoreval.cli.console import note
 from anchoreval.errors import AnchorEvalError
-from anchoreval.prompt.settings import read_template_arg
 from anchoreval.suites import settings
+from anchoreval.tokenizer.chat_template import read_template_arg
 
 if TYPE_CHECKING:
     from anchoreval.records.run import Run

@@ -167,8 +167,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parsed(words: Sequence[str]) -> argparse.Namespace:
     """Return the options of a command line, with what its --config says."""
     chosen = next((word for word in words if not word.startswith("-")), "")
-    top = parser(COMMANDS.keys() & {chosen})
-    options, unknown = top.parse_known_args(_with_config(list(words), top))
+    top, given = parser(COMMANDS.keys() & {chosen}), list(words)
+    place = next((at for at, word in enumerate(given) if word.partition("=")[0] == "--config"), None)
+    options, unknown = top.parse_known_args(given if place is None else _with_config(given, place, top))
     if unknown:
         sub: Any = top
         for name in (options.command, getattr(options, "kind", "")):
@@ -177,13 +178,12 @@ def parsed(words: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def _with_config(words: list[str], top: Parser) -> list[str]:
-    """Return the words with what the file of --config says in front of the flags, which win over it."""
-    place = next((at for at, word in enumerate(words) if word.partition("=")[0] == "--config"), None)
+def _with_config(words: list[str], place: int, top: Parser) -> list[str]:
+    """Return the words with what the file of --config, at `place`, says in front of the flags, which win over it."""
     start, sub = 0, top
     while start < len(words) and words[start] in kinds_of(sub):
         sub, start = kinds_of(sub)[words[start]], start + 1
-    if place is None or all(action.dest != "config" for action in sub._actions):
+    if all(action.dest != "config" for action in sub._actions):
         return words
     name, equals, path = words[place].partition("=")
     given = [name, path] if equals else words[place : place + 2]

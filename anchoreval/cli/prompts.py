@@ -18,8 +18,7 @@ def prompts_of(
     """Return the prompts that the flags ask for, made with the tokenizer alone."""
     from anchoreval.cards import load_models
     from anchoreval.model import Model, tokenizer_of
-    from anchoreval.runs.prompts import Prompts
-    from anchoreval.runs.spec import Spec
+    from anchoreval.runs.prompts import Prompts, Spec
 
     card = load_models().get(options.tokenizer)
     run_spec = Spec.of(

@@ -12,8 +12,8 @@ from anchoreval.arms.arm import DEFAULT_KERNEL, Arm, parse_arm
 from anchoreval.backends import BACKENDS
 from anchoreval.backends.options import OPTIONS
 from anchoreval.errors import AnchorEvalError
-from anchoreval.prompt.settings import read_template_arg
 from anchoreval.suites import settings as settings_of_suites
+from anchoreval.tokenizer.chat_template import read_template_arg
 
 #: Arguments that lm-eval adds for every model. They are ignored: `batch_tokens` and `rows` size the batches.
 GIVEN_BY_LM_EVAL = frozenset({"batch_size", "max_batch_size"})

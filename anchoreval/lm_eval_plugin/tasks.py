@@ -18,8 +18,7 @@ from anchoreval.cards import Task
 from anchoreval.errors import AnchorEvalError
 from anchoreval.lm_eval_plugin.arguments import BadArgument, prompt_arguments, settings
 from anchoreval.model import Model
-from anchoreval.runs.prompts import Prompts
-from anchoreval.runs.spec import Spec
+from anchoreval.runs.prompts import Prompts, Spec
 from anchoreval.schema import Choice, ChoiceScore, Json, Sample, Segment
 from anchoreval.suites import scorer_of
 from anchoreval.suites.outside import known_tasks, named

@@ -56,7 +56,7 @@ class Model:
     @classmethod
     def of_tokenizer(cls, tokenizer: TextTokenizer, window: int | None = None) -> Model:
         """Return a model of a tokenizer and a number of positions (None: no limit); it has no checkpoint to open."""
-        card = ModelCard(about="a tokenizer", checkpoint=tokenizer.name or "tokenizer")
+        card = ModelCard.model_construct(about="a tokenizer", checkpoint=tokenizer.name)
         model = cls(tokenizer.name, tokenizer.name, card, card.checkpoint, max_length=window)
         vars(model).update(tokenizer=tokenizer, config={})
         return model

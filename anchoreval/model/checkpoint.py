@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from anchoreval.errors import ModelError
+from anchoreval.files import known_sha256_of
 from anchoreval.files.strict_json import OBJECT, Shape, either, list_of, number, object_of, or_null, whole
-from anchoreval.model.hashes import known_sha256_of
 from anchoreval.schema import Json
 
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -18,11 +18,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Literal, Protocol
+from typing import Literal
 
 from anchoreval.arms.arm import Arm
 from anchoreval.errors import ModelError, OverlongPrompt, UnsupportedArm
 from anchoreval.schema import Choice, Continuation, Json, Request, Role, Sample, Segment, Wrap
+from anchoreval.tokenizer import TextTokenizer
 from anchoreval.tokenizer.chat_template import Around, Scalar, around
 
 ReferenceForm = Literal["comma", "space", "numbered", "first"]
@@ -41,44 +42,7 @@ _ANCHOR = -1
 _LINES = -2  # stands for every `line` segment, so that neighbouring lines form one run
 
 
-class PromptTokenizer(Protocol):
-    """What this module needs from a tokenizer."""
-
-    def encode(self, text: str) -> list[int]:
-        """Return the token ids of `text`, without special tokens."""
-        ...
-
-    def encode_with_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Return the token ids of `text` and the character span of each, without special tokens."""
-        ...
-
-    @property
-    def bos(self) -> tuple[str, int] | None:
-        """Text and id of the BOS token."""
-        ...
-
-    @property
-    def eos(self) -> tuple[str, int] | None:
-        """Text and id of the EOS token."""
-        ...
-
-    @property
-    def special_tokens(self) -> Mapping[str, str]:
-        """The text of every named special token, by name (bos_token, ...)."""
-        ...
-
-    @property
-    def front(self) -> list[int]:
-        """The token ids that the tokenizer itself puts in front of a text."""
-        ...
-
-    @property
-    def chat_template(self) -> str | None:
-        """The Jinja text of the chat template."""
-        ...
-
-
-def anchor_token(tokenizer: PromptTokenizer) -> tuple[str, int]:
+def anchor_token(tokenizer: TextTokenizer) -> tuple[str, int]:
     """Return text and id of the token at index 0 of every prompt: BOS, or EOS if the tokenizer has no BOS (Qwen)."""
     anchor = tokenizer.bos or tokenizer.eos
     if anchor is None:
@@ -89,7 +53,7 @@ def anchor_token(tokenizer: PromptTokenizer) -> tuple[str, int]:
     return anchor
 
 
-def anchor_from(tokenizer: PromptTokenizer, template: Template, args: Mapping[str, Scalar] = NO_ARGS) -> AnchorFrom:
+def anchor_from(tokenizer: TextTokenizer, template: Template, args: Mapping[str, Scalar] = NO_ARGS) -> AnchorFrom:
     """Return who puts the anchor token in front: the tokenizer (or its chat template), or anchoreval alone."""
     text, number = anchor_token(tokenizer)
     opening = rendered(tokenizer, args).opening if template == "chat" else ""
@@ -97,7 +61,7 @@ def anchor_from(tokenizer: PromptTokenizer, template: Template, args: Mapping[st
 
 
 def first_token(
-    tokenizer: PromptTokenizer, template: Template, args: Mapping[str, Scalar], anchor: Anchor
+    tokenizer: TextTokenizer, template: Template, args: Mapping[str, Scalar], anchor: Anchor
 ) -> dict[str, str | int | None]:
     """Return, for a run's header, text and id of the first token of every prompt, and who puts it there."""
     if anchor == "none":
@@ -114,7 +78,7 @@ def require_no_anchor(arm: Arm) -> None:
         raise UnsupportedArm(f"arm {arm.name!r}: {what} needs the anchor token: leave out --anchor none, or this arm")
 
 
-def rendered(tokenizer: PromptTokenizer, args: Mapping[str, Scalar] = NO_ARGS) -> Around:
+def rendered(tokenizer: TextTokenizer, args: Mapping[str, Scalar] = NO_ARGS) -> Around:
     """Return what the model's chat template writes around a user turn; raise ModelError if there is no template."""
     if not tokenizer.chat_template:
         raise ModelError("this tokenizer has no chat template: use --template base")
@@ -122,10 +86,7 @@ def rendered(tokenizer: PromptTokenizer, args: Mapping[str, Scalar] = NO_ARGS) -
 
 
 def wrap_of(
-    tokenizer: PromptTokenizer,
-    template: Template,
-    args: Mapping[str, Scalar] = NO_ARGS,
-    anchor: Anchor = "auto",
+    tokenizer: TextTokenizer, template: Template, args: Mapping[str, Scalar] = NO_ARGS, anchor: Anchor = "auto"
 ) -> Wrap:
     """Return the text before and after the user's turn: empty for `base`, the model's chat template for `chat`.
 
@@ -147,7 +108,7 @@ def wrap_of(
     return Wrap(opening, around_turn.closing, around_turn.trims)
 
 
-def _require_same_tokens(tokenizer: PromptTokenizer, anchor: str, number: int, opening: str) -> None:
+def _require_same_tokens(tokenizer: TextTokenizer, anchor: str, number: int, opening: str) -> None:
     """Raise ModelError if the tokens of `opening` change when the anchor stands in front of it."""
     if opening.startswith(anchor):
         raise ModelError(f"the chat template begins with {anchor!r} twice: use --template base")
@@ -163,7 +124,7 @@ def template_text(wrap: Wrap) -> str:
     return hashlib.sha256(json.dumps([wrap.opening, wrap.closing, wrap.trims]).encode()).hexdigest()
 
 
-def trimmed(sample: Sample, wrap: Wrap, tokenizer: PromptTokenizer) -> Sample:
+def trimmed(sample: Sample, wrap: Wrap, tokenizer: TextTokenizer) -> Sample:
     """Return the sample without white space at the edges of its user turn, if its chat template removes that.
 
     The fact `tokens`, if present, is corrected. Prompts without the template stay as they are.
@@ -212,7 +173,7 @@ def reference_text(references: Sequence[str], form: ReferenceForm) -> str:
 
 def to_request(
     sample: Sample,
-    tokenizer: PromptTokenizer,
+    tokenizer: TextTokenizer,
     form: ReferenceForm,
     window: int | None,
     stop: tuple[str, ...] = (),
@@ -258,7 +219,7 @@ def to_request(
     return request
 
 
-def _of_text(sample: Sample, tokenizer: PromptTokenizer, anchor: Anchor) -> Request:
+def _of_text(sample: Sample, tokenizer: TextTokenizer, anchor: Anchor) -> Request:
     """Return the request that scores the tokens of a text after the anchor, or after its own first token."""
     first, role, ids = (-1, (), sample.ids) if anchor == "auto" else (0, _DOCUMENT, sample.ids[1:])
     front = anchor_token(tokenizer)[1] if anchor == "auto" else sample.ids[0]
@@ -276,7 +237,7 @@ def positions(request: Request) -> int:
 
 
 def _split(
-    prompt: str, choices: Sequence[Choice], tokenizer: PromptTokenizer
+    prompt: str, choices: Sequence[Choice], tokenizer: TextTokenizer
 ) -> tuple[list[int], tuple[Continuation, ...]]:
     """Return the ids of the prompt and a continuation for each choice. The prompt is what all tokenised choices share.
 
@@ -292,7 +253,7 @@ def _split(
     return ids, tuple(Continuation(tuple(whole[same:]), max(len(whole) - start, 0)) for whole, start in pairs)
 
 
-def _continuation(prompt: str, answer: str, ids: list[int], tokenizer: PromptTokenizer) -> list[int]:
+def _continuation(prompt: str, answer: str, ids: list[int], tokenizer: TextTokenizer) -> list[int]:
     """Return the answer's token ids after the prompt, tokenised together with it if that keeps the prompt's tokens.
 
     Only the prompt's last line is tokenised again: no pre-tokenizer joins text across it and the answer differently.

@@ -17,8 +17,7 @@ from types import TracebackType
 
 from anchoreval.errors import RunError
 from anchoreval.files import clear_parts, opened, sha256_of, there, write_errors, write_whole
-from anchoreval.records.header import HEADER, SCHEMA, Header, fingerprint, read_header
-from anchoreval.records.header_shape import problem_of
+from anchoreval.records.header import HEADER, SCHEMA, Header, fingerprint, problem_of, read_header
 from anchoreval.records.kept import Kept
 from anchoreval.records.lines import RECORDS, Lines, drop_torn_line, each_fields, record_of, to_line, write_line
 from anchoreval.records.logprobs import LOGPROBS, TokenLogprobs, logprobs_sha256
@@ -81,7 +80,10 @@ class RunFolder:
         """Check the header and seal in the folder, drop a torn last line, and continue with that header."""
         header, records = self.path / HEADER, self.path / RECORDS
         if there(header):
-            self.old = old = self._old(header)
+            try:
+                self.old = old = read_header(header)
+            except RunError as error:
+                raise RunError(f"{error}; delete the folder or use another --output") from error
             if fingerprint(old.get("identity", {})) != fingerprint(self._header.get("identity", {})):
                 raise RunError(f"{header}: made with other settings; use another --output")
             require_seal(self.path, old)
@@ -110,13 +112,6 @@ class RunFolder:
     def _lacks_losses(self, record: Record) -> bool:
         """Whether a text was scored and the line of its log-probabilities is lost, so that it is asked again."""
         return record.finish == "scored" and record.outcome in SCORED and record.key not in self._logprobs
-
-    @staticmethod
-    def _old(header: Path) -> Header:
-        try:
-            return read_header(header)
-        except RunError as error:
-            raise RunError(f"{error}; delete the folder or use another --output") from error
 
     def _begin(self) -> None:
         """Write the header of a run in progress."""

@@ -9,14 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from functools import cached_property
 from pathlib import Path
 
 from anchoreval.errors import RunError
 from anchoreval.files import content_of
-from anchoreval.files.strict_json import parse
-from anchoreval.records.header_shape import problem_of
-from anchoreval.records.parts import HeaderParts
+from anchoreval.files.strict_json import Wrong, parse, unpaired
+from anchoreval.records.header_shape import HEADER_SHAPE
 from anchoreval.schema import GENERATED, Json, Record, uses_generated
 from anchoreval.stats.scores import Place
 from anchoreval.stats.subject import Subject, Trained
@@ -37,7 +35,7 @@ TWICE = ("seed", "template", "template_args", "template_text", "anchor", "form",
 
 
 def fingerprint(identity: Mapping[str, Json]) -> str:
-    """Return the name of a run: 16 hexadecimal digits of the SHA-256 over canonical JSON of its identity."""
+    """Return 16 hexadecimal digits of the SHA-256 over canonical JSON: of a run's identity, its name."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -48,7 +46,8 @@ class Part:
         self._key = name
 
     def __get__(self, header: Header, owner: type[Header]) -> Mapping[str, Json]:
-        return header.part(self._key)
+        value = header.get(self._key)
+        return value if isinstance(value, Mapping) else {}
 
 
 class Header(dict[str, Json]):
@@ -73,11 +72,6 @@ class Header(dict[str, Json]):
         value = self.at(*keys)
         return value if isinstance(value, Mapping) else {}
 
-    @cached_property
-    def parts(self) -> HeaderParts:
-        """The parts that the run's prompts follow from; pydantic's ValidationError if one is missing or wrong."""
-        return HeaderParts.model_validate(self)
-
     @property
     def run(self) -> str:
         """The name of the run, which follows from its identity."""
@@ -91,7 +85,7 @@ class Header(dict[str, Json]):
     @property
     def cards(self) -> dict[str, Mapping[str, Json]]:
         """Address of a task -> its card in the identity."""
-        return {f"{card['suite']}/{card['name']}": card for card in self.at("identity", "tasks") or []}
+        return {f"{card['suite']}/{card['name']}": card for card in self.identity.get("tasks") or []}
 
     @property
     def outside(self) -> dict[str, Mapping[str, Json]]:
@@ -283,16 +277,23 @@ class Header(dict[str, Json]):
         return differences
 
 
-_BESIDE_THE_TEXT = {
-    "template arguments": ("identity", "template_args"),
-    "anchor token": ("tokenizer", "anchor_token"),
-}
+_BESIDE_THE_TEXT = {"template arguments": ("identity", "template_args"), "anchor token": ("tokenizer", "anchor_token")}
 
 
 def _spelled(value: Json) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key}={item}" for key, item in sorted(value.items()))
     return "none" if value is None else str(value)
+
+
+def problem_of(header: Json) -> str | None:
+    """Return what is wrong with a header, with the key; None if every key that is present has the right shape."""
+    if not isinstance(header, Mapping):
+        return "not a header: expected an object"
+    if (place := unpaired(header)) is not None:
+        return str(Wrong(place, "whole characters", "half of one (an unpaired surrogate)"))
+    wrong = HEADER_SHAPE(header)
+    return str(wrong) if wrong else None
 
 
 def read_header(path: Path) -> Header:

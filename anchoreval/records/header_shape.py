@@ -5,25 +5,20 @@ Only keys that the package reads are listed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from anchoreval.files.strict_json import (
     FLAG,
     OBJECT,
     TEXT,
     Shape,
-    Wrong,
     either,
     list_of,
     map_of,
     number,
     object_of,
     or_null,
-    unpaired,
     whole,
 )
 from anchoreval.records.lines import LONGEST
-from anchoreval.schema import Json
 
 MOST = 10**8  # largest number of samples of a cell
 _COUNT, _LENGTH, _SAMPLES = whole(), whole(0, LONGEST), whole(0, MOST)
@@ -137,13 +132,3 @@ HEADER_SHAPE: Shape = _parts(
     until=or_null(_UNTIL),
     seal=or_null(_parts(header_sha256=TEXT, records_sha256=TEXT, records=_COUNT, log_probabilities_sha256=TEXT)),
 )
-
-
-def problem_of(header: Json) -> str | None:
-    """Return what is wrong with a header, with the key; None if every key that is present has the right shape."""
-    if not isinstance(header, Mapping):
-        return "not a header: expected an object"
-    if (place := unpaired(header)) is not None:
-        return str(Wrong(place, "whole characters", "half of one (an unpaired surrogate)"))
-    wrong = HEADER_SHAPE(header)
-    return str(wrong) if wrong else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -16,11 +15,6 @@ from anchoreval.files.strict_json import parse
 from anchoreval.schema import Json
 
 Content = TypeVar("Content")
-
-
-def name_of(facts: Json) -> str:
-    """Return the name of a line: a hash of all facts that decide its content."""
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass

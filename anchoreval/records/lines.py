@@ -1,6 +1,7 @@
-"""The lines of records.jsonl: a record as one JSON line in ASCII and back, line after line; append lines.
+"""Records: made with their keys, as one JSON line in ASCII of records.jsonl each, and read back line after line.
 
-A line with a missing field, or with a field of another shape, is refused.
+Runs and verification both make them here, and nothing else makes a record. A line with a missing field, or with a field
+of another shape, is refused.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ import dataclasses
 import hashlib
 import json
 import os
+import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+from anchoreval.arms.arm import Arm
 from anchoreval.errors import RunError
 from anchoreval.files import MOST_BYTES, opened
 from anchoreval.files.strict_json import (
@@ -34,7 +37,20 @@ from anchoreval.files.strict_json import (
     whole_characters,
     word,
 )
-from anchoreval.schema import OUTCOMES, SCORED, ChoiceScore, Finish, Record, outcome_of
+from anchoreval.prompt import document_tokens
+from anchoreval.schema import (
+    OUTCOMES,
+    SCORED,
+    ChoiceScore,
+    Finish,
+    Output,
+    Record,
+    Request,
+    Sample,
+    Score,
+    outcome_of,
+)  # fmt: skip
+from anchoreval.suites.suite import likeliest
 
 RECORDS = "records.jsonl"
 LONGEST = 2**27  # largest length in tokens
@@ -61,6 +77,58 @@ _FACTS: dict[str, Shape] = {
 }  # fmt: skip
 _ORDER = tuple(part.name for part in dataclasses.fields(Record))
 _KNOWN_FACTS = object_of({"facts": object_of({}, _FACTS)})
+
+
+def key_of(request: Request, arm: Arm, engine: str) -> str:
+    """Return the SHA-256 over prompt tokens, reference, decoding, arm and engine (whose fingerprint has the weights).
+
+    Document boundaries are part of it only under arms that act on documents.
+    """
+    digest = hashlib.sha256()
+    for ids in (request.token_ids, request.reference_ids):
+        digest.update(struct.pack(f"<{len(ids) + 1}i", len(ids), *ids))
+    decoding = {"max_new_tokens": request.max_new_tokens, "stop": request.stop, "greedy": True}
+    if request.choices:
+        decoding |= {"choices": [(choice.token_ids, choice.counted) for choice in request.choices]}
+    if request.end_ids:
+        decoding |= {"end_ids": request.end_ids, "min_new_tokens": request.min_new_tokens}
+    if not arm.stock:
+        digest.update(json.dumps([request.segment_ids, request.roles]).encode())
+    digest.update(json.dumps([request.sample_id, arm.fingerprint(), engine, decoding]).encode())
+    return digest.hexdigest()
+
+
+def to_record(
+    key: str, sample: Sample, request: Request, arm: Arm, output: Output, score: Score, environment: int | None = None
+) -> Record:
+    """Return the record of one answered request."""
+    reference, text = output.reference_logprob, output.text
+    if output.choices:
+        reference = output.choices[request.gold].logprob if request.gold is not None else None
+        text = sample.choices[likeliest(output.choices)].text
+    return Record(
+        key=key,
+        sample_id=sample.id,
+        task=sample.task,
+        length=sample.length,
+        index=sample.index,
+        arm=arm.name,
+        prompt_sha256=sample.prompt_sha256,
+        prompt_tokens=len(request.token_ids),
+        references=sample.references,
+        facts={**sample.facts, "document_tokens": document_tokens(request), **output.facts},
+        output=text,
+        output_tokens=len(output.token_ids),
+        finish=output.finish,
+        score=score.value,
+        why=score.why,
+        reference_logprob=reference,
+        reference_tokens=request.reference_tokens,
+        seconds=round(output.seconds, 4),
+        choices=output.choices,
+        outcome=output.outcome,
+        environment=environment,
+    )
 
 
 def to_line(record: Record) -> bytes:
@@ -133,13 +201,14 @@ class Lines:
 
     def __init__(self, path: Path, torn: bool = False) -> None:
         self.path, self.count = path, 0
-        self._torn, self._digest = torn, hashlib.sha256()
+        self._torn, self.sha256 = torn, hashlib.sha256().hexdigest()
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
+        digest = hashlib.sha256()
         try:
             with opened(self.path) as file:
                 while line := file.readline(MOST_BYTES + 1):
-                    self._digest.update(line)
+                    digest.update(line)
                     self.count += 1
                     if len(line) > MOST_BYTES:
                         raise RunError(f"{self.path}:{self.count}: longer than {MOST_BYTES >> 20} MiB: not a record")
@@ -147,11 +216,7 @@ class Lines:
                         yield self.count, line
         except OSError as error:
             raise RunError(f"{self.path}: cannot be read ({error.strerror or error})") from error
-
-    @property
-    def sha256(self) -> str:
-        """The SHA-256 of what was read so far."""
-        return self._digest.hexdigest()
+        self.sha256 = digest.hexdigest()
 
 
 def each_record(path: Path) -> Iterator[Record]:

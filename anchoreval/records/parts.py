@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from anchoreval.arms.arm import Arm, parse_arm
 from anchoreval.cards import LengthOf, Origin
+from anchoreval.errors import AnchorEvalError, RunError
 from anchoreval.prompt import Anchor, Form, Template
 from anchoreval.texts.sources import HaystackKind
 
@@ -24,12 +25,14 @@ class _Part(BaseModel):
 
 class _SourcesSaid(_Part):
     haystack: HaystackKind
-    wordlists: str
+    wordlists: Literal["wonderwords 3.0.1", "wonderwords 2.2.0"]
     context: str | None = None  # present if prompts were made without their context
     texts: str | None = None  # names the texts that are scored
 
 
-class _TaskSaid(_Part):
+class TaskSaid(_Part):
+    """A task card, as the identity has it."""
+
     suite: str
     name: str
     generator: str = ""
@@ -49,7 +52,7 @@ class _Identity(_Part):
     version_: int = Field(alias="schema")
     engine: str
     tokenizer: str
-    tasks: list[_TaskSaid]
+    tasks: list[TaskSaid]
     lengths: list[int] | None
     arms: list[str]
     limit: int | None = None  # only in format 1 and in runs with a stopping rule
@@ -91,11 +94,6 @@ class _Asked(_Part):
 class _ArmSaid(_Part):
     name: str
     asked: _Asked
-
-    def parsed(self) -> Arm:
-        """Return the arm; outside code is taken from the header by name and hash, and is not imported."""
-        outside = {code.name: code.sha256 for code in self.asked.outside}
-        return parse_arm(self.name, self.asked.dtype, self.asked.kernel, outside)
 
 
 class AskedCell(_Part):
@@ -164,3 +162,19 @@ class HeaderParts(_Part):
     finished: str | None = None
     resumed: int = 0
     workers: int = 0
+
+    def parsed_arms(self) -> tuple[Arm, ...]:
+        """Return the arms; outside code is taken from the header by name and hash, and is not imported.
+
+        Raise RunError if an arm is not spelled as this version spells it, or if they are not those of the identity.
+        """
+        arms = []
+        for arm in self.arms:
+            outside = {code.name: code.sha256 for code in arm.asked.outside}
+            try:
+                arms.append(parse_arm(arm.name, arm.asked.dtype, arm.asked.kernel, outside))
+            except AnchorEvalError as error:
+                raise RunError(f"arms: {error}") from error
+        if [arm.fingerprint() for arm in arms] != self.identity.arms:
+            raise RunError("arms: not those of its identity")
+        return tuple(arms)

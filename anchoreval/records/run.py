@@ -36,11 +36,11 @@ class Run:
         """Make a header that is given as plain JSON a `Header`."""
         object.__setattr__(self, "header", Header(self.header))
 
-    @property
+    @cached_property
     def parts(self) -> HeaderParts:
         """The parts of the header that prompts follow from; RunError with the first key that is missing or wrong."""
         try:
-            parts = self.header.parts
+            parts = HeaderParts.model_validate(self.header)
         except ValidationError as error:
             first = error.errors()[0]
             where = " > ".join(str(part) for part in first["loc"]) or "top level"

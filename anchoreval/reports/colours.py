@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from functools import cache
 
 from anchoreval.stats import Row
 
@@ -66,8 +67,9 @@ def contrast(one: Rgb, other: Rgb) -> float:
     return (bright + 0.05) / (dark + 0.05)
 
 
+@cache
 def css() -> str:
-    """Return one CSS rule per class."""
+    """Return one CSS rule per class; they are the same on every page."""
     rules = []
     for name, (light, dark) in steps().items():
         back = f"light-dark({_hex(light)}, {_hex(dark)})"

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,7 @@ def _joined(parts: Sequence[str | Path]) -> str:
     return "\n".join(part.read_text("utf-8") if isinstance(part, Path) else part for part in parts)
 
 
+@cache
 def _environment(folder: Path) -> Environment:
     """Return a Jinja environment over a folder and the kit: all text is escaped, an unknown name is an error."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined

@@ -25,7 +25,7 @@ from anchoreval.reports.words import (
     tokens,
 )
 from anchoreval.stats import Cell, Contrast, Difference, Place
-from anchoreval.stats.fill import underfilled
+from anchoreval.stats.cells import underfilled
 
 COLUMN = 8
 GAP = 2

@@ -17,18 +17,16 @@ from typing import Any, Literal, ParamSpec, Protocol, overload
 from anchoreval.arms.arm import DEFAULT_KERNEL, Arm, parse_arms, widest_product
 from anchoreval.backends import Backend, Described, capabilities_of, open_backend, opened_with, waves
 from anchoreval.errors import AnchorEvalError, UnsupportedArm
-from anchoreval.files import require_writable
+from anchoreval.files import forget, require_writable
 from anchoreval.model import Model
-from anchoreval.model.hashes import forget
 from anchoreval.prompt import NO_ARGS, Anchor, Template, anchor_from, anchor_token
 from anchoreval.records.folder import RunFolder
 from anchoreval.records.header import HEADER, RAW_TEXT, Header
 from anchoreval.records.run import Run, load_run
 from anchoreval.runs.identity import header_of, now, tell_beside
-from anchoreval.runs.prompts import Cells, Prompts
+from anchoreval.runs.prompts import Cells, Prompts, Spec
 from anchoreval.runs.resume import finished_beside, gone_on
 from anchoreval.runs.rounds import run_rounds
-from anchoreval.runs.spec import Spec
 from anchoreval.runs.units import Units, in_order, work_here
 from anchoreval.runs.workers.actors import Fleet, Opening
 from anchoreval.schema import Json, Watch, work
@@ -267,7 +265,8 @@ class Evaluation:
     def run(self) -> Run:
         """Make the first prompts, open the engine, then compute every record; return the run on disk."""
         prompts, model, tell = self.prompts, self.prompts.model, self.tell
-        finished = [] if self.same_environment else list(finished_beside(self.output, prompts.spec))
+        beside = any(self.output.glob(f"*/{HEADER}"))
+        finished = list(finished_beside(self.output, prompts.spec)) if beside and not self.same_environment else []
         with work(self.watch, 0, "making the first prompt of every task and length"):
             cells = prompts.cells() if not finished else None
         for line in tokenizer_lines(prompts):
@@ -327,7 +326,7 @@ class Evaluation:
         for line in notices(header.backend):
             self.tell(line)
         directory = self.output / header.run
-        if not (directory / HEADER).exists():
+        if not (directory / HEADER).exists() and any(self.output.glob(f"*/{HEADER}")):
             tell_beside(directory, header, self.tell)
         with RunFolder(directory, header, self.same_environment) as disk:
             if disk.old is not None:
@@ -379,7 +378,7 @@ def notices(described: Mapping[str, Any]) -> Iterator[str]:
 
 def tokenizer_lines(prompts: Prompts) -> Iterator[str]:
     """Yield notices on the tokenizer: files that transformers reads differently, an anchor that is not the model's."""
-    tokenizer, spec = prompts.tokenizer, prompts.spec
+    tokenizer, spec = prompts.model.tokenizer, prompts.spec
     if tokenizer.reading and tokenizer.reading.differs:
         yield tokenizer.reading.words
     if spec.anchor == "none":

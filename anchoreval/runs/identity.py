@@ -90,7 +90,7 @@ def read_by(prompts: Prompts, described: Mapping[str, Json]) -> dict[str, Json]:
     return {
         "files": hashes_of(prompts.model.folder, names) | dict(described.get("files_sha256") or {}),
         "eos_token_ids": described.get("eos_token_ids"),
-        "anchor_token": list(anchor_token(prompts.tokenizer)) if prompts.spec.anchor == "auto" else None,
+        "anchor_token": list(anchor_token(prompts.model.tokenizer)) if prompts.spec.anchor == "auto" else None,
     }
 
 
@@ -100,13 +100,13 @@ def header_of(prompts: Prompts, cells: Cells, engine: Described, unused_template
     Each arm is installed once as a test, so that UnsupportedArm is raised before anything is computed.
     `unused_template` is True if the model has a chat template, and prompts are raw text although nobody asked for that.
     """
-    spec, model, tokenizer, described = prompts.spec, prompts.model, prompts.tokenizer, engine.describe()
+    spec, model, tokenizer, described = prompts.spec, prompts.model, prompts.model.tokenizer, engine.describe()
     identity = prompts.identity(engine.fingerprint) | decided_by(prompts, cells, described)
     incomparable = prompts.incomparable(cells)
     named = {"sha256": "weights_sha256", "parameters": "parameters", "dtype": "dtype"}
     named |= {"adapter": "adapter"} if described.get("adapter") else {}
     asked: dict[str, Any] = {"name": model.name, "path": model.asked, "about": model.card.about}
-    asked |= {"window": prompts.window}
+    asked["window"] = model.window
     trained = model.reader is None and (model.folder / CARD).is_file()
     asked |= {"trained": training_card(model.folder)} if trained else {}
     read = {"read_by_transformers": tokenizer.reading.words} if tokenizer.reading else {}
@@ -251,7 +251,7 @@ def changed_files(run: Run) -> Iterator[tuple[str, bool]]:
     if hashes is None:
         return
     described, template = run.header.backend, str(run.header.get("template"))
-    place = str(run.header.at("tokenizer", "path") or run.header.model["path"])
+    place = str(run.header.tokenizer.get("path") or run.header.model["path"])
     try:
         model = Model.of(place, download=False)
         folder = model.folder

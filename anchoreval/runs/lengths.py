@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
-from anchoreval.cards import LengthOf, Task
+from anchoreval.cards import Task
 from anchoreval.errors import LengthError
-from anchoreval.prompt import NO_ARGS, Anchor, Form, PromptTokenizer, positions, wrap_of
-from anchoreval.records.parts import RuleName
+from anchoreval.prompt import NO_ARGS, Anchor, positions, wrap_of
+from anchoreval.records.parts import TaskSaid
 from anchoreval.schema import NATURAL, Json, Request, Sample
 from anchoreval.suites import generator_of
+from anchoreval.tokenizer import TextTokenizer
 
 ANCHOR_TOKENS = 1
 
@@ -37,7 +37,7 @@ class LengthRule:
         """Return how many of the tokens `outside` the prompts of a task leave no room for."""
         return self.anchor if generator_of(task).published else 0
 
-    def settled(self, sample: Sample, task: Task, tokenizer: PromptTokenizer, room: int | None) -> Sample:
+    def settled(self, sample: Sample, task: Task, tokenizer: TextTokenizer, room: int | None) -> Sample:
         """Return the sample with its facts on the length, and a smaller answer budget if only the anchor is too much.
 
         That happens to published prompts: RULER's may exceed their length, prompts that are cut may exceed the model's
@@ -67,17 +67,7 @@ class LengthRule:
 PUBLISHED_RULE = LengthRule(anchor=0)
 
 
-def rule_of(
-    name: RuleName, form: Form, tokenizer: PromptTokenizer, anchor: Anchor = "auto", args: Mapping[str, Json] = NO_ARGS
-) -> LengthRule:
-    """Return the rule of that name for prompts of a form, with or without the anchor token in front."""
-    if name == "published":
-        return PUBLISHED_RULE
-    template = template_tokens(tokenizer, anchor, args) if form == "server" else 0
-    return LengthRule(ANCHOR_TOKENS if anchor == "auto" else 0, template)
-
-
-def template_tokens(tokenizer: PromptTokenizer, anchor: Anchor = "auto", args: Mapping[str, Json] = NO_ARGS) -> int:
+def template_tokens(tokenizer: TextTokenizer, anchor: Anchor = "auto", args: Mapping[str, Json] = NO_ARGS) -> int:
     """Return the number of tokens that the tokenizer's chat template puts around a user's turn.
 
     If no anchor is counted, the BOS in front is included, because a server puts it there anyway. Without a chat
@@ -89,21 +79,7 @@ def template_tokens(tokenizer: PromptTokenizer, anchor: Anchor = "auto", args: M
     return len(tokenizer.encode(wrap.opening)) + len(tokenizer.encode(wrap.closing))
 
 
-class Measured(Protocol):
-    """The part of a task that tells which lengths it can be run at: a `Task`, or its row in a header."""
-
-    @property
-    def lengths(self) -> Sequence[int]:
-        """The lengths of the task card."""
-        ...
-
-    @property
-    def length_of(self) -> LengthOf:
-        """What a length means for the task."""
-        ...
-
-
-def lengths_of(task: Measured, asked: Sequence[int] | None, window: int | None) -> tuple[int, ...]:
+def lengths_of(task: Task | TaskSaid, asked: Sequence[int] | None, window: int | None) -> tuple[int, ...]:
     """Return the lengths that a task is run at: those asked for, else its card's.
 
     For a task that cuts prompts, the default is the card's longest length that the model's `window` holds. A task that

@@ -1,4 +1,4 @@
-"""`Prompts`: the samples and requests of a run, made from a `Spec` and a `Model`, one cell after the other.
+"""`Spec`: what a user asks of a run. `Prompts`: its samples and requests, made from a `Spec` and a `Model`.
 
 A cell is one task at one length. `Prompts.cells` plans the cells; `samples`, `request` and `second` make what is sent.
 """
@@ -6,27 +6,144 @@ A cell is one task at one length. `Prompts.cells` plans the cells; `samples`, `r
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-from anchoreval.cards import Task
+from anchoreval.arms.arm import Arm
+from anchoreval.cards import Task, with_settings
 from anchoreval.errors import AnchorEvalError, LengthError, MissingExtra
 from anchoreval.model import Model
-from anchoreval.prompt import DOCUMENT_RULE, NO_ARGS, cut_documents, template_text, to_request, trimmed, wrap_of
+from anchoreval.prompt import (
+    DOCUMENT_RULE,
+    NO_ARGS,
+    Anchor,
+    Form,
+    Template,
+    cut_documents,
+    require_no_anchor,
+    template_text,
+    to_request,
+    trimmed,
+    wrap_of,
+)  # fmt: skip
 from anchoreval.records.header import SCHEMA
+from anchoreval.records.parts import RuleName
 from anchoreval.runs.dealing import names_source, shuffled
-from anchoreval.runs.lengths import LengthRule, lengths_of, require_lengths, room_of, rule_of
-from anchoreval.runs.spec import Spec
+from anchoreval.runs.lengths import (
+    ANCHOR_TOKENS,
+    PUBLISHED_RULE,
+    LengthRule,
+    lengths_of,
+    require_lengths,
+    room_of,
+    template_tokens,
+)
 from anchoreval.schema import GENERATED, Json, Output, Request, Sample, Wrap, lost_output, uses_generated
-from anchoreval.suites import MADE_OF_WORDS, generator_of, scorer_of
+from anchoreval.stats.sequential import Until, parse_until
+from anchoreval.suites import MADE_OF_WORDS, generator_of, scorer_of, select_tasks
 from anchoreval.suites.recipe import Recipe
-from anchoreval.tokenizer import TextTokenizer
+from anchoreval.texts.sources import HaystackKind, Sources
+from anchoreval.texts.wordlists import WordLists
 
 Pair = tuple[Sample, Request]  # the same prompt as text and as token ids
 #: A sample and the answer to its prompt -> its second prompt. Raises OverlongPrompt if that is too long.
 Second = Callable[[Sample, str], Pair]
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What a user asks of a run, apart from the model: tasks, lengths, arms, and how prompts are made.
+
+    A Spec holds no tokenizer, no prompt and no open file. `Prompts` joins a Spec to a `Model` and makes the samples.
+    Make one with `Spec.of`, which checks the values and expands the names of tasks.
+
+    `tasks`, `lengths`, `arms`
+                        each task is run at each length under each arm; `lengths` None takes those of the task card
+    `limit`             the largest number of samples of a cell; None takes as many as the task has
+    `seed`              seeds the samples
+    `template`, `template_args`, `anchor`
+                        the text and the token that are put around each prompt (prompt/)
+    `served`            True if the server puts prompts into its own chat template
+    `sources`           where the source texts come from: haystack, word lists, files
+    `single`            addresses of the tasks that were asked for one by one, not as part of a suite or set. If such a
+                        task cannot be made the run fails; any other task is left out with a notice
+    `group`             the number of samples that are computed together (`Group`)
+    `document_tokens`   the size of the blocks that documents are joined and cut into; None keeps the task's documents
+    `until`             stops each cell as soon as its verdict is in (rounds.py); None takes all samples
+    `grown`             the limits at which the run had finished earlier, before it was resumed with more samples
+    `length_rule`       which tokens count towards a length (`LengthRule`)
+    """
+
+    tasks: tuple[Task, ...]
+    lengths: tuple[int, ...] | None
+    arms: tuple[Arm, ...]
+    limit: int | None
+    seed: int
+    template: Template
+    sources: Sources
+    single: frozenset[str] = frozenset()
+    group: int = 64
+    document_tokens: int | None = None
+    until: Until | None = None
+    grown: tuple[int, ...] = ()
+    template_args: Mapping[str, Any] = field(default_factory=dict)
+    anchor: Anchor = "auto"
+    served: bool = False
+    length_rule: RuleName = "fed"
+
+    @classmethod
+    def of(
+        cls,
+        tasks: str | Iterable[Task],
+        *,
+        settings: Mapping[str, Any] = NO_ARGS,
+        lengths: Sequence[int] | None = None,
+        arms: Sequence[Arm] = (),
+        limit: int | None = None,
+        seed: int = 42,
+        template: Template = "base",
+        template_args: Mapping[str, Any] = NO_ARGS,
+        anchor: Anchor = "auto",
+        haystack: HaystackKind = "published",
+        data_dir: str | Path | None = None,
+        text: str | Path | None = None,
+        wordlists: WordLists = "3.0.1",
+        context: bool = True,
+        offline: bool = False,
+        document_tokens: int | None = None,
+        until: str | None = None,
+        **more: Any,
+    ) -> Spec:
+        """Return the Spec of values as the command line takes them; `tasks` are names in one text, or Task objects.
+
+        Tasks given by name get the values of `settings` as arguments, and the number of samples that these imply. Raise
+        AnchorEvalError for a limit below 1, and for an arm that acts on the anchor token if `anchor` is "none".
+        """
+        if limit is not None and limit < 1:
+            raise AnchorEvalError("--limit takes a number of samples from 1 upwards")
+        for arm in arms if anchor == "none" else ():
+            require_no_anchor(arm)
+        if isinstance(tasks, str):
+            chosen, more["single"] = select_tasks(tasks)
+            given = {name: value for name, value in settings.items() if value is not None}
+            tasks = []
+            for task in with_settings(chosen, given):
+                size = generator_of(task).size  # the number of samples that the arguments imply
+                tasks.append(task.model_copy(update={"samples": size(task.address, task.args)}) if size else task)
+        return cls(
+            tasks=tuple(tasks), lengths=tuple(sorted(set(lengths))) if lengths else None, arms=tuple(arms), limit=limit,
+            seed=seed, template=template, template_args=template_args, anchor=anchor, document_tokens=document_tokens,
+            sources=Sources(data_dir, haystack, wordlists, offline=offline, context=context, text=text),
+            until=parse_until(until) if until is not None else None, **more,
+        )  # fmt: skip
+
+    @property
+    def form(self) -> Form:
+        """The form in which prompts reach the model: the name of the template, or "server"."""
+        return "server" if self.served else self.template
 
 
 @dataclass(slots=True)
@@ -87,27 +204,20 @@ class Prompts:
     spec: Spec
     model: Model
 
-    @property
-    def tokenizer(self) -> TextTokenizer:
-        """The tokenizer that counts lengths."""
-        return self.model.tokenizer
-
-    @property
-    def window(self) -> int | None:
-        """The number of positions that the model has; None for no limit."""
-        return self.model.window
-
     @cached_property
     def rule(self) -> LengthRule:
         """The rule that says which tokens a length counts besides prompt and answer."""
         spec = self.spec
-        return rule_of(spec.length_rule, spec.form, self.tokenizer, spec.anchor, spec.template_args)
+        if spec.length_rule == "published":
+            return PUBLISHED_RULE
+        template = template_tokens(self.model.tokenizer, spec.anchor, spec.template_args) if spec.served else 0
+        return LengthRule(ANCHOR_TOKENS if spec.anchor == "auto" else 0, template)
 
     @cached_property
     def wrap(self) -> Wrap:
         """The text that the chat template writes around a turn; empty without a template."""
         spec = self.spec
-        return wrap_of(self.tokenizer, spec.template, NO_ARGS if spec.served else spec.template_args, spec.anchor)
+        return wrap_of(self.model.tokenizer, spec.template, NO_ARGS if spec.served else spec.template_args, spec.anchor)
 
     @property
     def wording(self) -> dict[str, Any]:
@@ -129,8 +239,8 @@ class Prompts:
         with its suite under `unmakeable` instead, unless no cell is left.
         """
         spec = self.spec
-        pairs = [(task, length) for task in spec.tasks for length in lengths_of(task, spec.lengths, self.window)]
-        cells = Cells(notices=require_lengths(pairs, self.window))
+        pairs = [(task, length) for task in spec.tasks for length in lengths_of(task, spec.lengths, self.model.window)]
+        cells = Cells(notices=require_lengths(pairs, self.model.window))
         last: AnchorEvalError | None = None
         for task, length in pairs:
             if not spec.sources.context and not generator_of(task).context_free:
@@ -177,7 +287,7 @@ class Prompts:
 
         If at least one prompt is shorter, append a line to `notices` instead.
         """
-        task, length, new_tokens, room = cell.task, cell.length, cell.new_tokens, room_of(cell.task, self.window)
+        task, length, new_tokens, room = cell.task, cell.length, cell.new_tokens, room_of(cell.task, self.model.window)
         if room is None or length + new_tokens + self.rule.template <= room:
             return
         problem = (
@@ -187,7 +297,7 @@ class Prompts:
         samples: list[Sample] = []
         for sample in cell.samples:
             samples.append(sample)
-            if self.rule.positions(to_request(sample, self.tokenizer, task.reference, None)) <= room:
+            if self.rule.positions(to_request(sample, self.model.tokenizer, task.reference, None)) <= room:
                 notices.append(f"{problem} positions, and prompts that are longer get no answer{hint}")
                 cell.samples = itertools.chain(samples, cell.samples)
                 return
@@ -201,13 +311,13 @@ class Prompts:
             max_new_tokens=task.max_new_tokens,
             count=count,
             args=task.args,
-            tokenizer=self.tokenizer,
+            tokenizer=self.model.tokenizer,
             sources=self.spec.sources,
             wrap=self.wrap,
             seed=self.spec.seed,
             outside=self.rule.outside,
             uncounted=self.rule.uncounted(task),
-            front=(self.tokenizer.bos or self.tokenizer.eos) if self.spec.anchor == "auto" else None,
+            front=(self.model.tokenizer.bos or self.model.tokenizer.eos) if self.spec.anchor == "auto" else None,
         )
 
     def samples(self, task: Task, length: int, count: int) -> Iterator[Sample]:
@@ -216,18 +326,18 @@ class Prompts:
 
     def _settled(self, task: Task, sample: Sample) -> Sample:
         """Return the sample trimmed as its chat template does, with its facts on the length."""
-        turn = trimmed(sample, self.wrap, self.tokenizer) if self.wrap.trims else sample
-        return self.rule.settled(turn, task, self.tokenizer, room_of(task, self.window))
+        turn = trimmed(sample, self.wrap, self.model.tokenizer) if self.wrap.trims else sample
+        return self.rule.settled(turn, task, self.model.tokenizer, room_of(task, self.model.window))
 
     def request(self, task: Task, sample: Sample, room: int | None = None) -> Request:
         """Return the request of a sample; raise OverlongPrompt if it takes more positions than `room`."""
-        request = to_request(sample, self.tokenizer, task.reference, room, anchor=self.spec.anchor)
+        request = to_request(sample, self.model.tokenizer, task.reference, room, anchor=self.spec.anchor)
         tokens = self.spec.document_tokens
         return request if tokens is None else cut_documents(request, tokens)
 
     def second(self, task: Task, sample: Sample, answer: str) -> Pair:
         """Return the second prompt of a two-step sample, made from the answer to its first prompt."""
-        recipe, room = self.recipe(task, sample.length, 1), room_of(task, self.window)
+        recipe, room = self.recipe(task, sample.length, 1), room_of(task, self.model.window)
         follow_up = generator_of(task).follow_up
         assert follow_up is not None, "only a generator of two steps gives a sample a second"
         prompt = self._settled(task, follow_up(recipe, sample, answer))
@@ -238,7 +348,7 @@ class Prompts:
 
         Such a request is not sent to the backend.
         """
-        room = room_of(task, self.window)
+        room = room_of(task, self.model.window)
         if room is None or (needed := self.rule.positions(request)) <= room:
             return None
         why = f"needs {needed} positions, the model has {room}, and nothing is cut"
@@ -256,7 +366,7 @@ class Prompts:
         return {
             "schema": SCHEMA,
             "engine": engine,
-            "tokenizer": self.tokenizer.sha256,
+            "tokenizer": self.model.tokenizer.sha256,
             "tasks": [task.model_dump(mode="json", exclude_defaults=True) for task in spec.tasks],
             "lengths": spec.lengths,
             "arms": [arm.fingerprint() for arm in spec.arms],

@@ -12,22 +12,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from anchoreval.arms.arm import Arm
 from anchoreval.cards import Origin, Task, load_tasks
 from anchoreval.cards.strict_yaml import one_line
 from anchoreval.errors import AnchorEvalError, CardError, ModelError, RunError, SourceError
 from anchoreval.model import Model, tokenizer_of
 from anchoreval.prompt import anchor_token, template_text
 from anchoreval.records.header import HEADER
-from anchoreval.records.parts import AskedCell, HeaderParts
+from anchoreval.records.parts import HeaderParts
 from anchoreval.records.run import Run
-from anchoreval.runs.prompts import Prompts
-from anchoreval.runs.spec import Spec
+from anchoreval.runs.prompts import Prompts, Spec
 from anchoreval.schema import Json, Request, Sample
 from anchoreval.suites import generator_of
 from anchoreval.suites.outside import named
 from anchoreval.texts.sources import TEXTS
-from anchoreval.texts.wordlists import WordLists
 from anchoreval.tokenizer import TextTokenizer
 
 #: Fields of a task card that may change, as the header has its own values, and one that is compared as hashes.
@@ -53,11 +50,15 @@ class Remake:
         self.header = run.parts
         identity = self.header.identity
         self.tasks = _tasks(run, run.header["identity"]["tasks"])
+        try:
+            arms = self.header.parsed_arms()
+        except RunError as error:
+            raise RunError(f"{self._place}: {error}") from error
         model = Model.of_tokenizer(_tokenizer(run, self.header, tokenizer), self.header.model.window)
         self.spec = Spec.of(
             self.tasks.values(),
             lengths=identity.lengths,
-            arms=_arms(run, self.header),
+            arms=arms,
             limit=self.header.limit,
             seed=identity.seed,
             template=identity.template,
@@ -66,7 +67,7 @@ class Remake:
             haystack=identity.sources.haystack,
             data_dir=data_dir,
             text=text,
-            wordlists=_word_lists(run, identity.sources.wordlists),
+            wordlists="2.2.0" if identity.sources.wordlists.endswith(" 2.2.0") else "3.0.1",
             context=identity.sources.context is None,
             document_tokens=identity.document_tokens,
             group=self.header.group,
@@ -74,7 +75,7 @@ class Remake:
             length_rule=identity.length_rule,
         )
         self.prompts, self.tokenizer = Prompts(self.spec, model), model.tokenizer
-        if identity.template_text not in (None, template_text(self.prompts.wrap)):
+        if identity.template_text is not None and identity.template_text != template_text(self.prompts.wrap):
             raise ModelError(
                 f"the chat template of {tokenizer or self.header.model.path} is not the one that the run {run.path} "
                 "was made with: name a folder that holds that one with --tokenizer PATH"
@@ -86,21 +87,19 @@ class Remake:
         `task` and `length` select cells. Each cell is begun when its turn comes.
         """
         for cell in self.header.asked:
-            if task in (None, cell.task) and length in (None, cell.length):
-                yield from self._cell(cell)
-
-    def _cell(self, cell: AskedCell) -> Iterator[Sample]:
-        if cell.task not in self.tasks:
-            raise RunError(f"{self._place}: asked: {cell.task} is no task of this run's identity")
-        if generator_of(self.tasks[cell.task]).in_files and self.spec.sources.text is None:
-            names = [name.removeprefix(f"{TEXTS}/") for name in self._expected if name.startswith(f"{TEXTS}/")]
-            files = f"{names[0]}, {len(names)} files in all" if names else str(self.header.identity.sources.texts)
-            raise SourceError(f"{self.run.path} scores {files}: name their file or folder with --text")
-        samples = self.prompts.samples(self.tasks[cell.task], cell.length, cell.samples)
-        for number, sample in enumerate(samples):
-            if number == 0:
-                self._check_sources()
-            yield sample
+            if task not in (None, cell.task) or length not in (None, cell.length):
+                continue
+            if cell.task not in self.tasks:
+                raise RunError(f"{self._place}: asked: {cell.task} is no task of this run's identity")
+            if generator_of(self.tasks[cell.task]).in_files and self.spec.sources.text is None:
+                names = [name.removeprefix(f"{TEXTS}/") for name in self._expected if name.startswith(f"{TEXTS}/")]
+                files = f"{names[0]}, {len(names)} files in all" if names else str(self.header.identity.sources.texts)
+                raise SourceError(f"{self.run.path} scores {files}: name their file or folder with --text")
+            samples = self.prompts.samples(self.tasks[cell.task], cell.length, cell.samples)
+            for number, sample in enumerate(samples):
+                if number == 0:
+                    self._check_sources()
+                yield sample
 
     def request(self, sample: Sample) -> Request:
         """Return the sample as it was sent: token ids with documents."""
@@ -148,13 +147,6 @@ class Remake:
     @property
     def _place(self) -> Path:
         return self.run.path / HEADER
-
-
-def _word_lists(run: Run, said: str) -> WordLists:
-    for version in ("3.0.1", "2.2.0"):
-        if said == f"wonderwords {version}":
-            return version
-    raise RunError(f"{run.path / HEADER}: identity > sources > wordlists: {said!r} is not one this version has")
 
 
 def _tokenizer(run: Run, header: HeaderParts, given: str | Path | None) -> TextTokenizer:
@@ -226,11 +218,3 @@ def _tasks(run: Run, rows: list[dict[str, Any]]) -> dict[str, Task]:
 
 def _brief(value: Any) -> str:
     return json.dumps(value)[:80]
-
-
-def _arms(run: Run, header: HeaderParts) -> tuple[Arm, ...]:
-    """Return the arms of the header in its order; raise RunError if they are not those of the identity."""
-    arms = tuple(arm.parsed() for arm in header.arms)
-    if [arm.fingerprint() for arm in arms] != header.identity.arms:
-        raise RunError(f"{run.path / HEADER}: arms: not those of its identity")
-    return arms

@@ -24,8 +24,7 @@ from anchoreval.records.header import HEADER, Header, fingerprint, read_header
 from anchoreval.records.own import require_own
 from anchoreval.records.run import Run
 from anchoreval.runs.identity import environment_of, read_by
-from anchoreval.runs.prompts import Cells, Prompts
-from anchoreval.runs.spec import Spec
+from anchoreval.runs.prompts import Cells, Prompts, Spec
 from anchoreval.schema import SCORED, Outcome
 from anchoreval.texts.sources import RULER_FILES, Sources
 
@@ -106,7 +105,7 @@ class Finished:
         Raise RunError if the run was changed after it finished.
         """
         spec, described = prompts.spec, engine.describe()
-        if self.header.model.get("window") != prompts.window or not _same_texts(self.header, spec.sources):
+        if self.header.model.get("window") != prompts.model.window or not _same_texts(self.header, spec.sources):
             return False
         before = self.header["identity"]
         kept = {name: before[name] for name in FROM_PROMPTS if name in before}

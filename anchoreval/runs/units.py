@@ -30,9 +30,8 @@ from anchoreval.backends import Backend
 from anchoreval.cards import Task
 from anchoreval.errors import OverlongPrompt, RunError
 from anchoreval.records.folder import RunFolder
-from anchoreval.records.record import key_of, to_record
-from anchoreval.runs.prompts import Cell, Pair, Prompts
-from anchoreval.runs.spec import Spec
+from anchoreval.records.lines import key_of, to_record
+from anchoreval.runs.prompts import Cell, Pair, Prompts, Spec
 from anchoreval.schema import (
     PROMPT_READ,
     SCORED,

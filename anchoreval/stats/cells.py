@@ -13,19 +13,27 @@ from anchoreval.stats.averages import Sampled, average_interval, of_right_or_wro
 from anchoreval.stats.intervals import Method, mean_interval
 from anchoreval.stats.scores import Scores, scores_of
 
+ENOUGH = 0.9  # share of a length; tables have a note on cells below it
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """The counts of samples asked and scored, and the mean of the scores; None if nothing was scored."""
+    """The counts of samples asked and scored, and the mean of the scores with its interval, None if nothing was scored.
 
-    __slots__ = ()
+    `logprob` is the mean over samples of the reference's log-probability per token, in nats. `outcomes` counts samples
+    by outcome, and `sources` is the number of sources of the scores.
+    """
+
     asked: int
     scored: int
     mean: float | None
     low: float | None
     high: float | None
-    logprob: float | None
-    outcomes: Mapping[Outcome, int]
-    sampled: Sampled | None
+    method: Method | None = None
+    logprob: float | None = None
+    outcomes: Mapping[Outcome, int] = field(default_factory=dict, hash=False)
+    sampled: Sampled | None = None
+    sources: int = 0
 
     @property
     def lost(self) -> int:
@@ -50,25 +58,11 @@ def average_ends(parts: Sequence[tuple[float, Asked]]) -> tuple[float, float]:
 
 @dataclass(frozen=True, slots=True)
 class Cell(Asked):
-    """The scores of one (task, length, arm). `mean` is None if nothing was scored.
-
-    `logprob` is the mean over samples of the reference's log-probability per token, in nats. `outcomes` counts samples
-    by outcome, and `sources` is the number of sources of the scores.
-    """
+    """The scores of one (task, length, arm)."""
 
     task: str
     length: int
     arm: str
-    asked: int
-    scored: int
-    mean: float | None
-    low: float | None
-    high: float | None
-    method: Method | None
-    logprob: float | None
-    outcomes: Mapping[Outcome, int] = field(default_factory=dict, hash=False)
-    sampled: Sampled | None = None
-    sources: int = 0
 
 
 def cells(records: Iterable[Record]) -> list[Cell]:
@@ -109,3 +103,21 @@ def counted(records: Iterable[Record]) -> dict[Outcome, int]:
     """Return outcome -> number of records, in the order of the enum."""
     counts = Counter(record.outcome for record in records)
     return {outcome: counts[outcome] for outcome in OUTCOMES if counts[outcome]}
+
+
+def fill(records: Iterable[Record]) -> dict[tuple[str, int], float]:
+    """Return (task, length) -> the mean share of the length that its samples take, 0..1.
+
+    Tasks whose samples do not fill a length are left out.
+    """
+    shares: dict[tuple[str, int], list[float]] = {}
+    for record in records:
+        tokens = record.facts.get("tokens")
+        if record.length and isinstance(tokens, int):
+            shares.setdefault((record.task, record.length), []).append(tokens / record.length)
+    return {place: fmean(values) for place, values in shares.items()}
+
+
+def underfilled(records: Iterable[Record]) -> dict[tuple[str, int], float]:
+    """Return the entries of `fill` that are below ENOUGH."""
+    return {place: share for place, share in fill(records).items() if share < ENOUGH}

@@ -12,6 +12,7 @@ from anchoreval.errors import CardError
 from anchoreval.schema import Json, Sample, Segment, Tokenizer, Wrap
 
 if TYPE_CHECKING:
+    from anchoreval.texts.fit import Fitted
     from anchoreval.texts.sources import Sources
 
 Options = TypeVar("Options")
@@ -60,6 +61,17 @@ class Recipe:
         """Return the tokens that the model is fed with a prompt of `prompt` tokens, plus the answer budget."""
         return self.counted(prompt) + self.outside
 
+    def sample(
+        self, index: int, segments: tuple[Segment, ...], references: tuple[str, ...], facts: Mapping[str, Json]
+    ) -> Sample:
+        """Return sample `index` of the task at the length."""
+        return Sample(self.task, self.length, index, segments, references, self.max_new_tokens, facts)
+
+    def fitted(self, index: int, text: Fitted, unit: str, facts: Mapping[str, Json]) -> Sample:
+        """Return sample `index`, a text that fits the room; `unit` is what its haystack was counted in."""
+        how = {"tokens": self.counted(text.tokens), "units": text.units, "unit": unit, "fit": text.how}
+        return self.sample(index, text.draft.segments(), text.draft.references, how | dict(facts))
+
 
 Make = Callable[[Recipe], Iterator[Sample]]
 
@@ -103,6 +115,4 @@ def sample_of(
     """Return the finished sample without empty segments; its facts include `tokens` (Recipe.counted)."""
     kept = tuple(segment for segment in segments if segment.text)
     tokens = recipe.counted(recipe.tokenizer.count("".join(segment.text for segment in kept)))
-    return Sample(
-        recipe.task, recipe.length, index, kept, (reference,), recipe.max_new_tokens, {"tokens": tokens, **facts}
-    )
+    return recipe.sample(index, kept, (reference,), {"tokens": tokens, **facts})

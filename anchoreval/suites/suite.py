@@ -108,6 +108,18 @@ def with_choices(
     return {**facts, "choices": choices} if choices else facts if logprob is None else {**facts, PER_TOKEN: logprob}
 
 
+def likeliest(choices: Sequence[ChoiceScore]) -> int:
+    """Return the index of the choice with the highest log-probability; ties go to the first."""
+    return max(range(len(choices)), key=lambda index: choices[index].logprob)
+
+
+def gold_is_likeliest(_: str, __: Sequence[str], facts: Mapping[str, Json] = NO_FACTS) -> Score:
+    """Return 1 if the right choice (fact `gold`) has the highest log-probability, else 0, as lm-eval's metric `acc`."""
+    if not facts.get("choices"):
+        return Score(None, "no choice was scored")
+    return Score(float(likeliest(facts["choices"]) == facts["gold"]))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Scorer:
     """Judges answers by a rule.

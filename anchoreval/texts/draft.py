@@ -10,11 +10,10 @@ upstream's `base` and `meta-chat`, the bytes are upstream's.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from anchoreval.schema import Json, Sample, Segment, Wrap
-from anchoreval.texts.tally import Piece, Tally
+from anchoreval.schema import Json, Segment, Wrap
+from anchoreval.texts.tally import Piece, Tally, joined_text
 
 NIAH = (
     "Some special magic {values} are hidden within the following text. Make sure to memorize it. "
@@ -63,7 +62,7 @@ class Template:
     @classmethod
     def of(cls, wrap: Wrap, text: str, prefix: str, singular: bool = False) -> Template:
         """Return a template whose fields are marked, so that braces in a chat template stay as they are."""
-        marked = _mark(text) + "\x01" + _mark(prefix)
+        marked = re.sub(r"{(\w+)}", "\x00\\1\x00", f"{text}\x01{prefix}")
         if singular:
             for old, new in (("Some", "A"), ("are all", "is"), ("are", "is"), ("answers", "answer")):
                 marked = marked.replace(old, new)
@@ -73,15 +72,12 @@ class Template:
 
     def fill(self, **fields: str) -> tuple[str, str, str]:
         """Return the filled text before the context, after it, and the answer prefix."""
-
-        def value(match: re.Match[str]) -> str:
-            return fields[match.group(1)]
-
-        return _FIELD.sub(value, self.before), _FIELD.sub(value, self.after), _FIELD.sub(value, self.prefix)
-
-
-def _mark(text: str) -> str:
-    return re.sub(r"{(\w+)}", "\x00\\1\x00", text)
+        filled = []
+        for text in (self.before, self.after, self.prefix):
+            parts = _FIELD.split(text)  # fixed texts, and between them the names of fields
+            parts[1::2] = [fields[name] for name in parts[1::2]]
+            filled.append("".join(parts))
+        return filled[0], filled[1], filled[2]
 
 
 @dataclass(slots=True)
@@ -107,21 +103,24 @@ class Draft:
     def pieces(self) -> list[Piece]:
         """Return every piece in order."""
         inside = [piece for document in self.documents for piece in document]
-        return [*self._before(), *inside, *self.query, self.prefix]
-
-    def _before(self) -> list[Piece]:
-        return [*self.opening, *self.example, *self.preamble]
+        return [*self.opening, *self.example, *self.preamble, *inside, *self.query, self.prefix]
 
     def segments(self) -> tuple[Segment, ...]:
         """Return the prompt's segments without empty ones."""
         parts = [
-            Segment("preamble", _text(self.opening)),
-            Segment("document", _text(self.example)),
-            Segment("preamble", _text(self.preamble)),
+            Segment("preamble", joined_text(self.opening)),
+            Segment("document", joined_text(self.example)),
+            Segment("preamble", joined_text(self.preamble)),
         ]
         for document in self.documents:
-            parts += _lines(_text(document)) if self.lines else [Segment("document", _text(document))]
-        parts += [Segment("query", _text(self.query)), Segment("answer_prefix", self.prefix.text)]
+            text = joined_text(document)
+            if self.lines:
+                *ended, last = text.split("\n")
+                equal = {line: Segment("line", f"{line}\n") for line in set(ended)}  # equal lines are one object
+                parts += [*(equal[line] for line in ended), Segment("line", last)]
+            else:
+                parts.append(Segment("document", text))
+        parts += [Segment("query", joined_text(self.query)), Segment("answer_prefix", self.prefix.text)]
         return tuple(part for part in parts if part.text)
 
     def positions(self, tally: Tally) -> dict[str, Json]:
@@ -130,26 +129,10 @@ class Draft:
         total = sum(map(sum, sizes)) or 1
         depths: list[float] = []
         tokens: list[int] = []
+        front = [*self.opening, *self.example, *self.preamble]
         for document, count in self.marks:
             before = sum(map(sum, sizes[:document])) + sum(sizes[document][:count])
             depths.append(round(before / total, 4))
             earlier = [piece for each in self.documents[:document] for piece in each]
-            tokens.append(tally.count([*self._before(), *earlier, *self.documents[document][:count]]))
+            tokens.append(tally.count([*front, *earlier, *self.documents[document][:count]]))
         return {"depths": depths, "token_positions": tokens}
-
-
-def _lines(text: str) -> list[Segment]:
-    """Return every line, with the newline that ends it, as a segment; equal lines are one object."""
-    *ended, last = text.split("\n")
-    segments = {line: Segment("line", f"{line}\n") for line in set(ended)}
-    return [*(segments[line] for line in ended), Segment("line", last)]
-
-
-def _text(pieces: Iterable[Piece]) -> str:
-    return "".join(piece.text for piece in pieces)
-
-
-def sample_of(
-    draft: Draft, task: str, length: int, index: int, max_new_tokens: int, facts: Mapping[str, Json]
-) -> Sample:
-    return Sample(task, length, index, draft.segments(), draft.references, max_new_tokens, facts)

@@ -83,15 +83,10 @@ class Fit:
     least: int
     draws: Draws
 
-    @property
-    def length(self) -> int:
-        """The whole length."""
-        return self.room + self.answer
-
     def search(self, highest: int | None = None, extra: int = 0) -> int:
         """Return upstream's number of units; `highest` replaces its 3x estimate, each text has `extra` more tokens."""
         if highest is None:
-            highest = int((self.length / (self.measure(self.step) / self.step)) * 3)
+            highest = int(((self.room + self.answer) / (self.measure(self.step) / self.step)) * 3)
         low, high, best = self.step, max(highest, self.step * 2), 0
         while low <= high:
             middle = (low + high) // 2
@@ -137,7 +132,7 @@ class Fit:
         state = self.draws.save()
         best, smallest = fullest(lambda units: self._probe(state, units), self.room, self.least, most)
         if best is None:
-            raise too_short(self.length, None if smallest is None else smallest + self.answer)
+            raise too_short(self.room + self.answer, None if smallest is None else smallest + self.answer)
         return best
 
     def _probe(self, state: tuple[Any, Any], units: int) -> Fitted | None:

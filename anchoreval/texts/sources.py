@@ -8,7 +8,6 @@ whether it is the published file.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from anchoreval.errors import SourceError
-from anchoreval.files import sha256_of
+from anchoreval.files import cache_folder, sha256_of
 from anchoreval.schema import Json
 from anchoreval.texts.download import address_of, download, unconnected
 from anchoreval.texts.passage import Split
@@ -78,12 +77,6 @@ _OTHERWISE = "move the file away, or use --haystack generated"
 PUNKT = "tokenizers/punkt_tab/english"
 
 
-def default_cache() -> Path:
-    """Return $XDG_CACHE_HOME/anchoreval, or else ~/.cache/anchoreval."""
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "anchoreval"
-
-
 class Sources:
     """The texts that prompts are made of, read on first use.
 
@@ -106,7 +99,7 @@ class Sources:
         self.data_dir = Path(data_dir).expanduser() if data_dir else None
         self.haystack: HaystackKind = haystack
         self.wordlists: WordLists = wordlists
-        self.cache = Path(cache).expanduser() if cache else default_cache()
+        self.cache = Path(cache).expanduser() if cache else cache_folder()
         self.offline = offline
         self.context = context
         self._used: dict[str, dict[str, Json]] = {}
@@ -231,11 +224,7 @@ class Sources:
         path = self._find(source)
         content = path.read_bytes()
         sha256 = hashlib.sha256(content).hexdigest()
-        self._used[source.file] = {
-            "sha256": sha256,
-            "published": sha256 == source.sha256,
-            "bytes": len(content),
-        }
+        self._used[source.file] = {"sha256": sha256, "published": sha256 == source.sha256, "bytes": len(content)}
         return json_of(content, str(path))
 
     def _find(self, source: Published) -> Path:

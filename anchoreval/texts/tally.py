@@ -30,6 +30,11 @@ class Piece:
     parts: tuple[str, int, str | None] | None = None
 
 
+def joined_text(pieces: Iterable[Piece]) -> str:
+    """Return the text of joined pieces."""
+    return "".join(piece.text for piece in pieces)
+
+
 class Tally:
     """Counts the tokens of texts, whole or by their pieces, with one tokenizer."""
 
@@ -73,20 +78,18 @@ class Tally:
     def parts(self, piece: Piece) -> tuple[str, int, str | None]:
         """Return head, tokens of the body and tail of a piece, and keep them on the piece."""
         if piece.parts is None:
-            piece.parts = self._measure(piece.text)
+            text, start = piece.text, self.first_cut(piece.text, 0, len(piece.text))
+            if start is None:
+                piece.parts = text, 0, None
+            else:
+                last = self.last_cut(text, start, len(text))
+                piece.parts = text[:start], self.following(text[start:last]), text[last:]
         return piece.parts
-
-    def _measure(self, text: str) -> tuple[str, int, str | None]:
-        start = self.first_cut(text, 0, len(text))
-        if start is None:
-            return text, 0, None
-        last = self.last_cut(text, start, len(text))
-        return text[:start], self.following(text[start:last]), text[last:]
 
     def count(self, pieces: Iterable[Piece]) -> int:
         """Return the tokens of the joined pieces: exactly those of the joined text."""
         if not self.adds_up:
-            return self._tokenizer.count("".join(piece.text for piece in pieces))
+            return self._tokenizer.count(joined_text(pieces))
         total, pending, seam = 0, "", self._opening
         for piece in pieces:
             head, body, tail = piece.parts or self.parts(piece)

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from anchoreval.errors import ModelError
+from anchoreval.errors import AnchorEvalError, ModelError
 from anchoreval.tokenizer.child import Child, answer_of
 
 Scalar = str | int | float | bool | None
@@ -119,3 +119,20 @@ def _around(template: str, values: str) -> Around:
 
 def _line(text: str) -> str:
     return " ".join(text.split())[:300]
+
+
+def read_template_arg(text: str) -> tuple[str, Scalar]:
+    """Return name and value of KEY=VALUE. true, false, null and numbers are read as JSON, anything else is text.
+
+    Raise AnchorEvalError if the text is not KEY=VALUE, or the value is a list or an object.
+    """
+    name, equals, value = text.partition("=")
+    if not (equals and name.isidentifier()):
+        raise AnchorEvalError(f"{text!r} is no KEY=VALUE such as enable_thinking=false")
+    try:
+        read = json.loads({"True": "true", "False": "false", "None": "null"}.get(value, value))
+    except ValueError:
+        return name, value
+    if isinstance(read, dict | list):
+        raise AnchorEvalError(f"{text!r}: a value is text, a number, true, false or null")
+    return name, read

@@ -17,13 +17,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import tokenizers
 
 from anchoreval.errors import ModelError
 from anchoreval.tokenizer.child import kept_answer
 from anchoreval.tokenizer.files import CONFIG, FILES
+
+if TYPE_CHECKING:
+    from anchoreval.tokenizer import TextTokenizer
 
 #: Text such as stands in every prompt: a difference here is an error.
 ORDINARY = "\n".join(
@@ -46,18 +49,6 @@ _MOST = 2000  # special tokens in the second probe
 _OF_CONFIG = ("model_type", "tokenizer_class", "model_name", "_name_or_path", "transformers_version", "auto_map")
 
 
-class Compared(Protocol):
-    """What `compared` needs from a tokenizer."""
-
-    def encode(self, text: str) -> list[int]:
-        """Return the token ids of `text`, without special tokens."""
-        ...
-
-    def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
-        """Return the text of `ids`."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Reading:
     """How transformers reads the same files, in `words`, and the special tokens that it names.
@@ -70,7 +61,7 @@ class Reading:
     differs: bool = False
 
 
-def compared(own: Compared, inner: tokenizers.Tokenizer, file: Path) -> Reading:
+def compared(own: TextTokenizer, inner: tokenizers.Tokenizer, file: Path) -> Reading:
     """Return transformers' reading of the folder of a tokenizer.json; raise ModelError if its tokens differ."""
     folder = file.parent
     if not any((folder / name).is_file() for name in (*FILES, "config.json")):
@@ -93,7 +84,7 @@ def compared(own: Compared, inner: tokenizers.Tokenizer, file: Path) -> Reading:
 
 
 def _judged(
-    own: Compared, inner: tokenizers.Tokenizer, folder: Path, answer: Mapping[str, Any], at: int, where: str
+    own: TextTokenizer, inner: tokenizers.Tokenizer, folder: Path, answer: Mapping[str, Any], at: int, where: str
 ) -> str:
     """Return in one line why tokenizer.json is right; raise ModelError if that cannot be told."""
     text = answer["texts"][at]

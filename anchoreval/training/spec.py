@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from anchoreval.errors import LengthError
@@ -62,11 +62,6 @@ class Training:
         if self.hyper.schedule == "constant":
             del facts["steps"]
         return facts
-
-
-def seeded(training: Training, variant: str, seed: int) -> Training:
-    """Return the same training of another variant and seed."""
-    return replace(training, variant=variant, seed=seed)
 
 
 def differing(asked: Mapping[str, Any], stood: Mapping[str, Any]) -> list[str]:

@@ -325,7 +325,7 @@ def sentences(found: Found) -> list[str]:
     """Return what is to be said, the control first."""
     tokens, time = found.sizes.equal_tokens, found.sizes.equal_time
     rows, length = declared(found, tokens), found.longest
-    said = [_control(rows.get("control"), length)]
+    said = [_control(found, rows.get("control"))]
     if "floor" in rows:
         row = rows["floor"]
         said.append(
@@ -361,15 +361,24 @@ def _of(row: SeedRow) -> str:
     return f"{told(row.seeds)} nats per token over {count} seed{'s' * (count != 1)}"
 
 
-def _control(row: SeedRow | None, length: int) -> str:
+def _control(found: Found, row: SeedRow | None) -> str:
     if row is None:
         return "The control was not measured, so nothing here shows that this family can show anything."
+    length = found.longest
     start = f"The control: under bf16-angle `intra-doc-reset` minus `intra-doc` is {_of(row)} at {length:,} tokens: "
     if len(row.seeds.by_seed) < 2:
         return f"{start}one seed, no interval, so whether this family can show anything is not known yet."
     if row.says == "higher":
         return f"{start}{says(row)}, so this family can show what rounding of positions does to a training."
-    return f"{start}{says(row)}. The control does not show, so this family can show nothing about the rest."
+    shorter = _rows({f"{each:,}": control(found, each) for each in found.sizes.lengths if each != length})
+    higher = {name: one for name, one in shorter.items() if one.says == "higher"}
+    seen = [f"{told(one.seeds)} at {name} tokens ({says(one)})" for name, one in higher.items()]
+    if not seen:
+        return f"{start}{says(row)}. The control does not show, so this family can show nothing about the rest."
+    return (
+        f"{start}{says(row)}. It is {' and '.join(seen)}, so reset helps at lengths that the base knew, and this "
+        f"family can show nothing at {length:,} tokens, the length of the question."
+    )
 
 
 def tables(found: Found) -> Iterator[tuple[str, str]]:

@@ -18,8 +18,7 @@ from anchoreval.backends.openai.backend import OpenAiBackend
 from anchoreval.cards import select_tasks
 from anchoreval.errors import UnsupportedArm
 from anchoreval.model import Model
-from anchoreval.runs.prompts import Prompts
-from anchoreval.runs.spec import Spec
+from anchoreval.runs.prompts import Prompts, Spec
 from anchoreval.schema import Output, Request
 from anchoreval.texts.sources import Sources
 from anchoreval.tokenizer import load_tokenizer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ import pytest
 from standin import NAME, TINY, Rules, Said, prompt_of, standing_in
 
 from anchoreval import evaluate
-from anchoreval.backends import BACKENDS, options_of
-from anchoreval.backends.options import ELSEWHERE, OPTIONS
+from anchoreval.backends import BACKENDS, opener_of
+from anchoreval.backends.options import OPTIONS
 from anchoreval.errors import AnchorEvalError, ModelError, UnknownName
 from anchoreval.records.run import Run
 from anchoreval.runs.verify.records import findings
@@ -208,8 +209,15 @@ def test_what_a_server_says_of_the_key_stands_in_nothing_that_is_written(
         assert key not in text and key[8:] not in text
 
 
+#: Parameters of `open` that have flags of their own, or that the run itself gives.
+ELSEWHERE = frozenset({
+    "model", "dtype", "kernel", "device", "trust_remote_code", "chunk_tokens", "batch_tokens", "realisation", "product",
+    "base_url", "tokenizer", "template_args", "use_kernels",
+})  # fmt: skip
+
+
 def test_the_help_names_every_option_of_a_backend_that_no_flag_gives() -> None:
     absent = {"fake"} | (set() if find_spec("vllm") else {"vllm"})
     for name in set(BACKENDS) - absent:
         assert name in OPTIONS, f"backends/options.py: OPTIONS has no row {name!r} (empty if flags give all options)"
-        assert set(OPTIONS[name]) == set(options_of(name) or ()) - ELSEWHERE
+        assert set(OPTIONS[name]) == inspect.signature(opener_of(name)).parameters.keys() - ELSEWHERE

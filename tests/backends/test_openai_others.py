@@ -14,8 +14,7 @@ from anchoreval.arms.arm import parse_arm, parse_arms
 from anchoreval.backends import Backend, open_backend
 from anchoreval.cards import select_tasks
 from anchoreval.model import Model
-from anchoreval.runs.prompts import Prompts
-from anchoreval.runs.spec import Spec
+from anchoreval.runs.prompts import Prompts, Spec
 from anchoreval.schema import Output, Request
 from anchoreval.texts.sources import Sources
 from anchoreval.tokenizer import load_tokenizer

@@ -137,7 +137,7 @@ def test_an_answer_of_chat_says_what_became_of_it(name: str) -> None:
 
 
 def _record(output: Output) -> Any:
-    from anchoreval.records.record import to_record
+    from anchoreval.records.lines import to_record
     from anchoreval.schema import Sample, Score
 
     sample = Sample("t", 1, 0, (), (), 1)

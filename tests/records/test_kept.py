@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from anchoreval.errors import RunError
-from anchoreval.records.kept import Kept, name_of
+from anchoreval.records.header import fingerprint
+from anchoreval.records.kept import Kept
 
 
 def test_what_was_kept_is_there_again(tmp_path: Path) -> None:
@@ -37,7 +38,7 @@ def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_name_follows_from_the_facts_and_not_from_their_order() -> None:
-    assert name_of({"a": 1, "b": [2]}) == name_of({"b": [2], "a": 1}) != name_of({"a": 1, "b": [3]})
+    assert fingerprint({"a": 1, "b": [2]}) == fingerprint({"b": [2], "a": 1}) != fingerprint({"a": 1, "b": [3]})
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "link", "link to nothing"])

@@ -273,9 +273,13 @@ def test_the_bench_builds_a_board_of_generated_runs() -> None:
     assert str(cost).startswith("2 runs, 120 records: ") and LENGTHS
 
 
+def of_ten(mean: float, low: float, high: float) -> Mean:
+    return Mean(0, asked=10, scored=10, mean=mean, low=low, high=high)
+
+
 def test_a_mean_without_the_lost_is_shown_and_ranked_by_the_mean_with_them_as_wrong() -> None:
-    whole = Mean(0, 10, 10, 0.5, 0.2, 0.8, None)
-    short = Mean(0, 10, 5, 0.8, 0.4, 0.9, None, {"answered": 5, "refused": 5})
+    whole = of_ten(0.5, 0.2, 0.8)
+    short = replace(of_ten(0.8, 0.4, 0.9), scored=5, outcomes={"answered": 5, "refused": 5})
     values = {
         name: columns_of(Row("fp32", ("ruler/vt",), (512,), {("ruler/vt", 512): mean}, None, "native"), ["by_length"])[
             0
@@ -288,8 +292,8 @@ def test_a_mean_without_the_lost_is_shown_and_ranked_by_the_mean_with_them_as_wr
 
 
 def test_a_published_average_is_over_its_own_tasks_whatever_else_a_row_holds() -> None:
-    means = {(task, 512): Mean(0, 10, 10, 0.5, 0.2, 0.8, None) for task in THIRTEEN}
-    means["ruler/a_14th", 512] = Mean(0, 10, 10, 0.0, 0.0, 0.3, None)
+    means = {(task, 512): of_ten(0.5, 0.2, 0.8) for task in THIRTEEN}
+    means["ruler/a_14th", 512] = of_ten(0.0, 0.0, 0.3)
     row = Row("fp32", (*THIRTEEN, "ruler/a_14th"), (512,), means, None, "native")
     thirteen, eleven, whole = columns_of(row, ["ruler_13", "ruler_11_wang", "by_length"])
     assert (thirteen.mean, eleven.mean) == (50.0, 50.0) and whole.mean == pytest.approx(100 * 13 * 0.5 / 14)
@@ -299,7 +303,7 @@ def test_a_published_average_is_over_its_own_tasks_whatever_else_a_row_holds() -
 def test_longbenchs_averages_are_columns_that_a_board_may_name(name: str, tmp_path: Path) -> None:
     average = averages()[name]
     scores = {task: at / 100 for at, task in enumerate(average.tasks)}
-    means = {(task, 7500): Mean(0, 10, 10, score, 0.0, 1.0, None) for task, score in scores.items()}
+    means = {(task, 7500): of_ten(score, 0.0, 1.0) for task, score in scores.items()}
     tasks = tuple(averages()["longbench_flat_21"].tasks)
     (value,) = columns_of(Row("fp32", tasks, (7500,), means, None, "native"), [name])
     assert value.mean == pytest.approx(average.of({task: 100 * score for task, score in scores.items()}))

@@ -21,12 +21,11 @@ from anchoreval.records.run import Run, header_alone
 from anchoreval.reports.board import run_table
 from anchoreval.runs.evaluate import as_served
 from anchoreval.runs.lengths import ANCHOR_TOKENS, LengthRule, template_tokens
-from anchoreval.runs.prompts import Prompts
+from anchoreval.runs.prompts import Prompts, Spec
 from anchoreval.runs.rebuild import Remake
-from anchoreval.runs.spec import Spec
 from anchoreval.runs.verify.records import findings
 from anchoreval.schema import Request, Sample, Segment
-from anchoreval.stats.fill import fill, underfilled
+from anchoreval.stats.cells import fill, underfilled
 from anchoreval.suites import generator_of
 from anchoreval.suites.longbench_v2 import generate as longbench_v2
 from anchoreval.texts.sources import Sources
@@ -176,8 +175,8 @@ def served_of(engine: Served, window: int | None) -> Prompts:
 
 def test_a_server_of_fewer_positions_than_the_card_runs_what_it_has_room_for() -> None:
     for served, window in ((512, 512), (600, 600), (9000, 8192), (None, 8192)):
-        assert served_of(Served(served), 8192).window == window
-    assert served_of(Served(512), None).window == 512
+        assert served_of(Served(served), 8192).model.window == window
+    assert served_of(Served(512), None).model.window == 512
     with pytest.raises(LengthError, match="length 512 is over the model's limit of 511 positions: --lengths up to 511"):
         served_of(Served(511), 8192).cells()
 

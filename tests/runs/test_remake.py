@@ -14,7 +14,7 @@ import pytest
 
 from anchoreval import evaluate, load_run
 from anchoreval.errors import AnchorEvalError, CardError, ModelError, RunError, SourceError
-from anchoreval.records.record import key_of
+from anchoreval.records.lines import key_of
 from anchoreval.records.run import Run
 from anchoreval.runs.rebuild import Remake
 

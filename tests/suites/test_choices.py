@@ -7,7 +7,7 @@ import pytest
 
 from anchoreval.schema import ChoiceScore
 from anchoreval.suites import scorers
-from anchoreval.suites.choices import likeliest
+from anchoreval.suites.suite import likeliest
 
 
 @pytest.mark.parametrize("logprobs", [(-1.0, -2.0), (-2.0, -1.0), (-1.5, -1.0, -1.0), (-1.0, -1.0, -3.0), (-5.0,)])

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from anchoreval.errors import SourceError
+from anchoreval.files import cache_folder
 from anchoreval.texts import sources
-from anchoreval.texts.sources import Published, Sources, default_cache, download
+from anchoreval.texts.sources import Published, Sources, download
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -142,7 +143,7 @@ def test_a_generated_haystack_and_a_context_left_out_are_said(tmp_path: Path) ->
 
 def test_the_cache_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_cache() == tmp_path / "anchoreval"
+    assert cache_folder() == tmp_path / "anchoreval"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert default_cache() == tmp_path / "home" / ".cache" / "anchoreval"
+    assert cache_folder() == tmp_path / "home" / ".cache" / "anchoreval"

@@ -116,6 +116,26 @@ def test_the_report_is_of_the_records_with_seeds_as_units(whole: driver.Family) 
     assert report.told(seeds) in text and (whole.results / driver.PICTURE).read_text("utf-8").startswith("<svg")
 
 
+def _control(by_length: dict[int, list[float]]) -> str:
+    """Return the sentence about a control whose difference at each length has these values by seed."""
+    found = report.Found(plan.Sizes())
+    for seed, values in enumerate(zip(*by_length.values(), strict=True)):
+        for arm, factor in zip(reversed(plan.CONTROL), (1, 0), strict=True):
+            nats = {(length, "a"): factor * value for length, value in zip(by_length, values, strict=True)}
+            found.needles[(arm.name, 16, arm.rope), seed] = report.Answers(nats, nats)
+    return report.sentences(found)[0]
+
+
+def test_a_control_that_shows_only_at_shorter_lengths_says_that_nothing_is_shown_at_the_longest() -> None:
+    near = [0.30, 0.31, 0.32]
+    text = _control({512: near, 2048: near, 8192: [1.0, 0.1, -0.5]})
+    assert "at 8,192 tokens: cannot tell" in text and "at 512 tokens (higher" in text
+    assert text.endswith("this family can show nothing at 8,192 tokens, the length of the question.")
+    text = _control({512: near, 2048: near, 8192: near})
+    assert "higher" in text and text.endswith("what rounding of positions does to a training.")
+    assert _control({512: [1, -1, 0], 2048: [1, -1, 0], 8192: [1, -1, 0]}).endswith("nothing about the rest.")
+
+
 def test_evaluation_text_is_never_training_text() -> None:
     highest = max(1000 * 42 + whole for whole in range(plan.Sizes().questions))
     assert max(highest, driver.FIRST_TOKEN_SEED, driver.NLL_SEED + plan.Sizes().nll_texts) < TRAINING_SEED

@@ -55,11 +55,6 @@ class KvStore:
                 overlap = source is self and to[0] == at[0]
                 target[to[0], :, to[1] : to[1] + length] = part_HCD.clone() if overlap else part_HCD
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all buffers."""
-        return sum(buffer.nbytes for buffer in self._buffers())
-
     def write(self, layer: int, place: tuple[slice, slice], keys: Tensor, values: Tensor) -> None:
         """Store new columns; `place` is (rows, columns)."""
         rows, columns = place

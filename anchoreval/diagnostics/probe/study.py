@@ -31,7 +31,8 @@ from anchoreval.errors import LengthError, ModelError, SourceError
 from anchoreval.model import Model
 from anchoreval.model.checkpoint import find_checkpoint
 from anchoreval.prompt import Anchor, anchor_token
-from anchoreval.records.kept import Kept, name_of
+from anchoreval.records.header import fingerprint
+from anchoreval.records.kept import Kept
 from anchoreval.schema import GENERATED, Progress, Watch, unwatched, work
 from anchoreval.texts import prose
 from anchoreval.texts.sources import ESSAYS, Sources
@@ -197,7 +198,7 @@ class _Bench:
             for at, one in enumerate(ids):
                 text = _Text(network, one, self.settings, with_heads=at == 0)
                 for rung in rungs:
-                    name = name_of(self._named(computed, randomised, rung, one, at == 0))
+                    name = fingerprint(self._named(computed, randomised, rung, one, at == 0))
                     parts = self.kept.read(name, unpacked)
                     if parts is not None:
                         self.progress.had(1)
@@ -218,7 +219,7 @@ class _Bench:
             "random": self.settings.seed if randomised else None,
             "dtype": computed,
             "level": str(_canonical(rung.level, computed)),
-            "ids": name_of({"ids": ids}),
+            "ids": fingerprint({"ids": ids}),
             "shifts": [*self.settings.pair, *self.settings.sweep(len(ids))],
             "queries": self.settings.queries,
             "heads": heads,

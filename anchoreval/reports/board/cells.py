@@ -9,17 +9,15 @@ from itertools import combinations
 from typing import TypeVar
 
 from anchoreval.reports.board.gather import Gathered
-from anchoreval.schema import Outcome, Record
+from anchoreval.schema import Record
 from anchoreval.stats import (
     MARGIN,
     Asked,
     Cells,
     Compared,
     Difference,
-    Method,
     Place,
     Row,
-    Sampled,
     Scores,
     Slots,
     Subject,
@@ -36,19 +34,9 @@ Slot = TypeVar("Slot")
 
 @dataclass(frozen=True, slots=True)
 class Mean(Asked):
-    """A mean with its interval, both None if no sample has a score; `run` is the run that most samples are from."""
+    """The scores of several cells together; `run` is the run that most samples are from."""
 
     run: int
-    asked: int
-    scored: int
-    mean: float | None
-    low: float | None
-    high: float | None
-    logprob: float | None
-    outcomes: Mapping[Outcome, int] = field(default_factory=dict, hash=False)
-    sampled: Sampled | None = None
-    method: Method | None = None
-    sources: int = 0
 
 
 @dataclass(frozen=True, slots=True)

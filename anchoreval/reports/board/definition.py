@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
 from anchoreval.cards import Strict, folder, load_card, pick
 from anchoreval.errors import AnchorEvalError, CardError, UnknownName
-from anchoreval.records.header import Header
+from anchoreval.records.run import Run
 from anchoreval.reports.board.reported import Reported, load_reported
+from anchoreval.reports.board.view import RunView
 from anchoreval.suites import Average, averages
 from anchoreval.suites.outside import known_tasks
 
@@ -104,26 +105,7 @@ WIDE = 5  # lengths
 MOST_ACROSS = 20  # models that a board of runs compares with the first
 
 
-class Held(Protocol):
-    """What a run holds: a run that was read without its records says so, and a view of it."""
-
-    @property
-    def model(self) -> str: ...
-
-    @property
-    def header(self) -> Header: ...
-
-    @property
-    def tasks(self) -> Sequence[str]: ...
-
-    @property
-    def lengths(self) -> Sequence[int]: ...
-
-    @property
-    def arms(self) -> Sequence[str]: ...
-
-
-def of_runs(views: Sequence[Held]) -> Declared:
+def of_runs(views: Sequence[Run | RunView]) -> Declared:
     """Return the definition of a board of runs: all that they hold, each against its own first arm.
 
     Their tasks are one suite, so that its pooled difference is that of `compare`.
@@ -149,7 +131,7 @@ def of_runs(views: Sequence[Held]) -> Declared:
     return Declared("board", definition, {name: tasks}, (), {})
 
 
-def _baseline_model(views: Sequence[Held]) -> str:
+def _baseline_model(views: Sequence[Run | RunView]) -> str:
     """Return the first model, or its variant if several seeds of it are there."""
     trained = views[0].header.trained
     seeds = {other.seed for view in views if (other := view.header.trained) and trained and other.name == trained.name}

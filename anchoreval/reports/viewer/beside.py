@@ -15,8 +15,7 @@ from anchoreval.errors import AnchorEvalError
 from anchoreval.records.lines import RECORDS
 from anchoreval.records.run import Run, load_run
 from anchoreval.reports.viewer.files import is_data, is_inert
-from anchoreval.reports.viewer.page import page
-from anchoreval.reports.viewer.write import DATA, FOLDER, PAGE, mark_of, write_view
+from anchoreval.reports.viewer.write import DATA, FOLDER, PAGE, mark_of, page, write_view
 
 Tell = Callable[[str], None]
 _PAGE = re.compile(

@@ -3,6 +3,10 @@
 Data files are written into a temporary folder, which is then renamed to a hash of its content. index.html is replaced
 in one step and names the folder that it reads. If the process is killed at any moment, the old or the new viewer
 is whole.
+
+index.html is markup, style and script in one file; the samples are in data files beside it. Its content policy allows
+the page's own script by its hash, and scripts that this script adds. A Trusted Types policy, in browsers that have
+them, lets it add data files only. The page uses no network, no frame and no form.
 """
 
 from __future__ import annotations
@@ -22,15 +26,16 @@ from anchoreval.files import write_whole
 from anchoreval.records.lines import to_line
 from anchoreval.records.run import Run
 from anchoreval.reports.outcomes import outcome_lines, run_notes
-from anchoreval.reports.page import require_page
+from anchoreval.reports.page import render, require_page
 from anchoreval.reports.viewer.files import DataFiles, remove_data, to_json
-from anchoreval.reports.viewer.page import page
 from anchoreval.reports.viewer.prompts import PROMPT_MEGABYTES, Prompts, Remade, remade_prompts
 from anchoreval.reports.viewer.rows import COLUMNS, Row, listed, rows_of
 from anchoreval.reports.words import plain, sentence
 from anchoreval.schema import SILENT, Json, Progress, Record
 from anchoreval.stats import Compared
 
+TEMPLATES = Path(__file__).parent / "templates"
+SCRIPTS = ("text.js", "list.js", "sample.js", "main.js")
 PAGE, DATA, FOLDER = "index.html", "data", "view"
 TITLE = " · anchoreval samples</title>"
 
@@ -189,3 +194,15 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def page(title: str, data: str, records: str, prompts: int) -> str:
+    """Return the page as text; `data` is the folder of the data files, relative to the page, with `/` at its end.
+
+    `records` marks the records that were read (`mark_of`), and `prompts` counts the prompts that are stored.
+    """
+    parts = render(
+        TEMPLATES / "view.html", "samples", title, [TEMPLATES / "view.css"], [TEMPLATES / name for name in SCRIPTS],
+        trusted="anchoreval-data", data=data, records=records, prompts=prompts,
+    )  # fmt: skip
+    return "".join(parts)

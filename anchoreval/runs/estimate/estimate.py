@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -11,14 +12,16 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from anchoreval.arms.arm import Arm
 from anchoreval.arms.layout import Arrangement
 from anchoreval.backends.hf.batches import Limits
+from anchoreval.files import write_errors
+from anchoreval.records.lines import key_of, to_line, to_record, write_line
 from anchoreval.runs.estimate.cost import Machine, Shape, peak_bytes
 from anchoreval.runs.estimate.dry import Counted, DryArm
-from anchoreval.runs.estimate.writing import record_seconds
 from anchoreval.runs.prompts import Cell, Cells, Pair, Prompts
 from anchoreval.runs.units import groups_of
-from anchoreval.schema import SILENT, Progress, Request
+from anchoreval.schema import SILENT, Progress, Request, Score, lost_output
 from anchoreval.stats.intervals import standard_error, t_quantile
 
 FEW_TOKENS = 32_768  # prompts of a cell are made until they have so many tokens, a group is full, or all are made
@@ -151,7 +154,7 @@ def plan_run(
             asked = len(requests) * (1 if exact else cell.asked / len(pairs))
             for arms in alike.values():
                 arms.count(requests, asked, min(spec.group, round(asked)))
-        left_out += planned.left_out(prompts.window)
+        left_out += planned.left_out(prompts.model.window)
         planned.scale([request for _, request in pairs])
         for arms in alike.values():
             arms.end(planned)
@@ -217,3 +220,20 @@ def _groups(cell: Cell, prompts: Prompts, exact: bool, seconds: list[float]) -> 
                 break
         yield pairs
         began = time.perf_counter()
+
+
+def record_seconds(pairs: Sequence[Pair], arm: Arm, folder: Path) -> float:
+    """Return how many seconds it takes to key and write a record, and its log-probabilities if it has a reference.
+
+    Each is on disk at once. The file lies in the nearest folder at or above `folder` that is there, and is gone
+    afterwards.
+    """
+    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
+    with write_errors(place), tempfile.TemporaryFile(dir=place) as file:
+        began = time.perf_counter()
+        for sample, request in pairs:
+            output, score = lost_output(sample.id, "failed", ""), Score(None)
+            line = to_line(to_record(key_of(request, arm, ""), sample, request, arm, output, score))
+            for _ in range(2 if request.reference_ids else 1):
+                write_line(file.fileno(), line)
+        return (time.perf_counter() - began) / max(1, len(pairs))

@@ -5,79 +5,65 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 
-from anchoreval.errors import AnchorEvalError, CardError, LengthError
-from anchoreval.records.header import TWICE, Header, fingerprint
+from anchoreval.errors import CardError, LengthError, RunError
+from anchoreval.records.header import TWICE, fingerprint
 from anchoreval.records.parts import HeaderParts
 from anchoreval.records.run import Run
 from anchoreval.runs.lengths import lengths_of
 from anchoreval.runs.rebuild import Remake
 from anchoreval.runs.verify.rounds import rule_differences
-from anchoreval.schema import Json, uses_generated
+from anchoreval.schema import uses_generated
 from anchoreval.suites import generator_of
 
 
 def header_differences(run: Run) -> Iterator[str]:
     """Yield every contradiction in a header; raise RunError if a part is missing or has another type."""
-    parts, header, identity = run.parts, run.header, run.header.identity
-    if fingerprint(identity) != header.run:
-        yield f"run: {header.run} is not the fingerprint {fingerprint(identity)} of its identity"
+    parts, header, identity, backend = run.parts, run.header, run.header.identity, run.header.backend
+    if fingerprint(identity) != parts.run:
+        yield f"run: {parts.run} is not the fingerprint {fingerprint(identity)} of its identity"
     for name in (*TWICE, *(["limit"] if "limit" in identity else [])):
         if header.get(name) != identity.get(name):
             yield f"{name}: {header.get(name)} here, {identity.get(name)} in its identity"
     if parts.tokenizer.sha256 != parts.identity.tokenizer:
         yield "tokenizer: sha256 is not that of its identity"
-    if header.tasks != list(header.cards):
+    cards = header.cards
+    if header.get("tasks") != list(cards):
         yield "tasks: not those of its identity"
-    if header.scorers != {address: card.get("scorer") for address, card in header.cards.items()}:
+    if header.scorers != {address: card.get("scorer") for address, card in cards.items()}:
         yield "scorers: not those of its identity"
     if any(header.sources.get(name) != identity["sources"].get(name) for name in ("haystack", "wordlists")):
         yield "sources: not those of its identity"
-    yield from _comparable(run, parts)
-    yield from _arms(parts, header.arm_rows)
-    yield from _weights(header)
-    yield from _counts(parts)
-    if parts.identity.until is not None or parts.until is not None:
-        yield from rule_differences(run, parts)
-
-
-def _comparable(run: Run, parts: HeaderParts) -> Iterator[str]:
-    """Yield why a header is wrong to call its run comparable with published scores; use the records, if read."""
-    header = run.header
-    if not header.get("comparable"):
-        return
-    if incomparable := header.get("incomparable"):
-        yield f"comparable: true, though {', '.join(incomparable)} are not"
-    elif "incomparable" not in header and (header.sources["haystack"] != "published" or parts.identity.seed != 42):
-        yield "comparable: true, with another haystack or seed than the published ones"
-    if generated := {record.task for record in run.records if uses_generated(record.facts)}:
-        yield f"comparable: true, though samples of {', '.join(sorted(generated))} hold generated text"
-
-
-def _arms(parts: HeaderParts, rows: Sequence[Mapping[str, Json]]) -> Iterator[str]:
+    if header.get("comparable"):
+        yield from _not_comparable(run, parts)
     try:
-        arms = [arm.parsed() for arm in parts.arms]
-    except AnchorEvalError as error:
-        yield f"arms: {error}"
-        return
-    if [arm.fingerprint() for arm in arms] != parts.identity.arms:
-        yield "arms: not those of its identity"
-    for arm, row in zip(arms, rows, strict=True):
-        if row["asked"] != arm.asked():
-            yield f"arms: {arm.name}: asked is not what its name spells"
-
-
-def _weights(header: Header) -> Iterator[str]:
-    """Yield where the hashes of the weights differ between the model, the backend and its files."""
-    backend = header.backend
+        for arm, row in zip(parts.parsed_arms(), header["arms"], strict=True):
+            if row["asked"] != arm.asked():
+                yield f"arms: {arm.name}: asked is not what its name spells"
+    except RunError as error:
+        yield str(error)
     if header.model.get("sha256") != backend.get("weights_sha256"):
         yield "model: sha256 is not the backend's weights_sha256"
     if files := backend.get("files_sha256"):
         whole = hashlib.sha256(json.dumps(sorted(files.items())).encode()).hexdigest()
         if whole != backend.get("weights_sha256"):
             yield "backend: weights_sha256 is not that of its files_sha256"
+    yield from _counts(parts)
+    if parts.identity.until is not None or parts.until is not None:
+        yield from rule_differences(run, parts)
+
+
+def _not_comparable(run: Run, parts: HeaderParts) -> Iterator[str]:
+    """Yield why a header is wrong to call its run comparable with published scores; use the records, if read."""
+    header = run.header
+    if incomparable := header.get("incomparable"):
+        yield f"comparable: true, though {', '.join(incomparable)} are not"
+    elif "incomparable" not in header and (header.sources["haystack"] != "published" or parts.identity.seed != 42):
+        yield "comparable: true, with another haystack or seed than the published ones"
+    if generated := {record.task for record in run.records if uses_generated(record.facts)}:
+        yield f"comparable: true, though samples of {', '.join(sorted(generated))} hold generated text"
 
 
 def _counts(parts: HeaderParts) -> Iterator[str]:

@@ -19,10 +19,9 @@ from pathlib import Path
 from anchoreval.errors import AnchorEvalError, RunError
 from anchoreval.files import there
 from anchoreval.records.header import HEADER
-from anchoreval.records.lines import RECORDS, Lines, from_line
+from anchoreval.records.lines import RECORDS, Lines, from_line, key_of, to_record
 from anchoreval.records.logprobs import LOGPROBS, TokenLogprobs
 from anchoreval.records.parts import HeaderParts
-from anchoreval.records.record import key_of, to_record
 from anchoreval.records.rescore import earned, same, scorers_of
 from anchoreval.records.run import Run, changed_parts, header_alone, seal_of
 from anchoreval.runs.identity import changed_files
@@ -119,17 +118,13 @@ class Expected:
         self.keys += b"".join(map(bytes.fromhex, keys))
         self.lines.extend([0] * len(keys))
 
-    def key(self, number: int) -> str:
-        """Return the key of the (sample, arm) with this number."""
-        return self.keys[number * KEY_BYTES : (number + 1) * KEY_BYTES].hex()
-
 
 def expected_of(remake: Remake, progress: Progress = SILENT) -> Expected:
     """Return what the run's records must hold, made from its header alone."""
     expected = Expected({arm.name: number for number, arm in enumerate(remake.spec.arms)})
     engine = remake.header.identity.engine
     for group, sample in rounds_taken(remake) if remake.header.until else groups(remake):
-        request = remake.request(sample)
+        request = remake.prompts.request(remake.tasks[sample.task], sample)
         keys = [key_of(request, arm, engine) for arm in remake.spec.arms]
         bet_on = source_bet_on(remake, sample) if remake.header.until else None
         blank = pressed(to_record("", sample, request, remake.spec.arms[0], NO_OUTPUT, Score(None)))
@@ -276,7 +271,8 @@ class Reading:
         (self._lost.discard if record.outcome in SCORED else self._lost.add)(number)
         self.expected.lines[number] = self.lines
         name = f"{record.sample_id} {record.arm}"
-        expected = expected_record(record, made, self.expected.key(number), self._second)
+        key = self.expected.keys[number * KEY_BYTES : (number + 1) * KEY_BYTES].hex()
+        expected = expected_record(record, made, key, self._second)
         for what in record_differences(record, expected):
             yield f"{name}: {what}"
         if made.then and record.outcome in SCORED and FIRST not in expected.facts:

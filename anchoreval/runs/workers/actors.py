@@ -22,8 +22,8 @@ from typing import Any
 from anchoreval.arms.arm import Arm
 from anchoreval.backends import Backend, open_backend
 from anchoreval.errors import AnchorEvalError, MissingExtra, RunError
+from anchoreval.files import forget
 from anchoreval.model.checkpoint import folder_of
-from anchoreval.model.hashes import forget
 from anchoreval.runs.identity import environment_of
 from anchoreval.runs.units import Unit
 from anchoreval.schema import Json, Output, Request, lost_output

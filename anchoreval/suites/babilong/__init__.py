@@ -1,7 +1,6 @@
 """BABILong: facts of bAbI hidden in books."""
 
 from anchoreval.suites.babilong import generate, published
-from anchoreval.suites.babilong.files import states
 from anchoreval.suites.babilong.scoring import babilong, babilong_corrected
 from anchoreval.suites.babilong.stories import BABI
 from anchoreval.suites.suite import Generator, Scorer, Suite
@@ -17,5 +16,5 @@ SUITE = Suite(
         "babilong_corrected": Scorer(babilong_corrected, needs=_NEEDS),
     },
     files=(BABI,),
-    states=states,
+    states=published.states,
 )

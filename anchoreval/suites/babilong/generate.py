@@ -113,15 +113,8 @@ class Mixture:
         facts: dict[str, Json] = {"tokens": tokens, "story": self.number, "facts": len(self.story.facts)}
         facts |= {"source": f"bAbI {self.data} {self.story.number}"}  # several questions ask of one story
         facts |= {"background": recipe.sources.haystack} | self._places(parts, segments[0].text, len(context))
-        return Sample(
-            recipe.task,
-            recipe.length,
-            index,
-            segments,
-            (self.story.answer,),
-            recipe.max_new_tokens,
-            facts | judged_by(self.data, self.story.question),
-        )
+        facts |= judged_by(self.data, self.story.question)
+        return recipe.sample(index, segments, (self.story.answer,), facts)
 
     def parts(self, count: int, cut: int | None = None) -> list[tuple[str, int | None]]:
         """Return the facts between `count` sentences, the last of them cut to `cut` characters.

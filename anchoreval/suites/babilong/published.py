@@ -17,9 +17,13 @@ from pathlib import Path
 from anchoreval.errors import SourceError
 from anchoreval.schema import Json, Sample
 from anchoreval.suites.babilong.prompts import DataSet, judged_by, prompt_of
+from anchoreval.suites.babilong.stories import BABI, NAMES, ZIP, file_name
+from anchoreval.suites.babilong.stories import find as find_stories
+from anchoreval.suites.files import state_of
 from anchoreval.suites.general import harness as lm_eval_tasks
 from anchoreval.suites.general.rows import sha256_of_rows
 from anchoreval.suites.recipe import Recipe, options
+from anchoreval.suites.suite import FileState
 from anchoreval.texts.fit import too_short
 from anchoreval.texts.reading import checked_text, json_of, text_of
 from anchoreval.texts.sources import Sources
@@ -80,7 +84,7 @@ def _sample(recipe: Recipe, task: PublishedTask, name: str, index: int, row: Row
     segments = prompt_of(task.data, row.input, row.question, recipe.wrap)
     tokens = recipe.counted(recipe.tokenizer.count("".join(segment.text for segment in segments)))
     facts = {"tokens": tokens, "published_length": name, **judged_by(task.data, row.question)}
-    return Sample(recipe.task, recipe.length, index, segments, (row.target,), recipe.max_new_tokens, facts)
+    return recipe.sample(index, segments, (row.target,), facts)
 
 
 def find(sources: Sources, data: str, name: str) -> Path | None:
@@ -142,3 +146,22 @@ def parse(path: Path) -> list[Json]:
 def _row(each: Json, where: str) -> Row:
     fields = each if isinstance(each, dict) else {}
     return Row(*(checked_text(fields.get(key), where, key, "BABILong's own samples") for key in _FIELDS))
+
+
+def states(sources: Sources) -> Iterator[FileState]:
+    """Yield the state of bAbI's zip or its unpacked files, then of the published samples that are there.
+
+    No hash of those samples is known.
+    """
+    stories = {data: find_stories(sources, data) for data in NAMES}
+    unpacked = {data: path for data, path in stories.items() if path and path.name != ZIP}
+    if not unpacked or any(path and path.name == ZIP for path in stories.values()):
+        yield state_of(BABI, next((path for path in stories.values() if path and path.name == ZIP), None))
+    for data, story_file in unpacked.items():
+        yield FileState(file_name(data), "unpinned", f"{story_file}, only {ZIP} has a hash")
+    known = [(data, name) for data in NAMES for name in names(data)]
+    there = {(data, name): path for data, name in known if (path := find(sources, data, name))}
+    for (data, name), path in there.items():
+        yield FileState(f"{data}/{name}.json", "unpinned", f"{path}, revision {REVISION[:7]} has no hash")
+    if not there:
+        yield FileState("qa*/*k.json", "missing", f"published at {ADDRESS}: a run takes them from the hub")

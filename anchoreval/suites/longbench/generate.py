@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from string import Formatter
 from typing import Literal
 
@@ -80,16 +80,7 @@ def _sample(recipe: Recipe, task: LongBenchTask, index: int, record: LongRecord)
         facts["all_classes"] = list(record.classes)
     if not recipe.sources.context:
         facts["context"] = "left out"
-    return Sample(
-        recipe.task,
-        recipe.length,
-        index,
-        joined(segments),
-        record.answers,
-        recipe.max_new_tokens,
-        facts,
-        ENDS.get(task.data, ""),
-    )
+    return replace(recipe.sample(index, joined(segments), record.answers, facts), end=ENDS.get(task.data, ""))
 
 
 def documents(context: str, mark: str) -> list[str]:

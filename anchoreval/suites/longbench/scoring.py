@@ -47,16 +47,6 @@ def qa_f1_zh(prediction: str, answer: str, _: Sequence[str] = ()) -> float:
     return _f1(_words_zh(prediction), _words_zh(answer))
 
 
-def rouge(prediction: str, answer: str, _: Sequence[str] = ()) -> float:
-    """Return ROUGE-L of rouge 1.0.1, which gives a perfect answer 0.999999995."""
-    return rouge_l(prediction, answer).f
-
-
-def rouge_zh(prediction: str, answer: str, _: Sequence[str] = ()) -> float:
-    """Return ROUGE-L over jieba's words."""
-    return _rouge_zh(prediction, answer).f
-
-
 def classification(prediction: str, answer: str, classes: Sequence[str]) -> float:
     """Return 1 / the number of class names in the prediction if the right one is among them, else 0.
 

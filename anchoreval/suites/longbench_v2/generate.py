@@ -93,15 +93,7 @@ def _sample(recipe: Recipe, prompting: str, index: int, record: Question) -> Sam
         facts["context"] = "left out"
     if any(MARKER.search(text) for text in texts.values()):
         facts["marker"] = "a text holds one of upstream's markers, which upstream would replace"
-    return Sample(
-        recipe.task,
-        recipe.length,
-        index,
-        _wrapped(recipe, kept),
-        (f"The correct answer is ({record.answer})",),
-        recipe.max_new_tokens,
-        facts,
-    )
+    return recipe.sample(index, _wrapped(recipe, kept), (f"The correct answer is ({record.answer})",), facts)
 
 
 def _texts(record: Question) -> dict[str, str]:

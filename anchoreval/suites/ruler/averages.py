@@ -25,16 +25,10 @@ AVERAGES = {
     "ruler_13": Average("RULER 13", "RULER, 13 tasks", dict.fromkeys(THIRTEEN, 1)),
     "ruler_11_wang": Average("RULER 11", "RULER, the 11 tasks of arXiv 2411.13476", dict.fromkeys(ELEVEN, 1)),
     "ruler_wavg_increasing": Average(
-        "wAvg (inc)",
-        "RULER wAvg (inc)",
-        dict.fromkeys(THIRTEEN, 1),
-        dict(zip(LENGTHS, range(1, 7), strict=True)),
+        "wAvg (inc)", "RULER wAvg (inc)", dict.fromkeys(THIRTEEN, 1), dict(zip(LENGTHS, range(1, 7), strict=True))
     ),
     "ruler_wavg_decreasing": Average(
-        "wAvg (dec)",
-        "RULER wAvg (dec)",
-        dict.fromkeys(THIRTEEN, 1),
-        dict(zip(LENGTHS, range(6, 0, -1), strict=True)),
+        "wAvg (dec)", "RULER wAvg (dec)", dict.fromkeys(THIRTEEN, 1), dict(zip(LENGTHS, range(6, 0, -1), strict=True))
     ),
 }
 
@@ -46,17 +40,6 @@ def task_score(values: Iterable[float | None]) -> float | None:
     """
     scored = [value for value in values if value is not None]
     return round(math.fsum(scored) / len(scored) * 100, 2) if scored else None
-
-
-def length_score(tasks: Mapping[str, float | None], expected: int = TASKS) -> float | None:
-    """Return the plain mean over the tasks of one length, or None unless all `expected` tasks have a score."""
-    scores = [score for score in tasks.values() if score is not None]
-    return math.fsum(scores) / expected if len(scores) == expected == len(tasks) else None
-
-
-def mean_score(by_length: Mapping[int, float]) -> float | None:
-    """Return the plain mean over the six lengths, or None if one is missing."""
-    return _weighted(by_length, (1,) * len(LENGTHS))
 
 
 def weighted_increasing(by_length: Mapping[int, float]) -> float | None:

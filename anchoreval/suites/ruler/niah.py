@@ -9,10 +9,10 @@ from random import Random
 from typing import Literal
 
 from anchoreval.errors import CardError
-from anchoreval.schema import Json, Sample, Wrap
+from anchoreval.schema import Sample, Wrap
 from anchoreval.suites.recipe import BASE, Recipe, options
-from anchoreval.texts.draft import NIAH, NIAH_PREFIX, Draft, Template, sample_of
-from anchoreval.texts.fit import Draws, Fit, Fitted, Impossible
+from anchoreval.texts.draft import NIAH, NIAH_PREFIX, Draft, Template
+from anchoreval.texts.fit import Draws, Fit, Impossible
 from anchoreval.texts.passage import Essay, Passage, Prose, Sentences
 from anchoreval.texts.prose import sentences
 from anchoreval.texts.tally import Piece, Tally, interleaved
@@ -35,11 +35,6 @@ class NeedleTask:
     keys: int = 1
     values: int = 1
     queries: int = 1
-
-    @property
-    def hidden(self) -> int:
-        """Number of needles in the text: keys (at least as many as are asked for) times the values of each."""
-        return max(self.keys, self.queries) * self.values
 
 
 def needle(kind: Kind, key: str, value: str) -> str:
@@ -112,7 +107,8 @@ class NeedleMaker:
     def __post_init__(self) -> None:
         self._wording = NeedleWording(self.task, self.wrap)
         self._noise = Piece(NOISE + "\n")
-        self._by_words = self.tally.cuts_after(string.ascii_letters + string.digits + ".:")
+        among = self.task.haystack == "needle"
+        self._by_words = among and self.tally.cuts_after(string.ascii_letters + string.digits + ".:")
 
     def make(self, units: int) -> Draft:
         """Draw a new text with `units` words, sentences or lines of haystack.
@@ -120,23 +116,17 @@ class NeedleMaker:
         Raise Impossible if these are too few to hide the needles in.
         """
         task, rng = self.task, self.rng
-        keys, values = self._needles()
+        keys: list[str] = []
+        values: list[list[str]] = []
+        for _ in range(max(task.keys, task.queries)):  # in upstream's order
+            keys.append(draw_one(task.key_type, rng, self.names))
+            values.append([draw_one(task.value_type, rng, self.names) for _ in range(task.values)])
         needles = [needle(task.value_type, key, value) for key, own in zip(keys, values, strict=True) for value in own]
         Random(self.seed).shuffle(needles)
         document, marks = (self._in_sentences if task.haystack == "essay" else self._in_lines)(needles, units)
         asked = rng.sample(range(len(keys)), task.queries)
         references = tuple(value for index in asked for value in values[index])
         return self._wording.draft([keys[index] for index in asked], references, document, marks)
-
-    def _needles(self) -> tuple[list[str], list[list[str]]]:
-        """Draw the keys and the values of each, in upstream's order."""
-        task, rng = self.task, self.rng
-        keys: list[str] = []
-        values: list[list[str]] = []
-        for _ in range(max(task.keys, task.queries)):
-            keys.append(draw_one(task.key_type, rng, self.names))
-            values.append([draw_one(task.value_type, rng, self.names) for _ in range(task.values)])
-        return keys, values
 
     def _in_sentences(self, needles: list[str], units: int) -> tuple[list[Piece], list[int]]:
         """Put the needles between the sentences of the passage, in list order, all joined by single spaces."""
@@ -153,7 +143,9 @@ class NeedleMaker:
         lines = [] if task.haystack == "noise" else [self._distractor() for _ in range(units)]
         places = sorted(rng.sample(range(units), len(needles)))
         pieces, marks, start = interleaved(reversed(needles), places, lambda a, b: self._block(lines, a, b))
-        return pieces + self._last_block(lines, start, units), marks
+        if task.haystack == "noise":  # the last line, which follows every needle, has no newline
+            return [*pieces, *self._block(lines, start, units - 1), Piece(NOISE)], marks
+        return [*pieces, self._needles_piece(lines[start:], "")], marks
 
     def _distractor(self) -> tuple[str, str]:
         """Draw key and value of a line that is not asked for."""
@@ -180,52 +172,29 @@ class NeedleMaker:
             piece.parts = ("One", body, f" {lines[-1][1]}.{ending}")
         return piece
 
-    def _last_block(self, lines: list[tuple[str, str]], start: int, end: int) -> list[Piece]:
-        """Return lines start..end without the last newline; never empty, because needles go before a line."""
-        if self.task.haystack == "noise":
-            return [*self._block(lines, start, end - 1), Piece(NOISE)]
-        return [self._needles_piece(lines[start:end], "")]
-
 
 def generate(recipe: Recipe) -> Iterator[Sample]:
     """Yield samples of a needle task; raise LengthError if the length is too short for it."""
     task = options(recipe, NeedleTask)
-    if task.queries > max(task.keys, task.queries) or (task.haystack == "essay" and task.hidden > len(DEPTHS)):
-        raise CardError(f"{recipe.task}: args: {task.hidden} needles do not fit {len(DEPTHS)} depths")
+    needles = max(task.keys, task.queries) * task.values
+    if task.haystack == "essay" and needles > len(DEPTHS):
+        raise CardError(f"{recipe.task}: args: {needles} needles do not fit {len(DEPTHS)} depths")
     tally, rng = Tally(recipe.tokenizer), Random(recipe.seed)
     prose = task.haystack == "essay" and recipe.sources.haystack == "generated"
     passage = _passage(recipe, tally) if task.haystack == "essay" else None
     maker = NeedleMaker(task, rng, pairs(recipe.sources.wordlists), tally, passage, recipe.wrap, recipe.seed)
     step = 500 if task.haystack == "essay" else 5 if recipe.length < 4096 else 25
-    least = 1 if task.haystack == "essay" else task.hidden
-    fit = Fit(
-        maker.make,
-        tally.count,
-        recipe.room,
-        recipe.reserved,
-        step,
-        least,
-        Draws(rng),
-    )
+    least = 1 if task.haystack == "essay" else needles
+    fit = Fit(maker.make, tally.count, recipe.room, recipe.reserved, step, least, Draws(rng))
     units = 0 if prose else fit.search()
+    unit = "sentences" if prose else "words" if passage else "lines"
+    haystack = recipe.sources.haystack if passage else task.haystack
     for index in range(recipe.count):
         fitted = fit.refine(fit.room // TOKENS_PER_SENTENCE) if prose else fit.sample(units)
-        facts = _facts(recipe, task, tally, fitted, "sentences" if prose else "words" if passage else "lines")
-        yield sample_of(fitted.draft, recipe.task, recipe.length, index, recipe.max_new_tokens, facts)
+        yield recipe.fitted(index, fitted, unit, {"haystack": haystack, **fitted.draft.positions(tally)})
 
 
 def _passage(recipe: Recipe, tally: Tally) -> Passage:
     if recipe.sources.haystack == "generated":
         return Prose(sentences(recipe.seed), tally)
     return Essay(recipe.sources.essay(), recipe.sources.sentence_splitter(), tally)
-
-
-def _facts(recipe: Recipe, task: NeedleTask, tally: Tally, fitted: Fitted, unit: str) -> dict[str, Json]:
-    return {
-        "tokens": recipe.counted(fitted.tokens),
-        "units": fitted.units,
-        "unit": unit,
-        "fit": fitted.how,
-        "haystack": recipe.sources.haystack if task.haystack == "essay" else task.haystack,
-        **fitted.draft.positions(tally),
-    }

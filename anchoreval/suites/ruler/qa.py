@@ -10,10 +10,10 @@ from random import Random
 from typing import Literal
 
 from anchoreval.errors import LengthError, SourceError
-from anchoreval.schema import Json, Sample, Wrap
+from anchoreval.schema import Sample, Wrap
 from anchoreval.suites.recipe import BASE, Recipe, options
-from anchoreval.texts.draft import QA, QA_PREFIX, Draft, Template, sample_of
-from anchoreval.texts.fit import Draws, Fit, Fitted, Impossible
+from anchoreval.texts.draft import QA, QA_PREFIX, Draft, Template
+from anchoreval.texts.fit import Draws, Fit, Impossible
 from anchoreval.texts.prose import quiz
 from anchoreval.texts.questions import Question, Questions
 from anchoreval.texts.tally import Piece, Tally
@@ -154,8 +154,15 @@ def generate(recipe: Recipe) -> Iterator[Sample]:
         except LengthError:
             passed += 1
             continue
-        facts = _facts(recipe, maker, tally, fitted, passed)
-        yield sample_of(fitted.draft, recipe.task, recipe.length, made, recipe.max_new_tokens, facts)
+        facts = {
+            "haystack": recipe.sources.haystack,
+            "documents": len(fitted.draft.documents),
+            "question": maker.question,
+            "source": maker.asked.gold[0],
+            "questions_passed_over": passed,
+            **fitted.draft.positions(tally),
+        }
+        yield recipe.fitted(made, fitted, "sentences" if generated else "documents", facts)
         made += 1
     if made < recipe.count:
         raise LengthError(f"only {made} of {recipe.count} questions can be made at {recipe.length} tokens")
@@ -207,18 +214,3 @@ def _generated(recipe: Recipe, task: QuestionTask, rng: Random, room: int) -> Ge
     questions = [Question(each.text, each.answers, each.gold) for each in drawn.questions]
     source = Questions(drawn.documents if hops == 1 else texts, questions)
     return GeneratedMaker(source, rng, recipe.wrap, recipe.seed, most=most)
-
-
-def _facts(recipe: Recipe, maker: QuestionMaker, tally: Tally, fitted: Fitted, passed: int) -> dict[str, Json]:
-    return {
-        "tokens": recipe.counted(fitted.tokens),
-        "units": fitted.units,
-        "unit": "sentences" if isinstance(maker, GeneratedMaker) else "documents",
-        "fit": fitted.how,
-        "haystack": recipe.sources.haystack,
-        "documents": len(fitted.draft.documents),
-        "question": maker.question,
-        "source": maker.asked.gold[0],
-        "questions_passed_over": passed,
-        **fitted.draft.positions(tally),
-    }

@@ -10,12 +10,12 @@ from random import Random
 from typing import Literal
 
 from anchoreval.errors import AnchorEvalError, LengthError
-from anchoreval.schema import Json, Sample, Wrap
+from anchoreval.schema import Sample, Wrap
 from anchoreval.suites.recipe import BASE, Recipe, options
 from anchoreval.suites.ruler.niah import NOISE
-from anchoreval.texts.draft import VT, VT_PREFIX, Draft, Template, sample_of
-from anchoreval.texts.fit import Draws, Fit, Fitted, Numpy, Unlucky
-from anchoreval.texts.tally import Piece, Tally, interleaved
+from anchoreval.texts.draft import VT, VT_PREFIX, Draft, Template
+from anchoreval.texts.fit import Draws, Fit, Numpy, Unlucky
+from anchoreval.texts.tally import Piece, Tally, interleaved, joined_text
 
 EXAMPLE_TOKENS = 500
 EXAMPLE_STEP = 5
@@ -63,10 +63,7 @@ def value(numbers: Numpy) -> str:
 
 def assignments(variables: Sequence[str], assigned: str) -> list[str]:
     """Return the lines of a chain: the first variable gets the value, each other variable that of its predecessor."""
-    return [
-        f"VAR {variables[0]} = {assigned}",
-        *(f"VAR {new} = VAR {old} " for old, new in pairwise(variables)),
-    ]
+    return [f"VAR {variables[0]} = {assigned}", *(f"VAR {new} = VAR {old} " for old, new in pairwise(variables))]
 
 
 class ChainWording:
@@ -154,8 +151,7 @@ def example_text(task: ChainTask, draws: Draws, tally: Tally, lines: int | None 
     maker = ChainMaker(task, draws, tally)
     fit = Fit(maker.make_example, tally.count, EXAMPLE_TOKENS, 0, EXAMPLE_STEP, task.hops + 1, draws)
     fitted = fit.sample(fit.search()) if lines is None else fit.refine(lines)
-    text = "".join(piece.text for piece in fitted.draft.pieces())
-    return f"{text} {' '.join(fitted.draft.references)}\n"
+    return f"{joined_text(fitted.draft.pieces())} {' '.join(fitted.draft.references)}\n"
 
 
 def generate(recipe: Recipe) -> Iterator[Sample]:
@@ -169,15 +165,7 @@ def generate(recipe: Recipe) -> Iterator[Sample]:
     draws = Draws(Random(recipe.seed), legacy_numpy(recipe.seed))
     maker = ChainMaker(task, draws, tally, recipe.wrap, example_text(task, draws, tally))
     step = 5 if recipe.length < 4096 else 10
-    fit = Fit(
-        maker.make,
-        tally.count,
-        recipe.room,
-        recipe.reserved,
-        step,
-        task.hops + 1,
-        draws,
-    )
+    fit = Fit(maker.make, tally.count, recipe.room, recipe.reserved, step, task.hops + 1, draws)
     units = fit.search(extra=tally.whole(maker.example or ""))
     fit.make = maker.make_with_example
     shown = "upstream"
@@ -190,14 +178,8 @@ def generate(recipe: Recipe) -> Iterator[Sample]:
                 if shown == "none":
                     raise
                 shown = _shrink_example(maker, shown)
-        yield sample_of(
-            fitted.draft,
-            recipe.task,
-            recipe.length,
-            index,
-            recipe.max_new_tokens,
-            _facts(recipe, fitted, tally, shown),
-        )
+        facts = {"haystack": "noise", "example": shown, **fitted.draft.positions(tally)}
+        yield recipe.fitted(index, fitted, "lines", facts)
 
 
 def _shrink_example(maker: ChainMaker, shown: str) -> str:
@@ -207,15 +189,3 @@ def _shrink_example(maker: ChainMaker, shown: str) -> str:
         return "short"
     maker.example = None
     return "none"
-
-
-def _facts(recipe: Recipe, fitted: Fitted, tally: Tally, shown: str) -> dict[str, Json]:
-    return {
-        "tokens": recipe.counted(fitted.tokens),
-        "units": fitted.units,
-        "unit": "lines",
-        "fit": fitted.how,
-        "haystack": "noise",
-        "example": shown,
-        **fitted.draft.positions(tally),
-    }

@@ -12,9 +12,9 @@ from random import Random
 from typing import Literal
 
 from anchoreval.errors import LengthError
-from anchoreval.schema import Json, Sample, Wrap
+from anchoreval.schema import Sample, Wrap
 from anchoreval.suites.recipe import BASE, Recipe, options
-from anchoreval.texts.draft import CWE, CWE_PREFIX, FWE, FWE_PREFIX, Draft, Template, sample_of
+from anchoreval.texts.draft import CWE, CWE_PREFIX, FWE, FWE_PREFIX, Draft, Template
 from anchoreval.texts.filling import new
 from anchoreval.texts.fit import Draws, Fit, Fitted, Impossible, too_short
 from anchoreval.texts.tally import Piece, Tally
@@ -95,11 +95,7 @@ class WordList:
         piece = Piece(" ".join(listed))
         if self._fast and len(listed) > 1:
             total = sum(count * self.tokens(word) for word, count in zip(words, counts, strict=True))
-            piece.parts = (
-                listed[0],
-                total - self.tokens(listed[0]) - self.tokens(listed[-1]),
-                f" {listed[-1]}",
-            )
+            piece.parts = (listed[0], total - self.tokens(listed[0]) - self.tokens(listed[-1]), f" {listed[-1]}")
         return piece
 
 
@@ -222,8 +218,7 @@ def generate_common(recipe: Recipe) -> Iterator[Sample]:
 
     def fit_of(form: Form) -> Fit:
         maker = CommonWordsMaker(form, rng, words, more, tally, recipe.wrap, recipe.seed, paired)
-        room = recipe.room
-        return Fit(maker.make, tally.count, room, recipe.reserved, STEP, form.least, Draws(rng))
+        return Fit(maker.make, tally.count, recipe.room, recipe.reserved, STEP, form.least, Draws(rng))
 
     ladder = iter(forms(task, recipe.length))
     form = next(ladder)
@@ -246,27 +241,13 @@ def generate_common(recipe: Recipe) -> Iterator[Sample]:
                     raise
                 form, fit = following, fit_of(following)
                 units = max(form.least, fit.room // 3)
-        yield sample_of(
-            fitted.draft,
-            recipe.task,
-            recipe.length,
-            index,
-            recipe.max_new_tokens,
-            _common_facts(recipe, form, fitted) | ({"words": PAIRS} if paired else {}),
-        )
-
-
-def _common_facts(recipe: Recipe, form: Form, fitted: Fitted) -> dict[str, Json]:
-    return {
-        "tokens": recipe.counted(fitted.tokens),
-        "units": fitted.units,
-        "unit": "words",
-        "fit": fitted.how,
-        "haystack": f"wonderwords {recipe.sources.wordlists}",
-        "form": form.name,
-        "common_repeats": form.common,
-        "other_repeats": form.other,
-    }
+        facts = {
+            "haystack": f"wonderwords {recipe.sources.wordlists}",
+            "form": form.name,
+            "common_repeats": form.common,
+            "other_repeats": form.other,
+        }
+        yield recipe.fitted(index, fitted, "words", facts | ({"words": PAIRS} if paired else {}))
 
 
 def coded(rng: Random) -> str:
@@ -345,24 +326,12 @@ def generate_coded(recipe: Recipe) -> Iterator[Sample]:
     units = next(fuller, sizes[-1]) - step
     for index in range(recipe.count):
         fitted = _fit_coded(maker, tally, recipe, units, step)
-        facts = {
-            "tokens": recipe.counted(fitted.tokens),
-            "units": fitted.units,
-            "unit": "words",
-            "fit": fitted.how,
-            "haystack": "coded words",
-            "vocabulary": maker.size,
-        }
-        yield sample_of(fitted.draft, recipe.task, recipe.length, index, recipe.max_new_tokens, facts)
+        yield recipe.fitted(index, fitted, "words", {"haystack": "coded words", "vocabulary": maker.size})
 
 
 def _fit_coded(maker: CodedWordsMaker, tally: Tally, recipe: Recipe, units: int, step: int) -> Fitted:
     """Fit one sample as upstream does; fit it to the word if upstream's steps would leave an answer out of the text."""
-    room, vocabulary, least = (
-        recipe.room,
-        maker.vocabulary(),
-        least_coded(maker.alpha),
-    )
+    room, vocabulary, least = recipe.room, maker.vocabulary(), least_coded(maker.alpha)
     while units >= least:
         draft = maker.text(vocabulary, units)
         tokens = tally.count(draft.pieces())

@@ -13,7 +13,7 @@ from typing import Protocol
 from anchoreval.errors import LengthError, TooLong
 from anchoreval.schema import Json, Sample, Wrap
 from anchoreval.suites.recipe import Make, Recipe
-from anchoreval.texts.draft import Draft, sample_of
+from anchoreval.texts.draft import Draft
 from anchoreval.texts.fit import Fitted, fullest
 from anchoreval.texts.tally import Piece, Tally
 
@@ -89,14 +89,8 @@ def sample(
             of_text = text.finish(fitted.draft, fitted.units)
             of_fit = {"tokens": recipe.counted(fitted.tokens), "units": fitted.units, "fit": fitted.how}
             of_depths = {"aimed_depths": [round(aim, 4) for aim in aims], **fitted.draft.positions(tally)}
-            return sample_of(
-                fitted.draft,
-                recipe.task,
-                recipe.length,
-                index,
-                recipe.max_new_tokens,
-                {**of_fit, **facts, **of_text, **of_depths},
-            )
+            segments, references = fitted.draft.segments(), fitted.draft.references
+            return recipe.sample(index, segments, references, {**of_fit, **facts, **of_text, **of_depths})
         if fitted is not None and fitted.units == text.most and _fits_whole(recipe, tally, text):
             whole.append(recipe.tokens(fitted.tokens))
         if attempt == FEW and (fitted is None or len(whole) > FEW):

@@ -9,15 +9,7 @@ from random import Random
 
 from anchoreval.schema import Json, Sample
 from anchoreval.suites.recipe import Recipe, options
-from anchoreval.suites.ruler.niah import (
-    NOISE,
-    Kind,
-    NeedleTask,
-    NeedleWording,
-    between_sentences,
-    draw_one,
-    needle,
-)
+from anchoreval.suites.ruler.niah import NOISE, Kind, NeedleTask, NeedleWording, between_sentences, draw_one, needle
 from anchoreval.suites.ruler_balanced.balanced import Sampler, Text, sample
 from anchoreval.texts.draft import Draft
 from anchoreval.texts.filling import new

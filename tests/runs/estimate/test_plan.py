@@ -31,8 +31,7 @@ from anchoreval.prompt import to_request
 from anchoreval.runs.estimate.cost import GPUS, parse_gpus, shape_of
 from anchoreval.runs.estimate.dry import Counted, DryArm, Pass
 from anchoreval.runs.estimate.estimate import RunPlan, half_width, plan_run
-from anchoreval.runs.prompts import Prompts
-from anchoreval.runs.spec import Spec
+from anchoreval.runs.prompts import Prompts, Spec
 from anchoreval.schema import Request
 from anchoreval.tokenizer import load_tokenizer
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from killing import timeless, when_records, workers
 from longbench_v2_files import write_folder
+from other_models import TINY, other_words
 
 from anchoreval import evaluate
 from anchoreval.errors import AnchorEvalError, ModelError, RunError
@@ -37,6 +39,18 @@ def test_workers_on_two_nodes_write_what_one_process_writes(cluster: Any, tmp_pa
     assert timeless(many) == timeless(one) and len(many.records) == 16
     assert many.header["identity"] == one.header["identity"] and many.header["workers"] == 2
     assert not [str(each) for each in findings(many.path) if each.differs]
+
+
+def test_several_models_over_workers_have_the_runs_that_each_has_alone(cluster: Any, tmp_path: Path) -> None:
+    other = shutil.copytree(TINY, tmp_path / "other")
+    other_words(other)
+    asked: dict[str, Any] = {"lengths": [512], "limit": 4, "rope": "bf16,fp32", "backend": "fake"}
+    models = ["anchor-tiny", str(other)]
+    both = evaluate(models, "ruler/vt", output=tmp_path / "both", ray=cluster.address, workers=2, **asked)
+    for model, many in zip(models, both, strict=True):
+        one = evaluate(model, "ruler/vt", output=tmp_path / "alone", **asked)
+        assert timeless(many) == timeless(one) and many.header["identity"] == one.header["identity"]
+        assert len(many.records) == 8 and "workers" in many.header
 
 
 def test_answers_in_two_steps_are_those_of_one_process(cluster: Any, tmp_path: Path) -> None:

@@ -367,7 +367,7 @@ class Averages:
 @cache
 def _mean_of(right: int, n: int) -> Mean:
     low, high, _ = stats.mean_interval([1.0] * right + [0.0] * (n - right))
-    return Mean(0, n, n, right / n, low, high, None)
+    return Mean(0, asked=n, scored=n, mean=right / n, low=low, high=high)
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,7 @@ from anchoreval.errors import LengthError, SourceError
 from anchoreval.model import Model
 from anchoreval.prompt import to_request
 from anchoreval.runs.dealing import source
-from anchoreval.runs.prompts import Cell, Prompts
-from anchoreval.runs.spec import Spec
+from anchoreval.runs.prompts import Cell, Prompts, Spec
 from anchoreval.schema import Sample, Tokenizer, Wrap
 from anchoreval.stats.sources import QA_BLOCK
 from anchoreval.suites import Recipe, generators, scorers

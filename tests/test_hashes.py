@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from anchoreval.model import hashes
-from anchoreval.model.hashes import cache_file, forget, known_sha256_of
+from anchoreval import files as hashes
+from anchoreval.files import cache_file, forget, known_sha256_of
 
 OLD_NS = 10**18  # long ago, so that a file counts as settled
 
