@@ -1,16 +1,17 @@
-"""`bench engines`: our models in lm-eval beside its own `hf` and `vllm` models and transformers, on the same prompts.
+"""`bench engines`: the hf backend beside transformers, and models of lm-eval and vLLM where these are installed.
 
-There are three jobs, all on the embedded model: an answer of three tokens is scored behind prompts that share nothing;
-the same behind contexts with several questions each; and sixteen tokens are generated behind prompts that share
-nothing, the shortest three quarters as long. Time is CPU seconds of the process, with the engines of vLLM inside it and
-one thread each. The engines take turns on the prompts of each pair, so that what else the machine does meets all of
-them.
+All answer the same prompts. There are three jobs: an answer of three tokens is scored behind prompts that share
+nothing; the same behind contexts with several questions each; and tokens are generated behind prompts that share
+nothing, the shortest a quarter as long. On a CPU time is CPU seconds of the process, with the engines of vLLM inside it
+and one thread each; on a GPU it is seconds on the clock. The engines take turns on the prompts of each pair, so that
+what else the machine does meets all of them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -26,20 +27,46 @@ from typing import Any
 
 from anchoreval.errors import UnknownName
 
-NEW_TOKENS = 16
 OURS = "anchoreval"
 _ANSWER = [100, 200, 300]  # tokens
 _KV_CACHE_GB = 2
-_PAGE_TOKENS, _PASS_TOKENS = 256, 512  # of transformers' continuous batching
+_PAGE_TOKENS = 256  # of transformers' continuous batching, whose option for it has two names
+_PASS_TOKENS = {"cpu": 512, "cuda": 8192}
+#: Work on prompts, all given together: `score` (log-probabilities) or `generate`.
+Engine = Callable[[str, Sequence[str]], Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Work on prompts (`kind`): `score` (log-probabilities) or `generate`; those of a pair are given together."""
+    """Work of a kind on prompts; those of a pair are given together."""
 
     name: str
     kind: str
     pairs: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """The model of all engines: its folder, its positions, where it is computed, tokens of a generated answer."""
+
+    folder: str
+    positions: int
+    device: str = "cpu"
+    new_tokens: int = 16
+
+    @property
+    def dtype(self) -> str:
+        """The number format of weights and activations."""
+        return "float32" if self.device == "cpu" else "bfloat16"
+
+    def seconds(self) -> float:
+        """Return CPU seconds of this process, or for a GPU the time when it has done all work."""
+        if self.device == "cpu":
+            return time.process_time()
+        import torch
+
+        torch.cuda.synchronize()
+        return time.perf_counter()
 
 
 def jobs(length: int, pairs: int, together: int) -> dict[str, Job]:
@@ -49,7 +76,8 @@ def jobs(length: int, pairs: int, together: int) -> dict[str, Job]:
     apart = tuple((_prose(length, number),) for number in range(pairs))
     contexts = [_prose(length, 1_000 + number) for number in range(pairs)]
     asked = [next(sentences(10_000 + number)) for number in range(together)]
-    others = [_prose(length - length * (n % together) // (4 * together), 5_000 + n) for n in range(pairs * together)]
+    lengths = [length - 3 * length * number // (4 * max(1, together - 1)) for number in range(together)]
+    others = [_prose(lengths[number % together], 5_000 + number) for number in range(pairs * together)]
     return {
         "score": Job("score, a prompt that shares nothing", "score", apart),
         "questions": Job(
@@ -57,58 +85,99 @@ def jobs(length: int, pairs: int, together: int) -> dict[str, Job]:
             tuple(tuple(f"{context} {question}" for question in asked) for context in contexts),
         ),
         "generate": Job(
-            f"generate {NEW_TOKENS}, {together} unequal prompts", "generate",
+            f"generate, {together} unequal prompts", "generate",
             tuple(tuple(others[at : at + together]) for at in range(0, len(others), together)),
         ),
     }  # fmt: skip
 
 
-def measure(todo: Sequence[Job], length: int) -> dict[str, dict[str, list[float]]]:
-    """Return job -> engine -> CPU seconds of each pair; every engine is warmed up by a prompt of that length."""
-    engines = {name: opened() for name, opened in _engines(length + 128).items()}
+def measure(todo: Sequence[Job], length: int, setting: Setting) -> dict[str, dict[str, list[float]]]:
+    """Return job -> engine -> seconds of each pair; every engine is warmed up by a prompt of that length."""
+    engines = {name: opened() for name, opened in _engines(setting).items()}
     seconds: dict[str, dict[str, list[float]]] = {}
     for job in todo:
         able = {name: engine for name, engine in engines.items() if job.kind in getattr(engine, "kinds", job.kind)}
         taken = seconds[job.name] = {name: [] for name in able}
         for engine in able.values():
-            _done(engine, job.kind, (_prose(length, 99_999),))
+            engine(job.kind, (_prose(length, 99_999),))
         for prompts in job.pairs:
             for name, engine in able.items():
-                began = time.process_time()
-                _done(engine, job.kind, prompts)
-                taken[name].append(time.process_time() - began)
+                began = setting.seconds()
+                engine(job.kind, prompts)
+                taken[name].append(setting.seconds() - began)
     return seconds
 
 
 def report_engines(
-    lengths: Sequence[int] = (4_096,), names: Sequence[str] = ("score", "questions", "generate"), pairs: int = 5,
-    together: int = 8,
-) -> str:  # fmt: skip
-    """Return a line per job and engine: median CPU seconds of a pair, and of ours over it the median and interval.
+    lengths: Sequence[int], names: Sequence[str], pairs: int, together: int, new_tokens: int, shape: str | None,
+    device: str, say: Callable[[str], None],
+) -> dict[str, Any]:  # fmt: skip
+    """Return the seconds of every length, job and engine; `say` takes a length's lines as soon as it is measured.
 
     Of several lengths, the exponents by which the seconds grow come last.
     """
     from anchoreval.model.machine import processor
 
-    _one_thread()
-    medians: dict[str, list[float]] = {}
-    lines = [f"anchor-tiny in float32, one thread of {processor()}; CPU seconds, medians of {pairs} interleaved pairs"]
-    for length in lengths:
-        by_name = jobs(length, pairs, together)
-        if unknown := next((name for name in names if name not in by_name), None):
-            raise UnknownName("--jobs", unknown, by_name)
-        with _named_vllm() if find_spec("vllm") else contextlib.nullcontext():
-            seconds = measure([by_name[name] for name in names], length)
-        lines.append(f"\n{f'{length:,} tokens':44}{'engine':24}{'seconds':>9}  {OURS} over it, 95% interval")
-        for job, taken in seconds.items():
-            lines += [f"{job:44}{line(name, of, taken[OURS])}" for name, of in taken.items()]
-            for name, of in taken.items():
-                medians.setdefault(f"{job:44}{name:24}", []).append(median(of))
-    if len(lengths) > 1:
-        lines.append(f"\nexponents from {lengths[0]:,} to {lengths[-1]:,} tokens")
+    if unknown := next((name for name in names if name not in jobs(1, 1, 1)), None):
+        raise UnknownName("--jobs", unknown, jobs(1, 1, 1))
+    if device == "cpu":
+        _one_thread()
+    figures: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder, _named_vllm() if find_spec("vllm") else contextlib.nullcontext():
+        positions = max(lengths) + new_tokens + 128
+        setting = Setting(saved(shape, positions, Path(folder)), positions, device, new_tokens)
+        model = "anchor-tiny" if shape is None else f"a random Llama of shape {shape} with {positions:,} positions"
+        where = f"one thread of {processor()}; CPU seconds" if device == "cpu" else f"{device_name(device)}; seconds"
+        facts = {"what": f"{model} in {setting.dtype}, {where}", "pairs": pairs, "absent": absent(), "figures": figures}
+        say(f"{facts['what']}, medians of {pairs} interleaved pairs")
+        if absent():
+            say(f"not installed, so not measured: {', '.join(absent())}")
+        for length in lengths:
+            by_name = jobs(length, pairs, together)
+            seconds = measure([by_name[name] for name in names], length, setting)
+            say(f"\n{f'{length:,} tokens':44}{'engine':24}{'seconds':>9}  {OURS} over it, 95% interval")
+            for job, taken in seconds.items():
+                for name, of in taken.items():
+                    say(f"{job:44}{line(name, of, taken[OURS])}")
+                    figures.append({"tokens": length, "job": job, "engine": name, "seconds": of, "failed": None})
+    if lengths[0] != lengths[-1]:
+        say(f"\nexponents from {lengths[0]:,} to {lengths[-1]:,} tokens")
+        medians: dict[str, list[float]] = {}
+        for figure in figures:
+            medians.setdefault(f"{figure['job']:44}{figure['engine']:24}", []).append(median(figure["seconds"]))
         grown = log(lengths[-1] / lengths[0])
-        lines += [f"{head}{log(of[-1] / of[0]) / grown:9.2f}" for head, of in medians.items()]
-    return "\n".join(lines)
+        for head, of in medians.items():
+            say(f"{head}{log(of[-1] / of[0]) / grown:9.2f}")
+    return facts
+
+
+def absent() -> list[str]:
+    """Return what other engines come from and is not installed."""
+    return [name for name in ("lm_eval", "vllm") if not find_spec(name)]
+
+
+def device_name(device: str) -> str:
+    """Return what a GPU calls itself."""
+    import torch
+
+    return torch.cuda.get_device_name(torch.device(device))
+
+
+def saved(shape: str | None, positions: int, folder: Path) -> str:
+    """Return the folder of the embedded model; for a shape save random weights, with its tokenizer, in `folder`."""
+    from anchoreval.cards import find_model
+
+    embedded = find_model("anchor-tiny")[1].checkpoint
+    if shape is None:
+        return embedded
+    import torch
+
+    from anchoreval.bench.prefill import SHAPES, random_llama
+
+    random_llama(shape, SHAPES[shape][5], positions, torch.device("cpu"), torch.bfloat16).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(Path(embedded) / name, folder)
+    return str(folder)
 
 
 def line(engine: str, seconds: Sequence[float], ours: Sequence[float]) -> str:
@@ -157,66 +226,93 @@ def _named_vllm() -> Iterator[None]:
                 sys.path.remove(folder)
 
 
-def _engines(positions: int) -> Mapping[str, Callable[[], Any]]:
-    """Return name -> a function that opens that engine; those of vLLM where it is installed."""
+def _engines(setting: Setting) -> Mapping[str, Callable[[], Engine]]:
+    """Return name -> a function that opens that engine; those of lm-eval and vLLM where they are installed."""
+    engines: dict[str, Callable[[], Engine]] = {
+        OURS: lambda: _Ours(setting),
+        "transformers": lambda: _Stock(setting),
+        "transformers, continuous": lambda: _Continuous(setting),
+    }
+    if not find_spec("lm_eval"):
+        return engines
     from lm_eval.models.huggingface import HFLM
 
-    from anchoreval.cards import find_model
-    from anchoreval.lm_eval_plugin.model import AnchorEvalLM, AnchorEvalVllm
-
-    folder = find_model("anchor-tiny")[1].checkpoint
-    given: dict[str, Any] = {"pretrained": folder, "dtype": "float32", "max_length": positions}
-    engines: dict[str, Callable[[], Any]] = {
-        OURS: lambda: AnchorEvalLM(**given, device="cpu"),
-        "transformers": lambda: _Stock(folder),
-        "transformers, continuous": lambda: _Continuous(folder),
-        "lm-eval hf": lambda: HFLM(**given, device="cpu", batch_size=1),
-    }
+    given: dict[str, Any] = {
+        "pretrained": setting.folder, "dtype": setting.dtype, "max_length": setting.positions,
+    }  # fmt: skip
+    engines["lm-eval hf"] = lambda: _InLmEval(HFLM(**given, device=setting.device, batch_size=1), setting)
     if not find_spec("vllm"):
         return engines
     from lm_eval.models.vllm_causallms import VLLM
 
+    from anchoreval.lm_eval_plugin.model import AnchorEvalVllm
+
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(_KV_CACHE_GB))
+    more = {"batch_size": "auto", "enforce_eager": True, "disable_log_stats": True}
     return engines | {
-        "anchoreval-vllm": lambda: AnchorEvalVllm(**given),
-        "lm-eval vllm": lambda: VLLM(**given, batch_size="auto", enforce_eager=True, disable_log_stats=True),
+        "anchoreval-vllm": lambda: _InLmEval(AnchorEvalVllm(**given), setting),
+        "lm-eval vllm": lambda: _InLmEval(VLLM(**given, **more), setting),
     }
 
 
+class _Ours:
+    """The hf backend, as `run` opens it."""
+
+    def __init__(self, setting: Setting) -> None:
+        from anchoreval.backends.hf.backend import HfBackend
+        from anchoreval.tokenizer import load_tokenizer
+
+        self.backend = HfBackend.open(setting.folder, dtype=setting.dtype, device=setting.device)
+        self._encode, self._new_tokens = load_tokenizer(setting.folder).encode, setting.new_tokens
+
+    def __call__(self, kind: str, prompts: Sequence[str]) -> list[Any]:
+        from anchoreval.schema import Continuation, Request
+
+        answers = (Continuation(tuple(_ANSWER), len(_ANSWER)),) if kind == "score" else ()
+        budget = 0 if answers else self._new_tokens
+        asked = [
+            Request(str(i), tuple(self._encode(text)), (), (), budget, choices=answers)
+            for i, text in enumerate(prompts)
+        ]
+        return list(self.backend.answer(asked))
+
+
 class _Stock:
-    """transformers as its documentation calls it, one prompt after the other, behind lm-eval's methods of a model."""
+    """transformers as its documentation calls it, one prompt after the other."""
 
     kinds = "score generate"
 
-    def __init__(self, folder: str) -> None:
-        import torch
+    def __init__(self, setting: Setting) -> None:
         from transformers import AutoModelForCausalLM
 
         from anchoreval.tokenizer import load_tokenizer
 
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-        self.tok_encode = load_tokenizer(folder).encode
+        self._setting = setting
+        self.model = AutoModelForCausalLM.from_pretrained(setting.folder, dtype=setting.dtype).to(setting.device).eval()
+        self._encode = load_tokenizer(setting.folder).encode
 
-    def _loglikelihood_tokens(self, pairs: Sequence[Any], disable_tqdm: bool) -> None:
-        """Compute the logits of each answer in one forward pass over prompt and answer."""
+    def __call__(self, kind: str, prompts: Sequence[str]) -> Any:
         import torch
 
-        for _, prompt, answer in pairs:
-            ids_1N, chosen_1Q1 = torch.tensor([[*prompt, *answer[:-1]]]), torch.tensor(answer)[None, :, None]
-            with torch.inference_mode():
-                logits = self.model(input_ids=ids_1N, logits_to_keep=len(answer), use_cache=False).logits
-                logits.float().log_softmax(-1).gather(2, chosen_1Q1).sum().item()
+        with torch.inference_mode():
+            return [getattr(self, kind)(self._encode(prompt)) for prompt in prompts]
 
-    def generate_until(self, instances: Sequence[Any], disable_tqdm: bool) -> None:
-        """Generate greedily behind each prompt."""
+    def score(self, prompt: list[int]) -> float:
+        """Compute the logits of the answer in one forward pass over prompt and answer."""
         import torch
 
-        for instance in instances:
-            ids_1N = torch.tensor([self.tok_encode(instance.args[0])])
-            with torch.inference_mode():
-                self.model.generate(
-                    ids_1N, attention_mask=torch.ones_like(ids_1N), max_new_tokens=NEW_TOKENS, do_sample=False
-                )
+        chosen_1Q1 = torch.tensor(_ANSWER, device=self.model.device)[None, :, None]
+        ids_1N = torch.tensor([[*prompt, *_ANSWER[:-1]]], device=self.model.device)
+        logits = self.model(input_ids=ids_1N, logits_to_keep=len(_ANSWER), use_cache=False).logits
+        return float(logits.float().log_softmax(-1).gather(2, chosen_1Q1).sum())
+
+    def generate(self, prompt: list[int]) -> Any:
+        """Generate greedily."""
+        import torch
+
+        ids_1N = torch.tensor([prompt], device=self.model.device)
+        length = {"max_new_tokens": self._setting.new_tokens, "do_sample": False, "pad_token_id": 2}
+        return self.model.generate(ids_1N, attention_mask=torch.ones_like(ids_1N), **length).tolist()
 
 
 class _Continuous(_Stock):
@@ -224,30 +320,37 @@ class _Continuous(_Stock):
 
     kinds = "generate"
 
-    def generate_until(self, instances: Sequence[Any], disable_tqdm: bool) -> None:
+    def __call__(self, kind: str, prompts: Sequence[str]) -> Any:
         """Generate greedily behind all prompts together."""
         from transformers import ContinuousBatchingConfig, GenerationConfig
 
-        config = GenerationConfig(max_new_tokens=NEW_TOKENS, do_sample=False, eos_token_id=1, pad_token_id=2)
-        ids = [self.tok_encode(instance.args[0]) for instance in instances]
-        blocks = sum(len(each) + NEW_TOKENS for each in ids) // _PAGE_TOKENS + 2 * len(ids)
+        new_tokens = self._setting.new_tokens
+        config = GenerationConfig(max_new_tokens=new_tokens, do_sample=False, eos_token_id=1, pad_token_id=2)
+        ids = [self._encode(prompt) for prompt in prompts]
+        blocks = sum(len(each) + new_tokens for each in ids) // _PAGE_TOKENS + 2 * len(ids)
         cache = ContinuousBatchingConfig(  # by default it takes most of the machine's memory
-            page_size=_PAGE_TOKENS, num_blocks=blocks, max_batch_tokens=_PASS_TOKENS
+            num_blocks=blocks, max_batch_tokens=_PASS_TOKENS[self.model.device.type]
         )
-        self.model.generate_batch(ids, generation_config=config, continuous_batching_config=cache, progress_bar=False)
+        return self.model.generate_batch(
+            ids, generation_config=config, continuous_batching_config=cache, progress_bar=False
+        )
 
 
-def _done(engine: Any, kind: str, prompts: Sequence[str]) -> None:
-    """Answer every prompt through lm-eval's methods of a model, which take texts for `generate`."""
-    if kind == "score":
-        pairs = [(("", ""), list(engine.tok_encode(text)), _ANSWER) for text in prompts]
-        engine._loglikelihood_tokens(pairs, disable_tqdm=True)
-        return
-    from lm_eval.api.instance import Instance
+class _InLmEval:
+    """A model of lm-eval, through the methods that its evaluator calls."""
 
-    until = {"until": [], "max_gen_toks": NEW_TOKENS, "do_sample": False}
-    instances = [Instance("generate_until", {}, (text, until), 0) for text in prompts]
-    engine.generate_until(instances, disable_tqdm=True)
+    def __init__(self, model: Any, setting: Setting) -> None:
+        self._model, self._new_tokens = model, setting.new_tokens
+
+    def __call__(self, kind: str, prompts: Sequence[str]) -> Any:
+        if kind == "score":
+            pairs = [(("", ""), list(self._model.tok_encode(text)), _ANSWER) for text in prompts]
+            return self._model._loglikelihood_tokens(pairs, disable_tqdm=True)
+        from lm_eval.api.instance import Instance
+
+        until = {"until": [], "max_gen_toks": self._new_tokens, "do_sample": False}
+        instances = [Instance("generate_until", {}, (text, until), 0) for text in prompts]
+        return self._model.generate_until(instances, disable_tqdm=True)
 
 
 @cache

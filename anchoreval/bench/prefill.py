@@ -19,10 +19,13 @@ if TYPE_CHECKING:
     from anchoreval.backends.hf.backend import HfBackend
     from anchoreval.schema import Request
 
-#: (hidden, intermediate, query heads, key/value heads, vocabulary, layers at the most) of Llama-3-70B, -8B, and a toy
+#: (hidden, intermediate, query heads, key/value heads, vocabulary, layers at the most) of Llama-3-70B, -8B and -1B, of
+#: anchor-tiny, and a toy
 SHAPES = {
     "70b": (8192, 28672, 64, 8, 128_256, 80),
     "8b": (4096, 14336, 32, 8, 128_256, 32),
+    "1b": (2048, 8192, 32, 8, 128_256, 16),
+    "anchor-tiny": (256, 512, 4, 4, 4096, 4),
     "toy": (256, 512, 8, 4, 512, 2),
 }
 _SHARE = 0.85  # of the device's memory, for weights and cache; the rest is for the activations of a pass
@@ -81,16 +84,10 @@ def memory_of(device: Any) -> int | None:
     return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
 
 
-def open_random(shape: str, layers: int, tokens: int, device: Any, chunk_tokens: int) -> HfBackend:
-    """Open the backend over random weights made on the device, with the tokenizer of the embedded model."""
+def random_llama(shape: str, layers: int, tokens: int, device: Any, dtype: Any) -> Any:
+    """Return random weights of a shape, made on the device, with so many positions and no end token."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
-
-    from anchoreval.backends.hf.backend import HfBackend
-    from anchoreval.backends.hf.batches import Limits
-    from anchoreval.backends.hf.load import StockNetwork
-    from anchoreval.cards import find_model
-    from anchoreval.model.checkpoint import Checkpoint
 
     hidden, inner, heads, kv_heads, vocabulary, _ = SHAPES[shape]
     config = LlamaConfig(
@@ -100,18 +97,31 @@ def open_random(shape: str, layers: int, tokens: int, device: Any, chunk_tokens:
         num_hidden_layers=layers,
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
-        max_position_embeddings=tokens + 1024,
+        max_position_embeddings=tokens,
         rope_parameters={"rope_type": "default", "rope_theta": 5e5},
         attn_implementation="sdpa",
         eos_token_id=None,
     )
     before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.bfloat16)
+    torch.set_default_dtype(dtype)
     try:
         with torch.device(device):
-            model = LlamaForCausalLM(config).eval()
+            return LlamaForCausalLM(config).eval()
     finally:
         torch.set_default_dtype(before)
+
+
+def open_random(shape: str, layers: int, tokens: int, device: Any, chunk_tokens: int) -> HfBackend:
+    """Open the backend over random weights made on the device, with the tokenizer of the embedded model."""
+    import torch
+
+    from anchoreval.backends.hf.backend import HfBackend
+    from anchoreval.backends.hf.batches import Limits
+    from anchoreval.backends.hf.load import StockNetwork
+    from anchoreval.cards import find_model
+    from anchoreval.model.checkpoint import Checkpoint
+
+    model = random_llama(shape, layers, tokens + 1024, device, torch.bfloat16)
     checkpoint = Checkpoint(Path(find_model("anchor-tiny")[1].checkpoint), {"random weights": f"{shape} {layers}"})
     return HfBackend(checkpoint, StockNetwork(model, device), Limits(chunk_tokens, tokens + 1024, 1))
 

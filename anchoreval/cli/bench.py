@@ -52,14 +52,14 @@ KINDS = {
         {
             "lengths": replace(_LENGTHS, about="tokens (default: 32k,64k,128k)"),
             "documents": replace(_COUNT, about="documents", default=32),
-            "shape": Option("layers of Llama-3, or of a toy", "70b", choices=("70b", "8b", "toy")),
+            "shape": Option("layers of Llama-3, or of a toy", "70b", choices=("70b", "8b", "1b", "toy")),
             "device": _DEVICE,
             "chunk_tokens": replace(_COUNT, about="prefill chunk", default=2048),
         },
         device=True,
     ),
     "engines": Kind(
-        "compare CPU seconds of our models in lm-eval with its hf and vllm models and transformers, on equal prompts",
+        "compare backend hf with transformers, and with lm-eval's hf, vllm and our vllm in it, on equal prompts",
         "engines:report_engines",
         {
             "lengths": replace(_LENGTHS, about="tokens of a prompt (default: 4k)", default=[4_096]),
@@ -68,7 +68,14 @@ KINDS = {
             ),
             "pairs": replace(_COUNT, about="times that the engines take turns", default=5),
             "together": replace(_COUNT, about="questions on a context, and prompts that are generated", default=8),
+            "new_tokens": replace(_COUNT, about="tokens of a generated answer", default=16),
+            "shape": Option(
+                "random weights of this shape, with positions for every length (default: the weights of anchor-tiny)",
+                choices=("anchor-tiny", "1b", "8b"),
+            ),
+            "device": replace(_DEVICE, about="cpu (CPU seconds), cuda (seconds)", default="cpu"),
         },
+        device=True,
     ),
     "memory": Kind(
         "measure the peak memory that one long prompt takes beyond weights and cache",

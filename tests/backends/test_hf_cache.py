@@ -57,12 +57,15 @@ def test_a_prefix_is_copied_between_rows_also_where_they_overlap() -> None:
     assert store.values_BHCD[0][0, 0, 1:6, 0].tolist() == [1, 2, 3, 4, 5]
 
 
-def test_compacting_keeps_the_chosen_rows_in_order() -> None:
+def test_a_row_moves_over_another_and_the_first_rows_are_held() -> None:
     store = KvStore(layers=1, rows=5, columns=2)
     keys = torch.arange(5.0)[:, None, None, None].expand(5, 2, 2, 3)
-    store.row(0, 0, 0, rows=5).update(keys, keys, 0)
-    store.compact([1, 2, 4])
-    assert store.keys_BHCD[0][:3, 0, 0, 0].tolist() == [1, 2, 4]
+    store.row(0, 0, 0, rows=5).update(keys, -keys, 0)
+    store.move(4, 1)
+    store.move(0, 0)
+    held = store.held(layer=0, rows=3, columns=1)
+    assert [each[:, 0, 0, 0].tolist() for each in held] == [[0, 4, 2], [0, -4, -2]]
+    assert held[0].shape == (3, 2, 1, 3)
 
 
 def test_what_lies_left_of_a_row_is_cleared() -> None:

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig, MambaC
 
 from anchoreval.backends.hf.backend import HfBackend
 from anchoreval.backends.hf.load import load
-from anchoreval.backends.hf.network import LowerRight, extend
+from anchoreval.backends.hf.network import LowerRight, extend_rows
 from anchoreval.errors import ModelError
 from anchoreval.model.checkpoint import find_checkpoint
 
@@ -169,10 +169,11 @@ def test_the_mask_of_a_chunk_has_the_bits_of_the_one_that_every_layer_makes(
     def chunked() -> torch.Tensor:
         cache = DynamicCache(config=network.model.config)
         with torch.inference_mode():
-            extend(network, cache, ids[:130], range(130), 0)
-            return extend(network, cache, ids[130:], range(130, 200), 130, keep=70)
+            rows = torch.tensor([ids, ids[::-1]])
+            extend_rows(network, cache, rows[:, :130], range(130), 0)
+            return extend_rows(network, cache, rows[:, 130:], range(130, 200), 130, keep=70)
 
     made = chunked()
-    assert kinds == [torch.Tensor, LowerRight]
+    assert kinds == [torch.Tensor, LowerRight] and made.shape[:2] == (2, 70)
     monkeypatch.setattr(network, "_plain", False)
     assert torch.equal(made, chunked()) and kinds[2:] == [torch.Tensor, torch.Tensor]

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from anchoreval.bench.engines import OURS, interval, jobs, line, report_engines
+from anchoreval.bench import engines
+from anchoreval.bench.engines import OURS, Setting, interval, jobs, line, report_engines, saved
+from anchoreval.cli.parser import main
 from anchoreval.errors import UnknownName
 
 
@@ -30,4 +36,41 @@ def test_prompts_of_pairs_share_nothing_and_questions_share_their_context() -> N
 
 def test_an_unknown_job_is_named_before_anything_is_loaded() -> None:
     with pytest.raises(UnknownName, match="generate"):
-        report_engines([64], ["generat"])
+        report_engines([64], ["generat"], 1, 2, 4, None, "cpu", lambda _: None)
+
+
+def test_what_is_measured_is_said_by_length_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "cpu.json"
+    sizes = [
+        "--lengths",
+        "120,160",
+        "--pairs",
+        "1",
+        "--together",
+        "2",
+        "--new-tokens",
+        "2",
+        "--jobs",
+        "questions,generate",
+    ]
+    assert main(["bench", "engines", *sizes, "--shape", "anchor-tiny", "--output", str(path)]) == 0
+    made, printed = json.loads(path.read_text("utf-8")), capsys.readouterr().out
+    ours = [(row["tokens"], row["job"].split(",")[0]) for row in made["figures"] if row["engine"] == OURS]
+    assert ours == [(tokens, job) for tokens in (120, 160) for job in ("score", "generate")]
+    assert {"transformers", "transformers, continuous"} <= {row["engine"] for row in made["figures"]}
+    assert all(second > 0 for row in made["figures"] for second in row["seconds"])
+    assert "a random Llama of shape anchor-tiny with 290 positions" in printed and "160 tokens" in printed
+
+
+def test_questions_on_a_context_are_not_read_from_its_beginning_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    setting = Setting(saved(None, 0, Path()), 400)
+    ours, tokens = engines._Ours(setting), []
+    stock = ours.backend.model.forward
+
+    def forward(**call: Any) -> Any:
+        tokens.append(call["input_ids"].shape[1])
+        return stock(**call)
+
+    monkeypatch.setattr(ours.backend.model, "forward", forward)
+    ours("score", jobs(300, 1, 3)["questions"].pairs[0])
+    assert tokens[0] > 250 and max(tokens[1:]) < 100

@@ -59,7 +59,9 @@ FLAGS = {
     },
     "doctor": LOADING | {"--anchor", "--json", "--max-length", "--model"},
     "bench prefill": {"--chunk-tokens", "--device", "--documents", "--lengths", "--output", "--shape"},
-    "bench engines": {"--jobs", "--lengths", "--pairs", "--together"},
+    "bench engines": {
+        "--device", "--jobs", "--lengths", "--new-tokens", "--output", "--pairs", "--shape", "--together"
+    },
     "bench memory": {"--length"},
     "bench gpu": {"--device", "--documents", "--lengths", "--output", "--repeats"},
     "bench train-attention": {
@@ -96,7 +98,8 @@ OF_THEIR_OWN = {
     ("bench train-attention", "--device"): "a GPU", ("bench train-attention", "--repeats"): "timed runs, no samples",
     ("bench train-attention", "--windows"): "of training, none of records",
     ("train", "--seed"): "of the order of documents", ("bench memory", "--length"): "of one prompt",
-    ("bench engines", "--lengths"): "of each prompt",
+    ("bench engines", "--lengths"): "of each prompt", ("bench engines", "--device"): "CPU seconds",
+    ("bench engines", "--shape"): "besides the embedded model",
 }  # fmt: skip
 FAKE = ["--model", "anchor-tiny", "--backend", "fake", "--lengths", "512", "--limit", "3"]
 

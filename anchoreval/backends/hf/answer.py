@@ -1,6 +1,6 @@
-"""Batches of requests to outputs: prefill row by row, reference and choices scored on forks, greedy decode of all rows.
+"""Batches of requests to outputs: prefill row by row, reference and choices scored on forks, decode.py for all rows.
 
-Shapes: B rows of a batch, Q new tokens, C cache columns filled, V vocabulary, k logits. Prefill runs one row at a time,
+Shapes: B rows of a batch, C cache columns filled, V vocabulary, k logits. Prefill runs one row at a time,
 so a prompt gets the same bits whatever shares its batch: in one pass if memory allows, which is the stock forward with
 the reference behind the prompt; or in chunks on an absolute grid, so that its bits do not depend on a reused prefix
 either (batches.py). The model always gets a mask and position ids, so transformers never guesses at packed sequences
@@ -22,47 +22,17 @@ import torch
 from torch import Tensor
 
 from anchoreval.arms.layout import Arrangement, Layout
-from anchoreval.backends.answering import NOT_FINITE, Decodes, Growing, TextStream
-from anchoreval.backends.hf.batches import LEAST_ROWS, Batch, Limits, plan, width
+from anchoreval.backends.answering import Decodes, TextStream
+from anchoreval.backends.hf.batches import Batch, Bucket, Limits, plan
 from anchoreval.backends.hf.cache import KvStore
+from anchoreval.backends.hf.decode import LATE, Choosing, Decoding, Part, Row
 from anchoreval.backends.hf.documents import KeptDocuments, RowPrefill
-from anchoreval.backends.hf.network import Network, extend
+from anchoreval.backends.hf.network import Network, extend, on_device
 from anchoreval.backends.hf.score import REFERENCE_TOKENS, Behind, Scoring
-from anchoreval.schema import ChoiceScore, Output, Request, lost_output
+from anchoreval.schema import Output, Request, lost_output
 
 #: Messages of out-of-memory errors that have no class of their own: CPU, CUDA libraries, MPS.
 _OUT_OF_MEMORY = re.compile("allocate memory|out of memory|ALLOC_FAILED", re.IGNORECASE)
-
-
-@dataclass(slots=True)
-class Row(Growing):
-    """A request in progress; `start` is the column of its first token, `after` the position right after its prompt."""
-
-    start: int
-    after: int
-    logprob: float | None = None
-    token_logprobs: tuple[float, ...] | None = None
-    choices: tuple[ChoiceScore, ...] = ()
-
-    def refer(self, logprob: float, each: Sequence[float]) -> None:
-        self.logprob, self.token_logprobs = logprob, tuple(each)
-        if self.request.scores_text and not math.isfinite(logprob):
-            place = len(self.request.token_ids) + next(i for i, value in enumerate(each) if not math.isfinite(value))
-            self.fail(f"the log-probability of the token at position {place} is not finite", "not_finite")
-
-    def choose(self, choices: tuple[ChoiceScore, ...]) -> None:
-        if all(math.isfinite(choice.logprob) for choice in choices):
-            self.choices = choices
-        else:
-            self.fail(NOT_FINITE, "not_finite")
-
-    @property
-    def ids(self) -> tuple[int, ...]:
-        """Prompt and answer so far."""
-        return (*self.request.token_ids, *self.tokens)
-
-    def output(self, seconds: float) -> Output:
-        return self.said(seconds, self.logprob, self.choices, self.token_logprobs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +51,8 @@ class Answering:
 
     `interrupted` is called when a pass through the model broke off for lack of memory. `arrangement` gives every prompt
     its positions and rows, `kept` holds the documents of earlier prompts. `prefilled_tokens` counts the prompt tokens
-    computed, `reused_tokens` those taken from an earlier prompt; neither counts documents.
+    computed, `reused_tokens` those taken from an earlier prompt; neither counts documents. `joint` rows of any length
+    decode together if the network can. The host reads tokens `late` tokens after they were chosen.
     """
 
     def __init__(
@@ -93,14 +64,17 @@ class Answering:
         interrupted: Callable[[], None],
         arrangement: Arrangement | None = None,
         kept: KeptDocuments | None = None,
+        joint: bool = True,
     ) -> None:
         self._network, self._decoder, self._eos, self._limits = network, decoder, eos, limits
         self._interrupted = interrupted
+        self._joint = joint and network.joint and limits.pass_tokens is not None
+        self.late = LATE if network.device.type == "cuda" and network.growth is None else 0
         self._arrangement = arrangement or Arrangement()
         self._kept = kept or KeptDocuments(limits.batch_tokens)
         self._documents = RowPrefill(network, self._kept, limits.chunk_tokens)
         self._scoring = Scoring(network, limits)
-        self._store: KvStore | None = None
+        self._stores: list[KvStore] = []
         self._previous: _Prefilled | None = None
         self._cells_refused: int | None = None  # rows x columns that did not fit into memory
         self.prefilled_tokens = 0
@@ -116,10 +90,10 @@ class Answering:
         if self._network.growth is not None:
             with torch.inference_mode():
                 self._network.restart()
-        waiting = [*plan(requests, self._limits, alone=self._network.alone)][::-1]
+        waiting = [*plan(requests, self._limits, self._network.alone, self._joint)][::-1]
         while waiting:
             batch = waiting.pop()
-            cells = width(len(batch.requests), batch.solo) * batch.columns
+            cells = batch.cells
             splits = len(batch.requests) > 1
             too_large = splits and self._cells_refused is not None and cells >= self._cells_refused
             if not too_large and (outputs := self._run(batch)) is not None:
@@ -138,14 +112,11 @@ class Answering:
     @torch.inference_mode()
     def _run(self, batch: Batch) -> list[Output] | None:
         """Return the outputs, or None if memory ran out; the buffers are released then."""
-        began, rows = time.perf_counter(), list[Row]()
-        store: KvStore | None = None
+        began = time.perf_counter()
         try:
-            store = self._store_for(batch)
+            self._take_stores(batch)
             with self._unchanged():
-                for i, request in enumerate(batch.requests):
-                    rows.append(self._prefill(store, i, batch, request))
-                self._decode(store, batch, rows)
+                rows = self._rows(batch)
             seconds = (time.perf_counter() - began) / len(rows)
             return [row.output(seconds) for row in rows]
         except (torch.OutOfMemoryError, MemoryError):
@@ -153,7 +124,7 @@ class Answering:
         except RuntimeError as error:
             if not _OUT_OF_MEMORY.search(str(error)):
                 raise
-        store = self._store = self._previous = None
+        self._stores, self._previous = [], None
         self._kept.clear()
         self._scoring.release()
         self._interrupted()
@@ -161,24 +132,36 @@ class Answering:
             torch.cuda.empty_cache()
         return None
 
+    def _rows(self, batch: Batch) -> list[Row]:
+        """Return the rows of a batch, each prefilled alone and all decoded together."""
+        self._choosing, rows, parts = Choosing(self._eos, self.late), list[Row](), list[Part]()
+        for bucket, store in zip(batch.buckets, self._stores, strict=True):
+            part = [self._prefill(store, i, bucket, request) for i, request in enumerate(bucket.requests)]
+            parts.append(Part.of(store, bucket, part, self._network.device))
+            rows += part
+        self._choosing.read()
+        Decoding(self._network, parts, batch.joint).run(self._advance)
+        self._choosing.read()
+        return rows
+
     def _unchanged(self) -> contextlib.AbstractContextManager[None]:
         """Return a block that restores the model's rotations at its end."""
         growth = self._network.growth
         return contextlib.nullcontext() if growth is None else growth.kept()
 
-    def _store_for(self, batch: Batch) -> KvStore:
-        """Return the current buffers if they fit, else new ones; old ones are then kept only for a shared prefix."""
-        rows = width(len(batch.requests), batch.solo)
-        store = self._store
-        if store is not None and store.rows >= rows:
-            spare = store.columns - batch.columns
-            if spare == 0 or (batch.solo and spare > 0):
-                return store
-        if self._previous is not None and not self._prefix(batch.requests[0]):
+    def _take_stores(self, batch: Batch) -> None:
+        """Hold a store for each bucket: of the last ones those that fit, and new ones.
+
+        Of those that do not, one is kept for a prefix that it shares with the first prompt.
+        """
+        before, self._stores = self._stores, list[KvStore]()
+        for bucket in batch.buckets:
+            store = next((store for store in before if bucket.fits(store.rows, store.columns)), None)
+            if store is not None:
+                before.remove(store)
+            self._stores.append(store or KvStore(self._network.layers, bucket.rows, bucket.columns))
+        if self._previous is not None and self._previous.store in before and not self._prefix(batch.requests[0]):
             self._previous = None
-        self._store = store = None
-        self._store = KvStore(self._network.layers, rows, batch.columns)
-        return self._store
 
     def _prefix(self, request: Request, layout: Layout | None = None) -> int:
         """Return how many tokens of the request the previous prompt has already prefilled at the same positions."""
@@ -190,9 +173,9 @@ class Answering:
         tokens = self._limits.shared(self._previous.ids, request.token_ids)
         return min(tokens, self._limits.shared(self._previous.positions, layout.positions))
 
-    def _prefill(self, store: KvStore, row: int, batch: Batch, request: Request) -> Row:
+    def _prefill(self, store: KvStore, row: int, bucket: Bucket, request: Request) -> Row:
         """Return the row: its prompt in the store, reference and choices scored, its first token chosen."""
-        layout, start = self._arrangement.of(request), batch.start(request)
+        layout, start = self._arrangement.of(request), bucket.start(request)
         if request.scores_text:
             return self._score_text(store, (row, start), request, layout)
         given = request.reference_ids or (request.choices[0].token_ids if len(request.choices) == 1 else ())
@@ -278,80 +261,12 @@ class Answering:
         self._previous = None  # its columns may be overwritten
         store.clear_left(*place)
         device, tokens = self._network.device, len(request.token_ids)
-        ids_1N = torch.tensor([request.token_ids], device=device)
-        position_1N = torch.tensor([layout.positions], device=device)
+        ids_1N, position_1N = on_device([request.token_ids], device), on_device([layout.positions], device)
         mask_1N = torch.ones(1, tokens, dtype=torch.bool, device=device)
         seen = layout.blocks, self._arrangement.pattern
         self.prefilled_tokens += tokens
         return self._network.masked_logits(ids_1N, store.row(*place, 0), (position_1N, mask_1N), seen)[0]
 
-    def _decode(self, store: KvStore, batch: Batch, rows: list[Row]) -> None:
-        """Add greedy tokens until all rows have ended; ended rows leave when half of the width is idle."""
-        device, growth = self._network.device, self._network.growth
-        fillers = width(len(rows), batch.solo) - len(rows)
-        slots: list[Row | None] = [*rows, *[None] * fillers]
-        state = _State.of([*rows, *[rows[0]] * fillers], batch.columns, device)
-        filled = len(rows[0].request.token_ids) if batch.solo else batch.base
-        cache = store.row(0, 0, filled, rows=len(slots))
-        while active := [i for i, slot in enumerate(slots) if slot is not None and slot.finish is None]:
-            room = max(LEAST_ROWS, len(active))
-            if room <= len(slots) // 2:
-                store.compact(active)
-                state = state.pick(active + [active[0]] * (room - len(active)))
-                slots = [*(slots[i] for i in active), *[None] * (room - len(active))]
-                cache = store.row(0, 0, filled, rows=room)
-            filled += 1
-            if growth is not None and growth.drops_cache(rows[0].ids, cache):
-                cache, ids = store.row(0, 0, 0), rows[0].ids
-                logits_BV = extend(self._network, cache, ids, range(len(ids)), 0)
-            else:
-                at = (state.position, state.mask[:, :filled])
-                logits_BV = self._network.logits(state.token, cache, at, keep=1)[:, -1]
-            state = state.next(self._advance(slots, logits_BV))
-
-    def _advance(self, slots: Sequence[Row | None], logits_BV: Tensor) -> Tensor:
-        """Return the most likely token of every row `B`, and add it to the rows that still go on."""
-        token_B = _allowed(slots, logits_BV, self._eos).argmax(-1)
-        finite_B = logits_BV.gather(1, token_B[:, None])[:, 0].isfinite()
-        for slot, token, finite in zip(slots, token_B.tolist(), finite_B.tolist(), strict=True):
-            if slot is not None and slot.finish is None:
-                slot.add(token, finite, self._eos)
-        return token_B
-
-
-@dataclass(frozen=True, slots=True)
-class _State:
-    """The input of the next step: last tokens `B1`, their positions `B1`, the columns that a row may see `BC`."""
-
-    token: Tensor
-    position: Tensor
-    mask: Tensor
-
-    @classmethod
-    def of(cls, rows: Sequence[Row], columns: int, device: torch.device) -> _State:
-        start_B1 = torch.tensor([[row.start] for row in rows], device=device)
-        return cls(
-            token=torch.tensor([row.tokens[-1:] or [0] for row in rows], device=device),
-            position=torch.tensor([[row.after] for row in rows], device=device),
-            mask=torch.arange(columns, device=device)[None] >= start_B1,
-        )
-
-    def pick(self, rows: list[int]) -> _State:
-        index = torch.tensor(rows, device=self.token.device)
-        return _State(self.token[index], self.position[index], self.mask[index])
-
-    def next(self, token_B: Tensor) -> _State:
-        return _State(token_B[:, None], self.position + 1, self.mask)
-
-
-def _allowed(slots: Sequence[Row | None], logits_BV: Tensor, eos: frozenset[int]) -> Tensor:
-    """Return the logits with -inf for tokens that would end an answer before its minimum length."""
-    short = [i for i, slot in enumerate(slots) if slot and len(slot.tokens) < slot.request.min_new_tokens]
-    if not short:
-        return logits_BV
-    logits_BV = logits_BV.clone()
-    for i in short:
-        slot = slots[i]
-        assert slot is not None
-        logits_BV[i, sorted({*eos, *slot.request.end_ids})] = -torch.inf
-    return logits_BV
+    def _advance(self, rows: Sequence[Row | None], logits_BV: Tensor) -> Tensor:
+        """Return the most likely token of every row `B`, which the rows that still go on get."""
+        return self._choosing.choose(rows, logits_BV)

@@ -77,6 +77,7 @@ class HfBackend:
         self._applied: Applied | None = None
         self._arrangement = Arrangement()
         self._now = limits  # the limits of the arm in force
+        self._joint = True  # unless code from outside may read the masks and keys of the arm in force
         self._kept = self.documents = KeptDocuments(limits.batch_tokens)
         self._positions: int | None = None  # rows of a position table, if the model has one; probe.py finds it
         self._closed = False
@@ -238,12 +239,13 @@ class HfBackend:
             at_kernel = self._proofs.at_kernel(arm, state)
             self._applied, self._arrangement = state, arrangement
             self._now = self._limits.placebo() if arm.placebo else self._limits
+            self._joint = not arm.outside
             self.documents = self._kept.of(_bits_of(state, arrangement, self._now, more))
             try:
                 as_applied = self._as_applied(state, arrangement, at_kernel)
                 yield as_applied | more | (self._computed_in() if arm.placebo else {})
             finally:
-                self._applied, self._arrangement, self._now = None, Arrangement(), self._limits
+                self._applied, self._arrangement, self._now, self._joint = None, Arrangement(), self._limits, True
                 self.documents = self._kept
 
     @contextmanager
@@ -268,6 +270,7 @@ class HfBackend:
             self._recount,
             self._arrangement,
             self.documents,
+            self._joint,
         )
         fitting = []
         for request in requests:

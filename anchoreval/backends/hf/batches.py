@@ -1,14 +1,17 @@
 """Plan which requests are computed together: pure, no torch.
 
-Rows of one batch end at the same column, so a row of n tokens starts at column `base - n`. `base` is a function of the
+Rows of one bucket end at the same column, so a row of n tokens starts at column `base - n`. `base` is a function of the
 row's own length, never of its neighbours, and so is the number of rows that a batch is planned for: a request is
 therefore computed on the same columns whatever shares its batch.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 from anchoreval.schema import Request
 
@@ -54,52 +57,89 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """Requests that decode together.
+class Bucket:
+    """Requests whose rows end at one column, in a store of their own.
 
-    `solo` rows start at column 0 and need no mask; otherwise column 0 is never used, which keeps every row masked and
-    so on one kernel. `columns` is what a row needs for its prompt and the longest of answer, reference and choices.
+    A `solo` row starts at column 0 and needs no mask; otherwise column 0 is never used, which keeps every row masked
+    and so on one kernel. `columns` is what a row needs for its prompt and the longest of answer, reference and choices.
+    `rows` is how many the store has: some are filling if a pass over it alone must be LEAST_ROWS wide.
     """
 
     requests: tuple[Request, ...]
     base: int
     columns: int
     solo: bool
+    rows: int
 
     def start(self, request: Request) -> int:
         """Return the column of the request's first token."""
         return 0 if self.solo else self.base - len(request.token_ids)
 
+    def fits(self, rows: int, columns: int) -> bool:
+        """Return whether a store of that size can be this bucket's."""
+        return rows >= self.rows and (columns == self.columns or (self.solo and columns > self.columns))
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Buckets whose rows decode together: one, or, if `joint` (decode.py), as many as fit the limits together."""
+
+    buckets: tuple[Bucket, ...]
+    joint: bool = False
+
+    @classmethod
+    def of(cls, rows: Sequence[Bucket], joint: bool) -> Batch:
+        """Return the batch of some buckets of one request each, which lie by bucket."""
+        buckets = []
+        for _, group in itertools.groupby(rows, lambda row: (row.base, row.columns, row.solo)):
+            first, *others = group
+            requests = (*first.requests, *(other.requests[0] for other in others))
+            filled = len(requests) if joint else width(len(requests), first.solo)
+            buckets.append(replace(first, requests=requests, rows=filled))
+        return cls(tuple(buckets), joint)
+
+    @property
+    def requests(self) -> tuple[Request, ...]:
+        """All requests, in the order in which they are prefilled."""
+        return tuple(request for bucket in self.buckets for request in bucket.requests)
+
+    @property
+    def cells(self) -> int:
+        """Rows x columns of all stores."""
+        return sum(bucket.rows * bucket.columns for bucket in self.buckets)
+
     def halves(self) -> tuple[Batch, Batch]:
         """Return the same rows, on the same columns, in two batches."""
-        middle = (len(self.requests) + 1) // 2
-        first, second = self.requests[:middle], self.requests[middle:]
-        return (
-            Batch(first, self.base, self.columns, self.solo),
-            Batch(second, self.base, self.columns, self.solo),
-        )
+        rows = [replace(bucket, requests=(request,)) for bucket in self.buckets for request in bucket.requests]
+        middle = (len(rows) + 1) // 2
+        return Batch.of(rows[:middle], self.joint), Batch.of(rows[middle:], self.joint)
 
 
-def plan(requests: Sequence[Request], limits: Limits, alone: bool = False) -> Iterator[Batch]:
+def plan(requests: Sequence[Request], limits: Limits, alone: bool = False, joint: bool = False) -> Iterator[Batch]:
     """Yield batches that hold every request once; neighbours share the longest prefixes. Short first, then single rows.
 
     `alone` plans one row per batch: for models whose rotation depends on the longest row. Requests that decode nothing
     are single rows as well. Single rows come in the order of their tokens whatever their length, so that a prefix is
-    prefilled once for all requests that begin with it.
+    prefilled once for all requests that begin with it. With `joint` rows of any length decode together.
     """
     groups: dict[tuple[int, int], list[Request]] = {}
     for request in requests:
         base = _bucket(len(request.token_ids), finest=limits.pass_tokens is None)
         groups.setdefault((base, request.max_new_tokens), []).append(request)
     solo: list[Batch] = []
+    waiting: list[tuple[Bucket, int]] = []
     for bucket, most in sorted(groups):
         group = sorted(groups[bucket, most], key=lambda request: request.token_ids)
         extra = _bucket(max(_behind(request) for request in group))
         rows = 1 if alone or most == 0 else _rows(bucket + extra, limits)
         if rows == 1:
-            solo.extend(Batch((request,), bucket, bucket + extra, True) for request in group)
-        else:
-            yield from (Batch(part, bucket + 1, bucket + 1 + extra, False) for part in _even(group, rows))
+            solo += [Batch((Bucket((request,), bucket, bucket + extra, True, 1),), joint) for request in group]
+            continue
+        waiting += [(Bucket((request,), bucket + 1, bucket + 1 + extra, False, 1), rows) for request in group]
+        if not joint:
+            yield from _even(waiting, joint)
+            waiting = []
+    yield from _even(waiting, joint)
     yield from sorted(solo, key=lambda batch: batch.requests[0].token_ids)
 
 
@@ -108,11 +148,16 @@ def width(rows: int, solo: bool) -> int:
     return 1 if solo else max(LEAST_ROWS, rows)
 
 
-def _even(group: Sequence[Request], most: int) -> Iterator[tuple[Request, ...]]:
-    """Yield parts of at most `most` requests whose sizes differ by at most one: a short last batch would idle."""
-    parts = -(-len(group) // most)
-    for part in range(parts):
-        yield tuple(group[len(group) * part // parts : len(group) * (part + 1) // parts])
+def _even(rows: Sequence[tuple[Bucket, int]], joint: bool) -> Iterator[Batch]:
+    """Yield batches of single rows that are filled alike: a short last batch would idle.
+
+    With each row comes how many of its kind fit the limits: one takes that part of a batch.
+    """
+    parts = list(itertools.accumulate(Fraction(1, most) for _, most in rows))
+    batches = math.ceil(parts[-1]) if parts else 0
+    at = [math.ceil(part * batches / parts[-1]) for part in parts]
+    for _, group in itertools.groupby(zip(at, rows, strict=True), lambda pair: pair[0]):
+        yield Batch.of([row for _, (row, _) in group], joint)
 
 
 def _behind(request: Request) -> int:

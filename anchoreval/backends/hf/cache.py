@@ -31,12 +31,16 @@ class KvStore:
         for buffer in self._buffers():
             buffer[row, :, :start] = 0
 
-    def compact(self, rows: list[int]) -> None:
-        """Move row `rows[i]` (ascending) to row i."""
-        for to, row in enumerate(rows):
-            if to != row:
-                for buffer in self._buffers():
-                    buffer[to].copy_(buffer[row])
+    def move(self, row: int, to: int) -> None:
+        """Copy a row over another."""
+        for buffer in self._buffers() if row != to else ():
+            buffer[to].copy_(buffer[row])
+
+    def held(self, layer: int, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+        """Return keys and values of the first rows and columns of a layer that was written."""
+        keys, values = self.keys_BHCD[layer], self.values_BHCD[layer]
+        assert keys is not None and values is not None
+        return keys[:rows, :, :columns], values[:rows, :, :columns]
 
     def take(self, to: tuple[int, int], source: KvStore, at: tuple[int, int], length: int) -> None:
         """Copy `length` columns of `source` from (row, start) `at`; nothing is copied if source and target coincide."""

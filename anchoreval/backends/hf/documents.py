@@ -23,7 +23,7 @@ from torch import Tensor
 from anchoreval.arms.layout import Layout
 from anchoreval.arms.patterns import Row
 from anchoreval.backends.hf.cache import KvStore
-from anchoreval.backends.hf.network import Network
+from anchoreval.backends.hf.network import Network, on_device
 from anchoreval.schema import Request
 
 _FILL_TOKENS = 16  # documents are computed in whole multiples of this
@@ -144,7 +144,11 @@ class RowPrefill:
         """Compute, store and keep the documents of a group; return logits `BkV` of the last columns, with filling."""
         head = group[0][1].head
         filled = self._filled(len(group[0][1].block))
-        ids, positions = _padded(request, layout, [row for _, row in group], filled)
+        device = self._network.device
+        ids, positions = (
+            on_device(_padded(of, [row for _, row in group], filled), device)
+            for of in (request.token_ids, layout.positions)
+        )
         buffers = KvStore(self._network.layers, len(group), head + filled)
         logits_BkV = self._pass(buffers, ids, positions, head, keep)
         for i, (key, row) in enumerate(group):
@@ -161,22 +165,18 @@ class RowPrefill:
         bounds = [0, *range(head + self._chunk, columns, self._chunk), columns]
         for start, stop in itertools.pairwise(bounds):
             mask_BC = torch.ones(rows, stop, dtype=torch.bool, device=device)
-            at = positions_BC[:, start:stop].to(device), mask_BC
-            logits_BkV = self._network.logits(ids_BC[:, start:stop].to(device), cache, at, keep)
+            at = positions_BC[:, start:stop], mask_BC
+            logits_BkV = self._network.logits(ids_BC[:, start:stop], cache, at, keep)
         return logits_BkV
 
 
-def _padded(request: Request, layout: Layout, group: Sequence[Row], filled: int) -> tuple[Tensor, Tensor]:
-    """Return token ids and positions `BC` of rows; the last token and position are repeated up to `filled`."""
-
-    def table(of: Sequence[int]) -> Tensor:
-        lines = []
-        for row in group:
-            tokens = of[row.block.start : row.block.stop]
-            lines.append([*of[: row.head], *tokens, *[tokens[-1]] * (filled - len(tokens))])
-        return torch.tensor(lines)
-
-    return table(request.token_ids), table(layout.positions)
+def _padded(of: Sequence[int], group: Sequence[Row], filled: int) -> list[list[int]]:
+    """Return token ids or positions of rows; the last one is repeated up to `filled`."""
+    lines = []
+    for row in group:
+        tokens = of[row.block.start : row.block.stop]
+        lines.append([*of[: row.head], *tokens, *[tokens[-1]] * (filled - len(tokens))])
+    return lines
 
 
 def _key(request: Request, layout: Layout, row: Row) -> Key:

@@ -26,7 +26,7 @@ from anchoreval.arms.configuration import layer_kinds, rope_types, stated
 from anchoreval.arms.entering import looked_at, summary
 from anchoreval.arms.flex_hf import prefilling
 from anchoreval.backends.hf.growth import GROWING_ROPE, Growth
-from anchoreval.backends.hf.network import LowerRight, extend
+from anchoreval.backends.hf.network import InSdpa, LowerRight, extend
 from anchoreval.backends.hf.unused import Unused, unused_weights
 from anchoreval.errors import ModelError
 from anchoreval.model.checkpoint import ADAPTER, Checkpoint
@@ -59,6 +59,7 @@ class StockNetwork:
         self.whole_prompts = bool(rope_types(model.config) & GROWING_ROPE)
         self.growth = Growth(model) if self.whole_prompts else None
         self.alone = self.whole_prompts  # probe.py sets it for models that are wrong beside padding
+        self.apart = False  # probe.py sets it for models that are wrong where rows lie in several stores
         self.few_passes = False  # whether prompts come in as few passes as memory allows; the backend sets it
         self._plain = attention_kinds(model.config) == {"full_attention"} and not _reads_mask(model.config)
 
@@ -88,6 +89,12 @@ class StockNetwork:
         budget = _PASS_BYTES_CPU if self.device.type == "cpu" else _PASS_BYTES
         return int(max(_PASS_STEP, budget // each // _PASS_STEP * _PASS_STEP))
 
+    @property
+    def joint(self) -> bool:
+        """Whether rows in several stores can be one pass: where nothing but torch's SDPA reads the mask."""
+        sdpa = self._plain and self.kernel == STOCK and self.device.type in ("cpu", "cuda")
+        return sdpa and self.few_passes and not self.apart and not self.alone
+
     def logits(self, ids_BQ: Tensor, cache: Cache, at: tuple[Tensor, Tensor], keep: int) -> Tensor:
         """Return the logits `BkV` of the last `keep` tokens; `at` is (position ids `BQ`, mask `BC`)."""
         position_BQ, mask_BC = at
@@ -103,18 +110,20 @@ class StockNetwork:
         return logits_BkV
 
     def _mask(self, queries: int, mask_BC: Tensor) -> Tensor:
-        """Return the mask for the model: for tokens of one row behind others, which see all before them, a LowerRight.
+        """Return the mask for the model: for tokens behind others, which see all before them, a LowerRight.
 
         On a CPU the floats that SDPA would make of a mask in every layer are then made once, which saves an eighth of
         the time of a long prompt and leaves the bits of a chunk as they are. This holds only if every layer sees all
         that came before.
         """
-        rows, columns = mask_BC.shape
-        if rows > 1 or not 1 < queries < columns or not self._plain or self.kernel != STOCK:
+        if isinstance(mask_BC, InSdpa) or not 1 < queries < mask_BC.shape[1]:
+            return mask_BC
+        if not self._plain or self.kernel != STOCK:
             return mask_BC
         if self.device.type != "cpu" and not self.few_passes:
             return mask_BC
-        return LowerRight.of(queries, columns, self.device, _MASK_ROWS if self.few_passes else queries)
+        step = _MASK_ROWS if self.few_passes else queries
+        return LowerRight.of(queries, mask_BC.shape[1], self.device, step)
 
     def masked_logits(self, ids_1N: Tensor, cache: Cache, at: tuple[Tensor, Tensor], seen: Seen) -> Tensor:
         """Return the logits `11V` after a whole prompt in one pass of FlexAttention; `seen` is (blocks, pattern)."""

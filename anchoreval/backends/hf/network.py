@@ -6,7 +6,7 @@ Shapes: B rows, Q new tokens, C (L) columns of the cache, H heads, D head size, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -23,14 +23,18 @@ _SDPA = functional.scaled_dot_product_attention
 class Network(Protocol):
     """The interface of a loaded model.
 
-    `alone`: rows are never computed beside others; `whole_prompts`: a prompt is one pass; `growth` handles rotations
-    that depend on the length of a pass, None for other models.
+    `alone`: rows are never computed beside others; `joint`: rows in several stores can be one pass; `whole_prompts`: a
+    prompt is one pass; `growth` handles rotations that depend on the length of a pass, None for other models.
     """
 
     layers: int
     device: torch.device
     whole_prompts: bool
     alone: bool
+
+    @property
+    def joint(self) -> bool: ...
+
     growth: Growth | None
 
     def logits(self, ids_BQ: Tensor, cache: Cache, at: tuple[Tensor, Tensor], keep: int) -> Tensor:
@@ -48,12 +52,39 @@ class Network(Protocol):
         ...
 
 
-class LowerRight(Tensor):
-    """The causal mask [1, 1, Q, L] of Q queries that are the last of L tokens, for torch's SDPA, which sees no Q x L.
+class InSdpa(Tensor):
+    """A mask that is nowhere in memory: torch's SDPA, given one, computes `attend` instead."""
+
+    @classmethod
+    def shaped(cls, *shape: int, device: torch.device) -> Self:
+        """Return a mask of a shape; it takes no memory."""
+        return torch.zeros((), dtype=torch.bool, device=device).expand(shape).as_subclass(cls)
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        named = kwargs or {}
+        if func is _SDPA:
+            given = dict(zip(("query", "key", "value", "attn_mask"), args, strict=False)) | named
+            return given.pop("attn_mask").attend(**given)
+        if func.__name__ == "__get__":  # shape, dtype, device
+            return super().__torch_function__(func, types, args, named)  # type: ignore[no-untyped-call]
+        plain = [arg.booleans() if isinstance(arg, InSdpa) else arg for arg in (*args, *named.values())]
+        return func(*plain[: len(args)], **dict(zip(named, plain[len(args) :], strict=True)))
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, **rest: Any) -> Tensor:
+        """Return the attention output [B, H, Q, D]."""
+        raise NotImplementedError
+
+    def booleans(self) -> Tensor:
+        """Return the mask as a tensor, for all else that reads it."""
+        raise NotImplementedError
+
+
+class LowerRight(InSdpa):
+    """The causal mask [1, 1, Q, L] of Q queries that are the last of L tokens.
 
     On CUDA the flash kernel counts from the lower right (torch's bias.py). Elsewhere `step` queries are computed at a
-    time, with the keys that they can see: the mask of a step, in floats, is made once for all layers. Whatever else
-    reads the mask gets booleans.
+    time, with the keys that they can see: the mask of a step, in floats, is made once for all layers.
     """
 
     step: int
@@ -62,51 +93,46 @@ class LowerRight(Tensor):
     @classmethod
     def of(cls, queries: int, keys: int, device: torch.device, step: int) -> LowerRight:
         """Return the mask; it takes no memory before it is read."""
-        mask = torch.zeros((), dtype=torch.bool, device=device).expand(1, 1, queries, keys).as_subclass(cls)
+        mask = cls.shaped(1, 1, queries, keys, device=device)
         mask.step = step
         return mask
-
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        named = kwargs or {}
-        if func is _SDPA:
-            return _lower_right(*args, **named)
-        if func.__name__ == "__get__":  # shape, dtype, device
-            return super().__torch_function__(func, types, args, named)  # type: ignore[no-untyped-call]
-        plain = [arg.booleans() if isinstance(arg, LowerRight) else arg for arg in (*args, *named.values())]
-        return func(*plain[: len(args)], **dict(zip(named, plain[len(args) :], strict=True)))
 
     def booleans(self) -> Tensor:
         """Return the mask as a tensor."""
         queries, keys = self.shape[2:]
         return torch.ones(queries, keys, dtype=torch.bool, device=self.device).tril_(keys - queries)[None, None]
 
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, **rest: Any) -> Tensor:
+        """Return the attention output [B, H, Q, D] of queries that are the last of the keys' tokens."""
+        queries, keys = query.shape[2], key.shape[2]
+        if query.device.type == "cuda":
+            return functional.scaled_dot_product_attention(query, key, value, causal_lower_right(queries, keys), **rest)
+        rows = min(queries, self.step)
+        if self.floats is None:
+            self.floats = torch.full((rows, keys), -torch.inf, dtype=query.dtype).triu_(keys - rows + 1)
+        if rows == queries:
+            return functional.scaled_dot_product_attention(query, key, value, self.floats[None, None], **rest)
+        out = query.new_empty(query.shape[0], queries, query.shape[1], value.shape[3]).transpose(1, 2)
+        for start in range(0, queries, rows):
+            stop = min(start + rows, queries)
+            seen = keys - queries + stop
+            mask = self.floats[start - stop :, keys - seen :][None, None]
+            block = query[:, :, start:stop], key[:, :, :seen], value[:, :, :seen]
+            out[:, :, start:stop] = functional.scaled_dot_product_attention(*block, mask, **rest)
+        return out
 
-def _lower_right(query: Tensor, key: Tensor, value: Tensor, attn_mask: LowerRight, **rest: Any) -> Tensor:
-    """Return the attention output [B, H, Q, D] of queries that are the last of the keys' tokens."""
-    queries, keys = query.shape[2], key.shape[2]
-    if query.device.type == "cuda":
-        return functional.scaled_dot_product_attention(query, key, value, causal_lower_right(queries, keys), **rest)
-    rows = min(queries, attn_mask.step)
-    if attn_mask.floats is None:
-        attn_mask.floats = torch.full((rows, keys), -torch.inf, dtype=query.dtype).triu_(keys - rows + 1)
-    if rows == queries:
-        return functional.scaled_dot_product_attention(query, key, value, attn_mask.floats[None, None], **rest)
-    out = query.new_empty(query.shape[0], queries, query.shape[1], value.shape[3]).transpose(1, 2)
-    for start in range(0, queries, rows):
-        stop = min(start + rows, queries)
-        seen = keys - queries + stop
-        mask = attn_mask.floats[start - stop :, keys - seen :][None, None]
-        block = query[:, :, start:stop], key[:, :, :seen], value[:, :, :seen]
-        out[:, :, start:stop] = functional.scaled_dot_product_attention(*block, mask, **rest)
-    return out
+
+def on_device(integers: Sequence[Any], device: torch.device) -> Tensor:
+    """Return integers on the device; they go to a GPU from pinned memory, and nothing waits until they are there."""
+    given = torch.tensor(integers, dtype=torch.long)
+    return given.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else given.to(device)
 
 
 def extend(
     network: Network, cache: Cache, ids: Sequence[int], positions: Sequence[int], at: int, keep: int = 1
 ) -> Tensor:
     """Return the logits `kV` of the last `keep` of `ids`, which follow the `at` tokens in the cache of one row."""
-    return extend_rows(network, cache, torch.tensor([ids], device=network.device), positions, at, keep)[0]
+    return extend_rows(network, cache, on_device([ids], network.device), positions, at, keep)[0]
 
 
 def extend_rows(
@@ -114,6 +140,6 @@ def extend_rows(
 ) -> Tensor:
     """Return the logits `BkV` of the last `keep` columns of `ids_BQ`, which follow `at` tokens in every row's cache."""
     rows, tokens = ids_BQ.shape
-    position_BQ = torch.tensor([positions], device=network.device).expand(rows, tokens)
+    position_BQ = on_device([positions], network.device).expand(rows, tokens)
     mask_BC = torch.ones(rows, at + tokens, dtype=torch.bool, device=network.device)
     return network.logits(ids_BQ, cache, (position_BQ, mask_BC), keep)

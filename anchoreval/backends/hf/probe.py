@@ -30,8 +30,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from anchoreval.arms.configuration import positions_of
-from anchoreval.backends.hf.answer import Answering, Row
+from anchoreval.backends.hf.answer import Answering
 from anchoreval.backends.hf.batches import LEAST_ROWS, Limits
+from anchoreval.backends.hf.decode import Row
 from anchoreval.backends.hf.load import StockNetwork
 from anchoreval.errors import ModelError
 from anchoreval.schema import Request
@@ -55,6 +56,7 @@ def settle(network: StockNetwork, tokenizer: TextTokenizer) -> int | None:
     if why is not None and not network.alone:
         network.alone = True
         why = _wrong(network, prompts)
+    network.apart = network.joint and _wrong(network, prompts, joint=True) is not None
     if why is not None:
         raise ModelError(f"model type {network.model.config.model_type!r} cannot be answered by this backend: {why}")
     return _positions(network, prompts[0])
@@ -72,14 +74,14 @@ def tolerance(dtype: torch.dtype, layers: int) -> float:
 class _Listening(Answering):
     """Answers, and keeps the logits `V` from which each token of a request was chosen."""
 
-    def __init__(self, network: StockNetwork, chunk_tokens: int) -> None:
-        limits = Limits(chunk_tokens, 1 << 20, LEAST_ROWS)
+    def __init__(self, network: StockNetwork, chunk_tokens: int, joint: bool) -> None:
+        limits = Limits(chunk_tokens, 1 << 20, LEAST_ROWS, chunk_tokens if joint else None)
         super().__init__(network, NoText(), frozenset(), limits, lambda: None)
         self.logits_V: dict[str, list[Tensor]] = defaultdict(list)
 
     def _advance(self, slots: Sequence[Row | None], logits_BV: Tensor) -> Tensor:
         for slot, logits_V in zip(slots, logits_BV, strict=True):
-            if slot is not None and slot.finish is None:
+            if slot is not None and slot.going:
                 self.logits_V[slot.request.sample_id].append(logits_V.clone())
         return super()._advance(slots, logits_BV)
 
@@ -104,11 +106,11 @@ def _prompts(network: StockNetwork, tokenizer: TextTokenizer) -> tuple[tuple[int
     return (*start, *some[: first - len(start)]), (*start, *some[first : first + second - len(start)])
 
 
-def _wrong(network: StockNetwork, prompts: Sequence[tuple[int, ...]]) -> str | None:
+def _wrong(network: StockNetwork, prompts: Sequence[tuple[int, ...]], joint: bool = False) -> str | None:
     """Return what is wrong with the answers to the prompts, None if nothing is."""
     try:
         with torch.inference_mode(), nullcontext() if network.growth is None else network.growth.kept():
-            far = _farthest(network, prompts)
+            far = _farthest(network, prompts, joint)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise ModelError(f"out of memory with two prompts of {len(prompts[0])} tokens at most") from error
     except Exception as error:  # modelling code may raise anything
@@ -123,9 +125,9 @@ def _wrong(network: StockNetwork, prompts: Sequence[tuple[int, ...]]) -> str | N
     )
 
 
-def _farthest(network: StockNetwork, prompts: Sequence[tuple[int, ...]]) -> float:
+def _farthest(network: StockNetwork, prompts: Sequence[tuple[int, ...]], joint: bool) -> float:
     """Return the largest distance from one pass, over the first token's logits and the median of the following ones."""
-    answering = _Listening(network, len(prompts[0]) // 2 + 1)
+    answering = _Listening(network, len(prompts[0]) // 2 + 1, joint)
     reference = prompts[0][-3:]
     asked = [Request(str(i), ids, (), (), _NEW, reference_ids=reference if i else ()) for i, ids in enumerate(prompts)]
     far = 0.0

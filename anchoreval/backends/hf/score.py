@@ -22,7 +22,7 @@ from transformers.cache_utils import Cache
 
 from anchoreval.backends.hf.batches import Limits
 from anchoreval.backends.hf.cache import KvStore
-from anchoreval.backends.hf.network import Network, extend, extend_rows
+from anchoreval.backends.hf.network import Network, extend, extend_rows, on_device
 from anchoreval.schema import ChoiceScore, Continuation
 
 #: Rows of reference scored at once: bounds logits to 64 x V, and is part of the identity.
@@ -152,7 +152,7 @@ class Scoring:
     def _scores(self, behind: Behind, group: Sequence[Continuation]) -> list[ChoiceScore]:
         """Return the scores of choices of two or more tokens; all rows share the passes after the first token."""
         longest = max(len(choice.token_ids) for choice in group) - 1  # no logits behind the last token are used
-        ids_RQ = torch.tensor([_padded(choice, longest) for choice in group], device=self._network.device)
+        ids_RQ = on_device([_padded(choice, longest) for choice in group], self._network.device)
         cache = self._forked(behind, len(group), longest)
         first = min(len(choice.token_ids) - choice.counted for choice in group)
         made = [_first(behind.logits[:1], choice) for choice in group]
@@ -212,10 +212,12 @@ def _judged(logits_QV: Tensor, ids: Sequence[int], each: list[float] | None = No
     total, greedy = 0.0, True
     for at in range(0, len(ids), REFERENCE_TOKENS):
         wide_QV = logits_QV[at : at + REFERENCE_TOKENS].float()
-        index_Q1 = torch.tensor(ids[at : at + REFERENCE_TOKENS], device=wide_QV.device)[:, None]
-        each_Q = wide_QV.gather(1, index_Q1)[:, 0] - wide_QV.logsumexp(-1)
-        total += float(each_Q.double().sum())
+        index_Q1 = on_device(ids[at : at + REFERENCE_TOKENS], wide_QV.device)[:, None]
+        each_Q = (wide_QV.gather(1, index_Q1)[:, 0] - wide_QV.logsumexp(-1)).double()
+        likeliest = (wide_QV.argmax(-1) == index_Q1[:, 0]).all()
+        summed, alike, *values = torch.cat([each_Q.sum()[None], likeliest[None], each_Q]).tolist()  # one wait for all
+        total += summed
         if each is not None:
-            each += each_Q.tolist()
-        greedy = greedy and bool((wide_QV.argmax(-1) == index_Q1[:, 0]).all())
+            each += values
+        greedy = greedy and bool(alike)
     return ChoiceScore(total, greedy)

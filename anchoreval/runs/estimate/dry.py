@@ -43,6 +43,7 @@ class DryNetwork:
     whole_prompts: bool = False
     alone: bool = False
     growth: Growth | None = None
+    joint: bool = False
     passes: Counter[Pass] = field(default_factory=Counter)
 
     def logits(self, ids_BQ: Tensor, cache: Cache, at: tuple[Tensor, Tensor], keep: int) -> Tensor:
@@ -112,7 +113,7 @@ class DryArm:
             kept_tokens=kept.tokens,
         )
         counted.made(network.passes, times)
-        batches = list(plan(group, self._limits, self._alone))
+        batches = list(plan(group, self._limits, self._alone, joint=self._limits.pass_tokens is not None))
         counted.made(Counter(itertools.chain.from_iterable(map(_decoding, batches))), groups)
         counted.columns = max(_columns(batches, self._limits)) + answering.forked_columns
         return counted
@@ -131,26 +132,38 @@ def _plain(request: Request) -> Request:
 
 
 def _decoding(batch: Batch) -> Iterator[Pass]:
-    """Return the decoding passes of a batch whose answers take their whole budget; prefill gives the first token."""
-    rows, budget = width(len(batch.requests), batch.solo), batch.requests[0].max_new_tokens
-    longest = max(len(request.token_ids) for request in batch.requests) if batch.solo else batch.base
-    return (Pass(rows, 1, longest + step, 1) for step in range(1, budget))
+    """Yield the decoding passes of a batch whose answers take their whole budget; prefill gives the first token.
+
+    Rows leave when their budget is spent; columns are the mean over rows.
+    """
+    solo = batch.buckets[0].solo
+    ends = [
+        (request.max_new_tokens, len(request.token_ids) if solo else bucket.base)
+        for bucket in batch.buckets
+        for request in bucket.requests
+    ]
+    for step in range(1, max(budget for budget, _ in ends)):
+        going = [end for budget, end in ends if budget > step]
+        yield Pass(width(len(going), solo), 1, -(-sum(going) // len(going)) + step, 1)
 
 
 def _columns(batches: Sequence[Batch], limits: Limits) -> list[int]:
     """Return rows x columns of the cache at each batch.
 
-    A buffer of another size stays beside the new one only if the two batches share a prefix.
+    The last store of a batch stays beside those of the next, where it does not fit, only if the two share a prefix.
     """
-    sizes, rows, columns = [0], 0, 0
+    sizes, held = [0], list[tuple[int, int]]()
     last: Request | None = None
     for batch in batches:
-        wanted = width(len(batch.requests), batch.solo)
-        old = rows * columns
-        fits = columns >= batch.columns if batch.solo else columns == batch.columns
-        if not fits or rows < wanted:
-            kept = last is not None and limits.shared(last.token_ids, batch.requests[0].token_ids) > 0
-            rows, columns = wanted, batch.columns
-            sizes.append(rows * columns + (old if kept else 0))
+        before, held = held, []
+        newest = before[-1:]
+        for bucket in batch.buckets:
+            size = next((size for size in before if bucket.fits(*size)), None)
+            if size is not None:
+                before.remove(size)
+            held.append(size or (bucket.rows, bucket.columns))
+        shared = last is not None and limits.shared(last.token_ids, batch.requests[0].token_ids) > 0
+        kept = newest if shared and before[-1:] == newest else []
+        sizes.append(sum(rows * columns for rows, columns in (*held, *kept)))
         last = batch.requests[-1]
     return sizes
