@@ -100,8 +100,9 @@ def _driver(folder: Path, lengths: Sequence[int], prompts: int) -> Iterator[str]
         costs.append(1e3 * cpu / count)
         rates = f"{count / wall:>10.1f}{costs[-1]:>18.1f}{megabytes:>6.0f}{count / one[1]:>16.1f}"
         yield f"{length:>9,}{count:>9,}{rates}  {'the same' if files[0] == files[1] else 'OTHERS'}"
-    slope = math.log(costs[-1] / costs[0]) / math.log(lengths[-1] / lengths[0]) if len(lengths) > 1 else math.nan
-    yield f"exponent of the driver's CPU a record by the tokens of a prompt: {slope:.2f}"
+    if len(lengths) > 1:
+        slope = math.log(costs[-1] / costs[0]) / math.log(lengths[-1] / lengths[0])
+        yield f"exponent of the driver's CPU a record by the tokens of a prompt: {slope:.2f}"
 
 
 def _by_records(folder: Path, samples: int, length: int) -> Iterator[tuple[str, Cost]]:
