@@ -112,11 +112,19 @@ class Answering:
     @torch.inference_mode()
     def _run(self, batch: Batch) -> list[Output] | None:
         """Return the outputs, or None if memory ran out; the buffers are released then."""
-        began = time.perf_counter()
+        began, rows, parts = time.perf_counter(), list[Row](), list[Part]()
+        self._choosing = Choosing(self._eos, self.late)
+        store: KvStore | None = None
         try:
             self._take_stores(batch)
             with self._unchanged():
-                rows = self._rows(batch)
+                for bucket, store in zip(batch.buckets, self._stores, strict=True):
+                    for i, request in enumerate(bucket.requests):
+                        rows.append(self._prefill(store, i, bucket, request))
+                    parts.append(Part.of(store, bucket, rows[-len(bucket.requests) :], self._network.device))
+                self._choosing.read()
+                Decoding(self._network, parts, batch.joint).run(self._advance)
+                self._choosing.read()
             seconds = (time.perf_counter() - began) / len(rows)
             return [row.output(seconds) for row in rows]
         except (torch.OutOfMemoryError, MemoryError):
@@ -124,25 +132,14 @@ class Answering:
         except RuntimeError as error:
             if not _OUT_OF_MEMORY.search(str(error)):
                 raise
-        self._stores, self._previous = [], None
+        store = self._previous = None
+        self._stores, parts = [], []
         self._kept.clear()
         self._scoring.release()
         self._interrupted()
         if self._network.device.type == "cuda":
             torch.cuda.empty_cache()
         return None
-
-    def _rows(self, batch: Batch) -> list[Row]:
-        """Return the rows of a batch, each prefilled alone and all decoded together."""
-        self._choosing, rows, parts = Choosing(self._eos, self.late), list[Row](), list[Part]()
-        for bucket, store in zip(batch.buckets, self._stores, strict=True):
-            part = [self._prefill(store, i, bucket, request) for i, request in enumerate(bucket.requests)]
-            parts.append(Part.of(store, bucket, part, self._network.device))
-            rows += part
-        self._choosing.read()
-        Decoding(self._network, parts, batch.joint).run(self._advance)
-        self._choosing.read()
-        return rows
 
     def _unchanged(self) -> contextlib.AbstractContextManager[None]:
         """Return a block that restores the model's rotations at its end."""

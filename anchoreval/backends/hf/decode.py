@@ -246,10 +246,22 @@ class Decoding:
 
     def run(self, advance: Callable[[Sequence[Row | None], Tensor], Tensor]) -> None:
         """Add greedy tokens until all rows have ended; `advance` takes rows and logits `BV`, and returns tokens `B`."""
+        growth = self._network.growth
         while any(_going(row) for part in self._parts for row in part.rows):
             self._let_go()
-            token_B = advance(self._rows, self._pass())
-            self._token_B1, self._position_B1 = token_B[:, None], self._position_B1 + 1
+            part = self._parts[0]
+            row, cache = part.rows[0], self._cache
+            assert row is not None and cache is not None
+            for each in self._parts:
+                each.filled += 1
+            if growth is not None and growth.drops_cache(row.ids, cache):
+                self._cache = part.store.row(0, 0, 0)
+                logits_BV = extend(self._network, self._cache, row.ids, range(len(row.ids)), 0)
+            else:
+                mask = part.seen[:, : part.filled] if self._mask is None else self._mask
+                logits_BV = self._network.logits(self._token_B1, cache, (self._position_B1, mask), keep=1)[:, -1]
+            self._token_B1 = advance(self._rows, logits_BV)[:, None]
+            self._position_B1 = self._position_B1 + 1
 
     def _let_go(self) -> None:
         """Let rows that ended go."""
@@ -273,16 +285,3 @@ class Decoding:
         else:
             (part,) = self._parts
             self._cache = part.store.row(0, 0, part.filled, rows=len(part.rows))
-
-    def _pass(self) -> Tensor:
-        """Return the logits `BV` of the next token of every row."""
-        network, part = self._network, self._parts[0]
-        row, cache = part.rows[0], self._cache
-        assert row is not None and cache is not None
-        for each in self._parts:
-            each.filled += 1
-        if network.growth is not None and network.growth.drops_cache(row.ids, cache):
-            self._cache = part.store.row(0, 0, 0)
-            return extend(network, self._cache, row.ids, range(len(row.ids)), 0)
-        mask = part.seen[:, : part.filled] if self._mask is None else self._mask
-        return network.logits(self._token_B1, cache, (self._position_B1, mask), keep=1)[:, -1]
