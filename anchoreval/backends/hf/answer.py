@@ -111,19 +111,17 @@ class Answering:
 
     @torch.inference_mode()
     def _run(self, batch: Batch) -> list[Output] | None:
-        """Return the outputs of rows that are prefilled alone and decoded together.
-
-        Return None if memory ran out; the buffers are released then.
-        """
+        """Return the outputs, or None if memory ran out; the buffers are released then."""
         began, rows, parts = time.perf_counter(), list[Row](), list[Part]()
         self._choosing = Choosing(self._eos, self.late)
+        store: KvStore | None = None
         try:
             self._take_stores(batch)
             with self._unchanged():
                 for bucket, store in zip(batch.buckets, self._stores, strict=True):
-                    part = [self._prefill(store, i, bucket, request) for i, request in enumerate(bucket.requests)]
-                    parts.append(Part.of(store, bucket, part, self._network.device))
-                    rows += part
+                    for i, request in enumerate(bucket.requests):
+                        rows.append(self._prefill(store, i, bucket, request))
+                    parts.append(Part.of(store, bucket, rows[-len(bucket.requests) :], self._network.device))
                 self._choosing.read()
                 Decoding(self._network, parts, batch.joint).run(self._advance)
                 self._choosing.read()
@@ -134,7 +132,8 @@ class Answering:
         except RuntimeError as error:
             if not _OUT_OF_MEMORY.search(str(error)):
                 raise
-        self._stores, self._previous = [], None
+        store = self._previous = None
+        self._stores, parts = [], []
         self._kept.clear()
         self._scoring.release()
         self._interrupted()

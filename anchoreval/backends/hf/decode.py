@@ -246,7 +246,7 @@ class Decoding:
 
     def run(self, advance: Callable[[Sequence[Row | None], Tensor], Tensor]) -> None:
         """Add greedy tokens until all rows have ended; `advance` takes rows and logits `BV`, and returns tokens `B`."""
-        network = self._network
+        growth = self._network.growth
         while any(_going(row) for part in self._parts for row in part.rows):
             self._let_go()
             part = self._parts[0]
@@ -254,12 +254,12 @@ class Decoding:
             assert row is not None and cache is not None
             for each in self._parts:
                 each.filled += 1
-            if network.growth is not None and network.growth.drops_cache(row.ids, cache):
+            if growth is not None and growth.drops_cache(row.ids, cache):
                 self._cache = part.store.row(0, 0, 0)
-                logits_BV = extend(network, self._cache, row.ids, range(len(row.ids)), 0)
+                logits_BV = extend(self._network, self._cache, row.ids, range(len(row.ids)), 0)
             else:
                 mask = part.seen[:, : part.filled] if self._mask is None else self._mask
-                logits_BV = network.logits(self._token_B1, cache, (self._position_B1, mask), keep=1)[:, -1]
+                logits_BV = self._network.logits(self._token_B1, cache, (self._position_B1, mask), keep=1)[:, -1]
             self._token_B1 = advance(self._rows, logits_BV)[:, None]
             self._position_B1 = self._position_B1 + 1
 
