@@ -48,7 +48,7 @@ FLAGS = {
     "models": set(),
     "show": PROMPTS | {"--offline", "--template", "--template-args", "--tokenizer", "sample"},
     "score": {"--tasks", "runs"},
-    "board": {"--average-checkpoints", "--definition", "--output", "--tasks", "runs"},
+    "board": {"--average-checkpoints", "--definition", "--fresh", "--output", "--tasks", "runs"},
     "probe": LOADING | {
         "--anchor", "--curve-length", "--data-dir", "--haystack", "--lengths", "--levels", "--max-length", "--model",
         "--no-copy", "--output", "--queries", "--random-init", "--seed", "--shift", "--text", "--texts",
