@@ -121,7 +121,7 @@ def served(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Published]
     address = f"http://127.0.0.1:{server.server_port}/tasks_1-20_v1-2.zip"
     made = Published(BABI.file, blob, (address,), revision="abcdef0123")
     monkeypatch.setitem(suites(), "babilong", replace(suites()["babilong"], files=(made,)))
-    for module in ("stories", "files"):
+    for module in ("stories", "published"):
         monkeypatch.setattr(f"anchoreval.suites.babilong.{module}.BABI", made)
     yield made
     server.shutdown()
