@@ -5,6 +5,7 @@ Shapes: B rows, Q new tokens, C (L) columns of the cache, H heads, D head size, 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, Protocol, Self
 
@@ -71,13 +72,13 @@ class InSdpa(Tensor):
         plain = [arg.booleans() if isinstance(arg, InSdpa) else arg for arg in (*args, *named.values())]
         return func(*plain[: len(args)], **dict(zip(named, plain[len(args) :], strict=True)))
 
+    @abstractmethod
     def attend(self, query: Tensor, key: Tensor, value: Tensor, **rest: Any) -> Tensor:
         """Return the attention output [B, H, Q, D]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def booleans(self) -> Tensor:
         """Return the mask as a tensor, for all else that reads it."""
-        raise NotImplementedError
 
 
 class LowerRight(InSdpa):
