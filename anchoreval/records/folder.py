@@ -39,7 +39,7 @@ class RunFolder:
     """
 
     def __init__(self, path: Path, header: Mapping[str, Json], same_environment: bool = False) -> None:
-        self.path, self._header = path, Header(header)
+        self.path, self._header = path, dict(header)
         self.done: dict[str, Record] = {}
         self.old: Header | None = None
         self._here: list[Json] = header.get("environments") or []
@@ -87,7 +87,7 @@ class RunFolder:
             if fingerprint(old.get("identity", {})) != fingerprint(self._header.get("identity", {})):
                 raise RunError(f"{header}: made with other settings; use another --output")
             require_seal(self.path, old)
-            self._header = Header(self._header | old)
+            self._header |= old
             self._require_known(self._here)
         for path in (records, self.path / LOGPROBS):
             if there(path):
@@ -142,7 +142,7 @@ class RunFolder:
             if not self._here:
                 return None
             environment = self._here[0]
-        known = self._header.environments
+        known: list[Mapping[str, Json]] = self._header.get("environments") or []
         if environment not in known:
             self._require_known([environment])
             known = [*known, dict(environment)]
@@ -150,7 +150,7 @@ class RunFolder:
         return known.index(environment)
 
     def _require_known(self, environments: Sequence[Mapping[str, Json]]) -> None:
-        known = self._header.environments
+        known = self._header.get("environments") or []
         if self._same_environment and known and (other := [each for each in environments if each != known[0]]):
             raise RunError(f"{self.path}: --same-environment: where it was begun, {_apart(known[0], other[0])}")
 

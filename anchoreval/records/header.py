@@ -1,7 +1,7 @@
-"""`Header`: the content of header.json with typed properties, and sentences about it for readers of scores.
+"""`Header`: the content of header.json with typed attributes, and sentences about it for readers of scores.
 
-Headers of every format are accepted; a property that a header lacks is empty. The parts that prompts follow from are in
-parts.py.
+Headers of every format are accepted; an attribute that a header lacks is empty. The parts that prompts follow from are
+in parts.py.
 """
 
 from __future__ import annotations
@@ -39,26 +39,81 @@ def fingerprint(identity: Mapping[str, Json]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
-class Part:
-    """A header's attribute that returns the object under the key of the same name; empty if the header has none."""
-
-    def __set_name__(self, owner: type[Header], name: str) -> None:
-        self._key = name
-
-    def __get__(self, header: Header, owner: type[Header]) -> Mapping[str, Json]:
-        value = header.get(self._key)
-        return value if isinstance(value, Mapping) else {}
-
-
 class Header(dict[str, Json]):
-    """The dict of header.json as it is on disk, so that the seal covers it, with properties for its values."""
+    """The dict of header.json as it is on disk, so that the seal covers it, with its values as attributes.
 
-    identity = Part()  # everything that changes a record; its fingerprint is the name of the run
-    model = Part()  # name, path, hash and size
-    backend = Part()  # the backend's description of itself
-    sources = Part()  # where the texts of the prompts come from
-    scorers = Part()  # task -> scorer
-    tokenizer = Part()  # hash of the tokenizer, and the anchor token
+    The attributes are read once, from the content that the header is made of: to change a value, make another header.
+    """
+
+    def __init__(self, content: Mapping[str, Json] | Iterable[tuple[str, Json]] = ()) -> None:
+        super().__init__(content)
+        identity: Mapping[str, Json] = self.get("identity") or {}
+        self.identity = identity  # everything that changes a record; its fingerprint is the name of the run
+        self.model: Mapping[str, Json] = self.get("model") or {}  # name, path, hash and size
+        self.backend: Mapping[str, Json] = self.get("backend") or {}  # the backend's description of itself
+        self.sources: Mapping[str, Json] = self.get("sources") or {}  # where the texts of the prompts come from
+        self.scorers: Mapping[str, Json] = self.get("scorers") or {}  # task -> scorer
+        self.tokenizer: Mapping[str, Json] = self.get("tokenizer") or {}  # its hash, and the anchor token
+        self.run, self.created = str(self.get("run") or ""), str(self.get("created") or "")
+        limit = self.get("limit")  # the largest number of samples of a cell that was asked for; None for all
+        self.limit: int | None = limit if isinstance(limit, int) else None
+
+        self.tasks = [str(task) for task in self.get("tasks") or []]
+        #: Address of a task -> its card in the identity.
+        self.cards: dict[str, Mapping[str, Json]] = {
+            f"{card['suite']}/{card['name']}": card for card in identity.get("tasks") or []
+        }
+        #: Address of a task of a suite from outside the package -> the SHA-256 of its card and module.
+        self.outside: dict[str, Mapping[str, Json]] = {
+            address: card["outside"] for address, card in self.cards.items() if card.get("outside")
+        }
+        hashes = {task.partition("/")[0]: row.get("module") or row["card"] for task, row in self.outside.items()}
+        #: Those suites as words, each with the begin of the hash of its module, or card.
+        self.outside_words = ", ".join(f"{suite} {digest[:8]}" for suite, digest in sorted(hashes.items()))
+
+        #: A row for every arm: name and, if the header has them, the arm as asked and as applied.
+        self.arm_rows: list[Mapping[str, Json]] = [
+            row if isinstance(row, Mapping) else {"name": str(row)} for row in self.get("arms") or []
+        ]
+        self.arms = [str(row["name"]) for row in self.arm_rows]
+        trained = self.model.get("trained")  # how the model was trained, if a training card lies beside its weights
+        self.trained = Trained.of(trained if isinstance(trained, Mapping) else {})
+        #: The environments (machine and versions) that computed the run, in order.
+        self.environments: list[Mapping[str, Json]] = list(self.get("environments") or [])
+
+        self.lengths = [int(length) for length in self.get("lengths") or []]
+        rows, left = self.get("asked") or [], self.get("unmakeable") or []
+        #: (task, length) -> the number of samples that were asked for, and why no such sample can be made.
+        self.asked: dict[Place, int] = {(str(row["task"]), int(row["length"])): int(row["samples"]) for row in rows}
+        self.unmakeable: dict[Place, str] = {(str(row["task"]), int(row["length"])): str(row["why"]) for row in left}
+        until = self.get("until") or {}
+        stopped = until.get("cells") or []  # with a stopping rule, cells are known when all verdicts are in
+        #: Arm -> (task, length) -> a phrase for the verdict that stopped the cell.
+        self.stopped: dict[str, dict[Place, str]] = {}
+        for cell in stopped:
+            for arm, verdict in cell["arms"].items():
+                after = f"{verdict['sources']} sources" if verdict.get("sources") else verdict["pairs"]
+                phrase = f"{verdict['verdict']} ({until['rule']} after {after})"
+                self.stopped.setdefault(arm, {})[cell["task"], cell["length"]] = phrase
+        #: The number of samples that each arm of the finished run has; None if the header does not tell.
+        self.samples: int | None = sum(self.asked.values()) if rows else None
+        if until:
+            self.samples = sum(int(cell["used"]) for cell in stopped) or None
+
+        #: The form in which the prompts reached the model, one of FORMS. A server with a chat interface applies its own
+        #: template, whatever the template of the run.
+        self.form = str(self.get("form") or self.get("template") or "")
+        if (self.backend.get("server") or {}).get("api") == "chat" and "form" not in self:
+            self.form = "server"
+        named = f"{self.form} template" if self.form else ""
+        self.form_words = FORMS.get(self.form, named)
+        #: The form with the template's arguments: `chat template, enable_thinking=False`.
+        self.prompts = ", ".join([
+            *filter(None, ["server's chat template" if self.form == "server" else named]),
+            *(f"{key}={value}" for key, value in sorted((identity.get("template_args") or {}).items())),
+        ])  # fmt: skip
+        #: A notice if raw text was sent to a model that has a chat template; empty for every other run.
+        self.raw_words = RAW_TEXT if self.get(UNUSED_TEMPLATE) is True else ""
 
     def at(self, *keys: str) -> Json:
         """Return the value under these nested keys; None if there is none."""
@@ -71,47 +126,6 @@ class Header(dict[str, Json]):
         """Return the object under these nested keys; an empty one if there is none."""
         value = self.at(*keys)
         return value if isinstance(value, Mapping) else {}
-
-    @property
-    def run(self) -> str:
-        """The name of the run, which follows from its identity."""
-        return str(self.get("run") or "")
-
-    @property
-    def tasks(self) -> list[str]:
-        """The tasks in their order."""
-        return [str(task) for task in self.get("tasks") or []]
-
-    @property
-    def cards(self) -> dict[str, Mapping[str, Json]]:
-        """Address of a task -> its card in the identity."""
-        return {f"{card['suite']}/{card['name']}": card for card in self.identity.get("tasks") or []}
-
-    @property
-    def outside(self) -> dict[str, Mapping[str, Json]]:
-        """Address of a task of a suite from outside the package -> the SHA-256 of its card and module."""
-        return {address: card["outside"] for address, card in self.cards.items() if card.get("outside")}
-
-    @property
-    def outside_words(self) -> str:
-        """The suites from outside the package as words, each with the begin of the hash of its module, or card."""
-        hashes = {task.partition("/")[0]: row.get("module") or row["card"] for task, row in self.outside.items()}
-        return ", ".join(f"{suite} {digest[:8]}" for suite, digest in sorted(hashes.items()))
-
-    @property
-    def lengths(self) -> list[int]:
-        """The lengths that were asked for."""
-        return [int(length) for length in self.get("lengths") or []]
-
-    @property
-    def arm_rows(self) -> list[Mapping[str, Json]]:
-        """A row for every arm: name and, if the header has them, the arm as asked and as applied."""
-        return [row if isinstance(row, Mapping) else {"name": str(row)} for row in self.get("arms") or []]
-
-    @property
-    def arms(self) -> list[str]:
-        """The names of the arms in their order."""
-        return [str(row["name"]) for row in self.arm_rows]
 
     def subject(self, arm: str, run: str = "") -> Subject:
         """Return an arm of the run as a subject of comparison; `run` is the name to print for the run."""
@@ -131,88 +145,10 @@ class Header(dict[str, Json]):
         )
 
     @property
-    def trained(self) -> Trained | None:
-        """How the model was trained, if a training card lies beside its weights."""
-        return Trained.of(self.part("model", "trained"))
-
-    @property
-    def asked(self) -> dict[Place, int]:
-        """(task, length) -> the number of samples that were asked for."""
-        return {(str(row["task"]), int(row["length"])): int(row["samples"]) for row in self.get("asked") or []}
-
-    @property
-    def unmakeable(self) -> dict[Place, str]:
-        """(task, length) -> why no such sample can be made."""
-        return {(str(row["task"]), int(row["length"])): str(row["why"]) for row in self.get("unmakeable") or []}
-
-    @property
-    def environments(self) -> list[Mapping[str, Json]]:
-        """The environments (machine and versions) that computed the run, in order."""
-        listed = self.get("environments")
-        return [row for row in listed if isinstance(row, Mapping)] if isinstance(listed, list) else []
-
-    @property
-    def stopped(self) -> dict[str, dict[Place, str]]:
-        """Arm -> (task, length) -> a phrase for the verdict that stopped the cell."""
-        verdicts: dict[str, dict[Place, str]] = {}
-        for cell in self.at("until", "cells") or []:
-            for arm, verdict in cell["arms"].items():
-                after = f"{verdict['sources']} sources" if verdict.get("sources") else verdict["pairs"]
-                phrase = f"{verdict['verdict']} ({self['until']['rule']} after {after})"
-                verdicts.setdefault(arm, {})[cell["task"], cell["length"]] = phrase
-        return verdicts
-
-    @property
-    def created(self) -> str:
-        """When the run began."""
-        return str(self.get("created") or "")
-
-    @property
-    def limit(self) -> int | None:
-        """The largest number of samples of a cell that was asked for; None for all."""
-        limit = self.get("limit")
-        return limit if isinstance(limit, int) else None
-
-    @property
-    def samples(self) -> int | None:
-        """The number of samples that each arm of the finished run has; None if the header does not tell."""
-        if self.get("until"):  # with a stopping rule, the number is known when all verdicts are in
-            return sum(int(cell["used"]) for cell in self.at("until", "cells") or []) or None
-        return sum(self.asked.values()) if self.get("asked") else None
-
-    @property
-    def form(self) -> str:
-        """The form in which the prompts reached the model, one of FORMS.
-
-        A server with a chat interface applies its own template, whatever the template of the run.
-        """
-        if self.at("backend", "server", "api") == "chat" and "form" not in self:
-            return "server"
-        return str(self.get("form") or self.get("template") or "")
-
-    @property
-    def form_words(self) -> str:
-        """The form as a phrase to print."""
-        return FORMS.get(self.form, f"{self.form} template" if self.form else "")
-
-    @property
-    def prompts(self) -> str:
-        """The form of the prompts with the template's arguments: `chat template, enable_thinking=False`."""
-        form = {"server": "server's chat template"}.get(self.form, f"{self.form} template" if self.form else "")
-        given = (f"{key}={value}" for key, value in sorted(self.part("identity", "template_args").items()))
-        return ", ".join(filter(None, [form, *given]))
-
-    @property
-    def raw_words(self) -> str:
-        """A notice if raw text was sent to a model that has a chat template; empty for every other run."""
-        return RAW_TEXT if self.get(UNUSED_TEMPLATE) is True else ""
-
-    @property
     def anchor_words(self) -> str:
         """The anchor token and who puts it in front of a prompt, as a phrase."""
-        tokenizer = self.tokenizer
-        token, source = tokenizer.get("anchor_token"), tokenizer.get("anchor_from")
-        if source == "none" or (token is None and "anchor_token" in tokenizer):
+        token, source = self.tokenizer.get("anchor_token"), self.tokenizer.get("anchor_from")
+        if source == "none" or (token is None and "anchor_token" in self.tokenizer):
             return "none"
         if token is None:
             return ""

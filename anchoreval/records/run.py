@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,16 +25,30 @@ from anchoreval.stats import Place, Scores, Subject, by_arm, per_token
 
 @dataclass(frozen=True)
 class Run:
-    """A run read from disk; `changed` tells which parts of a finished run changed since it finished, or is empty."""
+    """A run read from disk; `changed` tells which parts of a finished run changed since it finished, or is empty.
+
+    `name` and `model` are those of the header; without them, the name of the folder and that of the run. `tasks` and
+    `arms` are the header's, then any others of the records; `lengths` are the header's.
+    """
 
     path: Path
     header: Header
     records: tuple[Record, ...]
     changed: str = ""
+    name: str = field(init=False, repr=False, compare=False)
+    model: str = field(init=False, repr=False, compare=False)
+    tasks: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    arms: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    lengths: list[int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Make a header that is given as plain JSON a `Header`."""
-        object.__setattr__(self, "header", Header(self.header))
+        """Fill in the names, and make a header that is given as plain JSON a `Header`."""
+        header = self.header if isinstance(self.header, Header) else Header(self.header)
+        name = header.run or self.path.name
+        tasks = tuple(dict.fromkeys((*header.tasks, *sorted({record.task for record in self.records}))))
+        arms = tuple(dict.fromkeys((*header.arms, *sorted({record.arm for record in self.records}))))
+        model = str(header.model.get("name") or name)
+        vars(self).update(header=header, name=name, model=model, tasks=tasks, arms=arms, lengths=header.lengths)
 
     @cached_property
     def parts(self) -> HeaderParts:
@@ -49,31 +63,6 @@ class Run:
             known = " and ".join(map(str, READ))
             raise RunError(f"{self.path / HEADER}: schema {parts.identity.version_}, this version reads {known}")
         return parts
-
-    @property
-    def name(self) -> str:
-        """The run's name in its header, else the name of its folder."""
-        return self.header.run or self.path.name
-
-    @property
-    def model(self) -> str:
-        """The name of the model, else that of the run."""
-        return str(self.header.model.get("name") or self.name)
-
-    @cached_property
-    def tasks(self) -> tuple[str, ...]:
-        """The header's tasks, then any other tasks of the records."""
-        return _ordered(self.header.tasks, (record.task for record in self.records))
-
-    @property
-    def lengths(self) -> list[int]:
-        """The header's lengths."""
-        return self.header.lengths
-
-    @cached_property
-    def arms(self) -> tuple[str, ...]:
-        """The header's arms, then any other arms of the records."""
-        return _ordered(self.header.arms, (record.arm for record in self.records))
 
     def subjects(self, run: str = "") -> dict[Subject, dict[Place, Scores]]:
         """Return the subjects of comparison, each with its scores by task and length, in the header's order.
@@ -112,24 +101,16 @@ class Run:
             import pandas
         except ImportError as error:
             raise MissingExtra("to_pandas needs pandas: pip install 'anchoreval[export]'") from error
-        rows = [_row(record) for record in self.records]
+        rows = []
+        for record in self.records:
+            fields = {name: getattr(record, name) for name in _FIELDS} | {PER_TOKEN: per_token(record)}
+            simple = {name: value for name, value in record.facts.items() if isinstance(value, str | int | float)}
+            rows.append(fields | {f"facts.{name}": value for name, value in simple.items()})
         return pandas.DataFrame(rows, columns=None if rows else [*_FIELDS, PER_TOKEN])
 
 
-_FIELDS = [field.name for field in dataclasses.fields(Record) if field.name != "facts"]
+_FIELDS = [each.name for each in dataclasses.fields(Record) if each.name != "facts"]
 PER_TOKEN = "logprob_per_token"
-
-
-def _row(record: Record) -> dict[str, Json]:
-    fields = {name: getattr(record, name) for name in _FIELDS} | {PER_TOKEN: per_token(record)}
-    simple = {name: value for name, value in record.facts.items() if isinstance(value, str | int | float)}
-    return fields | {f"facts.{name}": value for name, value in simple.items()}
-
-
-def _ordered(first: Iterable[str], then: Iterable[str]) -> tuple[str, ...]:
-    """Return `first`, then the other items of `then` in sorted order, each once."""
-    known = dict.fromkeys(first)
-    return (*known, *sorted(set(then) - set(known)))
 
 
 def load_run(path: Path) -> Run:

@@ -26,7 +26,7 @@ def test_headers_of_both_formats_say_tasks_arms_and_cells(name: str) -> None:
 
 
 def test_a_header_that_says_nothing_is_empty() -> None:
-    names = [name for name, part in vars(Header).items() if isinstance(part, property)]
+    names = [*vars(Header()), *(name for name, part in vars(Header).items() if isinstance(part, property))]
     assert len(names) > 10 and not any(getattr(Header(), name) for name in names)
     assert not Header().incomparable() and not Header().incomparable_words() and Header({"a": 1}).at("a", "b") is None
     with pytest.raises(RunError, match=r"run/header\.json: run: field required"):
