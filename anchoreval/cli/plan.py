@@ -65,7 +65,7 @@ def _planned(options: argparse.Namespace, model: str, watch: Watch) -> RunPlan:
     if machine is None and shape is not None and known.kernels_of_torch:
         with work(watch, 0, f"measuring this machine with {prompts.model.name}"):
             machine = this_machine(prompts.model.checkpoint, given["dtype"], shape, limits.chunk_tokens)
-    with work(watch, len(cells.cells)) as progress:
+    with work(watch, len(cells)) as progress:
         return plan_run(prompts, cells, shape, machine, limits, asked.output, options.exact, progress)
 
 

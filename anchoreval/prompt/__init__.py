@@ -197,8 +197,15 @@ def to_request(
         number = anchor_token(tokenizer)[1]
         skipped = 1 if ids[:1] == [number] else 0
         token_ids, segment_ids = [number, *ids[skipped:]], [-1, *segment_ids[skipped:]]
-    reference_answer = "" if choices or sample.then else reference_text(sample.references, form)
-    reference = _continuation(text, reference_answer, ids, tokenizer)
+    answer, reference = "" if choices or sample.then else reference_text(sample.references, form), list[int]()
+    if answer:
+        # The answer is tokenised together with the prompt if that keeps the prompt's tokens. Only the prompt's last
+        # line is tokenised again: no pre-tokenizer joins text across it and the answer differently.
+        glue = "" if text[-1:].isspace() else " "
+        tail = text[text.rfind("\n") + 1 :]
+        alone, together = tokenizer.encode(tail), tokenizer.encode(tail + glue + answer)
+        kept = together[: len(alone)] == alone
+        reference = together[len(alone) :] if kept else tokenizer.encode(glue + answer)
     request = Request(
         sample_id=sample.id,
         token_ids=tuple(token_ids),
@@ -249,21 +256,6 @@ def _split(
     same = next((i for i in range(least) if len({whole[i] for whole, _ in pairs}) > 1), least)
     ids = pairs[0][0][:same]
     return ids, tuple(Continuation(tuple(whole[same:]), max(len(whole) - start, 0)) for whole, start in pairs)
-
-
-def _continuation(prompt: str, answer: str, ids: list[int], tokenizer: TextTokenizer) -> list[int]:
-    """Return the answer's token ids after the prompt, tokenised together with it if that keeps the prompt's tokens.
-
-    Only the prompt's last line is tokenised again: no pre-tokenizer joins text across it and the answer differently.
-    """
-    if not answer:
-        return []
-    glue = "" if prompt[-1:].isspace() else " "
-    tail = prompt[prompt.rfind("\n") + 1 :]
-    alone, together = tokenizer.encode(tail), tokenizer.encode(tail + glue + answer)
-    if together[: len(alone)] == alone:
-        return together[len(alone) :]
-    return tokenizer.encode(glue + answer)
 
 
 def cut_documents(request: Request, tokens: int) -> Request:

@@ -26,7 +26,6 @@ from anchoreval.files.strict_json import (
     OBJECT,
     TEXT,
     Shape,
-    Wrong,
     brief,
     either,
     list_of,
@@ -45,7 +44,6 @@ from anchoreval.schema import (
     SCORED,
     ChoiceScore,
     Finish,
-    Json,
     Output,
     Record,
     Request,
@@ -82,19 +80,6 @@ _ORDER = tuple(part.name for part in dataclasses.fields(Record))
 _KNOWN_FACTS = object_of({"facts": object_of({}, _FACTS)})
 
 
-@dataclass(frozen=True, slots=True)
-class Shared:
-    """What the records of a prompt have in common under all arms; a prompt may be long, so it is computed once."""
-
-    prompt_sha256: str
-    document_tokens: Mapping[str, Json]
-
-    @classmethod
-    def of(cls, sample: Sample, request: Request) -> Shared:
-        """Return what the records of a sample share."""
-        return cls(sample.prompt_sha256, document_tokens(request))
-
-
 def keys_of(request: Request, arms: Iterable[Arm], engine: str) -> list[str]:
     """Return for each arm the SHA-256 over prompt tokens, reference, decoding, arm and engine.
 
@@ -102,7 +87,10 @@ def keys_of(request: Request, arms: Iterable[Arm], engine: str) -> list[str]:
     """
     tokens = hashlib.sha256()
     for ids in (request.token_ids, request.reference_ids):
-        tokens.update(_int32([len(ids)]) + _int32(ids))
+        packed = array("i", [len(ids), *ids])  # hashed as little-endian integers of 32 bits
+        if sys.byteorder == "big":
+            packed.byteswap()
+        tokens.update(packed.tobytes())
     decoding = {"max_new_tokens": request.max_new_tokens, "stop": request.stop, "greedy": True}
     if request.choices:
         decoding |= {"choices": [(choice.token_ids, choice.counted) for choice in request.choices]}
@@ -119,24 +107,20 @@ def keys_of(request: Request, arms: Iterable[Arm], engine: str) -> list[str]:
     return keys
 
 
-def _int32(values: Iterable[int]) -> bytes:
-    """Return whole numbers as little-endian integers of 32 bits."""
-    packed = array("i", values)
-    if sys.byteorder == "big":
-        packed.byteswap()
-    return packed.tobytes()
-
-
 def to_record(
     key: str, sample: Sample, request: Request, arm: Arm, output: Output, score: Score, environment: int | None = None,
-    shared: Shared | None = None,
+    other: Record | None = None,
 ) -> Record:  # fmt: skip
-    """Return the record of one answered request; `shared` is computed if it is not given."""
-    shared = shared or Shared.of(sample, request)
+    """Return the record of one answered request.
+
+    `other` is a record of the same prompt under another arm: what the two share is then not computed again, as a prompt
+    may be long.
+    """
     reference, text = output.reference_logprob, output.text
     if output.choices:
         reference = output.choices[request.gold].logprob if request.gold is not None else None
         text = sample.choices[likeliest(output.choices)].text
+    documents = other.facts["document_tokens"] if other else document_tokens(request)
     return Record(
         key=key,
         sample_id=sample.id,
@@ -144,10 +128,10 @@ def to_record(
         length=sample.length,
         index=sample.index,
         arm=arm.name,
-        prompt_sha256=shared.prompt_sha256,
+        prompt_sha256=other.prompt_sha256 if other else sample.prompt_sha256,
         prompt_tokens=len(request.token_ids),
         references=sample.references,
-        facts={**sample.facts, "document_tokens": shared.document_tokens, **output.facts},
+        facts={**sample.facts, "document_tokens": documents, **output.facts},
         output=text,
         output_tokens=len(output.token_ids),
         finish=output.finish,
@@ -197,24 +181,20 @@ def checked(line: bytes) -> dict[str, Any]:
         raise ValueError("not a record")
     if foreign := values.keys() - _KNOWN:
         raise ValueError(f"not a record: it has a field {brief(min(foreign))}")
-    if (wrong := _RECORD(values)) is not None:
-        raise ValueError(_said(wrong, values))
-    if _FACTS.keys() & values["facts"].keys() and (wrong := _KNOWN_FACTS(values)) is not None:
-        raise ValueError(_said(wrong, values))
+    wrong = _RECORD(values)
+    if wrong is None and _FACTS.keys() & values["facts"].keys():
+        wrong = _KNOWN_FACTS(values)
+    if wrong is not None:
+        name, *inside = wrong.place
+        if name not in values:
+            raise ValueError(f"not a record: {name} is not there")
+        at = f" at {' > '.join(inside)!a}" if inside else ""
+        raise ValueError(f"not a record: {name} is {brief(values[name])}, expected {wrong.expected}{at}")
     if b"\\u" in line:
         for name in _NAMES:
             if not whole_characters(values[name]):
                 raise ValueError(f"not a record: {name} is {brief(values[name])}, expected whole characters")
     return values
-
-
-def _said(wrong: Wrong, values: Mapping[str, Any]) -> str:
-    """Return what is wrong with a record, with name and value of the field."""
-    name, *inside = wrong.place
-    if name not in values:
-        return f"not a record: {name} is not there"
-    at = f" at {' > '.join(inside)!a}" if inside else ""
-    return f"not a record: {name} is {brief(values[name])}, expected {wrong.expected}{at}"
 
 
 def unanswered(values: Mapping[str, Any]) -> bool:
@@ -223,6 +203,7 @@ def unanswered(values: Mapping[str, Any]) -> bool:
     return outcome not in SCORED
 
 
+@dataclass
 class Lines:
     """Iterator over the lines of a records file with their numbers from 1; a torn last line is skipped unless `torn`.
 
@@ -230,9 +211,10 @@ class Lines:
     the path is no file in its folder, or a line is too long.
     """
 
-    def __init__(self, path: Path, torn: bool = False) -> None:
-        self.path, self.count = path, 0
-        self._torn, self.sha256 = torn, hashlib.sha256().hexdigest()
+    path: Path
+    torn: bool = False
+    count: int = 0
+    sha256: str = hashlib.sha256().hexdigest()
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
         digest = hashlib.sha256()
@@ -243,7 +225,7 @@ class Lines:
                     self.count += 1
                     if len(line) > MOST_BYTES:
                         raise RunError(f"{self.path}:{self.count}: longer than {MOST_BYTES >> 20} MiB: not a record")
-                    if self._torn or line.endswith(b"\n"):
+                    if self.torn or line.endswith(b"\n"):
                         yield self.count, line
         except OSError as error:
             raise RunError(f"{self.path}: cannot be read ({error.strerror or error})") from error

@@ -10,7 +10,7 @@ import datetime
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -112,7 +112,11 @@ def header_of(prompts: Prompts, cells: Cells, engine: Described, unused_template
     read = {"read_by_transformers": tokenizer.reading.words} if tokenizer.reading else {}
     read |= {"path": model.reader} if model.reader else {}
     first = first_token(tokenizer, spec.template, spec.template_args, spec.anchor)
-    facts = {
+    applied: dict[Arm, dict[str, Json]] = {}
+    for arm in itertools.chain(*waves(str(described["engine"]), spec.arms)):  # each wave starts the engine again
+        with engine.under(arm) as facts:
+            applied[arm] = {"name": arm.name, "asked": arm.asked(), "applied": dict(facts)}
+    header = {
         "schema": SCHEMA,
         "version": metadata.version("anchoreval"),
         "run": fingerprint(identity),
@@ -122,7 +126,7 @@ def header_of(prompts: Prompts, cells: Cells, engine: Described, unused_template
         "backend": {name: value for name, value in described.items() if name != "environment"},
         "environments": [environment_of(described)],
         "tokenizer": {"sha256": tokenizer.sha256} | first | read,
-        "arms": _applied(spec.arms, engine, str(described["engine"])),
+        "arms": [applied[arm] for arm in spec.arms],
         "tasks": [task.address for task in spec.tasks],
         "scorers": {task.address: task.scorer for task in spec.tasks},
         "scorer_packages": {name: text for cell in cells for name, text in scorer_of(cell.task).packages().items()},
@@ -138,16 +142,7 @@ def header_of(prompts: Prompts, cells: Cells, engine: Described, unused_template
         **({UNUSED_TEMPLATE: True} if unused_template else {}),
         **({"until": rule_of(spec.until)} if spec.until else {}),
     }
-    return Header(json.loads(json.dumps(facts)))  # as it is read again
-
-
-def _applied(arms: Sequence[Arm], engine: Described, name: str) -> list[dict[str, Json]]:
-    """Return each arm as asked and as applied. Arms are tried wave by wave, as the engine has to be started again."""
-    applied = {}
-    for arm in itertools.chain(*waves(name, arms)):
-        with engine.under(arm) as facts:
-            applied[arm] = {"name": arm.name, "asked": arm.asked(), "applied": dict(facts)}
-    return [applied[arm] for arm in arms]
+    return Header(json.loads(json.dumps(header)))  # as it is read again
 
 
 def now() -> str:

@@ -1,5 +1,8 @@
 """`Spec`: what a user asks of a run. `Prompts`: its samples and requests, made from a `Spec` and a `Model`.
 
+`LengthRule` says which tokens a length counts, `lengths_of` at which lengths a task is run, `room_of` how many tokens a
+model has room for.
+
 A cell is one task at one length. `Prompts.cells` plans the cells; `samples`, `request` and `second` make what is sent.
 """
 
@@ -23,6 +26,7 @@ from anchoreval.prompt import (
     Form,
     Template,
     cut_documents,
+    positions,
     require_no_anchor,
     template_text,
     to_request,
@@ -30,27 +34,94 @@ from anchoreval.prompt import (
     wrap_of,
 )  # fmt: skip
 from anchoreval.records.header import SCHEMA
-from anchoreval.records.parts import RuleName
+from anchoreval.records.parts import RuleName, TaskSaid
 from anchoreval.runs.dealing import names_source, shuffled
-from anchoreval.runs.lengths import (
-    ANCHOR_TOKENS,
-    PUBLISHED_RULE,
-    LengthRule,
-    lengths_of,
-    require_lengths,
-    room_of,
-    template_tokens,
-)
-from anchoreval.schema import GENERATED, Json, Output, Request, Sample, Wrap, lost_output, uses_generated
+from anchoreval.schema import GENERATED, NATURAL, Json, Output, Request, Sample, Wrap, lost_output, uses_generated
 from anchoreval.stats.sequential import Until, parse_until
 from anchoreval.suites import MADE_OF_WORDS, generator_of, scorer_of, select_tasks
 from anchoreval.suites.recipe import Recipe
 from anchoreval.texts.sources import HaystackKind, Sources
 from anchoreval.texts.wordlists import WordLists
+from anchoreval.tokenizer import TextTokenizer
 
 Pair = tuple[Sample, Request]  # the same prompt as text and as token ids
 #: A sample and the answer to its prompt -> its second prompt. Raises OverlongPrompt if that is too long.
 Second = Callable[[Sample, str], Pair]
+
+
+ANCHOR_TOKENS = 1
+
+
+@dataclass(frozen=True, slots=True)
+class LengthRule:
+    """Which tokens a length counts: everything that the model is fed, plus the answer budget.
+
+    That is the prompt's own text and, outside of it, the `anchor` token in front and the `template` that a server puts
+    around a turn (counted with the given tokenizer). Recipes, answer budgets, windows, and prompts that are made again
+    from a header all use this rule, and nothing else defines it.
+    """
+
+    anchor: int = ANCHOR_TOKENS
+    template: int = 0
+
+    def settled(self, sample: Sample, task: Task, tokenizer: TextTokenizer, room: int | None) -> Sample:
+        """Return the sample with its facts on the length, and a smaller answer budget if only the anchor is too much.
+
+        That happens to published prompts: RULER's may exceed their length, prompts that are cut may exceed the model's
+        `room`. The fact `budget_less` is the number of tokens that the budget lost.
+        """
+        if self.template:
+            sample = replace(sample, facts={**sample.facts, "template_tokens": self.template})
+        if task.length_of == "sample":
+            over = int(sample.facts.get("tokens", 0)) + self.anchor + self.template - sample.length
+        elif task.length_of == "natural" or room is None or not self.anchor:
+            return sample
+        else:
+            over = len(tokenizer.encode(sample.prompt)) + self.anchor + self.template + sample.max_new_tokens - room
+        if not 0 < over <= self.anchor or over >= sample.max_new_tokens:
+            return sample
+        facts: dict[str, Json] = {**sample.facts, "budget_less": over}
+        if "tokens" in facts:
+            facts["tokens"] -= over
+        return replace(sample, max_new_tokens=sample.max_new_tokens - over, facts=facts)
+
+
+#: The rule of runs whose header names none: a length counts only the prompt and the answer budget.
+PUBLISHED_RULE = LengthRule(anchor=0)
+
+
+def template_tokens(tokenizer: TextTokenizer, anchor: Anchor = "auto", args: Mapping[str, Json] = NO_ARGS) -> int:
+    """Return the number of tokens that the tokenizer's chat template puts around a user's turn.
+
+    If no anchor is counted, the BOS in front is included, because a server puts it there anyway. Without a chat
+    template, that BOS is all that is known.
+    """
+    if not tokenizer.chat_template:
+        return 0 if anchor == "auto" else len(tokenizer.front)
+    wrap = wrap_of(tokenizer, "chat", args, anchor)
+    return len(tokenizer.encode(wrap.opening)) + len(tokenizer.encode(wrap.closing))
+
+
+def lengths_of(task: Task | TaskSaid, asked: Sequence[int] | None, window: int | None) -> tuple[int, ...]:
+    """Return the lengths that a task is run at: those asked for, else its card's.
+
+    For a task that cuts prompts, the default is the card's longest length that the model's `window` holds. A task that
+    neither fills nor cuts prompts has NATURAL as its only length.
+    """
+    if task.length_of == "natural":
+        return (NATURAL,)
+    if asked or task.length_of == "sample":
+        return tuple(asked or task.lengths)
+    return (max((length for length in task.lengths if window is None or length <= window), default=min(task.lengths)),)
+
+
+def room_of(task: Task, window: int | None) -> int | None:
+    """Return the number of positions that a prompt and its answer may take; None for no limit.
+
+    A window that equals one of the card's cut lengths is upstream's max_length: prompts are cut at it, and answers come
+    on top of it.
+    """
+    return None if task.length_of == "prompt" and window in task.lengths else window
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,16 +240,12 @@ class Cell:
         return self.task.address, self.length
 
 
-@dataclass(slots=True)
-class Cells:
-    """The cells of a run: `cells` can be made, `unmakeable` cannot (task, length, reason); `notices` are printed."""
+@dataclass(eq=False)
+class Cells(list[Cell]):
+    """The cells of a run that can be made; `unmakeable` cannot (task, length, reason), and `notices` are printed."""
 
-    cells: list[Cell] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
     unmakeable: list[dict[str, Any]] = field(default_factory=list)
-
-    def __iter__(self) -> Iterator[Cell]:
-        return iter(self.cells)
 
     @property
     def rows(self) -> list[dict[str, Json]]:
@@ -240,13 +307,28 @@ class Prompts:
         """
         spec = self.spec
         pairs = [(task, length) for task in spec.tasks for length in lengths_of(task, spec.lengths, self.model.window)]
-        cells = Cells(notices=require_lengths(pairs, self.model.window))
+        # Only prompts that are filled to a length can be too long as a whole: the samples of such a cell are made and
+        # counted, and get the outcome `does_not_fit` instead of an answer.
+        window, filled = self.model.window, sorted({length for task, length in pairs if task.length_of == "sample"})
+        over = [length for length in filled if window is not None and length > window]
+        limit = f"over the model's limit of {window} positions"
+        if over and len(over) == len(filled):
+            raise LengthError(f"length {over[0]} is {limit}: --lengths up to {window}")
+        cells = Cells([f"length {length} is {limit}: its samples get no answer (does_not_fit)" for length in over])
         last: AnchorEvalError | None = None
         for task, length in pairs:
             if not spec.sources.context and not generator_of(task).context_free:
                 raise AnchorEvalError(f"{task.address} has no prompt without its context: leave out --no-context")
             try:
-                cell = self._cell(task, length)
+                scorer_of(task).packages()
+                count = self.count(task, length)
+                samples = self.samples(task, length, count)
+                first = next(samples)
+                ordered: Iterator[Sample] = itertools.chain([first], samples)
+                # with a stopping rule, samples that come in the order of a file or of their sources are shuffled
+                if mixed := spec.until is not None and (generator_of(task).prose_free or names_source(first)):
+                    ordered = shuffled(ordered, spec.seed)
+                cell = Cell(task, length, ordered, count, first.max_new_tokens, first.facts, mixed)
             except (LengthError, MissingExtra) as error:
                 if task.address in spec.single:
                     raise
@@ -255,26 +337,12 @@ class Prompts:
                 continue
             if task.length_of == "prompt":
                 self._require_room(cell, cells.notices)
-            cells.cells.append(cell)
+            cells.append(cell)
             if left_out := generator_of(task).left_out:
                 cells.notices += left_out(self.recipe(task, length, cell.asked))
-        if last and not cells.cells:
+        if last and not cells:
             raise last
         return cells
-
-    def _cell(self, task: Task, length: int) -> Cell:
-        """Return one cell with its first sample made. Raise MissingExtra if its scorer lacks a package.
-
-        With `until`, samples that come in the order of a file or of their sources are shuffled.
-        """
-        scorer_of(task).packages()
-        count = self.count(task, length)
-        samples = self.samples(task, length, count)
-        first = next(samples)
-        ordered: Iterator[Sample] = itertools.chain([first], samples)
-        if mixed := self.spec.until is not None and (generator_of(task).prose_free or names_source(first)):
-            ordered = shuffled(ordered, self.spec.seed)
-        return Cell(task, length, ordered, count, first.max_new_tokens, first.facts, mixed)
 
     def count(self, task: Task, length: int) -> int:
         """Return how many samples of a task are asked for at a length; never more than its text files hold."""
@@ -297,7 +365,8 @@ class Prompts:
         samples: list[Sample] = []
         for sample in cell.samples:
             samples.append(sample)
-            if self.rule.positions(to_request(sample, self.model.tokenizer, task.reference, None)) <= room:
+            needed = positions(to_request(sample, self.model.tokenizer, task.reference, None)) + self.rule.template
+            if needed <= room:
                 notices.append(f"{problem} positions, and prompts that are longer get no answer{hint}")
                 cell.samples = itertools.chain(samples, cell.samples)
                 return
@@ -315,8 +384,8 @@ class Prompts:
             sources=self.spec.sources,
             wrap=self.wrap,
             seed=self.spec.seed,
-            outside=self.rule.outside,
-            uncounted=self.rule.uncounted(task),
+            outside=self.rule.anchor + self.rule.template,
+            uncounted=self.rule.anchor if generator_of(task).published else 0,
             front=(self.model.tokenizer.bos or self.model.tokenizer.eos) if self.spec.anchor == "auto" else None,
         )
 
@@ -349,7 +418,7 @@ class Prompts:
         Such a request is not sent to the backend.
         """
         room = room_of(task, self.model.window)
-        if room is None or (needed := self.rule.positions(request)) <= room:
+        if room is None or (needed := positions(request) + self.rule.template) <= room:
             return None
         why = f"needs {needed} positions, the model has {room}, and nothing is cut"
         return lost_output(request.sample_id, "does_not_fit", why)

@@ -30,7 +30,7 @@ from anchoreval.backends import Backend
 from anchoreval.cards import Task
 from anchoreval.errors import OverlongPrompt, RunError
 from anchoreval.records.folder import RunFolder
-from anchoreval.records.lines import Shared, keys_of, to_record
+from anchoreval.records.lines import keys_of, to_record
 from anchoreval.runs.prompts import Cell, Pair, Prompts, Spec
 from anchoreval.schema import (
     PROMPT_READ,
@@ -101,7 +101,7 @@ class Group:
 
     `asked`     sample id -> sample and request
     `keys`      sample id -> key of the record
-    `shared`    sample id -> what its records have in common under all arms, filled as they come
+    `written`   sample id -> a record of it, under any arm
     `folder`    the run folder that takes the records
     `firsts`    sample id -> first answer of a two-step sample
     `seconds`   sample id -> second prompt of a two-step sample
@@ -112,7 +112,7 @@ class Group:
     arm: Arm
     asked: Mapping[str, Pair]
     keys: Mapping[str, str]
-    shared: dict[str, Shared]
+    written: dict[str, Record]
     folder: RunFolder
     progress: Progress
     firsts: dict[str, Output] = field(default_factory=dict)
@@ -148,33 +148,24 @@ class Group:
         if name in self.seconds:
             sample, request, output = both(self.asked[name], self.firsts[name], self.seconds[name], output)
         if not self.folder.answered(self.keys[name]):
-            score, here = judge(self.task, output, sample), self.folder.environment_of(environment)
-            if name not in self.shared:
-                self.shared[name] = Shared.of(sample, request)
-            record = to_record(self.keys[name], sample, request, self.arm, output, score, here, self.shared[name])
+            score = Score(None, output.why or "the backend failed on this request")
+            if output.outcome in SCORED:
+                logprob = output.logprob_per_token if output.finish == "scored" else None
+                facts = with_choices(sample.facts, output.choices, logprob)
+                score = scorer_of(self.task).rule(output.text, sample.references, facts)
+            here, other = self.folder.environment_of(environment), self.written.get(name)
+            record = to_record(self.keys[name], sample, request, self.arm, output, score, here, other)
+            self.written[name] = record
             self.folder.append(record, output.token_logprobs)
         self.progress(1)
 
-    def find_firsts(self, names: Iterable[str]) -> None:
-        """Read the kept first answers of these samples; ignore a kept answer of another shape."""
-        for name in (name for name in names if self.asked[name][0].then):
-            kept = self.folder.firsts.lines.get(self.keys[name])
-            if isinstance(kept, dict) and kept.keys() == _KEPT.keys() and _are_kinds(kept):
-                output = Output(name, kept["text"], tuple(kept["token_ids"]), kept["finish"], None, kept["seconds"])
-                self.firsts[name] = replace(output, facts=kept["facts"])
 
-
-def _are_kinds(kept: Mapping[str, Json]) -> bool:
+def _is_first(kept: Json) -> bool:
+    """Return True if a kept line has the shape of a first answer."""
+    if not isinstance(kept, dict) or kept.keys() != _KEPT.keys():
+        return False
     fits = all(isinstance(kept[name], kind) for name, kind in _KEPT.items())
     return fits and kept["finish"] in ("stop", "length") and all(type(token) is int for token in kept["token_ids"])
-
-
-def judge(task: Task, output: Output, sample: Sample) -> Score:
-    """Return the task's score of an output; a score of None, with the reason, if the outcome is not scored."""
-    if output.outcome not in SCORED:
-        return Score(None, output.why or "the backend failed on this request")
-    logprob = output.logprob_per_token if output.finish == "scored" else None
-    return scorer_of(task).rule(output.text, sample.references, with_choices(sample.facts, output.choices, logprob))
 
 
 def both(asked: Pair, first: Output, second: Pair, output: Output) -> tuple[Sample, Request, Output]:
@@ -252,18 +243,22 @@ class Units:
         prompts, folder, task, arms = self.prompts, self.folder, cell.task, self.prompts.spec.arms
         refused = {name: output for name, (_, sent) in asked.items() if (output := prompts.does_not_fit(task, sent))}
         of_arms = {name: keys_of(request, arms, self.engine) for name, (_, request) in asked.items()}
-        shared: dict[str, Shared] = {}
+        written: dict[str, Record] = {}
         for number, arm in enumerate(arms):
             keys = {name: of[number] for name, of in of_arms.items()}
             waiting = folder.waiting(arm.name, keys)
             self.progress.at(f"{task.address} at {cell.length:,}, {arm.name}")
             self.progress.had(count - len(waiting))
-            group = Group(prompts, task, arm, asked, keys, shared, folder, self.progress)
+            group = Group(prompts, task, arm, asked, keys, written, folder, self.progress)
             for name in refused:
                 if name in waiting:
                     group.store(refused[name])
             names = [name for name in asked if name in waiting and name not in refused]
-            group.find_firsts(names)
+            for name in names:  # first answers that were kept; one of another shape is asked for again
+                kept = folder.firsts.lines.get(keys[name]) if asked[name][0].then else None
+                if kept is not None and _is_first(kept):
+                    output = Output(name, kept["text"], tuple(kept["token_ids"]), kept["finish"], None, kept["seconds"])
+                    group.firsts[name] = replace(output, facts=kept["facts"])
             fresh = [asked[name][1] for name in names if name not in group.firsts]
             if last is not None:
                 last += [Unit(arm, [sent], group) for sent in fresh if folder.failed(keys[sent.sample_id])]

@@ -26,8 +26,7 @@ class Recipe:
     `outside` is the number of tokens that the model is fed beside the prompt's text: an anchor, a server's own chat
     template. The length holds them, the prompt and `max_new_tokens`. `uncounted` is the number of tokens that the
     length of a published benchmark does not hold, so that its prompts stay as they were published
-    (anchoreval.runs.lengths says which rule counts what). `front` is the anchor token, text and id, if one is put in
-    front.
+    (`LengthRule` of runs.prompts says what counts). `front` is the anchor token, text and id, if one is put in front.
     """
 
     task: str

@@ -10,7 +10,7 @@ from typing import TextIO
 
 from anchoreval.cards import Task
 from anchoreval.errors import LengthError, SourceError
-from anchoreval.runs.lengths import LengthRule
+from anchoreval.runs.prompts import LengthRule
 from anchoreval.suites import Recipe, generator_of
 from anchoreval.texts.sources import Sources
 from anchoreval.tokenizer import TextTokenizer
@@ -53,7 +53,8 @@ def measure(
         for task in tasks:
             start, made, filled, why = cpu_seconds(), 0, 0.0, ""
             recipe = Recipe(task.address, length, task.max_new_tokens, count, task.args, tokenizer, sources)
-            recipe = replace(recipe, outside=RULE.outside, uncounted=RULE.uncounted(task))
+            uncounted = RULE.anchor if generator_of(task).published else 0
+            recipe = replace(recipe, outside=RULE.anchor + RULE.template, uncounted=uncounted)
             try:
                 for sample in generator_of(task)(recipe):
                     made += 1

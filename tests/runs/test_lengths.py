@@ -20,8 +20,7 @@ from anchoreval.model import Model
 from anchoreval.records.run import Run, header_alone
 from anchoreval.reports.board import run_table
 from anchoreval.runs.evaluate import as_served
-from anchoreval.runs.lengths import ANCHOR_TOKENS, LengthRule, template_tokens
-from anchoreval.runs.prompts import Prompts, Spec
+from anchoreval.runs.prompts import ANCHOR_TOKENS, LengthRule, Prompts, Spec, template_tokens
 from anchoreval.runs.rebuild import Remake
 from anchoreval.runs.verify.records import findings
 from anchoreval.schema import Request, Sample, Segment

@@ -12,9 +12,9 @@ from babilong_files import write_babi
 
 from anchoreval.cards import Task, load_tasks
 from anchoreval.errors import TooLong
-from anchoreval.runs.lengths import LengthRule
+from anchoreval.runs.prompts import LengthRule
 from anchoreval.schema import Sample
-from anchoreval.suites import generators
+from anchoreval.suites import generator_of, generators
 from anchoreval.suites.recipe import Recipe
 from anchoreval.suites.ruler import words as ruler_words
 from anchoreval.suites.ruler.qa import QuestionMaker
@@ -56,7 +56,7 @@ def first(task: Task, length: int, tokenizer: TextTokenizer, sources: Sources) -
     rule = LengthRule()
     recipe = Recipe(
         task.address, length, task.max_new_tokens, 1, task.args, tokenizer, sources,
-        outside=rule.outside, uncounted=rule.uncounted(task),
+        outside=rule.anchor + rule.template, uncounted=rule.anchor if generator_of(task).published else 0,
     )  # fmt: skip
     (made,) = generators()[task.generator](recipe)
     return rule.settled(made, task, tokenizer, None)

@@ -145,7 +145,7 @@ def plan_run(
     notices = [line.removeprefix("left out: ") for line in made.notices]
     cells, left_out = [], [*(str(row["why"]) for row in made.unmakeable), *notices]
     making = writing = 0.0
-    for cell in made.cells:
+    for cell in made:
         progress.at(f"{cell.task.address} at {cell.length:,}")
         planned, seconds, pairs = CellPlan(*cell.place, cell.asked), list[float](), list[Pair]()
         for pairs in _groups(cell, prompts, exact, seconds):

@@ -12,7 +12,7 @@ from anchoreval.errors import CardError, LengthError, RunError
 from anchoreval.records.header import TWICE, fingerprint
 from anchoreval.records.parts import HeaderParts
 from anchoreval.records.run import Run
-from anchoreval.runs.lengths import lengths_of
+from anchoreval.runs.prompts import lengths_of
 from anchoreval.runs.rebuild import Remake
 from anchoreval.runs.verify.rounds import rule_differences
 from anchoreval.schema import uses_generated

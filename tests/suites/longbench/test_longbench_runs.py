@@ -19,7 +19,7 @@ from anchoreval.records.rescore import rescored
 from anchoreval.records.run import Run, find_runs
 from anchoreval.reports.averages.longbench import deviating, report
 from anchoreval.reports.board import board_html, run_table
-from anchoreval.runs.lengths import lengths_of, room_of
+from anchoreval.runs.prompts import lengths_of, room_of
 from anchoreval.runs.verify.records import findings
 from anchoreval.suites.longbench import scoring as longbench
 from anchoreval.suites.longbench.averages import FLAT_21
