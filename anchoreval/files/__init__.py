@@ -34,6 +34,7 @@ BROKEN = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.ES
 LARGE_BYTES = 1 << 23  # smaller files are read in milliseconds
 SETTLED_NS = 2_000_000_000  # a file changed more recently than this may change again within one tick of its clock
 _MOST = 4096  # entries that the cache keeps
+there = os.path.lexists  # whether anything has this name, even a dangling link
 Kept = dict[str, list[Any]]  # path -> size, times of change, inode, SHA-256
 
 
@@ -136,11 +137,6 @@ def _alive(process: int) -> bool:
     except OSError:
         return True
     return True
-
-
-def there(path: Path) -> bool:
-    """Return True if anything has this name, even a dangling link."""
-    return os.path.lexists(path)
 
 
 def opened(path: Path, folder: Path | None = None) -> BinaryIO:

@@ -33,7 +33,7 @@ from anchoreval.lm_eval_plugin import ENGINES
 from anchoreval.lm_eval_plugin.arguments import BadArgument, model_arguments, prompt_arguments
 from anchoreval.lm_eval_plugin.tasks import card_of, model_of, sample_of
 from anchoreval.prompt import cut_documents, require_no_anchor, to_request
-from anchoreval.runs.lengths import room_of
+from anchoreval.runs.prompts import room_of
 from anchoreval.schema import ChoiceScore, Continuation, Json, Output, Request, Sample
 from anchoreval.tokenizer.chat_template import Renderer, TurnRefused
 from anchoreval.tokenizer.check import PROBES

@@ -59,7 +59,8 @@ def folder_of(model: str, weights: bool = True, download: bool = True) -> Path:
     """Return the folder of a local path or hub id; a missing hub id is downloaded into the hub's cache.
 
     Without `weights` only configuration and tokenizer are fetched, without `download` nothing at all. Raise ModelError
-    if that fails, or if the checkpoint's files are not files, lie elsewhere, or state sizes that no model has.
+    if that fails, or if the checkpoint's files are not files, are links out of the folder, or state sizes that no model
+    has. Files of a snapshot in the hub's cache are links into the folder of blobs beside it.
     """
     try:
         there = Path(model).expanduser()
@@ -67,19 +68,6 @@ def folder_of(model: str, weights: bool = True, download: bool = True) -> Path:
     except (OSError, RuntimeError, ValueError):  # too long, a user that is not there, a NUL
         folder = None
     folder = folder or _download(model, weights, download)
-    _require_inside(folder)
-    for name, shape in _SHAPES.items():
-        path = folder / name
-        if path.is_file() and (wrong := shape(_json(path))) is not None:
-            raise ModelError(f"{path}: {wrong}")
-    return folder
-
-
-def _require_inside(folder: Path) -> None:
-    """Raise ModelError if a file that is read from a checkpoint is a link that leads out of it.
-
-    Files of a snapshot in the hub's cache are links into the folder of blobs beside it.
-    """
     try:
         root = folder.resolve()
         blobs = root.parent.parent / "blobs" if root.parent.name == "snapshots" else root
@@ -93,6 +81,11 @@ def _require_inside(folder: Path) -> None:
                 raise ModelError(f"{path} is no file: put the file there, or move it away")
     except (OSError, RuntimeError) as error:  # links in a circle, or no right to look
         raise ModelError(f"{folder} cannot be read: {error}") from error
+    for name, shape in _SHAPES.items():
+        path = folder / name
+        if path.is_file() and (wrong := shape(_json(path))) is not None:
+            raise ModelError(f"{path}: {wrong}")
+    return folder
 
 
 def find_checkpoint(model: str, code: bool = False, adapters: bool = False) -> Checkpoint:

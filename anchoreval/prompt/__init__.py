@@ -52,13 +52,6 @@ def anchor_token(tokenizer: TextTokenizer) -> tuple[str, int]:
     return anchor
 
 
-def anchor_from(tokenizer: TextTokenizer, template: Template, args: Mapping[str, Scalar] = NO_ARGS) -> AnchorFrom:
-    """Return who puts the anchor token in front: the tokenizer (or its chat template), or anchoreval alone."""
-    text, number = anchor_token(tokenizer)
-    opening = rendered(tokenizer, args).opening if template == "chat" else ""
-    return "tokenizer" if tokenizer.front[:1] == [number] or opening.lstrip().startswith(text) else "anchoreval"
-
-
 def first_token(
     tokenizer: TextTokenizer, template: Template, args: Mapping[str, Scalar], anchor: Anchor
 ) -> dict[str, str | int | None]:
@@ -66,7 +59,9 @@ def first_token(
     if anchor == "none":
         return {"anchor_token": None, "anchor_id": None, "anchor_from": "none"}
     text, number = anchor_token(tokenizer)
-    return {"anchor_token": text, "anchor_id": number, "anchor_from": anchor_from(tokenizer, template, args)}
+    opening = rendered(tokenizer, args).opening if template == "chat" else ""
+    put = tokenizer.front[:1] == [number] or opening.lstrip().startswith(text)  # by the tokenizer or its chat template
+    return {"anchor_token": text, "anchor_id": number, "anchor_from": "tokenizer" if put else "anchoreval"}
 
 
 def require_no_anchor(arm: Arm) -> None:

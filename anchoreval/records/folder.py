@@ -19,8 +19,18 @@ from anchoreval.errors import RunError
 from anchoreval.files import clear_parts, opened, sha256_of, there, write_errors, write_whole
 from anchoreval.records.header import HEADER, SCHEMA, Header, fingerprint, problem_of, read_header
 from anchoreval.records.kept import Kept
-from anchoreval.records.lines import RECORDS, Lines, drop_torn_line, each_fields, record_of, to_line, write_line
-from anchoreval.records.logprobs import LOGPROBS, TokenLogprobs, logprobs_sha256
+from anchoreval.records.lines import (
+    LOGPROBS,
+    RECORDS,
+    Lines,
+    TokenLogprobs,
+    drop_torn_line,
+    each_fields,
+    logprobs_sha256,
+    record_of,
+    to_line,
+    write_line,
+)
 from anchoreval.records.run import Run, load_run, require_seal, seal_of
 from anchoreval.schema import SCORED, Json, Record
 

@@ -16,8 +16,7 @@ from pydantic import ValidationError
 from anchoreval.errors import MissingExtra, RunError
 from anchoreval.files import there
 from anchoreval.records.header import HEADER, READ, SCHEMA, Header, read_header
-from anchoreval.records.lines import RECORDS, Lines, each_fields, record_of
-from anchoreval.records.logprobs import TokenLogprobs, logprobs_sha256
+from anchoreval.records.lines import RECORDS, Lines, TokenLogprobs, each_fields, logprobs_sha256, record_of
 from anchoreval.records.parts import HeaderParts
 from anchoreval.schema import Json, Record
 from anchoreval.stats import Place, Scores, Subject, by_arm, per_token

@@ -19,7 +19,7 @@ from anchoreval.backends import Backend, Described, capabilities_of, open_backen
 from anchoreval.errors import AnchorEvalError, UnsupportedArm
 from anchoreval.files import forget, require_writable
 from anchoreval.model import Model
-from anchoreval.prompt import NO_ARGS, Anchor, Template, anchor_from, anchor_token
+from anchoreval.prompt import NO_ARGS, Anchor, Template, first_token
 from anchoreval.records.folder import RunFolder
 from anchoreval.records.header import HEADER, RAW_TEXT, Header
 from anchoreval.records.run import Run, load_run
@@ -269,18 +269,30 @@ class Evaluation:
         finished = list(finished_beside(self.output, prompts.spec)) if beside and not self.same_environment else []
         with work(self.watch, 0, "making the first prompt of every task and length"):
             cells = prompts.cells() if not finished else None
-        for line in tokenizer_lines(prompts):
-            tell(line)
-        if unused := bool(self.raw and model.tokenizer.chat_template):
+
+        tokenizer, spec = model.tokenizer, prompts.spec
+        front = first_token(tokenizer, spec.template, spec.template_args, spec.anchor)
+        if tokenizer.reading and tokenizer.reading.differs:
+            tell(tokenizer.reading.words)
+        if spec.anchor == "none" and tokenizer.front:
+            first = tokenizer.decode(tokenizer.front, skip_special_tokens=False)
+            tell(f"--anchor none: the {first!r} that the tokenizer puts in front of a text is left out too")
+        if front["anchor_from"] == "anchoreval":
+            tell(
+                f"the tokenizer puts no token in front: anchoreval puts its {'BOS' if tokenizer.bos else 'EOS'} token "
+                f"{front['anchor_token']!r} there as the anchor (--anchor none leaves it out)"
+            )
+        if unused := bool(self.raw and tokenizer.chat_template):
             tell(RAW_TEXT)
-        if prompts.spec.served and not model.tokenizer.chat_template:
+        if spec.served and not tokenizer.chat_template:
             tell("lengths leave out the chat template of the server: the tokenizer given has none to count")
+
         with work(self.watch, 0, f"opening {model.name}"):
             engine = self.open()
         try:
             one_server = capabilities_of(self.opening.backend).one_server
             served = as_served(prompts, engine) if one_server else prompts
-            if served.spec is not prompts.spec:
+            if served.spec is not spec:
                 cells, finished = None, []
             for run in finished:
                 if run.is_asked_for(served, engine):
@@ -374,20 +386,3 @@ def notices(described: Mapping[str, Any]) -> Iterator[str]:
             yield f"the checkpoint's own rotary frequencies are off the computed ones by up to {weights:.2g}, relative"
         else:
             yield f"left out, {kind}: {weights['weights']} weights of the checkpoint ({weights['first'][0]}, ...)"
-
-
-def tokenizer_lines(prompts: Prompts) -> Iterator[str]:
-    """Yield notices on the tokenizer: files that transformers reads differently, an anchor that is not the model's."""
-    tokenizer, spec = prompts.model.tokenizer, prompts.spec
-    if tokenizer.reading and tokenizer.reading.differs:
-        yield tokenizer.reading.words
-    if spec.anchor == "none":
-        if tokenizer.front:
-            first = tokenizer.decode(tokenizer.front, skip_special_tokens=False)
-            yield f"--anchor none: the {first!r} that the tokenizer puts in front of a text is left out too"
-    elif anchor_from(tokenizer, spec.template, spec.template_args) == "anchoreval":
-        kind = "BOS" if tokenizer.bos else "EOS"
-        yield (
-            f"the tokenizer puts no token in front: anchoreval puts its {kind} token {anchor_token(tokenizer)[0]!r} "
-            "there as the anchor (--anchor none leaves it out)"
-        )

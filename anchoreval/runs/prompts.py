@@ -50,6 +50,7 @@ Second = Callable[[Sample, str], Pair]
 
 
 ANCHOR_TOKENS = 1
+UNWRAPPED = Wrap()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +65,18 @@ class LengthRule:
     anchor: int = ANCHOR_TOKENS
     template: int = 0
 
-    def settled(self, sample: Sample, task: Task, tokenizer: TextTokenizer, room: int | None) -> Sample:
+    def settled(
+        self, sample: Sample, task: Task, tokenizer: TextTokenizer, room: int | None, wrap: Wrap = UNWRAPPED
+    ) -> Sample:
         """Return the sample with its facts on the length, and a smaller answer budget if only the anchor is too much.
+
+        Its turn is first trimmed as the chat template around it (`wrap`) does.
 
         That happens to published prompts: RULER's may exceed their length, prompts that are cut may exceed the model's
         `room`. The fact `budget_less` is the number of tokens that the budget lost.
         """
+        if wrap.trims:
+            sample = trimmed(sample, wrap, tokenizer)
         if self.template:
             sample = replace(sample, facts={**sample.facts, "template_tokens": self.template})
         if task.length_of == "sample":
@@ -391,12 +398,9 @@ class Prompts:
 
     def samples(self, task: Task, length: int, count: int) -> Iterator[Sample]:
         """Yield `count` samples of a task at a length; raise LengthError if the task cannot be made that short."""
-        return map(self._settled, itertools.repeat(task), generator_of(task)(self.recipe(task, length, count)))
-
-    def _settled(self, task: Task, sample: Sample) -> Sample:
-        """Return the sample trimmed as its chat template does, with its facts on the length."""
-        turn = trimmed(sample, self.wrap, self.model.tokenizer) if self.wrap.trims else sample
-        return self.rule.settled(turn, task, self.model.tokenizer, room_of(task, self.model.window))
+        room = room_of(task, self.model.window)
+        for sample in generator_of(task)(self.recipe(task, length, count)):
+            yield self.rule.settled(sample, task, self.model.tokenizer, room, self.wrap)
 
     def request(self, task: Task, sample: Sample, room: int | None = None) -> Request:
         """Return the request of a sample; raise OverlongPrompt if it takes more positions than `room`."""
@@ -409,7 +413,7 @@ class Prompts:
         recipe, room = self.recipe(task, sample.length, 1), room_of(task, self.model.window)
         follow_up = generator_of(task).follow_up
         assert follow_up is not None, "only a generator of two steps gives a sample a second"
-        prompt = self._settled(task, follow_up(recipe, sample, answer))
+        prompt = self.rule.settled(follow_up(recipe, sample, answer), task, self.model.tokenizer, room, self.wrap)
         return prompt, self.request(task, prompt, None if room is None else room - self.rule.template)
 
     def does_not_fit(self, task: Task, request: Request) -> Output | None:

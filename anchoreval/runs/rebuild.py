@@ -155,16 +155,19 @@ def _tokenizer(run: Run, header: HeaderParts, given: str | Path | None) -> TextT
     Raise ModelError if it is not the one that the run was made with.
     """
     where, base = str(given or header.tokenizer.path or header.model.path), header.model.trained.model
-    try:
-        # what a header names is never downloaded: headers come from strangers
-        read = tokenizer_of(given) if given else _there(where, base)
-    except AnchorEvalError as error:
-        if given:
-            raise
+    read, why = tokenizer_of(given) if given else None, None
+    places = [] if given else [where, *([base] if base is not None else [])]  # training keeps the tokenizer of a base
+    for place in places:
+        try:
+            read = Model.of(place, download=False).tokenizer  # never downloaded: headers come from strangers
+            break
+        except AnchorEvalError as error:
+            why = error
+    if read is None:
         raise ModelError(
             f"the checkpoint {one_line(where)} of {run.path} is not here, and what a header names is not downloaded; "
-            f"its tokenizer is enough: --tokenizer PATH, or --tokenizer OWNER/NAME to fetch it from the hub ({error})"
-        ) from None
+            f"its tokenizer is enough: --tokenizer PATH, or --tokenizer OWNER/NAME to fetch it from the hub ({why})"
+        )
     asked = header.identity.tokenizer
     if read.sha256 != asked:
         raise ModelError(
@@ -180,16 +183,6 @@ def _tokenizer(run: Run, header: HeaderParts, given: str | Path | None) -> TextT
             f"{header.tokenizer.anchor_token!r}: name a folder with its tokenizer_config.json with --tokenizer PATH"
         )
     return read
-
-
-def _there(where: str, base: str | None) -> TextTokenizer:
-    """Return the tokenizer of a checkpoint, or where it is gone that of its base, which training leaves alone."""
-    try:
-        return Model.of(where, download=False).tokenizer
-    except AnchorEvalError:
-        if base is None:
-            raise
-        return Model.of(base, download=False).tokenizer
 
 
 def _tasks(run: Run, rows: list[dict[str, Any]]) -> dict[str, Task]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from anchoreval.diagnostics.probe.parts import packed, unpacked
 from anchoreval.records.kept import Kept
-from anchoreval.records.logprobs import LOGPROBS
+from anchoreval.records.lines import LOGPROBS
 from anchoreval.reports.nll.tables import TASK
 from findings.evidence import MODEL, RESULTS, Line, lines
 from findings.page import LOSSES, PROBES

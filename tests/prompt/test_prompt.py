@@ -16,8 +16,8 @@ from anchoreval.backends.openai.answers import Asking
 from anchoreval.cards import find_model
 from anchoreval.errors import ModelError, OverlongPrompt, UnsupportedArm
 from anchoreval.prompt import (
-    anchor_from,
     anchor_token,
+    first_token,
     reference_text,
     require_no_anchor,
     template_text,
@@ -205,7 +205,8 @@ def test_a_prompt_under_a_chat_template_is_what_transformers_renders(family: str
     assert put + item.prompt == want.lstrip() if put else item.prompt == want
     ids = to_request(item, tokenizer, "comma", None).token_ids
     assert ids[0] == anchor_token(tokenizer)[1] and ids.count(ids[0]) == 1
-    assert anchor_from(tokenizer, "chat", args) == ("tokenizer" if put else "anchoreval")
+    front = first_token(tokenizer, "chat", args, "auto")
+    assert front["anchor_from"] == ("tokenizer" if put else "anchoreval")
     bare = wrap_of(tokenizer, "chat", args, anchor="none")
     assert bare.opening + (text.strip() if wrap.trims else text) + bare.closing == want
 

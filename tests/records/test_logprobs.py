@@ -16,8 +16,7 @@ from anchoreval.cli.parser import main
 from anchoreval.errors import RunError
 from anchoreval.records import folder as records_folder
 from anchoreval.records.header import HEADER
-from anchoreval.records.lines import RECORDS
-from anchoreval.records.logprobs import LOGPROBS, TokenLogprobs
+from anchoreval.records.lines import LOGPROBS, RECORDS, TokenLogprobs
 from anchoreval.records.run import Run, load_run
 
 ASKED: dict[str, Any] = {"lengths": [512], "haystack": "generated", "backend": "fake", "limit": 2, "rope": "bf16,fp32"}
@@ -172,7 +171,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_record_alone(tmp_path: Path, monk
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as broken:
-        broken.setattr("anchoreval.records.logprobs.write_line", full)
+        broken.setattr("anchoreval.records.lines.write_line", full)
         with pytest.raises(RunError, match=r"cannot write .*logprobs\.jsonl: No space left"):
             run_in(tmp_path)
     (records,) = tmp_path.glob(f"*/*/{RECORDS}")

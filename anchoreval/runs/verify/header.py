@@ -37,7 +37,12 @@ def header_differences(run: Run) -> Iterator[str]:
     if any(header.sources.get(name) != identity["sources"].get(name) for name in ("haystack", "wordlists")):
         yield "sources: not those of its identity"
     if header.get("comparable"):
-        yield from _not_comparable(run, parts)
+        if incomparable := header.get("incomparable"):
+            yield f"comparable: true, though {', '.join(incomparable)} are not"
+        elif "incomparable" not in header and (header.sources["haystack"] != "published" or parts.identity.seed != 42):
+            yield "comparable: true, with another haystack or seed than the published ones"
+        if generated := {record.task for record in run.records if uses_generated(record.facts)}:
+            yield f"comparable: true, though samples of {', '.join(sorted(generated))} hold generated text"
     try:
         for arm, row in zip(parts.parsed_arms(), header["arms"], strict=True):
             if row["asked"] != arm.asked():
@@ -53,17 +58,6 @@ def header_differences(run: Run) -> Iterator[str]:
     yield from _counts(parts)
     if parts.identity.until is not None or parts.until is not None:
         yield from rule_differences(run, parts)
-
-
-def _not_comparable(run: Run, parts: HeaderParts) -> Iterator[str]:
-    """Yield why a header is wrong to call its run comparable with published scores; use the records, if read."""
-    header = run.header
-    if incomparable := header.get("incomparable"):
-        yield f"comparable: true, though {', '.join(incomparable)} are not"
-    elif "incomparable" not in header and (header.sources["haystack"] != "published" or parts.identity.seed != 42):
-        yield "comparable: true, with another haystack or seed than the published ones"
-    if generated := {record.task for record in run.records if uses_generated(record.facts)}:
-        yield f"comparable: true, though samples of {', '.join(sorted(generated))} hold generated text"
 
 
 def _counts(parts: HeaderParts) -> Iterator[str]:

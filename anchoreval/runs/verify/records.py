@@ -19,9 +19,7 @@ from pathlib import Path
 from anchoreval.errors import AnchorEvalError, RunError
 from anchoreval.files import there
 from anchoreval.records.header import HEADER
-from anchoreval.records.lines import RECORDS, Lines, from_line, keys_of, to_record
-from anchoreval.records.logprobs import LOGPROBS, TokenLogprobs
-from anchoreval.records.parts import HeaderParts
+from anchoreval.records.lines import LOGPROBS, RECORDS, Lines, TokenLogprobs, from_line, keys_of, to_record
 from anchoreval.records.rescore import earned, same, scorers_of
 from anchoreval.records.run import Run, changed_parts, header_alone, seal_of
 from anchoreval.runs.identity import changed_files
@@ -234,10 +232,16 @@ class Reading:
             yield f"corrupt line: {error}"
             return
         self.records += 1
-        if what := self.logprobs.contradiction(record):
-            yield f"{record.sample_id} {record.arm}: {what}"
         if record.key in self.logprobs:
             self._referred.add(record.key)
+            values, logprob = self.logprobs[record.key], record.reference_logprob
+            name, total = f"{record.sample_id} {record.arm}", math.fsum(values)
+            if len(values) != record.reference_tokens:
+                counted = f"{len(values)} log-probabilities in {LOGPROBS}"
+                yield f"{name}: {counted}, reference_tokens is {record.reference_tokens}"
+            elif logprob is None or abs(total - logprob) > 2**-22 * math.fsum(map(abs, values)):
+                added = f"the log-probabilities in {LOGPROBS} add up to {total:.9g}"
+                yield f"{name}: {added}, reference_logprob is {logprob}"
         else:
             self._without += record.reference_logprob is not None and not record.choices
         if uses_generated(record.facts):
@@ -342,17 +346,14 @@ def findings(
         rounds = in_rounds((made.record.task, made.record.length, made.group) for made in expected.made)
         told = verdict_differences(remake, rounds, lambda number: expected.made[number].source, reading.score)
         yield from (Finding(header, what) for what in told)
-    yield from _whole(run, reading, parts)
 
-
-def _whole(run: Run, reading: Reading, parts: HeaderParts) -> Iterator[Finding]:
-    """Yield what the end of the file shows: records that are missing, and a seal that does not match."""
-    asked, there = len(reading.expected.lines), sum(map(bool, reading.expected.lines))
-    if there < asked:
+    # what the end of the file shows: records that are missing, and a seal that does not match
+    asked, seen = len(reading.expected.lines), sum(map(bool, reading.expected.lines))
+    if seen < asked:
         if parts.finished:
             yield from (Finding(str(reading.path), what) for what in reading.missing())
         else:
-            yield Finding(str(reading.path), f"not finished: {there} of {asked} records", False)
+            yield Finding(str(reading.path), f"not finished: {seen} of {asked} records", False)
     seal = parts.seal
     if parts.finished and seal is None:
         what = "no seal, the run is older: a change of an output that leaves its score does not show"

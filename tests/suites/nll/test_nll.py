@@ -32,7 +32,7 @@ from anchoreval.backends.hf.score import Scoring
 from anchoreval.cli.parser import main
 from anchoreval.errors import AnchorEvalError, LengthError, RunError, SourceError, UnsupportedArm
 from anchoreval.prompt import to_request
-from anchoreval.records.logprobs import LOGPROBS
+from anchoreval.records.lines import LOGPROBS
 from anchoreval.records.run import Run, find_runs, load_run
 from anchoreval.reports.nll.rows import Row, interval, table_of
 from anchoreval.reports.nll.tables import BY_TEXT, HEADER, PICTURE, TABLE, losses_of
