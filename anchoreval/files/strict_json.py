@@ -110,7 +110,7 @@ def brief(value: Json) -> str:
 
 
 class Shape:
-    """What a JSON value has to be: called with a value, it returns what is wrong with it, or None."""
+    """What a JSON value has to be: called with a value, it returns the first thing that is wrong, or None."""
 
     def __init__(self, schema: core.CoreSchema) -> None:
         self.schema = schema
@@ -120,17 +120,13 @@ class Shape:
         try:
             self._validator.validate_python(value)
         except ValidationError as error:
-            return _wrong(error)
+            # a key that is missing comes before a value of another shape
+            first = min(error.errors(include_url=False), key=lambda each: each["type"] != "missing")
+            place = tuple(map(str, first["loc"]))
+            if first["type"] == "missing":
+                return Wrong(place, "a value", "none")
+            return Wrong(place, first["msg"], brief(first["input"]))
         return None
-
-
-def _wrong(error: ValidationError) -> Wrong:
-    """Return the first thing that is wrong; a key that is missing comes before a value of another shape."""
-    first = min(error.errors(include_url=False), key=lambda each: each["type"] != "missing")
-    place = tuple(map(str, first["loc"]))
-    if first["type"] == "missing":
-        return Wrong(place, "a value", "none")
-    return Wrong(place, first["msg"], brief(first["input"]))
 
 
 def _said(what: str, schema: core.CoreSchema) -> Shape:

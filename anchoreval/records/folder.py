@@ -108,7 +108,11 @@ class RunFolder:
         if there(records):
             lines = Lines(records)
             numbered = [(number, record_of(values)) for number, values in each_fields(lines)]
-            kept = [record for _, record in numbered if not self._lacks_losses(record)]
+            kept = []
+            for _, record in numbered:  # a text was scored, and the line of its log-probabilities is lost: asked again
+                scored = record.finish == "scored" and record.outcome in SCORED
+                if not scored or record.key in self._logprobs:
+                    kept.append(record)
             if len(kept) < len(numbered):
                 write_whole(records, map(to_line, kept))
                 numbered = list(enumerate(kept, 1))
@@ -118,10 +122,6 @@ class RunFolder:
             self._stale = lines.count - len(self.done)
         if not (self.old or Header()).get("finished"):
             self._begin()
-
-    def _lacks_losses(self, record: Record) -> bool:
-        """Whether a text was scored and the line of its log-probabilities is lost, so that it is asked again."""
-        return record.finish == "scored" and record.outcome in SCORED and record.key not in self._logprobs
 
     def _begin(self) -> None:
         """Write the header of a run in progress."""
@@ -162,7 +162,10 @@ class RunFolder:
     def _require_known(self, environments: Sequence[Mapping[str, Json]]) -> None:
         known = self._header.get("environments") or []
         if self._same_environment and known and (other := [each for each in environments if each != known[0]]):
-            raise RunError(f"{self.path}: --same-environment: where it was begun, {_apart(known[0], other[0])}")
+            first, here = known[0], other[0]
+            name = next(name for name in sorted(first.keys() | here.keys()) if first.get(name) != here.get(name))
+            apart = f"{name} was {first.get(name)}, here it is {here.get(name)}"
+            raise RunError(f"{self.path}: --same-environment: where it was begun, {apart}")
 
     @cached_property
     def firsts(self) -> Kept:
@@ -274,9 +277,3 @@ class RunFolder:
     ) -> None:
         os.close(self._file)
         os.close(self._lock)
-
-
-def _apart(one: Mapping[str, Json], other: Mapping[str, Json]) -> str:
-    """Return a phrase for the first value in which two environments differ."""
-    name = next(name for name in sorted(one.keys() | other.keys()) if one.get(name) != other.get(name))
-    return f"{name} was {one.get(name)}, here it is {other.get(name)}"

@@ -183,7 +183,14 @@ def tell_beside(folder: Path, header: Header, tell: Callable[[str], None]) -> No
     for newest in sorted(alike, key=lambda other: other.created)[-1:]:
         before, now = newest.identity, header.identity
         changed = [*_changed(before.get("files") or {}, now["files"]), *_others(before, now)]
-        if changed := [*changed, *_prefill(newest, header)]:
+        then, today = newest.backend.get("prefill"), header.backend.get("prefill")
+        if then != today:
+            chunk = newest.at("backend", "prefill", "chunk_tokens")
+            resumes = f" (--chunk-tokens {chunk} resumes it)" if chunk else ""
+            changed.append(
+                f"how prompts are prefilled changed from {then} in version {newest.get('version')} to {today}{resumes}"
+            )
+        if changed:
             tell(f"{' and '.join(changed)} since run {newest.run}: a new run begins")
 
 
@@ -229,15 +236,6 @@ def _others(before: Mapping[str, Json], now: Mapping[str, Json]) -> Iterator[str
         yield "the source texts changed"
     if before.get("tasks") != now.get("tasks"):
         yield "the card or the module of a suite from outside the package changed"
-
-
-def _prefill(before: Header, now: Header) -> Iterator[str]:
-    """Yield a sentence if prompts are prefilled in another way than those of an older run."""
-    old, new = (header.backend.get("prefill") for header in (before, now))
-    if old != new:
-        chunk = before.at("backend", "prefill", "chunk_tokens")
-        resumes = f" (--chunk-tokens {chunk} resumes it)" if chunk else ""
-        yield f"how prompts are prefilled changed from {old} in version {before.get('version')} to {new}{resumes}"
 
 
 def changed_files(run: Run) -> Iterator[tuple[str, bool]]:

@@ -21,7 +21,7 @@ from anchoreval.records.header import HEADER
 from anchoreval.records.parts import HeaderParts
 from anchoreval.records.run import Run
 from anchoreval.runs.prompts import Prompts, Spec
-from anchoreval.schema import Json, Request, Sample
+from anchoreval.schema import Request, Sample
 from anchoreval.suites import generator_of
 from anchoreval.suites.outside import named
 from anchoreval.texts.sources import TEXTS
@@ -46,7 +46,7 @@ class Remake:
         tokenizer: str | Path | None = None,
         text: str | Path | None = None,
     ) -> None:
-        self.run = run
+        self.run, self._place = run, run.path / HEADER
         self.header = run.parts
         identity = self.header.identity
         self.tasks = _tasks(run, run.header["identity"]["tasks"])
@@ -110,25 +110,22 @@ class Remake:
         return self.prompts.second(self.tasks[sample.task], sample, answer)
 
     def _check_sources(self) -> None:
-        """Raise SourceError if a source file is not the one that the run read."""
+        """Raise SourceError if a source file is not the one that the run read, or if other texts are to be scored."""
         for name, used in self.spec.sources.files().items():
-            asked = self._expected.get(name)
-            if asked is not None and asked not in (used["sha256"], "published" if used["published"] else None):
+            expected = self._expected.get(name)
+            if expected is not None and expected not in (used["sha256"], "published" if used["published"] else None):
                 raise SourceError(
-                    f"{name} has sha256 {used['sha256']}, the run {self.run.path} was made with {asked}: "
+                    f"{name} has sha256 {used['sha256']}, the run {self.run.path} was made with {expected}: "
                     f"name the folder of that file with {'--text' if name.startswith(TEXTS) else '--data-dir'}"
                 )
-        if self.spec.sources.text is not None:
-            self._check_texts(self.spec.sources.describe().get(TEXTS), self.header.identity.sources.texts)
-
-    def _check_texts(self, found: Json, asked: str | None) -> None:
-        """Raise SourceError unless the texts to be scored are exactly those of the run."""
-        if found in (None, asked):
+        if self.spec.sources.text is None:
             return
-        other = {name for name in self._expected if name.startswith(f"{TEXTS}/")} ^ self.spec.sources.files().keys()
-        named = f": {min(other)} is not in both" if other else ""
-        problem = f"the texts in {self.spec.sources.text} are {found}, those of the run {self.run.path} are {asked}"
-        raise SourceError(f"{problem}{named}: name the file or folder of those with --text")
+        texts, asked = self.spec.sources.describe().get(TEXTS), self.header.identity.sources.texts
+        if texts not in (None, asked):
+            other = {name for name in self._expected if name.startswith(f"{TEXTS}/")} ^ self.spec.sources.files().keys()
+            named = f": {min(other)} is not in both" if other else ""
+            problem = f"the texts in {self.spec.sources.text} are {texts}, those of the run {self.run.path} are {asked}"
+            raise SourceError(f"{problem}{named}: name the file or folder of those with --text")
 
     @cached_property
     def _expected(self) -> dict[str, str]:
@@ -143,10 +140,6 @@ class Remake:
     def document_tokens(self) -> int | None:
         """The size in tokens of the blocks that documents were cut into; None if they were not cut."""
         return self.spec.document_tokens
-
-    @property
-    def _place(self) -> Path:
-        return self.run.path / HEADER
 
 
 def _tokenizer(run: Run, header: HeaderParts, given: str | Path | None) -> TextTokenizer:

@@ -179,25 +179,22 @@ class Finished:
 
 
 def finished_beside(folder: Path, spec: Spec) -> Iterator[Finished]:
-    """Yield the finished runs in `folder` that may be the one asked for; skip runs that cannot be read."""
+    """Yield the finished runs in `folder` that may be the one asked for; skip runs that cannot be read.
+
+    This version finished and sealed them, and tasks, arms and limit are the same.
+    """
     if any(task.length_of == "prompt" for task in spec.tasks):
         return
     for path in sorted(folder.glob(f"*/{HEADER}")):
         with contextlib.suppress(RunError, AttributeError, KeyError, TypeError):
             header = read_header(path)
-            if _may_be(header, spec):
+            version = header["version"] == metadata.version("anchoreval")
+            complete = bool(header.get("finished") and header.get("seal") and version)
+            tasks, arms = [task.address for task in spec.tasks], [arm.name for arm in spec.arms]
+            same = (header["limit"], header.tasks, header.arms) == (spec.limit, tasks, arms)
+            errors = spec.single & {task for task, _ in header.unmakeable}  # for such a task, a run fails
+            if complete and same and not errors:
                 yield Finished(path.parent, header)
-
-
-def _may_be(header: Header, spec: Spec) -> bool:
-    """Return True if this version finished and sealed the run, and tasks, arms and limit are the same.
-
-    A run with an unmakeable task of `spec.single` does not count, since such a task is an error.
-    """
-    complete = header.get("finished") and header.get("seal") and header["version"] == metadata.version("anchoreval")
-    same = header["limit"] == spec.limit and header.tasks == [task.address for task in spec.tasks]
-    errors = spec.single & {task for task, _ in header.unmakeable}
-    return bool(complete and same and not errors) and header.arms == [arm.name for arm in spec.arms]
 
 
 def _same_texts(header: Header, sources: Sources) -> bool:
