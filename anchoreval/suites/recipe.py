@@ -12,7 +12,7 @@ from anchoreval.errors import CardError
 from anchoreval.schema import Json, Sample, Segment, Tokenizer, Wrap
 
 if TYPE_CHECKING:
-    from anchoreval.texts.fit import Fitted
+    from anchoreval.texts.filling import Fitted
     from anchoreval.texts.sources import Sources
 
 Options = TypeVar("Options")

@@ -48,7 +48,7 @@ def _without_panics(
     """Let a method raise a ModelError that names the tokenizer where the library panics, which is no Exception."""
 
     @functools.wraps(method)
-    def guarded(self: TextTokenizer, *args: Given.args, **kwargs: Given.kwargs) -> Value:
+    def guarded(self: TextTokenizer, /, *args: Given.args, **kwargs: Given.kwargs) -> Value:
         try:
             return method(self, *args, **kwargs)
         except BaseException as error:

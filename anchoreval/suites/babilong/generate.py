@@ -26,8 +26,7 @@ from anchoreval.suites.babilong.books import background
 from anchoreval.suites.babilong.prompts import DataSet, judged_by, prompt_of
 from anchoreval.suites.babilong.stories import Story, stories
 from anchoreval.suites.recipe import Recipe, options
-from anchoreval.texts.filling import most
-from anchoreval.texts.fit import too_short
+from anchoreval.texts.filling import most, too_short
 
 TOKENS_PER_LINE = 8  # of a story: longer stories than this allows are left out
 LEAST_TOKENS = 10  # of a sentence of the background

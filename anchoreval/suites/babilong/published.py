@@ -24,7 +24,7 @@ from anchoreval.suites.general import harness as lm_eval_tasks
 from anchoreval.suites.general.rows import sha256_of_rows
 from anchoreval.suites.recipe import Recipe, options
 from anchoreval.suites.suite import FileState
-from anchoreval.texts.fit import too_short
+from anchoreval.texts.filling import too_short
 from anchoreval.texts.reading import checked_text, json_lines, json_of, text_of
 from anchoreval.texts.sources import Sources
 

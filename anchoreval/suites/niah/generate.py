@@ -26,11 +26,10 @@ from anchoreval.suites.niah import needles as hidden
 from anchoreval.suites.niah.needles import Hidden
 from anchoreval.suites.recipe import Recipe, checked, options
 from anchoreval.suites.ruler.niah import NOISE
-from anchoreval.texts.draft import Draft, Template
-from anchoreval.texts.fit import too_short
+from anchoreval.texts.draft import Draft, Piece, Tally, Template
+from anchoreval.texts.filling import too_short
 from anchoreval.texts.passage import Prose, Sentences
 from anchoreval.texts.prose import sentences
-from anchoreval.texts.tally import Piece, Tally, joined_text
 
 TEXT = (
     "There is important information hidden inside a long text. Find it and memorize it. "
@@ -181,7 +180,8 @@ class Maker:
             draft = self._placed(one, haystack, units, cut, percent, rng)
             tokens = self.tally.count(draft.pieces())
             if tokens <= self.room:
-                return draft, tokens, units + bool(cut), joined_text(haystack.chunk(0, units)) + cut
+                text = "".join(piece.text for piece in haystack.chunk(0, units))
+                return draft, tokens, units + bool(cut), text + cut
             room -= tokens - self.room
 
     def _cut(self, one: Hidden, room: int) -> tuple[Sentences, int, str]:
@@ -192,7 +192,7 @@ class Maker:
         units = LEAST + low - 1
         if units < LEAST:
             raise too_short(self.recipe.length, self._least(one) + self.recipe.reserved)
-        body, following = whole.chunk(0, units), joined_text(whole.chunk(units, units + 1))
+        body, following = whole.chunk(0, units), "".join(piece.text for piece in whole.chunk(units, units + 1))
         for pattern in (r"\w(?=\W)", r"\w"):  # cut at a word; inside a word if that leaves too much room
             ends = [match.end() for match in re.finditer(pattern, following.rstrip(".!?\"')"))]
             cuts = ["", *(f" {following[:end]}." for end in ends)]

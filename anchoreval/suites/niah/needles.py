@@ -13,7 +13,7 @@ from pathlib import Path
 from random import Random
 from typing import Literal
 
-from anchoreval.texts.lists import read_lists
+from anchoreval.texts.wordlists import read_lists
 
 Kind = Literal["single", "multi", "number", "passkey"]
 

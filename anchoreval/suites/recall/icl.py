@@ -17,9 +17,8 @@ from random import Random
 from anchoreval.errors import CardError
 from anchoreval.schema import Sample, Segment
 from anchoreval.suites.recipe import Recipe, options, sample_of
-from anchoreval.texts import prose_words as words
-from anchoreval.texts.filling import most, new, topped_up
-from anchoreval.texts.fit import too_short
+from anchoreval.texts.filling import most, new, too_short, topped_up
+from anchoreval.texts.prose import ADJECTIVES, PEOPLE, REASONS, TIMES, TOPICS, TRANSITIVE
 
 INSTRUCTION = (
     "Use the provided mapping from the text to label to assign a label to the text. "
@@ -51,11 +50,11 @@ def lexicons() -> dict[str, list[str]]:
 
     Places with fewer than LEAST_THINGS such things are left out.
     """
-    known = Counter(word for things in words.TOPICS.values() for word in {*" ".join(things).split()})
+    known = Counter(word for things in TOPICS.values() for word in {*" ".join(things).split()})
     known["label"] += 1
     distinct = {
         place: [thing for thing in things if all(known[word] == 1 for word in thing.split())]
-        for place, things in words.TOPICS.items()
+        for place, things in TOPICS.items()
     }
     return {place: things for place, things in distinct.items() if len(things) >= LEAST_THINGS}
 
@@ -93,10 +92,10 @@ class _Maker:
     def _drawn(self, of: int) -> str:
         rng = self.rng
         a, b = rng.sample(self.things[of], 2)
-        past, plain = rng.choice(words.TRANSITIVE)
+        past, plain = rng.choice(TRANSITIVE)
         return rng.choice(FRAMES).format(
-            a=_described(rng, a), b=_described(rng, b), past=past, plain=plain, person=rng.choice(words.PEOPLE),
-            time=rng.choice(words.TIMES), reason=rng.choice(words.REASONS),
+            a=_described(rng, a), b=_described(rng, b), past=past, plain=plain, person=rng.choice(PEOPLE),
+            time=rng.choice(TIMES), reason=rng.choice(REASONS),
         )  # fmt: skip
 
     def example(self, of: int) -> str:
@@ -151,4 +150,4 @@ class _Maker:
 
 
 def _described(rng: Random, thing: str) -> str:
-    return f"{rng.choice(words.ADJECTIVES)} {thing}" if rng.random() < 0.4 else thing
+    return f"{rng.choice(ADJECTIVES)} {thing}" if rng.random() < 0.4 else thing

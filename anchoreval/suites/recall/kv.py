@@ -15,8 +15,7 @@ from random import Random
 from anchoreval.schema import Json, Role, Sample, Segment
 from anchoreval.suites.recipe import Recipe, options, sample_of
 from anchoreval.suites.ruler.niah import uuid4
-from anchoreval.texts.filling import depth, most
-from anchoreval.texts.fit import too_short
+from anchoreval.texts.filling import depth, most, too_short
 
 INSTRUCTION = "\n\nExtract the value corresponding to the specified key in the JSON object below.\n\n"
 CUE = "Corresponding value:"

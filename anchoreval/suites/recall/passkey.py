@@ -13,8 +13,7 @@ from random import Random
 
 from anchoreval.schema import Sample, Segment
 from anchoreval.suites.recipe import Recipe, options, sample_of
-from anchoreval.texts.filling import depth, most
-from anchoreval.texts.fit import too_short
+from anchoreval.texts.filling import depth, most, too_short
 
 TASK = (
     "There is an important info hidden inside a lot of irrelevant text. Find it and memorize them. "

@@ -11,11 +11,10 @@ from typing import Literal
 from anchoreval.errors import CardError
 from anchoreval.schema import Sample, Wrap
 from anchoreval.suites.recipe import BASE, Recipe, options
-from anchoreval.texts.draft import NIAH, NIAH_PREFIX, Draft, Template
-from anchoreval.texts.fit import Draws, Fit, Impossible
+from anchoreval.texts.draft import NIAH, NIAH_PREFIX, Draft, Piece, Tally, Template, interleaved
+from anchoreval.texts.filling import Draws, Fit, Impossible
 from anchoreval.texts.passage import Essay, Passage, Prose, Sentences
 from anchoreval.texts.prose import sentences
-from anchoreval.texts.tally import Piece, Tally, interleaved
 from anchoreval.texts.wordlists import AdjectiveNouns, pairs
 
 NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."

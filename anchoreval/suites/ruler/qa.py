@@ -12,11 +12,10 @@ from typing import Any, Literal
 from anchoreval.errors import LengthError, SourceError
 from anchoreval.schema import Sample, Wrap
 from anchoreval.suites.recipe import BASE, Recipe, options
-from anchoreval.texts.draft import QA, QA_PREFIX, Draft, Template
-from anchoreval.texts.fit import Draws, Fit, Impossible
+from anchoreval.texts.draft import QA, QA_PREFIX, Draft, Piece, Tally, Template
+from anchoreval.texts.filling import Draws, Fit, Impossible
 from anchoreval.texts.prose import quiz
 from anchoreval.texts.questions import Question, Questions
-from anchoreval.texts.tally import Piece, Tally
 
 STEP = 10
 SENTENCE_TOKENS = 5  # fewer than any generated sentence has

@@ -13,9 +13,8 @@ from anchoreval.errors import AnchorEvalError, LengthError
 from anchoreval.schema import Sample, Wrap
 from anchoreval.suites.recipe import BASE, Recipe, options
 from anchoreval.suites.ruler.niah import NOISE
-from anchoreval.texts.draft import VT, VT_PREFIX, Draft, Template
-from anchoreval.texts.fit import Draws, Fit, Numpy, Unlucky
-from anchoreval.texts.tally import Piece, Tally, interleaved, joined_text
+from anchoreval.texts.draft import VT, VT_PREFIX, Draft, Piece, Tally, Template, interleaved
+from anchoreval.texts.filling import Draws, Fit, Numpy, Unlucky
 
 EXAMPLE_TOKENS = 500
 EXAMPLE_STEP = 5
@@ -151,7 +150,7 @@ def example_text(task: ChainTask, draws: Draws, tally: Tally, lines: int | None 
     maker = ChainMaker(task, draws, tally)
     fit = Fit(maker.make_example, tally.count, EXAMPLE_TOKENS, 0, EXAMPLE_STEP, task.hops + 1, draws)
     fitted = fit.sample(fit.search()) if lines is None else fit.refine(lines)
-    return f"{joined_text(fitted.draft.pieces())} {' '.join(fitted.draft.references)}\n"
+    return f"{''.join(piece.text for piece in fitted.draft.pieces())} {' '.join(fitted.draft.references)}\n"
 
 
 def generate(recipe: Recipe) -> Iterator[Sample]:
@@ -166,7 +165,7 @@ def generate(recipe: Recipe) -> Iterator[Sample]:
     maker = ChainMaker(task, draws, tally, recipe.wrap, example_text(task, draws, tally))
     step = 5 if recipe.length < 4096 else 10
     fit = Fit(maker.make, tally.count, recipe.room, recipe.reserved, step, task.hops + 1, draws)
-    units = fit.search(extra=tally.whole(maker.example or ""))
+    units = fit.search(extra=recipe.tokenizer.count(maker.example or ""))
     fit.make = maker.make_with_example
     shown = "upstream"
     for index in range(recipe.count):

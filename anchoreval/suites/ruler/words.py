@@ -14,10 +14,8 @@ from typing import Literal
 from anchoreval.errors import LengthError
 from anchoreval.schema import Sample, Wrap
 from anchoreval.suites.recipe import BASE, Recipe, options
-from anchoreval.texts.draft import CWE, CWE_PREFIX, FWE, FWE_PREFIX, Draft, Template
-from anchoreval.texts.filling import new
-from anchoreval.texts.fit import Draws, Fit, Fitted, Impossible, too_short
-from anchoreval.texts.tally import Piece, Tally
+from anchoreval.texts.draft import CWE, CWE_PREFIX, FWE, FWE_PREFIX, Draft, Piece, Tally, Template
+from anchoreval.texts.filling import Draws, Fit, Fitted, Impossible, new, too_short
 from anchoreval.texts.wordlists import distinct_words, pairs
 
 LONG_FORM = 4096  # from this length on upstream shows a longer example and repeats words more often

@@ -13,9 +13,8 @@ from typing import Protocol
 from anchoreval.errors import LengthError, TooLong
 from anchoreval.schema import Json, Sample, Wrap
 from anchoreval.suites.recipe import Make, Recipe
-from anchoreval.texts.draft import Draft
-from anchoreval.texts.fit import Fitted, fullest
-from anchoreval.texts.tally import Piece, Tally
+from anchoreval.texts.draft import Draft, Piece, Tally
+from anchoreval.texts.filling import Fitted, fullest
 
 FILL = 0.99
 FEW = 3  # attempts after the first, after which a sample is given up if no draw fits, or every draw uses up all texts

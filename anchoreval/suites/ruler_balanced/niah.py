@@ -11,11 +11,10 @@ from anchoreval.schema import Json, Sample
 from anchoreval.suites.recipe import Recipe, options
 from anchoreval.suites.ruler.niah import NOISE, Kind, NeedleTask, NeedleWording, between_sentences, draw_one, needle
 from anchoreval.suites.ruler_balanced.balanced import Sampler, Text, sample
-from anchoreval.texts.draft import Draft
+from anchoreval.texts.draft import Draft, Piece, Tally, interleaved
 from anchoreval.texts.filling import new
 from anchoreval.texts.passage import Essay, Prose, Sentences, nearest
 from anchoreval.texts.prose import sentences
-from anchoreval.texts.tally import Piece, Tally, interleaved
 from anchoreval.texts.wordlists import AdjectiveNouns, pairs
 
 NOISE_WORDS = tuple(NOISE.split(" "))

@@ -15,10 +15,9 @@ from anchoreval.suites.recipe import Recipe, options
 from anchoreval.suites.ruler.qa import DOCUMENT_TOKENS, QuestionMaker, QuestionTask
 from anchoreval.suites.ruler_balanced.balanced import Sampler, Text, sample, wrapped
 from anchoreval.suites.ruler_balanced.niah import places
-from anchoreval.texts.draft import Draft
+from anchoreval.texts.draft import Draft, Piece, Tally
 from anchoreval.texts.prose import quiz
 from anchoreval.texts.questions import Question, Questions
-from anchoreval.texts.tally import Piece, Tally
 
 SHARE = 0.85  # of the prompt that a question may take together with the documents that answer it
 BLOCK = 24  # samples whose generated questions are drawn together

@@ -6,16 +6,14 @@ import string
 from collections.abc import Sequence
 from random import Random
 
-from anchoreval.schema import Json, Sample
+from anchoreval.schema import Json, Sample, Tokenizer
 from anchoreval.suites.recipe import Recipe, options
 from anchoreval.suites.ruler.niah import NOISE
 from anchoreval.suites.ruler.vt import EXAMPLE_TOKENS, NOISE_TOKENS, ChainTask, ChainWording, assignments
 from anchoreval.suites.ruler_balanced.balanced import Sampler, Text, sample
 from anchoreval.suites.ruler_balanced.niah import NOISE_WORDS, noise, places
-from anchoreval.texts.draft import Draft
-from anchoreval.texts.filling import new
-from anchoreval.texts.fit import Fitted, fullest
-from anchoreval.texts.tally import Piece, Tally
+from anchoreval.texts.draft import Draft, Piece, Tally
+from anchoreval.texts.filling import Fitted, fullest, new
 
 SHOWN = {"full": EXAMPLE_TOKENS, "short": 300, "no noise": 0}  # most tokens of the example (0: only what it needs)
 SHARE = 0.5  # of the prompt that an example may take
@@ -106,7 +104,7 @@ def sampler(recipe: Recipe) -> Sampler:
     tally = Tally(recipe.tokenizer)
     wording = ChainWording(tally)
     room = recipe.room
-    example = _example(wording, tally, task.hops + 1, SHARE * room)
+    example = _example(wording, recipe.tokenizer, task.hops + 1, SHARE * room)
 
     def draw(rng: Random, aims: Sequence[float]) -> Text:
         chains = Chains(rng)
@@ -120,12 +118,12 @@ def sampler(recipe: Recipe) -> Sampler:
     return make
 
 
-def _example(wording: ChainWording, tally: Tally, variables: int, allowed: float) -> Example:
+def _example(wording: ChainWording, tokenizer: Tokenizer, variables: int, allowed: float) -> Example:
     """Return the first kind of example that takes up to `allowed` tokens; its size is measured on a separate draw."""
 
     def tokens(lines: int) -> int:
         example = Example("", wording, variables, lines)
-        return tally.whole(example.text(Chains(Random(lines)), Random(lines)))
+        return tokenizer.count(example.text(Chains(Random(lines)), Random(lines)))
 
     for name, most in SHOWN.items():
         best, _ = fullest(lambda lines: Fitted(_NOTHING, tokens(lines), lines, ""), most, 1, most // NOISE_TOKENS)

@@ -27,9 +27,8 @@ from anchoreval.suites.ruler.words import (
     zeta,
 )
 from anchoreval.suites.ruler_balanced.balanced import Sampler, Text, mark_words, sample, spread, wrapped
-from anchoreval.texts.draft import Draft
+from anchoreval.texts.draft import Draft, Tally
 from anchoreval.texts.filling import new
-from anchoreval.texts.tally import Tally
 from anchoreval.texts.wordlists import distinct_words, pairs
 
 ITEM_TOKENS = 3  # fewer than any numbered word has
