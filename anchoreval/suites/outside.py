@@ -23,9 +23,8 @@ from anchoreval.cards.strict_yaml import one_line
 from anchoreval.errors import AnchorEvalError, CardError, UnknownName
 from anchoreval.files.source import executed, imported, line_of
 from anchoreval.schema import Json, Sample, Score
-from anchoreval.suites import generators, scorers
+from anchoreval.suites import NO_FACTS, Average, Generator, Rule, Scorer, Suite, generators, scorers
 from anchoreval.suites.recipe import Make, Recipe
-from anchoreval.suites.suite import NO_FACTS, Average, Generator, Rule, Scorer, Suite
 
 GROUP = "anchoreval.suites"
 _CARD = re.compile(r"(?P<path>.*?\.yaml)(/(?P<rest>.+))?")

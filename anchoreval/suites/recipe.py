@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from anchoreval.errors import CardError
 from anchoreval.schema import Json, Sample, Segment, Tokenizer, Wrap
@@ -27,7 +27,7 @@ class Recipe:
     template. The length holds them, the prompt and `max_new_tokens`. `uncounted` is the number of tokens that the
     length of a published benchmark does not hold, so that its prompts stay as they were published
     (anchoreval.runs.lengths says which rule counts what). `front` is the anchor token, text and id, if one is put in
-    front.
+    front. A prompt may take `room` tokens; the `reserved` ones of the length are not for the prompt.
     """
 
     task: str
@@ -42,16 +42,12 @@ class Recipe:
     outside: int = 0
     uncounted: int = 0
     front: tuple[str, int] | None = None
+    reserved: int = field(init=False)
+    room: int = field(init=False)
 
-    @property
-    def reserved(self) -> int:
-        """Number of tokens of the length that are not for the prompt."""
-        return self.max_new_tokens + self.outside - self.uncounted
-
-    @property
-    def room(self) -> int:
-        """Number of tokens that a prompt may take."""
-        return self.length - self.reserved
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reserved", self.max_new_tokens + self.outside - self.uncounted)
+        object.__setattr__(self, "room", self.length - self.reserved)
 
     def counted(self, prompt: int) -> int:
         """Return `prompt` tokens plus the answer budget, as published benchmarks count: the fact `tokens`."""
@@ -69,23 +65,28 @@ class Recipe:
 
     def fitted(self, index: int, text: Fitted, unit: str, facts: Mapping[str, Json]) -> Sample:
         """Return sample `index`, a text that fits the room; `unit` is what its haystack was counted in."""
-        how = {"tokens": self.counted(text.tokens), "units": text.units, "unit": unit, "fit": text.how}
-        return self.sample(index, text.draft.segments(), text.draft.references, how | dict(facts))
+        tokens = text.tokens + self.max_new_tokens
+        facts = {"tokens": tokens, "units": text.units, "unit": unit, "fit": text.how, **facts}
+        segments, references = text.draft.segments(), text.draft.references
+        return Sample(self.task, self.length, index, segments, references, self.max_new_tokens, facts)
 
 
 Make = Callable[[Recipe], Iterator[Sample]]
 
 
-def options(recipe: Recipe, kind: type[Options]) -> Options:
-    """Return the card's `args` as an instance of the dataclass `kind`; raise CardError as `checked` does."""
-    return checked(recipe.task, recipe.args, kind)
+class CardArgs(NamedTuple):
+    """The arguments that a task's card gives to its generator."""
+
+    task: str
+    args: Mapping[str, Json]
 
 
-def checked(task: str, args: Mapping[str, Json], kind: type[Options]) -> Options:
-    """Return the arguments of a task as an instance of the dataclass `kind`.
+def options(asked: Recipe | CardArgs, kind: type[Options]) -> Options:
+    """Return the card's `args` as an instance of the dataclass `kind`.
 
     Raise CardError that names the task, the argument and its possible values.
     """
+    task, args = asked.task, asked.args
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(kind)
     for name, value in args.items():

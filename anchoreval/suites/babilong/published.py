@@ -16,6 +16,7 @@ from pathlib import Path
 
 from anchoreval.errors import SourceError
 from anchoreval.schema import Json, Sample
+from anchoreval.suites import FileState
 from anchoreval.suites.babilong.prompts import DataSet, judged_by, prompt_of
 from anchoreval.suites.babilong.stories import BABI, NAMES, ZIP, file_name
 from anchoreval.suites.babilong.stories import find as find_stories
@@ -23,7 +24,6 @@ from anchoreval.suites.files import state_of
 from anchoreval.suites.general import harness as lm_eval_tasks
 from anchoreval.suites.general.rows import sha256_of_rows
 from anchoreval.suites.recipe import Recipe, options
-from anchoreval.suites.suite import FileState
 from anchoreval.texts.filling import too_short
 from anchoreval.texts.reading import checked_text, json_lines, json_of, text_of
 from anchoreval.texts.sources import Sources

@@ -1,9 +1,9 @@
 """General benchmarks, as lm-eval's task definitions ask them."""
 
+from anchoreval.suites import Generator, Scorer, Suite, gold_is_likeliest
 from anchoreval.suites.general import fetch, generate
 from anchoreval.suites.general.harness import other_release, require
 from anchoreval.suites.general.scoring import lm_eval, refuse
-from anchoreval.suites.suite import Generator, Scorer, Suite, gold_is_likeliest
 
 SUITE = Suite(
     generators={"lm_eval": Generator(generate.generate, release=other_release, prose_free=True, explained=False)},

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from anchoreval.errors import SourceError
 from anchoreval.files import write_json_lines, write_whole
+from anchoreval.suites import FileState
 from anchoreval.suites.general import harness as lm_eval_tasks
 from anchoreval.suites.general import rows as general_rows
 from anchoreval.suites.general.rows import FOLDER, HUB, OnHub
-from anchoreval.suites.suite import FileState
 from anchoreval.texts.sources import Sources
 
 if TYPE_CHECKING:

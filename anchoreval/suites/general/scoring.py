@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from anchoreval.schema import Json, Score
+from anchoreval.suites import NO_FACTS
 from anchoreval.suites.general import harness as lm_eval_tasks
-from anchoreval.suites.suite import NO_FACTS
 
 
 def results(text: str, facts: Mapping[str, Json]) -> lm_eval_tasks.Results:

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from statistics import fmean
 from typing import Literal
 
-from anchoreval.suites.ruler.averages import task_score
-from anchoreval.suites.suite import Average
+from anchoreval.suites import Average
+from anchoreval.suites.ruler.scoring import task_score
 
 Language = Literal["en", "zh"]
 Categories = dict[str, tuple[str, ...]]

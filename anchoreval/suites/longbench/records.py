@@ -14,8 +14,8 @@ from typing import IO
 
 from anchoreval.errors import SourceError
 from anchoreval.schema import Json
+from anchoreval.suites import FileState
 from anchoreval.suites.files import state_of
-from anchoreval.suites.suite import FileState
 from anchoreval.texts.reading import checked_text, json_lines, lines_of, opened
 from anchoreval.texts.sources import Published, Sources
 

@@ -18,8 +18,8 @@ from functools import lru_cache, partial
 
 from anchoreval.errors import MissingExtra
 from anchoreval.schema import Json, Score
+from anchoreval.suites import NO_FACTS, NO_REFERENCES, Rule, Scorer
 from anchoreval.suites.longbench.rouge import RougeL, lengths, rouge_l
-from anchoreval.suites.suite import NO_FACTS, NO_REFERENCES, Rule, Scorer
 
 Metric = Callable[[str, str, Sequence[str]], float]
 LIMIT = "upstream's recursion limit makes this"  # start of the note on a score for which upstream has another value

@@ -1,9 +1,9 @@
 """LongBench v2: multiple-choice questions over long files."""
 
+from anchoreval.suites import Generator, Scorer, Setting, Suite
 from anchoreval.suites.longbench_v2 import generate
 from anchoreval.suites.longbench_v2.records import LONGBENCH_V2, states
 from anchoreval.suites.longbench_v2.scoring import same_letter
-from anchoreval.suites.suite import Generator, Scorer, Setting, Suite
 
 SUITE = Suite(
     generators={

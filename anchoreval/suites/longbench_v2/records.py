@@ -9,9 +9,9 @@ from pathlib import Path
 
 from anchoreval.errors import SourceError
 from anchoreval.schema import Json
+from anchoreval.suites import FileState
 from anchoreval.suites.files import state_of
 from anchoreval.suites.longbench_v2.json_array import objects
-from anchoreval.suites.suite import FileState
 from anchoreval.texts.reading import checked_text
 from anchoreval.texts.sources import Published, Sources
 

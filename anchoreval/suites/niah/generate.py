@@ -24,7 +24,7 @@ from anchoreval.errors import CardError
 from anchoreval.schema import Json, Sample
 from anchoreval.suites.niah import needles as hidden
 from anchoreval.suites.niah.needles import Hidden
-from anchoreval.suites.recipe import Recipe, checked, options
+from anchoreval.suites.recipe import CardArgs, Recipe, options
 from anchoreval.suites.ruler.niah import NOISE
 from anchoreval.texts.draft import Draft, Piece, Tally, Template
 from anchoreval.texts.filling import too_short
@@ -69,7 +69,7 @@ class Grid:
 
 def size(task: str, args: Mapping[str, Json]) -> int:
     """Return the number of samples of one length under a task's `args`: depths times repeats."""
-    grid = checked(task, args, Grid)
+    grid = options(CardArgs(task, args), Grid)
     return grid.depths * grid.repeats
 
 

@@ -1,8 +1,8 @@
 """The suite `nll`: windows of the user's texts, scored token by token."""
 
+from anchoreval.suites import Generator, Scorer, Setting, Suite
 from anchoreval.suites.nll import generate
 from anchoreval.suites.nll.scoring import token_probability
-from anchoreval.suites.suite import Generator, Scorer, Setting, Suite
 
 SUITE = Suite(
     generators={

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from anchoreval.schema import Json, Score
-from anchoreval.suites.suite import NO_FACTS, PER_TOKEN
+from anchoreval.suites import NO_FACTS, PER_TOKEN
 
 
 def token_probability(_: str, __: Sequence[str], facts: Mapping[str, Json] = NO_FACTS) -> Score:
