@@ -157,6 +157,7 @@ class Template:
     before: str
     after: str
     prefix: str
+    singular: bool = False
 
     @classmethod
     def of(cls, wrap: Wrap, text: str, prefix: str, singular: bool = False) -> Template:
@@ -167,7 +168,7 @@ class Template:
                 marked = marked.replace(old, new)
         body, tail = marked.split("\x01")
         before, after = body.split("\x00context\x00")
-        return cls(wrap.opening + before, after + wrap.closing, tail)
+        return cls(wrap.opening + before, after + wrap.closing, tail, singular)
 
     def fill(self, **fields: str) -> tuple[str, str, str]:
         """Return the filled text before the context, after it, and the answer prefix."""

@@ -8,13 +8,21 @@ from itertools import accumulate
 from random import Random
 
 from anchoreval.schema import Json, Sample
-from anchoreval.suites.recipe import Recipe, options
-from anchoreval.suites.ruler.niah import NOISE, Kind, NeedleTask, NeedleWording, between_sentences, draw_one, needle
+from anchoreval.suites.recipe import BASE, Recipe, options
+from anchoreval.suites.ruler.niah import (
+    NOISE,
+    Kind,
+    NeedleTask,
+    NeedleWording,
+    between_sentences,
+    draw_one,
+    needle,
+    passage_of,
+)
 from anchoreval.suites.ruler_balanced.balanced import Sampler, Text, sample
-from anchoreval.texts.draft import Draft, Piece, Tally, interleaved
+from anchoreval.texts.draft import NIAH, NIAH_PREFIX, Draft, Piece, Tally, Template, interleaved
 from anchoreval.texts.filling import new
 from anchoreval.texts.passage import Essay, Prose, Sentences, nearest
-from anchoreval.texts.prose import sentences
 from anchoreval.texts.wordlists import AdjectiveNouns, pairs
 
 NOISE_WORDS = tuple(NOISE.split(" "))
@@ -174,8 +182,9 @@ class InLines:
 def sampler(recipe: Recipe) -> Sampler:
     """Return the function that makes one sample of a needle task by its index."""
     task = options(recipe, NeedleTask)
-    tally, names, wording = Tally(recipe.tokenizer), pairs(recipe.sources.wordlists), NeedleWording(task)
-    room, passage = recipe.room, _passage(recipe, tally) if task.haystack == "essay" else None
+    tally, names = Tally(recipe.tokenizer), pairs(recipe.sources.wordlists)
+    wording = NeedleWording(task, Template.of(BASE, NIAH, NIAH_PREFIX, task.queries * task.values == 1))
+    room, passage = recipe.room, passage_of(recipe, tally) if task.haystack == "essay" else None
     haystack = recipe.sources.haystack if passage else task.haystack
     most = room if isinstance(passage, Essay) else max(1, room // (4 if passage else LINE_TOKENS))
 
@@ -189,9 +198,3 @@ def sampler(recipe: Recipe) -> Sampler:
         return sample(recipe, tally, index, draw, task.queries * task.values, {"haystack": haystack})
 
     return make
-
-
-def _passage(recipe: Recipe, tally: Tally) -> Essay | Prose:
-    if recipe.sources.haystack == "generated":
-        return Prose(sentences(recipe.seed), tally)
-    return Essay(recipe.sources.essay(), recipe.sources.sentence_splitter(), tally)
