@@ -2,7 +2,6 @@
 
 from anchoreval.suites import Generator, Scorer, Setting, Suite
 from anchoreval.suites.longbench_v2 import generate
-from anchoreval.suites.longbench_v2.records import LONGBENCH_V2, states
 from anchoreval.suites.longbench_v2.scoring import same_letter
 
 SUITE = Suite(
@@ -14,6 +13,6 @@ SUITE = Suite(
     settings={
         "prompting": Setting("longbench_v2: the prompt (default: zero_shot)", ("zero_shot", "cot", "no_context"))
     },
-    files=(LONGBENCH_V2,),
-    states=states,
+    files=(generate.LONGBENCH_V2,),
+    states=generate.states,
 )
