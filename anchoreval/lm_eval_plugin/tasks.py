@@ -20,9 +20,8 @@ from anchoreval.lm_eval_plugin.arguments import BadArgument, prompt_arguments, s
 from anchoreval.model import Model
 from anchoreval.runs.prompts import Prompts, Spec
 from anchoreval.schema import Choice, ChoiceScore, Json, Sample, Segment
-from anchoreval.suites import scorer_of
+from anchoreval.suites import scorer_of, with_choices
 from anchoreval.suites.outside import known_tasks, named
-from anchoreval.suites import with_choices
 
 _log = logging.getLogger("lm_eval.anchoreval")
 #: The key that marks a document as one of our samples; its value is the sample id.

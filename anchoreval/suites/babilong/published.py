@@ -126,7 +126,7 @@ def of_hub(sources: Sources, data: str, name: str) -> Sequence[Json]:
         except ModuleNotFoundError:
             why = "that needs pip install datasets"
         except Exception as error:  # datasets and huggingface_hub raise many kinds
-            why = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            why = lm_eval_tasks.first_line(error)
     looked = " and ".join(map(str, sources.places()))
     raise SourceError(
         f"{data}/{name}.json of BABILong is missing (looked in {looked}; from the hub: {why}), published at {ADDRESS}: "
