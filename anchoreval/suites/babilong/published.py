@@ -17,7 +17,7 @@ from pathlib import Path
 from anchoreval.errors import SourceError
 from anchoreval.schema import Json, Sample
 from anchoreval.suites import FileState
-from anchoreval.suites.babilong.prompts import DataSet, judged_by, prompt_of
+from anchoreval.suites.babilong.generate import DataSet, labels, prompt_of
 from anchoreval.suites.babilong.stories import BABI, NAMES, ZIP, file_name
 from anchoreval.suites.babilong.stories import find as find_stories
 from anchoreval.suites.files import state_of
@@ -73,18 +73,16 @@ def generate(recipe: Recipe) -> Iterator[Sample]:
     """Yield the samples of a file in order; raise LengthError if one of them does not fit."""
     task = options(recipe, PublishedTask)
     name = name_at(task.data, recipe.length)
-    samples = [_sample(recipe, task, name, index, row) for index, row in enumerate(rows(recipe, task.data, name))]
+    samples = []
+    for index, row in enumerate(rows(recipe, task.data, name)):
+        segments = prompt_of(task.data, row.input, row.question, recipe.wrap)
+        tokens = recipe.counted(recipe.tokenizer.count("".join(segment.text for segment in segments)))
+        facts = {"tokens": tokens, "published_length": name, "labels": labels(task.data), "question": row.question}
+        samples.append(recipe.sample(index, segments, (row.target,), facts))
     needed = max(sample.facts["tokens"] for sample in samples) + recipe.outside - recipe.uncounted
     if needed > recipe.length:
         raise too_short(recipe.length, needed if name_at(task.data, needed) == name else None)
     yield from samples
-
-
-def _sample(recipe: Recipe, task: PublishedTask, name: str, index: int, row: Row) -> Sample:
-    segments = prompt_of(task.data, row.input, row.question, recipe.wrap)
-    tokens = recipe.counted(recipe.tokenizer.count("".join(segment.text for segment in segments)))
-    facts = {"tokens": tokens, "published_length": name, **judged_by(task.data, row.question)}
-    return recipe.sample(index, segments, (row.target,), facts)
 
 
 def find(sources: Sources, data: str, name: str) -> Path | None:
@@ -110,7 +108,12 @@ def rows(recipe: Recipe, data: str, name: str) -> list[Row]:
     else:
         origin: dict[str, Json] = {"dataset": DATASET, "revision": REVISION}
         recipe.sources.note_rows(file, sha256_of_rows(content), len(content), True, folder="babilong", **origin)
-    return [_row(content[index], f"{where}: sample {index}") for index in range(recipe.count)]
+    samples = []
+    for index in range(recipe.count):
+        fields = content[index] if isinstance(content[index], dict) else {}
+        place, form = f"{where}: sample {index}", "BABILong's own samples"
+        samples.append(Row(*(checked_text(fields.get(key), place, key, form) for key in _FIELDS)))
+    return samples
 
 
 def of_hub(sources: Sources, data: str, name: str) -> Sequence[Json]:
@@ -140,11 +143,6 @@ def parse(path: Path) -> list[Json]:
     if text.lstrip().startswith("["):
         return list(json_of(text, str(path)))
     return [row for _, row in json_lines(text.encode().split(b"\n"), path)]
-
-
-def _row(each: Json, where: str) -> Row:
-    fields = each if isinstance(each, dict) else {}
-    return Row(*(checked_text(fields.get(key), where, key, "BABILong's own samples") for key in _FIELDS))
 
 
 def states(sources: Sources) -> Iterator[FileState]:
