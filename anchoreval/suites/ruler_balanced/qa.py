@@ -26,10 +26,10 @@ UNSAID = frozenset({"yes", "no", "noanswer"})  # answers that no document states
 Asked = Callable[[int], tuple[QuestionMaker, int]]  # sample index -> (maker, index of its question)
 
 
-class AmongDocuments:
+class AmongDocuments(Text):
     """A question whose documents stand among others; the unit is one of the others, and the last may be cut."""
 
-    least = 0
+    unit, least = "documents", 0
 
     def __init__(self, maker: QuestionMaker, question: int, rng: Random, aims: Sequence[float], room: int) -> None:
         self._maker, self._question, self._aims = maker, question, aims
@@ -61,7 +61,7 @@ class AmongDocuments:
     def finish(self, draft: Draft, units: int) -> dict[str, Json]:
         """Return the number of documents, the question's index, and the first of its documents as `source`."""
         source = self._asked.gold[0]
-        return {"unit": "documents", "documents": len(draft.documents), "question": self._question, "source": source}
+        return {"documents": len(draft.documents), "question": self._question, "source": source}
 
 
 def _words(text: str) -> list[tuple[int, int]]:

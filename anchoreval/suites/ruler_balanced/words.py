@@ -54,27 +54,26 @@ class Pool:
         return drawn + Random(" ".join(drawn[:COMMON])).sample(self._pairs, max(0, wanted - len(drawn)))
 
 
-class CommonWords:
+class CommonWords(Text):
     """A numbered list of common and other words; the unit is a different word."""
+
+    unit = "words"
 
     def __init__(
         self, form: Form, pool: Pool, rng: Random, aims: Sequence[float], wording: CommonWording, most: int
     ) -> None:
         self._form, self._aims, self._wording = form, aims, wording
         self.least, self.most = form.least, most
-        shown = form.example[0] if form.example else 0
+        shown, often, other = form.example or (0, 0, 0)
         drawn = _apart(pool.draw(rng, most + shown + SPARE))
         self._common, rest = drawn[:COMMON], drawn[COMMON:]
-        self._example = self._shown(form.example, rest[:shown], rng) if form.example else None
+        self._example = None
+        if form.example:
+            listed = rest[:COMMON] * often + rest[COMMON:shown] * other
+            self._example = rng.sample(listed, len(listed)), rest[:COMMON]
         self._others = rest[shown:]
         self.most = min(most, COMMON + len(self._others))
         self._order = rng.getrandbits(64)
-
-    @staticmethod
-    def _shown(sizes: tuple[int, int, int], words: list[str], rng: Random) -> tuple[list[str], list[str]]:
-        _, often, other = sizes
-        listed = words[:COMMON] * often + words[COMMON:] * other
-        return rng.sample(listed, len(listed)), words[:COMMON]
 
     def _listed(self, units: int) -> tuple[list[str], list[int]]:
         others = self._others[: units - COMMON] * self._form.other
@@ -87,15 +86,11 @@ class CommonWords:
         """Return the text with `units` different words."""
         return self._wording.draft(self._listed(units)[0], self._common, self._example)
 
-    def words(self, units: int) -> int:
-        """Return 0, because a word is not cut."""
-        return 0
-
     def finish(self, draft: Draft, units: int) -> dict[str, Json]:
-        """Mark the occurrence of each answer whose place was drawn; return the name of the unit."""
+        """Mark the occurrence of each answer whose place was drawn."""
         listed, slots = self._listed(units)
         mark_words(draft, [f"{at}. {word}" for at, word in enumerate(listed, 1)], slots)
-        return {"unit": "words"}
+        return {}
 
 
 def _slots(aims: Sequence[float], words: Sequence[str]) -> list[float]:
@@ -158,8 +153,10 @@ def common_sampler(recipe: Recipe) -> Sampler:
     return make
 
 
-class CodedWords:
+class CodedWords(Text):
     """Coded words by frequency; the unit is one word of the text."""
+
+    unit = "words"
 
     def __init__(self, maker: CodedWordsMaker, vocabulary: Sequence[str], aims: Sequence[float], order: int) -> None:
         self._maker, self._vocabulary, self._aims, self._order = maker, vocabulary, aims, order
@@ -176,16 +173,12 @@ class CodedWords:
         """Return the text of about `units` words."""
         return self._maker.text(self._vocabulary, units, lambda listed: self._spread(listed)[0])
 
-    def words(self, units: int) -> int:
-        """Return 0, because a word is not cut."""
-        return 0
-
     def finish(self, draft: Draft, units: int) -> dict[str, Json]:
-        """Mark the occurrence of each answer whose place was drawn; return the name of the unit."""
+        """Mark the occurrence of each answer whose place was drawn."""
         counts = appearances(units, len(self._vocabulary), self._maker.alpha)
         ranked = [word for word, often in zip(self._vocabulary, counts, strict=True) for _ in range(often)]
         mark_words(draft, *self._spread(ranked))
-        return {"unit": "words"}
+        return {}
 
 
 def least_clear(alpha: float) -> int:
