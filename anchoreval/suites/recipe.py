@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from anchoreval.errors import CardError
 from anchoreval.schema import Json, Sample, Segment, Tokenizer, Wrap
+from anchoreval.texts.filling import Fitted, most, too_short
 
 if TYPE_CHECKING:
-    from anchoreval.texts.filling import Fitted
     from anchoreval.texts.sources import Sources
 
 Options = TypeVar("Options")
@@ -48,6 +48,20 @@ class Recipe:
     def __post_init__(self) -> None:
         object.__setattr__(self, "reserved", self.max_new_tokens + self.outside - self.uncounted)
         object.__setattr__(self, "room", self.length - self.reserved)
+
+    def tokens_of(self, segments: Iterable[Segment]) -> int:
+        """Return the tokens of a prompt of these segments."""
+        return self.tokenizer.count("".join(segment.text for segment in segments))
+
+    def most_units(self, tokens: Callable[[int], int], least: int, guess: int) -> int:
+        """Return the most units (`least` or more) that fit the room, as `texts.filling.most` finds them.
+
+        Raise LengthError if `least` units do not fit.
+        """
+        units = most(tokens, self.room, least, guess)
+        if units is None:
+            raise too_short(self.length, tokens(least) + self.reserved)
+        return units
 
     def counted(self, prompt: int) -> int:
         """Return `prompt` tokens plus the answer budget, as published benchmarks count: the fact `tokens`."""
@@ -115,5 +129,5 @@ def sample_of(
 ) -> Sample:
     """Return the finished sample without empty segments; its facts include `tokens` (Recipe.counted)."""
     kept = tuple(segment for segment in segments if segment.text)
-    tokens = recipe.counted(recipe.tokenizer.count("".join(segment.text for segment in kept)))
+    tokens = recipe.counted(recipe.tokens_of(kept))
     return recipe.sample(index, kept, (reference,), {"tokens": tokens, **facts})

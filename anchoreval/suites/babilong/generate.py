@@ -129,7 +129,7 @@ class Mixture:
             parts = self.parts(count + 1, ends[kept])
         context = " ".join(text for text, _ in parts)
         segments = prompt_of(self.data, context, self.story.question, recipe.wrap)
-        tokens = recipe.counted(tokenizer.count("".join(segment.text for segment in segments)))
+        tokens = recipe.counted(recipe.tokens_of(segments))
         # where the facts that the question needs stand: as shares of the context's characters, and in tokens
         starts = itertools.accumulate((len(text) + 1 for text, _ in parts), initial=0)
         needed = [start for start, (_, at) in zip(starts, parts, strict=False) if at in self.story.supporting]
@@ -180,5 +180,4 @@ class Mixture:
                 raise SourceError(f"{self.recipe.task}: {said}: use other texts")
 
     def _count(self, context: str) -> int:
-        segments = prompt_of(self.data, context, self.story.question, self.recipe.wrap)
-        return self.recipe.tokenizer.count("".join(segment.text for segment in segments))
+        return self.recipe.tokens_of(prompt_of(self.data, context, self.story.question, self.recipe.wrap))

@@ -76,7 +76,7 @@ def generate(recipe: Recipe) -> Iterator[Sample]:
     samples = []
     for index, row in enumerate(rows(recipe, task.data, name)):
         segments = prompt_of(task.data, row.input, row.question, recipe.wrap)
-        tokens = recipe.counted(recipe.tokenizer.count("".join(segment.text for segment in segments)))
+        tokens = recipe.counted(recipe.tokens_of(segments))
         facts = {"tokens": tokens, "published_length": name, "labels": labels(task.data), "question": row.question}
         samples.append(recipe.sample(index, segments, (row.target,), facts))
     needed = max(sample.facts["tokens"] for sample in samples) + recipe.outside - recipe.uncounted

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from random import Random
 
 from anchoreval.errors import CardError
-from anchoreval.schema import Sample, Segment
+from anchoreval.schema import Json, Sample, Segment
 from anchoreval.suites.recipe import Recipe, options, sample_of
-from anchoreval.texts.filling import most, new, too_short, topped_up
+from anchoreval.texts.filling import new, topped_up
 from anchoreval.texts.prose import ADJECTIVES, PEOPLE, REASONS, TIMES, TOPICS, TRANSITIVE
 
 INSTRUCTION = (
@@ -85,18 +85,19 @@ class _Maker:
 
     def text(self, of: int) -> str:
         """Return a new question about things of class `of`, different from all before."""
-        text = new(lambda: self._drawn(of), lambda text: text not in self.seen, "questions about things of a place")
+
+        def drawn() -> str:
+            rng = self.rng
+            a, b = rng.sample(self.things[of], 2)
+            past, plain = rng.choice(TRANSITIVE)
+            frame = rng.choice(FRAMES)
+            a, b = (f"{rng.choice(ADJECTIVES)} {each}" if rng.random() < 0.4 else each for each in (a, b))
+            person, time, reason = rng.choice(PEOPLE), rng.choice(TIMES), rng.choice(REASONS)
+            return frame.format(a=a, b=b, past=past, plain=plain, person=person, time=time, reason=reason)
+
+        text = new(drawn, lambda text: text not in self.seen, "questions about things of a place")
         self.seen.add(text)
         return text
-
-    def _drawn(self, of: int) -> str:
-        rng = self.rng
-        a, b = rng.sample(self.things[of], 2)
-        past, plain = rng.choice(TRANSITIVE)
-        return rng.choice(FRAMES).format(
-            a=_described(rng, a), b=_described(rng, b), past=past, plain=plain, person=rng.choice(PEOPLE),
-            time=rng.choice(TIMES), reason=rng.choice(REASONS),
-        )  # fmt: skip
 
     def example(self, of: int) -> str:
         """Return a text of class `of` with its label."""
@@ -110,6 +111,7 @@ class _Maker:
         return self.drawn[:count]
 
     def segments(self, examples: list[str]) -> list[Segment]:
+        """Return the prompt with these examples."""
         recipe = self.recipe
         return [
             Segment("preamble", recipe.wrap.opening + INSTRUCTION),
@@ -118,36 +120,20 @@ class _Maker:
             Segment("answer_prefix", CUE),
         ]
 
-    def tokens(self, examples: list[str]) -> int:
-        """Return the number of tokens of the prompt."""
-        return self.recipe.tokenizer.count("".join(segment.text for segment in self.segments(examples)))
-
     def sample(self) -> Sample:
         """Return the sample with as many examples as fit."""
         recipe, least = self.recipe, self.labels
-        room = recipe.room
+
+        def tokens(examples: list[str]) -> int:
+            return recipe.tokens_of(self.segments(examples))
+
         each = recipe.tokenizer.count("\n\n".join(self.examples(least))) / least
-        count = most(lambda units: self.tokens(self.examples(units)), room, least, int(room / each))
-        if count is None:
-            raise too_short(recipe.length, self.tokens(self.examples(least)) + recipe.reserved)
+        count = recipe.most_units(lambda units: tokens(self.examples(units)), least, int(recipe.room / each))
+        lines = self.examples(count)
         examples = topped_up(
-            self.examples(count),
-            range(count),
-            lambda at: self.example(self.order[at]),
-            self.tokens,
-            room,
-            recipe.tokenizer,
+            lines, range(count), lambda at: self.example(self.order[at]), tokens, recipe.room, recipe.tokenizer
         )
         gold = [at for at in range(count) if self.order[at] == self.asked]
-        facts = {
-            "texts": "generated",
-            "examples": count,
-            "labels": self.labels,
-            "gold_examples": len(gold),
-            "nearest_gold": round(gold[-1] / max(1, count - 1), 4),
-        }
+        facts: dict[str, Json] = {"texts": "generated", "examples": count, "labels": self.labels}
+        facts |= {"gold_examples": len(gold), "nearest_gold": round(gold[-1] / max(1, count - 1), 4)}
         return sample_of(recipe, self.index, self.segments(examples), str(self.names[self.asked]), facts)
-
-
-def _described(rng: Random, thing: str) -> str:
-    return f"{rng.choice(ADJECTIVES)} {thing}" if rng.random() < 0.4 else thing

@@ -15,7 +15,6 @@ from anchoreval.suites.ruler.words import (
     ANSWER_RANKS,
     COMMON,
     NOISE_WORD,
-    PAIRS,
     CodedTask,
     CodedWordsMaker,
     CommonTask,
@@ -122,27 +121,18 @@ def common_sampler(recipe: Recipe) -> Sampler:
         most = COMMON + max(0, room // ITEM_TOKENS - COMMON * form.common) // form.other
         return CommonWords(form, pool, rng, aims, wording, max(most, form.least))
 
-    def tokens(form: Form, probe: int) -> int:
+    def tokens(form: Form, probe: object, all_words: bool = False) -> int:
         drawn = text(form, Random(f"form/{probe}"), [0.0] * COMMON)
-        return tally.count(wrapped(drawn.draft(drawn.least, 0), recipe.wrap).pieces())
-
-    def ends(form: Form) -> bool:
-        every = text(form, Random("form/words"), [0.0] * COMMON)
-        return tally.count(wrapped(every.draft(every.most, 0), recipe.wrap).pieces()) < room
+        draft = drawn.draft(drawn.most if all_words else drawn.least, 0)
+        return tally.count(wrapped(draft, recipe.wrap).pieces())
 
     def fits(form: Form) -> bool:
         return max(tokens(form, probe) for probe in range(PROBES)) <= SHARE * room
 
     ladder = [replace(form, least=max(form.least, LEAST_WORDS)) for form in forms(task, recipe.length)]
     form = next(filter(fits, ladder), ladder[-1])
-    pool.paired = ends(form)
-    facts = {
-        "haystack": f"wonderwords {recipe.sources.wordlists}",
-        "form": form.name,
-        "common_repeats": form.common,
-        "other_repeats": form.other,
-        **({"words": PAIRS} if pool.paired else {}),
-    }
+    pool.paired = tokens(form, "words", all_words=True) < room
+    facts = form.facts(recipe, pool.paired)
 
     def draw(rng: Random, aims: Sequence[float]) -> Text:
         return text(form, rng, aims)
