@@ -95,6 +95,11 @@ class CardArgs(NamedTuple):
     args: Mapping[str, Json]
 
 
+@dataclass(frozen=True, slots=True)
+class NoArgs:
+    """The `args` of a card whose generator takes none."""
+
+
 def options(asked: Recipe | CardArgs, kind: type[Options]) -> Options:
     """Return the card's `args` as an instance of the dataclass `kind`.
 

@@ -11,13 +11,12 @@ promises no more. If one of its samples does not fit the length, the error names
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from anchoreval.errors import SourceError
 from anchoreval.schema import Json, Sample
 from anchoreval.suites import FileState
-from anchoreval.suites.babilong.generate import DataSet, labels, prompt_of
+from anchoreval.suites.babilong.generate import BabilongTask, labels, prompt_of
 from anchoreval.suites.babilong.stories import BABI, NAMES, ZIP, file_name
 from anchoreval.suites.babilong.stories import find as find_stories
 from anchoreval.suites.files import state_of
@@ -42,22 +41,6 @@ _THOUSANDS = {
 _LONGEST = {**{f"qa{n}": "10M" for n in range(1, 6)}, **{f"qa{n}": "1M" for n in range(6, 11)}}
 
 
-@dataclass(frozen=True, slots=True)
-class PublishedTask:
-    """The `args` of a task card: which of bAbI's tasks."""
-
-    data: DataSet
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A published sample."""
-
-    input: str
-    question: str
-    target: str
-
-
 def names(data: str) -> list[str]:
     """Return the names of the lengths at which a task is published, shortest first."""
     last = _THOUSANDS[_LONGEST.get(data, "0k")]
@@ -71,14 +54,14 @@ def name_at(data: str, length: int) -> str:
 
 def generate(recipe: Recipe) -> Iterator[Sample]:
     """Yield the samples of a file in order; raise LengthError if one of them does not fit."""
-    task = options(recipe, PublishedTask)
+    task = options(recipe, BabilongTask)
     name = name_at(task.data, recipe.length)
     samples = []
-    for index, row in enumerate(rows(recipe, task.data, name)):
-        segments = prompt_of(task.data, row.input, row.question, recipe.wrap)
+    for index, (text, question, target) in enumerate(rows(recipe, task.data, name)):
+        segments = prompt_of(task.data, text, question, recipe.wrap)
         tokens = recipe.counted(recipe.tokens_of(segments))
-        facts = {"tokens": tokens, "published_length": name, "labels": labels(task.data), "question": row.question}
-        samples.append(recipe.sample(index, segments, (row.target,), facts))
+        facts = {"tokens": tokens, "published_length": name, "labels": labels(task.data), "question": question}
+        samples.append(recipe.sample(index, segments, (target,), facts))
     needed = max(sample.facts["tokens"] for sample in samples) + recipe.outside - recipe.uncounted
     if needed > recipe.length:
         raise too_short(recipe.length, needed if name_at(task.data, needed) == name else None)
@@ -91,8 +74,8 @@ def find(sources: Sources, data: str, name: str) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def rows(recipe: Recipe, data: str, name: str) -> list[Row]:
-    """Return the first `recipe.count` samples of a file and note the file in the sources.
+def rows(recipe: Recipe, data: str, name: str) -> list[list[str]]:
+    """Return input, question and target of the first `recipe.count` samples of a file, and note it in the sources.
 
     Raise SourceError if there are fewer.
     """
@@ -112,7 +95,7 @@ def rows(recipe: Recipe, data: str, name: str) -> list[Row]:
     for index in range(recipe.count):
         fields = content[index] if isinstance(content[index], dict) else {}
         place, form = f"{where}: sample {index}", "BABILong's own samples"
-        samples.append(Row(*(checked_text(fields.get(key), place, key, form) for key in _FIELDS)))
+        samples.append([checked_text(fields.get(key), place, key, form) for key in _FIELDS])
     return samples
 
 

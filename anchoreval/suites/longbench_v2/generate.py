@@ -24,7 +24,7 @@ from anchoreval.suites import FileState
 from anchoreval.suites.files import state_of
 from anchoreval.suites.longbench.generate import from_ends, joined
 from anchoreval.suites.longbench_v2.json_array import objects
-from anchoreval.suites.recipe import Recipe, options
+from anchoreval.suites.recipe import NoArgs, Recipe, options
 from anchoreval.texts.download import HUB
 from anchoreval.texts.reading import checked_text
 from anchoreval.texts.sources import Published, Sources
@@ -51,11 +51,6 @@ class LongBenchV2Task:
     """The `args` of a task card: which of upstream's prompts."""
 
     prompting: Literal["zero_shot", "cot", "no_context"] = "zero_shot"
-
-
-@dataclass(frozen=True, slots=True)
-class LetterTask:
-    """The `args` of a task card of the variant that scores letters: none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +163,7 @@ def generate(recipe: Recipe) -> Iterator[Sample]:
 
 def generate_letters(recipe: Recipe) -> Iterator[Sample]:
     """Yield samples of the first records of the file with the four letters as choices behind "Answer:"."""
-    options(recipe, LetterTask)
+    options(recipe, NoArgs)
     for index, record in enumerate(questions(recipe.sources, recipe.count)):
         sample = _sample(recipe, "choices", index, record)
         gold = {"gold": LETTERS.index(record.answer)}

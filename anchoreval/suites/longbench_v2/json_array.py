@@ -51,15 +51,13 @@ class _Window:
                 value, self.at = _DECODER.raw_decode(self.held, self.at)
                 return value
             except json.JSONDecodeError as error:
-                if not self._may_be_cut(error):
+                unfinished = error.msg.startswith("Unterminated string")
+                if not unfinished and error.pos < len(self.held) - NEAR_THE_END:
                     raise ValueError(f"{error.msg} at character {self.passed + error.pos}") from None
                 if not self.more():
                     raise ValueError("the file ends inside it") from None
             except RecursionError:
                 raise ValueError("nested too deeply") from None
-
-    def _may_be_cut(self, error: json.JSONDecodeError) -> bool:
-        return error.msg.startswith("Unterminated string") or error.pos >= len(self.held) - NEAR_THE_END
 
 
 def objects(path: Path, chunk: int = CHUNK) -> Iterator[dict[str, Json]]:

@@ -9,11 +9,10 @@ demonstrations are two other pairs, and one more pair, whose key and value are c
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from random import Random
 
 from anchoreval.schema import Json, Sample, Segment
-from anchoreval.suites.recipe import Recipe, options, sample_of
+from anchoreval.suites.recipe import NoArgs, Recipe, options, sample_of
 from anchoreval.suites.ruler.niah import uuid4
 from anchoreval.texts.filling import depth, most
 
@@ -24,14 +23,9 @@ UUID = 36  # characters
 Pair = tuple[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class PairsTask:
-    """The `args` of a task card: none."""
-
-
 def generate(recipe: Recipe) -> Iterator[Sample]:
     """Yield samples whose object has as many pairs as fit; raise LengthError if three pairs do not fit."""
-    options(recipe, PairsTask)
+    options(recipe, NoArgs)
     for index in range(recipe.count):
         yield _sample(recipe, index)
 

@@ -8,12 +8,11 @@ strata.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from random import Random
 
 from anchoreval.schema import Sample, Segment
-from anchoreval.suites.recipe import Recipe, options, sample_of
+from anchoreval.suites.recipe import NoArgs, Recipe, options, sample_of
 from anchoreval.suites.ruler.niah import NOISE
 from anchoreval.texts.filling import depth
 
@@ -26,14 +25,9 @@ CUE = " The pass key is"
 HIGHEST = 50_000
 
 
-@dataclass(frozen=True, slots=True)
-class PasskeyTask:
-    """The `args` of a task card: none."""
-
-
 def generate(recipe: Recipe) -> Iterator[Sample]:
     """Yield samples filled with noise to the character; raise LengthError if the texts around the noise do not fit."""
-    options(recipe, PasskeyTask)
+    options(recipe, NoArgs)
     for index in range(recipe.count):
         key, place = Random(f"{recipe.seed}-passkey-{index}").randint(1, HIGHEST), depth(recipe.seed, "passkey", index)
         tokens = partial(_tokens, recipe, key, place)
