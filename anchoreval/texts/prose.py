@@ -28,6 +28,7 @@ ADJECTIVES = _LISTS["adjectives"]
 TRANSITIVE = tuple(zip(_LISTS["transitive past"], _LISTS["transitive plain"], strict=True))
 INTRANSITIVE = _LISTS["intransitive"]
 TIMES, REASONS, OPINIONS, LINKS = (_LISTS[name] for name in ("times", "reasons", "opinions", "links"))
+OPENINGS, SENTENCES = _LISTS["openings"], _LISTS["sentences"]
 SYLLABLES = tuple(_LISTS[f"syllables {place}"] for place in (1, 2, 3))  # of names of towns
 FIRST_NAMES, OCCUPATIONS, INSTRUMENTS = (_LISTS[name] for name in ("first names", "occupations", "instruments"))
 
@@ -60,54 +61,34 @@ def _a(noun: str) -> str:
     return ("an " if noun[0] in "aeiou" else "a ") + noun
 
 
-def _things(rng: random.Random, place: str) -> tuple[str, str]:
-    """Draw two different things of a place, most of them with an adjective."""
-    first, second = rng.sample(TOPICS[place], 2)
-    return _described(rng, first), _described(rng, second)
-
-
-def _described(rng: random.Random, noun: str) -> str:
-    return f"{rng.choice(ADJECTIVES)} {noun}" if rng.random() < 0.6 else noun
+def _things(rng: random.Random, place: str) -> dict[str, str]:
+    """Draw two different things of a place, most of them with an adjective, by their fields in a sentence."""
+    first, second = (
+        f"{rng.choice(ADJECTIVES)} {noun}" if rng.random() < 0.6 else noun for noun in rng.sample(TOPICS[place], 2)
+    )
+    return {"thing": first, "other": second, "a_thing": _a(first), "an_other": _a(second)}
 
 
 def _opening(rng: random.Random, place: str) -> str:
     """Draw a first sentence that names the place."""
     person = rng.choice(PEOPLE)
-    thing, other = _things(rng, place)
-    forms = (
-        f"the {place} was known for its {thing} and its {other}",
-        f"{person} {'were' if person in PLURAL_PEOPLE else 'was'} often seen at the {place} {rng.choice(TIMES)}",
-        f"nobody who visited the {place} forgot the {thing}",
-        f"behind the {place} there stood {_a(thing)} beside {_a(other)}",
-        f"the story of the {place} begins with {_a(thing)}",
-        f"{rng.choice(TIMES)} the {place} belonged to {person}",
-    )
-    text = rng.choice(forms)
+    fields = {"place": place, "person": person, "was": "were" if person in PLURAL_PEOPLE else "was"}
+    fields |= _things(rng, place)
+    fields |= {"time": rng.choice(TIMES), "another_time": rng.choice(TIMES)}
+    text = rng.choice(OPENINGS).format(**fields)
     return f"{text[0].upper()}{text[1:]}."
 
 
 def _sentence(rng: random.Random, place: str) -> str:
     """Draw one grammatical sentence about the things and people of a place."""
     person, friend = rng.sample(PEOPLE, 2)
-    thing, other = _things(rng, place)
-    past, plain = rng.choice(TRANSITIVE)
-    does, time, reason = rng.choice(INTRANSITIVE), rng.choice(TIMES), rng.choice(REASONS)
-    forms = (
-        f"{time} {person} {past} the {thing} {reason}",
-        f"{person} {past} the {thing} and {does}",
-        f"{person} {does} {time}",
-        f"the {thing} stood next to the {other}, and {rng.choice(OPINIONS)}",
-        f"{person} wanted to {plain} the {thing}, but {friend} {does}",
-        f"{rng.choice(LINKS)} {person} {past} the {thing} {time}",
-        f"without the {thing}, {person} would never {plain} the {other}",
-        f"if you ask about the {thing}, {rng.choice(OPINIONS)}",
-        f"{rng.choice(OPINIONS)}, and the {thing} proved it",
-        f"who {past} the {other} {time} is still a matter of debate",
-        f"there was {_a(thing)} near the {other}, where {person} {does}",
-        f"{person} {past} {_a(thing)} {reason}, while {friend} {does}",
-    )
+    fields = {"person": person, "friend": friend} | _things(rng, place)
+    fields["past"], fields["plain"] = rng.choice(TRANSITIVE)
+    fields |= {"does": rng.choice(INTRANSITIVE), "time": rng.choice(TIMES), "reason": rng.choice(REASONS)}
+    fields |= {"opinion": rng.choice(OPINIONS), "link": rng.choice(LINKS)}
+    fields |= {"second_opinion": rng.choice(OPINIONS), "third_opinion": rng.choice(OPINIONS)}
     mark = "." if rng.random() < 0.97 else "!"
-    text = rng.choice(forms)
+    text = rng.choice(SENTENCES).format(**fields)
     return f"{text[0].upper()}{text[1:]}{mark}"
 
 

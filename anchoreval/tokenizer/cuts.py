@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 PRINTABLE = frozenset(map(chr, range(0x21, 0x7F)))
@@ -20,24 +21,8 @@ LOCAL_NORMALIZERS = frozenset(
 )
 SPACE_SPLITTERS = frozenset({"Whitespace", "WhitespaceSplit", "BertPreTokenizer", "Metaspace"})
 HARMLESS_SPLITTERS = frozenset({"Digits", "Punctuation"})
-
-_CONTRACTIONS = {"'s", "'t", "'re", "'ve", "'m", "'ll", "'d"}
-_PLAIN = {
-    r" ?\p{L}+", r" ?\p{N}+", r" ?[^\s\p{L}\p{N}]+", r" ?[^\s\p{L}\p{N}]+[\r\n]*",
-    r" ?[^\s\p{L}\p{N}]+[\r\n/]*", r"\p{L}+",
-    r"[^\r\n\p{L}\p{N}]?\p{L}+", r"[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+", r"\p{N}", r"\p{N}+", r"\p{N}{1,3}",
-    r"[0-9]", r"[0-9]+", r"\d", r"\d+", r"[0-9][0-9][0-9]", r"\d{1,3}",
-    r" ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*", r" ?[\p{P}\p{S}]+[\r\n]*", r"[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+",
-    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+", r"[一-龥぀-ゟ゠-ヿ]+",
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+",
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*",
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
-}  # fmt: skip
-_CAPITALS = {r"[A-Z](?=[A-Z])", r"(?<=[A-Z])[A-Z]"}
-_BLANK = {r"\s+(?!\S)", r"\s+", r"\s*[\r\n]+", r"\s*[\r\n]", r"\s*[\r\n]+(?!\S)", r"[\r\n]"}
-_GROUPED = {r"(?i:'s|'t|'re|'ve|'m|'ll|'d)", r"(?i:[sdmt]|ll|ve|re)", r"'(?i:[sdmt]|ll|ve|re)"}
-SAFE_ALTERNATIVES = frozenset(_CONTRACTIONS | _PLAIN | _CAPITALS | _BLANK | _GROUPED)
+#: Alternatives of a regular expression that match a single space only as their first character, or in white space.
+SAFE_ALTERNATIVES = frozenset(Path(__file__).with_suffix(".txt").read_text(encoding="utf-8").split("\n")) - {""}
 
 
 def cut_after(definition: Mapping[str, Any]) -> frozenset[str]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 
 from anchoreval.errors import CardError
@@ -19,6 +20,7 @@ from anchoreval.schema import Json, Sample, Segment
 from anchoreval.suites.recipe import Recipe, options, sample_of
 from anchoreval.texts.filling import new, topped_up
 from anchoreval.texts.prose import ADJECTIVES, PEOPLE, REASONS, TIMES, TOPICS, TRANSITIVE
+from anchoreval.texts.wordlists import read_lists
 
 INSTRUCTION = (
     "Use the provided mapping from the text to label to assign a label to the text. "
@@ -26,16 +28,7 @@ INSTRUCTION = (
 )
 CUE = "label:"
 LEAST_THINGS = 3
-FRAMES = (
-    "Where is the {a}?",
-    "Who {past} the {a}?",
-    "Is the {a} older than the {b}?",
-    "Did {person} {plain} the {a} {time}?",
-    "Why was the {a} left beside the {b} {time}?",
-    "Could {person} {plain} both the {a} and the {b}?",
-    "Who asked {person} to {plain} the {a} {reason}?",
-    "How long did {person} look for the {a} before the {b} was found {time}?",
-)
+FRAMES = read_lists(Path(__file__).with_suffix(".txt"))["frames"]
 
 
 @dataclass(frozen=True, slots=True)
