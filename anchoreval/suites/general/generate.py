@@ -44,9 +44,8 @@ def generate(recipe: Recipe) -> Iterator[Sample]:
             with lm_eval_tasks.quiet():
                 sample = _sample(recipe, card, index, task, doc)
         except Exception as error:  # whatever a template or a function of lm-eval makes of a row
-            raise SourceError(
-                f"{recipe.task}: row {index} is not as lm-eval expects it: {first_line(error)}"
-            ) from error
+            said = f"{recipe.task}: row {index} is not as lm-eval expects it: {first_line(error)}"
+            raise SourceError(said) from error
         if not sample.prompt.strip():
             raise SourceError(f"{recipe.task}: row {index} has no text")
         yield sample
@@ -64,19 +63,16 @@ def _task(recipe: Recipe, card: GeneralTask) -> LmTask:
     except (CardError, SourceError):
         raise
     except Exception as error:  # datasets and huggingface_hub raise many kinds; so do templates on other rows
+        said = first_line(error)
         if rows is None:
-            raise SourceError(_missing(recipe, place, first_line(error))) from error
-        raise SourceError(
-            f"{rows.folder}: not the rows that lm-eval's {card.task} expects: {first_line(error)}"
-        ) from error
+            raise SourceError(_missing(recipe, place, said)) from error
+        raise SourceError(f"{rows.folder}: not the rows that lm-eval's {card.task} expects: {said}") from error
+    hub, folder = general_rows.HUB.get(card.folder), rows.folder if rows is not None else None
     for split in _splits(task, card.shots):
-        hub, folder = general_rows.HUB.get(card.folder), rows.folder if rows is not None else None
         general_rows.note(recipe.sources, card.task, split, task.dataset[split], hub, folder)
-    if len(task.task_docs) < recipe.count:
-        raise SourceError(
-            f"{recipe.task}: {len(task.task_docs)} rows are there, {recipe.count} were asked for: "
-            f"--limit {len(task.task_docs)}, or the whole split in {place}"
-        )
+    if (there := len(task.task_docs)) < recipe.count:
+        lacking = f"{recipe.task}: {there} rows are there, {recipe.count} were asked for"
+        raise SourceError(f"{lacking}: --limit {there}, or the whole split in {place}")
     return task
 
 

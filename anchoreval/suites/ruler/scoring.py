@@ -28,15 +28,14 @@ THIRTEEN = (
 ELEVEN = tuple(task for task in THIRTEEN if task not in ("ruler/cwe", "ruler/niah_multikey_3"))
 TASKS = len(THIRTEEN)
 THRESHOLD = 85.6  # score of Llama2-7B-chat at 4K
+_EQUAL = dict.fromkeys(THIRTEEN, 1)
+_INCREASING = dict(zip(LENGTHS, range(1, 7), strict=True))
+_DECREASING = dict(zip(LENGTHS, range(6, 0, -1), strict=True))
 AVERAGES = {
-    "ruler_13": Average("RULER 13", "RULER, 13 tasks", dict.fromkeys(THIRTEEN, 1)),
+    "ruler_13": Average("RULER 13", "RULER, 13 tasks", _EQUAL),
     "ruler_11_wang": Average("RULER 11", "RULER, the 11 tasks of arXiv 2411.13476", dict.fromkeys(ELEVEN, 1)),
-    "ruler_wavg_increasing": Average(
-        "wAvg (inc)", "RULER wAvg (inc)", dict.fromkeys(THIRTEEN, 1), dict(zip(LENGTHS, range(1, 7), strict=True))
-    ),
-    "ruler_wavg_decreasing": Average(
-        "wAvg (dec)", "RULER wAvg (dec)", dict.fromkeys(THIRTEEN, 1), dict(zip(LENGTHS, range(6, 0, -1), strict=True))
-    ),
+    "ruler_wavg_increasing": Average("wAvg (inc)", "RULER wAvg (inc)", _EQUAL, _INCREASING),
+    "ruler_wavg_decreasing": Average("wAvg (dec)", "RULER wAvg (dec)", _EQUAL, _DECREASING),
 }
 _CONTROL = re.compile(r"[\x00-\x1f]")
 
@@ -73,12 +72,12 @@ def task_score(values: Iterable[float | None]) -> float | None:
 
 def weighted_increasing(by_length: Mapping[int, float]) -> float | None:
     """Return WAvg. (inc), with weights 1..6 from 4K to 128K, or None if a length is missing."""
-    return _weighted(by_length, range(1, len(LENGTHS) + 1))
+    return _weighted(by_length, _INCREASING)
 
 
 def weighted_decreasing(by_length: Mapping[int, float]) -> float | None:
     """Return WAvg. (dec), with weights 6..1 from 4K to 128K, or None if a length is missing."""
-    return _weighted(by_length, range(len(LENGTHS), 0, -1))
+    return _weighted(by_length, _DECREASING)
 
 
 def effective_length(by_length: Mapping[int, float], threshold: float = THRESHOLD) -> str | None:
@@ -96,8 +95,7 @@ def effective_length(by_length: Mapping[int, float], threshold: float = THRESHOL
     return f">{reached // 1024}K"
 
 
-def _weighted(by_length: Mapping[int, float], weights: Iterable[int]) -> float | None:
-    if any(length not in by_length for length in LENGTHS):
+def _weighted(by_length: Mapping[int, float], weights: Mapping[int, int]) -> float | None:
+    if not weights.keys() <= by_length.keys():
         return None
-    pairs = [(by_length[length], weight) for length, weight in zip(LENGTHS, weights, strict=True)]
-    return math.fsum(score * weight for score, weight in pairs) / math.fsum(weight for _, weight in pairs)
+    return math.fsum(by_length[length] * weight for length, weight in weights.items()) / math.fsum(weights.values())
