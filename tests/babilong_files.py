@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 from random import Random
 
-from anchoreval.suites.babilong.prompts import labels
+from anchoreval.suites.babilong.generate import labels
 from anchoreval.suites.babilong.stories import file_name
 
 STORIES = 40

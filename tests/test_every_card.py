@@ -13,9 +13,8 @@ from longbench_v2_files import write_folder as write_longbench_v2
 from anchoreval.cards import Task, load_tasks
 from anchoreval.prompt import reference_text
 from anchoreval.schema import NATURAL, ChoiceScore, Sample
-from anchoreval.suites import generators, scorers
+from anchoreval.suites import generators, scorers, with_choices
 from anchoreval.suites.recipe import Recipe
-from anchoreval.suites.suite import with_choices
 from anchoreval.texts.sources import Sources
 from anchoreval.tokenizer import TextTokenizer, load_tokenizer
 

@@ -105,13 +105,10 @@ def model_arguments(given: Mapping[str, Any], engine: str = "hf") -> ModelArgume
         raise BadArgument(f"model_args: unknown {', '.join(unknown)} (known: {listed})")
     if not given.get("pretrained"):
         raise BadArgument("model_args: pretrained=MODEL is needed: a card of models/, a folder or a hub id")
-    others = {name: _plain(given[name]) for name in more if given.get(name) is not None}
+    others = {name: value for name in more if (value := given.get(name)) is not None}
+    for name, value in others.items():  # lm-eval's command line may have made a whole number a float
+        others[name] = int(value) if isinstance(value, float) and value.is_integer() else value
     return dataclasses.replace(_read(ModelArguments, given, names), more=others)
-
-
-def _plain(value: Any) -> Any:
-    """Return the value; a whole number that lm-eval's command line made a float becomes an int again."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def prompt_arguments(metadata: Mapping[str, Any]) -> PromptArguments:
@@ -121,10 +118,9 @@ def prompt_arguments(metadata: Mapping[str, Any]) -> PromptArguments:
 
 def settings(metadata: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
     """Return the settings in a task's metadata, of those that its suite has (`known`)."""
-    known_settings = settings_of_suites()
-    given = {name: metadata[name] for name in known if name in known_settings and metadata.get(name) is not None}
-    kinds = {name: known_settings[name].kind for name in given}
-    return {name: str(value) if kinds[name] is str else _as(int, value, name) for name, value in given.items()}
+    suites = settings_of_suites()
+    given = {name: metadata[name] for name in known if name in suites and metadata.get(name) is not None}
+    return {name: _as(suites[name].kind, value, name) for name, value in given.items()}
 
 
 def _read(kind: type[Kind], given: Mapping[str, Any], names: Collection[str]) -> Kind:
@@ -138,7 +134,8 @@ def _as(hint: Any, value: Any, name: str) -> Any:
 
     lm-eval's command line may have made a whole number a float: -1 becomes -1.0.
     """
-    (kind,) = {kind for kind in _alternatives(hint) if kind is not type(None)}
+    hints = (hint,) if get_origin(hint) is Literal else get_args(hint) or (hint,)
+    (kind,) = {kind for kind in hints if kind is not type(None)}
     text, said = str(value), f"model_args: {name}={value!r} is"
     if get_origin(kind) is Literal:
         if text not in get_args(kind):
@@ -150,7 +147,15 @@ def _as(hint: Any, value: Any, name: str) -> Any:
         if text.lower() not in ("true", "false"):
             raise BadArgument(f"{said} neither True nor False")
         return text.lower() == "true"
-    return _whole(value, said) if kind is int else text
+    if kind is not int:
+        return text
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = 0.5
+    if isinstance(value, bool) or not number.is_integer():
+        raise BadArgument(f"{said} not a whole number")
+    return int(number)
 
 
 def _template_args(value: Any, said: str) -> dict[str, Any]:
@@ -168,17 +173,3 @@ def _template_args(value: Any, said: str) -> dict[str, Any]:
         return dict(read_template_arg(part.strip()) for part in str(value).split(";") if part.strip())
     except AnchorEvalError as error:
         raise BadArgument(f"{said} none: {error}") from error
-
-
-def _alternatives(hint: Any) -> tuple[Any, ...]:
-    return (hint,) if get_origin(hint) is Literal else get_args(hint) or (hint,)
-
-
-def _whole(value: Any, said: str) -> int:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = 0.5
-    if isinstance(value, bool) or not number.is_integer():
-        raise BadArgument(f"{said} not a whole number")
-    return int(number)

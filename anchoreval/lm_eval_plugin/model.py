@@ -31,7 +31,8 @@ from anchoreval.backends import BACKENDS, Backend, open_backend, opener_of
 from anchoreval.errors import ModelError
 from anchoreval.lm_eval_plugin import ENGINES
 from anchoreval.lm_eval_plugin.arguments import BadArgument, model_arguments, prompt_arguments
-from anchoreval.lm_eval_plugin.tasks import card_of, model_of, sample_of
+from anchoreval.lm_eval_plugin.tasks import card_of, sample_of
+from anchoreval.model import Model
 from anchoreval.prompt import cut_documents, require_no_anchor, to_request
 from anchoreval.runs.prompts import room_of
 from anchoreval.schema import ChoiceScore, Continuation, Json, Output, Request, Sample
@@ -61,8 +62,7 @@ class AnchorEvalLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not analysed
         if str(given.get("batch_size", 1)) != "1":
             _log.info("--batch_size is not used: batches are sized by batch_tokens and rows of --model_args")
         asked = self.asked
-        named = {"pretrained": asked.pretrained, "tokenizer": asked.tokenizer, "max_length": asked.max_length}
-        self._model = model_of(named)
+        self._model = Model.of(asked.pretrained, asked.tokenizer, asked.max_length or 0)
         self._texts = self._model.tokenizer
         self.arm: Arm = asked.as_arm(asked.dtype or self._model.card.dtype).settled(self.engine)
         self._anchor = prompt_arguments(given).anchor
@@ -75,9 +75,8 @@ class AnchorEvalLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not analysed
     @classmethod
     def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> Any:
         """Return the model; raise BadArgument for an option that is given twice, such as the device."""
-        more = {name: value for name, value in (additional_config or {}).items() if value is not None}
-        if more.get("device") == DEFAULT_DEVICE:
-            del more["device"]
+        given = {name: value for name, value in (additional_config or {}).items() if value is not None}
+        more = {name: value for name, value in given.items() if (name, value) != ("device", DEFAULT_DEVICE)}
         if twice := sorted(set(arg_dict) & set(more)):
             raise BadArgument(f"{twice[0]} is given twice, in --model_args and as --{twice[0]}")
         return cls(**arg_dict, **more)
@@ -214,29 +213,24 @@ class AnchorEvalLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not analysed
         self._tell_cut()
         answers: dict[int, str] = {}
         for output in self._answers(asked, "answers", disable_tqdm):
-            at = int(output.sample_id)
-            stop = stops[at]
-            answers[at] = output.text if stop is None else self._said(output, stop)
+            at, text = int(output.sample_id), output.text
+            if (stop := stops[at]) is not None:  # as lm-eval's `hf` model decodes the new tokens
+                text = self.tokenizer.decode(list(output.token_ids), skip_special_tokens=True)
+                text = str(postprocess_generated_text(text, stop, None))
+            answers[at] = text
             self.cache_hook.add_partial("generate_until", requests[at].args, answers[at])
         return [answers[at] for at in range(len(requests))]
 
     def get_model_info(self) -> dict[str, Json]:
         """Return the model's entry in the results file: the arm as asked and as applied, and the backend."""
         described = self._backend.describe()
-        info: dict[str, Json] = {
-            "anchoreval": {
-                "version": metadata.version("anchoreval"),
-                "arm": {"asked": self.arm.asked(), "applied": self._applied},
-                "fingerprint": self._fingerprint,
-                "backend": described,
-                "document_tokens": self.asked.document_tokens,
-                "cut_on_the_left": self._cut,
-            },
-            "model_num_parameters": described.get("parameters"),
-            "model_dtype": described.get("dtype"),
-            "model_sha": described.get("weights_sha256"),
-        }
-        return info
+        ours: dict[str, Json] = {
+            "version": metadata.version("anchoreval"), "arm": {"asked": self.arm.asked(), "applied": self._applied},
+            "fingerprint": self._fingerprint, "backend": described, "document_tokens": self.asked.document_tokens,
+            "cut_on_the_left": self._cut,
+        }  # fmt: skip
+        theirs = {"num_parameters": "parameters", "dtype": "dtype", "sha": "weights_sha256"}
+        return {"anchoreval": ours} | {f"model_{name}": described.get(key) for name, key in theirs.items()}
 
     def set_cache_hook(self, cache_hook: CacheHook) -> None:
         """Keep answers in a cache; raise BadArgument if the cache has answers of another model, arm or engine.
@@ -252,14 +246,10 @@ class AnchorEvalLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not analysed
 
     @cached_property
     def _backend(self) -> Backend:
-        own = {"max_model_len": self._room} if "max_model_len" in BACKENDS[self.engine].takes else {}
-        given = {"dtype": self._model.card.dtype} | own | self.asked.engine()
-        return open_backend(self.engine, self._model.checkpoint, **given)
-
-    @property
-    def _room(self) -> int:
-        """The number of positions of the longest prompt with its answer, in lm-eval's tasks and ours."""
-        return max(self.max_length, self._model.window or 0)
+        given: dict[str, Any] = {"dtype": self._model.card.dtype}
+        if "max_model_len" in BACKENDS[self.engine].takes:  # of the longest prompt with its answer, lm-eval's or ours
+            given["max_model_len"] = max(self.max_length, self._model.window or 0)
+        return open_backend(self.engine, self._model.checkpoint, **given | self.asked.engine())
 
     @cached_property
     def _fingerprint(self) -> str:
@@ -327,11 +317,6 @@ class AnchorEvalLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not analysed
         if self._cut > self._told:
             _log.warning("%d prompts are cut on the left to %d positions", self._cut - self._told, self.max_length)
         self._told = self._cut
-
-    def _said(self, output: Output, stop: list[str]) -> str:
-        """Return the answer as lm-eval's `hf` model decodes it from the new tokens."""
-        text = self.tokenizer.decode(list(output.token_ids), skip_special_tokens=True)
-        return str(postprocess_generated_text(text, stop, None))
 
     def _answers(self, requests: Sequence[Request], what: str, quiet: bool) -> Iterator[Output]:
         """Yield every output as it comes; raise ModelError after the last if requests have no answer."""

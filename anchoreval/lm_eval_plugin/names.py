@@ -24,11 +24,6 @@ def task_name(task: Task, length: int) -> str:
     return f"anchor_{task.suite}_{task.name}_{length}"
 
 
-def group_name(suite: str, length: int) -> str:
-    """Return the name of a group in lm-eval, such as `anchor_ruler_4096`."""
-    return f"anchor_{suite}_{length}"
-
-
 def asked_lengths(names: Iterable[str]) -> set[int]:
     """Return the lengths at the end of our names; a user may ask for any length in this way."""
     matches = (re.fullmatch(r"anchor_.*_(\d+)", name) for name in names)
@@ -63,7 +58,7 @@ def write_tasks(folder: Path, names: Sequence[str] = (), limit: int | None = Non
             (folder / f"{name}.yaml").write_text(text, "utf-8")
     for (suite, length), members in groups.items():
         group = {
-            "group": group_name(suite, length),
+            "group": f"anchor_{suite}_{length}",
             "task": members,
             "aggregate_metric_list": [{"metric": "score", "aggregation": "mean", "weight_by_size": False}],
             "metadata": {"version": 1},

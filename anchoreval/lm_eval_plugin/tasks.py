@@ -20,9 +20,8 @@ from anchoreval.lm_eval_plugin.arguments import BadArgument, prompt_arguments, s
 from anchoreval.model import Model
 from anchoreval.runs.prompts import Prompts, Spec
 from anchoreval.schema import Choice, ChoiceScore, Json, Sample, Segment
-from anchoreval.suites import scorer_of
+from anchoreval.suites import scorer_of, with_choices
 from anchoreval.suites.outside import known_tasks, named
-from anchoreval.suites.suite import with_choices
 
 _log = logging.getLogger("lm_eval.anchoreval")
 #: The key that marks a document as one of our samples; its value is the sample id.
@@ -50,8 +49,8 @@ class Documents(Sequence[dict[str, Any]]):
         index = index + self._count if index < 0 else index
         if not 0 <= index < self._count:
             raise IndexError(index)
-        missing = index + 1 - len(self._made)
-        self._made += map(document_of, itertools.islice(self._samples, max(0, missing)))
+        for sample in itertools.islice(self._samples, max(0, index + 1 - len(self._made))):
+            self._made.append({OURS: sample.id, **asdict(sample)})
         return self._made[index]
 
 
@@ -60,8 +59,7 @@ class AnchorTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval is not anal
 
     def __init__(self, config: dict[str, Any]) -> None:
         self._documents = documents(config["metadata"])
-        first = self._documents[0]
-        kind: dict[str, Any] = {"output_type": "multiple_choice"}
+        first, kind = self._documents[0], dict[str, Any](output_type="multiple_choice")
         if not first["choices"]:
             kind = {"output_type": "generate_until", "generation_kwargs": _generation(first)}
         metric = {"metric": "score", "aggregation": "mean", "higher_is_better": True}
@@ -96,12 +94,9 @@ class AnchorTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval is not anal
 
     def fewshot_context(self, doc: dict[str, Any], num_fewshot: int = 0, *_: Any, **asked: Any) -> str:
         """Return the prompt as `anchoreval run` sends it; raise BadArgument for an option that would change it."""
-        changes = {
-            "--num_fewshot": num_fewshot,
-            "--system_instruction": asked.get("system_instruction"),
-            "--apply_chat_template": asked.get("apply_chat_template"),
-        }
-        if given := [flag for flag, value in changes.items() if value]:
+        changes = {"num_fewshot": num_fewshot} | asked
+        flags = ("num_fewshot", "system_instruction", "apply_chat_template")
+        if given := [f"--{flag}" for flag in flags if changes.get(flag)]:
             hint = "template=chat in --model_args or --metadata makes chat prompts"
             raise BadArgument(f"{given[0]} would change the prompts of {TASKS}: leave it out; {hint}")
         return self.doc_to_text(doc)
@@ -134,20 +129,14 @@ def documents(metadata: Mapping[str, Any]) -> Documents:
     haystack = asked.haystack or model.card.haystack
     if asked.haystack is None and haystack != "published":
         _log.warning("haystack %s, as the model's card says: not comparable with published scores", haystack)
+    # a task from outside is named below its card
+    address = card.address if card.outside is None else f"{named(card.outside, card.address).place}/{card.name}"
     spec = Spec.of(
-        _name_of(card),
-        settings=settings(metadata, card.settings),
-        lengths=(about["length"],),
-        limit=about.get("limit"),
-        seed=asked.seed,
-        template=asked.template or model.card.template,
-        template_args=asked.template_args or {},
-        anchor=asked.anchor,
-        haystack=haystack,
-        data_dir=asked.data_dir,
-        wordlists=asked.wordlists,
+        address, settings=settings(metadata, card.settings), lengths=(about["length"],), limit=about.get("limit"),
+        seed=asked.seed, template=asked.template or model.card.template, template_args=asked.template_args or {},
+        anchor=asked.anchor, haystack=haystack, data_dir=asked.data_dir, wordlists=asked.wordlists,
         context=not asked.no_context,
-    )
+    )  # fmt: skip
     prompts, task = Prompts(spec, model), spec.tasks[0]
     (cell,) = prompts.cells()
     description = {
@@ -173,16 +162,6 @@ def model_of(metadata: Mapping[str, Any]) -> Model:
 def card_of(address: str) -> Task:
     """Return the task of that address, of the package or of a suite from outside that was named."""
     return known_tasks()[0][address]
-
-
-def _name_of(card: Task) -> str:
-    """Return what names the task to a Spec: its address, or a name below its card from outside."""
-    return card.address if card.outside is None else f"{named(card.outside, card.address).place}/{card.name}"
-
-
-def document_of(sample: Sample) -> dict[str, Any]:
-    """Return a sample as a document (JSON values)."""
-    return {OURS: sample.id, **asdict(sample)}
 
 
 def sample_of(doc: Any) -> Sample | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from anchoreval.errors import SourceError
 from anchoreval.files import sha256_of
-from anchoreval.suites.suite import FileState, Suite
+from anchoreval.suites import FileState, Suite
 from anchoreval.texts.download import address_of, digest_of, download, unconnected
 from anchoreval.texts.sources import Published, Sources
 

@@ -10,6 +10,7 @@ Only what a user names is run. A header holds the SHA-256 of card and module, an
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,9 +24,8 @@ from anchoreval.cards.strict_yaml import one_line
 from anchoreval.errors import AnchorEvalError, CardError, UnknownName
 from anchoreval.files.source import executed, imported, line_of
 from anchoreval.schema import Json, Sample, Score
-from anchoreval.suites import generators, scorers
+from anchoreval.suites import NO_FACTS, Average, Generator, Rule, Scorer, Suite, generators, scorers
 from anchoreval.suites.recipe import Make, Recipe
-from anchoreval.suites.suite import NO_FACTS, Average, Generator, Rule, Scorer, Suite
 
 GROUP = "anchoreval.suites"
 _CARD = re.compile(r"(?P<path>.*?\.yaml)(/(?P<rest>.+))?")
@@ -123,40 +123,42 @@ def _suite(source: Path, module: ModuleType) -> Suite:
     for values, kind in ((suite.generators, Generator), (suite.scorers, Scorer), (suite.averages, Average)):
         if wrong := [name for name, value in values.items() if not isinstance(value, kind)]:
             raise CardError(f"{source}: SUITE: {wrong[0]!r} is {type(values[wrong[0]]).__name__}, no {kind.__name__}")
-    makes = {name: _guarded_make(f"{source}: {name}", of.make) for name, of in suite.generators.items()}
-    rules = {name: _guarded_rule(f"{source}: {name}", of.rule) for name, of in suite.scorers.items()}
-    return replace(
-        suite,
-        generators={name: replace(of, make=makes[name]) for name, of in suite.generators.items()},
-        scorers={name: replace(of, rule=rules[name]) for name, of in suite.scorers.items()},
-    )
+    generators, scorers = {}, {}
+    for name, generator in suite.generators.items():
+        generators[name] = replace(generator, make=_guarded_make(f"{source}: {name}", generator.make))
+    for name, scorer in suite.scorers.items():
+        scorers[name] = replace(scorer, rule=_guarded_rule(f"{source}: {name}", scorer.rule))
+    return replace(suite, generators=generators, scorers=scorers)
 
 
 def _guarded_make(where: str, make: Make) -> Make:
     def guarded(recipe: Recipe) -> Iterator[Sample]:
-        try:
+        with _one_line(f"{where} failed at {recipe.task}"):
             yield from make(recipe)
-        except AnchorEvalError:
-            raise
-        except Exception as error:
-            raise CardError(f"{where} failed at {recipe.task}: {line_of(error)}") from error
 
     return guarded
 
 
 def _guarded_rule(where: str, rule: Rule) -> Rule:
     def guarded(answer: str, references: Sequence[str], facts: Mapping[str, Json] = NO_FACTS) -> Score:
-        try:
+        with _one_line(f"{where} failed at the answer {answer[:40]!r}"):
             score = rule(answer, references, facts)
-        except AnchorEvalError:
-            raise
-        except Exception as error:
-            raise CardError(f"{where} failed at the answer {answer[:40]!r}: {line_of(error)}") from error
         if not isinstance(score, Score):
             raise CardError(f"{where} returned {type(score).__name__}, no Score")
         return score
 
     return guarded
+
+
+@contextlib.contextmanager
+def _one_line(what: str) -> Iterator[None]:
+    """Raise CardError of one line for the errors of code from outside."""
+    try:
+        yield
+    except AnchorEvalError:
+        raise
+    except Exception as error:
+        raise CardError(f"{what}: {line_of(error)}") from error
 
 
 def _named(place: str, path: Path, module: str | None, suite: Suite) -> Named:
@@ -204,15 +206,14 @@ def named(origin: Origin | Mapping[str, Json], task: str) -> Named:
     if origin in _NAMED:
         return _NAMED[origin]
     suite = task.partition("/")[0]
-    others = [other for other in named_suites() if any(one.suite == suite for one in other.tasks.values())]
-    hashes = f"card {_short(origin.card)}, module {_short(origin.module)}"
-    asked = f"{task} is of a suite from outside the package ({hashes})"
-    if others:
-        other = others[0].origin
-        is_ = f"{others[0].place} is another (card {_short(other.card)}, module {_short(other.module)})"
-        raise CardError(f"{asked}, and {is_}: name the card and module that the run was made with")
+    asked = f"{task} is of a suite from outside the package ({_hashes(origin)})"
+    for other in named_suites():
+        if any(one.suite == suite for one in other.tasks.values()):
+            is_ = f"{other.place} is another ({_hashes(other.origin)})"
+            raise CardError(f"{asked}, and {is_}: name the card and module that the run was made with")
     raise CardError(f"{asked}, which is run only where you name it: --tasks PATH/{suite}.yaml")
 
 
-def _short(digest: str | None) -> str:
-    return one_line(digest[:12]) if digest else "none"
+def _hashes(origin: Origin) -> str:
+    card, module = (one_line(digest[:12]) if digest else "none" for digest in (origin.card, origin.module))
+    return f"card {card}, module {module}"

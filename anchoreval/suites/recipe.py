@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from anchoreval.errors import CardError
 from anchoreval.schema import Json, Sample, Segment, Tokenizer, Wrap
+from anchoreval.texts.filling import Fitted, most, too_short
 
 if TYPE_CHECKING:
-    from anchoreval.texts.fit import Fitted
     from anchoreval.texts.sources import Sources
 
 Options = TypeVar("Options")
@@ -27,6 +27,7 @@ class Recipe:
     template. The length holds them, the prompt and `max_new_tokens`. `uncounted` is the number of tokens that the
     length of a published benchmark does not hold, so that its prompts stay as they were published
     (`LengthRule` of runs.prompts says what counts). `front` is the anchor token, text and id, if one is put in front.
+    A prompt may take `room` tokens; the `reserved` ones of the length are not for the prompt.
     """
 
     task: str
@@ -41,16 +42,26 @@ class Recipe:
     outside: int = 0
     uncounted: int = 0
     front: tuple[str, int] | None = None
+    reserved: int = field(init=False)
+    room: int = field(init=False)
 
-    @property
-    def reserved(self) -> int:
-        """Number of tokens of the length that are not for the prompt."""
-        return self.max_new_tokens + self.outside - self.uncounted
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reserved", self.max_new_tokens + self.outside - self.uncounted)
+        object.__setattr__(self, "room", self.length - self.reserved)
 
-    @property
-    def room(self) -> int:
-        """Number of tokens that a prompt may take."""
-        return self.length - self.reserved
+    def tokens_of(self, segments: Iterable[Segment]) -> int:
+        """Return the tokens of a prompt of these segments."""
+        return self.tokenizer.count("".join(segment.text for segment in segments))
+
+    def most_units(self, tokens: Callable[[int], int], least: int, guess: int) -> int:
+        """Return the most units (`least` or more) that fit the room, as `texts.filling.most` finds them.
+
+        Raise LengthError if `least` units do not fit.
+        """
+        units = most(tokens, self.room, least, guess)
+        if units is None:
+            raise too_short(self.length, tokens(least) + self.reserved)
+        return units
 
     def counted(self, prompt: int) -> int:
         """Return `prompt` tokens plus the answer budget, as published benchmarks count: the fact `tokens`."""
@@ -68,23 +79,33 @@ class Recipe:
 
     def fitted(self, index: int, text: Fitted, unit: str, facts: Mapping[str, Json]) -> Sample:
         """Return sample `index`, a text that fits the room; `unit` is what its haystack was counted in."""
-        how = {"tokens": self.counted(text.tokens), "units": text.units, "unit": unit, "fit": text.how}
-        return self.sample(index, text.draft.segments(), text.draft.references, how | dict(facts))
+        tokens = text.tokens + self.max_new_tokens
+        facts = {"tokens": tokens, "units": text.units, "unit": unit, "fit": text.how, **facts}
+        segments, references = text.draft.segments(), text.draft.references
+        return Sample(self.task, self.length, index, segments, references, self.max_new_tokens, facts)
 
 
 Make = Callable[[Recipe], Iterator[Sample]]
 
 
-def options(recipe: Recipe, kind: type[Options]) -> Options:
-    """Return the card's `args` as an instance of the dataclass `kind`; raise CardError as `checked` does."""
-    return checked(recipe.task, recipe.args, kind)
+class CardArgs(NamedTuple):
+    """The arguments that a task's card gives to its generator."""
+
+    task: str
+    args: Mapping[str, Json]
 
 
-def checked(task: str, args: Mapping[str, Json], kind: type[Options]) -> Options:
-    """Return the arguments of a task as an instance of the dataclass `kind`.
+@dataclass(frozen=True, slots=True)
+class NoArgs:
+    """The `args` of a card whose generator takes none."""
+
+
+def options(asked: Recipe | CardArgs, kind: type[Options]) -> Options:
+    """Return the card's `args` as an instance of the dataclass `kind`.
 
     Raise CardError that names the task, the argument and its possible values.
     """
+    task, args = asked.task, asked.args
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(kind)
     for name, value in args.items():
@@ -113,5 +134,5 @@ def sample_of(
 ) -> Sample:
     """Return the finished sample without empty segments; its facts include `tokens` (Recipe.counted)."""
     kept = tuple(segment for segment in segments if segment.text)
-    tokens = recipe.counted(recipe.tokenizer.count("".join(segment.text for segment in kept)))
+    tokens = recipe.counted(recipe.tokens_of(kept))
     return recipe.sample(index, kept, (reference,), {"tokens": tokens, **facts})

@@ -1,19 +1,20 @@
-"""RULER's task texts and how they are filled.
+"""Prompts in pieces before they are known to fit: exact token counts of pieces, RULER's task texts, their filling.
 
-Source: NVIDIA/RULER c3f5e3b, scripts/data/synthetic/constants.py (Apache-2.0). The parts are joined as upstream joins
-them: `template = opening + task text + closing + answer prefix`. If one needle is asked for, upstream replaces words
-("Some" by "A", "are" by "is") in the whole template, which would turn "people who care" in a checkpoint's system turn
-into "people who cis". Here only the task's own text is edited. If a chat template has none of these words, as in
-upstream's `base` and `meta-chat`, the bytes are upstream's.
+Source of the texts: NVIDIA/RULER c3f5e3b, scripts/data/synthetic/constants.py (Apache-2.0). The parts are joined as
+upstream joins them: `template = opening + task text + closing + answer prefix`. If one needle is asked for, upstream
+replaces words ("Some" by "A", "are" by "is") in the whole template, which would turn "people who care" in a
+checkpoint's system turn into "people who cis". Here only the task's own text is edited. If a chat template has none of
+these words, as in upstream's `base` and `meta-chat`, the bytes are upstream's.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
-from anchoreval.schema import Json, Segment, Wrap
-from anchoreval.texts.tally import Piece, Tally, joined_text
+from anchoreval.schema import Json, Role, Segment, Tokenizer, Wrap
 
 NIAH = (
     "Some special magic {values} are hidden within the following text. Make sure to memorize it. "
@@ -48,7 +49,105 @@ _QA_INSTRUCTION = (
 QA = f"{_QA_INSTRUCTION}The following are given documents.\n\n{{context}}\n\n{_QA_INSTRUCTION}Question: {{query}}"
 QA_PREFIX = " Answer:"
 
+LEAD = "a"  # text in front of a text that is counted as a continuation
+SEAMS_KEPT = 50_000
 _FIELD = re.compile(r"\x00(\w+)\x00")
+
+
+@dataclass(slots=True, eq=False)
+class Piece:
+    """A stretch of prompt. `parts` is (head, tokens of the body, tail) once it is counted.
+
+    A piece without a safe cut is all head, and its tail is None. A piece belongs to one tally: do not count it with two
+    tokenizers.
+    """
+
+    text: str
+    parts: tuple[str, int, str | None] | None = None
+
+
+class Tally:
+    """Counts exactly the tokens of texts that are joined from pieces; only the seams are tokenised again.
+
+    A piece is cut at its first and its last safe cut (see tokenizer/cuts.py) into head, body and tail. The body's count
+    is the same wherever the piece stands, so it is counted once. Each tail is counted together with the next head, once
+    per pair. With a tokenizer that has no safe cuts, every count tokenises the whole text.
+
+    `cut` finds the next safe cut of a text, and `last_cut` matches up to the last one.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._after: frozenset[str] = getattr(tokenizer, "cut_after", frozenset())
+        self.adds_up = LEAD in self._after
+        cut = f"(?<=[{re.escape(''.join(sorted(self._after)))}])(?= [!-~])" if self.adds_up else "(?!)"
+        self.cut, self.last_cut = re.compile(cut), re.compile(f"(?s:.*){cut}")
+        self._lead = tokenizer.count(LEAD) if self.adds_up else 0
+        self._seam = lru_cache(SEAMS_KEPT)(self.following)
+        self._behind: Callable[[list[str]], int] | None = getattr(tokenizer, "count_behind", None)
+        self._opening = lru_cache(1024)(tokenizer.count)
+
+    def following(self, text: str) -> int:
+        """Return the tokens of `text` behind a safe cut (it must be empty or begin at one)."""
+        return self._tokenizer.count(LEAD + text) - self._lead if text else 0
+
+    def cuts_after(self, characters: str) -> bool:
+        """Return True if a space is a safe cut after every one of these characters."""
+        return self.adds_up and self._after.issuperset(characters)
+
+    def parts(self, piece: Piece) -> tuple[str, int, str | None]:
+        """Return head, tokens of the body and tail of a piece, and keep them on the piece."""
+        if piece.parts is None:
+            text = piece.text
+            first, last = self.cut.search(text), self.last_cut.match(text)
+            if first is None or last is None:
+                piece.parts = text, 0, None
+            else:
+                at, end = first.start(), last.end()
+                piece.parts = text[:at], self.following(text[at:end]), text[end:]
+        return piece.parts
+
+    def count(self, pieces: Iterable[Piece]) -> int:
+        """Return the tokens of the joined pieces: exactly those of the joined text."""
+        if not self.adds_up:
+            return self._tokenizer.count("".join(piece.text for piece in pieces))
+        total, pending, seams = 0, "", list[str]()
+        for piece in pieces:
+            head, body, tail = piece.parts or self.parts(piece)
+            pending += head
+            if tail is not None:
+                total += body
+                seams.append(pending)
+                pending = tail
+        opening, *seams = [*seams, pending]
+        total += self._opening(opening) if opening else 0
+        return total + (self._behind(seams) if self._behind else sum(map(self._seam, seams)))
+
+    def repeat(self, piece: Piece, times: int) -> Piece:
+        """Return the piece `times` times in a row as one piece, counted without tokenising it again."""
+        whole = Piece(piece.text * times)
+        head, body, tail = self.parts(piece)
+        if tail is not None and times > 0:
+            whole.parts = (head, times * body + (times - 1) * self._seam(tail + head), tail)
+        return whole
+
+
+Block = Callable[[int, int], list[Piece]]  # lines start..end, each with its newline; none for an empty range
+
+
+def interleaved(sentences: Iterable[str], places: Iterable[int], block: Block) -> tuple[list[Piece], list[int], int]:
+    """Put sentence i on a line of its own before line `places[i]`; the places ascend.
+
+    Return the pieces up to the last sentence, the number of pieces before each sentence, and the next line's index.
+    """
+    pieces: list[Piece] = []
+    marks, start = [], 0
+    for place, sentence in zip(places, sentences, strict=True):
+        pieces += block(start, place)
+        marks.append(len(pieces))
+        pieces.append(Piece(sentence + "\n"))
+        start = place
+    return pieces, marks, start
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +157,7 @@ class Template:
     before: str
     after: str
     prefix: str
+    singular: bool = False
 
     @classmethod
     def of(cls, wrap: Wrap, text: str, prefix: str, singular: bool = False) -> Template:
@@ -68,7 +168,7 @@ class Template:
                 marked = marked.replace(old, new)
         body, tail = marked.split("\x01")
         before, after = body.split("\x00context\x00")
-        return cls(wrap.opening + before, after + wrap.closing, tail)
+        return cls(wrap.opening + before, after + wrap.closing, tail, singular)
 
     def fill(self, **fields: str) -> tuple[str, str, str]:
         """Return the filled text before the context, after it, and the answer prefix."""
@@ -107,21 +207,19 @@ class Draft:
 
     def segments(self) -> tuple[Segment, ...]:
         """Return the prompt's segments without empty ones."""
-        parts = [
-            Segment("preamble", joined_text(self.opening)),
-            Segment("document", joined_text(self.example)),
-            Segment("preamble", joined_text(self.preamble)),
-        ]
-        for document in self.documents:
-            text = joined_text(document)
-            if self.lines:
+        parts: list[tuple[Role, list[Piece]]] = [("preamble", self.opening), ("document", self.example)]
+        parts += [("preamble", self.preamble), *(("document", document) for document in self.documents)]
+        parts += [("query", self.query), ("answer_prefix", [self.prefix])]
+        segments: list[Segment] = []
+        for role, pieces in parts:
+            text = "".join(piece.text for piece in pieces)
+            if role == "document" and self.lines and pieces is not self.example:
                 *ended, last = text.split("\n")
                 equal = {line: Segment("line", f"{line}\n") for line in set(ended)}  # equal lines are one object
-                parts += [*(equal[line] for line in ended), Segment("line", last)]
+                segments += [*(equal[line] for line in ended), Segment("line", last)]
             else:
-                parts.append(Segment("document", text))
-        parts += [Segment("query", joined_text(self.query)), Segment("answer_prefix", self.prefix.text)]
-        return tuple(part for part in parts if part.text)
+                segments.append(Segment(role, text))
+        return tuple(segment for segment in segments if segment.text)
 
     def positions(self, tally: Tally) -> dict[str, Json]:
         """Return `depths` (share of the document characters before each mark) and `token_positions` (tokens before)."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate, islice
 from typing import Protocol
 
-from anchoreval.texts.tally import Piece, Tally
+from anchoreval.texts.draft import Piece, Tally
 
 Split = Callable[[str], Sequence[tuple[int, int]]]  # a text -> the character spans of its sentences
 CHECKPOINT = 256  # characters between remembered token counts
@@ -31,36 +31,35 @@ class Strip:
         piece = Piece(self.text[start:end])
         if not self._tally.adds_up or end - start < CHECKPOINT:
             return piece
-        first = self._tally.first_cut(self.text, start + 1, end)
-        if first is None:
-            return piece
-        last = self._tally.last_cut(self.text, first, end)
-        piece.parts = (self.text[start:first], self._before(last) - self._before(first), self.text[last:end])
+        cuts = self._tally.cut.search(self.text, start + 1, end), self._tally.last_cut.match(self.text, start + 1, end)
+        if cuts[0] and cuts[1]:
+            first, last = cuts[0].start(), cuts[1].end()
+            piece.parts = (self.text[start:first], self._before(last) - self._before(first), self.text[last:end])
         return piece
 
     def _before(self, cut: int) -> int:
         """Return the tokens from the text's first checkpoint to a safe cut (negative if the cut comes first)."""
-        if cut not in self._known:
-            self._reach(cut)
-            at = bisect_right(self._places, cut) - 1
-            if at < 0:
-                self._known[cut] = -self._tally.following(self.text[cut : self._places[0]])
-            else:
-                self._known[cut] = self._totals[at] + self._tally.following(self.text[self._places[at] : cut])
-        return self._known[cut]
+        if cut in self._known:
+            return self._known[cut]
 
-    def _reach(self, cut: int) -> None:
-        """Set checkpoints up to `cut` at least."""
+        # checkpoints up to the cut at least
         if not self._places:
-            first = self._tally.first_cut(self.text, 0, len(self.text))
-            self._places, self._totals = [cut if first is None else first], [0]
+            first = self._tally.cut.search(self.text)
+            self._places, self._totals = [first.start() if first else cut], [0]
         while self._places[-1] + CHECKPOINT < cut:
-            following = self._tally.first_cut(self.text, self._places[-1] + CHECKPOINT, cut)
-            if following is None:
-                return
-            tokens = self._tally.following(self.text[self._places[-1] : following])
+            place = self._tally.cut.search(self.text, self._places[-1] + CHECKPOINT, cut)
+            if place is None:
+                break
+            tokens = self._tally.following(self.text[self._places[-1] : place.start()])
             self._totals.append(self._totals[-1] + tokens)
-            self._places.append(following)
+            self._places.append(place.start())
+
+        at = bisect_right(self._places, cut) - 1
+        if at < 0:
+            self._known[cut] = -self._tally.following(self.text[cut : self._places[0]])
+        else:
+            self._known[cut] = self._totals[at] + self._tally.following(self.text[self._places[at] : cut])
+        return self._known[cut]
 
 
 class Sentences:
@@ -89,7 +88,8 @@ class Sentences:
 
         `inserted` characters of other texts stand before it, and `more` such characters in the whole text.
         """
-        late = list(accumulate((len(text) + 1 for text in self._tail), initial=self._late_start()))
+        before = self._spans[self._settled - 1][1] + 1 if self._settled else 0  # characters before the tail
+        late = list(accumulate((len(text) + 1 for text in self._tail), initial=before))
         total = late.pop() + more or 1
         aim, settled = share * total - inserted, self._settled
         first = bisect_right(self._spans, aim, 0, settled, key=lambda span: span[0]) - 1
@@ -97,10 +97,6 @@ class Sentences:
         starts = [(self._spans[place][0], place) for place in around]
         starts += [(start, settled + at) for at, start in enumerate(late)]
         return nearest([(inserted + start, place) for start, place in starts], aim + inserted, total)
-
-    def _late_start(self) -> int:
-        """Return the number of characters before the tail."""
-        return self._spans[self._settled - 1][1] + 1 if self._settled else 0
 
 
 def nearest(starts: Iterable[tuple[int, int]], aim: float, total: int) -> int:
@@ -136,7 +132,6 @@ class Essay:
     def __init__(self, text: str, split: Split, tally: Tally) -> None:
         self._words = re.sub(r"\s+", " ", text).split(" ")
         self._split, self._tally = split, tally
-        self._built = 0
         self._text = ""
         self._ends: list[int] = []  # character end of every word
         self._found: Sequence[tuple[int, int]] = ()  # spans in _text
@@ -145,34 +140,28 @@ class Essay:
 
     def upto(self, units: int) -> Sentences:
         """Return the sentences of the first `units` words."""
-        if units > self._built:
-            self._build(units)
+        if units > len(self._ends):
+            repeats = -(-units // len(self._words))
+            words = (self._words * repeats)[:units]
+            self._text = " ".join(words)
+            self._ends = [end - 1 for end in accumulate(len(word) + 1 for word in words)]
+            self._found = self._spans_of(0, len(self._text))
+            self._strip, self._spans = _joined([self._text[a:b] for a, b in self._found], self._tally)
+            self._prefixes.clear()
         if units not in self._prefixes:
-            self._prefixes[units] = self._prefix(units)
+            end = self._ends[units - 1]
+            whole = bisect_right(self._found, end, key=lambda span: span[1])
+            settled = max(0, whole - RESPLIT)
+            start = self._found[settled][0] if settled else 0
+            tail = [self._text[a:b] for a, b in self._spans_of(start, end)]
+            self._prefixes[units] = Sentences(self._strip, self._spans, settled, tail)
         return self._prefixes[units]
-
-    def _build(self, units: int) -> None:
-        repeats = -(-units // len(self._words))
-        words = (self._words * repeats)[:units]
-        self._text, self._built = " ".join(words), units
-        self._ends = [end - 1 for end in accumulate(len(word) + 1 for word in words)]
-        self._found = self._spans_of(0, len(self._text))
-        self._strip, self._spans = _joined([self._text[a:b] for a, b in self._found], self._tally)
-        self._prefixes.clear()
 
     def _spans_of(self, start: int, end: int) -> list[tuple[int, int]]:
         """Return the sentence spans of a stretch of the text, without white space at its ends."""
         stretch = self._text[start:end]
         start += len(stretch) - len(stretch.lstrip())
         return [(start + a, start + b) for a, b in self._split(stretch.strip())]
-
-    def _prefix(self, units: int) -> Sentences:
-        end = self._ends[units - 1]
-        whole = bisect_right(self._found, end, key=lambda span: span[1])
-        settled = max(0, whole - RESPLIT)
-        start = self._found[settled][0] if settled else 0
-        tail = [self._text[a:b] for a, b in self._spans_of(start, end)]
-        return Sentences(self._strip, self._spans, settled, tail)
 
 
 class Prose:

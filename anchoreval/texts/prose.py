@@ -2,7 +2,7 @@
 
 Everything follows from a seed: the text for a longer context continues the text for a shorter one. The text has no
 number and no hyphenated word, so no sentence can be mistaken for a RULER needle. Scores on it are not comparable with
-published scores; the run header and the board say so.
+published scores; the run header and the board say so. The vocabulary is prose_words.txt.
 """
 
 from __future__ import annotations
@@ -12,22 +12,25 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 from anchoreval.errors import LengthError
-from anchoreval.texts import prose_words as words
+from anchoreval.texts.questions import Question
+from anchoreval.texts.wordlists import read_lists
 
 SENTENCES_PER_PARAGRAPH = (4, 9)
 DRAWS = 100  # draws of a new name: for each short name that exists, then before names become one syllable longer
 MOST_MIDDLES = 9  # syllables between the first and the last of a name
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A question with its acceptable answers and the indices of the documents that hold them."""
-
-    text: str
-    answers: tuple[str, ...]
-    gold: tuple[int, ...]
+_LISTS = read_lists(Path(__file__).with_name("prose_words.txt"))
+TOPICS = {name.removeprefix("topic "): things for name, things in _LISTS.items() if name.startswith("topic ")}
+PEOPLE, PLURAL_PEOPLE = _LISTS["people"], frozenset(_LISTS["plural people"])
+ADJECTIVES = _LISTS["adjectives"]
+TRANSITIVE = tuple(zip(_LISTS["transitive past"], _LISTS["transitive plain"], strict=True))
+INTRANSITIVE = _LISTS["intransitive"]
+TIMES, REASONS, OPINIONS, LINKS = (_LISTS[name] for name in ("times", "reasons", "opinions", "links"))
+OPENINGS, SENTENCES = _LISTS["openings"], _LISTS["sentences"]
+SYLLABLES = tuple(_LISTS[f"syllables {place}"] for place in (1, 2, 3))  # of names of towns
+FIRST_NAMES, OCCUPATIONS, INSTRUMENTS = (_LISTS[name] for name in ("first names", "occupations", "instruments"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,7 @@ def paragraphs(seed: int) -> Iterator[tuple[str, ...]]:
     """Yield paragraphs without end, each a tuple of sentences about one place; the same for the same seed."""
     rng = random.Random(f"prose-{seed}")
     while True:
-        place = rng.choice(tuple(words.TOPICS))
+        place = rng.choice(tuple(TOPICS))
         count = rng.randint(*SENTENCES_PER_PARAGRAPH)
         yield (_opening(rng, place), *(_sentence(rng, place) for _ in range(count - 1)))
 
@@ -54,71 +57,45 @@ def sentences(seed: int) -> Iterator[str]:
         yield from paragraph
 
 
-def _capital(text: str) -> str:
-    return text[0].upper() + text[1:]
-
-
 def _a(noun: str) -> str:
     return ("an " if noun[0] in "aeiou" else "a ") + noun
 
 
-def _things(rng: random.Random, place: str) -> tuple[str, str]:
-    """Draw two different things of a place, most of them with an adjective."""
-    first, second = rng.sample(words.TOPICS[place], 2)
-    return _described(rng, first), _described(rng, second)
-
-
-def _described(rng: random.Random, noun: str) -> str:
-    return f"{rng.choice(words.ADJECTIVES)} {noun}" if rng.random() < 0.6 else noun
-
-
-def _was(person: str) -> str:
-    return "were" if person in words.PLURAL_PEOPLE else "was"
+def _things(rng: random.Random, place: str) -> dict[str, str]:
+    """Draw two different things of a place, most of them with an adjective, by their fields in a sentence."""
+    first, second = (
+        f"{rng.choice(ADJECTIVES)} {noun}" if rng.random() < 0.6 else noun for noun in rng.sample(TOPICS[place], 2)
+    )
+    return {"thing": first, "other": second, "a_thing": _a(first), "an_other": _a(second)}
 
 
 def _opening(rng: random.Random, place: str) -> str:
     """Draw a first sentence that names the place."""
-    person = rng.choice(words.PEOPLE)
-    thing, other = _things(rng, place)
-    forms = (
-        f"the {place} was known for its {thing} and its {other}",
-        f"{person} {_was(person)} often seen at the {place} {rng.choice(words.TIMES)}",
-        f"nobody who visited the {place} forgot the {thing}",
-        f"behind the {place} there stood {_a(thing)} beside {_a(other)}",
-        f"the story of the {place} begins with {_a(thing)}",
-        f"{rng.choice(words.TIMES)} the {place} belonged to {person}",
-    )
-    return _capital(rng.choice(forms)) + "."
+    person = rng.choice(PEOPLE)
+    fields = {"place": place, "person": person, "was": "were" if person in PLURAL_PEOPLE else "was"}
+    fields |= _things(rng, place)
+    fields |= {"time": rng.choice(TIMES), "another_time": rng.choice(TIMES)}
+    text = rng.choice(OPENINGS).format(**fields)
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _sentence(rng: random.Random, place: str) -> str:
     """Draw one grammatical sentence about the things and people of a place."""
-    person, friend = rng.sample(words.PEOPLE, 2)
-    thing, other = _things(rng, place)
-    past, plain = rng.choice(words.TRANSITIVE)
-    does, time, reason = rng.choice(words.INTRANSITIVE), rng.choice(words.TIMES), rng.choice(words.REASONS)
-    forms = (
-        f"{time} {person} {past} the {thing} {reason}",
-        f"{person} {past} the {thing} and {does}",
-        f"{person} {does} {time}",
-        f"the {thing} stood next to the {other}, and {rng.choice(words.OPINIONS)}",
-        f"{person} wanted to {plain} the {thing}, but {friend} {does}",
-        f"{rng.choice(words.LINKS)} {person} {past} the {thing} {time}",
-        f"without the {thing}, {person} would never {plain} the {other}",
-        f"if you ask about the {thing}, {rng.choice(words.OPINIONS)}",
-        f"{rng.choice(words.OPINIONS)}, and the {thing} proved it",
-        f"who {past} the {other} {time} is still a matter of debate",
-        f"there was {_a(thing)} near the {other}, where {person} {does}",
-        f"{person} {past} {_a(thing)} {reason}, while {friend} {does}",
-    )
+    person, friend = rng.sample(PEOPLE, 2)
+    fields = {"person": person, "friend": friend} | _things(rng, place)
+    fields["past"], fields["plain"] = rng.choice(TRANSITIVE)
+    fields |= {"does": rng.choice(INTRANSITIVE), "time": rng.choice(TIMES), "reason": rng.choice(REASONS)}
+    fields |= {"opinion": rng.choice(OPINIONS), "link": rng.choice(LINKS)}
+    fields |= {"second_opinion": rng.choice(OPINIONS), "third_opinion": rng.choice(OPINIONS)}
     mark = "." if rng.random() < 0.97 else "!"
-    return _capital(rng.choice(forms)) + mark
+    text = rng.choice(SENTENCES).format(**fields)
+    return f"{text[0].upper()}{text[1:]}{mark}"
 
 
 @cache
 def _short_towns() -> frozenset[str]:
     """Return every name of three syllables, in lower case."""
-    return frozenset("".join(parts).lower() for parts in itertools.product(*words.SYLLABLES))
+    return frozenset("".join(parts).lower() for parts in itertools.product(*SYLLABLES))
 
 
 class _Names:
@@ -130,36 +107,30 @@ class _Names:
 
     def __init__(self, rng: random.Random, people: bool) -> None:
         self._rng, self._people, self._middles = rng, people, 1
-        self._short = len(_short_towns()) * (len(words.FIRST_NAMES) if people else 1)
+        self._short = len(_short_towns()) * (len(FIRST_NAMES) if people else 1)
         self._given: set[str] = set()
 
     def new(self) -> str:
         """Return the next name; raise LengthError if there are no more."""
+        first, middle, last = SYLLABLES
         while self._middles <= MOST_MIDDLES:
-            for _ in range(self._draws()):
-                name = self._drawn()
-                if name not in self._given and not self._holds_another(name):
+            draws = DRAWS
+            if self._middles == 1:  # short names are drawn until all are given
+                draws = DRAWS * self._short if len(self._given) < self._short else 0
+            for _ in range(draws):
+                called = f"{self._rng.choice(FIRST_NAMES)} " if self._people else ""
+                town = "".join(self._rng.choice(part) for part in (first, *[middle] * self._middles, last))
+                name = called + town
+                if name not in self._given and not self._holds_another(town):
                     self._given.add(name)
                     return name
             self._middles += 1
         raise LengthError("there are no more names of towns and people")
 
-    def _draws(self) -> int:
-        """Return how often a name is drawn before longer names are; short names are drawn until all are given."""
-        if self._middles > 1:
-            return DRAWS
-        return DRAWS * self._short if len(self._given) < self._short else 0
-
-    def _drawn(self) -> str:
-        first, middle, last = words.SYLLABLES
-        called = f"{self._rng.choice(words.FIRST_NAMES)} " if self._people else ""
-        return called + "".join(self._rng.choice(part) for part in (first, *[middle] * self._middles, last))
-
-    def _holds_another(self, name: str) -> bool:
+    def _holds_another(self, town: str) -> bool:
         if self._middles == 1:
             return False
-        text = name.rpartition(" ")[2]
-        inner = (text[start:end] for start, end in itertools.combinations(range(len(text) + 1), 2))
+        inner = (town[start:end] for start, end in itertools.combinations(range(len(town) + 1), 2))
         return any(part.lower() in _short_towns() or part.capitalize() in self._given for part in inner)
 
 
@@ -176,7 +147,7 @@ def quiz(seed: int, hops: int, size: int = 400) -> Quiz:
     questions: list[Question] = []
     for index in range(0, size, 2):
         person, town, river = people.new(), towns.new(), towns.new()
-        job, instrument = rng.choice(words.OCCUPATIONS), rng.choice(words.INSTRUMENTS)
+        job, instrument = rng.choice(OCCUPATIONS), rng.choice(INSTRUMENTS)
         mentor = people.new()
         life = [
             f"{person} was {_a(job)} who was born in {town}.",
@@ -203,7 +174,7 @@ def quiz(seed: int, hops: int, size: int = 400) -> Quiz:
 
 def _document(rng: random.Random, facts: list[str]) -> str:
     """Return the facts in order, with two to five sentences of ordinary prose between and after them."""
-    place = rng.choice(tuple(words.TOPICS))
+    place = rng.choice(tuple(TOPICS))
     filler = [_sentence(rng, place) for _ in range(rng.randint(2, 5))]
     slots = sorted(rng.randint(0, len(facts)) for _ in filler)
     out: list[str] = []

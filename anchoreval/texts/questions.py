@@ -43,13 +43,10 @@ def of_squad(value: Json) -> Questions:
         of_article = [place[paragraph["context"]] for paragraph in article["paragraphs"]]
         for paragraph, gold in zip(article["paragraphs"], of_article, strict=True):
             related = tuple(index for index in of_article if index != gold)
-            questions += [
-                Question(
-                    _text(entry["question"]), tuple(_text(each["text"]) for each in entry["answers"]), (gold,), related
-                )
-                for entry in paragraph["qas"]
-                if not entry["is_impossible"]
-            ]
+            for entry in paragraph["qas"]:
+                if not entry["is_impossible"]:
+                    answers = tuple(_text(each["text"]) for each in entry["answers"])
+                    questions.append(Question(_text(entry["question"]), answers, (gold,), related))
     return _some(Questions(documents, questions))
 
 
@@ -61,20 +58,15 @@ def of_hotpot(value: Json) -> Questions:
     texts = [[f"{title}\n{''.join(lines)}" for title, lines in entry["context"]] for entry in value]
     documents = sorted({text for paragraphs in texts for text in paragraphs})
     place = {text: index for index, text in enumerate(documents)}
-    return _some(
-        Questions(
-            documents,
-            [
-                Question(
-                    _text(entry["question"]),
-                    (_text(entry["answer"]),),
-                    tuple(place[text] for text in paragraphs),
-                    supporting=tuple(place[text] for text in _supporting(entry, paragraphs)),
-                )
-                for entry, paragraphs in zip(value, texts, strict=True)
-            ],
-        )
-    )
+    questions = []
+    for entry, paragraphs in zip(value, texts, strict=True):
+        gold = tuple(place[text] for text in paragraphs)
+        named = {title for title, _ in entry.get("supporting_facts", ())}
+        rows = zip(entry["context"], gold, strict=True)
+        supporting = tuple(index for (title, _), index in rows if title in named)
+        answers = (_text(entry["answer"]),)
+        questions.append(Question(_text(entry["question"]), answers, gold, supporting=supporting))
+    return _some(Questions(documents, questions))
 
 
 def _some(found: Questions) -> Questions:
@@ -87,9 +79,3 @@ def _text(value: Json) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{str(value)[:40]!r} is no text")
     return value
-
-
-def _supporting(entry: dict[str, Json], texts: Sequence[str]) -> list[str]:
-    """Return the paragraphs of a HotpotQA question that its supporting facts name."""
-    named = {title for title, _ in entry.get("supporting_facts", ())}
-    return [text for (title, _), text in zip(entry["context"], texts, strict=True) if title in named]

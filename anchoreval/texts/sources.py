@@ -119,24 +119,19 @@ class Sources:
 
     def describe(self) -> dict[str, Json]:
         """Return JSON for a run's header: the settings, and for every file read so far whether it is published."""
-        files = {name: self._said(name) for name in sorted(self._used) if "folder" not in self._used[name]}
-        folders = {str(used["folder"]) for used in self._used.values() if "folder" in used}
-        files |= {folder: self._said_together(folder) for folder in sorted(folders)}
+        files: dict[str, str] = {}
+        folders: dict[str, dict[str, dict[str, Json]]] = {}
+        for name, used in sorted(self._used.items()):
+            if "folder" in used:
+                folders.setdefault(str(used["folder"]), {})[name] = used
+            else:
+                files[name] = "published" if used["published"] else f"not the published file: sha256 {used['sha256']}"
+        for folder, members in sorted(folders.items()):  # one line, with a hash over the hashes of its files
+            hashes = "\n".join(f"{name} {used['sha256']}" for name, used in members.items())
+            kind = "published" if all(used["published"] for used in members.values()) else "unpinned"
+            files[folder] = f"{kind} files, {len(members)}: {hashlib.sha256(hashes.encode()).hexdigest()[:16]}"
         left_out = {} if self.context else {"context": "left out (--no-context)"}
         return {"haystack": self.haystack, "wordlists": f"wonderwords {self.wordlists}", **left_out, **files}
-
-    def _said(self, name: str) -> str:
-        used = self._used[name]
-        if used["published"]:
-            return "published"
-        return f"not the published file: sha256 {used['sha256']}"
-
-    def _said_together(self, folder: str) -> str:
-        """Return one line for all files of a folder without published SHA-256s; it holds a hash over their hashes."""
-        files = {name: used for name, used in sorted(self._used.items()) if used.get("folder") == folder}
-        hashes = [f"{name} {used['sha256']}" for name, used in files.items()]
-        kind = "published" if all(used["published"] for used in files.values()) else "unpinned"
-        return f"{kind} files, {len(hashes)}: {hashlib.sha256(chr(10).join(hashes).encode()).hexdigest()[:16]}"
 
     def files(self) -> dict[str, Json]:
         """Return every file read so far: its SHA-256, size, and whether it is the published one."""
@@ -176,25 +171,12 @@ class Sources:
         from nltk.tokenize.punkt import PunktSentenceTokenizer
 
         splitter = PunktSentenceTokenizer()
-        splitter._params = _punkt_parameters(self._punkt())
+        splitter._params = _punkt_parameters(self.places())
 
         def split(text: str) -> list[tuple[int, int]]:
             return list(splitter.span_tokenize(text))
 
         return split
-
-    def _punkt(self) -> Path:
-        """Return the punkt_tab folder: under --data-dir or the cache, else on nltk's own search path."""
-        import nltk.data
-
-        roots = [root / inner for root in self.places() for inner in ("nltk", "nltk_data", ".")]
-        for root in [*roots, *map(Path, nltk.data.path)]:
-            if (root / PUNKT / "abbrev_types.txt").is_file():
-                return root / PUNKT
-        raise SourceError(
-            f"nltk's sentence model is missing: expected nltk/{PUNKT} under --data-dir or an nltk_data "
-            "folder (python -m nltk.downloader punkt_tab), or use --haystack generated"
-        )
 
     def places(self) -> list[Path]:
         """Return the folders that are searched, in order."""
@@ -216,8 +198,8 @@ class Sources:
 
     def note_text(self, name: str, sha256: str, size: int, tokens: int) -> None:
         """Remembers a text of the user's that is scored."""
-        said = {"sha256": sha256, "published": False, "bytes": size, "tokens": tokens, "folder": TEXTS}
-        self._used[f"{TEXTS}/{name}"] = said
+        about = {"published": False, "bytes": size, "tokens": tokens, "folder": TEXTS}
+        self._used[f"{TEXTS}/{name}"] = {"sha256": sha256, **about}
 
     def _read(self, source: Published) -> Any:
         """Return the parsed file and note its hash."""
@@ -240,30 +222,37 @@ class Sources:
             except (OSError, SourceError) as error:
                 reasons.append(f"{address}: {error}")
                 self.offline = self.offline or unconnected(error)  # and no other file is waited for
-        raise SourceError(_missing(source, self.places(), reasons))
+        tried = "; ".join(reasons) or source.recipe or f"published at {' or '.join(source.addresses)}"
+        raise SourceError(
+            f"{source.file} is missing (looked in {' and '.join(map(str, self.places()))}; {tried}): put the file "
+            "there and name the folder with --data-dir, or use --haystack generated"
+        )
 
 
-def _punkt_parameters(folder: Path) -> Any:
-    """Return nltk's PunktParameters from the four text files of a punkt_tab folder (nltk reads only its own paths)."""
+def _punkt_parameters(places: Sequence[Path]) -> Any:
+    """Return nltk's PunktParameters from the four text files of the punkt_tab folder.
+
+    That is under --data-dir or the cache, else on nltk's own search path, which is all that nltk itself reads.
+    """
+    import nltk.data
     from nltk.tokenize.punkt import PunktParameters
 
-    def rows(name: str) -> list[list[str]]:
+    roots = [root / inner for root in places for inner in ("nltk", "nltk_data", ".")]
+    folders = [root / PUNKT for root in (*roots, *map(Path, nltk.data.path))]
+    folder = next((folder for folder in folders if (folder / "abbrev_types.txt").is_file()), None)
+    if folder is None:
+        raise SourceError(
+            f"nltk's sentence model is missing: expected nltk/{PUNKT} under --data-dir or an nltk_data "
+            "folder (python -m nltk.downloader punkt_tab), or use --haystack generated"
+        )
+    rows = {}
+    for name in ("abbrev_types.txt", "sent_starters.txt", "collocations.tab", "ortho_context.tab"):
         lines = (folder / name).read_text(encoding="utf-8").split("\n")
-        return [line.split("\t") for line in lines if line]
-
+        rows[name] = [line.split("\t") for line in lines if line]
     parameters = PunktParameters()
-    parameters.abbrev_types = {row[0] for row in rows("abbrev_types.txt")}
-    parameters.sent_starters = {row[0] for row in rows("sent_starters.txt")}
-    parameters.collocations = {(row[0], row[1]) for row in rows("collocations.tab")}
-    for word, flags in rows("ortho_context.tab"):
+    parameters.abbrev_types = {row[0] for row in rows["abbrev_types.txt"]}
+    parameters.sent_starters = {row[0] for row in rows["sent_starters.txt"]}
+    parameters.collocations = {(row[0], row[1]) for row in rows["collocations.tab"]}
+    for word, flags in rows["ortho_context.tab"]:
         parameters.ortho_context[word] = int(flags)
     return parameters
-
-
-def _missing(source: Published, places: Sequence[Path], reasons: Sequence[str]) -> str:
-    tried = "; ".join(reasons) or source.recipe or f"published at {' or '.join(source.addresses)}"
-    looked = " and ".join(map(str, places))
-    return (
-        f"{source.file} is missing (looked in {looked}; {tried}): put the file there and name the folder "
-        "with --data-dir, or use --haystack generated"
-    )

@@ -1,4 +1,4 @@
-"""RULER's word lists from the `wonderwords` package, without building NVIDIA's list of 6.2 million entries."""
+"""Word lists: the package's own text files, and RULER's from `wonderwords`, without its list of 6.2 million pairs."""
 
 from __future__ import annotations
 
@@ -15,6 +15,22 @@ from anchoreval.errors import SourceError
 WordLists = Literal["3.0.1", "2.2.0"]
 DROPPED_IN_3 = ("abortion", "brocolli", "idiot", "pray")  # nouns of 2.2.0 that 3.0.1 no longer has
 FINGERPRINT = {"nounlist.txt": 6782, "adjectivelist.txt": 912, "verblist.txt": 1042}  # lines of 3.0.1
+
+
+def read_lists(path: Path) -> dict[str, tuple[str, ...]]:
+    """Return the entries of each section of a text file in their order.
+
+    A line `[section]` begins a section, and each other line is an entry; empty lines and those that begin with `#` are
+    left out.
+    """
+    lists: dict[str, list[str]] = {}
+    entries: list[str] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("["):
+            entries = lists.setdefault(line[1:-1], [])
+        elif line and not line.startswith("#"):
+            entries.append(line)
+    return {name: tuple(entries) for name, entries in lists.items()}
 
 
 def word_list(name: str) -> list[str]:

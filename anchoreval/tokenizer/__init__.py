@@ -2,19 +2,25 @@
 
 Its files are read by transformers' rules (tokenizer/files.py), and its tokens are compared with those of transformers
 once per set of files (tokenizer/check.py).
+
+Long texts are tokenised word by word. A word stands between two safe cuts (cuts.py), so its ids are the same wherever
+it stands, and it is tokenised once. The prompts of a benchmark repeat their words: of 113,000 words in 128k tokens of
+generated prose 948 differ.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-from bisect import bisect_right
+import re
+from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from functools import cached_property, lru_cache, partial
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import tokenizers
 
@@ -22,9 +28,36 @@ from anchoreval.errors import ModelError
 from anchoreval.tokenizer.check import Reading, compared
 from anchoreval.tokenizer.cuts import cut_after
 from anchoreval.tokenizer.files import FILES, TEMPLATES, complete, config_of, special_tokens, text_of
-from anchoreval.tokenizer.words import LEAD, Words
 
 LONG = 256  # characters from which on a text is encoded by its words
+LEAD = "a"  # text in front of words that are tokenised as they stand behind a cut
+MOST_CHARACTERS = 1 << 20  # of words whose ids are kept
+_CLEANED = (
+    *((f" {mark}", mark) for mark in ".?!,"),
+    (" ' ", "'"),
+    *((f" {end}", end) for end in ("n't", "'m", "'s", "'ve", "'re")),
+)
+Ids = tuple[int, ...]
+Given = ParamSpec("Given")
+Value = TypeVar("Value")
+
+
+def _without_panics(
+    method: Callable[Concatenate[TextTokenizer, Given], Value],
+) -> Callable[Concatenate[TextTokenizer, Given], Value]:
+    """Let a method raise a ModelError that names the tokenizer where the library panics, which is no Exception."""
+
+    @functools.wraps(method)
+    def guarded(self: TextTokenizer, /, *args: Given.args, **kwargs: Given.kwargs) -> Value:
+        try:
+            return method(self, *args, **kwargs)
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":
+                raise
+            message = " ".join(str(error).split())[:200]
+            raise ModelError(f"the tokenizer of {self.name} cannot read a text: {message}") from error
+
+    return guarded
 
 
 class TextTokenizer:
@@ -44,10 +77,13 @@ class TextTokenizer:
         inner.no_truncation()
         inner.no_padding()
         self._inner = inner
+        self._whole = partial(inner.encode, add_special_tokens=False)  # a text at once
         self._config = config or {}
         self.name = name
         self.reading = reading
-        self._panics = _Panics(name)
+        self._ids: dict[str, Ids] = {}  # of words that stand behind a cut
+        self._starts: dict[str, Ids] = {}  # the characters of a word at which its tokens begin
+        self._held = 0  # characters of the words that are kept
 
     @cached_property
     def cut_after(self) -> frozenset[str]:
@@ -55,76 +91,145 @@ class TextTokenizer:
         return cut_after(json.loads(self._inner.to_str()))
 
     @cached_property
-    def _words(self) -> Words | None:
-        """Encodes long texts by their words; None if no cut is known to be safe."""
-        whole = partial(self._inner.encode, add_special_tokens=False)
-        return Words(whole, self.cut_after) if LEAD in self.cut_after else None
+    def _cut(self) -> re.Pattern[str] | None:
+        """Matches the spaces at which a long text is cut into words; None if no cut behind a letter is safe."""
+        if LEAD not in self.cut_after:
+            return None
+        return re.compile(f"(?<=[{re.escape(''.join(sorted(self.cut_after)))}]) (?=[!-~])")
 
-    def _by_words(self, characters: int) -> Words | None:
-        return self._words if characters >= LONG else None
-
+    @_without_panics
     def count(self, text: str) -> int:
         """Return the number of tokens of `text`, without special tokens."""
-        with self._panics:
-            if words := self._by_words(len(text)):
-                return words.count(text)
+        if len(text) < LONG or self._cut is None:
             return len(self._inner.encode_batch_fast([text], add_special_tokens=False)[0])
+        first, *words = self._cut.split(text)
+        return len(self._whole(first)) + sum(map(len, self._by_words(words)[0]))
 
+    @_without_panics
     def count_behind(self, texts: Sequence[str]) -> int:
         """Return the number of tokens of texts, each of which is to stand behind a safe cut and begins with its space.
 
-        There must be a safe cut behind a letter (`cut_after`).
+        There must be a safe cut behind a letter (`cut_after`), and none inside the texts.
         """
-        assert self._words is not None
-        with self._panics:
-            return self._words.count_behind(texts)
+        return sum(map(len, self._by_words([text[1:] for text in texts])[0]))
 
+    @_without_panics
     def encode_with_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Return the token ids of `text` and the character span (start, end) of each, without special tokens."""
-        with self._panics:
-            found = self._inner.encode(text, add_special_tokens=False)
-            return found.ids, found.offsets
+        whole = self._whole(text)
+        return whole.ids, whole.offsets
 
+    @_without_panics
     def encode_parts(self, parts: Sequence[str]) -> tuple[list[int], list[int]]:
         """Return the token ids of the joined parts, and the number of tokens that begin in each part."""
-        if words := self._by_words(sum(map(len, parts))):
-            with self._panics:
-                return words.encode_parts(parts)
-        ids, spans = self.encode_with_spans("".join(parts))
-        seams = [*accumulate(map(len, parts[:-1]))]
-        begun = Counter(bisect_right(seams, start) for start, _ in spans)
-        return ids, [begun[number] for number in range(len(parts))]
+        if self._cut is None or sum(map(len, parts)) < LONG:
+            ids, spans = self.encode_with_spans("".join(parts))
+            seams = [*accumulate(map(len, parts[:-1]))]
+            begun = Counter(bisect_right(seams, start) for start, _ in spans)
+            return ids, [begun[number] for number in range(len(parts))]
 
+        words, last = list[str](), ""
+        ends: list[tuple[int, int]] = []  # of each part: the number of the word, and its character
+        for part in parts:
+            head, *rest = self._cut.split(part)
+            last += head
+            if rest:
+                words.append(last)
+                last = rest.pop()
+                words += rest
+            ends.append((len(words), len(last)))
+        words.append(last)
+
+        opening = self._whole(words[0])  # begins at no cut and is tokenised each time
+        encoded, starts = self._by_words(words[1:], {words[number] for number, _ in ends if number})
+        encoded = [tuple(opening.ids), *encoded]
+        ids = list(chain.from_iterable(encoded))
+        sizes, before, passed, total = list[int](), 0, 0, 0
+        for number, characters in ends[:-1]:
+            total += sum(map(len, encoded[passed:number]))
+            passed = number
+            begins = starts[words[number]] if number else [start for start, _ in opening.offsets]
+            upto = total + bisect_left(begins, characters)
+            sizes.append(upto - before)
+            before = upto
+        return ids, [*sizes, len(ids) - before]
+
+    @_without_panics
     def starts(self, text: str, tokens: Sequence[int]) -> list[int]:
         """Return the characters of `text` at which its tokens of these numbers begin; those past the end have none."""
         if not tokens:
             return []
-        if words := self._by_words(len(text)):
-            with self._panics:
-                return words.starts(text, tokens)
-        spans = self.spans(text)
-        return [spans[token][0] for token in tokens if 0 <= token < len(spans)]
+        if len(text) < LONG or self._cut is None:
+            spans = self.spans(text)
+            return [spans[token][0] for token in tokens if 0 <= token < len(spans)]
+        words = self._cut.split(text)
+        opening = self._whole(words[0])
+        before = list(accumulate(map(len, [opening.ids, *self._by_words(words[1:])[0]]), initial=0))
+        asked = [token for token in tokens if 0 <= token < before[-1]]
+        numbers = [bisect_right(before, token) - 1 for token in asked]
+        behind = [words[number] for number in sorted(set(numbers)) if number]
+        starts = self._by_words(behind, set(behind))[1]
+        places = list(accumulate((len(word) + 1 for word in words), initial=0))
+        begins = []
+        for token, number in zip(asked, numbers, strict=True):
+            of_word = starts[words[number]] if number else [start for start, _ in opening.offsets]
+            begins.append(places[number] + of_word[token - before[number]])
+        return begins
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         """Return the character span (start, end) of every token of `text`, without special tokens."""
         return self.encode_with_spans(text)[1]
 
+    @_without_panics
     def encode(self, text: str, special_tokens: bool = False) -> list[int]:
         """Return the token ids of `text`; with `special_tokens`, including those that the checkpoint itself adds."""
-        with self._panics:
-            if not special_tokens and (words := self._by_words(len(text))):
-                return words.encode(text)
+        if special_tokens or len(text) < LONG or self._cut is None:
             return list(self._inner.encode(text, add_special_tokens=special_tokens).ids)
+        first, *words = self._cut.split(text)
+        return list(chain(self._whole(first).ids, chain.from_iterable(self._by_words(words)[0])))
 
+    def _by_words(self, words: Sequence[str], seamed: Collection[str] = ()) -> tuple[Sequence[Ids], Mapping[str, Ids]]:
+        """Return the ids of words that stand behind cuts, and where in those of them in `seamed` each token begins.
+
+        Words that are not known are tokenised, all in one text, and kept. Threads may share a tokenizer.
+        """
+        encoded = [*map(self._ids.get, words)]
+        known = {word: begun for word in seamed if (begun := self._starts.get(word)) is not None}
+        if all(encoded) and len(known) == len(seamed):  # the usual case, at the speed of C
+            return cast(list[Ids], encoded), known
+
+        # The last word of a text may end with what no cut follows: it stays the last.
+        rows = zip(words, encoded, strict=True)
+        missing = dict.fromkeys(word for word, ids in rows if ids is None or (word in seamed and word not in known))
+        whole = self._whole(" ".join([LEAD, *missing]))
+        ids, begins = whole.ids, [start for start, _ in whole.offsets]
+        fresh, starts, place, first = dict[str, Ids](), dict[str, Ids](), len(LEAD) + 1, self._lead
+        for word in missing:
+            end = place + len(word)
+            last = bisect_left(begins, end, first)
+            fresh[word] = tuple(ids[first:last])
+            if "\n" in word or word in seamed:  # segments of a prompt mostly end with a line
+                starts[word] = tuple(start - place for start in begins[first:last])
+            place, first = end + 1, last
+        self._held += place
+        if self._held > MOST_CHARACTERS:
+            self._ids, self._starts, self._held = {}, {}, place
+        self._ids.update(fresh)
+        self._starts.update(starts)
+        return [fresh[word] if ids is None else ids for word, ids in zip(words, encoded, strict=True)], starts | known
+
+    @cached_property
+    def _lead(self) -> int:
+        return len(self._whole(LEAD).ids)
+
+    @_without_panics
     def encode_batch(self, texts: list[str], offsets: bool = False) -> list[tuple[list[int], list[tuple[int, int]]]]:
         """Token ids of many texts, on all cores, and the character span of each token where `offsets` are wanted.
 
         The names of special tokens are text like any other here.
         """
         encode = self._plain.encode_batch if offsets else self._plain.encode_batch_fast
-        with self._panics:
-            found = encode(texts, add_special_tokens=False)
-            return [(each.ids, each.offsets if offsets else []) for each in found]
+        return [(each.ids, each.offsets if offsets else []) for each in encode(texts, add_special_tokens=False)]
 
     @cached_property
     def _plain(self) -> tokenizers.Tokenizer:
@@ -132,10 +237,10 @@ class TextTokenizer:
         plain.encode_special_tokens = True
         return plain
 
+    @_without_panics
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
         """Return the text of `ids`, without blanks before punctuation if the configuration has them cleaned up."""
-        with self._panics:
-            text = str(self._inner.decode(ids, skip_special_tokens=skip_special_tokens))
+        text = str(self._inner.decode(ids, skip_special_tokens=skip_special_tokens))
         if self._cleans:
             for old, new in _CLEANED:
                 text = text.replace(old, new)
@@ -206,29 +311,6 @@ class TextTokenizer:
         text = None if entry is None else text_of(entry)
         number = None if text is None else self._inner.token_to_id(text)
         return None if text is None or number is None else (text, number)
-
-
-_CLEANED = (
-    *((f" {mark}", mark) for mark in ".?!,"),
-    (" ' ", "'"),
-    *((f" {end}", end) for end in ("n't", "'m", "'s", "'ve", "'re")),
-)
-
-
-class _Panics:
-    """Turns a panic of the library, which is not an Exception, into a ModelError that names the tokenizer."""
-
-    __slots__ = ("name",)
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if kind is not None and kind.__name__ == "PanicException":
-            message = " ".join(str(error).split())[:200]
-            raise ModelError(f"the tokenizer of {self.name} cannot read a text: {message}") from error
 
 
 def load_tokenizer(path: str | Path) -> TextTokenizer:

@@ -48,17 +48,29 @@ def around(template: str, special: Mapping[str, str], args: Mapping[str, Scalar]
 
     `special` are the named special tokens, `args` the arguments of --template-args.
     """
-    check_args(template, special, args)
-    return _around(template, json.dumps(dict(special) | dict(args)))
-
-
-def check_args(template: str, special: Mapping[str, str], args: Mapping[str, Scalar]) -> None:
-    """Raise ModelError for an argument that anchoreval passes itself, or that the template does not read."""
     for name in args:
         if name in _GIVEN or name in special:
             raise ModelError(f"--template-args {name}: anchoreval gives it to every template itself: leave it out")
         if not re.search(rf"\b{re.escape(name)}\b", template):
             raise ModelError(f"--template-args {name}: the chat template reads no {name}: leave it out")
+    answer = _texts(template, json.dumps(dict(special) | dict(args)))
+    if "error" in answer:
+        raise ModelError(f"the chat template cannot be rendered ({_line(answer['error'])}): {_BASE}")
+    if "refused" in answer:
+        raise ModelError(f"the chat template refuses a plain user turn: {_line(answer['refused'])}: {_BASE}")
+    plain, hard, *edged = answer["texts"]
+    opening, turn, closing = plain.partition(_SENTINEL)
+    if not turn:
+        raise ModelError(f"the chat template drops the user's turn: {_BASE}")
+    if _SENTINEL in closing:
+        raise ModelError(f"the chat template writes the user's turn more than once: {_BASE}")
+    if hard != opening + _HARD + closing:
+        raise ModelError(f"the chat template changes the text of the user's turn: {_BASE}")
+    if edged == [opening + turn + closing for turn in (_EDGED, _NEWLINES)]:
+        return Around(opening, closing)
+    if edged == [opening + _HARD + closing] * 2:
+        return Around(opening, closing, trims=True)
+    raise ModelError(f"the chat template changes the white space of the user's turn: {_BASE}")
 
 
 class Renderer:
@@ -94,27 +106,6 @@ def _texts(template: str, values: str) -> dict[str, Any]:
     chats = [[{"role": "user", "content": turn}] for turn in (_SENTINEL, _HARD, _EDGED, _NEWLINES)]
     job = {"do": "render", "template": template, "chats": chats, "values": json.loads(values)}
     return answer_of(job | {"seconds": SECONDS, "megabytes": MEGABYTES})
-
-
-def _around(template: str, values: str) -> Around:
-    answer = _texts(template, values)
-    if "error" in answer:
-        raise ModelError(f"the chat template cannot be rendered ({_line(answer['error'])}): {_BASE}")
-    if "refused" in answer:
-        raise ModelError(f"the chat template refuses a plain user turn: {_line(answer['refused'])}: {_BASE}")
-    plain, hard, *edged = answer["texts"]
-    opening, turn, closing = plain.partition(_SENTINEL)
-    if not turn:
-        raise ModelError(f"the chat template drops the user's turn: {_BASE}")
-    if _SENTINEL in closing:
-        raise ModelError(f"the chat template writes the user's turn more than once: {_BASE}")
-    if hard != opening + _HARD + closing:
-        raise ModelError(f"the chat template changes the text of the user's turn: {_BASE}")
-    if edged == [opening + turn + closing for turn in (_EDGED, _NEWLINES)]:
-        return Around(opening, closing)
-    if edged == [opening + _HARD + closing] * 2:
-        return Around(opening, closing, trims=True)
-    raise ModelError(f"the chat template changes the white space of the user's turn: {_BASE}")
 
 
 def _line(text: str) -> str:

@@ -66,7 +66,9 @@ def compared(own: TextTokenizer, inner: tokenizers.Tokenizer, file: Path) -> Rea
     folder = file.parent
     if not any((folder / name).is_file() for name in (*FILES, "config.json")):
         return Reading("not compared: tokenizer.json stands alone")
-    texts = [ORDINARY, _with_special(inner), RARE]
+    # a text in which every added token stands between words, blanks and line ends
+    added = [token.content for _, token in sorted(inner.get_added_tokens_decoder().items())][:_MOST]
+    texts = [ORDINARY, "".join(f"a {text} b{text}c\n{text}\n" for text in added), RARE]
     job = {"do": "read", "folder": str(folder), "texts": texts, "seconds": _SECONDS, "megabytes": _MEGABYTES}
     answer = kept_answer(job, _facts(file, texts))
     if "died" in answer:  # this process would die too
@@ -76,9 +78,15 @@ def compared(own: TextTokenizer, inner: tokenizers.Tokenizer, file: Path) -> Rea
     answer = answer | {"texts": texts}
     special = {name: text for name, text in answer["special"].items() if inner.token_to_id(text) is not None}
     for at, text in enumerate(texts):
-        ids = own.encode(text)
-        if ids != answer["ids"][at]:
-            where = _place(text, inner, ids, answer["ids"][at], answer["tokens"][at])
+        ids, theirs = own.encode(text), answer["ids"][at]
+        if ids != theirs:
+            pairs = enumerate(zip(ids, theirs, strict=False))
+            first = next((i for i, (a, b) in pairs if a != b), min(len(ids), len(theirs)))
+            offsets = inner.encode(text, add_special_tokens=False).offsets
+            start = offsets[first][0] if first < len(offsets) else len(text)
+            tokens = [inner.id_to_token(number) for number in ids[first : first + 4]]
+            others = answer["tokens"][at][first : first + 4]
+            where = f"{text[start : start + 16]!r} is {tokens} in tokenizer.json, {others} there"
             return Reading(_judged(own, inner, folder, answer, at, where), special, differs=True)
     return Reading(f"{answer['class']}, the same tokens", special)
 
@@ -88,8 +96,8 @@ def _judged(
 ) -> str:
     """Return in one line why tokenizer.json is right; raise ModelError if that cannot be told."""
     text = answer["texts"][at]
-    kept = own.decode(own.encode(text), skip_special_tokens=False)
-    ours, theirs = _lost(text, kept), _lost(text, answer["decoded"][at])
+    decoded = own.decode(own.encode(text), skip_special_tokens=False), answer["decoded"][at]
+    ours, theirs = ((Counter(text) - Counter(kept)).total() for kept in decoded)  # characters that are missing
     if theirs - ours > len(text) // 20:  # a seventh of the text is blanks; a normalised letter is no loss
         return (
             f"transformers' {answer['class']} leaves rules of tokenizer.json out and loses {theirs} characters of a "
@@ -102,13 +110,6 @@ def _judged(
         f"{folder}: transformers' {answer['class']} reads other tokens than tokenizer.json holds: {where}; "
         f'where tokenizer.json is right, set "tokenizer_class": "TokenizersBackend" in {CONFIG}'
     )
-
-
-def _with_special(inner: tokenizers.Tokenizer) -> str:
-    """Return a text in which every added token stands between words, blanks and line ends."""
-    added = inner.get_added_tokens_decoder()
-    texts = [token.content for _, token in sorted(added.items())][:_MOST]
-    return "".join(f"a {text} b{text}c\n{text}\n" for text in texts)
 
 
 def _facts(file: Path, texts: Sequence[str]) -> dict[str, Any]:
@@ -126,20 +127,6 @@ def _facts(file: Path, texts: Sequence[str]) -> dict[str, Any]:
     except (OSError, ValueError, AttributeError):
         facts["config.json"] = None
     return facts | {"versions": [metadata.version(name) for name in ("transformers", "tokenizers")]}
-
-
-def _place(text: str, inner: tokenizers.Tokenizer, ours: list[int], theirs: list[int], tokens: list[str]) -> str:
-    """Return where two readings part: a piece of the text, and the tokens of both."""
-    at = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
-    offsets = inner.encode(text, add_special_tokens=False).offsets
-    start = offsets[at][0] if at < len(offsets) else len(text)
-    our_tokens = [inner.id_to_token(number) for number in ours[at : at + 4]]
-    return f"{text[start : start + 16]!r} is {our_tokens} in tokenizer.json, {tokens[at : at + 4]} there"
-
-
-def _lost(text: str, decoded: str) -> int:
-    """Return how many characters of a text are missing from what its tokens decode to, in any order."""
-    return (Counter(text) - Counter(decoded)).total()
 
 
 def _prepends(inner: tokenizers.Tokenizer) -> bool:

@@ -61,7 +61,15 @@ class Child:
 
     def answer(self, job: dict[str, Any]) -> dict[str, Any]:
         """Return the process's answer to a job; if the process dies of the job, `error` says how."""
-        process = self._process = self._process or self._begun()
+        if self._process is None:
+            offline = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONWARNINGS": "ignore"}
+            self._said.truncate(0)
+            self._said.seek(0)
+            command, pipe = [sys.executable, "-P", str(_SCRIPT)], subprocess.PIPE
+            self._process = subprocess.Popen(
+                command, stdin=pipe, stdout=pipe, stderr=self._said, env=os.environ | offline
+            )
+        process = self._process
         late = threading.Timer(_PATIENCE_S, process.kill)
         late.start()
         try:
@@ -78,23 +86,9 @@ class Child:
             answer = json.loads(line)
             if isinstance(answer, dict):
                 return answer
-        return self._died(process, job, in_time)
 
-    def _begun(self) -> subprocess.Popen[bytes]:
-        offline = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONWARNINGS": "ignore"}
-        self._said.truncate(0)
-        self._said.seek(0)
-        return subprocess.Popen(
-            [sys.executable, "-P", str(_SCRIPT)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._said,
-            env=os.environ | offline,
-        )
-
-    def _died(self, process: subprocess.Popen[bytes], job: dict[str, Any], in_time: bool) -> dict[str, Any]:
-        """Return why a process gave no answer."""
-        try:  # the process ends itself if it could not read a job, or could not answer it
+        # The process ends itself if it could not read a job, or could not answer it.
+        try:
             code = process.wait(1)
         except subprocess.TimeoutExpired:
             code = 0
@@ -127,12 +121,7 @@ def kept_answer(job: dict[str, Any], facts: Any) -> dict[str, Any]:
         except (OSError, ValueError, RuntimeError):
             answer = answer_of(job)
             if "died" not in answer:
-                _keep(file, answer)
+                with contextlib.suppress(RunError, RuntimeError):
+                    write_whole(file.expanduser(), [json.dumps(answer)])
         _kept[key] = answer
     return _kept[key]
-
-
-def _keep(file: Path, answer: dict[str, Any]) -> None:
-    """Write an answer to the cache, whole or not at all."""
-    with contextlib.suppress(RunError, RuntimeError):
-        write_whole(file.expanduser(), [json.dumps(answer)])

@@ -11,44 +11,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 PRINTABLE = frozenset(map(chr, range(0x21, 0x7F)))
 
 LOCAL_NORMALIZERS = frozenset(
-    {
-        "NFC",
-        "NFD",
-        "NFKC",
-        "NFKD",
-        "Lowercase",
-        "StripAccents",
-        "BertNormalizer",
-        "Nmt",
-        "Prepend",
-        "Precompiled",
-    }
+    ("NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "BertNormalizer", "Nmt", "Prepend", "Precompiled")
 )
 SPACE_SPLITTERS = frozenset({"Whitespace", "WhitespaceSplit", "BertPreTokenizer", "Metaspace"})
 HARMLESS_SPLITTERS = frozenset({"Digits", "Punctuation"})
-
-_CONTRACTIONS = {"'s", "'t", "'re", "'ve", "'m", "'ll", "'d"}
-_PLAIN = {
-    r" ?\p{L}+", r" ?\p{N}+", r" ?[^\s\p{L}\p{N}]+", r" ?[^\s\p{L}\p{N}]+[\r\n]*",
-    r" ?[^\s\p{L}\p{N}]+[\r\n/]*", r"\p{L}+",
-    r"[^\r\n\p{L}\p{N}]?\p{L}+", r"[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+", r"\p{N}", r"\p{N}+", r"\p{N}{1,3}",
-    r"[0-9]", r"[0-9]+", r"\d", r"\d+", r"[0-9][0-9][0-9]", r"\d{1,3}",
-    r" ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*", r" ?[\p{P}\p{S}]+[\r\n]*", r"[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+",
-    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+", r"[一-龥぀-ゟ゠-ヿ]+",
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+",
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*",
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
-}  # fmt: skip
-_CAPITALS = {r"[A-Z](?=[A-Z])", r"(?<=[A-Z])[A-Z]"}
-_BLANK = {r"\s+(?!\S)", r"\s+", r"\s*[\r\n]+", r"\s*[\r\n]", r"\s*[\r\n]+(?!\S)", r"[\r\n]"}
-_GROUPED = {r"(?i:'s|'t|'re|'ve|'m|'ll|'d)", r"(?i:[sdmt]|ll|ve|re)", r"'(?i:[sdmt]|ll|ve|re)"}
-SAFE_ALTERNATIVES = frozenset(_CONTRACTIONS | _PLAIN | _CAPITALS | _BLANK | _GROUPED)
+#: Alternatives of a regular expression that match a single space only as their first character, or in white space.
+SAFE_ALTERNATIVES = frozenset(Path(__file__).with_suffix(".txt").read_text(encoding="utf-8").split("\n")) - {""}
 
 
 def cut_after(definition: Mapping[str, Any]) -> frozenset[str]:
@@ -56,21 +30,22 @@ def cut_after(definition: Mapping[str, Any]) -> frozenset[str]:
 
     `definition` is the parsed tokenizer.json.
     """
-    model = definition["model"]
-    marker = _space_marker(definition)
-    if marker is None or model.get("dropout") or not _added_tokens_are_whole(definition.get("added_tokens") or ()):
+    model, added = definition["model"], definition.get("added_tokens") or ()
+    normalizers = _parts(definition.get("normalizer"), "normalizers")
+    splitters = _parts(definition.get("pre_tokenizer"), "pretokenizers")
+    marker = _space_marker(normalizers, splitters)
+    splits = [_splits_at_space(part) for part in splitters]
+    if marker is None or None in splits or model.get("dropout") or any(map(_takes_spaces, added)):
         return frozenset()
-    splits = [_splits_at_space(part) for part in _parts(definition.get("pre_tokenizer"), "pretokenizers")]
-    if any(verdict is None for verdict in splits):
-        return frozenset()
-    after = PRINTABLE - _last_characters(definition.get("added_tokens") or ())
+    after = PRINTABLE - {token["content"][-1:] for token in added}  # the text after one is normalized by itself
     if any(splits):
         return after
     if model.get("type", "BPE") != "BPE" or model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
         return frozenset()
     if marker not in model["vocab"]:
         return frozenset()
-    return after - _joined_to_space(model["vocab"], marker)
+    joined = re.compile(f"([^{re.escape(marker)}])(?={re.escape(marker)})")  # with a space after it, in some token
+    return after - {char for token in model["vocab"] if marker in token[1:] for char in joined.findall(token)}
 
 
 def _parts(stage: Mapping[str, Any] | None, inner: str) -> list[Mapping[str, Any]]:
@@ -82,19 +57,19 @@ def _parts(stage: Mapping[str, Any] | None, inner: str) -> list[Mapping[str, Any
     return [stage]
 
 
-def _space_marker(definition: Mapping[str, Any]) -> str | None:
+def _space_marker(normalizers: Iterable[Mapping[str, Any]], splitters: Iterable[Mapping[str, Any]]) -> str | None:
     """Return what a space looks like in the vocabulary; None if a normalizer is not known to be local."""
     marker = " "
-    for part in _parts(definition.get("normalizer"), "normalizers"):
+    for part in normalizers:
         if part["type"] == "Replace":
             pattern = part["pattern"]
             if pattern == {"String": " "} and len(part["content"]) == 1:
                 marker = part["content"]
-            elif not _only_space_runs(pattern):
+            elif pattern.get("Regex") != " {2,}":  # that one touches nothing but runs of two or more spaces
                 return None
         elif part["type"] not in LOCAL_NORMALIZERS:
             return None
-    for part in _parts(definition.get("pre_tokenizer"), "pretokenizers"):
+    for part in splitters:
         if part["type"] == "ByteLevel":
             marker = "Ġ"
         elif part["type"] == "Metaspace":
@@ -102,44 +77,30 @@ def _space_marker(definition: Mapping[str, Any]) -> str | None:
     return marker
 
 
-def _only_space_runs(pattern: Mapping[str, str]) -> bool:
-    """Return whether a replacement touches nothing but runs of two or more spaces."""
-    return pattern.get("Regex") == " {2,}"
-
-
 def _splits_at_space(part: Mapping[str, Any]) -> bool | None:
-    """Return True if no word reaches over a single space, False if the stage does not split there, None if unknown."""
+    """Return True if no word reaches over a single space, False if the stage does not split there, None if unknown.
+
+    Of Split stages, a set of safe alternatives is known, isolated or removed, and a lone space, merged or isolated.
+    """
     kind = part["type"]
     if kind == "ByteLevel":
         return bool(part.get("use_regex", True))
     if kind == "Metaspace":
         return bool(part.get("split", True))
-    if kind in SPACE_SPLITTERS:
-        return True
-    if kind in HARMLESS_SPLITTERS:
-        return False
-    if kind == "Split":
-        return _split_verdict(part)
-    return None
-
-
-def _split_verdict(part: Mapping[str, Any]) -> bool | None:
-    """Return the verdict of `_splits_at_space` for a Split stage.
-
-    Known are a set of safe alternatives, isolated or removed, and a lone space, merged or isolated.
-    """
+    if kind in SPACE_SPLITTERS or kind in HARMLESS_SPLITTERS:
+        return kind in SPACE_SPLITTERS
+    if kind != "Split":
+        return None
     pattern, behavior = part["pattern"], part["behavior"]
     if pattern.get("String") == " ":
         return behavior in {"MergedWithNext", "Isolated"} or None
     alternatives = _alternatives(pattern.get("Regex", "\x00"))
-    if not alternatives <= SAFE_ALTERNATIVES:
+    if not alternatives <= SAFE_ALTERNATIVES or not (
+        behavior == "Isolated" or (behavior == "Removed" and part.get("invert"))
+    ):
         return None
     covers_text = any(r"\p{L}" in each or "A-Z" in each or r"\p{Ll}" in each for each in alternatives)
-    if behavior == "Isolated":
-        return covers_text and r"\s+" in alternatives
-    if behavior == "Removed" and part.get("invert"):
-        return covers_text and r"\s+" in alternatives
-    return None
+    return covers_text and r"\s+" in alternatives
 
 
 def _alternatives(regex: str) -> set[str]:
@@ -162,26 +123,8 @@ def _alternatives(regex: str) -> set[str]:
     return out | {regex[start:]}
 
 
-def _joined_to_space(vocabulary: Iterable[str], marker: str) -> frozenset[str]:
-    """Return the characters that some token joins with a space after them."""
-    pairs = re.compile(f"([^{re.escape(marker)}])(?={re.escape(marker)})")
-    return frozenset(char for token in vocabulary if marker in token[1:] for char in pairs.findall(token))
-
-
-def _last_characters(added: Iterable[Mapping[str, Any]]) -> frozenset[str]:
-    """Return the last characters of added tokens: the text after an added token is normalized by itself."""
-    return frozenset(token["content"][-1:] for token in added)
-
-
-def _added_tokens_are_whole(added: Iterable[Mapping[str, Any]]) -> bool:
-    """Return whether no added token can swallow the space of a cut, by stripping it or by holding a space inside."""
-    for token in added:
-        text = token["content"]
-        stripped = text.strip(" ")
-        if token["lstrip"] and stripped[:1] in PRINTABLE:
-            return False
-        if token["rstrip"] and stripped[-1:] in PRINTABLE:
-            return False
-        if " " in stripped or (stripped and stripped != text):
-            return False
-    return True
+def _takes_spaces(token: Mapping[str, Any]) -> bool:
+    """Return whether an added token can swallow the space of a cut, by stripping it or by holding a space inside."""
+    text, stripped = token["content"], token["content"].strip(" ")
+    strips = (token["lstrip"] and stripped[:1] in PRINTABLE) or (token["rstrip"] and stripped[-1:] in PRINTABLE)
+    return bool(strips or " " in stripped or (stripped and stripped != text))

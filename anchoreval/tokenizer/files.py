@@ -31,7 +31,14 @@ def config_of(folder: Path) -> dict[str, Any]:
     if "additional_special_tokens" in config and not config.get(_EXTRA):
         config[_EXTRA] = config.pop("additional_special_tokens")
     if "added_tokens_decoder" not in config:  # otherwise transformers reads neither of the two older files
-        config |= _older_map(folder, config)
+        entries = {
+            name: value | {"special": True} if isinstance(value, dict) and name != _EXTRA else value
+            for name, value in _json(folder / "special_tokens_map.json").items()
+        }
+        if isinstance(entries.get(_EXTRA), list):
+            extra = _listed(config)
+            entries[_EXTRA] = [*extra, *(token for token in entries[_EXTRA] if token not in extra)]
+        config |= entries
         special = {text_of(config[name]) for name in _NAMES if config.get(name)}
         special |= {text_of(token) for token in _listed(config)}
         older = _json(folder / "added_tokens.json")
@@ -41,28 +48,17 @@ def config_of(folder: Path) -> dict[str, Any]:
         }
     if "additional_special_tokens" in config and _EXTRA not in config:  # from the older map
         config[_EXTRA] = config.pop("additional_special_tokens")
-    template = chat_template_of(folder)
-    return config | ({"chat_template": template} if template is not None else {})
-
-
-def _older_map(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the entries of special_tokens_map.json, which win over those of the configuration."""
-    entries = {
-        name: value | {"special": True} if isinstance(value, dict) and name != _EXTRA else value
-        for name, value in _json(folder / "special_tokens_map.json").items()
-    }
-    if isinstance(entries.get(_EXTRA), list):
-        entries[_EXTRA] = [*_listed(config), *(token for token in entries[_EXTRA] if token not in _listed(config))]
-    return entries
-
-
-def chat_template_of(folder: Path) -> str | dict[str, str] | None:
-    """Return the chat template from files of its own, a map by name if there are several; None without such files."""
-    more = sorted(path for path in (folder / TEMPLATES[1]).glob("*.jinja") if path.is_file())
-    named = {path.stem: _text(path) for path in more}
-    if (folder / TEMPLATES[0]).is_file():
-        named = {"default": _text(folder / TEMPLATES[0])} | named
-    return named["default"] if list(named) == ["default"] else named or None
+    templates: dict[str, str] = {}
+    for path in (folder / TEMPLATES[0], *sorted((folder / TEMPLATES[1]).glob("*.jinja"))):
+        if path.is_file():
+            try:
+                name = "default" if path.parent == folder else path.stem
+                templates[name] = path.read_text(encoding="utf-8")
+            except (OSError, ValueError) as error:
+                raise ModelError(f"{path} cannot be read: {error}") from error
+    if templates:  # one alone is text, several are a map by name
+        config["chat_template"] = templates["default"] if list(templates) == ["default"] else templates
+    return config
 
 
 def special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
@@ -134,14 +130,6 @@ def _named(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def _listed(config: Mapping[str, Any]) -> list[Any]:
     extra = config.get(_EXTRA)
     return list(extra) if isinstance(extra, list) else []
-
-
-def _text(file: Path) -> str:
-    """Return the text of a chat template; raise ModelError if it cannot be read."""
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{file} cannot be read: {error}") from error
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -14,8 +14,7 @@ from typing import Literal
 from anchoreval.schema import Json, Sample, Score, Segment
 from anchoreval.suites import Average, Generator, Recipe, Scorer, Suite
 from anchoreval.suites.recipe import options, sample_of
-from anchoreval.texts.filling import most
-from anchoreval.texts.fit import too_short
+from anchoreval.texts.filling import most, too_short
 
 COLOURS = ("red", "blue", "green", "white", "black", "yellow")
 QUESTIONS = {

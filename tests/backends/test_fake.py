@@ -11,7 +11,7 @@ from anchoreval.arms.arm import parse_arm
 from anchoreval.backends import open_backend
 from anchoreval.errors import UnknownName
 from anchoreval.schema import Continuation, Output, Request
-from anchoreval.suites.suite import likeliest
+from anchoreval.suites import likeliest
 
 
 def ids_of(folder: Path, text: str) -> tuple[int, ...]:

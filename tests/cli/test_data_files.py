@@ -19,8 +19,8 @@ from anchoreval.cli.parser import main
 from anchoreval.errors import SourceError
 from anchoreval.suites import suites
 from anchoreval.suites.general.rows import HUB
-from anchoreval.suites.longbench.records import LONGBENCH, RECORDS
-from anchoreval.suites.longbench_v2.records import LONGBENCH_V2
+from anchoreval.suites.longbench.generate import LONGBENCH, RECORDS
+from anchoreval.suites.longbench_v2.generate import LONGBENCH_V2
 from anchoreval.texts import sources
 from anchoreval.texts.download import address_of, download, unconnected
 from anchoreval.texts.sources import Published
@@ -35,7 +35,7 @@ def publish(monkeypatch: pytest.MonkeyPatch, suite: str, *files: Published) -> N
     """Let a suite have these files as the published ones."""
     monkeypatch.setitem(suites(), suite, replace(suites()[suite], files=files))
     if suite.startswith("longbench"):
-        monkeypatch.setattr(f"anchoreval.suites.{suite}.records.{suite.upper()}", files[0])
+        monkeypatch.setattr(f"anchoreval.suites.{suite}.generate.{suite.upper()}", files[0])
 
 
 class Server(ThreadingHTTPServer):
@@ -261,7 +261,7 @@ def test_check_counts_the_records_of_files_that_lie_apart(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = write_folder(tmp_path / "data")
-    (folder / "trec.jsonl").write_text(json.dumps({}) + "\n" * 1 + (json.dumps({}) + "\n") * (RECORDS["trec"][0] - 1))
+    (folder / "trec.jsonl").write_text(json.dumps({}) + "\n" * 1 + (json.dumps({}) + "\n") * (RECORDS["trec"] - 1))
     (folder / "lcc.jsonl").unlink()
     code, found = rows(tmp_path, capsys)
     assert code == 1 and found["qasper.jsonl"].startswith("differs 2 records")

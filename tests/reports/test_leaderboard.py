@@ -30,7 +30,7 @@ from anchoreval.reports.words import NONE
 from anchoreval.stats import paired
 from anchoreval.stats.scores import NOWHERE, decile
 from anchoreval.suites import averages
-from anchoreval.suites.ruler.averages import THIRTEEN
+from anchoreval.suites.ruler.scoring import THIRTEEN
 
 BOARDS = Path(__file__).parents[2] / "leaderboards"
 GOOD: dict[str, Any] = {

@@ -25,7 +25,7 @@ from anchoreval.records.run import Run, find_runs
 from anchoreval.runs.verify.records import findings
 from anchoreval.schema import PROMPT_READ, SECOND_PROMPT_READ, Outcome, Output, Record, Request
 from anchoreval.suites.longbench_v2 import generate as longbench_v2
-from anchoreval.suites.longbench_v2.prompts import prompts
+from anchoreval.suites.longbench_v2.generate import prompts
 from anchoreval.tokenizer import load_tokenizer
 
 TINY = load_tokenizer(Path(__file__).parents[2] / "models" / "anchor-tiny")

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from anchoreval.schema import ChoiceScore
-from anchoreval.suites import scorers
-from anchoreval.suites.suite import likeliest
+from anchoreval.suites import likeliest, scorers
 
 
 @pytest.mark.parametrize("logprobs", [(-1.0, -2.0), (-2.0, -1.0), (-1.5, -1.0, -1.0), (-1.0, -1.0, -3.0), (-5.0,)])

@@ -23,11 +23,10 @@ from anchoreval.suites.ruler_balanced import words as balanced_words
 from anchoreval.suites.ruler_balanced.balanced import sample
 from anchoreval.suites.ruler_balanced.qa import AmongDocuments
 from anchoreval.texts import prose
-from anchoreval.texts import prose_words as words
+from anchoreval.texts.draft import Tally
 from anchoreval.texts.filling import new
 from anchoreval.texts.questions import Question, Questions
 from anchoreval.texts.sources import Sources
-from anchoreval.texts.tally import Tally
 from anchoreval.texts.wordlists import distinct_words
 from anchoreval.tokenizer import TextTokenizer, load_tokenizer
 
@@ -93,13 +92,13 @@ def test_common_words_go_on_behind_their_list_and_the_record_says_so(
 
 
 def test_names_of_towns_are_the_short_ones_until_all_are_given_and_then_longer_ones_that_hold_none() -> None:
-    short = {"".join(parts) for parts in itertools.product(*words.SYLLABLES)}
+    short = {"".join(parts) for parts in itertools.product(*prose.SYLLABLES)}
     rng = random.Random(3)
     names = prose._Names(rng, people=False)
     given = [names.new() for _ in range(len(short) + 500)]
     again, plain = random.Random(3), list[str]()
     while len(plain) < 900:  # as names were drawn before there were longer ones
-        drawn = "".join(again.choice(part) for part in words.SYLLABLES)
+        drawn = "".join(again.choice(part) for part in prose.SYLLABLES)
         plain += [drawn] if drawn not in plain else []
     assert given[:900] == plain
     assert set(given[: len(short)]) == short and len(set(given)) == len(given)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -30,13 +31,13 @@ def test_an_argument_that_a_generator_does_not_take_names_task_and_argument(
     task: str, change: dict[str, Any], complaint: str, tokenizer: TextTokenizer, generated: Sources
 ) -> None:
     asked = recipe(task, 1024, 1, tokenizer, generated)
-    asked = type(asked)(**{name: getattr(asked, name) for name in asked.__slots__} | {"args": {**asked.args, **change}})
+    asked = replace(asked, args={**asked.args, **change})
     with pytest.raises(CardError, match=rf"ruler/{task}.*{complaint}"):
         next(generators()[TASKS[task][0]](asked))
 
 
 def test_a_missing_argument_is_named(tokenizer: TextTokenizer, generated: Sources) -> None:
     asked = recipe("qa_1", 1024, 1, tokenizer, generated)
-    asked = type(asked)(**{name: getattr(asked, name) for name in asked.__slots__} | {"args": {}})
+    asked = replace(asked, args={})
     with pytest.raises(CardError, match="missing questions"):
         next(generators()["ruler_qa"](asked))

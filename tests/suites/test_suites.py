@@ -10,7 +10,7 @@ from anchoreval import suites as package
 from anchoreval.cards import load_tasks
 from anchoreval.reports.board.definition import COLUMNS
 from anchoreval.suites import FOLDERS, averages, suites
-from anchoreval.suites.ruler.averages import ELEVEN, THIRTEEN
+from anchoreval.suites.ruler.scoring import ELEVEN, THIRTEEN
 
 
 def test_every_folder_of_suites_is_a_suite() -> None:

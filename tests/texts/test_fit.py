@@ -5,9 +5,8 @@ from random import Random
 import pytest
 
 from anchoreval.errors import LengthError
-from anchoreval.texts.draft import Draft
-from anchoreval.texts.fit import PATIENCE, Draws, Fit, Impossible, Unlucky
-from anchoreval.texts.tally import Piece
+from anchoreval.texts.draft import Draft, Piece
+from anchoreval.texts.filling import PATIENCE, Draws, Fit, Impossible, Unlucky
 
 
 class Lines:

@@ -6,10 +6,10 @@ from itertools import islice
 
 import pytest
 
+from anchoreval.texts.draft import Tally
 from anchoreval.texts.passage import Essay, Prose, Sentences
 from anchoreval.texts.prose import sentences
 from anchoreval.texts.sources import Sources
-from anchoreval.texts.tally import Tally
 from anchoreval.tokenizer import TextTokenizer
 
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from anchoreval.texts.tally import Piece, Tally
+from anchoreval.texts.draft import Piece, Tally
 from anchoreval.tokenizer import TextTokenizer
 from anchoreval.tokenizer.cuts import PRINTABLE
 

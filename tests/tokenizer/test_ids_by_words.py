@@ -9,7 +9,7 @@ import pytest
 from text_fixtures import KINDS
 
 import anchoreval.tokenizer as tokenizing
-from anchoreval.tokenizer import TextTokenizer, words
+from anchoreval.tokenizer import TextTokenizer
 
 FRAGMENTS = (
     "The engineer painted the gate.", " ", "  ", "\n", "\t", " VAR XYZ = 12345\n", "don't", " 'quoted'", " ... ",
@@ -24,7 +24,7 @@ def test_ids_by_words_are_those_of_the_text_at_once(
     kind: str, kinds: dict[str, TextTokenizer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tokenizing, "LONG", 0)
-    monkeypatch.setattr(words, "MOST_CHARACTERS", 60)  # words are dropped and learned again
+    monkeypatch.setattr(tokenizing, "MOST_CHARACTERS", 60)  # words are dropped and learned again
     tokenizer, rng = kinds[kind], random.Random(3)
     for _ in range(300):
         parts = rng.choices(FRAGMENTS, k=rng.randint(1, 12))
@@ -41,17 +41,18 @@ def test_ids_by_words_are_those_of_the_text_at_once(
 def test_only_tokenizers_without_a_cut_behind_letters_encode_every_text_at_once(
     kinds: dict[str, TextTokenizer],
 ) -> None:
-    assert [kind for kind in KINDS if kinds[kind]._words is None] == ["crossing", "unknown"]
+    assert [kind for kind in KINDS if kinds[kind]._cut is None] == ["crossing", "unknown"]
 
 
 def test_a_word_is_tokenised_once(kinds: dict[str, TextTokenizer]) -> None:
     encoded = list[str]()
+    known = TextTokenizer(kinds["byte-level"]._inner)
 
     def encode(text: str) -> object:
         encoded.append(text)
-        return kinds["byte-level"]._inner.encode(text, add_special_tokens=False)
+        return known._inner.encode(text, add_special_tokens=False)
 
-    known = words.Words(encode, kinds["byte-level"].cut_after)  # type: ignore[arg-type]
+    known._whole = encode  # type: ignore[assignment]
     lines = [f"One of the numbers for key-{at % 7} is: {at % 5}.\n" for at in range(50)]
     parts = ["Some lines:\n", *lines, "What is it?"]
     first = known.encode_parts(parts)

@@ -1,9 +1,9 @@
 """BABILong: facts of bAbI hidden in books."""
 
+from anchoreval.suites import Generator, Scorer, Suite
 from anchoreval.suites.babilong import generate, published
 from anchoreval.suites.babilong.scoring import babilong, babilong_corrected
 from anchoreval.suites.babilong.stories import BABI
-from anchoreval.suites.suite import Generator, Scorer, Suite
 
 _NEEDS = ("question", "labels")
 SUITE = Suite(

@@ -9,26 +9,29 @@ Samples are made as NoiseInjectionDataset of booydar/babilong at 7a6efee makes t
 
 Unlike upstream, a length is in tokens of the model under test and holds the whole prompt and the answer (upstream
 counts GPT-2's tokens, less 300), and each sample has its own random draws. The background is PG-19 if the haystack is
-the published one, else generated prose.
+the published one, else generated prose. The prompts and labels are prompts.yaml.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from pathlib import Path
 from random import Random
+from typing import Any, Literal
 
 from anchoreval.errors import SourceError
-from anchoreval.schema import Json, Sample, Segment
-from anchoreval.suites.babilong.books import background
-from anchoreval.suites.babilong.prompts import DataSet, judged_by, prompt_of
-from anchoreval.suites.babilong.stories import Story, stories
+from anchoreval.schema import Json, Sample, Segment, Wrap
+from anchoreval.suites.babilong.stories import Story, background, stories
 from anchoreval.suites.recipe import Recipe, options
-from anchoreval.texts.filling import most
-from anchoreval.texts.fit import too_short
+from anchoreval.texts.filling import most, too_short
 
+DataSet = Literal[
+    "qa1", "qa2", "qa3", "qa4", "qa5", "qa6", "qa7", "qa8", "qa9", "qa10",
+    "qa11", "qa12", "qa13", "qa14", "qa15", "qa16", "qa17", "qa18", "qa19", "qa20",
+]  # fmt: skip
 TOKENS_PER_LINE = 8  # of a story: longer stories than this allows are left out
 LEAST_TOKENS = 10  # of a sentence of the background
 MOST_SHORT = 10_000  # too short sentences in a row that are skipped before it is an error
@@ -39,6 +42,37 @@ class BabilongTask:
     """The `args` of a task card: which of bAbI's tasks."""
 
     data: DataSet
+
+
+@cache
+def wording() -> dict[str, dict[str, Any]]:
+    """Return task -> `instruction`, `examples` and `post_prompt`, which stand before the context, and `labels`."""
+    from anchoreval.cards.strict_yaml import read_yaml
+
+    rows: dict[str, dict[str, Any]] = read_yaml(Path(__file__).with_name("prompts.yaml"))
+    return rows
+
+
+def opening(data: str) -> str:
+    """Return the prompt of a task up to the context."""
+    row = wording()[data]
+    return f"{row['instruction']}\n\n{row['examples']}\n\n{row['post_prompt']}\n\n<context>\n"
+
+
+def labels(data: str) -> list[str]:
+    """Return the possible answers to a task."""
+    return list(wording()[data]["labels"])
+
+
+def prompt_of(data: DataSet, context: str, question: str, wrap: Wrap) -> tuple[Segment, ...]:
+    """Return upstream's prompt with all its parts (get_formatted_input); the context is one document."""
+    segments = (
+        Segment("preamble", wrap.opening + opening(data)),
+        Segment("document", context.strip()),
+        Segment("query", f"\n</context>\n\nQuestion: {question.rstrip()}"),
+        Segment("answer_prefix", wrap.closing),
+    )
+    return tuple(segment for segment in segments if segment.text)
 
 
 def generate(recipe: Recipe) -> Iterator[Sample]:
@@ -57,24 +91,9 @@ def generate(recipe: Recipe) -> Iterator[Sample]:
             index += 1
         if index == recipe.count:
             return
-    raise too_short(recipe.length, _enough(recipe, task.data, known))
-
-
-def _enough(recipe: Recipe, data: DataSet, known: Sequence[Story]) -> int:
-    """Return a length in tokens that suits the `recipe.count` shortest stories."""
+    # a length that suits the shortest stories
     shortest = sorted(known, key=lambda story: (len(story.facts), sum(map(len, story.facts))))[: recipe.count]
-    return max(Mixture(recipe, data, 0, story).smallest for story in shortest)
-
-
-def _long(sentences: Iterator[str], recipe: Recipe) -> Iterator[str]:
-    short = 0
-    for text in sentences:
-        short = 0 if recipe.tokenizer.count(f" {text}") >= LEAST_TOKENS else short + 1
-        if not short:
-            yield text
-        if short > MOST_SHORT:
-            said = f"{MOST_SHORT} sentences of the background in a row are shorter than {LEAST_TOKENS} tokens"
-            raise SourceError(f"{recipe.task}: {said}: use other texts")
+    raise too_short(recipe.length, max(Mixture(recipe, task.data, 0, story).smallest for story in shortest))
 
 
 class Mixture:
@@ -82,8 +101,8 @@ class Mixture:
 
     def __init__(self, recipe: Recipe, data: DataSet, number: int, story: Story) -> None:
         self.recipe, self.data, self.number, self.story = recipe, data, number, story
-        self.room = recipe.room
         self._sentences: list[str] = []
+        self._long = self._long_sentences()
 
     @cached_property
     def smallest(self) -> int:
@@ -101,19 +120,25 @@ class Mixture:
     def sample(self, index: int) -> Sample:
         """Return the sample with as much background as fits."""
         recipe, tokenizer = self.recipe, self.recipe.tokenizer
-        count = most(lambda n: self._count(self._text(n)), self.room, 0, self.room // (2 * LEAST_TOKENS)) or 0
+        room = recipe.room
+        count = most(lambda n: self._count(self._text(n)), room, 0, room // (2 * LEAST_TOKENS)) or 0
         parts = self.parts(count)
         ends = [0, *(end for _, end in tokenizer.spans(self._upto(count + 1)[count]))]
-        kept = most(lambda n: self._count(self._text(count + 1, ends[n])), self.room, 0, len(ends) // 2, len(ends) - 1)
+        kept = most(lambda n: self._count(self._text(count + 1, ends[n])), room, 0, len(ends) // 2, len(ends) - 1)
         if kept:
             parts = self.parts(count + 1, ends[kept])
         context = " ".join(text for text, _ in parts)
-        segments = self._segments(context)
-        tokens = recipe.counted(tokenizer.count("".join(segment.text for segment in segments)))
+        segments = prompt_of(self.data, context, self.story.question, recipe.wrap)
+        tokens = recipe.counted(recipe.tokens_of(segments))
+        # where the facts that the question needs stand: as shares of the context's characters, and in tokens
+        starts = itertools.accumulate((len(text) + 1 for text, _ in parts), initial=0)
+        needed = [start for start, (_, at) in zip(starts, parts, strict=False) if at in self.story.supporting]
         facts: dict[str, Json] = {"tokens": tokens, "story": self.number, "facts": len(self.story.facts)}
         facts |= {"source": f"bAbI {self.data} {self.story.number}"}  # several questions ask of one story
-        facts |= {"background": recipe.sources.haystack} | self._places(parts, segments[0].text, len(context))
-        facts |= judged_by(self.data, self.story.question)
+        facts |= {"background": recipe.sources.haystack}
+        facts |= {"depths": [round(start / max(1, len(context)), 4) for start in needed]}
+        facts |= {"token_positions": [tokenizer.count(segments[0].text + context[:start]) for start in needed]}
+        facts |= {"labels": labels(self.data), "question": self.story.question}
         return recipe.sample(index, segments, (self.story.answer,), facts)
 
     def parts(self, count: int, cut: int | None = None) -> list[tuple[str, int | None]]:
@@ -143,26 +168,16 @@ class Mixture:
         self._sentences += itertools.islice(self._long, max(0, count - len(self._sentences)))
         return self._sentences
 
-    @cached_property
-    def _long(self) -> Iterator[str]:
-        """The background sentences that are long enough; SourceError if they are too rare."""
-        return _long(self._draws[1], self.recipe)
-
-    def _segments(self, context: str) -> tuple[Segment, ...]:
-        return prompt_of(self.data, context, self.story.question, self.recipe.wrap)
+    def _long_sentences(self) -> Iterator[str]:
+        """Yield the background sentences that are long enough; raise SourceError if they are too rare."""
+        short = 0
+        for text in self._draws[1]:
+            short = 0 if self.recipe.tokenizer.count(f" {text}") >= LEAST_TOKENS else short + 1
+            if not short:
+                yield text
+            if short > MOST_SHORT:
+                said = f"{MOST_SHORT} sentences of the background in a row are shorter than {LEAST_TOKENS} tokens"
+                raise SourceError(f"{self.recipe.task}: {said}: use other texts")
 
     def _count(self, context: str) -> int:
-        return self.recipe.tokenizer.count("".join(segment.text for segment in self._segments(context)))
-
-    def _places(self, parts: Sequence[tuple[str, int | None]], before: str, size: int) -> dict[str, Json]:
-        """Return where the facts that the question needs stand: as shares of the context's characters and in tokens.
-
-        `before` is the text in front of the context and `size` the context's characters.
-        """
-        starts = itertools.accumulate((len(text) + 1 for text, _ in parts), initial=0)
-        needed = [start for start, (_, at) in zip(starts, parts, strict=False) if at in self.story.supporting]
-        context = " ".join(text for text, _ in parts)
-        return {
-            "depths": [round(start / max(1, size), 4) for start in needed],
-            "token_positions": [self.recipe.tokenizer.count(before + context[:start]) for start in needed],
-        }
+        return self.recipe.tokens_of(prompt_of(self.data, context, self.story.question, self.recipe.wrap))

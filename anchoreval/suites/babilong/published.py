@@ -11,20 +11,19 @@ promises no more. If one of its samples does not fit the length, the error names
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from anchoreval.errors import SourceError
 from anchoreval.schema import Json, Sample
-from anchoreval.suites.babilong.prompts import DataSet, judged_by, prompt_of
+from anchoreval.suites import FileState
+from anchoreval.suites.babilong.generate import BabilongTask, labels, prompt_of
 from anchoreval.suites.babilong.stories import BABI, NAMES, ZIP, file_name
 from anchoreval.suites.babilong.stories import find as find_stories
 from anchoreval.suites.files import state_of
 from anchoreval.suites.general import harness as lm_eval_tasks
 from anchoreval.suites.general.rows import sha256_of_rows
 from anchoreval.suites.recipe import Recipe, options
-from anchoreval.suites.suite import FileState
-from anchoreval.texts.fit import too_short
+from anchoreval.texts.filling import too_short
 from anchoreval.texts.reading import checked_text, json_lines, json_of, text_of
 from anchoreval.texts.sources import Sources
 
@@ -42,22 +41,6 @@ _THOUSANDS = {
 _LONGEST = {**{f"qa{n}": "10M" for n in range(1, 6)}, **{f"qa{n}": "1M" for n in range(6, 11)}}
 
 
-@dataclass(frozen=True, slots=True)
-class PublishedTask:
-    """The `args` of a task card: which of bAbI's tasks."""
-
-    data: DataSet
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A published sample."""
-
-    input: str
-    question: str
-    target: str
-
-
 def names(data: str) -> list[str]:
     """Return the names of the lengths at which a task is published, shortest first."""
     last = _THOUSANDS[_LONGEST.get(data, "0k")]
@@ -71,20 +54,18 @@ def name_at(data: str, length: int) -> str:
 
 def generate(recipe: Recipe) -> Iterator[Sample]:
     """Yield the samples of a file in order; raise LengthError if one of them does not fit."""
-    task = options(recipe, PublishedTask)
+    task = options(recipe, BabilongTask)
     name = name_at(task.data, recipe.length)
-    samples = [_sample(recipe, task, name, index, row) for index, row in enumerate(rows(recipe, task.data, name))]
+    samples = []
+    for index, (text, question, target) in enumerate(rows(recipe, task.data, name)):
+        segments = prompt_of(task.data, text, question, recipe.wrap)
+        tokens = recipe.counted(recipe.tokens_of(segments))
+        facts = {"tokens": tokens, "published_length": name, "labels": labels(task.data), "question": question}
+        samples.append(recipe.sample(index, segments, (target,), facts))
     needed = max(sample.facts["tokens"] for sample in samples) + recipe.outside - recipe.uncounted
     if needed > recipe.length:
         raise too_short(recipe.length, needed if name_at(task.data, needed) == name else None)
     yield from samples
-
-
-def _sample(recipe: Recipe, task: PublishedTask, name: str, index: int, row: Row) -> Sample:
-    segments = prompt_of(task.data, row.input, row.question, recipe.wrap)
-    tokens = recipe.counted(recipe.tokenizer.count("".join(segment.text for segment in segments)))
-    facts = {"tokens": tokens, "published_length": name, **judged_by(task.data, row.question)}
-    return recipe.sample(index, segments, (row.target,), facts)
 
 
 def find(sources: Sources, data: str, name: str) -> Path | None:
@@ -93,8 +74,8 @@ def find(sources: Sources, data: str, name: str) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def rows(recipe: Recipe, data: str, name: str) -> list[Row]:
-    """Return the first `recipe.count` samples of a file and note the file in the sources.
+def rows(recipe: Recipe, data: str, name: str) -> list[list[str]]:
+    """Return input, question and target of the first `recipe.count` samples of a file, and note it in the sources.
 
     Raise SourceError if there are fewer.
     """
@@ -110,7 +91,12 @@ def rows(recipe: Recipe, data: str, name: str) -> list[Row]:
     else:
         origin: dict[str, Json] = {"dataset": DATASET, "revision": REVISION}
         recipe.sources.note_rows(file, sha256_of_rows(content), len(content), True, folder="babilong", **origin)
-    return [_row(content[index], f"{where}: sample {index}") for index in range(recipe.count)]
+    samples = []
+    for index in range(recipe.count):
+        fields = content[index] if isinstance(content[index], dict) else {}
+        place, form = f"{where}: sample {index}", "BABILong's own samples"
+        samples.append([checked_text(fields.get(key), place, key, form) for key in _FIELDS])
+    return samples
 
 
 def of_hub(sources: Sources, data: str, name: str) -> Sequence[Json]:
@@ -126,7 +112,7 @@ def of_hub(sources: Sources, data: str, name: str) -> Sequence[Json]:
         except ModuleNotFoundError:
             why = "that needs pip install datasets"
         except Exception as error:  # datasets and huggingface_hub raise many kinds
-            why = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            why = lm_eval_tasks.first_line(error)
     looked = " and ".join(map(str, sources.places()))
     raise SourceError(
         f"{data}/{name}.json of BABILong is missing (looked in {looked}; from the hub: {why}), published at {ADDRESS}: "
@@ -140,11 +126,6 @@ def parse(path: Path) -> list[Json]:
     if text.lstrip().startswith("["):
         return list(json_of(text, str(path)))
     return [row for _, row in json_lines(text.encode().split(b"\n"), path)]
-
-
-def _row(each: Json, where: str) -> Row:
-    fields = each if isinstance(each, dict) else {}
-    return Row(*(checked_text(fields.get(key), where, key, "BABILong's own samples") for key in _FIELDS))
 
 
 def states(sources: Sources) -> Iterator[FileState]:

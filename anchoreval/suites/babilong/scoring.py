@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 
 from anchoreval.errors import RunError
 from anchoreval.schema import Json, Score
-from anchoreval.suites.suite import NO_FACTS, NO_REFERENCES
+from anchoreval.suites import NO_FACTS, NO_REFERENCES
 
 _ENDS = (".", "<context>", "<example>")
 _LIST = 3  # characters: a longer reference with a comma is a list; a path such as "n,e" is one label

@@ -15,7 +15,7 @@ from anchoreval.errors import CardError, ModelError, SourceError
 from anchoreval.schema import NATURAL, Choice, Json, Sample, Segment
 from anchoreval.suites.general import harness as lm_eval_tasks
 from anchoreval.suites.general import rows as general_rows
-from anchoreval.suites.general.harness import MAX_NEW_TOKENS, LmTask
+from anchoreval.suites.general.harness import MAX_NEW_TOKENS, LmTask, first_line
 from anchoreval.suites.recipe import BASE, Recipe, options
 
 
@@ -44,7 +44,8 @@ def generate(recipe: Recipe) -> Iterator[Sample]:
             with lm_eval_tasks.quiet():
                 sample = _sample(recipe, card, index, task, doc)
         except Exception as error:  # whatever a template or a function of lm-eval makes of a row
-            raise SourceError(f"{recipe.task}: row {index} is not as lm-eval expects it: {_said(error)}") from error
+            said = f"{recipe.task}: row {index} is not as lm-eval expects it: {first_line(error)}"
+            raise SourceError(said) from error
         if not sample.prompt.strip():
             raise SourceError(f"{recipe.task}: row {index} has no text")
         yield sample
@@ -62,17 +63,16 @@ def _task(recipe: Recipe, card: GeneralTask) -> LmTask:
     except (CardError, SourceError):
         raise
     except Exception as error:  # datasets and huggingface_hub raise many kinds; so do templates on other rows
+        said = first_line(error)
         if rows is None:
-            raise SourceError(_missing(recipe, place, _said(error))) from error
-        raise SourceError(f"{rows.folder}: not the rows that lm-eval's {card.task} expects: {_said(error)}") from error
+            raise SourceError(_missing(recipe, place, said)) from error
+        raise SourceError(f"{rows.folder}: not the rows that lm-eval's {card.task} expects: {said}") from error
+    hub, folder = general_rows.HUB.get(card.folder), rows.folder if rows is not None else None
     for split in _splits(task, card.shots):
-        hub, folder = general_rows.HUB.get(card.folder), rows.folder if rows is not None else None
         general_rows.note(recipe.sources, card.task, split, task.dataset[split], hub, folder)
-    if len(task.task_docs) < recipe.count:
-        raise SourceError(
-            f"{recipe.task}: {len(task.task_docs)} rows are there, {recipe.count} were asked for: "
-            f"--limit {len(task.task_docs)}, or the whole split in {place}"
-        )
+    if (there := len(task.task_docs)) < recipe.count:
+        lacking = f"{recipe.task}: {there} rows are there, {recipe.count} were asked for"
+        raise SourceError(f"{lacking}: --limit {there}, or the whole split in {place}")
     return task
 
 
@@ -82,10 +82,6 @@ def _missing(recipe: Recipe, place: str, why: str) -> str:
         f"{recipe.task}: its rows are neither in {place} (looked in {looked}) nor to be had from the hub ({why}): "
         f"put <split>.jsonl files there and name the folder above with --data-dir"
     )
-
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
 def _splits(task: LmTask, shots: int) -> list[str]:
@@ -116,22 +112,27 @@ def _check(recipe: Recipe, card: GeneralTask, task: LmTask) -> None:
 
 def _sample(recipe: Recipe, card: GeneralTask, index: int, task: LmTask, doc: Mapping[str, Json]) -> Sample:
     requests = lm_eval_tasks.instances(task, doc)
+    choices, stop, references = tuple[Choice, ...](), (), tuple[str, ...]()
     facts: dict[str, Json] = {
         "lm_eval": {"task": card.task, "folder": card.folder, "metric": card.metric, "filter": card.filter},
         "shots": card.shots,
         "doc": doc,
     }
     if task.OUTPUT_TYPE == "generate_until":
-        context, decoding = requests[0].args
-        prompt, choices, stop = context, tuple[Choice, ...](), tuple(decoding.get("until") or ())
-        target = task.doc_to_target(doc)
+        prompt, decoding = requests[0].args
+        stop, target = tuple(decoding.get("until") or ()), task.doc_to_target(doc)
         references = tuple(map(str, target)) if isinstance(target, list) else (str(target),)
     else:
         prompt, choices = split([request.args for request in requests])
-        stop, gold = (), _gold(task, doc)
-        references = () if gold is None else (_named(task, doc, gold, choices),)
-        facts |= {} if gold is None else {"gold": gold}
-    segments = _segments(prompt, lm_eval_tasks.alone(task, doc))
+        if (gold := _gold(task, doc)) is not None:
+            alone = task.OUTPUT_TYPE == "loglikelihood"
+            references = (choices[0].text.strip() if alone else str(task.doc_to_choice(doc)[gold]),)
+            facts["gold"] = gold
+    # the description and examples before the question, and the question itself
+    question = lm_eval_tasks.alone(task, doc)
+    same = _same(prompt[::-1], question[::-1]) or len(prompt)
+    pieces = (Segment("preamble", prompt[:-same]), Segment("query", prompt[-same:]))
+    segments = tuple(piece for piece in pieces if piece.text)
     return Sample(
         recipe.task, NATURAL, index, segments, references, recipe.max_new_tokens, facts, stop=stop, choices=choices
     )
@@ -167,16 +168,3 @@ def _gold(task: LmTask, doc: Mapping[str, Json]) -> int | None:
     if not isinstance(index, int) or not 0 <= index < len(choices):
         raise ValueError(f"the right one is {str(named)[:40]!r}, of {len(choices)} choices")
     return index
-
-
-def _named(task: LmTask, doc: Mapping[str, Json], gold: int, choices: Sequence[Choice]) -> str:
-    if task.OUTPUT_TYPE == "loglikelihood":
-        return choices[0].text.strip()
-    return str(task.doc_to_choice(doc)[gold])
-
-
-def _segments(prompt: str, question: str) -> tuple[Segment, ...]:
-    """Split the prompt into the description and examples before the question, and the question itself."""
-    same = _same(prompt[::-1], question[::-1]) or len(prompt)
-    pieces = (Segment("preamble", prompt[:-same]), Segment("query", prompt[-same:]))
-    return tuple(piece for piece in pieces if piece.text)

@@ -1,5 +1,7 @@
 """Tasks of lm-evaluation-harness 0.4.13: its definitions, its prompts, its filters and metrics; no model, no torch.
 
+Answers are judged by its filters and `process_results`, given the row that was asked.
+
 lm-eval's own `TaskManager` reads the YAML of one folder of its tasks (all 14,683 entries would take 12 s) and makes the
 task. Only the source of the rows and the number of examples are overridden, and its log messages are silenced.
 """
@@ -15,13 +17,11 @@ from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from anchoreval.errors import AnchorEvalError, CardError, MissingExtra, RunError
-from anchoreval.schema import Json
-
-if TYPE_CHECKING:
-    from anchoreval.cards import Task
+from anchoreval.schema import Json, Score
+from anchoreval.suites import NO_FACTS
 
 COMPARED = "0.4.13"  # the release that prompts and scores were compared with
 FEWSHOT_SEED = 1234  # lm-eval's default; every task draws its examples from a generator with this seed, row by row
@@ -77,17 +77,11 @@ def _manager(folder: str) -> Any:
 
 
 @cache
-def _cards() -> Mapping[str, Task]:
+def _definitions() -> Mapping[str, tuple[Json, Json]]:
+    """Return the (task, folder) of lm-eval that each card names, (None, None) for a card of another generator."""
     from anchoreval.cards import load_tasks
 
-    return load_tasks()[0]
-
-
-@cache
-def _of_cards() -> frozenset[tuple[str, str]]:
-    """Return every (task, folder) of lm-eval that a card names."""
-    cards = (task for task in _cards().values() if task.generator == "lm_eval")
-    return frozenset((str(task.args.get("task")), str(task.args.get("folder"))) for task in cards)
+    return {name: (task.args.get("task"), task.args.get("folder")) for name, task in load_tasks()[0].items()}
 
 
 def require_definition(task: str, facts: Mapping[str, Json]) -> None:
@@ -103,9 +97,8 @@ def require_definition(task: str, facts: Mapping[str, Json]) -> None:
     if not isinstance(doc, Mapping):
         raise RunError("facts > doc: expected the row that was asked, an object")
     pair = stated["task"], stated["folder"]
-    card = _cards().get(task)
-    of_card = None if card is None else (card.args.get("task"), card.args.get("folder"))
-    if pair not in _of_cards() or (of_card is not None and pair != of_card):
+    of_card = _definitions().get(task)
+    if pair not in _definitions().values() or (of_card is not None and pair != of_card):
         named = "no card of lm-eval's tasks names" if of_card is None else f"the card {task} does not name"
         raise RunError(f"facts > lm_eval: {named} lm-eval's task {pair[0][:60]!r} of folder {pair[1][:60]!r}")
 
@@ -163,23 +156,20 @@ class Judge:
         `answers` are one text, or a pair (log-probability, greedy) for each choice. Raise RunError for a row that the
         task's own code cannot judge.
         """
+        from lm_eval.api.instance import Instance
+
         try:
-            return self._results(doc, answers)
+            kind = "loglikelihood" if isinstance(answers[0], tuple) else "generate_until"
+            instances = [Instance(kind, doc, (), i, (None, 0, 1), resps=[answer]) for i, answer in enumerate(answers)]
+            results: dict[tuple[str, str], Any] = {}
+            for each in self.task._filters:
+                each.apply(instances)
+                row = self.task.process_results(doc, [instance.filtered_resps[each.name] for instance in instances])
+                results |= {(metric, each.name): value for metric, value in row.items()}
         except AnchorEvalError:
             raise
         except Exception as error:  # whatever a filter or a function of lm-eval makes of a row
             raise RunError(f"facts > doc: lm-eval cannot judge this row: {_line(error)}") from error
-
-    def _results(self, doc: Mapping[str, Json], answers: Sequence[Any]) -> Results:
-        from lm_eval.api.instance import Instance
-
-        kind = "loglikelihood" if isinstance(answers[0], tuple) else "generate_until"
-        instances = [Instance(kind, doc, (), i, (None, 0, 1), resps=[answer]) for i, answer in enumerate(answers)]
-        results: dict[tuple[str, str], Any] = {}
-        for each in self.task._filters:
-            each.apply(instances)
-            row = self.task.process_results(doc, [instance.filtered_resps[each.name] for instance in instances])
-            results |= {(metric, each.name): value for metric, value in row.items()}
         return results
 
     def aggregate(self, metric: str, values: Sequence[Any]) -> float:
@@ -193,24 +183,22 @@ class Judge:
         return bool(self.task.higher_is_better()[metric])
 
 
-@cache
-def _judges() -> dict[tuple[str, str], Judge]:
-    return {}
+_judges: dict[tuple[str, str], Judge] = {}
 
 
 def judge_of(name: str, folder: str, doc: Mapping[str, Json]) -> Judge:
     """Return the judge of a task, made once; `doc` is any row of the task as its prompts use it (see `plain`)."""
-    if (name, folder) not in _judges():
+    if (name, folder) not in _judges:
         import datasets
 
         rows: Mapping[str, Any] = defaultdict(lambda: datasets.Dataset.from_list([dict(doc)]))
         try:
-            _judges()[name, folder] = Judge(load(name, folder, 0, rows, process_docs=None))
+            _judges[name, folder] = Judge(load(name, folder, 0, rows, process_docs=None))
         except AnchorEvalError:
             raise
         except Exception as error:  # the row is not one of this task
             raise RunError(f"facts > doc: lm-eval's {name} cannot be made of this row: {_line(error)}") from error
-    return _judges()[name, folder]
+    return _judges[name, folder]
 
 
 def _line(error: Exception) -> str:
@@ -218,7 +206,43 @@ def _line(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of an error of foreign code."""
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+
+
 def plain(doc: Mapping[str, Json]) -> dict[str, Json]:
     """Return the row after a round trip through JSON."""
     row: dict[str, Json] = json.loads(json.dumps(doc, default=str))
     return row
+
+
+def results(text: str, facts: Mapping[str, Json]) -> Results:
+    """Return what an answer adds to every (metric, filter) of its task.
+
+    `facts` are those of a sample of the generator `lm_eval`, with `choices` if the sample has any.
+    """
+    stated = facts["lm_eval"]
+    judge = judge_of(stated["task"], stated["folder"], facts["doc"])
+    answers: list[Any] = [tuple(each) for each in facts.get("choices", ())] or [text]
+    return judge.results(facts["doc"], answers)
+
+
+def lm_eval(text: str, _: Sequence[str], facts: Mapping[str, Json] = NO_FACTS) -> Score:
+    """Return the metric that the task card names, 0..1, or None with the reason if lm-eval gives no such number."""
+    stated = facts.get("lm_eval")
+    if not isinstance(stated, Mapping):
+        return Score(None, "the record does not hold the document that lm-eval judges")
+    value: Any = results(text, facts).get((stated["metric"], stated["filter"]))
+    if not isinstance(value, int | float) and not hasattr(value, "item"):
+        return Score(None, f"lm-eval gives no number for {stated['metric']}")
+    number = float(value)
+    if not 0 <= number <= 1:
+        return Score(None, f"lm-eval gives {number} for {stated['metric']}, no score between 0 and 1")
+    return Score(number)
+
+
+def refuse(task: str, facts: Mapping[str, Json]) -> None:
+    """Raise RunError if the facts of a record name another definition of lm-eval than the task's card."""
+    if "lm_eval" in facts:
+        require_definition(task, facts)

@@ -1,18 +1,28 @@
-"""Rows of lm-eval's data sets: `general/<task>/<split>.jsonl` of a source folder, else of the hub, revisions pinned."""
+"""Rows of lm-eval's data sets: `general/<task>/<split>.jsonl` of a source folder, else of the hub, revisions pinned.
+
+`states` lists what the folders hold, and `fetch` gets the rest from the hub.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anchoreval.errors import CardError, SourceError
+from anchoreval.files import write_json_lines, write_whole
 from anchoreval.schema import Json
+from anchoreval.suites import FileState
+from anchoreval.suites.general import harness
 from anchoreval.texts.reading import json_lines, json_of
 from anchoreval.texts.sources import Sources
+
+if TYPE_CHECKING:
+    from anchoreval.cards import Task
 
 FOLDER = "general"
 FETCHED = "fetched.json"  # beside the files of a task that `data fetch` wrote: a stamp for each split
@@ -45,10 +55,8 @@ HUB = {
 def pinned(folder: str) -> dict[str, Json]:
     """Return the `changes` for `load` that pin the hub's revision; raise CardError if no revision is pinned."""
     if folder not in HUB:
-        known = ", ".join(sorted(HUB))
-        raise CardError(
-            f"no revision is pinned for lm-eval's folder {folder!r} ({known}): put its rows into --data-dir"
-        )
+        known = f"no revision is pinned for lm-eval's folder {folder!r} ({', '.join(sorted(HUB))})"
+        raise CardError(f"{known}: put its rows into --data-dir")
     return {"dataset_kwargs": {"revision": HUB[folder].revision}}
 
 
@@ -118,14 +126,88 @@ def fetched(folder: Path, split: str) -> Json:
     return stamps.get(split) if isinstance(stamps, dict) else None
 
 
-def sha256_of_file(path: Path) -> str:
-    """Return `sha256_of_rows` of the rows of a file."""
-    return sha256_of_rows(_lines(path))
-
-
 def sha256_of_rows(rows: Iterable[Mapping[str, Json]]) -> str:
     """Return the SHA-256 over the rows as lines of canonical JSON: the same for a file as for the hub."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update(json.dumps(row, sort_keys=True, default=str).encode() + b"\n")
     return digest.hexdigest()
+
+
+def states(sources: Sources) -> Iterator[FileState]:
+    """Yield the state of every needed split in a folder, then of each data set that is in no folder."""
+    lacking: Counter[str] = Counter()
+    for task in _tasks():
+        rows = local(sources, task.args["task"])
+        if rows is None:
+            lacking[task.args["folder"]] += 1
+            continue
+        for split in splits_of(task):
+            yield _state(rows.folder / f"{split}.jsonl", task, split)
+    for folder, count in lacking.items():
+        hub, tasks = HUB[folder], f"{count} task{'s' if count > 1 else ''}"
+        about = f"revision {hub.revision[:7]}, {tasks}: a run takes the rows from the hub"
+        yield FileState(hub.dataset, "missing", about)
+
+
+def _state(path: Path, task: Task, split: str) -> FileState:
+    """Return the state of a split's file.
+
+    A file that `data fetch` wrote is compared with its stamp. For other files no SHA-256 was published; only the number
+    of rows of the split that is asked is known.
+    """
+    file, hub = f"{FOLDER}/{path.parent.name}/{path.name}", HUB[task.args["folder"]]
+    if not path.is_file():
+        return FileState(file, "missing", str(path))
+    if stamped := fetched(path.parent, split):
+        try:
+            sha256 = sha256_of_rows(_lines(path))
+        except SourceError as error:
+            return FileState(file, "differs", str(error))
+        if stamped == stamp(hub, sha256):
+            return FileState(file, "published", f"revision {hub.revision[:7]} {path}")
+        what = f"{path} is not what was fetched at revision {hub.revision[:7]}: move it away, then fetch again"
+        return FileState(file, "differs", what)
+    with path.open("rb") as lines:
+        there = sum(1 for line in lines if line.strip())
+    if split == hub.asked and there != task.samples:
+        return FileState(file, "differs", f"{there} rows {path}, published: {task.samples} rows")
+    return FileState(file, "unpinned", f"{there} rows {path}")
+
+
+def fetch(folder: Path, say: Callable[[str], None]) -> None:
+    """Write `folder`/general/<task>/<split>.jsonl of every task, with the hub's rows at the pinned revision.
+
+    Existing files are left alone. Raise SourceError for the first data set that cannot be loaded.
+    """
+    harness.require()
+    for task in _tasks():
+        name, hub = task.args["task"], HUB[task.args["folder"]]
+        paths = [folder / FOLDER / name / f"{split}.jsonl" for split in splits_of(task)]
+        if not all(path.is_file() for path in paths):
+            try:
+                loaded = harness.load(name, task.args["folder"], 0, **pinned(task.args["folder"]))
+            except Exception as error:  # datasets and huggingface_hub raise many kinds
+                raise SourceError(
+                    f"{task.address}: {hub.dataset} cannot be had from the hub ({harness.first_line(error)})"
+                ) from error
+            stamps = {}
+            for path in paths:
+                rows = loaded.dataset[path.stem]
+                write_json_lines(path, rows, default=str)
+                stamps[path.stem] = stamp(hub, sha256_of_rows(rows))
+            write_whole(paths[0].parent / FETCHED, [json.dumps(stamps, indent=1) + "\n"])
+        for path in paths:
+            say(str(path))
+
+
+def splits_of(task: Task) -> tuple[str, ...]:
+    """Return the splits that a task's prompts are made of: the split that is asked, then the one of the examples."""
+    hub = HUB[task.args["folder"]]
+    return (hub.asked, hub.examples) if task.args.get("shots") and hub.examples else (hub.asked,)
+
+
+def _tasks() -> list[Task]:
+    from anchoreval.cards import load_tasks
+
+    return [task for task in load_tasks()[0].values() if task.suite == FOLDER]

@@ -1,28 +1,37 @@
-"""LongBench's metrics, re-implemented with their bugs.
+"""LongBench's metrics, re-implemented with their bugs, and its averages.
 
 Source: THUDM/LongBench 2e00731, LongBench/metrics.py and eval.py (MIT, Copyright (c) 2023 THU-KEG & Zhipu AI). A metric
 takes prediction, answer and classes and returns 0..1; the score of a sample is the best over its answers. Chinese texts
 are cut into words by jieba, a package of the extra `zh`.
+
+Upstream's eval.py gives only the scores of the data sets. LongBench is published under three averages, all 0..100: the
+first (six categories) is that of its paper and leaderboard, the second (flat over 16) is common in papers on RoPE and
+on caches, the third (flat over 21) is lm-eval's.
 """
 
 from __future__ import annotations
 
 import difflib
 import logging
+import math
 import re
 import string
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache, partial
+from statistics import fmean
+from typing import Literal
 
-from anchoreval.errors import MissingExtra
+from anchoreval.errors import MissingExtra, RunError
 from anchoreval.schema import Json, Score
-from anchoreval.suites.longbench.rouge import RougeL, lengths, rouge_l
-from anchoreval.suites.suite import NO_FACTS, NO_REFERENCES, Rule, Scorer
+from anchoreval.suites import NO_FACTS, NO_REFERENCES, Average, Rule, Scorer
+from anchoreval.suites.ruler.scoring import task_score
 
 Metric = Callable[[str, str, Sequence[str]], float]
 LIMIT = "upstream's recursion limit makes this"  # start of the note on a score for which upstream has another value
+PARAGRAPH, PARAGRAPH_ZH = r"Paragraph (\d+)", r"段落(\d+)"
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _CHINESE = (
     "！？｡。＂＃＄％＆＇（）＊＋，－／：；＜＝＞＠［＼］＾＿｀｛｜｝～｟｠｢｣､、〃》"
@@ -30,6 +39,90 @@ _CHINESE = (
 )
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _NO_CHINESE_PUNCTUATION = str.maketrans("", "", string.punctuation + _CHINESE)
+#: Recursive calls that fit under CPython's limit of 1,000 frames when LongBench's eval.py calls rouge (measured).
+UPSTREAM_CALLS = 991
+_TINY = 1e-8
+_MOST_CELLS = 10**8  # of the tables for one answer: 32,000 words against a reference of 3,000
+
+
+@dataclass(frozen=True, slots=True)
+class RougeL:
+    """`f` in 0..1; `calls` is the longest chain of calls that upstream needs for it."""
+
+    f: float
+    calls: int
+
+    def zeroed(self, frames: int = 0) -> bool:
+        """Return True if upstream hits the recursion limit here, when called from `frames` further functions."""
+        return self.calls > UPSTREAM_CALLS - frames
+
+
+def rouge_l(prediction: str, reference: str) -> RougeL:
+    """Return ROUGE-L of the package rouge 1.0.1 (pltrdy) by default: the F measure of the words shared in order.
+
+    That is not the ROUGE-L of rouge_score. Sentences end at every ".", words are split at single blanks, repeated words
+    count once, and letter case counts; the measure is 0 if either text has no sentence. This is re-implemented from
+    rouge/rouge_score.py of that release, without its recursion: upstream walks back through a table by recursive calls,
+    and LongBench turns the RecursionError of a long text into a score of 0.
+
+    Raise RunError if both are so long that the comparison would take minutes.
+    """
+    predicted, expected = _sentences(prediction), _sentences(reference)
+    _require_few(sum(map(len, predicted)), sum(map(len, expected)))
+    if not predicted or not expected:
+        return RougeL(0.0, 0)
+    shared: set[str] = set()
+    calls = 0
+    for reference_words in expected:
+        for words in predicted:
+            common, steps = common_words(reference_words, words)
+            shared |= common
+            calls = max(calls, steps)
+    recall = len(shared) / len({word for words in expected for word in words})
+    precision = len(shared) / len({word for words in predicted for word in words})
+    return RougeL(2.0 * ((precision * recall) / (precision + recall + _TINY)), calls)
+
+
+def _require_few(said: int, meant: int) -> None:
+    if said * meant > _MOST_CELLS:
+        raise RunError(f"an answer of {said:,} and a reference of {meant:,} items are too long to be compared")
+
+
+def _sentences(text: str) -> list[list[str]]:
+    """Return the words of every stretch between full stops; a stretch of blanks is one empty word."""
+    return [" ".join(part.split()).split(" ") for part in text.split(".") if part]
+
+
+def common_words(one: Sequence[str], other: Sequence[str]) -> tuple[set[str], int]:
+    """Return the words of the longest common subsequence that upstream chooses, and upstream's recursive calls."""
+    table = lengths(one, other)
+    i, j, steps = len(one), len(other), 1
+    common: set[str] = set()
+    while i and j:
+        if one[i - 1] == other[j - 1]:
+            common.add(one[i - 1])
+            i, j = i - 1, j - 1
+        elif table[i - 1][j] > table[i][j - 1]:
+            i -= 1
+        else:
+            j -= 1
+        steps += 1
+    return common, steps
+
+
+def lengths(one: Sequence[str], other: Sequence[str]) -> list[list[int]]:
+    """Return a table whose `[i][j]` is the length of the longest common subsequence of the first i and j items.
+
+    Raise RunError if the table would be too large.
+    """
+    _require_few(len(other), len(one))
+    table = [[0] * (len(other) + 1)]
+    for item in one:
+        above, row = table[-1], [0]
+        for j, candidate in enumerate(other):
+            row.append(above[j] + 1 if item == candidate else max(above[j + 1], row[j]))
+        table.append(row)
+    return table
 
 
 def first_line(answer: str) -> str:
@@ -72,7 +165,7 @@ def count(prediction: str, answer: str, _: Sequence[str] = ()) -> float:
     return numbers.count(answer) / len(numbers) if numbers else 0.0
 
 
-def retrieval(prediction: str, answer: str, _: Sequence[str] = (), mark: str = r"Paragraph (\d+)") -> float:
+def retrieval(prediction: str, answer: str, _: Sequence[str] = (), mark: str = PARAGRAPH) -> float:
     """Return the share of the numbers in the prediction that are the number of the answer's paragraph."""
     return count(prediction, re.findall(mark, answer)[0])
 
@@ -131,10 +224,6 @@ def _f1(prediction: Sequence[str], answer: Sequence[str]) -> float:
     return (2 * precision * recall) / (precision + recall)
 
 
-def _rouge_zh(prediction: str, answer: str) -> RougeL:
-    return rouge_l(" ".join(cut_zh(prediction)), " ".join(cut_zh(answer)))
-
-
 def cut_zh(text: str) -> list[str]:
     """Return the words of a Chinese text."""
     return list(_jieba().cut(text))
@@ -156,35 +245,22 @@ def _jieba() -> Json:
     return jieba.Tokenizer()
 
 
-def _best(metric: Metric, cut: bool, answer: str, references: Sequence[str], facts: Mapping[str, Json]) -> Score:
-    """Return the best value over the references; with `cut`, of the answer's first line alone."""
-    if not references:
-        return NO_REFERENCES
-    judged = first_line(answer) if cut else answer
-    return Score(max(metric(judged, reference, facts.get("all_classes") or ()) for reference in references))
+def _scorer(metric: Metric, cut: bool = False, classes: bool = False, mark: str = "") -> Rule:
+    """Return the rule that takes the best value of a metric over the references; `cut` judges the first line alone.
 
+    A record has no score without `classes`, where they are looked for, or if a reference lacks the `mark`.
+    """
 
-def _scorer(metric: Metric, cut: bool = False) -> Rule:
     def score(answer: str, references: Sequence[str], facts: Mapping[str, Json] = NO_FACTS) -> Score:
-        return _best(metric, cut, answer, references, facts)
-
-    return score
-
-
-def _classes(metric: Metric) -> Rule:
-    def score(answer: str, references: Sequence[str], facts: Mapping[str, Json] = NO_FACTS) -> Score:
-        if not facts.get("all_classes"):
+        names = facts.get("all_classes") or ()
+        if classes and not names:
             return Score(None, "the record has no all_classes to look for")
-        return _best(metric, True, answer, references, facts)
-
-    return score
-
-
-def _numbered(mark: str) -> Rule:
-    def score(answer: str, references: Sequence[str], facts: Mapping[str, Json] = NO_FACTS) -> Score:
-        if not all(re.search(mark, reference) for reference in references):
+        if not references:
+            return NO_REFERENCES
+        if mark and not all(re.search(mark, reference) for reference in references):
             return Score(None, f"a reference does not say {mark.split(' ')[0]} and its number")
-        return _best(partial(retrieval, mark=mark), False, answer, references, facts)
+        judged = first_line(answer) if cut else answer
+        return Score(max(metric(judged, reference, names) for reference in references))
 
     return score
 
@@ -196,7 +272,10 @@ def _rouge(zh: bool = False, cut: bool = False, zeroed: bool = False) -> Rule:
         if not references:
             return NO_REFERENCES
         judged = first_line(answer) if cut else answer
-        scores = [(_rouge_zh if zh else rouge_l)(judged, reference) for reference in references]
+        texts = [judged, *references]
+        if zh:
+            texts = [" ".join(cut_zh(text)) for text in texts]
+        scores = [rouge_l(texts[0], reference) for reference in texts[1:]]
         upstream = max(0.0 if each.zeroed(frames=int(zh)) else each.f for each in scores)
         best = max(each.f for each in scores)
         if zeroed:
@@ -213,16 +292,16 @@ _RULES: dict[str, Rule] = {
     "longbench_rouge": _rouge(),
     "longbench_rouge_line": _rouge(cut=True),
     "longbench_rouge_zh": _rouge(zh=True),
-    "longbench_classes": _classes(classification),
+    "longbench_classes": _scorer(classification, cut=True, classes=True),
     "longbench_count": _scorer(count),
-    "longbench_retrieval": _numbered(r"Paragraph (\d+)"),
-    "longbench_retrieval_zh": _numbered(r"段落(\d+)"),
+    "longbench_retrieval": _scorer(retrieval, mark=PARAGRAPH),
+    "longbench_retrieval_zh": _scorer(partial(retrieval, mark=PARAGRAPH_ZH), mark=PARAGRAPH_ZH),
     "longbench_code": _scorer(code_sim),
     # the rows below deviate from upstream or from the rows above, and no card of this package names them
     "longbench_rouge_zeroed": _rouge(zeroed=True),  # 0 if upstream hits the recursion limit
     "longbench_rouge_line_zeroed": _rouge(cut=True, zeroed=True),
     "longbench_rouge_zh_zeroed": _rouge(zh=True, zeroed=True),
-    "longbench_classes_whole": _classes(classification_whole),  # no class name is skipped
+    "longbench_classes_whole": _scorer(classification_whole, cut=True, classes=True),  # no class name is skipped
     "longbench_code_text": _scorer(code_sim_text),  # blank lines are skipped
     "longbench_code_levenshtein": _scorer(code_sim_levenshtein),  # fuzzywuzzy with python-Levenshtein
 }
@@ -252,3 +331,57 @@ SCORERS = {
     name: Scorer(rule, packages=_jieba_version) if name in _CHINESE_RULES else Scorer(rule)
     for name, rule in _RULES.items()
 }
+
+Language = Literal["en", "zh"]
+Categories = dict[str, tuple[str, ...]]
+ENGLISH: Categories = {
+    "single-document QA": ("narrativeqa", "qasper", "multifieldqa_en"),
+    "multi-document QA": ("hotpotqa", "2wikimqa", "musique"),
+    "summarization": ("gov_report", "qmsum", "multi_news"),
+    "few-shot learning": ("trec", "triviaqa", "samsum"),
+    "synthetic": ("passage_count", "passage_retrieval_en"),
+}
+CHINESE: Categories = {
+    "single-document QA": ("multifieldqa_zh",),
+    "multi-document QA": ("dureader",),
+    "summarization": ("vcsum",),
+    "few-shot learning": ("lsht",),
+    "synthetic": ("passage_retrieval_zh",),
+}
+CODE: Categories = {"code": ("lcc", "repobench-p")}
+SIX: dict[Language, Categories] = {"en": ENGLISH | CODE, "zh": CHINESE | CODE}
+FLAT_16 = tuple(name for names in SIX["en"].values() for name in names)
+FLAT_21 = (*FLAT_16, *(name for names in CHINESE.values() for name in names))
+
+
+def _average(title: str, about: str, weights: Mapping[str, float]) -> Average:
+    return Average(title, f"LongBench, {about}", {f"longbench/{name}": weight for name, weight in weights.items()})
+
+
+def _six(language: Language) -> dict[str, float]:
+    """Return weights, whole numbers, that give each of a language's six categories the same weight."""
+    sizes = math.lcm(*map(len, SIX[language].values()))
+    return {name: sizes / len(names) for names in SIX[language].values() for name in names}
+
+
+AVERAGES = {
+    "longbench_six_en": _average("LongBench EN", "six categories, English", _six("en")),
+    "longbench_six_zh": _average("LongBench ZH", "six categories, Chinese", _six("zh")),
+    "longbench_flat_16": _average("LongBench 16", "flat over 16, English and code", dict.fromkeys(FLAT_16, 1)),
+    "longbench_flat_21": _average("LongBench 21", "flat over 21", dict.fromkeys(FLAT_21, 1)),
+}
+BUCKETS = ("0-4k", "4-8k", "8k+")
+Scores = Mapping[str, float | None]
+
+
+def category_scores(scores: Scores, language: Language = "en") -> dict[str, float | None]:
+    """Return category -> the plain mean of its data sets' scores; None if one of them is missing."""
+    values = {name: [scores.get(member) for member in members] for name, members in SIX[language].items()}
+    present = {name: [score for score in members if score is not None] for name, members in values.items()}
+    return {name: fmean(present[name]) if len(present[name]) == len(values[name]) else None for name in values}
+
+
+def bucket_scores(values: Iterable[tuple[str, float | None]]) -> dict[str, float | None]:
+    """Return bucket of LongBench-E -> the score of one data set's (bucket, 0..1) in it; None for an empty bucket."""
+    rows = list(values)
+    return {name: task_score(value for of, value in rows if of == name) for name in BUCKETS}

@@ -1,9 +1,8 @@
 """LongBench v2: multiple-choice questions over long files."""
 
+from anchoreval.suites import Generator, Scorer, Setting, Suite
 from anchoreval.suites.longbench_v2 import generate
-from anchoreval.suites.longbench_v2.records import LONGBENCH_V2, states
 from anchoreval.suites.longbench_v2.scoring import same_letter
-from anchoreval.suites.suite import Generator, Scorer, Setting, Suite
 
 SUITE = Suite(
     generators={
@@ -14,6 +13,6 @@ SUITE = Suite(
     settings={
         "prompting": Setting("longbench_v2: the prompt (default: zero_shot)", ("zero_shot", "cot", "no_context"))
     },
-    files=(LONGBENCH_V2,),
-    states=states,
+    files=(generate.LONGBENCH_V2,),
+    states=generate.states,
 )

@@ -51,15 +51,13 @@ class _Window:
                 value, self.at = _DECODER.raw_decode(self.held, self.at)
                 return value
             except json.JSONDecodeError as error:
-                if not self._may_be_cut(error):
+                unfinished = error.msg.startswith("Unterminated string")
+                if not unfinished and error.pos < len(self.held) - NEAR_THE_END:
                     raise ValueError(f"{error.msg} at character {self.passed + error.pos}") from None
                 if not self.more():
                     raise ValueError("the file ends inside it") from None
             except RecursionError:
                 raise ValueError("nested too deeply") from None
-
-    def _may_be_cut(self, error: json.JSONDecodeError) -> bool:
-        return error.msg.startswith("Unterminated string") or error.pos >= len(self.held) - NEAR_THE_END
 
 
 def objects(path: Path, chunk: int = CHUNK) -> Iterator[dict[str, Json]]:
@@ -74,28 +72,24 @@ def objects(path: Path, chunk: int = CHUNK) -> Iterator[dict[str, Json]]:
             if window.peek() != "[":
                 hint = "; a git-lfs pointer must be replaced by its file" * window.held.startswith("version")
                 raise ValueError(f"expected a JSON array, found {window.held[:20]!r}{hint}")
-            for value in _elements(window):
+            window.at += 1
+            end = window.peek() == "]"
+            while not end:
+                if window.peek() != "{":
+                    raise ValueError(f"expected an object, found {window.peek() or 'the end of the file'!r}")
+                value = window.value()
                 number += 1
                 yield value
+                mark = window.peek()
+                if mark not in (",", "]"):
+                    found = mark or "the end of the file"
+                    raise ValueError(f"expected a comma or the end of the array, found {found!r}")
+                end = mark == "]"
+                window.at += not end
+            window.at += 1
+            if window.peek():
+                raise ValueError(f"the text goes on behind the array with {window.peek()!r}")
         except UnicodeDecodeError as error:
             raise SourceError(f"{path}: behind element {number}: not UTF-8 ({error.reason})") from None
         except ValueError as error:
             raise SourceError(f"{path}: {f'behind element {number}: ' * bool(number)}{error}") from None
-
-
-def _elements(window: _Window) -> Iterator[dict[str, Json]]:
-    """Yield the elements of the array; raise ValueError if they are not objects with commas in between."""
-    window.at += 1
-    end = window.peek() == "]"
-    while not end:
-        if window.peek() != "{":
-            raise ValueError(f"expected an object, found {window.peek() or 'the end of the file'!r}")
-        yield window.value()
-        mark = window.peek()
-        if mark not in (",", "]"):
-            raise ValueError(f"expected a comma or the end of the array, found {mark or 'the end of the file'!r}")
-        end = mark == "]"
-        window.at += not end
-    window.at += 1
-    if window.peek():
-        raise ValueError(f"the text goes on behind the array with {window.peek()!r}")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from anchoreval.schema import Json, Score
-from anchoreval.suites.suite import NO_FACTS, NO_REFERENCES
+from anchoreval.suites import NO_FACTS, NO_REFERENCES
 
 UNPARSABLE = 'unparsable: nowhere "The correct answer is (A)"'
 _FORMS = (re.compile(r"The correct answer is \(([A-D])\)"), re.compile(r"The correct answer is ([A-D])"))

@@ -1,7 +1,7 @@
 """Needle in a haystack: a grid of lengths and depths."""
 
+from anchoreval.suites import Generator, Setting, Suite
 from anchoreval.suites.niah import generate
-from anchoreval.suites.suite import Generator, Setting, Suite
 
 SUITE = Suite(
     generators={"niah": Generator(generate.generate, size=generate.size)},

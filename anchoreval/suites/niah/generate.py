@@ -24,13 +24,12 @@ from anchoreval.errors import CardError
 from anchoreval.schema import Json, Sample
 from anchoreval.suites.niah import needles as hidden
 from anchoreval.suites.niah.needles import Hidden
-from anchoreval.suites.recipe import Recipe, checked, options
+from anchoreval.suites.recipe import CardArgs, Recipe, options
 from anchoreval.suites.ruler.niah import NOISE
-from anchoreval.texts.draft import Draft, Template
-from anchoreval.texts.fit import too_short
+from anchoreval.texts.draft import Draft, Piece, Tally, Template
+from anchoreval.texts.filling import too_short
 from anchoreval.texts.passage import Prose, Sentences
 from anchoreval.texts.prose import sentences
-from anchoreval.texts.tally import Piece, Tally, joined_text
 
 TEXT = (
     "There is important information hidden inside a long text. Find it and memorize it. "
@@ -70,7 +69,7 @@ class Grid:
 
 def size(task: str, args: Mapping[str, Json]) -> int:
     """Return the number of samples of one length under a task's `args`: depths times repeats."""
-    grid = checked(task, args, Grid)
+    grid = options(CardArgs(task, args), Grid)
     return grid.depths * grid.repeats
 
 
@@ -81,11 +80,9 @@ def spaced(count: int, spacing: Spacing) -> tuple[float, ...]:
     """
     width = 100 / max(1, count - 1)
     evenly = [*(step * width for step in range(count - 1)), 100.0] if count > 1 else [0.0]  # linspace, to the last bit
-    return tuple(float(round(x)) if spacing == "linear" else _logistic(x) for x in evenly)
-
-
-def _logistic(x: float) -> float:
-    return x if x in (0.0, 100.0) else round(100 / (1 + math.exp(-0.1 * (x - 50))), 3)
+    if spacing == "linear":
+        return tuple(float(round(x)) for x in evenly)
+    return tuple(x if x in (0.0, 100.0) else round(100 / (1 + math.exp(-0.1 * (x - 50))), 3) for x in evenly)
 
 
 @dataclass(slots=True)
@@ -104,11 +101,6 @@ class Maker:
         texts = (PASSKEY_TEXT, PASSKEY_ANSWER) if self.grid.kind == "passkey" else (TEXT, ANSWER)
         self._template = Template.of(self.recipe.wrap, *texts)
 
-    @property
-    def room(self) -> int:
-        """Number of tokens that a prompt may take."""
-        return self.recipe.room
-
     def sample(self, index: int) -> Sample:
         """Return the sample of an index; raise LengthError if its needles do not fit.
 
@@ -120,9 +112,8 @@ class Maker:
         for _ in range(DRAWS):
             needles = self._draw(rng)
             draft, tokens, units, text = self._fitted(needles, percent, rng)
-            if not hidden.found_in(
-                needles.answers, f"{text} {needles.question} {needles.lead} {' '.join(needles.near)}"
-            ):
+            around = f"{text} {needles.question} {needles.lead} {' '.join(needles.near)}".lower()
+            if not any(answer.lower() in around for answer in needles.answers):  # as the scorer looks for them
                 facts = self._facts(draft, recipe.counted(tokens), units, percent)
                 return recipe.sample(index, draft.segments(), draft.references, facts)
         raise CardError(f"{recipe.task}: {DRAWS} answers were drawn, and every one occurs in the haystack")
@@ -132,7 +123,7 @@ class Maker:
         self._turn(0)
         total = self.grid.depths * self.grid.repeats
         longest = max(self._least(self._draw(self._rng(index))) for index in range(total))
-        if longest > self.room:
+        if longest > self.recipe.room:
             raise too_short(self.recipe.length, longest + self.recipe.reserved)
 
     def _rng(self, index: int) -> Random:
@@ -174,15 +165,16 @@ class Maker:
 
         Needles may take more tokens at their depth than at the end. Then the haystack is fitted again to fewer tokens.
         """
-        room, state = self.room, rng.getstate()
+        room, state = self.recipe.room, rng.getstate()
         while True:
             haystack, units, cut = self._cut(one, room)
             rng.setstate(state)
             draft = self._placed(one, haystack, units, cut, percent, rng)
             tokens = self.tally.count(draft.pieces())
-            if tokens <= self.room:
-                return draft, tokens, units + bool(cut), joined_text(haystack.chunk(0, units)) + cut
-            room -= tokens - self.room
+            if tokens <= self.recipe.room:
+                text = "".join(piece.text for piece in haystack.chunk(0, units))
+                return draft, tokens, units + bool(cut), text + cut
+            room -= tokens - self.recipe.room
 
     def _cut(self, one: Hidden, room: int) -> tuple[Sentences, int, str]:
         """Return the haystack, how many whole sentences of it fit, and as much of the next sentence as still fits."""
@@ -192,7 +184,7 @@ class Maker:
         units = LEAST + low - 1
         if units < LEAST:
             raise too_short(self.recipe.length, self._least(one) + self.recipe.reserved)
-        body, following = whole.chunk(0, units), joined_text(whole.chunk(units, units + 1))
+        body, following = whole.chunk(0, units), "".join(piece.text for piece in whole.chunk(units, units + 1))
         for pattern in (r"\w(?=\W)", r"\w"):  # cut at a word; inside a word if that leaves too much room
             ends = [match.end() for match in re.finditer(pattern, following.rstrip(".!?\"')"))]
             cuts = ["", *(f" {following[:end]}." for end in ends)]
@@ -223,32 +215,23 @@ class Maker:
         before, after, prefix = self._around(one)
         return Draft([before], [pieces], [after], prefix, one.answers, marks)
 
-    @property
-    def _source(self) -> dict[str, Json]:
-        """The fact `source`, which names the haystack of a repeat; {} for a grid without repeats and for noise.
+    def _facts(self, draft: Draft, tokens: int, units: int, percent: float) -> dict[str, Json]:
+        """Return the facts of a sample; `source` names the haystack of a repeat.
 
         A repeat has the same haystack at every depth and length and for every task. The haystack of a grid without
         repeats, and noise, are parts of the benchmark and no source.
         """
-        several = self.grid.repeats > 1 and self.grid.filler == "prose"
-        return {"source": f"niah haystack {self._repeat}"} if several else {}
-
-    def _facts(self, draft: Draft, tokens: int, units: int, percent: float) -> dict[str, Json]:
-        repeats = {} if self._period is None or units <= self._period else {"haystack_repeats": units / self._period}
-        return {
-            "tokens": tokens,
-            "units": units,
-            "unit": "sentences",
-            "haystack": "noise" if self.grid.filler == "noise" else self.recipe.sources.haystack,
-            "repeat": self._repeat,
-            **self._source,
-            "depth_percent": percent,
-            **{name: round(value, 2) for name, value in repeats.items()},
-            **draft.positions(self.tally),
-        }
+        haystack = "noise" if self.grid.filler == "noise" else self.recipe.sources.haystack
+        facts = {"tokens": tokens, "units": units, "unit": "sentences", "haystack": haystack, "repeat": self._repeat}
+        if self.grid.repeats > 1 and self.grid.filler == "prose":
+            facts["source"] = f"niah haystack {self._repeat}"
+        facts["depth_percent"] = percent
+        if self._period is not None and units > self._period:
+            facts["haystack_repeats"] = round(units / self._period, 2)
+        return facts | draft.positions(self.tally)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Borders:
     """The places for a needle: before each of `units` sentences, after the last of them, and after the `cut` one."""
 
@@ -256,11 +239,10 @@ class Borders:
     units: int
     cut: str
     tally: Tally
+    last: int = field(init=False)  # the border at the end
 
-    @property
-    def last(self) -> int:
-        """The border at the end."""
-        return self.units + bool(self.cut)
+    def __post_init__(self) -> None:
+        self.last = self.units + bool(self.cut)
 
     def between(self, start: int, end: int, joined: bool) -> list[Piece]:
         """Return the haystack between two borders; with `joined`, a space comes first."""
@@ -274,10 +256,8 @@ class Borders:
         if percent >= 100:
             return self.last
         target = int(self.tally.count(self.between(0, self.last, False)) * (percent / 100))
-        return bisect_right(range(self.units + 1), target, key=self._tokens) - 1
-
-    def _tokens(self, border: int) -> int:
-        return self.tally.count(self.haystack.chunk(0, border)) if border else 0
+        chunk, count = self.haystack.chunk, self.tally.count
+        return bisect_right(range(self.units + 1), target, key=lambda border: border and count(chunk(0, border))) - 1
 
 
 def split(text: str) -> list[str]:

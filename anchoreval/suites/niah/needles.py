@@ -7,13 +7,12 @@ near misses; and `passkey`, LongLoRA's passkey.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Literal
 
-from anchoreval.texts.lists import read_lists
+from anchoreval.texts.wordlists import read_lists
 
 Kind = Literal["single", "multi", "number", "passkey"]
 
@@ -21,6 +20,8 @@ _LISTS = read_lists(Path(__file__).with_suffix(".txt"))
 PLACES, DEEDS, QUALITIES, THINGS = (_LISTS[name] for name in ("places", "deeds", "qualities", "things"))
 MANNERS, FOODS = _LISTS["manners"], _LISTS["foods"]
 MOST = len(FOODS)  # needles of the kind "multi"
+_OTHER_NAMES = ("lucky", "secret", "postal", "winning", "royal", "golden", "hidden", "final")
+MOST_NEAR = 2 * len(_OTHER_NAMES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,67 +38,31 @@ class Hidden:
 def draw(kind: Kind, rng: Random, needles: int = 1, distractors: int = 0) -> Hidden:
     """Draw needles; `needles` applies to the kind "multi" only and `distractors` to "number" only."""
     if kind == "single":
-        return _deed(rng)
+        place = rng.choice(PLACES)
+        answer = f"{rng.choice(DEEDS)} a {rng.choice(QUALITIES)} {rng.choice(THINGS)}"
+        lead = f"The best thing to do in {place} is to"
+        return Hidden((f"{lead} {answer}.",), (answer,), f"What is the best thing to do in {place}?", lead)
+
     if kind == "multi":
-        return _ingredients(rng, needles)
-    return _passkey(rng) if kind == "passkey" else _number(rng, distractors)
+        place = rng.choice(PLACES)
+        answers = tuple(f"{rng.choice(MANNERS)} {food}" for food in rng.sample(FOODS, needles))
+        of, (are, s) = f"of the perfect {place} stew", ("are", "s") if needles > 1 else ("is", "")
+        sentences = tuple(f"{text[0].upper()}{text[1:]} are one of the secret ingredients {of}." for text in answers)
+        question = f"What {are} the secret ingredient{s} {of}?"
+        return Hidden(sentences, answers, question, f"The secret ingredient{s} {of} {are}")
 
+    if kind == "passkey":  # always with five digits: upstream's 1 to 50,000 has short numbers, easy to guess
+        value = str(rng.randrange(10**4, 10**5))
+        text = f"The pass key is {value}. Remember it. {value} is the pass key."
+        return Hidden((text,), (value,), "What is the pass key?", "The pass key is")
 
-def _deed(rng: Random) -> Hidden:
-    place = rng.choice(PLACES)
-    answer = f"{rng.choice(DEEDS)} a {rng.choice(QUALITIES)} {rng.choice(THINGS)}"
-    lead = f"The best thing to do in {place} is to"
-    return Hidden((f"{lead} {answer}.",), (answer,), f"What is the best thing to do in {place}?", lead)
-
-
-def _ingredients(rng: Random, needles: int) -> Hidden:
-    place = rng.choice(PLACES)
-    answers = tuple(f"{rng.choice(MANNERS)} {food}" for food in rng.sample(FOODS, needles))
-    several = needles > 1
-    of = f"of the perfect {place} stew"
-    sentences = tuple(f"{_capital(answer)} are one of the secret ingredients {of}." for answer in answers)
-    question = f"What {'are' if several else 'is'} the secret ingredient{'s' * several} {of}?"
-    return Hidden(sentences, answers, question, f"The secret ingredient{'s' * several} {of} {_are(several)}")
-
-
-def _are(several: bool) -> str:
-    return "are" if several else "is"
-
-
-def _number(rng: Random, distractors: int) -> Hidden:
-    """Draw a city's number; near misses are, in turn, another city's number and this city's under another name."""
+    # A city's number. Near misses are, in turn, another city's number and this city's under another name.
     place, *others = rng.sample(PLACES, 1 + distractors)
-    values = _different(rng, 10**6, 10**7, 1 + distractors)
+    value, *values = map(str, rng.sample(range(10**6, 10**7), 1 + distractors))
     near = [
         f"The special {'magic' if at % 2 == 0 else _OTHER_NAMES[at // 2 % len(_OTHER_NAMES)]} "
-        f"{other if at % 2 == 0 else place} number is: {value}."
-        for at, (other, value) in enumerate(zip(others, values[1:], strict=True))
+        f"{other if at % 2 == 0 else place} number is: {another}."
+        for at, (other, another) in enumerate(zip(others, values, strict=True))
     ]
     lead = f"The special magic {place} number is:"
-    question = f"What is the special magic {place} number?"
-    return Hidden((f"{lead} {values[0]}.",), (values[0],), question, lead, tuple(near))
-
-
-_OTHER_NAMES = ("lucky", "secret", "postal", "winning", "royal", "golden", "hidden", "final")
-MOST_NEAR = 2 * len(_OTHER_NAMES)
-
-
-def _passkey(rng: Random) -> Hidden:
-    """Draw LongLoRA's sentence, always with five digits: upstream's 1 to 50,000 has short numbers, easy to guess."""
-    value = str(rng.randrange(10**4, 10**5))
-    needle = f"The pass key is {value}. Remember it. {value} is the pass key."
-    return Hidden((needle,), (value,), "What is the pass key?", "The pass key is")
-
-
-def _different(rng: Random, low: int, high: int, count: int) -> list[str]:
-    return [str(value) for value in rng.sample(range(low, high), count)]
-
-
-def _capital(text: str) -> str:
-    return text[0].upper() + text[1:]
-
-
-def found_in(answers: Sequence[str], text: str) -> bool:
-    """Return True if any answer occurs in the text, ignoring case, as the scorer looks for answers."""
-    lowered = text.lower()
-    return any(answer.lower() in lowered for answer in answers)
+    return Hidden((f"{lead} {value}.",), (value,), f"What is the special magic {place} number?", lead, tuple(near))

@@ -1,8 +1,7 @@
 """The suite `nll`: windows of the user's texts, scored token by token."""
 
+from anchoreval.suites import Generator, Scorer, Setting, Suite
 from anchoreval.suites.nll import generate
-from anchoreval.suites.nll.scoring import token_probability
-from anchoreval.suites.suite import Generator, Scorer, Setting, Suite
 
 SUITE = Suite(
     generators={
@@ -17,6 +16,6 @@ SUITE = Suite(
             explained=False,
         )
     },
-    scorers={"token_probability": Scorer(token_probability)},
+    scorers={"token_probability": Scorer(generate.token_probability)},
     settings={"windows": Setting("nll: windows of each text (default: all)")},
 )

@@ -2,20 +2,22 @@
 
 A window is everything that the model is fed at a length, including the anchor token in front. The first windows of all
 texts come before the second window of any, so that a limit takes windows from all texts. Windows of one text have it as
-their source.
+their source. They are scored by the mean log-probability of their tokens, mapped to 0..1.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from anchoreval.errors import AnchorEvalError, LengthError, SourceError
-from anchoreval.schema import Sample, Segment, Tokenizer
+from anchoreval.schema import Json, Sample, Score, Segment, Tokenizer
+from anchoreval.suites import NO_FACTS, PER_TOKEN
 from anchoreval.suites.recipe import BASE, Recipe, options
 
 ALL = 10**9  # more windows than any text has
@@ -32,10 +34,6 @@ class Text:
     ids: tuple[int, ...]
     starts: array[int]
     ends: array[int]
-
-    def between(self, first: int, stop: int) -> str:
-        """Return the characters of the tokens from `first` up to but not including `stop`."""
-        return self.text[self.starts[first] : self.ends[stop - 1]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +52,7 @@ def generate(recipe: Recipe) -> Iterator[Sample]:
         raise AnchorEvalError(f"{recipe.task} scores texts as they are, without a chat template: --template base")
     for index, (text, first) in enumerate(islice(taken(recipe), recipe.count)):
         stop = first + _step(recipe)
-        piece = (Segment("document", text.between(first, stop)),)
+        piece = (Segment("document", text.text[text.starts[first] : text.ends[stop - 1]]),)
         facts = {"tokens": stop - first, "text": text.name, "source": text.sha256, "first": first}
         new_tokens, ids = recipe.max_new_tokens, text.ids[first:stop]
         yield Sample(recipe.task, recipe.length, index, piece, (), new_tokens, facts, ids=ids)
@@ -126,7 +124,24 @@ def read_texts(place: Path, tokenizer: Tokenizer, front: tuple[str, int] | None 
 
     Raise SourceError for a file that is no UTF-8 text, is empty, or contains the anchor token `front`.
     """
-    return tuple(_read(file, name_of(file, place), tokenizer, front) for file in files_of(place))
+    texts = []
+    for file in files_of(place):
+        name = name_of(file, place)
+        try:
+            raw = file.read_bytes()
+            text = raw.decode("utf-8")
+        except OSError as error:
+            raise SourceError(f"--text {file}: cannot be read: {error.strerror or error}") from error
+        except UnicodeDecodeError as error:
+            raise SourceError(f"--text {file}: byte {error.start} is not UTF-8: convert it first (iconv)") from error
+        if not text.strip():
+            raise SourceError(f"--text {file}: the file is empty")
+        ids, spans = tokenizer.encode_with_spans(text)
+        if front is not None and front[1] in ids:
+            raise SourceError(f"--text {file}: spells the anchor token {front[0]!r}, which stands at position 0 alone")
+        starts, ends = (array("Q", [span[end] for span in spans]) for end in (0, 1))
+        texts.append(Text(name, hashlib.sha256(raw).hexdigest(), len(raw), text, tuple(ids), starts, ends))
+    return tuple(texts)
 
 
 def name_of(file: Path, place: Path) -> str:
@@ -142,18 +157,7 @@ def name_of(file: Path, place: Path) -> str:
     return name
 
 
-def _read(file: Path, name: str, tokenizer: Tokenizer, front: tuple[str, int] | None) -> Text:
-    try:
-        raw = file.read_bytes()
-        text = raw.decode("utf-8")
-    except OSError as error:
-        raise SourceError(f"--text {file}: cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise SourceError(f"--text {file}: byte {error.start} is not UTF-8: convert it first (iconv)") from error
-    if not text.strip():
-        raise SourceError(f"--text {file}: the file is empty")
-    ids, spans = tokenizer.encode_with_spans(text)
-    if front is not None and front[1] in ids:
-        raise SourceError(f"--text {file}: spells the anchor token {front[0]!r}, which stands at position 0 alone")
-    starts, ends = (array("Q", [span[end] for span in spans]) for end in (0, 1))
-    return Text(name, hashlib.sha256(raw).hexdigest(), len(raw), text, tuple(ids), starts, ends)
+def token_probability(_: str, __: Sequence[str], facts: Mapping[str, Json] = NO_FACTS) -> Score:
+    """Return e to the mean log-probability per token: the tokens' geometric mean probability, 1 / perplexity."""
+    logprob = facts.get(PER_TOKEN)
+    return Score(None, "its tokens have no log-probability") if logprob is None else Score(min(1.0, math.exp(logprob)))

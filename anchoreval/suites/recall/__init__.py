@@ -1,8 +1,8 @@
 """In-context recall: keys and values, passkeys, examples."""
 
+from anchoreval.suites import Generator, Scorer, Suite
 from anchoreval.suites.recall import icl, kv, passkey
 from anchoreval.suites.recall.scoring import first_integer, helmet_label, helmet_substring
-from anchoreval.suites.suite import Generator, Scorer, Suite
 
 _OWN = "prompts of this package"
 SUITE = Suite(

@@ -12,14 +12,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 
 from anchoreval.errors import CardError
-from anchoreval.schema import Sample, Segment
+from anchoreval.schema import Json, Sample, Segment
 from anchoreval.suites.recipe import Recipe, options, sample_of
-from anchoreval.texts import prose_words as words
-from anchoreval.texts.filling import most, new, topped_up
-from anchoreval.texts.fit import too_short
+from anchoreval.texts.filling import new, topped_up
+from anchoreval.texts.prose import ADJECTIVES, PEOPLE, REASONS, TIMES, TOPICS, TRANSITIVE
+from anchoreval.texts.wordlists import read_lists
 
 INSTRUCTION = (
     "Use the provided mapping from the text to label to assign a label to the text. "
@@ -27,16 +28,7 @@ INSTRUCTION = (
 )
 CUE = "label:"
 LEAST_THINGS = 3
-FRAMES = (
-    "Where is the {a}?",
-    "Who {past} the {a}?",
-    "Is the {a} older than the {b}?",
-    "Did {person} {plain} the {a} {time}?",
-    "Why was the {a} left beside the {b} {time}?",
-    "Could {person} {plain} both the {a} and the {b}?",
-    "Who asked {person} to {plain} the {a} {reason}?",
-    "How long did {person} look for the {a} before the {b} was found {time}?",
-)
+FRAMES = read_lists(Path(__file__).with_suffix(".txt"))["frames"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +43,11 @@ def lexicons() -> dict[str, list[str]]:
 
     Places with fewer than LEAST_THINGS such things are left out.
     """
-    known = Counter(word for things in words.TOPICS.values() for word in {*" ".join(things).split()})
+    known = Counter(word for things in TOPICS.values() for word in {*" ".join(things).split()})
     known["label"] += 1
     distinct = {
         place: [thing for thing in things if all(known[word] == 1 for word in thing.split())]
-        for place, things in words.TOPICS.items()
+        for place, things in TOPICS.items()
     }
     return {place: things for place, things in distinct.items() if len(things) >= LEAST_THINGS}
 
@@ -86,18 +78,19 @@ class _Maker:
 
     def text(self, of: int) -> str:
         """Return a new question about things of class `of`, different from all before."""
-        text = new(lambda: self._drawn(of), lambda text: text not in self.seen, "questions about things of a place")
+
+        def drawn() -> str:
+            rng = self.rng
+            a, b = rng.sample(self.things[of], 2)
+            past, plain = rng.choice(TRANSITIVE)
+            frame = rng.choice(FRAMES)
+            a, b = (f"{rng.choice(ADJECTIVES)} {each}" if rng.random() < 0.4 else each for each in (a, b))
+            person, time, reason = rng.choice(PEOPLE), rng.choice(TIMES), rng.choice(REASONS)
+            return frame.format(a=a, b=b, past=past, plain=plain, person=person, time=time, reason=reason)
+
+        text = new(drawn, lambda text: text not in self.seen, "questions about things of a place")
         self.seen.add(text)
         return text
-
-    def _drawn(self, of: int) -> str:
-        rng = self.rng
-        a, b = rng.sample(self.things[of], 2)
-        past, plain = rng.choice(words.TRANSITIVE)
-        return rng.choice(FRAMES).format(
-            a=_described(rng, a), b=_described(rng, b), past=past, plain=plain, person=rng.choice(words.PEOPLE),
-            time=rng.choice(words.TIMES), reason=rng.choice(words.REASONS),
-        )  # fmt: skip
 
     def example(self, of: int) -> str:
         """Return a text of class `of` with its label."""
@@ -111,6 +104,7 @@ class _Maker:
         return self.drawn[:count]
 
     def segments(self, examples: list[str]) -> list[Segment]:
+        """Return the prompt with these examples."""
         recipe = self.recipe
         return [
             Segment("preamble", recipe.wrap.opening + INSTRUCTION),
@@ -119,36 +113,20 @@ class _Maker:
             Segment("answer_prefix", CUE),
         ]
 
-    def tokens(self, examples: list[str]) -> int:
-        """Return the number of tokens of the prompt."""
-        return self.recipe.tokenizer.count("".join(segment.text for segment in self.segments(examples)))
-
     def sample(self) -> Sample:
         """Return the sample with as many examples as fit."""
         recipe, least = self.recipe, self.labels
-        room = recipe.room
+
+        def tokens(examples: list[str]) -> int:
+            return recipe.tokens_of(self.segments(examples))
+
         each = recipe.tokenizer.count("\n\n".join(self.examples(least))) / least
-        count = most(lambda units: self.tokens(self.examples(units)), room, least, int(room / each))
-        if count is None:
-            raise too_short(recipe.length, self.tokens(self.examples(least)) + recipe.reserved)
+        count = recipe.most_units(lambda units: tokens(self.examples(units)), least, int(recipe.room / each))
+        lines = self.examples(count)
         examples = topped_up(
-            self.examples(count),
-            range(count),
-            lambda at: self.example(self.order[at]),
-            self.tokens,
-            room,
-            recipe.tokenizer,
+            lines, range(count), lambda at: self.example(self.order[at]), tokens, recipe.room, recipe.tokenizer
         )
         gold = [at for at in range(count) if self.order[at] == self.asked]
-        facts = {
-            "texts": "generated",
-            "examples": count,
-            "labels": self.labels,
-            "gold_examples": len(gold),
-            "nearest_gold": round(gold[-1] / max(1, count - 1), 4),
-        }
+        facts: dict[str, Json] = {"texts": "generated", "examples": count, "labels": self.labels}
+        facts |= {"gold_examples": len(gold), "nearest_gold": round(gold[-1] / max(1, count - 1), 4)}
         return sample_of(recipe, self.index, self.segments(examples), str(self.names[self.asked]), facts)
-
-
-def _described(rng: Random, thing: str) -> str:
-    return f"{rng.choice(words.ADJECTIVES)} {thing}" if rng.random() < 0.4 else thing

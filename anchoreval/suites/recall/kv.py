@@ -9,104 +9,79 @@ demonstrations are two other pairs, and one more pair, whose key and value are c
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from random import Random
 
-from anchoreval.schema import Json, Role, Sample, Segment
-from anchoreval.suites.recipe import Recipe, options, sample_of
+from anchoreval.schema import Json, Sample, Segment
+from anchoreval.suites.recipe import NoArgs, Recipe, options, sample_of
 from anchoreval.suites.ruler.niah import uuid4
 from anchoreval.texts.filling import depth, most
-from anchoreval.texts.fit import too_short
 
 INSTRUCTION = "\n\nExtract the value corresponding to the specified key in the JSON object below.\n\n"
 CUE = "Corresponding value:"
 SHOTS = 2
 UUID = 36  # characters
-
-
-@dataclass(frozen=True, slots=True)
-class PairsTask:
-    """The `args` of a task card: none."""
+Pair = tuple[str, str]
 
 
 def generate(recipe: Recipe) -> Iterator[Sample]:
     """Yield samples whose object has as many pairs as fit; raise LengthError if three pairs do not fit."""
-    options(recipe, PairsTask)
+    options(recipe, NoArgs)
     for index in range(recipe.count):
         yield _sample(recipe, index)
 
 
 def _sample(recipe: Recipe, index: int) -> Sample:
     rng = Random(f"{recipe.seed}-json_kv-{index}")
-    place, shots = depth(recipe.seed, "json_kv", index), [rng.random() for _ in range(SHOTS)]
-    own = [_pair(rng) for _ in range(SHOTS + 1)]
-    drawn: list[str] = []
+    place, shares = depth(recipe.seed, "json_kv", index), [rng.random() for _ in range(SHOTS)]
+    *shots, gold = (_pair(rng) for _ in range(SHOTS + 1))
+    shown = "".join(f"Key: {key}\n{CUE} {value}\n\n" for key, value in shots)
+    drawn: list[Pair] = []
 
-    def lines(pairs: int) -> list[str]:
-        while len(drawn) < pairs:
+    def among(count: int) -> list[Pair]:
+        """Return `count` pairs: the one that is asked for and the demonstrations at their depths among others."""
+        while len(drawn) < count:
             drawn.append(_pair(rng))
-        found = drawn[: pairs - SHOTS - 1]
-        for share, pair in zip(shots, own[:SHOTS], strict=True):
-            found.insert(int(share * (len(found) + 1)), pair)
-        found.insert(int(place * (len(found) + 1)), own[-1])
-        return found
+        pairs = drawn[: count - SHOTS - 1]
+        for share, pair in zip((*shares, place), (*shots, gold), strict=True):
+            pairs.insert(int(share * (len(pairs) + 1)), pair)
+        return pairs
 
-    def tokens(found: list[str]) -> int:
-        return recipe.tokenizer.count("".join(segment.text for segment in _segments(recipe, found, own)))
+    def segments(pairs: list[Pair]) -> list[Segment]:
+        last = len(pairs) - 1
+        lines = []
+        for at, pair in enumerate(pairs):
+            lines.append(f"{' ' if at else '{'}{_json(pair)}" + ("}" if at == last else ",\n"))
+        return [
+            Segment("preamble", recipe.wrap.opening),
+            *(Segment("line", text) for text in lines),
+            Segment("query", f"{INSTRUCTION}{shown}Key: {gold[0]}{recipe.wrap.closing or chr(10)}"),
+            Segment("answer_prefix", CUE),
+        ]
 
-    room = recipe.room
-    each = recipe.tokenizer.count("".join(own)) / len(own)
-    pairs = most(lambda count: tokens(lines(count)), room, SHOTS + 1, int(room / each) - 1)
-    if pairs is None:
-        raise too_short(recipe.length, tokens(lines(SHOTS + 1)) + recipe.reserved)
-    found = lines(pairs)
-    at, last = rng.randrange(pairs + 1), _pair(rng)
+    each = recipe.tokenizer.count("".join(map(_json, (*shots, gold)))) / (SHOTS + 1)
+    guess = int(recipe.room / each) - 1
+    count = recipe.most_units(lambda count: recipe.tokens_of(segments(among(count))), SHOTS + 1, guess)
+    pairs = among(count)
+    at, (key, value) = rng.randrange(count + 1), _pair(rng)
 
-    def with_last(characters: int) -> list[str]:
-        return [*found[:at], f'"{_key(last)[:characters]}": "{_value(last)[:characters]}"', *found[at:]]
+    def with_last(characters: int) -> list[Pair]:
+        return [*pairs[:at], (key[:characters], value[:characters]), *pairs[at:]]
 
-    kept = most(lambda count: tokens(with_last(count)), room, 1, UUID // 2, UUID)
-    found = with_last(kept) if kept else found
-    return sample_of(recipe, index, _segments(recipe, found, own), _value(own[-1]), _facts(recipe, found, own[-1]))
-
-
-def _pair(rng: Random) -> str:
-    """Return a key and its value, both random uuids, as JSON."""
-    return f'"{uuid4(rng.getrandbits(128))}": "{uuid4(rng.getrandbits(128))}"'
-
-
-def _key(pair: str) -> str:
-    return pair.split('"')[1]
-
-
-def _value(pair: str) -> str:
-    return pair.split('"')[3]
-
-
-def _object(pairs: list[str]) -> list[str]:
-    """Return the lines of the object with their opening and closing characters."""
-    last = len(pairs) - 1
-    return [f"{' ' if at else '{'}{pair}{'}' if at == last else f',{chr(10)}'}" for at, pair in enumerate(pairs)]
-
-
-def _segments(recipe: Recipe, found: list[str], own: list[str]) -> list[Segment]:
-    shots = "".join(f"Key: {_key(pair)}\n{CUE} {_value(pair)}\n\n" for pair in own[:SHOTS])
-    query = f"{INSTRUCTION}{shots}Key: {_key(own[-1])}"
-    line: Role = "line"
-    return [
-        Segment("preamble", recipe.wrap.opening),
-        *(Segment(line, text) for text in _object(found)),
-        Segment("query", query + (recipe.wrap.closing or "\n")),
-        Segment("answer_prefix", CUE),
-    ]
-
-
-def _facts(recipe: Recipe, found: list[str], gold: str) -> dict[str, Json]:
-    """Return the number of pairs, and the answer's place: as a share of the pairs, and in tokens of the prompt."""
-    at = found.index(gold)
-    before = recipe.wrap.opening + "".join(_object(found)[:at])
-    return {
-        "pairs": len(found),
-        "depths": [round(at / (len(found) - 1), 4)],
-        "token_positions": [recipe.tokenizer.count(before)],
+    kept = most(lambda count: recipe.tokens_of(segments(with_last(count))), recipe.room, 1, UUID // 2, UUID)
+    pairs = with_last(kept) if kept else pairs
+    prompt, number = segments(pairs), pairs.index(gold)
+    facts: dict[str, Json] = {  # the answer's place is a share of the pairs, and tokens of the prompt
+        "pairs": len(pairs),
+        "depths": [round(number / (len(pairs) - 1), 4)],
+        "token_positions": [recipe.tokens_of(prompt[: number + 1])],
     }
+    return sample_of(recipe, index, prompt, gold[1], facts)
+
+
+def _pair(rng: Random) -> Pair:
+    """Draw a key and its value, both uuids."""
+    return uuid4(rng.getrandbits(128)), uuid4(rng.getrandbits(128))
+
+
+def _json(pair: Pair) -> str:
+    return f'"{pair[0]}": "{pair[1]}"'

@@ -8,66 +8,51 @@ strata.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import partial
 from random import Random
 
 from anchoreval.schema import Sample, Segment
-from anchoreval.suites.recipe import Recipe, options, sample_of
-from anchoreval.texts.filling import depth, most
-from anchoreval.texts.fit import too_short
+from anchoreval.suites.recipe import NoArgs, Recipe, options, sample_of
+from anchoreval.suites.ruler.niah import NOISE
+from anchoreval.texts.filling import depth
 
 TASK = (
     "There is an important info hidden inside a lot of irrelevant text. Find it and memorize them. "
     "I will quiz you about the important information there.\n"
 )
-NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 QUESTION = "What is the pass key?"
 CUE = " The pass key is"
 HIGHEST = 50_000
 
 
-@dataclass(frozen=True, slots=True)
-class PasskeyTask:
-    """The `args` of a task card: none."""
-
-
 def generate(recipe: Recipe) -> Iterator[Sample]:
     """Yield samples filled with noise to the character; raise LengthError if the texts around the noise do not fit."""
-    options(recipe, PasskeyTask)
+    options(recipe, NoArgs)
     for index in range(recipe.count):
-        yield _sample(recipe, index)
-
-
-def _sample(recipe: Recipe, index: int) -> Sample:
-    key, place = Random(f"{recipe.seed}-passkey-{index}").randint(1, HIGHEST), depth(recipe.seed, "passkey", index)
-
-    def segments(noise: int) -> list[Segment]:
+        key, place = Random(f"{recipe.seed}-passkey-{index}").randint(1, HIGHEST), depth(recipe.seed, "passkey", index)
+        tokens = partial(_tokens, recipe, key, place)
+        each = recipe.tokenizer.count(NOISE) / len(NOISE)
+        noise = recipe.most_units(tokens, 0, int(max(0, recipe.room - tokens(0)) / each))
         before = int(place * noise)
-        document = f"{_noise(before)}\n{information(key)}\n{_noise(noise - before)}\n"
-        return [
-            Segment("preamble", recipe.wrap.opening + TASK),
-            Segment("document", document),
-            Segment("query", QUESTION + recipe.wrap.closing),
-            Segment("answer_prefix", CUE),
-        ]
+        position = recipe.tokenizer.count(f"{recipe.wrap.opening}{TASK}{_noise(before)}\n")
+        facts = {"depths": [round(before / max(1, noise), 4)], "token_positions": [position]}
+        yield sample_of(recipe, index, _segments(recipe, key, place, noise), str(key), facts)
 
-    def tokens(noise: int) -> int:
-        return recipe.tokenizer.count("".join(segment.text for segment in segments(noise)))
 
-    room = recipe.room
-    each = recipe.tokenizer.count(NOISE) / len(NOISE)
-    noise = most(tokens, room, 0, int(max(0, room - tokens(0)) / each))
-    if noise is None:
-        raise too_short(recipe.length, tokens(0) + recipe.reserved)
+def _segments(recipe: Recipe, key: int, place: float, noise: int) -> list[Segment]:
+    """Return the prompt with the key behind the share `place` of so many characters of noise."""
     before = int(place * noise)
-    position = recipe.tokenizer.count(f"{recipe.wrap.opening}{TASK}{_noise(before)}\n")
-    facts = {"depths": [round(before / max(1, noise), 4)], "token_positions": [position]}
-    return sample_of(recipe, index, segments(noise), str(key), facts)
+    information = f"The pass key is {key}. Remember it. {key} is the pass key."
+    return [
+        Segment("preamble", recipe.wrap.opening + TASK),
+        Segment("document", f"{_noise(before)}\n{information}\n{_noise(noise - before)}\n"),
+        Segment("query", QUESTION + recipe.wrap.closing),
+        Segment("answer_prefix", CUE),
+    ]
 
 
-def information(key: int) -> str:
-    """Return the sentence to be found."""
-    return f"The pass key is {key}. Remember it. {key} is the pass key."
+def _tokens(recipe: Recipe, key: int, place: float, noise: int) -> int:
+    return recipe.tokens_of(_segments(recipe, key, place, noise))
 
 
 def _noise(characters: int) -> str:

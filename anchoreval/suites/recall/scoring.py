@@ -10,7 +10,7 @@ import string
 from collections.abc import Mapping, Sequence
 
 from anchoreval.schema import Json, Score
-from anchoreval.suites.suite import NO_FACTS, NO_REFERENCES
+from anchoreval.suites import NO_FACTS, NO_REFERENCES
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _LABEL = re.compile("label:", re.IGNORECASE)

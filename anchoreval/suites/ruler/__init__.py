@@ -1,9 +1,8 @@
 """RULER: its thirteen tasks, made and scored as upstream does."""
 
+from anchoreval.suites import Generator, Scorer, Suite
 from anchoreval.suites.ruler import niah, qa, vt, words
-from anchoreval.suites.ruler.averages import AVERAGES
-from anchoreval.suites.ruler.scoring import match_all, match_any
-from anchoreval.suites.suite import Generator, Scorer, Suite
+from anchoreval.suites.ruler.scoring import AVERAGES, match_all, match_any
 from anchoreval.texts.sources import RULER_FILES
 
 SUITE = Suite(

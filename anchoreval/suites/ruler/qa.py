@@ -12,11 +12,10 @@ from typing import Any, Literal
 from anchoreval.errors import LengthError, SourceError
 from anchoreval.schema import Sample, Wrap
 from anchoreval.suites.recipe import BASE, Recipe, options
-from anchoreval.texts.draft import QA, QA_PREFIX, Draft, Template
-from anchoreval.texts.fit import Draws, Fit, Impossible
+from anchoreval.texts.draft import QA, QA_PREFIX, Draft, Piece, Tally, Template
+from anchoreval.texts.filling import Draws, Fit, Impossible
 from anchoreval.texts.prose import quiz
 from anchoreval.texts.questions import Question, Questions
-from anchoreval.texts.tally import Piece, Tally
 
 STEP = 10
 SENTENCE_TOKENS = 5  # fewer than any generated sentence has
@@ -52,14 +51,28 @@ class QuestionMaker:
         return self.source.questions[self.question]
 
     def make(self, units: int) -> Draft:
-        """Return the question among `units` documents; raise Impossible if fewer than the documents that answer it."""
-        chosen = self._choose(units)
-        Random(self.seed).shuffle(chosen)
-        return self.compose([(index, self.body(index)) for index in chosen])
+        """Return the question among `units` documents; raise Impossible if fewer than the documents that answer it.
+
+        They are, in upstream's order, those that answer, others of the article, then any others.
+        """
+        asked, size = self.asked, len(self.source.documents)
+        chosen, missing = [*asked.gold], units - len(asked.gold)
+        if units >= size:
+            chosen = (list(range(size)) * -(-units // size))[:units]
+        elif missing < 0:
+            raise Impossible
+        elif missing <= len(asked.related):
+            chosen += self.rng.sample(asked.related, missing)
+        else:
+            chosen += asked.related
+            chosen += _sample_without(self.rng, size, sorted(set(chosen)), missing - len(asked.related))
+        return self._shuffled(chosen)
 
     def alone(self) -> Draft:
         """Return the question with only the documents that answer it."""
-        chosen = list(self.asked.gold)
+        return self._shuffled(list(self.asked.gold))
+
+    def _shuffled(self, chosen: list[int]) -> Draft:
         Random(self.seed).shuffle(chosen)
         return self.compose([(index, self.body(index)) for index in chosen])
 
@@ -79,20 +92,6 @@ class QuestionMaker:
         if index not in self._bodies:
             self._bodies[index] = Piece(self.source.documents[index])
         return self._bodies[index]
-
-    def _choose(self, units: int) -> list[int]:
-        """Return document indices in upstream's order: those that answer, others of the article, then any others."""
-        asked, size = self.asked, len(self.source.documents)
-        if units >= size:
-            return (list(range(size)) * -(-units // size))[:units]
-        missing = units - len(asked.gold)
-        if missing < 0:
-            raise Impossible
-        if missing <= len(asked.related):
-            return [*asked.gold, *self.rng.sample(asked.related, missing)]
-        chosen = [*asked.gold, *asked.related]
-        wanted = max(0, missing - len(asked.related))
-        return [*chosen, *_sample_without(self.rng, size, sorted(set(chosen)), wanted)]
 
 
 def _sample_without(rng: Random, size: int, excluded: Sequence[int], count: int) -> list[int]:
@@ -116,8 +115,12 @@ class GeneratedMaker(QuestionMaker):
 
     def make(self, units: int) -> Draft:
         """Return the question among `units` sentences of other documents."""
-        gold = self.asked.gold
-        others, seed = self._draw(sorted(gold))
+        gold, before = self.asked.gold, self.rng.getstate()
+        if self.drawn is None or self.drawn[0] != before:  # from the same state of the generator only once
+            others = _sample_without(self.rng, len(self.source.documents), sorted(gold), self.most)
+            self.drawn = before, others, self.rng.getrandbits(64), self.rng.getstate()
+        _, others, seed, after = self.drawn
+        self.rng.setstate(after)
         documents = [(index, self.body(index)) for index in gold]
         for index in others:
             if units <= 0:
@@ -131,15 +134,21 @@ class GeneratedMaker(QuestionMaker):
         Random(seed).shuffle(documents)
         return self.compose(documents)
 
-    def _draw(self, gold: list[int]) -> tuple[list[int], int]:
-        """Draw other documents and the seed of the order; from the same state of the generator only once."""
-        before = self.rng.getstate()
-        if self.drawn is None or self.drawn[0] != before:
-            others = _sample_without(self.rng, len(self.source.documents), gold, self.most)
-            self.drawn = before, others, self.rng.getrandbits(64), self.rng.getstate()
-        _, others, seed, after = self.drawn
-        self.rng.setstate(after)
-        return others, seed
+
+def generated(seed: int, task: QuestionTask, size: int) -> Questions:
+    """Return questions about invented people, with `size` documents in the form of SQuAD's or HotpotQA's."""
+    drawn = quiz(seed, 1 if task.questions == "squad" else 2, size)
+    titled = [f"{title}\n{text}" for title, text in zip(drawn.titles, drawn.documents, strict=True)]
+    return Questions(drawn.documents if task.questions == "squad" else titled, drawn.questions)
+
+
+def published(recipe: Recipe, task: QuestionTask) -> Questions:
+    """Return SQuAD's or HotpotQA's questions; raise SourceError if they are fewer than `recipe.count`."""
+    source = recipe.sources.squad if task.questions == "squad" else recipe.sources.hotpot
+    if (total := len(source.questions)) < recipe.count:
+        said = f"{recipe.task}: there are only {total} questions, {recipe.count} were asked for: --limit {total}"
+        raise SourceError(said)
+    return source
 
 
 def generate(recipe: Recipe) -> Iterator[Sample]:
@@ -148,82 +157,53 @@ def generate(recipe: Recipe) -> Iterator[Sample]:
     Raise LengthError if too few questions fit, SourceError if the source has fewer than `recipe.count` questions.
     """
     task = options(recipe, QuestionTask)
-    tally, rng = Tally(recipe.tokenizer), Random(recipe.seed)
-    room = recipe.room
-    generated = recipe.sources.haystack == "generated"
-    maker = _generated(recipe, task, rng, room) if generated else _published(recipe, task, rng)
-    _check_enough(recipe, maker, tally, room)
-    fit = Fit(maker.make, tally.count, room, recipe.reserved, STEP, 0, Draws(rng), evenly=generated and tally.adds_up)
+    tally, rng, room = Tally(recipe.tokenizer), Random(recipe.seed), recipe.room
+    invented = recipe.sources.haystack == "generated"
+    if invented:
+        most = max(2, room // DOCUMENT_TOKENS)
+        source = generated(recipe.seed, task, _people(recipe, most))
+        maker: QuestionMaker = GeneratedMaker(source, rng, recipe.wrap, recipe.seed, most=most)
+    else:
+        maker = QuestionMaker(published(recipe, task), rng, recipe.wrap, recipe.seed)
+    total, needed, fitting = len(maker.source.questions), list[int](), 0
+    for maker.question in range(total):  # enough questions fit, so that no run fails half-way
+        needed.append(tally.count(maker.alone().pieces()))
+        fitting += needed[-1] <= room
+        if fitting == recipe.count:
+            break
+    else:
+        enough = sorted(needed)[recipe.count - 1] + recipe.reserved
+        raise LengthError(f"only {fitting} of {total} questions fit", enough)
+
+    fit = Fit(maker.make, tally.count, room, recipe.reserved, STEP, 0, Draws(rng), evenly=invented and tally.adds_up)
     maker.question = 0
-    units = room // SENTENCE_TOKENS if generated else fit.search()
+    units = room // SENTENCE_TOKENS if invented else fit.search()
     made, passed = 0, 0
-    for question in range(len(maker.source.questions)):
-        maker.question = question
+    for maker.question in range(total):
         if made == recipe.count:
             return
-        fit.least = 0 if generated else len(maker.asked.gold)
+        fit.least = 0 if invented else len(maker.asked.gold)
         try:
-            fitted = fit.refine(units) if generated else fit.sample(units)
+            fitted = fit.refine(units) if invented else fit.sample(units)
         except LengthError:
             passed += 1
             continue
         facts = {
-            "haystack": recipe.sources.haystack,
-            "documents": len(fitted.draft.documents),
-            "question": maker.question,
-            "source": maker.asked.gold[0],
-            "questions_passed_over": passed,
-            **fitted.draft.positions(tally),
-        }
-        yield recipe.fitted(made, fitted, "sentences" if generated else "documents", facts)
+            "haystack": recipe.sources.haystack, "documents": len(fitted.draft.documents), "question": maker.question,
+            "source": maker.asked.gold[0], "questions_passed_over": passed, **fitted.draft.positions(tally),
+        }  # fmt: skip
+        yield recipe.fitted(made, fitted, "sentences" if invented else "documents", facts)
         made += 1
     if made < recipe.count:
         raise LengthError(f"only {made} of {recipe.count} questions can be made at {recipe.length} tokens")
-
-
-def _check_enough(recipe: Recipe, maker: QuestionMaker, tally: Tally, room: int) -> None:
-    """Raise LengthError or SourceError before the first sample if fewer than `recipe.count` questions fit."""
-    total, needed = len(maker.source.questions), []
-    if total < recipe.count:
-        raise SourceError(
-            f"{recipe.task}: there are only {total} questions, {recipe.count} were asked for: --limit {total}"
-        )
-    fitting = 0
-    for question in range(total):
-        maker.question = question
-        needed.append(tally.count(maker.alone().pieces()))
-        fitting += needed[-1] <= room
-        if fitting == recipe.count:
-            return
-    enough = sorted(needed)[recipe.count - 1] + recipe.reserved
-    raise LengthError(f"only {fitting} of {total} questions fit", enough)
-
-
-def _published(recipe: Recipe, task: QuestionTask, rng: Random) -> QuestionMaker:
-    source = recipe.sources.squad if task.questions == "squad" else recipe.sources.hotpot
-    return QuestionMaker(source, rng, recipe.wrap, recipe.seed)
 
 
 def pool(recipe: Recipe) -> int | None:
     """Return the number of people that generated questions are about, or None for published questions."""
     if recipe.sources.haystack != "generated":
         return None
-    return _people(recipe, _most(recipe.length - recipe.max_new_tokens))
-
-
-def _most(room: int) -> int:
-    return max(2, room // DOCUMENT_TOKENS)
+    return _people(recipe, max(2, (recipe.length - recipe.max_new_tokens) // DOCUMENT_TOKENS))
 
 
 def _people(recipe: Recipe, most: int) -> int:
     return 2 * max(recipe.count, most) + 2
-
-
-def _generated(recipe: Recipe, task: QuestionTask, rng: Random, room: int) -> GeneratedMaker:
-    hops = 1 if task.questions == "squad" else 2
-    most = _most(room)
-    drawn = quiz(recipe.seed, hops, _people(recipe, most))
-    texts = [f"{title}\n{text}" for title, text in zip(drawn.titles, drawn.documents, strict=True)]
-    questions = [Question(each.text, each.answers, each.gold) for each in drawn.questions]
-    source = Questions(drawn.documents if hops == 1 else texts, questions)
-    return GeneratedMaker(source, rng, recipe.wrap, recipe.seed, most=most)

@@ -13,9 +13,8 @@ from anchoreval.errors import AnchorEvalError, LengthError
 from anchoreval.schema import Sample, Wrap
 from anchoreval.suites.recipe import BASE, Recipe, options
 from anchoreval.suites.ruler.niah import NOISE
-from anchoreval.texts.draft import VT, VT_PREFIX, Draft, Template
-from anchoreval.texts.fit import Draws, Fit, Numpy, Unlucky
-from anchoreval.texts.tally import Piece, Tally, interleaved, joined_text
+from anchoreval.texts.draft import VT, VT_PREFIX, Draft, Piece, Tally, Template, interleaved
+from anchoreval.texts.filling import Draws, Fit, Numpy, Unlucky
 
 EXAMPLE_TOKENS = 500
 EXAMPLE_STEP = 5
@@ -100,10 +99,14 @@ class ChainMaker:
 
     def make(self, units: int) -> Draft:
         """Draw a new text with `units` lines of noise, without the example."""
-        rng = self.draws.python
-        variables = _draw_names(self.draws, self.task.hops + 1, 5)
         assert self.draws.numpy is not None
-        return self._compose(variables, value(self.draws.numpy), rng, units)
+        try:
+            variables = names(self.draws.python, self.task.hops + 1, 5)
+        except Unlucky:  # uses up the values that upstream draws before its error, too
+            value(self.draws.numpy)
+            value(self.draws.numpy)
+            raise
+        return self._compose(variables, value(self.draws.numpy), units)
 
     def make_with_example(self, units: int) -> Draft:
         """Draw a new text; its example gets new names and a new value."""
@@ -111,39 +114,23 @@ class ChainMaker:
         if self.example is not None:
             opening = self.wrap.opening
             draft.opening = [Piece(opening)]
-            draft.example = [Piece(self._fresh_example(self.example) + "\n")]
+            assert self.draws.numpy is not None
+            text, rng = self.example, self.draws.python  # replaced one after the other, as upstream does
+            for name in text.strip().split()[-self.task.hops - 1 :]:
+                text = text.replace(name, "".join(rng.choices(string.ascii_uppercase, k=len(name))))
+            draft.example = [Piece(text.replace(EXAMPLE_VALUE, value(self.draws.numpy)) + "\n")]
             draft.preamble = [Piece(draft.preamble[0].text[len(opening) :])]
         return draft
 
     def make_example(self, units: int) -> Draft:
         """Draw a text that can become the example: it has three-letter names and a value to be replaced."""
-        return self._compose(names(self.draws.python, self.task.hops + 1, 3), EXAMPLE_VALUE, self.draws.python, units)
+        return self._compose(names(self.draws.python, self.task.hops + 1, 3), EXAMPLE_VALUE, units)
 
-    def _compose(self, variables: list[str], assigned: str, rng: Random, units: int) -> Draft:
-        chain = assignments(variables, assigned)
-        if units < len(chain):
+    def _compose(self, variables: list[str], assigned: str, units: int) -> Draft:
+        if units < len(variables):
             raise Unlucky
-        places = sorted(rng.sample(range(units), len(chain)))
+        places = sorted(self.draws.python.sample(range(units), len(variables)))
         return self._wording.draft(variables, assigned, places, units, NOISE)
-
-    def _fresh_example(self, example: str) -> str:
-        """Return the example with other names and another value, replaced one after the other as upstream does."""
-        rng = self.draws.python
-        assert self.draws.numpy is not None
-        for name in example.strip().split()[-self.task.hops - 1 :]:
-            example = example.replace(name, "".join(rng.choices(string.ascii_uppercase, k=len(name))))
-        return example.replace(EXAMPLE_VALUE, value(self.draws.numpy))
-
-
-def _draw_names(draws: Draws, count: int, letters: int) -> list[str]:
-    """Draw the names of a sample; a failed draw also uses up the values that upstream draws before its error."""
-    try:
-        return names(draws.python, count, letters)
-    except Unlucky:
-        assert draws.numpy is not None
-        value(draws.numpy)
-        value(draws.numpy)
-        raise
 
 
 def example_text(task: ChainTask, draws: Draws, tally: Tally, lines: int | None = None) -> str:
@@ -151,7 +138,7 @@ def example_text(task: ChainTask, draws: Draws, tally: Tally, lines: int | None 
     maker = ChainMaker(task, draws, tally)
     fit = Fit(maker.make_example, tally.count, EXAMPLE_TOKENS, 0, EXAMPLE_STEP, task.hops + 1, draws)
     fitted = fit.sample(fit.search()) if lines is None else fit.refine(lines)
-    return f"{joined_text(fitted.draft.pieces())} {' '.join(fitted.draft.references)}\n"
+    return f"{''.join(piece.text for piece in fitted.draft.pieces())} {' '.join(fitted.draft.references)}\n"
 
 
 def generate(recipe: Recipe) -> Iterator[Sample]:
@@ -166,7 +153,7 @@ def generate(recipe: Recipe) -> Iterator[Sample]:
     maker = ChainMaker(task, draws, tally, recipe.wrap, example_text(task, draws, tally))
     step = 5 if recipe.length < 4096 else 10
     fit = Fit(maker.make, tally.count, recipe.room, recipe.reserved, step, task.hops + 1, draws)
-    units = fit.search(extra=tally.whole(maker.example or ""))
+    units = fit.search(extra=recipe.tokenizer.count(maker.example or ""))
     fit.make = maker.make_with_example
     shown = "upstream"
     for index in range(recipe.count):
@@ -177,15 +164,8 @@ def generate(recipe: Recipe) -> Iterator[Sample]:
             except LengthError:
                 if shown == "none":
                     raise
-                shown = _shrink_example(maker, shown)
+                maker.example, shown = None, "none" if shown == "short" else "short"
+                if shown == "short":
+                    maker.example = example_text(task, draws, tally, task.hops + 1)
         facts = {"haystack": "noise", "example": shown, **fitted.draft.positions(tally)}
         yield recipe.fitted(index, fitted, "lines", facts)
-
-
-def _shrink_example(maker: ChainMaker, shown: str) -> str:
-    """Shorten upstream's example, or remove a short one; return the name of the new example."""
-    if shown == "upstream":
-        maker.example = example_text(maker.task, maker.draws, maker.tally, maker.task.hops + 1)
-        return "short"
-    maker.example = None
-    return "none"

@@ -6,18 +6,16 @@ import math
 import string
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import count
 from random import Random
 from typing import Literal
 
 from anchoreval.errors import LengthError
-from anchoreval.schema import Sample, Wrap
+from anchoreval.schema import Json, Sample, Wrap
 from anchoreval.suites.recipe import BASE, Recipe, options
-from anchoreval.texts.draft import CWE, CWE_PREFIX, FWE, FWE_PREFIX, Draft, Template
-from anchoreval.texts.filling import new
-from anchoreval.texts.fit import Draws, Fit, Fitted, Impossible, too_short
-from anchoreval.texts.tally import Piece, Tally
+from anchoreval.texts.draft import CWE, CWE_PREFIX, FWE, FWE_PREFIX, Draft, Piece, Tally, Template
+from anchoreval.texts.filling import Draws, Fit, Fitted, Impossible, new, too_short
 from anchoreval.texts.wordlists import distinct_words, pairs
 
 LONG_FORM = 4096  # from this length on upstream shows a longer example and repeats words more often
@@ -63,31 +61,22 @@ class WordList:
     def numbered(self, words: Sequence[str]) -> Piece:
         """Return the words as a numbered list: 1. first 2. second, and so on."""
         while len(self._labels) < len(words):
-            label = f"{len(self._labels) + 1}."
-            self._labels.append(label)
-            self._label_tokens.append(
-                self._label_tokens[-1] + (self._tally.following(f" {label}") if self._fast else 0)
-            )
+            self._labels.append(label := f"{len(self._labels) + 1}.")
+            tokens = self._tally.following(f" {label}") if self._fast else 0
+            self._label_tokens.append(self._label_tokens[-1] + tokens)
         piece = Piece(" ".join(f"{label} {word}" for label, word in zip(self._labels, words, strict=False)))
-        if self._fast and words and all(map(str.isascii, words)):
+        if self._fast and words and all(map(str.isascii, words)) and words[-1][:1] not in ("", " "):
             body = self._label_tokens[len(words)] - self._label_tokens[1] + sum(map(self.tokens, words[:-1]))
-            tail = f" {words[-1]}" if self._plain_end(words[-1]) else None
-            if tail is not None:
-                piece.parts = ("1.", body, tail)
+            piece.parts = ("1.", body, f" {words[-1]}")
         return piece
-
-    @staticmethod
-    def _plain_end(word: str) -> bool:
-        return bool(word) and word[0] != " "
 
     def tokens(self, word: str) -> int:
         """Return the number of tokens of a word that follows a space."""
-        known = self._tokens.get(word)
-        if known is None:
+        if word not in self._tokens:
             if len(self._tokens) > 100_000:
                 self._tokens.clear()
-            known = self._tokens[word] = self._tally.following(f" {word}")
-        return known
+            self._tokens[word] = self._tally.following(f" {word}")
+        return self._tokens[word]
 
     def plain(self, words: Sequence[str], counts: Sequence[int], order: Order) -> Piece:
         """Return each word as often as `counts` says, in the given order, joined by spaces."""
@@ -129,13 +118,21 @@ class Form:
     other: int
     least: int
 
+    def facts(self, recipe: Recipe, paired: bool) -> dict[str, Json]:
+        """Return the facts of a sample of the form; `paired` says whether its words go on in pairs."""
+        repeats: dict[str, Json] = {"form": self.name, "common_repeats": self.common, "other_repeats": self.other}
+        return {
+            "haystack": f"wonderwords {recipe.sources.wordlists}",
+            **repeats,
+            **({"words": PAIRS} if paired else {}),
+        }
+
 
 def forms(task: CommonTask, length: int) -> tuple[Form, ...]:
     """Return upstream's form at a length, followed by smaller forms for lengths at which it does not fit."""
+    upstream = Form("short", (20, 3, 1), 6, 1, COMMON + 1)
     if length >= LONG_FORM:
         upstream = Form("long", (40, 10, 3), task.common_repeats, task.uncommon_repeats, COMMON + 1)
-    else:
-        upstream = Form("short", (20, 3, 1), 6, 1, COMMON + 1)
     return (
         upstream,
         Form("short, fewer repeats", (20, 3, 1), 3, 1, COMMON + 3),
@@ -241,13 +238,7 @@ def generate_common(recipe: Recipe) -> Iterator[Sample]:
                     raise
                 form, fit = following, fit_of(following)
                 units = max(form.least, fit.room // 3)
-        facts = {
-            "haystack": f"wonderwords {recipe.sources.wordlists}",
-            "form": form.name,
-            "common_repeats": form.common,
-            "other_repeats": form.other,
-        }
-        yield recipe.fitted(index, fitted, "words", facts | ({"words": PAIRS} if paired else {}))
+        yield recipe.fitted(index, fitted, "words", form.facts(recipe, bool(paired)))
 
 
 def coded(rng: Random) -> str:
@@ -324,23 +315,17 @@ def generate_coded(recipe: Recipe) -> Iterator[Sample]:
     vocabulary, sizes = maker.vocabulary(), range(room // LETTERS, MOST_WORDS * room, step)
     fuller = (size for size in sizes if tally.count(maker.text(vocabulary, size).pieces()) >= room)
     units = next(fuller, sizes[-1]) - step
+    least = least_coded(task.alpha)
     for index in range(recipe.count):
-        fitted = _fit_coded(maker, tally, recipe, units, step)
+        vocabulary, size = maker.vocabulary(), units
+        while size >= least:  # as upstream does
+            draft = maker.text(vocabulary, size)
+            tokens = tally.count(draft.pieces())
+            if tokens <= room:
+                fitted = Fitted(draft, tokens, size, "upstream")
+                break
+            size -= step
+        else:  # to the word, because upstream's steps would leave an answer out of the text
+            make = partial(maker.text, vocabulary)
+            fitted = Fit(make, tally.count, room, recipe.reserved, step, least, Draws(rng)).refine(size + step)
         yield recipe.fitted(index, fitted, "words", {"haystack": "coded words", "vocabulary": maker.size})
-
-
-def _fit_coded(maker: CodedWordsMaker, tally: Tally, recipe: Recipe, units: int, step: int) -> Fitted:
-    """Fit one sample as upstream does; fit it to the word if upstream's steps would leave an answer out of the text."""
-    room, vocabulary, least = recipe.room, maker.vocabulary(), least_coded(maker.alpha)
-    while units >= least:
-        draft = maker.text(vocabulary, units)
-        tokens = tally.count(draft.pieces())
-        if tokens <= room:
-            return Fitted(draft, tokens, units, "upstream")
-        units -= step
-
-    def make(size: int) -> Draft:
-        return maker.text(vocabulary, size)
-
-    fit = Fit(make, tally.count, room, recipe.reserved, step, least, Draws(maker.rng))
-    return fit.refine(units + step)

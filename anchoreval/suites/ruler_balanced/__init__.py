@@ -1,8 +1,8 @@
 """RULER with answers spread evenly over depths and needles."""
 
+from anchoreval.suites import Generator, Suite
 from anchoreval.suites.ruler_balanced import niah, qa, vt, words
 from anchoreval.suites.ruler_balanced.balanced import one_by_one
-from anchoreval.suites.suite import Generator, Suite
 
 _SAMPLERS = {
     "balanced_niah": niah.sampler,

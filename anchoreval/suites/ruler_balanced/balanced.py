@@ -5,17 +5,16 @@ A sample follows from seed, task, length and its index. It does not depend on th
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from random import Random
-from typing import Protocol
 
 from anchoreval.errors import LengthError, TooLong
 from anchoreval.schema import Json, Sample, Wrap
 from anchoreval.suites.recipe import Make, Recipe
-from anchoreval.texts.draft import Draft
-from anchoreval.texts.fit import Fitted, fullest
-from anchoreval.texts.tally import Piece, Tally
+from anchoreval.texts.draft import Draft, Piece, Tally
+from anchoreval.texts.filling import Fitted, fullest
 
 FILL = 0.99
 FEW = 3  # attempts after the first, after which a sample is given up if no draw fits, or every draw uses up all texts
@@ -25,24 +24,27 @@ STRATA = 10
 Sampler = Callable[[int], Sample]  # index -> that sample
 
 
-class Text(Protocol):
+class Text(ABC):
     """A sample whose random draws are made and whose size is still open.
 
     Its size is a number of whole units (lines, sentences, documents, words) plus words of one more unit, which is cut.
     """
 
-    least: int
+    unit: str
+    least = 1
     most: int
 
-    def draft(self, units: int, words: int) -> Draft: ...
+    @abstractmethod
+    def draft(self, units: int, words: int) -> Draft:
+        """Return the prompt of that size."""
 
     def words(self, units: int) -> int:
         """Return the most words of one more unit that `draft` accepts behind `units` units."""
-        ...
+        return 0
 
-    def finish(self, draft: Draft, units: int) -> dict[str, Json]:
+    def finish(self, draft: Draft, units: int) -> Mapping[str, Json]:
         """Return facts about the finished draft of `units` units; set its marks here if `draft` would be slow to."""
-        ...
+        return {}
 
 
 def depths(recipe: Recipe, index: int, count: int) -> list[float]:
@@ -51,20 +53,14 @@ def depths(recipe: Recipe, index: int, count: int) -> list[float]:
     In a series, any ten samples from a multiple of ten on fall once into each tenth of the depth, and any hundred once
     into each hundredth, in an order that the seed decides. All lengths of a task share the depths.
     """
-    return sorted(_depth(f"depth/{recipe.seed}/{recipe.task}/{which}", index) for which in range(count))
-
-
-def _depth(series: str, index: int) -> float:
-    """Return a point of a scrambled two-digit sequence in base ten, with a random remainder."""
-    block, place = divmod(index, STRATA)
-    tenth = _permuted(f"{series}/{block}")[place]
+    aims, (block, place) = [], divmod(index, STRATA)
     group, row = divmod(block, STRATA)
-    hundredth = _permuted(f"{series}/{group}/{tenth}")[row]
-    return (tenth + (hundredth + Random(f"{series}/rest/{index}").random()) / STRATA) / STRATA
-
-
-def _permuted(key: str) -> list[int]:
-    return Random(key).sample(range(STRATA), STRATA)
+    for which in range(count):  # points of a scrambled two-digit sequence in base ten, with a random remainder
+        series = f"depth/{recipe.seed}/{recipe.task}/{which}"
+        tenth = Random(f"{series}/{block}").sample(range(STRATA), STRATA)[place]
+        hundredth = Random(f"{series}/{group}/{tenth}").sample(range(STRATA), STRATA)[row]
+        aims.append((tenth + (hundredth + Random(f"{series}/rest/{index}").random()) / STRATA) / STRATA)
+    return sorted(aims)
 
 
 def sample(
@@ -86,13 +82,15 @@ def sample(
         fitted, over = filled(recipe, tally, text)
         smallest = smallest or over
         if fitted is not None and recipe.tokens(fitted.tokens) >= FILL * recipe.length:
-            of_text = text.finish(fitted.draft, fitted.units)
+            of_text = {"unit": text.unit, **text.finish(fitted.draft, fitted.units)}
             of_fit = {"tokens": recipe.counted(fitted.tokens), "units": fitted.units, "fit": fitted.how}
             of_depths = {"aimed_depths": [round(aim, 4) for aim in aims], **fitted.draft.positions(tally)}
             segments, references = fitted.draft.segments(), fitted.draft.references
             return recipe.sample(index, segments, references, {**of_fit, **facts, **of_text, **of_depths})
-        if fitted is not None and fitted.units == text.most and _fits_whole(recipe, tally, text):
-            whole.append(recipe.tokens(fitted.tokens))
+        if fitted is not None and fitted.units == text.most:
+            every = wrapped(text.draft(text.most, text.words(text.most)), recipe.wrap)
+            if tally.count(every.pieces()) <= recipe.room:
+                whole.append(recipe.tokens(fitted.tokens))
         if attempt == FEW and (fitted is None or len(whole) > FEW):
             break
     if len(whole) > FEW:
@@ -118,12 +116,6 @@ def filled(recipe: Recipe, tally: Tally, text: Text) -> tuple[Fitted | None, int
     units = best.units
     finer, _ = fullest(lambda words: probe(units, words), room, 0, text.words(units))
     return finer or best, over
-
-
-def _fits_whole(recipe: Recipe, tally: Tally, text: Text) -> bool:
-    """Return True if the text fits with all units and words that it can hold."""
-    draft = wrapped(text.draft(text.most, text.words(text.most)), recipe.wrap)
-    return tally.count(draft.pieces()) <= recipe.room
 
 
 def wrapped(draft: Draft, wrap: Wrap) -> Draft:

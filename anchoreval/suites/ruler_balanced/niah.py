@@ -7,15 +7,22 @@ from collections.abc import Sequence
 from itertools import accumulate
 from random import Random
 
-from anchoreval.schema import Json, Sample
-from anchoreval.suites.recipe import Recipe, options
-from anchoreval.suites.ruler.niah import NOISE, Kind, NeedleTask, NeedleWording, between_sentences, draw_one, needle
+from anchoreval.schema import Sample
+from anchoreval.suites.recipe import BASE, Recipe, options
+from anchoreval.suites.ruler.niah import (
+    NOISE,
+    Kind,
+    NeedleTask,
+    NeedleWording,
+    between_sentences,
+    draw_one,
+    needle,
+    passage_of,
+)
 from anchoreval.suites.ruler_balanced.balanced import Sampler, Text, sample
-from anchoreval.texts.draft import Draft
+from anchoreval.texts.draft import NIAH, NIAH_PREFIX, Draft, Piece, Tally, Template, interleaved
 from anchoreval.texts.filling import new
-from anchoreval.texts.passage import Essay, Prose, Sentences, nearest
-from anchoreval.texts.prose import sentences
-from anchoreval.texts.tally import Piece, Tally, interleaved
+from anchoreval.texts.passage import Essay, Prose, nearest
 from anchoreval.texts.wordlists import AdjectiveNouns, pairs
 
 NOISE_WORDS = tuple(NOISE.split(" "))
@@ -44,33 +51,19 @@ def places(starts: Sequence[int], total: int, aims: Sequence[float], sizes: Sequ
     return sorted(lines)
 
 
-class Distinct:
-    """Draws keys and values of a task; none is drawn twice, and no guarded one is a part of another."""
+class Needles:
+    """The needles of one sample in the order of their depths, with the keys that are asked for and the references.
 
-    def __init__(self, rng: Random, names: AdjectiveNouns) -> None:
+    `texts` are the needle sentences and `aims` their aimed depths, 0..1. No key or value is drawn twice.
+    """
+
+    def __init__(self, task: NeedleTask, rng: Random, names: AdjectiveNouns, aims: Sequence[float]) -> None:
         self._rng, self._names = rng, names
         self._seen: set[str] = set()
         self._guarded: list[str] = []
-
-    def draw(self, kind: Kind, guarded: bool = False) -> str:
-        """Draw a new key or value; later draws neither contain a guarded one nor are a part of it."""
-        drawn = new(lambda: draw_one(kind, self._rng, self._names), self._apart, f"{kind} to be keys and values")
-        self._seen.add(drawn)
-        self._guarded += [drawn] if guarded else []
-        return drawn
-
-    def _apart(self, drawn: str) -> bool:
-        return drawn not in self._seen and not any(drawn in each or each in drawn for each in self._guarded)
-
-
-class Needles:
-    """The needles of one sample in the order of their depths, with the keys that are asked for and the references."""
-
-    def __init__(self, task: NeedleTask, rng: Random, names: AdjectiveNouns, aims: Sequence[float]) -> None:
-        self.distinct = Distinct(rng, names)
         count = max(task.keys, task.queries)
-        keys = [self.distinct.draw(task.key_type, guarded=True) for _ in range(count)]
-        values = [[self.distinct.draw(task.value_type, guarded=True) for _ in range(task.values)] for _ in keys]
+        keys = [self.draw(task.key_type, guarded=True) for _ in range(count)]
+        values = [[self.draw(task.value_type, guarded=True) for _ in range(task.values)] for _ in keys]
         self.asked = keys[: task.queries]
         self.references = tuple(value for own in values[: task.queries] for value in own)
         texts = [needle(task.value_type, key, value) for key, own in zip(keys, values, strict=True) for value in own]
@@ -78,57 +71,49 @@ class Needles:
         rng.shuffle(answering)
         rows = [(aim, text, True) for aim, text in zip(aims, answering, strict=True)]
         rows += [(rng.random(), text, False) for text in others]
-        self.rows = sorted(rows)
+        self.aims, self.texts, self._answers = zip(*sorted(rows), strict=True)
 
-    @property
-    def texts(self) -> list[str]:
-        """The needle sentences in the order of their depths."""
-        return [text for _, text, _ in self.rows]
+    def draw(self, kind: Kind, guarded: bool = False) -> str:
+        """Draw a new key or value; later draws neither contain a guarded one nor are a part of it."""
 
-    @property
-    def aims(self) -> list[float]:
-        """The aimed depths of the needle sentences, 0..1."""
-        return [aim for aim, _, _ in self.rows]
+        def apart(text: str) -> bool:
+            return text not in self._seen and not any(text in each or each in text for each in self._guarded)
+
+        drawn = new(lambda: draw_one(kind, self._rng, self._names), apart, f"{kind} to be keys and values")
+        self._seen.add(drawn)
+        self._guarded += [drawn] if guarded else []
+        return drawn
 
     def answering(self, marks: Sequence[int]) -> list[int]:
         """Select from `marks`, one per needle, those of the needles that are asked for."""
-        return [mark for mark, (_, _, asked) in zip(marks, self.rows, strict=True) if asked]
+        return [mark for mark, asked in zip(marks, self._answers, strict=True) if asked]
 
 
-class InSentences:
+class InSentences(Text):
     """Needles between the sentences of an essay or of prose, whose last sentence is cut."""
-
-    least = 1
 
     def __init__(self, needles: Needles, wording: NeedleWording, passage: Essay | Prose, most: int) -> None:
         self._needles, self._wording, self._passage, self.most = needles, wording, passage, most
+        self.unit = "sentences" if isinstance(passage, Prose) else "words"
 
     def draft(self, units: int, words: int) -> Draft:
         """Return the draft; units are the words of an essay, or sentences of prose."""
-        text = self._text(units, words)
-        sizes = list(accumulate((len(needle) + 1 for needle in self._needles.texts), initial=0))
-        rows = zip(self._needles.rows, sizes, strict=False)
-        where = sorted(text.boundary(aim, before, sizes[-1]) for (aim, _, _), before in rows)
-        document, marks = between_sentences(text, self._needles.texts, where)
-        needles = self._needles
+        passage, needles = self._passage, self._needles
+        text = passage.cut(units, words) if isinstance(passage, Prose) else passage.upto(units)
+        sizes = list(accumulate((len(needle) + 1 for needle in needles.texts), initial=0))
+        where = [text.boundary(aim, before, sizes[-1]) for aim, before in zip(needles.aims, sizes, strict=False)]
+        document, marks = between_sentences(text, needles.texts, sorted(where))
         return self._wording.draft(needles.asked, needles.references, document, needles.answering(marks))
-
-    def _text(self, units: int, words: int) -> Sentences:
-        return self._passage.cut(units, words) if isinstance(self._passage, Prose) else self._passage.upto(units)
 
     def words(self, units: int) -> int:
         """Return the words of a sentence of prose less one; 0 for an essay, whose unit is the word."""
         return self._passage.words_of(units) - 1 if isinstance(self._passage, Prose) else 0
 
-    def finish(self, draft: Draft, units: int) -> dict[str, Json]:
-        """Return the name of the unit."""
-        return {"unit": "sentences" if isinstance(self._passage, Prose) else "words"}
 
-
-class InLines:
+class InLines(Text):
     """Needles among lines of noise or of other needles; the last line is noise, cut after a word."""
 
-    least = 1
+    unit = "lines"
 
     def __init__(
         self, task: NeedleTask, needles: Needles, wording: NeedleWording, names: AdjectiveNouns, tally: Tally, most: int
@@ -139,24 +124,19 @@ class InLines:
 
     def draft(self, units: int, words: int) -> Draft:
         """Return the draft; units are lines."""
+        task, needles, texts = self._task, self._needles, self._needles.texts
+        while task.haystack == "needle" and len(self._others) < units:
+            key, value = needles.draw(task.key_type), needles.draw(task.value_type)
+            self._others.append(Piece(needle(task.value_type, key, value) + "\n"))
         full, rest = divmod(words, len(NOISE_WORDS))
-        lines = [*self._others_upto(units), *[self._noise] * full]
+        others = [self._noise] * units if task.haystack == "noise" else self._others[:units]
+        lines = [*others, *[self._noise] * full]
         last = Piece(noise(rest)) if rest else Piece(lines.pop().text[:-1])
         starts = list(accumulate((len(line.text) for line in lines), initial=0))
-        needles, texts = self._needles, self._needles.texts
         where = places(starts, starts[-1] + len(last.text), needles.aims, [len(text) + 1 for text in texts])
         pieces, marks, start = interleaved(texts, where, lambda a, b: self._joined(lines[a:b]))
         pieces += [*self._joined(lines[start:]), last]
         return self._wording.draft(needles.asked, needles.references, pieces, needles.answering(marks))
-
-    def _others_upto(self, units: int) -> list[Piece]:
-        if self._task.haystack == "noise":
-            return [self._noise] * units
-        while len(self._others) < units:
-            key = self._needles.distinct.draw(self._task.key_type)
-            value = self._needles.distinct.draw(self._task.value_type)
-            self._others.append(Piece(needle(self._task.value_type, key, value) + "\n"))
-        return self._others[:units]
 
     def _joined(self, lines: list[Piece]) -> list[Piece]:
         """Return the lines as pieces; the lines of noise at their end are one piece."""
@@ -167,16 +147,13 @@ class InLines:
         """Return the number of words of the lines of noise that may follow."""
         return len(NOISE_WORDS) * (1 if self._task.haystack == "noise" else FILLER_LINES)
 
-    def finish(self, draft: Draft, units: int) -> dict[str, Json]:
-        """Return the name of the unit."""
-        return {"unit": "lines"}
-
 
 def sampler(recipe: Recipe) -> Sampler:
     """Return the function that makes one sample of a needle task by its index."""
     task = options(recipe, NeedleTask)
-    tally, names, wording = Tally(recipe.tokenizer), pairs(recipe.sources.wordlists), NeedleWording(task)
-    room, passage = recipe.room, _passage(recipe, tally) if task.haystack == "essay" else None
+    tally, names = Tally(recipe.tokenizer), pairs(recipe.sources.wordlists)
+    wording = NeedleWording(task, Template.of(BASE, NIAH, NIAH_PREFIX, task.queries * task.values == 1))
+    room, passage = recipe.room, passage_of(recipe, tally) if task.haystack == "essay" else None
     haystack = recipe.sources.haystack if passage else task.haystack
     most = room if isinstance(passage, Essay) else max(1, room // (4 if passage else LINE_TOKENS))
 
@@ -190,9 +167,3 @@ def sampler(recipe: Recipe) -> Sampler:
         return sample(recipe, tally, index, draw, task.queries * task.values, {"haystack": haystack})
 
     return make
-
-
-def _passage(recipe: Recipe, tally: Tally) -> Essay | Prose:
-    if recipe.sources.haystack == "generated":
-        return Prose(sentences(recipe.seed), tally)
-    return Essay(recipe.sources.essay(), recipe.sources.sentence_splitter(), tally)

@@ -9,16 +9,14 @@ from functools import lru_cache
 from itertools import accumulate
 from random import Random
 
-from anchoreval.errors import LengthError, SourceError
+from anchoreval.errors import LengthError
 from anchoreval.schema import Json, Sample
 from anchoreval.suites.recipe import Recipe, options
-from anchoreval.suites.ruler.qa import DOCUMENT_TOKENS, QuestionMaker, QuestionTask
+from anchoreval.suites.ruler.qa import DOCUMENT_TOKENS, QuestionMaker, QuestionTask, generated, published
 from anchoreval.suites.ruler_balanced.balanced import Sampler, Text, sample, wrapped
 from anchoreval.suites.ruler_balanced.niah import places
-from anchoreval.texts.draft import Draft
-from anchoreval.texts.prose import quiz
+from anchoreval.texts.draft import Draft, Piece, Tally
 from anchoreval.texts.questions import Question, Questions
-from anchoreval.texts.tally import Piece, Tally
 
 SHARE = 0.85  # of the prompt that a question may take together with the documents that answer it
 BLOCK = 24  # samples whose generated questions are drawn together
@@ -28,10 +26,10 @@ UNSAID = frozenset({"yes", "no", "noanswer"})  # answers that no document states
 Asked = Callable[[int], tuple[QuestionMaker, int]]  # sample index -> (maker, index of its question)
 
 
-class AmongDocuments:
+class AmongDocuments(Text):
     """A question whose documents stand among others; the unit is one of the others, and the last may be cut."""
 
-    least = 0
+    unit, least = "documents", 0
 
     def __init__(self, maker: QuestionMaker, question: int, rng: Random, aims: Sequence[float], room: int) -> None:
         self._maker, self._question, self._aims = maker, question, aims
@@ -46,7 +44,8 @@ class AmongDocuments:
         documents = [(index, self._maker.body(index)) for index in self._others[:units]]
         if words:
             index = self._others[units]
-            documents.append((index, Piece(_first_words(self._maker.source.documents[index], words))))
+            text = self._maker.source.documents[index]
+            documents.append((index, Piece(text[: _words(text)[words - 1][1]])))
         documents = [documents[at] for at in sorted(range(len(documents)), key=self._order.__getitem__)]
         starts = list(accumulate((len(body.text) for _, body in documents), initial=0))
         where = places(starts, max(1, starts[-1]), self._aims, [0] * len(self._gold))
@@ -62,15 +61,11 @@ class AmongDocuments:
     def finish(self, draft: Draft, units: int) -> dict[str, Json]:
         """Return the number of documents, the question's index, and the first of its documents as `source`."""
         source = self._asked.gold[0]
-        return {"unit": "documents", "documents": len(draft.documents), "question": self._question, "source": source}
+        return {"documents": len(draft.documents), "question": self._question, "source": source}
 
 
 def _words(text: str) -> list[tuple[int, int]]:
     return [match.span() for match in re.finditer(r"\S+", text)]
-
-
-def _first_words(text: str, words: int) -> str:
-    return text[: _words(text)[words - 1][1]]
 
 
 def _others(source: Questions, asked: Question, rng: Random, room: int) -> Iterator[int]:
@@ -127,13 +122,12 @@ def _alone(recipe: Recipe, tally: Tally, maker: QuestionMaker, question: int) ->
 
 def _published(recipe: Recipe, task: QuestionTask, tally: Tally) -> Asked:
     """Return published questions in a seeded order, without those that leave no room for other documents."""
-    source = recipe.sources.squad if task.questions == "squad" else recipe.sources.hotpot
-    maker = QuestionMaker(Questions(source.documents, [_supported(each) for each in source.questions]), Random())
-    total, allowed = len(source.questions), SHARE * recipe.room
-    if total < recipe.count:
-        raise SourceError(
-            f"{recipe.task}: there are only {total} questions, {recipe.count} were asked for: --limit {total}"
-        )
+    source, allowed = published(recipe, task), SHARE * recipe.room
+    supported = []  # with only the documents that the answer needs; the others become related ones
+    for each in source.questions:
+        others = tuple(index for index in each.gold if index not in each.supporting)
+        supported.append(replace(each, gold=each.supporting, related=others) if each.supporting else each)
+    maker, total = QuestionMaker(Questions(source.documents, supported), Random()), len(supported)
     order = Random(f"{recipe.seed}/{recipe.task}/questions").sample(range(total), total)
     fitting = (question for question in order if _alone(recipe, tally, maker, question) <= allowed)
     questions: list[int] = []
@@ -151,25 +145,14 @@ def _published(recipe: Recipe, task: QuestionTask, tally: Tally) -> Asked:
     return asked
 
 
-def _supported(question: Question) -> Question:
-    """Return the question with only the documents that its answer needs; its other documents become related ones."""
-    if not question.supporting:
-        return question
-    others = tuple(index for index in question.gold if index not in question.supporting)
-    return replace(question, gold=question.supporting, related=others)
-
-
 def _generated(recipe: Recipe, task: QuestionTask, tally: Tally) -> Asked:
     """Return questions about invented people, drawn in blocks; each sample takes the first of its own that fits."""
-    hops, room = 1 if task.questions == "squad" else 2, recipe.room
+    room = recipe.room
 
     @lru_cache(maxsize=2)
     def block(number: int) -> QuestionMaker:
         seed = Random(f"{recipe.seed}/{recipe.task}/{number}").getrandbits(32)
-        drawn = quiz(seed, hops, max(2 * BLOCK * TRIES, 4 * room // DOCUMENT_TOKENS))
-        texts = [f"{title}\n{text}" for title, text in zip(drawn.titles, drawn.documents, strict=True)]
-        questions = [Question(each.text, each.answers, each.gold) for each in drawn.questions]
-        return QuestionMaker(Questions(drawn.documents if hops == 1 else texts, questions), Random())
+        return QuestionMaker(generated(seed, task, max(2 * BLOCK * TRIES, 4 * room // DOCUMENT_TOKENS)), Random())
 
     def asked(index: int) -> tuple[QuestionMaker, int]:
         maker, needed = block(index // BLOCK), []

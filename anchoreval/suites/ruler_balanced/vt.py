@@ -6,16 +6,14 @@ import string
 from collections.abc import Sequence
 from random import Random
 
-from anchoreval.schema import Json, Sample
+from anchoreval.schema import Json, Sample, Tokenizer
 from anchoreval.suites.recipe import Recipe, options
 from anchoreval.suites.ruler.niah import NOISE
 from anchoreval.suites.ruler.vt import EXAMPLE_TOKENS, NOISE_TOKENS, ChainTask, ChainWording, assignments
 from anchoreval.suites.ruler_balanced.balanced import Sampler, Text, sample
 from anchoreval.suites.ruler_balanced.niah import NOISE_WORDS, noise, places
-from anchoreval.texts.draft import Draft
-from anchoreval.texts.filling import new
-from anchoreval.texts.fit import Fitted, fullest
-from anchoreval.texts.tally import Piece, Tally
+from anchoreval.texts.draft import Draft, Piece, Tally
+from anchoreval.texts.filling import Fitted, fullest, new
 
 SHOWN = {"full": EXAMPLE_TOKENS, "short": 300, "no noise": 0}  # most tokens of the example (0: only what it needs)
 SHARE = 0.5  # of the prompt that an example may take
@@ -26,24 +24,21 @@ class Chains:
 
     def __init__(self, rng: Random) -> None:
         self._rng, self._names = rng, list[str]()
-        self._values = rng.sample(range(10000, 99999), 2)
+        self.values = list(map(str, rng.sample(range(10000, 99999), 2)))  # each for one chain
 
     def names(self, count: int, letters: int) -> list[str]:
         """Draw `count` new variable names."""
         first = len(self._names)
+
+        def drawn() -> str:
+            return "".join(self._rng.choices(string.ascii_uppercase, k=letters))
+
+        def apart(name: str) -> bool:
+            return not any(name in each or each in name for each in ("VAR", *self._names))
+
         for _ in range(count):
-            self._names.append(new(lambda: self._drawn(letters), self._apart, f"names of {letters} letters"))
+            self._names.append(new(drawn, apart, f"names of {letters} letters"))
         return self._names[first:]
-
-    def _drawn(self, letters: int) -> str:
-        return "".join(self._rng.choices(string.ascii_uppercase, k=letters))
-
-    def _apart(self, drawn: str) -> bool:
-        return not any(drawn in each or each in drawn for each in ("VAR", *self._names))
-
-    def value(self) -> str:
-        """Return a value that no other chain of the sample has."""
-        return str(self._values.pop())
 
 
 class Example:
@@ -61,14 +56,14 @@ class Example:
             return ""
         names, units = chains.names(self._variables, 3), max(1, self.lines)
         where = sorted(rng.choices(range(units), k=self._variables))
-        draft = self._wording.draft(names, chains.value(), where, units, NOISE)
+        draft = self._wording.draft(names, chains.values.pop(), where, units, NOISE)
         return "".join(piece.text for piece in draft.pieces()) + f" {' '.join(names)}\n\n"
 
 
-class Chain:
+class Chain(Text):
     """A chain of assignments among lines of noise; the last line is cut."""
 
-    least = 1
+    unit = "lines"
 
     def __init__(
         self, names: Sequence[str], value: str, aims: Sequence[float], wording: ChainWording, example: str, most: int
@@ -93,8 +88,8 @@ class Chain:
         return len(NOISE_WORDS)
 
     def finish(self, draft: Draft, units: int) -> dict[str, Json]:
-        """Return the name of the unit and of the haystack."""
-        return {"unit": "lines", "haystack": "noise"}
+        """Return the name of the haystack."""
+        return {"haystack": "noise"}
 
 
 def sampler(recipe: Recipe) -> Sampler:
@@ -106,13 +101,13 @@ def sampler(recipe: Recipe) -> Sampler:
     tally = Tally(recipe.tokenizer)
     wording = ChainWording(tally)
     room = recipe.room
-    example = _example(wording, tally, task.hops + 1, SHARE * room)
+    example = _example(wording, recipe.tokenizer, task.hops + 1, SHARE * room)
 
     def draw(rng: Random, aims: Sequence[float]) -> Text:
         chains = Chains(rng)
         shown = example.text(chains, rng)
         names = chains.names(task.hops + 1, 5)
-        return Chain(names, chains.value(), aims, wording, shown, max(1, room // NOISE_TOKENS))
+        return Chain(names, chains.values.pop(), aims, wording, shown, max(1, room // NOISE_TOKENS))
 
     def make(index: int) -> Sample:
         return sample(recipe, tally, index, draw, task.hops + 1, {"example": example.name})
@@ -120,12 +115,12 @@ def sampler(recipe: Recipe) -> Sampler:
     return make
 
 
-def _example(wording: ChainWording, tally: Tally, variables: int, allowed: float) -> Example:
+def _example(wording: ChainWording, tokenizer: Tokenizer, variables: int, allowed: float) -> Example:
     """Return the first kind of example that takes up to `allowed` tokens; its size is measured on a separate draw."""
 
     def tokens(lines: int) -> int:
         example = Example("", wording, variables, lines)
-        return tally.whole(example.text(Chains(Random(lines)), Random(lines)))
+        return tokenizer.count(example.text(Chains(Random(lines)), Random(lines)))
 
     for name, most in SHOWN.items():
         best, _ = fullest(lambda lines: Fitted(_NOTHING, tokens(lines), lines, ""), most, 1, most // NOISE_TOKENS)

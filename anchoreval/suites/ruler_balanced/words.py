@@ -11,33 +11,18 @@ from random import Random
 
 from anchoreval.schema import Json, Sample
 from anchoreval.suites.recipe import Recipe, options
-from anchoreval.suites.ruler.words import (
-    ANSWER_RANKS,
-    COMMON,
-    NOISE_WORD,
-    PAIRS,
-    CodedTask,
-    CodedWordsMaker,
-    CommonTask,
-    CommonWording,
-    Form,
-    appearances,
-    coded,
-    forms,
-    zeta,
-)
+from anchoreval.suites.ruler import words as ruler
 from anchoreval.suites.ruler_balanced.balanced import Sampler, Text, mark_words, sample, spread, wrapped
-from anchoreval.texts.draft import Draft
+from anchoreval.texts.draft import Draft, Tally
 from anchoreval.texts.filling import new
-from anchoreval.texts.tally import Tally
 from anchoreval.texts.wordlists import distinct_words, pairs
 
 ITEM_TOKENS = 3  # fewer than any numbered word has
 PROBES = 4  # texts that a form must fit to be taken
 SHARE = 0.95  # of the room that these texts may take
-LEAST_WORDS = 2 * COMMON
+LEAST_WORDS = 2 * ruler.COMMON
 VOCABULARY_SHARE = 50  # tokens for each coded word of the vocabulary, as in upstream
-ANSWERS = ANSWER_RANKS.stop - ANSWER_RANKS.start
+ANSWERS = ruler.ANSWER_RANKS.stop - ruler.ANSWER_RANKS.start
 SPARE = 1000  # words that may be skipped because an answer is a part of them
 
 
@@ -52,33 +37,32 @@ class Pool:
         drawn = rng.sample(self._words, min(len(self._words), wanted))
         if not self.paired:
             return drawn
-        return drawn + Random(" ".join(drawn[:COMMON])).sample(self._pairs, max(0, wanted - len(drawn)))
+        return drawn + Random(" ".join(drawn[: ruler.COMMON])).sample(self._pairs, max(0, wanted - len(drawn)))
 
 
-class CommonWords:
+class CommonWords(Text):
     """A numbered list of common and other words; the unit is a different word."""
 
+    unit = "words"
+
     def __init__(
-        self, form: Form, pool: Pool, rng: Random, aims: Sequence[float], wording: CommonWording, most: int
+        self, form: ruler.Form, pool: Pool, rng: Random, aims: Sequence[float], wording: ruler.CommonWording, most: int
     ) -> None:
         self._form, self._aims, self._wording = form, aims, wording
         self.least, self.most = form.least, most
-        shown = form.example[0] if form.example else 0
+        shown, often, other = form.example or (0, 0, 0)
         drawn = _apart(pool.draw(rng, most + shown + SPARE))
-        self._common, rest = drawn[:COMMON], drawn[COMMON:]
-        self._example = self._shown(form.example, rest[:shown], rng) if form.example else None
+        self._common, rest = drawn[: ruler.COMMON], drawn[ruler.COMMON :]
+        self._example = None
+        if form.example:
+            listed = rest[: ruler.COMMON] * often + rest[ruler.COMMON : shown] * other
+            self._example = rng.sample(listed, len(listed)), rest[: ruler.COMMON]
         self._others = rest[shown:]
-        self.most = min(most, COMMON + len(self._others))
+        self.most = min(most, ruler.COMMON + len(self._others))
         self._order = rng.getrandbits(64)
 
-    @staticmethod
-    def _shown(sizes: tuple[int, int, int], words: list[str], rng: Random) -> tuple[list[str], list[str]]:
-        _, often, other = sizes
-        listed = words[:COMMON] * often + words[COMMON:] * other
-        return rng.sample(listed, len(listed)), words[:COMMON]
-
     def _listed(self, units: int) -> tuple[list[str], list[int]]:
-        others = self._others[: units - COMMON] * self._form.other
+        others = self._others[: units - ruler.COMMON] * self._form.other
         again = self._common * (self._form.common - 1)
         rest = [*again, *others]
         aims = _slots(self._aims, [*self._common, *rest])
@@ -88,15 +72,11 @@ class CommonWords:
         """Return the text with `units` different words."""
         return self._wording.draft(self._listed(units)[0], self._common, self._example)
 
-    def words(self, units: int) -> int:
-        """Return 0, because a word is not cut."""
-        return 0
-
     def finish(self, draft: Draft, units: int) -> dict[str, Json]:
-        """Mark the occurrence of each answer whose place was drawn; return the name of the unit."""
+        """Mark the occurrence of each answer whose place was drawn."""
         listed, slots = self._listed(units)
         mark_words(draft, [f"{at}. {word}" for at, word in enumerate(listed, 1)], slots)
-        return {"unit": "words"}
+        return {}
 
 
 def _slots(aims: Sequence[float], words: Sequence[str]) -> list[float]:
@@ -113,61 +93,56 @@ def _apart(words: Sequence[str]) -> list[str]:
     for word in words:
         if any(answer in word or word in answer for answer in answers):
             continue
-        (answers if len(answers) < COMMON else rest).append(word)
+        (answers if len(answers) < ruler.COMMON else rest).append(word)
     return [*answers, *rest]
 
 
 def common_sampler(recipe: Recipe) -> Sampler:
     """Return the function that makes one sample of common words by its index."""
-    task = options(recipe, CommonTask)
+    task = options(recipe, ruler.CommonTask)
     tally, lists = Tally(recipe.tokenizer), recipe.sources.wordlists
     pool = Pool(distinct_words(lists), pairs(lists))
-    wording, room = CommonWording(tally), recipe.room
+    wording, room = ruler.CommonWording(tally), recipe.room
 
-    def text(form: Form, rng: Random, aims: Sequence[float]) -> CommonWords:
-        most = COMMON + max(0, room // ITEM_TOKENS - COMMON * form.common) // form.other
+    def text(form: ruler.Form, rng: Random, aims: Sequence[float]) -> CommonWords:
+        most = ruler.COMMON + max(0, room // ITEM_TOKENS - ruler.COMMON * form.common) // form.other
         return CommonWords(form, pool, rng, aims, wording, max(most, form.least))
 
-    def tokens(form: Form, probe: int) -> int:
-        drawn = text(form, Random(f"form/{probe}"), [0.0] * COMMON)
-        return tally.count(wrapped(drawn.draft(drawn.least, 0), recipe.wrap).pieces())
+    def tokens(form: ruler.Form, probe: object, all_words: bool = False) -> int:
+        drawn = text(form, Random(f"form/{probe}"), [0.0] * ruler.COMMON)
+        draft = drawn.draft(drawn.most if all_words else drawn.least, 0)
+        return tally.count(wrapped(draft, recipe.wrap).pieces())
 
-    def ends(form: Form) -> bool:
-        every = text(form, Random("form/words"), [0.0] * COMMON)
-        return tally.count(wrapped(every.draft(every.most, 0), recipe.wrap).pieces()) < room
-
-    def fits(form: Form) -> bool:
+    def fits(form: ruler.Form) -> bool:
         return max(tokens(form, probe) for probe in range(PROBES)) <= SHARE * room
 
-    ladder = [replace(form, least=max(form.least, LEAST_WORDS)) for form in forms(task, recipe.length)]
+    ladder = [replace(form, least=max(form.least, LEAST_WORDS)) for form in ruler.forms(task, recipe.length)]
     form = next(filter(fits, ladder), ladder[-1])
-    pool.paired = ends(form)
-    facts = {
-        "haystack": f"wonderwords {recipe.sources.wordlists}",
-        "form": form.name,
-        "common_repeats": form.common,
-        "other_repeats": form.other,
-        **({"words": PAIRS} if pool.paired else {}),
-    }
+    pool.paired = tokens(form, "words", all_words=True) < room
+    facts = form.facts(recipe, pool.paired)
 
     def draw(rng: Random, aims: Sequence[float]) -> Text:
         return text(form, rng, aims)
 
     def make(index: int) -> Sample:
-        return sample(recipe, tally, index, draw, COMMON, facts)
+        return sample(recipe, tally, index, draw, ruler.COMMON, facts)
 
     return make
 
 
-class CodedWords:
+class CodedWords(Text):
     """Coded words by frequency; the unit is one word of the text."""
 
-    def __init__(self, maker: CodedWordsMaker, vocabulary: Sequence[str], aims: Sequence[float], order: int) -> None:
+    unit = "words"
+
+    def __init__(
+        self, maker: ruler.CodedWordsMaker, vocabulary: Sequence[str], aims: Sequence[float], order: int
+    ) -> None:
         self._maker, self._vocabulary, self._aims, self._order = maker, vocabulary, aims, order
         self.least, self.most = least_clear(maker.alpha), 0
 
     def _spread(self, listed: Sequence[str]) -> tuple[list[str], list[int]]:
-        answers, others = list(self._vocabulary[ANSWER_RANKS]), list(listed)
+        answers, others = list(self._vocabulary[ruler.ANSWER_RANKS]), list(listed)
         for answer in answers:
             others.remove(answer)
         rng = Random(f"{self._order}/{len(listed)}")
@@ -177,35 +152,31 @@ class CodedWords:
         """Return the text of about `units` words."""
         return self._maker.text(self._vocabulary, units, lambda listed: self._spread(listed)[0])
 
-    def words(self, units: int) -> int:
-        """Return 0, because a word is not cut."""
-        return 0
-
     def finish(self, draft: Draft, units: int) -> dict[str, Json]:
-        """Mark the occurrence of each answer whose place was drawn; return the name of the unit."""
-        counts = appearances(units, len(self._vocabulary), self._maker.alpha)
+        """Mark the occurrence of each answer whose place was drawn."""
+        counts = ruler.appearances(units, len(self._vocabulary), self._maker.alpha)
         ranked = [word for word, often in zip(self._vocabulary, counts, strict=True) for _ in range(often)]
         mark_words(draft, *self._spread(ranked))
-        return {"unit": "words"}
+        return {}
 
 
 def least_clear(alpha: float) -> int:
     """Return the fewest words in all from which on the third answer appears more often than the next word."""
-    last = float(ANSWER_RANKS.stop)
-    return math.ceil(zeta(alpha) / (math.pow(last, -alpha) - math.pow(last + 1, -alpha)))
+    last = float(ruler.ANSWER_RANKS.stop)
+    return math.ceil(ruler.zeta(alpha) / (math.pow(last, -alpha) - math.pow(last + 1, -alpha)))
 
 
 def coded_sampler(recipe: Recipe) -> Sampler:
     """Return the function that makes one sample of coded words by its index."""
-    task = options(recipe, CodedTask)
+    task = options(recipe, ruler.CodedTask)
     tally, room = Tally(recipe.tokenizer), recipe.room
-    size = max(room // VOCABULARY_SHARE, ANSWER_RANKS.stop)
-    wording = CodedWordsMaker(size, Random(), tally, alpha=task.alpha)
+    size = max(room // VOCABULARY_SHARE, ruler.ANSWER_RANKS.stop)
+    wording = ruler.CodedWordsMaker(size, Random(), tally, alpha=task.alpha)
 
     def draw(rng: Random, aims: Sequence[float]) -> Text:
-        drawn: dict[str, None] = {NOISE_WORD: None}
+        drawn: dict[str, None] = {ruler.NOISE_WORD: None}
         for _ in range(size - 1):
-            drawn[new(lambda: coded(rng), lambda word: word not in drawn, "coded words")] = None
+            drawn[new(lambda: ruler.coded(rng), lambda word: word not in drawn, "coded words")] = None
         text = CodedWords(wording, list(drawn), aims, rng.getrandbits(64))
         text.most = room
         return text

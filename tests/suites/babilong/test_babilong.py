@@ -15,7 +15,7 @@ from anchoreval.cards import load_tasks
 from anchoreval.errors import LengthError, SourceError
 from anchoreval.schema import Sample, Wrap
 from anchoreval.suites import Recipe, generators, scorers
-from anchoreval.suites.babilong.prompts import labels, parts, prompt_of
+from anchoreval.suites.babilong.generate import labels, opening, prompt_of
 from anchoreval.suites.babilong.published import REVISION, name_at, names
 from anchoreval.suites.babilong.stories import parse, stories
 from anchoreval.texts.sources import Sources
@@ -93,7 +93,7 @@ def test_facts_stand_whole_and_in_order_between_sentences_where_the_sample_says(
         opening = sample.segments[0].text
         assert sample.facts["token_positions"] == [tokenizer.count(opening + text[:start]) for start in needed]
         assert sample.references == (story.answer,) and sample.facts["question"] == story.question
-        assert sample.facts["labels"] == list(labels(data))
+        assert sample.facts["labels"] == labels(data)
         left = re.sub("|".join(map(re.escape, story.facts)), "", text)
         sentences = re.split(r"(?<=[.!]) +", left.strip())
         assert all(tokenizer.count(f" {each}") >= 10 for each in sentences[:-1])
@@ -147,7 +147,7 @@ def test_stories_that_do_not_fit_are_left_out_and_a_length_without_any_names_the
 
 def test_a_chat_template_goes_around_the_prompt(tokenizer: TextTokenizer, sources: Sources) -> None:
     (sample,) = samples("babilong/qa1", 1024, 1, tokenizer, sources, wrap=CHAT)
-    assert sample.prompt.startswith(f"<user>{parts('qa1').opening}")
+    assert sample.prompt.startswith(f"<user>{opening('qa1')}")
     assert sample.prompt.endswith("</context>\n\nQuestion: Where is Mary?</user>\n<model>")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from anchoreval.suites import scorers
-from anchoreval.suites.babilong.prompts import labels as labels_of
+from anchoreval.suites.babilong.generate import labels as labels_of
 from anchoreval.suites.babilong.scoring import babilong, babilong_corrected
 from anchoreval.suites.babilong.stories import NAMES
 

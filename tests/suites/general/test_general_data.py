@@ -65,7 +65,7 @@ def test_fetch_writes_every_split_that_a_run_reads_once_and_at_the_pinned_revisi
 def test_what_was_fetched_is_known_by_its_revision_until_it_is_changed(
     tmp_path: Path, hub: list[tuple[str, str | None]], capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr("anchoreval.suites.general.fetch._tasks", lambda: [CARDS[0]])
+    monkeypatch.setattr("anchoreval.suites.general.rows._tasks", lambda: [CARDS[0]])
     place = tmp_path / "data"
     assert main(["data", "fetch", "general", "--data-dir", str(place)]) == 0
     name, pin = CARDS[0].name, HUB[CARDS[0].args["folder"]]

@@ -26,7 +26,7 @@ from anchoreval.reports.board import board_html, run_table
 from anchoreval.runs.verify.records import findings
 from anchoreval.schema import ChoiceScore, Record
 from anchoreval.suites.general import harness as lm_eval_tasks
-from anchoreval.suites.general.scoring import lm_eval
+from anchoreval.suites.general.harness import lm_eval
 
 pytest.importorskip("lm_eval", reason="LM-EVAL ABSENT: pip install 'anchoreval[lm-eval]'; no general task was run")
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pytest
 
 from anchoreval.cards import load_tasks
-from anchoreval.suites.longbench.averages import AVERAGES, FLAT_16, FLAT_21, Language, bucket_scores, category_scores
+from anchoreval.suites.longbench.scoring import AVERAGES, FLAT_16, FLAT_21, Language, bucket_scores, category_scores
 
 ORDER = (
     "narrativeqa", "qasper", "multifieldqa_en", "multifieldqa_zh", "hotpotqa", "2wikimqa", "musique", "dureader",

@@ -15,8 +15,15 @@ from anchoreval.cards import load_tasks
 from anchoreval.errors import MissingExtra, RunError
 from anchoreval.suites import scorers
 from anchoreval.suites.longbench import scoring as longbench
-from anchoreval.suites.longbench.rouge import UPSTREAM_CALLS, common_words, lengths, rouge_l
-from anchoreval.suites.longbench.scoring import LIMIT, SCORERS, first_line
+from anchoreval.suites.longbench.scoring import (
+    LIMIT,
+    SCORERS,
+    UPSTREAM_CALLS,
+    common_words,
+    first_line,
+    lengths,
+    rouge_l,
+)
 
 METRICS = {
     "qa_f1_score": "longbench_f1",

@@ -16,9 +16,7 @@ from anchoreval.errors import LengthError, SourceError
 from anchoreval.prompt import to_request
 from anchoreval.schema import Sample, Wrap
 from anchoreval.suites import Recipe, generators
-from anchoreval.suites.longbench.generate import MARKS, bucket
-from anchoreval.suites.longbench.prompts import prompts
-from anchoreval.suites.longbench.records import LONGBENCH, RECORDS, file_names, published_records
+from anchoreval.suites.longbench.generate import LONGBENCH, MARKS, RECORDS, bucket, prompts
 from anchoreval.texts.sources import Published, Sources
 from anchoreval.tokenizer import TextTokenizer, load_tokenizer
 
@@ -204,7 +202,7 @@ def test_the_revision_of_the_published_archive_is_recorded(
 ) -> None:
     path = write_zip(tmp_path / "data.zip")
     own = Published("longbench/data.zip", hashlib.sha256(path.read_bytes()).hexdigest(), revision=LONGBENCH.revision)
-    monkeypatch.setattr("anchoreval.suites.longbench.records.LONGBENCH", own)
+    monkeypatch.setattr("anchoreval.suites.longbench.generate.LONGBENCH", own)
     sources = Sources(tmp_path, cache=tmp_path / "none")
     assert len(samples("lsht", CUT, sources, tiny)) == 2 and sources.published
     assert sources.files()["longbench/data.zip"]["revision"] == "5e628be450b7e67fb7ae6e201bd6d8f7056f7672"
@@ -214,11 +212,11 @@ def test_the_revision_of_the_published_archive_is_recorded(
 def test_cards_have_upstreams_counts_and_budgets() -> None:
     tasks = load_tasks()[0]
     found = {address: task for address, task in tasks.items() if task.suite in ("longbench", "longbench_e")}
-    assert len(found) == 34 == len(file_names()) and len(RECORDS) == 21
+    assert len(found) == 34 == len(RECORDS)
     assert sum(task.samples for task in found.values() if task.suite == "longbench") == 4750
     for task in found.values():
         file = task.name + "_e" * (task.suite == "longbench_e")
-        assert task.samples == published_records(file) and task.args["data"] == task.name
+        assert task.samples == RECORDS[file] and task.args["data"] == task.name
         assert task.max_new_tokens == found[f"longbench/{task.name}"].max_new_tokens
         assert task.scorer == found[f"longbench/{task.name}"].scorer
         assert (task.lengths, task.length_of) == ((3500, 7500, 15500, 31500), "prompt")

@@ -22,8 +22,7 @@ from anchoreval.reports.board import board_html, run_table
 from anchoreval.runs.prompts import lengths_of, room_of
 from anchoreval.runs.verify.records import findings
 from anchoreval.suites.longbench import scoring as longbench
-from anchoreval.suites.longbench.averages import FLAT_21
-from anchoreval.suites.longbench.scoring import DEVIATIONS, LIMIT
+from anchoreval.suites.longbench.scoring import DEVIATIONS, FLAT_21, LIMIT
 
 FAKE: dict[str, Any] = {"backend": "fake", "limit": 2}
 TASK = load_tasks()[0]["longbench/qasper"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,7 @@ from anchoreval.errors import CardError, SourceError
 from anchoreval.prompt import to_request
 from anchoreval.schema import Sample, Wrap
 from anchoreval.suites import Recipe, generators
-from anchoreval.suites.longbench_v2.generate import follow_up
-from anchoreval.suites.longbench_v2.prompts import prompts
-from anchoreval.suites.longbench_v2.records import LONGBENCH_V2, find
+from anchoreval.suites.longbench_v2.generate import LONGBENCH_V2, find, follow_up, prompts
 from anchoreval.texts.sources import Sources
 from anchoreval.tokenizer import TextTokenizer, load_tokenizer
 
@@ -290,8 +289,9 @@ def test_only_the_records_that_are_asked_for_are_read(
             seen.append(i)
             yield record(i)
 
-    monkeypatch.setattr("anchoreval.suites.longbench_v2.records.objects", counted)
-    monkeypatch.setattr("anchoreval.suites.longbench_v2.records._noted", lambda *_: True)
+    monkeypatch.setattr("anchoreval.suites.longbench_v2.generate.objects", counted)
+    own = replace(LONGBENCH_V2, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    monkeypatch.setattr("anchoreval.suites.longbench_v2.generate.LONGBENCH_V2", own)  # as the published file
     made = generators()["longbench_v2"](recipe(Sources(tmp_path), tiny, count=503))
     next(iter(made))
     assert seen == [0], "one record at a time"

@@ -19,8 +19,8 @@ from anchoreval.suites import generators, scorers
 from anchoreval.suites.niah import needles
 from anchoreval.suites.niah.generate import Grid, Maker, spaced, split
 from anchoreval.suites.recipe import Recipe
+from anchoreval.texts.draft import Tally
 from anchoreval.texts.sources import Sources
-from anchoreval.texts.tally import Tally
 from anchoreval.tokenizer import TextTokenizer
 
 TASKS = {task.name: task for task in load_tasks()[0].values() if task.suite == "niah"}

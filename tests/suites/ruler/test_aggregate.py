@@ -4,7 +4,7 @@ from statistics import fmean
 
 import pytest
 
-from anchoreval.suites.ruler.averages import (
+from anchoreval.suites.ruler.scoring import (
     LENGTHS,
     effective_length,
     task_score,

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from anchoreval.suites import scorers
-from anchoreval.suites.ruler.averages import task_score
-from anchoreval.suites.ruler.scoring import cleaned, match_all, match_any
+from anchoreval.suites.ruler.scoring import cleaned, match_all, match_any, task_score
 
 RULES = {"string_match_all": "match_all", "string_match_part": "match_any"}
 
