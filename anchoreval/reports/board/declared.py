@@ -11,9 +11,10 @@ from anchoreval.files import write_whole
 from anchoreval.records.header import Header
 from anchoreval.records.lines import RECORDS
 from anchoreval.records.run import Run, find_runs, header_alone, load_run
-from anchoreval.reports.board.build import Board, build
-from anchoreval.reports.board.definition import Declared, Definition, find_definition, load_definition, of_runs
-from anchoreval.reports.board.gather import Gathered, gather, of_its_own
+from anchoreval.reports.board import of_runs
+from anchoreval.reports.board.build import Board, Gathered, build, of_its_own
+from anchoreval.reports.board.definition import Declared, Definition, find_definition, load_definition
+from anchoreval.reports.board.gather import gather
 from anchoreval.reports.board.sheet import lines_of
 from anchoreval.reports.board.store import open_store
 from anchoreval.reports.page import TABLES, TITLES, require_page

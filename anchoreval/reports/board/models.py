@@ -12,33 +12,14 @@ from dataclasses import replace
 from statistics import fmean
 from typing import Literal
 
-from anchoreval.reports.board.cells import Gap, Mean, Taken, gaps_of
-from anchoreval.reports.board.columns import Row, Value
-from anchoreval.reports.board.gather import Gathered
+from anchoreval.reports.board.cells import Gap, Mean, RowCells, Taken, Value, gaps_of
 from anchoreval.reports.words import interval, percent
 from anchoreval.schema import Outcome
 from anchoreval.stats import Cells, Place, Scores, Slots, Subject, Trained, labels
 from anchoreval.stats.intervals import t_interval
 from anchoreval.stats.seeds import rows_over_seeds
 
-Members = Sequence[tuple[int, Gathered]]
 _OURS, _THEIRS = "this model", "the baseline model"
-
-
-def baseline_of(name: str | None, run: Gathered, others: Iterable[Members]) -> Members | None:
-    """Return the runs of the model, or of the same seed of the variant, that a run is compared with; None for none.
-
-    Of several checkpoints of the variant, it is the one of the same step, else the last one.
-    """
-    place, own = (run.beside, run.subject.engine), run.trained
-    alike = [members for members in others if (members[0][1].beside, members[0][1].subject.engine) == place]
-    if named := next((members for members in alike if members[0][1].subject.model == name), None):
-        return None if named[0][1].subject == run.subject else named
-    seeds = {it: members for members in alike if (it := members[0][1].trained) and own
-             and (it.name, it.seed) == (name, own.seed)}  # fmt: skip
-    if own is None or own.name == name or not seeds:
-        return None
-    return seeds[max(seeds, key=lambda trained: (trained.step == own.step, trained.step))]
 
 
 def gaps_across(
@@ -64,12 +45,12 @@ def gaps_across(
         for suite, tasks in suites.items()
     }
     found = gaps_of(Slots(slots, names, margin), pairs)
-    return {(suite, arm.arm): gap for (suite, arm, _), gap in found.items() if gap.difference.pairs}
+    return {(suite, arm.arm): gap for (suite, arm, _), gap in found.items() if gap.row.difference.pairs}
 
 
-def over_seeds(rows: Sequence[Row], margin: float) -> Row:
+def over_seeds(rows: Sequence[RowCells], margin: float) -> RowCells:
     """Return one row over rows of the seeds, or checkpoints, of one variant; its differences have seeds for pairs."""
-    by_seed: dict[int, list[Row]] = {}
+    by_seed: dict[int, list[RowCells]] = {}
     for row in rows:
         by_seed.setdefault(_trained(row).seed, []).append(row)
     steps = dict.fromkeys(_trained(row).step for row in rows)
@@ -83,7 +64,7 @@ def over_seeds(rows: Sequence[Row], margin: float) -> Row:
     )
 
 
-def over_words(rows: Sequence[Row]) -> str:
+def over_words(rows: Sequence[RowCells]) -> str:
     """Return what a row over these rows is the mean of, in words."""
     counts = Counter(_trained(row).seed for row in rows)
     few, most = min(counts.values()), max(counts.values())
@@ -93,7 +74,7 @@ def over_words(rows: Sequence[Row]) -> str:
     return f"mean of {len(counts)} seeds" + (f", each of {checkpoints}" if most > 1 else "")
 
 
-def averaged(rows: Sequence[Row], each: Sequence[Sequence[Value]], values: Sequence[Value]) -> tuple[Value, ...]:
+def averaged(rows: Sequence[RowCells], each: Sequence[Sequence[Value]], values: Sequence[Value]) -> tuple[Value, ...]:
     """Return the `values` of a row over seeds with the mean over seeds, and its t interval, where every seed has one.
 
     `each` are the values of the rows of the seeds.
@@ -120,7 +101,7 @@ def _averaged(of_seeds: Sequence[tuple[int, Value]], value: Value) -> Value:
     return replace(value, text=text, key=key, label=f"{what}: {text} {ends}", low=low, high=high, mean=mean)
 
 
-def _means(rows: Sequence[Row]) -> dict[tuple[str, int], Mean]:
+def _means(rows: Sequence[RowCells]) -> dict[tuple[str, int], Mean]:
     """Return the means of every cell over the rows that have it; counts are sums."""
     places = dict.fromkeys(place for row in rows for place in row.means)
     return {place: _mean([row.means[place] for row in rows if place in row.means]) for place in places}
@@ -140,7 +121,7 @@ def _mean(parts: Sequence[Mean]) -> Mean:
     )
 
 
-def _gap(by_seed: Mapping[int, Sequence[Row]], name: Literal["gap", "across"], margin: float) -> Gap | None:
+def _gap(by_seed: Mapping[int, Sequence[RowCells]], name: Literal["gap", "across"], margin: float) -> Gap | None:
     """Return the difference over the seeds of which every row has it; None without any."""
     gaps = {seed: [getattr(row, name) for row in rows] for seed, rows in by_seed.items()}
     gaps = {seed: of for seed, of in gaps.items() if all(of)}
@@ -150,7 +131,7 @@ def _gap(by_seed: Mapping[int, Sequence[Row]], name: Literal["gap", "across"], m
     return Gap(next(iter(gaps.values()))[0].run, row)
 
 
-def _trained(row: Row) -> Trained:
+def _trained(row: RowCells) -> Trained:
     assert row.trained is not None
     return row.trained
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from anchoreval.reports.board.build import Board, Group
-from anchoreval.reports.board.cells import Gap, Map, Mean
-from anchoreval.reports.rows import TRAINED, compared, csv_lines, number, scored, trained
+from anchoreval.reports.board.cells import Map
+from anchoreval.reports.table import TRAINED, compared_fields, csv_lines, number, scored_fields, trained_fields
 from anchoreval.schema import OUTCOMES
 from anchoreval.stats import Subject
 
@@ -36,9 +36,9 @@ def _rows(board: Board) -> Iterator[Row]:
     for line in board.lines:
         of = {"model": line.model, "setting": line.setting, "arm": line.arm, "suite": line.suite}
         of |= {"comparable": "yes" if line.comparable else "no", "environments": str(line.environments)}
-        of |= trained(line.row.trained, line.row.seeds, line.row.steps)
+        of |= trained_fields(line.row.trained, line.row.seeds, line.row.steps)
         for head, value in zip(board.heads, line.values, strict=True):
-            run = "" if value.run is None else board.sources[value.run].path
+            run = "" if value.run is None else board.runs[value.run].path
             shown = value.key if value.mean is None else value.mean
             text = f"{shown:.4f}" if isinstance(value.key, float) and value.low is not None else value.text
             ends = {"low": number(value.low), "high": number(value.high), "as_wrong": value.bound.partition(" ")[0]}
@@ -57,26 +57,19 @@ def _rows(board: Board) -> Iterator[Row]:
 
 def _map(board: Board, group: Group, found: Map, kind: str, differing: str, row_name: str) -> Iterator[Row]:
     group_of = {"model": group.model, "setting": group.setting, "environments": str(group.environments)}
-    group_of |= trained(group.trained)
+    group_of |= trained_fields(group.trained)
 
     def row_of(row: int, length: int, arm: Subject, run: int) -> Row:
         tasks = {found.rows[row]} if row_name == "task" else set(group.tasks.rows)
         place = {row_name: found.rows[row], "length": str(length), "arm": group.names[arm]}
         comparable = "no" if group.incomparable & tasks else "yes"
-        return group_of | place | {"comparable": comparable, "run": board.sources[run].path}
+        return group_of | place | {"comparable": comparable, "run": board.runs[run].path}
 
     for (row, length, arm), mean in found.means.items():
-        yield row_of(row, length, arm, mean.run) | {"kind": kind} | _mean(mean)
+        values = {"value": number(mean.mean, 100), "as_wrong": number(mean.as_wrong, 100)}
+        yield row_of(row, length, arm, mean.run) | {"kind": kind} | scored_fields(mean) | values
     for (row, length, arm, baseline), gap in found.gaps.items():
-        yield row_of(row, length, arm, gap.run) | {"kind": differing, "baseline": group.names[baseline]} | _gap(gap)
-
-
-def _mean(mean: Mean) -> Row:
-    return scored(mean) | {"value": number(mean.mean, 100), "as_wrong": number(mean.as_wrong, 100)}
-
-
-def _gap(gap: Gap) -> Row:
-    paired = gap.difference
-    return compared(gap.row) | {
-        "value": number(paired.difference, 100), "low": number(paired.low, 100), "high": number(paired.high, 100)
-    }  # fmt: skip
+        paired = gap.row.difference
+        values = {"baseline": group.names[baseline], "value": number(paired.difference, 100)}
+        values |= {"low": number(paired.low, 100), "high": number(paired.high, 100)}
+        yield row_of(row, length, arm, gap.run) | {"kind": differing} | compared_fields(gap.row) | values
