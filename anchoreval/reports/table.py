@@ -115,23 +115,18 @@ def compared_fields(row: Row) -> dict[str, str]:
 def fields_of(contrast: Contrast, row: Row) -> dict[str, Json]:
     """Return one mapping: scores in points of 100, log-probabilities in nats per token. `verdict` is a short `says`."""
     paired, floor = row.difference, row.floor
-    scope = "cell" if paired.task else "pooled" if paired.length is None else "length"
-    place = {
+    return {
         "arm": contrast.arm,
         "baseline": contrast.baseline,
-        "scope": scope,
+        "scope": "cell" if paired.task else "pooled" if paired.length is None else "length",
         "task": paired.task,
         "length": paired.length,
-    }
-    counts = {
         "pairs": paired.pairs,
         "left_out": paired.left_out,
         "lost": ", ".join(f"{count} {reason}" for reason, count in paired.lost.items()),
         "same_outputs": paired.same_outputs,
         "sources": paired.clusters,
         "margin": _times(contrast.margin),
-    }
-    scores = {
         "mean_arm": _times(paired.mean_arm),
         "mean_baseline": _times(paired.mean_baseline),
         "difference": _times(paired.difference),
@@ -146,8 +141,6 @@ def fields_of(contrast: Contrast, row: Row) -> dict[str, Json]:
         "within_margin": row.verdict.within,
         "needs": row.verdict.needs,
         "says": row.says,
-    }
-    logprobs = {
         "logprob_pairs": paired.logprob_pairs,
         "logprob": paired.logprob,
         "logprob_low": paired.logprob_low,
@@ -156,8 +149,6 @@ def fields_of(contrast: Contrast, row: Row) -> dict[str, Json]:
         "logprob_p_holm": row.logprob_p_holm,
         "logprob_spread": paired.logprob_spread,
         "logprob_says": row.logprob_says,
-    }
-    floors = {
         "floor_discordant": _times(floor.discordant if floor else None),
         "floor_difference": _times(floor.difference if floor else None),
         "floor_logprob": floor.logprob if floor else None,
@@ -165,7 +156,6 @@ def fields_of(contrast: Contrast, row: Row) -> dict[str, Json]:
         "floor_outputs": _times(floor.outputs if floor else None),
         "prompts": "; ".join(contrast.prompts),
     }
-    return {**place, **counts, **scores, **logprobs, **floors}
 
 
 def _times(value: float | None) -> float | None:

@@ -26,12 +26,11 @@ from anchoreval.reports.board.cells import (
     task_map,
 )
 from anchoreval.reports.board.definition import IDENTITY, Declared
-from anchoreval.reports.board.models import averaged, gaps_across, over_seeds, over_words, variant_of
+from anchoreval.reports.board.models import gaps_across, lines_over_seeds
 from anchoreval.reports.board.store import Spool
 from anchoreval.reports.board.view import RunView
 from anchoreval.reports.table import TRAINED
 from anchoreval.stats import Cells, Compared, Place, Scores, Slots, Subject, Trained, labels
-from anchoreval.stats.seeds import missing_seeds, variant_names
 
 WORTH_A_PROCESS, CHUNK = 40, 10  # items
 Item = TypeVar("Item")
@@ -175,7 +174,7 @@ class Board:
     lengths: tuple[int, ...]
     heads: tuple[str, ...]
     runs: Sequence[Gathered]
-    groups: Sequence[Group]
+    groups: Iterable[Group]
     lines: tuple[Line, ...]
     absent: tuple[str, ...]
 
@@ -217,7 +216,7 @@ def build(declared: Declared, runs: Iterable[Gathered], workers: int = 1, checkp
         lines += of_group
 
     if trained:
-        lines = [*_over_seeds(lines, declared, checkpoints), *lines]
+        lines = [*lines_over_seeds(lines, declared, checkpoints), *lines]
     names = heads(definition.columns, lengths, definition.baseline)
     for name in reversed(definition.order):
         down, column = name.startswith("-"), name.removeprefix("-")
@@ -371,37 +370,6 @@ def choose(runs: Iterable[tuple[int, Gathered]]) -> dict[Place, dict[Subject, Sc
             for arm, scores in arms.items():
                 chosen[place].setdefault(arm, scores)
     return chosen
-
-
-def _over_seeds(lines: Sequence[Line], declared: Declared, checkpoints: bool) -> Iterator[Line]:
-    """Yield a line for each arm and suite of every variant that has several seeds, or checkpoints to be averaged."""
-    definition, members = declared.definition, dict[tuple[Trained, str, str, str], list[Line]]()
-    for line in lines:
-        if line.row.trained:
-            key = variant_of(line.row.trained, checkpoints), line.beside, line.suite, line.row.arm
-            members.setdefault(key, []).append(line)
-    seeds = {key: {line.row.trained.seed for line in of if line.row.trained} for key, of in members.items()}
-    names = variant_names(dict.fromkeys(variant for variant, *_ in members))
-    for key, of in members.items():
-        if len(of) < 2:
-            continue
-        rows, name = [line.row for line in of], names[key[0]]
-        row = over_seeds(rows, definition.margin / 100)
-        base = {names[each[0]]: own for each, own in seeds.items() if each[0].name == definition.baseline_model
-                and each[1:] == key[1:]}  # fmt: skip
-        said = f"{name}, {over_words(rows)}"
-        if lacking := missing_seeds({name: seeds[key]} | base):
-            said += f" ({lacking})"
-        values = columns_of(row, definition.columns, declared.averages)
-        yield replace(
-            of[0],
-            model=said,
-            setting=key[1],
-            comparable=all(line.comparable for line in of),
-            environments=max(line.environments for line in of),
-            values=averaged(rows, [line.values for line in of], values),
-            row=row,
-        )
 
 
 def spread_out(work: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[Result]:

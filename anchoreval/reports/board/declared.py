@@ -17,7 +17,7 @@ from anchoreval.reports.board.definition import Declared, Definition, find_defin
 from anchoreval.reports.board.gather import gather
 from anchoreval.reports.board.sheet import lines_of
 from anchoreval.reports.board.store import open_store
-from anchoreval.reports.page import TABLES, TITLES, require_page
+from anchoreval.reports.page import BOARD, TABLES, TITLES, require_page
 from anchoreval.reports.readable import draw
 
 __all__ = ["Board", "Declared", "Definition", "build", "find_definition", "load_definition", "write_leaderboard"]
@@ -65,33 +65,27 @@ def write_summary(
     known = list[Run]()
     for path in runs:
         try:
-            known.append(_outlined(header_alone(path)))
+            header = header_alone(path).header
         except RunError as error:
             tell(f"left out: {error}")
+            continue
+        # what `of_runs` reads of it alone: a header may be as long as a hundred records
+        model = {name: header.model.get(name) for name in ("name", "sha256", "trained")}
+        kept = {"run": header.run, "tasks": header.tasks, "lengths": header.lengths, "arms": header.arms}
+        known.append(Run(path, Header(kept | {"model": model}), ()))
     if not known:
         raise RunError(f"{runs[0]}: none of {len(runs)} runs can be read")
     for run in known:
-        if not _is_drawn(run.path):
+        page, records = run.path / BOARD, run.path / RECORDS
+        drawn = page.is_file() and records.is_file() and page.stat().st_mtime_ns >= records.stat().st_mtime_ns
+        if not drawn:
             draw([load_run(run.path)], run.path, [run.path], tell)
     names = Counter(run.name for run in known)
     declared = of_runs(known)
     with open_store(fresh) as store:
-        found = gather([run.path for run in known], declared, folder, store, workers, tell)
-        apart = (of_its_own(run, run.path if names[run.name] > 1 else run.name) for run in found)
+        gathered = gather([run.path for run in known], declared, folder, store, workers, tell)
+        apart = (of_its_own(run, run.path if names[run.name] > 1 else run.name) for run in gathered)
         return _write(declared, apart, folder, workers, checkpoints)
-
-
-def _outlined(run: Run) -> Run:
-    """Return the run with what `of_runs` reads of its header alone: a header may be as long as a hundred records."""
-    model = {name: run.header.model.get(name) for name in ("name", "sha256", "trained")}
-    kept = {"run": run.header.run, "tasks": run.header.tasks, "lengths": run.header.lengths, "arms": run.header.arms}
-    return Run(run.path, Header(kept | {"model": model}), ())
-
-
-def _is_drawn(run: Path) -> bool:
-    """Return True if a run has a page that is not older than its records."""
-    page, records = run / "board.html", run / RECORDS
-    return page.is_file() and records.is_file() and page.stat().st_mtime_ns >= records.stat().st_mtime_ns
 
 
 def _write(

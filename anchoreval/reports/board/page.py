@@ -18,40 +18,13 @@ from urllib.parse import quote
 from anchoreval.arms.patterns import masks_documents
 from anchoreval.records.command import command_of
 from anchoreval.records.header import RAW_TEXT
+from anchoreval.reports import page as kit
+from anchoreval.reports import words
 from anchoreval.reports.board.build import Board, Group
 from anchoreval.reports.board.cells import Map, heads
 from anchoreval.reports.board.definition import Reported, is_length
 from anchoreval.reports.board.view import DO, EXTENSION, MEANS, RunView
-from anchoreval.reports.page import (
-    NAME,
-    PIECES,
-    colours_css,
-    data_block,
-    difference_scale,
-    encoded,
-    listed,
-    nats_scale,
-    render,
-)
-from anchoreval.reports.words import (
-    NONE,
-    apart_words,
-    cell_words,
-    counts,
-    floor_words,
-    interval,
-    left_out,
-    logprob_difference,
-    lost_counts,
-    p_number,
-    p_text,
-    percent,
-    plain,
-    sentence,
-    size,
-    tally,
-    tokens,
-)
+from anchoreval.reports.words import NONE, interval, lost_counts, percent, plain, tokens
 from anchoreval.schema import OUTCOMES, Json, Outcome, Record
 from anchoreval.stats import Subject, per_token
 
@@ -103,10 +76,10 @@ def page(board: Board) -> Iterator[str]:
     first, values = next(iter(definition.order), ""), heads(definition.columns, board.lengths, "")
     column, way = first.removeprefix("-"), "descending" if first.startswith("-") else "ascending"
     settings = {line.setting for line in board.lines}
-    yield from render(
-        TEMPLATES / "board.html", "board", plain(definition.title, 200), [TEMPLATES / "board.css", colours_css()],
-        [PIECES, TEMPLATES / "board.js"],
-        about=plain(definition.about, 2000), name=plain(declared.name, NAME), baseline=definition.baseline,
+    yield from kit.render(
+        TEMPLATES / "board.html", "board", plain(definition.title, 200), [TEMPLATES / "board.css", kit.colours_css()],
+        [kit.PIECES, TEMPLATES / "board.js"],
+        about=plain(definition.about, 2000), name=plain(declared.name, kit.NAME), baseline=definition.baseline,
         margin=f"{definition.margin:g}", facts=facts, notes=notes, lines=_rows(board, folders),
         arms=list(dict.fromkeys(line.arm for line in board.lines)), suites=list(declared.suites),
         groups=list(enumerate(names)), columns=[*COLUMNS, *board.heads], count=len(board.lines),
@@ -114,8 +87,8 @@ def page(board: Board) -> Iterator[str]:
         sorted_by={len(COLUMNS) + values.index(column): way} if column in values else {},
         reported=[_reported(table) for table in declared.reported],
         sources=list(zip(board.runs, folders, strict=True)), runs=runs, alone=alone,
-        shared=data_block({"runs": [[at, int(run.viewer)] for at, run in zip(folders, board.runs, strict=True)]}),
-        blocks=(data_block(_maps(group)) for group in board.groups),
+        shared=kit.data_block({"runs": [[at, int(run.viewer)] for at, run in zip(folders, board.runs, strict=True)]}),
+        blocks=(kit.data_block(_maps(group)) for group in board.groups),
         none=NONE, forest=FOREST, score_heads=SCORE_HEADS, difference_heads=DIFFERENCE_HEADS,
     )  # fmt: skip
 
@@ -129,7 +102,7 @@ def _rows(board: Board, folders: Sequence[str]) -> Iterator[Mapping[str, Any]]:
             if value.run is not None:
                 folder = folders[value.run]
                 viewed = board.runs[value.run].viewer
-                href = listed(folder, value.query) if viewed else f"{folder}/records.jsonl"
+                href = kit.listed(folder, value.query) if viewed else f"{folder}/records.jsonl"
             fields.append((value, href))
         yield {"line": line, "fields": fields}
 
@@ -226,6 +199,7 @@ def _details(view: RunView, number: int, folder: str) -> dict[str, Any]:
         left = "samples without a score are left out"
         footnotes.append(f"* {left}; the column 'lost as wrong' is the mean where they count as wrong")
     footnotes += [line.text for line in view.outcomes if line.quiet]
+    floors = map(words.floor_words, view.contrasts.values())
     return {
         "number": number,
         "title": plain(view.model, 100),
@@ -236,7 +210,7 @@ def _details(view: RunView, number: int, folder: str) -> dict[str, Any]:
         "fingerprint": view.fingerprint,
         "warnings": warnings,
         "against": [_against(view, base, number, folder) for base in view.arms] if len(view.arms) > 1 else [],
-        "floor": next(filter(None, map(floor_words, view.contrasts.values())), "noise floor: no placebo in this run"),
+        "floor": next(filter(None, floors), "noise floor: no placebo in this run"),
         "rows": list(_score_rows(view, number, folder)),
         "evidence": list(_evidence(view, number)),
         "footnotes": [*footnotes, *view.ruler_words],
@@ -251,25 +225,25 @@ def _against(view: RunView, base: str, number: int, folder: str) -> dict[str, An
     """
     contrasts = [(arm, view.contrasts[arm, base]) for arm in view.arms if arm != base]
     drawn = [contrast.pooled.difference for _, contrast in contrasts if not contrast.pooled.too_few]
-    scale = difference_scale([100 * end for paired in drawn for end in (paired.low, paired.high) if end])
+    scale = kit.difference_scale([100 * end for paired in drawn for end in (paired.low, paired.high) if end])
     cards, rows = [], []
     for arm, contrast in contrasts:
         pooled, lengths = contrast.pooled, contrast.lengths if len(contrast.lengths) > 1 else ()
         ends = [pooled.difference.low, pooled.difference.difference, pooled.difference.high]
         forest = [round(100 * end / scale * FOREST, 2) for end in ends if end is not None]
-        words = [
-            counts(pooled),
-            logprob_difference(pooled),
-            *(f"at {tokens(row.difference.length or 0)}: {sentence(row)}" for row in lengths),
-            f"by task and length: {tally(contrast.cells)}" if len(contrast.cells) > 1 else "",
-            apart_words(contrast),
+        sentences = [
+            words.counts(pooled),
+            words.logprob_difference(pooled),
+            *(f"at {tokens(row.difference.length or 0)}: {words.sentence(row)}" for row in lengths),
+            f"by task and length: {words.tally(contrast.cells)}" if len(contrast.cells) > 1 else "",
+            words.apart_words(contrast),
         ]
         cards.append({
             "arm": plain(contrast.arm, 60),
             "word": pooled.word,
-            "size": size(pooled),
-            "href": listed(folder, [("arm", arm)]) if view.viewer else "",
-            "words": list(filter(None, words)),
+            "size": words.size(pooled),
+            "href": kit.listed(folder, [("arm", arm)]) if view.viewer else "",
+            "words": list(filter(None, sentences)),
             "forest": forest if len(forest) == len(ends) and not pooled.too_few else [],
         })  # fmt: skip
         for row in contrast.cells:
@@ -286,8 +260,8 @@ def _against(view: RunView, base: str, number: int, folder: str) -> dict[str, An
                 (f"{cell.pairs}{star}", cell.pairs),
                 (NONE if same is None else str(same), same),
                 (str(cell.discordant), cell.discordant),
-                (p_number(cell.p), cell.p),
-                (p_number(row.p_holm), row.p_holm),
+                (words.p_number(cell.p), cell.p),
+                (words.p_number(row.p_holm), row.p_holm),
                 (percent(cell.detectable), cell.detectable),
                 (row.says, None),
             )
@@ -298,7 +272,7 @@ def _against(view: RunView, base: str, number: int, folder: str) -> dict[str, An
 def _links(view: RunView, number: int, folder: str, task: str, length: int, arm: str) -> tuple[str, str]:
     """Return the links of a table's row: to the samples on the page, and to those in the viewer if there is one."""
     query = [("task", task), ("length", str(length)), ("arm", arm)]
-    return f"#e{number}-{view.tasks.index(task)}-{length}", listed(folder, query) if view.viewer else ""
+    return f"#e{number}-{view.tasks.index(task)}-{length}", kit.listed(folder, query) if view.viewer else ""
 
 
 def _score_rows(view: RunView, number: int, folder: str) -> Iterator[tuple[tuple[str, str], Fields]]:
@@ -341,7 +315,7 @@ def _evidence(view: RunView, number: int) -> Iterator[dict[str, Any]]:
                 "id": f"e{number}-{row}-{length}",
                 "task": plain(task, 80),
                 "length": length,
-                "arms": [(plain(arm, 60), cell_words(cell) if cell else "no records") for arm, cell in cells],
+                "arms": [(plain(arm, 60), words.cell_words(cell) if cell else "no records") for arm, cell in cells],
                 "samples": [_sample(by_id[name], view.arms) for name in first],
                 "total": len(by_id),
                 "unmakeable": plain(view.unmakeable.get((task, length), ""), 300),
@@ -383,10 +357,10 @@ def _maps(group: Group) -> Json:
     """Return the maps of one model; numbers are whole tenths of a point, log-probabilities in nats per token."""
     arms = {arm: i for i, arm in enumerate(group.arms)}
     tasks = {task: row for row, task in enumerate(group.tasks.rows)}
-    names: dict[str, list[str | None]] = {task: [plain(task, NAME), encoded(task)] for task in tasks}
+    names: dict[str, list[str | None]] = {task: [plain(task, kit.NAME), kit.encoded(task)] for task in tasks}
     unmakeable = group.view.unmakeable if group.view else {}
     return {
-        "arms": [[plain(group.names[subject], NAME), encoded(subject.arm)] for subject in group.arms],
+        "arms": [[plain(group.names[subject], kit.NAME), kit.encoded(subject.arm)] for subject in group.arms],
         "base": next((i for i, subject in enumerate(group.arms) if subject.arm == group.baseline), 0),
         "lengths": group.lengths,
         "samples": int(group.view is not None),
@@ -424,8 +398,8 @@ def _map(found: Map, arms: Mapping[Subject, int], rows: list[list[str | None]]) 
             nats.append(paired.logprob)
         differences.append([
             *place, _tenths(paired.difference), _tenths(paired.low), _tenths(paired.high), paired.pairs,
-            left_out(paired),
-            p_text(paired.p, judged.p_holm) if paired.discordant else "",
+            words.left_out(paired),
+            words.p_text(paired.p, judged.p_holm) if paired.discordant else "",
             None if judged.told else _tenths(paired.detectable),
             judged.says, gap.run, int(judged.told), paired.same_outputs, int(judged.too_few),
             None if judged.says.startswith(str(judged.verdict)) or judged.placebo else str(judged.verdict),
@@ -435,8 +409,8 @@ def _map(found: Map, arms: Mapping[Subject, int], rows: list[list[str | None]]) 
     return {
         "rows": [*rows, ["all pairs", None]] if found.totals else rows,
         "total": int(bool(found.totals)),
-        "scale": difference_scale(shown),
-        "nats": nats_scale(nats),
+        "scale": kit.difference_scale(shown),
+        "nats": kit.nats_scale(nats),
         "means": means,
         "gaps": differences,
     }
