@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
 from multiprocessing import get_context
@@ -87,24 +87,12 @@ class Gathered:
             f"changed: {changed}" if changed else "",
         )
         return cls(
-            path=path,
-            name=name,
-            subject=replace(subject, run=""),
-            setting=setting,
-            beside=setting,
-            created=header.created,
-            incomparable=view.incomparable if view else header.incomparable(),
-            facts=tuple(filter(None, facts)),
-            environments=max(1, len(header.environments)),
-            tokenizer=str(header.tokenizer.get("sha256") or ""),
-            trained=header.trained,
-            places=places,
-            load=load,
-            changed=changed,
-            viewer=viewer,
-            page=page,
-            view=view,
-        )
+            path=path, name=name, subject=replace(subject, run=""), setting=setting, beside=setting,
+            created=header.created, incomparable=view.incomparable if view else header.incomparable(),
+            facts=tuple(filter(None, facts)), environments=max(1, len(header.environments)),
+            tokenizer=str(header.tokenizer.get("sha256") or ""), trained=header.trained,
+            places=places, load=load, changed=changed, viewer=viewer, page=page, view=view,
+        )  # fmt: skip
 
 
 def gathered_view(view: RunView, label: str = "") -> Gathered:
@@ -142,9 +130,9 @@ class Group:
     repeated: int
     lengths: tuple[int, ...]
     baseline: str
-    view: RunView | None = None
-    grids: Mapping[str, Map] = field(default_factory=dict)
-    trained: Trained | None = None
+    view: RunView | None
+    grids: Mapping[str, Map]
+    trained: Trained | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,22 +270,14 @@ def _group(
         if not {task, "all tasks"}.isdisjoint(runs[scores.run].incomparable)
     }
     group = Group(
-        model=model,
-        setting=setting,
-        arms=arms,
-        names=names,
-        runs=tuple(runs),
-        incomparable=frozenset(incomparable),
-        environments=max(run.environments for run in runs.values()),
+        model=model, setting=setting, arms=arms, names=names, runs=tuple(runs), incomparable=frozenset(incomparable),
+        environments=max(run.environments for run in runs.values()), repeated=len(offers) - len(set(offers)),
         tasks=task_map(taken, tasks, pairs, arms, compared),
         depths=depth_map(taken, pairs, arms, names, margin),
-        repeated=len(offers) - len(set(offers)),
-        lengths=view.lengths if view else lengths,
-        baseline=definition.baseline or next((arm.arm for arm in arms), ""),
-        view=view,
         grids=grid_maps(view.records, view.tasks, pairs, names) if view else {},
-        trained=first.trained,
-    )
+        lengths=view.lengths if view else lengths,
+        baseline=definition.baseline or next((arm.arm for arm in arms), ""), view=view, trained=first.trained,
+    )  # fmt: skip
     across: Mapping[tuple[str, str], Gap] = {}
     if others:
         silent = others[0][1].tokenizer != first.tokenizer

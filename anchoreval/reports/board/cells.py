@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from anchoreval.reports.board.definition import BY_LENGTH
+from anchoreval.reports.board.definition import BY_LENGTH, COLUMNS
 from anchoreval.reports.words import NONE, interval, lost_counts, p_number, p_value, percent, plain, sentence, tokens
 from anchoreval.schema import Outcome, Record
 from anchoreval.stats import (
@@ -40,21 +40,6 @@ from anchoreval.suites.ruler.averages import AVERAGES, LENGTHS, TASKS, THRESHOLD
 Pairs = Sequence[tuple[Subject, Subject]]  # (arm, baseline)
 Taken = Mapping[Place, Mapping[Subject, Scores]]
 Slot = TypeVar("Slot")
-HEADS = {
-    "mean": "mean",
-    "ruler_effective_length": "effective length",
-    "difference": "minus {baseline}",
-    "verdict": "verdict",
-    "p_holm": "p (Holm)",
-    "logprob": "log-prob",
-    "samples": "samples",
-    "model_difference": "minus {model}",
-    "model_verdict": "verdict over models",
-    "trained_as": "trained as",
-    "trained_rope": "trained RoPE",
-    "seed": "seed",
-    "steps": "steps",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,17 +107,13 @@ def task_map(taken: Taken, rows: Sequence[str], pairs: Pairs, arms: Sequence[Sub
 
 def depth_map(taken: Taken, pairs: Pairs, arms: Sequence[Subject], names: Mapping[Subject, str], margin: float) -> Map:
     """Return the map tenth of the context x length, over the samples of all tasks that have a single depth."""
-    by_length: dict[int, dict[Subject, dict[Place, Scores]]] = {}
+    slots: dict[tuple[int, int], dict[Subject, dict[Place, Scores]]] = {}
     for place in sorted(taken):
         for arm, scores in taken[place].items():
-            by_length.setdefault(place[1], {}).setdefault(arm, {})[place] = scores
-    slots: dict[tuple[int, int], dict[Subject, Cells]] = {}
-    for length, by_subject in by_length.items():
-        for depth in range(DECILES):
-            slots[depth, length] = {
-                arm: {place: scores.at_decile(depth) for place, scores in cells.items() if depth in scores.decile}
-                for arm, cells in by_subject.items()
-            }
+            for depth in range(DECILES):
+                cells = slots.setdefault((depth, place[1]), {}).setdefault(arm, {})
+                if depth in scores.decile:
+                    cells[place] = scores.at_decile(depth)
     means = {
         (*spot, arm): mean_of(list(cells.values()))
         for spot, at_spot in slots.items()
@@ -241,22 +222,23 @@ def heads(
     baseline_model: str | None = None,
 ) -> tuple[str, ...]:
     """Return the heads over the values of a row; without `published`, the names that a definition uses."""
-    spelled = {"baseline": plain(baseline, 60), "model": plain(baseline_model or "the first model", 60)}
     texts: list[str] = []
     for name in names:
-        if name == BY_LENGTH:
-            texts += [name if published is None else tokens(length) for length in lengths]
-        elif published is None:
-            texts.append(name)
-        else:
-            texts.append(HEADS[name].format(**spelled) if name in HEADS else plain(published[name].title, 60))
+        for length in lengths if name == BY_LENGTH else (0,):  # other columns have a single head
+            if published is None:
+                texts.append(name)
+            elif name not in COLUMNS:
+                texts.append(plain(published[name].title, 60))
+            else:
+                model = plain(baseline_model or "the first model", 60)
+                texts.append(COLUMNS[name][0].format(length=tokens(length), baseline=plain(baseline, 60), model=model))
     return tuple(texts)
 
 
 def columns_of(
     row: RowCells, names: Sequence[str], published: Mapping[str, Average] | None = None
 ) -> tuple[Value, ...]:
-    """Return the values of a row, in the order of `heads`: of HEADS, or of a published average of a suite."""
+    """Return the values of a row, in the order of `heads`: of COLUMNS, or of a published average of a suite."""
     means, behind = row.means.values(), (("arm", row.arm),)
     sizes: Counter[int] = Counter()
     for mean in means:
@@ -293,7 +275,7 @@ def columns_of(
             label += "".join(f"; {counts[outcome]:,} {outcome}" for outcome in ("cut", "empty") if counts[outcome])
             text = f"{scored:,}" if scored == asked else f"{scored:,}/{asked:,}"
             values.append(Value(text, float(scored), label, run=run, query=behind))
-        elif name in HEADS:
+        elif name in COLUMNS:
             values.append(_of_training(row, name))
         else:
             values.append(_published(row, (averages() if published is None else published)[name]))

@@ -27,23 +27,33 @@ from anchoreval.suites.outside import known_tasks
 
 IDENTITY = ("model", "setting", "arm", "suite")
 BY_LENGTH = "by_length"
-#: Beside the published averages of the suites (`anchoreval.suites.averages`).
+#: Column -> its head and what it shows, beside the published averages of the suites (`anchoreval.suites.averages`).
 COLUMNS = {
-    BY_LENGTH: "one column per length: the mean over the suite's tasks there",
-    "mean": "the mean of the columns by length",
-    "ruler_effective_length": "the longest length up to which RULER's 13 tasks average at least 85.6",
-    "difference": "paired difference to the baseline over all samples of the row, in points",
-    "verdict": "what the paired difference says",
-    "p_holm": "its p value, corrected by Holm over the suites of an arm; with one suite that of `anchoreval compare`",
-    "logprob": "log-probability per token of the reference answer, mean over cells",
-    "samples": "scored of asked samples",
-    "model_difference": "the paired difference to the same arm of the model or variant `baseline_model`, in points",
-    "model_verdict": "what that difference says",
-    "trained_as": "the variant that the model was trained as; this and the next three come first by themselves",
-    "trained_rope": "the RoPE level that it was trained at",
-    "seed": "the seed of its training",
-    "steps": "the steps of its training",
-}
+    BY_LENGTH: ("{length}", "one column per length: the mean over the suite's tasks there"),
+    "mean": ("mean", "the mean of the columns by length"),
+    "ruler_effective_length": (
+        "effective length", "the longest length up to which RULER's 13 tasks average at least 85.6",
+    ),
+    "difference": ("minus {baseline}", "paired difference to the baseline over all samples of the row, in points"),
+    "verdict": ("verdict", "what the paired difference says"),
+    "p_holm": (
+        "p (Holm)",
+        "its p value, corrected by Holm over the suites of an arm; with one suite that of `anchoreval compare`",
+    ),
+    "logprob": ("log-prob", "log-probability per token of the reference answer, mean over cells"),
+    "samples": ("samples", "scored of asked samples"),
+    "model_difference": (
+        "minus {model}",
+        "the paired difference to the same arm of the model or variant `baseline_model`, in points",
+    ),
+    "model_verdict": ("verdict over models", "what that difference says"),
+    "trained_as": (
+        "trained as", "the variant that the model was trained as; this and the next three come first by themselves",
+    ),
+    "trained_rope": ("trained RoPE", "the RoPE level that it was trained at"),
+    "seed": ("seed", "the seed of its training"),
+    "steps": ("steps", "the steps of its training"),
+}  # fmt: skip
 ACROSS = ("model_difference", "model_verdict")
 FIELDS = ("model", "trained_on", "method", "suite", "column", "value", "table", "source", "note")
 NEEDED = ("model", "method", "suite", "column", "table", "source")

@@ -69,9 +69,9 @@ class Store:
             return self._read(path)
         with contextlib.suppress(OSError):
             os.utime(self.folder / sha256)
-        rows = known[0]["cells"]
-        wrong = {_key(row): (row[4], row[5]) for row in rows if row[5]}
-        return Kept(path, sha256, known[0]["count"], {_key(row): row[3] for row in rows}, wrong)
+        rows = [((arm, task, length), *rest) for arm, task, length, *rest in known[0]["cells"]]
+        wrong = {key: (line, why) for key, _, line, why in rows if why}
+        return Kept(path, sha256, known[0]["count"], {key: count for key, count, *_ in rows}, wrong)
 
     def scores(self, kept: Kept, cells: Collection[Key]) -> Iterator[tuple[str, Scores]]:
         """Yield arm and scores of these cells, in the order of their first records."""
@@ -180,10 +180,6 @@ class Spool(Generic[Item]):
             item: Item = pickle.load(self._file)  # what this process wrote
             at = self._file.tell()
             yield item
-
-
-def _key(row: list[Any]) -> Key:
-    return row[0], row[1], row[2]
 
 
 def _digest(content: bytes) -> bytes:

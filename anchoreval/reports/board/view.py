@@ -51,8 +51,6 @@ _NORMAL = "scored as they stand; a base model does not end its answers, so this 
 class OutcomeLine:
     """One outcome of a run in a sentence; `quiet` is True if the outcome is to be expected."""
 
-    outcome: Outcome
-    count: int
     text: str
     quiet: bool
 
@@ -147,29 +145,14 @@ def view(run: Run, folder: Path) -> RunView:
     name = header.run or path
     canonical = json.dumps(header, sort_keys=True, separators=(",", ":"), default=str)
     return RunView(
-        path=path,
-        name=name,
-        model=str(header.model.get("name") or name),
-        header=header,
-        records=run.records,
-        tasks=run.tasks,
-        lengths=tuple(lengths),
-        arms=run.arms,
-        subjects=subjects,
-        cells=cells,
-        compared=compared,
-        contrasts=contrasts,
-        averages=averages,
-        ruler_words=ruler_words,
-        outcomes=outcome_lines(header, run.records),
-        notes=list(run_notes(header, run.records, run.arms, run.changed)),
-        unmakeable=unmakeable,
-        expected=None if expected is None else expected * len(run.arms),
-        incomparable=header.incomparable(run.records),
-        fingerprint=hashlib.sha256(canonical.encode("ascii")).hexdigest()[:12],
-        viewer=has_viewer(run.path),
+        path=path, name=name, model=str(header.model.get("name") or name), header=header, records=run.records,
+        tasks=run.tasks, lengths=tuple(lengths), arms=run.arms, subjects=subjects, cells=cells, compared=compared,
+        contrasts=contrasts, averages=averages, ruler_words=ruler_words, outcomes=outcome_lines(header, run.records),
+        notes=list(run_notes(header, run.records, run.arms, run.changed)), unmakeable=unmakeable,
+        expected=None if expected is None else expected * len(run.arms), incomparable=header.incomparable(run.records),
+        fingerprint=hashlib.sha256(canonical.encode("ascii")).hexdigest()[:12], viewer=has_viewer(run.path),
         changed=run.changed,
-    )
+    )  # fmt: skip
 
 
 def _ruler_means(cells: Iterable[Cell]) -> RulerMeans:
@@ -245,7 +228,7 @@ def outcome_lines(header: Header, records: Iterable[Record]) -> list[OutcomeLine
         in_arms = f" ({counts})" if len(arms) > 1 else ""
         why = f", the first: {plain(reasons[outcome], 160)}" if outcome in reasons else ""
         text = f"{count:,} {outcome.replace('_', ' ')}{in_arms}: {MEANS[outcome]}{why}; "
-        lines.append(OutcomeLine(outcome, count, text + (_NORMAL if quiet else DO[outcome]), quiet))
+        lines.append(OutcomeLine(text + (_NORMAL if quiet else DO[outcome]), quiet))
     return lines
 
 
