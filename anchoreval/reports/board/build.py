@@ -156,10 +156,11 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Board:
-    """Everything that a declared board shows about measured runs."""
+    """Everything that a declared board shows about measured runs; `names` and `heads` are those of its columns."""
 
     declared: Declared
     lengths: tuple[int, ...]
+    names: tuple[str, ...]
     heads: tuple[str, ...]
     runs: Sequence[Gathered]
     groups: Iterable[Group]
@@ -205,17 +206,17 @@ def build(declared: Declared, runs: Iterable[Gathered], workers: int = 1, checkp
 
     if trained:
         lines = [*lines_over_seeds(lines, declared, checkpoints), *lines]
-    names = heads(definition.columns, lengths, definition.baseline)
+    columns = heads(declared, lengths)
+    names = tuple(name for name, _ in columns)
     for name in reversed(definition.order):
         down, column = name.startswith("-"), name.removeprefix("-")
         if column in IDENTITY:
             lines.sort(key=attrgetter(column), reverse=down)
         else:
             lines.sort(key=partial(_rank, names.index(column), down))
-    baseline = definition.baseline or "baseline"
-    titles = heads(definition.columns, lengths, baseline, declared.averages, base)
+    titles = tuple(head for _, head in columns)
     absent = () if whole else tuple(_absent(declared, gathered))
-    return Board(declared, lengths, titles, gathered, groups, tuple(lines), absent)
+    return Board(declared, lengths, names, titles, gathered, groups, tuple(lines), absent)
 
 
 def _rank(position: int, down: bool, line: Line) -> tuple[bool, float, str]:

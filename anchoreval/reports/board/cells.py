@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from anchoreval.reports.board.definition import BY_LENGTH, COLUMNS
+from anchoreval.reports.board.definition import BY_LENGTH, COLUMNS, Declared
 from anchoreval.reports.words import NONE, interval, lost_counts, p_number, p_value, percent, plain, sentence, tokens
 from anchoreval.schema import Outcome, Record
 from anchoreval.stats import (
@@ -82,7 +82,7 @@ def gaps_of(slots: Slots[Slot], pairs: Iterable[tuple[Subject, Subject]]) -> dic
         for slot, row in slots.rows(arm, base).items():
             both = slots.both(slot, arm, base) or []
             run = both[0][0].run
-            if len({scores.run for scores, _ in both}) > 1:
+            if len({scores.run for scores, _ in both}) > 1:  # the run that most pairs are from
                 sizes: dict[int, int] = {}
                 for ours, theirs in both:
                     sizes[ours.run] = sizes.get(ours.run, 0) + len(matched(ours, theirs)[0])
@@ -214,25 +214,19 @@ class Mixed:
     as_wrong: float
 
 
-def heads(
-    names: Sequence[str],
-    lengths: Sequence[int],
-    baseline: str,
-    published: Mapping[str, Average] | None = None,
-    baseline_model: str | None = None,
-) -> tuple[str, ...]:
-    """Return the heads over the values of a row; without `published`, the names that a definition uses."""
-    texts: list[str] = []
-    for name in names:
-        for length in lengths if name == BY_LENGTH else (0,):  # other columns have a single head
-            if published is None:
-                texts.append(name)
-            elif name not in COLUMNS:
-                texts.append(plain(published[name].title, 60))
-            else:
-                model = plain(baseline_model or "the first model", 60)
-                texts.append(COLUMNS[name][0].format(length=tokens(length), baseline=plain(baseline, 60), model=model))
-    return tuple(texts)
+def heads(declared: Declared, lengths: Sequence[int]) -> list[tuple[str, str]]:
+    """Return the name and the head of every value of a row."""
+    definition, columns = declared.definition, list[tuple[str, str]]()
+    baseline = plain(definition.baseline or "baseline", 60)
+    model = plain(definition.baseline_model or "the first model", 60)
+    for name in definition.columns:
+        if name == BY_LENGTH:
+            columns += [(name, tokens(length)) for length in lengths]
+        elif name in COLUMNS:
+            columns.append((name, COLUMNS[name][0].format(baseline=baseline, model=model)))
+        else:
+            columns.append((name, plain(declared.averages[name].title, 60)))
+    return columns
 
 
 def columns_of(

@@ -29,7 +29,7 @@ IDENTITY = ("model", "setting", "arm", "suite")
 BY_LENGTH = "by_length"
 #: Column -> its head and what it shows, beside the published averages of the suites (`anchoreval.suites.averages`).
 COLUMNS = {
-    BY_LENGTH: ("{length}", "one column per length: the mean over the suite's tasks there"),
+    BY_LENGTH: ("the length", "one column per length: the mean over the suite's tasks there"),
     "mean": ("mean", "the mean of the columns by length"),
     "ruler_effective_length": (
         "effective length", "the longest length up to which RULER's 13 tasks average at least 85.6",

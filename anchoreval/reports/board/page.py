@@ -21,7 +21,7 @@ from anchoreval.records.header import RAW_TEXT
 from anchoreval.reports import page as kit
 from anchoreval.reports import words
 from anchoreval.reports.board.build import Board, Group
-from anchoreval.reports.board.cells import Map, heads
+from anchoreval.reports.board.cells import Map
 from anchoreval.reports.board.definition import Reported, is_length
 from anchoreval.reports.board.view import DO, EXTENSION, MEANS, RunView
 from anchoreval.reports.words import NONE, interval, lost_counts, percent, plain, tokens
@@ -73,7 +73,7 @@ def page(board: Board) -> Iterator[str]:
         notes = list(_notes(board, lost, masks, repeated, whole=bool(runs)))
 
     # the column that decides the order of the table first, unless it is none of the values
-    first, values = next(iter(definition.order), ""), heads(definition.columns, board.lengths, "")
+    first = next(iter(definition.order), "")
     column, way = first.removeprefix("-"), "descending" if first.startswith("-") else "ascending"
     settings = {line.setting for line in board.lines}
     yield from kit.render(
@@ -84,7 +84,7 @@ def page(board: Board) -> Iterator[str]:
         arms=list(dict.fromkeys(line.arm for line in board.lines)), suites=list(declared.suites),
         groups=list(enumerate(names)), columns=[*COLUMNS, *board.heads], count=len(board.lines),
         setting=settings.pop() if len(settings) == 1 else "",
-        sorted_by={len(COLUMNS) + values.index(column): way} if column in values else {},
+        sorted_by={len(COLUMNS) + board.names.index(column): way} if column in board.names else {},
         reported=[_reported(table) for table in declared.reported],
         sources=list(zip(board.runs, folders, strict=True)), runs=runs, alone=alone,
         shared=kit.data_block({"runs": [[at, int(run.viewer)] for at, run in zip(folders, board.runs, strict=True)]}),

@@ -287,8 +287,8 @@ def _csv_rows(view: RunView) -> Iterator[dict[str, str]]:
 
     for arm, average in view.averages.items():
         for length, mean in average.by_length.items():
-            behind = [cell for cell in view.cells.values() if (cell.length, cell.arm) == (length, arm)]
-            behind = [cell for cell in behind if cell.task.startswith("ruler/")]
+            here = [cell for cell in view.cells.values() if (cell.length, cell.arm) == (length, arm)]
+            behind = [cell for cell in here if cell.task.startswith("ruler/")]
             counts = sum((Counter(cell.outcomes) for cell in behind), Counter[Outcome]())
             lost: dict[str, int] = {name: counts[name] for name in OUTCOMES if counts[name] and name not in SCORED}
             if others := sum(cell.lost for cell in behind) - sum(lost.values()):
