@@ -19,11 +19,11 @@ from test_leaderboard import declared, saved
 from anchoreval import compare
 from anchoreval.errors import CardError
 from anchoreval.records.run import Run
-from anchoreval.reports.board import board_csv, of_runs, sheet, write_board
+from anchoreval.reports.board import board_csv, of_runs, write_board
+from anchoreval.reports.board import declared as declared_boards
 from anchoreval.reports.board.build import Board, Line, build, gathered_view
 from anchoreval.reports.board.cells import Value
-from anchoreval.reports.board.declared import load_definition
-from anchoreval.reports.board.sheet import lines_of
+from anchoreval.reports.board.declared import lines_of, load_definition
 from anchoreval.reports.board.view import COLUMNS, view
 from anchoreval.reports.table import TRAINED
 
@@ -111,7 +111,7 @@ def test_both_tables_of_boards_say_how_a_model_was_trained(tmp_path: Path) -> No
     assert ("anchor", "fp32", "0-2", "16") in over
 
 
-@pytest.mark.parametrize("table", [COLUMNS, sheet.COLUMNS], ids=["view", "sheet"])
+@pytest.mark.parametrize("table", [COLUMNS, declared_boards.COLUMNS], ids=["board", "declared"])
 def test_every_column_of_a_table_is_explained(table: tuple[str, ...]) -> None:
     text = (Path(__file__).parents[2] / "docs" / "tables.md").read_text()
     named = " ".join(re.findall(r"^\| (`.*?) \|", text, re.MULTILINE))

@@ -2,13 +2,11 @@
 
 view        one run that was read whole, as a board shows it, and board.csv of runs
 definition  strict YAML: what a board shows, with the numbers that papers printed
-gather      run folders, streamed into a few numbers per record (store)
 build       what a board keeps of each run; groups, maps and rows
 cells       means, paired differences, maps, and the columns that a definition may name
 models      differences between models, and rows over the seeds of a trained variant
 page        the page (imports jinja2)
-sheet       <name>.csv of a declared board
-declared    boards that a definition in YAML declares
+declared    boards that a definition in YAML declares: run folders, read by way of `store`, and <name>.csv
 """
 
 from __future__ import annotations
