@@ -188,19 +188,20 @@ def build(declared: Declared, runs: Iterable[Gathered], workers: int = 1, checkp
     for number, run in enumerate(gathered):
         by_subject = grouped.setdefault((run.subject.model, run.setting), {})
         by_subject.setdefault(replace(run.subject, arm=run.subject.model), []).append((number, run))
-    work = [
-        (name, setting, by_subject[subject])
+    named_groups = [
+        (subject.model, subject.weights, setting, name, by_subject[subject])
         for (_, setting), by_subject in grouped.items()
         for subject, name in labels(by_subject).items()
     ]
-    work.sort(key=lambda item: (item[2][0][1].subject.model, item[2][0][1].subject.weights, item[1], item[0]))
-    every, base = [members for *_, members in work], definition.baseline_model
-    numbered = [
-        (number, *item, baseline_of(base, item[2][0][1], every) if base else None) for number, item in enumerate(work)
+    named_groups.sort(key=lambda item: item[:4])
+    every, base = [members for *_, members in named_groups], definition.baseline_model
+    work = [
+        (number, name, setting, members, baseline_of(base, members[0][1], every) if base else None)
+        for number, (_, _, setting, name, members) in enumerate(named_groups)
     ]
     groups: list[Group] | Spool[Group] = Spool() if len(work) >= WORTH_A_PROCESS and not whole else []
     lines: list[Line] = []
-    for group, of_group in spread_out(partial(_group, declared, lengths), numbered, workers):
+    for group, of_group in spread_out(partial(_group, declared, lengths), work, workers):
         groups.append(group)
         lines += of_group
 

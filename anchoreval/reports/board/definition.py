@@ -232,27 +232,24 @@ def is_length(column: str) -> bool:
 
 def load_reported(path: Path) -> Reported:
     """Return the numbers of a file; raise CardError with the file, the line and the field."""
+    numbers = []
     try:
         reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
         if tuple(reader.fieldnames or ()) != FIELDS:
             raise CardError(f"{path}:1: the columns must be {','.join(FIELDS)}")
-        numbers = tuple(_printed(path, reader.line_num, row) for row in reader)
+        for row in reader:
+            at = f"{path}:{reader.line_num}"
+            if None in row or None in row.values():
+                raise CardError(f"{at}: a line needs {len(FIELDS)} fields")
+            if empty := [name for name in NEEDED if not row[name]]:
+                raise CardError(f"{at}: {empty[0]} is empty")
+            if not _NUMBER.fullmatch(row["value"]) or float(row["value"]) > 100:
+                raise CardError(f"{at}: value: {row['value']!r} is no number from 0 to 100")
+            numbers.append(Printed(**row))
     except csv.Error as error:
         raise CardError(f"{path}: cannot be read: {error}") from error
     keys = [(number.row, number.column, number.table) for number in numbers]
     if len(set(keys)) < len(keys):
         twice = next(key for i, key in enumerate(keys) if key in keys[:i])
         raise CardError(f"{path}: {', '.join(twice[0])}, {twice[1]} is there twice for table {twice[2]}")
-    return Reported(path.stem, numbers)
-
-
-def _printed(path: Path, line: int, row: Mapping[str | None, str | None]) -> Printed:
-    if None in row or None in row.values():
-        raise CardError(f"{path}:{line}: a line needs {len(FIELDS)} fields")
-    values = {name: str(row[name]) for name in FIELDS}
-    empty = [name for name in NEEDED if not values[name]]
-    if empty:
-        raise CardError(f"{path}:{line}: {empty[0]} is empty")
-    if not _NUMBER.fullmatch(values["value"]) or float(values["value"]) > 100:
-        raise CardError(f"{path}:{line}: value: {values['value']!r} is no number from 0 to 100")
-    return Printed(**values)
+    return Reported(path.stem, tuple(numbers))
