@@ -51,11 +51,11 @@ def page(board: Board) -> Iterator[str]:
     folders = [folder if folder.startswith(".") else f"./{folder}" for folder in folders]
 
     # one pass over the groups: they may lie in a file
-    runs, names, models = list[dict[str, Any]](), list[str](), set[str]()
+    details, names, models = list[dict[str, Any]](), list[str](), set[str]()
     lost, masks, repeated = Counter[Outcome](), False, 0
     for number, group in enumerate(board.groups):
         if group.view:
-            runs.append(_details(group.view, number, folders[group.runs[0]]))
+            details.append(_details(group.view, number, folders[group.runs[0]]))
         names.append(f"{group.model} · {group.setting}")
         models.add(group.model)
         for mean in group.tasks.means.values():
@@ -63,14 +63,14 @@ def page(board: Board) -> Iterator[str]:
         masks = masks or any(masks_documents(subject.arm) for subject in group.arms)
         repeated += group.repeated
 
-    alone = runs[0] if len(runs) == 1 else None
+    alone = details[0] if len(details) == 1 else None
     if alone:
         facts, notes = alone["lead"], alone["warnings"]
     else:
         spans = " / ".join(tokens(length) for length in board.lengths)
         facts = f"{len(models)} model{'s' * (len(models) != 1)}, {len(folders)} run{'s' * (len(folders) != 1)}, "
         facts += f"{spans} tokens"
-        notes = list(_notes(board, lost, masks, repeated, whole=bool(runs)))
+        notes = list(_notes(board, lost, masks, repeated, whole=bool(details)))
 
     # the column that decides the order of the table first, unless it is none of the values
     first = next(iter(definition.order), "")
@@ -86,7 +86,7 @@ def page(board: Board) -> Iterator[str]:
         setting=settings.pop() if len(settings) == 1 else "",
         sorted_by={len(COLUMNS) + board.names.index(column): way} if column in board.names else {},
         reported=[_reported(table) for table in declared.reported],
-        sources=list(zip(board.runs, folders, strict=True)), runs=runs, alone=alone,
+        sources=list(zip(board.runs, folders, strict=True)), runs=details, alone=alone,
         shared=kit.data_block({"runs": [[at, int(run.viewer)] for at, run in zip(folders, board.runs, strict=True)]}),
         blocks=(kit.data_block(_maps(group)) for group in board.groups),
         none=NONE, forest=FOREST, score_heads=SCORE_HEADS, difference_heads=DIFFERENCE_HEADS,
