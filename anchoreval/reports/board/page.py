@@ -162,6 +162,12 @@ def _details(view: RunView, number: int, folder: str) -> dict[str, Any]:
         *([f"{limit} samples per cell"] if limit else []),
     ]
 
+    # the samples that each arm of the finished run has, unless its header does not tell
+    samples, many = header.samples, f"{len(view.records):,}"
+    if samples is None and limit is not None and not header.get("until"):
+        samples = limit * sum((task, length) not in view.unmakeable for task in view.tasks for length in view.lengths)
+    expected = None if samples is None else samples * len(view.arms)
+
     # what a reader asks first; the whole header follows on the page
     versions = ", ".join(
         f"{plain(name, 40)} {plain(text, 40)}" for name, text in header.part("backend", "versions").items()
@@ -169,7 +175,6 @@ def _details(view: RunView, number: int, folder: str) -> dict[str, Any]:
     where = header.at("backend", "server", "address") or header.backend.get("device") or ""
     engine = filter(None, [plain(header.backend.get("engine", NONE), 40), versions, plain(where, 200)])
     parameters = model.get("parameters")
-    expected, many = view.expected, f"{len(view.records):,}"
     facts = {
         "Run": plain(view.name, 100),
         "Folder": plain(view.path, 200),

@@ -83,10 +83,9 @@ class RunView:
 
     `contrasts` are the paired differences (arm, baseline) with verdicts, for every ordered pair of arms. `averages` are
     RULER's by arm, empty if the run holds no RULER task, and `ruler_words` the same in words. `notes` are what a reader
-    must know beside the scores. `expected` is the number of records of the finished run by its header, or None if the
-    header does not tell. `incomparable` is as in records.Header, for the records that are here. `fingerprint` is the
-    first 12 hex digits of the SHA-256 of the header as canonical JSON. `viewer` is True if the folder holds a page of
-    all its samples. `changed` says what changed since the run finished.
+    must know beside the scores. `incomparable` is as in records.Header, for the records that are here. `fingerprint` is
+    the first 12 hex digits of the SHA-256 of the header as canonical JSON. `viewer` is True if the folder holds a page
+    of all its samples. `changed` says what changed since the run finished.
     """
 
     path: str
@@ -106,7 +105,6 @@ class RunView:
     outcomes: Sequence[OutcomeLine]
     notes: Sequence[str]
     unmakeable: Mapping[Place, str]
-    expected: int | None
     incomparable: Mapping[str, str]
     fingerprint: str
     viewer: bool
@@ -138,20 +136,15 @@ def view(run: Run, folder: Path) -> RunView:
         ruler_words = [f"RULER: {summaries.pop()}"]
 
     lengths = sorted({*header.lengths, *(length for _, length, _ in cells)})
-    unmakeable, expected = header.unmakeable, header.samples
-    if expected is None and header.limit is not None and not header.get("until"):
-        expected = header.limit * sum((task, length) not in unmakeable for task in run.tasks for length in lengths)
-
     name = header.run or path
     canonical = json.dumps(header, sort_keys=True, separators=(",", ":"), default=str)
     return RunView(
         path=path, name=name, model=str(header.model.get("name") or name), header=header, records=run.records,
         tasks=run.tasks, lengths=tuple(lengths), arms=run.arms, subjects=subjects, cells=cells, compared=compared,
         contrasts=contrasts, averages=averages, ruler_words=ruler_words, outcomes=outcome_lines(header, run.records),
-        notes=list(run_notes(header, run.records, run.arms, run.changed)), unmakeable=unmakeable,
-        expected=None if expected is None else expected * len(run.arms), incomparable=header.incomparable(run.records),
-        fingerprint=hashlib.sha256(canonical.encode("ascii")).hexdigest()[:12], viewer=has_viewer(run.path),
-        changed=run.changed,
+        notes=list(run_notes(header, run.records, run.arms, run.changed)), unmakeable=header.unmakeable,
+        incomparable=header.incomparable(run.records), viewer=has_viewer(run.path), changed=run.changed,
+        fingerprint=hashlib.sha256(canonical.encode("ascii")).hexdigest()[:12],
     )  # fmt: skip
 
 
