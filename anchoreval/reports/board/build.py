@@ -22,14 +22,14 @@ from anchoreval.reports.board.cells import (
     depth_map,
     gaps_of,
     grid_maps,
-    heads,
     task_map,
 )
-from anchoreval.reports.board.definition import IDENTITY, Declared
+from anchoreval.reports.board.definition import BY_LENGTH, COLUMNS, IDENTITY, Declared
 from anchoreval.reports.board.models import gaps_across, lines_over_seeds
 from anchoreval.reports.board.store import Spool
 from anchoreval.reports.board.view import RunView
 from anchoreval.reports.table import TRAINED
+from anchoreval.reports.words import plain, tokens
 from anchoreval.stats import Cells, Compared, Place, Scores, Slots, Subject, Trained, labels
 
 WORTH_A_PROCESS, CHUNK = 40, 10  # items
@@ -199,25 +199,34 @@ def build(declared: Declared, runs: Iterable[Gathered], workers: int = 1, checkp
         (number, name, setting, members, baseline_of(base, members[0][1], every) if base else None)
         for number, (_, _, setting, name, members) in enumerate(named_groups)
     ]
+
     groups: list[Group] | Spool[Group] = Spool() if len(work) >= WORTH_A_PROCESS and not whole else []
     lines: list[Line] = []
     for group, of_group in spread_out(partial(_group, declared, lengths), work, workers):
         groups.append(group)
         lines += of_group
-
     if trained:
         lines = [*lines_over_seeds(lines, declared, checkpoints), *lines]
-    columns = heads(declared, lengths)
-    names = tuple(name for name, _ in columns)
-    for name in reversed(definition.order):
+
+    names, titles = list[str](), list[str]()  # of the columns, one for every value of a row
+    baseline = plain(definition.baseline or "baseline", 60)
+    for name in definition.columns:
+        if name == BY_LENGTH:
+            texts = [tokens(length) for length in lengths]
+        elif name in COLUMNS:
+            texts = [COLUMNS[name][0].format(baseline=baseline, model=plain(base or "the first model", 60))]
+        else:
+            texts = [plain(declared.averages[name].title, 60)]
+        names += [name] * len(texts)
+        titles += texts
+    for name in reversed(definition.order):  # the first name decides
         down, column = name.startswith("-"), name.removeprefix("-")
         if column in IDENTITY:
             lines.sort(key=attrgetter(column), reverse=down)
         else:
             lines.sort(key=partial(_rank, names.index(column), down))
-    titles = tuple(head for _, head in columns)
     absent = () if whole else tuple(_absent(declared, gathered))
-    return Board(declared, lengths, names, titles, gathered, groups, tuple(lines), absent)
+    return Board(declared, lengths, tuple(names), tuple(titles), gathered, groups, tuple(lines), absent)
 
 
 def _rank(position: int, down: bool, line: Line) -> tuple[bool, float, str]:

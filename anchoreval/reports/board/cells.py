@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from anchoreval.reports.board.definition import BY_LENGTH, COLUMNS, Declared
+from anchoreval.reports.board.definition import BY_LENGTH, COLUMNS
 from anchoreval.reports.words import NONE, interval, lost_counts, p_number, p_value, percent, plain, sentence, tokens
 from anchoreval.schema import Outcome, Record
 from anchoreval.stats import (
@@ -70,11 +70,6 @@ class Map:
     totals: Mapping[tuple[int, Subject, Subject], Gap] = field(default_factory=dict)
 
 
-def mean_of(parts: Sequence[Scores]) -> Mean:
-    """Return the mean over all samples of several scores."""
-    return Mean(max(parts, key=lambda part: len(part.index)).run, **figures(parts))
-
-
 def gaps_of(slots: Slots[Slot], pairs: Iterable[tuple[Subject, Subject]]) -> dict[tuple[Slot, Subject, Subject], Gap]:
     """Return (slot, arm, baseline) -> the difference in that slot."""
     gaps = {}
@@ -95,7 +90,7 @@ def task_map(taken: Taken, rows: Sequence[str], pairs: Pairs, arms: Sequence[Sub
     """Return the map task x length, with the differences of every length over its tasks."""
     number = {task: i for i, task in enumerate(rows)}
     means = {
-        (number[place[0]], place[1], arm): mean_of([scores])
+        (number[place[0]], place[1], arm): Mean(scores.run, **figures([scores]))
         for place in sorted(taken)
         for arm, scores in taken[place].items()
         if arm in arms
@@ -114,12 +109,12 @@ def depth_map(taken: Taken, pairs: Pairs, arms: Sequence[Subject], names: Mappin
                 cells = slots.setdefault((depth, place[1]), {}).setdefault(arm, {})
                 if depth in scores.decile:
                     cells[place] = scores.at_decile(depth)
-    means = {
-        (*spot, arm): mean_of(list(cells.values()))
-        for spot, at_spot in slots.items()
-        for arm, cells in at_spot.items()
-        if arm in arms and cells
-    }
+    means = {}
+    for spot, at_spot in slots.items():
+        for arm, cells in at_spot.items():
+            if arm in arms and cells:
+                largest = max(cells.values(), key=lambda scores: len(scores.index))
+                means[*spot, arm] = Mean(largest.run, **figures(list(cells.values())))
     gaps = gaps_of(Slots(slots, names, margin, mixed=True), pairs)
     rows = tuple(f"{100 * i // DECILES}-{100 * (i + 1) // DECILES}%" for i in range(DECILES))
     return Map(rows, means, {(*spot, arm, base): gap for (spot, arm, base), gap in gaps.items()})
@@ -148,9 +143,10 @@ def grid_maps(
     for task in tasks:
         rows = {depth: i for i, depth in enumerate(dict.fromkeys(depth for of, depth, _ in slots if of == task))}
         means = {
-            (rows[depth], length, arm): mean_of(list(cells.values()))
+            (rows[depth], length, arm): Mean(scores.run, **figures([scores]))
             for (of, depth, length), by_subject in slots.items()
             for arm, cells in by_subject.items()
+            for scores in cells.values()
             if of == task
         }
         own = {(rows[slot[1]], slot[2], arm, base): gap for (slot, arm, base), gap in gaps.items() if slot[0] == task}
@@ -214,25 +210,10 @@ class Mixed:
     as_wrong: float
 
 
-def heads(declared: Declared, lengths: Sequence[int]) -> list[tuple[str, str]]:
-    """Return the name and the head of every value of a row."""
-    definition, columns = declared.definition, list[tuple[str, str]]()
-    baseline = plain(definition.baseline or "baseline", 60)
-    model = plain(definition.baseline_model or "the first model", 60)
-    for name in definition.columns:
-        if name == BY_LENGTH:
-            columns += [(name, tokens(length)) for length in lengths]
-        elif name in COLUMNS:
-            columns.append((name, COLUMNS[name][0].format(baseline=baseline, model=model)))
-        else:
-            columns.append((name, plain(declared.averages[name].title, 60)))
-    return columns
-
-
 def columns_of(
     row: RowCells, names: Sequence[str], published: Mapping[str, Average] | None = None
 ) -> tuple[Value, ...]:
-    """Return the values of a row, in the order of `heads`: of COLUMNS, or of a published average of a suite."""
+    """Return the values of a row, in the order of `names`: of COLUMNS, or of a published average of a suite."""
     means, behind = row.means.values(), (("arm", row.arm),)
     sizes: Counter[int] = Counter()
     for mean in means:
