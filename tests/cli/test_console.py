@@ -15,7 +15,7 @@ from command_line import cli
 
 from anchoreval.cli import console
 from anchoreval.cli.console import StdoutLost, Visible, note, say, spelled, visible
-from anchoreval.reports.rows import inert
+from anchoreval.reports.table import inert
 
 TOOL = [sys.executable, "-m", "anchoreval"]
 HOSTILE = "x\x1b]0;OWNED\x07\x1b[31m\u202e\ud800\r\x9b1m\u2066\u200b\U000e0041"

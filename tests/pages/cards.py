@@ -35,7 +35,7 @@ def cards() -> str:
         for model in models:
             lines += _table(model)
     lines += ["", "Columns of a board:", "", "| column | what it shows |", "|---|---|"]
-    lines += [f"| `{name}` | {about} |" for name, about in COLUMNS.items()]
+    lines += [f"| `{name}` | {about} |" for name, (_, about) in COLUMNS.items()]
     return "\n".join(lines) + "\n"
 
 

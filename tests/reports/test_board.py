@@ -18,8 +18,8 @@ import pytest
 from anchoreval.errors import RunError
 from anchoreval.records.header import Header
 from anchoreval.records.run import Run
-from anchoreval.reports import colours
 from anchoreval.reports.board import board_csv, board_html, run_table, write_board
+from anchoreval.reports.page import contrast, ink, steps
 from anchoreval.reports.words import plain
 from anchoreval.schema import Record
 
@@ -201,9 +201,9 @@ def test_plain_keeps_ordinary_text_of_any_script() -> None:
 
 
 def test_numbers_are_readable_on_every_colour() -> None:
-    for light, dark in colours.steps().values():
-        assert colours.contrast(colours.ink(light), light) >= 4.5
-        assert colours.contrast(colours.ink(dark), dark) >= 4.5
+    for light, dark in steps().values():
+        assert contrast(ink(light), light) >= 4.5
+        assert contrast(ink(dark), dark) >= 4.5
 
 
 def test_the_text_table_needs_neither_torch_nor_jinja() -> None:

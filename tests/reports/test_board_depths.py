@@ -7,6 +7,7 @@ import random
 import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from itertools import combinations
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -19,7 +20,7 @@ from anchoreval.records.run import Run
 from anchoreval.reports.board import board_html, write_board
 from anchoreval.reports.board.cells import Map, grid_maps
 from anchoreval.reports.board.view import view
-from anchoreval.reports.colours import nats_scale
+from anchoreval.reports.page import nats_scale
 from anchoreval.schema import Record
 from anchoreval.stats import holm, labels
 
@@ -59,7 +60,8 @@ def run() -> Run:
 
 def grids(run: Run) -> dict[str, Map]:
     shown = view(run, Path("runs/demo"))
-    return grid_maps(shown.records, shown.tasks, list(shown.subjects), labels(shown.subjects))
+    pairs = [(arm, base) for base, arm in combinations(shown.subjects, 2)]
+    return grid_maps(shown.records, shown.tasks, pairs, labels(shown.subjects))
 
 
 def chosen(run: Run, task: str, arm: str, length: int, depth: int) -> list[Record]:
@@ -85,9 +87,9 @@ def test_a_difference_is_the_mean_of_the_pairs(run: Run) -> None:
             a, b = (chosen(run, task, which.arm, length, DEPTHS[row]) for which in (arm, base))
             points = fmean((x.score or 0.0) - (y.score or 0.0) for x, y in zip(a, b, strict=True))
             nats = fmean((x.reference_logprob or 0.0) - (y.reference_logprob or 0.0) for x, y in zip(a, b, strict=True))
-            assert gap.difference.difference == pytest.approx(points)
-            assert gap.difference.logprob == pytest.approx(nats / 4)
-            assert gap.difference.pairs == 3 and "too few pairs" in gap.row.says
+            assert gap.row.difference.difference == pytest.approx(points)
+            assert gap.row.difference.logprob == pytest.approx(nats / 4)
+            assert gap.row.difference.pairs == 3 and "too few pairs" in gap.row.says
 
 
 def test_a_run_without_a_grid_has_no_such_maps_and_one_with_it_has_them_on_the_page(run: Run) -> None:
@@ -114,7 +116,7 @@ def test_a_cell_without_score_or_pair_has_none(run: Run) -> None:
     drawn = grids(dataclasses.replace(run, records=tuple(records)))[TASKS[0]]
     native = {(row, n): mean.mean for (row, n, arm), mean in drawn.means.items() if arm.arm == "native"}
     assert native[1, 512] is native[1, 1024] is None and (2, 1024) not in native
-    pairs = {(row, n): gap.difference.pairs for (row, n, *_), gap in drawn.gaps.items()}
+    pairs = {(row, n): gap.row.difference.pairs for (row, n, *_), gap in drawn.gaps.items()}
     assert pairs[1, 512] == 0 and pairs.get((2, 1024), 0) == 0
 
 

@@ -22,10 +22,9 @@ from anchoreval.errors import CardError, RunError
 from anchoreval.records.header import Header
 from anchoreval.records.lines import to_line
 from anchoreval.records.run import Run
-from anchoreval.reports.board.cells import Mean
-from anchoreval.reports.board.columns import Row, columns_of
+from anchoreval.reports.board.cells import Mean, RowCells, columns_of
 from anchoreval.reports.board.declared import load_definition, write_leaderboard, write_summary
-from anchoreval.reports.board.reported import load_reported
+from anchoreval.reports.board.definition import load_reported
 from anchoreval.reports.words import NONE
 from anchoreval.stats import paired
 from anchoreval.stats.scores import NOWHERE, decile
@@ -280,12 +279,11 @@ def of_ten(mean: float, low: float, high: float) -> Mean:
 def test_a_mean_without_the_lost_is_shown_and_ranked_by_the_mean_with_them_as_wrong() -> None:
     whole = of_ten(0.5, 0.2, 0.8)
     short = replace(of_ten(0.8, 0.4, 0.9), scored=5, outcomes={"answered": 5, "refused": 5})
-    values = {
-        name: columns_of(Row("fp32", ("ruler/vt",), (512,), {("ruler/vt", 512): mean}, None, "native"), ["by_length"])[
-            0
-        ]
+    rows = {
+        name: RowCells("fp32", ("ruler/vt",), (512,), {("ruler/vt", 512): mean}, None, "native")
         for name, mean in (("whole", whole), ("short", short))
     }
+    values = {name: columns_of(row, ["by_length"])[0] for name, row in rows.items()}
     assert (values["whole"].text, values["whole"].key, values["whole"].bound) == ("50.0", 50.0, "")
     assert (values["short"].text, values["short"].bound) == ("80.0*", "40.0 as wrong")
     assert values["short"].key == pytest.approx(40.0) and values["short"].mean == pytest.approx(80.0)
@@ -294,7 +292,7 @@ def test_a_mean_without_the_lost_is_shown_and_ranked_by_the_mean_with_them_as_wr
 def test_a_published_average_is_over_its_own_tasks_whatever_else_a_row_holds() -> None:
     means = {(task, 512): of_ten(0.5, 0.2, 0.8) for task in THIRTEEN}
     means["ruler/a_14th", 512] = of_ten(0.0, 0.0, 0.3)
-    row = Row("fp32", (*THIRTEEN, "ruler/a_14th"), (512,), means, None, "native")
+    row = RowCells("fp32", (*THIRTEEN, "ruler/a_14th"), (512,), means, None, "native")
     thirteen, eleven, whole = columns_of(row, ["ruler_13", "ruler_11_wang", "by_length"])
     assert (thirteen.mean, eleven.mean) == (50.0, 50.0) and whole.mean == pytest.approx(100 * 13 * 0.5 / 14)
 
@@ -305,11 +303,11 @@ def test_longbenchs_averages_are_columns_that_a_board_may_name(name: str, tmp_pa
     scores = {task: at / 100 for at, task in enumerate(average.tasks)}
     means = {(task, 7500): of_ten(score, 0.0, 1.0) for task, score in scores.items()}
     tasks = tuple(averages()["longbench_flat_21"].tasks)
-    (value,) = columns_of(Row("fp32", tasks, (7500,), means, None, "native"), [name])
+    (value,) = columns_of(RowCells("fp32", tasks, (7500,), means, None, "native"), [name])
     assert value.mean == pytest.approx(average.of({task: 100 * score for task, score in scores.items()}))
     load_definition(declared(tmp_path, suites=["longbench"], columns=[name], order=[f"-{name}"]))
     means.popitem()
-    (short,) = columns_of(Row("fp32", tasks, (7500,), means, None, "native"), [name])
+    (short,) = columns_of(RowCells("fp32", tasks, (7500,), means, None, "native"), [name])
     assert short.text.endswith("*") and short.key is None
 
 

@@ -2,10 +2,16 @@
 
 An unknown or repeated key, an unknown column, or a missing suite or file raises an error of one line, which names the
 file, the key and the known values.
+
+`reported` names files of numbers that a paper printed, `leaderboards/reported/*.csv`: one line per number, with table
+and source. They never enter averages, orders or differences of measured numbers.
 """
 
 from __future__ import annotations
 
+import csv
+import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,33 +20,44 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from anchoreval.cards import Strict, folder, load_card, pick
+from anchoreval.cards.strict_yaml import read_text
 from anchoreval.errors import AnchorEvalError, CardError, UnknownName
-from anchoreval.records.run import Run
-from anchoreval.reports.board.reported import Reported, load_reported
-from anchoreval.reports.board.view import RunView
 from anchoreval.suites import Average, averages
 from anchoreval.suites.outside import known_tasks
 
 IDENTITY = ("model", "setting", "arm", "suite")
 BY_LENGTH = "by_length"
-#: Beside the published averages of the suites (`anchoreval.suites.averages`).
+#: Column -> its head and what it shows, beside the published averages of the suites (`anchoreval.suites.averages`).
 COLUMNS = {
-    BY_LENGTH: "one column per length: the mean over the suite's tasks there",
-    "mean": "the mean of the columns by length",
-    "ruler_effective_length": "the longest length up to which RULER's 13 tasks average at least 85.6",
-    "difference": "paired difference to the baseline over all samples of the row, in points",
-    "verdict": "what the paired difference says",
-    "p_holm": "its p value, corrected by Holm over the suites of an arm; with one suite that of `anchoreval compare`",
-    "logprob": "log-probability per token of the reference answer, mean over cells",
-    "samples": "scored of asked samples",
-    "model_difference": "the paired difference to the same arm of the model or variant `baseline_model`, in points",
-    "model_verdict": "what that difference says",
-    "trained_as": "the variant that the model was trained as; this and the next three come first by themselves",
-    "trained_rope": "the RoPE level that it was trained at",
-    "seed": "the seed of its training",
-    "steps": "the steps of its training",
-}
+    BY_LENGTH: ("the length", "one column per length: the mean over the suite's tasks there"),
+    "mean": ("mean", "the mean of the columns by length"),
+    "ruler_effective_length": (
+        "effective length", "the longest length up to which RULER's 13 tasks average at least 85.6",
+    ),
+    "difference": ("minus {baseline}", "paired difference to the baseline over all samples of the row, in points"),
+    "verdict": ("verdict", "what the paired difference says"),
+    "p_holm": (
+        "p (Holm)",
+        "its p value, corrected by Holm over the suites of an arm; with one suite that of `anchoreval compare`",
+    ),
+    "logprob": ("log-prob", "log-probability per token of the reference answer, mean over cells"),
+    "samples": ("samples", "scored of asked samples"),
+    "model_difference": (
+        "minus {model}",
+        "the paired difference to the same arm of the model or variant `baseline_model`, in points",
+    ),
+    "model_verdict": ("verdict over models", "what that difference says"),
+    "trained_as": (
+        "trained as", "the variant that the model was trained as; this and the next three come first by themselves",
+    ),
+    "trained_rope": ("trained RoPE", "the RoPE level that it was trained at"),
+    "seed": ("seed", "the seed of its training"),
+    "steps": ("steps", "the steps of its training"),
+}  # fmt: skip
 ACROSS = ("model_difference", "model_verdict")
+FIELDS = ("model", "trained_on", "method", "suite", "column", "value", "table", "source", "note")
+NEEDED = ("model", "method", "suite", "column", "table", "source")
+_NUMBER = re.compile(r"\d{1,3}(\.\d+)?")
 Name = Annotated[str, Field(min_length=1)]
 
 
@@ -85,6 +102,76 @@ class Definition(Strict):
 
 
 @dataclass(frozen=True, slots=True)
+class Printed:
+    """One number as printed, on a scale of 0..100."""
+
+    model: str
+    trained_on: str
+    method: str
+    suite: str
+    column: str
+    value: str
+    table: str
+    source: str
+    note: str
+
+    @property
+    def row(self) -> tuple[str, str, str]:
+        """Return the paper's row: model, training data, method."""
+        return self.model, self.trained_on, self.method
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """One file of printed numbers; `name` is its stem."""
+
+    name: str
+    numbers: tuple[Printed, ...]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Return the column names: lengths in ascending order, other names in the order of the file."""
+        names = dict.fromkeys(number.column for number in self.numbers)
+        return tuple(sorted(names, key=lambda name: int(name) if is_length(name) else 0))
+
+    @property
+    def rows(self) -> Mapping[tuple[str, str, str], Mapping[str, Sequence[Printed]]]:
+        """Return row -> column -> its numbers; there are several if the paper prints several."""
+        by_row: dict[tuple[str, str, str], dict[str, list[Printed]]] = {}
+        for number in self.numbers:
+            by_row.setdefault(number.row, {}).setdefault(number.column, []).append(number)
+        return by_row
+
+    @property
+    def source(self) -> str:
+        """Return `arXiv 2411.13476, table T5`, with every table once."""
+        sources: dict[str, dict[str, None]] = {}
+        for number in self.numbers:
+            sources.setdefault(number.source, {})[number.table] = None
+        return "; ".join(f"{source}, table {' and '.join(tables)}" for source, tables in sources.items())
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return every note once: as it is if all numbers have it, with the tables if several rows have it.
+
+        Any other note is `model, data, method, column: note`.
+        """
+        rows: dict[str, dict[tuple[str, str, str], None]] = {}
+        for number in self.numbers:
+            rows.setdefault(number.note, {})[number.row] = None
+        if len(rows) == 1:
+            return tuple(filter(None, rows))
+        tables = {note: " and ".join(dict.fromkeys(n.table for n in self.numbers if n.note == note)) for note in rows}
+        return tuple(
+            dict.fromkeys(
+                f"{tables[n.note]}: {n.note}" if len(rows[n.note]) > 1 else f"{', '.join(n.row)}, {n.column}: {n.note}"
+                for n in self.numbers
+                if n.note
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Declared:
     """A definition with its name (the file's stem), the tasks of every suite, the reported tables and the averages."""
 
@@ -98,43 +185,6 @@ class Declared:
     def tasks(self) -> tuple[str, ...]:
         """Return the tasks of all suites, each once."""
         return tuple(dict.fromkeys(task for tasks in self.suites.values() for task in tasks))
-
-
-WIDE = 5  # lengths
-MOST_ACROSS = 20  # models that a board of runs compares with the first
-
-
-def of_runs(views: Sequence[Run | RunView]) -> Declared:
-    """Return the definition of a board of runs: all that they hold, each against its own first arm.
-
-    Their tasks are one suite, so that its pooled difference is that of `compare`.
-    """
-    tasks = tuple(dict.fromkeys(task for view in views for task in view.tasks))
-    suites = {task.partition("/")[0] for task in tasks}
-    firsts = {view.arms[0] for view in views if view.arms}
-    name = suites.pop() if len(suites) == 1 else "all tasks"
-    lengths = sorted({length for view in views for length in view.lengths})
-    models = dict.fromkeys((view.model, str(view.header.model.get("sha256"))) for view in views)
-    base = _baseline_model(views) if 1 < len(models) <= MOST_ACROSS else None
-    over_arms = [] if base and all(len(view.arms) < 2 for view in views) else ["difference", "verdict", "p_holm"]
-    title = views[0].model if len(views) == 1 else f"{len(views)} runs"
-    means = ["mean"] if len(lengths) > 1 else []
-    wide = len(lengths) > WIDE  # the verdict then stands before the lengths, where it is in view
-    first = [*means, *over_arms, BY_LENGTH] if wide else [BY_LENGTH, *means, *over_arms]
-    columns = [*first, "logprob", "samples"]
-    definition = Definition.model_construct(
-        title=title, suites=[name], lengths=lengths, baseline=firsts.pop() if len(firsts) == 1 else "",
-        columns=[*columns, *(ACROSS if base else ())], baseline_model=base,
-        arms=list(dict.fromkeys(arm for view in views for arm in view.arms)),
-    )  # fmt: skip
-    return Declared("board", definition, {name: tasks}, (), {})
-
-
-def _baseline_model(views: Sequence[Run | RunView]) -> str:
-    """Return the first model, or its variant if several seeds of it are there."""
-    trained = views[0].header.trained
-    seeds = {other.seed for view in views if (other := view.header.trained) and trained and other.name == trained.name}
-    return trained.name if trained and len(seeds) > 1 else views[0].model
 
 
 def find_definition(name: Path) -> Path:
@@ -173,3 +223,33 @@ def load_definition(path: Path) -> Declared:
 def _known(key: str, name: str, known: list[str]) -> None:
     if name not in known:
         raise ValueError(f"{key}: {UnknownName('column', name, known)}")
+
+
+def is_length(column: str) -> bool:
+    """Return whether a column is a length in tokens."""
+    return re.fullmatch(r"[0-9]{1,9}", column) is not None
+
+
+def load_reported(path: Path) -> Reported:
+    """Return the numbers of a file; raise CardError with the file, the line and the field."""
+    numbers = []
+    try:
+        reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
+        if tuple(reader.fieldnames or ()) != FIELDS:
+            raise CardError(f"{path}:1: the columns must be {','.join(FIELDS)}")
+        for row in reader:
+            at = f"{path}:{reader.line_num}"
+            if None in row or None in row.values():
+                raise CardError(f"{at}: a line needs {len(FIELDS)} fields")
+            if empty := [name for name in NEEDED if not row[name]]:
+                raise CardError(f"{at}: {empty[0]} is empty")
+            if not _NUMBER.fullmatch(row["value"]) or float(row["value"]) > 100:
+                raise CardError(f"{at}: value: {row['value']!r} is no number from 0 to 100")
+            numbers.append(Printed(**row))
+    except csv.Error as error:
+        raise CardError(f"{path}: cannot be read: {error}") from error
+    keys = [(number.row, number.column, number.table) for number in numbers]
+    if len(set(keys)) < len(keys):
+        twice = next(key for i, key in enumerate(keys) if key in keys[:i])
+        raise CardError(f"{path}: {', '.join(twice[0])}, {twice[1]} is there twice for table {twice[2]}")
+    return Reported(path.stem, tuple(numbers))

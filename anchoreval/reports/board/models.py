@@ -7,38 +7,23 @@ the checkpoints of one training are means alone, because checkpoints of one trai
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
-from typing import Literal
+from typing import TYPE_CHECKING
 
-from anchoreval.reports.board.cells import Gap, Mean, Taken, gaps_of
-from anchoreval.reports.board.columns import Row, Value
-from anchoreval.reports.board.gather import Gathered
+from anchoreval.reports.board.cells import Gap, Mean, RowCells, Taken, Value, columns_of, gaps_of
+from anchoreval.reports.board.definition import Declared
 from anchoreval.reports.words import interval, percent
 from anchoreval.schema import Outcome
 from anchoreval.stats import Cells, Place, Scores, Slots, Subject, Trained, labels
 from anchoreval.stats.intervals import t_interval
-from anchoreval.stats.seeds import rows_over_seeds
+from anchoreval.stats.seeds import missing_seeds, rows_over_seeds, variant_names
 
-Members = Sequence[tuple[int, Gathered]]
+if TYPE_CHECKING:
+    from anchoreval.reports.board.build import Line
+
 _OURS, _THEIRS = "this model", "the baseline model"
-
-
-def baseline_of(name: str | None, run: Gathered, others: Iterable[Members]) -> Members | None:
-    """Return the runs of the model, or of the same seed of the variant, that a run is compared with; None for none.
-
-    Of several checkpoints of the variant, it is the one of the same step, else the last one.
-    """
-    place, own = (run.beside, run.subject.engine), run.trained
-    alike = [members for members in others if (members[0][1].beside, members[0][1].subject.engine) == place]
-    if named := next((members for members in alike if members[0][1].subject.model == name), None):
-        return None if named[0][1].subject == run.subject else named
-    seeds = {it: members for members in alike if (it := members[0][1].trained) and own
-             and (it.name, it.seed) == (name, own.seed)}  # fmt: skip
-    if own is None or own.name == name or not seeds:
-        return None
-    return seeds[max(seeds, key=lambda trained: (trained.step == own.step, trained.step))]
 
 
 def gaps_across(
@@ -64,53 +49,67 @@ def gaps_across(
         for suite, tasks in suites.items()
     }
     found = gaps_of(Slots(slots, names, margin), pairs)
-    return {(suite, arm.arm): gap for (suite, arm, _), gap in found.items() if gap.difference.pairs}
+    return {(suite, arm.arm): gap for (suite, arm, _), gap in found.items() if gap.row.difference.pairs}
 
 
-def over_seeds(rows: Sequence[Row], margin: float) -> Row:
-    """Return one row over rows of the seeds, or checkpoints, of one variant; its differences have seeds for pairs."""
-    by_seed: dict[int, list[Row]] = {}
-    for row in rows:
-        by_seed.setdefault(_trained(row).seed, []).append(row)
-    steps = dict.fromkeys(_trained(row).step for row in rows)
-    return replace(
-        rows[0],
-        means=_means(rows),
-        gap=_gap(by_seed, "gap", margin),
-        across=_gap(by_seed, "across", margin),
-        seeds=_listed(by_seed),
-        steps=_listed(steps) if len(steps) > 1 else "",
-    )
+def lines_over_seeds(lines: Sequence[Line], declared: Declared, checkpoints: bool) -> Iterator[Line]:
+    """Yield a line for each arm and suite of every variant that has several seeds, or checkpoints to be averaged.
 
-
-def over_words(rows: Sequence[Row]) -> str:
-    """Return what a row over these rows is the mean of, in words."""
-    counts = Counter(_trained(row).seed for row in rows)
-    few, most = min(counts.values()), max(counts.values())
-    checkpoints = f"{few if few == most else f'{few} to {most}'} checkpoints"
-    if len(counts) == 1:
-        return f"seed {next(iter(counts))}, mean of {checkpoints}: no seed variance"
-    return f"mean of {len(counts)} seeds" + (f", each of {checkpoints}" if most > 1 else "")
-
-
-def averaged(rows: Sequence[Row], each: Sequence[Sequence[Value]], values: Sequence[Value]) -> tuple[Value, ...]:
-    """Return the `values` of a row over seeds with the mean over seeds, and its t interval, where every seed has one.
-
-    `each` are the values of the rows of the seeds.
+    Its differences have seeds for pairs. With `checkpoints`, the steps of a training are one variant.
     """
-    seeds = [_trained(row).seed for row in rows]
-    return tuple(_averaged(list(zip(seeds, column, strict=True)), value)
-                 for *column, value in zip(*each, values, strict=True))  # fmt: skip
+    definition, margin = declared.definition, declared.definition.margin / 100
+    members: dict[tuple[Trained, str, str, str], list[tuple[Trained, Line]]] = {}
+    for line in lines:
+        if card := line.row.trained:
+            variant = replace(card, seed=0, step=0, steps=0) if checkpoints else replace(card, seed=0)
+            members.setdefault((variant, line.beside, line.suite, line.row.arm), []).append((card, line))
+    names = variant_names(dict.fromkeys(variant for variant, *_ in members))
+    for (variant, *place), trained in members.items():
+        if len(trained) < 2:
+            continue
+        every, steps = [line for _, line in trained], {card.step for card, _ in trained}
+        by_seed: dict[int, list[Line]] = {}
+        for card, line in trained:
+            by_seed.setdefault(card.seed, []).append(line)
+        row = replace(
+            every[0].row,
+            means=_means([line.row for line in every]),
+            gap=_gap({seed: [line.row.gap for line in of_seed] for seed, of_seed in by_seed.items()}, margin),
+            across=_gap({seed: [line.row.across for line in of_seed] for seed, of_seed in by_seed.items()}, margin),
+            seeds=_listed(by_seed),
+            steps=_listed(steps) if len(steps) > 1 else "",
+        )
+        values = columns_of(row, definition.columns, declared.averages)
+        columns = [[[line.values[at] for line in of_seed] for of_seed in by_seed.values()] for at in range(len(values))]
+
+        few, most = (limit(len(of_seed) for of_seed in by_seed.values()) for limit in (min, max))
+        model = f"{names[variant]}, mean of {len(by_seed)} seeds"
+        counts = f"{few if few == most else f'{few} to {most}'} checkpoints"
+        if len(by_seed) == 1:
+            model = f"{names[variant]}, seed {next(iter(by_seed))}, mean of {counts}: no seed variance"
+        elif most > 1:
+            model += f", each of {counts}"
+        base = {names[of]: {card.seed for card, _ in others} for (of, *at), others in members.items()
+                if of.name == definition.baseline_model and at == place}  # fmt: skip
+        if lacking := missing_seeds({names[variant]: set(by_seed)} | base):
+            model += f" ({lacking})"
+        yield replace(
+            every[0],
+            model=model,
+            setting=every[0].beside,
+            comparable=all(line.comparable for line in every),
+            environments=max(line.environments for line in every),
+            values=tuple(map(_averaged, columns, values)),
+            row=row,
+        )
 
 
-def _averaged(of_seeds: Sequence[tuple[int, Value]], value: Value) -> Value:
-    by_seed: dict[int, list[float]] = {}
-    for seed, one in of_seeds:
-        if one.mean is not None:
-            by_seed.setdefault(seed, []).append(one.mean)
-    if value.mean is None or sum(map(len, by_seed.values())) < len(of_seeds):
+def _averaged(by_seed: Sequence[Sequence[Value]], value: Value) -> Value:
+    """Return the value of a row over seeds as the mean over seeds, and its t interval, where every seed has one."""
+    numbers = [[each.mean for each in of_seed if each.mean is not None] for of_seed in by_seed]
+    if value.mean is None or any(len(of) < len(of_seed) for of, of_seed in zip(numbers, by_seed, strict=True)):
         return value
-    means = [fmean(of) for of in by_seed.values()]
+    means = [fmean(of) for of in numbers]
     low, high = (None if end is None else min(100.0, max(0.0, end)) for end in t_interval(means))
     mean, many = fmean(means), len(means) > 1
     what = "mean over seeds, t interval over seeds" if many else "mean over checkpoints, which is no seed variance"
@@ -120,39 +119,31 @@ def _averaged(of_seeds: Sequence[tuple[int, Value]], value: Value) -> Value:
     return replace(value, text=text, key=key, label=f"{what}: {text} {ends}", low=low, high=high, mean=mean)
 
 
-def _means(rows: Sequence[Row]) -> dict[tuple[str, int], Mean]:
+def _means(rows: Sequence[RowCells]) -> dict[Place, Mean]:
     """Return the means of every cell over the rows that have it; counts are sums."""
-    places = dict.fromkeys(place for row in rows for place in row.means)
-    return {place: _mean([row.means[place] for row in rows if place in row.means]) for place in places}
+    means = {}
+    for place in dict.fromkeys(place for row in rows for place in row.means):
+        parts = [row.means[place] for row in rows if place in row.means]
+        scored = [part.mean for part in parts if part.mean is not None]
+        logprobs = [part.logprob for part in parts if part.logprob is not None]
+        means[place] = replace(
+            parts[0],
+            asked=sum(part.asked for part in parts),
+            scored=sum(part.scored for part in parts),
+            mean=fmean(scored) if scored else None,
+            logprob=fmean(logprobs) if logprobs else None,
+            outcomes=dict(sum((Counter(part.outcomes) for part in parts), Counter[Outcome]())),
+        )
+    return means
 
 
-def _mean(parts: Sequence[Mean]) -> Mean:
-    scored, logprobs = ([value for part in parts if (value := getattr(part, name)) is not None]
-                        for name in ("mean", "logprob"))  # fmt: skip
-    outcomes = sum((Counter(part.outcomes) for part in parts), Counter[Outcome]())
-    return replace(
-        parts[0],
-        asked=sum(part.asked for part in parts),
-        scored=sum(part.scored for part in parts),
-        mean=fmean(scored) if scored else None,
-        logprob=fmean(logprobs) if logprobs else None,
-        outcomes=dict(outcomes),
-    )
-
-
-def _gap(by_seed: Mapping[int, Sequence[Row]], name: Literal["gap", "across"], margin: float) -> Gap | None:
+def _gap(by_seed: Mapping[int, Sequence[Gap | None]], margin: float) -> Gap | None:
     """Return the difference over the seeds of which every row has it; None without any."""
-    gaps = {seed: [getattr(row, name) for row in rows] for seed, rows in by_seed.items()}
-    gaps = {seed: of for seed, of in gaps.items() if all(of)}
-    if not gaps:
+    whole = {seed: [gap for gap in gaps if gap] for seed, gaps in by_seed.items() if all(gaps)}
+    if not whole:
         return None
-    (row,) = rows_over_seeds([{seed: [gap.row for gap in of] for seed, of in gaps.items()}], margin)
-    return Gap(next(iter(gaps.values()))[0].run, row)
-
-
-def _trained(row: Row) -> Trained:
-    assert row.trained is not None
-    return row.trained
+    (row,) = rows_over_seeds([{seed: [gap.row for gap in gaps] for seed, gaps in whole.items()}], margin)
+    return Gap(next(iter(whole.values()))[0].run, row)
 
 
 def _listed(numbers: Iterable[int]) -> str:
@@ -160,8 +151,3 @@ def _listed(numbers: Iterable[int]) -> str:
     ordered = sorted(numbers)
     whole = len(ordered) > 2 and ordered == list(range(ordered[0], ordered[-1] + 1))
     return f"{ordered[0]}-{ordered[-1]}" if whole else ", ".join(map(str, ordered))
-
-
-def variant_of(trained: Trained, checkpoints: bool) -> Trained:
-    """Return what the rows of one variant have in common; with `checkpoints`, the steps of a training are one."""
-    return replace(trained, seed=0, step=0, steps=0) if checkpoints else replace(trained, seed=0)

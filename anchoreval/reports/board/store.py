@@ -15,11 +15,11 @@ import os
 import pickle
 import sys
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, Generic, TypeVar
 
 from anchoreval import schema
 from anchoreval.errors import AnchorEvalError, RunError
@@ -69,9 +69,9 @@ class Store:
             return self._read(path)
         with contextlib.suppress(OSError):
             os.utime(self.folder / sha256)
-        rows = known[0]["cells"]
-        wrong = {_key(row): (row[4], row[5]) for row in rows if row[5]}
-        return Kept(path, sha256, known[0]["count"], {_key(row): row[3] for row in rows}, wrong)
+        rows = [((arm, task, length), *rest) for arm, task, length, *rest in known[0]["cells"]]
+        wrong = {key: (line, why) for key, _, line, why in rows if why}
+        return Kept(path, sha256, known[0]["count"], {key: count for key, count, *_ in rows}, wrong)
 
     def scores(self, kept: Kept, cells: Collection[Key]) -> Iterator[tuple[str, Scores]]:
         """Yield arm and scores of these cells, in the order of their first records."""
@@ -146,52 +146,40 @@ def store_folder() -> Path:
 def open_store(fresh: bool = False) -> Iterator[Store]:
     """Yield the store in the user's cache folder; with `fresh`, or where that cannot be written, an empty one."""
     folder = store_folder()
-    if not fresh and _is_writable(folder):
-        store = Store(folder)
-        yield store
-        store.trim()
+    if not fresh:
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+    if fresh or not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        with tempfile.TemporaryDirectory(prefix="anchoreval-board-") as name:
+            yield Store(Path(name))
         return
-    with tempfile.TemporaryDirectory(prefix="anchoreval-board-") as name:
-        yield Store(Path(name))
+    store = Store(folder)
+    yield store
+    store.trim()
 
 
-def _is_writable(folder: Path) -> bool:
-    with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-    return os.access(folder, os.R_OK | os.W_OK | os.X_OK)
-
-
-class Spool(Sequence[Item]):
+class Spool(Generic[Item]):
     """Items that lie in a file without a name; one at a time is in memory."""
 
     def __init__(self) -> None:
-        self._file, self._places = tempfile.TemporaryFile(), list[int]()  # noqa: SIM115 - it goes with the object
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it goes with the object
 
     def __del__(self) -> None:
         self._file.close()
 
     def append(self, item: Item) -> None:
         """Add an item at the end."""
-        self._places.append(self._file.seek(0, os.SEEK_END))
+        self._file.seek(0, os.SEEK_END)
         pickle.dump(item, self._file)
 
-    def __len__(self) -> int:
-        return len(self._places)
-
-    @overload
-    def __getitem__(self, index: int) -> Item: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Item]: ...
-    def __getitem__(self, index: int | slice) -> Item | list[Item]:
-        if isinstance(index, slice):
-            return [self[each] for each in range(*index.indices(len(self)))]
-        self._file.seek(self._places[index])
-        item: Item = pickle.load(self._file)  # what this process wrote
-        return item
-
-
-def _key(row: list[Any]) -> Key:
-    return row[0], row[1], row[2]
+    def __iter__(self) -> Iterator[Item]:
+        """Yield the items in their order; several may read at the same time."""
+        at, end = 0, self._file.seek(0, os.SEEK_END)
+        while at < end:
+            self._file.seek(at)
+            item: Item = pickle.load(self._file)  # what this process wrote
+            at = self._file.tell()
+            yield item
 
 
 def _digest(content: bytes) -> bytes:

@@ -13,7 +13,7 @@ from anchoreval.files import write_whole
 from anchoreval.records.run import Run, load_run
 from anchoreval.reports.board import write_board
 from anchoreval.reports.board.declared import write_leaderboard
-from anchoreval.reports.links import has_viewer
+from anchoreval.reports.page import has_viewer
 from anchoreval.reports.viewer import beside, write_view
 from anchoreval.reports.viewer.files import DataFiles, is_inert, script
 from anchoreval.runs.rebuild import Remake

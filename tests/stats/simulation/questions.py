@@ -21,8 +21,7 @@ from bench.sequential import WORDS, false_words, simulate
 from numpy.typing import NDArray
 
 from anchoreval import stats
-from anchoreval.reports.board.cells import Mean
-from anchoreval.reports.board.columns import average
+from anchoreval.reports.board.cells import Mean, average
 from anchoreval.runs.dealing import bets
 from anchoreval.stats import Difference, Row
 from anchoreval.stats.sequential import Until, Watcher
