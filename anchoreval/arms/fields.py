@@ -7,9 +7,7 @@ function, which is imported when an arm with that field is installed.
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,15 +93,3 @@ def field_of(sign: str, text: str, known: Callable[[], Iterable[str]]) -> Field:
     if word not in fields:
         raise UnknownName("field of an arm" if sign == "+" else "setting of an arm", text, fields)
     return fields[word]
-
-
-@contextlib.contextmanager
-def installed(arm: Any, model: Any) -> Iterator[dict[str, Json]]:
-    """Put the fields of `arm` that name an `install` on the model; yield, for each field, what holds inside as JSON."""
-    with contextlib.ExitStack() as stack:
-        applied = {}
-        for field in FIELDS:
-            if field.install and (value := getattr(arm, field.name)) != field.default:
-                module, _, name = field.install.partition(":")
-                applied[field.name] = stack.enter_context(getattr(importlib.import_module(module), name)(model, value))
-        yield applied

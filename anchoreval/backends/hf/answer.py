@@ -25,7 +25,7 @@ from anchoreval.arms.layout import Arrangement, Layout
 from anchoreval.backends.answering import Decodes, TextStream
 from anchoreval.backends.hf.batches import Batch, Bucket, Limits, plan
 from anchoreval.backends.hf.cache import KvStore
-from anchoreval.backends.hf.decode import LATE, Choosing, Decoding, Part, Row
+from anchoreval.backends.hf.decode import LATE, Choosing, Part, Row, decode
 from anchoreval.backends.hf.documents import KeptDocuments, RowPrefill
 from anchoreval.backends.hf.network import Network, extend, on_device
 from anchoreval.backends.hf.score import REFERENCE_TOKENS, Behind, Scoring
@@ -67,9 +67,12 @@ class Answering:
         joint: bool = True,
     ) -> None:
         self._network, self._decoder, self._eos, self._limits = network, decoder, eos, limits
-        self._interrupted = interrupted
+        self._interrupted, growth = interrupted, network.growth
+        #: Makes a block that restores the model's rotations at its end.
+        self._unchanged: Callable[[], contextlib.AbstractContextManager[None]]
+        self._unchanged = contextlib.nullcontext if growth is None else growth.kept
         self._joint = joint and network.joint and limits.pass_tokens is not None
-        self.late = LATE if network.device.type == "cuda" and network.growth is None else 0
+        self.late = LATE if network.device.type == "cuda" and growth is None else 0
         self._arrangement = arrangement or Arrangement()
         self._kept = kept or KeptDocuments(limits.batch_tokens)
         self._documents = RowPrefill(network, self._kept, limits.chunk_tokens)
@@ -116,17 +119,27 @@ class Answering:
         self._choosing = Choosing(self._eos, self.late)
         store: KvStore | None = None
         try:
-            self._take_stores(batch)
+            # a store for each bucket: of the last batch's those that fit, and new ones
+            before, self._stores = self._stores, list[KvStore]()
+            for bucket in batch.buckets:
+                store = next((store for store in before if bucket.fits(store.rows, store.columns)), None)
+                if store is not None:
+                    before.remove(store)
+                self._stores.append(store or KvStore(self._network.layers, bucket.rows, bucket.columns))
+            # of those that do not fit, one is kept for a prefix that it shares with the first prompt
+            if self._previous is not None and self._previous.store in before and not self._prefix(batch.requests[0]):
+                self._previous = None
+            before.clear()
             with self._unchanged():
                 for bucket, store in zip(batch.buckets, self._stores, strict=True):
                     for i, request in enumerate(bucket.requests):
                         rows.append(self._prefill(store, i, bucket, request))
                     parts.append(Part.of(store, bucket, rows[-len(bucket.requests) :], self._network.device))
                 self._choosing.read()
-                Decoding(self._network, parts, batch.joint).run(self._advance)
+                decode(self._network, parts, batch.joint, self._advance)
                 self._choosing.read()
             seconds = (time.perf_counter() - began) / len(rows)
-            return [row.output(seconds) for row in rows]
+            return [row.said(seconds, row.logprob, row.choices, row.token_logprobs) for row in rows]
         except (torch.OutOfMemoryError, MemoryError):
             pass
         except RuntimeError as error:
@@ -140,25 +153,6 @@ class Answering:
         if self._network.device.type == "cuda":
             torch.cuda.empty_cache()
         return None
-
-    def _unchanged(self) -> contextlib.AbstractContextManager[None]:
-        """Return a block that restores the model's rotations at its end."""
-        growth = self._network.growth
-        return contextlib.nullcontext() if growth is None else growth.kept()
-
-    def _take_stores(self, batch: Batch) -> None:
-        """Hold a store for each bucket: of the last ones those that fit, and new ones.
-
-        Of those that do not, one is kept for a prefix that it shares with the first prompt.
-        """
-        before, self._stores = self._stores, list[KvStore]()
-        for bucket in batch.buckets:
-            store = next((store for store in before if bucket.fits(store.rows, store.columns)), None)
-            if store is not None:
-                before.remove(store)
-            self._stores.append(store or KvStore(self._network.layers, bucket.rows, bucket.columns))
-        if self._previous is not None and self._previous.store in before and not self._prefix(batch.requests[0]):
-            self._previous = None
 
     def _prefix(self, request: Request, layout: Layout | None = None) -> int:
         """Return how many tokens of the request the previous prompt has already prefilled at the same positions."""

@@ -15,7 +15,7 @@ import itertools
 from array import array
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -42,56 +42,59 @@ class KeysValues:
     tokens: int
 
 
+@dataclass(eq=False)
 class KeptDocuments:
     """Keys and values of the most recently used documents, at most `most_tokens` tokens in all, arm by arm.
 
     `prefilled_tokens` counts the document tokens computed, `reused_tokens` those taken from here.
     """
 
-    def __init__(self, most_tokens: int, arm: str = "", kept: _Kept | None = None) -> None:
-        self._most_tokens, self._arm = most_tokens, arm
-        self._kept: _Kept = OrderedDict() if kept is None else kept
-        self.prefilled_tokens = 0
-        self.reused_tokens = 0
+    most_tokens: int
+    arm: str = ""
+    kept: _Kept = field(default_factory=OrderedDict, repr=False)
+    prefilled_tokens: int = field(default=0, init=False)
+    reused_tokens: int = field(default=0, init=False)
 
     def of(self, arm: str) -> KeptDocuments:
         """Return the documents of one arm, in the same memory; counts start at 0.
 
         `arm` says all that bits depend on besides weights, tokens and positions: arms never share a document.
         """
-        return KeptDocuments(self._most_tokens, arm, self._kept)
+        return KeptDocuments(self.most_tokens, arm, self.kept)
 
     @property
     def tokens(self) -> int:
         """Tokens kept now, of all arms."""
-        return sum(kept.tokens for kept in self._kept.values())
+        return sum(document.tokens for document in self.kept.values())
 
     def clear(self) -> None:
         """Free the memory of all arms."""
-        self._kept.clear()
+        self.kept.clear()
 
     def find(self, key: Key) -> KeysValues | None:
         """Return a document and mark it as used most recently; None if it is not kept."""
-        document = self._kept.get((self._arm, key))
+        document = self.kept.get((self.arm, key))
         if document is not None:
-            self._kept.move_to_end((self._arm, key))
+            self.kept.move_to_end((self.arm, key))
         return document
 
     def keep(self, key: Key, made: KeysValues) -> None:
         """Add a document; the least recently used ones make room. A document over the limit is not kept."""
-        self._kept.pop((self._arm, key), None)
-        if made.tokens > self._most_tokens:
+        self.kept.pop((self.arm, key), None)
+        if made.tokens > self.most_tokens:
             return
-        self._kept[self._arm, key] = made
-        while self.tokens > self._most_tokens:
-            self._kept.popitem(last=False)
+        self.kept[self.arm, key] = made
+        while self.tokens > self.most_tokens:
+            self.kept.popitem(last=False)
 
 
+@dataclass(frozen=True, slots=True)
 class RowPrefill:
     """Brings the documents of one request into a row of a store."""
 
-    def __init__(self, network: Network, kept: KeptDocuments, chunk_tokens: int) -> None:
-        self._network, self._kept, self._chunk = network, kept, chunk_tokens
+    network: Network
+    kept: KeptDocuments
+    chunk_tokens: int
 
     def fill(self, request: Request, layout: Layout, store: KvStore, place: tuple[int, int]) -> Tensor | None:
         """Put every document of the request in `store`, token 0 at `place` (row, column).
@@ -103,12 +106,12 @@ class RowPrefill:
         new: list[tuple[Key, Row]] = []
         for row in layout.rows:
             key = _key(request, layout, row)
-            document = None if row in ending else self._kept.find(key)
+            document = None if row in ending else self.kept.find(key)
             if document is None:
                 new.append((key, row))
             else:
                 _write(store, place, row, document)
-                self._kept.reused_tokens += document.tokens
+                self.kept.reused_tokens += document.tokens
         last_1V = None
         for group in self._groups([pair for pair in new if pair[1] not in ending]):
             self._compute(request, layout, group, store, place)
@@ -125,12 +128,12 @@ class RowPrefill:
         for pair in new:
             alike.setdefault((self._filled(len(pair[1].block)), pair[1].head), []).append(pair)
         for both, group in alike.items():
-            step = max(1, _CHUNKS_AT_ONCE * self._chunk // max(both))
+            step = max(1, _CHUNKS_AT_ONCE * self.chunk_tokens // max(both))
             yield from (group[at : at + step] for at in range(0, len(group), step))
 
     def _filled(self, tokens: int) -> int:
         """Return the length that a document is filled up to, within its last chunk."""
-        return min(_up(tokens, _FILL_TOKENS), _up(tokens, self._chunk))
+        return min(_up(tokens, _FILL_TOKENS), _up(tokens, self.chunk_tokens))
 
     def _compute(
         self,
@@ -144,29 +147,23 @@ class RowPrefill:
         """Compute, store and keep the documents of a group; return logits `BkV` of the last columns, with filling."""
         head = group[0][1].head
         filled = self._filled(len(group[0][1].block))
-        device = self._network.device
+        device = self.network.device
         ids, positions = (
             on_device(_padded(of, [row for _, row in group], filled), device)
             for of in (request.token_ids, layout.positions)
         )
-        buffers = KvStore(self._network.layers, len(group), head + filled)
-        logits_BkV = self._pass(buffers, ids, positions, head, keep)
+        buffers = KvStore(self.network.layers, len(group), head + filled)
+        cache = buffers.row(0, 0, 0, rows=len(group))
+        bounds = [0, *range(head + self.chunk_tokens, head + filled, self.chunk_tokens), head + filled]
+        for start, stop in itertools.pairwise(bounds):  # the head is in the first chunk
+            mask_BC = torch.ones(len(group), stop, dtype=torch.bool, device=device)
+            at = positions[:, start:stop], mask_BC
+            logits_BkV = self.network.logits(ids[:, start:stop], cache, at, keep)
         for i, (key, row) in enumerate(group):
             document = _cut(buffers, i, head, len(row.block))
             _write(store, place, row, document)
-            self._kept.keep(key, document)
-            self._kept.prefilled_tokens += document.tokens
-        return logits_BkV
-
-    def _pass(self, own: KvStore, ids_BC: Tensor, positions_BC: Tensor, head: int, keep: int) -> Tensor:
-        """Run the rows through the model in chunks, the head in the first; return logits of the last columns."""
-        device, (rows, columns) = self._network.device, ids_BC.shape
-        cache = own.row(0, 0, 0, rows=rows)
-        bounds = [0, *range(head + self._chunk, columns, self._chunk), columns]
-        for start, stop in itertools.pairwise(bounds):
-            mask_BC = torch.ones(rows, stop, dtype=torch.bool, device=device)
-            at = positions_BC[:, start:stop], mask_BC
-            logits_BkV = self._network.logits(ids_BC[:, start:stop], cache, at, keep)
+            self.kept.keep(key, document)
+            self.kept.prefilled_tokens += document.tokens
         return logits_BkV
 
 

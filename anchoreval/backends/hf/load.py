@@ -55,28 +55,27 @@ class StockNetwork:
         self.kernel_why: str | None = None  # why the kernel is not STOCK, although nobody asked for another
         self.unused = Unused()
         self.entering: dict[str, Any] = summary({})  # q and k as they enter the attention kernels, as loaded
+        #: The number format of the weights, as the user writes it, and the rows of the embedding.
+        self.dtype = str(model.dtype).removeprefix("torch.")
+        self.vocabulary = int(model.get_input_embeddings().num_embeddings)
         self.layers = count_layers(model.config)
+        #: What the layers attend to: `full_attention`, `sliding_attention`, or other kinds that the config names.
+        self.kinds = set(layer_kinds(model.config))
+        if stated(model.config, "attention_chunk_size"):
+            self.kinds.add("chunked_attention")
         self.whole_prompts = bool(rope_types(model.config) & GROWING_ROPE)
         self.growth = Growth(model) if self.whole_prompts else None
         self.alone = self.whole_prompts  # probe.py sets it for models that are wrong beside padding
         self.apart = False  # probe.py sets it for models that are wrong where rows lie in several stores
         self.few_passes = False  # whether prompts come in as few passes as memory allows; the backend sets it
-        self._plain = attention_kinds(model.config) == {"full_attention"} and not _reads_mask(model.config)
-
-    @property
-    def dtype(self) -> str:
-        """The number format of the weights, as the user writes it."""
-        return str(self.model.dtype).removeprefix("torch.")
+        #: Whether the model reads more from a mask than who sees whom: ALiBi counts its columns (falcon).
+        self.reads_mask = bool(getattr(model.config, "alibi", False))
+        self._plain = self.kinds == {"full_attention"} and not self.reads_mask
 
     @property
     def kernel(self) -> str:
         """The attention implementation in use."""
         return str(self.model.config._attn_implementation)
-
-    @property
-    def vocabulary(self) -> int:
-        """Rows of the embedding."""
-        return int(self.model.get_input_embeddings().num_embeddings)
 
     @property
     def pass_tokens(self) -> int | None:
@@ -96,34 +95,27 @@ class StockNetwork:
         return sdpa and self.few_passes and not self.apart and not self.alone
 
     def logits(self, ids_BQ: Tensor, cache: Cache, at: tuple[Tensor, Tensor], keep: int) -> Tensor:
-        """Return the logits `BkV` of the last `keep` tokens; `at` is (position ids `BQ`, mask `BC`)."""
-        position_BQ, mask_BC = at
+        """Return the logits `BkV` of the last `keep` tokens; `at` is (position ids `BQ`, mask `BC`).
+
+        For tokens behind others, which see all before them, the model gets a LowerRight. On a CPU the floats that SDPA
+        would make of a mask in every layer are then made once, which saves an eighth of the time of a long prompt and
+        leaves the bits of a chunk as they are. This holds only if every layer sees all that came before.
+        """
+        (position_BQ, mask_BC), queries = at, ids_BQ.shape[1]
+        behind = not isinstance(mask_BC, InSdpa) and 1 < queries < mask_BC.shape[1]
+        if behind and self._plain and self.kernel == STOCK and (self.device.type == "cpu" or self.few_passes):
+            step = _MASK_ROWS if self.few_passes else queries
+            mask_BC = LowerRight.of(queries, mask_BC.shape[1], self.device, step)
         result = self.model(
             input_ids=ids_BQ,
             past_key_values=cache,
             position_ids=position_BQ,
-            attention_mask=self._mask(ids_BQ.shape[1], mask_BC),
+            attention_mask=mask_BC,
             logits_to_keep=keep,
             use_cache=True,
         )
         logits_BkV: Tensor = result.logits
         return logits_BkV
-
-    def _mask(self, queries: int, mask_BC: Tensor) -> Tensor:
-        """Return the mask for the model: for tokens behind others, which see all before them, a LowerRight.
-
-        On a CPU the floats that SDPA would make of a mask in every layer are then made once, which saves an eighth of
-        the time of a long prompt and leaves the bits of a chunk as they are. This holds only if every layer sees all
-        that came before.
-        """
-        if isinstance(mask_BC, InSdpa) or not 1 < queries < mask_BC.shape[1]:
-            return mask_BC
-        if not self._plain or self.kernel != STOCK:
-            return mask_BC
-        if self.device.type != "cpu" and not self.few_passes:
-            return mask_BC
-        step = _MASK_ROWS if self.few_passes else queries
-        return LowerRight.of(queries, mask_BC.shape[1], self.device, step)
 
     def masked_logits(self, ids_1N: Tensor, cache: Cache, at: tuple[Tensor, Tensor], seen: Seen) -> Tensor:
         """Return the logits `11V` after a whole prompt in one pass of FlexAttention; `seen` is (blocks, pattern)."""
@@ -153,8 +145,10 @@ def load(
     if unused not in ("refuse", "allow"):
         raise ModelError(f"unused_weights={unused!r}: refuse or allow")
     place = _device(device)
-    if not trust_remote_code:
-        _refuse_own_code(checkpoint.folder)
+    config = json.loads((checkpoint.folder / "config.json").read_text("utf-8")) if not trust_remote_code else {}
+    if "auto_map" in config and config.get("model_type") not in CONFIG_MAPPING:
+        text = "runs code of its own: read it, then allow it with trust_remote_code"
+        raise ModelError(f"{checkpoint.folder}: model type {config.get('model_type')!r} {text}")
     first, why = (STOCK if kernel == DEFAULT else kernel), None
     try:
         with contextlib.nullcontext(checkpoint.folder) if checkpoint.adapter is None else _bare(checkpoint) as folder:
@@ -165,12 +159,19 @@ def load(
                     raise
                 why = f"this architecture has no kernel {STOCK!r}"
                 model, loaded = _read(folder, dtype, WHOLE, trust_remote_code)
-        network = StockNetwork(_own_memory(model.to(place).eval()), place)
+        network = StockNetwork(model.to(place).eval(), place)
+        for weight in network.model.parameters():  # mapped files put them anywhere, and MKL's bits follow
+            if weight.device.type == "cpu" and weight.data_ptr() % _ALIGNED_BYTES:
+                weight.data = weight.data.clone()
         network.kernel_why = _whole_attention(network, kernel, checkpoint.folder) or why
     except ModelError:
         raise
     except Exception as error:  # transformers and modelling code may raise anything over a stranger's files
-        raise ModelError(_why(checkpoint.folder, kernel, str(error) or type(error).__name__)) from error
+        said, named = str(error) or type(error).__name__, "" if kernel == DEFAULT else f" with kernel {kernel!r}"
+        text = f"cannot be loaded{named}: {' '.join(said.split())[:300]}"
+        if _NO_KERNEL in said:
+            text = f"this architecture has no attention kernel {kernel!r}: leave out --kernel, or name eager"
+        raise ModelError(f"{checkpoint.folder}{':' if _NO_KERNEL in said else ''} {text}") from error
     if missing := sorted(loaded["missing_keys"]):
         raise ModelError(f"{checkpoint.folder} lacks {len(missing)} weights that the model has: {missing[0]}, ...")
     network.unused = unused_weights(network.model, checkpoint, loaded["unexpected_keys"])
@@ -244,7 +245,7 @@ def _whole_attention(network: StockNetwork, kernel: str, folder: Path) -> str | 
     """
     dropped, entered = looked_at(network.model, network.one_token)
     parts, network.entering = dropped.get(network.kernel), summary(entered)
-    if network.kernel == WHOLE and network.model.config.model_type == "falcon" and _reads_mask(network.model.config):
+    if network.kernel == WHOLE and network.model.config.model_type == "falcon" and network.reads_mask:
         text = "adds this model's ALiBi twice (transformers puts it into the mask too)"
         raise ModelError(f"{folder}: kernel {WHOLE} {text}: leave out --kernel, or name {STOCK}")
     if not parts:
@@ -255,29 +256,6 @@ def _whole_attention(network: StockNetwork, kernel: str, folder: Path) -> str | 
     network.model.set_attn_implementation(WHOLE)
     network.one_token()
     return why
-
-
-def _why(folder: Path, kernel: str, error: str) -> str:
-    if _NO_KERNEL in error:
-        return f"{folder}: this architecture has no attention kernel {kernel!r}: leave out --kernel, or name eager"
-    named = "" if kernel == DEFAULT else f" with kernel {kernel!r}"
-    return f"{folder} cannot be loaded{named}: {' '.join(error.split())[:300]}"
-
-
-def _own_memory(model: Any) -> Any:
-    """Return the model with its weights on aligned memory: mapped files put them anywhere, and MKL's bits follow."""
-    for weight in model.parameters():
-        if weight.device.type == "cpu" and weight.data_ptr() % _ALIGNED_BYTES:
-            weight.data = weight.data.clone()
-    return model
-
-
-def _refuse_own_code(folder: Path) -> None:
-    """Raise ModelError if the checkpoint brings a model type that transformers does not have."""
-    stated = json.loads((folder / "config.json").read_text("utf-8"))
-    if "auto_map" in stated and stated.get("model_type") not in CONFIG_MAPPING:
-        text = "runs code of its own: read it, then allow it with trust_remote_code"
-        raise ModelError(f"{folder}: model type {stated.get('model_type')!r} {text}")
 
 
 def eos_ids(model: Any, tokenizer: TextTokenizer) -> frozenset[int]:
@@ -309,16 +287,6 @@ def count_layers(config: Any) -> int:
         kinds = ", ".join(sorted(other)) or "no layers"
         raise ModelError(f"model type {config.model_type!r} keeps state this backend cannot batch: {kinds}")
     return len(layers)
-
-
-def attention_kinds(config: Any) -> set[str]:
-    """Return what the layers attend to: `full_attention`, `sliding_attention`, or other kinds that the config names."""
-    return {*layer_kinds(config), *(["chunked_attention"] if stated(config, "attention_chunk_size") else [])}
-
-
-def _reads_mask(config: Any) -> bool:
-    """Return whether the model reads more from a mask than who sees whom: ALiBi counts its columns (falcon)."""
-    return bool(getattr(config, "alibi", False))
 
 
 @contextlib.contextmanager

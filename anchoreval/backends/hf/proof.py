@@ -16,9 +16,7 @@ from torch import Tensor
 
 from anchoreval.arms.arm import Arm
 from anchoreval.arms.inspect_hf import BROKEN, inspect_rope, same
-from anchoreval.arms.kernels import switchable
-from anchoreval.arms.patch_hf import Applied, model_dtype, rotary_modules
-from anchoreval.arms.precision import wider
+from anchoreval.arms.patch_hf import Applied, rotary_modules
 from anchoreval.backends.hf.cache import KvStore
 from anchoreval.backends.hf.load import StockNetwork
 from anchoreval.backends.hf.network import extend
@@ -75,7 +73,12 @@ class Proofs:
         key = (arm.rope, state.attention, arm.outside)
         if key not in self._at_kernel:
             try:
-                self._at_kernel[key] = self._entering(state)
+                self._network.one_token()
+                if not state.rotations:
+                    text = f"rope: no rotation of this model goes through {state.level}; only `native` runs"
+                    raise UnsupportedArm(text)
+                state.verify()
+                self._at_kernel[key] = state.at_kernel
             except BROKEN as error:
                 text = f"rope {arm.rope}: {_line(error)}"
                 raise UnsupportedArm(f"arm {arm.name!r}: hf cannot compute {text}") from error
@@ -111,21 +114,6 @@ class Proofs:
         prompt = extend(self._network, cache, ids[:_TOKENS], range(_TOKENS), 0, keep=_TOKENS)
         behind = extend(self._network, cache, ids[_TOKENS:], [_TOKENS], _TOKENS)
         return torch.cat([prompt, behind])
-
-    def _entering(self, state: Applied) -> dict[str, Json]:
-        """Return what enters the attention kernels in one pass of one token."""
-        self._network.one_token()
-        if not state.rotations:
-            raise UnsupportedArm(f"rope: no rotation of this model goes through {state.level}; only `native` runs")
-        state.verify()
-        return state.at_kernel
-
-
-def fused_for_all(network: StockNetwork, product: str | None) -> bool:
-    """Return whether kernel `auto` is `fused` for all arms, whose widest product is `product` (None: not known)."""
-    if product is not None:
-        return wider(product, model_dtype(network.model))
-    return network.kernel_why is not None and switchable(network.model)
 
 
 def _line(error: BaseException) -> str:

@@ -46,11 +46,6 @@ class Behind:
     logits: Tensor
     ahead: Sequence[int] = ()
 
-    @property
-    def tokens(self) -> int:
-        """The length of the prompt."""
-        return len(self.ids)
-
     def positions(self, first: int, tokens: int) -> range:
         """Return the position ids of `tokens` tokens; the first of them is number `first` after the prompt."""
         return range(self.after + first, self.after + first + tokens)
@@ -81,16 +76,16 @@ class Scoring:
     def reference(self, behind: Behind, ids: Sequence[int]) -> tuple[float, tuple[float, ...]]:
         """Return the summed natural log-probability of `ids`, and that of each."""
         growth, each = self._network.growth, list[float]()
-        if growth is not None and not growth.alike(behind.tokens, behind.tokens + len(ids)):
+        if growth is not None and not growth.alike(len(behind.ids), len(behind.ids) + len(ids)):
             total = _judged(growth.logits((*behind.ids, *ids), len(ids) + 1)[:-1], ids, each)[0]
             return total, tuple(each)
         ready = len(behind.logits)
-        fork = behind.store.row(*behind.place, behind.tokens + ready - 1)
+        fork = behind.store.row(*behind.place, len(behind.ids) + ready - 1)
         total = _judged(behind.logits, ids[:ready], each)[0]
         for at in range(ready - 1, len(ids) - 1, REFERENCE_TOKENS):
             given = ids[at : min(at + REFERENCE_TOKENS, len(ids) - 1)]
             positions = behind.positions(at, len(given))
-            logits_QV = extend(self._network, fork, given, positions, behind.tokens + at, keep=len(given))
+            logits_QV = extend(self._network, fork, given, positions, len(behind.ids) + at, keep=len(given))
             total += _judged(logits_QV, ids[at + 1 : at + 1 + len(given)], each)[0]
         return total, tuple(each)
 
@@ -120,39 +115,28 @@ class Scoring:
         scored = {i: _first(behind.logits[:1], choices[i]) for i in short}
         for i in (i for i in order if i not in scored and tuple(choices[i].token_ids[:-1]) == tuple(behind.ahead)):
             scored[i] = _judged(behind.logits[-choices[i].counted :], choices[i].token_ids[-choices[i].counted :])
-        scored |= {
-            i: self._whole(behind, choices[i]) for i in order if i not in scored and self._grows(behind, choices[i])
-        }
+        if (growth := self._network.growth) is not None:
+            for i in [i for i in order if i not in scored]:
+                ids, prompt = choices[i].token_ids[:-1], len(behind.ids)
+                if not growth.alike(prompt, prompt + len(ids)):  # a pass over both rotates differently: it is made
+                    with growth.kept():
+                        logits_kV = growth.logits((*behind.ids, *ids), choices[i].counted)
+                    scored[i] = _judged(logits_kV, choices[i].token_ids[-choices[i].counted :])
         rest = [i for i in order if i not in scored]
         while rest:
-            group = rest[-self._rows(behind, choices[rest[-1]], len(rest)) :]
+            columns = len(behind.ids) + len(choices[rest[-1]].token_ids)
+            most = min(len(rest), _MOST_FORKS, self._limits.rows, self._limits.batch_tokens // columns)
+            group = rest[-1:] if self._alone else rest[-max(1, most) :]
             del rest[-len(group) :]
             scored |= zip(group, self._scores(behind, [choices[i] for i in group]), strict=True)
         return tuple(scored[i] for i in range(len(choices)))
 
-    def _grows(self, behind: Behind, choice: Continuation) -> bool:
-        """Return whether a pass over prompt and choice rotates differently from the prompt's own pass."""
-        growth, last = self._network.growth, behind.tokens + len(choice.token_ids) - 1
-        return growth is not None and not growth.alike(behind.tokens, last)
-
-    def _whole(self, behind: Behind, choice: Continuation) -> ChoiceScore:
-        """Return the score of a choice of two or more tokens in a pass of its own over prompt and choice."""
-        assert self._network.growth is not None
-        with self._network.growth.kept():
-            logits_kV = self._network.growth.logits((*behind.ids, *choice.token_ids[:-1]), choice.counted)
-        return _judged(logits_kV, choice.token_ids[-choice.counted :])
-
-    def _rows(self, behind: Behind, longest: Continuation, wanted: int) -> int:
-        """Return how many choices are computed at once, `longest` among them."""
-        if self._alone:
-            return 1
-        columns = behind.tokens + len(longest.token_ids)
-        return max(1, min(wanted, _MOST_FORKS, self._limits.rows, self._limits.batch_tokens // columns))
-
     def _scores(self, behind: Behind, group: Sequence[Continuation]) -> list[ChoiceScore]:
         """Return the scores of choices of two or more tokens; all rows share the passes after the first token."""
         longest = max(len(choice.token_ids) for choice in group) - 1  # no logits behind the last token are used
-        ids_RQ = on_device([_padded(choice, longest) for choice in group], self._network.device)
+        # all ids but the last, with that one repeated
+        padded = [[*c.token_ids[:-1], *c.token_ids[-1:] * (longest + 1 - len(c.token_ids))] for c in group]
+        ids_RQ = on_device(padded, self._network.device)
         cache = self._forked(behind, len(group), longest)
         first = min(len(choice.token_ids) - choice.counted for choice in group)
         made = [_first(behind.logits[:1], choice) for choice in group]
@@ -161,28 +145,24 @@ class Scoring:
             stop = min(at + step, longest)
             keep = max(1, stop - max(at, first - 1))
             positions = behind.positions(at, stop - at)
-            part = ids_RQ[:, at:stop]
-            logits_RkV = extend_rows(self._network, cache, part, positions, behind.tokens + at, keep)
+            ids_Rq = ids_RQ[:, at:stop]
+            logits_RkV = extend_rows(self._network, cache, ids_Rq, positions, len(behind.ids) + at, keep)
             for i, choice in enumerate(group):
-                made[i] = _joined(made[i], _part(logits_RkV[i], choice, stop - keep))
+                part = _part(logits_RkV[i], choice, stop - keep)
+                made[i] = ChoiceScore(made[i].logprob + part.logprob, made[i].greedy and part.greedy)
         return made
 
     def _forked(self, behind: Behind, rows: int, more: int) -> Cache:
         """Return a cache of `rows` rows that each hold the prompt, with room for `more` tokens."""
         if rows == 1:
-            return behind.store.row(*behind.place, behind.tokens)
-        forks, columns = self._forks, behind.tokens + more
+            return behind.store.row(*behind.place, len(behind.ids))
+        forks, columns = self._forks, len(behind.ids) + more
         if forks is None or forks.rows < rows or forks.columns < columns:
             self._forks = forks = None  # before the new ones are allocated
             forks = self._forks = KvStore(self._network.layers, rows, columns)
         for row in range(rows):
-            forks.take((row, 0), behind.store, behind.place, behind.tokens)
-        return forks.row(0, 0, behind.tokens, rows=rows)
-
-
-def _padded(choice: Continuation, tokens: int) -> list[int]:
-    """Return all ids but the last, with that one repeated up to `tokens`."""
-    return [*choice.token_ids[:-1], *choice.token_ids[-1:] * (tokens + 1 - len(choice.token_ids))]
+            forks.take((row, 0), behind.store, behind.place, len(behind.ids))
+        return forks.row(0, 0, len(behind.ids), rows=rows)
 
 
 def _first(last_1V: Tensor, choice: Continuation) -> ChoiceScore:
@@ -198,10 +178,6 @@ def _part(logits_kV: Tensor, choice: Continuation, column: int) -> ChoiceScore:
     if begin >= end:
         return ChoiceScore(0.0, True)
     return _judged(logits_kV[begin - column : end - column], choice.token_ids[begin + 1 : end + 1])
-
-
-def _joined(first: ChoiceScore, second: ChoiceScore) -> ChoiceScore:
-    return ChoiceScore(first.logprob + second.logprob, first.greedy and second.greedy)
 
 
 def _judged(logits_QV: Tensor, ids: Sequence[int], each: list[float] | None = None) -> ChoiceScore:

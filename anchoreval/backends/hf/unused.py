@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
-from torch import Tensor
 
 from anchoreval.arms.frequencies import frequency_buffers
 from anchoreval.model.checkpoint import Checkpoint
@@ -77,8 +76,21 @@ class Unused:
 def unused_weights(model: Any, checkpoint: Checkpoint, unexpected: Collection[str]) -> Unused:
     """Return the weights that are left out; `unexpected` is from transformers' report, which omits ignored weights."""
     stored = dict(shapes_of(checkpoint))
-    ignored = _ignored(model, stored)
-    decoders = _decoders(ignored)
+    # stored weights that the architecture says are not its own, and that it has no place for
+    patterns = [*(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()), r"rotary_emb\.inv_freq"]
+    ignore, prefix = re.compile("|".join(f"({pattern})" for pattern in patterns)), f"{model.base_model_prefix}."
+    places = set(model.state_dict())
+    places |= {name.removeprefix(prefix) for name in places} | {f"{prefix}{name}" for name in places}
+    ignored = {name for name in stored if name not in places and (ignore.search(name) or _POSITIONS.search(name))}
+
+    # plain decoder layers among them are refused: patterns of transformers go by number alone
+    layers: dict[str, set[str]] = {}
+    for name in ignored:
+        if (match := _LAYER.match(name)) and not _FREQUENCIES.search(name):
+            layers.setdefault(match[1], set()).add(name)
+    whole = [names for names in layers.values() if any("proj" in name for name in names)]
+    decoders = {name for names in whole if not any(_PREDICTS.search(each) for each in names) for name in names}
+
     left = {*unexpected, *ignored} - decoders
     buffers = {name for name in left if _is_buffer(name, stored.get(name, (0,)))}
     named = ignored - decoders - buffers
@@ -99,26 +111,6 @@ def shapes_of(checkpoint: Checkpoint) -> Iterator[tuple[str, tuple[int, ...]]]:
                     yield name, tuple(opened.get_slice(name).get_shape())
 
 
-def _ignored(model: Any, stored: Collection[str]) -> set[str]:
-    """Return the stored weights that the architecture says are not its own, and that it has no place for."""
-    patterns = [*(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()), r"rotary_emb\.inv_freq"]
-    ignore, prefix = re.compile("|".join(f"({pattern})" for pattern in patterns)), f"{model.base_model_prefix}."
-    places = set(model.state_dict())
-    places |= {name.removeprefix(prefix) for name in places} | {f"{prefix}{name}" for name in places}
-    names = {name for name in stored if name not in places and (ignore.search(name) or _POSITIONS.search(name))}
-    return names
-
-
-def _decoders(ignored: Collection[str]) -> set[str]:
-    """Return the ignored weights that belong to plain decoder layers: patterns of transformers go by number alone."""
-    layers: dict[str, set[str]] = {}
-    for name in ignored:
-        if (match := _LAYER.match(name)) and not _FREQUENCIES.search(name):
-            layers.setdefault(match[1], set()).add(name)
-    whole = [names for names in layers.values() if any("proj" in name for name in names)]
-    return {name for names in whole if not any(_PREDICTS.search(each) for each in names) for name in names}
-
-
 def _is_buffer(name: str, shape: tuple[int, ...]) -> bool:
     """Return whether this is not a weight but a buffer that older versions saved beside the weights."""
     if _FREQUENCIES.search(name) or _POSITIONS.search(name):
@@ -127,18 +119,16 @@ def _is_buffer(name: str, shape: tuple[int, ...]) -> bool:
     return bool(_MASKS.search(name)) and (square or shape in ((), (1,)))
 
 
-def _frequencies_off(model: Any, checkpoint: Checkpoint, names: Collection[str]) -> float | None:
+def _frequencies_off(model: Any, checkpoint: Checkpoint, names: set[str]) -> float | None:
     """Return the largest relative error of stored frequencies against the nearest of the model's, None up to _NEAR."""
     buffers = [buffer.double().cpu() for module in model.modules() for buffer in frequency_buffers(module).values()]
     errors = [0.0]
-    for stored in _read(checkpoint, names):
-        near = [float(((stored.double() - b) / b).abs().max()) for b in buffers if b.shape == stored.shape]
-        errors.append(min(near, default=float("inf")))
-    return None if max(errors) <= _NEAR else max(errors)
-
-
-def _read(checkpoint: Checkpoint, names: Collection[str]) -> Iterator[Tensor]:
     for file in checkpoint.sha256:
-        if file.endswith(".safetensors"):
-            with safe_open(checkpoint.folder / file, framework="pt") as opened:
-                yield from (opened.get_tensor(name) for name in opened.keys() if name in names)  # noqa: SIM118
+        if not file.endswith(".safetensors"):
+            continue
+        with safe_open(checkpoint.folder / file, framework="pt") as opened:
+            for name in names & set(opened.keys()):
+                stored = opened.get_tensor(name).double()
+                near = [float(((stored - b) / b).abs().max()) for b in buffers if b.shape == stored.shape]
+                errors.append(min(near, default=float("inf")))
+    return None if max(errors) <= _NEAR else max(errors)
