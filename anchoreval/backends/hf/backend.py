@@ -15,18 +15,14 @@ from typing import Any, get_args
 import torch
 import transformers
 
-from anchoreval.arms.arm import Arm
-from anchoreval.arms.blocks import Block
+from anchoreval.arms.arm import FIELDS, Arm
 from anchoreval.arms.configuration import positions_of
-from anchoreval.arms.fields import FIELDS
 from anchoreval.arms.inspect_hf import selftest
 from anchoreval.arms.kernels import FUSED, switchable
-from anchoreval.arms.layout import Arrangement, Place, Realisation
-from anchoreval.arms.patch_hf import Applied, Kernel, applied, model_dtype, rotary_modules
-from anchoreval.arms.patterns import NUMBERED, PATTERNS, WINDOW_RULE, is_pattern, rule_of
-from anchoreval.arms.positions import GENERATED
+from anchoreval.arms.layout import GENERATED, Arrangement, Place, Realisation
+from anchoreval.arms.patch_hf import Applied, Kernel, applied, model_dtype, only_sinks_and_window, rotary_modules
+from anchoreval.arms.patterns import NUMBERED, PATTERNS, WINDOW_RULE, Block, is_pattern, rule_of
 from anchoreval.arms.precision import wider
-from anchoreval.arms.sinks import only_sinks_and_window
 from anchoreval.backends.answering import require_answerable
 from anchoreval.backends.hf.answer import Answering
 from anchoreval.backends.hf.batches import Limits

@@ -21,10 +21,10 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicS
 from transformers.initialization import no_init_weights
 from transformers.utils import logging as transformers_logging
 
-from anchoreval.arms.blocks import Block
 from anchoreval.arms.configuration import layer_kinds, rope_types, stated
 from anchoreval.arms.entering import looked_at, summary
 from anchoreval.arms.flex_hf import prefilling
+from anchoreval.arms.patterns import Block
 from anchoreval.backends.hf.growth import GROWING_ROPE, Growth
 from anchoreval.backends.hf.network import InSdpa, LowerRight, extend
 from anchoreval.backends.hf.unused import Unused, unused_weights

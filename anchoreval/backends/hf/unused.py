@@ -20,7 +20,7 @@ from typing import Any
 
 from safetensors import safe_open
 
-from anchoreval.arms.frequencies import frequency_buffers
+from anchoreval.arms.precision import frequency_buffers
 from anchoreval.model.checkpoint import Checkpoint
 from anchoreval.schema import Json
 

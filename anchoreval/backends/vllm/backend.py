@@ -19,9 +19,8 @@ from transformers import AutoConfig, GenerationConfig
 
 from anchoreval.arms.arm import Arm
 from anchoreval.arms.configuration import positions_of
-from anchoreval.arms.layout import Arrangement
+from anchoreval.arms.layout import CONTIGUOUS, Arrangement, PositionScheme
 from anchoreval.arms.patterns import PATTERNS
-from anchoreval.arms.positions import CONTIGUOUS, PositionScheme
 from anchoreval.arms.rope import LEVELS, RopeLevel, parse_level
 from anchoreval.backends.answering import require_answerable
 from anchoreval.backends.hf.load import eos_ids
