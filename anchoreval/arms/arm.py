@@ -109,15 +109,12 @@ class Arm:
     moves_positions: bool = field(init=False, compare=False, repr=False)
     #: Whether tokens stand where the model puts them, and see what the model lets them see.
     stock: bool = field(init=False, compare=False, repr=False)
-    #: Whether documents, or blocks, cannot see what is outside them.
-    masks_documents: bool = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         moved, name = self.positions != CONTIGUOUS, "".join(each.spell(value) for each, value in self._used())
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "moves_positions", moved)
         object.__setattr__(self, "stock", not moved and self.attention == "full")
-        object.__setattr__(self, "masks_documents", isolates(self.attention))
 
     def asked(self) -> dict[str, Any]:
         """Return the arm as JSON, as it was asked for. Fields that were added later appear only if they are used."""
@@ -139,6 +136,11 @@ class Arm:
     def arrangement(self) -> Arrangement:
         """Where tokens stand and what they see."""
         return Arrangement(self.positions, self.attention)
+
+    @property
+    def masks_documents(self) -> bool:
+        """Whether documents, or blocks, cannot see what is outside them."""
+        return isolates(self.attention)
 
     def settled(self, backend: str) -> Arm:
         """Return the arm with the hash of each source from outside. This imports the sources: use it for typed arms.

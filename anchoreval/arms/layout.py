@@ -10,7 +10,7 @@ A position scheme says which position id every token has. Pure, no torch.
 | `reset` | 0 | each restarts at 0 | from one past the highest position before them |
 | `anchor-reset` | 0 | each restarts at 1, so 0 is the anchor's alone | from one past the highest position before them |
 
-Under the two resets the preamble restarts like a document (see blocks.py), the query starts right after the
+Under the two resets the preamble restarts like a document (see patterns.py), the query starts right after the
 longest document, and its answer prefix follows without a gap. In every scheme, and with explicit arrays,
 generated and teacher-forced tokens follow one after the other from the last prompt token's position.
 
@@ -25,7 +25,7 @@ raises UnsupportedArm in its `under`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from anchoreval.arms.patterns import ANCHOR_SEGMENT, STAR, Block, Row, blocks_of, context_of, isolates, numbers_of, rows
@@ -44,7 +44,7 @@ SCHEMES: dict[str, str] = {
 }
 GENERATED = "generated and teacher-forced tokens go on from the last prompt position"
 _LARGEST_SHIFT = 1 << 24  # fp32 counts whole numbers up to here: a larger position is no longer exact
-#: How isolated documents are computed: as causal rows of their own (hf/documents.py), or in one pass of FlexAttention.
+#: How isolated documents are computed: as causal rows of their own (hf/cache.py), or in one pass of FlexAttention.
 Realisation = Literal["rows", "flex"]
 #: Returns the explicit position ids of a request, one per prompt token.
 Place = Callable[[Request], Sequence[int]]
@@ -56,6 +56,17 @@ class PositionScheme:
 
     name: str
     shift: int = 0
+    #: Whether each position is one more than the one before it, in every prompt.
+    consecutive: bool = field(init=False, compare=False, repr=False)
+    #: Whether each document begins anew.
+    restarts: bool = field(init=False, compare=False, repr=False)
+    #: Whether the first token is placed apart from the others.
+    needs_anchor: bool = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "consecutive", self.name in {"contiguous", "shift"})
+        object.__setattr__(self, "restarts", self.name.endswith("reset"))
+        object.__setattr__(self, "needs_anchor", self.name.startswith("anchor-"))
 
     def __str__(self) -> str:
         return f"{self.name}:{self.shift}" if self.name.endswith("shift") else self.name
@@ -65,21 +76,6 @@ class PositionScheme:
         """The scheme in words, for a run's header."""
         spelling = f"{self.name}:M" if self.name.endswith("shift") else self.name
         return f"{SCHEMES[spelling].replace('M', str(self.shift)) if self.shift else SCHEMES[spelling]}; {GENERATED}"
-
-    @property
-    def consecutive(self) -> bool:
-        """Whether each position is one more than the one before it, in every prompt."""
-        return self.name in {"contiguous", "shift"}
-
-    @property
-    def restarts(self) -> bool:
-        """Whether each document begins anew."""
-        return self.name.endswith("reset")
-
-    @property
-    def needs_anchor(self) -> bool:
-        """Whether the first token is placed apart from the others."""
-        return self.name.startswith("anchor-")
 
     def needed(self, tokens: int) -> int:
         """Return how many positions a model needs for a prompt of so many tokens, at the most."""
@@ -120,16 +116,15 @@ def parse_positions(text: str) -> PositionScheme:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Positions, one per prompt token; rows, empty if attention is plain causal; and blocks."""
+    """Positions, one per prompt token; rows, empty if attention is plain causal; and blocks.
+
+    `after` is the position of the first token after the prompt.
+    """
 
     positions: tuple[int, ...]
     rows: tuple[Row, ...]
     blocks: tuple[Block, ...]
-
-    @property
-    def after(self) -> int:
-        """The position of the first token after the prompt."""
-        return self.positions[-1] + 1
+    after: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,10 +169,11 @@ class Arrangement:
         request = request.as_text() if request.scores_text else request
         if self._consecutive:
             whole = (Block("document", 0, len(request.token_ids)),)
-            return Layout(self.scheme.of(whole), (), whole)
+            positions = self.scheme.of(whole)
+            return Layout(positions, (), whole, positions[-1] + 1)
         blocks = blocks_of(request.segment_ids, request.roles)
         positions = self.scheme.of(blocks) if self.place is None else self._given(request)
-        return Layout(positions, rows(blocks, self.pattern), blocks)
+        return Layout(positions, rows(blocks, self.pattern), blocks, positions[-1] + 1)
 
     def _given(self, request: Request) -> tuple[int, ...]:
         """Return the explicit positions of a request; raise UnsupportedArm unless there is one >= 0 per token."""

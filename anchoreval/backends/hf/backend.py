@@ -24,14 +24,11 @@ from anchoreval.arms.patch_hf import Applied, Kernel, applied, model_dtype, only
 from anchoreval.arms.patterns import NUMBERED, PATTERNS, WINDOW_RULE, Block, is_pattern, rule_of
 from anchoreval.arms.precision import wider
 from anchoreval.backends.answering import require_answerable
-from anchoreval.backends.hf.answer import Answering
+from anchoreval.backends.hf.answer import REFERENCE_TOKENS, Answering
 from anchoreval.backends.hf.batches import Limits
-from anchoreval.backends.hf.cache import KvStore
-from anchoreval.backends.hf.documents import KeptDocuments
+from anchoreval.backends.hf.cache import KeptDocuments, KvStore
 from anchoreval.backends.hf.load import DEFAULT, StockNetwork, eos_ids, load
-from anchoreval.backends.hf.probe import settle
-from anchoreval.backends.hf.proof import Proofs
-from anchoreval.backends.hf.score import REFERENCE_TOKENS
+from anchoreval.backends.hf.probe import Proofs, settle
 from anchoreval.errors import ModelError, UnsupportedArm
 from anchoreval.model.checkpoint import Checkpoint, find_checkpoint
 from anchoreval.model.machine import processor
@@ -163,7 +160,7 @@ class HfBackend:
             "prefill": self._prefill,
             "reference_tokens": REFERENCE_TOKENS,
         } | ({} if self._realisation == "rows" else {"realisation": self._realisation})
-        if self._alone:
+        if self._network.alone and not self._network.whole_prompts:
             identity["rows"] = "alone"
         if self._asked_kernel in (DEFAULT, "auto") and self._kernel != "sdpa":
             identity["kernel"] = self._kernel
@@ -174,6 +171,7 @@ class HfBackend:
     def describe(self) -> dict[str, Json]:
         """Return what the run's header says of the engine and the model."""
         network, device, sizes = self._network, self._network.device, asdict(self._limits)
+        alone = network.alone and not network.whole_prompts
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
         # what changes the last bits of an answer but is not a setting
         environment: dict[str, Json] = {"versions": _VERSIONS, "device": device.type}
@@ -202,7 +200,7 @@ class HfBackend:
             "prefill": self._prefill,
             "realisation": self._realisation,
             "throughput": {name: size for name, size in sizes.items() if size and name != "chunk_tokens"},
-            **({"rows": "alone: beside padding this model's answers are others"} if self._alone else {}),
+            **({"rows": "alone: beside padding this model's answers are others"} if alone else {}),
             "rope": self._proofs.inspected(),
             "rope_selftest": self._proofs.tested(),
         }
@@ -233,14 +231,28 @@ class HfBackend:
             if self._realisation == "flex" and arm.masks_documents:
                 self._require_flex(arm, state)
             at_kernel = self._proofs.at_kernel(arm, state)
-            self._applied, self._arrangement = state, arrangement
-            self._now = self._limits.placebo() if arm.placebo else self._limits
-            self._joint = not arm.outside
-            self.documents = self._kept.of(_bits_of(state, arrangement, self._now, more))
+            limits = self._limits.placebo() if arm.placebo else self._limits
+            explicit, pattern = place is not None, arrangement.pattern
+            header: dict[str, Json] = {
+                "rope": state.as_json() | {"at_kernel": at_kernel},
+                "positions": "explicit" if explicit else str(arrangement.scheme),
+                "positions_rule": f"given per prompt; {GENERATED}" if explicit else arrangement.scheme.rule,
+                "attention": pattern,
+                "attention_rule": rule_of(pattern),
+                "realisation": _REALISED.get((self._realisation, pattern.partition(":")[0]), "one causal row"),
+                "dtype": self._network.dtype,
+                "kernel": "fused" if state.attention == FUSED else state.attention,
+            }
+            if pattern != "full" and "sliding_attention" in self._network.kinds:
+                header["window_rule"] = WINDOW_RULE
+            header |= more
+            if arm.placebo:
+                header["computed_in"] = {name: size for name, size in asdict(limits).items() if size}
+
+            self._applied, self._arrangement, self._now, self._joint = state, arrangement, limits, not arm.outside
+            self.documents = self._kept.of(_bits_of(state, arrangement, limits, more))
             try:
-                computed = {name: size for name, size in asdict(self._now).items() if size}
-                as_applied = self._as_applied(state, arrangement, at_kernel)
-                yield as_applied | more | ({"computed_in": computed} if arm.placebo else {})
+                yield header
             finally:
                 self._applied, self._arrangement, self._now, self._joint = None, Arrangement(), self._limits, True
                 self.documents = self._kept
@@ -296,23 +308,6 @@ class HfBackend:
         del self._network.model
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-    def _as_applied(self, state: Applied, arrangement: Arrangement, at_kernel: dict[str, Json]) -> dict[str, Json]:
-        """Return what the run's header says of an arm."""
-        explicit, pattern = arrangement.place is not None, arrangement.pattern
-        header: dict[str, Json] = {
-            "rope": state.as_json() | {"at_kernel": at_kernel},
-            "positions": "explicit" if explicit else str(arrangement.scheme),
-            "positions_rule": f"given per prompt; {GENERATED}" if explicit else arrangement.scheme.rule,
-            "attention": pattern,
-            "attention_rule": rule_of(pattern),
-            "realisation": _REALISED.get((arrangement.realisation, pattern.partition(":")[0]), "one causal row"),
-            "dtype": self._network.dtype,
-            "kernel": "fused" if state.attention == FUSED else state.attention,
-        }
-        if pattern != "full" and "sliding_attention" in self._network.kinds:
-            header["window_rule"] = WINDOW_RULE
-        return header
 
     def _require(self, arm: Arm, arrangement: Arrangement, kernels: Mapping[str, Kernel | None]) -> None:
         """Raise UnsupportedArm, with the field, for what can be refused before the model is touched."""
@@ -372,11 +367,6 @@ class HfBackend:
         for counts in (state.tables, state.rotations, state.passes):
             counts.clear()
         self._flexes.add(state.attention)
-
-    @property
-    def _alone(self) -> bool:
-        """Whether rows are computed alone although their prompts need not be computed whole."""
-        return self._network.alone and not self._network.whole_prompts
 
     def _recount(self) -> None:
         """Forget the counts of a broken pass, which would look like rotations that were not served."""
