@@ -40,11 +40,12 @@ _LOOKED_AT = 64  # tokens whose bits are looked at
 Report = Callable[[str, Any, Tensor, Tensor, Mapping[str, Any]], None]
 
 
+@dataclass(eq=False)
 class Reporting:
     """Stands in for transformers' table of attention kernels: each kernel that it hands out reports, then computes."""
 
-    def __init__(self, table: Any, report: Report) -> None:
-        self._table, self._report = table, report
+    _table: Any
+    _report: Report
 
     def get_interface(self, name: str, default: Callable[..., Any]) -> Callable[..., Any]:
         """Return the kernel called `name`, or `default`; it reports first."""
@@ -137,15 +138,13 @@ def summary(entered: Mapping[str, Entered]) -> dict[str, Any]:
     if not seen:
         return {"modules": 0}
 
-    def told(dtypes: set[torch.dtype], widths: set[str]) -> dict[str, str]:
+    values: dict[str, Any] = {"modules": len(seen)}
+    for what in ("q", "k"):
+        dtypes = {getattr(entry, f"{what}_dtype") for entry in seen}
         names = sorted(NAMES.get(dtype, str(dtype)) for dtype in dtypes)
-        return {"dtype": "+".join(names), "bits": max(widths, key=lambda name: DIGITS.get(name, 0))}
-
-    return {
-        "modules": len(seen),
-        "q": told({entry.q_dtype for entry in seen}, {entry.q_bits for entry in seen}),
-        "k": told({entry.k_dtype for entry in seen}, {entry.k_bits for entry in seen}),
-    }
+        widths = {getattr(entry, f"{what}_bits") for entry in seen}
+        values[what] = {"dtype": "+".join(names), "bits": max(widths, key=lambda name: DIGITS.get(name, 0))}
+    return values
 
 
 def looked_at(model: nn.Module, run: Callable[[], Any]) -> tuple[dict[str, list[str]], dict[str, Entered]]:

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from anchoreval.arms.blocks import Block
+from anchoreval.arms.patterns import Block
 from anchoreval.errors import UnsupportedArm
 
 #: Tokens on one side of a block; the default of torch's kernels.

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 
-from anchoreval.arms.blocks import Block
 from anchoreval.arms.flex import attend, block_mask
 from anchoreval.arms.kernels import FUSED, NOT_TAKEN, model_dtype, switched
+from anchoreval.arms.patterns import Block
 from anchoreval.errors import UnsupportedArm
 
 #: The name under which transformers knows the kernel.

@@ -11,9 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anchoreval.arms.frequencies import DamagedBuffer, frequency_buffers, private_copy, sound_copy, unchecked
 from anchoreval.arms.patch_hf import applied, model_dtype, rotary_modules, rotating_modules
-from anchoreval.arms.precision import NAMES, TORCH, Rotation, Tables, real_pair, rope_types
+from anchoreval.arms.precision import (
+    NAMES,
+    TORCH,
+    DamagedBuffer,
+    Rotation,
+    Tables,
+    frequency_buffers,
+    private_copy,
+    real_pair,
+    rope_types,
+    sound_copy,
+    unchecked,
+)
 from anchoreval.arms.rope import LEVELS, RopeLevel, parse_level
 from anchoreval.errors import UnsupportedArm
 
@@ -95,7 +106,11 @@ def selftest(model: nn.Module, tokens: int = 32) -> dict[str, Any]:
         "explicit_equals_stock": None if explicit is None else same(before, explicit),
         "restored": same(before, after),
     }
-    distance = None if explicit is None else _distance(explicit, before)
+    distance = None  # the largest difference among the finite ones
+    if explicit is not None:
+        apart = (explicit - before).abs()
+        apart = apart[apart.isfinite()]
+        distance = float(apart.max()) if apart.numel() else None
     passed = all(same for name, same in checks.items() if report.has_rope or name != "explicit_equals_stock")
     result = {"ok": passed, "detected": report.detected, "tokens": tokens, **checks, "max_difference": distance}
     return result | {"rotations": rotations} | ({"why": why} if why else {})
@@ -104,13 +119,6 @@ def selftest(model: nn.Module, tokens: int = 32) -> dict[str, Any]:
 def same(logits: Tensor, others: Tensor) -> bool:
     """Return whether two passes give the same numbers; damaged weights give the same NaN."""
     return torch.allclose(logits, others, rtol=0, atol=0, equal_nan=True)
-
-
-def _distance(logits: Tensor, others: Tensor) -> float | None:
-    """Return the largest difference among the finite ones, None if none is finite."""
-    apart = (logits - others).abs()
-    apart = apart[apart.isfinite()]
-    return float(apart.max()) if apart.numel() else None
 
 
 @torch.no_grad()
@@ -128,9 +136,14 @@ def _detect(model: nn.Module) -> str | None:
     probes = list(_probes(model))
     if not probes or model_dtype(model) not in NAMES:
         return None
+    # the levels that a model of this dtype may compute: named ones, then frequencies rounded by a cast
+    levels = [LEVELS[name] for name in ("bf16", "fp32", "bf16-table", "fp16", "fp16-table", "bf16-angle")]
+    dtype, halves = NAMES[model_dtype(model)], ("fp32", "bf16", "fp16")
+    for inv_freq, angle, table, rotate in itertools.product(halves, ("fp32", "bf16"), halves, halves):
+        levels.append(RopeLevel(inv_freq, angle, table, rotate, "model" if dtype == "fp32" else dtype))
     try:
         stock = [probe(None) for probe in probes]
-        for level in _candidates(NAMES[model_dtype(model)]):
+        for level in levels:
             if all(torch.equal(probe(level), want) for probe, want in zip(probes, stock, strict=True)):
                 return str(level)
     except (UnsupportedArm, *BROKEN):  # complex tables, or a rotation with other arguments
@@ -138,17 +151,7 @@ def _detect(model: nn.Module) -> str | None:
     return None
 
 
-def _candidates(dtype: str) -> Iterator[RopeLevel]:
-    """Yield the levels that a model of this dtype may compute: named ones, then frequencies rounded by a cast."""
-    names = ("bf16", "fp32", "bf16-table", "fp16", "fp16-table", "bf16-angle")
-    yield from (LEVELS[name] for name in names)
-    halves = ("fp32", "bf16", "fp16")
-    for inv_freq, angle, table, rotate in itertools.product(halves, ("fp32", "bf16"), halves, halves):
-        yield RopeLevel(inv_freq, angle, table, rotate, "model" if dtype == "fp32" else dtype)
-
-
 Probe = Callable[[RopeLevel | None], Tensor]
-Rotate = Callable[..., Any]
 
 
 def _probes(model: nn.Module) -> Iterator[Probe]:
@@ -183,14 +186,10 @@ def _probe(
             forward = Tables(sound_copy(module, path)[0], level, lambda _: None)
             rotate = Rotation(stock, level)
         cos, sin = real_pair(forward(qk[0], positions, *named))
-        return torch.stack([t.to(TORCH["fp64"]) for t in _rotate(rotate, stock, qk, cos, sin)])
+        if list(inspect.signature(stock).parameters)[1] == "cos":  # it takes one tensor at a time
+            turned: Any = rotate(qk[0], cos, sin), rotate(qk[1], cos, sin)
+        else:
+            turned = rotate(qk[0], qk[1], cos, sin)
+        return torch.stack([t.to(TORCH["fp64"]) for t in turned])
 
     return run
-
-
-def _rotate(rotate: Rotate, stock: Rotate, qk: Tensor, cos: Tensor, sin: Tensor) -> Any:
-    """Return rotated (q, k), also with functions that take one tensor at a time."""
-    names = list(inspect.signature(stock).parameters)
-    if names[1] == "cos":
-        return rotate(qk[0], cos, sin), rotate(qk[1], cos, sin)
-    return rotate(qk[0], qk[1], cos, sin)

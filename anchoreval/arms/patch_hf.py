@@ -27,7 +27,7 @@ import threading
 import types
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Literal
 
@@ -35,9 +35,19 @@ import torch
 from torch import Tensor, nn
 
 from anchoreval.arms.entering import Entered, global_names, reporting_table, summary, with_globals
-from anchoreval.arms.frequencies import DamagedBuffer, frequency_buffers, sound_copy, unchecked
 from anchoreval.arms.kernels import FUSED, fused, row_mask, switched
-from anchoreval.arms.precision import NAMES, Rotation, Tables, rope_types, wider
+from anchoreval.arms.patterns import SINK_WINDOW, numbers_of
+from anchoreval.arms.precision import (
+    NAMES,
+    DamagedBuffer,
+    Rotation,
+    Tables,
+    frequency_buffers,
+    rope_types,
+    sound_copy,
+    unchecked,
+    wider,
+)
 from anchoreval.arms.rope import DIGITS, RopeLevel
 from anchoreval.errors import UnsupportedArm
 
@@ -76,7 +86,7 @@ class Applied:
             "attention": self.attention,
             "model_dtype": self.model_dtype,
             "rotary": dict(self.rotary),
-            "repaired": [_as_json(buffer) for buffer in self.repaired],
+            "repaired": [asdict(buffer) for buffer in self.repaired],
             **({"unchecked": dict(self.unchecked)} if self.unchecked else {}),
             **({"at_kernel": self.at_kernel} if self.entered else {}),
             "forwards": self.forwards,
@@ -157,10 +167,6 @@ class Applied:
             raise UnsupportedArm(f"rope: {self.level} hands q and k on in {wanted}, and {text}")
 
 
-def _as_json(buffer: DamagedBuffer) -> dict[str, Any]:
-    return {"name": buffer.name, "dtype": buffer.dtype, "max_relative_error": buffer.max_relative_error}
-
-
 @contextlib.contextmanager
 def applied(model: nn.Module, level: RopeLevel, kernel: Kernel | None = None) -> Iterator[Applied]:
     """Make `model` compute RoPE at `level` inside the block, and exactly as before after it.
@@ -170,7 +176,16 @@ def applied(model: nn.Module, level: RopeLevel, kernel: Kernel | None = None) ->
     Leaving the block without an error verifies that every rotation was served. Raise UnsupportedArm, with the field,
     for what cannot be computed, and if the model is already under a level.
     """
-    state = _plan(model, level, kernel)
+    dtype = model_dtype(model)
+    needs_fused = not level.native and wider(level.product, dtype)
+    if kernel == "stock" and needs_fused:
+        text = f"{level} on a {NAMES[dtype]} model needs --kernel auto or fused"
+        raise UnsupportedArm(f"kernel: {text}, for q and k stay wide")
+    if not level.native:
+        _refuse_unpatchable(model, level)
+    chosen: Kernel = kernel or ("fused" if needs_fused else "stock")
+    stock = str(getattr(getattr(model, "config", None), "_attn_implementation", "none"))
+    state = Applied(level, chosen, FUSED if chosen == "fused" else stock, NAMES.get(dtype, str(dtype)))
     with contextlib.ExitStack() as stack:
         with _INSTALLING:
             if not level.native:
@@ -181,9 +196,54 @@ def applied(model: nn.Module, level: RopeLevel, kernel: Kernel | None = None) ->
         state.verify()
 
 
+@contextlib.contextmanager
+def only_sinks_and_window(model: Any, pattern: str) -> Iterator[None]:
+    """Make `model` see sinks and window alone inside the block; any other pattern leaves the model as it is.
+
+    The model's kernel stays; its mask builder gets one more condition. A token's place is its number among the tokens
+    of its row, so padding on the left counts for nothing. Raise UnsupportedArm for kernels whose masks are not made of
+    rules.
+    """
+    if not (numbers := numbers_of(pattern, SINK_WINDOW)):
+        yield
+        return
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface
+
+    kernel = model.config._attn_implementation
+    if kernel not in ("sdpa", FUSED):
+        raise UnsupportedArm(f"attention {pattern!r} on kernel {kernel!r}: use --kernel sdpa or fused")
+    # the tables of transformers belong to all models: a name for each rule and kernel, without "sdpa" in it
+    name = "_".join(["anchoreval", *pattern.split(":"), "fused" if kernel == FUSED else "stock"])
+    with switched(
+        model, name, AttentionInterface()[kernel], partial(_sinks_and_window, AttentionMaskInterface()[kernel], numbers)
+    ):
+        yield
+
+
+def _sinks_and_window(stock: Callable[..., Any], numbers: tuple[int, ...], **asked: Any) -> Any:
+    """Build the stock mask with the pattern in its rule. transformers calls this function."""
+    sinks, window = numbers
+    rule, padding_BC = asked["mask_function"], asked.get("attention_mask")
+    place_BC = None if padding_BC is None else padding_BC.long().cumsum(-1) - 1
+
+    def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        q, k = (query, key) if place_BC is None else (place_BC[batch, query], place_BC[batch, key])
+        both: Tensor = rule(batch, head, query, key) & ((k < sinks) | (q - k < window))
+        return both
+
+    return stock(**asked | {"mask_function": sees, "allow_is_causal_skip": False})
+
+
 def rotary_modules(model: nn.Module) -> dict[str, nn.Module]:
     """Return path to module, for every module that turns position ids into tables by inverse frequencies."""
-    return {path: m for path, m in model.named_modules() if frequency_buffers(m) and _takes_positions(m)}
+    rotary: dict[str, nn.Module] = {}
+    for path, module in model.named_modules():
+        if frequency_buffers(module):
+            parameters = inspect.signature(inspect.unwrap(type(module).forward)).parameters
+            if list(parameters)[1:3] == ["x", "position_ids"]:
+                rotary[path] = module
+    return rotary
 
 
 def rotating_modules(model: nn.Module) -> dict[str, dict[str, Callable[..., Any]]]:
@@ -200,25 +260,6 @@ def rotating_modules(model: nn.Module) -> dict[str, dict[str, Callable[..., Any]
 def model_dtype(model: nn.Module) -> torch.dtype:
     """Return the dtype of the first floating parameter, torch.float32 for a model without any."""
     return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-
-
-def _takes_positions(module: nn.Module) -> bool:
-    parameters = inspect.signature(inspect.unwrap(type(module).forward)).parameters
-    return list(parameters)[1:3] == ["x", "position_ids"]
-
-
-def _plan(model: nn.Module, level: RopeLevel, kernel: Kernel | None) -> Applied:
-    """Return what is to be applied; refuse everything that can be refused before the model is touched."""
-    dtype = model_dtype(model)
-    needs_fused = not level.native and wider(level.product, dtype)
-    if kernel == "stock" and needs_fused:
-        text = f"{level} on a {NAMES[dtype]} model needs --kernel auto or fused"
-        raise UnsupportedArm(f"kernel: {text}, for q and k stay wide")
-    if not level.native:
-        _refuse_unpatchable(model, level)
-    chosen: Kernel = kernel or ("fused" if needs_fused else "stock")
-    stock = str(getattr(getattr(model, "config", None), "_attn_implementation", "none"))
-    return Applied(level, chosen, FUSED if chosen == "fused" else stock, NAMES.get(dtype, str(dtype)))
 
 
 def _refuse_unpatchable(model: nn.Module, level: RopeLevel) -> None:

@@ -1,4 +1,4 @@
-"""Attention patterns: which tokens see which, beyond causality. Pure, no torch.
+"""A prompt as blocks, and attention patterns: which tokens see which, beyond causality. Pure, no torch.
 
 | pattern | the anchor sees | a document (or the preamble) sees | query, answer prefix, generated see |
 |---|---|---|---|
@@ -7,6 +7,11 @@
 | `anchor` | itself | itself and the anchor: no preamble, no other document | everything before |
 | `sink-window:S:W` | every token sees the first S tokens and the last W, its own included | | |
 | `star:B` | blocks of B tokens up to the query: a block sees itself and the first block | | everything before |
+
+A prompt comes as blocks. Token 0 is the anchor if its segment id is -1. Every other run of tokens of one `preamble`,
+`document` or `line` segment is a document block: the preamble (instructions before the documents, the opening of a chat
+template) is thus a document of its own, and no document sees it. Neighbouring `query` and `answer_prefix` segments make
+one query block. Generated and teacher-forced tokens continue the last block as part of the query.
 
 AnchorAttention (arXiv 2411.13476) is a rule for training; as a rule for inference, with a query that sees
 everything, it is this project's extension.
@@ -28,17 +33,21 @@ are not offered. Under `star` the row is [first block; block], under `sink-windo
 
 `sees` is the definition, pair by pair: the reference of the tests. What runs is `rows`: each document is an ordinary
 causal row of its own, and their keys and values are then joined. That is the same function, because under the rule
-nothing in a document depends on what is outside its row. Only `sink-window` is a mask, that of arms/sinks.py.
+nothing in a document depends on what is outside its row. Only `sink-window` is a mask, that of arms/patch_hf.py.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from anchoreval.arms.blocks import Block
 from anchoreval.errors import AnchorEvalError, UnknownName
 
+Kind = Literal["anchor", "document", "query"]
+ANCHOR_SEGMENT = -1
+_DOCUMENTS = frozenset({"preamble", "document", "line"})
 #: Name to rule in one sentence, for a run's header. These act on documents.
 PATTERNS: dict[str, str] = {
     "full": "every token sees all tokens before it",
@@ -61,11 +70,46 @@ WINDOW_RULE = (
 
 
 @dataclass(frozen=True, slots=True)
+class Block:
+    """Tokens `start` to `stop` of a prompt."""
+
+    kind: Kind
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One document as it is computed: its block, behind the first `head` tokens of the prompt."""
 
     block: Block
     head: int
+
+
+def blocks_of(segment_ids: Sequence[int], roles: Sequence[str]) -> tuple[Block, ...]:
+    """Return the blocks of a prompt in order, every token in exactly one. Only the first token can be an anchor.
+
+    `segment_ids[i]` is the index into `roles` of the segment of token i, -1 for the anchor.
+    """
+    blocks: list[Block] = []
+    start = 0
+    for segment, run in itertools.groupby(segment_ids):
+        stop = start + sum(1 for _ in run)
+        kind: Kind = "document"
+        if segment == ANCHOR_SEGMENT:
+            if start or stop > 1:
+                raise ValueError(f"segment id -1 is the anchor's, token 0; it stands on tokens {start} to {stop - 1}")
+            kind = "anchor"
+        elif roles[segment] not in _DOCUMENTS:
+            kind = "query"
+        if kind == "query" and blocks and blocks[-1].kind == "query":
+            start = blocks.pop().start
+        blocks.append(Block(kind, start, stop))
+        start = stop
+    return tuple(blocks)
 
 
 def parse_pattern(text: str) -> str:
@@ -125,7 +169,11 @@ def rows(blocks: Sequence[Block], pattern: str) -> tuple[Row, ...]:
     if not isolates(pattern):
         return ()
     if size := numbers_of(pattern, STAR):
-        return _star(context_of(blocks), *size)
+        (length,), context = size, context_of(blocks)
+        if context <= 2 * length:  # the second block sees all that comes before it
+            return ()
+        starts = range(0, context, length)
+        return tuple(Row(Block("document", at, min(at + length, context)), length if at else 0) for at in starts)
     isolated = [block for block in blocks if block.kind != "query"]
     behind = 1 if pattern == "anchor" else 0
     if all(block.start <= (behind if block.kind == "document" else 0) for block in isolated):
@@ -136,14 +184,6 @@ def rows(blocks: Sequence[Block], pattern: str) -> tuple[Row, ...]:
 def context_of(blocks: Sequence[Block]) -> int:
     """Return how many tokens stand before the first query block."""
     return next((block.start for block in blocks if block.kind == "query"), blocks[-1].stop)
-
-
-def _star(context: int, size: int) -> tuple[Row, ...]:
-    """Return the blocks of `star`; two blocks are plain causality, for the second sees all that comes before it."""
-    if context <= 2 * size:
-        return ()
-    starts = range(0, context, size)
-    return tuple(Row(Block("document", at, min(at + size, context)), size if at else 0) for at in starts)
 
 
 def sees(blocks: Sequence[Block], pattern: str, query: int, key: int, window: int | None = None) -> bool:

@@ -134,26 +134,21 @@ def open_backend(name: str, model: str, **options: Json) -> Backend:
     opener = opener_of(name)
     taken = inspect.signature(opener).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
+    words = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
     for option, value in options.items():
-        if option in taken:
-            _require_kind(option, value, str(taken[option].annotation).removesuffix(" | None"))
-        elif not takes_any:
+        if option not in taken and not takes_any:
             raise UnknownName(f"option of backend {name}", option, list(taken)[1:])
+        kind = str(taken[option].annotation).removesuffix(" | None") if option in taken else ""
+        fits = {
+            "int": type(value) is int and abs(value) < 2**63,
+            "float": type(value) in (int, float) and abs(value) <= sys.float_info.max,
+            "bool": type(value) is bool,
+            "str": isinstance(value, str),
+        }
+        if value is not None and not fits.get(kind, True):
+            raise ModelError(f"{option}={value}: expected {words[kind]}"[:200])
     backend: Backend = opener(model, **options)
     return backend
-
-
-def _require_kind(option: str, value: Json, kind: str) -> None:
-    """Raise ModelError if a value is not of the kind that its option declares, or a number is out of range."""
-    words = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
-    fits = {
-        "int": type(value) is int and abs(value) < 2**63,
-        "float": type(value) in (int, float) and abs(value) <= sys.float_info.max,
-        "bool": type(value) is bool,
-        "str": isinstance(value, str),
-    }
-    if value is not None and not fits.get(kind, True):
-        raise ModelError(f"{option}={value}: expected {words[kind]}"[:200])
 
 
 def opened_with(name: str, given: Mapping[str, Any], **flags: Any) -> dict[str, Any]:

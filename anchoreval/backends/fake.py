@@ -44,6 +44,8 @@ class FakeBackend:
             raise ModelError("delay_s must not be below 0")
         self._mode, self._decoder, self._delay_s = mode, decoder, delay_s
         self._closed, self._dies_on = False, Path(dies_on) if dies_on else None
+        #: Identity of the mode; the delay changes no answer.
+        self.fingerprint = hashlib.sha256(f"fake {mode}".encode()).hexdigest()
 
     @classmethod
     def open(
@@ -52,11 +54,6 @@ class FakeBackend:
         """Return the backend; `model` may be a folder with a tokenizer.json. Other options are ignored."""
         path = Path(model).expanduser() / "tokenizer.json"
         return cls(mode, load_tokenizer(path) if path.is_file() else Numbers(), delay_s, dies_on)
-
-    @property
-    def fingerprint(self) -> str:
-        """Identity of the mode; the delay changes no answer."""
-        return hashlib.sha256(f"fake {self._mode}".encode()).hexdigest()
 
     def describe(self) -> dict[str, Json]:
         """Return what the run's header says of the engine."""
@@ -99,14 +96,10 @@ class FakeBackend:
         """Make further calls errors."""
         self._closed = True
 
-    def _meant(self, request: Request) -> tuple[int, ...]:
-        """Return the tokens of an answer before it ends."""
-        if self._right(request):
-            return request.reference_ids
-        return request.token_ids[:_WRONG_TOKENS] if self._mode == "wrong" else ()
-
     def _answer(self, request: Request) -> Output:
-        meant = self._meant(request)
+        meant = request.token_ids[:_WRONG_TOKENS] if self._mode == "wrong" else ()  # before the answer ends
+        if self._right(request):
+            meant = request.reference_ids
         ids = meant[: request.max_new_tokens]
         stream = TextStream(self._decoder, request.token_ids, request.stop)
         ends = (i + 1 for i, token in enumerate(ids) if stream.push(token) or token in request.end_ids)

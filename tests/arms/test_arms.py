@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from anchoreval.arms.arm import parse_arm, parse_arms
-from anchoreval.arms.fields import FIELDS
+from anchoreval.arms.arm import FIELDS, parse_arm, parse_arms
 from anchoreval.arms.patterns import masks_documents
 from anchoreval.errors import AnchorEvalError, UnknownName
 from anchoreval.schema import original_of

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, create_mask
 
-from anchoreval.arms.blocks import Block, blocks_of
 from anchoreval.arms.flex import BLOCK, attend, block_mask, compiled, filled
-from anchoreval.arms.patterns import PATTERNS, mask
+from anchoreval.arms.patterns import PATTERNS, Block, blocks_of, mask
 from anchoreval.errors import UnsupportedArm
 
 ROLES = ("preamble", "document", "document", "document", "query", "answer_prefix")

@@ -9,10 +9,9 @@ import tiny_models as tiny
 import torch
 from torch import Tensor
 
-from anchoreval.arms.blocks import blocks_of
 from anchoreval.arms.flex_hf import FLEX, prefilling
 from anchoreval.arms.patch_hf import applied
-from anchoreval.arms.patterns import mask
+from anchoreval.arms.patterns import blocks_of, mask
 from anchoreval.arms.rope import LEVELS
 from anchoreval.errors import UnsupportedArm
 

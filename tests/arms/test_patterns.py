@@ -6,8 +6,7 @@ import itertools
 
 import pytest
 
-from anchoreval.arms.blocks import Block, blocks_of
-from anchoreval.arms.patterns import NUMBERED, PATTERNS, mask, parse_pattern, rows, rule_of, sees
+from anchoreval.arms.patterns import NUMBERED, PATTERNS, Block, blocks_of, mask, parse_pattern, rows, rule_of, sees
 from anchoreval.errors import AnchorEvalError, UnknownName
 
 # anchor, preamble of 1, documents of 2 and 2, query of 1, then one generated token

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from anchoreval.arms.blocks import blocks_of
-from anchoreval.arms.positions import SCHEMES, parse_positions
+from anchoreval.arms.layout import SCHEMES, parse_positions
+from anchoreval.arms.patterns import blocks_of
 from anchoreval.errors import AnchorEvalError, UnknownName, UnsupportedArm
 
 # anchor, preamble of 2, documents of 3 and 2, query of 2, answer prefix of 1

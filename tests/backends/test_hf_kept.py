@@ -17,7 +17,7 @@ from anchoreval.arms.patch_hf import applied
 from anchoreval.arms.rope import LEVELS
 from anchoreval.backends.hf.backend import HfBackend, _bits_of
 from anchoreval.backends.hf.batches import Limits
-from anchoreval.backends.hf.documents import KeptDocuments, KeysValues
+from anchoreval.backends.hf.cache import KeptDocuments, KeysValues
 from anchoreval.schema import Output, Request
 
 SIZES = (20, 33, 9)

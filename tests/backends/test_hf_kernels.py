@@ -188,13 +188,13 @@ def test_native_needs_nothing_of_rope(falcon: Path) -> None:
 
 def test_a_self_test_that_breaks_stops_levels_and_not_native(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from anchoreval.backends.hf import backend as hf
-    from anchoreval.backends.hf import proof as hf_proof
+    from anchoreval.backends.hf import probe as hf_probe
 
     def broken(_: Any) -> Any:
         raise AttributeError("no such field")
 
     monkeypatch.setattr(hf, "selftest", broken)
-    monkeypatch.setattr(hf_proof, "inspect_rope", broken)
+    monkeypatch.setattr(hf_probe, "inspect_rope", broken)
     backend = HfBackend.open(str(llama))
     described = backend.describe()
     assert described["rope"]["why"] == described["rope_selftest"]["why"] == "AttributeError: no such field"

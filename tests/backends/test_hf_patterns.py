@@ -15,9 +15,8 @@ from agreement import assert_agree, logit_tolerance
 from checkpoints import BOS, EOS, FIRST_BYTE, SHAPE, VOCABULARY, save_model
 
 from anchoreval.arms.arm import parse_arm
-from anchoreval.arms.blocks import blocks_of
-from anchoreval.arms.patterns import mask
-from anchoreval.arms.positions import SCHEMES, parse_positions
+from anchoreval.arms.layout import SCHEMES, parse_positions
+from anchoreval.arms.patterns import blocks_of, mask
 from anchoreval.backends.hf.backend import HfBackend
 from anchoreval.errors import UnsupportedArm
 from anchoreval.schema import Output, Request

@@ -9,8 +9,7 @@ from dataclasses import replace
 import pytest
 from checkpoints import prompts, request
 
-from anchoreval.arms.layout import Arrangement
-from anchoreval.arms.positions import parse_positions
+from anchoreval.arms.layout import Arrangement, parse_positions
 from anchoreval.backends.answering import TextStream
 from anchoreval.backends.fake import Numbers
 from anchoreval.backends.vllm.asks import Context, Reply, Row, judged

@@ -13,9 +13,8 @@ import torch
 from tiny_models import build
 from torch import Tensor
 
-from anchoreval.arms.blocks import Block
 from anchoreval.arms.inspect_hf import selftest
-from anchoreval.arms.patterns import mask, rows
+from anchoreval.arms.patterns import Block, mask, rows
 from anchoreval.arms.rope import LEVELS, RopeLevel
 from anchoreval.backends.hf.load import load
 from anchoreval.cards import find_model, load_tasks

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from checkpoints import prompts
 
-from anchoreval.arms.blocks import Block, blocks_of
-from anchoreval.arms.positions import parse_positions
+from anchoreval.arms.layout import parse_positions
+from anchoreval.arms.patterns import Block, blocks_of
 
 ROLES = ("preamble", "document", "document", "document", "query", "answer_prefix")
 

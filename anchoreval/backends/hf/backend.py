@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -14,26 +15,20 @@ from typing import Any, get_args
 import torch
 import transformers
 
-from anchoreval.arms.arm import Arm
-from anchoreval.arms.blocks import Block
+from anchoreval.arms.arm import FIELDS, Arm
 from anchoreval.arms.configuration import positions_of
-from anchoreval.arms.fields import installed
 from anchoreval.arms.inspect_hf import selftest
-from anchoreval.arms.kernels import FUSED
-from anchoreval.arms.layout import Arrangement, Place, Realisation
-from anchoreval.arms.patch_hf import Applied, Kernel, applied, rotary_modules
-from anchoreval.arms.patterns import NUMBERED, PATTERNS, WINDOW_RULE, is_pattern, rule_of
-from anchoreval.arms.positions import GENERATED
-from anchoreval.arms.sinks import only_sinks_and_window
+from anchoreval.arms.kernels import FUSED, switchable
+from anchoreval.arms.layout import GENERATED, Arrangement, Place, Realisation
+from anchoreval.arms.patch_hf import Applied, Kernel, applied, model_dtype, only_sinks_and_window, rotary_modules
+from anchoreval.arms.patterns import NUMBERED, PATTERNS, WINDOW_RULE, Block, is_pattern, rule_of
+from anchoreval.arms.precision import wider
 from anchoreval.backends.answering import require_answerable
-from anchoreval.backends.hf.answer import Answering
+from anchoreval.backends.hf.answer import REFERENCE_TOKENS, Answering
 from anchoreval.backends.hf.batches import Limits
-from anchoreval.backends.hf.cache import KvStore
-from anchoreval.backends.hf.documents import KeptDocuments
-from anchoreval.backends.hf.load import DEFAULT, StockNetwork, attention_kinds, eos_ids, load
-from anchoreval.backends.hf.probe import settle
-from anchoreval.backends.hf.proof import Proofs, fused_for_all
-from anchoreval.backends.hf.score import REFERENCE_TOKENS
+from anchoreval.backends.hf.cache import KeptDocuments, KvStore
+from anchoreval.backends.hf.load import DEFAULT, StockNetwork, eos_ids, load
+from anchoreval.backends.hf.probe import Proofs, settle
 from anchoreval.errors import ModelError, UnsupportedArm
 from anchoreval.model.checkpoint import Checkpoint, find_checkpoint
 from anchoreval.model.machine import processor
@@ -68,7 +63,16 @@ class HfBackend:
         product: str | None = None,
     ) -> None:
         self._checkpoint, self._network, self._limits = checkpoint, network, limits
-        self._asked_kernel, self._auto_fused = asked, fused_for_all(network, product)
+        self._asked_kernel = asked
+        if product is not None:  # `auto` is one kernel for all arms, whose widest product this is
+            self._auto_fused = wider(product, model_dtype(network.model))
+        else:
+            self._auto_fused = network.kernel_why is not None and switchable(network.model)
+        auto = asked == "auto" and self._auto_fused
+        self._kernel = "fused" if auto or asked == "fused" else network.kernel
+        self._prefill: Json = {"chunk_tokens": limits.chunk_tokens}
+        if limits.pass_tokens is not None or network.whole_prompts:
+            self._prefill = "few passes" if limits.pass_tokens is not None else "whole prompts"
         self._proofs = Proofs(network, lambda: selftest(network.model))
         self._realisation: Realisation = realisation
         self._flexes: set[str] = set()  # kernels under which FlexAttention was tested
@@ -153,10 +157,10 @@ class HfBackend:
             "eos": sorted(self._eos),
             "engine": "hf",
             "dtype": self._network.dtype,
-            "prefill": self._prefill(),
+            "prefill": self._prefill,
             "reference_tokens": REFERENCE_TOKENS,
         } | ({} if self._realisation == "rows" else {"realisation": self._realisation})
-        if self._alone:
+        if self._network.alone and not self._network.whole_prompts:
             identity["rows"] = "alone"
         if self._asked_kernel in (DEFAULT, "auto") and self._kernel != "sdpa":
             identity["kernel"] = self._kernel
@@ -166,13 +170,22 @@ class HfBackend:
 
     def describe(self) -> dict[str, Json]:
         """Return what the run's header says of the engine and the model."""
-        network, sizes = self._network, asdict(self._limits)
+        network, device, sizes = self._network, self._network.device, asdict(self._limits)
+        alone = network.alone and not network.whole_prompts
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+        # what changes the last bits of an answer but is not a setting
+        environment: dict[str, Json] = {"versions": _VERSIONS, "device": device.type}
+        if device.type == "cpu":
+            environment |= {"processor": processor(), "instructions": torch.backends.cpu.get_cpu_capability()}
+            environment["threads"] = torch.get_num_threads()
+        else:
+            environment |= {"versions": _VERSIONS | {"cuda": torch.version.cuda}, "device_name": name}
         return {
             "engine": "hf",
             "versions": _VERSIONS,
-            "environment": self._environment(),
-            "device": str(network.device),
-            "device_name": _device_name(network.device),
+            "environment": environment,
+            "device": str(device),
+            "device_name": name,
             "dtype": network.dtype,
             "kernel": self._kernel,
             "kernel_why": None if self._kernel == "fused" else network.kernel_why,
@@ -184,19 +197,13 @@ class HfBackend:
             "weights_sha256": self._checkpoint.weights_sha256,
             "files_sha256": dict(self._checkpoint.sha256),
             "adapter": self._checkpoint.adapter,
-            "prefill": self._prefill(),
+            "prefill": self._prefill,
             "realisation": self._realisation,
             "throughput": {name: size for name, size in sizes.items() if size and name != "chunk_tokens"},
-            **({"rows": "alone: beside padding this model's answers are others"} if self._alone else {}),
+            **({"rows": "alone: beside padding this model's answers are others"} if alone else {}),
             "rope": self._proofs.inspected(),
             "rope_selftest": self._proofs.tested(),
         }
-
-    @property
-    def _kernel(self) -> str:
-        """The attention kernel of the arms: `fused`, or that of the loaded model."""
-        auto = self._asked_kernel == "auto" and self._auto_fused
-        return "fused" if auto or self._asked_kernel == "fused" else self._network.kernel
 
     @contextmanager
     def under(self, arm: Arm, place: Place | None = None) -> Iterator[dict[str, Json]]:
@@ -210,24 +217,11 @@ class HfBackend:
         the block `documents` holds the keys and values of isolated documents for later prompts, including those of
         earlier blocks of the same arm.
         """
-        arm.require("hf")
-        stock = self._network.kernel
         auto: Kernel | None = "fused" if self._auto_fused else None
-        kernels: dict[str, Kernel | None] = {"auto": auto, "fused": "fused", DEFAULT: "stock", stock: "stock"}
+        kernels: dict[str, Kernel | None] = {"auto": auto, "fused": "fused", DEFAULT: "stock"}
+        kernels[self._network.kernel] = "stock"
         arrangement = replace(arm.arrangement, place=place, realisation=self._realisation)
-        if not is_pattern(arm.attention):
-            arm.require_one_of((*PATTERNS, *NUMBERED), "attention", "hf")
-        if self._realisation == "flex" and arm.attention not in PATTERNS:
-            text = f"attention {arm.attention!r} with realisation 'flex', only {' or '.join(PATTERNS)}"
-            raise UnsupportedArm(f"arm {arm.name!r}: hf cannot compute {text}")
-        arm.require_one_of(["auto", self._network.dtype], "dtype", "hf")
-        if arm.kernel == "sdpa" and stock != "sdpa" and self._network.kernel_why:
-            text = f"kernel 'sdpa': {self._network.kernel_why}; leave out --kernel"
-            raise UnsupportedArm(f"arm {arm.name!r}: hf cannot compute {text}")
-        arm.require_one_of(kernels, "kernel", "hf")
-        self._require_placeable(arm, arrangement)
-        self._require_inert(arm)
-        self._require_chunks(arm)
+        self._require(arm, arrangement, kernels)
         if arm.outside:
             self._proofs.restored(arm, lambda: self._on_model(arm, kernels[arm.kernel]))
         with self._on_model(arm, kernels[arm.kernel]) as (state, more):
@@ -237,13 +231,28 @@ class HfBackend:
             if self._realisation == "flex" and arm.masks_documents:
                 self._require_flex(arm, state)
             at_kernel = self._proofs.at_kernel(arm, state)
-            self._applied, self._arrangement = state, arrangement
-            self._now = self._limits.placebo() if arm.placebo else self._limits
-            self._joint = not arm.outside
-            self.documents = self._kept.of(_bits_of(state, arrangement, self._now, more))
+            limits = self._limits.placebo() if arm.placebo else self._limits
+            explicit, pattern = place is not None, arrangement.pattern
+            header: dict[str, Json] = {
+                "rope": state.as_json() | {"at_kernel": at_kernel},
+                "positions": "explicit" if explicit else str(arrangement.scheme),
+                "positions_rule": f"given per prompt; {GENERATED}" if explicit else arrangement.scheme.rule,
+                "attention": pattern,
+                "attention_rule": rule_of(pattern),
+                "realisation": _REALISED.get((self._realisation, pattern.partition(":")[0]), "one causal row"),
+                "dtype": self._network.dtype,
+                "kernel": "fused" if state.attention == FUSED else state.attention,
+            }
+            if pattern != "full" and "sliding_attention" in self._network.kinds:
+                header["window_rule"] = WINDOW_RULE
+            header |= more
+            if arm.placebo:
+                header["computed_in"] = {name: size for name, size in asdict(limits).items() if size}
+
+            self._applied, self._arrangement, self._now, self._joint = state, arrangement, limits, not arm.outside
+            self.documents = self._kept.of(_bits_of(state, arrangement, limits, more))
             try:
-                as_applied = self._as_applied(state, arrangement, at_kernel)
-                yield as_applied | more | (self._computed_in() if arm.placebo else {})
+                yield header
             finally:
                 self._applied, self._arrangement, self._now, self._joint = None, Arrangement(), self._limits, True
                 self.documents = self._kept
@@ -252,8 +261,15 @@ class HfBackend:
     def _on_model(self, arm: Arm, kernel: Kernel | None) -> Iterator[tuple[Applied, dict[str, Json]]]:
         """Apply everything of an arm that acts on the model; yield RoPE and kernel as applied, and the other fields."""
         model = self._network.model
-        masked = only_sinks_and_window(model, arm.attention)
-        with applied(model, arm.rope, kernel) as state, masked, installed(arm, model) as more:
+        with ExitStack() as stack:
+            state = stack.enter_context(applied(model, arm.rope, kernel))
+            stack.enter_context(only_sinks_and_window(model, arm.attention))
+            more = {}
+            for field in FIELDS:
+                if field.install and (value := getattr(arm, field.name)) != field.default:
+                    module, _, name = field.install.partition(":")
+                    put_on = getattr(importlib.import_module(module), name)
+                    more[field.name] = stack.enter_context(put_on(model, value))
             yield state, more
 
     def answer(self, requests: Sequence[Request]) -> Iterator[Output]:
@@ -274,11 +290,15 @@ class HfBackend:
         )
         fitting = []
         for request in requests:
-            if self._positions is not None and (needed := self._needed(request)) > self._positions:
-                why = f"{needed} positions are needed, the model has {self._positions}"
-                yield lost_output(request.sample_id, "does_not_fit", why)
-            else:
-                fitting.append(request)
+            if self._positions is not None:
+                # the last token of an answer or of a text is never fed back
+                needed = self._arrangement.of(request).after
+                needed += -1 if request.scores_text else max(0, positions(request) - len(request.token_ids))
+                if needed > self._positions:
+                    why = f"{needed} positions are needed, the model has {self._positions}"
+                    yield lost_output(request.sample_id, "does_not_fit", why)
+                    continue
+            fitting.append(request)
         yield from answering.outputs(fitting)
 
     def close(self) -> None:
@@ -289,52 +309,45 @@ class HfBackend:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _environment(self) -> dict[str, Json]:
-        """Return what changes the last bits of an answer but is not a setting."""
-        device = self._network.device
-        if device.type != "cpu":
-            name, cuda = _device_name(device), torch.version.cuda
-            return {"versions": _VERSIONS | {"cuda": cuda}, "device": device.type, "device_name": name}
-        cpu = {"processor": processor(), "instructions": torch.backends.cpu.get_cpu_capability()}
-        return {"versions": _VERSIONS, "device": "cpu", **cpu, "threads": torch.get_num_threads()}
+    def _require(self, arm: Arm, arrangement: Arrangement, kernels: Mapping[str, Kernel | None]) -> None:
+        """Raise UnsupportedArm, with the field, for what can be refused before the model is touched."""
+        network, refused = self._network, f"arm {arm.name!r}: hf cannot compute"
+        arm.require("hf")
+        if not is_pattern(arm.attention):
+            arm.require_one_of((*PATTERNS, *NUMBERED), "attention", "hf")
+        if self._realisation == "flex" and arm.attention not in PATTERNS:
+            text = f"attention {arm.attention!r} with realisation 'flex', only {' or '.join(PATTERNS)}"
+            raise UnsupportedArm(f"{refused} {text}")
+        arm.require_one_of(["auto", network.dtype], "dtype", "hf")
+        if arm.kernel == "sdpa" and network.kernel != "sdpa" and network.kernel_why:
+            raise UnsupportedArm(f"{refused} kernel 'sdpa': {network.kernel_why}; leave out --kernel")
+        arm.require_one_of(kernels, "kernel", "hf")
 
-    def _as_applied(self, state: Applied, arrangement: Arrangement, at_kernel: dict[str, Json]) -> dict[str, Json]:
-        """Return what the run's header says of an arm."""
-        explicit, pattern = arrangement.place is not None, arrangement.pattern
-        header: dict[str, Json] = {
-            "rope": state.as_json() | {"at_kernel": at_kernel},
-            "positions": "explicit" if explicit else str(arrangement.scheme),
-            "positions_rule": f"given per prompt; {GENERATED}" if explicit else arrangement.scheme.rule,
-            "attention": pattern,
-            "attention_rule": rule_of(pattern),
-            "realisation": _REALISED.get((arrangement.realisation, pattern.partition(":")[0]), "one causal row"),
-            "dtype": self._network.dtype,
-            "kernel": "fused" if state.attention == FUSED else state.attention,
-        }
-        if pattern != "full" and "sliding_attention" in attention_kinds(self._network.model.config):
-            header["window_rule"] = WINDOW_RULE
-        return header
-
-    def _require_placeable(self, arm: Arm, arrangement: Arrangement) -> None:
-        """Raise UnsupportedArm if the model's own code would change the meaning of the arm's positions or pattern."""
-        fields = []
+        # the model's own code would change the meaning of these positions, or of this pattern
+        fields, why = [], None
         if arm.moves_positions or arrangement.place is not None:
             fields.append(f"positions {str(arm.positions)!r}" if arrangement.place is None else "positions 'explicit'")
         if arm.attention != "full":
             fields.append(f"attention {arm.attention!r}")
-        if not fields:
-            return
-        why = None
-        if not rotary_modules(self._network.model):
+        if fields and not rotary_modules(network.model):
             why = "no rotary embedding was found in the model"
-        elif self._proofs.tested().get("rotations") == 0:
+        elif fields and self._proofs.tested().get("rotations") == 0:
             why = "nothing is rotated in the model"
-        elif self._network.whole_prompts:
+        elif fields and network.whole_prompts:
             why = "the model picks its rotary frequencies by the highest position of a pass"
-        elif other := attention_kinds(self._network.model.config) - {"full_attention", "sliding_attention"}:
+        elif fields and (other := network.kinds - {"full_attention", "sliding_attention"}):
             why = f"the model has layers of {', '.join(sorted(other))}"
         if why is not None:
-            raise UnsupportedArm(f"arm {arm.name!r}: hf cannot compute {' and '.join(fields)}: {why}")
+            raise UnsupportedArm(f"{refused} {' and '.join(fields)}: {why}")
+
+        # the patch must give the stock logits bit for bit before any arm but `native` runs
+        tested = {} if arm.rope.native else self._proofs.tested()
+        if failed := [name for name, same in tested.items() if same is False and name != "ok"]:
+            why = tested.get("why") or f"the model fails {', '.join(failed)}"
+            raise UnsupportedArm(f"arm {arm.name!r}: rope is refused, {why}")
+        if arm.placebo and network.whole_prompts:
+            why = "this model's prompts are computed whole, one by one, so that nothing can be varied"
+            raise UnsupportedArm(f"arm {arm.name!r}: no placebo: {why}")
 
     @torch.inference_mode()
     def _require_flex(self, arm: Arm, state: Applied) -> None:
@@ -355,44 +368,11 @@ class HfBackend:
             counts.clear()
         self._flexes.add(state.attention)
 
-    def _require_inert(self, arm: Arm) -> None:
-        """Raise UnsupportedArm for all but `native` if the patch does not give the stock logits bit for bit."""
-        if arm.rope.native:
-            return
-        tested = self._proofs.tested()
-        failed = [name for name, same in tested.items() if same is False and name != "ok"]
-        if failed:
-            why = tested.get("why") or f"the model fails {', '.join(failed)}"
-            raise UnsupportedArm(f"arm {arm.name!r}: rope is refused, {why}")
-
-    def _require_chunks(self, arm: Arm) -> None:
-        if arm.placebo and self._network.whole_prompts:
-            why = "this model's prompts are computed whole, one by one, so that nothing can be varied"
-            raise UnsupportedArm(f"arm {arm.name!r}: no placebo: {why}")
-
-    @property
-    def _alone(self) -> bool:
-        """Whether rows are computed alone although their prompts need not be computed whole."""
-        return self._network.alone and not self._network.whole_prompts
-
-    def _needed(self, request: Request) -> int:
-        """Return the positions that a request's tokens take; the last token of an answer or text is never fed back."""
-        after = self._arrangement.of(request).after
-        return after - 1 if request.scores_text else after + max(0, positions(request) - len(request.token_ids))
-
     def _recount(self) -> None:
         """Forget the counts of a broken pass, which would look like rotations that were not served."""
         if self._applied is not None:
             self._applied.tables.clear()
             self._applied.rotations.clear()
-
-    def _computed_in(self) -> dict[str, Json]:
-        return {"computed_in": {name: size for name, size in asdict(self._now).items() if size}}
-
-    def _prefill(self) -> Json:
-        if self._limits.pass_tokens is not None:
-            return "few passes"
-        return "whole prompts" if self._network.whole_prompts else {"chunk_tokens": self._limits.chunk_tokens}
 
 
 def _bits_of(state: Applied, arrangement: Arrangement, limits: Limits, more: Mapping[str, Json] = _NOTHING) -> str:
@@ -402,7 +382,3 @@ def _bits_of(state: Applied, arrangement: Arrangement, limits: Limits, more: Map
     scheme = "explicit" if arrangement.place is not None else str(arrangement.scheme)
     parts = [rope, scheme, arrangement.pattern, arrangement.realisation, asdict(limits), *more.items()]
     return json.dumps(parts, sort_keys=True)
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

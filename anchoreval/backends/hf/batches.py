@@ -10,15 +10,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from anchoreval.schema import Request
 
 LEAST_ROWS = 4  # from 4 rows on, fp32 products on CPU give a row the same bits in any batch (measured, MKL)
 _BUCKET_TOKENS = 128
-
-
 _LEAST_SHARE = 8  # a beginning is shared at any token if it is at least an eighth of a prompt
 
 
@@ -86,6 +84,13 @@ class Batch:
 
     buckets: tuple[Bucket, ...]
     joint: bool = False
+    requests: tuple[Request, ...] = field(init=False)  # all of them, in the order in which they are prefilled
+    cells: int = field(init=False)  # rows x columns of all stores
+
+    def __post_init__(self) -> None:
+        requests = tuple(request for bucket in self.buckets for request in bucket.requests)
+        object.__setattr__(self, "requests", requests)
+        object.__setattr__(self, "cells", sum(bucket.rows * bucket.columns for bucket in self.buckets))
 
     @classmethod
     def of(cls, rows: Sequence[Bucket], joint: bool) -> Batch:
@@ -97,16 +102,6 @@ class Batch:
             filled = len(requests) if joint else width(len(requests), first.solo)
             buckets.append(replace(first, requests=requests, rows=filled))
         return cls(tuple(buckets), joint)
-
-    @property
-    def requests(self) -> tuple[Request, ...]:
-        """All requests, in the order in which they are prefilled."""
-        return tuple(request for bucket in self.buckets for request in bucket.requests)
-
-    @property
-    def cells(self) -> int:
-        """Rows x columns of all stores."""
-        return sum(bucket.rows * bucket.columns for bucket in self.buckets)
 
     def halves(self) -> tuple[Batch, Batch]:
         """Return the same rows, on the same columns, in two batches."""
@@ -130,9 +125,10 @@ def plan(requests: Sequence[Request], limits: Limits, alone: bool = False, joint
     waiting: list[tuple[Bucket, int]] = []
     for bucket, most in sorted(groups):
         group = sorted(groups[bucket, most], key=lambda request: request.token_ids)
-        extra = _bucket(max(_behind(request) for request in group))
-        rows = 1 if alone or most == 0 else _rows(bucket + extra, limits)
-        if rows == 1:
+        scored = [ids for r in group for ids in (r.reference_ids, *(choice.token_ids for choice in r.choices))]
+        extra = _bucket(max(most, *map(len, scored)))  # columns that a request needs after its prompt
+        rows = min(limits.rows, limits.batch_tokens // (bucket + extra))
+        if alone or most == 0 or rows < LEAST_ROWS:
             solo += [Batch((Bucket((request,), bucket, bucket + extra, True, 1),), joint) for request in group]
             continue
         waiting += [(Bucket((request,), bucket + 1, bucket + 1 + extra, False, 1), rows) for request in group]
@@ -160,18 +156,7 @@ def _even(rows: Sequence[tuple[Bucket, int]], joint: bool) -> Iterator[Batch]:
         yield Batch.of([row for _, (row, _) in group], joint)
 
 
-def _behind(request: Request) -> int:
-    """Return the columns that a request needs after its prompt."""
-    longest = max((len(choice.token_ids) for choice in request.choices), default=0)
-    return max(request.max_new_tokens, len(request.reference_ids), longest)
-
-
 def _bucket(tokens: int, finest: bool = True) -> int:
     """Return a length that others share: at most an eighth over `tokens`, or 128 more; never over 128 if `finest`."""
     step = _BUCKET_TOKENS if finest else max(_BUCKET_TOKENS, 1 << tokens.bit_length() >> 4)
     return -(-max(tokens, 1) // step) * step
-
-
-def _rows(columns: int, limits: Limits) -> int:
-    rows = min(limits.rows, limits.batch_tokens // columns)
-    return rows if rows >= LEAST_ROWS else 1

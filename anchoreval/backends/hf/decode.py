@@ -26,7 +26,7 @@ from anchoreval.backends.hf.batches import LEAST_ROWS, Bucket
 from anchoreval.backends.hf.cache import KvStore
 from anchoreval.backends.hf.network import InSdpa, Network, extend, on_device
 from anchoreval.errors import UnsupportedArm
-from anchoreval.schema import ChoiceScore, Output
+from anchoreval.schema import ChoiceScore
 
 LATE = 1  # tokens that a GPU is ahead of the host
 _FOLDS = ("cuda",)  # devices whose kernels take no mask for heads that share a key
@@ -68,59 +68,51 @@ class Row(Growing):
         """Prompt and answer so far."""
         return (*self.request.token_ids, *self.tokens)
 
-    def output(self, seconds: float) -> Output:
-        return self.said(seconds, self.logprob, self.choices, self.token_logprobs)
-
 
 def _going(row: Row | None) -> bool:
     return row is not None and row.going
 
 
+@dataclass(slots=True)
 class Choosing:
     """Chooses tokens on the device; the host reads those of a choice when `late` more were made."""
 
-    def __init__(self, eos: frozenset[int], late: int) -> None:
-        self._eos, self._late = eos, late
-        self._unread: deque[tuple[list[Row | None], Tensor, Callable[[], None]]] = deque()
+    eos: frozenset[int]
+    late: int
+    _unread: deque[tuple[list[Row | None], Tensor, torch.cuda.Event | None]] = field(default_factory=deque, init=False)
 
     def choose(self, rows: Sequence[Row | None], logits_BV: Tensor) -> Tensor:
         """Return the likeliest token of every row `B`, which the rows that are going on get once it is read."""
         going = [row if _going(row) else None for row in rows]
-        token_B = self._allowed(going, logits_BV).argmax(-1)
+        # tokens that would end an answer before its minimum length are not allowed
+        short = [(i, row) for i, row in enumerate(going) if row and row.chosen < row.request.min_new_tokens]
+        if short:
+            logits_BV = logits_BV.clone()
+        for i, row in short:
+            logits_BV[i, sorted({*self.eos, *row.request.end_ids})] = -torch.inf
+        token_B = logits_BV.argmax(-1)
         finite_B = logits_BV.gather(1, token_B[:, None])[:, 0].isfinite()
         for row in filter(None, going):
             row.chosen += 1
-        self._unread.append((going, *_to_host(token_B.where(finite_B, -1))))
-        self.read(self._late)
+
+        host_B, copied = token_B.where(finite_B, -1), None
+        if token_B.device.type == "cuda":  # they come by pinned memory, and nothing waits
+            copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            host_B = host_B.to("cpu", non_blocking=True)
+            copied.record()
+        self._unread.append((going, host_B, copied))
+        self.read(self.late)
         return token_B
 
     def read(self, left: int = 0) -> None:
         """Give rows their tokens, but for those of the last `left` choices."""
         while len(self._unread) > left:
-            rows, token_B, wait = self._unread.popleft()
-            wait()
+            rows, token_B, copied = self._unread.popleft()
+            if copied is not None:
+                copied.synchronize()
             for row, token in zip(rows, token_B.tolist(), strict=True):
                 if row is not None and row.finish is None:
-                    row.add(token, token >= 0, self._eos)
-
-    def _allowed(self, rows: Sequence[Row | None], logits_BV: Tensor) -> Tensor:
-        """Return the logits with -inf for tokens that would end an answer before its minimum length."""
-        short = [(i, row) for i, row in enumerate(rows) if row and row.chosen < row.request.min_new_tokens]
-        if short:
-            logits_BV = logits_BV.clone()
-        for i, row in short:
-            logits_BV[i, sorted({*self._eos, *row.request.end_ids})] = -torch.inf
-        return logits_BV
-
-
-def _to_host(token_B: Tensor) -> tuple[Tensor, Callable[[], None]]:
-    """Return the tokens on the host, and what waits until they are there; from a GPU they come by pinned memory."""
-    if token_B.device.type != "cuda":
-        return token_B, lambda: None
-    copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    host_B = token_B.to("cpu", non_blocking=True)
-    copied.record()
-    return host_B, copied.synchronize
+                    row.add(token, token >= 0, self.eos)
 
 
 @dataclass(slots=True)
@@ -182,15 +174,8 @@ class Part:
 class _Several(InSdpa):
     """The mask of one more token of rows in several stores; rows of a pass behind those of the stores are filling."""
 
-    parts: Sequence[Part]
+    parts: list[Part]
     layer: int
-
-    @classmethod
-    def of(cls, parts: Sequence[Part], rows: int, device: torch.device) -> _Several:
-        """Return the mask of a pass of so many rows."""
-        mask = cls.shaped(rows, 1, 1, 1, device=device)
-        mask.parts = parts
-        return mask
 
     def booleans(self) -> Tensor:
         """Raise UnsupportedArm: only SDPA can read it. probe.py finds models of which other code does."""
@@ -228,60 +213,56 @@ class _Layer(DynamicLayer):  # type: ignore[misc]  # transformers is not analyse
         return max(part.filled for part in self._mask.parts) - 1
 
 
-class Decoding:
-    """The rows of some parts, a token at a time. Only `joint` parts can be several.
+def decode(
+    network: Network,
+    parts: Sequence[Part],
+    joint: bool,
+    advance: Callable[[Sequence[Row | None], Tensor], Tensor],
+) -> None:
+    """Add greedy tokens until all rows of the parts have ended. Only `joint` parts can be several.
 
-    A part that is not joint keeps LEAST_ROWS rows, whether these have ended or not; a pass over joint ones is filled up
-    with rows that are in no store, but for a solo row.
+    `advance` takes rows and logits `BV`, and returns tokens `B`. A part that is not joint keeps LEAST_ROWS rows,
+    whether these have ended or not; a pass over joint ones is filled up with rows that are in no store, but for a solo
+    row.
     """
-
-    def __init__(self, network: Network, parts: Sequence[Part], joint: bool) -> None:
-        self._network, self._parts, self._joint = network, parts, joint
-        rows = [row or part.rows[0] for part in parts for row in part.rows]
-        self._rows: list[Row | None] = []
-        self._token_B1 = on_device([row.tokens[-1:] or [0] for row in rows if row], network.device)
-        self._position_B1 = on_device([[row.after] for row in rows if row], network.device)
-        self._cache: Cache | None = None
-        self._mask: Tensor | None = None
-
-    def run(self, advance: Callable[[Sequence[Row | None], Tensor], Tensor]) -> None:
-        """Add greedy tokens until all rows have ended; `advance` takes rows and logits `BV`, and returns tokens `B`."""
-        growth = self._network.growth
-        while any(_going(row) for part in self._parts for row in part.rows):
-            self._let_go()
-            part = self._parts[0]
-            row, cache = part.rows[0], self._cache
-            assert row is not None and cache is not None
-            for each in self._parts:
-                each.filled += 1
-            if growth is not None and growth.drops_cache(row.ids, cache):
-                self._cache = part.store.row(0, 0, 0)
-                logits_BV = extend(self._network, self._cache, row.ids, range(len(row.ids)), 0)
+    parts, growth, device = list(parts), network.growth, network.device
+    rows: list[Row | None] = []
+    beginning = [row or part.rows[0] for part in parts for row in part.rows]
+    token_B1 = on_device([row.tokens[-1:] or [0] for row in beginning if row], device)
+    position_B1 = on_device([[row.after] for row in beginning if row], device)
+    cache: Cache | None = None
+    several: Tensor | None = None
+    while any(_going(row) for part in parts for row in part.rows):
+        held = [row for part in parts for row in part.rows]
+        spare = len(held) - (0 if joint else LEAST_ROWS)
+        if cache is None or (spare > 0 and not all(map(_going, held))):  # rows that ended go
+            stay, at = list[int](), 0
+            for part in parts:
+                before = len(part.rows)
+                stay += [at + row for row in part.leave(spare)]
+                at += before
+            parts = [part for part in parts if part.rows]
+            filling = max(0, LEAST_ROWS - len(stay)) if joint and not parts[0].solo else 0
+            rows = [*(row for part in parts for row in part.rows), *[None] * filling]
+            index_B = on_device([*stay, *[stay[0]] * filling], device)
+            token_B1, position_B1 = token_B1[index_B], position_B1[index_B]
+            if joint:
+                several = mask = _Several.shaped(len(rows), 1, 1, 1, device=device)
+                mask.parts = parts
+                cache = Cache(layers=[_Layer(mask, layer) for layer in range(network.layers)])
             else:
-                mask = part.seen[:, : part.filled] if self._mask is None else self._mask
-                logits_BV = self._network.logits(self._token_B1, cache, (self._position_B1, mask), keep=1)[:, -1]
-            self._token_B1 = advance(self._rows, logits_BV)[:, None]
-            self._position_B1 = self._position_B1 + 1
+                (part,) = parts
+                cache = part.store.row(0, 0, part.filled, rows=len(part.rows))
 
-    def _let_go(self) -> None:
-        """Let rows that ended go."""
-        rows = [row for part in self._parts for row in part.rows]
-        spare = len(rows) - (0 if self._joint else LEAST_ROWS)
-        if self._cache is not None and (spare <= 0 or all(map(_going, rows))):
-            return
-        stay, at = list[int](), 0
-        for part in self._parts:
-            before = len(part.rows)
-            stay += [at + row for row in part.leave(spare)]
-            at += before
-        self._parts = [part for part in self._parts if part.rows]
-        filling = max(0, LEAST_ROWS - len(stay)) if self._joint and not self._parts[0].solo else 0
-        self._rows = [*(row for part in self._parts for row in part.rows), *[None] * filling]
-        index_B = on_device([*stay, *[stay[0]] * filling], self._network.device)
-        self._token_B1, self._position_B1 = self._token_B1[index_B], self._position_B1[index_B]
-        if self._joint:
-            self._mask = mask = _Several.of(self._parts, len(self._rows), self._network.device)
-            self._cache = Cache(layers=[_Layer(mask, layer) for layer in range(self._network.layers)])
+        part, row = parts[0], parts[0].rows[0]
+        assert row is not None
+        for each in parts:
+            each.filled += 1
+        if growth is not None and growth.drops_cache(row.ids, cache):
+            cache = part.store.row(0, 0, 0)
+            logits_BV = extend(network, cache, row.ids, range(len(row.ids)), 0)
         else:
-            (part,) = self._parts
-            self._cache = part.store.row(0, 0, part.filled, rows=len(part.rows))
+            seen = part.seen[:, : part.filled] if several is None else several
+            logits_BV = network.logits(token_B1, cache, (position_B1, seen), keep=1)[:, -1]
+        token_B1 = advance(rows, logits_BV)[:, None]
+        position_B1 = position_B1 + 1

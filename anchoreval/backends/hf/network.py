@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.nn.attention.bias import causal_lower_right
 from transformers.cache_utils import Cache
 
-from anchoreval.arms.blocks import Block
+from anchoreval.arms.patterns import Block
 from anchoreval.backends.hf.growth import Growth
 
 _SDPA = functional.scaled_dot_product_attention

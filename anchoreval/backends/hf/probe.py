@@ -13,6 +13,9 @@ crossed).
 Distances are of a whole row of logits: |got - want| over the spread |want - mean(want)|. Of the types of transformers
 5.19 (tiny random models of 2 to 4 layers, on a CPU), the right ones reached at most 9e-5 in float32, 0.007 in float16
 and 0.04 in bfloat16; those that are wrong beside padding reached at least 0.08.
+
+`Proofs` holds what levels of RoPE need besides: its kind, the self-test, and what enters the kernels. `native` touches
+nothing and needs none of it: what cannot be found out about a model then stands in the header with its reason.
 """
 
 from __future__ import annotations
@@ -21,21 +24,27 @@ import itertools
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from anchoreval.arms.arm import Arm
 from anchoreval.arms.configuration import positions_of
+from anchoreval.arms.inspect_hf import BROKEN, inspect_rope, same
+from anchoreval.arms.patch_hf import Applied, rotary_modules
 from anchoreval.backends.hf.answer import Answering
 from anchoreval.backends.hf.batches import LEAST_ROWS, Limits
+from anchoreval.backends.hf.cache import KvStore
 from anchoreval.backends.hf.decode import Row
 from anchoreval.backends.hf.load import StockNetwork
-from anchoreval.errors import ModelError
-from anchoreval.schema import Request
+from anchoreval.backends.hf.network import extend
+from anchoreval.errors import ModelError, UnsupportedArm
+from anchoreval.schema import Json, Request
 from anchoreval.tokenizer import TextTokenizer
 
 _TEXT = "The old bridge over the river was made of wood, and every winter the ice carried some of it away. "
@@ -51,7 +60,15 @@ def settle(network: StockNetwork, tokenizer: TextTokenizer) -> int | None:
     The result is None if its positions have no end. Raise ModelError, with the model type, if neither batches nor rows
     alone give what one pass over a row gives.
     """
-    prompts = _prompts(network, tokenizer)
+    # two prompts of different tokens and lengths, the first longer than a small window
+    config = network.model.config.get_text_config(decoder=True)
+    stated = (getattr(config, name, None) for name in _WINDOWS)
+    first = _TOKENS + min((w for w in stated if isinstance(w, int) and 0 < w <= _SMALL_WINDOW), default=0)
+    start = [tokenizer.bos[1]] if tokenizer.bos else []
+    ids = [i for i in tokenizer.encode(_TEXT) if i < network.vocabulary] or list(range(network.vocabulary))
+    some = list(itertools.islice(itertools.cycle(ids), first + _FEWER))
+    prompts = (*start, *some[: first - len(start)]), (*start, *some[first : first + _FEWER - len(start)])
+
     why = _wrong(network, prompts)
     if why is not None and not network.alone:
         network.alone = True
@@ -59,7 +76,10 @@ def settle(network: StockNetwork, tokenizer: TextTokenizer) -> int | None:
     network.apart = network.joint and _wrong(network, prompts, joint=True) is not None
     if why is not None:
         raise ModelError(f"model type {network.model.config.model_type!r} cannot be answered by this backend: {why}")
-    return _positions(network, prompts[0])
+    tables = _Tables(network, len(prompts[0]))
+    with torch.inference_mode(), tables:
+        _one_pass(network, prompts[0], 1)
+    return min(tables.sizes, default=None)
 
 
 def tolerance(dtype: torch.dtype, layers: int) -> float:
@@ -92,18 +112,6 @@ class NoText:
     def decode(self, ids: list[int]) -> str:
         """Return no text."""
         return ""
-
-
-def _prompts(network: StockNetwork, tokenizer: TextTokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return two prompts of different tokens and lengths, the first longer than a small window."""
-    config = network.model.config.get_text_config(decoder=True)
-    stated = (getattr(config, name, None) for name in _WINDOWS)
-    window = min((w for w in stated if isinstance(w, int) and 0 < w <= _SMALL_WINDOW), default=0)
-    first, second = window + _TOKENS, _FEWER
-    start = [tokenizer.bos[1]] if tokenizer.bos else []
-    ids = [i for i in tokenizer.encode(_TEXT) if i < network.vocabulary] or list(range(network.vocabulary))
-    some = list(itertools.islice(itertools.cycle(ids), first + second))
-    return (*start, *some[: first - len(start)]), (*start, *some[first : first + second - len(start)])
 
 
 def _wrong(network: StockNetwork, prompts: Sequence[tuple[int, ...]], joint: bool = False) -> str | None:
@@ -166,14 +174,6 @@ def _one_pass(network: StockNetwork, ids: Sequence[int], keep: int) -> Tensor:
     return cast(Tensor, result.logits[0, -keep:])
 
 
-def _positions(network: StockNetwork, ids: Sequence[int]) -> int | None:
-    """Return how many positions the model has a table of, None if it has no such table."""
-    tables = _Tables(network, len(ids))
-    with torch.inference_mode(), tables:
-        _one_pass(network, ids, 1)
-    return min(tables.sizes, default=None)
-
-
 class _Tables(TorchFunctionMode):
     """Records the sizes of tables that are looked up by position while the block runs, with offsets subtracted.
 
@@ -208,3 +208,102 @@ class _Tables(TorchFunctionMode):
         size = table.shape[dim] - int(offset_N[0])
         if id(table) in self._weights or size == self._stated:
             self.sizes.append(size)
+
+
+_PROOF_TOKENS = 32
+
+
+@dataclass(eq=False)
+class Proofs:
+    """What was found out about a loaded model; each finding is made once."""
+
+    network: StockNetwork
+    selftest: Callable[[], dict[str, Json]]
+    _selftest: dict[str, Json] | None = field(default=None, init=False)
+    _inspected: dict[str, Json] | None = field(default=None, init=False)
+    _at_kernel: dict[tuple[object, ...], dict[str, Json]] = field(default_factory=dict, init=False)
+    _restored: set[tuple[object, ...]] = field(default_factory=set, init=False)
+
+    def tested(self) -> dict[str, Json]:
+        """Return the self-test of the rotary patch; if it cannot run it counts as failed, and `why` says so."""
+        if self._selftest is None:
+            try:
+                self._selftest = self.selftest()
+            except (UnsupportedArm, *BROKEN) as error:
+                self._selftest = {"ok": False, "restored": False, "why": _line(error)}
+        return self._selftest
+
+    def inspected(self) -> dict[str, Json]:
+        """Return what RoPE the model has; if its rotary modules cannot be described, `why` says so."""
+        model = self.network.model
+        if self._inspected is not None:
+            return self._inspected
+        try:
+            self._inspected = asdict(inspect_rope(model))
+        except (UnsupportedArm, *BROKEN) as error:
+            rotary = [
+                {"path": path, "kind": type(module).__name__, "rope_types": {}}
+                for path, module in rotary_modules(model).items()
+            ]
+            report: dict[str, Json] = {"has_rope": bool(rotary), "rotary": rotary, "rotating": [], "detected": None}
+            self._inspected = report | {"damaged": [], "unchecked": {}, "why": _line(error)}
+        return self._inspected
+
+    @torch.inference_mode()
+    def at_kernel(self, arm: Arm, state: Applied) -> dict[str, Json]:
+        """Return dtype and bits of q and k in the attention kernels under the arm in force, from one short pass.
+
+        Raise UnsupportedArm if a level does not get there: no rotation goes through it, q or k lose what it gives them,
+        or the model's code does not take its tables. `native`, for which nothing is refused, was looked at on load.
+        """
+        if arm.rope.native:
+            return self.network.entering
+        key = (arm.rope, state.attention, arm.outside)
+        if key not in self._at_kernel:
+            try:
+                self.network.one_token()
+                if not state.rotations:
+                    text = f"rope: no rotation of this model goes through {state.level}; only `native` runs"
+                    raise UnsupportedArm(text)
+                state.verify()
+                self._at_kernel[key] = state.at_kernel
+            except BROKEN as error:
+                text = f"rope {arm.rope}: {_line(error)}"
+                raise UnsupportedArm(f"arm {arm.name!r}: hf cannot compute {text}") from error
+            for counts in (state.tables, state.rotations, state.passes):
+                counts.clear()
+        return self._at_kernel[key]
+
+    @torch.inference_mode()
+    def restored(self, arm: Arm, put_on: Callable[[], AbstractContextManager[Any]]) -> None:
+        """Refuse an arm that leaves something behind: stock logits before and after it are compared bit for bit.
+
+        This is done once per arm, on a short prompt and a token after it, which are also run under the arm.
+        """
+        key = (arm.rope, arm.kernel, arm.outside)
+        if key in self._restored:
+            return
+        before = self._logits()
+        try:
+            with put_on():
+                self._logits()
+            after = self._logits()
+        except BROKEN as error:
+            raise UnsupportedArm(f"arm {arm.name!r}: a short prompt under it: {_line(error)}") from error
+        if not same(before, after):
+            why = "the stock logits do not come back when it is taken off the model: it leaves something behind"
+            raise UnsupportedArm(f"arm {arm.name!r}: {why}")
+        self._restored.add(key)
+
+    def _logits(self) -> Tensor:
+        """Return the logits [1, tokens + 1, vocabulary] of a prompt and, from its cache, of one more token."""
+        cache = KvStore(self.network.layers, 1, _PROOF_TOKENS + 1).row(0, 0, 0)
+        ids = [(7 * place + 3) % self.network.vocabulary for place in range(_PROOF_TOKENS + 1)]
+        prompt = extend(self.network, cache, ids[:_PROOF_TOKENS], range(_PROOF_TOKENS), 0, keep=_PROOF_TOKENS)
+        behind = extend(self.network, cache, ids[_PROOF_TOKENS:], [_PROOF_TOKENS], _PROOF_TOKENS)
+        return torch.cat([prompt, behind])
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error).split())[:300]
+    return text if isinstance(error, UnsupportedArm) else f"{type(error).__name__}: {text}"

@@ -19,8 +19,6 @@ from anchoreval.tokenizer import TextTokenizer
 
 _MOST_STOPS = 4  # that OpenAI's interface takes, vLLM's server too; the others end the text here
 _IMPOSSIBLE = -9999.0  # what vLLM writes for a log-probability of minus infinity
-
-
 _NOT_FINITE = "the server's log-probabilities are not finite"
 _MOST_CHARACTERS, _PER_TOKEN = 2**16, 256  # of an answer, and with each token that was asked for
 _END_TOKENS = 8  # of a prompt: enough to hold what opens a block of reasoning
@@ -163,7 +161,10 @@ class Asking:
         made = max(usage.completion or 0, len(tokens)) or request.max_new_tokens
         if message.ended == "unknown" and made >= request.max_new_tokens:
             finish = "length"
-        if is_unclosed(text, self._end_of(request)):
+        end = ""  # of the prompt, unless the server applies the chat template
+        if self.api != "chat":
+            end = self.tokenizer.decode(list(request.token_ids[-_END_TOKENS:]), skip_special_tokens=False)
+        if is_unclosed(text, end):
             unclosed = lost_output(request.sample_id, "unclosed", f"{UNCLOSED}, {made} tokens")
             return replace(unclosed, text=text, token_ids=tuple(tokens))
         if finish == "length" and usage.completion is not None and made < request.max_new_tokens:
@@ -206,17 +207,19 @@ class Asking:
             text, finish = text[: min(found)], "stop"
         return text, self.tokenizer.encode(text), finish
 
-    def _end_of(self, request: Request) -> str:
-        """Return the text of the last tokens before the answer; empty if the server applies the chat template."""
-        end = list(request.token_ids[-_END_TOKENS:])
-        return "" if self.api == "chat" else self.tokenizer.decode(end, skip_special_tokens=False)
-
     def _common(self) -> dict[str, Json]:
         return {"model": self.identity.model, "temperature": 0, "seed": self.seed} | dict(self.more)
 
     def _prompt(self, request: Request) -> dict[str, Json]:
+        """Return the prompt, or the user's turn without the anchor: the server's template brings its own.
+
+        Text of special tokens in a turn stays, as upstream sends it. evaluation.py checks, before anything is sent,
+        that no chat template of ours is in it.
+        """
         if self.api == "chat":
-            return {"messages": [{"role": "user", "content": self._turn(request)}]}
+            ids = request.token_ids[1 if request.segment_ids[:1] == (-1,) else 0 :]
+            turn = self.tokenizer.decode(list(ids), skip_special_tokens=False)
+            return {"messages": [{"role": "user", "content": turn}]}
         prompt = self._put(request.token_ids)
         if prompt is None:
             raise Unanswerable("the server takes text only, and no text has the tokens of this prompt")
@@ -227,15 +230,6 @@ class Asking:
         if self.offers.token_prompts:
             return list(ids)
         return text_of(self.tokenizer, ids)
-
-    def _turn(self, request: Request) -> str:
-        """Return the prompt as the text of the user's turn, without the anchor: the server's template brings its own.
-
-        Text of special tokens in it stays, as upstream sends it. evaluation.py checks, before anything is sent, that no
-        chat template of ours is in it.
-        """
-        first = 1 if request.segment_ids[:1] == (-1,) else 0
-        return self.tokenizer.decode(list(request.token_ids[first:]), skip_special_tokens=False)
 
     def _require_room(self, tokens: int) -> None:
         """Raise Unanswerable if prompt and answer exceed the server's positions: some servers would cut silently."""

@@ -25,8 +25,7 @@ from anchoreval.backends.answering import require_answerable
 from anchoreval.backends.openai.answers import Asking, Scored, Unanswerable
 from anchoreval.backends.openai.http import Link, NoAnswer, Refused
 from anchoreval.backends.openai.probe import PATHS, probe
-from anchoreval.backends.openai.server import Api, require_same
-from anchoreval.backends.openai.window import stated_window
+from anchoreval.backends.openai.server import Api, require_same, stated_window
 from anchoreval.backends.vllm.batches import context_of
 from anchoreval.errors import ModelError, UnsupportedArm
 from anchoreval.schema import NO_LOGPROB, PROMPT_READ, ChoiceScore, Continuation, Json, Output, Request, lost_output

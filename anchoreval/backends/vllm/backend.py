@@ -19,13 +19,11 @@ from transformers import AutoConfig, GenerationConfig
 
 from anchoreval.arms.arm import Arm
 from anchoreval.arms.configuration import positions_of
-from anchoreval.arms.layout import Arrangement
+from anchoreval.arms.layout import CONTIGUOUS, Arrangement, PositionScheme
 from anchoreval.arms.patterns import PATTERNS
-from anchoreval.arms.positions import CONTIGUOUS, PositionScheme
 from anchoreval.arms.rope import LEVELS, RopeLevel, parse_level
 from anchoreval.backends.answering import require_answerable
-from anchoreval.backends.hf.load import eos_ids
-from anchoreval.backends.hf.unused import shapes_of
+from anchoreval.backends.hf.load import eos_ids, shapes_of
 from anchoreval.backends.vllm.answer import Answering
 from anchoreval.backends.vllm.batches import Batching
 from anchoreval.backends.vllm.engine import Engine, prepare

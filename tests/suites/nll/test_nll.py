@@ -23,12 +23,12 @@ from transformers import LlamaConfig
 from anchoreval import evaluate
 from anchoreval.arms.arm import parse_arm
 from anchoreval.backends.fake import FakeBackend
-from anchoreval.backends.hf import score as hf_score
+from anchoreval.backends.hf import answer as hf_answer
+from anchoreval.backends.hf.answer import Scoring
 from anchoreval.backends.hf.backend import HfBackend
 from anchoreval.backends.hf.batches import Limits
 from anchoreval.backends.hf.cache import KvStore
 from anchoreval.backends.hf.load import StockNetwork
-from anchoreval.backends.hf.score import Scoring
 from anchoreval.cli.parser import main
 from anchoreval.errors import AnchorEvalError, LengthError, RunError, SourceError, UnsupportedArm
 from anchoreval.prompt import to_request
@@ -137,7 +137,7 @@ def test_the_rows_that_are_widened_at_once_do_not_matter(monkeypatch: pytest.Mon
     network = StockNetwork(build("llama"), CPU)
     ids = torch.randint(3, 128, (100,), generator=torch.Generator().manual_seed(3)).tolist()
     whole = scored(network, ids, range(100), 100)
-    monkeypatch.setattr(hf_score, "REFERENCE_TOKENS", 7)
+    monkeypatch.setattr(hf_answer, "REFERENCE_TOKENS", 7)
     again = scored(network, ids, range(100), 100)
     # the same logits; log-sum-exp of 128 of them may sum in another order, and a loss is below 16
     torch.testing.assert_close(again, whole, rtol=0, atol=(128 + 16) * EPS)
