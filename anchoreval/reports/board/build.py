@@ -22,8 +22,8 @@ from anchoreval.reports.board.models import (
 from anchoreval.reports.board.store import Spool
 from anchoreval.reports.board.view import RunView
 from anchoreval.reports.rows import TRAINED
-from anchoreval.stats import Cells, Compared, Slots, Subject, Trained, labels
-from anchoreval.stats.seeds import missing_seeds, variant_names
+from anchoreval.stats import Cells, Compared, Slots, Subject, Trained, labels, variant_names
+from anchoreval.stats.seeds import missing_seeds
 
 
 @dataclass(frozen=True, slots=True)

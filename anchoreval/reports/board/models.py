@@ -18,7 +18,7 @@ from anchoreval.reports.board.gather import Gathered
 from anchoreval.reports.words import interval, percent
 from anchoreval.schema import Outcome
 from anchoreval.stats import Cells, Place, Scores, Slots, Subject, Trained, labels
-from anchoreval.stats.intervals import t_interval
+from anchoreval.stats.intervals import t_test
 from anchoreval.stats.seeds import rows_over_seeds
 
 Members = Sequence[tuple[int, Gathered]]
@@ -111,7 +111,7 @@ def _averaged(of_seeds: Sequence[tuple[int, Value]], value: Value) -> Value:
     if value.mean is None or sum(map(len, by_seed.values())) < len(of_seeds):
         return value
     means = [fmean(of) for of in by_seed.values()]
-    low, high = (None if end is None else min(100.0, max(0.0, end)) for end in t_interval(means))
+    low, high = (None if end is None else min(100.0, max(0.0, end)) for end in t_test(means)[:2])
     mean, many = fmean(means), len(means) > 1
     what = "mean over seeds, t interval over seeds" if many else "mean over checkpoints, which is no seed variance"
     ends = interval(low / 100, high / 100) if low is not None and high is not None else ""

@@ -17,8 +17,8 @@ from anchoreval.files import write_whole
 from anchoreval.records.header import Header
 from anchoreval.records.run import Run, find_runs, load_run, tell_changed
 from anchoreval.schema import Json
-from anchoreval.stats import Cells, Compared, Contrast, Place, Scores, Subject, Trained, labels
-from anchoreval.stats.seeds import contrast_over_seeds, missing_seeds, variant_names
+from anchoreval.stats import Cells, Compared, Contrast, Place, Scores, Subject, Trained, labels, variant_names
+from anchoreval.stats.seeds import contrast_over_seeds, missing_seeds
 
 TABLE, BODY = "compare.csv", "compare.json"
 TOKENIZER = "different tokenizer"
