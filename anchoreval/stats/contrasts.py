@@ -1,5 +1,9 @@
 """Compare subjects: every paired difference with its corrected p, its noise floor and its verdict in words.
 
+A subject is what is compared: an arm of a model, with prompts of one form, on one engine. Two models, two forms of
+prompts or two engines are compared in the same way as two arms. The label of a subject names what distinguishes it from
+the subjects beside it, and leaves out what they share.
+
 Every place that shows a comparison (terminal, page, file) takes its rows from here. For one arm against one baseline,
 Holm's correction is made over the cells, and separately over the lengths; the pooled row is a single test. Each kind of
 claim is corrected for itself: that arms differ (5%), that they are equivalent (2.5% each way), and the same for
@@ -8,17 +12,16 @@ log-probabilities.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Generic, Literal, TypeVar
 
-from anchoreval.schema import Record
+from anchoreval.schema import Json, Record, original_of
+from anchoreval.stats.cells import Place, Scores, by_arm
 from anchoreval.stats.intervals import ALPHA, detects, t_detects
-from anchoreval.stats.paired import Difference, difference_of
-from anchoreval.stats.scores import Place, Scores, by_arm
-from anchoreval.stats.significance import holm
-from anchoreval.stats.subject import Subject, labels
+from anchoreval.stats.paired import Difference, difference_of, holm
 from anchoreval.stats.verdicts import (
     LOGPROB_TOLD,
     NoiseFloor,
@@ -31,6 +34,15 @@ from anchoreval.stats.verdicts import (
     verdict,
 )
 
+_MARK = 8  # number of digits of a hash in a label
+_DECIDING = (
+    "length", "batch_tokens", "theta", "rope_type", "document_start", "hyper", "data_sha256", "base_sha256", "anchor",
+)  # fmt: skip
+#: Attributes that a label may show, in order -> attributes in which subjects must agree before this one is shown.
+_FACETS: dict[str, tuple[str, ...]] = {
+    "model": (), "weights": ("model",), "form": (), "engine": (), "dtype": (), "kernel": (), "outside": ("arm",),
+    "run": ("arm", "model", "weights", "form", "engine", "dtype", "kernel", "outside"),
+}  # fmt: skip
 MARGIN = 0.01  # the default margin of equivalence
 AT_FLOOR, FLOOR_ZERO, ABOVE_FLOOR = "at the floor", "floor 0 here", "ABOVE THE FLOOR"  # verdicts of a placebo's own row
 
@@ -41,12 +53,118 @@ Slot = TypeVar("Slot")
 
 
 @dataclass(frozen=True, slots=True)
+class Subject:
+    """An arm of a model in a form of prompts on an engine; values that a run does not tell are empty.
+
+    `weights` is the SHA-256 of the model's weights, and `outside` holds those of the arm's outside code: two hashes
+    under one name are two subjects. `run` is the name or path of the run that computed it; it is empty if a board
+    combines several runs.
+    """
+
+    arm: str
+    model: str = ""
+    weights: str = ""
+    form: str = ""
+    engine: str = ""
+    dtype: str = ""
+    kernel: str = ""
+    outside: tuple[str, ...] = ()
+    run: str = ""
+
+    @property
+    def original(self) -> Subject | None:
+        """The subject that this one is the placebo of; None if it is no placebo."""
+        arm = original_of(self.arm)
+        return None if arm is None else replace(self, arm=arm)
+
+    def facet(self, name: str) -> str:
+        """Return the text of one attribute for a label."""
+        value = getattr(self, name)
+        if name == "outside":
+            return "source " + " and ".join(sha256[:_MARK] for sha256 in value) if value else ""
+        hashed = name == "weights" or (name == "run" and "/" not in value)
+        return str(value[:_MARK] if hashed else value)
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """How a model was trained, as the card beside its weights says; models that differ in seed alone are one variant.
+
+    `step` is the step of the weights and `steps` the number asked for; `rest` is a hash of everything else that decides
+    the weights: data, base, length, RoPE base, batch and hyper-parameters.
+    """
+
+    variant: str
+    rope: str
+    seed: int
+    step: int
+    steps: int
+    rest: str = ""
+
+    @classmethod
+    def of(cls, card: Mapping[str, Json]) -> Trained | None:
+        """Return what a training card says; None if it lacks one of these facts."""
+        variant, rope = card.get("variant"), card.get("rope")
+        numbers = [card.get(name) for name in ("seed", "step", "steps")]
+        if not (isinstance(variant, str) and isinstance(rope, str) and all(type(each) is int for each in numbers)):
+            return None
+        seed, step, steps = map(int, numbers)  # type: ignore[arg-type]
+        hyper = card.get("hyper")
+        constant = isinstance(hyper, Mapping) and hyper.get("schedule") == "constant"
+        deciding = _DECIDING if constant else (*_DECIDING, "steps")
+        rest = json.dumps({name: card.get(name) for name in deciding}, sort_keys=True, default=str)
+        return cls(variant, rope, seed, step, steps, hashlib.sha256(rest.encode()).hexdigest())
+
+    @property
+    def name(self) -> str:
+        """`anchor-bf16`: the variant with its RoPE level."""
+        return f"{self.variant}-{self.rope}"
+
+    @property
+    def step_words(self) -> str:
+        """The steps, and `8 of 16` for a checkpoint on the way."""
+        return f"{self.step:,}" if self.step >= self.steps else f"{self.step:,} of {self.steps:,}"
+
+
+def labels(subjects: Iterable[Subject]) -> dict[Subject, str]:
+    """Return a label for each subject: the arm, and in brackets what distinguishes it, such as `bf16 (tiny, vllm)`.
+
+    Subjects that agree in everything else are distinguished by their run.
+    """
+    words: dict[Subject, list[str]] = {subject: [] for subject in subjects}
+    for name, agreeing in _FACETS.items():
+        group_of = {subject: tuple(getattr(subject, other) for other in agreeing) for subject in words}
+        values: dict[tuple[object, ...], set[object]] = {}
+        for subject, group in group_of.items():
+            values.setdefault(group, set()).add(getattr(subject, name))
+        for subject, group in group_of.items():
+            if len(values[group]) > 1 and (text := subject.facet(name)):
+                words[subject].append(text)
+    return {one: f"{one.arm} ({', '.join(texts)})" if texts else one.arm for one, texts in words.items()}
+
+
+def variant_names(variants: Iterable[Trained]) -> dict[Trained, str]:
+    """Return the name of every variant, and its step or a hash too where others have that name."""
+    every = list(variants)
+    alike = {one: [each for each in every if each.name == one.name] for one in every}
+    return {
+        one: one.name
+        + (f" at step {one.step:,}" if len({each.step for each in alike[one]}) > 1 else "")
+        + (f" {one.rest[:_MARK]}" if sum(each.step == one.step for each in alike[one]) > 1 else "")
+        for one in every
+    }
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One paired difference with its corrected p values, its noise floor and its verdicts in words.
 
     `word` is the verdict on scores in short, and `says` in full. In a run that stopped early by its own rule it is the
     rule's verdict, if that is above the noise floor. In the row of a placebo it tells whether the row is at the noise
     floor that the placebo gives. Units are fractions and nats.
+
+    `told`      True if the row shows a difference: worse, better, or a placebo above the floor
+    `too_few`   True if the pairs are too few to show any difference; their interval then shows nothing either
     """
 
     difference: Difference
@@ -57,17 +175,9 @@ class Row:
     word: str
     says: str
     logprob_says: str
+    told: bool
+    too_few: bool
     placebo: bool = False
-
-    @property
-    def told(self) -> bool:
-        """True if the row shows a difference: worse, better, or a placebo above the floor."""
-        return self.word in ("worse", "better", ABOVE_FLOOR)
-
-    @property
-    def too_few(self) -> bool:
-        """True if the pairs are too few to show any difference; their interval then shows nothing either."""
-        return too_few(self.difference) and not self.verdict.within
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,18 +278,26 @@ class Slots(Generic[Slot]):
         floors = [
             noise_floor(filter(None, (self.difference(slot, *pair) for pair in placebos))) for slot in differences
         ]
-        ruled = self._ruled and arm.run == base.run and base.original is None
-        stopped = [self._stopped(slot, arm, base) if ruled else "" for slot in differences]
-        asked = partial(family, list(differences.values()), self._margin, floors, placebo_of(arm, base), stopped)
-        rows, beyond = asked(), beyond_of(arm, base, placebos)
-        if beyond and any(row.told or row.logprob_says in LOGPROB_TOLD for row in rows):
-            rows = asked([[self.difference(slot, *pair) for slot in differences] for pair in beyond])
-        return dict(zip(differences, rows, strict=True))
+        role: Placebo | None = "arm" if arm.original == base else "baseline" if base.original == arm else None
 
-    def _stopped(self, slot: Slot, arm: Subject, base: Subject) -> str:
-        """Return the phrase of the rule that ended an arm's cell; empty if a rule ended the cell of `base` too."""
-        own, other = (self.both(slot, arm, base) or [(_EMPTY, _EMPTY)])[0]
-        return "" if other.stopped else own.stopped
+        # The phrase of the rule that ended the arm's cell, if no rule ended that of `base` too.
+        stopped = [""] * len(differences)
+        if self._ruled and arm.run == base.run and base.original is None:
+            for i, slot in enumerate(differences):
+                own, other = (self.both(slot, arm, base) or [(_EMPTY, _EMPTY)])[0]
+                stopped[i] = "" if other.stopped else own.stopped
+        rows = family(list(differences.values()), self._margin, floors, role, stopped)
+
+        # Pairs that must agree with `arm` minus `base`: each placebo in place of its arm.
+        beyond = [
+            (arm, placebo) if original == base else (placebo, base)
+            for placebo, original in placebos
+            if not role and original in (arm, base) and placebo not in (arm, base)
+        ]
+        if beyond and any(row.told or row.logprob_says in LOGPROB_TOLD for row in rows):
+            others = [[self.difference(slot, *pair) for slot in differences] for pair in beyond]
+            rows = family(list(differences.values()), self._margin, floors, role, stopped, others)
+        return dict(zip(differences, rows, strict=True))
 
 
 _EMPTY = Scores()
@@ -199,12 +317,13 @@ class Compared:
         self.subjects, self._margin, self._names = subjects, margin, names or labels(subjects)
         places = dict.fromkeys(place for of in subjects.values() for place in of)
 
-        def at(*wanted: Place) -> dict[Subject, Cells]:
-            of = ((one, {place: cells[place] for place in wanted if place in cells}) for one, cells in subjects.items())
-            return {one: cells for one, cells in of if cells}
-
-        lengths = {n: at(*(place for place in places if place[1] == n)) for n in sorted({n for _, n in places})}
-        self.cells = Slots({p: at(p) for p in places}, self._names, margin, lambda place: place, True, mixed)
+        cells = {place: {one: {place: of[place]} for one, of in subjects.items() if place in of} for place in places}
+        lengths: dict[int, dict[Subject, dict[Place, Scores]]] = {n: {} for n in sorted({n for _, n in places})}
+        for one, of in subjects.items():
+            for place in places:
+                if place in of:
+                    lengths[place[1]].setdefault(one, {})[place] = of[place]
+        self.cells = Slots(cells, self._names, margin, lambda place: place, True, mixed)
         self.lengths = Slots(lengths, self._names, margin, lambda length: (None, length), mixed=mixed)
         self.pooled = Slots({None: subjects}, self._names, margin, mixed=mixed)
 
@@ -244,30 +363,6 @@ def paired(records: Iterable[Record], arm_a: str, arm_b: str) -> Comparison:
     return Compared({Subject(arm): cells[arm] for arm in arms}).differences(Subject(arm_a), Subject(arm_b))
 
 
-def beyond_of(
-    arm: Subject, base: Subject, placebos: Sequence[tuple[Subject, Subject]]
-) -> list[tuple[Subject, Subject]]:
-    """Return the pairs (arm, baseline) that must agree with `arm` minus `base`: each placebo in place of its arm.
-
-    `placebos` are pairs (placebo, the subject that it is the placebo of).
-    """
-    if placebo_of(arm, base):
-        return []
-    stand_in = [(placebo, original) for placebo, original in placebos if placebo not in (arm, base)]
-    return [
-        (arm, placebo) if original == base else (placebo, base)
-        for placebo, original in stand_in
-        if original in (arm, base)
-    ]
-
-
-def placebo_of(arm: Subject, baseline: Subject) -> Placebo | None:
-    """Return which of the two is the placebo of the other; None if neither is."""
-    if arm.original == baseline:
-        return "arm"
-    return "baseline" if baseline.original == arm else None
-
-
 def family(
     differences: Sequence[Difference],
     margin: float,
@@ -280,90 +375,45 @@ def family(
 
     `floors`    the noise floor of each difference
     `stopped`   for each, the phrase of the stopping rule that ended its cell; empty if none did
-    `placebo`   the result of `placebo_of`
+    `placebo`   which of the two arms is the placebo of the other; None if neither is
     `beyond`    for each placebo, the differences at the same places with the placebo in place of its own arm. "worse"
                 and "better" must hold there too, after a Holm's correction of their own
     """
-    ps, logprob_ps = (
-        holm([difference.p for difference in differences]),
-        holm([difference.logprob_p for difference in differences]),
-    )
+    ps = holm([difference.p for difference in differences])
+    logprob_ps = holm([difference.logprob_p for difference in differences])
     within = holm([equivalence_p(difference, margin) for difference in differences])
     signs = holm([difference.logprob_sign_p for difference in differences])
-    asked = max(1, sum(p is not None and p >= ALPHA for p in ps))
-    shown = [
-        replace(difference, detectable=_detectable(difference, asked)) if asked > 1 else difference
-        for difference in differences
-    ]
-    words = stopped or [""] * len(differences)
-    others = _words(beyond, margin, len(differences))
-    corrected = [_Corrected(*each, asked) for each in zip(ps, within, logprob_ps, signs, strict=True)]
-    parts = zip(shown, corrected, floors, words, others, strict=True)
-    return tuple(_row(*each, margin, placebo) for each in parts)
+    asked = max(1, sum(p is not None and p >= ALPHA for p in ps))  # the number of tests that Holm still counts
 
-
-@dataclass(frozen=True, slots=True)
-class _Corrected:
-    """The p values of a row after Holm's correction, and the number of tests that the correction still counts."""
-
-    p: float | None
-    within: float | None
-    logprob_p: float | None
-    sign_p: float | None
-    questions: int
-
-
-def _detectable(difference: Difference, questions: int) -> float | None:
-    """Return the difference that the pairs can detect at the level that Holm's correction leaves for so many tests."""
-    if difference.method == "t" and difference.deviation:
-        return t_detects(difference.pairs, difference.deviation, ALPHA / questions)
-    if difference.deviation is None or difference.units is None:
-        return difference.detectable
-    return detects(difference.pairs, difference.units, difference.deviation, difference.mid, ALPHA / questions)
-
-
-def _words(beyond: Sequence[Sequence[Difference | None]], margin: float, places: int) -> list[list[tuple[str, str]]]:
-    """Return, for every place, the verdicts on scores and log-probabilities with each placebo in place of its arm."""
-    verdicts: list[list[tuple[str, str]]] = [[] for _ in range(places)]
+    beyond_at: list[list[Row]] = [[] for _ in differences]
     for other in beyond:
-        at = {
-            i: difference
-            for i, difference in enumerate(other)
-            if difference is not None and (difference.pairs or difference.logprob_pairs)
-        }
-        for i, row in zip(at, family(list(at.values()), margin, [None] * len(at)), strict=True):
-            verdicts[i].append((str(row.verdict.word), row.logprob_says))
-    return verdicts
+        known = {i: each for i, each in enumerate(other) if each and (each.pairs or each.logprob_pairs)}
+        for i, row in zip(known, family(list(known.values()), margin, [None] * len(known)), strict=True):
+            beyond_at[i].append(row)
 
-
-def _row(
-    difference: Difference,
-    corrected: _Corrected,
-    floor: NoiseFloor | None,
-    stopped: str,
-    beyond: Collection[tuple[str, str]],
-    margin: float,
-    placebo: Placebo | None,
-) -> Row:
-    against = None if placebo else floor
-    on_scores, on_logprobs = [word for word, _ in beyond], [word for _, word in beyond]
-    full = verdict(
-        difference,
-        margin,
-        against,
-        corrected.p,
-        within=corrected.within,
-        beyond=on_scores,
-        questions=corrected.questions,
-    )
-    word, says = str(full.word), str(full)
-    logprob_says = logprob_word(difference, against, corrected.logprob_p, corrected.sign_p, on_logprobs)
-    if placebo:
-        word, says, logprob_says = _at_the_floor(difference, full, logprob_says, placebo)
-    if stopped:
-        word, says = _by_rule(stopped, difference, against, on_scores)
-    words = word, says, logprob_says, placebo is not None
-    return Row(difference, corrected.p, corrected.logprob_p, floor, full, *words)
+    rows = []
+    for i, difference in enumerate(differences):
+        size, against = difference.deviation, None if placebo else floors[i]
+        if asked > 1 and difference.method == "t" and size:
+            detectable: float | None = t_detects(difference.pairs, size, ALPHA / asked)
+            difference = replace(difference, detectable=detectable)
+        elif asked > 1 and size is not None and difference.units is not None:
+            detectable = detects(difference.pairs, difference.units, size, difference.mid, ALPHA / asked)
+            difference = replace(difference, detectable=detectable)
+        words = [str(row.verdict.word) for row in beyond_at[i]]
+        full = verdict(difference, margin, against, ps[i], within=within[i], beyond=words, questions=asked)
+        word, says = str(full.word), str(full)
+        logprob_words = [row.logprob_says for row in beyond_at[i]]
+        logprob_says = logprob_word(difference, against, logprob_ps[i], signs[i], logprob_words)
+        if placebo:
+            word, says, logprob_says = _at_the_floor(difference, full, logprob_says, placebo)
+        if stopped and stopped[i]:
+            word, says = _by_rule(stopped[i], difference, against, words)
+        told = word in ("worse", "better", ABOVE_FLOOR)
+        few = too_few(difference) and not full.within
+        texts = word, says, logprob_says, told, few, placebo is not None
+        rows.append(Row(difference, ps[i], logprob_ps[i], floors[i], full, *texts))
+    return tuple(rows)
 
 
 def _by_rule(

@@ -18,22 +18,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any, Literal
 
 from anchoreval.errors import RunError
 from anchoreval.stats.contrasts import MARGIN, Contrast, Row, family
-from anchoreval.stats.intervals import ALPHA, SAME, t_detects, t_interval
+from anchoreval.stats.intervals import ALPHA, SAME, t_detects, t_test
 from anchoreval.stats.paired import Difference, with_logprobs
-from anchoreval.stats.significance import mean_p
-from anchoreval.stats.subject import Trained
 from anchoreval.stats.verdicts import NoiseFloor
 
 Values = Mapping[int, Mapping[Any, float]]  # seed -> sample -> value of a variant's model
 Unit = Literal["score", "nats"]
-_MARK = 8  # number of digits of a hash in a name
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +62,12 @@ class Seeds:
     @property
     def interval(self) -> tuple[float | None, float | None]:
         """The 95% t interval over seeds; (None, None) for a single seed and for seeds that do not vary."""
-        return t_interval(self.values) if self.by_seed else (None, None)
+        return t_test(self.values)[:2] if self.by_seed else (None, None)
 
     @property
     def p(self) -> float | None:
         """The two-sided p of the t test over seeds; None where there is no interval."""
-        return mean_p(self.values) if self.by_seed else None
+        return t_test(self.values)[2] if self.by_seed else None
 
     def detectable(self, alpha: float = ALPHA) -> float | None:
         """Return the smallest true difference that so many seeds of this spread show with p < `alpha` at 80% power."""
@@ -255,15 +252,3 @@ def missing_seeds(seeds_of: Mapping[str, Collection[int]]) -> str:
     lacks = {name: [seed for seed in every if seed not in seeds] for name, seeds in seeds_of.items()}
     return "; ".join(f"{name} lacks seed{'s' * (len(gone) > 1)} {', '.join(map(str, gone))}"
                      for name, gone in lacks.items() if gone)  # fmt: skip
-
-
-def variant_names(variants: Iterable[Trained]) -> dict[Trained, str]:
-    """Return the name of every variant, and its step or a hash too where others have that name."""
-    every = list(variants)
-    alike = {one: [each for each in every if each.name == one.name] for one in every}
-    return {
-        one: one.name
-        + (f" at step {one.step:,}" if len({each.step for each in alike[one]}) > 1 else "")
-        + (f" {one.rest[:_MARK]}" if sum(each.step == one.step for each in alike[one]) > 1 else "")
-        for one in every
-    }

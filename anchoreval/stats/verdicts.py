@@ -2,7 +2,7 @@
 
 "worse" and "better" need p < 0.05 and an interval without 0. If there is a placebo, they also need more than it shows:
 the arm differs from the placebo in the same way as from the baseline (an intersection-union test, Berger 1982), in more
-samples, and with a larger mean. "equivalent" needs two exact one-sided tests (bounds.py) at 2.5% each (Schuirmann
+samples, and with a larger mean. "equivalent" needs two exact one-sided tests (intervals.py) at 2.5% each (Schuirmann
 1987), and an interval within the margin.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from anchoreval.stats.intervals import ALPHA, LEVEL, ONE_SIDED, Z80, Z95, fewest, within_p
+from anchoreval.stats.intervals import ALPHA, LEVEL, ONE_SIDED, Z80, Z95, fewest
 from anchoreval.stats.paired import Difference
 
 Word = Literal["worse", "better", "identical", "equivalent", "cannot tell"]
@@ -98,13 +98,6 @@ def above(difference: Difference, floor: NoiseFloor | None) -> bool:
     return more and abs(difference.difference or 0.0) > floor.difference
 
 
-def logprob_above(difference: Difference, floor: NoiseFloor | None) -> bool:
-    """Return True if spread and mean of the log-probabilities exceed the placebo's; True without placebo."""
-    if floor is None or floor.logprob is None or floor.logprob_spread is None or difference.logprob is None:
-        return True
-    return abs(difference.logprob) > floor.logprob and (difference.logprob_spread or 0.0) > floor.logprob_spread
-
-
 def equivalent(low: float | None, high: float | None, margin: float) -> bool:
     """Return True if a 95% interval lies within +-margin."""
     return low is not None and high is not None and -margin <= low and high <= margin
@@ -115,9 +108,12 @@ def equivalence_p(difference: Difference, margin: float) -> float | None:
 
     A p of at most 2.5% means "equivalent".
     """
-    if difference.units is None:
+    units = difference.units
+    if units is None:
         return None
-    return within_p(difference.units, margin) if equivalent(difference.low, difference.high, margin) else 1.0
+    if not equivalent(difference.low, difference.high, margin):
+        return 1.0
+    return max(units.below(-margin, -1.0), units.negated().below(-margin, -1.0))
 
 
 def pairs_needed(difference: Difference, margin: float, questions: float = 1) -> int | None:
@@ -131,7 +127,7 @@ def pairs_needed(difference: Difference, margin: float, questions: float = 1) ->
     for these. The spread assumes half a differing source more than was seen, which is too few as often as too many.
     `questions` is the number of tests that Holm's correction still counts.
     """
-    from scipy.special import ndtri
+    from scipy.special import bdtrc, ndtri
 
     size = difference.spread if difference.deviation is None else difference.deviation
     if not difference.pairs or size is None or difference.method == "t":
@@ -145,26 +141,17 @@ def pairs_needed(difference: Difference, margin: float, questions: float = 1) ->
     if seen > margin and seen >= Z95 * size / math.sqrt(pairs):
         unseen = each * math.log(1 / ONE_SIDED) / math.log1p(seen) if difference.method == "gaffke" else 0.0
         needed = ((apart + Z80) * size / seen) ** 2 + unseen
-        needed = max(needed, each * _sources_needed(difference, questions))
+        # So many sources that enough of them for the exact test differ, four times in five, if they differ with the
+        # share of pairs that differ now.
+        fewest_apart = sources = fewest(difference.mid, ALPHA / questions)
+        while bdtrc(fewest_apart - 1, sources, difference.discordant / pairs) < 0.8:
+            sources += 1 + sources // 50
+        needed = max(needed, each * sources)
     else:
         likely = size**2 + (each * difference.typical) ** 2 / (2 * pairs)
         needed = ((apart + within - 2 * float(ndtri(0.6))) / margin) ** 2 * likely + least
     further = ((apart + Z80) * size / max(seen, margin - seen)) ** 2
     return next((math.ceil(n) for n in (needed, further) if math.ceil(n) > pairs), None)
-
-
-def _sources_needed(difference: Difference, questions: float) -> int:
-    """Return the number of sources of which enough for the exact test differ, four times in five.
-
-    Sources are assumed to differ with the share of pairs that differ now.
-    """
-    from scipy.special import bdtrc
-
-    least = fewest(difference.mid, ALPHA / questions)
-    share, sources = difference.discordant / difference.pairs, least
-    while bdtrc(least - 1, sources, share) < 0.8:
-        sources += 1 + sources // 50
-    return sources
 
 
 def verdict(
@@ -199,8 +186,9 @@ def verdict(
             return Verdict(word, margin, inside)
     if not difference.pairs:
         return Verdict("cannot tell", margin, why="no pairs")
-    asked = _multiplied(difference.p, corrected) if questions is None else questions
-    needs = None if inside else pairs_needed(difference, margin, asked)
+    if questions is None:
+        questions = max(1.0, corrected / difference.p) if difference.p and corrected else 1.0
+    needs = None if inside else pairs_needed(difference, margin, questions)
     few = ("one seed" if difference.method == "t" else "too few pairs") if too_few(difference) and not inside else ""
     lost = "equivalence not after Holm's correction" if close and not inside else ""
     if not difference.discordant:
@@ -212,10 +200,6 @@ def verdict(
     if significant:
         why = "not above the noise floor" if apart else "the interval holds 0"
     return Verdict("cannot tell", margin, needs=needs, why=few or why)
-
-
-def _multiplied(own: float | None, corrected: float | None) -> float:
-    return max(1.0, corrected / own) if own and corrected else 1.0
 
 
 def too_few(difference: Difference) -> bool:
@@ -248,24 +232,19 @@ def logprob_word(
     """
     if difference.logprob is None:
         return ""
-    if not difference.logprob_spread:
+    size = difference.logprob_spread
+    if not size:
         return "the same"
     p = difference.logprob_p if p is None else p
-    if p is None or p >= 1 - LEVEL:
-        return _most(difference, floor, sign_p, beyond)
-    word = "higher" if difference.logprob > 0 else "lower"
-    if not logprob_above(difference, floor) or any(other != word for other in beyond):
-        return "at the floor"
-    return word
-
-
-def _most(difference: Difference, floor: NoiseFloor | None, sign_p: float | None, beyond: Collection[str]) -> str:
-    """Return the verdict of the sign test on log-probabilities whose mean cannot tell."""
-    p = difference.logprob_sign_p if sign_p is None else sign_p
-    if p is None or p >= 1 - LEVEL:
-        return "cannot tell"
-    if floor is not None and (difference.logprob_spread or 0.0) <= (floor.logprob_spread or 0.0):
+    sign_p = difference.logprob_sign_p if sign_p is None else sign_p
+    if p is not None and p < 1 - LEVEL:
+        word = "higher" if difference.logprob > 0 else "lower"
+        above_floor = True
+        if floor is not None and floor.logprob is not None and floor.logprob_spread is not None:
+            above_floor = abs(difference.logprob) > floor.logprob and size > floor.logprob_spread
+        return word if above_floor and all(other == word for other in beyond) else "at the floor"
+    if sign_p is None or sign_p >= 1 - LEVEL or (floor is not None and size <= (floor.logprob_spread or 0.0)):
         return "cannot tell"
     up = difference.logprob_higher > difference.logprob_lower
-    word = MOST[1 if up else -1]
-    return word if all(other in (word, "higher" if up else "lower") for other in beyond) else "cannot tell"
+    most = MOST[1 if up else -1]
+    return most if all(other in (most, "higher" if up else "lower") for other in beyond) else "cannot tell"

@@ -26,8 +26,8 @@ from anchoreval.reports.board.cells import Mean, RowCells, columns_of
 from anchoreval.reports.board.declared import load_definition, write_leaderboard, write_summary
 from anchoreval.reports.board.definition import load_reported
 from anchoreval.reports.words import NONE
-from anchoreval.stats import paired
-from anchoreval.stats.scores import NOWHERE, decile
+from anchoreval.stats import Scores, paired
+from anchoreval.stats.cells import NOWHERE
 from anchoreval.suites import averages
 from anchoreval.suites.ruler.scoring import THIRTEEN
 
@@ -122,7 +122,10 @@ def test_cells_and_differences_are_those_of_the_records(tmp_path: Path) -> None:
 
 def test_depth_counts_only_samples_with_one_depth() -> None:
     facts: list[Mapping[str, Any]] = [{"depths": [0.31]}, {"depth": 1.0}, {"depths": [0.1, 0.2]}, {}, {"depth": "x"}]
-    assert [decile(one) for one in facts] == [3, 9, NOWHERE, NOWHERE, NOWHERE]
+    scores, sample = Scores("ruler/vt", 512), {"index": 0, "sample_id": "s", "prompt_sha256": "", "output": "1"}
+    for one in facts:
+        scores.add((sample | {"facts": one, "references": ["1"], "outcome": "answered"}).get)
+    assert list(scores.decile) == [3, 9, NOWHERE, NOWHERE, NOWHERE]
 
 
 def test_arms_that_saw_other_prompts_and_repeated_samples_are_refused(tmp_path: Path) -> None:

@@ -14,8 +14,7 @@ from longbench_v2_files import write_folder
 from anchoreval import evaluate
 from anchoreval.cli.parser import main
 from anchoreval.records.run import Run
-from anchoreval.reports.averages.longbench import report
-from anchoreval.reports.averages.longbench_v2 import DOMAINS, lines
+from anchoreval.reports.averages.longbench import DOMAINS, lines_v2, report
 from anchoreval.schema import Record
 from anchoreval.suites.longbench_v2.scoring import UNPARSABLE
 
@@ -86,7 +85,7 @@ def result_py(pred_data: list[dict[str, Any]]) -> list[str]:
 
 def table(records: list[Record]) -> dict[str, tuple[str, int]]:
     """Row -> its number as printed and the questions it is of."""
-    rows = (re.fullmatch(r"  (\S.*?) +(\S+) +of (\d+)", line) for line in lines(records))
+    rows = (re.fullmatch(r"  (\S.*?) +(\S+) +of (\d+)", line) for line in lines_v2(records))
     return {row[1]: (row[2], int(row[3])) for row in rows if row}
 
 
@@ -116,7 +115,7 @@ def test_numbers_by_hand_with_empty_buckets_and_answers_that_are_unparsable_or_m
     assert found["short"] == ("50.0", 2) and found["medium"] == ("0.0", 1) and found["long"] == ("–", 0)
     assert found[DOMAINS[0]] == ("50.0", 2) and found[DOMAINS[1]] == ("–", 0)
     assert found["A new domain"] == ("–", 0)
-    text = "\n".join(lines(records))
+    text = "\n".join(lines_v2(records))
     assert "4 of 503 questions" in text and "  1 answers unparsable, counted as wrong (25.0 of 100)" in text
     assert "* 1 questions without a score, counted nowhere: 1 without a score" in text
     assert "  1 of 4 prompts lost their middle; chance is 25.0" in text
@@ -124,7 +123,7 @@ def test_numbers_by_hand_with_empty_buckets_and_answers_that_are_unparsable_or_m
 
 def test_nothing_but_failures_is_a_table_of_dashes() -> None:
     assert {value for value, _ in table([record(0, None)]).values()} == {"–"}
-    assert not list(lines([record(0, 1.0, task="ruler/vt")]))
+    assert not list(lines_v2([record(0, 1.0, task="ruler/vt")]))
 
 
 def test_arms_lengths_and_promptings_have_tables_of_their_own(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from anchoreval.runs.prompts import ANCHOR_TOKENS, LengthRule, Prompts, Spec, te
 from anchoreval.runs.rebuild import Remake
 from anchoreval.runs.verify.records import findings
 from anchoreval.schema import Request, Sample, Segment
-from anchoreval.stats.cells import fill, underfilled
+from anchoreval.stats.cells import underfilled
 from anchoreval.suites import generator_of
 from anchoreval.suites.longbench_v2 import generate as longbench_v2
 from anchoreval.texts.sources import Sources
@@ -251,9 +251,11 @@ def test_a_cut_prompt_that_is_over_the_window_by_the_anchor_alone_is_asked_for_a
         assert settled.facts.get("budget_less") == less and settled.max_new_tokens == 128 - (less or 0)
 
 
-def test_fill_is_the_mean_share_of_a_length_and_the_table_names_what_is_below_nine_tenths(tmp_path: Path) -> None:
+def test_fill_is_the_mean_share_of_a_length_and_the_table_names_what_is_below_nine_tenths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = evaluate("anchor-tiny", "recall/passkey", lengths=[512], limit=2, backend="fake", output=tmp_path)
-    assert fill(run.records) == {("recall/passkey", 512): 511 / 512} and not underfilled(run.records)
+    assert not underfilled(run.records)
     assert "of their lengths" not in run_table(run)
     less = [
         replace(record, facts=record.facts | {"tokens": tokens})
@@ -263,4 +265,6 @@ def test_fill_is_the_mean_share_of_a_length_and_the_table_names_what_is_below_ni
     said = run_table(replace(run, records=tuple(less)))
     assert "Prompts and answers fill, of their lengths: recall/passkey at 512 75%." in said
     natural = [replace(record, length=0) for record in less]
-    assert not fill(natural) and not fill([replace(record, facts={}) for record in less])
+    assert not underfilled(natural) and not underfilled([replace(record, facts={}) for record in less])
+    monkeypatch.setitem(underfilled.__globals__, "ENOUGH", 1.0)
+    assert underfilled(run.records) == {("recall/passkey", 512): 511 / 512}

@@ -8,10 +8,14 @@ import numpy as np
 import pytest
 
 from anchoreval.schema import Record
-from anchoreval.stats import average_ends, cells, sampled
-from anchoreval.stats.averages import average_interval, of_right_or_wrong
+from anchoreval.stats import Sampled, average_ends, cells, sampled
+from anchoreval.stats.cells import average_interval
 
 TASKS, RUNS, LEAST = 13, 400, 0.95 - 3 * (0.95 * 0.05 / 400) ** 0.5  # nominal less three Monte Carlo errors
+
+
+def of_right_or_wrong(mean: float, count: int) -> Sampled:
+    return Sampled(mean * (1 - mean), count, None)
 
 
 @pytest.mark.parametrize("n", [5, 20, 100])

@@ -7,8 +7,8 @@ import pytest
 from scipy import stats as reference
 
 from anchoreval import stats
-from anchoreval.stats.bounds import Units, hidden, units_of
-from anchoreval.stats.intervals import degrees, jackknife, standard_error, units_within, within_p, within_strata
+from anchoreval.stats.intervals import Units, degrees, hidden, jackknife, standard_error, units_of, within_strata
+from anchoreval.stats.verdicts import equivalence_p
 
 
 @pytest.mark.parametrize(("right", "n"), [(0, 5), (0, 299), (1, 20), (10, 20), (3, 100), (20, 20), (495, 500)])
@@ -100,7 +100,7 @@ def test_a_task_of_two_sources_among_others_is_covered_in_the_pooled_row() -> No
 
 def test_where_a_task_gained_all_its_values_may_fall_twice_as_far() -> None:
     values, tasks = [1.0] * 20 + [0.0] * 20, [0] * 20 + [1] * 20
-    units = units_within(values, None, tasks)
+    _, units = within_strata(values, None, tasks)
     assert units.falls[0] == pytest.approx(2 * units.falls[20]) and units.rises[0] == 0
     assert units.negated().falls == units.rises
     both = stats.judged(stats.Difference(None, None, "a", "b"), [(0.0, 1.0)] * 40, [i // 2 for i in range(40)], tasks)
@@ -159,7 +159,7 @@ def test_intervals_of_clustered_scores_hold_the_truth() -> None:
 def test_pooled_rows_have_the_variance_within_their_tasks() -> None:
     values = [0.0] * 100 + [-1.0] * 100 + [-1.0, 0.0] * 30
     strata = [i // 20 for i in range(260)]
-    moved = within_strata(values, None, strata)
+    moved, _ = within_strata(values, None, strata)
     expected = sum(
         (20 / 260) ** 2 * np.var(values[20 * i : 20 * i + 20], ddof=1) / 20 for i in range(13)
     )  # Cochran 5.6
@@ -171,10 +171,10 @@ def test_pooled_rows_have_the_variance_within_their_tasks() -> None:
 
 def test_strata_of_one_source_are_put_together() -> None:
     values = [0.0, 1.0, 0.25, 0.75]
-    assert within_strata(values, None, ["a", "b", "c", "c"]) == pytest.approx(
+    assert within_strata(values, None, ["a", "b", "c", "c"])[0] == pytest.approx(
         [0.5 + (v - 0.5) * (2 / 1 * 3 / 4) ** 0.5 for v in values]
     )
-    assert within_strata(values, [0, 0, 1, 1], None) == values
+    assert within_strata(values, [0, 0, 1, 1], None)[0] == values
 
 
 def test_one_question_at_several_lengths_is_one_unit_in_the_rows_of_all_lengths() -> None:
@@ -209,4 +209,5 @@ def test_log_probabilities_of_very_unequal_texts_are_covered() -> None:
 
 def test_equivalence_is_an_exact_test_of_the_margin() -> None:
     for n, p in ((299, 0.99**299), (400, 0.99**400)):
-        assert within_p(units_of([0.0] * n, None), 0.01) == pytest.approx(p, rel=0.03)
+        same = stats.Difference(None, None, "a", "b", low=0.0, high=0.0, units=units_of([0.0] * n, None))
+        assert equivalence_p(same, 0.01) == pytest.approx(p, rel=0.03)

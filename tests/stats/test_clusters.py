@@ -42,7 +42,7 @@ def test_clustered_intervals_cover_the_truth_and_others_do_not() -> None:
 
 
 def test_the_p_of_clustered_pairs_keeps_its_level_and_mcnemars_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stats.significance, "FLIPS", 399)
+    monkeypatch.setitem(stats.sign_flip.__globals__, "FLIPS", 399)
     rng, runs, false, naive = np.random.default_rng(2), 1000, 0, 0
     for _ in range(runs):
         values, clusters = drawn(rng, 0.0)
@@ -53,7 +53,7 @@ def test_the_p_of_clustered_pairs_keeps_its_level_and_mcnemars_does_not(monkeypa
 
 
 def test_the_p_of_graded_pairs_keeps_its_level(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stats.significance, "FLIPS", 399)
+    monkeypatch.setitem(stats.sign_flip.__globals__, "FLIPS", 399)
     rng, runs = np.random.default_rng(3), 1000
     values = rng.choice([-0.5, -0.25, 0.0, 0.25, 0.5], size=(runs, 60), p=[0.1, 0.1, 0.6, 0.1, 0.1])
     false = sum(stats.sign_flip(row.tolist()) < 0.05 for row in values)
@@ -77,11 +77,11 @@ def test_identical_scores_have_p_1() -> None:
 def test_the_p_of_log_probabilities_is_students_and_with_equal_clusters_that_of_a_robust_regression() -> None:
     values, clusters = drawn(np.random.default_rng(6))
     expected = reference.ttest_1samp(values, 0)
-    assert stats.mean_p(values.tolist()) == pytest.approx(expected.pvalue)
+    assert stats.t_test(values.tolist())[2] == pytest.approx(expected.pvalue)
     fit = OLS(values, np.ones(len(values))).fit(cov_type="cluster", cov_kwds={"groups": clusters, "use_t": True})
     found = standard_error(values.tolist(), clusters)
     assert found == (pytest.approx(fit.bse[0], rel=1e-9), GROUPS - 1)
-    assert stats.mean_p(values.tolist(), clusters) == pytest.approx(fit.pvalues[0], rel=1e-6)
+    assert stats.t_test(values.tolist(), clusters)[2] == pytest.approx(fit.pvalues[0], rel=1e-6)
 
 
 def test_the_design_effect_is_about_one_for_independent_pairs_and_the_cluster_size_for_copies() -> None:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import stats as reference
 
 from anchoreval import stats
-from anchoreval.stats.exact import flipped, in_steps
+from anchoreval.stats.paired import flipped
 
 
 def counted(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -26,6 +26,6 @@ def test_the_flips_of_graded_differences_are_scipys_whole_enumeration(parts: int
 
 def test_values_without_a_common_step_are_thrown_as_before() -> None:
     values = np.random.default_rng(1).normal(0.1, 0.4, 40)
-    assert in_steps(values) is None and flipped(*counted(abs(values)), 1.0) is None
-    assert in_steps(np.array([0.5, -0.75, 1.0]))[1] == 0.25  # type: ignore[index]
+    assert flipped(*counted(abs(values)), 1.0) is None
+    assert flipped(np.array([0.5, 0.75, 1.0]), np.array([1, 1, 1]), 2.25) == 2 / 2**3  # in steps of 0.25
     assert 0 < stats.sign_flip(values.tolist()) <= 1

@@ -210,9 +210,13 @@ def test_mid_p_keeps_its_level_when_nothing_differs() -> None:
     assert false <= 50 + 2 * (1000 * 0.05 * 0.95) ** 0.5
 
 
+def detectable(scores: list[tuple[float, float]]) -> float | None:
+    return stats.judged(stats.Difference("t", 1, "a", "b"), scores, range(len(scores))).detectable
+
+
 @pytest.mark.parametrize("n", [20, 100, 400])
 def test_the_detectable_difference_is_found_four_times_in_five(n: int) -> None:
-    size = stats.detectable([0.0] * n)
+    size = detectable([(1.0, 1.0)] * n)
     assert size is not None
     power = 1 - float(reference.binom.cdf(5, n, size))  # of five pairs, all one way, the interval holds 0
     assert power == pytest.approx(0.8, abs=1e-6) or (power > 0.8 and n > 100)
@@ -220,7 +224,7 @@ def test_the_detectable_difference_is_found_four_times_in_five(n: int) -> None:
 
 def test_the_detectable_difference_against_a_background_is_found_four_times_in_five() -> None:
     rng, n = np.random.default_rng(14), 300
-    size = stats.detectable(right_or_wrong(0.1, 0.1)(rng, n).tolist())
+    size = detectable([(max(d, 0.0), max(-d, 0.0)) for d in right_or_wrong(0.1, 0.1)(rng, n).tolist()])
     assert size is not None
     seen = 0
     for _ in range(1000):
@@ -230,7 +234,7 @@ def test_the_detectable_difference_against_a_background_is_found_four_times_in_f
 
 
 def test_five_pairs_can_show_nothing() -> None:
-    assert stats.detectable([1.0] * 5) is None and stats.detectable([0.5] * 5) is None
+    assert detectable([(1.0, 0.0)] * 5) is None and detectable([(0.5, 0.0)] * 5) is None
     assert min(stats.sign_test(k, 5 - k) for k in range(6)) > 0.05
     for n in (10, 50, 1000):  # a mid-p of 3%, and an interval that holds 0
         low, high, _ = stats.difference_interval([-1.0] * 5 + [0.0] * (n - 5), True)

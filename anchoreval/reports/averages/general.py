@@ -1,24 +1,28 @@
 """`anchoreval general`: compute every metric that lm-evaluation-harness reports for its tasks, from the records alone,
 and test whether an arm lost accuracy against the first.
+
+"No significant difference" shows nothing. Only a 95% interval of the difference that lies within the margin shows
+equivalence (two one-sided tests at 2.5% each, stats/verdicts.py).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from anchoreval.cards import load_tasks
 from anchoreval.errors import RunError
 from anchoreval.records.lines import RECORDS
 from anchoreval.records.run import Run
-from anchoreval.reports.averages.general_losses import losses
+from anchoreval.reports.compare.contrasts import compare
 from anchoreval.reports.outcomes import outcome_lines
 from anchoreval.reports.table import table
 from anchoreval.reports.words import NONE
 from anchoreval.schema import Record
-from anchoreval.suites.general.harness import Judge, judge_of, require_definition
+from anchoreval.stats import Contrast, Row
+from anchoreval.suites.general.harness import judge_of, require_definition
 from anchoreval.suites.general.scoring import results
 from anchoreval.suites.suite import with_choices
 
@@ -26,6 +30,7 @@ SUITE = "general"
 #: lm-eval's groups, whose averages weigh each task by its rows (`weight_by_size` in their YAML).
 GROUPS = ("mmlu", "mmlu_stem", "mmlu_other", "mmlu_social_sciences", "mmlu_humanities", "bbh_cot_fewshot")
 HEAD = ("task", "metric", "shots", "rows")
+LOSS_HEAD = ("arm", "baseline", "of", "pairs", "difference", "95% interval", "verdict")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +81,11 @@ def _figures(records: Sequence[Record]) -> Iterator[Figure]:
         value = judge.aggregate(metric, metric_values)
         shots = first.facts.get("shots")
         counts = len(answered), len(records), shots if isinstance(shots, int) else 0
-        yield Figure(first.task, metric, filter_, first.arm, value, *counts, _is_share(judge, metric, metric_values))
-
-
-def _is_share(judge: Judge, metric: str, values: Sequence[Any]) -> bool:
-    """Return True for metrics in [0, 1] where higher is better; these are printed x 100."""
-    numbers = [float(value) for value in values if isinstance(value, int | float)]
-    return (
-        len(numbers) == len(values) and judge.higher_is_better(metric) and all(0 <= number <= 1 for number in numbers)
-    )
+        # A share is in [0, 1] and better if it is higher; it is printed x 100.
+        numbers = [float(each) for each in metric_values if isinstance(each, int | float)]
+        share = len(numbers) == len(metric_values) and all(0 <= number <= 1 for number in numbers)
+        share = share and judge.higher_is_better(metric)
+        yield Figure(first.task, metric, filter_, first.arm, value, *counts, share)
 
 
 def groups(found: Sequence[Figure]) -> list[Figure]:
@@ -123,8 +124,11 @@ def report(run: Run, margin: float = 1.0) -> str:
         notes.append("* some rows have no score and are left out of the mean:")
     own_records = [record for record in run.records if "lm_eval" in record.facts]
     notes += [f"  {line.text}" for line in outcome_lines(run.header, own_records) if not line.quiet]
-    incomplete = _incomplete(task_figures)
-    notes += [f"group {group}: {there} of {whole} tasks, no average" for group, (there, whole) in incomplete.items()]
+    tasks = {figure.task for figure in task_figures}
+    for group in GROUPS:
+        whole = set(load_tasks()[1].get(group, ()))
+        if whole & tasks and whole - tasks:
+            notes.append(f"group {group}: {len(whole & tasks)} of {len(whole)} tasks, no average")
     text = [f"{name}, metrics of lm-eval {release}".rstrip(), *table(rows, range(2)), *notes]
     members = {group.task: load_tasks()[1][group.task] for group in group_figures}
     if loss_rows := losses(run, members, margin):
@@ -137,25 +141,54 @@ def report(run: Run, margin: float = 1.0) -> str:
     return "\n".join(text)
 
 
-def _incomplete(found: Sequence[Figure]) -> dict[str, tuple[int, int]]:
-    """Return the groups of which only some tasks are present: group -> (present tasks, all tasks)."""
-    tasks = {figure.task for figure in found}
-    members = {group: set(load_tasks()[1].get(group, ())) for group in GROUPS}
-    return {
-        group: (len(names & tasks), len(names)) for group, names in members.items() if names & tasks and names - tasks
-    }
-
-
 def _rows(found: Sequence[Figure], arms: Sequence[str]) -> list[list[str]]:
     rows = []
     for task, name in dict.fromkeys((figure.task, figure.name) for figure in found):
         by_arm = {figure.arm: figure for figure in found if (figure.task, figure.name) == (task, name)}
         first = next(iter(by_arm.values()))
         count = f"{first.rows}{'*' if first.rows < first.asked else ''}"
-        shown = [_shown(by_arm[arm]) if arm in by_arm else NONE for arm in arms]
-        rows.append([task.removeprefix(f"{SUITE}/"), name, str(first.shots), count, *shown])
+        row = [task.removeprefix(f"{SUITE}/"), name, str(first.shots), count]
+        for arm in arms:
+            figure = by_arm.get(arm)
+            row.append(
+                NONE if figure is None else f"{100 * figure.value:.2f}" if figure.share else f"{figure.value:.4g}"
+            )
+        rows.append(row)
     return rows
 
 
-def _shown(one: Figure) -> str:
-    return f"{100 * one.value:.2f}" if one.share else f"{one.value:.4g}"
+def losses(run: Run, groups: Mapping[str, Sequence[str]], margin: float) -> list[list[str]]:
+    """Return a header and a row for each task outside `groups`, each group, and all together.
+
+    There are no rows for a run of one arm. `groups` maps a name to its tasks, all of which the run has. `margin` is in
+    points; scores are the cards' metrics, x 100. Holm's correction is over the tasks. A group, or the whole, is one
+    question each, over all its pairs.
+    """
+    general_records = [record for record in run.records if "lm_eval" in record.facts]
+    if len({record.arm for record in general_records}) < 2:
+        return []
+    grouped = {task for tasks in groups.values() for task in tasks}
+    rows = [list(LOSS_HEAD)]
+    alone = replace(run, records=tuple(record for record in general_records if record.task not in grouped))
+    rows += [_line(contrast, row) for contrast in _compared(alone, margin) for row in contrast.cells]
+    for name, tasks in groups.items():
+        group_run = replace(run, records=tuple(record for record in general_records if record.task in tasks))
+        rows += [_line(contrast, contrast.pooled, f"group {name}") for contrast in _compared(group_run, margin)]
+    whole = replace(run, records=tuple(general_records))
+    return rows + [_line(contrast, contrast.pooled, "all, by rows") for contrast in _compared(whole, margin)]
+
+
+def _compared(run: Run, margin: float) -> Iterator[Contrast]:
+    """Yield the contrasts of a part of a run, if at least two arms have records in it."""
+    if len({record.arm for record in run.records}) > 1:
+        yield from compare(run, margin=margin)
+
+
+def _line(contrast: Contrast, row: Row, name: str = "") -> list[str]:
+    paired = row.difference
+    label = name or str(paired.task).partition("/")[2]
+    if paired.difference is None or paired.low is None or paired.high is None:
+        return [contrast.arm, contrast.baseline, label, str(paired.pairs), NONE, NONE, row.says]
+    interval = f"[{100 * paired.low:+.1f}, {100 * paired.high:+.1f}]"
+    size = f"{100 * paired.difference:+.2f}"
+    return [contrast.arm, contrast.baseline, label, str(paired.pairs), size, interval, row.says]

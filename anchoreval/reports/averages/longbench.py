@@ -4,15 +4,17 @@ notes that a reader needs.
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 from anchoreval.records.rescore import earned
 from anchoreval.records.run import Run
-from anchoreval.reports.averages import longbench_v2 as longbench_v2_report
 from anchoreval.reports.table import table
 from anchoreval.reports.words import NONE
 from anchoreval.schema import Record
+from anchoreval.stats import why_lost
 from anchoreval.suites.longbench.averages import (
     AVERAGES,
     BUCKETS,
@@ -24,9 +26,17 @@ from anchoreval.suites.longbench.averages import (
     category_scores,
 )
 from anchoreval.suites.longbench.scoring import DEVIATIONS, LIMIT, SCORERS
+from anchoreval.suites.longbench_v2.scoring import UNPARSABLE
 from anchoreval.suites.ruler.averages import task_score
 
 V1, EXTENDED = "longbench", "longbench_e"
+ASKED, CHOSEN = "longbench_v2", "longbench_v2_choices"  # the suites: the model writes an answer, or chooses a letter
+QUESTIONS = 503
+DIFFICULTIES, SIZES = ("easy", "hard"), ("short", "medium", "long")
+DOMAINS = (
+    "Single-Document QA", "Multi-Document QA", "Long In-context Learning", "Long-dialogue History Understanding",
+    "Code Repository Understanding", "Long Structured Data Understanding",
+)  # fmt: skip
 LANGUAGES: tuple[Language, ...] = ("en", "zh")
 LABELS = {
     "six categories, English": "longbench_six_en",
@@ -95,7 +105,7 @@ def _arm(records: Sequence[Record]) -> Iterator[str]:
         yield from table([["LongBench-E, by words", *BUCKETS], *map(_bucket_row, extended.items())])
     if v1 or extended:
         yield from _notes([record for record in records if record.task.split("/")[0] in (V1, EXTENDED)])
-    yield from longbench_v2_report.lines(records)
+    yield from lines_v2(records)
 
 
 def _notes(records: Sequence[Record]) -> Iterator[str]:
@@ -104,7 +114,7 @@ def _notes(records: Sequence[Record]) -> Iterator[str]:
     zeroed = sum((record.why or "").startswith(LIMIT) for record in records)
     yield f"{cut} of {len(records)} prompts lost their middle; upstream's recursion limit lowers {zeroed} scores there"
     if lost := sum(record.score is None for record in records):
-        why = longbench_v2_report.by_outcome(records)
+        why = by_outcome(records)
         yield f"* {lost} of {len(records)} answers have no score and are left out: {why}"
 
 
@@ -127,3 +137,50 @@ def _bucket_row(of: tuple[str, list[Record]]) -> list[str]:
 def _number(value: float | None, short: Collection[str]) -> str:
     """Return the value, with a star if data sets behind it have answers without a score."""
     return NONE if value is None else f"{value:.2f}{'*' if short else ''}"
+
+
+def lines_v2(records: Sequence[Record]) -> Iterator[str]:
+    """Yield the tables of one arm's records: one for each task, length and prompt, or nothing if it has none."""
+    tables: dict[tuple[str, int, str], list[Record]] = {}
+    for record in records:
+        if record.task.split("/")[0] in (ASKED, CHOSEN):
+            place = (record.task, record.length, str(record.facts.get("prompting")))
+            tables.setdefault(place, []).append(record)
+    for (task, length, prompting), group in tables.items():
+        count = f"{len(group)} of {QUESTIONS} questions"
+        yield f"LongBench v2 ({task}, {prompting}, prompts cut at {length} tokens), {count}"
+        yield from _table_v2(group)
+
+
+def _table_v2(records: Sequence[Record]) -> Iterator[str]:
+    """Yield rows for all questions, difficulties, sizes and domains, then notes on the answers."""
+    others = sorted({str(record.facts.get("domain")) for record in records} - set(DOMAINS))
+    facts = {"difficulty": DIFFICULTIES, "size": SIZES, "domain": (*DOMAINS, *others)}
+    groups = [
+        (name, [record for record in records if record.facts.get(fact) == name])
+        for fact, names in facts.items()
+        for name in names
+    ]
+    yield from table([_row_v2(name, group) for name, group in [("overall", records), *groups]])
+    unparsable = sum((record.why or "").startswith(UNPARSABLE) for record in records)
+    unscored = sum(record.score is None for record in records)
+    cut = sum(bool(record.facts.get("cut")) for record in records)
+    if records[0].task.split("/")[0] == ASKED:
+        yield f"  {unparsable} answers unparsable, counted as wrong ({100 * unparsable / len(records):.1f} of 100)"
+    if unscored:
+        yield f"* {unscored} questions without a score, counted nowhere: {by_outcome(records)}"
+    yield f"  {cut} of {len(records)} prompts lost their middle; chance is 25.0"
+
+
+def _row_v2(label: str, records: Sequence[Record]) -> list[str]:
+    """Return a row: the mean x 100 with upstream's one decimal (a dash if none), and the number of questions."""
+    scores = [record.score for record in records if record.score is not None]
+    mean = f"{100 * math.fsum(scores) / len(scores):.1f}" if scores else NONE
+    star = "*" if scores and len(scores) < len(records) else ""
+    return [f"  {label}", mean + star, f"of {len(scores)}"]
+
+
+def by_outcome(records: Sequence[Record]) -> str:
+    """Return counts of the records without a score, such as `3 refused, 1 failed`."""
+    reasons = Counter(why_lost(record.outcome) for record in records if record.score is None)
+    return ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in reasons.items())

@@ -16,9 +16,9 @@ from anchoreval.reports.board.cells import Gap, Mean, RowCells, Taken, Value, co
 from anchoreval.reports.board.definition import Declared
 from anchoreval.reports.words import interval, percent
 from anchoreval.schema import Outcome
-from anchoreval.stats import Cells, Place, Scores, Slots, Subject, Trained, labels
-from anchoreval.stats.intervals import t_interval
-from anchoreval.stats.seeds import missing_seeds, rows_over_seeds, variant_names
+from anchoreval.stats import Cells, Place, Scores, Slots, Subject, Trained, labels, variant_names
+from anchoreval.stats.intervals import t_test
+from anchoreval.stats.seeds import missing_seeds, rows_over_seeds
 
 if TYPE_CHECKING:
     from anchoreval.reports.board.build import Line
@@ -110,7 +110,7 @@ def _averaged(by_seed: Sequence[Sequence[Value]], value: Value) -> Value:
     if value.mean is None or any(len(of) < len(of_seed) for of, of_seed in zip(numbers, by_seed, strict=True)):
         return value
     means = [fmean(of) for of in numbers]
-    low, high = (None if end is None else min(100.0, max(0.0, end)) for end in t_interval(means))
+    low, high = (None if end is None else min(100.0, max(0.0, end)) for end in t_test(means)[:2])
     mean, many = fmean(means), len(means) > 1
     what = "mean over seeds, t interval over seeds" if many else "mean over checkpoints, which is no seed variance"
     ends = interval(low / 100, high / 100) if low is not None and high is not None else ""

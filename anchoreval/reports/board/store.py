@@ -26,7 +26,7 @@ from anchoreval.errors import AnchorEvalError, RunError
 from anchoreval.files import cache_file, known_sha256_of, opened, write_whole
 from anchoreval.records import lines as records_lines
 from anchoreval.records.lines import Lines, each_fields
-from anchoreval.stats import Scores, scores, sources
+from anchoreval.stats import Scores
 from anchoreval.stats.scores import ROW_BYTES
 
 MOST_BYTES = 2 << 30  # of all files; those that were not used for the longest time go first
@@ -189,5 +189,5 @@ def _digest(content: bytes) -> bytes:
 @cache
 def _code() -> str:
     """Return a hash of the code that decides what a record becomes, so that no other version's columns are shown."""
-    modules = (schema, records_lines, scores, sources, sys.modules[__name__])
+    modules = (schema, records_lines, sys.modules[Scores.__module__], sys.modules[__name__])
     return hashlib.sha256("".join([sys.byteorder, *map(inspect.getsource, modules)]).encode()).hexdigest()

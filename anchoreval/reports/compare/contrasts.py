@@ -17,8 +17,8 @@ from anchoreval.files import write_whole
 from anchoreval.records.header import Header
 from anchoreval.records.run import Run, find_runs, load_run, tell_changed
 from anchoreval.schema import Json
-from anchoreval.stats import Cells, Compared, Contrast, Place, Scores, Subject, Trained, labels
-from anchoreval.stats.seeds import contrast_over_seeds, missing_seeds, variant_names
+from anchoreval.stats import Cells, Compared, Contrast, Place, Scores, Subject, Trained, labels, variant_names
+from anchoreval.stats.seeds import contrast_over_seeds, missing_seeds
 
 TABLE, BODY = "compare.csv", "compare.json"
 TOKENIZER = "different tokenizer"
@@ -46,7 +46,12 @@ def compare(
     given = [runs] if isinstance(runs, Run | str | Path) else list(runs)
     if len(given) == 1:
         return [contrast for run in _loaded(given[0], tell) for contrast in _within(run, baseline, margin / 100)]
-    single = [_only(run, tell) for run in given]
+    single = []
+    for run in given:
+        loaded = _loaded(run, tell)
+        if len(loaded) > 1:
+            raise RunError(f"{run}: {len(loaded)} runs lie here, the first {loaded[0].path}: name one run folder")
+        single += loaded
     named = Counter(run.name for run in single)
     first, *others = [(run, run.subjects(str(run.path) if named[run.name] > 1 else "")) for run in single]
     names = labels(subject for _, subjects in (first, *others) for subject in subjects)
@@ -113,13 +118,6 @@ def _changed(*runs: Run) -> tuple[str, ...]:
     return tuple(f"{run.path}: {run.changed}" for run in runs if run.changed)
 
 
-def _only(run: Run | str | Path, tell: Callable[[str], None]) -> Run:
-    loaded = _loaded(run, tell)
-    if len(loaded) > 1:
-        raise RunError(f"{run}: {len(loaded)} runs lie here, the first {loaded[0].path}: name one run folder")
-    return loaded[0]
-
-
 def _within(run: Run, baseline: str | None, margin: float) -> list[Contrast]:
     subjects = run.subjects()
     known = {subject.arm: subject for subject in subjects}
@@ -149,7 +147,10 @@ def _across(
     compared = Compared({**ours, **theirs}, margin, names)
     for arm, base in _partners({subject.arm: subject for subject in ours}, known, baseline):
         contrast = compared.contrast(arm, base)
-        all_notes = [*_changed(run, other), *contrast.notes, *notes, *_two_sources(arm, base)]
+        all_notes = [*_changed(run, other), *contrast.notes, *notes]
+        if arm.arm == base.arm and arm.outside != base.outside:
+            two = f"it is from another {arm.facet('outside')}, and {base.facet('outside')}"
+            all_notes.append(f"{arm.arm} is not one arm: {two}")
         yield replace(contrast, prompts=tuple(run.header.other_prompts(other.header)), notes=tuple(all_notes))
 
 
@@ -164,12 +165,6 @@ def _partners(
         arm_names = f"{', '.join(ours)} against {', '.join(theirs)}"
         raise RunError(f"the runs have no arm in common ({arm_names}): name one of the first run's with --baseline")
     return same
-
-
-def _two_sources(arm: Subject, base: Subject) -> Iterator[str]:
-    """Yield a note on arms from outside that share a name but not a hash."""
-    if arm.arm == base.arm and arm.outside != base.outside:
-        yield f"{arm.arm} is not one arm: it is from another {arm.facet('outside')}, and {base.facet('outside')}"
 
 
 def _other_prompts(run: Run, first: Run) -> Iterator[str]:

@@ -91,23 +91,16 @@ def _notes(contrast: Contrast) -> list[str]:
     notes = list(contrast.notes)
     if contrast.pooled.difference.left_out:
         notes.append(f"* {left_out(contrast.pooled.difference)}")
-        notes += [f"  {_place(row)}: {left_out(row.difference)}" for row in _short(contrast)]
+        # Of several tasks, those that lost pairs for lack of a score are named.
+        short = [row.difference for row in contrast.cells if row.difference.lost.keys() - {ALONE}]
+        for paired in short[:SHORT] if len(contrast.cells) > 1 else []:
+            notes.append(f"  {plain(paired.task, 60)} at {tokens(paired.length or 0)}: {left_out(paired)}")
     notes += filter(None, [floor_words(contrast), apart_words(contrast)])
     notes.append(
         f"margin {100 * contrast.margin:g} points; Holm over the tasks and lengths, and over the lengths; "
         "detects: the smallest effect seen with 80% power"
     )
     return notes
-
-
-def _short(contrast: Contrast) -> list[Row]:
-    """Return the rows of tasks that lost pairs for lack of a score, if there are several tasks."""
-    short = [row for row in contrast.cells if row.difference.lost.keys() - {ALONE}]
-    return short[:SHORT] if len(contrast.cells) > 1 else []
-
-
-def _place(row: Row) -> str:
-    return f"{plain(row.difference.task, 60)} at {tokens(row.difference.length or 0)}"
 
 
 def rows_of(contrast: Contrast) -> list[dict[str, Json]]:

@@ -513,5 +513,5 @@ def measured(question: Question) -> Rates:
     law = getattr(question, "law", None)
     with pytest.MonkeyPatch.context() as patch:
         if isinstance(law, laws.F1):
-            patch.setattr("anchoreval.stats.significance.FLIPS", 999)
+            patch.setitem(stats.sign_flip.__globals__, "FLIPS", 999)
         return question.measure()

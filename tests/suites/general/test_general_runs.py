@@ -20,8 +20,7 @@ from anchoreval.cli.parser import main
 from anchoreval.errors import CardError, MissingExtra, SourceError
 from anchoreval.records.rescore import rescored
 from anchoreval.records.run import Run, find_runs
-from anchoreval.reports.averages.general import Figure, figures, groups, report
-from anchoreval.reports.averages.general_losses import losses
+from anchoreval.reports.averages.general import Figure, figures, groups, losses, report
 from anchoreval.reports.board import board_html, run_table
 from anchoreval.runs.verify.records import findings
 from anchoreval.schema import ChoiceScore, Record

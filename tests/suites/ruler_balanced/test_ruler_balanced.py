@@ -16,7 +16,7 @@ from anchoreval.prompt import to_request
 from anchoreval.runs.dealing import source
 from anchoreval.runs.prompts import Cell, Prompts, Spec
 from anchoreval.schema import Sample, Tokenizer, Wrap
-from anchoreval.stats.sources import QA_BLOCK
+from anchoreval.stats.cells import QA_BLOCK
 from anchoreval.suites import Recipe, generators, scorers
 from anchoreval.suites.recipe import BASE
 from anchoreval.suites.ruler.niah import NOISE
