@@ -26,8 +26,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from anchoreval.arms.blocks import Block
 from anchoreval.arms.flex import attend, block_mask, first_keys
+from anchoreval.arms.patterns import Block
 from anchoreval.arms.precision import Rotation, Tables
 from anchoreval.arms.rope import LEVELS
 from anchoreval.diagnostics.probe.record import Heads, compare, query_rows

@@ -20,9 +20,9 @@ from torch.nn import attention as torch_attention
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from anchoreval.arms.blocks import Block
 from anchoreval.arms.flex import attend, block_mask
 from anchoreval.arms.patch_hf import applied
+from anchoreval.arms.patterns import Block
 from anchoreval.arms.rope import parse_level
 from anchoreval.training.attention import document_attention, documents
 from anchoreval.training.statistics import Shape

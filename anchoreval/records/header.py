@@ -31,8 +31,8 @@ from anchoreval.files.strict_json import (
 )
 from anchoreval.records.lines import LONGEST
 from anchoreval.schema import GENERATED, Json, Record, uses_generated
-from anchoreval.stats.scores import Place
-from anchoreval.stats.subject import Subject, Trained
+from anchoreval.stats.cells import Place
+from anchoreval.stats.contrasts import Subject, Trained
 
 HEADER = "header.json"
 SCHEMA = 2  # the format that is written

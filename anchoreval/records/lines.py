@@ -58,7 +58,7 @@ from anchoreval.schema import (
     Score,
     outcome_of,
 )  # fmt: skip
-from anchoreval.suites.suite import likeliest
+from anchoreval.suites import likeliest
 
 RECORDS = "records.jsonl"
 LOGPROBS = "logprobs.jsonl"

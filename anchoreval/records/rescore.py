@@ -12,9 +12,8 @@ from anchoreval.records.lines import RECORDS
 from anchoreval.records.run import Run
 from anchoreval.schema import SCORED, SILENT, Progress, Record, Score
 from anchoreval.stats import per_token
-from anchoreval.suites import Scorer, scorers
+from anchoreval.suites import Scorer, scorers, with_choices
 from anchoreval.suites.outside import named
-from anchoreval.suites.suite import with_choices
 
 TOLERANCE = 1e-12
 

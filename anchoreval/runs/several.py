@@ -20,7 +20,7 @@ from anchoreval.errors import AnchorEvalError, ModelError
 from anchoreval.model.checkpoint import find_checkpoint
 from anchoreval.records.run import Run
 from anchoreval.runs.identity import training_card
-from anchoreval.stats.subject import Trained
+from anchoreval.stats.contrasts import Trained
 from anchoreval.training.checkpoints import unfinished
 
 if TYPE_CHECKING:

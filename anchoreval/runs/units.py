@@ -45,8 +45,7 @@ from anchoreval.schema import (
     Score,
     lost_output,
 )
-from anchoreval.suites import scorer_of
-from anchoreval.suites.suite import with_choices
+from anchoreval.suites import scorer_of, with_choices
 
 FIRST = "reasoning"  # the fact that holds the first answer
 FIRST_FACTS = (FIRST, f"{FIRST}_tokens", f"{FIRST}_finish")

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from anchoreval.arms.arm import parse_arm
 from anchoreval.arms.configuration import layer_kinds as kinds_of_layers
 from anchoreval.arms.configuration import stated
-from anchoreval.arms.frequencies import frequency_buffers, sound_copy, unchecked
 from anchoreval.arms.inspect_hf import BROKEN, inspect_rope
 from anchoreval.arms.patch_hf import rotary_modules
+from anchoreval.arms.precision import frequency_buffers, sound_copy, unchecked
 from anchoreval.arms.rope import LEVELS
 from anchoreval.backends.hf.backend import HfBackend
 from anchoreval.backends.hf.cache import KvStore

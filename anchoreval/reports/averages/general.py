@@ -16,15 +16,14 @@ from anchoreval.cards import load_tasks
 from anchoreval.errors import RunError
 from anchoreval.records.lines import RECORDS
 from anchoreval.records.run import Run
+from anchoreval.reports.board.view import outcome_lines
 from anchoreval.reports.compare.contrasts import compare
-from anchoreval.reports.outcomes import outcome_lines
 from anchoreval.reports.table import table
 from anchoreval.reports.words import NONE
 from anchoreval.schema import Record
 from anchoreval.stats import Contrast, Row
-from anchoreval.suites.general.harness import judge_of, require_definition
-from anchoreval.suites.general.scoring import results
-from anchoreval.suites.suite import with_choices
+from anchoreval.suites import with_choices
+from anchoreval.suites.general.harness import judge_of, require_definition, results
 
 SUITE = "general"
 #: lm-eval's groups, whose averages weigh each task by its rows (`weight_by_size` in their YAML).

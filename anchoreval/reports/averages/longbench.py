@@ -15,19 +15,21 @@ from anchoreval.reports.table import table
 from anchoreval.reports.words import NONE
 from anchoreval.schema import Record
 from anchoreval.stats import why_lost
-from anchoreval.suites.longbench.averages import (
+from anchoreval.suites.longbench.scoring import (
     AVERAGES,
     BUCKETS,
+    DEVIATIONS,
     FLAT_16,
     FLAT_21,
+    LIMIT,
+    SCORERS,
     SIX,
     Language,
     bucket_scores,
     category_scores,
 )
-from anchoreval.suites.longbench.scoring import DEVIATIONS, LIMIT, SCORERS
 from anchoreval.suites.longbench_v2.scoring import UNPARSABLE
-from anchoreval.suites.ruler.averages import task_score
+from anchoreval.suites.ruler.scoring import task_score
 
 V1, EXTENDED = "longbench", "longbench_e"
 ASKED, CHOSEN = "longbench_v2", "longbench_v2_choices"  # the suites: the model writes an answer, or chooses a letter

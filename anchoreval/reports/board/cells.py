@@ -33,9 +33,9 @@ from anchoreval.stats import (
     figures,
     matched,
 )
-from anchoreval.stats.scores import DECILES
+from anchoreval.stats.cells import DECILES
 from anchoreval.suites import Average, averages
-from anchoreval.suites.ruler.averages import AVERAGES, LENGTHS, TASKS, THRESHOLD, effective_length
+from anchoreval.suites.ruler.scoring import AVERAGES, LENGTHS, TASKS, THRESHOLD, effective_length
 
 Pairs = Sequence[tuple[Subject, Subject]]  # (arm, baseline)
 Taken = Mapping[Place, Mapping[Subject, Scores]]

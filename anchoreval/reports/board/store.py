@@ -27,7 +27,7 @@ from anchoreval.files import cache_file, known_sha256_of, opened, write_whole
 from anchoreval.records import lines as records_lines
 from anchoreval.records.lines import Lines, each_fields
 from anchoreval.stats import Scores
-from anchoreval.stats.scores import ROW_BYTES
+from anchoreval.stats.cells import ROW_BYTES
 
 MOST_BYTES = 2 << 30  # of all files; those that were not used for the longest time go first
 Key = tuple[str, str, int]  # (arm, task, length)

@@ -22,7 +22,7 @@ from anchoreval.reports.table import TRAINED, compared_fields, csv_lines, number
 from anchoreval.reports.words import plain
 from anchoreval.schema import OUTCOMES, SCORED, Outcome, Record
 from anchoreval.stats import UNSCORED, Cell, Cells, Compared, Contrast, Place, Row, Subject, average_ends, figures
-from anchoreval.suites.ruler.averages import TASKS, effective_length, weighted_decreasing, weighted_increasing
+from anchoreval.suites.ruler.scoring import TASKS, effective_length, weighted_decreasing, weighted_increasing
 
 EXTENSION = "Attention masked by documents at inference is this project's extension, not part of arXiv 2411.13476."
 _AGAIN = "the same command asks them again"

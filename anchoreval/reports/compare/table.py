@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from anchoreval.reports.rows import csv_lines, fields_of
-from anchoreval.reports.table import table
+from anchoreval.reports.table import csv_lines, fields_of, table
 from anchoreval.reports.words import NONE as EMPTY
 from anchoreval.reports.words import (
     apart_words,

@@ -23,7 +23,7 @@ from anchoreval.errors import RunError
 from anchoreval.files import write_json_lines, write_whole
 from anchoreval.records.header import HEADER
 from anchoreval.records.run import Run
-from anchoreval.reports.rows import fields_of
+from anchoreval.reports.table import fields_of
 from anchoreval.schema import NATURAL, Json, Record
 from anchoreval.stats import Compared, counted, per_token, scores_of
 

@@ -18,8 +18,8 @@ from anchoreval.records.run import Run
 from anchoreval.reports.export.every_eval_ever import write_every_eval_ever
 from anchoreval.reports.export.lm_eval import paired_only, write_lm_eval
 from anchoreval.reports.export.model_index import write_model_index
-from anchoreval.reports.links import relative
-from anchoreval.reports.rows import fields_of, inert
+from anchoreval.reports.page import relative
+from anchoreval.reports.table import fields_of, inert
 from anchoreval.schema import OUTCOMES
 from anchoreval.stats import Compared, cells, per_token, single_depth
 

@@ -17,8 +17,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal
 
 from anchoreval.errors import AnchorEvalError
-from anchoreval.reports.rows import csv_lines
-from anchoreval.reports.table import table
+from anchoreval.reports.table import csv_lines, table
 from anchoreval.stats.intervals import degrees, jackknife, t_quantile
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from anchoreval.errors import RunError
 from anchoreval.files import write_whole
 from anchoreval.records.lines import to_line
 from anchoreval.records.run import Run
-from anchoreval.reports.outcomes import outcome_lines, run_notes
+from anchoreval.reports.board.view import outcome_lines, run_notes
 from anchoreval.reports.page import render, require_page
 from anchoreval.reports.viewer.files import DataFiles, remove_data, to_json
 from anchoreval.reports.viewer.prompts import PROMPT_MEGABYTES, Prompts, Remade, remade_prompts

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from anchoreval.arms.blocks import Block
 from anchoreval.arms.layout import Arrangement
+from anchoreval.arms.patterns import Block
 from anchoreval.backends.hf.answer import Answering
 from anchoreval.backends.hf.batches import Batch, Limits, plan, width
-from anchoreval.backends.hf.documents import KeptDocuments
+from anchoreval.backends.hf.cache import KeptDocuments
 from anchoreval.backends.hf.growth import Growth
 from anchoreval.backends.hf.probe import NoText
 from anchoreval.schema import Continuation, Request
