@@ -54,7 +54,7 @@ def _told(result: Run, remake: Callable[[Run], Remake], watch: Watch) -> int:
     """Print a run and write its board and samples; return 1 if a sample has no answer."""
     from anchoreval.records.run import tell_changed
     from anchoreval.reports.board import run_table, write_board
-    from anchoreval.reports.viewer.beside import renew
+    from anchoreval.reports.viewer.write import renew
     from anchoreval.runs.resume import nothing_scored, unanswered
     from anchoreval.runs.rounds import words
     from anchoreval.schema import work
