@@ -24,7 +24,7 @@ to_json = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One sample with each record on it beside its line number in records.jsonl; `answers` holds the last of each arm."""
+    """One sample with its records, beside their line numbers in records.jsonl; `answers` holds the last of each arm."""
 
     sample_id: str
     lines: Sequence[tuple[int, Record]]
