@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 
 from anchoreval.cli import options as shared
-from anchoreval.cli.console import note, say
+from anchoreval.cli.console import note, say, shown
 from anchoreval.cli.options import Option
-from anchoreval.cli.progress import shown
 
 
 def flags(parser: argparse.ArgumentParser) -> None:

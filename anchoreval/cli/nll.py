@@ -7,8 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from anchoreval.cli import options as shared
-from anchoreval.cli.console import note, say
-from anchoreval.cli.progress import shown
+from anchoreval.cli.console import note, say, shown
 
 _ASKED = (
     "model", "text", "lengths", "arms", "output", "buckets", "limit", "dtype", "kernel", "device", "anchor",
@@ -39,7 +38,7 @@ def main(options: argparse.Namespace) -> int:
     from anchoreval.reports.nll.tables import WRITTEN
     from anchoreval.runs.nll import measure
 
-    arguments = shared.keywords(options, _ASKED) | {"chunk_tokens": options.chunk_tokens or 512}
+    arguments = {name: getattr(options, name) for name in _ASKED} | {"chunk_tokens": options.chunk_tokens or 512}
     watch = partial(shown, unit="windows", goes_on="the same command goes on where it was")
     say(table_of(measure(**arguments, watch=watch, tell=note)))
     note("\n".join(f"{what}: {options.output / name}" for what, name in WRITTEN.items()))

@@ -205,4 +205,4 @@ def _words(options: argparse.Namespace, training: Training) -> list[str]:
     from anchoreval.records.command import words_of
 
     own = {"variant": training.variant, "rope": training.rope, "seed": training.seed, "seeds": None}
-    return words_of(shared.keywords(options, ("model", "output", *_OWN)) | own)
+    return words_of({name: getattr(options, name) for name in ("model", "output", *_OWN)} | own)
