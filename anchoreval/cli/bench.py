@@ -123,7 +123,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
     for name, kind in KINDS.items():
         file = {"output": _FILE} if kind.device else {}
-        shared.add_own(kinds.add_parser(name, help=kind.about, description=kind.about), kind.options | file)
+        shared.add(kinds.add_parser(name, help=kind.about, description=kind.about), own=kind.options | file)
 
 
 def main(options: argparse.Namespace) -> int:

@@ -30,7 +30,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
     )
     own = {"definition": shared.Option(about, kind=Path, metavar="NAME-or-FILE.yaml")}
     own |= {"average_checkpoints": shared.Option(averaged, False), "fresh": shared.Option(fresh, False)}
-    shared.add_own(parser, own)
+    shared.add(parser, own=own)
 
 
 def main(options: argparse.Namespace) -> int:

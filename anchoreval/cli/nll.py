@@ -28,7 +28,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
     )
     shared.add(parser, "output", default=Path("nll"), about=about)
     about = "use N buckets of equal width (default: doubling widths, 1-63, 64-127, 128-255, ...)"
-    shared.add_own(parser, {"buckets": shared.Option(about, kind=shared.positive, metavar="N")})
+    shared.add(parser, own={"buckets": shared.Option(about, kind=shared.positive, metavar="N")})
     shared.add(parser, "anchor", "max_length", "chunk_tokens", *shared.OF_LOADING, headings=True)
 
 

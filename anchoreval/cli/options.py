@@ -295,20 +295,23 @@ OF_LOADING = ("dtype", "device", "trust_remote_code", "kernel", "offline")
 OF_RUNS = tuple(name for name in OPTIONS if name != "margin")
 
 
-def add(parser: argparse.ArgumentParser, *names: str, headings: bool = False, **changes: Any) -> None:
-    """Add options to a command, under their `headings` if there are many; `changes` say what is special to it."""
-    groups = {"": parser}
-    for name in names:
-        option = replace(OPTIONS[name], **changes)
+def add(
+    parser: argparse.ArgumentParser,
+    *names: str,
+    own: Mapping[str, Option] | None = None,
+    headings: bool = False,
+    **changes: Any,
+) -> None:
+    """Add options to a command, under their `headings` if there are many; `changes` say what is special to it.
+
+    `own` are options that this command alone has. Old names of options have no line of help.
+    """
+    groups: dict[str, argparse._ActionsContainer] = {"": parser}
+    options = {name: replace(OPTIONS[name], **changes) for name in names} | dict(own or {})
+    for name, option in options.items():
         heading = option.heading if headings else ""
         if heading not in groups:
-            groups[heading] = parser.add_argument_group(heading)  # type: ignore[assignment]
-        add_own(groups[heading], {name: option})
-
-
-def add_own(group: argparse._ActionsContainer, own: Mapping[str, Option]) -> None:
-    """Add options to a parser or a group of it, and their old names without a line of help."""
-    for name, option in own.items():
+            groups[heading] = parser.add_argument_group(heading)
         stated = option.default not in (None, False, {}) and "default" not in option.about
         about = f"{option.about} (default: %(default)s)" if stated else option.about
         given: dict[str, Any] = {"dest": name, "default": option.default, "help": about.lstrip()}
@@ -318,8 +321,8 @@ def add_own(group: argparse._ActionsContainer, own: Mapping[str, Option]) -> Non
             given |= {"action": Given, "metavar": option.metavar, "choices": option.choices}
             given |= {"nargs": "+"} if option.blanks else {}
         flag, *old = (f"--{each.replace('_', '-')}" for each in (name, *option.old))
-        actions = [group.add_argument(flag, required=option.required, **given)]
-        actions += [group.add_argument(each, **given | {"help": argparse.SUPPRESS}) for each in old]
+        actions = [groups[heading].add_argument(flag, required=option.required, **given)]
+        actions += [groups[heading].add_argument(each, **given | {"help": argparse.SUPPRESS}) for each in old]
         for action in actions:
             if isinstance(action, Given):
                 action.kind, action.now = option.kind, "" if action is actions[0] else flag

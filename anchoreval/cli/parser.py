@@ -137,21 +137,55 @@ def kinds_of(parser: argparse.ArgumentParser) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code."""
+    """Run a command and return its exit code; print one line for each error that a user can cause.
+
+    What --quiet and --offline ask for ends with the command.
+    """
+    goes_on, quiet, offline = "", console.QUIET.set(False), os.environ.get(OFFLINE)
     with console.visible():
         try:
-            code = _done(sys.argv[1:] if arguments is None else arguments)
+            options = parsed(sys.argv[1:] if arguments is None else arguments)
+            goes_on = "; the same command goes on where it was" * (options.command in ("run", "train"))
+            console.QUIET.set(getattr(options, "quiet", False))
+            if getattr(options, "offline", False):
+                os.environ[OFFLINE] = "1"
+            if (output := getattr(options, "output", None)) is not None and options.command != "plan":
+                require_writable(output.parent if options.command == "samples" else output)
+            telling = options.command in TELLING
+            with contextlib.nullcontext() if telling else console.shown(0, what=options.command):
+                code: int = options.main(options)
             sys.stdout.flush()
+            return code
         except SystemExit:  # raised by --help, --version and the parser's errors
             sys.stdout.flush()
             raise
         except console.StdoutLost as error:
             console.note(f"anchoreval: {error}: what a command writes to files is written")
             return 1
+        except AnchorEvalError as error:
+            line, cause = str(error), error.__cause__
+            if error.while_running:  # how far it got, and how to continue
+                line = f"failed {error.while_running}: {error}"
+                line += f"; {error.goes_on}" if error.goes_on and "same command" not in str(error) else ""
+            console.note(f"anchoreval: {line}")
+            if isinstance(cause, KeyboardInterrupt):
+                return STOPPED
+            broken = isinstance(cause, OSError) and cause.errno in BROKEN  # the disk is to blame, and not the input
+            return 1 if error.while_running or broken else 2
         except KeyboardInterrupt:
-            console.note("anchoreval: stopped before it began")
+            console.note(f"anchoreval: stopped{goes_on}")
             return STOPPED
-        return code
+        except OSError as error:
+            console.note(f"anchoreval: {error}")
+            return 1 if error.errno in BROKEN else 2
+        except MemoryError as error:
+            console.note(f"anchoreval: there is not enough memory{f': {error}' * bool(str(error))}")
+            return 1
+        finally:
+            console.QUIET.reset(quiet)
+            os.environ.pop(OFFLINE, None)
+            if offline is not None:
+                os.environ[OFFLINE] = offline
 
 
 def parsed(words: Sequence[str]) -> argparse.Namespace:
@@ -193,50 +227,6 @@ def _with_config(words: list[str], place: int, top: Parser) -> list[str]:
 
     rest = words[start:place] + words[place + 1 + (not equals) :]
     return [*words[:start], *words_in(Path(given[1]), sub), *given, *rest]
-
-
-def _done(words: Sequence[str]) -> int:
-    """Return the exit code of a command whose stdout can be written.
-
-    Print one line for each error that a user can cause. What --quiet and --offline ask for ends with the command.
-    """
-    goes_on, quiet, offline = "", console.QUIET.set(False), os.environ.get(OFFLINE)
-    try:
-        options = parsed(words)
-        goes_on = "; the same command goes on where it was" * (options.command in ("run", "train"))
-        console.QUIET.set(getattr(options, "quiet", False))
-        if getattr(options, "offline", False):
-            os.environ[OFFLINE] = "1"
-        if (output := getattr(options, "output", None)) is not None and options.command != "plan":
-            require_writable(output.parent if options.command == "samples" else output)
-        telling = options.command in TELLING
-        with contextlib.nullcontext() if telling else console.shown(0, what=options.command):
-            code: int = options.main(options)
-        return code
-    except AnchorEvalError as error:
-        line, cause = str(error), error.__cause__
-        if error.while_running:  # how far it got, and how to continue
-            line = f"failed {error.while_running}: {error}"
-            line += f"; {error.goes_on}" if error.goes_on and "same command" not in str(error) else ""
-        console.note(f"anchoreval: {line}")
-        if isinstance(cause, KeyboardInterrupt):
-            return STOPPED
-        broken = isinstance(cause, OSError) and cause.errno in BROKEN  # a full or failing disk: input is not to blame
-        return 1 if error.while_running or broken else 2
-    except KeyboardInterrupt:
-        console.note(f"anchoreval: stopped{goes_on}")
-        return STOPPED
-    except OSError as error:
-        console.note(f"anchoreval: {error}")
-        return 1 if error.errno in BROKEN else 2
-    except MemoryError as error:
-        console.note(f"anchoreval: there is not enough memory{f': {error}' * bool(str(error))}")
-        return 1
-    finally:
-        console.QUIET.reset(quiet)
-        os.environ.pop(OFFLINE, None)
-        if offline is not None:
-            os.environ[OFFLINE] = offline
 
 
 if __name__ == "__main__":

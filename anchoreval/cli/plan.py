@@ -26,7 +26,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
         "(default: load the model and measure this machine)"
     )
     exact = "make every prompt, which takes as long as in a run (default: a few of each task and length, scaled)"
-    shared.add_own(parser, {"gpus": shared.Option(about, metavar="NxNAME"), "exact": shared.Option(exact, False)})
+    shared.add(parser, own={"gpus": shared.Option(about, metavar="NxNAME"), "exact": shared.Option(exact, False)})
 
 
 def main(options: argparse.Namespace) -> int:

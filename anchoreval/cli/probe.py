@@ -45,7 +45,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
     shared.add(parser, "model")
     about = "tokens: 64..8192 (doubling, the default) or 512,4k"
     shared.add(parser, "lengths", default=shared.lengths("64..8192"), about=about, metavar="N..N")
-    shared.add_own(parser, _OWN)
+    shared.add(parser, own=_OWN)
     about = "folder for probe.csv, probe.html and probe.jsonl, from which the same command resumes"
     shared.add(parser, "output", default=Path("probe"), about=about)
     shared.add(parser, "text", about="UTF-8 text, or a folder of *.txt (default: the haystack)", heading="")

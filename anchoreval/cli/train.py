@@ -30,7 +30,7 @@ _OF_RECIPES = ("length", "rope", "steps", "batch_tokens", "save_every")
 def flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
     shared.add(parser, "model", required=False, about="a card of models/, a folder or a hub id (default: the recipe's)")
-    shared.add_own(parser, _OWN)
+    shared.add(parser, own=_OWN)
     shared.add(parser, "output", required=True, default=None, about="holds DIR/VARIANT-ROPE-SEED")
 
 
