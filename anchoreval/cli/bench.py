@@ -21,9 +21,6 @@ _DEVICE = Option("cuda, cuda:1, or cpu at toy sizes", "cuda")
 _FILE = Option("also write the figures to this file", kind=Path, metavar="FILE.json")
 
 
-_SHAPES, _MIXES = ("llama-2-7b", "llama-3-8b"), ("slimpajama", "upsampled", "long")
-
-
 def _counts(text: str) -> list[int]:
     return [shared.positive(part.strip()) for part in text.split(",")]
 
@@ -101,7 +98,9 @@ KINDS = {
                 "llama-2-7b, llama-3-8b (default: both)", ["llama-2-7b", "llama-3-8b"], _names, "NAME,NAME"
             ),
             "lengths": replace(_LENGTHS, about="tokens (default: 8k,32k,64k,128k; 4k,8k on a CPU)", default=None),
-            "mix": Option("documents of models/recipes/mixes.yaml: " + ", ".join(_MIXES), "slimpajama", metavar="NAME"),
+            "mix": Option(
+                "documents of models/recipes/mixes.yaml: slimpajama, upsampled, long", "slimpajama", metavar="NAME"
+            ),
             "data": Option("a store of `data pack`, instead of a mix", kind=Path, metavar="STORE"),
             "windows": replace(_COUNT, about="windows that are timed", default=8),
             "slices": replace(_COUNT, about="time one of N slices of heads and MLP (default: 1; 8 on a CPU)"),
