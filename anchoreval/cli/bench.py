@@ -21,9 +21,6 @@ _DEVICE = Option("cuda, cuda:1, or cpu at toy sizes", "cuda")
 _FILE = Option("also write the figures to this file", kind=Path, metavar="FILE.json")
 
 
-_SHAPES, _MIXES = ("llama-2-7b", "llama-3-8b"), ("slimpajama", "upsampled", "long")
-
-
 def _counts(text: str) -> list[int]:
     return [shared.positive(part.strip()) for part in text.split(",")]
 
@@ -101,7 +98,9 @@ KINDS = {
                 "llama-2-7b, llama-3-8b (default: both)", ["llama-2-7b", "llama-3-8b"], _names, "NAME,NAME"
             ),
             "lengths": replace(_LENGTHS, about="tokens (default: 8k,32k,64k,128k; 4k,8k on a CPU)", default=None),
-            "mix": Option("documents of models/recipes/mixes.yaml: " + ", ".join(_MIXES), "slimpajama", metavar="NAME"),
+            "mix": Option(
+                "documents of models/recipes/mixes.yaml: slimpajama, upsampled, long", "slimpajama", metavar="NAME"
+            ),
             "data": Option("a store of `data pack`, instead of a mix", kind=Path, metavar="STORE"),
             "windows": replace(_COUNT, about="windows that are timed", default=8),
             "slices": replace(_COUNT, about="time one of N slices of heads and MLP (default: 1; 8 on a CPU)"),
@@ -123,7 +122,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
     for name, kind in KINDS.items():
         file = {"output": _FILE} if kind.device else {}
-        shared.add_own(kinds.add_parser(name, help=kind.about, description=kind.about), kind.options | file)
+        shared.add(kinds.add_parser(name, help=kind.about, description=kind.about), own=kind.options | file)
 
 
 def main(options: argparse.Namespace) -> int:

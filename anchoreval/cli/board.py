@@ -30,7 +30,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
     )
     own = {"definition": shared.Option(about, kind=Path, metavar="NAME-or-FILE.yaml")}
     own |= {"average_checkpoints": shared.Option(averaged, False), "fresh": shared.Option(fresh, False)}
-    shared.add_own(parser, own)
+    shared.add(parser, own=own)
 
 
 def main(options: argparse.Namespace) -> int:
@@ -38,7 +38,7 @@ def main(options: argparse.Namespace) -> int:
     from anchoreval.records.run import find_runs, tell_changed
     from anchoreval.reports.board.declared import MANY, write_leaderboard, write_summary
     from anchoreval.reports.readable import draw, load_runs
-    from anchoreval.reports.viewer.beside import supply
+    from anchoreval.reports.viewer.write import supply
     from anchoreval.suites.outside import name_suites
 
     name_suites(options.tasks or "")

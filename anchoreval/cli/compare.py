@@ -12,7 +12,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
     shared.runs(parser, "one run: compare its arms; several: compare each with the first")
     about = "arm or run to compare with (default: the first arm, or with several runs the same arm)"
-    shared.add_own(parser, {"baseline": shared.Option(about, metavar="ARM")})
+    shared.add(parser, own={"baseline": shared.Option(about, metavar="ARM")})
     shared.add(parser, "margin")
     shared.add(
         parser, "output", default=None, about="folder for compare.csv and compare.json (default: write no files)"

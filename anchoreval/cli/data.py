@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 
 from anchoreval.cli import options as shared
-from anchoreval.cli.console import note, say
+from anchoreval.cli.console import note, say, shown
 from anchoreval.cli.options import Option
-from anchoreval.cli.progress import shown
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +26,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
     pack.add_argument("--data", required=True, nargs="+", metavar="PLACE", help=about)
     shared.add(pack, "tokenizer", required=True, about="a card of models/, a folder or a hub id")
     shared.add(pack, "output", required=True, default=None, about="a new folder", metavar="STORE")
-    shared.add_own(pack, _OF_PACK)
+    shared.add(pack, own=_OF_PACK)
 
 
 def thinning(text: str) -> tuple[int, float]:

@@ -12,7 +12,7 @@ from anchoreval.cli.console import say
 def flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
     shared.add(parser, "model")
-    shared.add_own(parser, {"json": shared.Option("print the facts as JSON", False)})
+    shared.add(parser, own={"json": shared.Option("print the facts as JSON", False)})
     shared.add(parser, "anchor", "max_length", *shared.OF_LOADING, headings=True)
 
 

@@ -13,7 +13,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
     shared.runs(parser)
     about = "lm-eval, every-eval-ever, model-index (of the Hub), csv or parquet"
-    shared.add_own(parser, {"format": shared.Option(about, metavar="FORMAT", required=True)})
+    shared.add(parser, own={"format": shared.Option(about, metavar="FORMAT", required=True)})
     shared.add(parser, "output", default=None, required=True, about="folder for the files")
 
 

@@ -17,7 +17,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
         "where upstream's recursion fails), whole-classes (skip no class name), text-lines (pass over blank lines of "
         "code), levenshtein (use fuzzywuzzy with python-Levenshtein) (default: no deviation)"
     )
-    shared.add_own(parser, {"deviation": shared.Option(about, metavar="RULE")})
+    shared.add(parser, own={"deviation": shared.Option(about, metavar="RULE")})
 
 
 def main(options: argparse.Namespace) -> int:

@@ -7,8 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from anchoreval.cli import options as shared
-from anchoreval.cli.console import note, say
-from anchoreval.cli.progress import shown
+from anchoreval.cli.console import note, say, shown
 
 _ASKED = (
     "model", "text", "lengths", "arms", "output", "buckets", "limit", "dtype", "kernel", "device", "anchor",
@@ -29,7 +28,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
     )
     shared.add(parser, "output", default=Path("nll"), about=about)
     about = "use N buckets of equal width (default: doubling widths, 1-63, 64-127, 128-255, ...)"
-    shared.add_own(parser, {"buckets": shared.Option(about, kind=shared.positive, metavar="N")})
+    shared.add(parser, own={"buckets": shared.Option(about, kind=shared.positive, metavar="N")})
     shared.add(parser, "anchor", "max_length", "chunk_tokens", *shared.OF_LOADING, headings=True)
 
 
@@ -39,7 +38,7 @@ def main(options: argparse.Namespace) -> int:
     from anchoreval.reports.nll.tables import WRITTEN
     from anchoreval.runs.nll import measure
 
-    arguments = shared.keywords(options, _ASKED) | {"chunk_tokens": options.chunk_tokens or 512}
+    arguments = {name: getattr(options, name) for name in _ASKED} | {"chunk_tokens": options.chunk_tokens or 512}
     watch = partial(shown, unit="windows", goes_on="the same command goes on where it was")
     say(table_of(measure(**arguments, watch=watch, tell=note)))
     note("\n".join(f"{what}: {options.output / name}" for what, name in WRITTEN.items()))

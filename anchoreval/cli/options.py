@@ -7,8 +7,9 @@ the options that it takes; where it needs one, or has no use for the general def
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,20 +36,17 @@ def length(text: str) -> int:
 
 def lengths(text: str) -> list[int]:
     """Return lengths from a list separated by commas or spaces; `1k..32k` stands for 1k, 2k and so on up to 32k."""
-    return [number for part in re.split(r"[,\s]+", text.strip()) for number in _doubled(part)]
-
-
-def _doubled(text: str) -> list[int]:
-    """Return one length, or the doubling lengths of a range."""
-    low, dots, high = text.partition("..")
-    if not dots:
-        return [length(text)]
-    doubled, last = [length(low)], length(high)
-    while 2 * doubled[-1] <= last:
-        doubled.append(2 * doubled[-1])
-    if last < doubled[0]:
-        raise argparse.ArgumentTypeError(f"{text!r}: the second length is the smaller one")
-    return doubled
+    numbers: list[int] = []
+    for part in re.split(r"[,\s]+", text.strip()):
+        low, dots, high = part.partition("..")
+        first = number = length(low)
+        last = length(high) if dots else first
+        if last < first:
+            raise argparse.ArgumentTypeError(f"{part!r}: the second length is the smaller one")
+        while number <= last:
+            numbers.append(number)
+            number *= 2
+    return numbers
 
 
 def shifts(text: str) -> tuple[int, ...]:
@@ -112,19 +110,11 @@ def backend_args(text: str) -> dict[str, str | int | float | bool]:
             raise argparse.ArgumentTypeError(
                 f"{part!r} is no new option=value: tensor_parallel_size=4,enforce_eager=true"
             )
-        by_name[name] = _value(value)
+        by_name[name] = value.lower() == "true" if value.lower() in ("true", "false") else value
+        for kind in (float, int):  # the last that reads it
+            with contextlib.suppress(ValueError):
+                by_name[name] = kind(value)
     return by_name
-
-
-def _value(text: str) -> str | int | float | bool:
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,20 +136,6 @@ class Option:
     required: bool = False
     old: tuple[str, ...] = ()
 
-    def add(self, group: argparse._ActionsContainer, name: str) -> None:
-        """Add the flag to a parser or a group of it, and its old names without a line of help."""
-        stated = self.default not in (None, False, {}) and "default" not in self.about
-        about = f"{self.about} (default: %(default)s)" if stated else self.about
-        given: dict[str, Any] = {"dest": name, "default": self.default, "help": about.lstrip()}
-        if self.default is False:
-            given["action"] = "store_true"
-        else:
-            given |= {"action": Given, "metavar": self.metavar, "kind": self.kind, "choices": self.choices}
-            given |= {"nargs": "+"} if self.blanks else {}
-        group.add_argument(flag_of(name), required=self.required, **given)
-        for old in self.old:
-            group.add_argument(flag_of(old), **given | {"help": argparse.SUPPRESS, "now": flag_of(name)})
-
 
 class Given(argparse.Action):
     """Action that reads the words of an option as its `kind`.
@@ -167,9 +143,8 @@ class Given(argparse.Action):
     NAME=VALUE add up, and no name is given twice. A second list of arms is refused.
     """
 
-    def __init__(self, kind: Callable[[str], Any], now: str = "", **declared: Any) -> None:
-        super().__init__(**declared)
-        self.kind, self.now = kind, now
+    kind: Callable[[str], Any]
+    now = ""  # the flag's name, if this is an old one
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, flag: str | None = None
@@ -191,11 +166,6 @@ class Given(argparse.Action):
         if self.now:
             note(f"{flag} is called {self.now} now; {flag} goes with version 0.3")
         setattr(namespace, self.dest, value)
-
-
-def flag_of(name: str) -> str:
-    """Return the flag of an option."""
-    return f"--{name.replace('_', '-')}"
 
 
 _PLACE = "prompts"
@@ -325,39 +295,43 @@ OF_LOADING = ("dtype", "device", "trust_remote_code", "kernel", "offline")
 OF_RUNS = tuple(name for name in OPTIONS if name != "margin")
 
 
-def add(parser: argparse.ArgumentParser, *names: str, headings: bool = False, **changes: Any) -> None:
-    """Add options to a command, under their `headings` if there are many; `changes` say what is special to it."""
-    groups = {"": parser}
-    for name in names:
-        option = replace(OPTIONS[name], **changes)
+def add(
+    parser: argparse.ArgumentParser,
+    *names: str,
+    own: Mapping[str, Option] | None = None,
+    headings: bool = False,
+    **changes: Any,
+) -> None:
+    """Add options to a command, under their `headings` if there are many; `changes` say what is special to it.
+
+    `own` are options that this command alone has. Old names of options have no line of help.
+    """
+    groups: dict[str, argparse._ActionsContainer] = {"": parser}
+    options = {name: replace(OPTIONS[name], **changes) for name in names} | dict(own or {})
+    for name, option in options.items():
         heading = option.heading if headings else ""
         if heading not in groups:
-            groups[heading] = parser.add_argument_group(heading)  # type: ignore[assignment]
-        option.add(groups[heading], name)
-
-
-def of_runs(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `run`, which takes several models."""
-    about = "card of models/, folder or hub id; with several (commas, globs), each is compared with the first"
-    add(parser, "model", about=about, metavar="MODEL,MODEL")
-    add(parser, *(name for name in OF_RUNS if name != "model"), headings=True)
-
-
-def add_own(parser: argparse._ActionsContainer, own: Mapping[str, Option]) -> None:
-    """Add options that one command alone has."""
-    for name, option in own.items():
-        option.add(parser, name)
+            groups[heading] = parser.add_argument_group(heading)
+        stated = option.default not in (None, False, {}) and "default" not in option.about
+        about = f"{option.about} (default: %(default)s)" if stated else option.about
+        given: dict[str, Any] = {"dest": name, "default": option.default, "help": about.lstrip()}
+        if option.default is False:
+            given["action"] = "store_true"
+        else:
+            given |= {"action": Given, "metavar": option.metavar, "choices": option.choices}
+            given |= {"nargs": "+"} if option.blanks else {}
+        flag, *old = (f"--{each.replace('_', '-')}" for each in (name, *option.old))
+        actions = [groups[heading].add_argument(flag, required=option.required, **given)]
+        actions += [groups[heading].add_argument(each, **given | {"help": argparse.SUPPRESS}) for each in old]
+        for action in actions:
+            if isinstance(action, Given):
+                action.kind, action.now = option.kind, "" if action is actions[0] else flag
 
 
 def outside_suites(parser: argparse.ArgumentParser) -> None:
     """Add --tasks to a command that reads runs: the suites from outside that it may run."""
     about = "suites from outside the package that runs used: their modules are run"
     add(parser, "tasks", required=False, metavar="CARD.yaml", about=about)
-
-
-def keywords(options: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
-    """Return the values of these options by name."""
-    return {name: getattr(options, name) for name in names}
 
 
 def runs(parser: argparse.ArgumentParser, about: str = "run folders, or folders of run folders") -> None:

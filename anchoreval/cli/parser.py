@@ -10,7 +10,7 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any, NoReturn
@@ -100,11 +100,6 @@ class Config(argparse.Action):
         vars(namespace).update(given={}, config=values)
 
 
-def command(name: str) -> Any:
-    """Import and return the module of a command."""
-    return import_module(f"anchoreval.cli.{name.replace('-', '_')}")
-
-
 def parser(flagged: Collection[str] = COMMANDS) -> Parser:
     """Return the parser of the command line, with the flags of the commands in `flagged`."""
     top = Parser(
@@ -118,26 +113,21 @@ def parser(flagged: Collection[str] = COMMANDS) -> Parser:
     for name, about in COMMANDS.items():
         described = about[0].upper() + about[1:] + "."
         sub = subs.add_parser(name, help=about, description=described, formatter_class=Formatter)
-        if name in flagged:
-            command(name).flags(sub)
-            for last in _last(sub):
-                about = "options by name, such as max_length: 8k; flags win over the file"
-                last.add_argument("--config", action=Config, metavar="FILE.yaml", help=about)
-                last.add_argument("-q", "--quiet", action="store_true", help="show no progress")
-                if len(last._actions) > MOST_IN_USAGE:
-                    required = [action for action in last._actions if action.required and action.option_strings]
-                    needed = "".join(f"{action.option_strings[-1]} {action.dest.upper()} " for action in required)
-                    last.usage = f"%(prog)s {needed}[options]"
+        if name not in flagged:
+            continue
+        module = import_module(f"anchoreval.cli.{name.replace('-', '_')}")
+        module.flags(sub)
+        sub.set_defaults(main=module.main)
+        hands_on = any(action.nargs == argparse.REMAINDER for action in sub._actions)
+        for last in list(kinds_of(sub).values()) or [sub] * (not hands_on):  # those that read the flags of the command
+            about = "options by name, such as max_length: 8k; flags win over the file"
+            last.add_argument("--config", action=Config, metavar="FILE.yaml", help=about)
+            last.add_argument("-q", "--quiet", action="store_true", help="show no progress")
+            if len(last._actions) > MOST_IN_USAGE:
+                required = [action for action in last._actions if action.required and action.option_strings]
+                needed = "".join(f"{action.option_strings[-1]} {action.dest.upper()} " for action in required)
+                last.usage = f"%(prog)s {needed}[options]"
     return top
-
-
-def _last(sub: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
-    """Yield the parsers that read the flags of a command: its own, or those of its kinds."""
-    kinds = kinds_of(sub)
-    if kinds:
-        yield from kinds.values()
-    elif not any(action.nargs == argparse.REMAINDER for action in sub._actions):
-        yield sub
 
 
 def kinds_of(parser: argparse.ArgumentParser) -> dict[str, Any]:
@@ -147,21 +137,55 @@ def kinds_of(parser: argparse.ArgumentParser) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code."""
+    """Run a command and return its exit code; print one line for each error that a user can cause.
+
+    What --quiet and --offline ask for ends with the command.
+    """
+    goes_on, quiet, offline = "", console.QUIET.set(False), os.environ.get(OFFLINE)
     with console.visible():
         try:
-            code = _done(arguments)
+            options = parsed(sys.argv[1:] if arguments is None else arguments)
+            goes_on = "; the same command goes on where it was" * (options.command in ("run", "train"))
+            console.QUIET.set(getattr(options, "quiet", False))
+            if getattr(options, "offline", False):
+                os.environ[OFFLINE] = "1"
+            if (output := getattr(options, "output", None)) is not None and options.command != "plan":
+                require_writable(output.parent if options.command == "samples" else output)
+            telling = options.command in TELLING
+            with contextlib.nullcontext() if telling else console.shown(0, what=options.command):
+                code: int = options.main(options)
             sys.stdout.flush()
+            return code
         except SystemExit:  # raised by --help, --version and the parser's errors
             sys.stdout.flush()
             raise
         except console.StdoutLost as error:
             console.note(f"anchoreval: {error}: what a command writes to files is written")
             return 1
+        except AnchorEvalError as error:
+            line, cause = str(error), error.__cause__
+            if error.while_running:  # how far it got, and how to continue
+                line = f"failed {error.while_running}: {error}"
+                line += f"; {error.goes_on}" if error.goes_on and "same command" not in str(error) else ""
+            console.note(f"anchoreval: {line}")
+            if isinstance(cause, KeyboardInterrupt):
+                return STOPPED
+            broken = isinstance(cause, OSError) and cause.errno in BROKEN  # the disk is to blame, and not the input
+            return 1 if error.while_running or broken else 2
         except KeyboardInterrupt:
-            console.note("anchoreval: stopped before it began")
+            console.note(f"anchoreval: stopped{goes_on}")
             return STOPPED
-        return code
+        except OSError as error:
+            console.note(f"anchoreval: {error}")
+            return 1 if error.errno in BROKEN else 2
+        except MemoryError as error:
+            console.note(f"anchoreval: there is not enough memory{f': {error}' * bool(str(error))}")
+            return 1
+        finally:
+            console.QUIET.reset(quiet)
+            os.environ.pop(OFFLINE, None)
+            if offline is not None:
+                os.environ[OFFLINE] = offline
 
 
 def parsed(words: Sequence[str]) -> argparse.Namespace:
@@ -170,11 +194,21 @@ def parsed(words: Sequence[str]) -> argparse.Namespace:
     top, given = parser(COMMANDS.keys() & {chosen}), list(words)
     place = next((at for at, word in enumerate(given) if word.partition("=")[0] == "--config"), None)
     options, unknown = top.parse_known_args(given if place is None else _with_config(given, place, top))
-    if unknown:
+    if unknown:  # say what was probably meant
+        import difflib
+
         sub: Any = top
         for name in (options.command, getattr(options, "kind", "")):
             sub = kinds_of(sub).get(name, sub)
-        sub.error(_hint(unknown, sub))
+        word = unknown[0].partition("=")[0]
+        hint, text = "", f"unrecognized arguments: {' '.join(unknown)}"
+        if known := OF_LM_EVAL.get(word.strip("-").replace("-", "_")):
+            hint = f": {word} is lm-eval's; here {known}"
+        elif word.startswith("-"):
+            flags = [flag for flag in sub._option_string_actions if flag.startswith("--")]
+            near = difflib.get_close_matches(word.replace("_", "-"), flags, n=1, cutoff=0.6)
+            hint = f": did you mean {near[0]}?" if near else ""
+        sub.error(text + hint)
     return options
 
 
@@ -193,82 +227,6 @@ def _with_config(words: list[str], place: int, top: Parser) -> list[str]:
 
     rest = words[start:place] + words[place + 1 + (not equals) :]
     return [*words[:start], *words_in(Path(given[1]), sub), *given, *rest]
-
-
-def _hint(unknown: Sequence[str], sub: argparse.ArgumentParser) -> str:
-    """Return the line for words that no flag takes, with what was probably meant."""
-    import difflib
-
-    word = unknown[0].partition("=")[0]
-    text = f"unrecognized arguments: {' '.join(unknown)}"
-    if known := OF_LM_EVAL.get(word.strip("-").replace("-", "_")):
-        return f"{text}: {word} is lm-eval's; here {known}"
-    flags = [flag for flag in sub._option_string_actions if flag.startswith("--")]
-    near = difflib.get_close_matches(word.replace("_", "-"), flags, n=1, cutoff=0.6)
-    return f"{text}: did you mean {near[0]}?" if near and word.startswith("-") else text
-
-
-def _done(arguments: Sequence[str] | None) -> int:
-    """Return the exit code of a command whose stdout can be written.
-
-    Print one line for each error that a user can cause.
-    """
-    words = sys.argv[1:] if arguments is None else arguments
-    goes_on = ""
-    try:
-        options = parsed(words)
-        from anchoreval.cli.progress import shown
-
-        goes_on = "; the same command goes on where it was" * (options.command in ("run", "train"))
-        if (output := getattr(options, "output", None)) is not None and options.command != "plan":
-            require_writable(output.parent if options.command == "samples" else output)
-        telling = options.command in TELLING
-        with _asked(options), contextlib.nullcontext() if telling else shown(0, what=options.command):
-            code: int = command(options.command).main(options)
-        return code
-    except AnchorEvalError as error:
-        console.note(f"anchoreval: {_line(error)}")
-        if isinstance(error.__cause__, KeyboardInterrupt):
-            return STOPPED
-        return 1 if error.while_running or _is_broken(error.__cause__) else 2
-    except KeyboardInterrupt:
-        console.note(f"anchoreval: stopped{goes_on}")
-        return STOPPED
-    except OSError as error:
-        console.note(f"anchoreval: {error}")
-        return 1 if _is_broken(error) else 2
-    except MemoryError as error:
-        console.note(f"anchoreval: there is not enough memory{f': {error}' * bool(str(error))}")
-        return 1
-
-
-@contextlib.contextmanager
-def _asked(options: argparse.Namespace) -> Iterator[None]:
-    """Set what --quiet and --offline ask for; afterwards the process is as it was."""
-    quiet, before = console.QUIET.set(getattr(options, "quiet", False)), os.environ.get(OFFLINE)
-    if getattr(options, "offline", False):
-        os.environ[OFFLINE] = "1"
-    try:
-        yield
-    finally:
-        console.QUIET.reset(quiet)
-        if before is None:
-            os.environ.pop(OFFLINE, None)
-        else:
-            os.environ[OFFLINE] = before
-
-
-def _line(error: AnchorEvalError) -> str:
-    """Return the error in one line; if work had begun, with how far it got and how to continue."""
-    if not error.while_running:
-        return str(error)
-    goes_on = f"; {error.goes_on}" if error.goes_on and "same command" not in str(error) else ""
-    return f"failed {error.while_running}: {error}{goes_on}"
-
-
-def _is_broken(cause: BaseException | None) -> bool:
-    """Return whether a full or failing disk is the cause, so that input is not to blame."""
-    return isinstance(cause, OSError) and cause.errno in BROKEN
 
 
 if __name__ == "__main__":

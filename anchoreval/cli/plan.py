@@ -8,8 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from anchoreval.cli import options as shared
-from anchoreval.cli.console import note, say
-from anchoreval.cli.progress import shown
+from anchoreval.cli.console import note, say, shown
+from anchoreval.cli.run import flags as of_runs
 from anchoreval.reports.table import table
 from anchoreval.schema import Watch, work
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 def flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `run`, the flag that describes the machine, and the one that makes every prompt."""
-    shared.of_runs(parser)
+    of_runs(parser)
     about = (
         "estimate from data sheets for these GPUs, such as 8xH200, each with a copy of the model "
         "(default: load the model and measure this machine)"
     )
     exact = "make every prompt, which takes as long as in a run (default: a few of each task and length, scaled)"
-    shared.add_own(parser, {"gpus": shared.Option(about, metavar="NxNAME"), "exact": shared.Option(exact, False)})
+    shared.add(parser, own={"gpus": shared.Option(about, metavar="NxNAME"), "exact": shared.Option(exact, False)})
 
 
 def main(options: argparse.Namespace) -> int:
@@ -54,7 +54,7 @@ def _planned(options: argparse.Namespace, model: str, watch: Watch) -> RunPlan:
     from anchoreval.runs.evaluate import ask
 
     machine = parse_gpus(options.gpus) if options.gpus else None
-    asked = ask(**shared.keywords(options, shared.OF_RUNS) | {"model": model}, tell=note)
+    asked = ask(**{name: getattr(options, name) for name in shared.OF_RUNS} | {"model": model}, tell=note)
     given, known = asked.opening.options, capabilities_of(options.backend)
     prompts = asked.prompts.asking(until=None)  # a stopping rule takes all samples at most, and shuffles files
     with work(watch, 0, "making the first prompt of every task and length"):

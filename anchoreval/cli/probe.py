@@ -7,8 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from anchoreval.cli import options as shared
-from anchoreval.cli.console import note, say
-from anchoreval.cli.progress import shown
+from anchoreval.cli.console import note, say, shown
 
 _ASKED = (
     "shift", "levels", "haystack", "data_dir", "text", "texts", "queries", "dtype", "device", "kernel", "seed",
@@ -46,7 +45,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
     shared.add(parser, "model")
     about = "tokens: 64..8192 (doubling, the default) or 512,4k"
     shared.add(parser, "lengths", default=shared.lengths("64..8192"), about=about, metavar="N..N")
-    shared.add_own(parser, _OWN)
+    shared.add(parser, own=_OWN)
     about = "folder for probe.csv, probe.html and probe.jsonl, from which the same command resumes"
     shared.add(parser, "output", default=Path("probe"), about=about)
     shared.add(parser, "text", about="UTF-8 text, or a folder of *.txt (default: the haystack)", heading="")
@@ -59,7 +58,7 @@ def main(options: argparse.Namespace) -> int:
     from anchoreval.diagnostics.probe import probe, write_probe
     from anchoreval.diagnostics.probe.reading import reading
 
-    arguments = shared.keywords(options, _ASKED) | {"copy": not options.no_copy}
+    arguments = {name: getattr(options, name) for name in _ASKED} | {"copy": not options.no_copy}
     watch = partial(shown, unit="levels on texts", goes_on="nothing is kept of it: give the same command again")
     kept = options.output / "probe.jsonl"
     study = probe(options.model, options.lengths, kept=kept, watch=watch, **arguments)

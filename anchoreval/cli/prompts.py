@@ -23,7 +23,7 @@ def prompts_of(
     card = load_models().get(options.tokenizer)
     run_spec = Spec.of(
         tasks,
-        settings=shared.keywords(options, shared.OF_SUITES),
+        settings={name: getattr(options, name) for name in shared.OF_SUITES},
         lengths=lengths,
         limit=limit,
         seed=options.seed,

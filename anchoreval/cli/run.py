@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from anchoreval.cli import options as shared
-from anchoreval.cli.console import note, say, width
-from anchoreval.cli.progress import shown
+from anchoreval.cli.console import note, say, shown, width
 
 if TYPE_CHECKING:
     from anchoreval.records.run import Run
-    from anchoreval.runs.rebuild import Remake
-    from anchoreval.schema import Watch
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of the command."""
-    shared.of_runs(parser)
+    """Add the flags of the command, which takes several models."""
+    about = "card of models/, folder or hub id; with several (commas, globs), each is compared with the first"
+    shared.add(parser, "model", about=about, metavar="MODEL,MODEL")
+    shared.add(parser, *(name for name in shared.OF_RUNS if name != "model"), headings=True)
 
 
 def main(options: argparse.Namespace) -> int:
@@ -27,51 +26,43 @@ def main(options: argparse.Namespace) -> int:
 
     Several models have a table each, then the pairs between them as `compare` prints them, and a board over all.
     """
-    from anchoreval.reports.board import write_board
+    from anchoreval.records.run import Run, tell_changed
+    from anchoreval.reports.board import run_table, write_board
+    from anchoreval.reports.viewer.write import renew
     from anchoreval.runs.evaluate import evaluate
     from anchoreval.runs.rebuild import Remake
-    from anchoreval.runs.several import models_named
-
-    watch = partial(shown, unit="records", goes_on="the same command goes on where it was")
-    asked, models = shared.keywords(options, shared.OF_RUNS), models_named(options.model)
-    told = partial(_told, remake=partial(Remake, data_dir=options.data_dir, text=options.text), watch=watch)
-    if len(models) == 1:
-        return told(evaluate(**asked | {"model": models[0]}, watch=watch, tell=note))
-    from anchoreval.reports.board.declared import MANY, write_summary
-
-    runs = evaluate(**asked | {"model": models}, watch=watch, tell=note)
-    codes = [told(run) for run in runs]
-    pairs(runs)
-    if len(runs) > MANY:
-        csv, html = write_summary([run.path for run in runs], options.output, tell=note)
-    else:
-        csv, html = write_board(runs, options.output)
-    note(f"board of all: {html}\ncsv: {csv}")
-    return max(codes)
-
-
-def _told(result: Run, remake: Callable[[Run], Remake], watch: Watch) -> int:
-    """Print a run and write its board and samples; return 1 if a sample has no answer."""
-    from anchoreval.records.run import tell_changed
-    from anchoreval.reports.board import run_table, write_board
-    from anchoreval.reports.viewer.beside import renew
     from anchoreval.runs.resume import nothing_scored, unanswered
     from anchoreval.runs.rounds import words
+    from anchoreval.runs.several import models_named
     from anchoreval.schema import work
 
-    try:
-        say("\n".join([run_table(result), *words(result.header)]))
-    finally:  # even if stdout is lost
-        tell_changed(result, note)
-        with work(watch, 0, "making the prompts of the sample pages again"):
-            renew(result, remake, note)
-        note(f"records: {result.path}")
-        csv, html = write_board([result], result.path)
-        note(f"board: {html}\ncsv: {csv}")
-    if why := nothing_scored(result) or unanswered(result):
-        note(f"anchoreval: {why}")
-        return 1
-    return 0
+    watch = partial(shown, unit="records", goes_on="the same command goes on where it was")
+    asked, models = {name: getattr(options, name) for name in shared.OF_RUNS}, models_named(options.model)
+    result = evaluate(**asked | {"model": models if len(models) > 1 else models[0]}, watch=watch, tell=note)
+    runs, code = [result] if isinstance(result, Run) else result, 0
+    for run in runs:
+        try:
+            say("\n".join([run_table(run), *words(run.header)]))
+        finally:  # even if stdout is lost
+            tell_changed(run, note)
+            with work(watch, 0, "making the prompts of the sample pages again"):
+                renew(run, partial(Remake, data_dir=options.data_dir, text=options.text), note)
+            note(f"records: {run.path}")
+            csv, html = write_board([run], run.path)
+            note(f"board: {html}\ncsv: {csv}")
+        if why := nothing_scored(run) or unanswered(run):
+            note(f"anchoreval: {why}")
+            code = 1
+    if len(models) > 1:
+        from anchoreval.reports.board.declared import MANY, write_summary
+
+        pairs(runs)
+        if len(runs) > MANY:
+            csv, html = write_summary([run.path for run in runs], options.output, tell=note)
+        else:
+            csv, html = write_board(runs, options.output)
+        note(f"board of all: {html}\ncsv: {csv}")
+    return code
 
 
 def pairs(runs: Sequence[Run]) -> None:

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from anchoreval.cli import options as shared
-from anchoreval.cli.console import note
-from anchoreval.cli.progress import shown
+from anchoreval.cli.console import note, shown
 from anchoreval.cli.prompts import prompts_of
 
 if TYPE_CHECKING:

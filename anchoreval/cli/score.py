@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 
 from anchoreval.cli import options as shared
-from anchoreval.cli.console import note, say
-from anchoreval.cli.progress import shown
+from anchoreval.cli.console import note, say, shown
 
 
 def flags(parser: argparse.ArgumentParser) -> None:

@@ -30,7 +30,7 @@ _OF_RECIPES = ("length", "rope", "steps", "batch_tokens", "save_every")
 def flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
     shared.add(parser, "model", required=False, about="a card of models/, a folder or a hub id (default: the recipe's)")
-    shared.add_own(parser, _OWN)
+    shared.add(parser, own=_OWN)
     shared.add(parser, "output", required=True, default=None, about="holds DIR/VARIANT-ROPE-SEED")
 
 
@@ -190,19 +190,15 @@ def _generate(options: argparse.Namespace, recipe: RecipeCard | None, model: str
 
 def _children(options: argparse.Namespace, trainings: list[Training]) -> int:
     """Train each in a process of its own, one after the other; the first exit code that is not 0 ends the list."""
+    from anchoreval.records.command import words_of
+
+    given = {name: getattr(options, name) for name in ("model", "output", *_OWN)} | {"seeds": None}
     for number, training in enumerate(trainings, 1):
         note(f"{number} of {len(trainings)}: {training.name}")
-        words = [sys.executable, "-m", "anchoreval", "train", *_words(options, training)]
+        own = {"variant": training.variant, "rope": training.rope, "seed": training.seed}
+        words = [sys.executable, "-m", "anchoreval", "train", *words_of(given | own)]
         code = subprocess.run(words, check=False).returncode
         if code:
             note(f"anchoreval: {training.name} ended with exit code {code}; the same command goes on there")
             return code if code > 0 else 1
     return 0
-
-
-def _words(options: argparse.Namespace, training: Training) -> list[str]:
-    """Return the command line of one training of a list."""
-    from anchoreval.records.command import words_of
-
-    own = {"variant": training.variant, "rope": training.rope, "seed": training.seed, "seeds": None}
-    return words_of(shared.keywords(options, ("model", "output", *_OWN)) | own)

@@ -7,8 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from anchoreval.cli import options as shared
-from anchoreval.cli.console import note, say
-from anchoreval.cli.progress import shown
+from anchoreval.cli.console import note, say, shown
 from anchoreval.errors import AnchorEvalError
 from anchoreval.schema import work
 

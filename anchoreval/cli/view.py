@@ -9,8 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from anchoreval.cli import options as shared
-from anchoreval.cli.console import note, say
-from anchoreval.cli.progress import shown
+from anchoreval.cli.console import note, say, shown
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +26,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
         help="serve on 127.0.0.1 until Ctrl-C (default port: any free port)",
     )
     about = "store about N MB of prompts, first those on which arms disagree (default: 200)"
-    shared.add_own(parser, {"prompt_megabytes": shared.Option(about, kind=shared.positive, metavar="N")})
+    shared.add(parser, own={"prompt_megabytes": shared.Option(about, kind=shared.positive, metavar="N")})
     shared.outside_suites(parser)
     shared.add(parser, "data_dir", "text")
     about = "the run's tokenizer, if its checkpoint is not available: a folder, a file, or a hub id to fetch it from"

@@ -72,21 +72,14 @@ def size(row: Row) -> str:
 
 def sentence(row: Row) -> str:
     """Return `worse, -63.0 [-70.1, -55.2], 60 pairs (12 of the same output), p=1e-12`, or the detectable effect."""
-    if row.difference.difference is None:
-        return counts(row)
-    return f"{row.says}, {size(row)}, {pairs(row)}"
+    return counts(row, "" if row.difference.difference is None else size(row))
 
 
-def counts(row: Row) -> str:
-    """Return `sentence` without the difference itself."""
-    return f"{row.says}, {pairs(row)}"
-
-
-def pairs(row: Row) -> str:
-    """Return `60 pairs (12 of the same output), 4 left out: 3 refused, 1 failed, p=0.031, detects 2.2`."""
+def counts(row: Row, difference: str = "") -> str:
+    """Return `sentence` without the difference itself: `worse, 60 pairs, 4 left out: 3 refused, 1 failed, p=0.031`."""
     paired = row.difference
     same = "" if paired.same_outputs is None or not paired.pairs else f" ({paired.same_outputs:,} of the same output)"
-    parts = [f"{paired.pairs:,} pair{'s' * (paired.pairs != 1)}{same}", left_out(paired)]
+    parts = [row.says, difference, f"{paired.pairs:,} pair{'s' * (paired.pairs != 1)}{same}", left_out(paired)]
     if paired.pairs and paired.discordant:
         parts.append(p_text(paired.p, row.p_holm))
     if not row.told and paired.detectable is not None:
@@ -140,7 +133,8 @@ def cell_words(cell: Cell) -> str:
         parts.append(f"from {cell.sources:,} source{'s' * (cell.sources != 1)}")
     if cell.lost:
         parts += [f"{percent(cell.as_wrong)} with the lost as wrong", lost_counts(cell.outcomes, cell.lost)]
-    return ", ".join(filter(None, [*parts, logprob(cell.logprob)]))
+    parts.append("no log-probability" if cell.logprob is None else f"log-probability {cell.logprob:.3f} per token")
+    return ", ".join(filter(None, parts))
 
 
 def lost_counts(outcomes: Mapping[Outcome, int], lost: int) -> str:
@@ -151,18 +145,12 @@ def lost_counts(outcomes: Mapping[Outcome, int], lost: int) -> str:
     return ", ".join([*parts, f"{unjudged:,} {UNSCORED}"] if unjudged > 0 else parts)
 
 
-def logprob(value: float | None) -> str:
-    """Return `log-probability -0.123 per token`."""
-    return "no log-probability" if value is None else f"log-probability {value:.3f} per token"
-
-
 def logprob_difference(row: Row) -> str:
     """Return `log-probability per token: lower, -0.120 [-0.200, -0.040], 20 pairs`, or an empty string if none."""
     paired = row.difference
     if paired.logprob is None:
         return ""
-    ends = logprob_interval(paired)
-    value = f"{nats(paired.logprob)} {ends}".rstrip()
+    value = f"{nats(paired.logprob)} {logprob_interval(paired)}".rstrip()
     return f"log-probability per token: {row.logprob_says}, {value}, {paired.logprob_pairs:,} pairs"
 
 
@@ -180,11 +168,6 @@ def nats(value: float) -> str:
 def tokens(length: int) -> str:
     """Return `2,048`, or `natural` for prompts that have no set length."""
     return "natural" if length == NATURAL else f"{length:,}"
-
-
-def column(length: int) -> str:
-    """Return `2048` or `natural`, the head of a column in a text table."""
-    return tokens(length).replace(",", "")
 
 
 def shortened(items: Iterable[str], most: int = 8) -> list[str]:

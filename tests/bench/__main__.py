@@ -25,12 +25,12 @@ def parser() -> argparse.ArgumentParser:
     shared.add(samples, "data_dir", "text", "no_context", "wordlists")
     shared.add(samples, "haystack", default="published")
     board = kinds.add_parser("board", help="seconds and peak memory of a declared board over generated runs")
-    shared.add_own(board, {
+    shared.add(board, own={
         "runs": Option("generated runs", 1000, shared.positive, "N"),
         "records": Option("records of each run", 1000, shared.positive, "N"),
     })  # fmt: skip
     scale = kinds.add_parser("scale", help="what the tool itself costs as records, runs and prompts grow")
-    shared.add_own(scale, {
+    shared.add(scale, own={
         "parts": Option("records, runs, driver, engines", SCALE_PARTS, lambda text: text.split(","), "PART,PART"),
         "samples": Option("records: samples of a cell at each size, 52 records each", (20, 40, 80), numbers, "N,N,N"),
         "length": Option("records: tokens of a prompt", 1024, shared.length, "N"),
@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     })  # fmt: skip
     kinds.add_parser("sequential", help="false verdicts and samples used by run --until, simulated")
     beside = kinds.add_parser("lm-eval", help="time and memory of our model in lm-eval beside its hf model")
-    shared.add_own(beside, {
+    shared.add(beside, own={
         "length": Option("tokens of the context that all questions share", 13_000, shared.length, "N"),
         "questions": Option("questions on it", 8, shared.positive, "N"),
         "memory_length": Option("tokens of the prompt for peak memory", 32_768, shared.length, "N"),

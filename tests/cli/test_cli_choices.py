@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from anchoreval.backends import BACKENDS
-from anchoreval.cli import progress
+from anchoreval.cli import console
 from anchoreval.cli.parser import main, parser
 
 REPOSITORY = Path(__file__).parents[2]
@@ -222,7 +222,7 @@ def test_a_command_line_with_each_value_goes_through(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(progress, "EVERY_S", 0.05)
+    monkeypatch.setattr(console, "EVERY_S", 0.05)
     text = tmp_path / "text.txt"
     (tmp_path / "file.yaml").write_text("quiet: true\n")
     text.write_text("The river runs past the old mill and the people walk beside it. " * 60)

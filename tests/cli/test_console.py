@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from command_line import cli
 
-from anchoreval.cli import console
 from anchoreval.cli.console import StdoutLost, Visible, note, say, spelled, visible
 from anchoreval.reports.table import inert
 
@@ -86,7 +85,7 @@ def test_a_stderr_that_is_full_or_closed_ends_nothing(monkeypatch: pytest.Monkey
         with visible():
             note("lost")
             sys.stderr.write("lost too")
-            assert not console.on_terminal()
+            assert not sys.stderr.isatty()
 
 
 def test_a_stdout_that_is_full_or_closed_is_one_line(

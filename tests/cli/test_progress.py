@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from command_line import cli
 
-from anchoreval.cli import progress
-from anchoreval.cli.progress import Way, duration, rate_words, shown, told
+from anchoreval.cli import console
+from anchoreval.cli.console import Way, duration, rate_words, shown, told
 from anchoreval.errors import AnchorEvalError, ModelError
 from anchoreval.schema import work
 
@@ -90,7 +90,7 @@ def test_nothing_is_told_once_the_work_is_over() -> None:
 
 
 def test_a_line_comes_at_least_every_half_minute() -> None:
-    assert progress.EVERY_S <= 30
+    assert console.EVERY_S <= 30
 
 
 def test_an_error_inside_the_work_is_one_of_running_and_says_how_far_it_was() -> None:
@@ -126,7 +126,7 @@ def test_an_error_of_a_stage_before_the_work_is_bad_input() -> None:
 
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "EVERY_S", 0.02)
+    monkeypatch.setattr(console, "EVERY_S", 0.02)
 
 
 @pytest.mark.usefixtures("often")

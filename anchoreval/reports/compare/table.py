@@ -8,7 +8,6 @@ from anchoreval.reports.table import csv_lines, fields_of, table
 from anchoreval.reports.words import NONE as EMPTY
 from anchoreval.reports.words import (
     apart_words,
-    column,
     floor_words,
     interval,
     left_out,
@@ -59,7 +58,7 @@ def _fields(row: Row) -> list[str]:
     task = plain(paired.task, 60) if paired.task else "all" if paired.length is None else "all tasks"
     return [
         task,
-        "all" if paired.length is None else column(paired.length),
+        "all" if paired.length is None else tokens(paired.length).replace(",", ""),
         f"{paired.pairs}{'*' if paired.left_out else ''}",
         NONE if paired.same_outputs is None else str(paired.same_outputs),
         _dash(percent(paired.mean_baseline)),

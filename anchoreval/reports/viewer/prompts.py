@@ -1,17 +1,16 @@
-"""The prompts of a run for its viewer: rebuilt from the header, and kept only if their hash is the recorded one."""
+"""What a viewer shows of each sample: its records and its prompt, rebuilt from the header and kept if its hash fits."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from anchoreval.errors import AnchorEvalError
 from anchoreval.records.run import Run
-from anchoreval.reports.viewer.files import to_json
-from anchoreval.reports.viewer.rows import Row
-from anchoreval.schema import Json, Progress, Request, Sample
+from anchoreval.schema import Json, Progress, Record, Request, Sample
 
 if TYPE_CHECKING:
     from anchoreval.tokenizer import TextTokenizer
@@ -19,6 +18,28 @@ if TYPE_CHECKING:
 PROMPT_MEGABYTES = 200
 CHARACTERS_PER_TOKEN = 5  # an upper guess for English prose, used before a prompt is made
 NOT_ASKED = "This page was written without prompts: anchoreval view RUN adds them."
+#: Returns compact JSON in ASCII: lone surrogates, NUL and line separators are escaped; NaN is an error.
+to_json = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One sample with its records, beside their line numbers in records.jsonl; `answers` holds the last of each arm."""
+
+    sample_id: str
+    lines: Sequence[tuple[int, Record]]
+    answers: Mapping[str, Record]
+    first: Record
+
+
+def rows_of(run: Run) -> list[Row]:
+    """Return one row per sample id: tasks in the header's order, then by length and index."""
+    lines: dict[str, list[tuple[int, Record]]] = {}
+    for number, record in enumerate(run.records, 1):
+        lines.setdefault(record.sample_id, []).append((number, record))
+    place = {task: at for at, task in enumerate(run.tasks)}
+    rows = [Row(name, held, {record.arm: record for _, record in held}, held[0][1]) for name, held in lines.items()]
+    return sorted(rows, key=lambda row: (place[row.first.task], row.first.length, row.first.index, row.sample_id))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,85 +81,68 @@ def remade_prompts(
         remade = remake(run)
     except AnchorEvalError as error:
         return Prompts(otherwise=f"The prompts cannot be made again: {error}")
-    wanted = _within(rows, megabytes)
-    why = {
-        row.sample_id: f"Left out: this page holds about {megabytes} MB of prompts (--prompt-megabytes N for more)."
-        for row in rows
-        if row.sample_id not in wanted
-    }
-    return Prompts(_lines(remade, run, wanted, why, progress), why, "The run's header makes no such sample.")
-
-
-def _within(rows: Sequence[Row], megabytes: int) -> dict[str, Row]:
-    """Return the rows whose prompts fit, by sample id."""
-    order = sorted(rows, key=lambda row: not row.disagree)
-    sizes = itertools.accumulate(CHARACTERS_PER_TOKEN * row.first.prompt_tokens for row in order)
-    return {row.sample_id: row for row, size in zip(order, sizes, strict=True) if size <= megabytes * 1_000_000}
+    agree, disagree = list[Row](), list[Row]()
+    for row in rows:
+        same = len({(record.score, record.output) for record in row.answers.values()}) == 1
+        (agree if same else disagree).append(row)
+    wanted: dict[str, Row] = {}
+    why: dict[str, str] = {}
+    characters = 0
+    for row in [*disagree, *agree]:
+        characters += CHARACTERS_PER_TOKEN * row.first.prompt_tokens
+        if characters <= megabytes * 1_000_000:
+            wanted[row.sample_id] = row
+        else:
+            why[row.sample_id] = (
+                f"Left out: this page holds about {megabytes} MB of prompts (--prompt-megabytes N for more)."
+            )
+    return Prompts(_lines(remade, run.arms, wanted, why, progress), why, "The run's header makes no such sample.")
 
 
 def _lines(
-    remade: Remade, run: Run, wanted: Mapping[str, Row], why: dict[str, str], progress: Progress
+    remade: Remade, arms: Sequence[str], wanted: Mapping[str, Row], why: dict[str, str], progress: Progress
 ) -> Iterator[tuple[str, str]]:
-    """Yield sample id and JSON of every wanted prompt whose hash is the recorded one; the others go to `why`."""
+    """Yield sample id and JSON of every wanted prompt whose hash is the recorded one; the others go to `why`.
+
+    `segments` are [role, text], where documents that the run cut into blocks are cut as they were sent; `needles` are
+    the characters at which needles begin; `tokens` says where the arms' answers part.
+    """
     cells: dict[tuple[str, int], set[str]] = {}
     for row in wanted.values():
         cells.setdefault((row.first.task, row.first.length), set()).add(row.sample_id)
     for (task, length), ids in cells.items():
+        left = set(ids)
         try:
-            for sample in _until(remade.samples(task, length), ids):
+            for sample in remade.samples(task, length):
+                if sample.id not in left:
+                    continue
+                left.discard(sample.id)
                 progress(1)
-                row = wanted[sample.id]
-                if problem := _problem(sample, row):
-                    why[sample.id] = problem
+                row, prompt, rebuilt = wanted[sample.id], sample.prompt, sample.prompt_sha256
+                if others := sorted({record.prompt_sha256 for record in row.answers.values()} - {rebuilt}):
+                    why[sample.id] = (
+                        f"Not shown: the prompt made again from the header has SHA-256 {rebuilt[:16]}, "
+                        f"the records say {', '.join(other[:16] for other in others)}."
+                    )
                 else:
-                    yield sample.id, to_json(_shown(remade, sample, row, run.arms))
+                    segments = [[segment.role, segment.text] for segment in sample.segments]
+                    if remade.document_tokens is not None:
+                        request = remade.request(sample)
+                        blocks = [(each, len(list(of))) for each, of in itertools.groupby(request.segment_ids[1:])]
+                        firsts = itertools.accumulate(size for _, size in blocks[:-1])
+                        cuts = itertools.pairwise([0, *remade.tokenizer.starts(prompt, [*firsts]), len(prompt)])
+                        segments = [
+                            [request.roles[each], prompt[low:high]]
+                            for (each, _), (low, high) in zip(blocks, cuts, strict=True)
+                        ]
+                    needles = sorted(remade.tokenizer.starts(prompt, sample.facts.get("token_positions") or []))
+                    tokens = _partings(row, arms, remade.tokenizer)
+                    shown = {"id": sample.id, "segments": segments, "needles": needles, "tokens": tokens}
+                    yield sample.id, to_json(shown)
+                if not left:  # no sample beyond the last of them is made
+                    break
         except AnchorEvalError as error:
             why |= dict.fromkeys(ids, f"This prompt cannot be made again: {error}")
-
-
-def _until(samples: Iterator[Sample], ids: Collection[str]) -> Iterator[Sample]:
-    """Yield the samples of `ids`; make none beyond the last of them."""
-    left = set(ids)
-    for sample in samples:
-        if sample.id in left:
-            yield sample
-            left.discard(sample.id)
-        if not left:
-            return
-
-
-def _problem(sample: Sample, row: Row) -> str:
-    rebuilt = sample.prompt_sha256
-    recorded = sorted({record.prompt_sha256 for record in row.answers.values()} - {rebuilt})
-    if not recorded:
-        return ""
-    return (
-        f"Not shown: the prompt made again from the header has SHA-256 {rebuilt[:16]}, "
-        f"the records say {', '.join(other[:16] for other in recorded)}."
-    )
-
-
-def _shown(remade: Remade, sample: Sample, row: Row, arms: Sequence[str]) -> Json:
-    """Return `segments` as [role, text], the characters at which `needles` begin, and where the arms' answers part."""
-    return {
-        "id": sample.id,
-        "segments": _segments(remade, sample),
-        "needles": sorted(remade.tokenizer.starts(sample.prompt, sample.facts.get("token_positions") or [])),
-        "tokens": _partings(row, arms, remade.tokenizer),
-    }
-
-
-def _segments(remade: Remade, sample: Sample) -> list[list[str]]:
-    """Return [role, text] pairs; documents that the run cut into blocks are cut as they were sent."""
-    if remade.document_tokens is None:
-        return [[segment.role, segment.text] for segment in sample.segments]
-    request = remade.request(sample)
-    parts = [(segment, sum(1 for _ in run)) for segment, run in itertools.groupby(request.segment_ids[1:])]
-    firsts = [*itertools.accumulate((size for _, size in parts[:-1]), initial=0)]
-    starts = [0, *remade.tokenizer.starts(sample.prompt, firsts[1:])]
-    ends = [*starts[1:], len(sample.prompt)]
-    roles = [request.roles[segment] for segment, _ in parts]
-    return [[role, sample.prompt[low:high]] for role, low, high in zip(roles, starts, ends, strict=True)]
 
 
 def _partings(row: Row, arms: Sequence[str], tokenizer: TextTokenizer) -> dict[str, Json]:

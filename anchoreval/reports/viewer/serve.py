@@ -61,7 +61,10 @@ class Handler(BaseHTTPRequestHandler):
             return HTTPStatus.FORBIDDEN, text, b"not from another site\n"
         path = urlsplit(self.path).path
         if path == "/":
-            return HTTPStatus.OK, TYPES[".html"], _contents(self.server.viewers).encode("utf-8")
+            names = map(html.escape, self.server.viewers)
+            items = "".join(f'<li><a href="{name}/">{name}</a>' for name in names)
+            head = '<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>anchoreval samples</title>'
+            return HTTPStatus.OK, TYPES[".html"], f"{head}<ul>{items}</ul></html>".encode()
         name, slash, rest = path[1:].partition("/")
         if name in self.server.viewers and not slash:
             return HTTPStatus.FOUND, text, b""
@@ -108,10 +111,3 @@ def serve(viewers: Mapping[str, Path], port: int, say: Callable[[str], None]) ->
             server.serve_forever()
         except KeyboardInterrupt:
             return
-
-
-def _contents(viewers: Mapping[str, Path]) -> str:
-    items = "".join(f'<li><a href="{html.escape(name)}/">{html.escape(name)}</a>' for name in viewers)
-    return (
-        f'<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>anchoreval samples</title><ul>{items}</ul></html>'
-    )

@@ -9,7 +9,7 @@ import pytest
 
 from anchoreval.cli.parser import main
 from anchoreval.errors import RunError
-from anchoreval.reports.viewer import beside
+from anchoreval.reports.viewer import write
 from tests.conftest import REPOSITORY
 
 COMMITTED = REPOSITORY / "leaderboards" / "results" / "anchor-tiny" / "3ea75cb9ef6b0c93"
@@ -42,7 +42,7 @@ def test_a_run_that_cannot_have_a_viewer_is_finished_all_the_same(
     def full(*_: object, **__: object) -> Path:
         raise RunError("cannot write view: No space left on device")
 
-    monkeypatch.setattr(beside, "write_view", full)
+    monkeypatch.setattr(write, "write_view", full)
     assert main([*RUN, str(tmp_path)]) == 0
     assert "No space left on device; boards link to records.jsonl instead" in capsys.readouterr().err
     (board,) = tmp_path.glob("*/*/board.html")
@@ -62,8 +62,8 @@ def test_a_viewer_with_prompts_stays_and_one_of_other_records_does_not(tmp_path:
 def test_pages_of_a_small_run_show_the_prompts_and_those_of_another_name_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for most, number in (beside.FEW_MEGABYTES, 2), (0, 0):
-        monkeypatch.setattr(beside, "FEW_MEGABYTES", most)
+    for most, number in (write.FEW_MEGABYTES, 2), (0, 0):
+        monkeypatch.setattr(write, "FEW_MEGABYTES", most)
         assert main([*RUN, str(tmp_path / str(most))]) == 0
         (page,) = (tmp_path / str(most)).glob("anchor-tiny/*/view/index.html")
         assert f'data-prompts="{number}"' in page.read_text()
@@ -82,6 +82,6 @@ def test_a_board_gives_every_run_a_viewer_once(run: Path, tmp_path: Path) -> Non
 def test_runs_too_large_for_a_board_to_read_twice_are_said(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(beside, "MOST_BYTES", 1000)
+    monkeypatch.setattr(write, "MOST_BYTES", 1000)
     assert main(["board", str(run), "--output", str(tmp_path / "out")]) == 0
     assert "no viewers: 1 runs hold" in capsys.readouterr().err and not (run / "view").exists()

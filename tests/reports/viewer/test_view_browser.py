@@ -18,7 +18,7 @@ from test_board import ARMS, HOSTILE, make_run
 from test_view_write import committed, stored
 
 from anchoreval.reports.viewer import prompts, write_view
-from anchoreval.reports.viewer.files import to_json
+from anchoreval.reports.viewer.prompts import to_json
 from anchoreval.runs.rebuild import Remake
 from anchoreval.schema import Segment
 

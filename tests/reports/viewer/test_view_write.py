@@ -23,8 +23,9 @@ from anchoreval.errors import RunError
 from anchoreval.records.header import HEADER
 from anchoreval.records.lines import RECORDS, to_line
 from anchoreval.records.run import Run, load_run
-from anchoreval.reports.viewer import files, write_view
-from anchoreval.reports.viewer.rows import listed, rows_of
+from anchoreval.reports.viewer import write as viewer
+from anchoreval.reports.viewer import write_view
+from anchoreval.reports.viewer.prompts import to_json
 from anchoreval.runs.rebuild import Remake
 
 MODEL = Path(__file__).parents[3] / "models" / "anchor-tiny"
@@ -81,11 +82,13 @@ def test_every_line_of_the_records_is_in_the_data_byte_for_byte_beside_its_numbe
 
 def test_a_row_has_the_scores_of_all_arms_and_says_which_outputs_are_equal(tmp_path: Path) -> None:
     run = stored(make_run(tmp_path / "run"))
-    row = next(row for row in rows_of(run) if row.sample_id == "ruler/vt@512#3")
-    place, (scores, logprobs, outputs) = listed(row, run.arms, 4, -1)[:6], listed(row, run.arms, 4, -1)[6:]
-    assert place == ["ruler/vt@512#3", "ruler/vt", 512, 3, 4, -1]
+    name = "ruler/vt@512#3"
+    row = next(row for row in index(write_view(run))["rows"] if row[0] == name)
+    place, (scores, logprobs, outputs) = row[:6], row[6:]
+    assert place == [name, "ruler/vt", 512, 3, 0, -1]
     assert scores == [None, None, None] and logprobs == [-0.1, -0.1, -0.85]
-    texts_said = [row.answers[arm].output for arm in run.arms]
+    said = {one.arm: one.output for one in run.records if one.sample_id == name}
+    texts_said = [said[arm] for arm in run.arms]
     assert [[a == b for a in outputs] for b in outputs] == [[a == b for a in texts_said] for b in texts_said]
 
 
@@ -201,8 +204,8 @@ def test_a_full_disk_leaves_the_old_viewer(tmp_path: Path, monkeypatch: pytest.M
             raise RunError(f"cannot write {folder}: No space left on device")
         return write(folder, pieces)
 
-    write = files.write_whole
-    monkeypatch.setattr(files, "write_whole", full)
+    write = viewer.write_whole
+    monkeypatch.setattr(viewer, "write_whole", full)
     with pytest.raises(RunError, match="No space left"):
         write_view(run, remake=Remake)
     assert tree(page.parent) == before
@@ -235,9 +238,10 @@ def test_a_killed_writer_leaves_a_whole_viewer_and_the_next_one_clears_up(tmp_pa
     assert page.read_bytes() == old and len(list((page.parent / "data").iterdir())) == 1
 
 
-def test_hostile_text_stays_inside_a_string_literal() -> None:
+def test_hostile_text_stays_inside_a_string_literal(tmp_path: Path) -> None:
     for text in (*HOSTILE, "'; alert(1); '", "\\'; alert(1)//", "a\r\n\u2028b", '{"__proto__": 1}'):
-        made = files.script("000", files.to_json(text))
+        viewer.DataFiles(tmp_path).write("000", to_json(text))
+        made = (tmp_path / "000.js").read_bytes().decode("utf-8")
         assert made.isascii() and made.count("\n") == 1
         body = CALL.fullmatch(made)
         assert body and not re.search(r"(?<!\\)(?:\\\\)*'", body[2])
