@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from anchoreval.arms.kernels import FUSED, MaskFunction, RowMask, fused, row_mask
 from anchoreval.arms.patch_hf import Applied, applied, rotating_modules
 from anchoreval.arms.rope import RopeLevel
-from anchoreval.diagnostics.probe.measures import Difference
+from anchoreval.diagnostics.probe.sheet import Difference
 from anchoreval.errors import ModelError, UnsupportedArm
 
 #: The name under which transformers knows the kernel that passes on q and k.
