@@ -221,7 +221,10 @@ class Layer:
             self._model.zero_grad(set_to_none=True)
 
         def inside() -> None:
-            self._checkpoint(checkpointed)
+            if checkpointed:
+                self._model.gradient_checkpointing_enable({"use_reentrant": False})
+            else:
+                self._model.gradient_checkpointing_disable()
             if stock:
                 cudnn = full == "sdpa cudnn"
                 backend = SDPBackend.CUDNN_ATTENTION if cudnn else SDPBackend.FLASH_ATTENTION
@@ -232,9 +235,3 @@ class Layer:
                     activated(name, once)()
 
         return inside
-
-    def _checkpoint(self, on: bool) -> None:
-        if on:
-            self._model.gradient_checkpointing_enable({"use_reentrant": False})
-        else:
-            self._model.gradient_checkpointing_disable()
