@@ -142,7 +142,7 @@ def main() -> int:
     print(json.dumps(facts | {"kernel_takes_groups": varlen()[1]}), flush=True)
     store, length = options.output / "store", 16384 if cuda else 256
     from anchoreval.tokenizer import load_tokenizer
-    from anchoreval.training.base import folder_of_model
+    from anchoreval.training.checkpoints import folder_of_model
     from anchoreval.training.corpus import generated
     from anchoreval.training.store import pack
 

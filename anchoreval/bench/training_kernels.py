@@ -25,7 +25,7 @@ from anchoreval.arms.flex import attend, block_mask
 from anchoreval.arms.patch_hf import applied
 from anchoreval.arms.rope import parse_level
 from anchoreval.training.attention import document_attention, documents
-from anchoreval.training.statistics import Shape
+from anchoreval.training.store import Shape
 
 Work = Callable[[], object]
 #: Returns [1, H, N, D], or [1, N, H, D].

@@ -27,14 +27,13 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from anchoreval.files import write_whole
 from anchoreval.training.checkpoints import ASKED
-from anchoreval.training.log import Log
 from anchoreval.training.loss import with_forward
-from anchoreval.training.spec import Hyper
-from anchoreval.training.statistics import shape_of
+from anchoreval.training.recipes import Hyper
+from anchoreval.training.store import shape_of
 from anchoreval.training.tiny import examples as tiny_data
 from anchoreval.training.tiny import ruler as tiny_ruler
 from anchoreval.training.tiny import tokenizer as tiny_tokenizer
-from anchoreval.training.trainer import Tell, arguments_of, fit, quiet, require_own, resumed, step_of
+from anchoreval.training.trainer import Log, Tell, arguments_of, fit, quiet, require_own, resumed, step_of
 from anchoreval.training.variants import NO_TARGET, Row
 
 SEED = 20241120
