@@ -143,8 +143,8 @@ def main() -> int:
     store, length = options.output / "store", 16384 if cuda else 256
     from anchoreval.tokenizer import load_tokenizer
     from anchoreval.training.checkpoints import folder_of_model
-    from anchoreval.training.corpus import generated
     from anchoreval.training.store import pack
+    from anchoreval.training.tiny.examples import generated
 
     base = folder_of_model("anchor-tiny")
     if not store.is_dir():

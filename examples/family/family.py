@@ -160,8 +160,8 @@ def store(family: Family, job: Job) -> Path:
     """Return the tokens of a corpus, generated once; a seed draws documents and their order, each arm the same."""
     from anchoreval.tokenizer import load_tokenizer
     from anchoreval.training.checkpoints import folder_of_model
-    from anchoreval.training.corpus import generated
     from anchoreval.training.store import pack
+    from anchoreval.training.tiny.examples import generated
 
     sizes, card, base = family.sizes, family.card, folder_of_model(family.base)
     path, longer = family.output / "stores" / job.arm.corpus, job.arm.corpus == "long"
