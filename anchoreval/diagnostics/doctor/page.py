@@ -207,13 +207,6 @@ def _anchor_line(anchor: Facts) -> str:
     return f"{line}, with its chat template {both}{': TWICE' if both > 1 else ''}"
 
 
-def _layer_line(layers: Facts) -> str:
-    kinds = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in layers["kinds"].items())
-    window = f", window {layers['sliding_window']} tokens" if layers["sliding_window"] else ""
-    without = f", no RoPE in layers {layers['without_rope']}" if layers["without_rope"] else ""
-    return f"layers       {kinds}{window}{without}"
-
-
 def _rope_lines(facts: Facts) -> list[str]:
     rope, selftest = facts["rope"], facts["selftest"]
     kinds = ", ".join(f"{m['kind']} {'+'.join(sorted(set(m['rope_types'].values())))}" for m in rope["rotary"])
