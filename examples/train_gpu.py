@@ -142,9 +142,9 @@ def main() -> int:
     print(json.dumps(facts | {"kernel_takes_groups": varlen()[1]}), flush=True)
     store, length = options.output / "store", 16384 if cuda else 256
     from anchoreval.tokenizer import load_tokenizer
-    from anchoreval.training.base import folder_of_model
-    from anchoreval.training.corpus import generated
+    from anchoreval.training.checkpoints import folder_of_model
     from anchoreval.training.store import pack
+    from anchoreval.training.tiny.examples import generated
 
     base = folder_of_model("anchor-tiny")
     if not store.is_dir():

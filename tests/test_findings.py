@@ -19,9 +19,7 @@ from findings.page import LOSSES, PROBES, RUNS, rendered
 
 from anchoreval import compare
 from anchoreval.diagnostics.probe import Study, write_probe
-from anchoreval.diagnostics.probe.measures import BY_HEAD, MEASURES
-from anchoreval.diagnostics.probe.parts import unpacked
-from anchoreval.diagnostics.probe.sheet import OfText, Row, Setting
+from anchoreval.diagnostics.probe.sheet import BY_HEAD, MEASURES, OfText, Row, Setting, unpacked
 from anchoreval.records.kept import Kept
 from anchoreval.reports.nll.rows import Losses, csv_of, rows_of
 from anchoreval.reports.words import size

@@ -120,8 +120,11 @@ def report_engines(
 
     if unknown := next((name for name in names if name not in jobs(1, 1, 1)), None):
         raise UnknownName("--jobs", unknown, jobs(1, 1, 1))
-    if device == "cpu":
-        _one_thread()
+    if device == "cpu":  # one thread, in torch and in the engines of vLLM, which read theirs from the environment
+        os.environ["OMP_NUM_THREADS"] = "1"
+        import torch
+
+        torch.set_num_threads(1)
     figures: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder, _named_vllm() if find_spec("vllm") else contextlib.nullcontext():
         positions = max(lengths) + new_tokens + 128
@@ -197,14 +200,6 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     while sum(comb(count, below) for below in range(out + 2)) <= 0.025 * 2**count:
         out += 1
     return values[out], values[-1 - out]
-
-
-def _one_thread() -> None:
-    """Use one thread in torch and in the engines of vLLM, which read their number from the environment."""
-    os.environ["OMP_NUM_THREADS"] = "1"
-    import torch
-
-    torch.set_num_threads(1)
 
 
 @contextlib.contextmanager

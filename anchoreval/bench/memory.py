@@ -9,7 +9,6 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -25,39 +24,28 @@ _REFERENCE_TOKENS = 256
 _NEW_TOKENS = 8
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryFigures:
-    """Bytes, except `tokens` and `vocabulary`; `beyond` is the peak without weights, KV cache and libraries."""
+def measure_memory(tokens: int = 32_768, vocabulary: int = 32_768) -> dict[str, int]:
+    """Measure one prompt on a random Llama of two layers in float32: prefill, a scored reference, decode.
 
-    tokens: int
-    vocabulary: int
-    peak: int
-    before: int
-    kv_cache: int
-    beyond: int
-    full_logits: int
-
-
-def measure_memory(tokens: int = 32_768, vocabulary: int = 32_768, dtype: str = "float32") -> MemoryFigures:
-    """Measure one prompt on a random Llama of two layers: prefill, a scored reference, decode."""
+    All are bytes, except `tokens` and `vocabulary`; `beyond` is the peak without weights, KV cache and libraries.
+    """
     with tempfile.TemporaryDirectory() as folder:
         config = save_llama(Path(folder), tokens, vocabulary)
-        backend = HfBackend.open(folder, dtype=dtype, device="cpu")
-    list(backend.answer([_request(600, vocabulary)]))  # the libraries' one-time allocations do not count for the prompt
-    before, peak = peak_of(lambda: list(backend.answer([_request(tokens - _NEW_TOKENS, vocabulary)])))
-    bytes_each = 4 if dtype == "float32" else 2
-    columns = tokens + _REFERENCE_TOKENS
-    heads = config.num_key_value_heads * config.head_dim
-    kv_cache = 2 * config.num_hidden_layers * columns * heads * bytes_each
-    return MemoryFigures(
-        tokens=tokens,
-        vocabulary=vocabulary,
-        peak=peak,
-        before=before,
-        kv_cache=kv_cache,
-        beyond=peak - before - kv_cache,
-        full_logits=2 * 4 * tokens * vocabulary,  # fp32 logits and their log-softmax
-    )
+        backend = HfBackend.open(folder, dtype="float32", device="cpu")
+
+    def answer(length: int) -> None:
+        draw = torch.Generator().manual_seed(0)
+        ids = tuple(torch.randint(3, vocabulary, (length,), generator=draw).tolist())
+        reference = ids[:_REFERENCE_TOKENS]
+        list(backend.answer([Request("memory", ids, (0,) * length, ("document",), _NEW_TOKENS, (), reference)]))
+
+    answer(600)  # the libraries' one-time allocations do not count for the prompt
+    before, peak = peak_of(lambda: answer(tokens - _NEW_TOKENS))
+    width = config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    kv_cache = 2 * 4 * width * (tokens + _REFERENCE_TOKENS)
+    figures = {"tokens": tokens, "vocabulary": vocabulary, "peak": peak, "before": before, "kv_cache": kv_cache}
+    # of full logits: in fp32, with their log-softmax
+    return figures | {"beyond": peak - before - kv_cache, "full_logits": 2 * 4 * tokens * vocabulary}
 
 
 def peak_of(work: Callable[[], object]) -> tuple[int, int]:
@@ -71,31 +59,21 @@ def peak_of(work: Callable[[], object]) -> tuple[int, int]:
 def report_memory(tokens: int = 32_768, vocabulary: int = 32_768) -> str:
     """Return the figures as one sentence."""
     figures = measure_memory(tokens, vocabulary)
-    full = f"full fp32 logits and their log-softmax alone: {figures.full_logits / _MIB:.0f} MiB"
-    beyond = f"{figures.beyond / _MIB:.0f} MiB beyond weights and {figures.kv_cache / _MIB:.0f} MiB of KV cache"
-    return f"{figures.tokens} tokens, vocabulary {figures.vocabulary}: peak {beyond}; {full}"
-
-
-def _request(length: int, vocabulary: int) -> Request:
-    ids = tuple(torch.randint(3, vocabulary, (length,), generator=torch.Generator().manual_seed(0)).tolist())
-    reference = ids[:_REFERENCE_TOKENS]
-    return Request("memory", ids, (0,) * length, ("document",), _NEW_TOKENS, (), reference)
-
-
-def save_llama(folder: Path, tokens: int, vocabulary: int) -> LlamaConfig:
-    """Save a random Llama of two layers in `folder`, with a tokenizer of `vocabulary` words; return its config."""
-    config = LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=32,
-        max_position_embeddings=tokens,
-        tie_word_embeddings=True,
-        eos_token_id=None,
+    beyond, kv_cache, full = (round(figures[name] / _MIB) for name in ("beyond", "kv_cache", "full_logits"))
+    return (
+        f"{tokens} tokens, vocabulary {vocabulary}: peak {beyond} MiB beyond weights and {kv_cache} MiB of KV cache; "
+        f"full fp32 logits and their log-softmax alone: {full} MiB"
     )
+
+
+def save_llama(folder: Path, tokens: int, vocabulary: int, **sizes: int) -> LlamaConfig:
+    """Save a random Llama in `folder`, of two small layers or of these sizes, with a tokenizer of `vocabulary` words.
+
+    Return its config.
+    """
+    small = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2, "num_key_value_heads": 1}
+    more = sizes or small | {"num_hidden_layers": 2, "head_dim": 32, "tie_word_embeddings": True}
+    config = LlamaConfig(vocab_size=vocabulary, max_position_embeddings=tokens, eos_token_id=None, **more)
     LlamaForCausalLM(config).save_pretrained(folder)
     words = Tokenizer(models.WordLevel({str(i): i for i in range(vocabulary)}, unk_token="0"))
     words.decoder = decoders.Fuse()
@@ -114,4 +92,4 @@ def _status(key: str) -> int:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    sys.stdout.write(json.dumps(asdict(measure_memory())) + "\n")
+    sys.stdout.write(json.dumps(measure_memory()) + "\n")

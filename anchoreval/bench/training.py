@@ -11,23 +11,90 @@ causal attention that the mask leaves. TFLOP/s are of the mask's own operations,
 
 from __future__ import annotations
 
-import contextlib
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from anchoreval.bench.training_kernels import Form, Place, Work
-    from anchoreval.bench.training_mix import Mix
+import numpy as np
+from numpy.typing import NDArray
 
+from anchoreval.bench import training_kernels as kernels
+from anchoreval.bench.gpu import machine, now, open_bench
+from anchoreval.bench.training_kernels import FORMS, Form, Place, Work
+from anchoreval.errors import AnchorEvalError, UnknownName
+from anchoreval.model.machine import processor
+from anchoreval.training.packing import order_of, windows_needed, windows_of
+from anchoreval.training.recipes import MixCard, mix_of
+from anchoreval.training.store import open_store
+
+Ints = NDArray[np.int64]
+#: Windows of one step: one on each of as many ranks, of which the slowest sets the pace.
+RANKS = 8
+_STEPS = 64  # that the slowest of a step is counted over
+_TOKENS = 1 << 26  # that lengths are drawn for, so that rare long sources have their share
+_SHORTEST = 16  # tokens of a drawn document
 _NO_BACKWARD = "no backward on a CPU"
 _CPU_SLICES = 8
 _DEFAULT_LENGTHS = {"cpu": [4096, 8192], "cuda": [8192, 32768, 65536, 131072]}
 _WARM = {"cpu": 1, "cuda": 2}
 _HEAD = f"{'what':30}{'kernel':>12}{'seconds':>10}{'TFLOP/s':>9}{'of full':>9}{'limit s':>9}{'reached':>9}"
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """Windows of one length: their documents in tokens, and densities, the share of full causal attention that stays.
+
+    `windows` are the first ones, to be timed. `mean` is the density over all counted windows; `unsorted` and `balanced`
+    are those of the densest of each step's windows, in the order of the data and in that of training.packing.order_of.
+    """
+
+    name: str
+    about: str
+    length: int
+    windows: tuple[tuple[int, ...], ...]
+    mean: float
+    unsorted: float
+    balanced: float
+
+    def density(self, window: int) -> float:
+        """Return the share of full causal attention over the length that a timed window has."""
+        return sum(tokens**2 for tokens in self.windows[window]) / self.length**2
+
+
+def mix_of_length(name: str, data: Path | None, length: int, timed: int) -> Mix:
+    """Return the windows of a mix of the cards, or of the documents of a store."""
+    if data is not None:
+        lengths, name, about = open_store(data).lengths, data.name, f"the documents of {data}"
+    else:
+        card = mix_of(name)
+        lengths, about = drawn(card, length), card.about
+    count = max(timed, windows_needed(_STEPS, RANKS))
+    windows = windows_of(lengths, 0, length, seed=0, count=count, epochs=None)
+    costs = windows.costs(0)[: count // RANKS * RANKS]
+    worst = [float(costs[order].reshape(-1, RANKS).max(1).mean()) for order in (slice(None), order_of(costs, RANKS, 0))]
+    pieces = tuple(tuple(stop - first for _, first, stop in windows.pieces(at)) for at in range(timed))
+    return Mix(name, about, length, pieces, *(value / length**2 for value in (float(costs.mean()), *worst)))
+
+
+def drawn(card: MixCard, length: int) -> Ints:
+    """Return tokens of documents of each source, log-normal, until the source has its share; the same every time."""
+    if not card.documents:
+        return np.full(1, length, np.int64)
+    rng = np.random.default_rng(0)
+    parts = []
+    for source in card.documents.values():
+        wanted, mu = source.share * _TOKENS, np.log(source.mean) - source.sigma**2 / 2
+        kept: list[Ints] = []
+        while sum(int(part.sum()) for part in kept) < wanted:
+            sizes = np.exp(mu + source.sigma * rng.standard_normal(4096)).astype(np.int64).clip(_SHORTEST)
+            kept.append(sizes[(sizes >= card.under) | (rng.random(sizes.size) < card.keep)])
+        sizes = np.concatenate(kept)
+        parts.append(sizes[: int(np.searchsorted(sizes.cumsum(), wanted)) + 1])
+    return np.concatenate(parts)
 
 
 @dataclass
@@ -86,15 +153,9 @@ def report_training(
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Return all figures and the facts of the machine as JSON; `say` takes each row of the table as it is measured."""
-    from anchoreval.bench.gpu_measures import machine, open_bench
-    from anchoreval.bench.training_kernels import FORMS, Place
-    from anchoreval.bench.training_mix import mix_of_length
-    from anchoreval.errors import AnchorEvalError, UnknownName
-    from anchoreval.model.machine import processor
-
-    place = Place(open_bench(device, repeats).device, 1)
-    kind = "cpu" if place.device.type == "cpu" else "cuda"
-    place = Place(place.device, slices or (_CPU_SLICES if kind == "cpu" else 1))
+    found = open_bench(device, repeats).device
+    kind = "cpu" if found.type == "cpu" else "cuda"
+    place = Place(found, slices or (_CPU_SLICES if kind == "cpu" else 1))
     for shape in shapes:
         if shape not in FORMS:
             raise UnknownName("shape", shape, FORMS)
@@ -107,8 +168,9 @@ def report_training(
     flags += f" --device {device} --repeats {repeats}"
     facts: dict[str, Any] = {"command": f"anchoreval bench train-attention {flags}"}
     facts |= machine(place.device) | {"processor": processor() if kind == "cpu" else None}
+    dtype = str(place.dtype).removeprefix("torch.")
     clock = f"CPU seconds of {facts['threads']} threads" if kind == "cpu" else "seconds"
-    say(f"{facts['processor'] or facts['device_name']}; torch {facts['versions']['torch']}; {_dtype(place)}; {clock}")
+    say(f"{facts['processor'] or facts['device_name']}; torch {facts['versions']['torch']}; {dtype}; {clock}")
     figures: list[Figure] = []
     notes: list[dict[str, Any]] = []
     for length in chosen:
@@ -130,10 +192,6 @@ def report_training(
     return facts | {"mix": mix if data is None else data.name, "figures": [asdict(f) for f in figures], "notes": notes}
 
 
-def _dtype(place: Place) -> str:
-    return str(place.dtype).removeprefix("torch.")
-
-
 class _Table:
     """The rows of one shape at one length."""
 
@@ -151,8 +209,6 @@ class _Table:
 
     def attention(self) -> list[Figure]:
         """Return full kernels, both variants over the timed windows, FlexAttention, and the dense mask."""
-        from anchoreval.bench import training_kernels as kernels
-
         device, length, typical = self._place.device, self._mix.length, self._mix.windows[self._typical]
         name = kernels.documents_kernel(device)
         longest = max(length, *(sum(tokens) + len(tokens) for tokens in self._mix.windows))
@@ -205,14 +261,12 @@ class _Table:
 
     def _related(self, rows: list[Figure], name: str) -> list[Figure]:
         """Fill in what seconds mean: operations, ratio to the fastest full kernel, limit, and share of it reached."""
-        from anchoreval.bench.training_kernels import HEAD
-
         fastest = fastest_full(rows)
         one = next((row for row in rows if (row.what, row.kernel) == ("full", name)), None)
         for row in {id(row): row for row in (*rows, *self._by_window)}.values():
             if row.seconds is None:
                 continue
-            row.tflops = 14e-12 * HEAD * self._form.heads / self._place.slices * row.pairs / row.seconds
+            row.tflops = 14e-12 * kernels.HEAD * self._form.heads / self._place.slices * row.pairs / row.seconds
             row.ratio = row.seconds / fastest.seconds if fastest and fastest.seconds else None
             if row.kernel == name and one is not None and one.seconds and row is not one:
                 row.limit = one.seconds * row.pairs / one.pairs
@@ -221,16 +275,15 @@ class _Table:
 
     def layers(self, attention: Sequence[Figure]) -> list[Figure]:
         """Return the whole layer over the median window: full by the fastest kernel, then both variants."""
-        from anchoreval.bench.training_kernels import Layer, documents_kernel
-
         fastest = fastest_full(attention)
         if fastest is None:
             return []
         length, typical = self._mix.length, self._mix.windows[self._typical]
-        layer = Layer(self._place, self._form, 2 * length)
+        layer = kernels.Layer(self._place, self._form, 2 * length)
         cases = {"full": ([length], fastest.kernel)}
         cases |= {
-            what: (list(lengths), documents_kernel(self._place.device)) for what, lengths in _variants(typical).items()
+            what: (list(lengths), kernels.documents_kernel(self._place.device))
+            for what, lengths in _variants(typical).items()
         }
         works: dict[str, Work] = {}
         rows = {}
@@ -251,29 +304,24 @@ class _Table:
     def _timed(self, works: dict[str, Work]) -> _Times:
         """Return median seconds: every row once, then again, so that a busy machine slows all of them alike."""
         times, spent = _Times({}, {}, {}), dict[str, list[float]]()
+        device = self._place.device
+        clock: Callable[[], float] = time.process_time if device.type == "cpu" else partial(now, device)
         for turn in range(self._warm + self._repeats):
             for key in [*works]:
-                with times.noted(key):
-                    seconds = self._seconds(works[key])
-                    if turn >= self._warm:
-                        spent.setdefault(key, []).append(seconds)
-                if key in times.failed or key in times.absent:
+                began = clock()
+                try:
+                    works[key]()
+                    seconds = clock() - began
+                except Exception as error:  # the result of a row: absent for a full kernel that torch does not find
+                    text = (str(error).strip().splitlines() or [""])[0][:160]
+                    missing = key.startswith("full ") and "memory" not in type(error).__name__.lower()
+                    (times.absent if missing else times.failed)[key] = f"{type(error).__name__}: {text}"
                     del works[key]
+                    continue
+                if turn >= self._warm:
+                    spent.setdefault(key, []).append(seconds)
         times.seconds.update({key: statistics.median(spent[key]) for key in works})
         return times
-
-    def _seconds(self, work: Work) -> float:
-        if self._place.device.type == "cpu":
-            began = time.process_time()
-            work()
-            return time.process_time() - began
-        import torch
-
-        torch.cuda.synchronize(self._place.device)
-        began = time.perf_counter()
-        work()
-        torch.cuda.synchronize(self._place.device)
-        return time.perf_counter() - began
 
     def notes(self, rows: Sequence[Figure], rate: int) -> dict[str, Any]:
         """Return what the rows say in sentences (`lines`), and the numbers in them."""
@@ -300,20 +348,14 @@ class _Table:
             f"density, counted over 512 windows: mean {mix.mean:.3f}; densest of 8 in a step {mix.unsorted:.3f} in the "
             f"order of the data, {mix.balanced:.3f} balanced"
         )
-        lines.append(self._days(made, rate))
-        return made | {"lines": lines}
-
-    def _days(self, made: dict[str, Any], rate: int) -> str:
-        """Return the paper's unit, counted: operations of the whole model, forward and backward, at a rate."""
-        import numpy as np
-
-        shape, length, mix = self._form.shape(), self._mix.length, self._mix
+        # The paper's unit, counted: operations of the whole model, forward and backward, at a rate.
+        shape, length = self._form.shape(), mix.length
         linear, full = shape.linear(length), shape.products(np.array([length]))
         words = {"full": 1.0, "masked": mix.mean, "densest of 8": mix.unsorted, "balanced": mix.balanced}
         days = {what: (linear + full * share) / length / rate * 1e-12 * 1e9 / 86400 for what, share in words.items()}
-        made["days_per_billion_tokens"] = days
         each = ", ".join(f"{value:.2f} {what}" for what, value in days.items())
-        return f"days per billion tokens at {rate:,} TFLOP/s, counted over the whole model: {each}"
+        lines.append(f"days per billion tokens at {rate:,} TFLOP/s, counted over the whole model: {each}")
+        return made | {"days_per_billion_tokens": days, "lines": lines}
 
 
 @dataclass
@@ -323,16 +365,6 @@ class _Times:
     seconds: dict[str, float]
     absent: dict[str, str]
     failed: dict[str, str]
-
-    @contextlib.contextmanager
-    def noted(self, key: str) -> Iterator[None]:
-        """Make an error the result of a row: absent for a full kernel that torch does not find, else failed."""
-        try:
-            yield
-        except Exception as error:
-            text = (str(error).strip().splitlines() or [""])[0][:160]
-            missing = key.startswith("full ") and "memory" not in type(error).__name__.lower()
-            (self.absent if missing else self.failed)[key] = f"{type(error).__name__}: {text}"
 
     def put(self, row: Figure, key: str) -> Figure:
         """Fill in the seconds of a row, or why there are none."""
@@ -350,6 +382,3 @@ def fastest_full(rows: Sequence[Figure]) -> Figure | None:
     """Return the fastest full kernel that ran, None without any."""
     timed = [row for row in rows if row.what == "full" and row.seconds]
     return min(timed, key=lambda row: row.seconds or 0.0, default=None)
-
-
-__all__ = ["report_training"]

@@ -25,7 +25,7 @@ from anchoreval.arms.patch_hf import applied
 from anchoreval.arms.patterns import Block
 from anchoreval.arms.rope import parse_level
 from anchoreval.training.attention import document_attention, documents
-from anchoreval.training.statistics import Shape
+from anchoreval.training.store import Shape
 
 Work = Callable[[], object]
 #: Returns [1, H, N, D], or [1, N, H, D].
@@ -221,7 +221,10 @@ class Layer:
             self._model.zero_grad(set_to_none=True)
 
         def inside() -> None:
-            self._checkpoint(checkpointed)
+            if checkpointed:
+                self._model.gradient_checkpointing_enable({"use_reentrant": False})
+            else:
+                self._model.gradient_checkpointing_disable()
             if stock:
                 cudnn = full == "sdpa cudnn"
                 backend = SDPBackend.CUDNN_ATTENTION if cudnn else SDPBackend.FLASH_ATTENTION
@@ -232,9 +235,3 @@ class Layer:
                     activated(name, once)()
 
         return inside
-
-    def _checkpoint(self, on: bool) -> None:
-        if on:
-            self._model.gradient_checkpointing_enable({"use_reentrant": False})
-        else:
-            self._model.gradient_checkpointing_disable()

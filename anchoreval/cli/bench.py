@@ -112,7 +112,7 @@ KINDS = {
         device=True,
     ),
     "anchor": Kind(
-        "compare CPU seconds of prefill under the anchor pattern and under full attention", "anchor:report_anchor", {}
+        "compare CPU seconds of prefill under the anchor pattern and under full attention", "prefill:report_anchor", {}
     ),
 }
 

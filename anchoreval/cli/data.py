@@ -56,10 +56,10 @@ _OF_PACK = {
 def pack(options: argparse.Namespace) -> int:
     """Write a store; print its statistics on stdout."""
     from anchoreval.tokenizer import load_tokenizer
-    from anchoreval.training.base import config_of, folder_of_model
+    from anchoreval.training.checkpoints import config_of, folder_of_model
     from anchoreval.training.reading import documents_in
     from anchoreval.training.recipes import anchor_text
-    from anchoreval.training.statistics import lines, shape_of
+    from anchoreval.training.store import lines, shape_of
     from anchoreval.training.store import pack as written
 
     def tell(documents: int, tokens: int) -> None:

@@ -56,7 +56,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     """Print the reading on stdout, and the paths of probe.csv and probe.html on stderr."""
     from anchoreval.diagnostics.probe import probe, write_probe
-    from anchoreval.diagnostics.probe.reading import reading
+    from anchoreval.diagnostics.probe.page import reading
 
     arguments = {name: getattr(options, name) for name in _ASKED} | {"copy": not options.no_copy}
     watch = partial(shown, unit="levels on texts", goes_on="nothing is kept of it: give the same command again")

@@ -20,8 +20,7 @@ from anchoreval.cli.options import Option
 from anchoreval.errors import AnchorEvalError
 
 if TYPE_CHECKING:
-    from anchoreval.training.recipes import RecipeCard
-    from anchoreval.training.spec import Training
+    from anchoreval.training.recipes import RecipeCard, Training
 
 #: What a recipe states and a flag of the same name overrides.
 _OF_RECIPES = ("length", "rope", "steps", "batch_tokens", "save_every")
@@ -110,7 +109,7 @@ def main(options: argparse.Namespace) -> int:
 def _asked(options: argparse.Namespace, recipe: RecipeCard | None) -> Iterator[Training]:
     """Every training that is asked for, each checked as far as no model is needed."""
     from anchoreval.training.attention import level_of
-    from anchoreval.training.spec import Hyper, Training
+    from anchoreval.training.recipes import Hyper, Training
     from anchoreval.training.variants import starts_of, variant_of
 
     given: dict[str, Any] = {
@@ -147,7 +146,7 @@ def _asked(options: argparse.Namespace, recipe: RecipeCard | None) -> Iterator[T
 
 def _theta(options: argparse.Namespace, recipe: RecipeCard) -> float | None:
     """Return the theta that the recipe states for models of this one's theta; None if it states none."""
-    from anchoreval.training.base import config_of, folder_of_model
+    from anchoreval.training.checkpoints import config_of, folder_of_model
 
     if not recipe.theta:
         return None
@@ -177,9 +176,9 @@ def _generate(options: argparse.Namespace, recipe: RecipeCard | None, model: str
     if options.data is not None or recipe is None or recipe.corpus_tokens is None or data.is_dir():
         return
     from anchoreval.tokenizer import load_tokenizer
-    from anchoreval.training.base import folder_of_model
-    from anchoreval.training.corpus import generated
+    from anchoreval.training.checkpoints import folder_of_model
     from anchoreval.training.store import pack
+    from anchoreval.training.tiny.examples import generated
 
     if int(os.environ.get("RANK", "0")) != 0:
         raise AnchorEvalError(f"{data} is not there yet: run the command once in one process, which writes it")

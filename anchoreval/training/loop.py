@@ -21,17 +21,16 @@ import torch
 from anchoreval.arms.inspect_hf import inspect_rope
 from anchoreval.errors import AnchorEvalError, UnsupportedArm
 from anchoreval.files import write_whole
+from anchoreval.model.checkpoint import find_checkpoint
 from anchoreval.tokenizer import load_tokenizer
 from anchoreval.training.attention import batch_of, documents, level_of, refuse_model, require_boundaries
-from anchoreval.training.base import config_of, folder_of_model, rope_for, weights_sha256
-from anchoreval.training.checkpoints import ASKED, checkpoints, set_up_model
-from anchoreval.training.log import Log
+from anchoreval.training.checkpoints import ASKED, checkpoints, config_of, folder_of_model, rope_for, set_up_model
 from anchoreval.training.loss import chunked_loss, require_stock_loss
 from anchoreval.training.packing import order_of, windows_needed, windows_of
-from anchoreval.training.spec import Training
-from anchoreval.training.statistics import packed, shape_of
-from anchoreval.training.store import Store, open_store, require_same_tokenizer
+from anchoreval.training.recipes import Training
+from anchoreval.training.store import Store, open_store, packed, require_same_tokenizer, shape_of
 from anchoreval.training.trainer import (
+    Log,
     Tell,
     arguments_of,
     fit,
@@ -98,7 +97,7 @@ def train(model: str, data: Path, training: Training, how: How, tell: Tell = lam
     windows = TrainingWindows(store, training)
     folder = how.output / training.name
     facts = training.identity() | {
-        "data_sha256": store.facts["sha256"], "base_sha256": weights_sha256(base),
+        "data_sha256": store.facts["sha256"], "base_sha256": find_checkpoint(str(base)).weights_sha256,
         "anchor": store.anchor,
     }  # fmt: skip
     arguments = _arguments(training, how, folder)
@@ -110,14 +109,25 @@ def train(model: str, data: Path, training: Training, how: How, tell: Tell = lam
         if main:
             set_up_model(folder, checkpoint)
         return folder
-    with quiet():
-        loaded = _loaded(base, training)
+    with quiet():  # in float32, with the RoPE and the length that it is trained for in its configuration
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        config = AutoConfig.from_pretrained(base)
+        text = config.get_text_config()
+        text.rope_parameters = rope_for(config, training.length, training.theta, training.rope_type)
+        text.max_position_embeddings = max(training.length, int(text.max_position_embeddings))
+        loading = {"config": config, "dtype": torch.float32, "attn_implementation": "sdpa"}
+        loaded = AutoModelForCausalLM.from_pretrained(base, **loading).train()
     detected = inspect_rope(loaded).detected
     refuse_model(loaded, level)
     require_stock_loss(loaded)
     require_boundaries(loaded, training.variant, training.rope)
+    world = arguments.world_size
+    policy = "float32" if world == 1 else f"float32, DDP over {world} processes"
+    if arguments.fsdp:
+        policy = "FSDP2: float32 weights, bf16 products, float32 reduction"
     card = facts | {
-        "model": model, "recipe": training.recipe, "steps": training.steps, "policy": _policy(arguments),
+        "model": model, "recipe": training.recipe, "steps": training.steps, "policy": policy,
         "rope_detected": detected, "rope_parameters": dict(loaded.config.get_text_config().rope_parameters),
         "versions": {name: metadata.version(name) for name in ("anchoreval", "torch", "transformers")},
     }  # fmt: skip
@@ -133,12 +143,6 @@ def train(model: str, data: Path, training: Training, how: How, tell: Tell = lam
     if main:
         set_up_model(folder, newest)
     return folder
-
-
-def _policy(arguments: Any) -> str:
-    if arguments.fsdp:
-        return "FSDP2: float32 weights, bf16 products, float32 reduction"
-    return "float32" if arguments.world_size == 1 else f"float32, DDP over {arguments.world_size} processes"
 
 
 def _arguments(training: Training, how: How, folder: Path) -> Any:
@@ -177,15 +181,3 @@ def _arguments(training: Training, how: How, folder: Path) -> Any:
         fsdp=cuda or None,
         fsdp_config=wrapped if cuda else None,
     )
-
-
-def _loaded(base: Path, training: Training) -> Any:
-    """Load the model in float32, with the RoPE and the length that it is trained for in its configuration."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = AutoConfig.from_pretrained(base)
-    text = config.get_text_config()
-    text.rope_parameters = rope_for(config, training.length, training.theta, training.rope_type)
-    text.max_position_embeddings = max(training.length, int(text.max_position_embeddings))
-    model = AutoModelForCausalLM.from_pretrained(base, config=config, dtype=torch.float32, attn_implementation="sdpa")
-    return model.train()

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 from array import array
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,7 +88,8 @@ def windows_of(
         raise LengthError(f"--length {size} is too short for a document and what stands in front of it", least + 1)
     columns, bounds = (array("q"), array("q"), array("q")), array("q", [0])
     room = size
-    for at in _stream(usable, seed, epochs):
+    passes = itertools.count() if epochs is None else range(epochs)  # each in an order of its own
+    for at in (document for epoch in passes for document in usable[permutation(usable.size, seed, epoch)].tolist()):
         first, end, front = 0, int(lengths[at]), int(fronts[at])
         while first < end:
             stop = min(end, first + room - front)
@@ -112,12 +112,6 @@ def windows_of(
 def _made(columns: tuple[array[int], ...], bounds: array[int]) -> Windows:
     document, first, stop = (np.array(column[: bounds[-1]], np.int64) for column in columns)
     return Windows(document, first, stop, np.array(bounds, np.int64))
-
-
-def _stream(usable: Ints, seed: int, epochs: int | None) -> Iterator[int]:
-    """Documents in the order of each pass, every pass in an order of its own."""
-    for epoch in itertools.count() if epochs is None else range(epochs):
-        yield from usable[permutation(usable.size, seed, epoch)].tolist()
 
 
 def order_of(costs: Ints, per_step: int, seed: int) -> Ints:

@@ -122,7 +122,7 @@ def lay(
         ids.append(np.concatenate([front, tag, body]))
         labels.append(np.concatenate([np.full(fronts + tag.size, NO_TARGET, np.int64), label]))
     lengths = tuple(each.size for each in ids)
-    chunks = _whole(lengths)
+    chunks = [(document, 0, length) for document, length in enumerate(lengths)]
     if variant.interleaved:
         chunks = _interleaved(lengths, random.Random(":".join(map(str, seed))), fronts)
         for document, first, _ in chunks:
@@ -138,10 +138,6 @@ Chunk = tuple[int, int, int]
 #: Of documents that are cut into 2 or 3 chunks (AnchorContext, train.py:split_shuffle_join), in tokens.
 _SHORTEST, _LONGEST = 64, 2048
 _EDGE = 0.2  # no cut lies nearer to either end, as a share of the document
-
-
-def _whole(lengths: Sequence[int]) -> list[Chunk]:
-    return [(document, 0, length) for document, length in enumerate(lengths)]
 
 
 def _interleaved(lengths: Sequence[int], rng: random.Random, fronts: int) -> list[Chunk]:

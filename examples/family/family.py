@@ -135,7 +135,7 @@ def do(family: Family, job: Job) -> None:
 def trained(family: Family, job: Job) -> None:
     """Train to the job's steps, or on to them, and keep the model without the optimizer's state."""
     from anchoreval.training.loop import How, train
-    from anchoreval.training.spec import Training
+    from anchoreval.training.recipes import Training
 
     card, arm = family.card, job.arm
     training = Training(
@@ -159,9 +159,9 @@ def trained(family: Family, job: Job) -> None:
 def store(family: Family, job: Job) -> Path:
     """Return the tokens of a corpus, generated once; a seed draws documents and their order, each arm the same."""
     from anchoreval.tokenizer import load_tokenizer
-    from anchoreval.training.base import folder_of_model
-    from anchoreval.training.corpus import generated
+    from anchoreval.training.checkpoints import folder_of_model
     from anchoreval.training.store import pack
+    from anchoreval.training.tiny.examples import generated
 
     sizes, card, base = family.sizes, family.card, folder_of_model(family.base)
     path, longer = family.output / "stores" / job.arm.corpus, job.arm.corpus == "long"
@@ -237,7 +237,7 @@ def first_token(family: Family, model: Path) -> dict[str, Any]:
 
 def base(family: Family) -> None:
     """Measure the model before any training."""
-    from anchoreval.training.base import folder_of_model
+    from anchoreval.training.checkpoints import folder_of_model
 
     place = family.results / "base"
     with claimed(family.output / "locks" / "base") as mine:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from anchoreval.arms.patterns import mask
-from anchoreval.bench import gpu_measures
+from anchoreval.bench import gpu
 from anchoreval.cli.parser import main
 
 TOY = ["bench", "gpu", "--device", "cpu", "--lengths", "256", "--documents", "4", "--repeats", "1"]
@@ -20,7 +20,7 @@ NAMES = ["full", "anchor rows", "anchor flex", "rope bf16", "rope fp32", "probe"
 @pytest.fixture(autouse=True)
 def nothing_to_free(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between measurements all objects of the process are looked through, which takes seconds beside other tests."""
-    monkeypatch.setattr(gpu_measures, "gc", SimpleNamespace(collect=lambda: 0))
+    monkeypatch.setattr(gpu, "gc", SimpleNamespace(collect=lambda: 0))
 
 
 @pytest.mark.half
@@ -45,14 +45,14 @@ def test_every_figure_is_printed_and_written(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_rows_of_the_bench_are_the_anchor_pattern() -> None:
-    bench = gpu_measures.open_bench("cpu", 1)
-    x, blocks = bench.inputs(90), gpu_measures.prompt(90, 3)
-    wide = gpu_measures.Inputs(x.q.double(), x.k.double(), x.v.double())
+    bench = gpu.open_bench("cpu", 1)
+    x, blocks = bench.inputs(90), gpu.prompt(90, 3)
+    wide = gpu.Inputs(x.q.double(), x.k.double(), x.v.double())
     k, v = (t.repeat_interleave(4, 1) for t in (wide.k, wide.v))
-    scores = wide.q @ k.transpose(-1, -2) * gpu_measures.HEAD**-0.5
+    scores = wide.q @ k.transpose(-1, -2) * gpu.HEAD**-0.5
     want = scores.masked_fill(~torch.tensor(mask(blocks, "anchor", 90)), -torch.inf).softmax(-1) @ v
-    assert (gpu_measures.by_rows(wide, blocks) - want).abs().max() < 1e-12
-    assert gpu_measures._error(want, x, blocks, "anchor") < 1e-5 < 0.1 < gpu_measures._error(want, x, blocks, "full")
+    assert (gpu.by_rows(wide, blocks) - want).abs().max() < 1e-12
+    assert gpu._error(want, x, blocks, "anchor") < 1e-5 < 0.1 < gpu._error(want, x, blocks, "full")
 
 
 def test_one_failing_measurement_is_named_and_the_others_go_on(
@@ -61,8 +61,8 @@ def test_one_failing_measurement_is_named_and_the_others_go_on(
     def no_triton(*_: object, **__: object) -> None:
         raise RuntimeError("Cannot find a working triton installation\nsecond line")
 
-    monkeypatch.setattr(gpu_measures, "attend", no_triton)
-    monkeypatch.setattr(gpu_measures, "compare", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("too large")))
+    monkeypatch.setattr(gpu, "attend", no_triton)
+    monkeypatch.setattr(gpu, "compare", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("too large")))
     assert main([*TOY, "--output", str(tmp_path / "made.json")]) == 1
     printed = capsys.readouterr()
     assert "failed: RuntimeError: Cannot find a working triton installation" in printed.out

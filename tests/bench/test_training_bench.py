@@ -11,7 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from anchoreval.bench import training_kernels as kernels
-from anchoreval.bench.training_mix import drawn, mix_of_length
+from anchoreval.bench.training import drawn, mix_of_length
 from anchoreval.cli.parser import main
 from anchoreval.training.recipes import mix_of
 

@@ -22,9 +22,8 @@ from anchoreval.cli.options import counts, lengths, shifts
 from anchoreval.cli.parser import main
 from anchoreval.diagnostics.probe import Study, csv_text, probe, write_probe
 from anchoreval.diagnostics.probe import study as study_module
-from anchoreval.diagnostics.probe.parts import Part, packed, unpacked
-from anchoreval.diagnostics.probe.reading import number, reading, slope
-from anchoreval.diagnostics.probe.sheet import MEASURES, Row, Setting
+from anchoreval.diagnostics.probe.page import number, reading, slope
+from anchoreval.diagnostics.probe.sheet import MEASURES, Part, Row, Setting, packed, unpacked
 from anchoreval.diagnostics.probe.study import bins, isolated, parse_rungs, read_texts
 from anchoreval.errors import LengthError, SourceError, UnknownName
 from anchoreval.reports.plots import Axis, Curve, Powers, chart, decades, power_text

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from anchoreval.diagnostics.probe.parts import packed, unpacked
+from anchoreval.diagnostics.probe.sheet import packed, unpacked
 from anchoreval.records.kept import Kept
 from anchoreval.records.lines import LOGPROBS
 from anchoreval.reports.nll.tables import TASK

@@ -15,8 +15,8 @@ from tiny_training import WORDS, write_base, write_store
 from anchoreval import evaluate, load_run
 from anchoreval.cards import load_models
 from anchoreval.training.checkpoints import CARD
-from anchoreval.training.corpus import generated
 from anchoreval.training.recipes import anchor_text, load_recipes, recipe_of
+from anchoreval.training.tiny.examples import generated
 
 REPOSITORY = Path(__file__).parents[2]
 GIVEN = ("--variant", "anchor", "--length", "64", "--rope", "bf16", "--steps", "2", "--batch-tokens", "64")

@@ -16,7 +16,7 @@ from tiny_training import write_base
 from anchoreval.cli.parser import main as cli
 from anchoreval.errors import RunError
 from anchoreval.training.recipes import recipe_of
-from anchoreval.training.tiny.ruler import TRAINING_SEED
+from anchoreval.training.tiny.examples import TRAINING_SEED
 
 FOLDER = Path(driver.__file__).parent
 SEEDS = 2

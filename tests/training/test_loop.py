@@ -21,12 +21,10 @@ from torch import Tensor
 
 from anchoreval.errors import AnchorEvalError, LengthError, RunError, UnsupportedArm
 from anchoreval.training import collate, documents
-from anchoreval.training.base import rope_for
-from anchoreval.training.checkpoints import CARD, checkpoints, torn
+from anchoreval.training.checkpoints import CARD, checkpoints, rope_for, torn
 from anchoreval.training.loop import TrainingWindows
-from anchoreval.training.spec import Hyper, differing
-from anchoreval.training.statistics import shape_of
-from anchoreval.training.store import open_store
+from anchoreval.training.recipes import Hyper, differing
+from anchoreval.training.store import open_store, shape_of
 from anchoreval.training.variants import NO_TARGET, VARIANTS
 
 

@@ -17,8 +17,17 @@ import pytest
 from anchoreval.errors import AnchorEvalError, ModelError, RunError, SourceError
 from anchoreval.tokenizer import TextTokenizer, load_tokenizer
 from anchoreval.training.reading import documents_in
-from anchoreval.training.statistics import Shape, lines, packed, shape_of
-from anchoreval.training.store import Store, anchor_of, open_store, pack, require_same_tokenizer
+from anchoreval.training.store import (
+    Shape,
+    Store,
+    anchor_of,
+    lines,
+    open_store,
+    pack,
+    packed,
+    require_same_tokenizer,
+    shape_of,
+)
 
 BOS, EOS = 0, 1
 TEXTS = ["One of the numbers is: 17.", "A long road, and a short one.", "The road is long."]

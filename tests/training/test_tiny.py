@@ -12,7 +12,6 @@ from transformers import LlamaForCausalLM
 
 from anchoreval.errors import RunError
 from anchoreval.training.tiny import examples as tiny_data
-from anchoreval.training.tiny import ruler as tiny_ruler
 from anchoreval.training.tiny import tokenizer as tiny_tokenizer
 from anchoreval.training.tiny import train as tiny
 
@@ -47,7 +46,7 @@ def test_only_repeats_carry_loss_in_copy_examples(tokenizer: Tokenizer) -> None:
 
 
 def test_only_answers_carry_full_loss_in_recall_and_needle_examples(tokenizer: Tokenizer) -> None:
-    for maker in (tiny_data.recall_example, tiny_ruler.needles_example):
+    for maker in (tiny_data.recall_example, tiny_data.needles_example):
         example = maker(random.Random(3), tokenizer, 384)
         text = tokenizer.decode(example.ids)
         values = [
@@ -59,7 +58,7 @@ def test_only_answers_carry_full_loss_in_recall_and_needle_examples(tokenizer: T
 
 def test_ruler_examples_are_the_products_own_prompts_with_their_answers(tokenizer: Tokenizer) -> None:
     for seed in range(12):
-        example = tiny_ruler.ruler_example(random.Random(seed), tokenizer, 640)
+        example = tiny_data.ruler_example(random.Random(seed), tokenizer, 640)
         assert len(example.ids) <= 640
         assert answers(example, tokenizer).endswith(tiny_tokenizer.EOS)
 
@@ -68,11 +67,11 @@ def test_no_training_prompt_comes_from_the_seed_of_the_evaluation(
     monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer
 ) -> None:
     seeds: list[int] = []
-    recipe = tiny_ruler.Recipe
-    monkeypatch.setattr(tiny_ruler, "Recipe", lambda **fields: seeds.append(fields["seed"]) or recipe(**fields))
+    recipe = tiny_data.Recipe
+    monkeypatch.setattr(tiny_data, "Recipe", lambda **fields: seeds.append(fields["seed"]) or recipe(**fields))
     for seed in range(8):
-        tiny_ruler.ruler_example(random.Random(seed), tokenizer, 512)
-    assert len(set(seeds)) == 8 and min(seeds) >= tiny_ruler.TRAINING_SEED
+        tiny_data.ruler_example(random.Random(seed), tokenizer, 512)
+    assert len(set(seeds)) == 8 and min(seeds) >= tiny_data.TRAINING_SEED
 
 
 def test_the_tokens_that_decide_an_answer_weigh_more(tokenizer: Tokenizer) -> None:

@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from anchoreval.tokenizer import load_tokenizer
 from anchoreval.training.loop import How, train
-from anchoreval.training.spec import Hyper, Training
+from anchoreval.training.recipes import Hyper, Training
 from anchoreval.training.store import Store, pack
 
 TOKENIZER = Path(__file__).parents[2] / "models" / "anchor-tiny"

@@ -12,7 +12,6 @@ from anchoreval.arms.configuration import positions_of, rope_types, ropes_of, st
 from anchoreval.errors import ModelError
 
 if TYPE_CHECKING:
-    from anchoreval.backends.hf.backend import HfBackend
     from anchoreval.cards import ModelCard
     from anchoreval.prompt import Anchor
     from anchoreval.schema import Json
@@ -23,7 +22,10 @@ ORIGINAL = "original_max_position_embeddings"
 #: Scalings that some models are trained with and that users also put on models that were never trained with them.
 SCALED_AFTERWARDS = frozenset({"yarn", "linear", "dynamic"})
 Facts = dict[str, Any]
-_LOADED = ("kernel", "kernel_why", "unused_weights")
+_ENGINE = (
+    "versions", "device", "dtype", "model_type", "parameters", "weights_sha256", "kernel", "kernel_why",
+    "unused_weights",
+)  # fmt: skip
 
 
 def examine(
@@ -41,54 +43,38 @@ def examine(
     Raise AnchorEvalError if the checkpoint cannot be loaded.
     """
     from anchoreval.backends import open_backend
+    from anchoreval.backends.hf.load import StockNetwork
+    from anchoreval.diagnostics.doctor import checks
     from anchoreval.model import Model
 
     opened = Model.of(model)
     card, tokenizer = opened.card, opened.tokenizer
-    engine: Any = open_backend(
-        "hf",
-        opened.checkpoint,
-        dtype=dtype or card.dtype,
-        device=device,
-        kernel=kernel,
-        trust_remote_code=trust_remote_code,
-    )
+    loading: dict[str, Any] = {"device": device, "kernel": kernel, "trust_remote_code": trust_remote_code}
+    backend: Any = open_backend("hf", opened.checkpoint, dtype=dtype or card.dtype, **loading)
     try:
-        measured = _measured(engine, tokenizer, anchor)
+        network, described = backend.model, backend.describe()
+        rope, config = described["rope"], network.config.get_text_config(decoder=True)
+        ids = prose_ids(tokenizer, min(SINK_TOKENS, described["max_length"] or SINK_TOKENS), anchor)
+        stock = StockNetwork(network, next(network.parameters()).device)
+        return {
+            "name": opened.name,
+            "path": str(Path(card.checkpoint)),
+            "length": trained_length(opened.config, card, max_length),
+            "anchor": anchor_facts(tokenizer, anchor),
+            "engine": {key: described[key] for key in _ENGINE},
+            "rope": {**rope, "parameters": getattr(config, "rope_parameters", None) if rope["has_rope"] else None},
+            "selftest": described["rope_selftest"],
+            "inv_freq_error_after_cast": checks.after_cast(network),
+            "detected_by_dtype": checks.detected_levels(network) if rope["has_rope"] else {},
+            "resolved": checks.resolved(network, checks.CEILING),
+            "resolved_ceiling": checks.CEILING,
+            "resolved_radians": {"fine": checks.FINE, "coarse": checks.COARSE},
+            "sink": {"tokens": len(ids), **checks.sinks(stock, ids), "even": _even(len(ids))},
+            "layers": checks.layer_kinds(network.config),
+            "arms": checks.allowed_arms(backend, anchor),
+        }
     finally:
-        engine.close()
-    where: Facts = {
-        "name": opened.name,
-        "path": str(Path(card.checkpoint)),
-        "length": trained_length(opened.config, card, max_length),
-    }
-    return {**where, "anchor": anchor_facts(tokenizer, anchor), **measured}
-
-
-def _measured(backend: HfBackend, tokenizer: TextTokenizer, anchor: Anchor) -> Facts:
-    from anchoreval.backends.hf.load import StockNetwork
-    from anchoreval.diagnostics.doctor import checks
-
-    model, facts = backend.model, backend.describe()
-    rope, config = facts["rope"], backend.model.config.get_text_config(decoder=True)
-    network = StockNetwork(model, next(model.parameters()).device)
-    ids = prose_ids(tokenizer, min(SINK_TOKENS, facts["max_length"] or SINK_TOKENS), anchor)
-    return {
-        "engine": {
-            key: facts[key]
-            for key in ("versions", "device", "dtype", "model_type", "parameters", "weights_sha256", *_LOADED)
-        },
-        "rope": {**rope, "parameters": getattr(config, "rope_parameters", None) if rope["has_rope"] else None},
-        "selftest": facts["rope_selftest"],
-        "inv_freq_error_after_cast": checks.after_cast(model),
-        "detected_by_dtype": checks.detected_levels(model) if rope["has_rope"] else {},
-        "resolved": checks.resolved(model, checks.CEILING),
-        "resolved_ceiling": checks.CEILING,
-        "resolved_radians": {"fine": checks.FINE, "coarse": checks.COARSE},
-        "sink": {"tokens": len(ids), **checks.sinks(network, ids), "even": _even(len(ids))},
-        "layers": checks.layer_kinds(model.config),
-        "arms": checks.allowed_arms(backend, anchor),
-    }
+        backend.close()
 
 
 def _even(length: int) -> float:
@@ -130,23 +116,19 @@ def trained_length(config: Mapping[str, Json], card: ModelCard, asked: int | Non
     }
     trained, source = next(((value, name) for name, value in sources.items() if value), (None, None))
     factor = next((group["factor"] for group in groups if group.get("factor")), None)
-    meaning = _meaning(positions, original, afterwards, "/".join(sorted(kinds - {"default"})))
+    scaled, meaning = "/".join(sorted(kinds - {"default"})), None
+    if afterwards:
+        meaning = (
+            f"original {original:,} is what was trained before {scaled} scaling, which may be switched on without "
+            f"training; if {positions:,} was trained too, say so with --max-length"
+        )
+    elif original is not None:
+        start = f"original {original:,} is what {scaled or 'its'} scaling starts from"
+        meaning = f"{start}; {positions:,} is where it was trained to"
     return {
         "trained": trained, "source": source, "stated": positions, "original": original, "factor": factor,
         "meaning": meaning,
     }  # fmt: skip
-
-
-def _meaning(stated: int | None, original: int | None, afterwards: bool, kinds: str) -> str | None:
-    """Return in words what the two numbers of a configuration mean, or None if it states only one."""
-    if original is None:
-        return None
-    if afterwards:
-        return (
-            f"original {original:,} is what was trained before {kinds} scaling, which may be switched on without "
-            f"training; if {stated:,} was trained too, say so with --max-length"
-        )
-    return f"original {original:,} is what {kinds or 'its'} scaling starts from; {stated:,} is where it was trained to"
 
 
 def anchor_facts(tokenizer: TextTokenizer, anchor: Anchor = "auto") -> Facts:
@@ -195,23 +177,22 @@ def page(facts: Facts) -> str:
         lines += _listed("", length["meaning"])
     if length["factor"]:
         lines.append(f"             factor {length['factor']} is not multiplied in; some engines do")
-    lines += [_anchor_line(facts["anchor"]), _layer_line(facts["layers"]), ""]
-    lines += (
-        _rope_lines(facts)
-        if rope["has_rope"]
-        else ["RoPE         none found: positions are not rotated; only `native` runs"]
-    )
-    return "\n".join([*lines, "", *_sink_lines(facts["sink"]), "", *_arm_lines(facts["arms"])])
-
-
-def _sink_lines(sink: Facts) -> list[str]:
+    layers, sink = facts["layers"], facts["sink"]
+    kinds = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in layers["kinds"].items())
+    window = f", window {layers['sliding_window']} tokens" if layers["sliding_window"] else ""
+    without = f", no RoPE in layers {layers['without_rope']}" if layers["without_rope"] else ""
+    lines += [_anchor_line(facts["anchor"]), f"layers       {kinds}{window}{without}", ""]
+    if rope["has_rope"]:
+        lines += _rope_lines(facts)
+    else:
+        lines.append("RoPE         none found: positions are not rotated; only `native` runs")
     if sink["by_layer"] is None:
-        return _listed("first token", f"share of attention not measured: {sink['why']}")
-    shares = " ".join(f"{share:.0%}" for share in sink["by_layer"])
-    return [
-        f"first token  share of attention by layer: {shares}",
-        f"             {sink['tokens']} tokens of prose, later half; even: {sink['even']:.1%}",
-    ]
+        lines += ["", *_listed("first token", f"share of attention not measured: {sink['why']}")]
+    else:
+        shares = " ".join(f"{share:.0%}" for share in sink["by_layer"])
+        lines += ["", f"first token  share of attention by layer: {shares}"]
+        lines.append(f"             {sink['tokens']} tokens of prose, later half; even: {sink['even']:.1%}")
+    return "\n".join([*lines, "", *_arm_lines(facts["arms"])])
 
 
 def _anchor_line(anchor: Facts) -> str:
@@ -224,13 +205,6 @@ def _anchor_line(anchor: Facts) -> str:
     if both is None:
         return f"{line}, no chat template"
     return f"{line}, with its chat template {both}{': TWICE' if both > 1 else ''}"
-
-
-def _layer_line(layers: Facts) -> str:
-    kinds = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in layers["kinds"].items())
-    window = f", window {layers['sliding_window']} tokens" if layers["sliding_window"] else ""
-    without = f", no RoPE in layers {layers['without_rope']}" if layers["without_rope"] else ""
-    return f"layers       {kinds}{window}{without}"
 
 
 def _rope_lines(facts: Facts) -> list[str]:

@@ -1,10 +1,9 @@
 """The numerics probe of a model: how a shift of all positions, and each RoPE precision, changes its attention.
 
 study    which runs are made and compared, over which texts -> rows
-parts    the measures of one text under one level -> a line of probe.jsonl, and back
-sheet    rows -> probe.csv, texts.csv
-reading  rows -> the paragraph and the tables of the page
-page     probe.html (imports jinja2)
+record   the q and k of every layer of a run, and how those of two runs differ
+sheet    the measures by name; rows -> probe.csv, texts.csv; lines of probe.jsonl
+page     rows -> the paragraph, the tables and the charts of probe.html (imports jinja2)
 """
 
 from __future__ import annotations

@@ -25,9 +25,9 @@ import torch
 from torch import Tensor, nn
 
 from anchoreval.arms.kernels import FUSED, MaskFunction, RowMask, fused, row_mask
-from anchoreval.arms.patch_hf import Applied, applied, rotating_modules
+from anchoreval.arms.patch_hf import applied, rotating_modules
 from anchoreval.arms.rope import RopeLevel
-from anchoreval.diagnostics.probe.measures import Difference
+from anchoreval.diagnostics.probe.sheet import Difference
 from anchoreval.errors import ModelError, UnsupportedArm
 
 #: The name under which transformers knows the kernel that passes on q and k.
@@ -250,12 +250,8 @@ def record(
         model(ids_1L, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=1)
     if capture.taken != set(layers.values()):
         raise UnsupportedArm("probe: some attention layers of this model do not pass through its kernel")
-    recording.applied = _as_json(state)
+    recording.applied = {**state.as_json(), "attention": CAPTURE}
     return recording
-
-
-def _as_json(state: Applied) -> dict[str, Any]:
-    return {**state.as_json(), "attention": CAPTURE}
 
 
 def _hidden_states(args: tuple[Any, ...], named: dict[str, Any]) -> Tensor:

@@ -4,12 +4,13 @@ For each text and length the model runs once under the oracle (level `fp64`, fir
 both shifts. A model stored in bf16 or fp16 is then converted to float32 in place, which changes no weight, and
 everything is done again with the roundings of the levels made explicit: there they are the only roundings to 16 bits.
 In float32 every level also runs layer by layer on the oracle's hidden states. The measures of a text under a level are
-kept at once (parts.py), so that a cut study resumes where it was cut.
+kept at once, so that a cut study resumes where it was cut.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -23,10 +24,23 @@ from torch import Tensor
 from anchoreval.arms.inspect_hf import inspect_rope, selftest
 from anchoreval.arms.rope import LEVELS, RopeLevel, parse_level
 from anchoreval.backends.hf.load import DEFAULT, load
-from anchoreval.diagnostics.probe.measures import BY_HEAD, Difference
-from anchoreval.diagnostics.probe.parts import Part, packed, rounded, unpacked
 from anchoreval.diagnostics.probe.record import Recording, compare, query_rows, record
-from anchoreval.diagnostics.probe.sheet import ALL, RANDOM, Against, Mode, OfText, Row, Setting, Study
+from anchoreval.diagnostics.probe.sheet import (
+    ALL,
+    BY_HEAD,
+    DIGITS,
+    RANDOM,
+    Against,
+    Difference,
+    Mode,
+    OfText,
+    Part,
+    Row,
+    Setting,
+    Study,
+    packed,
+    unpacked,
+)  # fmt: skip
 from anchoreval.errors import LengthError, ModelError, SourceError
 from anchoreval.model import Model
 from anchoreval.model.checkpoint import find_checkpoint
@@ -100,9 +114,6 @@ class Rung:
 RANDOM_UP_TO = 100_000_000
 
 
-Rows = dict[tuple[Setting, str, str, str], list[dict[str, float]]]
-
-
 @dataclass(frozen=True, slots=True)
 class Measured:
     """The parts of one text under one rung."""
@@ -157,11 +168,23 @@ def investigate(
             applied = [Rung(r.name, isolated(r.level, stored, report.detected, computed, exact)) for r in rungs]
             bench.measure(network, computed, applied)
     rows = _rows(bench.measured)
+    if sources.text is not None:
+        about = sources.text.name
+    elif sources.haystack == GENERATED:
+        about = f"generated prose, seed {settings.seed}"
+    else:
+        about = f"{ESSAYS.file}, {sources.describe()[ESSAYS.file]}"
+    of_texts = (
+        OfText(_setting(of, part, 1), of.text, part.values)
+        for of in bench.measured
+        for part in of.parts
+        if part.layer == part.head == part.key == ALL
+    )
     facts = {
         "stored": stored,
         "detected": report.detected,
         "damaged": [f"{d.name} ({d.dtype}, {d.max_relative_error:.2g})" for d in report.damaged],
-        "text": _text_of(sources, settings.seed),
+        "text": about,
         "anchor": anchor_token(tokenizer)[0] if anchor == "auto" else None,
         "weights_sha256": checkpoint.weights_sha256,
         "layers": len({row.layer for row in rows if row.layer != ALL}),
@@ -169,7 +192,7 @@ def investigate(
         "scale": "scores carry the model's own scaling",
         "window": model.window,
     }
-    return Study(model.name, rows, facts, tuple(_of_texts(bench.measured)))
+    return Study(model.name, rows, facts, tuple(of_texts))
 
 
 @dataclass
@@ -198,7 +221,19 @@ class _Bench:
             for at, one in enumerate(ids):
                 text = _Text(network, one, self.settings, with_heads=at == 0)
                 for rung in rungs:
-                    name = fingerprint(self._named(computed, randomised, rung, one, at == 0))
+                    level = replace(rung.level, product="model") if rung.level.product == computed else rung.level
+                    decisive = {  # a float32 copy has weights as the 16-bit model rounds them, maybe not the file's
+                        **({} if computed == self.stored else {"stored": self.stored}),
+                        "weights": self.weights,
+                        "random": self.settings.seed if randomised else None,
+                        "dtype": computed,
+                        "level": str(level),
+                        "ids": fingerprint({"ids": one}),
+                        "shifts": [*self.settings.pair, *self.settings.sweep(len(one))],
+                        "queries": self.settings.queries,
+                        "heads": at == 0,
+                    }
+                    name = fingerprint(decisive)
                     parts = self.kept.read(name, unpacked)
                     if parts is not None:
                         self.progress.had(1)
@@ -207,23 +242,6 @@ class _Bench:
                         parts = unpacked(self.kept.lines[name])
                         self.progress(1)
                     self.measured.append(Measured(computed, rung, length, len(text.rows), at, parts))
-
-    def _named(self, computed: str, randomised: bool, rung: Rung, ids: list[int], heads: bool) -> dict[str, Any]:
-        """Return everything that decides the numbers of one text under one rung.
-
-        A float32 copy has the weights as the 16-bit model rounds them, which may differ from those of the file.
-        """
-        return {
-            **({} if computed == self.stored else {"stored": self.stored}),
-            "weights": self.weights,
-            "random": self.settings.seed if randomised else None,
-            "dtype": computed,
-            "level": str(_canonical(rung.level, computed)),
-            "ids": fingerprint({"ids": ids}),
-            "shifts": [*self.settings.pair, *self.settings.sweep(len(ids))],
-            "queries": self.settings.queries,
-            "heads": heads,
-        }
 
 
 def random_weights(network: Any, seed: int) -> Any:
@@ -263,11 +281,6 @@ def isolated(level: RopeLevel, stored: str, detected: str | None, computed: str,
     return replace(level, product=stored) if level.product == "model" else level
 
 
-def _canonical(level: RopeLevel, computed: str) -> RopeLevel:
-    """Return the level of the same computation in a model of this dtype whose product is named "model"."""
-    return replace(level, product="model") if level.product == computed else level
-
-
 def read_texts(
     sources: Sources, tokenizer: TextTokenizer, length: int, count: int, seed: int, anchor: Anchor = "auto"
 ) -> list[list[int]]:
@@ -279,48 +292,31 @@ def read_texts(
     front = [anchor_token(tokenizer)[1]] if anchor == "auto" else []
     taken = length - len(front)
     if sources.text is None and sources.haystack == GENERATED:
-        return [[*front, *_prose(tokenizer, taken, seed + at)] for at in range(count)]
-    whole = [tokenizer.encode(text) for text in _texts(sources)]
-    cut = [_cut(ids, taken) for ids in whole]
+        made = []
+        for at in range(count):
+            sentences, text, ids = prose.sentences(seed + at), "", list[int]()
+            while len(ids) < taken:
+                text += " ".join(islice(sentences, max(8, taken // 8))) + " "
+                ids = tokenizer.encode(text)
+            made.append([*front, *ids[:taken]])
+        return made
+    file = sources.text
+    try:
+        if file is None:
+            texts = [sources.essay()]
+        else:
+            files = sorted(file.rglob("*.txt")) if file.is_dir() else [file]
+            texts = [each.read_text(encoding="utf-8") for each in files]
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceError(f"cannot read {file} as UTF-8 text: {error}") from error
+    whole = [tokenizer.encode(text) for text in texts]
+    cut = [[ids[at : at + taken] for at in range(0, len(ids) - taken + 1, taken)] for ids in whole]
     turns = (part for turn in zip_longest(*cut) for part in turn if part)
     parts = list(islice(turns, count))
     if not parts:
         most = max(map(len, whole), default=0)
-        raise LengthError(f"{sources.text or ESSAYS.file} has {most} tokens, fewer than a text of {length} needs")
+        raise LengthError(f"{file or ESSAYS.file} has {most} tokens, fewer than a text of {length} needs")
     return [[*front, *part] for part in parts]
-
-
-def _texts(sources: Sources) -> list[str]:
-    file = sources.text
-    if file is None:
-        return [sources.essay()]
-    try:
-        return [one.read_text(encoding="utf-8") for one in (sorted(file.rglob("*.txt")) if file.is_dir() else [file])]
-    except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"cannot read {file} as UTF-8 text: {error}") from error
-
-
-def _text_of(sources: Sources, seed: int) -> str:
-    """Return what the texts are, for the page."""
-    if sources.text is not None:
-        return sources.text.name
-    if sources.haystack == GENERATED:
-        return f"generated prose, seed {seed}"
-    return f"{ESSAYS.file}, {sources.describe()[ESSAYS.file]}"
-
-
-def _cut(ids: list[int], tokens: int) -> list[list[int]]:
-    """Cut ids into parts of `tokens` tokens; drop the remainder."""
-    return [ids[at : at + tokens] for at in range(0, len(ids) - tokens + 1, tokens)]
-
-
-def _prose(tokenizer: TextTokenizer, tokens: int, seed: int) -> list[int]:
-    """Return generated prose of exactly `tokens` tokens."""
-    source, text, ids = prose.sentences(seed), "", list[int]()
-    while len(ids) < tokens:
-        text += " ".join(islice(source, max(8, tokens // 8))) + " "
-        ids = tokenizer.encode(text)
-    return ids[:tokens]
 
 
 class _Text:
@@ -344,7 +340,16 @@ class _Text:
             differences = [compare(one.layers[at], two.layers[at]) for at in sorted(one.layers)]
             whole = shifts[0] == shift
             values = _values(differences, whole, whole and against == "shift", whole and self.with_heads)
-            parts.extend(Part(mode, against, *shifts, *place, rounded(measures)) for place, measures in values)
+            parts.extend(
+                Part(
+                    mode,
+                    against,
+                    *shifts,
+                    *place,
+                    {name: float(f"{value:.{DIGITS}g}") for name, value in measures.items()},
+                )
+                for place, measures in values
+            )
 
         for mode in modes:
             shared = self.oracle if mode == "one-layer" else None
@@ -375,17 +380,14 @@ def _values(
         logit = torch.stack([one.key_logit for one in differences]).sum(0)
         for low, high in bins(len(weight)):
             name = str(low) if high == low + 1 else f"{low}-{high - 1}"
-            yield (ALL, ALL, name), {"key_logit": _part(logit, low, high), "key_weight": _part(weight, low, high)}
+            means = {"key_logit": float(logit[low:high].mean()), "key_weight": float(weight[low:high].mean())}
+            yield (ALL, ALL, name), means
     for layer in range(len(differences)):
         if layers:
             yield (str(layer), ALL, ALL), over({name: v[layer] for name, v in by_head.items()})
         if heads:
             for head in range(by_head["D"].shape[1]):
                 yield (str(layer), str(head), ALL), {name: float(v[layer, head]) for name, v in by_head.items()}
-
-
-def _part(values: Tensor, low: int, high: int) -> float:
-    return float(values[low:high].mean())
 
 
 def bins(length: int) -> Iterator[tuple[int, int]]:
@@ -398,39 +400,26 @@ def bins(length: int) -> Iterator[tuple[int, int]]:
 
 
 def _rows(measured: Sequence[Measured]) -> tuple[Row, ...]:
-    """Return a row for every place, with means over the texts and half the width of their intervals."""
-    texts: dict[tuple[str, str, int], int] = {}
-    for one in measured:
-        key = (one.dtype, one.rung.name, one.length)
-        texts[key] = max(texts.get(key, 0), one.text + 1)
-    rows: Rows = {}
-    for one in measured:
-        for row in one.parts:
-            setting = _setting(one, row, texts[one.dtype, one.rung.name, one.length])
-            rows.setdefault((setting, row.layer, row.head, row.key), []).append(row.values)
-    return tuple(Row(*place, *_mean(each)) for place, each in rows.items())
-
-
-def _of_texts(measured: Sequence[Measured]) -> Iterator[OfText]:
-    """Yield the measures of each text over all layers, heads and keys."""
-    for one in measured:
-        for row in one.parts:
-            if row.layer == row.head == row.key == ALL:
-                yield OfText(_setting(one, row, 1), one.text, row.values)
-
-
-def _setting(one: Measured, row: Part, texts: int) -> Setting:
-    place = (one.length, row.shift, row.other, 1 if row.head != ALL else texts, one.queries)
-    return Setting(one.dtype, row.mode, row.against, one.rung.name, str(one.rung.level), *place)
-
-
-def _mean(found: list[dict[str, float]]) -> tuple[dict[str, float], dict[str, float]]:
-    """Return means over the texts, and half the width of their 95% t intervals if there is more than one text."""
+    """Return a row for every place: means over the texts, and half the width of their 95% t intervals if several."""
     from scipy.special import stdtrit
 
-    count = len(found)
-    means = {name: math.fsum(one[name] for one in found) / count for name in found[0]}
-    if count < 2:
-        return means, {}
-    quantile = float(stdtrit(count - 1, 0.975)) / math.sqrt(count)
-    return means, {name: quantile * stdev(one[name] for one in found) for name in means}
+    texts = Counter((of.dtype, of.rung.name, of.length) for of in measured)
+    places: dict[tuple[Setting, str, str, str], list[dict[str, float]]] = {}
+    for of in measured:
+        for part in of.parts:
+            setting = _setting(of, part, texts[of.dtype, of.rung.name, of.length])
+            places.setdefault((setting, part.layer, part.head, part.key), []).append(part.values)
+    rows = []
+    for place, each in places.items():
+        count, halves = len(each), {}
+        means = {name: math.fsum(values[name] for values in each) / count for name in each[0]}
+        if count > 1:
+            quantile = float(stdtrit(count - 1, 0.975)) / math.sqrt(count)
+            halves = {name: quantile * stdev(values[name] for values in each) for name in means}
+        rows.append(Row(*place, means, halves))
+    return tuple(rows)
+
+
+def _setting(of: Measured, part: Part, texts: int) -> Setting:
+    place = (of.length, part.shift, part.other, 1 if part.head != ALL else texts, of.queries)
+    return Setting(of.dtype, part.mode, part.against, of.rung.name, str(of.rung.level), *place)

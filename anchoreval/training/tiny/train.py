@@ -27,22 +27,20 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from anchoreval.files import write_whole
 from anchoreval.training.checkpoints import ASKED
-from anchoreval.training.log import Log
 from anchoreval.training.loss import with_forward
-from anchoreval.training.spec import Hyper
-from anchoreval.training.statistics import shape_of
+from anchoreval.training.recipes import Hyper
+from anchoreval.training.store import shape_of
 from anchoreval.training.tiny import examples as tiny_data
-from anchoreval.training.tiny import ruler as tiny_ruler
 from anchoreval.training.tiny import tokenizer as tiny_tokenizer
-from anchoreval.training.trainer import Tell, arguments_of, fit, quiet, require_own, resumed, step_of
+from anchoreval.training.trainer import Log, Tell, arguments_of, fit, quiet, require_own, resumed, step_of
 from anchoreval.training.variants import NO_TARGET, Row
 
 SEED = 20241120
 MAKERS: dict[str, tiny_data.Maker] = {
     "copy": tiny_data.copy_example,
     "recall": tiny_data.recall_example,
-    "needles": tiny_ruler.needles_example,
-    "ruler": tiny_ruler.ruler_example,
+    "needles": tiny_data.needles_example,
+    "ruler": tiny_data.ruler_example,
 }
 HYPER = Hyper(lr=1e-3, weight_decay=0.01, beta1=0.9, beta2=0.95, clip=1.0)
 WARM_UP_STEPS = 30
