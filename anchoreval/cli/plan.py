@@ -95,19 +95,15 @@ def page(plan: RunPlan, backend: str) -> str:
     says = f"{machine.count} x {machine.name}; {machine.says}" if machine else "time: not estimated"
     if not BACKENDS[backend].kernels_of_torch:
         says += f"; computed tokens are those of backend hf, {backend} is not measured"
-    return "\n".join([*lines, *_scaled(plan), says])
-
-
-def _scaled(plan: RunPlan) -> list[str]:
-    """Return how the numbers follow from the prompts that were made, if those are not all."""
     made, asked = sum(cell.made for cell in plan.cells), sum(cell.asked for cell in plan.cells)
-    if made == asked:
-        return []
-    return [
-        f"made the first {made:,} of {asked:,} prompts and scaled each task and length; +- is the 95% interval, from "
-        "their spread in tokens;",
-        "of more prompts neighbours share longer beginnings, so that a run may compute less; --exact makes them all",
-    ]
+    if made != asked:
+        lines += [
+            f"made the first {made:,} of {asked:,} prompts and scaled each task and length; +- is the 95% interval, "
+            "from their spread in tokens;",
+            "of more prompts neighbours share longer beginnings, so that a run may compute less; "
+            "--exact makes them all",
+        ]
+    return "\n".join([*lines, says])
 
 
 def _cell(task: str, length: str, cells: Sequence[CellPlan], half: float) -> list[str]:
