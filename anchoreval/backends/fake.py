@@ -96,10 +96,14 @@ class FakeBackend:
         """Make further calls errors."""
         self._closed = True
 
-    def _answer(self, request: Request) -> Output:
-        meant = request.token_ids[:_WRONG_TOKENS] if self._mode == "wrong" else ()  # before the answer ends
+    def _meant(self, request: Request) -> tuple[int, ...]:
+        """Return the tokens of an answer before it ends."""
         if self._right(request):
-            meant = request.reference_ids
+            return request.reference_ids
+        return request.token_ids[:_WRONG_TOKENS] if self._mode == "wrong" else ()
+
+    def _answer(self, request: Request) -> Output:
+        meant = self._meant(request)
         ids = meant[: request.max_new_tokens]
         stream = TextStream(self._decoder, request.token_ids, request.stop)
         ends = (i + 1 for i, token in enumerate(ids) if stream.push(token) or token in request.end_ids)

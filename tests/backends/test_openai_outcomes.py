@@ -17,7 +17,6 @@ from anchoreval.arms.arm import parse_arm
 from anchoreval.errors import ModelError
 from anchoreval.records.lines import from_line, to_line
 from anchoreval.records.run import Run
-from anchoreval.runs.units import judge
 from anchoreval.runs.verify.records import findings
 from anchoreval.schema import NO_LOGPROB, SCORED, Continuation, Outcome, Output, Request
 
@@ -402,16 +401,7 @@ def test_records_say_what_became_of_each_and_verify(run: Callable[..., Run]) -> 
     assert [str(each) for each in findings(result.path, None, TINY) if each.differs] == []
 
 
-def test_a_refusal_is_on_the_record_and_has_no_score(run: Callable[..., Run]) -> None:
+def test_a_refusal_is_on_the_record_and_has_no_score_but_the_reason(run: Callable[..., Run]) -> None:
     result = run(Rules(lambda body, said: (400, {"error": {"message": "not ready"}})))
     assert {(r.outcome, r.score) for r in result.records} == {("refused", None)}
-
-
-def test_a_judgement_of_no_answer_is_none_with_the_reason() -> None:
-    from anchoreval.cards import select_tasks
-    from anchoreval.schema import Sample
-
-    (task,), _ = select_tasks("ruler/vt")
-    lost = Output("s", "<think>VAR", (), "error", None, 0.0, "why not", lost="unclosed")
-    score = judge(task, lost, Sample("ruler/vt", 1, 0, (), ("VAR",), 1))
-    assert (score.value, score.why) == (None, "why not")
+    assert all("not ready" in (r.why or "") for r in result.records)

@@ -264,14 +264,15 @@ def test_without_an_anchor_the_ids_are_those_of_the_text(tiny: TextTokenizer) ->
     bare, usual = to_request(item, tiny, "comma", None, anchor="none"), to_request(item, tiny, "comma", None)
     assert bare.token_ids == tuple(tiny.encode(item.prompt)) == usual.token_ids[1:]
     assert bare.segment_ids == usual.segment_ids[1:] and bare.reference_ids == usual.reference_ids
-    turns = [Asking(None, None, "chat", tiny, 0, None)._turn(each) for each in (bare, usual)]  # type: ignore[arg-type]
-    assert turns == [item.prompt] * 2
+    asking = Asking(None, None, "chat", tiny, 0, None)  # type: ignore[arg-type]
+    assert [asking._prompt(each)["messages"][0]["content"] for each in (bare, usual)] == [item.prompt] * 2
 
 
 def test_text_of_special_tokens_stays_in_a_turn(tiny: TextTokenizer) -> None:
     item = sample("The sky <|eos|> is <|bos|> blue.")
     asking = Asking(None, None, "chat", tiny, 0, None)  # type: ignore[arg-type]
-    assert asking._turn(to_request(item, tiny, "comma", None)) == item.prompt
+    (turn,) = asking._prompt(to_request(item, tiny, "comma", None))["messages"]
+    assert turn["content"] == item.prompt
 
 
 def test_arms_that_act_on_the_anchor_need_one() -> None:
