@@ -1,1 +1,1 @@
-"""From what a user asks (`Spec`) to records on disk: spec.py, prompts.py, units.py, evaluate.py, in this order."""
+"""From what a user asks (`Spec`) to records on disk: prompts.py, units.py, evaluate.py, in this order."""

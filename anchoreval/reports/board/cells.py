@@ -3,7 +3,7 @@
 Values of maps are fractions 0..1; boards multiply by 100. A column shows an average over fewer tasks than it names with
 a star and never ranks it; an average that lacks a length is not shown. If samples without a score are left out, the
 average has a star too, the mean with those samples counted as wrong is shown below it, and the row is ranked by that
-mean. Intervals are those of stats/averages.py; for a single cell, the cell's own.
+mean. Intervals are those of stats/cells.py; for a single cell, the cell's own.
 """
 
 from __future__ import annotations
