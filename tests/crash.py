@@ -133,10 +133,13 @@ def main(folder: Path, points: list[str]) -> None:
     cards.load_tasks = cache(cards.load_tasks)
     ruler(folder / "first", 1)  # what is read once is there in every fork
     shutil.rmtree(folder / "first")
-    start = time.perf_counter()
-    forked(partial(run, folder / "first"))
-    whole_s = time.perf_counter() - start
-    shutil.rmtree(folder / "first")
+    times = []
+    for _ in range(2):  # the machine may have been busy in one of them
+        start = time.perf_counter()
+        forked(partial(run, folder / "first"))
+        times.append(time.perf_counter() - start)
+        shutil.rmtree(folder / "first")
+    whole_s = min(times)
     said = {"kills": 0, "lost": 0, "failed": 0, "runs": 0}
     each = points == ["each"]
     for number, point in enumerate(f"write:{n}" for n in itertools.count(1)) if each else enumerate(points):
